@@ -97,18 +97,17 @@ class Collection:
         embedder: str | Embedder | None = None,
         reranker: str | Reranker | None = None,
     ) -> Collection:
-        """Open a collection's folder. Nothing is read or created yet: the first `sync` creates the folder.
+        """Open a collection by its folder, or by an address `postgresql://user@host/database?collection=NAME`.
 
-        `settings` default to `ragfm.toml` next to the folder, `embedder` (a name or an object) to the one that the
-        collection was created with, `reranker` to that of the settings. All methods but `sync` raise CollectionNotFound
-        if there is no collection.
+        Nothing is read or created yet: the first `sync` creates the collection. `settings` default to `ragfm.toml` next
+        to the folder; on PostgreSQL, to the file that `RAGFM_CONFIG` names, or to that of the working directory.
+        `embedder` (a name or an object) defaults to the one that the collection was created with, `reranker` to that of
+        the settings. All methods but `sync` raise CollectionNotFound if there is no collection.
         """
         from ragfm.retrieval.fusion_weight import warn_of_unknown_language
-        from ragfm.store.collection_store import Store
-        from ragfm.store.sqlite_database import SqliteDatabase
+        from ragfm.store.collection_store import Store, open_database
 
-        folder = Path(os.path.abspath(path))  # noqa: PTH100  without `..`
-        store = Store(SqliteDatabase(folder), settings, embedder, reranker)
+        store = Store(open_database(path), settings, embedder, reranker)
         store.language_changed = lambda contract, language: warn_of_unknown_language(
             store.settings.search, contract, language
         )
@@ -116,8 +115,13 @@ class Collection:
 
     @property
     def path(self) -> Path:
-        """The collection's folder."""
+        """The collection's folder; for one on PostgreSQL, its folder on this machine."""
         return self._store.folder
+
+    @property
+    def location(self) -> str:
+        """The collection's folder, or its address without a password."""
+        return self._store.database.location
 
     @property
     def settings(self) -> Settings:
@@ -517,7 +521,7 @@ class Collection:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Collection({os.fspath(self.path)!r})"
+        return f"Collection({self.location!r})"
 
     def _owner(self) -> None:
         if self._groups is not None:
@@ -537,7 +541,7 @@ class Collection:
         for uri in dict.fromkeys((name, catalog.display_names().uri_of(name))):
             for row in catalog.documents(None, documents.c.uri == uri, *self._conditions(None)):
                 return row
-        raise CollectionError(f"There is no document {name!r} in {self.path}.", "`ragfm documents` lists them.")
+        raise CollectionError(f"There is no document {name!r} in {self.location}.", "`ragfm documents` lists them.")
 
     def _conditions(self, text: str | None) -> list[Any]:
         from ragfm.store.filters import check_keys, parse_filter, visible_to

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.postgres_server import PostgresServer, postgres_server, programs
 from support.processes import RUN_VARIABLE, wait_for_end
 
 from ragfm import Collection, Settings
@@ -15,6 +16,13 @@ from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 from ragfm.testing import HashingEmbedder
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests marked `both_databases` run in a folder and on PostgreSQL, except those marked `in_a_folder`."""
+    marks = metafunc.definition.get_closest_marker
+    if marks("both_databases") and not marks("in_a_folder") and "collection" in metafunc.fixturenames:
+        metafunc.parametrize("collection", ["folder", "postgresql"], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,6 +95,28 @@ def docs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, which all tests of the session share."""
+    pytest.importorskip("psycopg", reason="needs the extra postgres")
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres_server() as server:
+        yield server
+
+
 @pytest.fixture
-def collection(tmp_path: Path, embedder: HashingEmbedder) -> Collection:
-    return Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=embedder)
+def address(postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a collection on PostgreSQL that does not exist yet. The working directory is `tmp_path`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return postgres.address(f"c{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def collection(request: pytest.FixtureRequest, tmp_path: Path, embedder: HashingEmbedder) -> Iterator[Collection]:
+    """A collection that does not exist yet, in a folder or, for tests of both databases, on PostgreSQL."""
+    on_server = getattr(request, "param", os.environ.get("X_DATABASE", "folder")) == "postgresql"
+    place = request.getfixturevalue("address") if on_server else tmp_path / ".ragfm"
+    with Collection.open(place, settings=Settings(), embedder=embedder) as collection:
+        yield collection

@@ -219,7 +219,7 @@ def test_a_disk_that_fails_is_one_error(collection: Collection, docs: Path, monk
     (collection.path / CATALOG_FILE).rename(collection.path / "aside")
     (collection.path / CATALOG_FILE).mkdir()  # neither SQLite nor Python can read it
     with pytest.raises(CollectionError, match="cannot be opened"):
-        Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()).status()
+        Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder()).status()
 
 
 @pytest.mark.parametrize("key", ["uri", "source", "media_type"])
@@ -234,7 +234,7 @@ def test_a_second_writer_is_told_who_writes(
 ) -> None:
     collection.sync(docs)
     monkeypatch.setattr("ragfm.store.sqlite_database.LOCK_SECONDS", 0.1)
-    other = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    other = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
     with collection._store.writing():
         assert len(other.search("leave", k=9)) >= 4  # readers go on
         with pytest.raises(CollectionBusyError, match=f"Process {os.getpid()}"):
@@ -321,7 +321,7 @@ def test_a_waiting_sync_does_not_undo_what_it_waited_for(
     collection: Collection, docs: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(docs)
-    writing, other = Store.writing, Collection.open(collection.path, settings=Settings(), embedder=embedder)
+    writing, other = Store.writing, Collection.open(collection.location, settings=Settings(), embedder=embedder)
 
     def late(store: Store) -> object:
         monkeypatch.setattr(Store, "writing", writing)
@@ -405,11 +405,11 @@ def test_a_source_that_cannot_be_listed_is_not_kept(docs: Path, collection: Coll
 
 def test_a_collection_made_anew_is_noticed(docs: Path, collection: Collection, embedder: HashingEmbedder) -> None:
     collection.sync(docs)
-    reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    reader = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
     assert reader.search("leave")
     shutil.rmtree(collection.path)
     (docs / "leave.md").write_text("All new words.")
-    Collection.open(collection.path, settings=Settings(), embedder=embedder).sync(docs)
+    Collection.open(collection.location, settings=Settings(), embedder=embedder).sync(docs)
     assert reader.search("all new words", k=1)[0].text == "All new words."
 
 

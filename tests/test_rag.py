@@ -209,7 +209,7 @@ def asked_in(
 ) -> list[str | Answer]:
     settings = Settings(ask=AskSection(mode=mode))  # type: ignore[arg-type]
     collection.sync(docs)
-    with Collection.open(collection.path, settings=settings, embedder=HashingEmbedder()) as handle:
+    with Collection.open(collection.location, settings=settings, embedder=HashingEmbedder()) as handle:
         stream = Rag(handle, reader=reader).stream(question)
         return [*stream, stream.answer]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ import click
 
 from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
+from ragfm.core.config import CONFIG_VARIABLE
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.model_card import first_use_warning
@@ -54,8 +56,35 @@ def share_option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks and debug messages.")
+
+
+def _check_config(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Set `RAGFM_CONFIG` to the value of --config, unless the collection is a folder. Called for both options."""
+    values = context.meta.setdefault(CONFIG_VARIABLE, {})
+    values[option.name] = value
+    config, collection = values.get("config"), values.get("collection")
+    if config is not None and collection is not None:
+        if "://" not in collection:
+            raise click.UsageError("--config requires a collection on PostgreSQL. A folder has ragfm.toml next to it.")
+        os.environ[CONFIG_VARIABLE] = config
+    return value
+
+
 collection_option = text_option(
-    "-c", "--collection", default=".ragfm", envvar="RAGFM_COLLECTION", metavar="DIR", help="Folder of the collection."
+    "-c",
+    "--collection",
+    default=".ragfm",
+    envvar="RAGFM_COLLECTION",
+    metavar="DIR|ADDRESS",
+    callback=_check_config,
+    help="Folder of the collection, or `postgresql://user@host/database?collection=NAME`.",
+)
+config_option = text_option(
+    "--config",
+    metavar="FILE",
+    expose_value=False,
+    callback=_check_config,
+    help="Settings file of a collection on PostgreSQL. Default: `RAGFM_CONFIG`, or `ragfm.toml` in this folder.",
 )
 
 
@@ -65,8 +94,8 @@ def json_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def collection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --collection, --json and --debug: the options of all commands about one collection."""
-    return collection_option(json_options(command))
+    """Add --collection, --config, --json and --debug: the options of all commands about one collection."""
+    return collection_option(config_option(json_options(command)))
 
 
 def out_folder_option(default: str, description: str) -> Callable[..., Any]:

@@ -18,6 +18,8 @@ from ragfm.core.calibration import Calibration
 from ragfm.core.errors import ConfigError
 
 SETTINGS_FILE = "ragfm.toml"
+CONFIG_VARIABLE = "RAGFM_CONFIG"
+"""Names the settings file of a collection on PostgreSQL."""
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
 Fusion: TypeAlias = Literal["convex", "rrf"]
@@ -263,8 +265,8 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def load_settings(folder: Path, **options: Any) -> Settings:
-    """Load `folder/ragfm.toml` if it exists, then the environment, then the options that are not None.
+def load_settings(place: Path, **options: Any) -> Settings:
+    """Load a settings file, or that of a folder, if it exists, then the environment, then options that are not None.
 
     Raises ConfigError, which names the file and the key.
     """
@@ -273,7 +275,7 @@ def load_settings(folder: Path, **options: Any) -> Settings:
         # A variable without a section may belong to another program.
         if name.startswith(_PREFIX) and nested and section not in Settings.model_fields:
             raise ConfigError(f"Environment variable {name}: there is no key `{section}.{key}`.", _HINT)
-    path = folder / SETTINGS_FILE
+    path = place / SETTINGS_FILE if place.is_dir() else place
     values: dict[str, Any] = {}
     if path.is_file():
         try:

@@ -20,6 +20,7 @@
     ├── CollectionError             a collection cannot be used in this way
     │   ├── CollectionNotFound      there is no collection there
     │   ├── CollectionBusyError     another process is writing
+    │   ├── CollectionUnavailableError  the database server cannot be reached
     │   ├── DiskFullError           no space is left on the disk
     │   ├── AccessDeniedError       a file or folder may not be read or written
     │   │   └── CollectionReadOnlyError the collection's folder is not writable
@@ -129,6 +130,10 @@ class CollectionNotFound(CollectionError):  # noqa: N818  public name
 
 class CollectionBusyError(CollectionError):
     """Another process is writing to the collection; the message names it."""
+
+
+class CollectionUnavailableError(CollectionError):
+    """The database server of the collection cannot be reached, or refuses the connection."""
 
 
 class DiskFullError(CollectionError):

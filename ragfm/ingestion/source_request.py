@@ -162,7 +162,7 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None) -> Source:
     else:
         options |= {key: value for key, value in previous.items() if key not in _PATTERN_OPTIONS}
     source = Source(
-        name=name or (known.name if known else root or location),
+        name=name or (known.name if known else _relative_path(store, root or location, always=True)),
         connector=plugin,
         location=location,
         root=root or location,
@@ -195,14 +195,15 @@ def _build(store: Store, source: Source) -> Connector:
 
 
 def _check_overlap(store: Store, source: Source, stored: Sequence[Source]) -> None:
-    folder = os.path.realpath(store.folder)
+    folder = None if store.database.shared else os.path.realpath(store.folder)
     root = _real_path(store, source.root)
     for other in stored:
         if other.name == source.name and _has_root(store, other, source.root, source.name):
             continue
         # Uploads lie in the collection's own folder, which sources around it leave out.
         other_root = _real_path(store, other.root)
-        separated = PurePath(root).is_relative_to(folder) != PurePath(other_root).is_relative_to(folder)
+        inside = [folder is not None and PurePath(path).is_relative_to(folder) for path in (root, other_root)]
+        separated = inside[0] != inside[1]
         same_documents = not separated and _nested(other_root, root)
         same_names = _nested(other.name, source.name) and not (separated and "." in (other.name, source.name))
         if same_documents or same_names:
@@ -226,11 +227,15 @@ def _real_path(store: Store, location: str) -> str:
     return location if "://" in location else os.path.realpath(_absolute_path(store, location))
 
 
-def _relative_path(store: Store, location: str) -> str:
-    """A path relative to the collection's parent folder, if it lies in there."""
-    path, parent = PurePath(location), store.database.sources_folder
-    return path.relative_to(parent).as_posix() if path.is_relative_to(parent) else location
+def _relative_path(store: Store, location: str, *, always: bool = False) -> str:
+    """A path relative to the folder of the settings, if it lies in there.
+
+    The paths of a collection that other machines use stay absolute, unless `always`.
+    """
+    path, parent = PurePath(location), store.database.settings_file.parent
+    relative = path.is_relative_to(parent) and (always or not store.database.shared)
+    return path.relative_to(parent).as_posix() if relative else location
 
 
 def _absolute_path(store: Store, location: str) -> str:
-    return location if "://" in location else os.path.normpath(Path(store.database.sources_folder, location))
+    return location if "://" in location else os.path.normpath(Path(store.database.settings_file.parent, location))

@@ -37,7 +37,7 @@ from ragfm.core.durable_files import (
     temporary_path,
     write_error,
 )
-from ragfm.core.errors import CollectionError
+from ragfm.core.errors import CollectionError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_uploads
@@ -77,6 +77,11 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
     Reports `Progress("backup", bytes_copied, bytes)`. Raises CollectionError if `out` exists (unless `force`) or cannot
     be written (DiskFullError, AccessDeniedError), DamagedCollectionError for a damaged collection.
     """
+    if store.database.shared:
+        raise UnsupportedError(
+            f"'{store.database.location}' is on a server, which has its own backups.",
+            "Use `pg_dump --schema=NAME` or continuous archiving; docs/scale-out.md explains both.",
+        )
     start, catalog = time.monotonic(), store.catalog
     if out.is_dir() or (out.exists() and not force):
         hint = "Choose a file." if out.is_dir() else "Choose a different file, or overwrite it with --force."

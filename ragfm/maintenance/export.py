@@ -107,7 +107,7 @@ class _Records:
             self.generation = reader.generation.id
             total = connection.execute(sa.select(sa.func.count()).select_from(documents).where(*live)).scalar_one()
             query = sa.select(documents.c.id).where(*live).order_by(documents.c.uri)
-            for document_id in connection.execution_options(yield_per=1000).execute(query).scalars():
+            for document_id in connection.execute(query.execution_options(yield_per=1000)).scalars():
                 document = reader.read(document_id)
                 if isinstance(document, Discrepancy):
                     raise self._catalog.damage_error(str(document))

@@ -7,6 +7,7 @@ damaged database: it skips rows on damaged pages, and reads tables directly if a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -106,7 +107,7 @@ class LiveDocuments:
     def __iter__(self) -> Iterator[tuple[int, str | None]]:
         """Id and uri of each document, ordered by id. The uri is None if neither row nor index can be read."""
         columns = (documents.c.uri, documents.c.died)
-        for document_id, row in self._scan(documents, documents.c.id, _max_id_queries(documents), *columns):
+        for document_id, row in self._scan(documents, documents.c.id, self._max_id_queries(documents), *columns):
             if row is None:
                 uris, complete = self._indexed_uris
                 if document_id in uris or not complete:
@@ -125,40 +126,50 @@ class LiveDocuments:
     def read(self, document_id: int) -> StoredDocument | Discrepancy:
         """A document with everything that belongs to it, or a discrepancy if it cannot be read."""
         try:
-            row = self._connection.execute(_DOCUMENT, {"id": document_id}).one_or_none()
-            if row is None:
-                return Discrepancy(f"document {document_id}", "there", "missing")
-            source = self.sources.get(row.source_id)
-            if source is None:
-                return Discrepancy(f"the source of {row.uri}", "readable", "missing or damaged")
-            chunk_rows = self._chunks_of(document_id)
-            stored = self._vectors_of(document_id, chunk_rows) if self._with_vectors else {}
-            derived = list(self._check_derived(row, source))
-            damage: list[Discrepancy] = []
-            uri, actual = row.uri, text_hash(row.text)
-            if actual != row.text_hash:
-                damage.append(Discrepancy(f"the hash of the text of {uri}", row.text_hash.hex(), actual.hex()))
-            if len(row.text) != row.characters:
-                length = f"{row.characters} characters"
-                damage.append(Discrepancy(f"the length of the text of {uri}", length, f"{len(row.text)}"))
-            if len(chunk_rows) != row.chunk_count:
-                damage.append(Discrepancy(f"the chunks of {uri}", str(row.chunk_count), str(len(chunk_rows))))
-            for chunk in chunk_rows:
-                key = text_hash(embedded_text(chunk.context, row.text[chunk.start : chunk.end]))
-                if key != chunk.text_hash:
-                    what = f"the hash of chunk {chunk.id} of {uri}"
-                    damage.append(Discrepancy(what, chunk.text_hash.hex(), key.hex()))
-            for chunk in chunk_rows if self._with_vectors else ():
-                what = f"the vector of chunk {chunk.id} of {uri}"
-                if chunk.text_hash not in stored:
-                    damage.append(Discrepancy(what, "there", "missing"))
-                    continue
-                for part, expected, found in check_vector(*stored[chunk.text_hash], self._dim):
-                    damage.append(Discrepancy(f"{part} of {what}", expected, found))
-            stored_vectors = {key: vector for key, (vector, _) in stored.items()}
-            return StoredDocument(row, chunk_rows, stored_vectors, damage, derived)
+            with self._savepoint():
+                return self._read(document_id)
         except READ_ERRORS as error:
+            if getattr(error, "connection_invalidated", False):  # the server is gone, not the document
+                raise
             return Discrepancy(f"document {document_id}", "readable", str(getattr(error, "orig", error)))
+
+    def _read(self, document_id: int) -> StoredDocument | Discrepancy:
+        row = self._connection.execute(_DOCUMENT, {"id": document_id}).one_or_none()
+        if row is None:
+            return Discrepancy(f"document {document_id}", "there", "missing")
+        source = self.sources.get(row.source_id)
+        if source is None:
+            return Discrepancy(f"the source of {row.uri}", "readable", "missing or damaged")
+        chunk_rows = self._chunks_of(document_id)
+        stored = self._vectors_of(document_id, chunk_rows) if self._with_vectors else {}
+        derived = list(self._check_derived(row, source))
+        damage: list[Discrepancy] = []
+        uri, actual = row.uri, text_hash(row.text)
+        if actual != row.text_hash:
+            damage.append(Discrepancy(f"the hash of the text of {uri}", row.text_hash.hex(), actual.hex()))
+        if len(row.text) != row.characters:
+            length = f"{row.characters} characters"
+            damage.append(Discrepancy(f"the length of the text of {uri}", length, f"{len(row.text)}"))
+        if len(chunk_rows) != row.chunk_count:
+            damage.append(Discrepancy(f"the chunks of {uri}", str(row.chunk_count), str(len(chunk_rows))))
+        for chunk in chunk_rows:
+            key = text_hash(embedded_text(chunk.context, row.text[chunk.start : chunk.end]))
+            if key != chunk.text_hash:
+                what = f"the hash of chunk {chunk.id} of {uri}"
+                damage.append(Discrepancy(what, chunk.text_hash.hex(), key.hex()))
+        for chunk in chunk_rows if self._with_vectors else ():
+            what = f"the vector of chunk {chunk.id} of {uri}"
+            if chunk.text_hash not in stored:
+                damage.append(Discrepancy(what, "there", "missing"))
+                continue
+            for part, expected, found in check_vector(*stored[chunk.text_hash], self._dim):
+                damage.append(Discrepancy(f"{part} of {what}", expected, found))
+        stored_vectors = {key: vector for key, (vector, _) in stored.items()}
+        return StoredDocument(row, chunk_rows, stored_vectors, damage, derived)
+
+    def _savepoint(self) -> AbstractContextManager[Any]:
+        """What a failed statement undoes: on PostgreSQL, it would end the whole transaction."""
+        return self._connection.begin_nested() if self._connection.dialect.name == "postgresql" else nullcontext()
 
     def _chunks_of(self, document_id: int) -> list[Any]:
         try:
@@ -217,7 +228,7 @@ class LiveDocuments:
     def _scan(
         self, table: sa.Table, key: sa.ColumnElement[Any], max_queries: Sequence[sa.Select[Any]], *columns: Any
     ) -> Iterator[tuple[int, Any]]:
-        """Rowids and rows of a table, read without indexes; None for a row on a damaged page.
+        """Rowids or ids and rows of a table, read without indexes; None for a row on a damaged page.
 
         The highest rowid is the largest that one of `max_queries` returns.
         """
@@ -226,7 +237,8 @@ class LiveDocuments:
         max_rowid = 0
         for max_query in max_queries:
             try:
-                max_rowid = max(max_rowid, int(self._connection.execute(max_query).scalar() or 0))
+                with self._savepoint():
+                    max_rowid = max(max_rowid, int(self._connection.execute(max_query).scalar() or 0))
             except READ_ERRORS:
                 continue
         for low in range(1, max_rowid + 1, _RANGE):
@@ -234,8 +246,11 @@ class LiveDocuments:
 
     def _scan_range(self, query: sa.Select[Any], low: int, high: int) -> Iterator[tuple[int, Any]]:
         try:
-            rows = self._connection.execute(query, {"low": low, "high": high}).all()
-        except sa.exc.DatabaseError:
+            with self._savepoint():
+                rows = self._connection.execute(query, {"low": low, "high": high}).all()
+        except sa.exc.DatabaseError as error:
+            if error.connection_invalidated:
+                raise
             if low == high:
                 yield low, None
                 return
@@ -245,6 +260,13 @@ class LiveDocuments:
             return
         for row in rows:
             yield row.row_id, row
+
+    def _max_id_queries(self, table: sa.Table) -> list[sa.Select[Any]]:
+        queries: list[sa.Select[Any]] = [sa.select(sa.func.max(table.c.id))]
+        if self._connection.dialect.name == "sqlite":
+            sequence = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq", sa.Integer))
+            queries.append(sa.select(sequence.c.seq).where(sequence.c.name == table.name))
+        return queries
 
     @cached_property
     def _indexed_uris(self) -> tuple[Mapping[int, str], bool]:
@@ -263,7 +285,7 @@ class LiveDocuments:
         """Ids of live chunks by document, without an index."""
         ids: dict[int, list[int]] = {}
         columns = (chunks.c.document_id, chunks.c.died)
-        for chunk_id, row in self._scan(chunks, chunks.c.id, _max_id_queries(chunks), *columns):
+        for chunk_id, row in self._scan(chunks, chunks.c.id, self._max_id_queries(chunks), *columns):
             if row is not None and row.died is None:
                 ids.setdefault(row.document_id, []).append(chunk_id)
         return ids
@@ -275,11 +297,6 @@ class LiveDocuments:
         max_queries = [sa.select(sa.func.max(_rowid)).select_from(vectors)]
         rows = self._scan(vectors, _rowid, max_queries, *columns)
         return {(row.contract_id, row.text_hash): rowid for rowid, row in rows if row is not None}
-
-
-def _max_id_queries(table: sa.Table) -> list[sa.Select[Any]]:
-    sequence = sa.text("SELECT seq FROM sqlite_sequence WHERE name = :name").bindparams(name=table.name)
-    return [sa.select(sa.func.max(table.c.id)), sequence.columns(sa.column("seq", sa.Integer))]  # type: ignore[list-item]
 
 
 def check_vector(vector: bytes, checksum: int, dim: int) -> Iterator[Discrepancy]:

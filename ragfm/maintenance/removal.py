@@ -49,9 +49,8 @@ def remove(store: Store, name: str) -> RemoveReport:
         chunks = before.chunks - catalog.at().chunks
         store.save_view(catalog)
     locations = {location for location, _, _ in known_sources(store)[: len(store.settings.sources)]}
-    listed = (
-        source.location in locations or os.path.normpath(store.database.sources_folder / source.location) in locations
-    )
+    absolute = os.path.normpath(store.database.settings_file.parent / source.location)
+    listed = source.location in locations or absolute in locations
     return RemoveReport(source.name, document.uri if document else None, count, chunks, generation, listed)
 
 

@@ -28,7 +28,10 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
     or tags do not follow from their rows.
     """
     repairs: list[str] = []
-    if HEAD_FILE in damaged:
+    if HEAD_FILE in damaged and store.database.shared:
+        (store.folder / HEAD_FILE).unlink(missing_ok=True)
+        repairs.append(f"removed {HEAD_FILE}, which only says what this machine has seen")
+    elif HEAD_FILE in damaged:
         # The newest generation is acknowledged, since there is no record of the last acknowledged one.
         with write_lock(store.folder):
             with open_connection(store.folder) as connection:

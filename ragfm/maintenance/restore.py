@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from ragfm.core.durable_files import create_file, read_checksummed, storage_failure, sync_folder, temporary_path
-from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.errors import CollectionError, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
 from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
@@ -50,6 +50,11 @@ def restore(store: Store, file: Path, progress: ProgressCallback | None = None) 
     Reports `Progress("restore", bytes_done, bytes)`. Raises DamagedCollectionError for a damaged backup,
     CollectionError if the folder exists or cannot be written.
     """
+    if store.database.shared:
+        raise UnsupportedError(
+            f"A backup cannot be restored to '{store.database.location}', which is on a server.",
+            "Restore it to a folder, then run `ragfm copy FOLDER ADDRESS`.",
+        )
     start, folder = time.monotonic(), store.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CollectionError(

@@ -17,7 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.durable_files import storage_failure, sync_folder, temporary_path
-from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError
+from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Chunk, Document, Mark
 from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, StoredDocument
@@ -58,6 +58,11 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
     Reports `Progress("salvage", documents_read, documents)`. Raises CollectionError if `out` exists,
     DamagedCollectionError if nothing can be saved.
     """
+    if store.database.shared:
+        raise UnsupportedError(
+            f"'{store.database.location}' is on a server: documents cannot be saved from a damaged one.",
+            "Restore a backup of the database.",
+        )
     start, file = time.monotonic(), store.folder / CATALOG_FILE
     if not file.exists():
         raise CollectionNotFound(f"There is nothing to salvage: '{file}' does not exist.", "Restore a backup.")

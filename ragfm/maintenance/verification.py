@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -29,9 +29,8 @@ from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments,
 from ragfm.maintenance.repair import repair as repair_derived
 from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
-from ragfm.store.migrations import needs_migration
-from ragfm.store.sqlite_database import SqliteDatabase
-from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages, open_connection, read_error, read_head
+from ragfm.store.database import Database
+from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages
 from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, vectors
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
 
@@ -83,16 +82,17 @@ def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | N
     AccessDeniedError if the catalog cannot be read for such a reason. Damage is reported, not raised.
     """
     start = time.monotonic()
-    if needs_migration(store.folder):
+    database = store.database
+    if database.needs_migration:
         with store.writing():
             pass  # opening it for writing migrates it
-    if not any((store.folder / name).exists() for name in (HEAD_FILE, CATALOG_FILE, VIEWS_FOLDER)):
-        raise CollectionNotFound(f"There is no collection at '{store.folder}'.", "Choose a different folder with -c.")
-    check = _Check(store.folder, progress or ignore_progress)
+    if not any((database.folder / name).exists() for name in (HEAD_FILE, CATALOG_FILE, VIEWS_FOLDER)):
+        raise CollectionNotFound(f"There is no collection at '{database.location}'.", "Choose a different one with -c.")
+    check = _Check(database, progress or ignore_progress)
     repairs: list[str] = []
     if repair and not check.catalog_damaged:
         repairs = repair_derived(store, {finding.file for finding in check.findings}, check.derived_ids)
-        check = _Check(store.folder, progress or ignore_progress)
+        check = _Check(database, progress or ignore_progress)
     return VerifyReport(
         generation=check.generation,
         documents=check.documents,
@@ -113,7 +113,9 @@ class _Check:
     has damage that cannot be repaired.
     """
 
-    def __init__(self, folder: Path, progress: ProgressCallback) -> None:
+    def __init__(self, database: Database, progress: ProgressCallback) -> None:
+        folder = database.folder
+        self._database = database
         self._progress = progress
         self.findings: list[Finding] = []
         self.derived_ids: list[int] = []
@@ -124,32 +126,36 @@ class _Check:
 
         head = None
         try:
-            head = read_head(folder)  # before the catalog: a commit in between only makes the catalog newer
+            head = database.read_head()  # before the catalog: a commit in between only makes the catalog newer
         except DamagedCollectionError as error:
             missing = not (folder / HEAD_FILE).exists()
             found = "missing" if missing else str(error.__cause__)
             self.findings.append(Finding(HEAD_FILE, "the file", "intact", found))
-        if (folder / CATALOG_FILE).exists():
-            pages = set(damaged_pages(folder))
+        if database.shared or (folder / CATALOG_FILE).exists():
+            pages = set[tuple[str, str, str]]() if database.shared else set(damaged_pages(folder))
             for _ in range(_PAGE_READS - 1):  # only what is damaged in every read counts
                 if pages:
                     time.sleep(_PAGE_READ_INTERVAL)
                     pages &= set(damaged_pages(folder))
             for page in sorted(pages):
                 self._add_damage(*page)
+            engine = database.open_engine(writable=False)
             try:
-                with open_connection(folder) as connection:
+                with engine.connect() as connection:
                     self._check_catalog(connection, head)
             except READ_ERRORS as error:
                 if isinstance(error, sa.exc.DatabaseError):
-                    failure = read_error(folder, error)
+                    failure = database.read_error(error)
                     if not isinstance(failure, DamagedCollectionError):  # a full disk, for example
                         raise failure from error
                 self._add_damage("reading it", "possible", getattr(error, "orig", error))
+            finally:
+                engine.dispose()
         else:
             self._add_damage("the file", "there", "missing")
         # A damaged collection cannot be opened; then only the files of its views are checked.
-        catalog = Catalog(SqliteDatabase(folder)) if head is not None and not self.catalog_damaged else None
+        has_head = not any(finding.file == HEAD_FILE for finding in self.findings)
+        catalog = Catalog(database) if has_head and not self.catalog_damaged else None
         try:
             for name, discrepancies in _verify_views(folder, catalog, self.generation):
                 self.views += 1
@@ -164,12 +170,13 @@ class _Check:
         self.catalog_damaged = True
         self.findings.append(Finding(CATALOG_FILE, what, str(expected), str(found)))
 
-    def _check_catalog(self, connection: sa.Connection, head: dict[str, Any] | None) -> None:
+    def _check_catalog(self, connection: sa.Connection, head: Mapping[str, Any] | None) -> None:
         """Check the catalog in one transaction."""
         schema = read_property(connection, "schema")
         if schema != str(SCHEMA_VERSION):
             self._add_damage("the schema's version", SCHEMA_VERSION, schema)
-        for pragma, what in (("integrity_check", "SQLite's integrity check"), ("foreign_key_check", "foreign keys")):
+        checks = (("integrity_check", "SQLite's integrity check"), ("foreign_key_check", "foreign keys"))
+        for pragma, what in () if self._database.shared else checks:
             try:
                 for row in connection.exec_driver_sql(f"PRAGMA {pragma}").all():
                     if tuple(row) != ("ok",):
@@ -213,7 +220,7 @@ class _Check:
             self._add_damage("the number of documents", total, self.documents)
 
 
-def _check_generations(connection: sa.Connection, head: dict[str, Any] | None) -> Iterator[Discrepancy]:
+def _check_generations(connection: sa.Connection, head: Mapping[str, Any] | None) -> Iterator[Discrepancy]:
     """Compare HEAD with the history, look for missing generations, and count the chunks of each."""
     floor = int(read_property(connection, "floor") or 0)
     rows = connection.execute(sa.select(generations).order_by(generations.c.id)).all()

@@ -100,9 +100,9 @@ class Catalog:
             head = database.read_head()
             with self.read() as connection:
                 schema = read_property(connection, "schema")
-                newest = connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one()
+                newest = connection.execute(_NEWEST).one()
                 floor = read_property(connection, "floor")
-                acknowledged = newest if head is None else head["generation"]
+                acknowledged = newest.id if head is None else head["generation"]
                 query = sa.select(generations.c.digest).where(generations.c.id == acknowledged)
                 digest = connection.execute(query).scalar_one_or_none()
             if schema != str(SCHEMA_VERSION):
@@ -114,11 +114,8 @@ class Catalog:
             # Compaction deletes old generations. A HEAD that was read before the compaction may be one of them.
             compacted = digest is None and acknowledged < int(floor or 0)
             if head is not None and digest != head["digest"] and not compacted:
-                raise DamagedCollectionError(
-                    f"The catalog '{database.name}' is at generation {newest}, but generation {acknowledged} "
-                    f"(digest {head['digest']}) was acknowledged: commits were lost.",
-                    database.loss_hint,
-                )
+                raise self._loss(newest.id, acknowledged, head["digest"])
+            database.saw(newest.id, newest.digest)
         except BaseException:
             self.close()
             raise
@@ -154,17 +151,46 @@ class Catalog:
     # --- Generations, sources, failures --------------------------------------------------------------------------
 
     def generation(self) -> int:
-        """The number of the newest generation."""
+        """The number of the newest generation. Raises what `at` raises."""
+        seen = self.database.seen
         with self.read() as connection:
-            return int(connection.execute(sa.select(sa.func.max(generations.c.id))).scalar_one())
+            newest = connection.execute(_NEWEST).one()
+            self._follow(connection, seen, newest.id, newest.digest)
+        return int(newest.id)
 
     def at(self, generation: int | None = None) -> Generation:
-        """A generation, by default the newest. Raises StaleReadError if compaction has deleted it."""
+        """A generation, by default the newest. Raises StaleReadError if compaction has deleted it.
+
+        Raises DamagedCollectionError if the database no longer has a generation that this process has seen.
+        """
+        seen = self.database.seen  # before the read: what others see meanwhile may be newer
         with self.read() as connection:
             found = read_generation(connection, generation)
+            if found is not None and generation is None:
+                self._follow(connection, seen, found.id, found.digest)
         if found is None:
             raise StaleReadError
         return found
+
+    def _follow(self, connection: sa.Connection, seen: tuple[int, str] | None, generation: int, digest: str) -> None:
+        """Check that the newest generation continues the history that this process has seen, and remember it."""
+        if seen == (generation, digest):
+            return
+        if seen is not None:
+            known = connection.execute(sa.select(generations.c.digest).where(generations.c.id == seen[0])).scalar()
+            compacted = known is None and seen[0] < int(read_property(connection, "floor"))
+            if known != seen[1] and not compacted:
+                if self.database.replaced(connection):
+                    raise StaleReadError
+                raise self._loss(generation, *seen)
+        self.database.saw(generation, digest)
+
+    def _loss(self, newest: int, acknowledged: int, digest: str) -> DamagedCollectionError:
+        return DamagedCollectionError(
+            f"The catalog '{self.database.name}' is at generation {newest}, but generation {acknowledged} "
+            f"(digest {digest}) was acknowledged: commits were lost.",
+            self.database.loss_hint,
+        )
 
     def floor(self) -> int:
         """The oldest generation that is complete."""
@@ -367,7 +393,7 @@ class Catalog:
             count = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(*conditions)).scalar_one()
             query = _vector_query(generation.contract_id).where(*conditions).order_by(chunks.c.id)
             # Streamed, so that the vectors are never all in memory as Python objects.
-            rows = connection.execution_options(yield_per=1000).execute(query)
+            rows = connection.execute(query.execution_options(yield_per=1000))
             return self._to_arrays(generation, count, rows)
 
     def vectors_of(self, generation: Generation, ids: Sequence[int]) -> tuple[Ids, Vectors]:
@@ -423,6 +449,7 @@ def _vector_query(contract_id: int | sa.BindParameter[int]) -> sa.Select[Any]:
 
 
 # Queries of every search, built once: building one takes as long as running it.
+_NEWEST = sa.select(generations.c.id, generations.c.digest).order_by(generations.c.id.desc()).limit(1)
 _SOURCE_NAMES = sa.select(sources.c.name).where(sources.c.removed.is_(False))
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _VECTORS_OF = _vector_query(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))

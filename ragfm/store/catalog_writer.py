@@ -75,14 +75,14 @@ class CatalogWriter(Catalog):
     def create(cls, database: Database, contract: Mapping[str, Scalar]) -> None:
         """Create an empty catalog, at generation 0. Raises OSError, CollectionError."""
         digest = blake2b(digest_size=16).hexdigest()
-        values = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
+        facts = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
 
         def fill(connection: sa.Connection) -> tuple[int, str]:
-            connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in values.items()])
-            connection.execute(contracts.insert().values(id=1, fingerprint=dict(contract)))
-            connection.execute(
-                generations.insert().values(id=0, digest=digest, contract_id=1, chunks=0, created=_now())
-            )
+            connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in facts.items()])
+            inserted = connection.execute(contracts.insert().values(fingerprint=dict(contract))).inserted_primary_key
+            assert inserted is not None
+            values = {"id": 0, "digest": digest, "contract_id": inserted[0], "chunks": 0, "created": _now()}
+            connection.execute(generations.insert(), values)
             return 0, digest
 
         database.create(fill)

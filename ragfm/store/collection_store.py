@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,14 @@ from weakref import WeakValueDictionary
 
 from ragfm.chunking import ChunkSettings
 from ragfm.core.config import Settings, load_settings
-from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, RagfmError
+from ragfm.core.errors import (
+    CollectionBusyError,
+    CollectionError,
+    CollectionNotFound,
+    CollectionUnavailableError,
+    ConfigError,
+    RagfmError,
+)
 from ragfm.core.registry import make
 from ragfm.core.types import Embedder, Reranker, Scalar
 from ragfm.embedders import load_embedder
@@ -24,6 +32,7 @@ from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.embedding_contract import check_contract, make_contract
 from ragfm.store.index_selection import choose_kind, default_memory
 from ragfm.store.snapshot import Snapshot, open_snapshot
+from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.views import VIEWS_FOLDER, View, save_view
 
 if TYPE_CHECKING:
@@ -42,6 +51,21 @@ T = TypeVar("T")
 
 _embedders: WeakValueDictionary[str, Embedder] = WeakValueDictionary()
 """Embedders in use, by name and contract: collections with the same contract share one."""
+
+
+def open_database(location: str | Path) -> Database:
+    """The database of a folder or of an address. Raises ConfigError for an unknown kind of address."""
+    scheme, separator, _ = str(location).partition("://")
+    if not separator:
+        return SqliteDatabase(Path(os.path.abspath(location)))  # noqa: PTH100  without `..`
+    if scheme not in ("postgresql", "postgres"):
+        raise ConfigError(
+            f"The collection '{location}' cannot be opened: '{scheme}://' is not a known kind of address.",
+            "Specify a folder, or `postgresql://user@host/database?collection=NAME`.",
+        )
+    from ragfm.store.postgres_database import PostgresDatabase
+
+    return PostgresDatabase(f"postgresql{separator}{str(location).partition(separator)[2]}")
 
 
 class Store:
@@ -71,16 +95,17 @@ class Store:
         self._snapshot: Snapshot | None = None
         self._opened_for: object = None  # the views and the contract for which a snapshot was last opened
         self._opening: threading.Thread | None = None  # opens a newer view or embedder
+        self._views_tried = -1  # generation for which an outdated view was last replaced in the background
         self._sync_chunks: int | None = None  # chunks when a sync last saved a view, None before its first commit
 
     # --- Settings and models -------------------------------------------------------------------------------------
 
     @property
     def settings(self) -> Settings:
-        """The settings of the caller, else those of `ragfm.toml` next to the folder."""
+        """The settings of the caller, else those of the settings file."""
         with self._lock:
             if self._settings is None:
-                self._settings = load_settings(self.database.sources_folder)
+                self._settings = load_settings(self.database.settings_file)
             return self._settings
 
     @property
@@ -170,7 +195,7 @@ class Store:
 
         If another collection takes its place meanwhile, the result is entirely from the new one.
         """
-        for _ in range(_READ_ATTEMPTS):
+        for attempt in range(_READ_ATTEMPTS):
             identity = self.database.identity()
             if self._catalog is not None and self._catalog_id != identity:
                 self.close()
@@ -178,6 +203,10 @@ class Store:
                 result = action(self.catalog)
             except StaleReadError:
                 continue
+            except CollectionUnavailableError:
+                if attempt:
+                    raise
+                continue  # the server was restarted: the first failure closes all connections to it
             except CollectionError:
                 if self.database.identity() == identity:
                     raise
@@ -213,7 +242,7 @@ class Store:
         with self._lock:
             current = self._snapshot
             if current is None or not current.usable:
-                self._snapshot = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
+                self._snapshot = self._open_snapshot(newest)
                 self._opened_for = wanted
                 return self._snapshot
             try:
@@ -226,8 +255,9 @@ class Store:
             except StaleReadError:
                 self._snapshot = None  # compaction has passed it: the next attempt opens a new one
                 raise
-            if wanted != self._opened_for and self._opening is None:
-                self._opened_for = wanted
+            outdated = self.database.shared and newest.id != self._views_tried and _lags(current)
+            if (wanted != self._opened_for or outdated) and self._opening is None:
+                self._opened_for, self._views_tried = wanted, newest.id
                 self._opening = threading.Thread(target=self._open_newer, name="ragfm-open-view", daemon=True)
                 self._opening.start()
             return current
@@ -238,7 +268,7 @@ class Store:
             newest = self.catalog.at()
             if self._embedders:
                 self.embedder(newest).embed_queries([""])  # loads the model
-            opened = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
+            opened = self._open_snapshot(newest)
             with self._lock:
                 if self._snapshot is not None:
                     serving = self._snapshot.generation
@@ -251,6 +281,17 @@ class Store:
             _log.warning("%s: a newer view cannot be opened, the older one stays in use: %s", location, error)
         finally:
             self._opening = None
+
+    def _open_snapshot(self, newest: Generation) -> Snapshot:
+        """A snapshot of the newest generation. If views are this machine's own, an outdated one is replaced first."""
+        snapshot = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
+        if self.database.shared and _lags(snapshot):
+            try:
+                self.save_view(self.catalog)
+            except CollectionError as error:  # searches work without it, more slowly
+                _log.warning("%s", error)
+            snapshot = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
+        return snapshot
 
     def settle(self) -> None:
         """Wait until the view or embedder that is opened in the background serves."""
@@ -303,22 +344,24 @@ class Store:
         5,000 chunks, any difference counts.
         """
         newest, language = catalog.at(), self.settings.language
-        snapshot = open_snapshot(self.folder, catalog, newest, language=language)
-        view = snapshot.view
-        kind, _ = self.kind(newest, view)
-        if not always and view is not None and view.kind == kind and view.language == language:
-            tolerated = 0 if len(view.index) < _SMALL_VIEW else min(len(view.index) // 10, _MAX_TAIL)
-            if snapshot.pending <= tolerated:
+        with self.database.views_lock() as is_free:
+            if not is_free:  # another process of this machine is saving one
                 return
-        # An updated keyword index keeps the language, and statistics from its first build: build it again once most
-        # texts are new, or the language setting has changed.
-        mostly_new = snapshot.pending > (len(view.index) if view else 0)
-        rebuild = mostly_new or (view is not None and view.language != language)
-        keywords = snapshot.new_keywords() if rebuild else snapshot.keywords()
-        save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
+            snapshot = open_snapshot(self.folder, catalog, newest, language=language)
+            view = snapshot.view
+            kind, _ = self.kind(newest, view)
+            fits = view is not None and view.kind == kind and view.language == language
+            if fits and not always and not _lags(snapshot):
+                return
+            # An updated keyword index keeps the language, and statistics from its first build: build it again once most
+            # texts are new, or the language setting has changed.
+            mostly_new = snapshot.pending > (len(view.index) if view else 0)
+            rebuild = mostly_new or (view is not None and view.language != language)
+            keywords = snapshot.new_keywords() if rebuild else snapshot.keywords()
+            save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
         if view is None or view.keywords is None or view.keywords.language != keywords.language:
             self.language_changed(newest.contract, keywords.language)
-        if self._snapshot is not None:
+        if self._snapshot is not None and threading.current_thread() is not self._opening:
             self.snapshot()
             self.settle()
 
@@ -341,6 +384,14 @@ class Store:
         limit = default_memory() if megabytes is None else megabytes << 20
         current = view.kind if view else None
         return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=current)
+
+
+def _lags(snapshot: Snapshot) -> bool:
+    """Whether a view is missing, or so many chunks were born or died since that searches get slow."""
+    view = snapshot.view
+    if view is None:
+        return len(snapshot) > 0
+    return snapshot.pending > (0 if len(view.index) < _SMALL_VIEW else min(len(view.index) // 10, _MAX_TAIL))
 
 
 def _shared_embedder(name: str, contract: Mapping[str, Any]) -> Embedder:

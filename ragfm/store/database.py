@@ -15,21 +15,25 @@ from ragfm.core.errors import CollectionError, DamagedCollectionError
 class Database(Protocol):
     """The database of one collection, and what is needed to trust it: a lock and the last acknowledged generation.
 
-    `location` is what the user opened, a folder or an address, `name` its catalog, for messages. `loss_hint` says what
-    to do if acknowledged commits were lost.
+    `location` is what the user opened, a folder or an address, `name` its catalog, for messages.
     """
 
     location: str
     name: str
-    loss_hint: str
+    shared: bool
+    """Whether other machines use the collection. Then each has its own views, and locations of sources are absolute."""
+
+    @property
+    def loss_hint(self) -> str:
+        """What to do if acknowledged commits were lost."""
 
     @property
     def folder(self) -> Path:
         """The local folder of HEAD and views. Raises CollectionNotFound if the collection does not exist yet."""
 
     @property
-    def sources_folder(self) -> Path:
-        """The folder that the locations of sources are relative to, which also holds the settings."""
+    def settings_file(self) -> Path:
+        """The settings file, which may not exist. Sources are named relative to its folder."""
 
     @property
     def exists(self) -> bool:
@@ -54,14 +58,24 @@ class Database(Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Hold the write lock. Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError."""
 
-    def views_lock(self) -> AbstractContextManager[None]:
-        """Held while views are replaced."""
+    def views_lock(self) -> AbstractContextManager[bool]:
+        """Held while views are replaced; False if another process holds it."""
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine whose transactions see one state each. Without `writable`, they cannot write."""
 
     def begin_write(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
         """A transaction of the holder of the lock; durable when the block ends."""
+
+    @property
+    def seen(self) -> tuple[int, str] | None:
+        """The newest generation that this process has seen, and its digest, if an older database may turn up."""
+
+    def saw(self, generation: int, digest: str) -> None:
+        """Remember a generation that was read."""
+
+    def replaced(self, connection: sa.Connection) -> bool:
+        """Whether the database that is being read now holds a different collection."""
 
     def read_head(self) -> Mapping[str, Any] | None:
         """The last acknowledged `generation` and its `digest`, None if none is known here."""

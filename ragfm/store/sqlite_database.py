@@ -17,6 +17,7 @@ import pysqlite3
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
+from ragfm.core.config import SETTINGS_FILE
 from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path
 from ragfm.core.errors import (
     AccessDeniedError,
@@ -48,12 +49,14 @@ _VACUUM_PAGES = 2_000  # freed per statement
 class SqliteDatabase:
     """The database file of a collection's folder."""
 
+    shared = False
+    seen = None
     loss_hint = "Restore it from a backup, or remove the folder and ingest again."
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.location = str(folder)
-        self.sources_folder = folder.parent
+        self.settings_file = folder.parent / SETTINGS_FILE
         self.name = str(folder / CATALOG_FILE)
 
     @property
@@ -157,9 +160,9 @@ class SqliteDatabase:
                         leftover.unlink()
             yield
 
-    def views_lock(self) -> contextlib.AbstractContextManager[None]:
+    def views_lock(self) -> contextlib.AbstractContextManager[bool]:
         """Nothing: only the holder of the lock saves views."""
-        return nullcontext()
+        return nullcontext(True)
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine for the database file."""
@@ -171,6 +174,13 @@ class SqliteDatabase:
         # IMMEDIATE takes the lock at once. Taken at the first write, SQLite could no longer wait for it.
         with engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
             yield connection
+
+    def saw(self, generation: int, digest: str) -> None:
+        """Nothing: HEAD is in the same folder, and the writer writes it."""
+
+    def replaced(self, _: sa.Connection) -> bool:
+        """False: an open file stays the same one. `identity` notices that another one has its name."""
+        return False
 
     def read_head(self) -> dict[str, Any]:
         """The last acknowledged `generation` and its `digest`. Raises DamagedCollectionError."""

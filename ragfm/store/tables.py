@@ -10,12 +10,13 @@ import sqlalchemy as sa
 SCHEMA_VERSION = 2
 SCHEMA = sa.MetaData()
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite auto-increments only INTEGER
+_String = sa.String().with_variant(sa.String(collation="C"), "postgresql")  # ordered by code point, as in SQLite
 MAX_COMPARED_CHARACTERS = 200
 """Characters of a metadata value that filters compare. An index keeps that many on a B-tree page, see below."""
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
 properties = sa.Table(
-    "properties", SCHEMA, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False)
+    "properties", SCHEMA, sa.Column("key", _String, primary_key=True), sa.Column("value", _String, nullable=False)
 )
 
 contracts = sa.Table(
@@ -29,20 +30,20 @@ generations = sa.Table(
     "generations",
     SCHEMA,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("digest", _String, nullable=False),
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), nullable=False),
     sa.Column("chunks", sa.Integer, nullable=False),  # live at this generation, so that a lost row is noticed
-    sa.Column("created", sa.String, nullable=False),
+    sa.Column("created", _String, nullable=False),
 )
 
 sources = sa.Table(
     "sources",
     SCHEMA,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String, nullable=False, unique=True),
-    sa.Column("connector", sa.String, nullable=False),
-    sa.Column("location", sa.String, nullable=False),
-    sa.Column("root", sa.String, nullable=False),
+    sa.Column("name", _String, nullable=False, unique=True),
+    sa.Column("connector", _String, nullable=False),
+    sa.Column("location", _String, nullable=False),
+    sa.Column("root", _String, nullable=False),
     sa.Column("options", sa.JSON, nullable=False),
     sa.Column("tags", sa.JSON, nullable=False),
     sa.Column("allow", sa.JSON, nullable=False),
@@ -64,12 +65,12 @@ documents = sa.Table(
     sa.Column("characters", sa.Integer, nullable=False),
     sa.Column("chunk_count", sa.Integer, nullable=False),
     sa.Column("text_hash", sa.LargeBinary, nullable=False),
-    sa.Column("digest", sa.String, nullable=False),
-    sa.Column("recipe", sa.String, nullable=False),
-    sa.Column("media_type", sa.String, nullable=False),
-    sa.Column("path", sa.String, nullable=False),
-    sa.Column("uri", sa.String, nullable=False),
-    sa.Column("revision", sa.String, nullable=False),
+    sa.Column("digest", _String, nullable=False),
+    sa.Column("recipe", _String, nullable=False),
+    sa.Column("media_type", _String, nullable=False),
+    sa.Column("path", _String, nullable=False),
+    sa.Column("uri", _String, nullable=False),
+    sa.Column("revision", _String, nullable=False),
     sa.Column("allow", sa.JSON(none_as_null=True)),  # access groups from the connector; NULL without rules
     sa.Column("metadata", sa.JSON, nullable=False),
     sa.Column("marks", sa.JSON(none_as_null=True)),  # NULL if written with schema 1
@@ -93,7 +94,7 @@ chunks = sa.Table(
     sa.Column("start", sa.Integer, nullable=False),
     sa.Column("end", sa.Integer, nullable=False),
     sa.Column("page", sa.Integer),
-    sa.Column("place", sa.String),
+    sa.Column("place", _String),
     sa.Column("headings", sa.JSON, nullable=False),
     sa.Column("context", sa.Text, nullable=False),
     sa.Column("text_hash", sa.LargeBinary, nullable=False, index=True),  # of the embedded text
@@ -108,15 +109,15 @@ vectors = sa.Table(
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), primary_key=True),
     sa.Column("text_hash", sa.LargeBinary, primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32
-    sa.Column("checksum", sa.Integer, nullable=False),  # CRC-32 of the vector
+    sa.Column("checksum", _Id, nullable=False),  # CRC-32 of the vector
 )
 
 tags = sa.Table(
     "tags",
     SCHEMA,
     sa.Column("document_id", sa.ForeignKey("documents.id"), primary_key=True),
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("text", sa.String, nullable=False),
+    sa.Column("key", _String, primary_key=True),
+    sa.Column("text", _String, nullable=False),
     sa.Column("number", sa.Float),
 )
 sa.Index("tags_text", tags.c.key, tags.c.text)
@@ -126,20 +127,20 @@ groups = sa.Table(
     "groups",
     SCHEMA,
     sa.Column("document_id", sa.ForeignKey("documents.id"), primary_key=True),
-    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("name", _String, primary_key=True),
 )
 
 failures = sa.Table(
     "failures",
     SCHEMA,
     sa.Column("source_id", sa.ForeignKey("sources.id"), primary_key=True),
-    sa.Column("path", sa.String, primary_key=True),
-    sa.Column("stage", sa.String, nullable=False),
+    sa.Column("path", _String, primary_key=True),
+    sa.Column("stage", _String, nullable=False),
     sa.Column("error", sa.Text, nullable=False),
-    sa.Column("revision", sa.String, nullable=False),
-    sa.Column("recipe", sa.String, nullable=False),
+    sa.Column("revision", _String, nullable=False),
+    sa.Column("recipe", _String, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("at", sa.String, nullable=False),
+    sa.Column("at", _String, nullable=False),
 )
 
 

@@ -61,7 +61,7 @@ class Stops(ScoringReader):
 def _rag(collection: Collection, docs: Path, script: list[str], **ask: object) -> Rag:
     collection.sync(docs)
     settings = Settings(ask=AskSection(**{"confidence": BY_LIKELIHOOD, **ask}))  # type: ignore[arg-type]
-    handle = Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    handle = Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
     return Rag(handle, reader=ScoringReader(script))
 
 
@@ -380,7 +380,7 @@ def test_it_is_fitted_stored_and_used(collection: Collection, docs: Path, tmp_pa
     assert json.loads(written[1].read_text())["auc"]["value"] == report.auc.value
     settings = load_settings(tmp_path)
     assert (settings.ask.k, settings.ask.confidence) == (2, report.calibration)
-    handle = Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    handle = Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
     fitted = Rag(handle, reader=ScoringReader(["28 days, sure.", "Nine weeks, I would say so."]))
     assert not fitted.ask("How many days of leave in 7?").abstained
     assert fitted.ask("How many days of leave in 7?").abstained

@@ -515,7 +515,7 @@ def test_a_question_too_long_for_the_embedder_has_no_hits(many: Collection) -> N
 def test_the_time_of_embedding_is_measured(many: Collection) -> None:
     stopwatch = TimedEmbedder(HashingEmbedder())
     check_embedder(stopwatch)
-    collection = Collection.open(many.path, settings=Settings(), embedder=stopwatch)
+    collection = Collection.open(many.location, settings=Settings(), embedder=stopwatch)
     report = evaluate_retrieval(collection, questions_of(many, 5), mode="dense", k=10, stopwatch=stopwatch)
     for result in report.results:
         assert 0 < (result.embed_ms or 0) < (result.ms or 0)

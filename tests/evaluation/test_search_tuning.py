@@ -55,7 +55,7 @@ def by_code(count: int = 60) -> list[Question]:
 def _with(collection: Collection, **search: object) -> Collection:
     search = {"code_weight": 1.0, **search}  # these questions all have codes
     settings = Settings(search=SearchSection(**search))  # type: ignore[arg-type]
-    return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    return Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
 
 
 def test_a_trial_agrees_with_a_search(parts: Collection) -> None:

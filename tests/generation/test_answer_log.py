@@ -101,7 +101,7 @@ def test_a_restricted_handles_entries_carry_its_groups(collection: Collection) -
 
 
 def test_nothing_is_kept_unless_asked_for(collection: Collection) -> None:
-    quiet = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    quiet = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
     rag = Rag(quiet, reader=ScriptedReader(["28 days."]))
     assert rag.ask("How much leave?").log_id is None
     assert rag.log is None

@@ -61,7 +61,7 @@ def talk(collection: Collection, *answers: str, k: int = 2, context_tokens: int 
 def handbook(collection: Collection, docs: Path) -> Collection:
     collection.sync(docs)
     settings = Settings(ask=AskSection(reranker="none"))
-    return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    return Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
 
 
 # --- The layout --------------------------------------------------------------------------------------------------

@@ -206,12 +206,12 @@ HISTORY = talk("How many days of leave do I get?", "You get 28 days of leave [1]
 def handbook(collection: Collection, docs: Path) -> Collection:
     collection.sync(docs)
     settings = Settings(ask=AskSection(reranker="none"))
-    return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    return Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
 
 
 def with_followup(collection: Collection, how: str, tmp_path: Path) -> Collection:
     settings = Settings(ask=AskSection(followup=how))  # type: ignore[arg-type]
-    return Collection.open(collection.path, settings=settings, embedder=HashingEmbedder())
+    return Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
 
 
 def test_it_is_searched_for_and_asked(handbook: Collection) -> None:

@@ -179,5 +179,5 @@ def test_a_setting_and_an_option_name_it(tmp_path: Path, docs: Path, custom: Pat
 
 
 def test_a_strategy_is_a_setting(collection: Collection) -> None:
-    with Collection.open(collection.path, settings=Settings(ask=AskSection(strategy="few-shot"))) as handle:
+    with Collection.open(collection.location, settings=Settings(ask=AskSection(strategy="few-shot"))) as handle:
         assert Rag(handle, reader=ScriptedReader()).strategy.name == "few-shot"

@@ -49,7 +49,7 @@ def _with_rules(
     collection: Collection, embedder: HashingEmbedder, *rules: tuple[str, Mapping[str, object]]
 ) -> Collection:
     tables = [{"match": pattern, "tags": tags} for pattern, tags in rules]
-    return Collection.open(collection.path, settings=Settings(tags=tables), embedder=embedder)
+    return Collection.open(collection.location, settings=Settings(tags=tables), embedder=embedder)
 
 
 def _forbid_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_given_tags_stay_with_the_document(
     assert collection.sync().updated == 1
     assert (_values(collection, "team"), _values(collection, "year")) == ({"leave.md": "hr"}, {"leave.md": 2026})
     collection.reembed(HashingEmbedder(dim=32))
-    reopened = Collection.open(collection.path, embedder=HashingEmbedder(dim=32))
+    reopened = Collection.open(collection.location, embedder=HashingEmbedder(dim=32))
     assert reopened.sync().unchanged == 4
     assert _values(reopened, "team") == {"leave.md": "hr"}
     assert not reopened.verify().damaged

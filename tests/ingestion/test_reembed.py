@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, EmbedderMismatchError
 from ragfm.core.progress import Progress
+from ragfm.store.tables import contracts, documents
 from ragfm.testing import HashingEmbedder
+
+pytestmark = pytest.mark.both_databases
 
 
 def _spans(collection: Collection) -> set[tuple[str, int, int]]:
@@ -66,7 +70,7 @@ def test_an_interrupted_run_continues(collection: Collection, docs: Path, monkey
 
     with pytest.raises(KeyboardInterrupt):
         collection.reembed(Interrupted("other", dim=96))
-    late = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    late = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
     assert _spans(late) == before  # the old one serves
     late.compact()  # keeps what is already embedded
     new = HashingEmbedder("other", dim=96)
@@ -83,7 +87,7 @@ def test_vectors_of_an_interrupted_run_to_another_embedder_are_deleted(
         with pytest.raises(IndexError):
             collection.reembed(embedder)
     with collection._store.catalog.read() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM contracts").scalar() == 2
+        assert connection.execute(sa.select(sa.func.count()).select_from(contracts)).scalar() == 2
 
 
 def test_a_reader_follows_when_it_has_the_new_embedder(
@@ -92,7 +96,7 @@ def test_a_reader_follows_when_it_has_the_new_embedder(
     made = {"hashing": HashingEmbedder(), "wide": HashingEmbedder("wide", dim=96)}
     monkeypatch.setattr("ragfm.store.collection_store.load_embedder", lambda name: made[name])
     collection.sync(docs)
-    reader = Collection.open(collection.path, settings=Settings())
+    reader = Collection.open(collection.location, settings=Settings())
     expected = reader.search("28 days of leave")
     collection.reembed(made["wide"])
     during = reader.search("28 days of leave")
@@ -110,13 +114,13 @@ def test_a_reader_bound_to_the_old_embedder_says_so(collection: Collection, docs
     collection.sync(docs)
     collection.reembed(HashingEmbedder("other", dim=96))
     with pytest.raises(EmbedderMismatchError):
-        Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()).search("leave")
+        Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder()).search("leave")
 
 
 def test_a_document_without_marks_is_parsed_again_first(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     with collection._store.writing() as catalog, catalog.write() as connection:
-        connection.exec_driver_sql("UPDATE documents SET marks = NULL WHERE uri = 'docs/leave.md'")
+        connection.execute(documents.update().where(documents.c.uri == "docs/leave.md").values(marks=None))
     with pytest.raises(CollectionError, match=r"docs/leave\.md was ingested by an older"):
         collection.reembed(HashingEmbedder("other", dim=96))
     assert _spans(collection)

@@ -86,7 +86,7 @@ def test_a_change_of_equal_size_within_the_same_tick_is_seen(collection: Collect
 
 def test_a_new_recipe_updates_all_documents(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
     collection.sync(docs)
-    other = Collection.open(collection.path, settings=Settings(chunk={"size": 20}), embedder=embedder)
+    other = Collection.open(collection.location, settings=Settings(chunk={"size": 20}), embedder=embedder)
     assert other.sync(docs).updated == 4
     assert other.sync(docs).unchanged == 4
 
@@ -205,7 +205,7 @@ def test_an_interrupted_sync_is_consistent_and_continues(tmp_path: Path, collect
     for number in range(100):
         (folder / f"{number:03}.txt").write_text(f"Document number {number}.")
     interrupted = _Interrupted()
-    handle = Collection.open(collection.path, settings=Settings(), embedder=interrupted)
+    handle = Collection.open(collection.location, settings=Settings(), embedder=interrupted)
     with pytest.raises(KeyboardInterrupt):
         handle.sync(folder)
     assert collection.documents() == []  # whole or not at all
@@ -250,7 +250,7 @@ def test_progress_reaches_the_end(collection: Collection, docs: Path) -> None:
 
 def test_another_embedder_is_refused_even_with_nothing_to_do(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    other = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder(dim=32))
+    other = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder(dim=32))
     for use in (lambda: other.sync(docs), lambda: other.search("leave")):
         with pytest.raises(EmbedderMismatchError, match="dim: 64 instead of 32") as raised:
             use()
@@ -259,7 +259,7 @@ def test_another_embedder_is_refused_even_with_nothing_to_do(collection: Collect
 
 def test_the_same_weights_under_another_name_are_the_same_embedder(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    moved = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder("elsewhere"))
+    moved = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder("elsewhere"))
     assert moved.sync(docs).unchanged == 4
 
 
@@ -271,7 +271,7 @@ def test_a_bad_vector_never_gets_in(collection: Collection, docs: Path) -> None:
             return vectors
 
     with pytest.raises(EmbeddingError):
-        Collection.open(collection.path, settings=Settings(), embedder=Bad()).sync(docs)
+        Collection.open(collection.location, settings=Settings(), embedder=Bad()).sync(docs)
     assert collection.sync(docs).added == 4
     assert collection.search("leave", k=1)[0].uri == "docs/leave.md"
 

@@ -15,10 +15,10 @@ import pytest
 from ragfm import Collection
 from ragfm.core.errors import CollectionError, DamagedCollectionError, FilterError, MissingExtraError
 from ragfm.core.progress import Progress
-from ragfm.store.catalog import Catalog
-from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE
 from ragfm.testing import HashingEmbedder
+
+pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
@@ -58,9 +58,8 @@ def test_all_documents_are_exported_in_order(filled: Collection, tmp_path: Path)
 
 def test_exported_vectors_are_identical(filled: Collection, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    catalog = Catalog(SqliteDatabase(filled.path))
+    catalog = filled._store.catalog
     ids, vectors = catalog.chunk_vectors(catalog.at())
-    catalog.close()
     expected = {int(at): vector for at, vector in zip(ids, vectors, strict=True)}
     filled.export(tmp_path / "out.jsonl", vectors=True)
     filled.export(tmp_path / "out.parquet", format="parquet", vectors=True)
@@ -109,7 +108,7 @@ def test_export_of_one_generation_during_commits_and_compaction(filled: Collecti
     """Another process replaces, removes and compacts between two documents."""
     script = (
         "from ragfm import Collection, Settings\nfrom ragfm.testing import HashingEmbedder\n"
-        f"c = Collection.open({str(filled.path)!r}, settings=Settings(), embedder=HashingEmbedder())\n"
+        f"c = Collection.open({filled.location!r}, settings=Settings(), embedder=HashingEmbedder())\n"
         f"c.sync({str(docs)!r}); c.compact()\n"
     )
     before = io.BytesIO()
@@ -131,6 +130,7 @@ def test_export_of_one_generation_during_commits_and_compaction(filled: Collecti
     assert "docs/zzz.txt" in {row["uri"] for row in _lines(after.getvalue())}
 
 
+@pytest.mark.in_a_folder
 def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("old")
@@ -151,6 +151,7 @@ def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) 
         filled.export(tmp_path / "nowhere" / "out.jsonl")
 
 
+@pytest.mark.in_a_folder
 def test_damage_is_never_exported(filled: Collection, tmp_path: Path) -> None:
     from ragfm.store.sqlite_file import open_engine
 
@@ -165,6 +166,7 @@ def test_damage_is_never_exported(filled: Collection, tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.in_a_folder
 def test_parquet_without_pyarrow(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"ragfm\[parquet\]"):

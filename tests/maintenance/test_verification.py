@@ -99,7 +99,7 @@ def test_an_intact_collection_has_no_findings(many: Collection) -> None:
 
 @pytest.mark.parametrize("kind", ["exact", "faiss-flat", "faiss-hnsw", "faiss-ivf"])
 def test_every_kind_of_index_has_no_findings(many: Collection, kind: str) -> None:
-    other = Collection.open(many.path, settings=Settings(index=kind), embedder=HashingEmbedder())
+    other = Collection.open(many.location, settings=Settings(index=kind), embedder=HashingEmbedder())
     other.sync()
     other.compact()
     report = other.verify()
@@ -321,7 +321,7 @@ def _texts(collection: Collection) -> dict[str, str]:
 
 
 def _salvaged(many: Collection, tmp_path: Path) -> tuple[Collection, object]:
-    report = Collection.open(many.path, settings=Settings()).salvage(tmp_path / "saved")
+    report = Collection.open(many.location, settings=Settings()).salvage(tmp_path / "saved")
     embedder = HashingEmbedder()
     return Collection.open(tmp_path / "saved", settings=Settings(), embedder=embedder), report
 
@@ -462,7 +462,7 @@ def test_zeros_in_overflow_pages_are_detected(tmp_path: Path, collection: Collec
     assert pages
     for at in pages:
         file.write_bytes(content[:at] + bytes(PAGE_BYTES) + content[at + PAGE_BYTES :])
-        with Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder()) as damaged:
+        with Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder()) as damaged:
             assert damaged.status() == whole
             with pytest.raises(DamagedCollectionError):
                 [damaged.document(info.uri) for info in damaged.documents()]

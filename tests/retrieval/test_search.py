@@ -75,7 +75,7 @@ def test_keyword_search_loads_no_model(collection: Collection, parts: Path, monk
         raise AssertionError(name)
 
     monkeypatch.setattr("ragfm.store.collection_store.load_embedder", refused)
-    assert Collection.open(collection.path, settings=Settings()).search("workshop", mode="keyword")
+    assert Collection.open(collection.location, settings=Settings()).search("workshop", mode="keyword")
 
 
 @pytest.mark.parametrize("mode", ["keyword", "hybrid"])
@@ -83,14 +83,14 @@ def test_tail_and_removed_chunks_score_as_in_a_new_index(
     collection: Collection, parts: Path, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(parts)
-    reader = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    reader = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
     monkeypatch.setattr("ragfm.store.collection_store.Store.save_view", lambda *_, **__: None)
     for number in range(4):
         reader.search("workshop", mode=mode)  # type: ignore[arg-type]
         (parts / f"new{number}.txt").write_text(f"Valve V-{number} beside pump P-40{number}0/B, new in the workshop.")
         (parts / f"{number}.txt").write_text(f"Pump P-{4000 + number}/B was scrapped.")
         collection.sync(parts)
-    late = Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    late = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
     for query in ("P-4000/B scrapped", "valve workshop", "V-3"):
         _same(reader, late, query, mode=mode)
     assert reader.status().indexes[0]["pending"] == 12
@@ -118,7 +118,7 @@ def test_filters_and_groups_hold_in_every_mode(tmp_path: Path, collection: Colle
 def test_a_different_language_rebuilds_the_index(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     assert collection.search("Mitarbeiterin", mode="keyword") == []  # English stems
-    german = Collection.open(collection.path, settings=Settings(language="de"), embedder=HashingEmbedder())
+    german = Collection.open(collection.location, settings=Settings(language="de"), embedder=HashingEmbedder())
     german.sync(parts)
     assert german.search("Mitarbeiterin", mode="keyword")[0].uri == "parts/de.md"
     assert [index.get("language") for index in german.status().indexes] == [None, "de"]
@@ -156,7 +156,7 @@ def test_equal_scores_scale_to_the_maximum() -> None:
 
 def _ranking(collection: Collection, query: str, **settings: object) -> list[str]:
     search = SearchSection(**settings)  # type: ignore[arg-type]
-    handle = Collection.open(collection.path, settings=Settings(search=search), embedder=HashingEmbedder())
+    handle = Collection.open(collection.location, settings=Settings(search=search), embedder=HashingEmbedder())
     return [hit.uri for hit in handle.search(query, k=5)]
 
 

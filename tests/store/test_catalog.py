@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from ragfm.core.types import Chunk, Document
 from ragfm.store import compaction
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
+from ragfm.store.database import Database
 from ragfm.store.document_rows import NewDocument
+from ragfm.store.postgres_database import PostgresDatabase
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE
-from ragfm.store.tables import documents, text_hash
+from ragfm.store.tables import chunks, documents, text_hash, vectors
 from ragfm.testing import HashingEmbedder
 
 
@@ -35,27 +37,39 @@ def folder(tmp_path: Path, embedder: HashingEmbedder) -> Path:
     return folder
 
 
+@pytest.fixture(params=["folder", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, embedder: HashingEmbedder) -> Iterator[Database]:
+    """The database of an empty collection, with its lock."""
+    if request.param == "folder":
+        yield SqliteDatabase(request.getfixturevalue("folder"))
+        return
+    database = PostgresDatabase(request.getfixturevalue("address"))
+    CatalogWriter.create(database, {**embedder.fingerprint, "embedder": "hashing"})
+    with database.lock():
+        yield database
+
+
 def _add(catalog: CatalogWriter, source: Source, embedder: HashingEmbedder, path: str, *texts: str) -> int:
     text = "\n".join(texts)
-    chunks, start = [], 0
-    for part in texts:
-        chunks.append(Chunk(part, start, start + len(part)))
-        start += len(part) + 1
-    hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
+    parts, start = [], 0
+    for part_text in texts:
+        parts.append(Chunk(part_text, start, start + len(part_text)))
+        start += len(part_text) + 1
+    hashes = [text_hash(chunk.embedded_text) for chunk in parts]
     new = dict(zip(hashes, texts, strict=True))
     missing = new.keys() - catalog.known_hashes(1, new)
     if missing:
         catalog.add_vectors(1, list(missing), embedder.embed_passages([new[key] for key in missing]))
     document = Document(f"docs/{path}", text, "text/plain", {"year": 2026})
-    return catalog.commit(source, [NewDocument(path, "r", "d", "recipe", document, chunks, hashes)], [])
+    return catalog.commit(source, [NewDocument(path, "r", "d", "recipe", document, parts, hashes)], [])
 
 
 def _source(catalog: CatalogWriter) -> Source:
     return catalog.save_source(Source("docs", "files", "docs", "docs"))
 
 
-def test_reading_an_older_generation(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(SqliteDatabase(folder))
+def test_reading_an_older_generation(database: Database, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(database)
     source = _source(catalog)
     assert _add(catalog, source, embedder, "a", "one", "two") == 1
     assert _add(catalog, source, embedder, "a", "three") == 2
@@ -127,16 +141,16 @@ def _plans(catalog: CatalogWriter, action: Callable[[], object]) -> list[str]:
     return plans
 
 
-def test_text_of_a_chunk_is_its_slice_in_code_points(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(SqliteDatabase(folder))
+def test_text_of_a_chunk_is_its_slice_in_code_points(database: Database, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(database)
     parts = ("𝔘𝔫𝔦 — naïve 👩‍👩‍👧", "zweiter Satz ß", "第三")
     _add(catalog, _source(catalog), embedder, "a", *parts)
     rows = catalog.chunk_rows([1, 2, 3])
     assert tuple(rows[key][1] for key in (1, 2, 3)) == parts
 
 
-def test_vectors_are_returned_as_stored(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(SqliteDatabase(folder))
+def test_vectors_are_returned_as_stored(database: Database, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(database)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     _add(catalog, source, embedder, "b", "two", "three")
@@ -146,27 +160,27 @@ def test_vectors_are_returned_as_stored(folder: Path, embedder: HashingEmbedder)
     assert catalog.chunk_vectors(catalog.at(2), born_after=1)[0].tolist() == [3, 4]
 
 
-def test_a_chunk_without_a_vector_is_reported_as_damage(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(SqliteDatabase(folder))
+def test_a_chunk_without_a_vector_is_reported_as_damage(database: Database, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(database)
     _add(catalog, _source(catalog), embedder, "a", "one")
     with catalog.write() as connection:
-        connection.exec_driver_sql("DELETE FROM vectors")
+        connection.execute(vectors.delete())
     with pytest.raises(DamagedCollectionError, match="chunk 1 "):
         catalog.chunk_vectors(catalog.at(1))
 
 
-def test_chunk_ids_are_not_reused(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(SqliteDatabase(folder))
+def test_chunk_ids_are_not_reused(database: Database, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(database)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     with catalog.write() as connection:
-        connection.exec_driver_sql("DELETE FROM chunks")
+        connection.execute(chunks.delete())
     _add(catalog, source, embedder, "b", "three")
     assert catalog.chunk_ids(2).tolist() == [3]
 
 
-def test_two_documents_with_the_same_uri_are_refused(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(SqliteDatabase(folder))
+def test_two_documents_with_the_same_uri_are_refused(database: Database, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(database)
     source = _source(catalog)
     other = catalog.save_source(Source("other", "files", "other", "other"))
     _add(catalog, source, embedder, "a", "one")
@@ -176,8 +190,8 @@ def test_two_documents_with_the_same_uri_are_refused(folder: Path, embedder: Has
     assert catalog.chunk_ids(1).tolist() == [1]
 
 
-def test_failures_are_saved_and_cleared(folder: Path, embedder: HashingEmbedder) -> None:
-    catalog = CatalogWriter(SqliteDatabase(folder))
+def test_failures_are_saved_and_cleared(database: Database, embedder: HashingEmbedder) -> None:
+    catalog = CatalogWriter(database)
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one")
     catalog.note(source.id, failed=[Failure("a", "parse", "why", "r2", attempts=2), Failure("b", "fetch", "gone", "r")])

@@ -16,7 +16,7 @@ from ragfm.testing import HashingEmbedder
 
 
 def _reopen(collection: Collection) -> Collection:
-    return Collection.open(collection.path, settings=Settings(), embedder=HashingEmbedder())
+    return Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
 
 
 def _hits(collection: Collection) -> list[tuple[str, int, float | None]]:
@@ -30,6 +30,7 @@ def _rewrite(docs: Path, collection: Collection, rounds: int, documents: int = 2
         collection.sync(docs)
 
 
+@pytest.mark.both_databases
 def test_dead_rows_are_deleted_and_live_rows_stay(collection: Collection, docs: Path) -> None:
     _rewrite(docs, collection, 4)
     expected, generation = _hits(collection), collection.status().generation
@@ -40,7 +41,8 @@ def test_dead_rows_are_deleted_and_live_rows_stay(collection: Collection, docs: 
     assert report.chunks > 60
     assert report.documents == 60
     assert report.vectors > 60
-    assert report.bytes_after < report.bytes_before / 2
+    if collection.path.name == ".ragfm":  # a server keeps the space for new rows
+        assert report.bytes_after < report.bytes_before / 2
     assert seen[-1] == (report.chunks, report.chunks)
     for handle in (collection, reader, _reopen(collection)):
         assert _hits(handle) == expected
@@ -50,6 +52,7 @@ def test_dead_rows_are_deleted_and_live_rows_stay(collection: Collection, docs: 
     assert collection.sync(docs).chunks == 0  # no vector in use was deleted
 
 
+@pytest.mark.both_databases
 def test_a_reader_below_the_floor_reads_again(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     reader = _reopen(collection)

@@ -13,6 +13,8 @@ from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.store import snapshot, views
 from ragfm.testing import HashingEmbedder
 
+pytestmark = pytest.mark.both_databases
+
 
 def _view(collection: Collection) -> Path:
     (folder,) = (collection.path / "views").iterdir()
@@ -28,7 +30,7 @@ def _ask(collection: Collection) -> list[tuple[str, float]]:
 
 
 def _reopen(collection: Collection, **settings: str) -> Collection:
-    return Collection.open(collection.path, settings=Settings(**settings), embedder=HashingEmbedder())
+    return Collection.open(collection.location, settings=Settings(**settings), embedder=HashingEmbedder())
 
 
 def test_a_sync_leaves_one_view_at_its_generation(collection: Collection, docs: Path) -> None:
@@ -44,6 +46,7 @@ def test_a_sync_leaves_one_view_at_its_generation(collection: Collection, docs: 
     assert index["saved"]
 
 
+@pytest.mark.in_a_folder
 def test_changes_after_the_view_are_searched(collection: Collection, docs: Path, tmp_path: Path) -> None:
     collection.sync(docs)
     old = tmp_path / "old-view"
@@ -119,6 +122,7 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     assert (index["state"], index["saved"]) == ("checked", True)
 
 
+@pytest.mark.in_a_folder
 def test_a_view_newer_than_the_catalog_means_lost_commits(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     older = collection.path.with_name("older")
@@ -175,6 +179,7 @@ def test_a_view_replaced_while_opened_is_not_damage(
     assert caplog.text == ""
 
 
+@pytest.mark.in_a_folder
 def test_leftovers_of_a_full_disk_are_removed(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +217,7 @@ def test_a_tail_is_extended_and_loses_dead_chunks(collection: Collection, docs: 
         if number == 3:
             (docs / "leave.md").unlink()
         collection.sync(docs)
-        exact = Collection.open(collection.path, settings=Settings(index="exact"), embedder=HashingEmbedder())
+        exact = Collection.open(collection.location, settings=Settings(index="exact"), embedder=HashingEmbedder())
         for query in ("tail number 3", "28 days of leave", "more of it"):
             assert [(hit.chunk_id, hit.score) for hit in reader.search(query, k=50)] == [
                 (hit.chunk_id, pytest.approx(hit.score, abs=1e-6)) for hit in exact.search(query, k=50)

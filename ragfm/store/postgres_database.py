@@ -1,0 +1,493 @@
+"""A collection on PostgreSQL: one schema of a database, and a local folder for HEAD and views.
+
+Everything here works through a connection pooler in transaction mode, such as PgBouncer: no session settings, locks or
+prepared statements. Readers are `REPEATABLE READ READ ONLY` transactions. See docs/decisions/041-postgresql.md.
+
+The write lock is a lease: the row `writer` of the table `properties` says who holds it and until when, by the clock of
+the database. Its holder renews it. Every write transaction locks that row and ends with an error if another process
+holds the lease by then, so a writer that was suspended too long cannot write.
+
+HEAD, in the local folder, records the newest generation that this machine has seen and its digest. A database that has
+lost it, such as a standby that was promoted too early or an older backup, is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from filelock import FileLock, Timeout
+from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.schema import CreateSchema
+
+from ragfm.core.cache import cache_folder
+from ragfm.core.config import CONFIG_VARIABLE, SETTINGS_FILE
+from ragfm.core.durable_files import encode_checksummed, read_checksummed, write_durably
+from ragfm.core.errors import (
+    AccessDeniedError,
+    CollectionBusyError,
+    CollectionError,
+    CollectionNotFound,
+    CollectionReadOnlyError,
+    CollectionUnavailableError,
+    ConfigError,
+    DamagedCollectionError,
+    DiskFullError,
+    MissingExtraError,
+)
+from ragfm.store.sqlite_file import HEAD_FILE
+from ragfm.store.tables import SCHEMA, properties
+
+LOCK_SECONDS = 10.0
+"""How long a writer waits for the lease of another one."""
+LEASE_SECONDS = 30.0
+"""How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
+DEFAULT_NAME = "ragfm"
+_NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_-]{0,62}")
+_WRITER, _UNTIL = "writer", "writer until"  # keys of the lease in `properties`: its holder, and when it ends
+_ADDRESS_HINT = "It looks like `postgresql://user@host/database?collection=NAME`."
+_IDLE_TIMEOUT_MS = 300_000  # after which the server ends the transaction of a writer that no longer responds
+_CONNECT_SECONDS = 10
+_TABLES_MAPPED_TO = "schema_translate_map"
+_DURABLE_SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
+_ERRORS: Mapping[str, type[CollectionError]] = {
+    "25006": CollectionReadOnlyError,  # read_only_sql_transaction
+    "42501": AccessDeniedError,  # insufficient_privilege
+    "42P01": CollectionNotFound,  # undefined_table
+    "53100": DiskFullError,  # disk_full
+    "XX001": DamagedCollectionError,  # data_corrupted
+    "XX002": DamagedCollectionError,  # index_corrupted
+    "40001": CollectionBusyError,  # serialization_failure: on a standby, a conflict with recovery
+    "40P01": CollectionBusyError,  # deadlock_detected
+}
+_log = logging.getLogger(__name__)
+
+
+class PostgresDatabase:
+    """The schema of a collection in a PostgreSQL database. Thread-safe.
+
+    The address is `postgresql://user@host/database?collection=NAME`, with `ragfm` as the default name. Other parameters
+    are those of libpq; `?host=DIR` names the folder of a socket. A password belongs into `PGPASSWORD` or `~/.pgpass`.
+    """
+
+    needs_migration = False
+    shared = True
+
+    def __init__(self, address: str) -> None:
+        try:
+            url = sa.make_url(address)
+        except sa.exc.ArgumentError as error:
+            raise ConfigError(f"The address of the collection is not valid: {error}.", _ADDRESS_HINT) from None
+        name = url.query.get("collection", DEFAULT_NAME)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"The name of the collection, {name!r}, is not valid.",
+                "Use up to 63 lower-case letters, digits, `_` and `-`; the first one is a letter or `_`.",
+            )
+        self.location = self.name = url.render_as_string(hide_password=True)
+        self._schema = name
+        self._url = url.difference_update_query(["collection"]).set(drivername="postgresql+psycopg")
+        self._token: str | None = None  # of the lease, while this process holds it
+        self._seen: tuple[int, str] | None = None  # the newest generation that this process has seen, and its digest
+        self._head_lock = threading.Lock()
+        self._collection_id: str | None = None
+
+    # --- Where things are ----------------------------------------------------------------------------------------
+
+    @property
+    def loss_hint(self) -> str:
+        """What to do if acknowledged commits are missing."""
+        return (
+            "Connect to the server that has them. If an older state was restored on purpose, remove the folder "
+            f"'{self.folder}' on every machine."
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The folder of HEAD and views on this machine. Raises CollectionNotFound."""
+        folder = cache_folder() / "collections" / self.collection_id
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def collection_id(self) -> str:
+        """The collection's unique id. Raises CollectionNotFound."""
+        if self._collection_id is None:
+            if not self.exists:
+                raise self._not_found()
+            with self._reading() as connection:
+                self._collection_id = str(connection.scalar(_property("collection")))
+        return self._collection_id
+
+    @property
+    def settings_file(self) -> Path:
+        """The file that `RAGFM_CONFIG` names, else `ragfm.toml` in the working directory. Raises ConfigError."""
+        named = os.environ.get(CONFIG_VARIABLE)
+        if named and not Path(named).is_file():
+            raise ConfigError(f"There is no settings file '{named}'.", f"Correct --config or {CONFIG_VARIABLE}.")
+        return Path(named or SETTINGS_FILE).absolute()
+
+    @property
+    def exists(self) -> bool:
+        """Whether the schema has the tables of a collection."""
+        with self._reading() as connection:
+            table = f'"{self._schema}".generations'
+            return connection.scalar(sa.select(sa.func.to_regclass(table))) is not None
+
+    def identity(self) -> str | None:
+        """The id of the collection, as last seen."""
+        return self._collection_id
+
+    def replaced(self, connection: sa.Connection) -> bool:
+        """Whether the schema now has another collection, which is then used."""
+        current = str(connection.scalar(_property("collection")))
+        if current == self._collection_id:
+            return False
+        self._collection_id, self._seen = current, None
+        return True
+
+    # --- Connections ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        try:
+            return sa.create_engine(
+                self._url,
+                hide_parameters=True,
+                use_native_hstore=False,
+                connect_args={
+                    "prepare_threshold": None,  # a pooler may give each transaction another session
+                    "connect_timeout": self._url.query.get("connect_timeout", _CONNECT_SECONDS),
+                },
+                execution_options={_TABLES_MAPPED_TO: {None: self._schema}},
+            )
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                "A collection on PostgreSQL needs psycopg, which is not installed.",
+                "Run `pip install 'ragfm[postgres]'`.",
+            ) from error
+
+    def open_engine(self, *, writable: bool) -> sa.Engine:
+        """An engine whose transactions see one state each, and cannot write unless `begin_write` starts them."""
+        del writable  # see `begin_write`
+        return self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self.open_engine(writable=False).begin() as connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            raise self.read_error(error) from error
+
+    @contextmanager
+    def _committing(self) -> Iterator[sa.Connection]:
+        try:
+            with self._writing_engine.begin() as connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            raise self.write_error(error) from error
+
+    @property
+    def _writing_engine(self) -> sa.Engine:
+        # READ COMMITTED: whoever waited for the lease's row sees what its previous holder committed.
+        return self._engine.execution_options(isolation_level="READ COMMITTED")
+
+    @contextmanager
+    def begin_write(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        """A transaction of the holder of the lease; durable when the block ends.
+
+        Raises CollectionBusyError, and changes nothing, if another process has taken the lease.
+        """
+        del engine
+        with self._writing_engine.begin() as connection:
+            timeout = sa.func.set_config("idle_in_transaction_session_timeout", str(_IDLE_TIMEOUT_MS), True)
+            connection.execute(sa.select(timeout))
+            lease = json.loads(connection.scalar(_property(_WRITER).with_for_update()) or "{}")
+            if self._token is None or lease.get("token") != self._token:
+                raise CollectionBusyError(
+                    f"The write lock of '{self.location}' was lost to {_holder(lease)}: this process did not renew it "
+                    f"for {LEASE_SECONDS:g} s.",
+                    "Earlier commits are intact. Run the command again.",
+                )
+            yield connection
+            connection.execute(_renewal())
+
+    # --- Creation ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def creating(self) -> Iterator[PostgresDatabase]:
+        """The database itself: the collection is created in one transaction."""
+        yield self
+
+    def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
+        """Create the schema, if it does not exist, and its tables. Raises CollectionError if the tables exist."""
+        self._check_server()
+        with self._committing() as connection:
+            key = sa.func.hashtextextended(f"ragfm {self._schema}", 0)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+            schemas = sa.text("SELECT count(*) FROM pg_namespace WHERE nspname = :name")
+            if not connection.scalar(schemas, {"name": self._schema}):
+                connection.execute(CreateSchema(self._schema))
+            if connection.scalar(sa.select(sa.func.to_regclass(f'"{self._schema}".generations'))) is not None:
+                raise CollectionError(f"There is a collection at '{self.location}' already.")
+            SCHEMA.create_all(connection, checkfirst=False)
+            generation, digest = fill(connection)
+            connection.execute(properties.insert(), [{"key": _WRITER, "value": "{}"}, {"key": _UNTIL, "value": "0"}])
+        self.saw(generation, digest)
+
+    def migrate(self) -> None:
+        """Nothing: there is no older schema on PostgreSQL."""
+
+    def _check_server(self) -> None:
+        """Refuse a server that may lose acknowledged commits, or that cannot be written."""
+        with self._reading() as connection:
+            names = (*_DURABLE_SETTINGS, "server_encoding")
+            row = connection.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
+            standby = connection.scalar(sa.select(sa.func.pg_is_in_recovery()))
+        values = dict(zip(names, row, strict=True))
+        off = [f"{name}=off" for name in _DURABLE_SETTINGS if values[name] == "off"]
+        if off:
+            raise CollectionError(
+                f"The server of '{self.location}' may lose acknowledged commits: {', '.join(off)}.",
+                "Turn it on in postgresql.conf, for the database and for the role.",
+            )
+        if values["server_encoding"] != "UTF8":
+            raise CollectionError(
+                f"The database of '{self.location}' has the encoding {values['server_encoding']}, which cannot store "
+                "all texts.",
+                "Create one with `CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0`.",
+            )
+        if standby:
+            raise CollectionReadOnlyError(
+                f"The collection '{self.location}' cannot be written: its server is a standby.",
+                "Connect to the primary server.",
+            )
+
+    # --- The write lock ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lease. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
+        self._check_server()
+        token, deadline = uuid.uuid4().hex, time.monotonic() + LOCK_SECONDS
+        while (holder := self._take_lease(token)) is not None:
+            if time.monotonic() > deadline:
+                raise CollectionBusyError(
+                    f"{_holder(holder)} is writing to '{self.location}'.",
+                    "Wait until it ends, then run the command again. If it was killed, its lock ends "
+                    f"{LEASE_SECONDS:g} s later.",
+                )
+            time.sleep(0.1)
+        self._token = token
+        stop = threading.Event()
+        renewing = threading.Thread(target=self._renew_lease, args=(token, stop), name="ragfm-lease", daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            renewing.join()
+            self._token = None
+            with contextlib.suppress(CollectionError), self._committing() as connection:
+                row = sa.and_(properties.c.key == _WRITER, properties.c.value.contains(token))
+                connection.execute(properties.update().where(row).values(value="{}"))
+
+    def _take_lease(self, token: str) -> dict[str, Any] | None:
+        """Take the lease if it is free. Returns its holder if it is not."""
+        with self._committing() as connection:
+            locked = connection.scalar(_property(_WRITER).with_for_update(skip_locked=True))
+            holder: dict[str, Any] = json.loads(locked or connection.scalar(_property(_WRITER)) or "{}")
+            if locked is None:  # a transaction of its holder runs
+                return holder
+            if holder and not _has_ended(holder):
+                until = connection.scalar(_property(_UNTIL))
+                if float(until or 0) > float(connection.scalar(sa.select(_NOW)) or 0):
+                    return holder
+            value = {"token": token, "pid": os.getpid(), "host": socket.gethostname(), "machine": _machine()}
+            update = properties.update().where(properties.c.key == _WRITER)
+            connection.execute(update.values(value=json.dumps(value)))
+            connection.execute(_renewal())
+        return None
+
+    def _renew_lease(self, token: str, stop: threading.Event) -> None:
+        while not stop.wait(LEASE_SECONDS / 3):
+            with contextlib.suppress(CollectionError), self._committing() as connection:
+                # If the row is locked, a transaction of this process runs, which renews the lease at its end.
+                holder = connection.scalar(_property(_WRITER).with_for_update(skip_locked=True))
+                if holder is not None and token in holder:
+                    connection.execute(_renewal())
+
+    @contextmanager
+    def views_lock(self) -> Iterator[bool]:
+        """Held while the views of this machine are replaced; False if another process holds it."""
+        lock = FileLock(self.folder / "views.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            for leftover in (self.folder / "views").glob("*.new"):  # of processes that were killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield True
+        finally:
+            lock.release()
+
+    # --- HEAD ----------------------------------------------------------------------------------------------------
+
+    @property
+    def seen(self) -> tuple[int, str] | None:
+        """The newest generation that this process has seen, and its digest."""
+        return self._seen
+
+    def saw(self, generation: int, digest: str) -> None:
+        """Remember a generation, also for later processes on this machine."""
+        if self._seen is not None and generation <= self._seen[0]:
+            return
+        try:
+            self.write_head(generation, digest)
+        except CollectionError as error:
+            _log.warning("%s", error)
+        self._seen = (generation, digest)
+
+    def read_head(self) -> dict[str, Any] | None:
+        """The newest generation that this machine has seen, None if it has seen none."""
+        path = self.folder / HEAD_FILE
+        try:
+            return read_checksummed(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DamagedCollectionError(
+                f"The record of the last commit, '{path}', cannot be read: {error}.", "Remove the file."
+            ) from error
+
+    def write_head(self, generation: int, digest: str) -> None:
+        """Remember a generation durably, unless a newer one is recorded."""
+        folder = self.folder
+        try:
+            with self._head_lock, FileLock(folder / f"{HEAD_FILE}.lock"):
+                recorded = self.read_head()
+                if recorded is None or recorded["generation"] < generation:
+                    write_durably(folder / HEAD_FILE, encode_checksummed({"generation": generation, "digest": digest}))
+        except OSError as error:
+            raise CollectionError(
+                f"Generation {generation} is committed, but '{folder / HEAD_FILE}' cannot be written: {error}.",
+                "Fix the cause and run the command again.",
+            ) from error
+
+    # --- Errors --------------------------------------------------------------------------------------------------
+
+    def read_error(self, error: sa.exc.DBAPIError) -> CollectionError:
+        """The error to raise for a failed read."""
+        error_type, why = self._failure(error)
+        if error_type is CollectionUnavailableError:
+            return error_type(
+                f"The collection '{self.location}' cannot be reached: {why}.", "Check the address and the server."
+            )
+        if error_type is DamagedCollectionError:
+            return self.damage_error(why)
+        if error_type is CollectionNotFound:
+            return self._not_found()
+        return error_type(f"The collection '{self.location}' cannot be read: {why}.", "Run the command again.")
+
+    def write_error(self, error: sa.exc.DBAPIError) -> CollectionError:
+        """The error to raise for a failed write."""
+        error_type, why = self._failure(error)
+        return error_type(
+            f"Writing to '{self.location}' failed: {why}. Earlier commits are intact.",
+            "Fix the cause and run the command again.",
+        )
+
+    def _not_found(self) -> CollectionNotFound:
+        return CollectionNotFound(
+            f"There is no collection at '{self.location}'.", "Create one with `ragfm ingest FOLDER`."
+        )
+
+    def _failure(self, error: sa.exc.DBAPIError) -> tuple[type[CollectionError], str]:
+        """The type of error to raise, and the reason in one line."""
+        state = getattr(error.orig, "sqlstate", None) or ""
+        why = " ".join(str(error.orig).split()).rstrip(".")
+        # Classes of states: 08 connection exception, 28 authorization, 3D unknown database, 57 server is shut down.
+        if error.connection_invalidated or not state or state[:2] in ("08", "28", "3D", "57"):
+            return CollectionUnavailableError, why
+        return _ERRORS.get(state, CollectionError), why
+
+    def damage_error(self, damage: str) -> DamagedCollectionError:
+        """The error to raise for damage of the catalog."""
+        return DamagedCollectionError(
+            f"The catalog '{self.location}' is damaged: {damage}.", "Restore it from a backup of the database."
+        )
+
+    # --- Space ---------------------------------------------------------------------------------------------------
+
+    def size(self, engine: sa.Engine) -> int:
+        """The size of all tables with their indexes, in bytes."""
+        tables = (f'"{self._schema}"."{table.name}"' for table in SCHEMA.sorted_tables)
+        sizes = (sa.func.pg_total_relation_size(sa.cast(table, REGCLASS)) for table in tables)
+        with engine.begin() as connection:
+            return int(sum(connection.execute(sa.select(*sizes)).one()))
+
+    def shrink(self, engine: sa.Engine) -> None:
+        """Let the server use the space of deleted rows again, and update its statistics."""
+        del engine
+        try:
+            with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                for table in SCHEMA.sorted_tables:
+                    connection.execute(sa.text(f'VACUUM (ANALYZE) "{self._schema}"."{table.name}"'))
+        except sa.exc.DBAPIError as error:
+            raise self.write_error(error) from error
+
+
+_NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
+
+
+def _property(key: str) -> sa.Select[Any]:
+    return sa.select(properties.c.value).where(properties.c.key == key)
+
+
+def _renewal() -> sa.Update:
+    """The statement that lets the lease last `LEASE_SECONDS` from now."""
+    until = sa.cast(_NOW + LEASE_SECONDS, sa.String)
+    return properties.update().where(properties.c.key == _UNTIL).values(value=until)
+
+
+def _holder(lease: Mapping[str, Any]) -> str:
+    return f"Process {lease['pid']} on {lease['host']}" if lease else "Another process"
+
+
+def _machine() -> str:
+    """Identifies the processes that this one can see: those since the machine's start, in the same container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return uuid.uuid4().hex
+
+
+def _has_ended(lease: Mapping[str, Any]) -> bool:
+    """Whether the holder of a lease was a process on this machine that no longer exists."""
+    if lease["machine"] != _machine():
+        return False
+    try:
+        os.kill(lease["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -1,0 +1,413 @@
+"""Collections on PostgreSQL: what differs from a folder. What is equal is tested by tests of both databases."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.postgres_server import POOL_PORT, PostgresServer, pgbouncer, postgres_server
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import (
+    CollectionBusyError,
+    CollectionError,
+    CollectionNotFound,
+    CollectionUnavailableError,
+    ConfigError,
+    DamagedCollectionError,
+    MissingExtraError,
+    UnsupportedError,
+)
+from ragfm.samples import HANDBOOK
+from ragfm.store import postgres_database
+from ragfm.testing import HashingEmbedder
+
+QUERIES = ("How many days of leave?", "parents weeks", "office opens", "expenses", "a word that is nowhere: zyzzyva")
+
+
+def _open(place: str | Path, embedder: HashingEmbedder | None = None) -> Collection:
+    return Collection.open(place, settings=Settings(), embedder=embedder or HashingEmbedder())
+
+
+def _schema(address: str) -> str:
+    found = re.search(r"collection=(\w+)", address)
+    assert found is not None
+    return found[1]
+
+
+def _write(docs: Path, count: int, word: str = "leave") -> Path:
+    docs.mkdir(exist_ok=True)
+    for number in range(count):
+        (docs / f"{number}.txt").write_text(f"Document {number} is about {word} of {number} days.\n")
+    return docs
+
+
+@pytest.fixture
+def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The cache folder of another machine, to set as XDG_CACHE_HOME."""
+    return str(tmp_path / "another-machine")
+
+
+# --- Search ------------------------------------------------------------------------------------------------------
+
+
+def test_results_equal_those_of_a_folder(address: str, tmp_path: Path) -> None:
+    server, folder, docs = _open(address), _open(tmp_path / ".ragfm"), _write(tmp_path / "docs", 3)
+    for collection in (server, folder):
+        collection.sync(HANDBOOK, name="handbook", tags={"year": 2026})
+        collection.sync(docs, allow=["hr"])
+    for query in QUERIES:
+        for mode in ("hybrid", "dense", "keyword"):
+            assert server.search(query, 20, mode=mode) == folder.search(query, 20, mode=mode)  # type: ignore[arg-type]
+        assert server.search(query, 20, filter="year = 2026 and uri like '%a%'") == folder.search(
+            query, 20, filter="year = 2026 and uri like '%a%'"
+        )
+        for groups in (set[str](), {"hr"}):
+            assert server.as_groups(groups).search(query, 50) == folder.as_groups(groups).search(query, 50)
+    assert server.documents() == folder.documents()
+    assert server.state == folder.state  # the digests of both histories are equal
+    assert server.search("leave days", 50) != server.as_groups(set()).search("leave days", 50)
+
+
+def test_every_machine_builds_its_own_view(
+    address: str, docs: Path, another_machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = _open(address)
+    writer.sync(docs)
+    expected = writer.search("leave", 10)
+    monkeypatch.setenv("XDG_CACHE_HOME", another_machine)
+    reader = _open(address)
+    assert reader.search("leave", 10) == expected
+    assert reader.path.is_relative_to(another_machine)
+    assert reader.status().indexes[0]["vectors"] == len(expected)
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    writer.sync(docs)
+    assert reader.search("watchmen", 1)[0].uri == "docs/more.txt"
+    reader._store.settle()
+    reader.search("watchmen", 1)
+    reader._store.settle()
+    assert reader.status().indexes[0]["pending"] == 0
+
+
+def test_locations_of_sources_hold_in_every_folder(
+    address: str, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _open(address).sync("docs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    report = _open(address).sync()
+    assert (report.unchanged, report.removed, len(report.failed)) == (4, 0, 0)
+    assert _open(address).documents()[0].uri == "docs/hours.txt"
+
+
+def test_the_settings_file(address: str, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ragfm.toml").write_text("[search]\nk = 2\n")
+    Collection.open(address, embedder=HashingEmbedder()).sync(docs)
+    assert len(Collection.open(address, embedder=HashingEmbedder()).search("leave")) == 2
+    (tmp_path / "other.toml").write_text("[search]\nk = 3\n")
+    monkeypatch.setenv("RAGFM_CONFIG", "other.toml")
+    assert len(Collection.open(address, embedder=HashingEmbedder()).search("leave")) == 3
+    monkeypatch.setenv("RAGFM_CONFIG", "missing.toml")
+    with pytest.raises(ConfigError, match=r"no settings file 'missing\.toml'"):
+        _ = Collection.open(address).settings
+
+
+# --- Addresses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["mysql://host/db", "postgresql+asyncpg://host/db", "http://host"])
+def test_an_unknown_kind_of_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="not a known kind of address"):
+        Collection.open(address)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["Upper", "pg_mine", "a b", 'a"; DROP', "x" * 64])
+def test_an_invalid_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="name of the collection"):
+        Collection.open(f"postgresql:///db?collection={name}")
+
+
+def test_a_password_is_never_shown(postgres: PostgresServer) -> None:
+    collection = Collection.open(f"postgresql://me:s3cret@/nowhere?host={postgres.folder}")
+    with pytest.raises(CollectionUnavailableError, match="nowhere") as raised:
+        collection.search("leave")
+    assert "s3cret" not in f"{raised.value} {collection!r} {collection.location}"
+
+
+def test_without_a_collection_nothing_is_created(address: str, postgres: PostgresServer, tmp_path: Path) -> None:
+    for use in (lambda: _open(address).search("x"), lambda: _open(address).status(), lambda: _open(address).verify()):
+        with pytest.raises(CollectionNotFound):
+            use()
+    assert postgres.sql(f"SELECT count(*) FROM pg_namespace WHERE nspname = '{_schema(address)}'") == "0"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_importing_ragfm_does_not_import_psycopg() -> None:
+    code = "import sys, ragfm.collection, ragfm.store.collection_store; sys.exit('psycopg' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[postgres\]'"):
+        Collection.open("postgresql:///db").search("x")
+
+
+# --- One writer --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_told_who_writes(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _open(address)
+    first.sync(docs)
+    monkeypatch.setattr(postgres_database, "LOCK_SECONDS", 0.1)
+    with first._store.writing(), pytest.raises(CollectionBusyError, match=f"Process {os.getpid()} on"):
+        _open(address).sync(docs)
+    assert _open(address).sync(docs).unchanged == 4
+
+
+def test_a_writer_that_lost_its_lease_cannot_write(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_database, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_database.PostgresDatabase, "_renew_lease", lambda *_: None)  # as if it was suspended
+    first, second = _open(address), _open(address)
+    first.sync(docs)
+    with first._store.writing() as catalog:
+        (source,) = catalog.sources()
+        (docs / "more.txt").write_text("More.")
+        assert second.sync(docs).added == 1  # takes the lease over, once it has ended
+        with pytest.raises(CollectionBusyError, match="was lost"):
+            catalog.commit(source, [], ["more.txt"])
+    assert len(_open(address).documents()) == 5
+    assert not _open(address).verify().damaged
+
+
+def test_a_long_commit_keeps_the_lease(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_database, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(postgres_database, "LOCK_SECONDS", 0.2)
+    first = _open(address)
+    first.sync(docs)
+    with first._store.writing() as catalog:
+        with catalog.new_generation():
+            time.sleep(1.0)  # longer than the lease
+            with pytest.raises(CollectionBusyError):
+                _open(address).sync(docs)
+        time.sleep(1.0)  # renewed in the background
+        with pytest.raises(CollectionBusyError):
+            _open(address).sync(docs)
+        (source,) = catalog.sources()
+        catalog.commit(source, [], ["hours.txt"])
+
+
+WRITER = """
+import sys
+from ragfm import Collection, Settings
+from ragfm.testing import HashingEmbedder
+from ragfm.store import postgres_database
+from ragfm.store.catalog_writer import CatalogWriter
+address, docs, mode = sys.argv[1:]
+postgres_database.LOCK_SECONDS = 60
+collection = Collection.open(address, settings=Settings(), embedder=HashingEmbedder())
+if mode == "hold":
+    with collection._store.writing():
+        print("holds", flush=True)
+        sys.stdin.read()
+report = collection.sync(docs, name="docs")
+print(report.added, report.unchanged)
+"""
+
+
+def _writer(address: str, docs: Path, mode: str = "sync") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, address, str(docs), mode]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_writer_holds_nothing_up(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_database, "LOCK_SECONDS", 1.0)  # its lease would last longer
+    _open(address).sync(docs)
+    writer = _writer(address, docs, "hold")
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "holds\n"
+    with pytest.raises(CollectionBusyError, match=f"Process {writer.pid} on"):
+        _open(address).sync(docs)
+    writer.kill()
+    writer.communicate()
+    assert _open(address).sync(docs).unchanged == 4
+
+
+@pytest.mark.slow
+def test_concurrent_ingests_of_one_source_make_no_double(address: str, tmp_path: Path) -> None:
+    docs = _write(tmp_path / "docs", 40)
+    writers = [_writer(address, docs) for _ in range(3)]
+    outputs = sorted(writer.communicate(timeout=120)[0] for writer in writers)
+    assert outputs == ["0 40\n", "0 40\n", "40 0\n"]
+    collection = _open(address)
+    assert len(collection.documents()) == 40
+    assert not collection.verify().damaged
+
+
+# --- Durability --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
+def test_a_server_that_may_lose_commits_is_refused(
+    address: str, docs: Path, postgres: PostgresServer, setting: str
+) -> None:
+    postgres.sql(f"ALTER SYSTEM SET {setting} = off")
+    try:
+        postgres.sql("SELECT pg_reload_conf()")
+        while postgres.sql(f"SHOW {setting}") != "off":
+            time.sleep(0.05)
+        with pytest.raises(CollectionError, match=f"may lose acknowledged commits: {setting}=off"):
+            _open(address).sync(docs)
+    finally:
+        postgres.sql(f"ALTER SYSTEM RESET {setting}")
+        postgres.sql("SELECT pg_reload_conf()")
+    while postgres.sql(f"SHOW {setting}") != "on":
+        time.sleep(0.05)
+    assert _open(address).sync(docs).added == 4
+
+
+def test_a_restored_dump_verifies_and_an_older_one_is_refused(
+    address: str, docs: Path, postgres: PostgresServer
+) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    expected = collection.search("leave", 10)
+    dump = postgres.dump(f"--schema={_schema(address)}")
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    collection.sync(docs)
+    database = f"d{_schema(address)}"
+    postgres.sql(f"CREATE DATABASE {database}")
+    postgres.restore(dump, database)
+    restored = postgres.address(_schema(address), database)
+    with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged: commits were lost") as raised:
+        _open(restored).search("leave", 10)
+    assert str(collection.path) in raised.value.hint
+    shutil.rmtree(collection.path)  # as the hint says
+    copy = _open(restored)
+    assert copy.search("leave", 10) == expected
+    assert not copy.verify().damaged
+    copy.close()
+    assert _open(restored).sync(docs).added == 1  # sequences are restored, too
+
+
+def test_a_running_process_notices_lost_commits(address: str, docs: Path, postgres: PostgresServer) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    collection.sync(docs)
+    collection.search("leave")
+    schema = _schema(address)
+    postgres.sql(f"UPDATE {schema}.generations SET digest = 'other' WHERE id = 2")
+    with pytest.raises(DamagedCollectionError, match="commits were lost"):
+        collection.search("leave")
+    postgres.sql(f"DELETE FROM {schema}.generations WHERE id = 2")
+    with pytest.raises(DamagedCollectionError, match="is at generation 1, but generation 2"):
+        collection.search("leave")
+
+
+def test_another_collection_in_its_place_is_noticed(address: str, docs: Path, postgres: PostgresServer) -> None:
+    reader = _open(address)
+    reader.sync(docs)
+    assert reader.search("leave")
+    postgres.sql(f"DROP SCHEMA {_schema(address)} CASCADE")
+    with pytest.raises(CollectionError):
+        reader.search("leave")
+    (docs / "leave.md").write_text("Nothing but walnuts.")
+    _open(address).sync(docs)
+    assert reader.search("walnuts", 1)[0].text == "Nothing but walnuts."
+
+
+def test_damage_is_found(address: str, docs: Path, postgres: PostgresServer) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    schema = _schema(address)
+    postgres.sql(f"UPDATE {schema}.documents SET text = replace(text, '28', '29')")
+    postgres.sql(f"DELETE FROM {schema}.tags")
+    found = {finding.what for finding in collection.verify().findings}
+    assert "the hash of the text of docs/leave.md" in found
+    assert any(what.startswith("the tags of docs/") for what in found)
+    postgres.sql(f"UPDATE {schema}.documents SET text = replace(text, '29', '28')")
+    assert not collection.verify(repair=True).damaged
+
+
+def test_backups_are_those_of_the_server(address: str, docs: Path, tmp_path: Path) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    with pytest.raises(UnsupportedError, match="own backups") as raised:
+        collection.backup(tmp_path / "file")
+    assert "pg_dump" in raised.value.hint
+    with pytest.raises(UnsupportedError, match="ragfm copy"):
+        collection.restore(tmp_path / "file")
+
+
+# --- Servers that stop, and poolers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """A server that a test may stop."""
+    pytest.importorskip("psycopg")
+    with postgres_server() as server:
+        yield server
+
+
+def test_a_handle_survives_a_restart_of_the_server(own_server: PostgresServer, address: str, docs: Path) -> None:
+    collection = _open(own_server.address())
+    collection.sync(docs)
+    expected = collection.search("leave", 10)
+    own_server.stop("immediate")
+    with pytest.raises(CollectionUnavailableError, match="cannot be reached"):
+        collection.search("leave", 10)
+    with pytest.raises(CollectionUnavailableError):
+        collection.sync(docs)
+    own_server.start()
+    assert collection.search("leave", 10) == expected
+    own_server.stop()
+    own_server.start()
+    assert collection.search("leave", 10) == expected  # the first attempt fails, on a closed connection
+    assert collection.sync(docs).unchanged == 4
+
+
+def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: PostgresServer) -> None:
+    if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip("pgbouncer is not installed")
+    pooled = f"{address}&port={POOL_PORT}"
+    with pgbouncer(postgres):
+        collection = _open(pooled)
+        collection.sync(docs)
+        failures: list[BaseException] = []
+
+        def search() -> None:
+            reader = _open(pooled)
+            try:
+                for _ in range(10):
+                    assert reader.search("leave", 10)
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                reader.close()
+
+        threads = [threading.Thread(target=search) for _ in range(6)]  # more than the pool has connections
+        for thread in threads:
+            thread.start()
+        for number in range(5):
+            (docs / f"{number}.txt").write_text(f"Number {number}.")
+            collection.sync(docs)
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert not collection.verify().damaged
+        collection.compact()
+        collection.close()
+    direct = _open(address)
+    assert len(direct.documents()) == 9
