@@ -14,7 +14,6 @@ import click
 
 from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
-from ragfm.core.config import CONFIG_VARIABLE
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.model_card import first_use_warning
@@ -60,13 +59,13 @@ debug_option = click.option("--debug", is_flag=True, expose_value=False, help="S
 
 def _check_config(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Set `RAGFM_CONFIG` to the value of --config, unless the collection is a folder. Called for both options."""
-    values = context.meta.setdefault(CONFIG_VARIABLE, {})
+    values = context.meta.setdefault("ragfm.options", {})
     values[option.name] = value
     config, collection = values.get("config"), values.get("collection")
     if config is not None and collection is not None:
         if "://" not in collection:
             raise click.UsageError("--config requires a collection on PostgreSQL. A folder has ragfm.toml next to it.")
-        os.environ[CONFIG_VARIABLE] = config
+        os.environ["RAGFM_CONFIG"] = config
     return value
 
 

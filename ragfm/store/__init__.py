@@ -1,6 +1,9 @@
 """The store: the catalog, which is the source of truth, and indexes built from it.
 
-sqlite_file         SQLite with page checksums, and the HEAD file
+database            what a collection needs of its database
+sqlite_database     a collection in a folder
+sqlite_file         its file, with page checksums, and HEAD
+postgres_database   a collection on PostgreSQL
 tables, migrations  the schema, and upgrades from older schemas
 catalog             reads the catalog
 catalog_writer      writes it, one generation per commit
