@@ -59,23 +59,39 @@ class Processes:
 
     @contextmanager
     def defer_interrupts(self) -> Iterator[None]:
-        """Keep a Ctrl-C in this block for `raise_if_interrupted`: a process that left a step would block the others."""
-        if self.world_size == 1 or threading.current_thread() is not threading.main_thread():
+        """Keep a Ctrl-C in this block for `raise_if_interrupted`, or for the end of the block.
+
+        Raised inside torch it may end the process, and a process that left a step would block the others. A process
+        that is alone raises a second Ctrl-C at once.
+        """
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
             yield
             return
-        handler = signal.signal(signal.SIGINT, lambda *_: setattr(self, "_interrupted", True))
+
+        def note(*_: object) -> None:
+            if self._interrupted and self.world_size == 1:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        self._interrupted = False
+        signal.signal(signal.SIGINT, note)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, handler)
+        if self._interrupted and self.world_size == 1:
+            raise KeyboardInterrupt
 
     def raise_if_interrupted(self, device: torch.device) -> None:
         """Raise KeyboardInterrupt in all processes if one of them received a Ctrl-C."""
         if self.world_size == 1:
-            return
-        interrupted = torch.tensor(float(self._interrupted), device=device)
-        self.sum_tensors([interrupted])
-        if interrupted.item():
+            interrupted = self._interrupted
+        else:
+            flag = torch.tensor(float(self._interrupted), device=device)
+            self.sum_tensors([flag])
+            interrupted = bool(flag.item())
+        if interrupted:
             raise KeyboardInterrupt
 
 

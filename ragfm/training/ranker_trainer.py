@@ -20,6 +20,7 @@ from ragfm.models.adapters import CHECKPOINT
 from ragfm.training import checkpoint
 from ragfm.training.base_model import in_bfloat16
 from ragfm.training.checkpoint import BEST, defer_interrupt
+from ragfm.training.distributed import Processes
 from ragfm.training.hard_negatives import RankingExample
 from ragfm.training.ranker_models import Ranker
 
@@ -114,33 +115,36 @@ def train_ranker(
 
     start, saved = time.monotonic() - state.seconds, time.monotonic()
     warmup = max(1, round(settings.warmup * len(steps)))
+    processes = Processes()
     try:
-        model.train()
-        validate_if_due()
-        while state.step < len(steps):
-            step, random_state = state.step, checkpoint.rng_state()
-            scale = (step + 1) / warmup if step < warmup else (len(steps) - step) / max(1, len(steps) - warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.rate * scale
-            with autocast():
-                loss = ranker.loss(steps[step])
-                loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DataError(f"The loss is {value} at step {step}.", "Train with a lower learning rate.")
-            with defer_interrupt():
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                state.step += 1
-                state.losses.append(value)
-                random_state = None
-            state.seconds = time.monotonic() - start
+        with processes.defer_interrupts():
+            model.train()
             validate_if_due()
-            report(Progress("train", state.step, len(steps), {"loss": value}))
-            if time.monotonic() - saved >= _CHECKPOINT_SECONDS:
-                save()
-                saved = time.monotonic()
+            while state.step < len(steps):
+                step, random_state = state.step, checkpoint.rng_state()
+                scale = (step + 1) / warmup if step < warmup else (len(steps) - step) / max(1, len(steps) - warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.rate * scale
+                with autocast():
+                    loss = ranker.loss(steps[step])
+                    loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise DataError(f"The loss is {value} at step {step}.", "Train with a lower learning rate.")
+                with defer_interrupt():
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    state.step += 1
+                    state.losses.append(value)
+                    random_state = None
+                state.seconds = time.monotonic() - start
+                validate_if_due()
+                report(Progress("train", state.step, len(steps), {"loss": value}))
+                if time.monotonic() - saved >= _CHECKPOINT_SECONDS:
+                    save()
+                    saved = time.monotonic()
+                processes.raise_if_interrupted(device)
         save()
     except KeyboardInterrupt:
         save()

@@ -40,6 +40,7 @@ from ragfm.models.adapters import CHECKPOINT, METHODS, RECORD, check_adapter, re
 from ragfm.training.adapter_folder import PAGE, write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors, write_tensors
+from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_to_jsonl
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
@@ -259,7 +260,7 @@ def test_a_run_killed_five_times_has_the_losses_of_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora"])  # the others are killed above
+@pytest.mark.parametrize("method", METHODS)
 def test_ctrl_c_at_any_moment_loses_no_step(folder: Path, tmp_path: Path, method: Any) -> None:
     """Checkpoints are written only at Ctrl-C and at the end, and each run makes some steps."""
     settings = replace(
@@ -295,6 +296,31 @@ def test_ctrl_c_at_any_moment_loses_no_step(folder: Path, tmp_path: Path, method
     for one, other in ((whole.state.losses, stopped.state.losses), (whole.state.valid, stopped.state.valid)):
         assert [at for at, _ in one] == [at for at, _ in other]
         assert [loss for _, loss in other] == pytest.approx([loss for _, loss in one], abs=1e-3)
+
+
+def test_a_ctrl_c_waits_for_the_step_and_a_second_one_does_not() -> None:
+    processes, reached = Processes(), list[str]()
+
+    def run(signals: int, *, stops: bool) -> None:
+        with processes.defer_interrupts():
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGINT)
+            reached.append("end of the step")
+            if stops:
+                processes.raise_if_interrupted(torch.device("cpu"))
+            reached.append("end of the block")
+
+    for signals, stops, expected in (
+        (1, True, ["end of the step"]),
+        (1, False, ["end of the step", "end of the block"]),
+        (2, True, []),
+    ):
+        reached.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run(signals, stops=stops)
+        assert reached == expected
+    run(0, stops=True)  # nothing is left of the signals before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @contextmanager
