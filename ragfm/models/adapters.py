@@ -33,6 +33,10 @@ GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
 FORMAT = 1
 Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
+NOT_IN_GGUF = ("dora", "ia3", "prefix", "prompt")
+"""Methods whose adapters llama.cpp cannot run."""
+MERGES = ("lora", "qlora", "dora", "ia3")
+"""Methods whose adapters can be merged into the weights of their base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +145,17 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     path = Path(adapter).expanduser()
     plugin, model = plugin_and_model("readers", reader)
     if path.is_dir():
-        if read_record(path).method == "full":
+        method = read_record(path).method
+        if method == "full":
             raise AdapterMismatchError(
                 f"'{path}' has the weights of a whole model, not an adapter.",
                 f"Use it as the reader: `--reader transformers:{path}`.",
+            )
+        if plugin == "llama-cpp" and method in NOT_IN_GGUF:
+            merge = f", or merge it: `ragfm adapt export {path} --to merged --out FOLDER`"
+            raise AdapterMismatchError(
+                f"'{path}' was trained by {method}, which llama.cpp cannot run.",
+                f"Use the transformers reader: `--reader transformers:{model}`{merge if method in MERGES else ''}.",
             )
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
             raise ModelNotFoundError(f"'{path}' has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
@@ -152,6 +163,17 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     if plugin in ("llama-cpp", "transformers") and model:
         check_adapter(path, find_model(model, "reader"), prompt)
     return str(path)
+
+
+def virtual_tokens(adapter: str | Path | None) -> int:
+    """The number of tokens that an adapter puts before each prompt (prefix and prompt tuning); 0 for other adapters."""
+    config = Path(adapter, "adapter_config.json").expanduser() if adapter else None
+    if config is None or not config.is_file():
+        return 0
+    try:
+        return int(json.loads(config.read_bytes()).get("num_virtual_tokens") or 0)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DamagedModelError(f"Cannot read '{config}': {error}.", "Train or copy the adapter again.") from error
 
 
 def trained_weights_sha256(folder: Path) -> str:

@@ -13,7 +13,7 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Sampling
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.generation.readers import load_reader
-from ragfm.models.adapters import GGUF, GGUF_BASE, GGUF_PROMPT, check_adapter, read_record
+from ragfm.models.adapters import GGUF, GGUF_BASE, GGUF_PROMPT, MERGES, check_adapter, read_record
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.training.adapter_folder import save_model
 from ragfm.training.base_model import Base
@@ -97,10 +97,10 @@ def export_adapter(
     target = Path(out)
     if form == "merged" and quantisation:
         return _merge_gguf(file or path, target, name, quantisation)
-    if method in ("prefix", "prompt"):
+    if method not in MERGES:
         raise UnsupportedError(
             f"Adapters trained by {method} cannot be merged: they add tokens to the prompt.",
-            "Use it with transformers and peft.",
+            f"Use the adapter as it is, with the transformers reader: `--adapter {path}`.",
         )
     check_output_folder(target, find_model(name, "reader"), adapter=file or path)
     if form == "peft":

@@ -208,7 +208,7 @@ def _check_convertible(config: Mapping[str, Any], folder: Path) -> None:
         reason = "its matrices are transposed"
     if reason:
         merges = kind in ("LORA", "IA3")
-        hint = "Merge it into the weights: --to merged." if merges else "Use it with transformers and peft."
+        hint = "Merge it into the weights: --to merged." if merges else "Use it as it is, with the transformers reader."
         raise UnsupportedError(f"The adapter in {folder} cannot be written as a GGUF adapter: {reason}.", hint)
 
 

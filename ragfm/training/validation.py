@@ -9,6 +9,7 @@ import torch
 
 from ragfm.core.abstention import is_abstention
 from ragfm.evaluation.answer_matching import token_f1
+from ragfm.generation.readers.torch_model import cache_argument, virtual_cache
 from ragfm.training.base_model import Base
 from ragfm.training.examples import Example
 
@@ -34,19 +35,17 @@ def score_answers(model: Any, base: Base, examples: Sequence[Example]) -> float:
 
 def generate_greedy(model: Any, base: Base, prompt: Sequence[int], max_tokens: int) -> str:
     """The model's answer to the tokens of a prompt by greedy decoding, up to the end of its turn."""
-    ids = torch.tensor([list(prompt)], device=base.device)
+    answer: list[int] = []
+    inputs, cache, argument = list(prompt), None, cache_argument(base.model)
     with torch.no_grad():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            eos_token_id=sorted(base.ends),
-            pad_token_id=base.pad,
-        )
-    answer = []
-    for token in output[0, len(prompt) :].tolist():
-        if token in base.ends:
-            break
-        answer.append(int(token))
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            cache, model = virtual_cache(model), base.model
+        while len(answer) < max_tokens:
+            ids = torch.tensor([inputs], device=base.device)
+            output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache})
+            token, cache = int(output.logits[0, -1].argmax()), output[argument]
+            if token in base.ends:
+                break
+            answer.append(token)
+            inputs = [token]
     return str(base.tokenizer.decode(answer, skip_special_tokens=True)).strip()

@@ -34,9 +34,20 @@ from ragfm.core.errors import (
 )
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.progress import Progress
-from ragfm.core.types import Message
+from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.models.adapters import CHECKPOINT, METHODS, RECORD, check_adapter, read_record, serving_adapter
+from ragfm.generation.readers import load_reader
+from ragfm.models.adapters import (
+    CHECKPOINT,
+    MERGES,
+    METHODS,
+    NOT_IN_GGUF,
+    RECORD,
+    check_adapter,
+    read_record,
+    serving_adapter,
+)
+from ragfm.training.adapter_export import load_adapter
 from ragfm.training.adapter_folder import PAGE, write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors, write_tensors
@@ -45,6 +56,7 @@ from ragfm.training.examples import Example, examples_to_jsonl
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_loss, pack_rows, plan_steps, row_tokens
+from ragfm.training.validation import generate_greedy
 
 RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
@@ -80,6 +92,28 @@ def test_the_loss_falls_with_each_method(folder: Path, tmp_path: Path, method: A
     check_adapter(tmp_path / "out", folder, prompt_fingerprint())
     assert not (tmp_path / "out" / CHECKPOINT).exists()
     assert "<polyline" in (tmp_path / "out" / PAGE).read_text()
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "prefix", "prompt"])
+def test_each_adapter_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, method: Any) -> None:
+    settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=6, batch=10, rate=RATES[method])
+    trained = training(folder, tmp_path / "out", settings)
+    write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
+    base, prompts = Base(str(folder)), [example.messages for example in tiny_examples(3)]
+    model = load_adapter(base, tmp_path / "out")
+    # A stream does not yield a character that is not complete.
+    expected = [generate_greedy(model, base, base.prompt(messages), 12).rstrip(" \ufffd") for messages in prompts]
+    found = serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
+    assert found
+    reader = load_reader(f"transformers:{folder}", dtype="float32", device="cpu")
+    adapted = [reader.stream(messages, Sampling(max_tokens=12, adapter=found)) for messages in prompts]
+    plain = reader.stream(prompts[0], Sampling(max_tokens=12))
+    assert ["".join(stream).strip().rstrip(" \ufffd") for stream in adapted] == expected
+    assert "".join(plain).strip() != expected[0]
+    if method in NOT_IN_GGUF:
+        with pytest.raises(AdapterMismatchError, match=rf"trained by {method}, which llama.cpp cannot") as refused:
+            serving_adapter(tmp_path / "out", "bundled", prompt_fingerprint())
+        assert ("--to merged" in (refused.value.hint or "")) == (method in MERGES)
 
 
 def test_a_full_model_is_refused_as_an_adapter(folder: Path, tmp_path: Path) -> None:

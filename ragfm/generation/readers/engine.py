@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from ragfm.core.cache import file_identity
 from ragfm.core.errors import ModelNotFoundError
 from ragfm.core.types import Message
-from ragfm.models.adapters import WEIGHTS
+from ragfm.models.adapters import WEIGHTS, virtual_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +41,14 @@ class Adapter(NamedTuple):
 
     path: str
     identity: str
+    virtual_tokens: int = 0
+    """Number of tokens of the window that the adapter puts before each prompt."""
 
     @classmethod
     def from_path(cls, path: Path) -> Adapter:
-        """The current content of a GGUF file or a PEFT folder, its scale included. Raises OSError."""
+        """The current content of a GGUF file or a PEFT folder, scale included. Raises OSError or DamagedModelError."""
         files = [path / "adapter_config.json", path / WEIGHTS] if path.is_dir() else [path]
-        return cls(str(path.resolve()), " ".join(map(file_identity, files)))
+        return cls(str(path.resolve()), " ".join(map(file_identity, files)), virtual_tokens(path))
 
     def check_unchanged(self) -> None:
         """Raise ModelNotFoundError if the files were replaced since."""

@@ -25,7 +25,7 @@ class _Engine(NamedTuple):
 
     model: Any
     batcher: Batcher
-    context_tokens: int
+    window: int
     prefix_cache: Any
 
 
@@ -35,11 +35,21 @@ class LocalReader(Generic[M]):
     A forked process loads the model again. Streams belong to the process that began them.
     """
 
-    def __init__(self, path: Path, context_tokens: int, slots: int, waiting: int, *, thinking: bool | str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        context_tokens: int,
+        slots: int,
+        waiting: int,
+        *,
+        thinking: bool | str,
+        virtual_tokens: int = 0,
+    ) -> None:
         self._path, self.slots = path, int_option("slots", slots, 1)
         self._thinking = bool_option("thinking", thinking)
         self._max_context_tokens = int_option("context_tokens", context_tokens, 1)
         self._waiting = int_option("waiting", waiting, 0)
+        self._virtual_tokens = int_option("virtual_tokens", virtual_tokens, 0)
         self._loading = threading.Lock()
         self._loaded: _Engine | None = None
         reset_in_children(self)
@@ -80,7 +90,7 @@ class LocalReader(Generic[M]):
     @property
     def context_tokens(self) -> int:
         """Number of tokens for the prompt and the completion of a request."""
-        return self._engine.context_tokens
+        return self._engine.window - self._virtual_tokens
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Number of tokens in the prompt, with the model's own chat template."""
@@ -102,8 +112,9 @@ class LocalReader(Generic[M]):
         sampling = self._prepare_sampling(sampling)
         engine = self._engine
         prompt = engine.model.prompt_tokens(messages)
-        max_tokens = completion_limit(len(prompt), engine.context_tokens, sampling.max_tokens)
         adapter = self._adapter(sampling.adapter)
+        window = engine.window - (adapter.virtual_tokens if adapter else 0)
+        max_tokens = completion_limit(len(prompt), window, sampling.max_tokens)
         sampler = self._new_sampler(engine.model, sampling)
         request = GenerationRequest(prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope)
         request.logprobs = [] if sampling.logprobs else None

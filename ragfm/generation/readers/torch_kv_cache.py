@@ -1,8 +1,13 @@
 """KV caches of transformers models.
 
 `BatchedKVCache` has a row for each slot, which is written in place. All rows start at position 0, so one token of many
-requests is evaluated together, however long their texts are; a mask excludes the tokens of other requests. Models with
-recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache.
+requests is evaluated together, however long their texts are; a mask excludes the tokens of other requests. Virtual
+tokens of an adapter (prefix and prompt tuning) precede the text in its row:
+
+    row    [ virtual tokens ][ prompt ][ completion ]
+    column 0 …            19  20 …
+
+Models with recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from ragfm.core.errors import RagfmError
 from ragfm.generation.readers.engine import Adapter, BatchToken, Logits
@@ -29,18 +34,25 @@ class BatchedKVCache:
         self._step = _Step()
         layers = [_CacheLayer(self._step, slots, window) for _ in range(model.config.num_hidden_layers)]
         self._cache = Cache(layers=layers)
-        self._lengths = [0] * slots
+        self._columns = [0] * slots  # of each row that are in use
 
     @torch.inference_mode()
     def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
         """The requested logits, in order. All slots have the same number of tokens in the batch."""
         slots = list(dict.fromkeys(entry.slot for entry in batch))
         per_slot = len(batch) // len(slots)
-        positions = torch.tensor([entry.position for entry in batch]).view(len(slots), per_slot)
+        virtual = self._model.virtual_tokens
+        positions = torch.tensor([virtual + entry.position for entry in batch]).view(len(slots), per_slot)
         length = int(positions.max()) + 1
         self._step.set(slots, positions, length)
         for entry in batch:
-            self._lengths[entry.slot] = entry.position + 1
+            self._columns[entry.slot] = virtual + entry.position + 1
+            if virtual and entry.position == 0:
+                for layer, (keys, values) in zip(self._cache.layers, self._model.virtual_cache, strict=True):
+                    if not layer.is_initialized:
+                        layer.lazy_initialization(keys, values)
+                    layer.keys[entry.slot, :, :virtual] = keys[0]
+                    layer.values[entry.slot, :, :virtual] = values[0]
         tokens = torch.tensor([entry.token for entry in batch]).view(len(slots), per_slot)
         keep = per_slot if sum(entry.wants_logits for entry in batch) > len(slots) else 1
 
@@ -61,14 +73,13 @@ class BatchedKVCache:
         return results
 
     def truncate(self, slot: int, length: int) -> bool:
-        """Keep the first `length` tokens of a slot."""
-        self._lengths[slot] = min(length, self._lengths[slot])
+        """Keep the first `length` tokens of a slot. Those after them are overwritten, or masked."""
         return True
 
     @torch.inference_mode()
     def copy(self, source: int, target: int) -> None:
         """Copy the content of a slot to another slot."""
-        length = self._lengths[target] = self._lengths[source]
+        length = self._columns[target] = self._columns[source]
         for layer in self._cache.layers:
             if layer.is_initialized:
                 layer.keys[target, :, :length] = layer.keys[source, :, :length]
@@ -82,7 +93,7 @@ class BatchedKVCache:
     def resized(self, slots: int) -> BatchedKVCache:
         """A cache with more slots and the same content."""
         larger = BatchedKVCache(self._model, slots, self._window)
-        larger._lengths[: self._slots] = self._lengths
+        larger._columns[: self._slots] = self._columns
         for layer, larger_layer in zip(self._cache.layers, larger._cache.layers, strict=True):
             if layer.is_initialized:
                 larger_layer.lazy_initialization(layer.keys, layer.values)
@@ -166,6 +177,10 @@ class SingleKVCache:
         """The requested logits, in order."""
         keep = len(batch) if sum(entry.wants_logits for entry in batch) > 1 else 1
         tokens = torch.tensor([[entry.token for entry in batch]])
+        if self._cache is None and self._model.virtual_tokens:
+            self._cache = DynamicCache()
+            for number, (keys, values) in enumerate(self._model.virtual_cache):
+                self._cache.update(keys, values, number)
         logits, self._cache = self._model.forward(tokens, self._cache, keep)
         self._length += len(batch)
         return [logits[0, index] for index, entry in enumerate(batch[-keep:]) if entry.wants_logits]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -12,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
@@ -21,16 +23,22 @@ from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
 from ragfm.models.model_lookup import hide_progress_bar
 
 Bits: TypeAlias = Literal[4, 8]
+KeysAndValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Of a layer. *Shape* of each: (1, heads, tokens, head size)."""
 _GPU_PREFILL_BLOCK = 1024
 _BATCHED_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
-def can_batch(config: Any) -> bool:
+def has_only_attention(config: Any) -> bool:
     """Whether all layers of a model are attention layers with their own keys and values."""
     layer_types = set(getattr(config, "layer_types", None) or ())
-    shares_layers = getattr(config, "num_kv_shared_layers", 0)
+    return layer_types <= _BATCHED_LAYER_TYPES and not getattr(config, "num_kv_shared_layers", 0)
+
+
+def can_batch(config: Any) -> bool:
+    """Whether the reader can give the attention layers of a model its own cache and mask."""
     attention = config._attn_implementation  # noqa: SLF001  has no public name
-    return layer_types <= _BATCHED_LAYER_TYPES and not shares_layers and attention in ("sdpa", "eager")
+    return has_only_attention(config) and attention in ("sdpa", "eager")
 
 
 class TorchModel:
@@ -89,15 +97,19 @@ class TorchModel:
         self.prefill_block = _GPU_PREFILL_BLOCK if on_gpu else PREFILL_BLOCK
         self.trained_tokens: int | None = getattr(self.config, "max_position_embeddings", None)
         self.end_tokens = _end_tokens(self._tokenizer, model)
-        parameters = inspect.signature(model.forward).parameters
-        self.supports_batching = can_batch(self.config) and "position_ids" in parameters
-        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
+        self.supports_batching = (
+            can_batch(self.config) and "position_ids" in inspect.signature(model.forward).parameters
+        )
+        self._cache_argument = cache_argument(model)
 
         self._template: ChatTemplate | None = None
         self._peft_model: Any = None
         self._adapter_names: dict[Adapter, str] = {}
         self._name_numbers = itertools.count()
         self._current_adapter: Adapter | None = None
+        self._virtual_caches: dict[Adapter, list[KeysAndValues]] = {}
+        self.virtual_tokens = 0
+        """Number of virtual tokens of the current adapter."""
 
         # A copy: transformers switches truncation on and off on the shared one, which fails while a thread encodes.
         self._encoder = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
@@ -151,17 +163,24 @@ class TorchModel:
         """Use an adapter, or none, for the following evaluations. Raises DamagedModelError."""
         if adapter == self._current_adapter:
             return
-        if adapter is not None and adapter not in self._adapter_names:
+        if adapter is not None and adapter not in self._adapter_names and adapter not in self._virtual_caches:
             self._load_adapter(adapter)
-        if adapter is None and self._peft_model is not None:
-            self._peft_model.base_model.disable_adapter_layers()
-        elif adapter is not None:
+        if adapter in self._adapter_names:
             self._peft_model.base_model.enable_adapter_layers()
             self._peft_model.set_adapter(self._adapter_names[adapter])
+        elif self._peft_model is not None:
+            self._peft_model.base_model.disable_adapter_layers()
+        self.virtual_tokens = adapter.virtual_tokens if adapter else 0
         self._current_adapter = adapter
 
+    @property
+    def virtual_cache(self) -> list[KeysAndValues]:
+        """Keys and values of the current adapter's virtual tokens, for each layer."""
+        assert self._current_adapter
+        return self._virtual_caches[self._current_adapter]
+
     def _load_adapter(self, adapter: Adapter) -> None:
-        """Load an adapter with PEFT, which inserts its layers into the model."""
+        """Load an adapter with PEFT, which inserts its layers into the model, or its virtual tokens."""
         try:
             from peft import PeftConfig, PeftModel
         except ImportError as error:
@@ -172,10 +191,21 @@ class TorchModel:
         self._current_adapter = Adapter(name, "")
         try:
             if PeftConfig.from_pretrained(adapter.path).is_prompt_learning:
-                raise UnsupportedError(
-                    f"'{adapter.path}' is a prompt-learning adapter, which the reader cannot use.", "Train one by lora."
-                )
-            if self._peft_model is None:
+                if not has_only_attention(self.config):
+                    raise UnsupportedError(
+                        f"'{self.path}' has layers other than attention, which cannot use the virtual tokens of "
+                        f"'{adapter.path}'.",
+                        "Train an adapter by lora.",
+                    )
+                if self._peft_model is not None:
+                    self._peft_model.base_model.disable_adapter_layers()
+                with warnings.catch_warnings(), torch.inference_mode():
+                    warnings.filterwarnings("ignore", "You are trying to modify a model with PEFT for a second time")
+                    cache = virtual_cache(PeftModel.from_pretrained(self._model, adapter.path))
+                self._virtual_caches[adapter] = [
+                    (layer.keys.to(self.dtype), layer.values.to(self.dtype)) for layer in cache.layers
+                ]
+            elif self._peft_model is None:
                 self._peft_model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=name).eval()
             else:
                 self._peft_model.load_adapter(adapter.path, adapter_name=name)
@@ -186,8 +216,33 @@ class TorchModel:
                 f"'{adapter.path}' is not an adapter for '{self.path}': {error}.",
                 "Use an adapter that was trained for this model.",
             ) from error
-        adapter.check_unchanged()
-        self._adapter_names[adapter] = name
+        try:
+            adapter.check_unchanged()
+        except RagfmError:
+            self._virtual_caches.pop(adapter, None)
+            raise
+        if adapter not in self._virtual_caches:
+            self._adapter_names[adapter] = name
+
+
+def cache_argument(model: Any) -> str:
+    """The name under which a model of transformers takes and returns its KV cache."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def virtual_cache(peft_model: Any) -> Any:
+    """A KV cache of transformers with the virtual tokens of a PEFT model (prefix or prompt tuning) in one row.
+
+    Prefix tuning stores keys and values, prompt tuning the embeddings that the base model computes them from. PEFT's
+    own `generate` (0.21) does not find the cache of transformers 5, whose name has changed.
+    """
+    prompt, model = peft_model.get_prompt(batch_size=1), peft_model.get_base_model()
+    if not isinstance(prompt, torch.Tensor):
+        return prompt
+    embeddings = prompt.to(model.device, model.get_input_embeddings().weight.dtype)
+    cache = DynamicCache()
+    model(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1, **{cache_argument(model): cache})
+    return cache
 
 
 def _check_options(device: str | None, dtype: str | None, attention: str | None) -> None:

@@ -23,8 +23,8 @@ class TransformersReader(LocalReader[TorchModel]):
     Weights are safetensors or GGUF; code from the hub never runs. `device` defaults to the GPUs if there are any
     (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` and `attention` are transformers'
     names. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, reduced to what
-    the model was trained for. Up to `slots` requests run at once, and up to `waiting` more wait. `Sampling.adapter` is
-    a PEFT folder.
+    the model was trained for and by `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
+    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder.
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class TransformersReader(LocalReader[TorchModel]):
         bits: Bits | None = None,
         attention: str | None = None,
         thinking: bool | str = False,
+        virtual_tokens: int = 0,
     ) -> None:
-        super().__init__(find_model(model, "reader"), context_tokens, slots, waiting, thinking=thinking)
+        path = find_model(model, "reader")
+        super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
         self._device, self._dtype, self._bits, self._attention = device, dtype, bits, attention
 
     @property
