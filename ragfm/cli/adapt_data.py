@@ -25,6 +25,7 @@ from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 
 _DATA = click.Path(exists=True)
+EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
 
 
 @click.command()
@@ -65,6 +66,13 @@ _DATA = click.Path(exists=True)
     type=_DATA,
     help="Evaluation data whose questions and paragraphs must not be in the examples; may be repeated.",
 )
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(EXAMPLE_FORMATS),
+    help="Also write the examples for other trainers, into a folder of this name in the output; may be repeated.",
+)
 @text_option("--licence", help="Licence of the data, for the data card.")
 @data_options
 @out_folder_option("ragfm-examples", "Folder for the examples and their data card.")
@@ -77,6 +85,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     """
     from ragfm.rag import Rag
     from ragfm.training import Recipe, load_held_out, make_dataset, write_dataset
+    from ragfm.training.example_formats import write_example_format
 
     if Path(out).is_file():
         raise DataError(f"'{out}' is a file.", "Specify a folder for the examples with --out.")
@@ -117,6 +126,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
                 progress=progress,
             )
     write_dataset(dataset, out)
+    written = [write_example_format(dataset, out, form) for form in options["formats"]]
     if as_json:
         print_json({**dataset.card, "out": out})
     else:
@@ -127,4 +137,6 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
             text = ", ".join(f"{name} {count}" for name, count in card[key].items())
             print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
         print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")
-        print_written(*(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")))
+        print_written(
+            *(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")), *map(str, written)
+        )

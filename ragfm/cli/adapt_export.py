@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,8 +23,9 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     "--to",
     "form",
     default="gguf",
-    type=click.Choice(["gguf", "merged", "peft"]),
-    help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, or (from a GGUF adapter) PEFT.",
+    type=click.Choice(["gguf", "merged", "peft", "vllm", "ollama"]),
+    help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, (from a GGUF adapter) a PEFT folder, "
+    "a folder for vLLM's --lora-modules, or a folder with a Modelfile for Ollama.",
 )
 @text_option(
     "--base",
@@ -81,5 +83,12 @@ def export(
         for by_transformers, by_llama_cpp in agreement.different[:_MAX_DIFFERENCES]:
             print_text(f"  transformers: {by_transformers!r}  llama.cpp: {by_llama_cpp!r}")
     print_written(str(written))
+    if form == "vllm":
+        record, name = read_record(adapter), Path(adapter).name
+        model = base or record.base["name"]
+        rank = record.settings.get("method", {}).get("rank", 16)
+        print_text(f"vllm serve {model} --enable-lora --max-lora-rank {max(8, rank)} --lora-modules {name}={written}")
+    if form == "ollama":
+        print_text(f"ollama create {Path(adapter).name} -f {written}")
     if form == "gguf" and not base and find_model(read_record(adapter).base["name"], "reader").is_dir():
         print_note("The base is a folder. To serve over a GGUF file of it, export with --base FILE.gguf.")

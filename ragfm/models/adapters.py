@@ -10,17 +10,22 @@ A GGUF adapter also carries the values that are checked, so the file can be used
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.core.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
+from ragfm.core.output_folder import OUTPUT
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.gguf_header import read_header
 from ragfm.models.model_lookup import files_sha256, find_model, weights_sha256
 
+_log = logging.getLogger(__name__)
+
 RECORD = "ragfm-adapter.json"
+PEFT_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 GGUF = "adapter.gguf"
 CHECKPOINT = "checkpoint.safetensors"
@@ -31,6 +36,7 @@ NO_ADAPTER = "none"
 GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
 """Metadata keys of a GGUF adapter: SHA-256 of the base model's weights, and fingerprint of the prompt."""
 FORMAT = 1
+_METHOD_OF_PEFT_TYPE = {"prefix_tuning": "prefix", "prompt_tuning": "prompt"}
 Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NOT_IN_GGUF = ("dora", "ia3", "prefix", "prompt")
@@ -64,16 +70,16 @@ class AdapterRecord:
 
 
 def read_record(folder: str | Path) -> AdapterRecord:
-    """Read the record of an adapter folder. Raises ModelNotFoundError or DamagedModelError."""
+    """Read the record of an adapter folder. Raises ModelNotFoundError or DamagedModelError.
+
+    An adapter that PEFT or a trainer that uses it wrote (Unsloth, Axolotl, TRL) gets a record from its configuration,
+    without the hash of its base and without a prompt, which are unknown.
+    """
     path = Path(folder).expanduser() / RECORD
     if not path.is_file():
-        if (path.parent / "adapter_config.json").is_file() and not (path.parent / CHECKPOINT).is_file():
-            raise ModelNotFoundError(
-                f"'{path.parent}' is a PEFT adapter that was not trained by ragfm: without {RECORD}, its base model "
-                "and prompt are unknown.",
-                "Train an adapter with `ragfm adapt train`, or merge this one with PEFT and name the merged folder as "
-                "the reader.",
-            )
+        marks = (CHECKPOINT, OUTPUT)  # of a folder in which ragfm began to train or to write an adapter
+        if is_peft_folder(path.parent) and not any((path.parent / mark).exists() for mark in marks):
+            return _peft_record(path.parent)
         unfinished = any(path.parent.glob("*.safetensors"))
         reason = "its training has not finished" if unfinished else f"it has no {RECORD}"
         raise ModelNotFoundError(
@@ -88,11 +94,33 @@ def read_record(folder: str | Path) -> AdapterRecord:
         raise DamagedModelError(f"Cannot read '{path}': {error}.", "Train or copy the adapter again.") from error
 
 
+def is_peft_folder(folder: Path) -> bool:
+    """Whether a folder has the files of a PEFT adapter with safetensors."""
+    return (folder / PEFT_CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def _peft_record(folder: Path) -> AdapterRecord:
+    """What the configuration of a PEFT adapter says of it. Raises DamagedModelError."""
+    config = _peft_config(folder)
+    kind, base = str(config.get("peft_type")).lower(), str(config.get("base_model_name_or_path") or "")
+    method = "dora" if config.get("use_dora") else _METHOD_OF_PEFT_TYPE.get(kind, kind)
+    return AdapterRecord(method, {"name": base, "sha256": ""}, "", trained_weights_sha256(folder))
+
+
+def _peft_config(folder: Path) -> dict[str, Any]:
+    path = folder / PEFT_CONFIG
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DamagedModelError(f"Cannot read '{path}': {error}.", "Train or copy the adapter again.") from error
+
+
 def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = None) -> None:
     """Raise AdapterMismatchError if an adapter was trained on other weights than `base`, or for another prompt.
 
-    `adapter` is a folder or a GGUF file; a GGUF file without ragfm's metadata passes. `prompt` is a fingerprint, see
-    `ragfm.generation.prompt`. Raises DamagedModelError if the weights in a folder are not those of its record.
+    `adapter` is a folder or a GGUF file; one that says nothing of its base and prompt passes. `prompt` is a
+    fingerprint, see `ragfm.generation.prompt`. Raises DamagedModelError if the weights in a folder are not those of its
+    record.
     """
     path, base = Path(adapter).expanduser(), Path(base).expanduser()
     if path.is_dir():
@@ -145,7 +173,8 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     path = Path(adapter).expanduser()
     plugin, model = plugin_and_model("readers", reader)
     if path.is_dir():
-        method = read_record(path).method
+        record = read_record(path)
+        method = record.method
         if method == "full":
             raise AdapterMismatchError(
                 f"'{path}' has the weights of a whole model, not an adapter.",
@@ -160,6 +189,11 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
             raise ModelNotFoundError(f"'{path}' has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
         path = path / GGUF if plugin == "llama-cpp" else path
+        if not record.base["sha256"]:
+            _log.warning(
+                "'%s' was not trained by ragfm: whether it fits the model's weights and the prompt is not known.",
+                adapter,
+            )
     if plugin in ("llama-cpp", "transformers") and model:
         check_adapter(path, find_model(model, "reader"), prompt)
     return str(path)
@@ -167,13 +201,11 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
 
 def virtual_tokens(adapter: str | Path | None) -> int:
     """The number of tokens that an adapter puts before each prompt (prefix and prompt tuning); 0 for other adapters."""
-    config = Path(adapter, "adapter_config.json").expanduser() if adapter else None
-    if config is None or not config.is_file():
+    folder = Path(adapter).expanduser() if adapter else None
+    if folder is None or not (folder / PEFT_CONFIG).is_file():
         return 0
-    try:
-        return int(json.loads(config.read_bytes()).get("num_virtual_tokens") or 0)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DamagedModelError(f"Cannot read '{config}': {error}.", "Train or copy the adapter again.") from error
+    tokens = _peft_config(folder).get("num_virtual_tokens")
+    return tokens if isinstance(tokens, int) else 0
 
 
 def trained_weights_sha256(folder: Path) -> str:

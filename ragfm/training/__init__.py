@@ -10,6 +10,7 @@ Training and export need torch and the extra `train`. This package does not load
 
 training_data           a dataset from questions, questions that the reader writes, and the answer log
 dataset, examples       datasets and their data card; the examples in them
+example_formats         examples for other trainers
 raft                    examples from questions with known answers
 unanswerable_questions  near misses: questions that no passage answers
 log_examples            examples from the answer log
@@ -24,7 +25,9 @@ checkpoint              the state of a training run on disk
 distributed             several processes that train together
 validation              scores of answers during training
 adapter_folder          the folder with the finished adapter
+adapter_card            its model card
 adapter_export          adapters in other formats
+ollama                  the Modelfile of Ollama
 peft_conversion         GGUF adapters as PEFT folders
 gguf_lora, gguf_merge   GGUF adapters, and models merged with them
 gguf_library            the library for that

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, UnsupportedError
+from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Sampling
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.generation.readers import load_reader
-from ragfm.models.adapters import GGUF, GGUF_BASE, GGUF_PROMPT, MERGES, check_adapter, read_record
+from ragfm.models.adapters import (
+    GGUF,
+    GGUF_BASE,
+    GGUF_PROMPT,
+    MERGES,
+    PEFT_CONFIG,
+    WEIGHTS,
+    AdapterRecord,
+    check_adapter,
+    read_record,
+)
 from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_folder import save_model
 from ragfm.training.base_model import Base
 from ragfm.training.examples import Example
-from ragfm.training.gguf_lora import LICENCE, ModelShape, peft_to_gguf
+from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
 from ragfm.training.gguf_merge import Quantisation, merge_gguf
 from ragfm.training.methods import import_peft
+from ragfm.training.ollama import MODELFILE, write_modelfile
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
 from ragfm.training.validation import generate_greedy
@@ -57,11 +72,12 @@ def export_adapter(
     """Write an adapter in another format; returns the path of the result.
 
     `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors, or
-    with a `quantisation` a GGUF file made from a base that is one) or `peft` (a PEFT folder made from a GGUF adapter).
+    with a `quantisation` a GGUF file made from a base that is one), `peft` (a PEFT folder made from a GGUF adapter),
+    `vllm` (a folder for `--lora-modules`) or `ollama` (a folder with a Modelfile, which needs a base in GGUF).
 
     `adapter` is an adapter's folder or a GGUF adapter. `base` is by default the model that it was trained on. For
-    `gguf`, and for `merged` with a `quantisation`, it may be a GGUF file of that model, which is compared with it.
-    `out` is by default the adapter's folder for `gguf`; a folder gets an `adapter.gguf`.
+    `gguf` and `ollama`, and for `merged` with a `quantisation`, it may be a GGUF file of that model, which is compared
+    with it. `out` is by default the adapter's folder for `gguf`; a folder gets an `adapter.gguf`.
 
     Raises UnsupportedError if the format cannot represent the adapter, AdapterMismatchError if the base is a different
     model, DataError if `out` is missing or would replace the base or files that ragfm did not write.
@@ -77,10 +93,21 @@ def export_adapter(
         raise DataError(
             "Exporting a GGUF adapter needs the base and an output path.", "Specify them with --base and --out."
         )
+    if not name:
+        raise DataError(f"The base model of {path} is not known.", "Specify it with --base.")
     if not file and form == "peft":
         raise UnsupportedError(f"{path} is a PEFT folder already.", "Use a GGUF adapter.")
     if method == "full":
         raise UnsupportedError(f"{path} holds a whole model, not an adapter.", "Use the folder as the reader.")
+    if form == "ollama" and not file:
+        return _export_to_ollama(path, out, base, dtype)
+    if form == "vllm" and record and not file:
+        return _export_to_vllm(path, out, record)
+    if form in ("ollama", "vllm"):
+        raise UnsupportedError(
+            f"{file} exists as a GGUF file only.",
+            "Make a PEFT folder of it first: --to peft --base MODEL --out FOLDER.",
+        )
     if record and form == "gguf":
         target = Path(out or path)
         target = target / GGUF if target.is_dir() else target
@@ -156,6 +183,43 @@ def compare_readers(
     return ReaderAgreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
 
 
+def _export_to_ollama(adapter: Path, out: str | Path | None, base: str | None, dtype: str) -> Path:
+    """Write the GGUF adapter and a Modelfile that names the base; returns the Modelfile."""
+    if out is None:
+        raise DataError("An export for Ollama needs an output path.", "Specify a folder with --out.")
+    folder, (loaded, serving) = Path(out), _load_bases(adapter, base)
+    if not serving.is_file():
+        raise UnsupportedError(
+            f"Ollama uses a GGUF adapter over a GGUF file, but {serving} is a folder.",
+            "Specify a GGUF file of the model with --base.",
+        )
+    check_output_folder(folder, serving, adapter=adapter)
+    make_output(folder)
+    export_adapter(adapter, "gguf", out=folder / GGUF, base=base, dtype=dtype)
+    write_durably(folder / CARD, adapter_card(read_record(adapter)).encode())
+    write_modelfile(folder, folder / GGUF, loaded, serving)
+    return folder / MODELFILE
+
+
+def _export_to_vllm(adapter: Path, out: str | Path | None, record: AdapterRecord) -> Path:
+    """Copy the files that vLLM reads. It refuses DoRA and whole layers, and takes LoRA of linear layers only."""
+    if out is None:
+        raise DataError("An export for vLLM needs an output path.", "Specify a folder with --out.")
+    config = json.loads((adapter / PEFT_CONFIG).read_bytes())
+    reason = not_plain_lora(config)
+    if reason:
+        merge = "Merge it into the weights: --to merged." if record.method in MERGES else "Use the transformers reader."
+        raise UnsupportedError(f"vLLM cannot use the adapter in {adapter}: {reason}.", merge)
+    folder = Path(out)
+    check_output_folder(folder, adapter, adapter=adapter)
+    check_no_adapter(folder)
+    make_output(folder)
+    write_durably(folder / PEFT_CONFIG, json.dumps(config, indent=2).encode() + b"\n")
+    write_durably(folder / WEIGHTS, (adapter / WEIGHTS).read_bytes())
+    write_durably(folder / CARD, adapter_card(record).encode())
+    return folder
+
+
 def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation) -> Path:
     base = find_model(name, "reader")
     if not base.is_file():
@@ -182,7 +246,8 @@ def _load_bases(adapter: Path, name: str | None) -> tuple[Base, Path]:
     """
     trained = read_record(adapter).base
     serving = find_model(name or trained["name"], "reader")
-    same = name is None or serving.is_dir() or weights_sha256(serving) == trained["sha256"]
+    unknown = not trained["sha256"]  # of an adapter that ragfm did not train
+    same = name is None or serving.is_dir() or unknown or weights_sha256(serving) == trained["sha256"]
     loaded = Base(name if name and same else trained["name"])
     check_adapter(adapter, loaded.path)
     if not same:

@@ -1,4 +1,4 @@
-"""The output folder of a training run: the adapter, its record, and a page with the loss curves."""
+"""The output folder of a training run: the adapter, its record, a model card, and a page with the loss curves."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from ragfm.evaluation.plots import lines
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
 from ragfm.models.model_lookup import hide_progress_bar
+from ragfm.training.adapter_card import CARD as MODEL_CARD
+from ragfm.training.adapter_card import adapter_card
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import BEST, translate_safetensors_errors
 from ragfm.training.trainer import Training
@@ -68,6 +70,7 @@ def write_adapter(
     ]
     page = html_page(f"Training: {record.method} on {record.base['name']}", sections)
     write_durably(folder / PAGE, page.encode())
+    write_durably(folder / MODEL_CARD, adapter_card(record).encode())
     write_durably(folder / RECORD, record.to_json())
     for name in (CHECKPOINT, BEST):
         (folder / name).unlink(missing_ok=True)

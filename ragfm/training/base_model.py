@@ -75,8 +75,8 @@ class Base:
         # The text that the template writes before an answer, and the tokens after it up to the end of the turn.
         turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
         try:
-            prompt = self._render(turns[:1], add_generation_prompt=True)
-            conversation = self._render(turns)
+            prompt = self.render(turns[:1], add_generation_prompt=True)
+            conversation = self.render(turns)
         except (TemplateError, ValueError) as error:
             raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
         before, _, after = conversation.rpartition(_PLACEHOLDER)
@@ -94,7 +94,7 @@ class Base:
         """The tokens of a prompt, as the readers build it; the chat template writes the special tokens."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return self._tokens(self._render(turns, add_generation_prompt=True))
+            return self._tokens(self.render(turns, add_generation_prompt=True))
         except (TemplateError, ValueError) as error:
             raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
 
@@ -104,7 +104,7 @@ class Base:
         completion = self._tokens(self._answer_prefix + example.completion)
         return Encoded((*prompt, *completion, *self._answer_end), len(prompt))
 
-    def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
+    def render(self, turns: list[dict[str, str]], **options: Any) -> str:
         """A conversation without reasoning, as the readers render it."""
         return close_thinking(
             str(self.tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False, **options))

@@ -195,18 +195,21 @@ def gguf_to_peft(
     return {key: _text_field(reader, key) for key in (GGUF_BASE, GGUF_PROMPT, LICENCE)}
 
 
-def _check_convertible(config: Mapping[str, Any], folder: Path) -> None:
+def not_plain_lora(config: Mapping[str, Any]) -> str | None:
+    """Why an adapter is more than the matrices A and B, by its configuration; None if it is not."""
     kind = str(config.get("peft_type"))
-    reason = None
     if kind != "LORA":
-        reason = f"it was trained by {kind.replace('_', ' ').lower()}, but llama.cpp supports LoRA only"
-    elif config.get("use_dora"):
-        reason = "it was trained by DoRA, whose column lengths llama.cpp's format cannot hold"
-    elif config.get("bias", "none") != "none" or config.get("modules_to_save") or config.get("lora_bias"):
-        reason = "it has trained biases or whole layers"
-    elif config.get("fan_in_fan_out"):
-        reason = "its matrices are transposed"
-    if reason:
+        return f"it was trained by {kind.replace('_', ' ').lower()}, not by LoRA"
+    if config.get("use_dora"):
+        return "it was trained by DoRA, which also has column lengths"
+    if config.get("bias", "none") != "none" or config.get("modules_to_save") or config.get("lora_bias"):
+        return "it has trained biases or whole layers"
+    return "its matrices are transposed" if config.get("fan_in_fan_out") else None
+
+
+def _check_convertible(config: Mapping[str, Any], folder: Path) -> None:
+    if reason := not_plain_lora(config):
+        kind = str(config.get("peft_type"))
         merges = kind in ("LORA", "IA3")
         hint = "Merge it into the weights: --to merged." if merges else "Use it as it is, with the transformers reader."
         raise UnsupportedError(f"The adapter in {folder} cannot be written as a GGUF adapter: {reason}.", hint)

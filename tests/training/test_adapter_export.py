@@ -272,9 +272,9 @@ def trained(folder: Path, method: Any, out: Path) -> Path:
     ("method", "why"),
     [
         ("dora", "column lengths"),
-        ("ia3", "LoRA only"),
-        ("prefix", "LoRA only"),
-        ("prompt", "LoRA only"),
+        ("ia3", "not by LoRA"),
+        ("prefix", "not by LoRA"),
+        ("prompt", "not by LoRA"),
         ("full", "whole model"),
     ],
 )

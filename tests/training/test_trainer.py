@@ -450,7 +450,7 @@ def test_an_adapter_for_other_weights_or_another_prompt_is_refused(folder: Path,
     with pytest.raises(DamagedModelError, match="do not match its ragfm-adapter"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / RECORD).unlink()
-    with pytest.raises(ModelNotFoundError, match="PEFT adapter that was not trained by ragfm"):
+    with pytest.raises(ModelNotFoundError, match="is not an adapter folder"):
         check_adapter(tmp_path / "out", folder)
     (tmp_path / "out" / CHECKPOINT).touch()
     with pytest.raises(ModelNotFoundError, match="has not finished"):

@@ -1,0 +1,273 @@
+"""Examples for other trainers, adapters from other trainers, and exports for other servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.shell import Shell
+from support.tiny_models import TEMPLATE, tiny_examples, tiny_gguf, tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ragfm.core.errors import DataError, ModelNotFoundError, UnsupportedError
+from ragfm.core.output_folder import OUTPUT
+from ragfm.core.types import Message, Sampling
+from ragfm.generation.prompt import prompt_fingerprint
+from ragfm.generation.readers import load_reader
+from ragfm.models.adapters import GGUF, PEFT_CONFIG, WEIGHTS, read_record, serving_adapter
+from ragfm.training import Dataset, Example, MethodSettings, TrainSettings, train
+from ragfm.training.adapter_card import CARD
+from ragfm.training.adapter_export import export_adapter, load_adapter
+from ragfm.training.base_model import Base
+from ragfm.training.example_formats import write_example_format
+from ragfm.training.gguf_lora import ModelShape
+from ragfm.training.ollama import MODELFILE, write_modelfile
+from ragfm.training.validation import generate_greedy
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ASKED = tiny_examples(1)[0].messages
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def other_trainers_adapter(base: Path, out: Path, kind: str) -> Path:
+    """An adapter with random weights, in the form in which a trainer leaves its output folder."""
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    if kind == "axolotl":
+        options |= {"modules_to_save": ["embed_tokens", "lm_head"], "target_modules": ["q_proj", "o_proj"]}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **options))
+    for name, parameter in adapted.named_parameters():
+        if "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(out)
+    config = json.loads((out / PEFT_CONFIG).read_text())
+    if kind == "unsloth":
+        AutoTokenizer.from_pretrained(base).save_pretrained(out)
+        (out / "special_tokens_map.json").write_text("{}")
+        mapping = {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama"}
+        config |= {
+            "base_model_name_or_path": "unsloth/tiny-bnb-4bit",
+            "auto_mapping": {**mapping, "unsloth_fixed": True},
+            "unsloth_version": "2026.11",
+            "target_modules": r"(?:.*?(?:language|text).*?)?\.?.*(q_proj|v_proj)",
+        }
+    elif kind == "axolotl":
+        AutoTokenizer.from_pretrained(base).save_pretrained(out)
+        (out / "config.json").write_bytes((base / "config.json").read_bytes())
+        (out / "checkpoint-8").mkdir()
+        config |= {"axolotl_config": {"datasets": []}}
+    (out / PEFT_CONFIG).write_text(json.dumps(config))
+    return out
+
+
+@pytest.mark.parametrize("kind", ["peft", "unsloth", "axolotl"])
+def test_adapters_of_other_trainers_are_served_as_they_are(
+    folder: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their text is that of PEFT, next to requests with another adapter and with none."""
+    theirs = other_trainers_adapter(folder, tmp_path / "theirs", kind)
+    plain_lora = other_trainers_adapter(folder, tmp_path / "lora", "peft")
+    config = json.loads((plain_lora / PEFT_CONFIG).read_text())
+    (plain_lora / PEFT_CONFIG).write_text(json.dumps(config | {"lora_alpha": 32}))
+    found = serving_adapter(theirs, f"transformers:{folder}", prompt_fingerprint())
+    assert found == str(theirs)
+    assert "was not trained by ragfm" in caplog.text
+    base = Base(str(folder))
+    expected = {None: generate_greedy(base.model, base, base.prompt(ASKED), 12)}
+    for adapter in (str(theirs), str(plain_lora)):
+        fresh = Base(str(folder))
+        expected[adapter] = generate_greedy(load_adapter(fresh, adapter), fresh, fresh.prompt(ASKED), 12)
+    assert len(set(expected.values())) == 3
+    reader = load_reader(f"transformers:{folder}", device="cpu", dtype="float32")
+    for _ in range(2):
+        streams = {adapter: reader.stream(ASKED, Sampling(max_tokens=12, adapter=adapter)) for adapter in expected}
+        texts = {adapter: "".join(stream) for adapter, stream in streams.items()}
+        assert {adapter: text.strip(" \ufffd") for adapter, text in texts.items()} == {
+            adapter: text.strip(" \ufffd") for adapter, text in expected.items()
+        }
+
+
+def test_an_adapter_of_another_trainer_is_exported_merged_and_trained_further(folder: Path, tmp_path: Path) -> None:
+    theirs = other_trainers_adapter(folder, tmp_path / "theirs", "unsloth")
+    assert read_record(theirs).method == "lora"
+    with pytest.raises(ModelNotFoundError, match="unsloth/tiny-bnb-4bit"):
+        export_adapter(theirs, "gguf")
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    file = tiny_gguf(base, tmp_path / "base.gguf", ModelShape.from_config(base.config))
+    with pytest.raises(ModelNotFoundError, match=r"has no adapter\.gguf"):
+        serving_adapter(theirs, f"llama-cpp:{file}", prompt_fingerprint())
+    written = export_adapter(theirs, "gguf", base=str(file))
+    assert serving_adapter(theirs, f"llama-cpp:{file}", prompt_fingerprint()) == str(written)
+    merged = export_adapter(theirs, "merged", base=str(folder), out=tmp_path / "merged")
+    ids = torch.tensor([[5, 77, 31, 200]])
+    with torch.no_grad():
+        adapted = load_adapter(Base(str(folder)), theirs)(ids).logits
+        torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(merged)(ids).logits, adapted)
+    settings = TrainSettings(MethodSettings("lora"), start=str(theirs), epochs=0.5)
+    result = train(tiny_examples(8), str(folder), tmp_path / "further", settings=settings)
+    assert result.record.settings["method"]["rank"] == 4
+
+
+def test_a_half_written_adapter_of_ragfm_is_not_taken_for_one_of_another_trainer(folder: Path, tmp_path: Path) -> None:
+    theirs = other_trainers_adapter(folder, tmp_path / "theirs", "peft")
+    (theirs / OUTPUT).touch()
+    with pytest.raises(ModelNotFoundError, match="training has not finished"):
+        serving_adapter(theirs, f"transformers:{folder}", prompt_fingerprint())
+
+
+def test_an_adapter_with_whole_layers_cannot_run_elsewhere_and_merges(folder: Path, tmp_path: Path) -> None:
+    theirs = other_trainers_adapter(folder, tmp_path / "theirs", "axolotl")
+    for form in ("gguf", "vllm"):
+        with pytest.raises(UnsupportedError, match="whole layers") as refused:
+            export_adapter(theirs, form, base=str(folder), out=tmp_path / form)
+        assert "--to merged" in (refused.value.hint or "")
+    merged = export_adapter(theirs, "merged", base=str(folder), out=tmp_path / "merged")
+    ids = torch.tensor([[5, 77, 31, 200]])
+    with torch.no_grad():
+        adapted = load_adapter(Base(str(folder)), theirs)(ids).logits
+        torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(merged)(ids).logits, adapted)
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "adapter"
+    settings = TrainSettings(MethodSettings("lora", rank=4), rate=1e-2)
+    train(tiny_examples(8), str(folder), out, settings=settings, valid=tiny_examples(2), licence="cc0-1.0")
+    return out
+
+
+def test_an_adapter_has_a_model_card_with_data_licence_and_figures(trained: Path, folder: Path) -> None:
+    card = (trained / CARD).read_text()
+    assert f"base_model: {folder}\nlicense: cc0-1.0\nlibrary_name: peft" in card
+    assert "| training examples | 8 |" in card
+    loss = read_record(trained).numbers["loss"]
+    assert f"{loss['first']:.3f}, {loss['last_5']:.3f}" in card
+
+
+def test_an_export_for_vllm_is_a_peft_folder_with_a_card(trained: Path, tmp_path: Path) -> None:
+    """Its keys are those that vLLM's `PEFTHelper` reads and validates (vllm/lora/peft_helper.py)."""
+    out = export_adapter(trained, "vllm", out=tmp_path / "vllm")
+    assert {path.name for path in out.iterdir()} == {PEFT_CONFIG, WEIGHTS, CARD, OUTPUT}
+    config = json.loads((out / PEFT_CONFIG).read_text())
+    assert (config["r"], config["lora_alpha"], config["bias"]) == (4, 8, "none")
+    assert not config["modules_to_save"]
+    assert not config["use_dora"]
+    pattern = r"base_model\.model\.model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.lora_[AB]\.weight"
+    assert all(re.fullmatch(pattern, name) for name in load_file(out / WEIGHTS))
+    with pytest.raises(DataError, match="needs an output path"):
+        export_adapter(trained, "vllm")
+
+
+def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_path: Path) -> None:
+    for method, hint in (("dora", "--to merged"), ("prefix", "transformers reader")):
+        settings = TrainSettings(MethodSettings(method, tokens=4))  # type: ignore[arg-type]
+        train(tiny_examples(4), str(folder), tmp_path / method, settings=settings)
+        for form in ("gguf", "vllm"):
+            with pytest.raises(UnsupportedError) as refused:
+                export_adapter(tmp_path / method, form, out=tmp_path / form)
+            assert hint in (refused.value.hint or "")
+    with pytest.raises(UnsupportedError, match="cannot be merged: they add tokens"):
+        export_adapter(tmp_path / "prefix", "merged", out=tmp_path / "merged")
+
+
+def go_template(text: str, messages: list[Message]) -> str:
+    """Render the part of Go's template language that the Modelfile uses."""
+    loop = re.fullmatch(r"\{\{ range \.Messages \}\}(.*)(?:\{\{ end \}\}){4}(.*)", text, re.DOTALL)
+    assert loop
+    branches = re.findall(
+        r'\{\{ if eq \.Role "(\w+)" \}\}(.*?)\{\{ \.Content \}\}(.*?)(?=\{\{ else \}\}|\Z)', loop[1], re.DOTALL
+    )
+    texts = {role: (before, after) for role, before, after in branches}
+    return "".join(texts[one.role][0] + one.content + texts[one.role][1] for one in messages) + loop[2]
+
+
+def test_an_export_for_ollama_has_the_chat_template_of_the_model(trained: Path, folder: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    file = tiny_gguf(base, tmp_path / "base.gguf", ModelShape.from_config(base.config))
+    written = export_adapter(trained, "ollama", base=str(file), out=tmp_path / "ollama")
+    assert written == tmp_path / "ollama" / MODELFILE
+    assert {GGUF, CARD} <= {path.name for path in written.parent.iterdir()}
+    lines = written.read_text()
+    assert lines.startswith(f"FROM {file}\nADAPTER ./{GGUF}\n")
+    assert 'PARAMETER stop "<|im_end|>"' in lines
+    template = re.search(r'TEMPLATE """(.*?)"""', lines, re.DOTALL)
+    assert template
+    roles = ("system", "user", "assistant", "user")
+    messages = [Message(role, f"text {number}") for number, role in enumerate(roles)]
+    expected = Base(str(folder)).render(
+        [{"role": one.role, "content": one.content} for one in messages], add_generation_prompt=True
+    )
+    assert go_template(template[1], messages) == expected
+    with pytest.raises(UnsupportedError, match="is a folder"):
+        export_adapter(trained, "ollama", out=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        (TEMPLATE, True),
+        ("{{ bos_token }}" + TEMPLATE, True),
+        (TEMPLATE.replace("message['role']", "message['role'] | upper"), True),
+        (TEMPLATE.replace("message['content']", "loop.index ~ message['content']"), False),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE, False),
+    ],
+)
+def test_a_chat_template_that_varies_is_left_to_ollama(
+    folder: Path, tmp_path: Path, source: str, *, found: bool
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    file = tiny_gguf(base, tmp_path / "base.gguf", ModelShape.from_config(base.config))
+    loaded = Base(str(folder))
+    loaded.tokenizer.chat_template = source
+    assert write_modelfile(tmp_path, tmp_path / GGUF, loaded, file) == found
+    assert ("TEMPLATE" in (tmp_path / MODELFILE).read_text()) == found
+
+
+def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
+    shot = (Message("user", "2+2?"), Message("assistant", "4"))
+    example = Example((Message("system", "Be short."), *shot, Message("user", "3+3?")), "6", {"kind": "answer"})
+    dataset = Dataset((example,), (Example((Message("user", "Hi"),), "Ho"),))
+
+    def lines(form: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        path = write_example_format(dataset, tmp_path, form)
+        assert path == tmp_path / form / "train.jsonl"
+        found = [json.loads(path.with_name(name).read_text()) for name in ("train.jsonl", "validation.jsonl")]
+        return found[0], found[1]
+
+    first, second = lines("trl")
+    assert [turn["role"] for turn in first["prompt"]] == ["system", "user", "assistant", "user"]
+    assert first["completion"] == [{"role": "assistant", "content": "6"}]
+    assert second["prompt"] == [{"role": "user", "content": "Hi"}]
+    first, second = lines("alpaca")
+    assert first == {
+        "system": "Be short.",
+        "instruction": "3+3?",
+        "input": "",
+        "output": "6",
+        "history": [["2+2?", "4"]],
+    }
+    assert (second["system"], second["history"]) == ("", [])
+    first, _ = lines("sharegpt")
+    assert [turn["from"] for turn in first["conversations"]] == ["system", "human", "gpt", "human", "gpt"]
+    odd = Dataset((Example((Message("user", "a"), Message("user", "b")), "c"),), ())
+    with pytest.raises(UnsupportedError, match="one after the other"):
+        write_example_format(odd, tmp_path, "alpaca")
+
+
+@pytest.mark.slow
+def test_the_command_names_what_other_servers_run(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "mine")
+    done = Shell(tmp_path)("adapt", "export", "mine", "--to", "vllm", "--out", "for-vllm")
+    assert "--enable-lora --max-lora-rank 8 --lora-modules mine=for-vllm" in done.stdout
