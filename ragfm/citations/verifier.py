@@ -128,6 +128,12 @@ class Verifier:
         """Load the weights, which is otherwise done when the first passage is read."""
         _ = self._exact
 
+    def warm_up(self) -> None:
+        """Load the backends that read many passages fastest, which takes seconds, for a process that lives long."""
+        with self._lock:
+            self._exact = self._network.load_bert(self._network.fast_exact_backend)
+            self._load_fast()
+
     def likelihoods(self, question: str, texts: Sequence[str]) -> Vectors:
         """How likely each text has the answer, by the fastest backend. *Shape:* (len(texts),), in [0, 1]."""
         parts = self._read(question, [("", text) for text in texts], fast=True)
@@ -172,16 +178,20 @@ class Verifier:
         """The backend for ranking. Backends other than numpy take seconds to load, so a single question uses numpy."""
         with self._lock:
             self._ranked_tokens += tokens
-            if self._fast is None and self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
-                # Most of what was measured for the embedding model holds for this network too.
-                weights = weights_sha256(find_model("bundled", "embedder"))
-                name = load_choice(weights) or next(name for name in _FASTEST if name in self._network.backends())
-                try:
-                    self._fast = self._network.load_bert(name)
-                except Exception:  # libraries raise errors of any type when the hardware does not support them
-                    _log.info("The backend %s could not be loaded; using fp32.", name, exc_info=True)
-                    self._fast = self._exact
+            if self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
+                self._load_fast()
             return self._fast or self._exact
+
+    def _load_fast(self) -> None:
+        if self._fast is None:
+            # Most of what was measured for the embedding model holds for this network too.
+            weights = weights_sha256(find_model("bundled", "embedder"))
+            name = load_choice(weights) or next(name for name in _FASTEST if name in self._network.backends())
+            try:
+                self._fast = self._network.load_bert(name)
+            except Exception:  # libraries raise errors of any type when the hardware does not support them
+                _log.info("The backend %s could not be loaded; using fp32.", name, exc_info=True)
+                self._fast = self._exact
 
 
 def _part(scores: Floats, spans: NDArray[np.int64]) -> Part:

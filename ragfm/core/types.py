@@ -391,7 +391,10 @@ class Connector(Protocol):
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns texts into unit vectors, with the model's own prompts. Created as `Embedder(model)`; loads on first use."""
+    """Turns texts into unit vectors, with the model's own prompts. Created as `Embedder(model)`; loads on first use.
+
+    It may have a method `warm_up()`, which the server calls to load what is fastest for many calls.
+    """
 
     @property
     def dim(self) -> int:

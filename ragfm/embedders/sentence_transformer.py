@@ -28,8 +28,8 @@ class SentenceTransformerEmbedder:
     """Any sentence-transformers model with a fast tokenizer (Reimers and Gurevych 2019).
 
     The model's own prompts are prepended to queries and passages. Queries are always embedded in fp32, passages by the
-    fastest backend whose vectors have a cosine of at least 0.999 to fp32; see docs/decisions/005-embedding.md. All
-    methods are thread-safe.
+    fastest backend whose vectors have a cosine of at least 0.999 to fp32; see docs/decisions/005-embedding.md.
+    Long-lived processes call `warm_up`. All methods are thread-safe.
     """
 
     def __init__(self, model: str = "bundled") -> None:
@@ -43,6 +43,7 @@ class SentenceTransformerEmbedder:
         self._network: Network = LibraryNetwork(self._path, model) if folder is None else BertNetwork(folder)
         self._lock = threading.Lock()
         self._chosen: Backend | None = None
+        self._for_queries: Backend | None = None
         self._passage_tokens = 0
         reset_in_children(self)
 
@@ -89,7 +90,17 @@ class SentenceTransformerEmbedder:
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over the model's window."""
-        return self._run(self._tokenize(texts, "query"), self._exact)
+        return self._run(self._tokenize(texts, "query"), self._for_queries or self._exact)
+
+    def warm_up(self) -> None:
+        """Load the backends that embed many queries and passages fastest, which takes seconds.
+
+        Without it, queries and the first thousands of passage tokens use the backend that is quickest to load.
+        """
+        with self._lock:
+            self._passage_tokens = max(self._passage_tokens, MIN_TOKENS_TO_MEASURE)
+            self._chosen = self._chosen or self._choose_backend()
+            self._for_queries = self._for_queries or self._network.load(self._network.fast_exact_backend)
 
     def measure(self) -> list[Measurement]:
         """Measure the backends for this model on this machine, the exact one first, and store the choice."""

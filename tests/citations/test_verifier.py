@@ -225,3 +225,16 @@ def test_a_part_counts_only_what_is_inside() -> None:
     assert part.within(4, 8) == pytest.approx(0.5 * 0.6)
     assert part.within(5, 8) == 0
     assert Reading(_hit(""), ()).within(0, 9) == Reading(_hit(""), ()).anywhere == 0
+
+
+def test_a_warm_verifier_reads_the_same() -> None:
+    cold, warm = Verifier(), Verifier()
+    warm.warm_up()
+    assert type(warm._exact) is not type(cold._exact)
+    passages = [_hit(MILL), _hit("Cheese is made of milk, rennet and salt.")]
+    before = cold.read(QUESTION, passages)
+    for one, other in zip(before, warm.read(QUESTION, passages), strict=True):
+        assert other.best[1:] == one.best[1:]
+        assert other.anywhere == pytest.approx(one.anywhere, abs=1e-4)
+    likelihoods = warm.likelihoods(QUESTION, [passage.text for passage in passages])
+    np.testing.assert_allclose(likelihoods, [one.anywhere for one in before], atol=0.05)

@@ -314,3 +314,14 @@ def test_fastest() -> None:
     assert fastest([exact, Measurement("rough", 1, 99, 0.9989)]) == "exact"
     assert fastest([exact, Measurement("fair", 1, 99, 0.999), Measurement("none", error="x")]) == "fair"
     assert fastest([exact, Measurement("nan", 1, 99, float("nan"))]) == "exact"
+
+
+def test_a_warm_embedder_leaves_numpy_and_gives_the_same_vectors(bundled: Path, cache: Path) -> None:
+    texts = ["How many days of leave are there?", "Who approves travel?"]
+    cold = SentenceTransformerEmbedder(str(bundled)).embed_queries(texts)
+    warm = SentenceTransformerEmbedder(str(bundled))
+    warm.warm_up()
+    assert cache.exists()  # the choice for passages is measured
+    np.testing.assert_allclose(warm.embed_queries(texts), cold, atol=1e-6)
+    assert (warm.embed_passages(texts) * cold).sum(axis=1).min() > 0.999
+    assert "_exact" not in vars(warm)  # numpy is not in use
