@@ -97,8 +97,7 @@ async def documents(
         following = cards[limit - 1].uri if len(cards) > limit else None
         return DocumentList(data=cards[:limit], next=following, groups=list(key.groups)).model_dump_json()
 
-    async with service.served.compute_queue.slot(key.name):
-        return Response(await service.served.run_to_end(list_page), media_type="application/json")
+    return Response(await service.served.compute(key, list_page), media_type="application/json")
 
 
 @router.get("/v1/documents/{uri:path}")

@@ -52,8 +52,11 @@ class FairQueue:
         return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
-    async def slot(self, key: str) -> AsyncIterator[None]:
-        """Wait for a slot and hold it during the block. Raises QueueFullError at once if there is no place."""
+    async def slot(self, key: str) -> AsyncIterator[bool]:
+        """Wait for a slot and hold it during the block. Raises QueueFullError at once if there is no place.
+
+        Yields whether the key has more requests waiting.
+        """
         # If a slot is free, all keys that wait have as many running requests as they may have.
         if self.running.total() < self.slots and self.running[key] < self._per_key:
             self.running[key] += 1
@@ -75,7 +78,7 @@ class FairQueue:
                 raise
         start = monotonic()
         try:
-            yield
+            yield key in self._waiting
         finally:
             self._mean_seconds += _SMOOTHING * (monotonic() - start - self._mean_seconds)
             self._release(key)

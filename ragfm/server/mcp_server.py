@@ -101,8 +101,7 @@ class _Tools:
         """Find the passages that match a query best."""
         async with self._call(ctx, collection, query=query) as (key, model):
             run_search = partial(model.handle(key).search, query, k, mode=mode, filter=filter)
-            async with self._served.compute_queue.slot(key.name):
-                return SearchResults(collection=model.collection, hits=await self._served.run_to_end(run_search))
+            return SearchResults(collection=model.collection, hits=await self._served.compute(key, run_search))
 
     async def ask(
         self,
@@ -144,8 +143,7 @@ class _Tools:
         """List the documents with their metadata."""
         async with self._call(ctx, collection) as (key, model):
             list_documents = partial(model.handle(key).documents, filter, after=after, limit=_PAGE_SIZE + 1)
-            async with self._served.compute_queue.slot(key.name):
-                documents = await self._served.run_to_end(list_documents)
+            documents = await self._served.compute(key, list_documents)
             following = documents[_PAGE_SIZE - 1].uri if len(documents) > _PAGE_SIZE else None
             return DocumentPage(collection=model.collection, documents=documents[:_PAGE_SIZE], next=following)
 

@@ -52,8 +52,7 @@ async def search(request: Request, body: SearchRequest) -> SearchResult:
     if not body.query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_request", param="query")
     run_search = partial(target.handle(key).search, body.query, body.k, mode=body.mode, filter=body.filter)
-    async with service.served.compute_queue.slot(key.name):
-        hits = await service.served.run_to_end(run_search)
+    hits = await service.served.compute(key, run_search)
     return SearchResult(model=target.collection, query=body.query, data=hits)
 
 
@@ -82,12 +81,11 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
 
         # Between two batches, the request ends if its client has gone.
         for start in range(0, len(texts), _EMBEDDING_BATCH):
-            async with service.served.compute_queue.slot(key.name):
-                tokens += await service.served.run_to_end(embed_batch, texts[start : start + _EMBEDDING_BATCH], start)
+            tokens += await service.served.compute(key, embed_batch, texts[start : start + _EMBEDDING_BATCH], start)
         usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
         result = EmbeddingList.model_construct(model=body.model, data=data, usage=usage)
-        async with service.served.compute_queue.slot(key.name):  # not by the event loop, which all requests share
-            content = await service.served.run_to_end(result.model_dump_json)
+        # Not by the event loop, which all requests share.
+        content = await service.served.compute(key, result.model_dump_json)
     return Response(content, media_type="application/json")
 
 

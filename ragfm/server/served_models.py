@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from ragfm.citations.verifier import shipped_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
-from ragfm.core.types import Message, Reader
+from ragfm.core.types import Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
+from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.hardware import usable_cpus
 from ragfm.rag import Rag
+from ragfm.retrieval.rerank import has_verifier
 from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
 
@@ -108,6 +112,7 @@ class ServedModels:
         """For what reads and writes files: uploads, deletions, single documents."""
         threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
+        self._low_priority = ThreadPoolExecutor(_COMPUTE_SLOTS, "ragfm-serve-low", initializer=_lower_priority)
 
     def for_key(self, key: Key) -> Iterator[Model]:
         """The models that a key may use."""
@@ -127,9 +132,18 @@ class ServedModels:
         """Call a blocking function in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args))
 
-    async def run_to_end(self, function: Callable[..., T], *args: object) -> T:
+    async def compute(self, key: Key, function: Callable[..., T], *args: object) -> T:
+        """Call a function that needs a core, when it is the key's turn. Raises QueueFullError.
+
+        If the key has more requests waiting, the thread has a lower priority than those of other keys.
+        """
+        async with self.compute_queue.slot(key.name) as has_more:
+            return await self.run_to_end(function, *args, low_priority=has_more)
+
+    async def run_to_end(self, function: Callable[..., T], *args: object, low_priority: bool = False) -> T:
         """Like `run`, but on cancellation wait for the function to return: until then, its slot must not be freed."""
-        call = asyncio.ensure_future(self.run(function, *args))
+        threads = self._low_priority if low_priority else self._threads
+        call = asyncio.get_running_loop().run_in_executor(threads, partial(function, *args))
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
@@ -137,15 +151,42 @@ class ServedModels:
             raise
 
     def warm_up(self) -> None:
-        """Load all readers and embedders, so that the first request does not wait for them."""
-        for reader, _ in self._readers.values():
-            reader.count_tokens([Message("user", "warm")])
-        for model in {model.collection: model for model in self.models.values()}.values():
-            model.rag.collection.embedder.embed_queries(["warm"])
+        """Load all readers and embedders, and the verifier, so that the first request does not wait for them.
+
+        Their threads inherit the priority of the thread that uses them first: answers, batches and rankings get a lower
+        one than searches, which take milliseconds and would otherwise wait for all others.
+        """
+        collections = {model.collection: model.rag.collection for model in self.models.values()}
+        embedders = [collection.embedder for collection in collections.values()]
+
+        def load_models() -> None:
+            for reader, _ in self._readers.values():
+                reader.count_tokens([Message("user", "warm")])
+                if isinstance(reader, LocalReader):
+                    for _ in reader.stream([Message("user", "warm")], Sampling(max_tokens=1)):
+                        pass
+            for embedder in embedders:
+                if load := getattr(embedder, "warm_up", None):
+                    load()
+                embedder.embed_passages(["warm"])
+            if has_verifier():
+                shipped_verifier().warm_up()
+                shipped_verifier().likelihoods("warm", ["warm"])
+
+        with ThreadPoolExecutor(1, initializer=_lower_priority) as background:
+            background.submit(load_models).result()
+        for embedder in embedders:
+            embedder.embed_queries(["warm"])
 
     def close(self) -> None:
         """Stop the threads after their current work."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._low_priority):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _lower_priority() -> None:
+    if sys.platform == "linux":  # elsewhere, it would apply to the whole process
+        os.nice(5)
 
 
 def collection_name(folder: str | Path) -> str:

@@ -84,8 +84,7 @@ class Service:
         Raises QueueFullError if there is no place to wait, TimeoutError after the time limit of an answer.
         """
         async with asyncio.timeout(self.limits.answer_seconds), model.queue.slot(key.name):
-            async with self.served.compute_queue.slot(key.name):
-                stream = await self.served.run_to_end(start_stream)
+            stream = await self.served.compute(key, start_stream)
             self._streams.add(stream)
             try:
                 if self.closing:

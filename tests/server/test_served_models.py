@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from support.tiny_gguf import write_tiny
 
 from ragfm.core.errors import ConfigError
 from ragfm.core.types import Message
+from ragfm.server.api_keys import Key
 from ragfm.server.served_models import ServedModels
 from ragfm.store.collection_store import _shared_embedder
 from ragfm.testing import ScriptedReader
@@ -72,3 +75,24 @@ def test_two_collections_of_one_name_are_refused(tmp_path: Path) -> None:
     folder = make_collection(tmp_path)
     with pytest.raises(ConfigError, match="Two collections are named"):
         ServedModels([("a", folder), ("a", folder)], [("script", ScriptedReader(["Yes."]))])
+
+
+def test_a_key_with_more_requests_waiting_computes_at_a_lower_priority(tmp_path: Path) -> None:
+    served = ServedModels([("handbook", make_collection(tmp_path))], [("script", ScriptedReader(["Yes."]))])
+
+    def priority() -> int:
+        time.sleep(0.05)  # so that the requests meet
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def compute() -> tuple[list[int], list[int]]:
+        heavy = [asyncio.ensure_future(served.compute(Key(name="heavy"), priority)) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        light = [await served.compute(Key(name="light"), priority) for _ in range(3)]
+        return await asyncio.gather(*heavy), light
+
+    heavy, light = asyncio.run(compute())
+    served.close()
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    assert light == [normal] * 3
+    # The first did not know of others, and the last has none behind it.
+    assert heavy == [normal, min(19, normal + 5), min(19, normal + 5), normal]

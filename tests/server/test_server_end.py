@@ -96,7 +96,8 @@ def test_sigterm_during_streams_ends_them_cleanly(handbook: Path, times: int) ->
     with ThreadPoolExecutor(min(times, 3)) as servers:  # one waits where another computes
         running = list(servers.map(lambda _: end_during_streams(handbook, secret), range(times)))
     assert min(running) > 0
-    assert sum(running) > 2 * times  # of three each
+    if times > 1:  # of a single server, two answers may end before the signal
+        assert sum(running) > 2 * times  # of three each
 
 
 def test_streams_end_with_an_error_after_the_drain_time(tmp_path: Path) -> None:
