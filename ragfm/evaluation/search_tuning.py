@@ -93,6 +93,7 @@ class CandidatePool:
         self._question, self._hits, self._settings, self._defaults = question, hits, settings, defaults or {}
         self._cosines = np.array([hit.scores["dense"] for hit in hits], dtype=np.float32)
         self._bm25 = np.array([hit.scores["keyword"] for hit in hits], dtype=np.float32)
+        self._documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1]
         self._by_cosine = np.argsort(-self._cosines, kind="stable")
         self._by_bm25 = np.argsort(-self._bm25, kind="stable")[: np.count_nonzero(self._bm25)]
 
@@ -101,7 +102,8 @@ class CandidatePool:
         candidates = np.union1d(self._by_cosine[: choice.candidates], self._by_bm25[: choice.candidates])
         settings = self._settings.model_copy(update={"weight": choice.weight})
         weight = weight_for(self._question.text, settings, **self._defaults)
-        fused = fuse(self._cosines[candidates], self._bm25[candidates], fusion=choice.fusion, weight=weight)
+        scores = self._cosines[candidates], self._bm25[candidates], self._documents[candidates]
+        fused = fuse(*scores, fusion=choice.fusion, weight=weight)
         order = candidates[np.argsort(-fused, kind="stable")].tolist()
         places, grades = rank_hits(self._question, [self._hits[index] for index in order], CUTOFF)
         return _ndcg(tuple(place.gold for place in places), tuple(grades.items()))

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 RRF_K = 60
 """The constant of reciprocal rank fusion, as in the paper."""
+DOCUMENT_SHARE = 0.1
+"""Share of the document's score in the fused score of a chunk."""
+_DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -71,7 +74,8 @@ def find(
     candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, allowed=allowed)
     model, language = snapshot.generation.contract.get("weights"), snapshot.keywords().language
     weight = weight_for(query, settings, model=model, language=language)
-    fused = fuse(candidates.dense, candidates.keyword, fusion=settings.fusion, weight=weight)
+    documents = snapshot.documents_of(candidates.ids)
+    fused = fuse(candidates.dense, candidates.keyword, documents, fusion=settings.fusion, weight=weight)
     order = np.lexsort((candidates.ids, -fused))[:k]
     return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order])
 
@@ -102,18 +106,34 @@ def find_candidates(
     return RankedChunks(ids, cosines, bm25, _no_scores(ids))
 
 
-def fuse(cosines: Vectors, bm25: Vectors, *, fusion: Fusion = "convex", weight: float = DEFAULT_WEIGHT) -> Vectors:
+def fuse(
+    cosines: Vectors,
+    bm25: Vectors,
+    documents: Ids | None = None,
+    *,
+    fusion: Fusion = "convex",
+    weight: float = DEFAULT_WEIGHT,
+) -> Vectors:
     """Combine cosine and BM25 into one score per candidate; higher is better. *Shape:* all (n,).
 
     convex    `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
-              https://arxiv.org/abs/2210.11934)
+              https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a tenth is the score of
+              the chunk's document: the mean of its ten best candidates and of the average candidate, scaled likewise
     rrf       reciprocal rank fusion: the sum of 1 / (60 + rank), without `weight`; a chunk that shares no word with the
               query has no keyword rank (Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114)
     """
     if fusion == "rrf":
         fused: Vectors = _reciprocal_ranks(cosines) + _reciprocal_ranks(bm25) * (bm25 > 0)
-    else:
-        fused = weight * _min_max(cosines) + (1 - weight) * _min_max(bm25)
+        return fused.astype(np.float32)
+    fused = weight * _min_max(cosines) + (1 - weight) * _min_max(bm25)
+    if documents is not None and len(fused):
+        _, document = np.unique(documents, return_inverse=True)
+        order = np.lexsort((-fused, document))
+        rank = np.arange(len(order)) - np.searchsorted(document[order], document[order])
+        best = order[rank < _DOCUMENT_CHUNKS]
+        # The average candidate keeps a document with one good chunk from outranking one with many.
+        of_document = (np.bincount(document[best], fused[best]) + fused.mean()) / (np.bincount(document[best]) + 1)
+        fused = (1 - DOCUMENT_SHARE) * fused + DOCUMENT_SHARE * _min_max(of_document)[document]
     return fused.astype(np.float32)
 
 

@@ -345,6 +345,15 @@ class Catalog:
             result[row.id] = (row, text, document)
         return result
 
+    def documents_of(self, ids: Ids) -> Ids:
+        """The id of each chunk's document; -1 for unknown chunks. *Shape:* (n,) -> (n,)."""
+        found: dict[int, int] = {}
+        with self.read() as connection:
+            for batch in batches(ids.tolist()):
+                query = sa.select(chunks.c.id, chunks.c.document_id).where(chunks.c.id.in_(batch))
+                found |= {row.id: row.document_id for row in connection.execute(query)}
+        return np.array([found.get(chunk_id, -1) for chunk_id in ids.tolist()], dtype=np.int64)
+
     def neighbours(self, generation: int, chunk_id: int) -> list[int]:
         """The ids of the chunks before and after one in its document, at a generation; fewer at its ends."""
         start, document = (

@@ -198,6 +198,10 @@ class Snapshot:
             self.report_missing_chunks()
         return _cosines(vectors, query)[np.searchsorted(known, ids)]
 
+    def documents_of(self, ids: Ids) -> Ids:
+        """The id of each chunk's document. *Shape:* (n,) -> (n,)."""
+        return self._catalog.documents_of(ids)
+
     def report_missing_chunks(self) -> NoReturn:
         """Raise StaleReadError, since the catalog lacks chunks that the view has: repeat with another snapshot.
 

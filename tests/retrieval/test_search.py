@@ -140,6 +140,43 @@ def test_fused_scores_by_hand() -> None:
     assert fuse(cosines[:0], bm25[:0], fusion="rrf").tolist() == []
 
 
+def test_documents_with_several_good_chunks_break_near_ties() -> None:
+    cosines, bm25 = _scores(0.800, 0.799, 0.798, 0.797, 0.2), _scores(1, 1, 1, 1, 0)
+    assert int(np.argmax(fuse(cosines, bm25))) == 0
+    assert int(np.argmax(fuse(cosines, bm25, np.array([7, 3, 3, 3, 9])))) == 1
+    assert int(np.argmax(fuse(cosines, bm25, np.array([7, 3, 9, 9, 9])))) == 0
+    # By hand: fused scores 1, 0.5 and 0 with a mean of 0.5, so that the documents have 0.75 and (0.5 + 0 + 0.5) / 3.
+    fused = fuse(_scores(0.9, 0.7, 0.5), _scores(3, 2, 1), np.array([1, 2, 2]))
+    assert fused.tolist() == pytest.approx([1, 0.45, 0])
+    assert fuse(cosines[:0], bm25[:0], np.array([], dtype=np.int64)).tolist() == []
+
+
+def test_documents_of_one_chunk_keep_the_order_of_their_chunks() -> None:
+    rng = np.random.default_rng(1)
+    cosines, bm25 = rng.random((2, 50), dtype=np.float32)
+    alone, each = fuse(cosines, bm25), fuse(cosines, bm25, np.arange(50))
+    assert np.argsort(alone).tolist() == np.argsort(each).tolist()
+    one = fuse(cosines, bm25, np.zeros(50, dtype=np.int64))
+    assert np.argsort(alone).tolist() == np.argsort(one).tolist()
+
+
+def test_hybrid_search_uses_the_documents_of_the_chunks(tmp_path: Path, collection: Collection) -> None:
+    texts = {
+        "a.md": "# Ferry\n\nferry timetable harbour north\n\n# Notes\n\ncats and dogs",
+        "b.md": "# Ferry\n\nferry timetable harbour south\n\n# Ferry fares\n\nferry timetable harbour fares",
+    }
+    (tmp_path / "ferries").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "ferries" / name).write_text(text)
+    collection.sync(tmp_path / "ferries")
+    hits = collection.search("ferry timetable harbour", k=4)
+    expected = fuse(
+        *(np.array([hit.scores[name] for hit in hits], dtype=np.float32) for name in ("dense", "keyword")),
+        np.array([hit.uri.endswith("b.md") for hit in hits], dtype=np.int64),
+    )
+    assert [hit.scores["fused"] for hit in hits] == pytest.approx(expected.tolist())
+
+
 @pytest.mark.parametrize("fusion", ["convex", "rrf"])
 def test_if_one_index_has_equal_scores_the_other_ranks(fusion: Fusion) -> None:
     cosines = _scores(0.2, 0.8, 0.5, 0.4)
@@ -184,7 +221,8 @@ def test_each_index_returns_the_configured_number_of_candidates(collection: Coll
     assert len(first) == 2
     (hit,) = few.search(query, k=1)
     assert hit.uri in first
-    assert hit.scores["fused"] == pytest.approx(0.6)  # of two, each is the best by one score and the worst by the other
+    # Of two, each is the best by one score and the worst by the other; a tenth is the score of the document.
+    assert hit.scores["fused"] == pytest.approx(0.9 * 0.6 + 0.1)
     assert (collection.search(query, k=1)[0].scores["fused"] or 0) > 0.7
     assert len(few.search("pump at 22 bar", k=30)) == 30  # more hits need more candidates
 
