@@ -43,6 +43,31 @@ def squad_articles() -> QuestionSet:
     return replace(data, questions=data.questions[::20])
 
 
+def squad_train_part() -> QuestionSet:
+    """400 questions of every sixth article of SQuAD 1.0 train, over the paragraphs of these articles."""
+    data = load_questions(DATA / "squad" / "squad-v1.0-train.json.gz")
+    documents = data.documents or {}
+    titles = set(sorted({path.partition("/")[0] for path in documents})[::6])
+    chosen = tuple(q for q in data.questions if q.gold[0].uri.split("/")[1] in titles)
+    part = replace(data, name="SQuAD 1.0 train, every sixth article", questions=chosen)
+    return replace(
+        part.sample(400), documents={path: text for path, text in documents.items() if path.partition("/")[0] in titles}
+    )
+
+
+def squad_articles_asked(*, tuning: bool) -> QuestionSet:
+    """Questions of SQuAD 1.1 dev over its 48 articles, each a document; the passage is searched for.
+
+    For tuning, 300 about the first ten articles of SQuAD 2.0 dev, which are among them; else 400 about the others.
+    """
+    data = load_questions(DATA / "squad" / "squad-v1.1-dev.json.gz", articles=True)
+    with gzip.open(DATA / "squad" / "squad-v2.0-dev.json.gz", "rt", encoding="utf-8") as file:
+        titles = sorted(article["title"] for article in json.load(file)["data"])[:10]
+    files = {f"corpus/{title}.txt" for title in titles}
+    chosen = tuple(question for question in data.questions if (question.gold[0].uri in files) == tuning)
+    return replace(data, questions=chosen).sample(300 if tuning else 400)
+
+
 def xquad(language: str) -> QuestionSet:
     """XQuAD (Artetxe et al. 2020): 1,190 questions over 240 paragraphs, parallel in all languages."""
     return load_questions(DATA / "xquad" / f"xquad.{language}.json.gz")
@@ -97,10 +122,11 @@ def _multihop(
     )
 
 
-def pubmedqa(*, test: bool) -> QuestionSet:
+def pubmedqa(*, test: bool | None = None) -> QuestionSet:
     """PubMedQA (Jin et al. 2019): yes/no/maybe questions about abstracts without their conclusion.
 
-    500 questions for training, or the 500 test questions. The documents are all 1,000 abstracts.
+    500 questions for training, the 500 test questions, or all in the order of the file. The documents are all 1,000
+    abstracts.
     """
     entries, labels = _json("ori_pqal", "pubmedqa"), _json("test_ground_truth", "pubmedqa")
     return QuestionSet(
@@ -108,10 +134,26 @@ def pubmedqa(*, test: bool) -> QuestionSet:
         tuple(
             Question(key, entry["QUESTION"], (Gold(f"corpus/{key}.txt"),), (entry["final_decision"],))
             for key, entry in entries.items()
-            if (key in labels) == test
+            if test is None or (key in labels) == test
         ),
         documents={f"{key}.txt": "\n\n".join(entry["CONTEXTS"]) for key, entry in entries.items()},
     )
+
+
+def report_questions() -> QuestionSet:
+    """55 questions of financebench over its PDFs. In place of a span, a gold has the number of the page."""
+    lines = (DATA / "financebench" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = []
+    for line in map(json.loads, lines):
+        pages = sorted({evidence["page"] for evidence in line["evidence"]})
+        golds = tuple(Gold(line["document"], page, page) for page in pages)
+        questions.append(Question(line["id"], line["question"], golds, (line["answer"],)))
+    return QuestionSet("reports", tuple(questions))
+
+
+def every_second(data: QuestionSet, *, even: bool) -> QuestionSet:
+    """The questions of the even lines, which may be tuned on, or of the odd ones."""
+    return replace(data, questions=data.questions[1 if even else 0 :: 2])
 
 
 def _json(name: str, folder: str = "multihop") -> Any:

@@ -588,6 +588,72 @@ def reports() -> str:
     return _table(["", "mode", *keys, "ms"], rows)
 
 
+def ranking() -> str:
+    keys = ("nDCG@10", "first 1", "first 5", "first 10")
+    rows = []
+    for name, rankings in _part("ranking", "report").items():
+        for ranking_, values in rankings.items():
+            cells = [_interval(values["nDCG@10"]), *(f"{values[key][0]:.3f}" for key in keys[1:])]
+            rows.append([name, ranking_, str(values["questions"]), *cells])
+    return _table(("set", "ranked by", "questions", "nDCG@10 [95 %]", *keys[1:]), rows)
+
+
+def ranking_weights() -> str:
+    result = _part("ranking", "weights")
+    rows = []
+    for rule, entry in result["rules"].items():
+        gains = {name: value["nDCG@10"] for name, value in entry["left out"].items()}
+        lowest = min((name for name in gains if name != "mean"), key=lambda name: gains[name])
+        rows.append(
+            [
+                rule,
+                f"{entry['gains']['mean']['nDCG@10']:+.4f}",
+                f"{gains['mean']:+.4f}",
+                f"{gains[lowest]:+.4f} ({lowest})",
+                f"{entry['left out']['mean']['first 1']:+.4f}",
+            ]
+        )
+    rows.append(["best fixed weight of each set", f"{result['oracle']:+.4f}", "-", "-", "-"])
+    return _table(
+        ("weight depends on", "fitted on all", "fitted on the others: mean", "the worst set", "first hit, mean"), rows
+    )
+
+
+def ranking_documents() -> str:
+    result = _part("ranking", "documents")
+    keys = ("nDCG@10", "first 1", "first 5", "first 10")
+    rows = [
+        [name, result["left out"][name]["choice"], *(f"{gain[key]:+.3f}" for key in keys)]
+        for name, gain in result["adopted"].items()
+    ]
+    return _table(("set", "chosen on the other sets", *(f"{key}" for key in keys)), rows)
+
+
+def rerankers() -> str:
+    result = _part("ranking", "rerank")
+    sets = [name for name in result["search"] if name != "mean"]
+    rows = []
+    for name, values in result.items():
+        if name not in ("questions", "chosen", "cpu_ms_of_20") and (name in result["shown"] or "SPLADE" in name):
+            found = (values.get(one) for one in [*sets, "mean"])
+            cells = (f"{one['nDCG@10']:.3f} / {one['first 1']:.2f}" if one else "-" for one in found)
+            rows.append([name, *cells])
+    return _table(("nDCG@10 / first hit", *sets, "mean"), rows)
+
+
+def chunking() -> str:
+    rows = []
+    for name, entry in _result("chunking")["sets"].items():
+        for variant, values in entry.items():
+            if isinstance(values, dict):
+                keys = ("nDCG@10", "first 1", "first 5", "first 10", "within 1280 tokens")
+                cells = (f"{values[key]:.3f}" if key in values else "-" for key in keys)
+                rows.append([name, variant, f"{values['chunks']:,}", *cells])
+    return _table(
+        ("set", "chunks of", "chunks", "nDCG@10", "first 1", "first 5", "first 10", "within 1,280 tokens"), rows
+    )
+
+
 def report_answers() -> str:
     kinds = ("right", "wrong", "not found", "unjudged", "right and verified", "wrong and verified", "evidence read")
     rows = []
@@ -684,6 +750,11 @@ TABLES: dict[str, Callable[[], str]] = {
             reports,
             report_answers,
             report_tables,
+            ranking,
+            ranking_weights,
+            ranking_documents,
+            rerankers,
+            chunking,
             retrieval,
             retrieval_more,
             goals,
