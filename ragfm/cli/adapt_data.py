@@ -38,6 +38,12 @@ EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
     "the command again to continue.",
 )
 @click.option("--from-log", is_flag=True, help="Also use answers of the answer log that were rated good or corrected.")
+@click.option(
+    "--preferences",
+    is_flag=True,
+    help="Create preferences from the answer log, for the methods dpo and kto: corrected answers with their "
+    "corrections, and answers rated good or bad.",
+)
 @text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes the questions.")
 @k_option
 @limit_option
@@ -87,6 +93,10 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     from ragfm.training import Recipe, load_held_out, make_dataset, write_dataset
     from ragfm.training.example_formats import write_example_format
 
+    if options["preferences"]:
+        if questions or options["write"]:
+            usage_error("--preferences uses the answer log only.")
+        options["from_log"] = True
     if Path(out).is_file():
         raise DataError(f"'{out}' is a file.", "Specify a folder for the examples with --out.")
     loaded = None
@@ -120,6 +130,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
                 write=options["write"],
                 written=make_output(out) / "written.run" if options["write"] else None,
                 from_log=options["from_log"],
+                preferences=options["preferences"],
                 held_out=held_out,
                 licence=options["licence"],
                 limit=options["limit"],

@@ -22,6 +22,8 @@ from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import format_seconds, show_progress
 from ragfm.models.adapters import METHODS
 
+PREFERENCES = ("dpo", "kto")
+
 if TYPE_CHECKING:
     from ragfm.training import TrainingEstimate
 
@@ -34,7 +36,15 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Base model: a folder of safetensors, or the GGUF file that will be served.",
 )
-@click.option("--method", default="lora", type=click.Choice(METHODS), help="Fine-tuning method.")
+@click.option(
+    "--method",
+    default="lora",
+    type=click.Choice([*METHODS, *PREFERENCES]),
+    help="Fine-tuning method. dpo and kto train LoRA matrices on the preferences of `ragfm adapt data --preferences`.",
+)
+@click.option(
+    "--beta", default=0.1, type=POSITIVE, help="Strength with which dpo and kto keep the model close to its start."
+)
 @text_option(
     "--from", "start", metavar="ADAPTER", help="Adapter to continue from, with its rank: a folder, or a GGUF file."
 )
@@ -91,6 +101,8 @@ def train(
     from ragfm.training import train as train_adapter
     from ragfm.training.distributed import is_main_process, unused_gpus
 
+    if options["method"] in PREFERENCES:
+        options["objective"], options["method"] = options["method"], "lora"
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
     plan: dict[str, Any] = {}

@@ -13,13 +13,20 @@ from ragfm.evaluation.answer_matching import normalize
 from ragfm.generation.log_entries import REDACTED, LogEntry
 
 
-def rated_entries(entries: Iterable[LogEntry]) -> list[LogEntry]:
+def rated_entries(entries: Iterable[LogEntry], *, bad: bool = False) -> list[LogEntry]:
     """The entries whose right answer is known: rated good or corrected, not redacted, not structured.
+
+    With `bad` also those that were only rated bad.
 
     Of several entries with the same question only the last one is returned: a frequent question must not count more,
     and its ratings may disagree.
     """
-    known = [entry for entry in entries if right_answer(entry) and REDACTED not in entry.query + right_answer(entry)]
+    known = [
+        entry
+        for entry in entries
+        if (right_answer(entry) or (bad and entry.thumbs == "down" and not entry.correction and _is_text(entry.answer)))
+        and REDACTED not in entry.query + entry.answer + right_answer(entry)
+    ]
     last = {normalize(entry.query): entry.id for entry in known}
     return [entry for entry in known if last[normalize(entry.query)] == entry.id]
 
@@ -27,11 +34,15 @@ def rated_entries(entries: Iterable[LogEntry]) -> list[LogEntry]:
 def right_answer(entry: LogEntry) -> str:
     """The right answer without citation markers; empty if it is unknown, and for a structured answer."""
     text = entry.correction or (entry.answer if entry.thumbs == "up" else "")
+    return MARKER.sub("", text).strip() if _is_text(text) else ""
+
+
+def _is_text(answer: str) -> bool:
+    """Whether an answer is not empty, and not one of `Rag.extract`."""
     try:
-        structured = isinstance(json.loads(text), dict)  # an answer of `Rag.extract`
+        return bool(answer.strip()) and not isinstance(json.loads(answer), dict)
     except ValueError:
-        structured = False
-    return "" if structured else MARKER.sub("", text).strip()
+        return True
 
 
 def questions_from_log(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ training_run            train an adapter, or estimate what that costs
 train_settings          its settings and estimate
 trainer                 the training loop
 training_batches        batches and their loss
+preference              what dpo and kto learn from, and their losses
 base_model              the model that is trained
 methods                 LoRA and the other methods of fine-tuning
 checkpoint              the state of a training run on disk

@@ -15,11 +15,12 @@ def adapter_card(record: AdapterRecord) -> str:
     front += ["library_name: peft" if record.method != "full" else "library_name: transformers"]
     front += ["pipeline_tag: text-generation", "tags: [rag, ragfm]", "---", ""]
     trained = f"`{record.base['name']}`" + (f" (sha256 `{record.base['sha256']}`)" if record.base["sha256"] else "")
+    objective = f" and {record.settings['objective']}" if record.settings.get("objective") else ""
     lines = [
         f"# {'Model' if record.method == 'full' else 'Adapter'} for answers from passages",
         "",
-        f"Trained by {record.method} on {trained}, for the prompt of ragfm: it answers from numbered passages and "
-        "cites their numbers.",
+        f"Trained by {record.method}{objective} on {trained}, for the prompt of ragfm: it answers from "
+        "numbered passages and cites their numbers.",
         "",
         f"- Licence: {record.licence or 'not stated'}",
         f"- Prompt: fingerprint `{record.prompt or 'unknown'}`",

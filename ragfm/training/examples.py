@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,27 @@ TRAIN, VALID, CARD = "train.jsonl", "valid.jsonl", "card.json"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and the completion to learn. `meta` says what the example was made from; training does not use it."""
+    """A prompt and the completion to learn. `meta` says what the example was made from; training does not use it.
+
+    For preference tuning, `rejected` is a worse completion; with it, `completion` may be empty.
+    """
 
     messages: tuple[Message, ...]
     completion: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    rejected: str | None = None
 
 
 def examples_to_jsonl(examples: Sequence[Example]) -> bytes:
     """The content of a file of examples."""
-    return b"".join(json.dumps(asdict(example), ensure_ascii=False).encode() + b"\n" for example in examples)
+    records = (asdict(example) for example in examples)
+    lines = ({key: value for key, value in record.items() if value is not None} for record in records)
+    return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
 
 
 def examples_digest(examples: Sequence[Example]) -> str:
     """The sha256 of all prompts and completions."""
-    without_meta = [Example(example.messages, example.completion) for example in examples]
+    without_meta = [replace(example, meta={}) for example in examples]
     return sha256(examples_to_jsonl(without_meta)).hexdigest()
 
 
@@ -51,12 +57,15 @@ def read_examples(path: str | Path) -> list[Example]:
             record = json.loads(line)
             messages = tuple(Message(turn["role"], turn["content"]) for turn in record["messages"])
             completion = record["completion"]
-            texts = [*(message.content for message in messages), completion]
-            if not messages or not all(isinstance(text, str) for text in texts) or not completion.strip():
-                raise ValueError("messages and completion must be texts and not empty")
+            rejected = record.get("rejected")
+            texts = [*(message.content for message in messages), completion, rejected or ""]
+            if not messages or not all(isinstance(text, str) for text in texts):
+                raise ValueError("messages and completion must be texts")
+            if not completion.strip() and not (rejected or "").strip():
+                raise ValueError("completion must not be empty")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number} is not an example: {error}.", "See docs/adaptation.md.") from error
-        examples.append(Example(messages, completion, record.get("meta", {})))
+        examples.append(Example(messages, completion, record.get("meta", {}), rejected))
     return examples
 
 

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from ragfm.models.adapters import Method
 
 Judge: TypeAlias = Literal["loss", "answers"]
+Objective: TypeAlias = Literal["likelihood", "dpo", "kto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class TrainSettings:
     """Settings of a training run.
 
     - `method`: the fine-tuning method.
+    - `objective`: what is learned: the completions, or preferences by dpo or kto (`ragfm.training.preference`).
+    - `beta`: strength with which dpo and kto keep the model close to the one that training starts from.
     - `epochs`: number of passes over the examples; fractions are allowed.
     - `batch`: number of examples per optimizer step.
     - `rate`: peak learning rate; None is the default of the method (`ragfm.training.methods.LEARNING_RATES`).
@@ -47,6 +50,8 @@ class TrainSettings:
     """
 
     method: MethodSettings = MethodSettings()
+    objective: Objective = "likelihood"
+    beta: float = 0.1
     epochs: float = 1.0
     batch: int = 16
     rate: float | None = None

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ragfm.core.errors import DataError, RagfmError
+from ragfm.core.errors import DataError, RagfmError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.models.adapters import CHECKPOINT, read_record
@@ -32,15 +32,24 @@ from ragfm.training.base_model import Base, Encoded, in_bfloat16
 from ragfm.training.checkpoint import BEST, defer_interrupt
 from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_digest
-from ragfm.training.methods import LEARNING_RATES, apply_method, cast_frozen_to_bfloat16
+from ragfm.training.methods import LEARNING_RATES, PREFERENCE_RATE, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
+from ragfm.training.preference import (
+    Sequences,
+    dpo_losses,
+    encode_sequences,
+    kto_losses,
+    load_reference,
+    preference_rows,
+    save_reference,
+)
 from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 from ragfm.training.training_batches import (
     Row,
     Step,
     batch_rows,
-    completion_loss,
+    completion_logprobs,
     pack_rows,
     plan_steps,
     row_tokens,
@@ -103,38 +112,48 @@ class Training:
         method = settings.method.method
 
         # Tokens, rows and steps.
-        self._max_tokens = min(settings.most_tokens, base.window)
-        train, valid_pairs = self._encode(examples), self._encode(valid)
-        self.too_long = len(examples) + len(valid) - len(train) - len(valid_pairs)
-        if not train:
-            limit = f" of at most {self._max_tokens} tokens" if examples else ""
-            raise DataError(f"There is no example{limit} to train with.", "Create examples with `ragfm adapt data`.")
-        self._train = [tokens for _, tokens in train]
-        self._valid = [tokens for _, tokens in valid_pairs]
-        self._asked = [example for example, _ in valid_pairs[:MAX_EXAMPLES]]
-        self.examples, self.valid_examples = len(self._train), len(self._valid)
+        max_tokens = min(settings.most_tokens, base.window)
+        self._train = encode_sequences(base, examples, settings.objective, max_tokens)
+        self._valid = encode_sequences(base, valid, settings.objective, max_tokens, wanted=False)
+        self.too_long = self._train.too_long + self._valid.too_long
+        self._asked = [
+            example for example in self._valid.examples if not example.rejected or settings.objective == "dpo"
+        ]
+        if settings.judge == "answers" and self._valid.examples and not self._asked:
+            raise DataError("No validation example has a good answer.", "Train with `--judge loss`.")
+        self.examples, self.valid_examples = len(self._train.examples), len(self._valid.examples)
         self._pack_prefixes = shares_prefixes(base.model.config, method)
         rows, lengths = self._pack(self._train)
         self.steps: list[Step] = plan_steps(
             rows,
             lengths,
             epochs=settings.epochs,
-            batch=settings.batch,
+            batch=settings.batch * (2 if settings.objective == "dpo" else 1),
             max_tokens=_MAX_BATCH_TOKENS,
             seed=settings.seed,
         )
         rank, count = self.processes.rank, self.processes.world_size
         self._own_steps = self.steps
         if count > 1:
-            self._own_steps = [shard_step(step, self._train, _MAX_BATCH_TOKENS, rank, count) for step in self.steps]
+            if settings.objective != "likelihood":
+                raise UnsupportedError(
+                    f"{settings.objective} trains in one process, but a launcher started {count}.",
+                    "Run `ragfm adapt train` without a launcher.",
+                )
+            encoded = self._train.encoded
+            self._own_steps = [shard_step(step, encoded, _MAX_BATCH_TOKENS, rank, count) for step in self.steps]
         self.validate_every = settings.validate_every or max(1, math.ceil(len(self.steps) / 10))
         self.tokens = sum(self._tokens(row) for step in self.steps for batch in step for row in batch)
         self.configuration = {
             "base": base.sha256,
-            "examples": examples_digest([example for example, _ in train]),
-            "valid": examples_digest([example for example, _ in valid_pairs]),
+            "examples": examples_digest(self._train.examples),
+            "valid": examples_digest(self._valid.examples),
             **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
         }
+        if settings.objective == "likelihood":  # as in checkpoints from before there were others
+            self.configuration = {
+                key: one for key, one in self.configuration.items() if key not in ("objective", "beta")
+            }
 
         # Model and optimizer.
         self.state = _State()
@@ -157,7 +176,9 @@ class Training:
         self._learned = sum(parameter.numel() for parameter in self._parameters)
         # Two checkpoints and two best weights while one is replaced, the result, and a reserve.
         self._disk_mb = self._learned * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
-        self._peak_rate = settings.rate or LEARNING_RATES[method]
+        default_rate = LEARNING_RATES[method] * (1 if settings.objective == "likelihood" else PREFERENCE_RATE)
+        self._peak_rate = settings.rate or default_rate
+        self._divergence = 0.0  # z of kto, in the current step or validation
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_rate, weight_decay=0.0)
         self._random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
 
@@ -170,16 +191,18 @@ class Training:
         middle = batches[len(batches) // 2]
         speed = self._padded_tokens(middle) / self._time_batch(middle)
         answering = 0.0  # seconds that a validation takes to generate answers
-        if self.settings.judge == "answers" and self._valid:
+        if self.settings.judge == "answers" and self._asked:
             start = time.monotonic()
             with self._evaluation_mode():
                 score_answers(self.model, self.base, self._asked[:1])
-            answering = (time.monotonic() - start) * min(MAX_EXAMPLES, len(self._valid))
+            answering = (time.monotonic() - start) * min(MAX_EXAMPLES, len(self._asked))
         torch.set_rng_state(random_state)
         validations = len(self.steps) // self.validate_every + 1
         train_tokens: float = sum(self._padded_tokens(batch) for batch in batches)
         if not answering:
             train_tokens += validations * sum(self._pack(self._valid)[1]) * 0.4  # no backward pass
+        if self.settings.objective != "likelihood":
+            train_tokens += sum(self._pack(self._train)[1]) * 0.4  # by the reference model
         return TrainingEstimate(
             examples=self.examples,
             valid_examples=self.valid_examples,
@@ -212,6 +235,8 @@ class Training:
                 "Free some space, or use a folder on another disk.",
             )
         path = self.folder / CHECKPOINT
+        if self.settings.objective != "likelihood":
+            self._compute_reference()
         if path.exists():
             saved = checkpoint.load_checkpoint(path, self.model, self._optimizer, self.configuration)
             self.state = _State(**saved)
@@ -228,7 +253,7 @@ class Training:
             self._save()
             self.processes.barrier()  # the launcher ends all processes when one ends
             raise
-        if self._valid and self.processes.is_main:
+        if self.valid_examples and self.processes.is_main:
             tensors, _ = checkpoint.read_tensors(self.folder / BEST)
             checkpoint.set_weights(self.model, tensors)
         self.finished = self.processes.is_main
@@ -242,7 +267,7 @@ class Training:
             "of_steps": len(self.steps),
             "loss": {"first": state.losses[0][1], "last_5": sum(last) / len(last)},
             "valid": dict(state.valid),
-            "kept_step": state.best_step if self._valid else state.step,
+            "kept_step": state.best_step if self.valid_examples else state.step,
             "seconds": round(state.seconds, 1),
             "tokens_per_second": round(speed, 1),
             "peak_mb": round(_peak_mb(self.base.device)),
@@ -282,17 +307,22 @@ class Training:
 
     def _train_step(self) -> float:
         """Run one optimizer step; returns the loss per token."""
-        examples = [self._train[index] for batch in self.steps[self.state.step] for row in batch for index in row]
-        total_tokens = sum(len(example.ids) - example.start for example in examples)
+        indices = [index for batch in self.steps[self.state.step] for row in batch for index in row]
+        sizes = [len(example.ids) - example.start for example in self._train.encoded]
+        totals = {"likelihood": sum(sizes[index] for index in indices), "dpo": len(indices) // 2, "kto": len(indices)}
+        total = totals[self.settings.objective]
         step_loss = 0.0
         self._random_state = checkpoint.rng_state()
+        if self.settings.objective == "kto":
+            with self._evaluation_mode():
+                self._divergence = self._estimate_divergence(self._train, indices)
         if self.processes.world_size > 1:
             # Dropout must differ between processes, and the checkpoint holds the random state of one of them.
             torch.manual_seed(hash((self.settings.seed, self.state.step, self.processes.rank)))
         for batch in self._own_steps[self.state.step]:
             with self._autocast():
                 loss, _ = self._loss(self._train, batch)
-            (loss / total_tokens).backward()  # type: ignore[no-untyped-call]
+            (loss / total).backward()  # type: ignore[no-untyped-call]
             step_loss += loss.item()
         if self.processes.world_size > 1:
             for parameter in self._parameters:
@@ -315,16 +345,16 @@ class Training:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self.state.step += 1
-            self.state.losses.append((self.state.step, step_loss / total_tokens))
+            self.state.losses.append((self.state.step, step_loss / total))
             self._random_state = None
         if not math.isfinite(step_loss):
             raise DataError(f"The loss is {step_loss} at step {self.state.step}.", "Train with a lower learning rate.")
-        return step_loss / total_tokens
+        return step_loss / total
 
     def _validate_if_due(self) -> None:
         step, last = self.state.step, self.state.valid[-1][0] if self.state.valid else 0
         due = step > last and (step % self.validate_every == 0 or step == len(self.steps))
-        if not self._valid or not due:
+        if not self.valid_examples or not due:
             return
         result = torch.zeros(1, device=self.base.device)
         if self.processes.is_main:
@@ -332,13 +362,16 @@ class Training:
                 if self.settings.judge == "answers":
                     result += score_answers(self.model, self.base, self._asked)
                 else:
+                    if self.settings.objective == "kto":
+                        everything = range(len(self._valid.encoded))
+                        self._divergence = self._estimate_divergence(self._valid, everything)
                     rows, lengths = self._pack(self._valid)
-                    total_loss, total_tokens = 0.0, 0
+                    total_loss, total = 0.0, 0
                     for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
-                        loss, tokens = self._loss(self._valid, [rows[index] for index in batch])
+                        loss, count = self._loss(self._valid, [rows[index] for index in batch])
                         total_loss += loss.item()
-                        total_tokens += tokens
-                    result += total_loss / total_tokens
+                        total += count
+                    result += total_loss / total
         self.processes.broadcast([result])
         value = result.item()
         objective = value if self.settings.judge == "loss" else -value
@@ -367,31 +400,79 @@ class Training:
         """The seconds of a forward and backward pass."""
         start = time.perf_counter()
         with self._autocast():
-            loss, tokens = self._loss(self._train, batch)
-        (loss / tokens).backward()  # type: ignore[no-untyped-call]
+            loss, count = self._loss(self._train, batch)
+        (loss / count).backward()  # type: ignore[no-untyped-call]
         if self.base.device.type == "cuda":
             torch.cuda.synchronize()
         self._optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - start
 
-    def _loss(self, examples: Sequence[Encoded], batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
+    def _loss(self, data: Sequences, batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
+        """The summed loss of a batch, and the number of tokens, pairs or answers that it is summed over."""
+        logprobs, tokens = self._logprobs(data.encoded, batch)
+        if self.settings.objective == "likelihood":
+            return -logprobs.sum(), tokens
+        indices = [index for row in batch for index in row]
+        reference = [data.reference[index] for index in indices] if data.reference else [0.0] * len(indices)
+        ratios, beta = logprobs - torch.tensor(reference, device=self.base.device), self.settings.beta
+        if self.settings.objective == "dpo":
+            return dpo_losses(ratios[0::2], ratios[1::2], beta).sum(), len(indices) // 2
+        good = torch.tensor([data.good[index] for index in indices], device=self.base.device)
+        weights = self._train.good_and_bad_weights
+        return kto_losses(ratios, good, self._divergence, beta, weights).sum(), len(indices)
+
+    def _logprobs(self, examples: Sequence[Encoded], batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
+        """The log-probability of each completion, in the order of the batch, and their number of tokens."""
         rows = [[examples[index] for index in row] for row in batch]
-        return completion_loss(self.model, rows, self.base.pad, self.base.device)
+        if not self._pack_prefixes:
+            rows = [[example] for row in rows for example in row]
+        return completion_logprobs(self.model, rows, self.base.pad, self.base.device)
 
-    def _encode(self, examples: Sequence[Example]) -> list[tuple[Example, Encoded]]:
-        """The examples that are not too long, with their tokens."""
-        pairs = [(example, self.base.encode(example)) for example in examples]
-        return [(example, tokens) for example, tokens in pairs if len(tokens.ids) <= self._max_tokens]
+    def _compute_reference(self) -> None:
+        """Take the reference log-probabilities from the folder, or compute them: no step has been made yet."""
+        data = (self._train, self._valid)
+        if load_reference(self.folder, data, self.configuration):
+            return
+        with self.processes.defer_interrupts(), self._evaluation_mode():
+            for sequences in data:
+                sequences.reference = self._all_logprobs(sequences.encoded)
+                sequences.mismatched_reference = self._all_logprobs(sequences.mismatched)
+        save_reference(self.folder, data, self.configuration)
 
-    def _pack(self, examples: Sequence[Encoded]) -> tuple[list[Row], list[int]]:
-        """Rows of the examples, and the number of tokens of each."""
+    def _all_logprobs(self, examples: Sequence[Encoded]) -> list[float]:
+        """The log-probabilities of completions, without gradients. Raises KeyboardInterrupt between two batches."""
+        rows, lengths = self._pack_alike(examples)
+        found = [0.0] * len(examples)
+        for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
+            chosen = [rows[index] for index in batch]
+            logprobs, _ = self._logprobs(examples, chosen)
+            for index, value in zip((one for row in chosen for one in row), logprobs.tolist(), strict=True):
+                found[index] = value
+            self.processes.raise_if_interrupted(self.base.device)
+        return found
+
+    def _estimate_divergence(self, data: Sequences, indices: Sequence[int]) -> float:
+        """The z of kto: the mean log-ratio of mismatched answers, at least 0."""
+        logprobs = self._all_logprobs([data.mismatched[index] for index in indices])
+        ratios = [value - data.mismatched_reference[index] for value, index in zip(logprobs, indices, strict=True)]
+        return max(0.0, sum(ratios) / len(ratios))
+
+    def _pack(self, data: Sequences) -> tuple[list[Row], list[int]]:
+        """Rows of the sequences of which a step takes all or none, and the number of tokens of each."""
+        if self.settings.objective == "dpo":
+            rows = preference_rows(data)
+            return rows, [row_tokens([data.encoded[index] for index in row]) for row in rows]
+        return self._pack_alike(data.encoded)
+
+    def _pack_alike(self, examples: Sequence[Encoded]) -> tuple[list[Row], list[int]]:
+        """Rows of examples that begin alike, and the number of tokens of each."""
         rows: list[Row] = [(index,) for index in range(len(examples))]
         if self._pack_prefixes:
             rows = pack_rows(examples, _MAX_BATCH_TOKENS)
         return rows, [row_tokens([examples[index] for index in row]) for row in rows]
 
     def _tokens(self, row: Row) -> int:
-        return row_tokens([self._train[index] for index in row])
+        return row_tokens([self._train.encoded[index] for index in row])
 
     def _padded_tokens(self, batch: Sequence[Row]) -> int:
         return len(batch) * max(map(self._tokens, batch))

@@ -103,7 +103,15 @@ def shard_step(step: Step, examples: Sequence[Encoded], max_tokens: int, rank: i
 def completion_loss(
     model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, int]:
-    """The negative log-likelihood of the completions, summed over their tokens, and the number of these tokens.
+    """The negative log-likelihood of the completions, summed over their tokens, and the number of these tokens."""
+    logprobs, tokens = completion_logprobs(model, rows, pad, device)
+    return -logprobs.sum(), tokens
+
+
+def completion_logprobs(
+    model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, int]:
+    """The log-probability of each completion, in the order of the rows, and the number of tokens of all.
 
     Logits are computed only where a token of a completion is predicted. Padding is on the right, and positions are
     counted from the end, since virtual tokens may precede the first.
@@ -113,6 +121,8 @@ def completion_loss(
     branch = torch.full_like(ids, -1)  # 0: common beginning, 1, 2, …: example of the row, -1: padding
     positions = torch.zeros_like(ids)
     targets = torch.full_like(ids, -1)
+    owners = torch.zeros_like(ids)  # the number of the example of a target
+    count = 0
     for number, row in enumerate(rows):
         common = offset = _common_tokens(row)
         ids[number, :common] = torch.tensor(row[0].ids[:common])
@@ -125,7 +135,8 @@ def completion_loss(
             branch[number, offset:end] = leaf
             positions[number, offset:end] = torch.arange(common, common + size)
             targets[number, offset + answer - 1 : end - 1] = ids[number, offset + answer : end]
-            offset = end
+            owners[number, offset + answer - 1 : end - 1] = count
+            offset, count = end, count + 1
     columns = (targets >= 0).any(0).nonzero().flatten()
     targets = targets[:, columns].to(device)
     if int(branch.max()) <= 1:
@@ -143,8 +154,9 @@ def completion_loss(
     )
     predicted = targets >= 0
     logits = output.logits[predicted].float()
-    loss = torch.nn.functional.cross_entropy(logits, targets[predicted], reduction="sum")
-    return loss, int(predicted.sum())
+    logprobs = -torch.nn.functional.cross_entropy(logits, targets[predicted], reduction="none")
+    owner = owners[:, columns].to(device)[predicted]
+    return torch.zeros(count, device=device).index_add(0, owner, logprobs), int(predicted.sum())
 
 
 def _common_tokens(row: Sequence[Encoded]) -> int:

@@ -14,7 +14,7 @@ from ragfm.generation.answer_log import AnswerLog
 from ragfm.rag import Rag
 from ragfm.training.dataset import Dataset, Recipe, add_examples
 from ragfm.training.held_out import HeldOut
-from ragfm.training.log_examples import examples_from_log
+from ragfm.training.log_examples import examples_from_log, preferences_from_log
 from ragfm.training.raft import build_raft_dataset
 
 
@@ -26,6 +26,7 @@ def make_dataset(
     write: int | None = None,
     written: str | Path | None = None,
     from_log: bool = False,
+    preferences: bool = False,
     held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
     licence: str | None = None,
     limit: int | None = None,
@@ -34,8 +35,10 @@ def make_dataset(
     """Make training examples about the collection of `rag`, with the prompts of `rag`.
 
     The sources are `questions` with known answers, or `write` questions that the reader of `rag` writes, and if
-    `from_log` the judged answers of the collection's log. `written` is a file that keeps the written questions, so
-    that a second call continues there. `licence` and `limit`, the number of questions sampled, are noted in the card.
+    `from_log` the judged answers of the collection's log. With `preferences`, the log gives pairs of a better and a
+    worse answer, and answers rated good or bad, for preference tuning. `written` is a file that keeps the written
+    questions, so that a second call continues there. `licence` and `limit`, the number of questions sampled, are noted
+    in the card.
     Progress has the stages "write questions" and "make examples".
 
     Raises DataError if the sources yield no example to train with.
@@ -66,13 +69,14 @@ def make_dataset(
             rag, asked, recipe, held_out=held_out, about=about, allow_empty=from_log, progress=progress
         )
     if from_log:
-        entries = rated_entries(AnswerLog.for_collection(rag.collection.path).entries())
+        entries = rated_entries(AnswerLog.for_collection(rag.collection.path).entries(), bad=preferences)
         if not entries and dataset is None:
             raise DataError(
                 "No answer in the log has been rated good or corrected.",
                 "`ragfm log list` shows the answers, `ragfm log thumbs ID up` rates one as good.",
             )
-        examples, counts = examples_from_log(rag, entries, held_out=held_out)
+        from_entries = preferences_from_log if preferences else examples_from_log
+        examples, counts = from_entries(rag, entries, held_out=held_out)
         source = {"name": "the answer log", "licence": licence, "left_out": dict(counts)}
         dataset = add_examples(
             rag, dataset, examples, recipe, counts, sources=[source] if examples else [], held_out=held_out.sources

@@ -148,13 +148,14 @@ def _prepare(
     from ragfm.training.base_model import Base
     from ragfm.training.checkpoint import BEST
     from ragfm.training.distributed import join_processes
+    from ragfm.training.preference import REFERENCE
     from ragfm.training.trainer import Training
 
     processes = join_processes()  # before the model is loaded: it sets the GPU
     loaded = Base(base, four_bit=settings.method.method == "qlora")
     training = Training(loaded, train_examples, out, settings, valid=valid or ())
     if not resume and processes.is_main:
-        for name in (CHECKPOINT, BEST):
+        for name in (CHECKPOINT, BEST, REFERENCE):
             (out / name).unlink(missing_ok=True)
     if not resume:
         processes.barrier()

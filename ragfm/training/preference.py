@@ -1,0 +1,167 @@
+"""Preference tuning: learn from a better and a worse answer (DPO), or from answers that were rated (KTO).
+
+Both compare the model with a reference, the model that training starts from, by r = log π(answer) - log π_ref(answer):
+
+    DPO (Rafailov et al. 2023, eq. 7)     loss = -log σ(β (r_better - r_worse))
+    KTO (Ethayarajh et al. 2024, eq. 8)   loss = λ (1 - σ(β (r - z))) for a good answer
+                                                 λ (1 - σ(β (z - r))) for a bad answer
+
+z estimates the divergence between the two models as the mean r of prompts with answers to other prompts, at least 0. It
+has no gradient. The reference log-probabilities do not change, so they are computed once for a training run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from ragfm.core.durable_files import write_durably
+from ragfm.core.errors import DataError
+from ragfm.training.base_model import Base, Encoded
+from ragfm.training.examples import Example
+from ragfm.training.train_settings import Objective
+from ragfm.training.training_batches import Row
+
+REFERENCE = "reference.json"
+"""Reference log-probabilities of an unfinished training run, in its folder."""
+
+
+@dataclass
+class Sequences:
+    """The encoded examples of a training run, and what a preference loss needs to know of each.
+
+    - `examples`: the examples that are not too long.
+    - `encoded`: a sequence for each; with dpo the better and the worse answer of each, alternating; with kto one for
+      each rated answer.
+    - `too_long`: number of examples that are skipped.
+    - `good`: whether an answer was rated good (kto).
+    - `mismatched`: the prompt of each sequence with the answer to another prompt (kto).
+    - `reference`, `mismatched_reference`: log-probabilities of the answers by the model that training starts from.
+    """
+
+    examples: list[Example]
+    encoded: list[Encoded]
+    too_long: int = 0
+    good: list[bool] = field(default_factory=list)
+    mismatched: list[Encoded] = field(default_factory=list)
+    reference: list[float] = field(default_factory=list)
+    mismatched_reference: list[float] = field(default_factory=list)
+
+    @property
+    def good_and_bad_weights(self) -> tuple[float, float]:
+        """λ of good and bad answers, so that both kinds weigh the same (Ethayarajh et al. 2024, section 4.2)."""
+        good = sum(self.good)
+        bad = len(self.good) - good
+        return (max(1.0, bad / good) if good else 1.0), (max(1.0, good / bad) if bad else 1.0)
+
+
+def encode_sequences(
+    base: Base, examples: Sequence[Example], objective: Objective, max_tokens: int, *, wanted: bool = True
+) -> Sequences:
+    """Encode the examples that an objective can use.
+
+    Raises DataError if there is none, unless not `wanted`, and if examples without an answer to learn would be used.
+    """
+    if objective == "likelihood":
+        if not all(example.completion for example in examples):
+            raise DataError(
+                "There are examples with a bad answer and no good one.", "Train with the method dpo or kto."
+            )
+        chosen = [[example] for example in examples]
+    elif objective == "dpo":
+        chosen = [
+            [example, replace(example, completion=example.rejected)]
+            for example in examples
+            if example.completion and example.rejected
+        ]
+    else:
+        chosen = [
+            [replace(example, completion=text, rejected=None if good else text)]
+            for example in examples
+            for text, good in ((example.completion, True), (example.rejected, False))
+            if text
+        ]
+    encoded = [[base.encode(example) for example in group] for group in chosen]
+    fits = [all(len(sequence.ids) <= max_tokens for sequence in group) for group in encoded]
+    kept = list(itertools.compress(chosen, fits))
+    result = Sequences(
+        [group[0] for group in kept],
+        [sequence for group in itertools.compress(encoded, fits) for sequence in group],
+        too_long=len(fits) - sum(fits),
+    )
+    if not kept and wanted:
+        limit = f" of at most {max_tokens} tokens" if examples else ""
+        if objective == "likelihood":
+            raise DataError(f"There is no example{limit} to train with.", "Create examples with `ragfm adapt data`.")
+        what = "pair of a better and a worse answer" if objective == "dpo" else "rated answer"
+        raise DataError(
+            f"There is no {what}{limit} to train with.",
+            "Create examples with `ragfm adapt data --preferences`; rate and correct answers with `ragfm log`.",
+        )
+    if objective == "kto":
+        result.good = [not example.rejected for example in result.examples]
+        result.mismatched = list(_mismatched(base, result.examples, max_tokens))
+    return result
+
+
+def _mismatched(base: Base, examples: Sequence[Example], max_tokens: int) -> Iterator[Encoded]:
+    """For each example, its prompt with the answer of the next example that has another prompt."""
+    for index, example in enumerate(examples):
+        others = itertools.chain(examples[index + 1 :], examples[:index])
+        other = next((one for one in others if one.messages != example.messages), None)
+        if other is None:
+            raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
+        encoded = base.encode(replace(example, completion=other.completion))
+        yield Encoded(encoded.ids[:max_tokens], encoded.start)
+
+
+def preference_rows(sequences: Sequences) -> list[Row]:
+    """The pairs of dpo, which must be in the same batch."""
+    return [(start, start + 1) for start in range(0, len(sequences.encoded), 2)]
+
+
+def dpo_losses(better: torch.Tensor, worse: torch.Tensor, beta: float) -> torch.Tensor:
+    """The loss of each pair, from the log-ratios r of its answers. *Shape* of all: (pairs,)."""
+    return -torch.nn.functional.logsigmoid(beta * (better - worse))
+
+
+def kto_losses(
+    ratios: torch.Tensor, good: torch.Tensor, divergence: float, beta: float, weights: tuple[float, float]
+) -> torch.Tensor:
+    """The loss of each rated answer, from its log-ratio r. *Shape*: (answers,).
+
+    `divergence` is z, at least 0; `weights` are λ of good and of bad answers.
+    """
+    values = torch.sigmoid(beta * torch.where(good, ratios - divergence, divergence - ratios))
+    return torch.where(good, weights[0], weights[1]) * (1 - values)
+
+
+def save_reference(folder: Path, data: Sequence[Sequences], configuration: object) -> None:
+    """Write the reference log-probabilities, with a hash of the configuration of the run, atomically."""
+    values = [[sequences.reference, sequences.mismatched_reference] for sequences in data]
+    content = {"configuration": _digest(configuration), "values": values}
+    write_durably(folder / REFERENCE, json.dumps(content).encode())
+
+
+def load_reference(folder: Path, data: Sequence[Sequences], configuration: object) -> bool:
+    """Take the reference log-probabilities of the same run from its folder; returns whether they are there."""
+    path = folder / REFERENCE
+    try:
+        content = json.loads(path.read_bytes())
+        if content["configuration"] != _digest(configuration):
+            return False
+        for sequences, (reference, mismatched) in zip(data, content["values"], strict=True):
+            sequences.reference, sequences.mismatched_reference = reference, mismatched
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # they are computed again
+    return True
+
+
+def _digest(configuration: object) -> str:
+    return sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()

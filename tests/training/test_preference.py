@@ -1,0 +1,198 @@
+"""Preference tuning: pairs and ratings are learned, and an interrupted run loses nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.shell import Shell
+from support.tiny_models import tiny_model
+
+from ragfm.core.errors import DataError
+from ragfm.core.progress import Progress
+from ragfm.core.types import Message
+from ragfm.models.adapters import read_record
+from ragfm.training import Example, MethodSettings, TrainSettings, read_examples, train
+from ragfm.training.base_model import Base
+from ragfm.training.checkpoint import set_weights, weight_tensors
+from ragfm.training.examples import examples_to_jsonl
+from ragfm.training.preference import REFERENCE, dpo_losses, encode_sequences, kto_losses
+from ragfm.training.trainer import Training
+from ragfm.training.training_batches import completion_logprobs
+
+SETTINGS = TrainSettings(MethodSettings(rank=4, dropout=0.1), epochs=4, batch=4, rate=2e-2, checkpoint_seconds=1e9)
+OBJECTIVES = ["dpo", "kto"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def rated(count: int, *, start: int = 0) -> list[Example]:
+    """Short answers with a unit are better than long ones."""
+    return [
+        Example(
+            (Message("system", "Answer."), Message("user", f"[1] It is {number} m.\n\nHow long is {number}?")),
+            f"{number} m [1].",
+            {"kind": "answer"},
+            f"The text says that it is about {number}.",
+        )
+        for number in range(start, start + count)
+    ]
+
+
+def training(folder: Path, out: Path, objective: Any, **changes: Any) -> Training:
+    settings = replace(SETTINGS, objective=objective, **changes)
+    return Training(Base(str(folder)), rated(16), out, settings, valid=rated(6, start=20))
+
+
+def margin(training: Training) -> float:
+    """By how much the better answers of held-out pairs are more likely than the worse ones, mean in nats."""
+    training.model.eval()
+    rows = [[sequence] for sequence in encode_sequences(training.base, rated(6, start=40), "dpo", 512).encoded]
+    with torch.no_grad(), training._autocast():
+        logprobs, _ = completion_logprobs(training.model, rows, training.base.pad, training.base.device)
+    training.model.train()
+    return float((logprobs[0::2] - logprobs[1::2]).mean())
+
+
+def test_the_losses_are_those_of_the_papers() -> None:
+    better, worse = torch.tensor([0.5, -1.0]), torch.tensor([0.2, 1.0])
+    expected = [-math.log(1 / (1 + math.exp(-0.1 * gap))) for gap in (0.3, -2.0)]
+    assert dpo_losses(better, worse, 0.1).tolist() == pytest.approx(expected)
+
+    def sigmoid(value: float) -> float:
+        return 1 / (1 + math.exp(-value))
+
+    losses = kto_losses(torch.tensor([0.5, 0.2]), torch.tensor([True, False]), 0.1, 2.0, (1.5, 1.0))
+    assert losses.tolist() == pytest.approx([1.5 * (1 - sigmoid(2 * 0.4)), 1 - sigmoid(2 * -0.1)])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_preference_is_learned_for_other_questions(folder: Path, tmp_path: Path, objective: str) -> None:
+    trained = training(folder, tmp_path / "out", objective, epochs=8)
+    before = margin(trained)
+    figures = trained.run()
+    assert margin(trained) > before + 3
+    first = math.log(2) if objective == "dpo" else 0.5  # the model is its own reference before the first step
+    assert figures["loss"]["first"] == pytest.approx(first, abs=0.02)
+    assert figures["loss"]["last_5"] < 0.8 * first
+    assert min(figures["valid"].values()) < 0.9 * first
+    assert figures["examples"] == (16 if objective == "dpo" else 32)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_reference_is_the_model_before_training(folder: Path, tmp_path: Path, objective: str) -> None:
+    trained = training(folder, tmp_path / "out", objective)
+    encoded = trained._train.encoded
+    with torch.no_grad(), trained._autocast():
+        rows = [[one] for one in encoded]
+        expected, _ = completion_logprobs(Base(str(folder)).model, rows, trained.base.pad, trained.base.device)
+    trained.run()
+    assert trained._train.reference == pytest.approx(expected.tolist(), rel=0.02)
+    saved = json.loads((tmp_path / "out" / REFERENCE).read_text())
+    assert saved["values"][0][0] == trained._train.reference
+    assert len(saved["values"][0][1]) == (len(encoded) if objective == "kto" else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "prefix", "full"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_stopped_by_ctrl_c_has_the_losses_of_an_uninterrupted_one(
+    folder: Path, tmp_path: Path, objective: str, method: Any
+) -> None:
+    """Also if the file with the reference is lost: it is computed from the model before training."""
+    rate = {"lora": 2e-2, "prefix": 1e-1, "full": 1e-3}[method]
+    changes = {"method": MethodSettings(method, rank=4, dropout=0.1, tokens=4), "rate": rate, "validate_every": 3}
+    whole = training(folder, tmp_path / "whole", objective, **changes)
+    whole.run()
+    for stop in (2, 7):
+
+        def progress(now: Progress, stop: int = stop) -> None:
+            if now.done == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        stopped = training(folder, tmp_path / "stopped", objective, **changes)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run(progress)
+        assert stopped.state.step == stop
+        if stop == 7:
+            (tmp_path / "stopped" / REFERENCE).unlink()
+    last = training(folder, tmp_path / "stopped", objective, **changes)
+    last.run()
+    for one, other in ((whole.state.losses, last.state.losses), (whole.state.valid, last.state.valid)):
+        assert [at for at, _ in one] == [at for at, _ in other]
+        assert [loss for _, loss in other] == pytest.approx([loss for _, loss in one], abs=1e-3)
+
+
+def test_the_reference_of_another_run_is_not_used(folder: Path, tmp_path: Path) -> None:
+    training(folder, tmp_path / "out", "dpo", epochs=1).run()
+    saved = json.loads((tmp_path / "out" / REFERENCE).read_text())
+    (tmp_path / "out" / REFERENCE).write_text(json.dumps({**saved, "configuration": "another"}))
+    other = training(folder, tmp_path / "out", "dpo", epochs=1)
+    other._compute_reference()
+    assert other._train.reference == pytest.approx(saved["values"][0][0], abs=1e-3)
+    assert json.loads((tmp_path / "out" / REFERENCE).read_text())["configuration"] == saved["configuration"]
+
+
+def test_training_continues_from_the_adapter_that_is_the_reference(folder: Path, tmp_path: Path) -> None:
+    train(rated(16), str(folder), tmp_path / "first", settings=replace(SETTINGS, epochs=8))
+    start = {"start": str(tmp_path / "first"), "epochs": 1}
+    onward = training(folder, tmp_path / "out", "dpo", **start)
+    begin = {name: tensor.clone() for name, tensor in weight_tensors(onward.model).items()}
+    onward.run()
+    reference = onward._train.reference
+    set_weights(onward.model, begin)
+    onward._train.reference = []
+    (tmp_path / "out" / REFERENCE).unlink()
+    onward._compute_reference()
+    assert onward._train.reference == pytest.approx(reference, abs=1e-3)
+    plain = training(folder, tmp_path / "plain", "dpo", epochs=1)
+    plain.run()
+    assert plain._train.reference != pytest.approx(reference, abs=1.0)
+
+
+def test_each_objective_takes_the_examples_that_it_can_use(folder: Path, tmp_path: Path) -> None:
+    base = Base(str(folder))
+    pair, other = rated(2)
+    good, bad = replace(other, rejected=None), replace(pair, completion="")
+    examples = [pair, good, bad]
+    assert len(encode_sequences(base, examples, "dpo", 512).encoded) == 2
+    sequences = encode_sequences(base, examples, "kto", 512)
+    assert sequences.good == [True, False, True, False]
+    assert sequences.good_and_bad_weights == (1.0, 1.0)
+    assert encode_sequences(base, [pair, good], "kto", 512).good_and_bad_weights == (1.0, 2.0)
+    for prompt, mismatched in zip(sequences.encoded, sequences.mismatched, strict=True):
+        assert mismatched.ids[: mismatched.start] == prompt.ids[: prompt.start]
+        assert mismatched.ids != prompt.ids
+    assert [len(encode_sequences(base, [pair, good], "likelihood", 512).encoded)] == [2]
+    with pytest.raises(DataError, match="a bad answer and no good one"):
+        encode_sequences(base, examples, "likelihood", 512)
+    with pytest.raises(DataError, match="no pair of a better and a worse answer"):
+        encode_sequences(base, [good, bad], "dpo", 512)
+    with pytest.raises(DataError, match="to the same question"):
+        encode_sequences(base, [pair], "kto", 512)
+    (tmp_path / "train.jsonl").write_bytes(examples_to_jsonl(examples))
+    assert read_examples(tmp_path / "train.jsonl") == examples
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_preferences(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "train.jsonl").write_bytes(examples_to_jsonl(rated(8)))
+    shell = Shell(tmp_path)
+    shell("adapt", "train", "made", "--base", str(folder), "--method", "dpo", "--rank", "2", "--out", "mine")
+    record = read_record(tmp_path / "mine")
+    assert (record.method, record.settings["objective"]) == ("lora", "dpo")
+    assert "Trained by lora and dpo on" in (tmp_path / "mine" / "README.md").read_text()
+    assert not (tmp_path / "mine" / REFERENCE).exists()
