@@ -1,4 +1,4 @@
-"""BERT in OpenVINO: bf16 if the processor supports it, several batches in parallel."""
+"""BERT in OpenVINO: fp32, or bf16 if the processor supports it; several batches in parallel."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class OpenVinoBackend:
     model or to free one.
     """
 
-    def __init__(self, folder: BertFolder, bert: Bert) -> None:
+    def __init__(self, folder: BertFolder, bert: Bert, precision: str) -> None:
         self._dim = folder.dim
         self._numpy = NumpyBackend(folder, bert)
         if _is_forked():
             return
         ids, mask = op.parameter([-1, -1], np.int64), op.parameter([-1, -1], np.float32)
         model = openvino.Model([forward(_OpenVinoOperations(folder), bert, ids, mask)], [ids, mask], "bert")
-        hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16"}
+        hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
         self._compiled = openvino.Core().compile_model(model, "CPU", hints)
         self._parallel_requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         reset_in_children(self)

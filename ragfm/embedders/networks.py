@@ -51,8 +51,6 @@ class BertNetwork:
     `weights` replace those of the folder.
     """
 
-    fast_exact_backend = "torch-fp32"
-
     def __init__(self, folder: BertFolder, weights: Bert | None = None) -> None:
         self._folder = folder
         self._given = weights
@@ -60,6 +58,7 @@ class BertNetwork:
         self.dim = folder.dim
         self.pooling = folder.pooling
         self.prompts = folder.prompts
+        self.fast_exact_backend = "openvino-fp32" if importlib.util.find_spec("openvino") else "torch-fp32"
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -97,7 +96,7 @@ class BertNetwork:
         if library == "openvino":
             from ragfm.embedders.bert_openvino import OpenVinoBackend
 
-            return OpenVinoBackend(self._folder, self._weights)
+            return OpenVinoBackend(self._folder, self._weights, "f32" if precision == "fp32" else "bf16")
         import torch
 
         from ragfm.embedders.bert_torch import TorchBackend
