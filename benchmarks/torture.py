@@ -23,6 +23,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
+from support.postgres_server import postgres_server  # noqa: E402
 from support.torture import faults  # noqa: E402
 from support.torture.damage import damage  # noqa: E402
 from support.torture.fork_server import ForkServer  # noqa: E402
@@ -37,6 +38,10 @@ def main() -> None:
     args = _arguments()
     runs: dict[str, Callable[[ForkServer, Path], dict[str, Any]]] = {
         "kill": lambda fork_server, folder: kill(fork_server, folder, args.kills, args.seed),
+        "kill-postgres": lambda fork_server, folder: kill_on_postgres(fork_server, folder, args.kills, args.seed),
+        "shutdown-postgres": lambda fork_server, folder: kill_on_postgres(
+            fork_server, folder, args.shutdowns, args.seed, kill_server=True
+        ),
         "kill-calls": lambda fork_server, folder: faults.kill_at_calls(fork_server, folder / "site", step=args.step),
         "io": lambda fork_server, folder: faults.fail_calls(fork_server, folder / "site", step=args.step),
         "full-disk": lambda fork_server, folder: full_disk(fork_server, folder / "site"),
@@ -66,13 +71,32 @@ def main() -> None:
     sys.exit(bool(problem_count))
 
 
+def kill_on_postgres(fork_server: ForkServer, folder: Path, *arguments: int, **options: bool) -> dict[str, Any]:
+    """The kill trial on a PostgreSQL server of its own."""
+    with postgres_server() as server:
+        return kill(fork_server, folder, *arguments, server=server, **options)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "trials", nargs="*", choices=[[], "kill", "kill-calls", "io", "full-disk", "damage", "snapshot"]
+        "trials",
+        nargs="*",
+        choices=[
+            [],
+            "kill",
+            "kill-postgres",
+            "shutdown-postgres",
+            "kill-calls",
+            "io",
+            "full-disk",
+            "damage",
+            "snapshot",
+        ],
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=1_000)
+    parser.add_argument("--shutdowns", type=int, default=50)
     parser.add_argument("--step", type=int, default=1, help="test every Nth system call")
     parser.add_argument("--flips", type=int, default=300)
     parser.add_argument("--zeroed", type=int, default=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.postgres_server import PostgresServer, postgres_server
 from support.torture import faults
 from support.torture.fork_server import ForkServer
 from support.torture.kill import kill
@@ -15,6 +16,22 @@ needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not
 @pytest.mark.slow
 def test_a_few_kills(fork_server: ForkServer, tmp_path: Path) -> None:
     done = kill(fork_server, tmp_path, 8)
+    assert done["problems"] == []
+    assert done["commits_acknowledged"] > 0
+
+
+@pytest.mark.slow
+def test_kills_of_a_writer_to_postgresql(fork_server: ForkServer, tmp_path: Path, postgres: PostgresServer) -> None:
+    done = kill(fork_server, tmp_path, 10, server=postgres)
+    assert done["problems"] == []
+    assert done["commits_acknowledged"] > 0
+
+
+@pytest.mark.slow
+def test_immediate_shutdowns_of_postgresql(fork_server: ForkServer, tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    with postgres_server() as server:
+        done = kill(fork_server, tmp_path, 5, server=server, kill_server=True)
     assert done["problems"] == []
     assert done["commits_acknowledged"] > 0
 

@@ -66,6 +66,7 @@ class ForkServer:
         path = os.pathsep.join([str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAGFM_")}
         env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+        env["XDG_CACHE_HOME"] = self._folder.name
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.torture.fork_server"],
             cwd=self._folder.name,  # `-m` looks there first

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 from ragfm import Collection
@@ -17,18 +16,18 @@ from support.torture.helpers import Report, open_collection
 def inspect(report: Report, folder: str) -> None:
     """Report the content of a collection, as a reader and as a writer see it, and its problems."""
     logging.disable(logging.NOTSET)
-    path, problems = Path(folder), []
+    problems: list[str] = []
     start = time.monotonic()
     try:
-        with open_collection(path) as collection:  # first of all: opening a collection to write it repairs it
+        with open_collection(folder) as collection:  # first of all: opening a collection to write it repairs it
             problems += [f"verify: {finding}" for finding in collection.verify().findings]
-        seen = [_read(path, problems)]
-        from ragfm.store import sqlite_database
+        seen = [_read(folder, problems)]
+        from ragfm.store import postgres_database, sqlite_database
 
-        sqlite_database.LOCK_SECONDS = 2.0
-        with open_collection(path) as collection, collection._store.writing():
+        sqlite_database.LOCK_SECONDS = postgres_database.LOCK_SECONDS = 2.0
+        with open_collection(folder) as collection, collection._store.writing():
             pass
-        seen.append(_read(path, problems, thorough=False))
+        seen.append(_read(folder, problems, thorough=False))
     except CollectionNotFound:
         report({"exists": False})
         return
@@ -46,13 +45,13 @@ def verify(report: Report, folder: str) -> None:
         report({"findings": [], "error": type(error).__name__, "message": str(error)})
 
 
-def _read(path: Path, problems: list[str], *, thorough: bool = True) -> dict[str, Any]:
+def _read(folder: str, problems: list[str], *, thorough: bool = True) -> dict[str, Any]:
     warnings: list[str] = []
     listener = logging.Handler(logging.WARNING)
     listener.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("ragfm").addHandler(listener)
     try:
-        with open_collection(path) as collection:
+        with open_collection(folder) as collection:
             status = collection.status()
             documents = {info.uri: info for info in collection.documents()}
             texts = {uri: collection.document(uri).text for uri in documents}

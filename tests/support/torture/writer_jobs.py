@@ -29,11 +29,11 @@ BACKUP = "collection.backup"
 class Author:
     """Changes the files of two sources, ingests them, and reports what was acknowledged."""
 
-    def __init__(self, report: Report, folder: Path, rng: random.Random) -> None:
+    def __init__(self, report: Report, folder: Path, place: str | Path, rng: random.Random) -> None:
         self.report = report
         self.folder = folder
         self.rng = rng
-        self.collection = open_collection(folder / "c")
+        self.collection = open_collection(place)
         committed, restricted = CatalogWriter.commit, CatalogWriter.save_source
 
         def commit(catalog: CatalogWriter, source: Any, added: Any, removed: Any) -> int:
@@ -74,7 +74,7 @@ class Author:
         files = {f"{source}/{file.name}": text_hash(file.read_text()).hex() for file in sorted(place.iterdir())}
         plan = {"source": source, "documents": files, "allow": allow}
         self.report({"plan": plan})
-        result = self.collection.sync(place, allow=allow, allow_mass_delete=True)
+        result = self.collection.sync(place, name=source, allow=allow, allow_mass_delete=True)
         if result.failed or result.skipped:
             raise AssertionError(f"the sync left something out: {result}")
         self.report({"synced": plan})
@@ -91,19 +91,19 @@ class Author:
                 raise AssertionError(f"{source}/{file.name} is not found by {line!r}, but {found}")
 
 
-def ingest(report: Report, folder: str, seed: int) -> None:
-    """Change files and ingest them, compact, and switch the embedder, until the process is killed."""
+def ingest(report: Report, folder: str, place: str, seed: int) -> None:
+    """Change files in a folder and ingest them, compact, and switch the embedder, until the process is killed."""
     from ragfm.ingestion import sync
 
     rng = random.Random(seed)
     sync.MAX_COMMIT_DOCUMENTS = rng.choice((1, 3, 500))  # one sync makes several commits
-    author = Author(report, Path(folder), rng)
+    author = Author(report, Path(folder), place, rng)
     while True:
         what = rng.random()
         source = rng.choice(SOURCES)
-        if what < 0.08 and author.collection.path.exists():
+        if what < 0.08 and author.collection._store.exists:
             author.collection.compact()
-        elif what < 0.14 and author.collection.path.exists():
+        elif what < 0.14 and author.collection._store.exists:
             dim = rng.choice((32, 48, 64))
             author.collection.reembed(CachedHashingEmbedder(dim))
         elif what < 0.24:
