@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ragfm.ingestion.source_watcher import WatchEvent
     from ragfm.ingestion.turns import Turns
     from ragfm.maintenance.backup import BackupReport
+    from ragfm.maintenance.copy import CopyReport
     from ragfm.maintenance.export import ExportReport, Format
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
@@ -508,6 +509,21 @@ class Collection:
 
         self._owner()
         return restore(self._store, Path(path), progress)
+
+    def copy(self, target: str | Path, progress: ProgressCallback | None = None) -> CopyReport:
+        """Copy the collection to PostgreSQL or from there to a folder, without embedding, and verify the copy.
+
+        `target` is a folder or an address that has no collection yet. An interrupted copy is continued.
+        """
+        from ragfm.maintenance.copy import copy
+        from ragfm.store.collection_store import Store, open_database
+
+        self._owner()
+        store = Store(open_database(target), self._store.settings, None)
+        try:
+            return copy(self._store, store, progress)
+        finally:
+            store.close()
 
     def close(self) -> None:
         """Close the files; the next use opens them again. On a restricted handle it does nothing."""

@@ -1,7 +1,8 @@
 """The command line. Each module is named after its command, `adapt_train` after `ragfm adapt train`.
 
 Use          demo, ingest, search, ask, chat, log
-Collection   status, sources, documents, tag, remove, export, verify, backup, restore, compact, reembed, watch
+Collection   status, sources, documents, tag, remove, export, verify, backup, restore, copy, compact, reembed,
+             watch
 Serve        serve, keys, mcp
 Evaluate     eval, eval_retrieval, eval_answers, eval_bias, eval_compare, compare, tune
 Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_refresh, adapt_retriever, models, plugins

@@ -20,6 +20,7 @@ from ragfm.cli.backup import backup
 from ragfm.cli.chat import chat
 from ragfm.cli.compact import compact
 from ragfm.cli.compare import compare
+from ragfm.cli.copy import copy
 from ragfm.cli.demo import demo
 from ragfm.cli.documents import documents
 from ragfm.cli.eval import evaluation
@@ -48,7 +49,21 @@ from ragfm.core.errors import FilterError, RagfmError
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Use": (demo, ingest, search, ask, chat, log),
-    "Collection": (status, sources, documents, tag, remove, export, verify, backup, restore, compact, reembed, watch),
+    "Collection": (
+        status,
+        sources,
+        documents,
+        tag,
+        remove,
+        export,
+        verify,
+        backup,
+        restore,
+        copy,
+        compact,
+        reembed,
+        watch,
+    ),
     "Serve": (serve, keys, mcp),
     "Evaluate": (evaluation, compare, tune),
     "Adapt": (adapt, models, plugins),

@@ -86,7 +86,8 @@ def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | N
     if database.needs_migration:
         with store.writing():
             pass  # opening it for writing migrates it
-    if not any((database.folder / name).exists() for name in (HEAD_FILE, CATALOG_FILE, VIEWS_FOLDER)):
+    parts = (HEAD_FILE, CATALOG_FILE, VIEWS_FOLDER)
+    if not (database.exists if database.shared else any((database.folder / name).exists() for name in parts)):
         raise CollectionNotFound(f"There is no collection at '{database.location}'.", "Choose a different one with -c.")
     check = _Check(database, progress or ignore_progress)
     repairs: list[str] = []

@@ -50,7 +50,7 @@ from ragfm.core.errors import (
     MissingExtraError,
 )
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.tables import SCHEMA, properties
+from ragfm.store.tables import SCHEMA, generations, properties
 
 LOCK_SECONDS = 10.0
 """How long a writer waits for the lease of another one."""
@@ -143,10 +143,11 @@ class PostgresDatabase:
 
     @property
     def exists(self) -> bool:
-        """Whether the schema has the tables of a collection."""
+        """Whether the schema has a collection; an unfinished copy is none."""
         with self._reading() as connection:
-            table = f'"{self._schema}".generations'
-            return connection.scalar(sa.select(sa.func.to_regclass(table))) is not None
+            if not self._has_tables(connection):
+                return False
+            return bool(connection.scalar(sa.select(sa.exists(sa.select(generations.c.id)))))
 
     def identity(self) -> str | None:
         """The id of the collection, as last seen."""
@@ -236,6 +237,30 @@ class PostgresDatabase:
 
     def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
         """Create the schema, if it does not exist, and its tables. Raises CollectionError if the tables exist."""
+        with self._creating_tables() as connection:
+            if self._has_tables(connection):
+                raise CollectionError(
+                    f"At '{self.location}' is a collection already, or an unfinished copy.", "Choose a different name."
+                )
+            SCHEMA.create_all(connection, checkfirst=False)
+            generation, digest = fill(connection)
+            connection.execute(properties.insert(), [{"key": _WRITER, "value": "{}"}, {"key": _UNTIL, "value": "0"}])
+        self.saw(generation, digest)
+
+    @contextmanager
+    def receiving(self) -> Iterator[sa.Engine]:
+        """An engine for the tables of a copy, which is unfinished until they have a generation."""
+        with self._creating_tables() as connection:
+            if not self._has_tables(connection):
+                SCHEMA.create_all(connection, checkfirst=False)
+        try:
+            yield self._writing_engine
+        except sa.exc.DBAPIError as error:
+            raise self.write_error(error) from error
+
+    @contextmanager
+    def _creating_tables(self) -> Iterator[sa.Connection]:
+        """A transaction of the only process that creates tables in the schema, which is created if necessary."""
         self._check_server()
         with self._committing() as connection:
             key = sa.func.hashtextextended(f"ragfm {self._schema}", 0)
@@ -243,12 +268,11 @@ class PostgresDatabase:
             schemas = sa.text("SELECT count(*) FROM pg_namespace WHERE nspname = :name")
             if not connection.scalar(schemas, {"name": self._schema}):
                 connection.execute(CreateSchema(self._schema))
-            if connection.scalar(sa.select(sa.func.to_regclass(f'"{self._schema}".generations'))) is not None:
-                raise CollectionError(f"There is a collection at '{self.location}' already.")
-            SCHEMA.create_all(connection, checkfirst=False)
-            generation, digest = fill(connection)
-            connection.execute(properties.insert(), [{"key": _WRITER, "value": "{}"}, {"key": _UNTIL, "value": "0"}])
-        self.saw(generation, digest)
+            yield connection
+
+    def _has_tables(self, connection: sa.Connection) -> bool:
+        table = f'"{self._schema}".generations'
+        return connection.scalar(sa.select(sa.func.to_regclass(table))) is not None
 
     def migrate(self) -> None:
         """Nothing: there is no older schema on PostgreSQL."""

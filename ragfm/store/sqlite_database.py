@@ -37,7 +37,7 @@ from ragfm.store.sqlite_file import (
     read_head,
     write_head,
 )
-from ragfm.store.tables import SCHEMA
+from ragfm.store.tables import SCHEMA, generations
 from ragfm.store.views import VIEWS_FOLDER
 
 LOCK = "LOCK"
@@ -130,6 +130,34 @@ class SqliteDatabase:
         finally:
             engine.dispose()
         self.write_head(generation, digest)
+
+    @contextmanager
+    def receiving(self) -> Iterator[sa.Engine]:
+        """An engine for a copy in the folder `NAME.copying`, which is renamed when the block ends."""
+        partial = SqliteDatabase(self.folder.with_name(f"{self.folder.name}.copying"))
+        try:
+            partial.folder.mkdir(0o700, parents=True, exist_ok=True)
+            if not (partial.folder / CATALOG_FILE).exists():
+                create_database(partial.folder)
+            engine = partial.open_engine(writable=True)
+            try:
+                with engine.begin() as connection:
+                    SCHEMA.create_all(connection)
+                yield engine
+                with engine.begin() as connection:
+                    newest = sa.select(generations).order_by(generations.c.id.desc()).limit(1)
+                    row = connection.execute(newest).one()
+                partial.shrink(engine)
+            finally:
+                engine.dispose()
+            partial.write_head(row.id, row.digest)
+            partial.folder.rename(self.folder)
+            sync_folder(self.folder.parent)
+        except (OSError, sa.exc.DBAPIError) as error:
+            error_type, why = storage_failure(self.folder.parent, error)
+            raise error_type(
+                f"The copy '{self.folder}' cannot be written: {why}.", "Fix the cause, then copy again."
+            ) from error
 
     def migrate(self) -> None:
         """Upgrade a collection with an older schema. Raises CollectionError, which leaves it unchanged."""

@@ -1,0 +1,173 @@
+"""Copy: a collection from a folder to PostgreSQL, back, or to another database, without embedding anything.
+
+The source is read in one transaction, so the copy is of one generation. Vectors are copied first, in batches that
+an interrupted copy keeps. Everything else follows in one transaction, with the history: its digests stay the same. Then
+the copy is verified. It is a collection of its own, with its own id.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import REGCLASS
+
+from ragfm.core.errors import CollectionError, DamagedCollectionError, UnsupportedError
+from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
+from ragfm.maintenance.integrity import newest_generation
+from ragfm.maintenance.verification import verify
+from ragfm.store.collection_store import Store
+from ragfm.store.tables import (
+    chunks,
+    contracts,
+    documents,
+    failures,
+    generations,
+    groups,
+    properties,
+    sources,
+    tags,
+    vectors,
+)
+
+_BATCH_ROWS = 1_000
+_COPY_OF = "copy of"  # key of the source's id in `properties`
+_OWN_PROPERTIES = ("collection", _COPY_OF, "writer", "writer until")
+_TABLES = (generations, sources, documents, chunks, tags, groups, failures)
+_NUMBERED = (contracts, sources, documents, chunks)  # with ids that the database assigns
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """Location of the copy, its generation and digest, number of documents and chunks, and of vectors copied now."""
+
+    location: str
+    generation: int
+    digest: str
+    documents: int
+    chunks: int
+    vectors: int
+    seconds: float
+
+
+def copy(source: Store, target: Store, progress: ProgressCallback | None = None) -> CopyReport:
+    """Copy a collection to a place that has none, and verify the copy. An interrupted copy is continued.
+
+    Reports `Progress("copy", rows_copied, rows)`. Raises CollectionError if there is a collection already,
+    UnsupportedError for two folders, DamagedCollectionError if the copy does not verify.
+    """
+    start, progress = time.monotonic(), progress or ignore_progress
+    if not source.database.shared and not target.database.shared:
+        raise UnsupportedError(
+            "`ragfm copy` copies to or from PostgreSQL.", "Use `ragfm backup` and `ragfm restore` for folders."
+        )
+    if target.exists:
+        raise CollectionError(
+            f"There is a collection at '{target.database.location}' already.", "Choose a different destination."
+        )
+    with source.catalog.read() as reading, target.database.receiving() as engine:
+        newest = newest_generation(reading)
+        total = sum(reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in (vectors, *_TABLES))
+        done = _prepare(reading, engine, target.database.location)
+        copied = 0
+        for rows in _missing_vectors(reading, engine):
+            with engine.begin() as writing:
+                writing.execute(vectors.insert(), rows)
+            copied += len(rows)
+            progress(Progress("copy", done + copied, total))
+        done += copied
+        with engine.begin() as writing:
+            kept = sa.select(properties).where(properties.c.key.not_in(_OWN_PROPERTIES))
+            values = {row.key: row.value for row in reading.execute(kept)} | {"collection": uuid.uuid4().hex}
+            if writing.dialect.name == "postgresql":
+                values |= {"writer": "{}", "writer until": "0"}
+            writing.execute(properties.delete())
+            writing.execute(properties.insert(), [{"key": key, "value": value} for key, value in values.items()])
+            for table in _TABLES:
+                for rows in _rows(reading, sa.select(table).order_by(*table.primary_key)):
+                    if table is sources:
+                        rows = [_relocated(row, source, target) for row in rows]
+                    writing.execute(table.insert(), rows)
+                    done += len(rows)
+                    progress(Progress("copy", done, total))
+            if writing.dialect.name == "postgresql":
+                for table in _NUMBERED:
+                    _set_sequence(writing, table)
+    report = verify(target)
+    if report.damaged:
+        raise DamagedCollectionError(
+            f"The copy at '{target.database.location}' differs from its source: {report.findings[0]}.",
+            "Remove it, verify the source, and copy again.",
+        )
+    with target.writing() as catalog:
+        target.save_view(catalog)
+        digest = catalog.at().digest
+    if digest != newest.digest:
+        raise DamagedCollectionError(f"The copy has the digest {digest}, its source {newest.digest}.", "Copy again.")
+    seconds = round(time.monotonic() - start, 3)
+    return CopyReport(target.database.location, newest.id, digest, report.documents, report.chunks, copied, seconds)
+
+
+def _prepare(reading: sa.Connection, engine: sa.Engine, location: str) -> int:
+    """Note whose copy it is, and copy the contracts. Returns the number of vectors that are there already."""
+    key = sa.select(properties.c.value).where(properties.c.key == "collection")
+    collection = reading.execute(key).scalar_one()
+    fingerprints = {row.id: row.fingerprint for row in reading.execute(sa.select(contracts))}
+    with engine.begin() as writing:
+        copy_of = writing.execute(sa.select(properties.c.value).where(properties.c.key == _COPY_OF)).scalar()
+        known = {row.id: row.fingerprint for row in writing.execute(sa.select(contracts))}
+        if copy_of not in (None, collection) or any(fingerprints.get(at) != known[at] for at in known):
+            raise CollectionError(
+                f"At '{location}' is an unfinished copy of a different collection.", "Remove it, then copy again."
+            )
+        if copy_of is None:
+            writing.execute(properties.insert().values(key=_COPY_OF, value=collection))
+        new = [{"id": at, "fingerprint": fingerprints[at]} for at in fingerprints if at not in known]
+        if new:
+            writing.execute(contracts.insert(), new)
+        return writing.execute(sa.select(sa.func.count()).select_from(vectors)).scalar_one()
+
+
+def _missing_vectors(reading: sa.Connection, engine: sa.Engine) -> Iterator[list[dict[str, Any]]]:
+    """The vectors that follow the last one of an interrupted copy, in order of their key."""
+    order = (vectors.c.contract_id, vectors.c.text_hash)
+    query = sa.select(vectors).order_by(*order)
+    with engine.begin() as writing:
+        last = writing.execute(sa.select(*order).order_by(*(column.desc() for column in order)).limit(1)).one_or_none()
+    if last is not None:
+        later = sa.and_(vectors.c.contract_id == last.contract_id, vectors.c.text_hash > last.text_hash)
+        query = query.where(sa.or_(vectors.c.contract_id > last.contract_id, later))
+    yield from _rows(reading, query)
+
+
+def _rows(reading: sa.Connection, query: sa.Select[Any]) -> Iterator[list[dict[str, Any]]]:
+    result = reading.execute(query.execution_options(yield_per=_BATCH_ROWS)).mappings()
+    for rows in result.partitions():
+        yield [dict(row) for row in rows]
+
+
+def _relocated(row: dict[str, Any], source: Store, target: Store) -> dict[str, Any]:
+    """A row of `sources` with locations that hold for the copy: absolute ones, or relative to the folder's parent."""
+    relocated = dict(row)
+    for key in ("location", "root"):
+        if "://" not in row[key]:
+            path = PurePath(os.path.normpath(Path(source.database.settings_file.parent, row[key])))
+            parent = target.database.settings_file.parent
+            relative = not target.database.shared and path.is_relative_to(parent)
+            relocated[key] = path.relative_to(parent).as_posix() if relative else str(path)
+    return relocated
+
+
+def _set_sequence(writing: sa.Connection, table: sa.Table) -> None:
+    """Let the ids of new rows follow those of the copied ones."""
+    schema = writing.get_execution_options()["schema_translate_map"][None]
+    sequence = sa.func.pg_get_serial_sequence(f'"{schema}"."{table.name}"', "id")
+    highest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
+    used = sa.func.coalesce(highest, 1)
+    writing.execute(sa.select(sa.func.setval(sa.cast(sequence, REGCLASS), used, highest.is_not(None))))
