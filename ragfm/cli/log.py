@@ -143,9 +143,10 @@ def forget(collection: str, as_json: bool, **conditions: Any) -> None:
 
 
 def _open(collection: str) -> AnswerLog:
+    from ragfm.collection import Collection
     from ragfm.generation.answer_log import AnswerLog
 
-    return AnswerLog.for_collection(collection)
+    return AnswerLog.for_collection(Collection.open(collection).path)
 
 
 def _selection(**conditions: Any) -> LogFilter:

@@ -115,7 +115,7 @@ def named_collections(collections: tuple[str, ...]) -> list[tuple[str, str]]:
     from ragfm.server.served_models import collection_name
 
     folders = collection_folders(collections)
-    return [_split_name(text, collection_name(text), Path(text).is_dir()) for text in folders]
+    return [_split_name(text, collection_name(text), Path(text).is_dir() or "://" in text) for text in folders]
 
 
 def named_readers(readers: tuple[str, ...]) -> list[tuple[str, str | None]]:
@@ -131,6 +131,8 @@ def key_file(path: str | None, collection: str) -> KeyFile:
     """Return the file of API keys at `path`, by default next to the collection."""
     from ragfm.server.api_keys import KeyFile, default_key_path
 
+    if path is None and "://" in collection:
+        raise ConfigError("A collection on PostgreSQL has no folder for API keys.", "Name their file with --keys.")
     return KeyFile(path or default_key_path(collection))
 
 

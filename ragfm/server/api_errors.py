@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from ragfm.core.errors import (
     CollectionBusyError,
+    CollectionUnavailableError,
     ContextOverflowError,
     DiskFullError,
     FilterError,
@@ -87,6 +88,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(429, "The reader is busy.", code="queue_full", retry_after=1)
         case CollectionBusyError():
             return ApiError(503, "The collection is busy.", code="collection_busy", retry_after=1)
+        case CollectionUnavailableError():
+            return ApiError(503, "The database cannot be reached.", code="collection_unavailable", retry_after=5)
         case ContextOverflowError():
             return ApiError(400, error.message, code="context_length_exceeded")
         case TooLongError():

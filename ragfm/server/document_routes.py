@@ -44,6 +44,8 @@ async def upload(
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection, "bytes": file.size}
+    if "://" in target.rag.collection.location:
+        raise ApiError(400, "A collection on PostgreSQL takes no uploads.", code="unsupported")
     shared = [group for group in groups or [] if group]
     if unknown := set(shared) - set(key.groups):
         raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")

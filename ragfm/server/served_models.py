@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -190,6 +191,9 @@ def _lower_priority() -> None:
 
 
 def collection_name(folder: str | Path) -> str:
-    """The default name of a collection: its folder's, or the parent folder's if it is hidden."""
+    """The default name of a collection: of its address, or its folder, or the parent folder if that is hidden."""
+    if "://" in str(folder):
+        found = re.search(r"[?&]collection=([^&]+)", str(folder))
+        return found[1] if found else "ragfm"
     path = Path(folder).resolve()
     return path.parent.name if path.name.startswith(".") else path.name

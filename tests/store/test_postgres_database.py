@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
 import os
 import re
 import shutil
@@ -9,14 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import click
+import numpy as np
 import pytest
-from support.postgres_server import POOL_PORT, PostgresServer, pgbouncer, postgres_server
+from support.postgres_server import POOL_PORT, USER, PostgresServer, pgbouncer, postgres_server
+from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import (
+    AccessDeniedError,
     CollectionBusyError,
     CollectionError,
     CollectionNotFound,
@@ -26,10 +34,12 @@ from ragfm.core.errors import (
     MissingExtraError,
     UnsupportedError,
 )
+from ragfm.embedders import load_embedder
 from ragfm.samples import HANDBOOK
 from ragfm.store import postgres_database
 from ragfm.testing import HashingEmbedder
 
+psycopg = pytest.importorskip("psycopg", reason="needs the extra postgres")
 QUERIES = ("How many days of leave?", "parents weeks", "office opens", "expenses", "a word that is nowhere: zyzzyva")
 
 
@@ -77,6 +87,44 @@ def test_results_equal_those_of_a_folder(address: str, tmp_path: Path) -> None:
     assert server.search("leave days", 50) != server.as_groups(set()).search("leave days", 50)
 
 
+@pytest.mark.slow
+@pytest.mark.data
+def test_results_equal_those_of_a_folder_on_public_data(
+    address: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of SciFact and of SQuAD, with the bundled embedder: cosines, BM25 and fused scores, to the digit."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    scifact = data / "beir/scifact"
+    with gzip.open(scifact / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, itertools.islice(lines, 80)):
+            (docs / f"{row['_id']}.md").write_text(f"# {row['title']}\n\n{row['text']}\n", encoding="utf-8")
+    queries = [json.loads(line)["text"] for line in (scifact / "queries.jsonl").read_text().splitlines()[:40]]
+    with gzip.open(data / "squad/squad-v2.0-dev.json.gz", "rt", encoding="utf-8") as file:
+        for number, article in enumerate(json.load(file)["data"][:2]):
+            text = "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"])
+            (docs / f"article-{number}.txt").write_text(text, encoding="utf-8")
+            queries += [question["question"] for question in article["paragraphs"][0]["qas"]]
+    embedder = load_embedder("bundled")
+    embed, known = embedder.embed_passages, dict[str, Any]()
+
+    def embed_once(passages: Sequence[str]) -> Any:  # the vectors of a text depend on the batch, in the last digits
+        new = [text for text in passages if text not in known]
+        known.update(zip(new, embed(new), strict=True) if new else ())
+        return np.array([known[text] for text in passages])
+
+    monkeypatch.setattr(embedder, "embed_passages", embed_once)
+    folder = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=embedder)
+    server = Collection.open(address, settings=Settings(), embedder=embedder)
+    assert folder.sync(docs).chunks == server.sync(docs).chunks > 150
+    for query in queries:
+        for mode in ("hybrid", "dense", "keyword"):
+            expected = folder.search(query, 10, mode=mode)  # type: ignore[arg-type]
+            assert server.search(query, 10, mode=mode) == expected  # type: ignore[arg-type]
+    assert len(queries) > 45
+    assert server.state == folder.state
+
+
 def test_every_machine_builds_its_own_view(
     address: str, docs: Path, another_machine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +135,8 @@ def test_every_machine_builds_its_own_view(
     reader = _open(address)
     assert reader.search("leave", 10) == expected
     assert reader.path.is_relative_to(another_machine)
+    shutil.rmtree(reader.path)
+    assert not _open(address).verify().damaged
     assert reader.status().indexes[0]["vectors"] == len(expected)
     (docs / "more.txt").write_text("Night watchmen sleep by day.")
     writer.sync(docs)
@@ -348,6 +398,61 @@ def test_backups_are_those_of_the_server(address: str, docs: Path, tmp_path: Pat
     assert "pg_dump" in raised.value.hint
     with pytest.raises(UnsupportedError, match="ragfm copy"):
         collection.restore(tmp_path / "file")
+
+
+# --- Roles and commands ------------------------------------------------------------------------------------------
+
+
+def test_the_roles_of_the_documentation(address: str, docs: Path, postgres: PostgresServer) -> None:
+    page = (Path(__file__).parents[2] / "docs/scale-out.md").read_text(encoding="utf-8")
+    found = re.search(r"^```sql\n(.*?)^```", page, re.M | re.S)
+    assert found is not None
+    schema = _schema(address)
+    postgres.sql(found[1].replace("ragfm_", f"{schema}_").replace("handbook", schema))
+    places = {role: address.replace(f"{USER}@", f"{schema}_{role}@") for role in ("owner", "writer", "reader")}
+    with pytest.raises(AccessDeniedError):
+        _open(places["writer"]).sync(docs)  # it cannot create the tables
+    _open(places["owner"]).sync(docs)
+    writer, reader = _open(places["writer"]), _open(places["reader"])
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    assert writer.sync(docs).added == 1
+    writer.tag("docs/more.txt", {"team": "hr"})
+    assert reader.search("watchmen", 1, filter="team = hr")[0].uri == "docs/more.txt"
+    assert not reader.verify().damaged
+    for role, statement in (("writer", f"DROP TABLE {schema}.tags"), ("reader", f"DELETE FROM {schema}.tags")):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            postgres.sql(f"SET ROLE {schema}_{role}; {statement}")
+    with pytest.raises(AccessDeniedError):
+        reader.sync(docs)
+    writer.compact()
+    assert reader.search("watchmen", 1)[0].uri == "docs/more.txt"
+
+
+def test_the_commands(address: str, tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGFM_COLLECTION", address)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    monkeypatch.setenv("RAGFM_CONFIG", "")  # --config sets it
+    shell = InProcessShell()
+    run = shell.json
+    assert shell("search", "leave", code=1).startswith("There is no collection at 'postgresql://")
+    assert run("ingest", "docs")["added"] == 4
+    assert run("search", "days of leave", "-k", "1")["hits"][0]["uri"] == "docs/leave.md"
+    assert run("status")["documents"] == 4
+    assert [source["name"] for source in run("sources")["sources"]] == ["docs"]
+    assert run("tag", "docs/leave.md", "team=hr")["documents"] == ["docs/leave.md"]
+    assert [document["uri"] for document in run("documents", "--filter", "team = hr")["documents"]] == ["docs/leave.md"]
+    assert run("export", "out.jsonl")["documents"] == 4
+    assert run("remove", "docs/hours.txt")["chunks"] == 1
+    assert run("reembed", "--embedder", "hashing:wide")["chunks"] == 4
+    assert run("compact")["documents"] == 1
+    report = run("verify")
+    assert (report["documents"], report["findings"]) == (3, [])
+    assert "own backups" in shell("backup", "file", code=1)
+    (tmp_path / "one.toml").write_text("[search]\nk = 1\n")
+    assert len(run("search", "leave", "--config", "one.toml")["hits"]) == 1
+    with pytest.raises(click.UsageError, match="--config requires"):
+        shell("search", "leave", "-c", "folder", "--config", "x")
+    assert not {path.name for path in tmp_path.iterdir()} & {".ragfm", "postgresql:"}
 
 
 # --- Servers that stop, and poolers ------------------------------------------------------------------------------
