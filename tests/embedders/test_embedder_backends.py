@@ -90,7 +90,8 @@ def test_texts_are_lowercased_if_the_folder_says_so(tmp_path: Path) -> None:
 def backends() -> list[str]:
     """All backends that run here, including bf16 where the processor emulates it."""
     gpu = ["gpu-fp16"] if has_gpu() else []
-    return ["numpy-fp32", "torch-fp32", "torch-bf16", *gpu, *(["openvino", "openvino-fp32"] if find_spec("openvino") else [])]
+    openvino = ["openvino", "openvino-fp32"] if find_spec("openvino") else []
+    return ["numpy-fp32", "torch-fp32", "torch-bf16", *gpu, *openvino]
 
 
 @pytest.mark.parametrize("name", backends())
