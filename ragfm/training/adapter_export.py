@@ -122,13 +122,13 @@ def export_adapter(
     if out is None:
         raise DataError("A merged model needs an output path.", "Specify one with --out.")
     target = Path(out)
-    if form == "merged" and quantisation:
-        return _merge_gguf(file or path, target, name, quantisation)
     if method not in MERGES:
         raise UnsupportedError(
             f"Adapters trained by {method} cannot be merged: they add tokens to the prompt.",
             f"Use the adapter as it is, with the transformers reader: `--adapter {path}`.",
         )
+    if form == "merged" and quantisation:
+        return _merge_gguf(file or path, target, name, quantisation)
     check_output_folder(target, find_model(name, "reader"), adapter=file or path)
     if form == "peft":
         check_no_adapter(target)
@@ -232,6 +232,21 @@ def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation)
     if adapter.is_file():
         check_adapter(adapter, base)
         merge_gguf(base, adapter, out, quantisation)
+        return out
+    if not_plain_lora(json.loads((adapter / PEFT_CONFIG).read_bytes())):  # its changes have full rank
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        loaded, serving = _load_bases(adapter, name)
+        shape, adapted = ModelShape.from_config(loaded.model.config), load_adapter(loaded, adapter)
+        layers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        changed = [name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, layers)]
+        merged = adapted.merge_and_unload()
+        weights = {}
+        for module in changed:
+            weight = shape.gguf_name(module)
+            weights[weight] = shape.to_gguf(weight, merged.get_submodule(module).weight.detach().float().cpu().numpy())
+        merge_gguf(serving, weights, out, quantisation)
         return out
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         exported = export_adapter(adapter, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -16,8 +17,10 @@ Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_0", "iq4_nl"]
 _FILE_TYPE = "general.file_type"
 
 
-def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation) -> None:
+def merge_gguf(base: Path, adapter: Path | Mapping[str, Matrix], out: Path, quantisation: Quantisation) -> None:
     """Write the base with the adapter added to its weights, quantised, atomically.
+
+    `adapter` is a GGUF adapter, or the weights that replace those of the base, by their names in the file.
 
     Raises UnsupportedError if the adapter changes a weight that the base does not have.
     """
@@ -38,8 +41,8 @@ def merge_gguf(base: Path, adapter: Path, out: Path, quantisation: Quantisation)
     sync_folder(out.parent)
 
 
-def _write_merged(base: Path, adapter: Path, out: Path) -> None:
-    """Write the base with the adapter added, matrices in float16 and vectors in float32."""
+def _read_deltas(adapter: Path) -> dict[str, Matrix]:
+    """What a GGUF adapter adds to each weight."""
     lora = gguf.GGUFReader(adapter)
     alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
     scale = float(alpha.contents()) if alpha else 1.0
@@ -47,9 +50,15 @@ def _write_merged(base: Path, adapter: Path, out: Path) -> None:
     for tensor in lora.tensors:
         name, _, half = tensor.name.rpartition(".lora_")
         halves.setdefault(name, {})[half] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-    deltas = {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
+    return {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
+
+
+def _write_merged(base: Path, adapter: Path | Mapping[str, Matrix], out: Path) -> None:
+    """Write the base with the adapter added, matrices in float16 and vectors in float32."""
+    deltas = _read_deltas(adapter) if isinstance(adapter, Path) else {}
+    replaced = {} if isinstance(adapter, Path) else adapter
     reader = gguf.GGUFReader(base)
-    if missing := deltas.keys() - {tensor.name for tensor in reader.tensors}:
+    if missing := (deltas.keys() | replaced.keys()) - {tensor.name for tensor in reader.tensors}:
         raise UnsupportedError(
             f"The adapter changes {min(missing)}, which {base} does not have.",
             "Use the base that the adapter was trained on.",
@@ -68,6 +77,7 @@ def _write_merged(base: Path, adapter: Path, out: Path) -> None:
         values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         if tensor.name in deltas:
             values = values + deltas[tensor.name]
+        values = replaced.get(tensor.name, values)
         writer.add_tensor(tensor.name, values.astype(np.float16 if values.ndim > 1 else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -135,6 +135,29 @@ def test_a_merged_gguf_file_computes_the_same_as_base_and_adapter(tmp_path: Path
     assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["base.gguf", "lora.gguf", "whole.gguf"]
 
 
+@pytest.mark.parametrize("method", ["dora", "ia3"])
+def test_methods_that_gguf_adapters_cannot_hold_merge_into_a_gguf_file(tmp_path: Path, method: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model")).eval()
+    base = tiny_gguf(model, tmp_path / "base.gguf", ModelShape.from_config(model.config))
+    plain = logits(base, None)
+    if method == "dora":
+        adapted = random_lora(model, tmp_path / "adapter", use_dora=True)
+    else:
+        targets, feedforward = ["k_proj", "v_proj", "down_proj"], ["down_proj"]
+        config = peft.IA3Config(target_modules=targets, feedforward_modules=feedforward, task_type="CAUSAL_LM")
+        adapted = peft.get_peft_model(model, config).eval()
+        for name, parameter in adapted.named_parameters():
+            if "ia3_l" in name:
+                torch.nn.init.normal_(parameter, mean=1.0, std=0.5)
+        adapted.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        expected = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
+    assert np.abs(expected - plain).max() > 0.1 * np.ptp(plain)
+    out = tmp_path / "merged.gguf"
+    assert export_adapter(tmp_path / "adapter", "merged", base=str(base), quantisation="f16", out=out) == out
+    np.testing.assert_allclose(logits(out, None), expected, atol=1e-2 * np.ptp(expected))
+
+
 def recorded(folder: Path, out: Path) -> Path:
     """Write a random adapter with a record, as training does."""
     base = Base(str(folder))
