@@ -30,7 +30,7 @@ def main(collection: Path) -> None:
     """Sync the uploads of a collection and report on standard output after each slice."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(OSError):
-        os.nice(10)  # requests have priority
+        os.nice(5)  # requests have priority
     uploads = Uploads(collection)
     turns = Turns(uploads.owner_of_path)
     stored = list(uploads.all())  # before the slice, which has then seen them all
