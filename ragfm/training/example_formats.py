@@ -1,6 +1,7 @@
 """Training examples in the formats of other trainers.
 
-trl       {"prompt": [messages], "completion": [message]}: TRL's conversational prompt-completion format
+trl       {"prompt": [messages], "completion": [message]}: TRL's conversational prompt-completion format;
+          preferences have "chosen" and "rejected" if all are pairs, else "completion" and "label"
 alpaca    {"system", "instruction", "input", "output", "history"}: LLaMA-Factory; Axolotl and others read it, too
 sharegpt  {"conversations": [{"from": "system" | "human" | "gpt", "value"}…]}: Axolotl, Unsloth, LLaMA-Factory
 """
@@ -27,21 +28,47 @@ def write_example_format(dataset: Dataset, folder: str | Path, form: ExampleForm
     """Write a dataset as `FORMAT/train.jsonl` and `FORMAT/validation.jsonl` in a folder; returns the path of the first.
 
     `datasets.load_dataset` reads such a folder as two splits. Raises UnsupportedError if the format cannot hold a
-    prompt.
+    prompt, or preferences.
     """
-    target, convert = make_output(Path(folder) / form), _CONVERTERS[form]
+    everything = [*dataset.train, *dataset.valid]
+    if form != "trl" and any(example.rejected for example in everything):
+        raise UnsupportedError(f"The {form} format holds no preferences.", "Use --format trl.")
+    convert = _CONVERTERS[form]
+    if any(example.rejected for example in everything):
+        paired = all(example.rejected and example.completion for example in everything)
+        convert = _to_trl_pair if paired else _to_trl_ratings
+    target = make_output(Path(folder) / form)
     for name, examples in ((TRAIN, dataset.train), ("validation.jsonl", dataset.valid)):
-        lines = (json.dumps(convert(example), ensure_ascii=False).encode() + b"\n" for example in examples)
-        write_durably(target / name, b"".join(lines))
+        rows = (row for example in examples for row in convert(example))
+        write_durably(target / name, b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
     return target / TRAIN
 
 
-def _to_trl(example: Example) -> dict[str, Any]:
-    prompt = [{"role": message.role, "content": message.content} for message in example.messages]
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": example.completion}]}
+def _prompt(example: Example) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in example.messages]
 
 
-def _to_alpaca(example: Example) -> dict[str, Any]:
+def _answer(text: str | None) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text or ""}]
+
+
+def _to_trl(example: Example) -> list[dict[str, Any]]:
+    return [{"prompt": _prompt(example), "completion": _answer(example.completion)}]
+
+
+def _to_trl_pair(example: Example) -> list[dict[str, Any]]:
+    sides = {"chosen": _answer(example.completion), "rejected": _answer(example.rejected)}
+    return [{"prompt": _prompt(example), **sides}]
+
+
+def _to_trl_ratings(example: Example) -> list[dict[str, Any]]:
+    answers = ((example.completion, True), (example.rejected, False))
+    return [
+        {"prompt": _prompt(example), "completion": _answer(text), "label": label} for text, label in answers if text
+    ]
+
+
+def _to_alpaca(example: Example) -> list[dict[str, Any]]:
     messages = list(example.messages)
     system = messages.pop(0).content if messages[0].role == "system" else ""
     if [message.role for message in messages] != ["user", "assistant"] * (len(messages) // 2) + ["user"]:
@@ -50,21 +77,16 @@ def _to_alpaca(example: Example) -> dict[str, Any]:
         )
     texts: Sequence[str] = [message.content for message in messages]
     history = [[user, assistant] for user, assistant in zip(texts[:-1:2], texts[1::2], strict=True)]
-    return {
-        "system": system,
-        "instruction": texts[-1],
-        "input": "",
-        "output": example.completion,
-        "history": history,
-    }
+    answer = {"input": "", "output": example.completion}
+    return [{"system": system, "instruction": texts[-1], **answer, "history": history}]
 
 
-def _to_sharegpt(example: Example) -> dict[str, Any]:
+def _to_sharegpt(example: Example) -> list[dict[str, Any]]:
     turns = [{"from": _SHAREGPT_ROLES[message.role], "value": message.content} for message in example.messages]
-    return {"conversations": [*turns, {"from": "gpt", "value": example.completion}]}
+    return [{"conversations": [*turns, {"from": "gpt", "value": example.completion}]}]
 
 
-_CONVERTERS: dict[ExampleFormat, Callable[[Example], dict[str, Any]]] = {
+_CONVERTERS: dict[ExampleFormat, Callable[[Example], list[dict[str, Any]]]] = {
     "trl": _to_trl,
     "alpaca": _to_alpaca,
     "sharegpt": _to_sharegpt,

@@ -61,7 +61,13 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
                 f"The adapter to continue from was trained by {method}, not {settings.method}.",
                 f"Use --method {method}.",
             )
-        model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
+        config = peft.PeftConfig.from_pretrained(start)
+        if config.is_prompt_learning:  # PEFT's `from_pretrained` loads these for inference only
+            config.inference_mode = False
+            model = peft.get_peft_model(model, config)
+            peft.set_peft_model_state_dict(model, peft.load_peft_weights(start))
+        else:
+            model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
         common = {"task_type": "CAUSAL_LM", "inference_mode": False, "base_model_name_or_path": name}
         if settings.method in ("lora", "dora", "qlora"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,19 @@ def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
     assert (second["system"], second["history"]) == ("", [])
     first, _ = lines("sharegpt")
     assert [turn["from"] for turn in first["conversations"]] == ["system", "human", "gpt", "human", "gpt"]
+    pair = Dataset((replace(example, rejected="7"),), ())
+    path = write_example_format(pair, tmp_path, "trl")
+    row = json.loads(path.read_text())
+    assert [row[key][0]["content"] for key in ("chosen", "rejected")] == ["6", "7"]
+    bad = replace(example, completion="", rejected="8")
+    rows = write_example_format(Dataset((*pair.train, bad), ()), tmp_path, "trl").read_text().splitlines()
+    assert [(one["completion"][0]["content"], one["label"]) for one in map(json.loads, rows)] == [
+        ("6", True),
+        ("7", False),
+        ("8", False),
+    ]
+    with pytest.raises(UnsupportedError, match="holds no preferences"):
+        write_example_format(pair, tmp_path, "sharegpt")
     odd = Dataset((Example((Message("user", "a"), Message("user", "b")), "c"),), ())
     with pytest.raises(UnsupportedError, match="one after the other"):
         write_example_format(odd, tmp_path, "alpaca")

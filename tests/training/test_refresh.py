@@ -188,7 +188,7 @@ def test_the_log_is_learned_even_if_no_question_yields_an_example(
 
 
 @pytest.mark.parametrize(
-    ("plugin", "method"), [("llama-cpp", "dora"), ("llama-cpp", "full"), ("transformers", "prefix")]
+    ("plugin", "method"), [("llama-cpp", "dora"), ("llama-cpp", "prefix"), ("transformers", "full")]
 )
 def test_a_method_that_the_reader_does_not_serve_is_refused_before_training(
     tmp_path: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch, plugin: str, method: Any

@@ -50,7 +50,7 @@ from ragfm.models.adapters import (
 from ragfm.training.adapter_export import load_adapter
 from ragfm.training.adapter_folder import PAGE, write_adapter
 from ragfm.training.base_model import Base
-from ragfm.training.checkpoint import read_tensors, write_tensors
+from ragfm.training.checkpoint import read_tensors, weight_tensors, write_tensors
 from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_to_jsonl
 from ragfm.training.train_settings import MethodSettings, TrainSettings
@@ -489,6 +489,20 @@ def test_training_continues_from_an_adapter(folder: Path, tmp_path: Path) -> Non
     other = tiny_model(tmp_path / "other-model", hidden_size=32)
     with pytest.raises(AdapterMismatchError, match="trained on other weights"):
         training(other, tmp_path / "other", start)
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_training_continues_from_virtual_tokens(folder: Path, tmp_path: Path, method: Any) -> None:
+    settings = replace(SETTINGS, method=MethodSettings(method, tokens=4), rate=RATES[method])
+    first = training(folder, tmp_path / "first", settings)
+    numbers = first.run()
+    write_adapter(first, numbers, card={})
+    more = training(folder, tmp_path / "more", replace(settings, start=str(tmp_path / "first"), rate=1e-9))
+    (learned,), (expected,) = ([*weight_tensors(one.model).values()] for one in (more, first))
+    torch.testing.assert_close(learned, expected)
+    assert more.run()["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
+    write_adapter(more, more.run(), card={})
+    check_adapter(tmp_path / "more", folder)
 
 
 def test_training_needs_an_example(folder: Path, tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def load_reader(name: str = "bundled", **options: Any) -> Reader:
 def configured_reader(name: str, settings: Settings, adapter: str | None = None) -> Reader:
     """Make a reader with its options from the settings; its window leaves room for virtual tokens of the adapter."""
     options = reader_options(name, settings)
-    if tokens := virtual_tokens(adapter):
+    plugin, _ = registry.plugin_and_model("readers", name)
+    if plugin == "transformers" and (tokens := virtual_tokens(adapter)):
         options["virtual_tokens"] = tokens
     return load_reader(name, **options)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from support.tiny_models import tiny_model
 
+from ragfm.core.config import Settings
 from ragfm.core.errors import (
     AdapterMismatchError,
     ConfigError,
@@ -26,7 +27,7 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.generation.readers import load_reader
+from ragfm.generation.readers import configured_reader, load_reader
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.transformers_reader import TransformersReader
@@ -225,6 +226,8 @@ def test_virtual_tokens_take_their_room_from_the_window(tmp_path: Path) -> None:
     virtual(plain, tmp_path / "prefix", "prefix", 30)
     reader = cast("TransformersReader", load_reader(str(tmp_path / "base"), context_tokens=512, virtual_tokens=30))
     assert (plain.context_tokens, reader.context_tokens) == (512, 482)
+    name = f"transformers:{tmp_path / 'base'}"
+    assert configured_reader(name, Settings(), str(tmp_path / "prefix")).context_tokens == 482  # as `Rag` makes it
     assert plain.count_tokens(ASKED[0]) == reader.count_tokens(ASKED[0])
     reader._engine.model.end_tokens = set()
     words = [Message("user", "x" * (480 - reader.count_tokens([Message("user", "")])))]
