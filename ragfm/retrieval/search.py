@@ -193,8 +193,9 @@ def rerank_hits(
 ) -> list[Hit]:
     """Reorder hits by a reranker's scores; hits that it did not score in time follow in their old order.
 
-    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. Default: the
-    reranker's own weight, else 1.
+    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. The scores of
+    a reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
+    counts. The search scores are then relative to the highest. Default: the reranker's own weight, else 1.
     """
     if not hits:
         return []
@@ -207,7 +208,11 @@ def rerank_hits(
         searched = [[hit.scores.get(name) for name in ("fused", "dense", "keyword")] for hit in hits]
         own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)
         sort_keys = np.full_like(scores, np.nan)
-        sort_keys[scored] = weight * _min_max(scores[scored]) + (1 - weight) * _min_max(own[scored])
+        if getattr(reranker, "calibrated", False):
+            of_search, of_reranker = own[scored] / max(own[scored].max(), 1e-9), scores[scored]
+        else:
+            of_search, of_reranker = _min_max(own[scored]), _min_max(scores[scored])
+        sort_keys[scored] = weight * of_reranker + (1 - weight) * of_search
     order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
 

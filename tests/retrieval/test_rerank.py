@@ -193,6 +193,24 @@ def test_a_weight_adds_the_score_of_the_search(harbour: Collection, mode: str, n
     assert [hit.uri for hit in alone] == [*uris, plain[2].uri]
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "keyword"])
+def test_low_likelihoods_hardly_change_the_order(harbour: Collection, mode: str) -> None:
+    class Likelihoods:
+        weight, calibrated = 0.5, True
+
+        def __init__(self, highest: float) -> None:
+            self.highest = highest
+
+        def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
+            return np.linspace(0, self.highest, len(texts), dtype=np.float32)
+
+    plain = [hit.uri for hit in harbour.search(QUERY, k=12, mode=mode)]  # type: ignore[arg-type]
+    for highest, first in ((1e-6, plain[0]), (1.0, plain[-1])):
+        handle = _reranked(harbour, Likelihoods(highest), rerank_weight=0.9 if highest == 1 else None)
+        hits = handle.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
+        assert hits[0].uri == first
+
+
 def test_hits_not_scored_in_time_follow_in_their_order(harbour: Collection) -> None:
     plain = [hit.uri for hit in harbour.search(QUERY, k=12)]
     slow = OverlapReranker(seconds=0.02)
