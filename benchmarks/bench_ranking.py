@@ -216,7 +216,7 @@ def documents(sets: Mapping[str, Sequence[Pool]]) -> dict[str, Any]:
     }
     result = left_out(choices, now)
     show("documents", result)
-    adopted = choices["0.1 of 10 chunks, prior 1"]
+    adopted = choices["0.05 of 10 chunks, prior 1"]
     result["adopted"] = {
         name: dict(zip(MEASURES, np.round(adopted[name] - now[name], 4).tolist(), strict=True)) for name in every
     }
@@ -230,8 +230,9 @@ def documents(sets: Mapping[str, Sequence[Pool]]) -> dict[str, Any]:
 def combine(fused: Floats, likelihood: Floats, kind: str, weight: float, count: int) -> Floats:
     """Scores of the first `count` candidates, above those of the others.
 
-    `scaled`: both scaled to [0, 1] over the candidates, as `rerank_hits` does; `logit`: the likelihood's logit scaled
-    likewise; `added`: the likelihood is added as it is; `added logit`: its logit, a tenth, between -6 and 4.
+    `scaled`: both scaled to [0, 1] over the candidates; `logit`: the likelihood's logit scaled likewise; `added`: the
+    likelihood as it is, and the fused score as a share of the highest, as `rerank_hits` does; `added logit`: a tenth of
+    the logit, between -6 and 4.
     """
     first = np.argsort(-fused, kind="stable")[:count]
     first = first[~np.isnan(likelihood[first])]
@@ -242,7 +243,7 @@ def combine(fused: Floats, likelihood: Floats, kind: str, weight: float, count: 
     elif kind == "logit":
         ranked[first] = (1 - weight) * _min_max(own) + weight * _min_max(np.clip(logit, -7, 5))
     elif kind == "added":
-        ranked[first] = own + weight * read_
+        ranked[first] = (1 - weight) * own / own.max() + weight * read_
     else:
         ranked[first] = own + weight * np.clip(logit, -6, 4) / 10
     return ranked
@@ -253,23 +254,25 @@ def _min_max(values: Floats) -> Floats:
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
+COUNTS = (10, 20, 30, 40)
 COMBINATIONS = {
     f"{kind}, weight {weight}, {count} candidates": (kind, weight, count)
-    for count in (10, 20, 30, 40)
+    for count in COUNTS
     for kind, weights_ in (
         ("scaled", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)),
         ("logit", (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
-        ("added", (0.1, 0.25, 0.5, 1.0)),
+        ("added", (0.3, 0.4, 0.5, 0.6, 0.7)),
         ("added logit", (0.1, 0.25, 0.5, 1.0)),
     )
     for weight in weights_
 }
 SHOWN = [
     *(f"scaled, weight {weight}, 20 candidates" for weight in (0.3, 0.5, 0.7, 1.0)),
-    *(f"{kind}, 20 candidates" for kind in ("added, weight 0.5", "added, weight 1.0", "logit, weight 0.5")),
-    *(f"{kind}, 40 candidates" for kind in ("scaled, weight 0.5", "added, weight 1.0")),
+    *(f"added, weight {weight}, 20 candidates" for weight in (0.3, 0.4, 0.5, 0.6, 0.7)),
+    "logit, weight 0.5, 20 candidates",
+    *(f"{kind}, weight 0.5, {count} candidates" for kind in ("scaled", "added") for count in (30, 40)),
 ]
-ADOPTED = "scaled, weight 0.5, 20 candidates"
+ADOPTED = "added, weight 0.5, 20 candidates"
 
 
 def logistic(read_sets: Mapping[str, Sequence[tuple[Pool, Floats]]], test: str, count: int) -> Floats:
@@ -300,14 +303,20 @@ def logistic(read_sets: Mapping[str, Sequence[tuple[Pool, Floats]]], test: str, 
     return np.array(measured, dtype=np.float64).mean(axis=0)
 
 
-def rerank(sets: Mapping[str, Sequence[Pool]], keep: Path, splade_folder: Path | None) -> dict[str, Any]:
-    """Combinations of the fused score with the verifier's likelihood, fixed and fitted, and with SPLADE's score."""
+def rerank(
+    sets: Mapping[str, Sequence[Pool]], keep: Path, splade_folder: Path | None, seconds: float
+) -> dict[str, Any]:
+    """Combinations of the fused score with the verifier's likelihood, fixed and fitted, and with SPLADE's score.
+
+    More than 20 candidates are compared on the sets of which as many were read.
+    """
 
     def pairs_of(found: Callable[[str], dict[int, Floats]]) -> Pairs:
         numbered = {name: sorted(found(name).items()) for name in sets}
         return {name: [(sets[name][n], values) for n, values in rows] for name, rows in numbered.items() if rows}
 
-    read_sets = pairs_of(lambda name: likelihoods(name, keep))
+    read_sets = pairs_of(lambda name: likelihoods(name, keep, seconds=seconds))
+    deep = {name: rows for name, rows in read_sets.items() if np.isfinite(rows[0][1]).sum() >= max(COUNTS)}
 
     def measured(rank: Callable[[Pool, Floats], Floats], pairs: Pairs = read_sets) -> dict[str, Floats]:
         return {
@@ -317,20 +326,20 @@ def rerank(sets: Mapping[str, Sequence[Pool]], keep: Path, splade_folder: Path |
 
     now = measured(lambda pool, _: scores(pool))
     choices = {
-        name: measured(lambda pool, found, how=how: combine(scores(pool), found, *how))
+        name: measured(
+            lambda pool, found, how=how: combine(scores(pool), found, *how), read_sets if how[2] <= 20 else deep
+        )
         for name, how in COMBINATIONS.items()
     }
     result: dict[str, Any] = {"questions": {name: len(pairs) for name, pairs in read_sets.items()}}
     result |= {"search": table(now), **{name: table(values) for name, values in choices.items()}}
-    result["chosen"] = left_out(choices, now)
-    result["shown"] = ["search", *SHOWN, *(f"logistic, {count} candidates" for count in (20, 40))]
+    result["chosen"] = left_out({name: values for name, values in choices.items() if len(values) == len(now)}, now)
+    result["shown"] = ["search", *SHOWN, "logistic, 20 candidates"]
     show("reranked", result["chosen"])
-    for count in (20, 40):
-        fitted = {name: logistic(read_sets, name, count) for name in read_sets}
-        result[f"logistic, {count} candidates"] = table(fitted)
+    result["logistic, 20 candidates"] = table({name: logistic(read_sets, name, 20) for name in read_sets})
     if splade_folder:
         score = splade(splade_folder)
-        sparse = pairs_of(lambda name: reread(name, keep, "splade", score))
+        sparse = pairs_of(lambda name: reread(name, keep, "splade", score, seconds=seconds))
         for weight in (0.3, 0.5, 1.0):
             how = ("scaled", weight, 20)
             result[f"SPLADE, weight {weight}, 20 candidates"] = table(
@@ -348,7 +357,7 @@ def rerank(sets: Mapping[str, Sequence[Pool]], keep: Path, splade_folder: Path |
 
 
 def table(values: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
-    rows = {**values, "mean": np.mean(list(values.values()), axis=0)}
+    rows = {**values, "mean": np.mean(list(values.values()), axis=0)} if values else {}
     return {
         name: dict(zip(MEASURES, (round(float(value), 4) for value in row), strict=True)) for name, row in rows.items()
     }
@@ -393,6 +402,7 @@ def main() -> None:
     parser.add_argument("--keep", metavar="FOLDER", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=[*SETS, *REPORTING])
     parser.add_argument("--splade", metavar="FOLDER", type=Path)
+    parser.add_argument("--seconds", type=float, default=300, help="time to read candidates of each set")
     args = parser.parse_args()
     head = about("ranking")
     result: dict[str, Any] = read("ranking") | head
@@ -404,7 +414,11 @@ def main() -> None:
         result["lookalikes"] = {"questions": len(of_set), "wrong": int(wrong)}
     else:
         sets = {name: pools(name, args.keep) for name in args.only or SETS}
-        parts = {"weights": weights, "documents": documents, "rerank": lambda s: rerank(s, args.keep, args.splade)}
+        parts = {
+            "weights": weights,
+            "documents": documents,
+            "rerank": lambda s: rerank(s, args.keep, args.splade, args.seconds),
+        }
         result[args.part] = parts[args.part](sets)
     save(result, "ranking")
     print(json.dumps(result[args.part]))

@@ -635,7 +635,7 @@ def rerankers() -> str:
     rows = []
     for name, values in result.items():
         if name not in ("questions", "chosen", "cpu_ms_of_20") and (name in result["shown"] or "SPLADE" in name):
-            found = (values.get(one) for one in [*sets, "mean"])
+            found = (values.get(one) for one in (*sets, "mean" if set(sets) <= set(values) else ""))
             cells = (f"{one['nDCG@10']:.3f} / {one['first 1']:.2f}" if one else "-" for one in found)
             rows.append([name, *cells])
     return _table(("nDCG@10 / first hit", *sets, "mean"), rows)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RRF_K = 60
 """The constant of reciprocal rank fusion, as in the paper."""
-DOCUMENT_SHARE = 0.1
+DOCUMENT_SHARE = 0.05
 """Share of the document's score in the fused score of a chunk."""
 _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
 
@@ -117,7 +117,7 @@ def fuse(
     """Combine cosine and BM25 into one score per candidate; higher is better. *Shape:* all (n,).
 
     convex    `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
-              https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a tenth is the score of
+              https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score of
               the chunk's document: the mean of its ten best candidates and of the average candidate, scaled likewise
     rrf       reciprocal rank fusion: the sum of 1 / (60 + rank), without `weight`; a chunk that shares no word with the
               query has no keyword rank (Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114)

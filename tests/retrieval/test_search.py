@@ -147,7 +147,7 @@ def test_documents_with_several_good_chunks_break_near_ties() -> None:
     assert int(np.argmax(fuse(cosines, bm25, np.array([7, 3, 9, 9, 9])))) == 0
     # By hand: fused scores 1, 0.5 and 0 with a mean of 0.5, so that the documents have 0.75 and (0.5 + 0 + 0.5) / 3.
     fused = fuse(_scores(0.9, 0.7, 0.5), _scores(3, 2, 1), np.array([1, 2, 2]))
-    assert fused.tolist() == pytest.approx([1, 0.45, 0])
+    assert fused.tolist() == pytest.approx([1, 0.475, 0])
     assert fuse(cosines[:0], bm25[:0], np.array([], dtype=np.int64)).tolist() == []
 
 
@@ -221,8 +221,8 @@ def test_each_index_returns_the_configured_number_of_candidates(collection: Coll
     assert len(first) == 2
     (hit,) = few.search(query, k=1)
     assert hit.uri in first
-    # Of two, each is the best by one score and the worst by the other; a tenth is the score of the document.
-    assert hit.scores["fused"] == pytest.approx(0.9 * 0.6 + 0.1)
+    # Of two, each is the best by one score and the worst by the other; a twentieth is that of the document.
+    assert hit.scores["fused"] == pytest.approx(0.95 * 0.6 + 0.05)
     assert (collection.search(query, k=1)[0].scores["fused"] or 0) > 0.7
     assert len(few.search("pump at 22 bar", k=30)) == 30  # more hits need more candidates
 
