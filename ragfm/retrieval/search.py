@@ -117,8 +117,8 @@ def fuse(
     """Combine cosine and BM25 into one score per candidate; higher is better. *Shape:* all (n,).
 
     convex    `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
-              https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score of
-              the chunk's document: the mean of its ten best candidates and of the average candidate, scaled likewise
+              https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score
+              of the chunk's document: the mean of its ten best candidates and of the average one, scaled likewise
     rrf       reciprocal rank fusion: the sum of 1 / (60 + rank), without `weight`; a chunk that shares no word with the
               query has no keyword rank (Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114)
     """
