@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,10 @@ from ragfm.cli.options import POSITIVE, collection_options, seed_option, text_op
 from ragfm.cli.output import print_json, print_note, print_result, print_sync_report, print_text
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
+
+if TYPE_CHECKING:
+    from ragfm.ingestion.ingest_report import SyncReport
+    from ragfm.training.refresh import RefreshReport
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -58,6 +62,32 @@ def refresh(collection: str, as_json: bool, questions: Path | None, **options: A
             print_note(f"The interrupted refresh had different inputs ({inputs}): a new one starts in {folder}.")
         with show_progress("questions") as progress:
             report = refresh_adapter(handle, folder, settings, progress=progress)
+    _print_report(report, as_json, synced)
+
+
+@click.command()
+@click.option("--hours", default=1.0, type=POSITIVE, help="Time for writing questions, training and the test.")
+@text_option("--writer", metavar="NAME", help="Reader that writes the questions. Default: the collection's reader.")
+@seed_option
+@text_option("--out", metavar="DIR", help="Folder of the adapters. Default: `.ragfm-adapters`, next to the collection.")
+@collection_options
+def auto(collection: str, as_json: bool, *, hours: float, writer: str | None, seed: int, out: str | None) -> None:
+    """Train on questions that a reader writes about the collection, and adopt the adapter if it is measurably better.
+
+    Some of the questions are held out; the new adapter is adopted if it is significantly better on them. After an
+    interruption, the same command continues. `ragfm adapt back` undoes the adoption.
+    """
+    from ragfm.generation.readers import configured_reader
+    from ragfm.training.auto_adapt import adapt_automatically
+
+    with Collection.open(collection) as handle, show_progress("questions") as progress:
+        name = writer or handle.settings.reader
+        reader = configured_reader(name, handle.settings)
+        report = adapt_automatically(handle, reader, hours, reader_name=name, seed=seed, out=out, progress=progress)
+    _print_report(report, as_json)
+
+
+def _print_report(report: RefreshReport, as_json: bool, synced: SyncReport | None = None) -> None:
     if as_json:
         print_json({**asdict(report), "ingest": asdict(synced) if synced else None})
         return

@@ -148,7 +148,11 @@ class Training:
             "base": base.sha256,
             "examples": examples_digest(self._train.examples),
             "valid": examples_digest(self._valid.examples),
-            **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
+            **{
+                key: value
+                for key, value in asdict(settings).items()
+                if key not in ("checkpoint_seconds", "max_seconds")
+            },
         }
         if settings.objective == "likelihood":  # as in checkpoints from before there were others
             self.configuration = {
@@ -289,7 +293,9 @@ class Training:
             tokens += sum(self._padded_tokens(batch) for batch in self.steps[self.state.step])
             loss = self._train_step()
             self.state.seconds = time.monotonic() - start
-            self._validate_if_due()
+            time_is_up = self.settings.max_seconds is not None and self.state.seconds >= self.settings.max_seconds
+            self._validate_if_due(now=time_is_up)
+            self.state.ended |= time_is_up
             elapsed = time.monotonic() - begin
             figures = {"loss": loss}
             if self.state.valid:
@@ -351,9 +357,9 @@ class Training:
             raise DataError(f"The loss is {step_loss} at step {self.state.step}.", "Train with a lower learning rate.")
         return step_loss / total
 
-    def _validate_if_due(self) -> None:
+    def _validate_if_due(self, *, now: bool = False) -> None:
         step, last = self.state.step, self.state.valid[-1][0] if self.state.valid else 0
-        due = step > last and (step % self.validate_every == 0 or step == len(self.steps))
+        due = step > last and (now or step % self.validate_every == 0 or step == len(self.steps))
         if not self.valid_examples or not due:
             return
         result = torch.zeros(1, device=self.base.device)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from support.shell import InProcessShell
 from support.tiny_models import tiny_model
@@ -428,6 +429,49 @@ def test_both_adapters_are_compared_and_served_with_the_current_calibration(
         assert rag.calibration == replace(own, adapter=adapter_hash(str(new / GGUF)))
     roll_back(tmp_path)
     assert (tmp_path / "ragfm.toml").read_text() == toml
+
+
+@pytest.mark.slow
+def test_a_model_is_adapted_to_questions_that_a_reader_writes(
+    tmp_path: Path, run: InProcessShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model with random weights learns nothing in a moment, so it is not adopted; a stopped run continues."""
+    model = tiny_model(tmp_path / "model", max_position_embeddings=2048)
+    (tmp_path / "ragfm.toml").write_text(f'reader = "{model}"\n\n[ask]\nk = 1\nanswer_tokens = 8\n')
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    for number in range(30):
+        text = f"Room {number} is named after tree {number}. The code of room {number} is {number + 100}. It is open.\n"
+        (rooms / f"{number}.md").write_text(text * 3)
+    run("ingest", rooms)
+
+    def write(messages: Any) -> str:
+        room = messages[-1].content.split("Room ")[1].split()[0]
+        return f"Question: What is the code of room {room}?\nAnswer: {int(room) + 100}"
+
+    monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader(write))
+    interrupted = []
+
+    def stop(*_: Any) -> None:
+        interrupted.append(True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ragfm.training.refresh._compare", stop)
+        with pytest.raises(click.Abort):
+            run("adapt", "auto", "--hours", "0.002")
+    assert interrupted
+    adapters = tmp_path / ".ragfm-adapters"
+    written = (adapters / "written.jsonl").read_bytes()
+    assert len(written.splitlines()) >= 10
+    weights = (adapters / "001" / RECORD).read_bytes()
+    done = run.json("adapt", "auto", "--hours", "0.002")
+    assert not done["adopted"]
+    assert done["new"]["ties"] + done["new"]["wins"] + done["new"]["losses"] >= 2
+    assert (adapters / "written.jsonl").read_bytes() == written
+    assert (adapters / "001" / RECORD).read_bytes() == weights
+    assert not (adapters / "002").exists()
+    assert "adapter" not in tomllib.loads((tmp_path / "ragfm.toml").read_text())
 
 
 @pytest.mark.slow

@@ -227,6 +227,14 @@ def test_training_stops_early_and_keeps_the_best_weights(folder: Path, tmp_path:
     assert loss.item() / tokens == pytest.approx(best[1], abs=1e-3)
 
 
+def test_training_ends_when_its_time_is_up(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, max_seconds=0.0)
+    trained = training(folder, tmp_path / "out", settings, valid=tiny_examples(2))
+    numbers = trained.run()
+    assert (numbers["steps"], [*numbers["valid"]]) == (1, [1])
+    write_adapter(trained, numbers, card={})
+
+
 def test_validation_can_score_answers(folder: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, judge="answers", validate_every=12)
     numbers = training(folder, tmp_path / "out", settings, valid=tiny_examples(2)).run()
