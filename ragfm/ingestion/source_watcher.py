@@ -110,10 +110,11 @@ def _changes(store: Store, paths: list[Path], interval: float, stop: Event) -> I
     """Sets of changed paths, empty ones at each tick. Changes during a sync come with the next set."""
     from watchfiles import watch
 
-    collection = os.path.realpath(store.folder)  # it may lie in a folder that it is made from
+    # A collection may lie in a folder that it is made from.
+    collection = None if store.database.shared else os.path.realpath(store.folder)
     changes = watch(
         *{path if path.is_dir() else path.parent for path in paths},
-        watch_filter=lambda _, path: not Path(path).is_relative_to(collection),
+        watch_filter=lambda _, path: collection is None or not Path(path).is_relative_to(collection),
         debounce=_MAX_DELAY_MS,
         step=_QUIET_MS,
         stop_event=stop,

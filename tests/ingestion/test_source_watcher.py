@@ -116,6 +116,7 @@ def test_one_line_for_each_sync(shell: Shell, docs: Path) -> None:
     assert any("docs: 0 added" in line for line in lines[2:])
 
 
+@pytest.mark.both_databases
 def test_changes_while_it_syncs_are_not_lost(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     stop, events = threading.Event(), list[WatchEvent]()

@@ -97,11 +97,11 @@ def test_results_equal_those_of_a_folder_on_public_data(
     docs.mkdir()
     scifact = data / "beir/scifact"
     with gzip.open(scifact / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for row in map(json.loads, itertools.islice(lines, 80)):
+        for row in map(json.loads, itertools.islice(lines, 30)):
             (docs / f"{row['_id']}.md").write_text(f"# {row['title']}\n\n{row['text']}\n", encoding="utf-8")
-    queries = [json.loads(line)["text"] for line in (scifact / "queries.jsonl").read_text().splitlines()[:40]]
+    queries = [json.loads(line)["text"] for line in (scifact / "queries.jsonl").read_text().splitlines()[:20]]
     with gzip.open(data / "squad/squad-v2.0-dev.json.gz", "rt", encoding="utf-8") as file:
-        for number, article in enumerate(json.load(file)["data"][:2]):
+        for number, article in enumerate(json.load(file)["data"][:1]):
             text = "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"])
             (docs / f"article-{number}.txt").write_text(text, encoding="utf-8")
             queries += [question["question"] for question in article["paragraphs"][0]["qas"]]
@@ -116,12 +116,12 @@ def test_results_equal_those_of_a_folder_on_public_data(
     monkeypatch.setattr(embedder, "embed_passages", embed_once)
     folder = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=embedder)
     server = Collection.open(address, settings=Settings(), embedder=embedder)
-    assert folder.sync(docs).chunks == server.sync(docs).chunks > 150
+    assert folder.sync(docs).chunks == server.sync(docs).chunks > 60
     for query in queries:
         for mode in ("hybrid", "dense", "keyword"):
             expected = folder.search(query, 10, mode=mode)  # type: ignore[arg-type]
             assert server.search(query, 10, mode=mode) == expected  # type: ignore[arg-type]
-    assert len(queries) > 45
+    assert len(queries) > 22
     assert server.state == folder.state
 
 
