@@ -53,9 +53,11 @@ async def healthz() -> Health:
 
 @_operations.get("/readyz")
 async def readyz(request: Request, response: Response) -> Health:
-    """Report whether the models are loaded and the server is not shutting down."""
+    """Report whether the models are loaded, the databases reachable, and the server is not shutting down."""
     service = service_of(request)
     status = "ready" if service.warm else "loading models"
+    if service.warm and not await service.databases_reachable():
+        status = "database unavailable"
     if service.closing:
         status = "ending"
     response.status_code = 200 if status == "ready" else 503

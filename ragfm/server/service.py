@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from fastapi import Request
 
-from ragfm.core.errors import LogError
+from ragfm.core.errors import CollectionUnavailableError, LogError
 from ragfm.core.types import Answer
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.rag import Rag
@@ -50,6 +50,17 @@ class Service:
         self.warm = False  # whether the models are loaded
         self.closing = False
         self._streams: set[AnswerStream] = set()
+
+    async def databases_reachable(self) -> bool:
+        """Whether the servers of all collections on PostgreSQL answer."""
+        collections = {model.collection: model.rag.collection for model in self.served.models.values()}
+        try:
+            for collection in collections.values():
+                if "://" in collection.location:
+                    await self.served.run(getattr, collection, "state")
+        except CollectionUnavailableError:
+            return False
+        return True
 
     def warm_up(self) -> None:
         """Load the models, which takes seconds."""

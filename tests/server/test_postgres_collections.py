@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.postgres_server import postgres_server
-from support.running_server import SECRET, make_collection, serve
+from support.running_server import SECRET, eventually, make_collection, serve
 
 from ragfm import Collection
 from ragfm.cli.serve import key_file, named_collections
@@ -39,9 +39,13 @@ def test_search_upload_and_an_absent_database(address: str, tmp_path: Path) -> N
             assert SECRET not in search("guest")
             refused = running.client().post("/v1/documents", files={"file": ("a.txt", b"Text.")})
             assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported")
+            assert eventually(lambda: running.client(None).get("/readyz").status_code == 200)
             postgres.stop("immediate")
+            unready = running.client(None).get("/readyz")
+            assert (unready.status_code, unready.json()["status"]) == (503, "database unavailable")
             body = {"query": SECRET, "model": "handbook"}
             absent = running.client().post("/v1/search", json=body)
             assert (absent.status_code, absent.json()["error"]["code"]) == (503, "collection_unavailable")
             postgres.start()
             assert SECRET in search("hr")
+            assert running.client(None).get("/readyz").status_code == 200

@@ -30,6 +30,7 @@ listen_port = {port}
 auth_type = any
 pool_mode = transaction
 default_pool_size = 3
+max_prepared_statements = 0
 logfile = {folder}/pgbouncer.log
 pidfile = {folder}/pgbouncer.pid
 """
