@@ -143,6 +143,41 @@ def multihop() -> str:
     return _table(("set", "mode", "recall@5 [95 %]", "all gold passages in top 5"), rows)
 
 
+def several_hops() -> str:
+    rows = [
+        [
+            name,
+            hops,
+            *(f"{figures[measure]['value']:.3f}" for measure in ("recall@5", "all@5", "MRR@10")),
+            "" if hops == "1" else f"{figures['all@5']['p']:.3f}",
+            f"{figures['second_round']:.0%}",
+            f"{figures['cpu_ms']:.0f}",
+        ]
+        for name, entry in _result("multihop")["several_hops"].items()
+        for hops, figures in entry["hops"].items()
+    ]
+    columns = ("set", "hops", "recall@5", "all gold passages in top 5", "MRR@10", "p", "second hop", "CPU ms")
+    return _table(columns, rows)
+
+
+def code() -> str:
+    rows = [
+        [way, *(f"{by_mode[mode][name]['value']:.3f}" for name in ("MRR@10", "recall@5") for mode in _MODES)]
+        for way, by_mode in _result("code")["ways"].items()
+    ]
+    return _table(("files as", *(f"{name} {mode}" for name in ("MRR@10", "recall@5") for mode in _MODES)), rows)
+
+
+def multilingual() -> str:
+    rows = []
+    for embedder, entries in _result("multilingual")["embedders"].items():
+        for language, entry in entries.items():
+            for asked in dict.fromkeys((language, "en")):
+                figures = entry[f"asked in {asked}"]
+                rows.append([embedder, language, asked, *(f"{figures[mode]:.3f}" for mode in _MODES)])
+    return _table(("embedder", "documents", "questions", *(f"MRR@10 {mode}" for mode in _MODES)), rows)
+
+
 def languages() -> str:
     rows = []
     for language, entry in _result("languages")["sets"].items():
@@ -762,6 +797,9 @@ TABLES: dict[str, Callable[[], str]] = {
             peers_cost,
             peers_versions,
             multihop,
+            several_hops,
+            code,
+            multilingual,
         ),
         *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
         *(collection, collection_more, index, bm25, parse, parser_sizes, table_questions, parsed),
@@ -772,6 +810,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 # --- Inside ------------------------------------------------------------------------------------------------------
 
+_MODES = ("dense", "keyword", "hybrid")
 _MEASURES = ("nDCG@10", "MRR@10", "recall@5", "recall@10", "recall@100")
 _TRANSFER_MEASURES = (
     "f1, answerable",

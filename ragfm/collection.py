@@ -18,7 +18,7 @@ from ragfm.core.types import Document, Scalar
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Embedder, Hit, Reranker
+    from ragfm.core.types import Embedder, Hit, Reranker, SearchStep
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
     from ragfm.ingestion.source_watcher import WatchEvent
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ragfm.maintenance.salvage import SalvageReport
     from ragfm.maintenance.tagging import TagReport
     from ragfm.maintenance.verification import VerifyReport
+    from ragfm.retrieval.multi_hop import Hops
     from ragfm.retrieval.search import Mode, RankedChunks
     from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
@@ -269,6 +270,8 @@ class Collection:
         mode: Mode = "hybrid",
         filter: str | None = None,
         rerank: str | None = None,
+        hops: Hops = 1,
+        record: Callable[[SearchStep], None] = lambda _: None,
     ) -> list[Hit]:
         """The `k` best chunks for a query, best first.
 
@@ -276,11 +279,17 @@ class Collection:
         hits: `rerank` is its name, `none`, or `auto` for the bundled verifier where query and documents are in English;
         by default the one that is configured. `auto` prefers the one that is configured, too.
 
+        With more than one of up to three `hops`, what the best hits name is searched for, too, see docs/retrieval.md;
+        the hits are then not reranked. `auto` takes a second hop where the best text lacks much of the query. `record`
+        is called for each search.
+
         `filter` is an expression over metadata such as `year >= 2024 and team in (hr, legal)`. It is applied inside the
         search, so `k` hits are found if `k` match. Raises FilterError, TooLongError for a query over the embedder's
         window, UnsupportedError for invalid text.
         """
         from ragfm.core.text import check_characters, is_english
+        from ragfm.core.types import SearchStep
+        from ragfm.retrieval.multi_hop import MAX_HOPS, find_linked
         from ragfm.retrieval.rerank import has_verifier
         from ragfm.retrieval.search import check_mode, find, rerank_hits
 
@@ -289,12 +298,30 @@ class Collection:
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}, it must be at least 1")
+        if hops != "auto" and not 1 <= hops <= MAX_HOPS:
+            raise ValueError(f"hops is {hops}, it must be `auto`, or between 1 and {MAX_HOPS}")
         settings = self.settings.search
+        if hops != 1:
+            steps: list[SearchStep] = []
+
+            def linked(**parts: Any) -> RankedChunks:
+                steps.clear()  # of an attempt that compaction has overtaken
+                catalog = self._store.catalog
+                return find_linked(
+                    query, k, hops=hops, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
+                )
+
+            hits = self._hits(filter, linked)
+            if steps or hops != "auto":
+                for step in steps:
+                    record(step)
+                return hits
         reranker = None if rerank == "none" else self._store.reranker(None if rerank == "auto" else rerank)
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
             reranker = self._store.reranker("verifier")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
+        record(SearchStep(query, 1, len(hits)))
         if reranker is None:
             return hits
         return rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]

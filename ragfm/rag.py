@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.core.types import Dropped, Hit, Message, Reader
     from ragfm.generation.structured_output import Extraction
+    from ragfm.retrieval.multi_hop import Hops
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -56,6 +57,7 @@ class Rag:
             adapter of the settings if the reader is theirs, else the one that ships for the bundled reader. An adapter
             that was trained on a different model or prompt raises AdapterMismatchError.
         strategy: Prompt strategy, by name or TOML file. Default: `ask.strategy` of the settings.
+        hops: Rounds of search, see `Collection.search`. Default: `ask.hops` of the settings.
 
     `base_reader` is shared between handles; `reader` is the same model with a prompt cache that is private to the
     collection handle's groups. `log` is the answer log, None unless the settings ask for one.
@@ -70,6 +72,7 @@ class Rag:
         k: int | None = None,
         adapter: str | None = None,
         strategy: str | None = None,
+        hops: Hops | None = None,
     ) -> None:
         self.collection = collection
         settings = self._settings = collection.settings.ask
@@ -94,7 +97,7 @@ class Rag:
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = AnswerLog.for_collection(collection.path) if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
-        self._retriever = PassageRetriever(settings)
+        self._retriever = PassageRetriever(settings, hops or settings.hops)
 
     def with_options(
         self,
@@ -234,6 +237,7 @@ class Rag:
             said=output.text if output.text != cited.text else None,
             finish_reason=output.finish_reason,
             reasoning=output.reasoning,
+            searches=tuple(retrieved.searches),
         )
 
         # Finish the stream.

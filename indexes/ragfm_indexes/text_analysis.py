@@ -20,7 +20,7 @@ import Stemmer
 
 from ragfm_indexes.stemmers import ALGORITHMS, STOP_WORDS
 
-FINGERPRINT = f"1, Snowball {Stemmer.version()}"
+FINGERPRINT = f"2, Snowball {Stemmer.version()}"
 """Version of the analysis. A saved index can only be searched with the analysis that built it."""
 
 # Scripts without spaces between words; split into pairs of characters, as Lucene's CJKAnalyzer does.
@@ -33,6 +33,8 @@ _INDEXED_WHOLE = re.compile(r"[\d_.@&+#]")  # compounds that are indexed whole, 
 _PARTS = regex.compile(r"[^\W_]+")
 _LEADING_LETTERS = regex.compile(r"^[^\W\d_]+(?=\d)")  # v2.3.1 also matches 2.3.1, E1101 also 1101
 _LETTER_OR_DIGIT_RUNS = regex.compile(r"\d+|[^\W\d_]+")
+CAMEL_CASE = regex.compile(r"(?<=[\p{Ll}\p{N}])(?=\p{Lu})|(?<=\p{Lu})(?=\p{Lu}\p{Ll}{2})")
+"""Where an identifier is split: `getUserName`, `HTTPServer`; not `PDFs`."""
 _ACCENTS = re.compile("[\u0300-\u036f]+")
 
 _SCRIPTS = {
@@ -71,10 +73,18 @@ class Analyzer:
         self._stemmer = Stemmer.Stemmer(ALGORITHMS[language], 0) if ALGORITHMS[language] else None
 
     def terms(self, word: str) -> list[str]:
-        """The terms of a word: its stem, none if it is a stop word. A compound has its parts; a code also the whole."""
+        """The terms of a word: its stem, none if it is a stop word. A compound has its parts; a code also the whole.
+
+        An identifier such as `getUserName` has its words as well.
+        """
+        inner = [part for part in CAMEL_CASE.split(word) if len(part) > 1] if CAMEL_CASE.search(word) else []
         word = word.casefold()
-        if word.isalpha():
-            return self._stem(word)
+        terms = self._stem(word) if word.isalpha() else self._compound(word)
+        for part in inner:
+            terms += [term for term in self.terms(part) if term not in terms]
+        return terms
+
+    def _compound(self, word: str) -> list[str]:
         terms = []
         if _INDEXED_WHOLE.search(word):
             whole = word.replace(",", "")

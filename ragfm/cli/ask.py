@@ -8,6 +8,7 @@ import click
 
 from ragfm.cli.options import (
     OK,
+    Rounds,
     collection_options,
     filter_option,
     k_option,
@@ -27,6 +28,12 @@ from ragfm.collection import Collection
 @k_option
 @reader_options
 @filter_option
+@click.option(
+    "--hops",
+    type=Rounds(),
+    metavar="N|auto",
+    help="Rounds of search, up to 3: what the best passages name is searched for, too. Default: `ask.hops`.",
+)
 @click.option(
     "--schema",
     type=click.Path(exists=True, dir_okay=False),

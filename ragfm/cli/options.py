@@ -37,6 +37,17 @@ class NonEmptyText(click.types.StringParamType):
         return str(super().convert(value, param, ctx))
 
 
+class Rounds(click.IntRange):
+    """Rounds of search: a number up to 3, or `auto`."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 3)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or `auto`."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 NON_EMPTY = NonEmptyText()
 OUTPUT_FILE = click.Path(dir_okay=False)
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -222,14 +233,15 @@ def read_schema(path: str) -> Mapping[str, Any]:
 
 
 def make_rag(collection: Collection, options: Mapping[str, Any]) -> Rag:
-    """Return the pipeline of the options --reader, --adapter, --strategy and -k.
+    """Return the pipeline of the options --reader, --adapter, --strategy, --hops and -k.
 
     If the licence of the reader's model may restrict its use, that is printed when it is first used on this machine.
     """
     from ragfm.rag import Rag
 
     warn_of_licence(options["reader"] or collection.settings.reader)
-    return Rag(collection, **{name: options[name] for name in ("reader", "k", "adapter", "strategy")})
+    names = ("reader", "k", "adapter", "strategy", "hops")
+    return Rag(collection, **{name: options[name] for name in names if name in options})
 
 
 def warn_of_licence(reader: str) -> None:

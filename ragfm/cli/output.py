@@ -164,7 +164,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value["usage"] = _usage_json(answer.usage)
     keys = (
         *("question", "query", "answer", "status", "shown", "quote", "confidence", "said", "citations"),
-        *("contradictions", "hits", "nearest", "dropped", "usage", "seconds", "unsupported", "log_id"),
+        *("contradictions", "searches", "hits", "nearest", "dropped", "usage", "seconds", "unsupported", "log_id"),
     )
     result = {**{key: value[key] for key in keys}, "abstained": answer.abstained}
     if answer.reasoning:

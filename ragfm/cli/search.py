@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.options import OK, collection_options, filter_option, k_option, mode_option, require_text
+from ragfm.cli.options import OK, Rounds, collection_options, filter_option, k_option, mode_option, require_text
 from ragfm.cli.output import hit_json, print_hit, print_json, print_text
 from ragfm.cli.progress_bar import busy
 from ragfm.collection import Collection
+
+if TYPE_CHECKING:
+    from ragfm.core.types import SearchStep
 
 
 @click.command()
@@ -18,15 +22,33 @@ from ragfm.collection import Collection
 @mode_option
 @filter_option
 @click.option("--rerank", metavar="NAME|auto|none", help="Reranker. Default: `search.reranker` of the settings.")
+@click.option(
+    "--hops",
+    type=Rounds(),
+    default=1,
+    metavar="N|auto",
+    help="Rounds of search, up to 3: what the best passages name is searched for, too. Default: 1.",
+)
 @collection_options
 def search(
-    collection: str, as_json: bool, query: str, k: int | None, mode: Any, filter: str | None, rerank: str | None
+    collection: str,
+    as_json: bool,
+    query: str,
+    k: int | None,
+    mode: Any,
+    filter: str | None,
+    rerank: str | None,
+    hops: Any,
 ) -> int:
     """Find the passages that match QUERY best."""
     with Collection.open(collection) as store, busy("searching"):
-        hits = store.search(require_text(query, "query"), k, mode=mode, filter=filter, rerank=rerank)
+        steps: list[SearchStep] = []
+        hits = store.search(
+            require_text(query, "query"), k, mode=mode, filter=filter, rerank=rerank, hops=hops, record=steps.append
+        )
     if as_json:
-        print_json({"query": query, "hits": [hit_json(hit) for hit in hits]})
+        searches = [asdict(step) for step in steps]
+        print_json({"query": query, "hits": [hit_json(hit) for hit in hits], "searches": searches})
         return OK
     for rank, hit in enumerate(hits, 1):
         print_hit(f"{rank}." if hit.score is None else f"{rank}. {hit.score:.3f} ", hit)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -109,6 +109,11 @@ class AskSection(_Section):
         "auto",
         description="Reranker of the passages to answer from: a name as for `search.reranker`; `auto`, the one of "
         "`search`, else `verifier` where question and documents are in English; or `none`.",
+    )
+    hops: Annotated[int, Field(ge=1, le=3)] | Literal["auto"] = Field(
+        1,
+        description="Rounds of search: with 2 or 3, what the best passages name is searched for, too; `auto` takes a "
+        "second round where the best passage lacks much of the question. Passages of several rounds are not reranked.",
     )
     mode: AnswerMode = Field(
         "prefer",

@@ -216,6 +216,15 @@ class Contradiction:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchStep:
+    """One search for a question: its query, its round (from 1), and how many hits it had."""
+
+    query: str
+    round: int
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """A hit that is not in the prompt, and the reason."""
 
@@ -251,7 +260,8 @@ class Answer:
     the sentences of `text` that no passage supports, as (start, end). `query` is the search query: the question, or the
     stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is `length` if the answer was
     cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's own output if the verifier
-    corrected it or its number got a unit. `contradictions` are passages that give another number or name.
+    corrected it or its number got a unit. `contradictions` are passages that give another number or name. `searches`
+    are the searches for the question, none if its passages were given.
     """
 
     question: str
@@ -274,6 +284,7 @@ class Answer:
     nearest: tuple[Citation, ...] = ()
     quote: Citation | None = None
     shown: str = ""
+    searches: tuple[SearchStep, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shown:

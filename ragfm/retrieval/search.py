@@ -125,7 +125,7 @@ def fuse(
     if fusion == "rrf":
         fused: Vectors = _reciprocal_ranks(cosines) + _reciprocal_ranks(bm25) * (bm25 > 0)
         return fused.astype(np.float32)
-    fused = weight * _min_max(cosines) + (1 - weight) * _min_max(bm25)
+    fused = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
     if documents is not None and len(fused):
         _, document = np.unique(documents, return_inverse=True)
         order = np.lexsort((-fused, document))
@@ -133,11 +133,12 @@ def fuse(
         best = order[rank < _DOCUMENT_CHUNKS]
         # The average candidate keeps a document with one good chunk from outranking one with many.
         of_document = (np.bincount(document[best], fused[best]) + fused.mean()) / (np.bincount(document[best]) + 1)
-        fused = (1 - DOCUMENT_SHARE) * fused + DOCUMENT_SHARE * _min_max(of_document)[document]
+        fused = (1 - DOCUMENT_SHARE) * fused + DOCUMENT_SHARE * min_max(of_document)[document]
     return fused.astype(np.float32)
 
 
-def _min_max(scores: Vectors) -> Vectors:
+def min_max(scores: Vectors) -> Vectors:
+    """Scores scaled to [0, 1]; equal ones are all 1 if they are above 0, else 0."""
     low, high = (scores.min(), scores.max()) if len(scores) else (0, 0)
     if not high > low:  # all are equal: the best if they score at all
         return np.full_like(scores, high > 0)
@@ -211,7 +212,7 @@ def rerank_hits(
         if getattr(reranker, "calibrated", False):
             of_search, of_reranker = own[scored] / max(own[scored].max(), 1e-9), scores[scored]
         else:
-            of_search, of_reranker = _min_max(own[scored]), _min_max(scores[scored])
+            of_search, of_reranker = min_max(own[scored]), min_max(scores[scored])
         sort_keys[scored] = weight * of_reranker + (1 - weight) * of_search
     order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]

@@ -33,7 +33,8 @@ def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
     assert shell.json("ingest")["unchanged"] == 4
 
     results = shell.json("search", "you get 28 days of leave", "-k", "2")
-    assert set(results) == {"query", "hits"}
+    assert set(results) == {"query", "hits", "searches"}
+    assert [step["round"] for step in results["searches"]] == [1]
     assert results["query"] == "you get 28 days of leave"
     assert len(results["hits"]) == 2
     assert set(results["hits"][0]) == HIT_KEYS

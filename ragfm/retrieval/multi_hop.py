@@ -1,0 +1,230 @@
+"""Search in several hops, without a reader: what a hit names leads to the passage that has the rest of the answer.
+
+"In which county is the city where Ann Lee was born?" finds the passage about Ann Lee. It names West Chicago, which the
+question does not, so the next hop searches for that. docs/decisions/038-several-hops.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import regex
+
+from ragfm.core.types import SearchStep, embedded_text
+from ragfm.retrieval.search import Mode, RankedChunks, find, min_max, unscored
+
+if TYPE_CHECKING:
+    from ragfm.core.config import SearchSection
+    from ragfm.core.types import Embedder, Ids, Vectors
+    from ragfm.store.catalog import Catalog
+    from ragfm.store.snapshot import AllowedChunks, Snapshot
+
+__all__ = ["MAX_HOPS", "Hops", "find_linked"]
+
+Hops: TypeAlias = int | Literal["auto"]
+MAX_HOPS = 3
+_SEEDS = 5  # hits that a hop follows
+_NAMES = 8  # names per hit that are searched for, the rarest ones
+_HITS_PER_NAME = 12
+_MIN_RARITY = 0.25
+_COMPARED = 20  # texts whose words decide whether the best one has enough of the question
+_ENOUGH = 0.6
+_MAX_COUNTED = 1000  # texts with a word are counted up to here
+_TEXT = 0.6  # of a name that is in a text, but not in its title; fitted on the even lines of HotpotQA and MuSiQue
+
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+# Names where the script has capitals: capitalized words, joined by up to two short words, as in "Bank of the West".
+_CAPITALIZED = r"[\p{Lu}\p{N}][\p{L}\p{M}\p{N}'’-]*"
+_NAME = regex.compile(rf"{_CAPITALIZED}(?:\s+(?:\p{{Ll}}{{1,3}}\s+){{0,2}}{_CAPITALIZED})*")
+_RUN = regex.compile(rf"{_CAPITALIZED}(?:\s+{_CAPITALIZED})*")
+_CASED = regex.compile(r"\p{Lu}|\p{Ll}")
+_MAX_NAME_WORDS = 8
+
+
+def find_linked(
+    query: str,
+    k: int,
+    *,
+    hops: Hops,
+    mode: Mode,
+    snapshot: Snapshot,
+    catalog: Catalog,
+    embedder: Callable[[], Embedder],
+    allowed: AllowedChunks | None,
+    settings: SearchSection,
+    record: Callable[[SearchStep], None],
+) -> RankedChunks:
+    """The best `k` chunks, those included that hits lead to in up to `hops` rounds of search.
+
+    The best hits of a round are followed: their names (rare, and not in the question) are searched for by keyword. A
+    chunk that has such a name scores its own score plus that of the hit times the strength of the link, but less than
+    the hit: so the first hits stay first. With `auto`, there is a second round only if the best text lacks much of the
+    query; if not, the result is empty. `record` is called for each search. Raises StaleReadError as `find` does.
+    """
+    if hops == "auto":
+        hops = _wanted_hops(query, snapshot, allowed)
+        if hops == 1:
+            return unscored(())
+    count = max(k, settings.candidates)
+    first = find(query, count, mode=mode, snapshot=snapshot, embedder=embedder, allowed=allowed, settings=settings)
+    record(SearchStep(query, 1, len(first.ids)))
+    own = {"hybrid": first.fused, "dense": first.dense, "keyword": first.keyword}[mode]
+    scores = dict(zip(first.ids.tolist(), min_max(own).tolist(), strict=True))
+    chunks = _LinkedChunks(query, snapshot, catalog, allowed)
+    followed: dict[int, dict[int, float]] = {}
+    base = dict(scores)
+    for hop in range(2, hops + 1):
+        seeds = sorted(scores, key=lambda one: (-scores[one], one))[:_SEEDS]
+        chunks.load(seeds)
+        for seed in seeds:
+            if seed not in followed:
+                followed[seed], searched = chunks.links(seed)
+                for name, hits in searched:
+                    record(SearchStep(name, hop, hits))
+        reached = dict(scores)
+        for seed in seeds:
+            for chunk, strength in followed[seed].items():
+                score = min(base.get(chunk, 0.0) + scores[seed] * strength, scores[seed] * 0.999)
+                reached[chunk] = max(reached.get(chunk, 0.0), score)
+        scores = reached
+    ranked = sorted(scores, key=lambda one: (-scores[one], one))[:k]
+    return _with_scores(ranked, first, query, mode, snapshot, embedder)
+
+
+def _wanted_hops(query: str, snapshot: Snapshot, allowed: AllowedChunks | None) -> int:
+    """2 if the best text lacks much of what the best texts have of the question, by BM25 of its words; else 1."""
+    words = list(dict.fromkeys(_WORD.findall(query)))
+    ids = snapshot.search_keywords(query, _COMPARED, allowed)[1]
+    if not len(ids):
+        return 1
+    order = np.argsort(ids)
+    has = np.array([snapshot.bm25(word, ids[order]) for word in words])
+    of_best = has[:, int(np.flatnonzero(order == 0)[0])]
+    return 2 if of_best.sum() < _ENOUGH * has.max(axis=1).sum() else 1
+
+
+class _LinkedChunks:
+    """The chunks that a search has seen, with what each has of the question's words."""
+
+    def __init__(self, query: str, snapshot: Snapshot, catalog: Catalog, allowed: AllowedChunks | None) -> None:
+        self._words = list(dict.fromkeys(_WORD.findall(query)))
+        self._asked = {word.casefold() for word in self._words}
+        self._snapshot, self._catalog, self._allowed = snapshot, catalog, allowed
+        self._rows: dict[int, Any] = {}
+        self._counts: dict[str, int] = {}
+        self._has: dict[int, Vectors] = {}  # BM25 of each word of the question
+
+    def load(self, ids: Iterable[int]) -> None:
+        """Read the texts of chunks, and score them by each word of the question."""
+        new = sorted({chunk for chunk in ids if chunk not in self._rows})
+        if not new:
+            return
+        rows = self._catalog.chunk_rows(new)
+        if len(rows) < len(new):
+            self._snapshot.report_missing_chunks()
+        array = np.array(new, dtype=np.int64)
+        has = np.array([self._snapshot.bm25(word, array) for word in self._words]).reshape(-1, len(new))
+        self._has |= dict(zip(new, has.T, strict=True))
+        self._rows |= rows
+
+    def links(self, seed: int) -> tuple[dict[int, float], list[tuple[str, int]]]:
+        """The chunks that have a name of the seed, with the strength of the link; and the searches, with their hits."""
+        searched: list[tuple[str, int]] = []
+        found: dict[int, list[tuple[float, tuple[str, ...]]]] = {}
+        for rarity, name in self._names(seed):
+            _, ids = self._snapshot.search_keywords(" ".join(name), _HITS_PER_NAME, self._allowed)
+            others = [chunk for chunk in ids.tolist() if chunk != seed]
+            for chunk in others:
+                found.setdefault(chunk, []).append((rarity, name))
+            searched.append((" ".join(name), len(others)))
+        self.load(found)
+        best = np.max([self._has[chunk] for chunk in {seed, *found}], axis=0) if self._words else np.zeros(0)
+        rest = np.where(self._has[seed] > 0, 0, 1)  # of the words, those that the seed lacks
+        strengths = {}
+        for chunk, names in found.items():
+            row, text, _ = self._rows[chunk]
+            words = _words(embedded_text(row.context, text))
+            titles = [*row.headings, *row.context.partition("\n")[0].split(" > ")]
+            covered = float((self._has[chunk] * rest).sum() / max(best.sum(), 1e-9))
+            strength = 0.0
+            for rarity, name in names:
+                if not _contains(words, name):
+                    continue
+                title = max((_share(name, title) for title in titles), default=0.0)
+                strength = max(strength, rarity * (title * (1 + covered) + _TEXT * covered))
+            if strength:
+                strengths[chunk] = strength
+        return strengths, searched
+
+    def _names(self, seed: int) -> list[tuple[float, tuple[str, ...]]]:
+        """The rarest names of a chunk that are not in the question, with their rarity in [0, 1]."""
+        _, text, _ = self._rows[seed]
+        spans = [match[0] for match in _NAME.finditer(text)]
+        spans += [match[0] for match in _RUN.finditer(text)]
+        if not _CASED.search(text):  # in a script without capitals, any word may be a name
+            spans = _WORD.findall(text)
+        n, named = len(self._snapshot), []
+        for name in dict.fromkeys(map(_words, spans)):
+            if not 0 < len(name) <= _MAX_NAME_WORDS or self._asked.issuperset(word.casefold() for word in name):
+                continue
+            counts = [count for word in name if (count := self._count(word))]
+            count = min(counts, default=0)  # of the rarest word; stop words have none
+            if count > 1:  # another chunk has it, too
+                rarity = math.log((n + 1) / (count + 0.5)) / math.log((n + 1) / 0.5)
+                named.append((rarity, name))
+        named.sort(key=lambda one: -one[0])
+        return [one for one in named[:_NAMES] if one[0] > _MIN_RARITY]
+
+    def _count(self, word: str) -> int:
+        if word not in self._counts:
+            self._counts[word] = len(self._snapshot.search_keywords(word, _MAX_COUNTED, self._allowed)[1])
+        return self._counts[word]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text))
+
+
+def _contains(words: Sequence[str], name: Sequence[str]) -> bool:
+    size, name = len(name), tuple(name)
+    return any(words[at] == name[0] and tuple(words[at : at + size]) == name for at in range(len(words) - size + 1))
+
+
+def _share(name: tuple[str, ...], title: str) -> float:
+    """The share of a title that a name is; "Kassel" is all of "Kassel (Hesse)" and of "Kassel, Germany"."""
+    shares = [0.0]
+    for form in (title, title.partition(" (")[0], title.partition(", ")[0]):
+        words = _words(form)
+        if words and _contains(words, name):
+            shares.append(len(name) / len(words))
+    return max(shares)
+
+
+def _with_scores(
+    ids: list[int],
+    first: RankedChunks,
+    query: str,
+    mode: Mode,
+    snapshot: Snapshot,
+    embedder: Callable[[], Embedder],
+) -> RankedChunks:
+    """Chunks in this order, with the scores of the mode; those of linked chunks are computed."""
+    array = np.array(ids, dtype=np.int64)
+    known = {chunk: at for at, chunk in enumerate(first.ids.tolist())}
+    at = np.array([known.get(chunk, -1) for chunk in ids], dtype=np.int64)
+    new = at < 0
+
+    def scores(values: Vectors, compute: Callable[[Ids], Vectors] | None) -> Vectors:
+        result = np.full(len(array), np.nan, dtype=np.float32)
+        result[~new] = values[at[~new]]
+        if compute and new.any():
+            missing = np.sort(array[new])
+            result[new] = compute(missing)[np.searchsorted(missing, array[new])]
+        return result
+
+    dense = None if mode == "keyword" else lambda some: snapshot.cosines(embedder().embed_queries([query]), some)
+    keyword = None if mode == "dense" else lambda some: snapshot.bm25(query, some)
+    return RankedChunks(array, scores(first.dense, dense), scores(first.keyword, keyword), scores(first.fused, None))

@@ -1,0 +1,147 @@
+"""Search in several hops: what the best hits name is searched for, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.shell import Shell
+
+from ragfm import Collection, Rag, Settings
+from ragfm.testing import HashingEmbedder, ScriptedReader
+
+if TYPE_CHECKING:
+    from ragfm.core.types import SearchStep
+
+QUESTION = "What is the population of the town where the painter Ulla Brandt was born?"
+BIRTHPLACE, POPULATION = "people/brandt.md", "people/lindau.md"
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    folder = tmp_path / "people"
+    folder.mkdir()
+    (folder / "brandt.md").write_text("# Ulla Brandt\n\nThe painter Ulla Brandt was born in Lindenau in 1871.")
+    (folder / "lindau.md").write_text("# Lindenau\n\nLindenau lies on the river Aue. It has a population of 4,200.")
+    for number in range(40):
+        text = f"# Kolm{number}stadt\n\nIt has a population of {number + 20}."
+        (folder / f"{number}.md").write_text(text)
+    return folder
+
+
+def _rank(collection: Collection, query: str, uri: str, hops: object) -> int:
+    return [hit.uri for hit in collection.search(query, 40, mode="keyword", hops=hops)].index(uri)  # type: ignore[arg-type]
+
+
+def test_what_a_hit_names_is_found_next_to_it(collection: Collection, people: Path) -> None:
+    collection.sync(people)
+    first = collection.search(QUESTION, 2, mode="keyword")
+    assert first[0].uri == BIRTHPLACE
+    assert first[1].uri != POPULATION
+    second = collection.search(QUESTION, 2, mode="keyword", hops=2)
+    assert [hit.uri for hit in second] == [BIRTHPLACE, POPULATION]
+    assert second[1].scores["keyword"] is not None
+    assert second[1].scores["dense"] is None
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "keyword"])
+def test_linked_hits_have_the_scores_of_the_mode(collection: Collection, people: Path, mode: str) -> None:
+    collection.sync(people)
+    plain = {hit.uri: hit.scores for hit in collection.search(QUESTION, 99, mode=mode)}  # type: ignore[arg-type]
+    linked = collection.search(QUESTION, 3, mode=mode, hops=2)  # type: ignore[arg-type]
+    assert POPULATION in {hit.uri for hit in linked}
+    for hit in linked:
+        assert hit.scores["dense"] == pytest.approx(plain[hit.uri]["dense"])
+        assert hit.scores["keyword"] == pytest.approx(plain[hit.uri]["keyword"])
+
+
+def test_each_search_is_recorded_with_its_round(collection: Collection, people: Path) -> None:
+    collection.sync(people)
+    steps: list[SearchStep] = []
+    collection.search(QUESTION, 3, hops=2, record=steps.append)
+    assert (steps[0].query, steps[0].round) == (QUESTION, 1)
+    assert ("Lindenau", 2) in {(step.query, step.round) for step in steps}
+    steps.clear()
+    collection.search(QUESTION, 3, record=steps.append)
+    assert [(step.query, step.round, step.hits) for step in steps] == [(QUESTION, 1, 3)]
+
+
+def test_a_third_round_follows_what_the_second_found(collection: Collection, people: Path) -> None:
+    (people / "aue.md").write_text("# Lindenau station\n\nLindenau station was built by Otto Wernstein.")
+    (people / "wernstein.md").write_text("# Otto Wernstein\n\nOtto Wernstein died in Prague.")
+    collection.sync(people)
+    query = "Ulla Brandt painter"
+    found = [
+        {hit.uri for hit in collection.search(query, 40, mode="keyword", hops=hops) if "wernstein" in hit.uri}
+        for hops in (2, 3)
+    ]
+    assert found == [set(), {"people/wernstein.md"}]
+
+
+def test_no_hop_leads_to_what_a_group_may_not_see(collection: Collection, people: Path, tmp_path: Path) -> None:
+    collection.sync(people, exclude=["lindau.md"])
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "lindau.md").write_text((people / "lindau.md").read_text())
+    collection.sync(secret, allow=["council"])
+    assert "secret/lindau.md" in {hit.uri for hit in collection.search(QUESTION, 3, hops=2)}
+    for hops in (2, 3, "auto"):
+        hits = collection.as_groups({"staff"}).search(QUESTION, 99, hops=hops)
+        assert hits
+        assert not [hit for hit in hits if hit.uri.startswith("secret")]
+
+
+def test_auto_hops_only_where_the_best_text_lacks_much_of_the_question(collection: Collection, people: Path) -> None:
+    collection.sync(people)
+    rounds = []
+    for query in (
+        "Ulla Brandt, the river Aue, Kolm3stadt and Kolm4stadt",
+        "The painter Ulla Brandt was born in Lindenau",
+    ):
+        steps: list[SearchStep] = []
+        collection.search(query, 3, hops="auto", record=steps.append)
+        rounds.append(max(step.round for step in steps))
+    assert rounds == [2, 1]
+
+
+def test_scripts_without_capitals(collection: Collection, tmp_path: Path) -> None:
+    folder = tmp_path / "arabic"
+    folder.mkdir()
+    (folder / "painter.txt").write_text("ولدت الرسامة فاطمة في غدامس")
+    (folder / "غدامس.txt").write_text("يعيش هناك عشرة آلاف")
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"سكان المدينة {number} كثيرون والمدينة كبيرة")
+    collection.sync(folder)
+    query = "كم سكان المدينة حيث ولدت الرسامة فاطمة"
+    assert _rank(collection, query, "arabic/غدامس.txt", 2) < 3
+    assert "arabic/غدامس.txt" not in [hit.uri for hit in collection.search(query, 3, mode="keyword")]
+
+
+@pytest.mark.parametrize("hops", [0, 4])
+def test_a_wrong_number_of_hops_is_an_error(collection: Collection, people: Path, hops: int) -> None:
+    collection.sync(people)
+    with pytest.raises(ValueError, match=f"hops is {hops}"):
+        collection.search(QUESTION, hops=hops)
+
+
+def test_an_answer_lists_its_searches(tmp_path: Path, people: Path) -> None:
+    settings = Settings.model_validate({"ask": {"hops": 2}})
+    with Collection.open(tmp_path / "c", settings=settings, embedder=HashingEmbedder()) as collection:
+        collection.sync(people)
+        answer = Rag(collection, reader=ScriptedReader("4,200 [1]."), k=3).ask(QUESTION)
+        assert answer.searches[0].query == QUESTION
+        assert {step.round for step in answer.searches} == {1, 2}
+        assert POPULATION in {hit.uri for hit in answer.hits}
+        once = Rag(collection, reader=ScriptedReader("4,200 [1]."), k=3, hops=1).ask(QUESTION)
+        assert [step.round for step in once.searches] == [1]
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path, people: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("ingest", people)
+    found = shell.json("search", QUESTION, "-k", "2", "--mode", "keyword", "--hops", "2")
+    assert [hit["uri"] for hit in found["hits"]] == [BIRTHPLACE, POPULATION]
+    assert {"query": "Lindenau", "round": 2, "hits": 1} in found["searches"]
+    shell("search", QUESTION, "--hops", "4", code=2)
