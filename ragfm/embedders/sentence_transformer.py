@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.fork import reset_in_children
@@ -33,14 +34,18 @@ class SentenceTransformerEmbedder:
     """
 
     def __init__(self, model: str = "bundled") -> None:
-        self._path = find_model(model, "embedder")
-        if self._path.is_file():
+        path = find_model(model, "embedder")
+        if path.is_file():
             raise UnsupportedError(
-                f"'{self._path}' is not a sentence-transformers folder.", f"Use llama-cpp:{model} for a GGUF file."
+                f"'{path}' is not a sentence-transformers folder.", f"Use llama-cpp:{model} for a GGUF file."
             )
-        self._name = model
-        folder = read_bert_folder(self._path)
-        self._network: Network = LibraryNetwork(self._path, model) if folder is None else BertNetwork(folder)
+        folder = read_bert_folder(path)
+        self._set_up(model, path, LibraryNetwork(path, model) if folder is None else BertNetwork(folder))
+
+    def _set_up(self, name: str, path: Path, network: Network) -> None:
+        self._name = name
+        self._path = path
+        self._network = network
         self._lock = threading.Lock()
         self._chosen: Backend | None = None
         self._for_queries: Backend | None = None
