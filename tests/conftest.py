@@ -106,11 +106,12 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def address(postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def address(postgres: PostgresServer, tmp_path: Path) -> Iterator[str]:
     """The address of a collection on PostgreSQL that does not exist yet. The working directory is `tmp_path`."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return postgres.address(f"c{uuid.uuid4().hex[:12]}")
+    with pytest.MonkeyPatch.context() as monkeypatch:  # tests may undo what their own one has set
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        yield postgres.address(f"c{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ class PostgresDatabase:
         self.location = self.name = url.render_as_string(hide_password=True)
         self._schema = name
         self._url = url.difference_update_query(["collection"]).set(drivername="postgresql+psycopg")
+        self._cache = cache_folder() / "collections"
         self._token: str | None = None  # of the lease, while this process holds it
         self._seen: tuple[int, str] | None = None  # the newest generation that this process has seen, and its digest
         self._head_lock = threading.Lock()
@@ -118,10 +119,8 @@ class PostgresDatabase:
 
     @property
     def folder(self) -> Path:
-        """The folder of HEAD and views on this machine. Raises CollectionNotFound."""
-        folder = cache_folder() / "collections" / self.collection_id
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        """The folder of HEAD and views on this machine, which may not exist. Raises CollectionNotFound."""
+        return self._cache / self.collection_id
 
     @property
     def collection_id(self) -> str:
@@ -361,10 +360,16 @@ class PostgresDatabase:
         """Held while the views of this machine are replaced; False if another process holds it."""
         lock = FileLock(self.folder / "views.lock", thread_local=False)
         try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             yield False
             return
+        except OSError as error:
+            raise CollectionError(
+                f"Views cannot be saved in '{self.folder}': {error.strerror}.",
+                "Set XDG_CACHE_HOME to a folder that is writable.",
+            ) from error
         try:
             for leftover in (self.folder / "views").glob("*.new"):  # of processes that were killed
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -394,7 +399,7 @@ class PostgresDatabase:
         path = self.folder / HEAD_FILE
         try:
             return read_checksummed(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise DamagedCollectionError(
@@ -405,6 +410,7 @@ class PostgresDatabase:
         """Remember a generation durably, unless a newer one is recorded."""
         folder = self.folder
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._head_lock, FileLock(folder / f"{HEAD_FILE}.lock"):
                 recorded = self.read_head()
                 if recorded is None or recorded["generation"] < generation:

@@ -147,6 +147,17 @@ def test_every_machine_builds_its_own_view(
     assert reader.status().indexes[0]["pending"] == 0
 
 
+def test_without_a_cache_folder_searches_are_equal(
+    address: str, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _open(address).sync(docs)
+    expected = _open(address).search("leave", 10)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert _open(address).search("leave", 10) == expected
+    assert "Set XDG_CACHE_HOME" in caplog.text
+
+
 def test_locations_of_sources_hold_in_every_folder(
     address: str, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
