@@ -399,7 +399,7 @@ class PostgresDatabase:
         path = self.folder / HEAD_FILE
         try:
             return read_checksummed(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise DamagedCollectionError(
