@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,12 @@ from support.tiny_models import tiny_model
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import Progress
-from ragfm.core.types import Message
+from ragfm.core.types import Message, Sampling
+from ragfm.evaluation.answer_matching import token_f1
+from ragfm.generation.readers import load_reader
 from ragfm.models.adapters import read_record
 from ragfm.training import Example, MethodSettings, TrainSettings, read_examples, train
+from ragfm.training.adapter_export import load_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import set_weights, weight_tensors
 from ragfm.training.examples import examples_to_jsonl
@@ -184,6 +188,61 @@ def test_each_objective_takes_the_examples_that_it_can_use(folder: Path, tmp_pat
         encode_sequences(base, [pair], "kto", 512)
     (tmp_path / "train.jsonl").write_bytes(examples_to_jsonl(examples))
     assert read_examples(tmp_path / "train.jsonl") == examples
+
+
+def measured(number: int, noise: int) -> Example:
+    prompt = (Message("user", f"It is {number} m. {'ab' * noise}"),)
+    return Example(prompt, f"{number} m", {"answer": f"{number} m"}, f"The text says that it is {number} m")
+
+
+CASES = [(number, noise) for number in range(10) for noise in range(8)]
+RATED = random.Random(0).choices([case for case in CASES if sum(case) % 4], k=200)
+HELD_OUT = [measured(*case) for case in CASES if sum(case) % 4 == 0]
+
+
+@pytest.fixture(scope="module")
+def talkative(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned long answers, and some short ones."""
+    out = tmp_path_factory.mktemp("talkative") / "model"
+    pairs = [measured(*case) for case in RATED]
+    long = [replace(pair, completion=str(pair.rejected), rejected=None) for pair in pairs]
+    short = [replace(pair, rejected=None) for pair in pairs[:60]]
+    settings = TrainSettings(MethodSettings("full"), epochs=25, rate=3e-3)
+    train([*short, *long], str(folder), out, settings=settings)
+    return out
+
+
+def serve(model: Path, adapter: Path | None = None) -> tuple[float, float]:
+    """Mean number of words, and token F1, of the answers that the reader serves to held-out questions."""
+    reader = load_reader(f"transformers:{model}", device="cpu", dtype="float32")
+    sampling = Sampling(max_tokens=40, adapter=str(adapter) if adapter else None)
+    answers = ["".join(reader.stream(example.messages, sampling)) for example in HELD_OUT]
+    f1 = [token_f1(answer, example.meta["answer"]) for answer, example in zip(answers, HELD_OUT, strict=True)]
+    return sum(len(answer.split()) for answer in answers) / len(answers), sum(f1) / len(f1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_200_ratings_make_served_answers_short_and_no_worse(talkative: Path, tmp_path: Path, objective: Any) -> None:
+    """The user prefers the number with its unit to a sentence with it."""
+    words, f1 = serve(talkative)
+    assert words > 6
+    settings = TrainSettings(MethodSettings(rank=8), objective=objective, epochs=2, rate=1e-3)
+    pairs = [measured(*case) for case in RATED]
+    train(pairs, str(talkative), tmp_path / "out", settings=settings)
+    words_after, f1_after = serve(talkative, tmp_path / "out")
+    assert words_after < 0.6 * words
+    assert f1_after >= f1
+
+    def mean_margin(model: Any, base: Base) -> float:
+        rows = [[sequence] for sequence in encode_sequences(base, HELD_OUT, "dpo", 512).encoded]
+        with torch.no_grad():
+            logprobs, _ = completion_logprobs(model, rows, base.pad, base.device)
+        return float((logprobs[0::2] - logprobs[1::2]).mean())
+
+    base = Base(str(talkative))
+    before = mean_margin(base.model, base)
+    assert mean_margin(load_adapter(base, tmp_path / "out"), base) > before + 1
 
 
 @pytest.mark.slow
