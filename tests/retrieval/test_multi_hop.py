@@ -56,6 +56,14 @@ def test_linked_hits_have_the_scores_of_the_mode(collection: Collection, people:
         assert hit.scores["keyword"] == pytest.approx(plain[hit.uri]["keyword"])
 
 
+def test_the_first_hit_stays_first(collection: Collection, people: Path) -> None:
+    text = "# Lindenau\n\nLindenau is a town on the river Aue. Its population is 4,200, and the town is old."
+    (people / "lindau.md").write_text(text)
+    collection.sync(people)
+    for hops in (1, 2, 3):
+        assert collection.search(QUESTION, 5, mode="keyword", hops=hops)[0].uri == BIRTHPLACE
+
+
 def test_each_search_is_recorded_with_its_round(collection: Collection, people: Path) -> None:
     collection.sync(people)
     steps: list[SearchStep] = []
@@ -80,6 +88,7 @@ def test_a_third_round_follows_what_the_second_found(collection: Collection, peo
 
 
 def test_no_hop_leads_to_what_a_group_may_not_see(collection: Collection, people: Path, tmp_path: Path) -> None:
+    (people / "aue.md").write_text("# The Aue\n\nThe Aue rises above Lindenau.")  # so that the name is searched for
     collection.sync(people, exclude=["lindau.md"])
     secret = tmp_path / "secret"
     secret.mkdir()
