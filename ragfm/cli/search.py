@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.options import OK, Rounds, collection_options, filter_option, k_option, mode_option, require_text
+from ragfm.cli.options import (
+    OK,
+    Rounds,
+    collection_options,
+    filter_option,
+    k_option,
+    mode_option,
+    require_text,
+    usage_error,
+)
 from ragfm.cli.output import hit_json, print_hit, print_json, print_text
 from ragfm.cli.progress_bar import busy
 from ragfm.collection import Collection
@@ -41,6 +50,8 @@ def search(
     hops: Any,
 ) -> int:
     """Find the passages that match QUERY best."""
+    if hops != 1 and rerank not in (None, "none"):
+        usage_error("--rerank cannot be combined with --hops: the hits of several hops are not reranked.")
     with Collection.open(collection) as store, busy("searching"):
         steps: list[SearchStep] = []
         hits = store.search(

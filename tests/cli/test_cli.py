@@ -237,6 +237,12 @@ def test_a_wrong_filter_is_wrong_usage(shell: Shell, docs: Path) -> None:
     assert shell.json("search", "x", "--filter", "year =", code=2)["error"]["type"] == "FilterError"
 
 
+def test_hops_and_reranking_exclude_each_other(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    assert "--hops" in shell("search", "lamp", "--hops", "2", "--rerank", "auto", code=2).stderr
+    assert shell.json("search", "lamp", "--hops", "2", "--rerank", "none")["hits"]
+
+
 def test_a_missing_source_is_code_3_and_the_others_are_synced(shell: Shell, docs: Path) -> None:
     (shell.folder / "more").mkdir()
     (shell.folder / "more" / "a.txt").write_text("More.")
