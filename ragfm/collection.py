@@ -126,6 +126,11 @@ class Collection:
         return self._store.database.location
 
     @property
+    def settings_file(self) -> Path:
+        """Where the settings of the collection are read from; the file need not exist."""
+        return self._store.database.settings_file
+
+    @property
     def settings(self) -> Settings:
         """The settings of this handle."""
         return self._store.settings

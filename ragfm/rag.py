@@ -76,7 +76,7 @@ class Rag:
     ) -> None:
         self.collection = collection
         settings = self._settings = collection.settings.ask
-        self.strategy = load_strategy(strategy or settings.strategy, collection.path.parent)
+        self.strategy = load_strategy(strategy or settings.strategy, collection.settings_file.parent)
         self._documents_only = settings.mode != "open"
         if reader is None or isinstance(reader, str):
             self.reader_name = reader or collection.settings.reader

@@ -105,6 +105,6 @@ def back(collection: str, as_json: bool) -> None:
     """Serve the adapter that was served before the last refresh."""
     from ragfm.training.refresh import roll_back
 
-    dropped, adapter = roll_back(Path(collection).absolute().parent)
+    dropped, adapter = roll_back(Collection.open(collection).settings_file)
     text = f"{adapter or 'The default adapter'} is served again, instead of {dropped}."
     print_result({"gone": dropped, "adapter": adapter}, text, as_json=as_json)

@@ -24,6 +24,7 @@ from ragfm.cli.options import (
     text_option,
 )
 from ragfm.cli.output import print_failures, print_json, print_note, print_table, print_text, print_written
+from ragfm.collection import Collection
 
 if TYPE_CHECKING:
     from ragfm.evaluation import QuestionSet
@@ -64,7 +65,7 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
     from ragfm.evaluation import QuestionSource, compare_readers, contender_grid
     from ragfm.evaluation.comparison_report import QUALITY, remarks, write_comparison_html
 
-    settings = load_settings(Path(collection).absolute().parent)
+    settings = load_settings(Collection.open(collection).settings_file)
     questions = None
     if data.endswith((".jsonl", ".jsonl.gz")):
         check_no_documents(options)

@@ -67,8 +67,9 @@ def data_collection(
     from ragfm.embedders import load_embedder
     from ragfm.evaluation import TimedEmbedder, corpus_collection
 
-    settings = load_settings(Path(path).absolute().parent, embedder=options["embedder"])
-    folder, synced, embedder = Path(path), None, None
+    settings = load_settings(Collection.open(path).settings_file, embedder=options["embedder"])
+    folder: str | Path = path
+    synced, embedder = None, None
     with ExitStack() as stack:
         if data is not None and data.documents is not None:
             with show_progress("documents") as progress:

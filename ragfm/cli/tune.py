@@ -25,6 +25,7 @@ from ragfm.cli.options import (
 )
 from ragfm.cli.output import print_json, print_note, print_table, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
 
 _ANSWERS = ".ragfm-confidence.run"
 """Default file for the answers of --confidence until all are complete. It is hidden, so `ragfm ingest` skips it."""
@@ -127,7 +128,7 @@ def tune(
         with show_progress() as progress:
             report = tune(handle, asked, sizes=chunk_sizes, seed=options["seed"], progress=progress)
     report = replace(report, about={"questions_from": "the reader" if data is None else data.name, **report.about})
-    written = [] if dry_run else store_choice(report, Path(collection).absolute().parent)
+    written = [] if dry_run else store_choice(report, Collection.open(collection).settings_file)
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
         return
@@ -165,8 +166,8 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
     from ragfm.rag import Rag
 
     data = load_data(questions, options, answers=True)
-    folder = Path(collection).absolute().parent
-    out = Path(options["out"] or folder / _ANSWERS)
+    settings_file = Collection.open(collection).settings_file
+    out = Path(options["out"] or settings_file.with_name(_ANSWERS))
     with data_collection(data, collection, options) as (handle, _, _):
         rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
         with resumable(str(out)) as progress:
@@ -182,7 +183,7 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
     report = replace(report, about={"data": data.name, **report.about})
     if options["report"]:
         write_confidence_html(report, options["report"])
-    written = [] if dry_run else store_calibration(report, folder)
+    written = [] if dry_run else store_calibration(report, settings_file)
     if not options["out"]:
         out.unlink()
     if as_json:

@@ -270,6 +270,11 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+def settings_path(place: Path) -> Path:
+    """The settings file of a folder, or the file itself."""
+    return place / SETTINGS_FILE if place.is_dir() else place
+
+
 def load_settings(place: Path, **options: Any) -> Settings:
     """Load a settings file, or that of a folder, if it exists, then the environment, then options that are not None.
 
@@ -280,7 +285,7 @@ def load_settings(place: Path, **options: Any) -> Settings:
         # A variable without a section may belong to another program.
         if name.startswith(_PREFIX) and nested and section not in Settings.model_fields:
             raise ConfigError(f"Environment variable {name}: there is no key `{section}.{key}`.", _HINT)
-    path = place / SETTINGS_FILE if place.is_dir() else place
+    path = settings_path(place)
     values: dict[str, Any] = {}
     if path.is_file():
         try:

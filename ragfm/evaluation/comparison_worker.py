@@ -45,8 +45,8 @@ def run_job(job: Mapping[str, Any], progress: ProgressCallback) -> dict[str, Any
         about |= {"limit": source.limit, "seed": source.seed}
     about |= {"data": data.name, "left_out": dict(data.left_out)}
 
-    settings = load_settings(Path(source.collection).absolute().parent, embedder=source.embedder)
-    folder = Path(source.collection)
+    folder: str | Path = source.collection
+    settings = load_settings(Collection.open(folder).settings_file, embedder=source.embedder)
     with ExitStack() as stack:
         if data.documents is not None:
             folder, _ = stack.enter_context(corpus_collection(data, settings, keep=source.keep))

@@ -256,7 +256,7 @@ def _rechunked(collection: Collection, size: int | None, progress: ProgressCallb
         for source in status.sources:
             location = str(source["location"])
             if "://" not in location:
-                location = str(collection.path.parent / location)
+                location = str(collection.settings_file.parent / location)
             rechunked.sync(
                 location,
                 name=source["name"],

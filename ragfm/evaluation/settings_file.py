@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ragfm.core.calibration import Calibration
-from ragfm.core.config import SETTINGS_FILE, Settings, load_settings
+from ragfm.core.config import SETTINGS_FILE, Settings, load_settings, settings_path
 from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.evaluation.confidence_calibration import CalibrationReport
@@ -20,30 +20,30 @@ EVIDENCE = "ragfm-tune.json"
 CONFIDENCE_EVIDENCE = "ragfm-confidence.json"
 
 
-def store_choice(report: TuneReport, folder: Path) -> list[Path]:
+def store_choice(report: TuneReport, place: Path) -> list[Path]:
     """Write the evidence and, if the best choice was adopted, its settings; returns the files written.
 
-    Other content of `ragfm.toml` is kept, including comments and order. Raises ConfigError if the file cannot be read,
-    or would become invalid.
+    `place` is the settings file, or its folder. Other content of the file is kept, including comments and order. Raises
+    ConfigError if the file cannot be read, or would become invalid.
     """
-    return _store(report, folder, EVIDENCE, choice_keys(report.best, report.current))
+    return _store(report, place, EVIDENCE, choice_keys(report.best, report.current))
 
 
-def store_calibration(report: CalibrationReport, folder: Path) -> list[Path]:
+def store_calibration(report: CalibrationReport, place: Path) -> list[Path]:
     """Write the evidence and, if it was adopted, the calibration; returns the files written.
 
     Other content of `ragfm.toml` is kept. Raises ConfigError as `store_choice` does.
     """
-    return _store(report, folder, CONFIDENCE_EVIDENCE, calibration_keys(report.calibration))
+    return _store(report, place, CONFIDENCE_EVIDENCE, calibration_keys(report.calibration))
 
 
-def write_keys(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
+def write_keys(place: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     """Set keys of `ragfm.toml` by section, `""` for top-level keys; None removes a key. Other content is kept.
 
     Raises ConfigError if the file cannot be read, or would become invalid.
     """
-    load_settings(folder)
-    path = folder / SETTINGS_FILE
+    load_settings(place)
+    path = settings_path(place)
     library = import_tomlkit()
     document = library.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
     for section, values in sections.items():
@@ -93,16 +93,16 @@ def import_tomlkit() -> Any:
 
 
 def _store(
-    report: TuneReport | CalibrationReport, folder: Path, evidence_name: str, keys: Mapping[str, Mapping[str, Any]]
+    report: TuneReport | CalibrationReport, place: Path, evidence_name: str, keys: Mapping[str, Mapping[str, Any]]
 ) -> list[Path]:
-    load_settings(folder)  # reports errors of an invalid file before anything is written
-    written = []
+    load_settings(place)  # reports errors of an invalid file before anything is written
+    path, written = settings_path(place), []
     if report.adopted:
-        write_keys(folder, keys)
-        written.append(folder / SETTINGS_FILE)
+        write_keys(place, keys)
+        written.append(path)
     evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
-    _replace_file(folder / evidence_name, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
-    return [*written, folder / evidence_name]
+    _replace_file(path.with_name(evidence_name), json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    return [*written, path.with_name(evidence_name)]
 
 
 def _replace_file(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from ragfm.citations.confidence import adapter_hash
 from ragfm.collection import Collection
 from ragfm.core.calibration import Calibration
-from ragfm.core.config import SETTINGS_FILE, load_settings
+from ragfm.core.config import load_settings, settings_path
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, LogError, UnsupportedError
 from ragfm.core.output_folder import make_output
@@ -147,7 +147,7 @@ def refresh(
     card = read_card(folder / "examples")
     report = RefreshReport(adopted, why, str(folder), card["examples"], new, old, figures)
     if adopted:
-        _adopt(collection.path.parent, folder, report, _calibration_for(rag, adapter))
+        _adopt(collection.settings_file, folder, report, _calibration_for(rag, adapter))
     write_durably(folder / DECISION, json.dumps(asdict(report), indent=1, ensure_ascii=False).encode() + b"\n")
     return report
 
@@ -209,23 +209,24 @@ def decide(new: Difference, old: Difference | None) -> tuple[bool, str]:
     return True, f"On {count} new questions it is better, beyond noise: {change}.{kept}"
 
 
-def roll_back(folder: Path) -> tuple[str, str | None]:
+def roll_back(place: Path) -> tuple[str, str | None]:
     """Undo the last adopted refresh; returns the adapter that is no longer served and the one that is served again.
 
-    `folder` is that of ragfm.toml. Raises DataError if no refresh was adopted or `adapter` was changed since.
+    `place` is the settings file, or its folder. Raises DataError if no refresh was adopted or `adapter` was changed
+    since.
     """
-    history = _read_history(folder)
+    history = _read_history(place)
     if not history:
-        raise DataError(f"No refresh was adopted in {folder}.", "Run `ragfm adapt refresh` first.")
+        raise DataError(f"No refresh was adopted in {settings_path(place).parent}.", "Run `ragfm adapt refresh` first.")
     last = history[-1]
-    if load_settings(folder).adapter != last["adapter"]:
+    if load_settings(place).adapter != last["adapter"]:
         raise DataError(
-            f"`adapter` in {folder / SETTINGS_FILE} is not the one that the last refresh adopted, {last['adapter']}.",
+            f"`adapter` in {settings_path(place)} is not the one that the last refresh adopted, {last['adapter']}.",
             "Set `adapter` there by hand.",
         )
     calibration = {"ask": {"confidence": last["confidence"]}} if "confidence" in last else {}
-    write_keys(folder, {"": {"adapter": last["before"]}, **calibration})
-    _write_history(folder, history[:-1])
+    write_keys(place, {"": {"adapter": last["before"]}, **calibration})
+    _write_history(place, history[:-1])
     return last["adapter"], last["before"]
 
 
@@ -386,7 +387,7 @@ def _calibration_for(rag: Rag, adapter: str) -> Calibration | None:
 
 
 def _adopt(place: Path, folder: Path, report: RefreshReport, calibration: Calibration | None) -> None:
-    """Write the adapter and its calibration to ragfm.toml in the folder `place`, and what was there to the history."""
+    """Write the adapter and its calibration to the settings file, and what was there to the history."""
     settings = load_settings(place)
     entry: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -407,12 +408,13 @@ def _adopt(place: Path, folder: Path, report: RefreshReport, calibration: Calibr
 
 
 def _read_history(place: Path) -> list[dict[str, Any]]:
-    path = place / HISTORY
+    path = settings_path(place).with_name(HISTORY)
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
 def _write_history(place: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    write_durably(place / HISTORY, json.dumps(history, indent=1, ensure_ascii=False).encode() + b"\n")
+    content = json.dumps(history, indent=1, ensure_ascii=False).encode() + b"\n"
+    write_durably(settings_path(place).with_name(HISTORY), content)
 
 
 def _is_test(question: str) -> bool:

@@ -35,6 +35,7 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.embedders import load_embedder
+from ragfm.evaluation.settings_file import write_keys
 from ragfm.samples import HANDBOOK
 from ragfm.store import postgres_database
 from ragfm.testing import HashingEmbedder
@@ -460,6 +461,10 @@ def test_the_commands(address: str, tmp_path: Path, docs: Path, monkeypatch: pyt
     assert "own backups" in shell("backup", "file", code=1)
     (tmp_path / "one.toml").write_text("[search]\nk = 1\n")
     assert len(run("search", "leave", "--config", "one.toml")["hits"]) == 1
+    (tmp_path / "asked.jsonl").write_text('{"question": "How many days of leave?", "uri": "docs/leave.md"}\n')
+    assert len(run("eval", "retrieval", "asked.jsonl", "--config", "one.toml")["measures"]) > 3
+    write_keys(Collection.open(address).settings_file, {"search": {"k": 2}})
+    assert len(run("search", "leave", "--config", "one.toml")["hits"]) == 2
     with pytest.raises(click.UsageError, match="--config requires"):
         shell("search", "leave", "-c", "folder", "--config", "x")
     assert not {path.name for path in tmp_path.iterdir()} & {".ragfm", "postgresql:"}
