@@ -690,14 +690,17 @@ def chunking() -> str:
 
 
 def report_answers() -> str:
-    kinds = ("right", "wrong", "not found", "unjudged", "right and verified", "wrong and verified", "evidence read")
+    kinds = ["right", "unsure, right", "wrong", "unsure, wrong", "not found", "evidence read"]
     rows = []
     for path in sorted(RESULTS.glob("reports-answers-*.json")):
         result = _result(path.stem)
         counts = result["counts"]["all"]
         label = path.stem.removeprefix("reports-answers-").replace("-", " ")
-        rows.append([label, *(str(counts.get(kind, 0)) for kind in kinds), f"{result['median_seconds']:.1f}"])
-    return _table(["reader", *kinds, "seconds"], rows)
+        cells = [str(counts.get(kind, 0)) for kind in kinds]
+        for verified in ("right and verified", "wrong and verified"):
+            cells += [str(counts.get(verified, 0) + counts.get(f"unsure, {verified}", 0))]
+        rows.append([label, *cells, f"{result['median_seconds']:.1f}"])
+    return _table(["reader", *kinds, "right and verified", "wrong and verified", "seconds"], rows)
 
 
 def report_tables() -> str:
