@@ -452,7 +452,8 @@ class PostgresDatabase:
     def _failure(self, error: sa.exc.DBAPIError) -> tuple[type[CollectionError], str]:
         """The type of error to raise, and the reason in one line."""
         state = getattr(error.orig, "sqlstate", None) or ""
-        why = " ".join(str(error.orig).split()).rstrip(".")
+        # libpq's second line asks "Is the server running …?", which the hint of the error does, too.
+        why = " ".join(str(error.orig).partition("\n\tIs the server")[0].split()).rstrip(".")
         # Classes of states: 08 connection exception, 28 authorization, 3D unknown database, 57 server is shut down.
         if error.connection_invalidated or not state or state[:2] in ("08", "28", "3D", "57"):
             return CollectionUnavailableError, why
