@@ -51,7 +51,7 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-@_operations.get("/readyz")
+@_operations.get("/readyz", responses={503: {"model": Health, "description": "The server is not ready."}})
 async def readyz(request: Request, response: Response) -> Health:
     """Report whether the models are loaded, the databases reachable, and the server is not shutting down."""
     service = service_of(request)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.running_server import Running
+from support.running_server import Running, eventually
 
 KNOWN = {
     "model": ["handbook", "handbook:script", "nothing"],
@@ -58,6 +58,7 @@ def narrowed(api: Any) -> Any:
 
 @pytest.mark.slow
 def test_no_request_makes_the_server_fail(running: Running, tmp_path: Path) -> None:
+    eventually(lambda: running.client().get("/readyz").status_code == 200, 120)  # 503 counts as a failure
     schema = tmp_path / "openapi.json"
     schema.write_text(json.dumps(narrowed(running.client().get("/openapi.json").json())))
     key = f"Authorization: Bearer {running.secrets['hr']}"
