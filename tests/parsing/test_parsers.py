@@ -97,9 +97,13 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(site)
+    # Idle workers of earlier tests do not know the package.
+    pool = WorkerPool()
+    monkeypatch.setattr("ragfm.parsing.sandbox.worker_pool._shared", pool)
     set_version("1")
     yield set_version
     monkeypatch.undo()
+    pool.close()
     sys.modules.pop("toy_parsers", None)
     forget()
 
