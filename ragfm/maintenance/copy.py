@@ -23,6 +23,7 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.verification import verify
 from ragfm.store.collection_store import Store
+from ragfm.store.postgres_database import NO_LEASE
 from ragfm.store.tables import (
     chunks,
     contracts,
@@ -38,7 +39,7 @@ from ragfm.store.tables import (
 
 _BATCH_ROWS = 1_000
 _COPY_OF = "copy of"  # key of the source's id in `properties`
-_OWN_PROPERTIES = ("collection", _COPY_OF, "writer", "writer until")
+_OWN_PROPERTIES = ("collection", _COPY_OF, *NO_LEASE)
 _TABLES = (generations, sources, documents, chunks, tags, groups, failures)
 _NUMBERED = (contracts, sources, documents, chunks)  # with ids that the database assigns
 
@@ -86,7 +87,7 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
             kept = sa.select(properties).where(properties.c.key.not_in(_OWN_PROPERTIES))
             values = {row.key: row.value for row in reading.execute(kept)} | {"collection": uuid.uuid4().hex}
             if writing.dialect.name == "postgresql":
-                values |= {"writer": "{}", "writer until": "0"}
+                values |= NO_LEASE
             writing.execute(properties.delete())
             writing.execute(properties.insert(), [{"key": key, "value": value} for key, value in values.items()])
             for table in _TABLES:

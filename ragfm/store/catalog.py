@@ -350,8 +350,7 @@ class Catalog:
         found: dict[int, int] = {}
         with self.read() as connection:
             for batch in batches(ids.tolist()):
-                query = sa.select(chunks.c.id, chunks.c.document_id).where(chunks.c.id.in_(batch))
-                found |= {row.id: row.document_id for row in connection.execute(query)}
+                found |= {row.id: row.document_id for row in connection.execute(_DOCUMENTS_OF, {"ids": batch})}
         return np.array([found.get(chunk_id, -1) for chunk_id in ids.tolist()], dtype=np.int64)
 
     def neighbours(self, generation: int, chunk_id: int) -> list[int]:
@@ -462,6 +461,7 @@ _NEWEST = sa.select(generations.c.id, generations.c.digest).order_by(generations
 _SOURCE_NAMES = sa.select(sources.c.name).where(sources.c.removed.is_(False))
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _VECTORS_OF = _vector_query(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
+_DOCUMENTS_OF = sa.select(chunks.c.id, chunks.c.document_id).where(chunks.c.id.in_(_IDS))
 _CHUNK_ROWS = (
     sa.select(
         chunks,

@@ -211,9 +211,8 @@ class Store:
                 if self.database.identity() == identity:
                     raise
                 continue
-            if (
-                self.database.identity() == identity
-            ):  # otherwise the connections of one read may have opened different files
+            # Otherwise the connections of one read may have opened different files.
+            if self.database.identity() == identity:
                 return result
         raise CollectionBusyError(
             f"The collection '{self.database.location}' changes faster than it can be read.", "Run the command again."

@@ -59,6 +59,8 @@ LEASE_SECONDS = 30.0
 DEFAULT_NAME = "ragfm"
 _NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_-]{0,62}")
 _WRITER, _UNTIL = "writer", "writer until"  # keys of the lease in `properties`: its holder, and when it ends
+NO_LEASE: Mapping[str, str] = {_WRITER: "{}", _UNTIL: "0"}
+"""The rows of the lease in `properties` while nobody holds it."""
 _ADDRESS_HINT = "It looks like `postgresql://user@host/database?collection=NAME`."
 _IDLE_TIMEOUT_MS = 300_000  # after which the server ends the transaction of a writer that no longer responds
 _CONNECT_SECONDS = 10
@@ -243,7 +245,7 @@ class PostgresDatabase:
                 )
             SCHEMA.create_all(connection, checkfirst=False)
             generation, digest = fill(connection)
-            connection.execute(properties.insert(), [{"key": _WRITER, "value": "{}"}, {"key": _UNTIL, "value": "0"}])
+            connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
         self.saw(generation, digest)
 
     @contextmanager

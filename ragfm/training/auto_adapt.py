@@ -21,7 +21,7 @@ from ragfm.core.progress import ProgressCallback
 from ragfm.core.types import Reader
 from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Question
-from ragfm.training.refresh import DECISION, RefreshReport, RefreshSettings, next_folder, refresh
+from ragfm.training.refresh import DECISION, RefreshReport, RefreshSettings, adapters_folder, next_folder, refresh
 
 _WRITING, _TRAINING = 0.3, 0.4  # shares of the time
 _PORTION = 20  # questions between two looks at the clock
@@ -44,7 +44,7 @@ def adapt_automatically(
     adapters, by default `.ragfm-adapters` next to the collection. Progress has the stages of `generate_questions`
     and `refresh`. Raises the errors of both.
     """
-    parent = Path(out) if out else collection.path.with_name(f"{collection.path.name}-adapters")
+    parent = adapters_folder(collection, out)
     defaults = RefreshSettings()
     training = replace(defaults.training, seed=seed, max_seconds=_TRAINING * hours * 3600)
     path = parent / "written.jsonl"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import UnsupportedError
@@ -20,7 +20,6 @@ from ragfm.training.dataset import Dataset
 from ragfm.training.examples import TRAIN, Example
 
 ExampleFormat: TypeAlias = Literal["trl", "alpaca", "sharegpt"]
-EXAMPLE_FORMATS: tuple[ExampleFormat, ...] = get_args(ExampleFormat)
 _SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 
 

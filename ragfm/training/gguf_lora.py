@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import DamagedModelError, UnsupportedError
 from ragfm.core.output_folder import make_output
-from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, WEIGHTS
+from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, PEFT_CONFIG, WEIGHTS
 from ragfm.training.checkpoint import translate_safetensors_errors
 from ragfm.training.gguf_library import gguf
 
@@ -98,7 +98,7 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
     `dtype` is `f16` or `f32`. `about` is written as metadata, see `ragfm.models.adapters`. Raises UnsupportedError for
     an adapter that llama.cpp's format cannot represent.
     """
-    config = json.loads((folder / "adapter_config.json").read_bytes())
+    config = json.loads((folder / PEFT_CONFIG).read_bytes())
     _check_convertible(config, folder)
     pairs: dict[str, dict[str, Matrix]] = {}
     for name, tensor in load_file(folder / WEIGHTS).items():
@@ -191,7 +191,7 @@ def gguf_to_peft(
         "inference_mode": True,
         "target_modules": sorted({name.removeprefix(_PEFT_PREFIX).partition(".lora_")[0] for name in tensors}),
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return {key: _text_field(reader, key) for key in (GGUF_BASE, GGUF_PROMPT, LICENCE)}
 
 

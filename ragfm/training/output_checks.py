@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ragfm.core.errors import DamagedModelError, DataError
 from ragfm.core.output_folder import OUTPUT
-from ragfm.models.adapters import CHECKPOINT, RECORD
+from ragfm.models.adapters import CHECKPOINT, PEFT_CONFIG, RECORD
 from ragfm.models.gguf_header import read_header
 
 
@@ -35,7 +35,7 @@ def check_output_folder(
         raise DataError(f"{folder} is a file.", "Use a folder.")
     if (folder / OUTPUT).exists() or (checkpoint and (folder / checkpoint).exists()):
         return
-    for pattern in ("*.safetensors", "config.json", "adapter_config.json"):
+    for pattern in ("*.safetensors", "config.json", PEFT_CONFIG):
         for path in sorted(folder.glob(pattern)):
             raise DataError(f"{folder} already has a model: {path.name}.", "Use another folder, or delete this one.")
 

@@ -152,15 +152,20 @@ def refresh(
     return report
 
 
+def adapters_folder(collection: Collection, folder: str | Path | None = None) -> Path:
+    """The folder of a collection's adapters: `folder`, by default `.ragfm-adapters` next to the collection."""
+    return Path(folder) if folder else collection.path.with_name(f"{collection.path.name}-adapters")
+
+
 def next_folder(
     collection: Collection, settings: RefreshSettings, adapters: str | Path | None = None
 ) -> tuple[Path, list[str]]:
     """The folder for a refresh, and the inputs that have changed since an interrupted one.
 
     That is the folder of an interrupted refresh with the same inputs, else a new one: `001`, `002`, … in the folder
-    `adapters`, by default `.ragfm-adapters` next to the collection.
+    `adapters`, see `adapters_folder`.
     """
-    parent = Path(adapters) if adapters else collection.path.with_name(f"{collection.path.name}-adapters")
+    parent = adapters_folder(collection, adapters)
     numbers = [int(path.name) for path in parent.glob("[0-9]*") if path.name.isdigit()] if parent.is_dir() else []
     last = max(numbers, default=0)
     folder, new_folder = parent / f"{last:03}", parent / f"{last + 1:03}"

@@ -314,9 +314,9 @@ class Training:
     def _train_step(self) -> float:
         """Run one optimizer step; returns the loss per token."""
         indices = [index for batch in self.steps[self.state.step] for row in batch for index in row]
-        sizes = [len(example.ids) - example.start for example in self._train.encoded]
-        totals = {"likelihood": sum(sizes[index] for index in indices), "dpo": len(indices) // 2, "kto": len(indices)}
-        total = totals[self.settings.objective]
+        examples = [self._train.encoded[index] for index in indices]
+        tokens = sum(len(example.ids) - example.start for example in examples)
+        total = {"likelihood": tokens, "dpo": len(indices) // 2, "kto": len(indices)}[self.settings.objective]
         step_loss = 0.0
         self._random_state = checkpoint.rng_state()
         if self.settings.objective == "kto":

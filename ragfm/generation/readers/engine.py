@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from ragfm.core.cache import file_identity
 from ragfm.core.errors import ModelNotFoundError
 from ragfm.core.types import Message
-from ragfm.models.adapters import WEIGHTS, virtual_tokens
+from ragfm.models.adapters import PEFT_CONFIG, WEIGHTS, virtual_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ class Adapter(NamedTuple):
     @classmethod
     def from_path(cls, path: Path) -> Adapter:
         """The current content of a GGUF file or a PEFT folder, scale included. Raises OSError or DamagedModelError."""
-        files = [path / "adapter_config.json", path / WEIGHTS] if path.is_dir() else [path]
+        files = [path / PEFT_CONFIG, path / WEIGHTS] if path.is_dir() else [path]
         return cls(str(path.resolve()), " ".join(map(file_identity, files)), virtual_tokens(path))
 
     def check_unchanged(self) -> None:

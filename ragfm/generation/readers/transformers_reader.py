@@ -13,7 +13,7 @@ from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.torch_kv_cache import BatchedKVCache, SingleKVCache
 from ragfm.generation.readers.torch_model import Bits, TorchModel
-from ragfm.models.adapters import WEIGHTS
+from ragfm.models.adapters import is_peft_folder
 from ragfm.models.model_lookup import find_model
 
 
@@ -78,7 +78,7 @@ class TransformersReader(LocalReader[TorchModel]):
         return sampling
 
     def _check_adapter(self, path: Path) -> None:
-        if not all((path / name).is_file() for name in ("adapter_config.json", WEIGHTS)):
+        if not is_peft_folder(path):
             raise ModelNotFoundError(
                 f"There is no PEFT adapter in '{path}'.", "Specify the adapter's folder, not a GGUF file."
             )
