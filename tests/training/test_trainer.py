@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,7 +32,6 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.core.output_folder import OUTPUT
-from ragfm.core.progress import Progress
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
@@ -241,8 +239,9 @@ def test_validation_can_score_answers(folder: Path, tmp_path: Path) -> None:
     assert all(0 <= score <= 1 for score in numbers["valid"].values())
 
 
-_SCRIPT = """
+_STOPS = """
 import json, os, random, signal, sys, time
+from contextlib import suppress
 sys.path.insert(0, sys.argv[3])
 import torch
 torch.set_num_threads(1)
@@ -251,93 +250,63 @@ from support.tiny_models import tiny_examples
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors
 from ragfm.training.train_settings import MethodSettings, TrainSettings
-from ragfm.training.trainer import Training, shares_prefixes
+from ragfm.training.trainer import Training
 from ragfm.models.adapters import CHECKPOINT
-model, out, method = sys.argv[1], Path(sys.argv[2]), sys.argv[4]
+model, out, method, stop = sys.argv[1], Path(sys.argv[2]), sys.argv[4], signal.Signals[sys.argv[5]]
+# Killed runs continue from the checkpoint of each step; at Ctrl-C a run writes the only one.
 settings = TrainSettings(MethodSettings(method, rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3,
-                         checkpoint_seconds=0, validate_every=4, patience=99)
+                         checkpoint_seconds=0 if stop == signal.SIGKILL else 1e9, validate_every=4, patience=99)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in background jobs
 
 def train(folder, progress=None):
     training = Training(Base(model), tiny_examples(), folder, settings, valid=tiny_examples(3))
     training.run(progress)
     return [[loss for _, loss in training.state.losses], [value for _, value in training.state.valid]]
 
-chance, before = random.Random(5), 0
-for kill in range(5):
-    steps, told = os.pipe()
+chance, stopped_at = random.Random(5), [0]
+while len(stopped_at) < 6 and stopped_at[-1] < 40:
+    steps, reported = os.pipe()
     child = os.fork()
     if not child:
-        train(out / "killed", lambda now: os.write(told, bytes([now.done])))
+        with suppress(KeyboardInterrupt):
+            train(out / "stopped", lambda now: os.write(reported, bytes([now.done])))
         os._exit(0)
-    first = os.read(steps, 1)[0]
-    assert first > before, (first, before)
-    until = first + chance.randint(1, 4)
-    while os.read(steps, 1)[0] < until:
-        pass
+    os.close(reported)
+    done = os.read(steps, 1)[0]
+    assert done > stopped_at[-1], (done, stopped_at)
+    until = done + chance.randint(1, 4)
+    while done < until:
+        done = os.read(steps, 1)[0]
     time.sleep(chance.random() * 0.02)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    tensors, about = read_tensors(out / "killed" / CHECKPOINT)
-    assert until - 1 <= about["step"] < 48, (until, about["step"])
+    os.kill(child, stop)
+    status = os.waitpid(child, 0)[1]
+    assert status == (signal.SIGKILL if stop == signal.SIGKILL else 0), status
+    done = max(os.read(steps, 255), default=done)
+    tensors, about = read_tensors(out / "stopped" / CHECKPOINT)
+    # A step is reported before its checkpoint is written.
+    assert about["step"] >= done - (stop == signal.SIGKILL), (done, about["step"])
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-    before = about["step"]
-print(json.dumps([train(out / "whole"), train(out / "killed"), before]))
+    stopped_at.append(about["step"])
+print(json.dumps([train(out / "whole"), train(out / "stopped"), stopped_at]))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_killed_five_times_has_the_losses_of_an_uninterrupted_one(
-    folder: Path, tmp_path: Path, method: str
+def test_a_run_that_is_stopped_has_the_losses_of_an_uninterrupted_one(
+    folder: Path, tmp_path: Path, method: str, stop: signal.Signals
 ) -> None:
-    """Each run is a fork of a process that has loaded the libraries, ended by SIGKILL."""
-    words = [sys.executable, "-c", _SCRIPT, str(folder), str(tmp_path), str(Path(__file__).parents[1]), method]
+    """Each run is a fork of a process that has loaded the libraries, stopped at a random moment."""
+    support = str(Path(__file__).parents[1])
+    words = [sys.executable, "-X", "faulthandler", "-c", _STOPS, str(folder), str(tmp_path), support, method, stop.name]
     done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
-    whole, killed, last = json.loads(done.stdout.splitlines()[-1])
+    whole, stopped, stopped_at = json.loads(done.stdout.splitlines()[-1])
     assert len(whole[0]) == 48
-    assert 5 <= last < 48
-    for one, other in zip(whole, killed, strict=True):
+    assert len(stopped_at) > 3
+    for one, other in zip(whole, stopped, strict=True):
         assert other == pytest.approx(one, abs=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_ctrl_c_at_any_moment_loses_no_step(folder: Path, tmp_path: Path, method: Any) -> None:
-    """Checkpoints are written only at Ctrl-C and at the end, and each run makes some steps."""
-    settings = replace(
-        SETTINGS,
-        method=MethodSettings(method, rank=4, dropout=0.1),
-        epochs=8,
-        validate_every=4,
-        patience=99,
-        checkpoint_seconds=1e9,
-    )
-    whole = training(folder, tmp_path / "whole", settings, valid=tiny_examples(3))
-    whole.run()
-    chance, stops = random.Random(3), [0]
-    for _ in range(12):
-        until = stops[-1] + chance.randint(2, 8)
-        timer = threading.Timer(chance.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGINT))
-
-        def stop(now: Progress, until: int = until, timer: threading.Timer = timer) -> None:
-            if now.done == until:
-                timer.start()
-
-        stopped = training(folder, tmp_path / "stopped", settings, valid=tiny_examples(3))
-        try:
-            stopped.run(stop)
-            if timer.ident:  # it was started
-                timer.join()
-            break
-        except KeyboardInterrupt:
-            _, about = read_tensors(tmp_path / "stopped" / CHECKPOINT)
-            assert about["step"] == stopped.state.step >= until
-            stops.append(stopped.state.step)
-    assert len(stops) > 3
-    for one, other in ((whole.state.losses, stopped.state.losses), (whole.state.valid, stopped.state.valid)):
-        assert [at for at, _ in one] == [at for at, _ in other]
-        assert [loss for _, loss in other] == pytest.approx([loss for _, loss in one], abs=1e-3)
 
 
 def test_a_ctrl_c_waits_for_the_step_and_a_second_one_does_not() -> None:
