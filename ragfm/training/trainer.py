@@ -251,7 +251,7 @@ class Training:
         try:
             with self.processes.defer_interrupts():
                 speed = self._run_steps(progress or ignore_progress)
-            self._save()
+                self._save()
         except KeyboardInterrupt:
             self._optimizer.zero_grad(set_to_none=True)
             self._save()

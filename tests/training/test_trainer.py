@@ -292,7 +292,7 @@ print(json.dumps([train(out / "whole"), train(out / "stopped"), stopped_at]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=lambda stop: stop.name)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_is_stopped_has_the_losses_of_an_uninterrupted_one(
     folder: Path, tmp_path: Path, method: str, stop: signal.Signals
