@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ragfm.core.errors import CollectionError, UnsupportedError
 from ragfm.core.types import Document, Scalar
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ragfm.store.snapshot import Snapshot
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
+T = TypeVar("T")
 _PAUSE_SECONDS = 0.1  # between two slices: twice the interval at which other processes try to get the lock
 
 
@@ -311,7 +312,7 @@ class Collection:
 
             def linked(**parts: Any) -> RankedChunks:
                 steps.clear()  # of an attempt that compaction has overtaken
-                catalog = self._store.catalog
+                catalog = self._catalog()
                 return find_linked(
                     query, k, hops=hops, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
                 )
@@ -345,7 +346,7 @@ class Collection:
         from ragfm.retrieval.search import load_hits, unscored
 
         def found(snapshot: Snapshot) -> list[Hit]:
-            catalog, at = self._store.catalog, snapshot.generation.id
+            catalog, at = self._catalog(), snapshot.generation.id
             known = {hit.chunk_id for hit in hits}
             near: list[Hit] = []
             for hit in hits:
@@ -364,11 +365,11 @@ class Collection:
         conditions = self._conditions(filter)
 
         def hits(snapshot: Snapshot) -> list[Hit]:
-            catalog, allowed = self._store.catalog, None
-            if conditions:
+            catalog, allowed = self._catalog(), None
+            if conditions or self._groups is not None:
                 at = snapshot.generation.id
                 # Access rights and tags are those of now, even if the snapshot is of an older generation.
-                now = catalog.generation()
+                now = self._store.catalog.generation()
                 allowed = snapshot.allowed((filter, self._groups, now), lambda: catalog.chunk_ids(at, *conditions))
             if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
                 return []  # no need to load an embedder
@@ -392,7 +393,7 @@ class Collection:
 
     def info(self, uri: str) -> DocumentInfo:
         """One document without its text, by uri or display name. Raises CollectionError as `document` does."""
-        return self._store.read_catalog(lambda catalog: _info(self._row(catalog, uri), catalog.display_names()))
+        return self._read_catalog(lambda catalog: _info(self._row(catalog, uri), catalog.display_names()))
 
     def document(self, uri: str) -> Document:
         """One document with its text, by uri or display name.
@@ -405,7 +406,7 @@ class Collection:
             text, marks = catalog.document(row.id)
             return Document(row.uri, text, row.media_type, row.metadata, marks or ())
 
-        return self._store.read_catalog(found)
+        return self._read_catalog(found)
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts for restricted handles."""
@@ -415,7 +416,7 @@ class Collection:
         from ragfm.ingestion.recipe import older_documents
         from ragfm.ingestion.sources import failed_documents
 
-        catalog = self._store.catalog
+        catalog = self._catalog()
         counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
         own = self._groups is None
         return Status(
@@ -504,7 +505,7 @@ class Collection:
         from ragfm.maintenance.export import export
 
         return export(
-            self._store.catalog,
+            self._catalog(),
             Path(path) if isinstance(path, str) else path,
             format=format,
             conditions=self._conditions(filter),
@@ -580,7 +581,15 @@ class Collection:
             names = catalog.display_names()
             return [_info(row, names) for row in catalog.documents(None, *conditions, limit=limit)]
 
-        return self._store.read_catalog(found)
+        return self._read_catalog(found)
+
+    def _catalog(self) -> Catalog:
+        """The catalog, without the rows that this handle may not see if the database can hide them."""
+        catalog = self._store.catalog
+        return catalog if self._groups is None else catalog.restricted_to(self._groups)
+
+    def _read_catalog(self, action: Callable[[Catalog], T]) -> T:
+        return self._store.read_catalog(lambda _: action(self._catalog()))
 
     def _row(self, catalog: Catalog, name: str) -> Any:
         """The row of the document with this uri, else of the one with this display name."""
@@ -598,7 +607,7 @@ class Collection:
         if text is None:
             return visible
         condition, keys = parse_filter(text)
-        self._store.read_catalog(lambda catalog: check_keys(keys, catalog, *visible))
+        self._read_catalog(lambda catalog: check_keys(keys, catalog, *visible))
         return [condition, *visible]
 
 

@@ -122,10 +122,9 @@ class _LinkedChunks:
         new = sorted({chunk for chunk in ids if chunk not in self._rows})
         if not new:
             return
-        rows = self._catalog.chunk_rows(new)
+        rows, array = self._catalog.chunk_rows(new), np.array(new, dtype=np.int64)
         if len(rows) < len(new):
-            self._snapshot.report_missing_chunks()
-        array = np.array(new, dtype=np.int64)
+            self._snapshot.report_missing_chunks(array)
         has = np.array([self._snapshot.bm25(word, array) for word in self._words]).reshape(-1, len(new))
         self._has |= dict(zip(new, has.T, strict=True))
         self._rows |= rows

@@ -161,7 +161,7 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> lis
     """Read the texts of ranked chunks. Raises StaleReadError if compaction has removed the snapshot."""
     rows, names = catalog.chunk_rows(ranked.ids.tolist()), catalog.display_names()
     if len(rows) < len(ranked.ids):
-        snapshot.report_missing_chunks()
+        snapshot.report_missing_chunks(ranked.ids)
     hits = []
     for at, chunk_id in enumerate(ranked.ids.tolist()):
         row, text, document = rows[chunk_id]

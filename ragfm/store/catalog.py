@@ -17,6 +17,7 @@ A reader of an older generation compares it with the floor after reading; below 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,6 +96,7 @@ class Catalog:
         """Open the catalog. Raises DamagedCollectionError, also if it is behind HEAD, or CollectionError."""
         self.database = database
         self._engine = database.open_engine(writable=writable)
+        self._groups: frozenset[str] | None = None  # to which `restricted_to` restricts the rows
         try:
             # HEAD is read first: a commit in between only makes the catalog newer.
             head = database.read_head()
@@ -124,6 +126,15 @@ class Catalog:
         """Close all connections. With SQLite, the last one merges the write-ahead log into the database."""
         self._engine.dispose()
 
+    def restricted_to(self, groups: frozenset[str]) -> Catalog:
+        """The catalog without the rows of documents that none of the groups may see, if the database can hide them.
+
+        Queries still need the condition of `filters.visible_to`: SQLite hides nothing. Shares the connections.
+        """
+        restricted = copy.copy(self)
+        restricted._groups = groups  # noqa: SLF001  its own class
+        return restricted
+
     @contextmanager
     def driver(self) -> Iterator[Any]:
         """A connection of the database driver, outside of any transaction."""
@@ -138,6 +149,8 @@ class Catalog:
         """A read transaction: all its statements see the same state. Raises DamagedCollectionError, CollectionError."""
         try:
             with self._engine.begin() as connection:
+                if self._groups is not None:
+                    self.database.restrict(connection, self._groups)
                 yield connection
         except sa.exc.DatabaseError as error:
             raise self.database.read_error(error) from error

@@ -70,6 +70,9 @@ class Database(Protocol):
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine whose transactions see one state each. Without `writable`, they cannot write."""
 
+    def restrict(self, connection: sa.Connection, groups: frozenset[str]) -> None:
+        """Hide the rows of documents that none of the groups may see until the transaction ends, if possible."""
+
     def begin_write(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
         """A transaction of the holder of the lock; durable when the block ends."""
 

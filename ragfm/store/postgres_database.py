@@ -7,6 +7,8 @@ The write lock is a lease: the row `writer` of the table `properties` says who h
 the database. Its holder renews it. Every write transaction locks that row and ends with an error if another process
 holds the lease by then, so a writer that was suspended too long cannot write.
 
+Tables with the content of documents have policies, by which `restrict` hides rows from a transaction.
+
 HEAD, in the local folder, records the newest generation that this machine has seen and its digest. A database that has
 lost it, such as a standby that was promoted too early or an older backup, is refused.
 """
@@ -64,8 +66,19 @@ NO_LEASE: Mapping[str, str] = {_WRITER: "{}", _UNTIL: "0"}
 _ADDRESS_HINT = "It looks like `postgresql://user@host/database?collection=NAME`."
 _IDLE_TIMEOUT_MS = 300_000  # after which the server ends the transaction of a writer that no longer responds
 _CONNECT_SECONDS = 10
+_GROUPS = "ragfm.groups"  # setting of a transaction: JSON of the groups that its rows are restricted to
+_READ_ALL = "pg_read_all_data"  # predefined role, to which policies apply
 _TABLES_MAPPED_TO = "schema_translate_map"
 _DURABLE_SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
+# What a restricted transaction sees of each table. A subquery sees only what the policies of its own table allow.
+_POLICIES: Mapping[str, str] = {
+    "documents": "NOT restricted OR EXISTS (SELECT FROM {schema}.groups g WHERE g.document_id = documents.id)",
+    "groups": f"(SELECT nullif(current_setting('{_GROUPS}', true), '')::jsonb) ? name",
+    "tags": "EXISTS (SELECT FROM {schema}.documents d WHERE d.id = document_id)",
+    "chunks": "EXISTS (SELECT FROM {schema}.documents d WHERE d.id = document_id)",
+    "vectors": "EXISTS (SELECT FROM {schema}.chunks c WHERE c.text_hash = vectors.text_hash)",
+    "failures": "false",
+}
 _ERRORS: Mapping[str, type[CollectionError]] = {
     "25006": CollectionReadOnlyError,  # read_only_sql_transaction
     "42501": AccessDeniedError,  # insufficient_privilege
@@ -108,6 +121,7 @@ class PostgresDatabase:
         self._seen: tuple[int, str] | None = None  # the newest generation that this process has seen, and its digest
         self._head_lock = threading.Lock()
         self._collection_id: str | None = None
+        self._restricting: dict[str, str] | None = None  # settings, besides the groups, that make policies apply
 
     # --- Where things are ----------------------------------------------------------------------------------------
 
@@ -209,6 +223,20 @@ class PostgresDatabase:
         # READ COMMITTED: whoever waited for the lease's row sees what its previous holder committed.
         return self._engine.execution_options(isolation_level="READ COMMITTED")
 
+    def restrict(self, connection: sa.Connection, groups: frozenset[str]) -> None:
+        """Let the policies hide the rows of documents that none of the groups may see, until the transaction ends.
+
+        Policies do not apply to superusers and to roles with BYPASSRLS: those take the role `pg_read_all_data`.
+        """
+        if self._restricting is None:
+            row = connection.execute(_WALL, {"table": f'"{self._schema}".documents', "role": _READ_ALL}).one()
+            self._restricting = {"role": _READ_ALL} if row.has_policies and not row.apply and row.may_switch else {}
+            if not (row.apply or self._restricting):
+                why = f"the role {row.name!r} bypasses them" if row.has_policies else "an older ragfm made the tables"
+                _log.warning("%s: row-level policies do not apply, %s (docs/scale-out.md).", self.location, why)
+        settings = {_GROUPS: json.dumps(sorted(groups)), **self._restricting}
+        connection.execute(sa.select(*(sa.func.set_config(key, value, True) for key, value in settings.items())))
+
     @contextmanager
     def begin_write(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         """A transaction of the holder of the lease; durable when the block ends.
@@ -243,7 +271,7 @@ class PostgresDatabase:
                 raise CollectionError(
                     f"At '{self.location}' is a collection already, or an unfinished copy.", "Choose a different name."
                 )
-            SCHEMA.create_all(connection, checkfirst=False)
+            self._create_tables(connection)
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
         self.saw(generation, digest)
@@ -253,7 +281,7 @@ class PostgresDatabase:
         """An engine for the tables of a copy, which is unfinished until they have a generation."""
         with self._creating_tables() as connection:
             if not self._has_tables(connection):
-                SCHEMA.create_all(connection, checkfirst=False)
+                self._create_tables(connection)
         try:
             yield self._writing_engine
         except sa.exc.DBAPIError as error:
@@ -275,8 +303,28 @@ class PostgresDatabase:
         table = f'"{self._schema}".generations'
         return connection.scalar(sa.select(sa.func.to_regclass(table))) is not None
 
+    def _create_tables(self, connection: sa.Connection) -> None:
+        SCHEMA.create_all(connection, checkfirst=False)
+        self._create_policies(connection)
+
+    def _create_policies(self, connection: sa.Connection) -> None:
+        """Let restricted transactions see only some rows; see `restrict`. Others see all rows."""
+        for name, condition in _POLICIES.items():
+            table = f'"{self._schema}".{name}'
+            visible = condition.format(schema=f'"{self._schema}"')
+            for statement in (
+                f"CREATE POLICY access ON {table} USING ({_UNRESTRICTED} OR {visible})",
+                f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+                f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",  # also for the role that owns the table
+            ):
+                connection.exec_driver_sql(statement)
+
     def migrate(self) -> None:
-        """Nothing: there is no older schema on PostgreSQL."""
+        """Create the policies, if an older ragfm created the tables and this role owns them."""
+        with self._committing() as connection:
+            table = f'"{self._schema}".documents'
+            if connection.scalar(_LACKS_POLICIES, {"table": table}):
+                self._create_policies(connection)
 
     def _check_server(self) -> None:
         """Refuse a server that may lose acknowledged commits, or that cannot be written."""
@@ -487,6 +535,14 @@ class PostgresDatabase:
             raise self.write_error(error) from error
 
 
+_UNRESTRICTED = f"(SELECT nullif(current_setting('{_GROUPS}', true), '')) IS NULL"  # evaluated once per query
+_WALL = sa.text(
+    "SELECT current_user AS name, relrowsecurity AS has_policies, row_security_active(oid) AS apply, "
+    "pg_has_role(CAST(:role AS name), 'MEMBER') AS may_switch FROM pg_class WHERE oid = CAST(:table AS regclass)"
+)
+_LACKS_POLICIES = sa.text(
+    "SELECT NOT relrowsecurity AND pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST(:table AS regclass)"
+)
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
 
 

@@ -184,7 +184,7 @@ class Snapshot:
                 scores, found = self._search_view(query, count, allowed)
             ids, vectors = self._catalog.vectors_of(self.generation, found.tolist())
             if len(ids) != len(found):
-                self.report_missing_chunks()
+                self.report_missing_chunks(found)
         ids = np.concatenate([ids, tail_ids])
         # Scores are computed from the catalog's vectors, so they do not depend on the view or the kind of index.
         scores = _cosines(np.concatenate([vectors, tail]), query)
@@ -195,19 +195,21 @@ class Snapshot:
         """Cosines of these chunks. *Shape:* (1, dim), (n,) -> (n,). Raises StaleReadError if one is gone."""
         known, vectors = self._catalog.vectors_of(self.generation, ids.tolist())
         if len(known) != len(ids):
-            self.report_missing_chunks()
+            self.report_missing_chunks(ids)
         return _cosines(vectors, query)[np.searchsorted(known, ids)]
 
     def documents_of(self, ids: Ids) -> Ids:
         """The id of each chunk's document. *Shape:* (n,) -> (n,)."""
         return self._catalog.documents_of(ids)
 
-    def report_missing_chunks(self) -> NoReturn:
-        """Raise StaleReadError, since the catalog lacks chunks that the view has: repeat with another snapshot.
+    def report_missing_chunks(self, ids: Ids) -> NoReturn:
+        """Raise StaleReadError, since not all of these chunks could be read: repeat with another snapshot.
 
-        If compaction has not passed this generation, the view is damaged and is not used again.
+        If the catalog lacks one of them, and compaction has not passed this generation, the view is damaged and is not
+        used again. Otherwise access rights have changed.
         """
-        if self._catalog.floor() <= self.generation.id and self.view is not None:
+        missing = bool((self._catalog.documents_of(ids) < 0).any())
+        if missing and self._catalog.floor() <= self.generation.id and self.view is not None:
             self.view.mark_damaged("it has chunks that the catalog lacks")
         raise StaleReadError
 

@@ -196,6 +196,9 @@ class SqliteDatabase:
         """An engine for the database file."""
         return open_engine(self.folder, writable=writable)
 
+    def restrict(self, connection: sa.Connection, groups: frozenset[str]) -> None:
+        """Nothing: SQLite has no row-level security."""
+
     @contextmanager
     def begin_write(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         """A write transaction; durable when the block ends."""
