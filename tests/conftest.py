@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def broken_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed OpenVINO whose import fails."""
+    (tmp_path / "openvino.py").write_text('raise OSError("libopenvino.so: cannot open shared object file")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino" or "bert_openvino" in name]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.fixture

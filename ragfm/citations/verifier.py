@@ -111,6 +111,7 @@ class Verifier:
         self._folder = folder
         self._lock = threading.Lock()
         self._fast: BertBackend | None = None
+        self._warm = False
         self._ranked_tokens = 0
 
     def read(self, question: str, passages: Sequence[Hit], language: str | None = None) -> list[Reading]:
@@ -131,8 +132,10 @@ class Verifier:
     def warm_up(self) -> None:
         """Load the backends that read many passages fastest, which takes seconds, for a process that lives long."""
         with self._lock:
-            self._exact = self._network.load_bert(self._network.fast_exact_backend)
-            self._load_fast()
+            if not self._warm:
+                self._exact = self._load(self._network.fast_exact_backend)
+                self._load_fast()
+                self._warm = True
 
     def likelihoods(self, question: str, texts: Sequence[str]) -> Vectors:
         """How likely each text has the answer, by the fastest backend. *Shape:* (len(texts),), in [0, 1]."""
@@ -187,11 +190,15 @@ class Verifier:
             # Most of what was measured for the embedding model holds for this network too.
             weights = weights_sha256(find_model("bundled", "embedder"))
             name = load_choice(weights) or next(name for name in _FASTEST if name in self._network.backends())
-            try:
-                self._fast = self._network.load_bert(name)
-            except Exception:  # libraries raise errors of any type when the hardware does not support them
-                _log.info("The backend %s could not be loaded; using fp32.", name, exc_info=True)
-                self._fast = self._exact
+            self._fast = self._load(name)
+
+    def _load(self, name: str) -> BertBackend:
+        """Load a backend, or if it fails the exact one, which always works."""
+        try:
+            return self._network.load_bert(name)
+        except Exception:  # libraries raise errors of any type when the hardware does not support them
+            _log.info("The backend %s could not be loaded; using fp32.", name, exc_info=True)
+            return self._exact
 
 
 def _part(scores: Floats, spans: NDArray[np.int64]) -> Part:

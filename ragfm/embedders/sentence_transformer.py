@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class SentenceTransformerEmbedder:
         with self._lock:
             self._passage_tokens += sum(map(len, tokenized.ids))
             if self._chosen is None and self._passage_tokens >= MIN_TOKENS_TO_LOAD:
-                self._chosen = self._choose_backend()
+                self._chosen = self._load_or_exact(self._choose_backend)
             backend = self._chosen or self._exact
         return self._run(tokenized, backend)
 
@@ -104,8 +104,9 @@ class SentenceTransformerEmbedder:
         """
         with self._lock:
             self._passage_tokens = max(self._passage_tokens, MIN_TOKENS_TO_MEASURE)
-            self._chosen = self._chosen or self._choose_backend()
-            self._for_queries = self._for_queries or self._network.load(self._network.fast_exact_backend)
+            self._chosen = self._chosen or self._load_or_exact(self._choose_backend)
+            load_fast_exact = partial(self._network.load, self._network.fast_exact_backend)
+            self._for_queries = self._for_queries or self._load_or_exact(load_fast_exact)
 
     def measure(self) -> list[Measurement]:
         """Measure the backends for this model on this machine, the exact one first, and store the choice."""
@@ -121,21 +122,22 @@ class SentenceTransformerEmbedder:
         return backend(tokenized) if tokenized.texts else np.zeros((0, self.dim), dtype=np.float32)
 
     def _choose_backend(self) -> Backend | None:
-        """Load the stored choice, or measure the backends if there are enough tokens; None means not yet.
-
-        It never fails, since the exact backend always works.
-        """
+        """Load the stored choice, or measure the backends if there are enough tokens; None means not yet."""
         from ragfm.embedders.backend_choice import fastest, load_choice
 
+        name = load_choice(self._weights)
+        if name is None:
+            if self._passage_tokens < MIN_TOKENS_TO_MEASURE:
+                return None
+            name = fastest(self.measure())
+        return self._exact if name == self._network.backends()[0] else self._network.load(name)
+
+    def _load_or_exact(self, load: Callable[[], Backend | None]) -> Backend | None:
+        """The backend that `load` returns, or if it fails the exact one, which always works."""
         try:
-            name = load_choice(self._weights)
-            if name is None:
-                if self._passage_tokens < MIN_TOKENS_TO_MEASURE:
-                    return None
-                name = fastest(self.measure())
-            return self._exact if name == self._network.backends()[0] else self._network.load(name)
+            return load()
         except Exception:  # libraries raise errors of any type when the hardware does not support them
-            _log.info("The fastest backend for %s could not be loaded; using fp32.", self._name, exc_info=True)
+            _log.info("A faster backend for %s could not be loaded; using fp32.", self._name, exc_info=True)
             return self._exact
 
     def _tokenize(self, texts: Sequence[str], prompt: str) -> TokenizedTexts:

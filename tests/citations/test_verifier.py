@@ -230,6 +230,9 @@ def test_a_part_counts_only_what_is_inside() -> None:
 def test_a_warm_verifier_reads_the_same() -> None:
     cold, warm = Verifier(), Verifier()
     warm.warm_up()
+    loaded = warm._exact
+    warm.warm_up()
+    assert warm._exact is loaded, "loaded twice"
     assert type(warm._exact) is not type(cold._exact)
     passages = [_hit(MILL), _hit("Cheese is made of milk, rennet and salt.")]
     before = cold.read(QUESTION, passages)
@@ -238,3 +241,10 @@ def test_a_warm_verifier_reads_the_same() -> None:
         assert other.anywhere == pytest.approx(one.anywhere, abs=1e-4)
     likelihoods = warm.likelihoods(QUESTION, [passage.text for passage in passages])
     np.testing.assert_allclose(likelihoods, [one.anywhere for one in before], atol=0.05)
+
+
+def test_a_verifier_warms_up_without_a_working_openvino(broken_openvino: None) -> None:
+    warm, cold = Verifier(), _read(QUESTION, MILL)
+    warm.warm_up()
+    assert warm.read(QUESTION, [_hit(MILL)])[0].best == cold.best
+    assert warm.likelihoods(QUESTION, [MILL]) == pytest.approx([cold.anywhere])

@@ -336,3 +336,13 @@ def test_warming_up_measures_the_backends_once(cache: Path) -> None:
     made.warm_up()
     assert network.loaded == ["exact", "good", "good", "good"]  # twice to measure, for passages, and for queries
     assert cache.exists()
+
+
+def test_an_embedder_warms_up_without_a_working_openvino(bundled: Path, broken_openvino: None) -> None:
+    texts = ["How many days of leave are there?"]
+    cold = SentenceTransformerEmbedder(str(bundled)).embed_queries(texts)
+    save_choice(weights_sha256(bundled), [Measurement("numpy-fp32", 1, 1, 1), Measurement("openvino", 2, 2, 1)])
+    warm = SentenceTransformerEmbedder(str(bundled))
+    warm.warm_up()
+    np.testing.assert_array_equal(warm.embed_queries(texts), cold)
+    np.testing.assert_array_equal(warm.embed_passages(texts), cold)
