@@ -5,6 +5,7 @@ Shapes: `B` texts padded to `L` tokens, `H` the hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
 
 MASK_BIAS = -3e4
 """Added to the attention scores of padding: exp of it is 0, and half precision can represent it."""
+
+
+_LAYER_TENSORS = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,15 @@ class Layer:
     up: Linear
     down: Linear
     down_norm: Linear
+
+    @classmethod
+    def of(cls, parts: Iterable[Linear]) -> Layer:
+        """The layer of query, key, value, and the other fields, in this order."""
+        import numpy as np
+
+        query, key, value, *others = parts
+        weight, bias = (np.concatenate([getattr(p, name) for p in (query, key, value)]) for name in ("weight", "bias"))
+        return cls(Linear(weight, bias), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +125,11 @@ def read_weights(path: Path) -> Bert:
     def linear(name: str) -> Linear:
         return Linear(tensor(f"{name}.weight"), tensor(f"{name}.bias"))
 
-    layers = []
-    for number in range(sum(name.endswith("attention.self.query.weight") for name in tensors)):
-        layer = f"encoder.layer.{number}"
-        qkv = [linear(f"{layer}.attention.self.{part}") for part in ("query", "key", "value")]
-        layers.append(
-            Layer(
-                qkv=Linear(np.concatenate([part.weight for part in qkv]), np.concatenate([part.bias for part in qkv])),
-                out=linear(f"{layer}.attention.output.dense"),
-                out_norm=linear(f"{layer}.attention.output.LayerNorm"),
-                up=linear(f"{layer}.intermediate.dense"),
-                down=linear(f"{layer}.output.dense"),
-                down_norm=linear(f"{layer}.output.LayerNorm"),
-            )
-        )
+    count = sum(name.endswith("attention.self.query.weight") for name in tensors)
     token_type = tensor("embeddings.token_type_embeddings.weight")[0]
     return Bert(
         words=tensor("embeddings.word_embeddings.weight"),
         positions=tensor("embeddings.position_embeddings.weight") + token_type,
         norm=linear("embeddings.LayerNorm"),
-        layers=tuple(layers),
+        layers=tuple(Layer.of(linear(f"encoder.layer.{n}.{part}") for part in _LAYER_TENSORS) for n in range(count)),
     )

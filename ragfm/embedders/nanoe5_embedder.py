@@ -151,31 +151,16 @@ class _PackedModel:
             return weights.reshape(-1)
 
         def linear(name: str) -> Linear:
-            bias = numbers(f"{name}.b")
-            return Linear(numbers(f"{name}.w").reshape(len(bias), -1), bias)
+            weight, bias = numbers(f"{name}.w"), numbers(f"{name}.b")
+            return Linear(weight if len(weight) == len(bias) else weight.reshape(len(bias), -1), bias)
 
-        def norm(name: str) -> Linear:
-            return Linear(numbers(f"{name}.w"), numbers(f"{name}.b"))
-
-        layers = []
-        for at in range(self._layers):
-            parts = [linear(f"l{at}.{part}") for part in "qkv"]
-            layers.append(
-                Layer(
-                    qkv=Linear(np.concatenate([p.weight for p in parts]), np.concatenate([p.bias for p in parts])),
-                    out=linear(f"l{at}.ao"),
-                    out_norm=norm(f"l{at}.aln"),
-                    up=linear(f"l{at}.fi"),
-                    down=linear(f"l{at}.fo"),
-                    down_norm=norm(f"l{at}.oln"),
-                )
-            )
+        parts = ("q", "k", "v", "ao", "aln", "fi", "fo", "oln")
         token_type = numbers("emb.type").reshape(-1, self.dim)[0]
         return Bert(
             words=numbers("emb.word").reshape(self._vocabulary, self.dim),
             positions=numbers("emb.pos").reshape(self.window, self.dim) + token_type,
-            norm=norm("emb.ln"),
-            layers=tuple(layers),
+            norm=linear("emb.ln"),
+            layers=tuple(Layer.of(linear(f"l{at}.{part}") for part in parts) for at in range(self._layers)),
         )
 
     def _tensors(self) -> dict[str, _Tensor]:
