@@ -132,8 +132,9 @@ def cite_answer(
         from ragfm.citations.verifier import shipped_verifier  # imports numpy
 
         readings = shipped_verifier().read(question, passages, language)
-    text = correct_answer(output, readings) if readings and corrects else output
-    agreement = term_overlap(output, best_spans(readings)[0][0]) if readings else 0.0
+    spans = best_spans(readings)
+    text = correct_answer(output, spans) if spans and corrects else output
+    agreement = term_overlap(output, spans[0][0]) if spans else 0.0
     corrected = text != output
 
     analysis = analyze(question, passages, language)
@@ -273,7 +274,7 @@ def best_spans(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:
     Answers that are less than half as likely as the best one are left out.
     """
     best = sorted(((*reading.best, reading.passage) for reading in readings), key=lambda found: -found[0])
-    min_likelihood = best[0][0] / 2
+    min_likelihood = best[0][0] / 2 if best else 0.0
     return [
         (passage.text[start:end], passage.n) for likelihood, start, end, passage in best if likelihood >= min_likelihood
     ]
@@ -285,9 +286,8 @@ def term_overlap(answer: str, other: str) -> float:
     return len(terms & others) / min(len(terms), len(others)) if terms and others else 0.0
 
 
-def correct_answer(output: str, readings: Sequence[Reading]) -> str:
-    """The reader's output if it agrees with a likely answer of a passage, else the likeliest answer with its marker."""
-    spans = best_spans(readings)
+def correct_answer(output: str, spans: Sequence[tuple[str, int | None]]) -> str:
+    """The reader's output if it agrees with one of the likely answers, else the likeliest one with its marker."""
     best, n = spans[0]
     agrees = not best or any(_agrees(output, span) for span, _ in spans)
     return output if agrees else f"{escape_markers(best)} [{n}]."

@@ -74,7 +74,7 @@ def find(
     candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, allowed=allowed)
     model, language = snapshot.generation.contract.get("weights"), snapshot.keywords().language
     weight = weight_for(query, settings, model=model, language=language)
-    documents = snapshot.documents_of(candidates.ids)
+    documents = snapshot.documents_of(candidates.ids) if settings.fusion == "convex" else None
     fused = fuse(candidates.dense, candidates.keyword, documents, fusion=settings.fusion, weight=weight)
     order = np.lexsort((candidates.ids, -fused))[:k]
     return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ragfm.citations.decision import compose, describe_contradiction, ground
-from ragfm.citations.grounding import cite, correct_answer
+from ragfm.citations.grounding import best_spans, cite, correct_answer
 from ragfm.citations.support import terms_of
 from ragfm.citations.verifier import Reading
 from ragfm.core.text import MARKER
@@ -310,7 +310,7 @@ def test_a_marker_in_a_documents_words_is_none_of_the_answers() -> None:
 def test_a_marker_in_the_verifiers_words_is_none_of_the_answers() -> None:
     shown = _shown(ROOMS, "Leave is 30 days[1] a year.")
     reading = Reading(shown[1], (SimpleNamespace(best=(0.9, 9, 19)),))  # type: ignore[arg-type]
-    said = correct_answer("Oak.", [reading])
+    said = correct_answer("Oak.", best_spans([reading]))
     text, citations = ground("How much leave?", said, shown)
     assert text == "30 days[\u200c1] [2]."
     assert [(citation.n, citation.verified) for citation in citations] == [(2, True)]

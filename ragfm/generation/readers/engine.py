@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
@@ -48,7 +49,7 @@ class Adapter(NamedTuple):
     def from_path(cls, path: Path) -> Adapter:
         """The current content of a GGUF file or a PEFT folder, scale included. Raises OSError or DamagedModelError."""
         files = [path / PEFT_CONFIG, path / WEIGHTS] if path.is_dir() else [path]
-        return cls(str(path.resolve()), " ".join(map(file_identity, files)), virtual_tokens(path))
+        return _adapter(str(path.resolve()), " ".join(map(file_identity, files)))
 
     def check_unchanged(self) -> None:
         """Raise ModelNotFoundError if the files were replaced since."""
@@ -56,6 +57,12 @@ class Adapter(NamedTuple):
             if Adapter.from_path(Path(self.path)) == self:
                 return
         raise ModelNotFoundError(f"The adapter '{self.path}' was replaced before it was loaded.", "Ask again.")
+
+
+@lru_cache(16)
+def _adapter(path: str, identity: str) -> Adapter:
+    """The adapter in its present version, whose configuration is read once."""
+    return Adapter(path, identity, virtual_tokens(path))
 
 
 class KVCache(Protocol):
