@@ -16,7 +16,7 @@ from ragfm.citations.grounding import cite
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Hit
-from ragfm.evaluation.log_questions import rated_entries, right_answer
+from ragfm.evaluation.log_questions import right_answer
 from ragfm.generation.log_entries import LogEntry
 from ragfm.rag import Rag
 from ragfm.training.examples import Example
@@ -57,7 +57,7 @@ def preferences_from_log(
     *,
     held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
 ) -> tuple[list[Example], Counter[str]]:
-    """Preferences from the ratings of all entries, and counts of the rated entries that give none, by reason.
+    """Preferences from rated entries, bad ones included, and counts of those that give none, by reason.
 
     A corrected answer is a pair: the correction, and the answer as `rejected`. An answer rated good has a completion
     only, one rated bad without a correction a rejected completion only. An entry is used if its passages are those that
@@ -65,7 +65,7 @@ def preferences_from_log(
     """
     examples, left_out = [], Counter[str]()
     hidden = held_out.document_uris(rag.collection)
-    for entry in rated_entries(entries, bad=True):
+    for entry in entries:
         passages, _ = rag.choose([hit for hit in _search(rag, entry.query) if hit.uri not in hidden])
         known = {passage["chunk_id"] for passage in entry.passages}
         correct = right_answer(entry)

@@ -100,14 +100,6 @@ def shard_step(step: Step, examples: Sequence[Encoded], max_tokens: int, rank: i
     return tuple(tuple(rows[index] for index in batch) for batch in batch_rows(shares[rank], lengths, max_tokens))
 
 
-def completion_loss(
-    model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device
-) -> tuple[torch.Tensor, int]:
-    """The negative log-likelihood of the completions, summed over their tokens, and the number of these tokens."""
-    logprobs, tokens = completion_logprobs(model, rows, pad, device)
-    return -logprobs.sum(), tokens
-
-
 def completion_logprobs(
     model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, int]:

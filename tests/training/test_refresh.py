@@ -105,7 +105,7 @@ def test_ratings_become_preferences(collection: Collection, docs: Path) -> None:
         ("Who is the director?", '{"name": "Ada"}', "down", None),  # a structured answer
     )
     rag = Rag(collection, reader=ScriptedReader(), k=2)
-    (good, pair, bad), left_out = preferences_from_log(rag, log.entries())
+    (good, pair, bad), left_out = preferences_from_log(rag, rated_entries(log.entries(), bad=True))
     assert not left_out
     assert (good.completion[:24], good.rejected) == ("You get 28 days of leave", None)
     assert pair.completion.startswith("The office opens at nine [")
@@ -116,7 +116,7 @@ def test_ratings_become_preferences(collection: Collection, docs: Path) -> None:
     assert sum(dataset.card["kinds"].values()) == 3
     (docs / "dogs.md").write_text("Dogs are welcome. Dogs are welcome on all days, dogs of all sizes.\n")
     collection.sync(docs)
-    _, left_out = preferences_from_log(rag, log.entries())
+    _, left_out = preferences_from_log(rag, rated_entries(log.entries(), bad=True))
     assert left_out["log: other passages are found now"] >= 1
 
 

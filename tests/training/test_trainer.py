@@ -53,7 +53,7 @@ from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_to_jsonl
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
-from ragfm.training.training_batches import completion_loss, pack_rows, plan_steps, row_tokens
+from ragfm.training.training_batches import completion_logprobs, pack_rows, plan_steps, row_tokens
 from ragfm.training.validation import generate_greedy
 
 RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
@@ -140,13 +140,13 @@ def test_qlora_refuses_gguf_files(folder: Path) -> None:
 def test_the_loss_is_that_of_the_completions_regardless_of_padding(folder: Path) -> None:
     base = Base(str(folder))
     encoded = [base.encode(example) for example in tiny_examples(8)]
-    summed, count = completion_loss(base.model, [[one] for one in encoded], base.pad, base.device)
+    logprobs, count = completion_logprobs(base.model, [[one] for one in encoded], base.pad, base.device)
     expected = 0.0
     for one in encoded:  # each alone, by transformers' own loss
         labels = torch.tensor([[-100] * one.start + list(one.ids[one.start :])])
         expected += float(base.model(torch.tensor([one.ids]), labels=labels).loss) * (len(one.ids) - one.start)
     assert count == sum(len(one.ids) - one.start for one in encoded)
-    assert float(summed) == pytest.approx(expected, rel=1e-4)
+    assert float(-logprobs.sum()) == pytest.approx(expected, rel=1e-4)
     text = base.tokenizer.decode(encoded[1].ids[encoded[1].start :])
     assert text == "It is 1 [1].<|im_end|>"
 
@@ -168,7 +168,9 @@ def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Pat
 
     def learned(rows: list[tuple[int, ...]]) -> tuple[float, int, torch.Tensor]:
         base.model.zero_grad()
-        loss, count = completion_loss(base.model, [[encoded[at] for at in row] for row in rows], base.pad, base.device)
+        packed = [[encoded[at] for at in row] for row in rows]
+        logprobs, count = completion_logprobs(base.model, packed, base.pad, base.device)
+        loss = -logprobs.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item(), count, torch.cat([one.grad.flatten() for one in base.model.parameters()])
 
@@ -221,8 +223,8 @@ def test_training_stops_early_and_keeps_the_best_weights(folder: Path, tmp_path:
     trained.model.eval()
     rows = [[trained.base.encode(example)] for example in tiny_examples(4)]
     with torch.no_grad(), trained._autocast():
-        loss, tokens = completion_loss(trained.model, rows, trained.base.pad, trained.base.device)
-    assert loss.item() / tokens == pytest.approx(best[1], abs=1e-3)
+        logprobs, tokens = completion_logprobs(trained.model, rows, trained.base.pad, trained.base.device)
+    assert -logprobs.sum().item() / tokens == pytest.approx(best[1], abs=1e-3)
 
 
 def test_training_ends_when_its_time_is_up(folder: Path, tmp_path: Path) -> None:
