@@ -13,7 +13,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ragfm.core.errors import CollectionError, UnsupportedError
-from ragfm.core.types import Document, Scalar
+from ragfm.core.types import MAX_HOPS, Document, Scalar
 
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
@@ -125,6 +125,11 @@ class Collection:
     def location(self) -> str:
         """The collection's folder, or its address without a password."""
         return self._store.database.location
+
+    @property
+    def shared(self) -> bool:
+        """Whether the collection is on PostgreSQL, where other machines may use it too."""
+        return self._store.database.shared
 
     @property
     def settings_file(self) -> Path:
@@ -295,7 +300,7 @@ class Collection:
         """
         from ragfm.core.text import check_characters, is_english
         from ragfm.core.types import SearchStep
-        from ragfm.retrieval.multi_hop import MAX_HOPS, find_linked
+        from ragfm.retrieval.multi_hop import find_linked
         from ragfm.retrieval.rerank import has_verifier
         from ragfm.retrieval.search import check_mode, find, rerank_hits
 

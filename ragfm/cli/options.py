@@ -16,6 +16,7 @@ from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
+from ragfm.core.types import MAX_HOPS
 from ragfm.models.model_card import first_use_warning
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ class NonEmptyText(click.types.StringParamType):
 
 
 class Rounds(click.IntRange):
-    """Rounds of search: a number up to 3, or `auto`."""
+    """Rounds of search: a number, or `auto`."""
 
     def __init__(self) -> None:
-        super().__init__(1, 3)
+        super().__init__(1, MAX_HOPS)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number, or `auto`."""
@@ -74,7 +75,9 @@ def _check_config(context: click.Context, option: click.Parameter, value: str | 
     values[option.name] = value
     config, collection = values.get("config"), values.get("collection")
     if config is not None and collection is not None:
-        if "://" not in collection:
+        from ragfm.store.database import is_address
+
+        if not is_address(collection):
             raise click.UsageError("--config requires a collection on PostgreSQL. A folder has ragfm.toml next to it.")
         os.environ["RAGFM_CONFIG"] = config
     return value

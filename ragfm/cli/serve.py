@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,34 +113,40 @@ def collection_folders(collections: tuple[str, ...]) -> list[str]:
 
 def named_collections(collections: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return the name and folder of each collection, of texts `NAME=DIR` or `DIR`."""
-    from ragfm.server.served_models import collection_name
+    from ragfm.store.collection_store import open_database
+    from ragfm.store.database import is_address
+
+    def default_name(location: str) -> str:
+        return open_database(location).default_name
 
     folders = collection_folders(collections)
-    return [_split_name(text, collection_name(text), Path(text).is_dir() or "://" in text) for text in folders]
+    return [_split_name(text, default_name, Path(text).is_dir() or is_address(text)) for text in folders]
 
 
 def named_readers(readers: tuple[str, ...]) -> list[tuple[str, str | None]]:
     """Return the name and model of each reader, of texts `NAME=MODEL` or `MODEL`; by default the collection's own."""
-    named: list[tuple[str, str | None]] = []
-    for text in readers:
-        file = text.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
-        named.append(_split_name(text, re.sub(r"[^\w.@-]+", "-", file).strip("-"), ":" in text))
-    return named or [("", None)]
+
+    def default_name(model: str) -> str:
+        file = model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+        return re.sub(r"[^\w.@-]+", "-", file).strip("-")
+
+    return [_split_name(text, default_name, ":" in text) for text in readers] or [("", None)]
 
 
 def key_file(path: str | None, collection: str) -> KeyFile:
     """Return the file of API keys at `path`, by default next to the collection."""
     from ragfm.server.api_keys import KeyFile, default_key_path
+    from ragfm.store.database import is_address
 
-    if path is None and "://" in collection:
+    if path is None and is_address(collection):
         raise ConfigError("A collection on PostgreSQL has no folder for API keys.", "Name their file with --keys.")
     return KeyFile(path or default_key_path(collection))
 
 
-def _split_name(text: str, default_name: str, may_contain_equals: bool) -> tuple[str, str]:
+def _split_name(text: str, default_name: Callable[[str], str], may_contain_equals: bool) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not value or (may_contain_equals and not _NAME.fullmatch(name)):
-        name, value = default_name, text
+        name, value = default_name(text), text
     if not _NAME.fullmatch(name):
         raise ConfigError(f"'{name}' is not a valid model name.", "Specify a name: NAME=VALUE.")
     return name, value

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import ConfigError
+from ragfm.core.types import MAX_HOPS
 
 SETTINGS_FILE = "ragfm.toml"
 CONFIG_VARIABLE = "RAGFM_CONFIG"
@@ -110,7 +111,7 @@ class AskSection(_Section):
         description="Reranker of the passages to answer from: a name as for `search.reranker`; `auto`, the one of "
         "`search`, else `verifier` where question and documents are in English; or `none`.",
     )
-    hops: Annotated[int, Field(ge=1, le=3)] | Literal["auto"] = Field(
+    hops: Annotated[int, Field(ge=1, le=MAX_HOPS)] | Literal["auto"] = Field(
         1,
         description="Rounds of search: with 2 or 3, what the best passages name is searched for, too; `auto` takes a "
         "second round where the best passage lacks much of the question. Passages of several rounds are not reranked.",

@@ -33,6 +33,8 @@ Offsets: TypeAlias = "NDArray[np.int64]"
 """Token positions in a text. *Shape:* (n_tokens, 2): start and end, in characters."""
 Scalar: TypeAlias = str | int | float | bool
 """A metadata value."""
+MAX_HOPS = 3
+"""Maximum number of search rounds for a question."""
 
 # --- Documents ---------------------------------------------------------------------------------------------------
 

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from ragfm.store.catalog import Catalog
     from ragfm.store.snapshot import AllowedChunks, Snapshot
 
-__all__ = ["MAX_HOPS", "Hops", "find_linked"]
+__all__ = ["Hops", "find_linked"]
 
 Hops: TypeAlias = int | Literal["auto"]
-MAX_HOPS = 3
 _SEEDS = 5  # hits that a hop follows
 _NAMES = 8  # names per hit that are searched for, the rarest ones
 _HITS_PER_NAME = 12

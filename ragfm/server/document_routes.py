@@ -44,7 +44,7 @@ async def upload(
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection, "bytes": file.size}
-    if "://" in target.rag.collection.location:
+    if target.rag.collection.shared:
         raise ApiError(400, "A collection on PostgreSQL takes no uploads.", code="unsupported")
     shared = [group for group in groups or [] if group]
     if unknown := set(shared) - set(key.groups):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -188,12 +187,3 @@ class ServedModels:
 def _lower_priority() -> None:
     if sys.platform == "linux":  # elsewhere, it would apply to the whole process
         os.nice(5)
-
-
-def collection_name(folder: str | Path) -> str:
-    """The default name of a collection: of its address, or its folder, or the parent folder if that is hidden."""
-    if "://" in str(folder):
-        found = re.search(r"[?&]collection=([^&]+)", str(folder))
-        return found[1] if found else "ragfm"
-    path = Path(folder).resolve()
-    return path.parent.name if path.name.startswith(".") else path.name

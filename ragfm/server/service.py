@@ -56,7 +56,7 @@ class Service:
         collections = {model.collection: model.rag.collection for model in self.served.models.values()}
         try:
             for collection in collections.values():
-                if "://" in collection.location:
+                if collection.shared:
                     await self.served.run(getattr, collection, "state")
         except CollectionUnavailableError:
             return False

@@ -29,6 +29,7 @@ from ragfm.embedders import load_embedder
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.database import is_address
 from ragfm.store.embedding_contract import check_contract, make_contract
 from ragfm.store.index_selection import choose_kind, default_memory
 from ragfm.store.snapshot import Snapshot, open_snapshot
@@ -55,8 +56,8 @@ _embedders: WeakValueDictionary[str, Embedder] = WeakValueDictionary()
 
 def open_database(location: str | Path) -> Database:
     """The database of a folder or of an address. Raises ConfigError for an unknown kind of address."""
-    scheme, separator, _ = str(location).partition("://")
-    if not separator:
+    scheme, separator, rest = str(location).partition("://")
+    if not is_address(location):
         return SqliteDatabase(Path(os.path.abspath(location)))  # noqa: PTH100  without `..`
     if scheme not in ("postgresql", "postgres"):
         raise ConfigError(
@@ -65,7 +66,7 @@ def open_database(location: str | Path) -> Database:
         )
     from ragfm.store.postgres_database import PostgresDatabase
 
-    return PostgresDatabase(f"postgresql{separator}{str(location).partition(separator)[2]}")
+    return PostgresDatabase(f"postgresql{separator}{rest}")
 
 
 class Store:

@@ -11,6 +11,14 @@ import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 
+LOCK_SECONDS = 10.0
+"""How long a writer waits for another one."""
+
+
+def is_address(location: str | Path) -> bool:
+    """Whether a location is the address of a database, not a folder."""
+    return "://" in str(location)
+
 
 class Database(Protocol):
     """The database of one collection, and what is needed to trust it: a lock and the last acknowledged generation.
@@ -22,6 +30,10 @@ class Database(Protocol):
     name: str
     shared: bool
     """Whether other machines use the collection. Then each has its own views, and locations of sources are absolute."""
+
+    @property
+    def default_name(self) -> str:
+        """The name of the collection on a server if its user does not name it."""
 
     @property
     def loss_hint(self) -> str:

@@ -51,11 +51,10 @@ from ragfm.core.errors import (
     DiskFullError,
     MissingExtraError,
 )
+from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.sqlite_file import HEAD_FILE
 from ragfm.store.tables import SCHEMA, generations, properties
 
-LOCK_SECONDS = 10.0
-"""How long a writer waits for the lease of another one."""
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
 DEFAULT_NAME = "ragfm"
@@ -114,7 +113,7 @@ class PostgresDatabase:
                 "Use up to 63 lower-case letters, digits, `_` and `-`; the first one is a letter or `_`.",
             )
         self.location = self.name = url.render_as_string(hide_password=True)
-        self._schema = name
+        self._schema = self.default_name = name
         self._url = url.difference_update_query(["collection"]).set(drivername="postgresql+psycopg")
         self._cache = cache_folder() / "collections"
         self._token: str | None = None  # of the lease, while this process holds it

@@ -26,6 +26,8 @@ from ragfm.core.errors import (
     CollectionReadOnlyError,
     DamagedCollectionError,
 )
+from ragfm.store.catalog import read_generation
+from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import migrate, needs_migration
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
@@ -37,12 +39,10 @@ from ragfm.store.sqlite_file import (
     read_head,
     write_head,
 )
-from ragfm.store.tables import SCHEMA, generations
+from ragfm.store.tables import SCHEMA
 from ragfm.store.views import VIEWS_FOLDER
 
 LOCK = "LOCK"
-LOCK_SECONDS = 10.0
-"""How long a writer waits for the lock."""
 _VACUUM_PAGES = 2_000  # freed per statement
 
 
@@ -58,6 +58,12 @@ class SqliteDatabase:
         self.location = str(folder)
         self.settings_file = folder.parent / SETTINGS_FILE
         self.name = str(folder / CATALOG_FILE)
+
+    @property
+    def default_name(self) -> str:
+        """The name of the folder, or of the parent folder if that is hidden."""
+        path = self.folder.resolve()
+        return path.parent.name if path.name.startswith(".") else path.name
 
     @property
     def exists(self) -> bool:
@@ -145,12 +151,12 @@ class SqliteDatabase:
                     SCHEMA.create_all(connection)
                 yield engine
                 with engine.begin() as connection:
-                    newest = sa.select(generations).order_by(generations.c.id.desc()).limit(1)
-                    row = connection.execute(newest).one()
+                    newest = read_generation(connection)
+                assert newest is not None  # the copy is complete
                 partial.shrink(engine)
             finally:
                 engine.dispose()
-            partial.write_head(row.id, row.digest)
+            partial.write_head(newest.id, newest.digest)
             partial.folder.rename(self.folder)
             sync_folder(self.folder.parent)
         except (OSError, sa.exc.DBAPIError) as error:
