@@ -182,6 +182,8 @@ class TarArchive:
             total += entry.size
             check_size(total, self._size)
             self._entries[entry.name] = entry
+        while self._limited.read(_CHUNK):  # the checksum of gzip data is behind the end of the tar
+            pass
         for entry in sorted(self._entries.values(), key=lambda entry: entry.offset):
             try:
                 modified = datetime.fromtimestamp(int(entry.mtime), UTC).isoformat()
@@ -297,11 +299,11 @@ class _DecompressedFile(io.RawIOBase):
             # zlib returns unread input in `unconsumed_tail`; the others keep it.
             self._packed = getattr(self._decompressor, "unconsumed_tail", b"") or self._packed
             if self._decompressor.eof:  # another compressed stream may follow
-                self._packed = self._decompressor.unused_data + self._packed
-                self._decompressor = self._new_decompressor()
-                self._packed = (self._packed or self._file.read(_CHUNK)).lstrip(b"\0")  # padding
+                packed = self._decompressor.unused_data + self._packed or self._file.read(_CHUNK)
+                self._packed = packed.lstrip(b"\0")  # padding
                 if not self._packed:
                     return 0
+                self._decompressor = self._new_decompressor()
             if not self._packed and getattr(self._decompressor, "needs_input", True):
                 self._packed = self._file.read(_CHUNK)
                 if not self._packed:

@@ -221,6 +221,7 @@ def test_another_thread_can_close_a_waiting_stream(single: LlamaCppReader) -> No
 def test_a_stream_dropped_by_another_thread_frees_the_reader(single: LlamaCppReader) -> None:
     held = [single.stream(QUESTIONS[0], Sampling(max_tokens=200))]
     next(held[0])
+    assert unfinished(single) == 1
     held.append(held)  # type: ignore[arg-type]  a cycle: only the garbage collector ends it
     del held
     collector = threading.Thread(target=gc.collect)
@@ -231,7 +232,9 @@ def test_a_stream_dropped_by_another_thread_frees_the_reader(single: LlamaCppRea
 
 @pytest.mark.timing
 def test_a_stream_that_was_never_read_frees_the_reader(single: LlamaCppReader) -> None:
-    single.stream(QUESTIONS[0], Sampling(max_tokens=200))
+    unread = single.stream(QUESTIONS[0], Sampling(max_tokens=200))
+    assert unfinished(single) == 1
+    del unread
     wait_until(lambda: unfinished(single) == 0)
 
 
