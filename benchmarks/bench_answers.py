@@ -227,7 +227,7 @@ def _with_confidence(result: AnsweredQuestion, by: Calibration | None) -> Answer
 
 
 def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -> dict[str, Any]:
-    """Quality of the confidence on these questions, none of which it was fitted to."""
+    """Quality of the confidence on these questions. It was fitted to other questions."""
     if by is None:
         return {}
     given = [r for r in results if not (o := r.outcomes["retrieved"]).abstained and o.confidence is not None]

@@ -204,8 +204,8 @@ TOOLS = {
 
 def expected(path: Path) -> str | None:
     """The expected Markdown of a source."""
-    beside = path.parent.parent / "groundtruth"
-    places = [beside / f"{path.name}.md", beside / f"{path.stem}.md"]
+    expected_folder = path.parent.parent / "groundtruth"
+    places = [expected_folder / f"{path.name}.md", expected_folder / f"{path.stem}.md"]
     if path.suffix == ".pdf":
         places.append(path.parent / "expected_outputs" / f"{path.stem}.md")
     for place in places:

@@ -243,13 +243,13 @@ class Bench:
             waited.append(first_token(side, self.prompts.long, 1)[0])
             answered.set()
 
-        alone, beside = [], []
+        alone, concurrent = [], []
         newcomer = threading.Thread(target=come_in)
         pieces = side.pieces(self.prompts.talking[0], 300)
         last, began = time.perf_counter(), False
         for count, _ in enumerate(pieces):
             now = time.perf_counter()
-            (beside if began else alone).append(now - last)
+            (concurrent if began else alone).append(now - last)
             last = now
             if count == 20:
                 newcomer.start()
@@ -260,7 +260,7 @@ class Bench:
         newcomer.join()
         return {
             "between two alone": statistics.median(alone[1:]),
-            "longest": max(beside),
+            "longest": max(concurrent),
             "first of the long one": waited[0],
         }
 

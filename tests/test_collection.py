@@ -189,7 +189,9 @@ def test_nothing_is_made_for_a_source_that_is_not_there(tmp_path: Path, collecti
     assert not collection.path.exists()
 
 
-def test_an_empty_folder_is_no_error(tmp_path: Path, collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_folder_is_not_an_error(
+    tmp_path: Path, collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "empty").mkdir()
     report = collection.sync(tmp_path / "empty")
     assert (report.added, report.failed) == (0, ())
@@ -403,7 +405,7 @@ def test_a_source_that_cannot_be_listed_is_not_kept(docs: Path, collection: Coll
     assert [source["name"] for source in collection.status().sources] == ["docs"]
 
 
-def test_a_collection_made_anew_is_noticed(docs: Path, collection: Collection, embedder: HashingEmbedder) -> None:
+def test_a_collection_created_again_is_noticed(docs: Path, collection: Collection, embedder: HashingEmbedder) -> None:
     collection.sync(docs)
     reader = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
     assert reader.search("leave")

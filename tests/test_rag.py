@@ -186,7 +186,7 @@ def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
         Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri")
 
 
-def test_what_is_no_text_is_refused(handbook: Collection) -> None:
+def test_what_is_not_text_is_refused(handbook: Collection) -> None:
     rag = Rag(handbook, reader=ScriptedReader(["Yes."]))
     broken = "leave \ud800"
     for ask in (

@@ -173,7 +173,7 @@ def test_signs_and_decimal_commas_are_part_of_a_number(said: str, text: str, hol
     assert verified("What is the lowest temperature?", f"The lowest temperature is {said}.", text) is holds
 
 
-def test_a_number_alone_must_stand_beside_what_was_asked() -> None:
+def test_a_number_alone_must_stand_next_to_what_was_asked() -> None:
     text = "The museum was built in 1974. The price of oil rose to 12 dollars in 1979."
     _, citations = ground("When was the museum built?", "1974", _shown(text))
     assert [citation.quote for citation in citations] == ["The museum was built in 1974."]
@@ -234,7 +234,7 @@ def test_what_a_reader_copies_from_a_prompt_made_harmless_is_the_documents_own_w
     assert said.endswith("[1].")
 
 
-def test_a_term_in_quotation_marks_is_no_quotation() -> None:
+def test_a_term_in_quotation_marks_is_not_a_quotation() -> None:
     assert faults("What is it?", 'The "first man" on the moon was an American [1].', MOON) == [None]
 
 
@@ -255,7 +255,7 @@ def test_a_right_answer_with_a_wrong_marker_is_supported_by_the_right_passage(sa
         )
 
 
-def test_a_right_marker_beside_a_wrong_one_needs_no_third() -> None:
+def test_a_right_marker_next_to_a_wrong_one_needs_no_third() -> None:
     text, citations = ground("How many days of leave has everybody?", "28 [1, 2].", _shown(ROOMS, LEAVE, LEAVE))
     assert text == "28 [1][2]."
     assert [c.fault for c in citations] == ["misattributed", None]
@@ -297,7 +297,7 @@ def test_a_passage_that_says_otherwise_is_named() -> None:
     assert (off.text, off.contradictions) == ("They get 28 days [1].", ())
 
 
-def test_a_marker_in_a_documents_words_is_none_of_the_answers() -> None:
+def test_a_marker_in_a_documents_words_does_not_belong_to_the_answer() -> None:
     new = f"{NEW}[1]"
     sentences = cite("How much leave do full-time staff get?", "They get 28 days.", _shown(OLD, new))
     (contradiction,) = compose(sentences).contradictions
@@ -307,7 +307,7 @@ def test_a_marker_in_a_documents_words_is_none_of_the_answers() -> None:
     assert contradiction.quote == new
 
 
-def test_a_marker_in_the_verifiers_words_is_none_of_the_answers() -> None:
+def test_a_marker_in_the_verifiers_words_does_not_belong_to_the_answer() -> None:
     shown = _shown(ROOMS, "Leave is 30 days[1] a year.")
     reading = Reading(shown[1], (SimpleNamespace(best=(0.9, 9, 19)),))  # type: ignore[arg-type]
     said = correct_answer("Oak.", best_spans([reading]))
@@ -316,7 +316,7 @@ def test_a_marker_in_the_verifiers_words_is_none_of_the_answers() -> None:
     assert [(citation.n, citation.verified) for citation in citations] == [(2, True)]
 
 
-def test_what_agrees_or_speaks_of_something_else_is_no_contradiction() -> None:
+def test_what_agrees_or_speaks_of_something_else_is_not_a_contradiction() -> None:
     question = "How much leave do full-time staff get?"
     same = "All full-time staff get 28 days of leave a year, in 2025 too."
     other = "Dogs are welcome in 30 rooms of the office."
@@ -367,7 +367,7 @@ def test_another_name_in_the_same_words_is_a_contradiction() -> None:
         ("How much leave was it in 2024?", "28", OLD, OLD.replace("28", "30"), NEW),
     ],
 )
-def test_the_same_words_of_another_subject_are_no_contradiction(
+def test_the_same_words_about_another_subject_are_not_a_contradiction(
     question: str, said: str, text: str, same: str, other: str
 ) -> None:
     assert contradicting(question, f"{said}.", _shown(text, other)) == []
@@ -541,6 +541,6 @@ def test_quotations_are_told_from_terms_and_all_of_them_count() -> None:
     assert not verified("What does it say?", 'It says "was the first man" and "landed in June 1969".', MOON)
 
 
-def test_the_question_again_is_no_answer_though_it_stands_there() -> None:
+def test_the_question_again_is_not_an_answer_though_it_stands_there() -> None:
     question = "Do parents get many weeks of leave?"
     assert not verified(question, "Parents get many weeks of leave.", "Parents get many weeks of leave.")

@@ -39,7 +39,7 @@ def test_names_and_periods(question: str, names: list[str], found: set[str]) -> 
     assert subject.periods == found
 
 
-def test_numbers_are_no_years() -> None:
+def test_numbers_are_not_years() -> None:
     assert periods("It costs 2,018 or 2018.50 in all, part 12018, in Q5.") == set()
     assert periods("(2018), FY19, fourth-quarter") == {"2018", "2019", "Q4"}
 

@@ -58,7 +58,7 @@ def test_it_tells_a_passage_that_has_no_answer() -> None:
     assert 0 <= other.within(0, 1000) <= other.anywhere
 
 
-def test_what_stands_above_a_passage_is_read_and_is_no_part_of_it() -> None:
+def test_what_stands_above_a_passage_is_read_and_is_not_part_of_it() -> None:
     text = "It burned down in 1931."
     alone, below = (_read("When did the Bremer mill burn down?", text, above) for above in ("", "The Bremer mill"))
     assert _of(below, text, "1931") > 0.1

@@ -53,7 +53,9 @@ def test_a_wrong_environment_variable_is_named(tmp_path: Path, monkeypatch: pyte
         load_settings(tmp_path)
 
 
-def test_an_environment_variable_that_is_no_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_that_is_not_a_setting_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAGFM_SOMETHING", "of another program")
     assert load_settings(tmp_path) == Settings()
     monkeypatch.setenv("RAGFM_SEARHC__K", "3")

@@ -373,7 +373,7 @@ def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Pa
         log.rate(99, "up")
 
 
-def test_that_a_passage_says_otherwise_is_no_part_of_a_right_answer(tmp_path: Path, docs: Path) -> None:
+def test_that_a_passage_says_otherwise_is_not_part_of_a_right_answer(tmp_path: Path, docs: Path) -> None:
     (docs / "new.md").write_text("In 2026 you get 30 “whole” days of leave.[1]\n")
     settings = Settings(ask=AskSection(log=True))
     collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())

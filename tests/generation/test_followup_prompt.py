@@ -102,7 +102,7 @@ def test_all_that_was_said_stands_behind_the_passages() -> None:
     assert "\n\n[3] Third.\n\nQ: Hello?\nA: Hello!\nQ: How long?\nA: A day [1].\n\n" in prompt.messages[1].content
 
 
-def test_what_does_not_fit_any_more_begins_anew_and_the_next_goes_on_from_there() -> None:
+def test_what_does_not_fit_any_more_starts_over_and_the_next_goes_on_from_there() -> None:
     wide = ScriptedReader(context_tokens=10**6)
     long = [hit(number, f"Passage {number}. " + "word " * 60) for number in range(1, 5)]
     past = [*PAST, Message("user", "And then?"), Message("assistant", "Two [2].")]
@@ -114,16 +114,16 @@ def test_what_does_not_fit_any_more_begins_anew_and_the_next_goes_on_from_there(
 
     room = wide.count_tokens(asked(1, wide).messages) - 1
     narrow = ScriptedReader(context_tokens=room + 100)
-    anew = build_prompt("And then?", long[2:3], narrow, history=PAST, answer_tokens=100)
-    assert asked(1, narrow) == anew
-    assert anew.messages[1].content.startswith("[1] Passage 3.")
-    assert goes_on(asked(2, narrow).messages, anew.messages)
+    fresh = build_prompt("And then?", long[2:3], narrow, history=PAST, answer_tokens=100)
+    assert asked(1, narrow) == fresh
+    assert fresh.messages[1].content.startswith("[1] Passage 3.")
+    assert goes_on(asked(2, narrow).messages, fresh.messages)
     assert [passage.chunk_id for passage in asked(2, narrow).shown] == [3, 4]
     for turns in range(3):
         assert narrow.count_tokens(asked(turns, narrow).messages) <= room
 
 
-def test_an_earlier_question_that_no_longer_fits_is_no_error() -> None:
+def test_an_earlier_question_that_no_longer_fits_is_not_an_error() -> None:
     reader = ScriptedReader(context_tokens=200)
     past = [Message("user", "word " * 300), Message("assistant", "No.")]
     earlier = [EarlierTurn(past[0].content, [ONE], 0)]
@@ -279,7 +279,7 @@ def test_the_reader_words_each_question_once(handbook: Collection) -> None:
     assert goes_on(third, second)
 
 
-def test_an_earlier_question_that_was_too_long_to_be_searched_for_is_no_error(handbook: Collection) -> None:
+def test_an_earlier_question_that_was_too_long_to_be_searched_for_is_not_an_error(handbook: Collection) -> None:
     settings = Settings(ask=AskSection(followup="reader"))
     collection = Collection.open(handbook.path, settings=settings, embedder=HashingEmbedder())
     history = [Message("user", "leave " * 500), Message("assistant", "No.")]

@@ -20,7 +20,7 @@ def test_small_talk_is_answered_as_such(message: str) -> None:
 @pytest.mark.parametrize(
     "question", ["Hello Kitty, who is it?", "How are you paid?", "Who are you allowed to call?", "Test results?", ""]
 )
-def test_a_question_is_no_small_talk(question: str) -> None:
+def test_a_question_is_not_small_talk(question: str) -> None:
     assert not is_greeting(question)
 
 

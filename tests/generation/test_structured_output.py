@@ -82,7 +82,7 @@ def test_a_number_of_another_unit_is_not_supported(tmp_path: Path) -> None:
     assert not asked.supported
 
 
-def test_properties_are_no_names_of_the_question(tmp_path: Path) -> None:
+def test_properties_are_not_names_of_the_question(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "leave.md").write_text("Each member gets 28 days off.")
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
@@ -136,7 +136,7 @@ def test_values_of_all_kinds_are_held_against_the_passages(
         (4.5, "The value is 4,5 degrees.", True),
     ],
 )
-def test_a_number_is_no_rounded_one(value: float, text: str, supported: bool) -> None:
+def test_a_number_is_not_a_rounded_one(value: float, text: str, supported: bool) -> None:
     form = OutputSchema.of(an_object(it={"type": "number"}))
     prompt = Prompt((), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
     reader = ScriptedReader([json.dumps({"it": value})])
@@ -220,7 +220,7 @@ def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None
         rag.extract("What?", schema)
 
 
-def test_what_is_no_json_or_does_not_meet_the_schema_is_an_error(handbook: Collection) -> None:
+def test_what_is_not_json_or_does_not_meet_the_schema_is_an_error(handbook: Collection) -> None:
     with pytest.raises(ExtractionError, match="not JSON"):
         said(handbook, "You get 28.", Leave)
     with pytest.raises(ExtractionError, match=r"28 is less than the minimum of 30 at \$\.days"):

@@ -153,7 +153,7 @@ def test_cpus_that_other_processes_use_are_not_free() -> None:
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
             time.sleep(1)
-            beside = free()
+            shared = free()
             end = time.process_time() + 0.3
             while time.process_time() < end:  # this process does not count
                 pass
@@ -161,7 +161,7 @@ def test_cpus_that_other_processes_use_are_not_free() -> None:
         finally:
             burner.kill()
             burner.wait()
-        assert all(number <= len(usable_cpus()) for number in (before, beside, own))
-        if before - beside > 0.2:
+        assert all(number <= len(usable_cpus()) for number in (before, shared, own))
+        if before - shared > 0.2:
             return
     assert before < 0.5, "the machine was idle, and a burning process was not seen"

@@ -262,7 +262,7 @@ def test_remains_of_a_crash_are_removed(tmp_path: Path) -> None:
     assert [path.name for path in uploads.folder.iterdir()] == [kept.uri.split("/")[1]]
 
 
-def test_uploads_go_beside_a_source_that_holds_the_collection(tmp_path: Path) -> None:
+def test_uploads_go_next_to_a_source_that_holds_the_collection(tmp_path: Path) -> None:
     (tmp_path / "leave.md").write_text("28 days of leave.")
     collection = Collection.open(tmp_path / ".ragfm", embedder="hashing")
     collection.sync(tmp_path)

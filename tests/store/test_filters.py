@@ -160,7 +160,7 @@ def test_a_key_that_no_document_has_is_an_error(tagged: Collection, key: str, li
         assert listed in raised.value.hint
 
 
-def test_unknown_keys_without_documents_are_no_error(tmp_path: Path, collection: Collection) -> None:
+def test_unknown_keys_without_documents_are_not_an_error(tmp_path: Path, collection: Collection) -> None:
     (tmp_path / "a.txt").write_text("Text.")
     collection.sync(tmp_path / "a.txt", tags={"year": 2024})
     collection.remove("a.txt")

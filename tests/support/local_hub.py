@@ -16,7 +16,7 @@ COMMIT = "c" * 40
 class LocalHub:
     """Serves `files` of the repository `me/tiny`, and records the ranges that are requested.
 
-    `etags` replaces the checksums that it states, and `cut` ends a transfer after so many bytes, once.
+    `etags` replaces the checksums that it states, and `cut` ends one transfer after that number of bytes.
     """
 
     def __init__(self, files: dict[str, bytes], licence: str | None = "apache-2.0") -> None:

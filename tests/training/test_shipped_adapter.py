@@ -47,10 +47,10 @@ def test_it_is_used_with_the_bundled_reader_only(handbook: Collection, reader: s
 
 @pytest.mark.slow
 def test_with_it_answers_are_short_and_unknown_questions_are_abstained_from(handbook: Collection) -> None:
-    taught, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)
-    short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (taught, bare))
+    trained, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)
+    short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (trained, bare))
     assert "11" in short.text
     assert short.citations
     assert short.citations[0].supports
     assert len(short.text) < len(long.text)
-    assert taught.ask(OTHER).abstained
+    assert trained.ask(OTHER).abstained

@@ -107,8 +107,8 @@ def test_logits_are_bit_identical_alone_and_next_to_others(reader: LlamaCppReade
         read(slot)
     alone = {slot: step([slot])[slot] for slot in range(5)}
     for slots in ([0, 1, 2, 3, 4], [0, 2], [1, 4], [0, 3, 4], [1, 2]):  # with gaps, which are bridged or not
-        beside = step(slots)
-        assert all(np.array_equal(beside[slot], alone[slot]) for slot in slots)
+        together = step(slots)
+        assert all(np.array_equal(together[slot], alone[slot]) for slot in slots)
 
 
 @in_own_thread
@@ -485,8 +485,8 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(LlamaContext, "set_adapter", seen)
     streams = [reader.stream(QUESTIONS[2], Sampling(max_tokens=60, adapter=adapter)) for adapter in adapters]
     asked.set()
-    beside = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
-    for scores, expected in zip(beside, alone, strict=True):
+    together = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
+    for scores, expected in zip(together, alone, strict=True):
         assert scores == pytest.approx(expected, abs=1e-3)
     for stream in streams:
         text(stream)
