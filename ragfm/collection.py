@@ -290,9 +290,8 @@ class Collection:
         hits: `rerank` is its name, `none`, or `auto` for the bundled verifier where query and documents are in English;
         by default the one that is configured. `auto` prefers the one that is configured, too.
 
-        With more than one of up to three `hops`, what the best hits name is searched for, too, see docs/retrieval.md;
-        the hits are then not reranked. `auto` takes a second hop where the best text lacks much of the query. `record`
-        is called for each search.
+        With 2 or 3 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `auto` takes
+        a second hop if the best text lacks much of the query. `record` is called for each search (docs/retrieval.md).
 
         `filter` is an expression over metadata such as `year >= 2024 and team in (hr, legal)`. It is applied inside the
         search, so `k` hits are found if `k` match. Raises FilterError, TooLongError for a query over the embedder's

@@ -61,7 +61,7 @@ class ObjectConnector:
         hidden: bool = False,
         max_bytes: int = 100 * 2**20,
     ) -> None:
-        """Raises ConfigError for an address of another connector, and for a secret in the address or an option."""
+        """Raises ConfigError for an address of a different connector, and for a secret in the address or an option."""
         scheme = location.partition("://")[0]
         supported = set(fsspec.available_protocols()) - set(_REFUSED_SCHEMES)
         if "://" not in location or "::" in location or scheme not in supported:

@@ -135,7 +135,7 @@ class SqlConnector:
         if self._query is None:
             if not self._name:
                 raise ConfigError(
-                    f"No table or query is named for {self.root}.",
+                    f"No table or query is specified for {self.root}.",
                     "Add #TABLE to the address, or set the option query.",
                 )
             schema, _, table = self._name.rpartition(".")

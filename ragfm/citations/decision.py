@@ -49,8 +49,8 @@ class ComposedAnswer:
 class Decision:
     """What the user gets: the status, the composed answer or the abstention without citations, and what is shown.
 
-    `quote` is the sentence of the documents that is shown with an answer. `nearest` are those that come nearest to one
-    where there is none.
+    `quote` is the sentence of the documents that is shown with an answer. `nearest` are those that come closest to one
+    if there is no answer.
     """
 
     status: AnswerStatus

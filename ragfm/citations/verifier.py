@@ -53,7 +53,7 @@ _QUESTION = 96  # tokens; the rest of a longer one is not read
 class Part:
     """What was read at once: the characters that each token is, and how likely the answer begins or ends with it.
 
-    `nowhere` is how likely there is none.
+    `nowhere` is how likely there is no answer.
 
     *Shape:* `spans` (tokens, 2), `first` and `last` (tokens,).
     """

@@ -58,7 +58,7 @@ def export(
     check: str | None,
     prompts: int,
 ) -> None:
-    """Export an ADAPTER to the format of another reader, and compare the outputs of both."""
+    """Export an ADAPTER to the format of a different reader, and compare the outputs of both."""
     from ragfm.training.adapter_export import compare_readers, export_adapter
     from ragfm.training.examples import read_examples
 

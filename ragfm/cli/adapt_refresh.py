@@ -66,7 +66,7 @@ def refresh(collection: str, as_json: bool, questions: Path | None, **options: A
 
 
 @click.command()
-@click.option("--hours", default=1.0, type=POSITIVE, help="Time for writing questions, training and the test.")
+@click.option("--hours", default=1.0, type=POSITIVE, help="Total hours for writing questions, training and testing.")
 @text_option("--writer", metavar="NAME", help="Reader that writes the questions. Default: the collection's reader.")
 @seed_option
 @text_option("--out", metavar="DIR", help="Folder of the adapters. Default: `.ragfm-adapters`, next to the collection.")

@@ -32,7 +32,7 @@ from ragfm.collection import Collection
     "--hops",
     type=Rounds(),
     metavar="N|auto",
-    help="Rounds of search, up to 3: what the best passages name is searched for, too. Default: `ask.hops`.",
+    help="Rounds of search, up to 3: each round also searches for names in the best passages. Default: `ask.hops`.",
 )
 @click.option(
     "--schema",

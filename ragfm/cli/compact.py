@@ -15,7 +15,7 @@ from ragfm.collection import Collection
 @click.command()
 @collection_options
 def compact(collection: str, as_json: bool) -> None:
-    """Free the space of removed documents, while searches go on."""
+    """Free the space of removed documents. Searches continue meanwhile."""
     with Collection.open(collection) as store, show_progress("chunks") as progress:
         store.status()  # raises an error if there is no collection, rather than creating one
         report = store.compact(progress=progress)

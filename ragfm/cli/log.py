@@ -58,7 +58,7 @@ def list_entries(collection: str, as_json: bool, limit: int, text: str | None, t
 @click.argument("number", metavar="ID", type=int)
 @collection_options
 def show(collection: str, as_json: bool, number: int) -> None:
-    """Show one entry."""
+    """Show one entry: question, passages, answer and rating."""
     entry = asdict(_open(collection).entry(number))
     if as_json:
         print_json(entry)

@@ -182,8 +182,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(exists=True, dir_okay=False),
             help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
         ),
-        text_option("--embedder", metavar="E", help="Embedding model, if DATA contains its documents."),
-        text_option("--keep", metavar="DIR", help="Keep the collection in DIR, if DATA contains its documents."),
+        text_option("--embedder", metavar="E", help="Embedding model for data that contains its documents."),
+        text_option("--keep", metavar="DIR", help="Keep the collection of data that contains its documents, in DIR."),
     )
     for option in reversed(options):
         command = option(command)

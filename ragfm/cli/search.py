@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     type=Rounds(),
     default=1,
     metavar="N|auto",
-    help="Rounds of search, up to 3: what the best passages name is searched for, too. Default: 1.",
+    help="Rounds of search, up to 3: each round also searches for names in the best passages. Default: 1.",
 )
 @collection_options
 def search(

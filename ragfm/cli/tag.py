@@ -14,11 +14,11 @@ from ragfm.collection import Collection
 @click.argument("tags", nargs=-1, required=True, metavar="KEY=VALUE...")
 @collection_options
 def tag(collection: str, as_json: bool, pattern: str, tags: tuple[str, ...]) -> int:
-    """Set metadata of all documents that match PATTERN, for filters; `KEY=` removes a tag that was set like this.
+    """Set metadata of all documents that match PATTERN, for filters; `KEY=` removes a tag.
 
-    PATTERN is a glob for uris or the end of uris, such as 'reports/BESTBUY*'; a folder matches everything in it.
-    Nothing is parsed or embedded again. New versions of the documents keep their tags. For documents to come, write
-    [[tags]] tables in ragfm.toml.
+    PATTERN is a glob that matches a URI or its last parts, such as 'reports/BESTBUY*'; a folder matches everything in
+    it. Nothing is parsed or embedded again. New versions of the documents keep their tags. To tag documents that are
+    ingested later, write [[tags]] tables in ragfm.toml.
     """
     values = {key: value or None for key, value in key_values(tags, "KEY=VALUE")}
     with Collection.open(collection) as store:

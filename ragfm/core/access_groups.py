@@ -50,7 +50,7 @@ def groups_after_listing(
 ) -> dict[str, Groups]:
     """Like `restrict_groups`, but also opens documents whose listed revision equals that in `revisions`.
 
-    A document of another revision is not opened: its older version may be what the source has closed.
+    A document with a different revision is not opened: the source may have closed its older version.
     """
     refs = list(refs)
     groups = restrict_groups(known, refs)

@@ -113,8 +113,8 @@ class AskSection(_Section):
     )
     hops: Annotated[int, Field(ge=1, le=MAX_HOPS)] | Literal["auto"] = Field(
         1,
-        description="Rounds of search: with 2 or 3, what the best passages name is searched for, too; `auto` takes a "
-        "second round where the best passage lacks much of the question. Passages of several rounds are not reranked.",
+        description="Rounds of search: with 2 or 3, names in the best passages are searched for as well; `auto` takes "
+        "a second round if the best passage lacks much of the question. Passages of several rounds are not reranked.",
     )
     mode: AnswerMode = Field(
         "prefer",

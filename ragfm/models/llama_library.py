@@ -72,7 +72,7 @@ def load_model(path: Path) -> Any:
 def free_on_collection(owner: object, function: Any, handle: Any) -> None:
     """Call `function(handle)` when `owner` is garbage-collected, but not at exit and not in a forked process.
 
-    In both of these cases, another thread may still have been using the handle; its memory goes with the process.
+    In both of these cases, another thread may still have been using the handle; its memory is freed with the process.
     """
     weakref.finalize(owner, _free_in_process, os.getpid(), function, handle).atexit = False
 

@@ -209,7 +209,7 @@ def mount_mcp(
 ) -> AbstractAsyncContextManager[None]:
     """Add the route `/mcp`. Each call has the key that the guard has checked. Returns what runs with the server."""
     server = tool_server(service, _key_of_request, describe=describe)
-    # The guard has checked host and key. Without sessions, no call can use a session of another key.
+    # The guard has checked host and key. Without sessions, no call can use the session of a different key.
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     server.streamable_http_app(stateless_http=True, json_response=True, transport_security=security)
     app.routes.append(Route(_Endpoint.path, endpoint=_Endpoint(server)))

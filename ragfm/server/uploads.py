@@ -128,7 +128,7 @@ class Uploads:
         yield from uploads.values()
 
     def owner_of_path(self, path: str) -> str:
-        """The owner of the upload that a path below the folder is or is part of; empty if it is none."""
+        """The owner of the upload that a path below the folder belongs to; empty if there is no such upload."""
         number = path.partition("/")[0]
         upload = self._cache.get(number) or self._read(self.folder / number)
         if upload is None:

@@ -146,7 +146,7 @@ def gguf_to_peft(
     """Write the adapter of a GGUF file as the two files of a PEFT folder; returns its metadata, see `GGUF_BASE`.
 
     `modules` are the linear layers of the base, from which the names of transformers are looked up; `base` is the name
-    that PEFT stores. Raises UnsupportedError for an adapter of another model, DamagedModelError.
+    that PEFT stores. Raises UnsupportedError for an adapter of a different model, DamagedModelError.
     """
     reader = gguf.GGUFReader(path)
     architecture = _text_field(reader, "general.architecture")

@@ -45,7 +45,7 @@ class TrainSettings:
     - `patience`: number of validations without improvement after which training ends.
     - `most_tokens`: examples longer than this are skipped.
     - `checkpoint_seconds`: minimum number of seconds between two checkpoints.
-    - `max_seconds`: training ends after this time, with a validation; None is no limit.
+    - `max_seconds`: training ends after this time, with a validation; None means no limit.
     - `seed`: random seed.
     - `start`: adapter to continue from: a folder or a GGUF file.
     """

@@ -277,7 +277,7 @@ def _quantisation_config(bits: Bits, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if bits not in (4, 8):
-        raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with bits 4 or 8.")
+        raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with 4 or 8 bits.")
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

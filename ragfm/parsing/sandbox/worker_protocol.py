@@ -23,7 +23,7 @@ ERROR = b"e"  # why there is no document or result
 OUT_OF_MEMORY = b"f"  # the worker ends
 HEARTBEAT = b"s"  # the parser makes progress
 MODEL_STARTED = b"m"  # a model runs on the document from now on
-HEAVY_PARSER_STARTED = b"w"  # likewise, and signs of life need not come
+HEAVY_PARSER_STARTED = b"w"  # the same, and signs of life need not come
 SIGNS: Mapping[heartbeat.Sign, bytes] = {
     "beat": HEARTBEAT,
     "model": MODEL_STARTED,

@@ -65,7 +65,7 @@ def read_audio(data: bytes, name: str) -> ParsedText:
     try:
         with av.open(io.BytesIO(data), format=container_format, metadata_errors="ignore") as container:
             if not container.streams.audio:
-                raise SkipDocument(f"{name} has no sound.")
+                raise SkipDocument(f"{name} has no audio track.")
             tags = {key: clean(container.metadata[tag])[:1000] for tag, key in _TAGS if container.metadata.get(tag)}
             samples = _Samples(container)
             builder = MarkdownBuilder()

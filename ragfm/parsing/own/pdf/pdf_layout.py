@@ -33,7 +33,7 @@ def read_layout(content: PageContent) -> list[Block]:
     for table in ruled:
         box = table.placeholder
         if any(box.top < other.bottom and other.top < box.bottom for other in torn):
-            # Lines below sums and shaded rows are no grid: does the position of the numbers show a table instead?
+            # Lines below sums and shaded rows are not a grid: does the position of the numbers show a table instead?
             level = [word for word in content.words if box.top <= word.center_y <= box.bottom]
             found = sum(len(other.block.rows) for other in number_tables(rows_of(level)))
             labelled = sum(any(map(str.isalpha, "".join(row))) for row in table.block.rows)

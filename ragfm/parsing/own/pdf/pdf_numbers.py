@@ -579,7 +579,7 @@ def _spread(
     return found
 
 
-# --- What is no table --------------------------------------------------------------------------------------------
+# --- Exclude other layouts ---------------------------------------------------------------------------------------
 
 
 def _is_prose(cells: Sequence[Sequence[str]], columns: Sequence[_Column], border: float) -> bool:

@@ -30,7 +30,7 @@ _MIN_LINKS = 3
 _SENTENCE_BYTES = 40  # UTF-8 bytes, since a Chinese character says as much as several Latin letters
 _MIN_DIGITS = 7  # a telephone number or coordinates are data, with a link or not
 _MIN_PROSE_SHARE = 0.3
-"""Share of a page's text outside of links that its `main` or `article` must hold to be taken for its content."""
+"""Share of a page's text outside of links that its `main` or `article` must have to count as its content."""
 _MIN_TEXT_SHARE = 0.3
 """Share of the content's text that must remain without navigation: the links of an index page are its content."""
 
