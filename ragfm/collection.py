@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
     from ragfm.store.compaction import CompactReport
     from ragfm.store.display_names import DisplayNames
-    from ragfm.store.snapshot import Snapshot
+    from ragfm.store.search_backend import SearchBackend
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 T = TypeVar("T")
@@ -111,8 +111,8 @@ class Collection:
         from ragfm.store.collection_store import Store, open_database
 
         store = Store(open_database(path), settings, embedder, reranker)
-        store.language_changed = lambda contract, language: warn_of_unknown_language(
-            store.settings.search, contract, language
+        store.language_changed = lambda generation, language: warn_of_unknown_language(
+            store.settings.search, generation.contract, language
         )
         return cls(store)
 
@@ -149,7 +149,7 @@ class Collection:
     @property
     def language(self) -> str | None:
         """The language of the keyword index, as ISO 639-1; None if there are no texts."""
-        return self._store.read(lambda snapshot: snapshot.keywords().language if len(snapshot) else None)
+        return self._store.read(lambda snapshot: snapshot.language if len(snapshot) else None)
 
     @property
     def state(self) -> str:
@@ -349,7 +349,7 @@ class Collection:
         """
         from ragfm.retrieval.search import load_hits, unscored
 
-        def found(snapshot: Snapshot) -> list[Hit]:
+        def found(snapshot: SearchBackend) -> list[Hit]:
             catalog, at = self._catalog(), snapshot.generation.id
             known = {hit.chunk_id for hit in hits}
             near: list[Hit] = []
@@ -365,20 +365,19 @@ class Collection:
 
     def _hits(self, filter: str | None, find: Callable[..., RankedChunks]) -> list[Hit]:
         from ragfm.retrieval.search import load_hits
+        from ragfm.store.search_backend import Predicate
 
         conditions = self._conditions(filter)
 
-        def hits(snapshot: Snapshot) -> list[Hit]:
-            catalog, allowed = self._catalog(), None
+        def hits(snapshot: SearchBackend) -> list[Hit]:
+            catalog, where = self._catalog(), None
             if conditions or self._groups is not None:
-                at = snapshot.generation.id
-                # Access rights and tags are those of now, even if the snapshot is of an older generation.
                 now = self._store.catalog.generation()
-                allowed = snapshot.allowed((filter, self._groups, now), lambda: catalog.chunk_ids(at, *conditions))
-            if not len(snapshot) or (allowed is not None and not len(allowed.ids)):
+                where = Predicate(filter, self._groups, now, tuple(conditions))
+            if not len(snapshot) or (where is not None and not snapshot.matches(where)):
                 return []  # no need to load an embedder
             embedder = partial(self._store.embedder, snapshot.generation)
-            return load_hits(find(snapshot=snapshot, embedder=embedder, allowed=allowed), catalog, snapshot)
+            return load_hits(find(snapshot=snapshot, embedder=embedder, where=where), catalog, snapshot)
 
         return self._store.read(hits)
 
@@ -416,7 +415,7 @@ class Collection:
         """Counts, failures, embedder, indexes and sources; only counts for restricted handles."""
         return self._store.read(self._status)
 
-    def _status(self, snapshot: Snapshot) -> Status:
+    def _status(self, snapshot: SearchBackend) -> Status:
         from ragfm.ingestion.recipe import older_documents
         from ragfm.ingestion.sources import failed_documents
 
@@ -431,7 +430,7 @@ class Collection:
             older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
             parsers=_parsers(self._store) if own else (),
             embedder=snapshot.generation.contract,
-            indexes=(_index(self._store, snapshot), _keywords(self._store, snapshot)) if own else (),
+            indexes=_indexes(self._store, snapshot) if own else (),
             sources=tuple(
                 {
                     "name": source.name,
@@ -647,42 +646,16 @@ def _parsers(store: Store) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def _index(store: Store, snapshot: Snapshot) -> dict[str, Any]:
+def _indexes(store: Store, snapshot: SearchBackend) -> tuple[Mapping[str, Any], ...]:
+    from ragfm.retrieval.fusion_weight import explain_weight
     from ragfm.store.compaction import count_dead_chunks
 
-    view = snapshot.view
-    wanted, why = store.kind(snapshot.generation, view)
-    return {
-        "kind": view.kind if view else None,
-        "wanted": wanted,
-        "why": why,
-        "over": "vectors",
-        "generation": view.generation if view else None,
-        "floor": store.catalog.floor(),
-        "vectors": len(view.index) if view else 0,
-        "pending": snapshot.pending,
-        "dead": count_dead_chunks(store.catalog),
-        "state": view.state if view else "none",
-        "saved": view is not None,
-    }
-
-
-def _keywords(store: Store, snapshot: Snapshot) -> dict[str, Any]:
-    from ragfm.retrieval.fusion_weight import explain_weight
-
-    view = snapshot.view
-    language = view.keywords.language if view and view.keywords else None
-    weight, why = explain_weight(store.settings.search, snapshot.generation.contract, language)
-    return {
-        "kind": "bm25",
-        "over": "words",
-        "generation": view.generation if view else None,
-        "texts": len(view.keywords) if view and view.keywords else 0,
-        "language": language,
-        "weight": weight,
-        "why": why,
-        "saved": view is not None and view.keywords is not None,
-    }
+    vectors, words = snapshot.status(store.settings)
+    weight, why = explain_weight(store.settings.search, snapshot.generation.contract, words["language"])
+    return (
+        {"over": "vectors", "floor": store.catalog.floor(), "dead": count_dead_chunks(store.catalog), **vectors},
+        {"kind": "bm25", "over": "words", "weight": weight, "why": why, **words},
+    )
 
 
 def _check_tags(tags: Mapping[str, Any]) -> None:

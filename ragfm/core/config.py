@@ -228,6 +228,9 @@ class Settings(BaseSettings):
     index: str = Field(
         "auto", description="Kind of vector index, see `ragfm plugins`; `auto` chooses by size and memory."
     )
+    backend: str = Field(
+        "local", description="Search backend, see `ragfm plugins`; `local` searches in files of this machine."
+    )
     language: str | None = Field(
         None,
         description="Language of the keyword index, as ISO 639-1 (`de`), or `simple` for no stemming. "

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from ragfm.core.errors import ConfigError, MissingExtraError, UnknownPluginError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-Kind: TypeAlias = Literal["connectors", "embedders", "indexes", "keyword_indexes", "parsers", "readers", "rerankers"]
-KINDS: tuple[Kind, ...] = ("connectors", "embedders", "indexes", "keyword_indexes", "parsers", "readers", "rerankers")
+Kind: TypeAlias = Literal[
+    "backends", "connectors", "embedders", "indexes", "keyword_indexes", "parsers", "readers", "rerankers"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _DEFAULT_PLUGIN: dict[Kind, str] = {
     "embedders": "sentence-transformers",
     "readers": "transformers",

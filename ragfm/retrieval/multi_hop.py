@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
     from ragfm.core.types import Embedder, Ids, Vectors
     from ragfm.store.catalog import Catalog
-    from ragfm.store.snapshot import AllowedChunks, Snapshot
+    from ragfm.store.search_backend import Predicate, SearchBackend
 
 __all__ = ["Hops", "find_linked"]
 
@@ -49,10 +49,10 @@ def find_linked(
     *,
     hops: Hops,
     mode: Mode,
-    snapshot: Snapshot,
+    snapshot: SearchBackend,
     catalog: Catalog,
     embedder: Callable[[], Embedder],
-    allowed: AllowedChunks | None,
+    where: Predicate | None,
     settings: SearchSection,
     record: Callable[[SearchStep], None],
 ) -> RankedChunks:
@@ -64,15 +64,15 @@ def find_linked(
     query; if not, the result is empty. `record` is called for each search. Raises StaleReadError as `find` does.
     """
     if hops == "auto":
-        hops = _wanted_hops(query, snapshot, allowed)
+        hops = _wanted_hops(query, snapshot, where)
         if hops == 1:
             return unscored(())
     count = max(k, settings.candidates)
-    first = find(query, count, mode=mode, snapshot=snapshot, embedder=embedder, allowed=allowed, settings=settings)
+    first = find(query, count, mode=mode, snapshot=snapshot, embedder=embedder, where=where, settings=settings)
     record(SearchStep(query, 1, len(first.ids)))
     own = {"hybrid": first.fused, "dense": first.dense, "keyword": first.keyword}[mode]
     scores = dict(zip(first.ids.tolist(), min_max(own).tolist(), strict=True))
-    chunks = _LinkedChunks(query, snapshot, catalog, allowed)
+    chunks = _LinkedChunks(query, snapshot, catalog, where)
     followed: dict[int, dict[int, float]] = {}
     base = dict(scores)
     for hop in range(2, hops + 1):
@@ -93,10 +93,10 @@ def find_linked(
     return _with_scores(ranked, first, query, mode, snapshot, embedder)
 
 
-def _wanted_hops(query: str, snapshot: Snapshot, allowed: AllowedChunks | None) -> int:
+def _wanted_hops(query: str, snapshot: SearchBackend, where: Predicate | None) -> int:
     """2 if the best text lacks much of what the best texts have of the question, by BM25 of its words; else 1."""
     words = list(dict.fromkeys(_WORD.findall(query)))
-    ids = snapshot.search_keywords(query, _COMPARED, allowed)[1]
+    ids = snapshot.search_keywords(query, _COMPARED, where)[1]
     if not len(ids):
         return 1
     order = np.argsort(ids)
@@ -108,10 +108,10 @@ def _wanted_hops(query: str, snapshot: Snapshot, allowed: AllowedChunks | None) 
 class _LinkedChunks:
     """The chunks that a search has seen, with what each has of the question's words."""
 
-    def __init__(self, query: str, snapshot: Snapshot, catalog: Catalog, allowed: AllowedChunks | None) -> None:
+    def __init__(self, query: str, snapshot: SearchBackend, catalog: Catalog, where: Predicate | None) -> None:
         self._words = list(dict.fromkeys(_WORD.findall(query)))
         self._asked = {word.casefold() for word in self._words}
-        self._snapshot, self._catalog, self._allowed = snapshot, catalog, allowed
+        self._snapshot, self._catalog, self._where = snapshot, catalog, where
         self._rows: dict[int, Any] = {}
         self._counts: dict[str, int] = {}
         self._has: dict[int, Vectors] = {}  # BM25 of each word of the question
@@ -133,7 +133,7 @@ class _LinkedChunks:
         searched: list[tuple[str, int]] = []
         found: dict[int, list[tuple[float, tuple[str, ...]]]] = {}
         for rarity, name in self._names(seed):
-            _, ids = self._snapshot.search_keywords(" ".join(name), _HITS_PER_NAME, self._allowed)
+            _, ids = self._snapshot.search_keywords(" ".join(name), _HITS_PER_NAME, self._where)
             others = [chunk for chunk in ids.tolist() if chunk != seed]
             for chunk in others:
                 found.setdefault(chunk, []).append((rarity, name))
@@ -178,7 +178,7 @@ class _LinkedChunks:
 
     def _count(self, word: str) -> int:
         if word not in self._counts:
-            self._counts[word] = len(self._snapshot.search_keywords(word, _MAX_COUNTED, self._allowed)[1])
+            self._counts[word] = len(self._snapshot.search_keywords(word, _MAX_COUNTED, self._where)[1])
         return self._counts[word]
 
 
@@ -206,7 +206,7 @@ def _with_scores(
     first: RankedChunks,
     query: str,
     mode: Mode,
-    snapshot: Snapshot,
+    snapshot: SearchBackend,
     embedder: Callable[[], Embedder],
 ) -> RankedChunks:
     """Chunks in this order, with the scores of the mode; those of linked chunks are computed."""

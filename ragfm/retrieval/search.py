@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import Fusion, SearchSection
     from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
-    from ragfm.store.snapshot import AllowedChunks, Snapshot
+    from ragfm.store.search_backend import Predicate, SearchBackend
 
 RRF_K = 60
 """The constant of reciprocal rank fusion, as in the paper."""
@@ -53,9 +53,9 @@ def find(
     k: int,
     *,
     mode: Mode,
-    snapshot: Snapshot,
+    snapshot: SearchBackend,
     embedder: Callable[[], Embedder],
-    allowed: AllowedChunks | None,
+    where: Predicate | None,
     settings: SearchSection,
 ) -> RankedChunks:
     """The best `k` chunks of a snapshot.
@@ -65,14 +65,14 @@ def find(
     """
     k = min(k, len(snapshot))
     if mode == "keyword":
-        scores, ids = snapshot.search_keywords(query, k, allowed)
+        scores, ids = snapshot.search_keywords(query, k, where)
         return RankedChunks(ids, _no_scores(ids), scores, _no_scores(ids))
     if mode == "dense":
-        scores, ids = snapshot.search(embedder().embed_queries([query]), k, allowed)
+        scores, ids = snapshot.search(embedder().embed_queries([query]), k, where)
         return RankedChunks(ids, scores, _no_scores(ids), _no_scores(ids))
     count = max(k, settings.candidates)
-    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, allowed=allowed)
-    model, language = snapshot.generation.contract.get("weights"), snapshot.keywords().language
+    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where)
+    model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
     documents = snapshot.documents_of(candidates.ids) if settings.fusion == "convex" else None
     fused = fuse(candidates.dense, candidates.keyword, documents, fusion=settings.fusion, weight=weight)
@@ -81,7 +81,7 @@ def find(
 
 
 def find_candidates(
-    query: str, count: int, *, snapshot: Snapshot, embedder: Callable[[], Embedder], allowed: AllowedChunks | None
+    query: str, count: int, *, snapshot: SearchBackend, embedder: Callable[[], Embedder], where: Predicate | None
 ) -> RankedChunks:
     """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with both scores.
 
@@ -89,8 +89,8 @@ def find_candidates(
     """
     vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
-    dense, dense_ids = snapshot.search(vector, count, allowed)
-    keyword, keyword_ids = snapshot.search_keywords(query, count, allowed)
+    dense, dense_ids = snapshot.search(vector, count, where)
+    keyword, keyword_ids = snapshot.search_keywords(query, count, where)
     ids = np.union1d(dense_ids, keyword_ids)
     cosines, bm25 = _no_scores(ids), _no_scores(ids)
     cosines[np.searchsorted(ids, dense_ids)] = dense
@@ -157,7 +157,7 @@ def _no_scores(ids: Ids) -> Vectors:
     return np.full(len(ids), np.nan, dtype=np.float32)
 
 
-def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: Snapshot) -> list[Hit]:
+def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: SearchBackend) -> list[Hit]:
     """Read the texts of ranked chunks. Raises StaleReadError if compaction has removed the snapshot."""
     rows, names = catalog.chunk_rows(ranked.ids.tolist()), catalog.display_names()
     if len(rows) < len(ranked.ids):

@@ -13,7 +13,8 @@ filters             the filter language for metadata
 display_names       short forms of uris
 views               vector and keyword indexes of one generation, saved as files
 index_selection     which kind of vector index `auto` selects
-snapshot            one generation, ready to search
+search_backend      the seam: a collection at one generation, searchable under a predicate
+snapshot            the backend `local`: one generation, ready to search
 compaction          deletes dead rows and returns their space
 collection_store    everything an open collection holds, and the write lock
 """

@@ -23,18 +23,18 @@ from ragfm.core.errors import (
     ConfigError,
     RagfmError,
 )
-from ragfm.core.registry import make
-from ragfm.core.types import Embedder, Reranker, Scalar
+from ragfm.core.registry import load_plugin, make
+from ragfm.core.types import Embedder, Reranker
 from ragfm.embedders import load_embedder
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.database import is_address
 from ragfm.store.embedding_contract import check_contract, make_contract
-from ragfm.store.index_selection import choose_kind, default_memory
-from ragfm.store.snapshot import Snapshot, open_snapshot
+from ragfm.store.search_backend import SearchBackend
+from ragfm.store.snapshot import Snapshot
 from ragfm.store.sqlite_database import SqliteDatabase
-from ragfm.store.views import VIEWS_FOLDER, View, save_view
+from ragfm.store.views import VIEWS_FOLDER
 
 if TYPE_CHECKING:
     from ragfm.store.database import Database
@@ -45,8 +45,6 @@ UPLOADS = "uploads"
 UPLOADS_SOURCE = ".uploads"
 """Name of their source. It starts with a dot, so that no folder of a user has the same name."""
 _READ_ATTEMPTS = 5  # while others commit and compact
-_SMALL_VIEW = 5_000  # chunks up to which a view is saved again after any change
-_MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
 _MIN_GROWTH = 50_000  # chunks that a sync must add before it saves a view on the way
 T = TypeVar("T")
 
@@ -72,7 +70,7 @@ def open_database(location: str | Path) -> Database:
 class Store:
     """The state that all handles of a collection share. Everything is opened at its first use. Thread-safe.
 
-    `language_changed(contract, language)` is called after a new view detected a different language.
+    `language_changed(generation, language)` is called after a new view detected a different language.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class Store:
         reranker: str | Reranker | None = None,
     ) -> None:
         self.database = database
-        self.language_changed: Callable[[Mapping[str, Scalar], str | None], None] = lambda *_: None
+        self.language_changed: Callable[[Generation, str | None], None] = lambda *_: None
         self._settings = settings
         self._embedder_option = embedder
         self._reranker = reranker
@@ -93,7 +91,7 @@ class Store:
         self._catalog_id: object = None  # identity of the database that is open
         self._embedders: dict[int, Embedder] = {}  # by contract
         self._embedder_lock = threading.Lock()
-        self._snapshot: Snapshot | None = None
+        self._snapshot: SearchBackend | None = None
         self._opened_for: object = None  # the views and the contract for which a snapshot was last opened
         self._opening: threading.Thread | None = None  # opens a newer view or embedder
         self._views_tried = -1  # generation for which an outdated view was last replaced in the background
@@ -187,7 +185,13 @@ class Store:
                 self._catalog = Catalog(self.database)
             return self._catalog
 
-    def read(self, action: Callable[[Snapshot], T]) -> T:
+    @property
+    def backend(self) -> type[SearchBackend]:
+        """The search backend of the settings. Raises the errors of `load_plugin`."""
+        name = self.settings.backend
+        return Snapshot if name == "local" else load_plugin("backends", name)
+
+    def read(self, action: Callable[[SearchBackend], T]) -> T:
         """Call `action` with the newest snapshot; again with a newer one if it raises StaleReadError."""
         return self.read_catalog(lambda _: action(self.snapshot()))
 
@@ -219,7 +223,7 @@ class Store:
             f"The collection '{self.database.location}' changes faster than it can be read.", "Run the command again."
         )
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> SearchBackend:
         """The snapshot of the newest generation. Raises StaleReadError if another process replaces what is read.
 
         The first snapshot is opened at once; later ones extend it by what was born and died. If there is a newer view
@@ -255,7 +259,7 @@ class Store:
             except StaleReadError:
                 self._snapshot = None  # compaction has passed it: the next attempt opens a new one
                 raise
-            outdated = self.database.shared and newest.id != self._views_tried and _lags(current)
+            outdated = self.database.shared and newest.id != self._views_tried and current.outdated
             if (wanted != self._opened_for or outdated) and self._opening is None:
                 self._opened_for, self._views_tried = wanted, newest.id
                 self._opening = threading.Thread(target=self._open_newer, name="ragfm-open-view", daemon=True)
@@ -282,15 +286,15 @@ class Store:
         finally:
             self._opening = None
 
-    def _open_snapshot(self, newest: Generation) -> Snapshot:
+    def _open_snapshot(self, newest: Generation) -> SearchBackend:
         """A snapshot of the newest generation. If views are this machine's own, an outdated one is replaced first."""
-        snapshot = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
-        if self.database.shared and _lags(snapshot):
+        snapshot = self.backend.open(self.catalog, newest, self.settings)
+        if self.database.shared and snapshot.outdated:
             try:
                 self.save_view(self.catalog)
             except CollectionError as error:  # searches work without it, more slowly
                 _log.warning("%s", error)
-            snapshot = open_snapshot(self.folder, self.catalog, newest, language=self.settings.language)
+            snapshot = self.backend.open(self.catalog, newest, self.settings)
         return snapshot
 
     def settle(self) -> None:
@@ -338,30 +342,9 @@ class Store:
     # --- Views ---------------------------------------------------------------------------------------------------
 
     def save_view(self, catalog: Catalog, *, always: bool = False) -> None:
-        """Save a view of the newest generation if it is outdated, or always. The caller holds the lock.
-
-        A view is outdated if it has another kind or language, or differs in over a tenth or 10,000 of its chunks; below
-        5,000 chunks, any difference counts.
-        """
-        newest, language = catalog.at(), self.settings.language
-        with self.database.views_lock() as is_free:
-            if not is_free:  # another process of this machine is saving one
-                return
-            snapshot = open_snapshot(self.folder, catalog, newest, language=language)
-            view = snapshot.view
-            kind, _ = self.kind(newest, view)
-            fits = view is not None and view.kind == kind and view.language == language
-            if fits and not always and not _lags(snapshot):
-                return
-            # An updated keyword index keeps the language, and statistics from its first build: build it again once most
-            # texts are new, or the language setting has changed.
-            mostly_new = snapshot.pending > (len(view.index) if view else 0)
-            rebuild = mostly_new or (view is not None and view.language != language)
-            keywords = snapshot.new_keywords() if rebuild else snapshot.keywords()
-            save_view(self.folder, catalog, newest, kind, keywords=keywords, language=language)
-        if view is None or view.keywords is None or view.keywords.language != keywords.language:
-            self.language_changed(newest.contract, keywords.language)
-        if self._snapshot is not None and threading.current_thread() is not self._opening:
+        """Update the indexes to the newest generation if they are outdated, or always. The caller holds the lock."""
+        changed = self.backend.save(catalog, self.settings, always=always, language_changed=self.language_changed)
+        if changed and self._snapshot is not None and threading.current_thread() is not self._opening:
             self.snapshot()
             self.settle()
 
@@ -375,23 +358,6 @@ class Store:
             if self._sync_chunks is not None:
                 self.save_view(catalog)
             self._sync_chunks = count
-
-    def kind(self, generation: Generation, view: View | None) -> tuple[str, str]:
-        """The kind of index that a generation should have, and the reason as a sentence."""
-        if self.settings.index != "auto":
-            return self.settings.index, "It is set."
-        megabytes = self.settings.index_memory_mb
-        limit = default_memory() if megabytes is None else megabytes << 20
-        current = view.kind if view else None
-        return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=current)
-
-
-def _lags(snapshot: Snapshot) -> bool:
-    """Whether a view is missing, or so many chunks were born or died since that searches get slow."""
-    view = snapshot.view
-    if view is None:
-        return len(snapshot) > 0
-    return snapshot.pending > (0 if len(view.index) < _SMALL_VIEW else min(len(view.index) // 10, _MAX_TAIL))
 
 
 def _shared_embedder(name: str, contract: Mapping[str, Any]) -> Embedder:

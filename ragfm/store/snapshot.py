@@ -1,4 +1,4 @@
-"""A snapshot: the collection at one generation, searchable by vectors and by keywords.
+"""A snapshot: the collection at one generation, searchable by vectors and by keywords. The search backend `local`.
 
     view        saved indexes of an earlier generation B, if any
     tail        vectors of the chunks born after B, searched exhaustively
@@ -12,53 +12,123 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ragfm.core.config import Settings
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import Ids, KeywordIndex, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
-from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view
+from ragfm.store.index_selection import choose_kind, default_memory
+from ragfm.store.search_backend import Predicate
+from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view, save_view
 
 _EXTRA_EXACT = 16  # candidates beyond k: some may be dead, or have equal scores
 _EXTRA_APPROXIMATE = 20  # the same for an approximate index, whose candidates are scored again exactly
 _MAX_TIES = 10_000  # candidates with equal scores that are considered
 _ROUNDING = 1e-6  # rounding error of a float32 cosine
-_MAX_CACHED_FILTERS = 16
+_MAX_CACHED_PREDICATES = 16
+_SMALL_VIEW = 5_000  # chunks up to which a view is saved again after any change
+_MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedChunks:
-    """The chunks that a filter and access groups allow: ids, ascending, and a mask over the rows of the tail."""
+    """The chunks that a predicate allows: ids, ascending, and a mask over the rows of the tail."""
 
     ids: Ids
     tail: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a view lacks: chunks that were born since, chunks that died since, and the vectors that no index has."""
+
+    born: Ids
+    dead: Ids
+    tail_ids: Ids
+    tail: Vectors
 
 
 class Snapshot:
     """The chunks of a collection at one generation. Thread-safe."""
 
     def __init__(
-        self, catalog: Catalog, generation: Generation, view: View | None, *, language: str | None = None
+        self,
+        catalog: Catalog,
+        generation: Generation,
+        view: View | None,
+        changes: Changes | None = None,
+        *,
+        language: str | None = None,
+        earlier: Self | None = None,
     ) -> None:
-        """An empty snapshot; `open_snapshot` and `extend` fill the tail and the dead ids."""
+        """A snapshot of a view's generation, or one with what has changed since.
+
+        `earlier` is one whose keyword index can be updated. See `open` and `extend`.
+        """
         self.generation = generation
         self.view = view
         self._catalog = catalog
-        self._allowed: OrderedDict[Hashable, AllowedChunks] = OrderedDict()
-        self._lock = threading.Lock()  # of the cache of filters
+        self._allowed: OrderedDict[Predicate | None, AllowedChunks] = OrderedDict()
+        self._lock = threading.Lock()  # of the cache of predicates
         self._keyword_lock = threading.Lock()
-        self._ids: Ids = np.empty(0, dtype=np.int64)  # of the tail
-        self._tail: Vectors = np.empty((0, int(generation.contract["dim"])), dtype=np.float32)
-        self._dead: Ids = self._ids
+        if changes is None:
+            none: Ids = np.empty(0, dtype=np.int64)
+            changes = Changes(none, none, none, np.empty((0, int(generation.contract["dim"])), dtype=np.float32))
+        self._ids, self._dead, self._tail_ids, self._tail = changes.born, changes.dead, changes.tail_ids, changes.tail
         self._language = language
         self._keywords: KeywordIndex | None = None
-        self._earlier: Snapshot | None = None  # whose keyword index can be updated
+        self._earlier = earlier
+
+    @classmethod
+    def save(
+        cls,
+        catalog: Catalog,
+        settings: Settings,
+        *,
+        always: bool = False,
+        language_changed: Callable[[Generation, str | None], None],
+    ) -> bool:
+        """Save a view of the newest generation if it is outdated, or always. Returns whether it did.
+
+        A view is outdated if it has another kind or language, or differs in over a tenth or 10,000 of its chunks; below
+        5,000 chunks, any difference counts.
+        """
+        newest, language = catalog.at(), settings.language
+        with catalog.database.views_lock() as is_free:
+            if not is_free:  # another process of this machine is saving one
+                return False
+            snapshot = cls.open(catalog, newest, settings)
+            view = snapshot.view
+            kind, _ = wanted_kind(newest, view, settings)
+            fits = view is not None and view.kind == kind and view.language == language
+            if fits and not always and not snapshot.outdated:
+                return False
+            # An updated keyword index keeps the language, and statistics from its first build: build it again once most
+            # texts are new, or the language setting has changed.
+            mostly_new = snapshot.pending > (len(view.index) if view else 0)
+            rebuild = mostly_new or (view is not None and view.language != language)
+            keywords = snapshot.new_keywords() if rebuild else snapshot.keywords()
+            save_view(catalog.database.folder, catalog, newest, kind, keywords=keywords, language=language)
+        if view is None or view.keywords is None or view.keywords.language != keywords.language:
+            language_changed(newest, keywords.language)
+        return True
+
+    @classmethod
+    def open(cls, catalog: Catalog, generation: Generation, settings: Settings) -> Self:
+        """A snapshot of a generation, on top of the newest intact view if there is one.
+
+        Raises StaleReadError if another process replaced what was being read, DamagedCollectionError if a view is newer
+        than the catalog or chunks are missing.
+        """
+        view = newest_view(catalog.database.folder, catalog, generation)
+        at = replace(generation, id=view.generation if view else -1)
+        return cls(catalog, at, view, language=settings.language).extend(generation)
 
     def __len__(self) -> int:
         return len(self._ids) + (len(self.view.index) - len(self._dead) if self.view else 0)
@@ -73,44 +143,87 @@ class Snapshot:
         """False once its view turns out to be damaged."""
         return self.view is None or self.view.state != "damaged"
 
-    def extend(self, generation: Generation) -> Snapshot:
+    @property
+    def outdated(self) -> bool:
+        """Whether a view is missing, or so many chunks were born or died since that searches get slow."""
+        if self.view is None:
+            return len(self) > 0
+        size = len(self.view.index)
+        return self.pending > (0 if size < _SMALL_VIEW else min(size // 10, _MAX_TAIL))
+
+    def extend(self, generation: Generation) -> Self:
         """The snapshot of a later generation under the same contract.
 
         Raises StaleReadError if compaction has passed, DamagedCollectionError if chunks or vectors are missing.
         """
         catalog, after = self._catalog, self.generation.id
-        later = Snapshot(catalog, generation, self.view, language=self._language)
-        ids, vectors = catalog.chunk_vectors(generation, born_after=after)
-        kept = ~np.isin(self._ids, catalog.dead_ids(after, generation.id))
-        later._ids = np.concatenate([self._ids[kept], ids])
-        later._tail = np.concatenate([self._tail[kept], vectors])
-        later._dead = self._dead
+        born, tail_ids, tail = self._read_born(generation)
+        died = catalog.dead_ids(after, generation.id)
+        kept = ~np.isin(self._tail_ids, died)
+        tail_ids, tail = np.concatenate([self._tail_ids[kept], tail_ids]), np.concatenate([self._tail[kept], tail])
+        born = np.concatenate([self._ids[~np.isin(self._ids, died)], born])
+        dead = self._dead
         if self.view is not None:
             died = catalog.dead_ids(after, generation.id, born_up_to=self.view.generation)
-            later._dead = np.union1d(self._dead, died)
+            dead = np.union1d(self._dead, died)
         if catalog.floor() > (after if after >= 0 else generation.id):
             raise StaleReadError
+        changes = Changes(born, dead, tail_ids, tail)
+        earlier = self if self._keywords is not None else self._earlier
+        later = type(self)(catalog, generation, self.view, changes, language=self._language, earlier=earlier)
         if len(later) != generation.chunks:
             raise catalog.damage_error(
                 f"generation {generation.id} has {len(later)} chunks with vectors, expected {generation.chunks}"
             )
-        later._earlier = self if self._keywords is not None else self._earlier
         return later
 
-    def allowed(self, key: Hashable, find: Callable[[], Ids]) -> AllowedChunks:
-        """The chunks whose ids `find` returns, cached under `key`."""
+    def _read_born(self, generation: Generation) -> tuple[Ids, Ids, Vectors]:
+        """The chunks that were born since and live at a generation, and those of them for the tail, with vectors."""
+        ids, vectors = self._catalog.chunk_vectors(generation, born_after=self.generation.id)
+        return ids, ids, vectors
+
+    def matches(self, where: Predicate) -> bool:
+        """Whether a chunk meets the predicate."""
+        return len(self._allowed_by(where).ids) > 0
+
+    def _allowed_by(self, where: Predicate | None) -> AllowedChunks:
+        """The chunks that meet the predicate, all without one; cached."""
         with self._lock:
-            if key in self._allowed:
-                self._allowed.move_to_end(key)
-                return self._allowed[key]
-        ids = find()
+            if where in self._allowed:
+                self._allowed.move_to_end(where)
+                return self._allowed[where]
+        catalog, conditions = (where.visible_part(self._catalog), where.conditions) if where else (self._catalog, ())
+        ids = catalog.chunk_ids(self.generation.id, *conditions)
         ids.flags.writeable = False  # so that an index may cache what it derives from them
-        allowed = AllowedChunks(ids, np.isin(self._ids, ids, assume_unique=True))
+        allowed = AllowedChunks(ids, np.isin(self._tail_ids, ids, assume_unique=True))
         with self._lock:
-            self._allowed[key] = allowed
-            if len(self._allowed) > _MAX_CACHED_FILTERS:
+            self._allowed[where] = allowed
+            if len(self._allowed) > _MAX_CACHED_PREDICATES:
                 self._allowed.popitem(last=False)
         return allowed
+
+    def status(self, settings: Settings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The state of the vector index and of the keyword index."""
+        view = self.view
+        wanted, why = wanted_kind(self.generation, view, settings)
+        words = view.keywords if view else None
+        generation = view.generation if view else None
+        vectors = {
+            "kind": view.kind if view else None,
+            "wanted": wanted,
+            "why": why,
+            "generation": generation,
+            "vectors": len(view.index) if view else 0,
+            "pending": self.pending,
+            "state": view.state if view else "none",
+            "saved": view is not None,
+        }
+        return vectors, {
+            "generation": generation,
+            "texts": len(words) if words else 0,
+            "language": words.language if words else None,
+            "saved": words is not None,
+        }
 
     # --- Keywords ------------------------------------------------------------------------------------------------
 
@@ -135,6 +248,11 @@ class Snapshot:
                 self._earlier = None
             return self._keywords
 
+    @property
+    def language(self) -> str | None:
+        """The language of the keyword index. Raises StaleReadError if compaction has passed."""
+        return self.keywords().language
+
     def new_keywords(self) -> KeywordIndex:
         """A keyword index built from all texts: its statistics and language do not depend on earlier generations."""
         ids = self._catalog.chunk_ids(self.generation.id)
@@ -144,12 +262,12 @@ class Snapshot:
         index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=self._language)
         return index
 
-    def search_keywords(self, query: str, k: int, allowed: AllowedChunks | None = None) -> tuple[Vectors, Ids]:
+    def search_keywords(self, query: str, k: int, where: Predicate | None = None) -> tuple[Vectors, Ids]:
         """BM25 scores and chunk ids of the best `k`, best first; fewer if fewer chunks share a word with the query.
 
         *Shape:* (m,), (m,) with m <= k. Raises StaleReadError if compaction has passed.
         """
-        scores, ids = self.keywords().search([query], k, allowed=allowed.ids if allowed else None)
+        scores, ids = self.keywords().search([query], k, allowed=self._allowed_by(where).ids if where else None)
         return scores[0][ids[0] >= 0], ids[0][ids[0] >= 0]
 
     def bm25(self, query: str, ids: Ids) -> Vectors:
@@ -162,13 +280,14 @@ class Snapshot:
 
     # --- Vectors -------------------------------------------------------------------------------------------------
 
-    def search(self, query: Vectors, k: int, allowed: AllowedChunks | None = None) -> tuple[Vectors, Ids]:
+    def search(self, query: Vectors, k: int, where: Predicate | None = None) -> tuple[Vectors, Ids]:
         """Cosines and chunk ids of the best `k`, best first; fewer if there are fewer chunks.
 
         *Shape:* query (1, dim), results (m,) with m <= k. Equal cosines are ordered by id. Raises StaleReadError if
         compaction has passed.
         """
-        tail_ids, tail = self._ids, self._tail
+        allowed = self._allowed_by(where) if where else None
+        tail_ids, tail = self._tail_ids, self._tail
         if allowed is not None:
             tail_ids, tail = tail_ids[allowed.tail], tail[allowed.tail]
         if len(tail_ids) > k:
@@ -219,8 +338,7 @@ class Snapshot:
             return self._search_index(query, k, allowed.ids if allowed else None)
         scores, ids = self._search_index(query, k + _EXTRA_EXACT, allowed.ids if allowed else None)
         if allowed is None and len(ids) < k:  # too many of the candidates are dead: search among the live chunks
-            live = self.allowed(None, lambda: self._catalog.chunk_ids(self.generation.id))
-            return self._search_index(query, k, live.ids)
+            return self._search_index(query, k, self._allowed_by(None).ids)
         return scores, ids
 
     def _search_index(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Vectors, Ids]:
@@ -238,13 +356,10 @@ def _cosines(rows: Vectors, query: Vectors) -> Vectors:
     return cosines
 
 
-def open_snapshot(root: Path, catalog: Catalog, generation: Generation, *, language: str | None = None) -> Snapshot:
-    """A snapshot of a generation, on top of the newest intact view if there is one.
-
-    `language` is the language of a keyword index built from scratch, None to detect it. Raises StaleReadError if
-    another process replaced what was being read, DamagedCollectionError if a view is newer than the catalog or chunks
-    are missing.
-    """
-    view = newest_view(root, catalog, generation)
-    start = Snapshot(catalog, replace(generation, id=view.generation if view else -1), view, language=language)
-    return start.extend(generation)
+def wanted_kind(generation: Generation, view: View | None, settings: Settings) -> tuple[str, str]:
+    """The kind of vector index that a view should have, and the reason as a sentence."""
+    if settings.index != "auto":
+        return settings.index, "It is set."
+    megabytes = settings.index_memory_mb
+    limit = default_memory() if megabytes is None else megabytes << 20
+    return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=view.kind if view else None)

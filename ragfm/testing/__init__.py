@@ -5,11 +5,11 @@ Test your own plugin with one call, which raises AssertionError with a descripti
     check_connector(MyConnector("source"))      check_vector_index(MyVectorIndex)
     check_embedder(MyEmbedder())                check_keyword_index(MyKeywordIndex)
     check_reader(MyReader())                    check_reranker(MyReranker())
-    check_parser(MyParser(), {"name.suffix": b"..."})
+    check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
 `HashingEmbedder`, `OverlapReranker` and `ScriptedReader` replace models in tests.
 
-connector_contract, embedder_contract, parser_contract, reader_contract, reranker_contract,
+backend_contract, connector_contract, embedder_contract, parser_contract, reader_contract, reranker_contract,
 vector_index_contract, keyword_index_contract    the contract tests
 contract_checks                                  assertions that they share
 parser_service                                   the confined process in which parsers are checked
@@ -29,6 +29,7 @@ import numpy as np
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
 from ragfm.generation.readers import completion_limit, stream_until_stop
+from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.keyword_index_contract import check_keyword_index
@@ -41,6 +42,7 @@ __all__ = [
     "HashingEmbedder",
     "OverlapReranker",
     "ScriptedReader",
+    "check_backend",
     "check_connector",
     "check_embedder",
     "check_keyword_index",
