@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from ragfm.core.errors import CollectionError, UnsupportedError
+from ragfm.core.errors import CollectionBusyError, CollectionError, UnsupportedError
 from ragfm.core.types import MAX_HOPS, Document, Scalar
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 T = TypeVar("T")
-_PAUSE_SECONDS = 0.1  # between two slices: twice the interval at which other processes try to get the lock
+_PAUSE_SECONDS = 0.1  # between two looks; between two slices, twice the interval at which others try to get the lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,12 @@ class Collection:
     def state(self) -> str:
         """Changes whenever documents or access rights do: while it is equal, searches find the same."""
         return self._store.read(lambda snapshot: f"{snapshot.generation.digest} {self._store.catalog.at().digest}")
+
+    @property
+    def commit(self) -> str:
+        """The newest commit, as its generation and digest. After `sync`, `wait_for` on another machine takes it."""
+        newest = self._store.read_catalog(lambda catalog: catalog.at())
+        return f"{newest.id}-{newest.digest}"
 
     @property
     def groups(self) -> frozenset[str] | None:
@@ -335,6 +341,32 @@ class Collection:
         if reranker is None:
             return hits
         return rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+
+    def has(self, commit: str) -> bool:
+        """Whether searches see a `commit`; a replica may not have it yet. From then on, they never see an older state.
+
+        Raises DamagedCollectionError if it was lost, ValueError if it is not a commit.
+        """
+        number, _, digest = commit.partition("-")
+        if not (number.isascii() and number.isdigit() and digest):
+            raise ValueError(f"{commit!r} is not a commit; `ragfm ingest --json` returns one")
+        generation = int(number)
+
+        def sees(snapshot: Snapshot) -> bool:
+            return self._store.catalog.has(generation, digest) and snapshot.generation.id >= generation
+
+        return self._store.read(sees)
+
+    def wait_for(self, commit: str, seconds: float = 10.0) -> None:
+        """Wait until searches see a `commit`. Raises CollectionBusyError after `seconds`, and what `has` raises."""
+        deadline = time.monotonic() + seconds
+        while not self.has(commit):
+            if time.monotonic() > deadline:
+                raise CollectionBusyError(
+                    f"The server of '{self.location}' has not received the commit {commit} in {seconds:g} s.",
+                    "Wait longer, or connect to the primary server.",
+                )
+            time.sleep(_PAUSE_SECONDS)
 
     def candidates(self, query: str, count: int, *, filter: str | None = None) -> list[Hit]:
         """The candidates of `hybrid`: the `count` best chunks of each index, in order of id, with both scores."""

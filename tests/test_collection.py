@@ -46,6 +46,29 @@ def test_open_touches_no_disk_and_all_but_sync_need_a_collection(collection: Col
     assert list(collection.path.parent.iterdir()) == []
 
 
+@pytest.mark.both_databases
+def test_a_commit_is_there_or_awaited_or_lost(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    commit = collection.commit
+    (docs / "more.txt").write_text("More.")
+    collection.sync(docs)
+    number, _, digest = collection.commit.partition("-")
+    assert collection.has(commit)
+    assert collection.as_groups(set()).has(collection.commit)
+    collection.wait_for(collection.commit, 0)
+    later = f"{int(number) + 1}-{digest}"
+    assert not collection.has(later)
+    with pytest.raises(CollectionBusyError, match=f"has not received the commit {later} in 0 s"):
+        collection.wait_for(later, 0)
+    with pytest.raises(DamagedCollectionError, match="commits were lost"):
+        collection.has(f"{number}-0f")
+    collection.compact()
+    assert collection.has(commit)  # compaction has deleted it
+    for wrong in ("", "7", "x-0f", "-1-0f", "²-0f"):
+        with pytest.raises(ValueError, match="is not a commit"):
+            collection.has(wrong)
+
+
 def test_hits_come_in_order_with_cosines(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:
     collection.sync(docs)
     query = "you get 28 days of leave"

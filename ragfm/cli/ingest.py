@@ -71,8 +71,9 @@ def ingest(
             progress=progress,
             **{key: options[key] for key in ("connector", "retry", "allow_mass_delete", "keep_recipe")},
         )
+        commit = store.commit
     if as_json:
-        print_json(asdict(report))
+        print_json({**asdict(report), "commit": commit})
     else:
         print_sync_report(report)
     return SOME_FAILED if report.failed else OK

@@ -36,7 +36,7 @@ from ragfm.server.api_models import (
 from ragfm.server.event_stream import EventStream
 from ragfm.server.footnotes import contradiction_lines, footnotes, without_footnotes
 from ragfm.server.served_models import Model
-from ragfm.server.service import Service, service_of
+from ragfm.server.service import Commit, Service, service_of
 
 router = APIRouter()
 _EVENTS = {"schema": {"type": "string"}, "itemSchema": {"$ref": "#/components/schemas/ChatChunk"}}
@@ -50,9 +50,12 @@ Footnotes: TypeAlias = Annotated[
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: _RESPONSE})
-async def chat(request: Request, body: ChatRequest, x_ragfm_footnotes: Footnotes = False) -> Response:
+async def chat(
+    request: Request, body: ChatRequest, x_ragfm_footnotes: Footnotes = False, commit: Commit = ""
+) -> Response:
     """Answer the last message from the documents, with citations."""
     chat_answer = _ChatAnswer(request, body, with_footnotes=x_ragfm_footnotes)
+    await chat_answer.wait_for(commit)
     if body.stream:
         return EventStream(chat_answer.events(), chat_answer.error_event)
     completion = await chat_answer.completion()
@@ -82,6 +85,10 @@ class _ChatAnswer:
         self._state.log_fields = {"model": self._model.name, "stream": bool(body.stream)}
         self._start = monotonic()
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+
+    async def wait_for(self, commit: str) -> None:
+        """Wait until the collection has a commit."""
+        await self._service.wait_for(self._model.handle(self._key), commit)
 
     async def completion(self) -> ChatCompletion:
         """The whole answer."""

@@ -23,7 +23,7 @@ from ragfm.server.api_models import (
     SearchRequest,
     SearchResult,
 )
-from ragfm.server.service import service_of
+from ragfm.server.service import Commit, service_of
 
 router = APIRouter()
 _EMBEDDING_BATCH = 16  # texts
@@ -44,14 +44,16 @@ async def model(request: Request, model: str) -> ModelCard:
 
 
 @router.post("/v1/search")
-async def search(request: Request, body: SearchRequest) -> SearchResult:
+async def search(request: Request, body: SearchRequest, commit: Commit = "") -> SearchResult:
     """Find the passages that match a query best."""
     service, key = service_of(request), request.state.key
     target = service.model(key, body.model)
     request.state.log_fields = {"model": target.collection}
     if not body.query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_request", param="query")
-    run_search = partial(target.handle(key).search, body.query, body.k, mode=body.mode, filter=body.filter)
+    handle = target.handle(key)
+    await service.wait_for(handle, commit)
+    run_search = partial(handle.search, body.query, body.k, mode=body.mode, filter=body.filter)
     hits = await service.served.compute(key, run_search)
     return SearchResult(model=target.collection, query=body.query, data=hits)
 

@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from time import monotonic
-from typing import Any, cast
+from typing import Annotated, Any, TypeAlias, cast
 
-from fastapi import Request
+from fastapi import Header, Request
 
+from ragfm.collection import Collection
 from ragfm.core.errors import CollectionUnavailableError, LogError
 from ragfm.core.types import Answer
 from ragfm.generation.answer_stream import AnswerStream
@@ -31,6 +32,11 @@ from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
 from ragfm.server.uploads import Uploads
 
+COMMIT_HEADER = "x-ragfm-commit"
+Commit: TypeAlias = Annotated[
+    str, Header(alias=COMMIT_HEADER, description="A commit, as `ragfm ingest --json` returns it, to wait for.")
+]
+_COMMIT_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +91,18 @@ class Service:
         changed, limit = replace(model.rag.sampling, **given), self.limits.answer_tokens
         changed = replace(changed, max_tokens=min(changed.max_tokens or limit, limit))
         return model.rag.with_options(collection=model.handle(key), k=k, sampling=changed)
+
+    async def wait_for(self, handle: Collection, commit: str) -> None:
+        """Wait until a collection has the commit that a client wants to see, see `Collection.has`. Raises ApiError."""
+        deadline = monotonic() + _COMMIT_SECONDS
+        try:
+            while commit and not await self.served.run(handle.has, commit):
+                if monotonic() > deadline:
+                    message = f"This server has not received the commit {commit!r} yet."
+                    raise ApiError(503, message, code="commit_not_received", retry_after=1)
+                await asyncio.sleep(0.1)
+        except ValueError as error:
+            raise ApiError(400, f"{error}.", code="invalid_request", param=COMMIT_HEADER) from error
 
     @asynccontextmanager
     async def open_stream(

@@ -205,6 +205,21 @@ class Catalog:
             self.database.loss_hint,
         )
 
+    def has(self, generation: int, digest: str) -> bool:
+        """Whether the history has this generation; False if the database has not received it yet.
+
+        Raises DamagedCollectionError if another commit took its place, and what `at` raises.
+        """
+        newest = self.at()
+        if newest.id < generation:
+            return False
+        with self.read() as connection:
+            known = connection.execute(sa.select(generations.c.digest).where(generations.c.id == generation)).scalar()
+            compacted = known is None and generation < int(read_property(connection, "floor"))
+        if known != digest and not compacted:
+            raise self._loss(newest.id, generation, digest)
+        return True
+
     def floor(self) -> int:
         """The oldest generation that is complete."""
         with self.read() as connection:

@@ -24,10 +24,12 @@ def test_names_and_keys(tmp_path: Path) -> None:
     assert key_file(str(tmp_path / "keys.json"), address).keys() == ()
 
 
-def test_search_upload_and_an_absent_database(address: str, tmp_path: Path) -> None:
+def test_search_upload_and_an_absent_database(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.server.service._COMMIT_SECONDS", 0.1)
     with postgres_server() as postgres:
         with Collection.open(make_collection(tmp_path)) as folder:
             folder.copy(postgres.address())
+            commit = folder.commit
         with serve(tmp_path, ScriptedReader("Yes."), collection=postgres.address()) as running:  # type: ignore[arg-type]
 
             def search(key: str) -> list[str]:
@@ -37,13 +39,21 @@ def test_search_upload_and_an_absent_database(address: str, tmp_path: Path) -> N
 
             assert SECRET in search("hr")
             assert SECRET not in search("guest")
+            body: dict[str, object] = {"query": SECRET, "model": "handbook"}
+            for header, status in ((commit, 200), ("999-0f", 503), ("tomorrow", 400)):
+                waited = running.client().post("/v1/search", json=body, headers={"x-ragfm-commit": header})
+                assert waited.status_code == status
+                question = {"model": "handbook", "messages": [{"role": "user", "content": SECRET}]}
+                answer = running.client().post(
+                    "/v1/chat/completions", json=question, headers={"x-ragfm-commit": header}
+                )
+                assert answer.status_code == status
             refused = running.client().post("/v1/documents", files={"file": ("a.txt", b"Text.")})
             assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported")
             assert eventually(lambda: running.client(None).get("/readyz").status_code == 200)
             postgres.stop("immediate")
             unready = running.client(None).get("/readyz")
             assert (unready.status_code, unready.json()["status"]) == (503, "database unavailable")
-            body = {"query": SECRET, "model": "handbook"}
             absent = running.client().post("/v1/search", json=body)
             assert (absent.status_code, absent.json()["error"]["code"]) == (503, "collection_unavailable")
             postgres.start()

@@ -66,12 +66,17 @@ def _as_user() -> dict[str, Any]:
 class PostgresServer:
     """A server with durable settings, which listens on a socket in `folder`."""
 
-    def __init__(self, folder: Path, *, settings: str = "") -> None:
+    def __init__(self, folder: Path, *, settings: str = "", primary: PostgresServer | None = None) -> None:
+        """Create a server and start it; with `primary`, its standby, from a base backup."""
         self.folder = folder
         self._programs = programs()
         assert self._programs is not None
         folder.chmod(0o777)
-        self._run("initdb", "-D", folder / "data", "-A", "trust", "-U", USER, "-N", "-E", "UTF8", "--locale=C.UTF-8")
+        data = ("-D", folder / "data")
+        if primary is None:
+            self._run("initdb", *data, "-A", "trust", "-U", USER, "-N", "-E", "UTF8", "--locale=C.UTF-8")
+        else:
+            self._run("pg_basebackup", *data, "-h", primary.folder, "-U", USER, "-R", "-N", "-c", "fast")
         with (folder / "data/postgresql.conf").open("a") as file:
             file.write(_SETTINGS.format(folder=folder) + settings)
         self.start()
@@ -117,11 +122,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(*, settings: str = "") -> Iterator[PostgresServer]:
-    """A server that is stopped and removed at the end."""
+def postgres_server(*, settings: str = "", primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
+    """A server, or the standby of a `primary`, that is stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="ragfm-pg-"))  # the path of a socket must be short
     try:
-        server = PostgresServer(folder, settings=settings)
+        server = PostgresServer(folder, settings=settings, primary=primary)
         try:
             yield server
         finally:
