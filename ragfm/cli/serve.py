@@ -16,7 +16,7 @@ from ragfm.cli.output import print_note
 from ragfm.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ragfm.server.api_keys import KeyFile
+    from ragfm.server.api_keys import KeyStore
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _NAME = re.compile(r"[\w.@-]+")
@@ -26,7 +26,7 @@ keys_option = text_option(
     "keys_path",
     metavar="FILE",
     envvar="RAGFM_KEYS",
-    help="File of API keys. Default: next to the first collection.",
+    help="File of API keys. Default: next to the first collection, or in its database.",
 )
 server_debug_option = click.option(
     "--debug",
@@ -89,7 +89,7 @@ def serve(
             f"The server requires {error.name}.", "Install it with `pip install 'ragfm[server]'`."
         ) from error
     folders = named_collections(collections)
-    keys = None if no_auth else key_file(keys_path, folders[0][1])
+    keys = None if no_auth else key_store(keys_path, folders[0][1])
     if keys is not None and not keys.keys():
         raise ConfigError(
             f"There are no API keys in '{keys.path}'.", "Create one with `ragfm keys add NAME`, or use --no-auth."
@@ -133,13 +133,15 @@ def named_readers(readers: tuple[str, ...]) -> list[tuple[str, str | None]]:
     return [_split_name(text, default_name, ":" in text) for text in readers] or [("", None)]
 
 
-def key_file(path: str | None, collection: str) -> KeyFile:
-    """Return the file of API keys at `path`, by default next to the collection."""
+def key_store(path: str | None, collection: str) -> KeyStore:
+    """Return the API keys in the file at `path`, by default next to the collection, or in its database."""
     from ragfm.server.api_keys import KeyFile, default_key_path
     from ragfm.store.database import is_address
 
     if path is None and is_address(collection):
-        raise ConfigError("A collection on PostgreSQL has no folder for API keys.", "Name their file with --keys.")
+        from ragfm.server.key_table import KeyTable
+
+        return KeyTable(collection)
     return KeyFile(path or default_key_path(collection))
 
 

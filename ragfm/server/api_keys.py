@@ -12,7 +12,7 @@ import threading
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -79,11 +79,36 @@ def default_key_path(collection: str | Path) -> Path:
     return folder.with_name(f"{folder.name}-keys.json")
 
 
+class KeyStore(Protocol):
+    """Where the keys are: a file, or the database of a collection."""
+
+    remote: bool
+    """Whether the methods wait for another machine."""
+
+    @property
+    def path(self) -> str | Path:
+        """The file or the database, for messages."""
+
+    def keys(self) -> tuple[Key, ...]:
+        """All keys in order of creation. Raises ConfigError or CollectionError if they cannot be read."""
+
+    def find(self, secret: str) -> Key | None:
+        """The key with this secret, or None. Raises what `keys` raises."""
+
+    def add(self, key: Key) -> str:
+        """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
+
+    def revoke(self, name: str) -> None:
+        """Delete a key. Raises ConfigError if there is none."""
+
+
 class KeyFile:
     """The keys in a file. Changes by other processes take effect at once. Thread-safe.
 
     All methods raise ConfigError if the file cannot be read. Then no key is valid.
     """
+
+    remote = False
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -113,7 +138,7 @@ class KeyFile:
 
     def find(self, secret: str) -> Key | None:
         """The key with this secret, or None. The time does not depend on the result."""
-        digest, result = _hash(secret), None
+        digest, result = hash_secret(secret), None
         for key in self.keys():
             if hmac.compare_digest(key.sha256, digest):
                 result = key
@@ -121,13 +146,12 @@ class KeyFile:
 
     def add(self, key: Key) -> str:
         """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
-        secret = _SECRET_PREFIX + secrets.token_urlsafe(32)
+        secret, stored = new_key(key)
         with FileLock(f"{self.path}.lock", mode=0o600):
             keys = self.keys()
             if any(other.name == key.name for other in keys):
                 raise ConfigError(f"The key {key.name!r} already exists.", "Revoke it first, or use another name.")
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._write([*keys, key.model_copy(update={"sha256": _hash(secret), "created": now})])
+            self._write([*keys, stored])
         return secret
 
     def revoke(self, name: str) -> None:
@@ -143,5 +167,13 @@ class KeyFile:
         write_durably(self.path, content.model_dump_json(indent=1).encode(), mode=0o600)
 
 
-def _hash(secret: str) -> str:
+def new_key(key: Key) -> tuple[str, Key]:
+    """A new secret, and the key as it is stored, with the hash of the secret and the time."""
+    secret = _SECRET_PREFIX + secrets.token_urlsafe(32)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return secret, key.model_copy(update={"sha256": hash_secret(secret), "created": now})
+
+
+def hash_secret(secret: str) -> str:
+    """The hash by which a key is stored."""
     return sha256(secret.encode()).hexdigest()

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from ragfm import __version__
 from ragfm.server import chat_routes, document_routes, search_routes
 from ragfm.server.api_errors import ErrorBody, answer_error, as_api_error
-from ragfm.server.api_keys import KeyFile
+from ragfm.server.api_keys import KeyStore
 from ragfm.server.api_models import ChatChunk
 from ragfm.server.request_guard import Limits, RequestGuard
 from ragfm.server.served_models import ServedModels
@@ -70,7 +70,7 @@ async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def create_app(served: ServedModels, *, keys: KeyFile | None, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  frozen
+def create_app(served: ServedModels, *, keys: KeyStore | None, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  frozen
     """The server of these models. Without `keys`, only local requests are accepted."""
     service = Service(served, limits)
     app = FastAPI(

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
-from ragfm.core.errors import ConfigError
+from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response
-from ragfm.server.api_keys import Key, KeyFile
+from ragfm.server.api_keys import Key, KeyStore
 from ragfm.server.prometheus_metrics import Metrics
 
 LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9)
@@ -57,7 +57,7 @@ class RequestGuard:
     """The middleware. Without `keys`, only local requests are accepted. Paths that are `is_public` need no key."""
 
     def __init__(
-        self, app: Any, *, keys: KeyFile | None, limits: Limits, metrics: Metrics, is_public: Callable[[str], bool]
+        self, app: Any, *, keys: KeyStore | None, limits: Limits, metrics: Metrics, is_public: Callable[[str], bool]
     ) -> None:
         self._app, self._keys, self._limits, self._metrics, self._is_public = app, keys, limits, metrics, is_public
         # Token buckets by key: the requests left, and when that was computed.
@@ -90,7 +90,7 @@ class RequestGuard:
         length = headers.get("content-length", "0")
         try:
             _check_head(scope, headers)
-            state["key"] = self._authenticate(scope, headers)
+            state["key"] = await self._authenticate(scope, headers)
             if not length.isdecimal() or int(length) > max_bytes:
                 raise _too_large(max_bytes)
         except ApiError as error:
@@ -111,7 +111,7 @@ class RequestGuard:
         finally:
             self._record(scope, request_id, status, monotonic() - start)
 
-    def _authenticate(self, scope: Scope, headers: Headers) -> Key | None:
+    async def _authenticate(self, scope: Scope, headers: Headers) -> Key | None:
         """The key of a request, None for a public path. Raises ApiError if the request is not allowed."""
         if self._is_public(scope["path"]):
             return None
@@ -119,9 +119,12 @@ class RequestGuard:
             _check_local(headers)
             return LOCAL_KEY
         scheme, _, secret = headers.get("authorization", "").partition(" ")
+        key, secret = None, secret.strip()
         try:
-            key = self._keys.find(secret.strip()) if scheme.lower() == "bearer" and secret else None
-        except ConfigError as error:
+            if scheme.lower() == "bearer" and secret:
+                find = self._keys.find
+                key = await asyncio.to_thread(find, secret) if self._keys.remote else find(secret)
+        except (ConfigError, CollectionError) as error:
             _log.error("%s", error)
             raise ApiError(503, "Keys cannot be checked now.", code="keys_unreadable", retry_after=10) from error
         if key is None:

@@ -143,7 +143,7 @@ class PostgresDatabase:
         if self._collection_id is None:
             if not self.exists:
                 raise self._not_found()
-            with self._reading() as connection:
+            with self.reading() as connection:
                 self._collection_id = str(connection.scalar(_property("collection")))
         return self._collection_id
 
@@ -158,7 +158,7 @@ class PostgresDatabase:
     @property
     def exists(self) -> bool:
         """Whether the schema has a collection; an unfinished copy is none."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             if not self._has_tables(connection):
                 return False
             return bool(connection.scalar(sa.select(sa.exists(sa.select(generations.c.id)))))
@@ -202,7 +202,8 @@ class PostgresDatabase:
         return self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state. Raises CollectionError."""
         try:
             with self.open_engine(writable=False).begin() as connection:
                 yield connection
@@ -210,7 +211,8 @@ class PostgresDatabase:
             raise self.read_error(error) from error
 
     @contextmanager
-    def _committing(self) -> Iterator[sa.Connection]:
+    def committing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; what it writes to the catalog needs `begin_write`. Raises CollectionError."""
         try:
             with self._writing_engine.begin() as connection:
                 yield connection
@@ -290,7 +292,7 @@ class PostgresDatabase:
     def _creating_tables(self) -> Iterator[sa.Connection]:
         """A transaction of the only process that creates tables in the schema, which is created if necessary."""
         self._check_server()
-        with self._committing() as connection:
+        with self.committing() as connection:
             key = sa.func.hashtextextended(f"ragfm {self._schema}", 0)
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
             schemas = sa.text("SELECT count(*) FROM pg_namespace WHERE nspname = :name")
@@ -320,14 +322,14 @@ class PostgresDatabase:
 
     def migrate(self) -> None:
         """Create the policies, if an older ragfm created the tables and this role owns them."""
-        with self._committing() as connection:
+        with self.committing() as connection:
             table = f'"{self._schema}".documents'
             if connection.scalar(_LACKS_POLICIES, {"table": table}):
                 self._create_policies(connection)
 
     def _check_server(self) -> None:
         """Refuse a server that may lose acknowledged commits, or that cannot be written."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             names = (*_DURABLE_SETTINGS, "server_encoding")
             row = connection.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
             standby = connection.scalar(sa.select(sa.func.pg_is_in_recovery()))
@@ -375,13 +377,13 @@ class PostgresDatabase:
             stop.set()
             renewing.join()
             self._token = None
-            with contextlib.suppress(CollectionError), self._committing() as connection:
+            with contextlib.suppress(CollectionError), self.committing() as connection:
                 row = sa.and_(properties.c.key == _WRITER, properties.c.value.contains(token))
                 connection.execute(properties.update().where(row).values(value="{}"))
 
     def _take_lease(self, token: str) -> dict[str, Any] | None:
         """Take the lease if it is free. Returns its holder if it is not."""
-        with self._committing() as connection:
+        with self.committing() as connection:
             locked = connection.scalar(_property(_WRITER).with_for_update(skip_locked=True))
             holder: dict[str, Any] = json.loads(locked or connection.scalar(_property(_WRITER)) or "{}")
             if locked is None:  # a transaction of its holder runs
@@ -398,7 +400,7 @@ class PostgresDatabase:
 
     def _renew_lease(self, token: str, stop: threading.Event) -> None:
         while not stop.wait(LEASE_SECONDS / 3):
-            with contextlib.suppress(CollectionError), self._committing() as connection:
+            with contextlib.suppress(CollectionError), self.committing() as connection:
                 # If the row is locked, a transaction of this process runs, which renews the lease at its end.
                 holder = connection.scalar(_property(_WRITER).with_for_update(skip_locked=True))
                 if holder is not None and token in holder:

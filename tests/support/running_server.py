@@ -18,7 +18,7 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import CLOSED, Message, Sampling, Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
-from ragfm.server.api_keys import Key, KeyFile
+from ragfm.server.api_keys import Key, KeyFile, KeyStore
 from ragfm.server.app import create_app
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import ServedModels
@@ -74,8 +74,8 @@ class Running:
     """A running server, and clients for its keys."""
 
     address: str
-    keys: KeyFile
-    folder: Path
+    keys: KeyStore
+    folder: Path | str
     app: Any
     server: Server
     secrets: dict[str, str] = field(default_factory=dict)
@@ -113,13 +113,14 @@ def serve(
     limits: Limits = LIMITS,
     waiting: int = 64,
     drain: float = 5.0,
-    collection: Path | None = None,
+    collection: Path | str | None = None,
+    store: KeyStore | None = None,
 ) -> Iterator[Running]:
     """Run a server with the keys `hr` (group `hr`), `guest` and `other` (no groups)."""
     collection = collection or make_collection(folder)
-    file = KeyFile(folder / "keys.json")
+    file = store or KeyFile(folder / "keys.json")
     secrets = {}
-    if not file.path.exists():
+    if not file.keys():
         for name, groups in (("hr", ("hr",)), ("guest", ()), ("other", ())):
             secrets[name] = file.add(Key(name=name, groups=groups, per_minute=1e6))
         (folder / "secrets.json").write_text(json.dumps(secrets))
