@@ -352,7 +352,7 @@ class Collection:
             raise ValueError(f"{commit!r} is not a commit; `ragfm ingest --json` returns one")
         generation = int(number)
 
-        def sees(snapshot: Snapshot) -> bool:
+        def sees(snapshot: SearchBackend) -> bool:
             return self._store.catalog.has(generation, digest) and snapshot.generation.id >= generation
 
         return self._store.read(sees)
