@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ragfm.parsing.own.pdf.pdf_types import Box
 
@@ -58,17 +62,30 @@ class Drawing:
         """
         if _look_alike(colour, _PAPER):
             return True
+        if not self.areas:
+            return False
         x, y = box.center
+        x0, top, x1, bottom = self._area_sides
+        # A page may have thousands of texts and hundreds of shaded cells.
+        around = ((x0 <= x) & (x <= x1) & (top <= y) & (y <= bottom)).nonzero()[0].tolist()
         return any(
-            area.colour is not None
-            and (area.order > order or _look_alike(colour, area.colour))
-            and area.box.contains(x, y)
-            for area in self.areas
+            area.colour is not None and (area.order > order or _look_alike(colour, area.colour))
+            for area in (self.areas[at] for at in around)
         )
+
+    @cached_property
+    def _area_sides(self) -> NDArray[np.float64]:
+        """The sides of all areas, once these are complete. *Shape:* (4, n)."""
+        return np.array([area.box for area in self.areas], dtype=np.float64).T.copy()
 
 
 def _look_alike(first: Colour, second: Colour) -> bool:
-    return all(abs(a - b) < _MIN_DIFFERENCE for a, b in zip(first, second, strict=True))
+    (red, green, blue), (other_red, other_green, other_blue) = first, second
+    return (
+        abs(red - other_red) < _MIN_DIFFERENCE
+        and abs(green - other_green) < _MIN_DIFFERENCE
+        and abs(blue - other_blue) < _MIN_DIFFERENCE
+    )
 
 
 def has_text_annotations(page: PdfPage) -> bool:

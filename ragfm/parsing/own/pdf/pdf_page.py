@@ -123,6 +123,8 @@ class _WordReader:
     """Reads the characters of a page and groups them into words."""
 
     def __init__(self, text_page: PdfTextPage, geometry: _Geometry, content: PageContent) -> None:
+        import pypdfium2.raw as pdfium
+
         self._text_page = text_page
         self._geometry = geometry
         self._content = content
@@ -132,6 +134,11 @@ class _WordReader:
         self._characters: list[str] = []  # of the current word
         self._box = self._last_box = Box(0, 0, 0, 0)  # of the current word, and of its last character
         self._style = _Style(0, "", False, True)
+        # Filled by PDFium for each text object, which some files have one of per character.
+        self._matrix = pdfium.FS_MATRIX()
+        self._channels = tuple(ctypes.c_uint() for _ in range(4))
+        self._matrix_pointer = ctypes.byref(self._matrix)
+        self._channel_pointers = tuple(map(ctypes.byref, self._channels))
 
     def read(self) -> list[Word]:
         """Add the words to the content in one pass, and return those whose visibility is uncertain.
@@ -146,6 +153,7 @@ class _WordReader:
         get_box = pdfium.FPDFText_GetLooseCharBox
         rect = pdfium.FS_RECTF()
         rect_pointer, address = ctypes.byref(rect), ctypes.addressof
+        to_box, page_right, page_bottom = self._geometry.to_box, self._geometry.width + 1, self._geometry.height + 1
         hidden: list[str] = []
         rotated: list[str] = []
         for i in range(count):
@@ -160,7 +168,7 @@ class _WordReader:
             if not text_object or code in _IGNORED_CODES:
                 continue
             get_box(handle, i, rect_pointer)
-            box = self._geometry.to_box(rect.left, rect.bottom, rect.right, rect.top)
+            box = to_box(rect.left, rect.bottom, rect.right, rect.top)
             key = address(text_object.contents)
             style = self._styles.get(key)
             if style is None:
@@ -170,7 +178,7 @@ class _WordReader:
             else:
                 character = _LIGATURES.get(code) or (chr(code) if code <= sys.maxunicode else "\ufffd")
             x, y = box.center
-            on_page = -1 <= x <= self._geometry.width + 1 and -1 <= y <= self._geometry.height + 1
+            on_page = -1 <= x <= page_right and -1 <= y <= page_bottom
             if style.visible is False or not on_page:
                 hidden.append(character)
                 continue
@@ -216,8 +224,8 @@ class _WordReader:
     def _read_style(self, index: int, text_object: Any, key: int, box: Box) -> _Style:
         import pypdfium2.raw as pdfium
 
-        matrix = pdfium.FS_MATRIX()
-        pdfium.FPDFText_GetMatrix(self._text_page.raw, index, ctypes.byref(matrix))
+        found = pdfium.FPDFText_GetMatrix(self._text_page.raw, index, self._matrix_pointer)
+        matrix = self._matrix if found else pdfium.FS_MATRIX()
         size = abs(pdfium.FPDFText_GetFontSize(self._text_page.raw, index)) * math.hypot(matrix.c, matrix.d)
         if not size:  # a Type 3 font may have none
             size = box.bottom - box.top
@@ -242,9 +250,9 @@ class _WordReader:
         if mode in (_INVISIBLE_MODE, _CLIPPING_MODE):
             # The text layer of a scan is invisible text over the image.
             return any(image.contains(*box.center) for image in drawing.images)
-        red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
-        if mode not in _FILL_MODES or not pdfium.FPDFPageObj_GetFillColor(text_object, red, green, blue, alpha):
+        if mode not in _FILL_MODES or not pdfium.FPDFPageObj_GetFillColor(text_object, *self._channel_pointers):
             return True
+        red, green, blue, alpha = self._channels
         if alpha.value < _MIN_OPACITY:
             return False
         colour = (red.value, green.value, blue.value)
