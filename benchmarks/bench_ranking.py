@@ -1,6 +1,6 @@
 """Compare ways to rank the same candidates: weights that fit the query, evidence of the document, and rerankers.
 
-    python benchmarks/bench_ranking.py --keep FOLDER weights|documents|rerank|report [--only SET…]
+    python benchmarks/bench_ranking.py --keep FOLDER weights|documents|rerank|neighbours|report [--only SET…]
 
 Each question of a set is searched once (`candidates.py`), and everything is ranked from its candidates. Choices are
 made on all tuning sets but one, by the mean nDCG@10 where no set loses more than 0.005, and tested on the one that was
@@ -27,7 +27,8 @@ from measure import about, read, save
 
 from ragfm.citations.verifier import VerifierReranker
 from ragfm.evaluation.metrics import estimate_means
-from ragfm.retrieval.search import fuse
+from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.retrieval.search import fuse, weigh_neighbours
 
 WEIGHTS = np.round(np.arange(0, 1.01, 0.05), 2)
 CODE_WEIGHT = 0.4
@@ -356,6 +357,35 @@ def rerank(
     return result
 
 
+def with_neighbours(pool: Pool, likelihood: Floats, **share: float) -> Floats:
+    """Scores of the reranking by default, as `rerank_hits` gives them."""
+    ranked = combine(scores(pool), likelihood, *COMBINATIONS[ADOPTED])
+    first = np.flatnonzero(ranked > -5)  # the others were not reranked
+    arrays = ranked[first], likelihood[first], pool.ids[first], pool.documents[first]
+    ranked[first] = weigh_neighbours(*arrays, **share)
+    return ranked
+
+
+def neighbours(names: Iterable[str], keep: Path) -> dict[str, Any]:
+    """Reranking with shares for the evidence of neighbours, and the paired difference in nDCG@10 to none."""
+    result: dict[str, Any] = {}
+    for name in names:
+        if not (read_ := sorted(likelihoods(name, keep, seconds=0).items())):
+            continue
+        pairs = [(pools(name, keep)[number], found) for number, found in read_]
+        values = {
+            share: np.array([pool.measures(with_neighbours(pool, found, share=share)) for pool, found in pairs])
+            for share in (0.0, 0.05, 0.1, 0.2, 0.3)
+        }
+        result[name] = {"questions": len(pairs)}
+        for share, of_share in values.items():
+            (row,) = paired_differences(MEASURES[:1], values[0.0][:, :1], of_share[:, :1])
+            result[name][str(share)] = dict(zip(MEASURES, of_share.mean(axis=0).round(4).tolist(), strict=True))
+            result[name][str(share)]["difference"] = [round(v, 4) for v in (row.difference, row.low, row.high)]
+        print(name, json.dumps(result[name]), flush=True)
+    return result
+
+
 def table(values: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
     rows = {**values, "mean": np.mean(list(values.values()), axis=0)} if values else {}
     return {
@@ -380,9 +410,7 @@ def report(names: Iterable[str], keep: Path) -> dict[str, Any]:
         }
         if read_:
             rankings["hybrid, those that were reranked"] = rankings["hybrid"]
-            rankings["reranked"] = lambda number, pool, found=read_: combine(
-                scores(pool), found[number], *COMBINATIONS[ADOPTED]
-            )
+            rankings["reranked"] = lambda number, pool, found=read_: with_neighbours(pool, found[number])
         for ranking, rank in rankings.items():
             numbers = sorted(read_) if "reranked" in ranking else range(len(of_set))
             values = np.array([of_set[n].measures(rank(n, of_set[n])) for n in numbers], dtype=np.float64)
@@ -398,7 +426,7 @@ def report(names: Iterable[str], keep: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["weights", "documents", "rerank", "report", "lookalikes"])
+    parser.add_argument("part", choices=["weights", "documents", "rerank", "neighbours", "report", "lookalikes"])
     parser.add_argument("--keep", metavar="FOLDER", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=[*SETS, *REPORTING])
     parser.add_argument("--splade", metavar="FOLDER", type=Path)
@@ -408,6 +436,8 @@ def main() -> None:
     result: dict[str, Any] = read("ranking") | head
     if args.part == "report":
         result["report"] = report(args.only or [*SETS, *REPORTING], args.keep)
+    elif args.part == "neighbours":
+        result["neighbours"] = neighbours(args.only or [*SETS, *REPORTING], args.keep)
     elif args.part == "lookalikes":
         of_set = pools(LOOKALIKES, args.keep)
         wrong = sum(pool.measures(scores(pool))[2] < 1 for pool in of_set)

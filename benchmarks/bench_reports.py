@@ -2,6 +2,7 @@
 
     python benchmarks/bench_reports.py retrieval [--keep FOLDER] [--label NAME]
     python benchmarks/bench_reports.py answers --reader NAME [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_reports.py peers --reader NAME --python PEERS/bin/python --keep FOLDER [--label NAME]
 
 `retrieval`: the right document, and the page with the evidence, among the first 1, 5 and 10 hits of each mode, and of
 what `ask` reads (`ask`: re-ranked). Lines 2, 4, … of the question file may be used for tuning; "reporting" are the
@@ -10,29 +11,46 @@ others.
 `answers`: each answer is judged against the reference. Where the reference has a number, an answer is right if it has
 the first number of the reference, up to rounding, at the scale that the question or the reference names; others are
 judged by `labels/reports.jsonl`, a list of answers that people judged. An answer that is in no list counts as
-`unjudged`, and is printed. The last line is the result in JSON.
+`unjudged`, and is printed.
+
+`peers`: LlamaIndex and Haystack next to ragfm (`baselines/filings.py`), with the same embedding model and reader: the
+pages that they find, and their answers to the reporting half. Each answers from the search with which it finds most
+pages among the first five for the tuning half. PEERS is an environment with ragfm, llama-index-core,
+llama-index-readers-file, llama-index-retrievers-bm25 and haystack-ai. What is in `--keep`, such as single answers, is
+not computed again.
+
+The last line is the result in JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import data
 from measure import MODES, about, save
 
 from ragfm import Collection, Hit, Rag
+from ragfm.core.types import Message, Sampling
+from ragfm.generation.readers import load_reader
 
 DATA = data.DATA / "financebench"
 LABELS = Path(__file__).parent / "labels" / "reports.jsonl"
 RANKS = (1, 5, 10)
+PEERS = {"llamaindex": "LlamaIndex", "haystack": "Haystack"}
+PEER_WINDOW = 16_384  # tokens: ten passages of 200 words with many numbers
+Passage: TypeAlias = tuple[str, Sequence[int | None]]
+"""A file, and the pages that a passage is from."""
 _NUMBER = re.compile(
     r"(?<![\w.,])[-−(]?\$?\s?(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)\s?(%|thousand|million|billion|mn|bn)?"
 )
@@ -45,17 +63,36 @@ def questions() -> list[dict[str, Any]]:
     return [json.loads(line) | {"tuning": number % 2 == 0} for number, line in enumerate(lines, 1)]
 
 
-def figures(asked: Sequence[dict[str, Any]], found: Sequence[Sequence[Hit]]) -> dict[str, float]:
-    """Share of questions with the right document, and with a page of the evidence, among the first hits."""
+def figures(asked: Sequence[dict[str, Any]], found: Sequence[Sequence[Passage]]) -> dict[str, float]:
+    """Share of questions with the right document, and with a page of the evidence, among the first passages."""
     shares = {}
     for rank in RANKS:
         documents = pages = 0
-        for question, hits in zip(asked, found, strict=True):
-            right = [hit for hit in hits[:rank] if hit.uri.endswith(question["document"])]
-            documents += bool(right)
-            pages += any(hit.page in {one["page"] for one in question["evidence"]} for hit in right)
+        for question, passages in zip(asked, found, strict=True):
+            documents += any(name == question["document"] for name, _ in passages[:rank])
+            pages += has_evidence(question, passages[:rank])
         shares |= {f"document@{rank}": documents / len(asked), f"page@{rank}": pages / len(asked)}
     return {name: round(share, 3) for name, share in sorted(shares.items())}
+
+
+def halves(asked: Sequence[dict[str, Any]], found: Sequence[Sequence[Passage]]) -> dict[str, Any]:
+    """`figures` of all questions and of each half."""
+    parts = {
+        part: [number for number, question in enumerate(asked) if question["tuning"] == (part == "tuning")]
+        for part in ("tuning", "reporting")
+    }
+    return figures(asked, found) | {
+        part: figures([asked[n] for n in numbers], [found[n] for n in numbers]) for part, numbers in parts.items()
+    }
+
+
+def has_evidence(question: dict[str, Any], passages: Sequence[Passage]) -> bool:
+    wanted = {one["page"] for one in question["evidence"]}
+    return any(name == question["document"] and not wanted.isdisjoint(pages) for name, pages in passages)
+
+
+def passages_of(hits: Sequence[Hit]) -> list[Passage]:
+    return [(hit.uri.rpartition("/")[2], [hit.page]) for hit in hits]
 
 
 def retrieval(folder: Path) -> dict[str, Any]:
@@ -79,11 +116,8 @@ def retrieval(folder: Path) -> dict[str, Any]:
                 begin = time.perf_counter()
                 found.append(search(question["question"]))
                 times.append(time.perf_counter() - begin)
-            held_out = [number for number, question in enumerate(asked) if not question["tuning"]]
-            result[name] = figures(asked, found) | {
-                "reporting": figures([asked[n] for n in held_out], [found[n] for n in held_out]),
-                "median_ms": round(sorted(times)[len(times) // 2] * 1000, 1),
-            }
+            result[name] = halves(asked, list(map(passages_of, found)))
+            result[name]["median_ms"] = round(sorted(times)[len(times) // 2] * 1000, 1)
             print(f"{name:8}", "  ".join(f"{key} {value}" for key, value in result[name].items()), flush=True)
     return result
 
@@ -140,8 +174,7 @@ def answers(folder: Path, reader: str) -> dict[str, Any]:
             if answer.status == "unsure":
                 verdict = f"unsure, {verdict}"
             verified = any(citation.verified for citation in answer.citations)
-            pages = {one["page"] for one in question["evidence"]}
-            read = any(hit.n and hit.uri.endswith(question["document"]) and hit.page in pages for hit in answer.hits)
+            read = has_evidence(question, passages_of([hit for hit in answer.hits if hit.n]))
             outcome = [
                 verdict,
                 *([f"{verdict} and verified"] if verified else []),
@@ -162,16 +195,133 @@ def answers(folder: Path, reader: str) -> dict[str, Any]:
     }
 
 
+# --- Peers -------------------------------------------------------------------------------------------------------
+
+
+class PeerProcess:
+    """A peer in its own process, which asks this one for the reader's answers."""
+
+    def __init__(self, peer: str, python: str, keep: Path) -> None:
+        self._command = [python, str(Path(__file__).parent / "baselines" / "filings.py"), peer]
+        self._keep = keep / peer
+
+    def run(self, asked: Sequence[str], reader: Any, **task: Any) -> Iterator[dict[str, Any]]:
+        """The results of `baselines/filings.py` as they come."""
+        task = {
+            "pdfs": str(DATA / "pdfs"),
+            "keep": str(self._keep),
+            "questions": asked,
+            "answer": "",
+            **task,
+        }
+        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HAYSTACK_TELEMETRY_ENABLED": "False"}
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(task, file)
+            file.flush()
+            process = subprocess.Popen(
+                [*self._command, file.name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | quiet,
+            )
+            assert process.stdin
+            assert process.stdout
+            for line in process.stdout:
+                if not line.startswith("{"):  # a message of a library
+                    continue
+                told: dict[str, Any] = json.loads(line)
+                if "messages" in told:
+                    messages = [Message(one["role"], one["content"]) for one in told["messages"]]
+                    text = "".join(reader.stream(messages, Sampling()))
+                    process.stdin.write(json.dumps({"text": text}) + "\n")
+                    process.stdin.flush()
+                else:
+                    yield told
+            if process.wait():
+                raise SystemExit("The process of a peer failed; see its output above.")
+
+
+def peers(keep: Path, python: str, reader: str) -> dict[str, Any]:
+    """Pages found by ragfm and the peers for all questions, and their answers to the reporting half."""
+    asked = questions()
+    texts = [question["question"] for question in asked]
+    half = [question for question in asked if not question["tuning"]]
+    log = keep / "peer-answers.jsonl"
+    known = list(map(json.loads, log.read_text(encoding="utf-8").splitlines())) if log.exists() else []
+    entries: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+    def missing(framework: str) -> list[dict[str, Any]]:
+        done = {one["question"] for one in known if one["framework"] == framework}
+        return [question for question in half if question["question"] not in done]
+
+    def add(framework: str, question: str, text: str, read: Sequence[Passage], status: str = "answered") -> None:
+        entry = {"framework": framework, "question": question, "text": text, "read": read, "status": status}
+        known.append(entry)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(framework, json.dumps(text), flush=True)
+
+    with Collection.open(keep / "collection") as collection:
+        collection.sync(DATA / "pdfs", name="reports")
+        ways = {
+            "default": halves(asked, [passages_of(collection.search(text, 10)) for text in texts]),
+            "reranked, as in `ask`": halves(
+                asked, [passages_of(collection.search(text, 10, rerank="auto")) for text in texts]
+            ),
+        }
+        entries["ragfm"] = {"ways": ways, "answers from": "reranked, as in `ask`"}
+        rag = Rag(collection, reader=reader)
+        for question in missing("ragfm"):
+            answer = rag.ask(question["question"])
+            plain = re.sub(r"\s*\[[\d, ]+\]", "", answer.text)
+            add("ragfm", question["question"], plain, passages_of([hit for hit in answer.hits if hit.n]), answer.status)
+    for peer, framework in PEERS.items():
+        process = PeerProcess(peer, python, keep)
+        ways = {}
+        for told in process.run(texts, None):
+            if "way" in told:
+                ways[told["way"]] = halves(asked, told["found"])
+            versions |= told.get("versions", {})
+        best = max(ways, key=lambda way: ways[way]["tuning"]["page@5"])
+        entries[framework] = {"ways": ways, "answers from": best}
+        if waiting := missing(framework):
+            wide = load_reader(reader, context_tokens=PEER_WINDOW)
+            for told in process.run([question["question"] for question in waiting], wide, answer=best):
+                if "text" in told:
+                    add(framework, told["question"], told["text"], told["read"])
+    labels = report_labels()
+    for framework, entry in entries.items():
+        counts: Counter[str] = Counter()
+        found = {one["question"]: one for one in known if one["framework"] == framework}
+        entry["answers"] = []
+        for question in half:
+            one = found[question["question"]]
+            verdict = "not found" if one["status"] == "not_found" else judge(question, one["text"], labels)
+            counts.update([verdict, *(["evidence read"] if has_evidence(question, one["read"]) else [])])
+            entry["answers"].append({"id": question["id"], "answer": " ".join(one["text"].split()), "label": verdict})
+        entry["counts"] = dict(sorted(counts.items()))
+        for way, shares in entry["ways"].items():
+            print(f"{framework:10} {way:36}", *(f"{key} {value}" for key, value in shares.items()))
+        print(framework, entry["counts"], flush=True)
+    return {"reader": reader, "questions": len(half), "packages": versions, "frameworks": entries}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["retrieval", "answers"])
-    parser.add_argument("--reader", default="bundled", help="reader of `answers`")
+    parser.add_argument("part", choices=["retrieval", "answers", "peers"])
+    parser.add_argument("--reader", default="bundled", help="reader of `answers` and `peers`")
+    parser.add_argument("--python", default=sys.executable, help="Python of the environment of `peers`")
     parser.add_argument("--keep", type=Path, help="folder that keeps the collection")
     parser.add_argument("--label", help="name of the variant, to save the result")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
-        found = retrieval(folder) if options.part == "retrieval" else answers(folder, options.reader)
+        if options.part == "peers":
+            found = peers(folder, options.python, options.reader)
+        else:
+            found = retrieval(folder) if options.part == "retrieval" else answers(folder, options.reader)
         result = about("reports") | {"part": options.part} | found
     if options.label:
         save(result, f"reports-{options.part}-{options.label}")

@@ -676,6 +676,17 @@ def rerankers() -> str:
     return _table(("nDCG@10 / first hit", *sets, "mean"), rows)
 
 
+def neighbours() -> str:
+    rows = []
+    for name, entry in _part("ranking", "neighbours").items():
+        shares = [values for values in entry.values() if isinstance(values, dict)]
+        cells = (" / ".join(f"{one[key]:.2f}" for key in ("first 1", "first 5", "first 10")) for one in shares)
+        value, low, high = (f"{value:+.3f}" for value in entry["0.1"]["difference"])
+        rows.append([name, str(entry["questions"]), *cells, f"{value} [{low}, {high}]"])
+    head = ("first 1 / 5 / 10 by share", "questions", "0", "0.05", "0.1", "0.2", "0.3", "nDCG@10 with 0.1")
+    return _table(head, rows)
+
+
 def chunking() -> str:
     rows = []
     for name, entry in _result("chunking")["sets"].items():
@@ -792,6 +803,7 @@ TABLES: dict[str, Callable[[], str]] = {
             ranking_weights,
             ranking_documents,
             rerankers,
+            neighbours,
             chunking,
             retrieval,
             retrieval_more,

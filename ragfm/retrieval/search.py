@@ -28,6 +28,9 @@ RRF_K = 60
 DOCUMENT_SHARE = 0.05
 """Share of the document's score in the fused score of a chunk."""
 _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
+NEIGHBOUR_SHARE = 0.1
+"""Share of a neighbour's likelihood that a chunk gains in reranking, and what it loses near a better chunk."""
+_NEAR = 3  # chunks
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -196,7 +199,8 @@ def rerank_hits(
 
     With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. The scores of
     a reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
-    counts. The search scores are then relative to the highest. Default: the reranker's own weight, else 1.
+    counts. The search scores are then relative to the highest, and `weigh_neighbours` applies. Default: the reranker's
+    own weight, else 1.
     """
     if not hits:
         return []
@@ -210,12 +214,30 @@ def rerank_hits(
         own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)
         sort_keys = np.full_like(scores, np.nan)
         if getattr(reranker, "calibrated", False):
-            of_search, of_reranker = own[scored] / max(own[scored].max(), 1e-9), scores[scored]
+            sums = weight * scores[scored] + (1 - weight) * own[scored] / max(own[scored].max(), 1e-9)
+            ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)[scored]
+            documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1][scored]
+            sort_keys[scored] = weigh_neighbours(sums, scores[scored], ids, documents)
         else:
-            of_search, of_reranker = min_max(own[scored]), min_max(scores[scored])
-        sort_keys[scored] = weight * of_reranker + (1 - weight) * of_search
+            sort_keys[scored] = weight * min_max(scores[scored]) + (1 - weight) * min_max(own[scored])
     order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
+
+
+def weigh_neighbours(
+    scores: Vectors, likelihoods: Vectors, ids: Ids, documents: Ids, share: float = NEIGHBOUR_SHARE
+) -> Vectors:
+    """Scores of chunks, with the evidence of the chunks around them in the same document. *Shape:* all (n,).
+
+    A chunk gains a `share` of the likelihood of the likelier chunk directly before or after it: the answer is often
+    near text about the question. It loses `share` if a better chunk is at most three chunks away, so that the first
+    hits come from several places.
+    """
+    distance, same = np.abs(ids[:, None] - ids), documents[:, None] == documents
+    scores = scores + share * np.where(same & (distance == 1), likelihoods, 0).max(axis=1)
+    near_better = (same & (distance <= _NEAR) & (scores > scores[:, None])).any(axis=1)
+    weighed: Vectors = (scores - share * near_better).astype(np.float32)
+    return weighed
 
 
 def _score(value: float) -> float | None:

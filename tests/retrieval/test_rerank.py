@@ -17,6 +17,7 @@ from ragfm.core.types import embedded_text
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker
+from ragfm.retrieval.search import weigh_neighbours
 from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader, check_reranker
 
 QUERY = "how long may the boat stay in the harbour?"
@@ -209,6 +210,36 @@ def test_low_likelihoods_hardly_change_the_order(harbour: Collection, mode: str)
         handle = _reranked(harbour, Likelihoods(highest), rerank_weight=0.9 if highest == 1 else None)
         hits = handle.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
         assert hits[0].uri == first
+
+
+def test_neighbours_in_a_document_count_as_evidence_and_then_stand_back() -> None:
+    likelihoods = np.array([0.1, 0.1, 0.9, 0.1, 0.1], dtype=np.float32)
+    scores = np.array([0.50, 0.52, 0.70, 0.55, 0.45], dtype=np.float32)
+    ids = np.array([10, 30, 31, 33, 32], dtype=np.int64)
+    alone = weigh_neighbours(scores, likelihoods, ids, np.arange(5, dtype=np.int64))
+    np.testing.assert_array_equal(alone, scores)
+    weighed = weigh_neighbours(scores, likelihoods, ids, np.zeros(5, dtype=np.int64))
+    # 30 and 32 gain from 31, and all three around it follow what is elsewhere; 10 is too far away for both.
+    np.testing.assert_allclose(weighed, [0.50, 0.51, 0.71, 0.46, 0.44], atol=1e-6)
+
+
+def test_the_second_hit_is_not_next_to_the_first(tmp_path: Path) -> None:
+    class Likelihoods:
+        weight, calibrated = 0.99, True
+
+        def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
+            return np.array([0.9 if "second" in text else 0.8 for text in texts], dtype=np.float32)
+
+    (tmp_path / "notes").mkdir()
+    parts = [f"The {name} part. {'Ships sail far. ' * 9}" for name in ("first", "second", "third")]
+    (tmp_path / "notes" / "long.txt").write_text("\n\n".join(parts))
+    (tmp_path / "notes" / "other.txt").write_text("Other ships sail.")
+    with Collection.open(tmp_path / "c", embedder=HashingEmbedder(), reranker=Likelihoods()) as collection:
+        collection.sync(tmp_path / "notes", name="notes")
+        hits = collection.search("ships", k=20)
+    assert len(hits) == 4
+    assert "second" in hits[0].text
+    assert hits[1].uri == "notes/other.txt"
 
 
 def test_hits_not_scored_in_time_follow_in_their_order(harbour: Collection) -> None:
