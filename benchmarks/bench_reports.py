@@ -242,53 +242,56 @@ class PeerProcess:
                 raise SystemExit("The process of a peer failed; see its output above.")
 
 
-def peers(keep: Path, python: str, reader: str) -> dict[str, Any]:
-    """Pages found by ragfm and the peers for all questions, and their answers to the reporting half."""
+def peers(keep: Path, python: str, reader: str, count: int) -> dict[str, Any]:
+    """Pages found by ragfm and the peers for all questions, and their answers to `count` of the reporting half."""
     asked = questions()
     texts = [question["question"] for question in asked]
-    half = [question for question in asked if not question["tuning"]]
-    log = keep / "peer-answers.jsonl"
-    known = list(map(json.loads, log.read_text(encoding="utf-8").splitlines())) if log.exists() else []
-    entries: dict[str, Any] = {}
-    versions: dict[str, str] = {}
+    half = [question for question in asked if not question["tuning"]][:count]
+    pages_file, answers_file = keep / "peer-pages.json", keep / "peer-answers.jsonl"
+    entries: dict[str, Any] = json.loads(pages_file.read_text(encoding="utf-8")) if pages_file.exists() else {}
+    known = (
+        list(map(json.loads, answers_file.read_text(encoding="utf-8").splitlines())) if answers_file.exists() else []
+    )
 
-    def missing(framework: str) -> list[dict[str, Any]]:
+    def missing(framework: str) -> list[str]:
         done = {one["question"] for one in known if one["framework"] == framework}
-        return [question for question in half if question["question"] not in done]
+        return [question["question"] for question in half if question["question"] not in done]
 
     def add(framework: str, question: str, text: str, read: Sequence[Passage], status: str = "answered") -> None:
-        entry = {"framework": framework, "question": question, "text": text, "read": read, "status": status}
-        known.append(entry)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        known.append({"framework": framework, "question": question, "text": text, "read": read, "status": status})
+        with answers_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(known[-1]) + "\n")
         print(framework, json.dumps(text), flush=True)
 
     with Collection.open(keep / "collection") as collection:
         collection.sync(DATA / "pdfs", name="reports")
-        ways = {
-            "default": halves(asked, [passages_of(collection.search(text, 10)) for text in texts]),
-            "reranked, as in `ask`": halves(
-                asked, [passages_of(collection.search(text, 10, rerank="auto")) for text in texts]
-            ),
-        }
-        entries["ragfm"] = {"ways": ways, "answers from": "reranked, as in `ask`"}
+        if "ragfm" not in entries:
+            ways = {
+                "hybrid (default)": [passages_of(collection.search(text, 10)) for text in texts],
+                "reranked, as in ask": [passages_of(collection.search(text, 10, rerank="auto")) for text in texts],
+            }
+            entries["ragfm"] = {"ways": {way: halves(asked, found) for way, found in ways.items()}}
+            entries["ragfm"]["answers from"] = "reranked, as in ask"
+            pages_file.write_text(json.dumps(entries), encoding="utf-8")
         rag = Rag(collection, reader=reader)
         for question in missing("ragfm"):
-            answer = rag.ask(question["question"])
+            answer = rag.ask(question)
             plain = re.sub(r"\s*\[[\d, ]+\]", "", answer.text)
-            add("ragfm", question["question"], plain, passages_of([hit for hit in answer.hits if hit.n]), answer.status)
+            add("ragfm", question, plain, passages_of([hit for hit in answer.hits if hit.n]), answer.status)
     for peer, framework in PEERS.items():
         process = PeerProcess(peer, python, keep)
-        ways = {}
-        for told in process.run(texts, None):
-            if "way" in told:
-                ways[told["way"]] = halves(asked, told["found"])
-            versions |= told.get("versions", {})
-        best = max(ways, key=lambda way: ways[way]["tuning"]["page@5"])
-        entries[framework] = {"ways": ways, "answers from": best}
+        if framework not in entries:
+            entry: dict[str, Any] = {"ways": {}}
+            for told in process.run(texts, None):
+                if "way" in told:
+                    entry["ways"][told["way"]] = halves(asked, told["found"])
+                entry |= {key: told[key] for key in ("versions", "chunks") if key in told}
+            entry["answers from"] = max(entry["ways"], key=lambda way: entry["ways"][way]["tuning"]["page@5"])
+            entries[framework] = entry
+            pages_file.write_text(json.dumps(entries), encoding="utf-8")
         if waiting := missing(framework):
             wide = load_reader(reader, context_tokens=PEER_WINDOW)
-            for told in process.run([question["question"] for question in waiting], wide, answer=best):
+            for told in process.run(waiting, wide, answer=entries[framework]["answers from"]):
                 if "text" in told:
                     add(framework, told["question"], told["text"], told["read"])
     labels = report_labels()
@@ -303,9 +306,9 @@ def peers(keep: Path, python: str, reader: str) -> dict[str, Any]:
             entry["answers"].append({"id": question["id"], "answer": " ".join(one["text"].split()), "label": verdict})
         entry["counts"] = dict(sorted(counts.items()))
         for way, shares in entry["ways"].items():
-            print(f"{framework:10} {way:36}", *(f"{key} {value}" for key, value in shares.items()))
+            print(f"{framework:10} {way:40}", *(f"{key} {shares[key]}" for key in shares if "@" in key), flush=True)
         print(framework, entry["counts"], flush=True)
-    return {"reader": reader, "questions": len(half), "packages": versions, "frameworks": entries}
+    return {"reader": Path(reader).name, "questions": len(asked), "answered": len(half), "frameworks": entries}
 
 
 def main() -> None:
@@ -313,13 +316,14 @@ def main() -> None:
     parser.add_argument("part", choices=["retrieval", "answers", "peers"])
     parser.add_argument("--reader", default="bundled", help="reader of `answers` and `peers`")
     parser.add_argument("--python", default=sys.executable, help="Python of the environment of `peers`")
+    parser.add_argument("--answers", type=int, default=28, help="number of questions that `peers` asks the readers")
     parser.add_argument("--keep", type=Path, help="folder that keeps the collection")
     parser.add_argument("--label", help="name of the variant, to save the result")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         if options.part == "peers":
-            found = peers(folder, options.python, options.reader)
+            found = peers(folder, options.python, options.reader, options.answers)
         else:
             found = retrieval(folder) if options.part == "retrieval" else answers(folder, options.reader)
         result = about("reports") | {"part": options.part} | found

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -250,9 +249,7 @@ class Haystack:
 
 
 def results(task: dict[str, Any], peer: type[LlamaIndex | Haystack]) -> Iterator[dict[str, Any]]:
-    begin = time.process_time()
     made = peer(Path(task["pdfs"]), Path(task["keep"]))
-    yield {"ingest_cpu_s": round(time.process_time() - begin, 1)}
     ways = made.ways()
     if not task["answer"]:
         for way, search in ways.items():
