@@ -3,6 +3,7 @@
     python benchmarks/torture.py                     all trials, with the default counts
     python benchmarks/torture.py kill damage         selected trials
     python benchmarks/torture.py damage --flips 30   with a different count
+    python benchmarks/torture.py kill-calls full-disk --changes commit upload backup compaction
 
 The trials are in tests/support/torture. Results are printed and saved in results/torture.json. The exit code is 1 if
 anything was lost, incomplete, mixed or silently wrong.
@@ -42,9 +43,13 @@ def main() -> None:
         "shutdown-postgres": lambda fork_server, folder: kill_on_postgres(
             fork_server, folder, args.shutdowns, args.seed, kill_server=True
         ),
-        "kill-calls": lambda fork_server, folder: faults.kill_at_calls(fork_server, folder / "site", step=args.step),
-        "io": lambda fork_server, folder: faults.fail_calls(fork_server, folder / "site", step=args.step),
-        "full-disk": lambda fork_server, folder: full_disk(fork_server, folder / "site"),
+        "kill-calls": lambda fork_server, folder: faults.kill_at_calls(
+            fork_server, folder / "site", tuple(args.changes), args.step
+        ),
+        "io": lambda fork_server, folder: faults.fail_calls(
+            fork_server, folder / "site", tuple(args.changes), args.step
+        ),
+        "full-disk": lambda fork_server, folder: full_disk(fork_server, folder / "site", tuple(args.changes)),
         "damage": lambda fork_server, folder: damage(
             fork_server, folder, args.flips, args.zeroed, args.cuts, seed=args.seed, only=args.only
         ),
@@ -63,8 +68,10 @@ def main() -> None:
             print(f"{name}: {problem}")
         result["problems"] = len(result["problems"])
         problem_count += result["problems"]
-        sampled = name in ("kill-calls", "io") and args.step > 1
-        results[f"{name}, one of {args.step} calls" if sampled else name] = result
+        title = f"{name}, one of {args.step} calls" if name in ("kill-calls", "io") and args.step > 1 else name
+        if name in ("kill-calls", "io", "full-disk") and args.changes != list(faults.CHANGES):
+            title += f": {', '.join(args.changes)}"
+        results[title] = result
         print(f"{name}: {json.dumps(result)}", flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps({"benchmark": "torture", "problems": problem_count, **{name: results[name] for name in results}}))
@@ -98,6 +105,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--shutdowns", type=int, default=50)
     parser.add_argument("--step", type=int, default=1, help="test every Nth system call")
+    parser.add_argument(
+        "--changes",
+        nargs="+",
+        choices=faults.CHANGES,
+        default=list(faults.CHANGES),
+        help="changes that kill-calls, io and full-disk interrupt",
+    )
     parser.add_argument("--flips", type=int, default=300)
     parser.add_argument("--zeroed", type=int, default=60)
     parser.add_argument("--cuts", type=int, default=60)
