@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -87,9 +87,10 @@ class Collection:
     Thread-safe. A long-lived handle sees the commits of other processes.
     """
 
-    def __init__(self, store: Store, groups: frozenset[str] | None = None) -> None:
+    def __init__(self, store: Store, groups: frozenset[str] | None = None, oldest: int | None = None) -> None:
         self._store = store
         self._groups = groups
+        self._oldest = oldest
 
     @classmethod
     def open(
@@ -144,17 +145,22 @@ class Collection:
     @property
     def contract(self) -> Mapping[str, Scalar]:
         """The embedding contract of the newest generation."""
-        return self._store.read(lambda snapshot: snapshot.generation.contract)
+        return self._read(lambda snapshot: snapshot.generation.contract)
 
     @property
     def language(self) -> str | None:
         """The language of the keyword index, as ISO 639-1; None if there are no texts."""
-        return self._store.read(lambda snapshot: snapshot.language if len(snapshot) else None)
+        return self._read(lambda snapshot: snapshot.language if len(snapshot) else None)
+
+    @property
+    def generation(self) -> int:
+        """Number of the newest generation: each commit makes one."""
+        return self._store.read_catalog(lambda catalog: catalog.generation())
 
     @property
     def state(self) -> str:
         """Changes whenever documents or access rights do: while it is equal, searches find the same."""
-        return self._store.read(lambda snapshot: f"{snapshot.generation.digest} {self._store.catalog.at().digest}")
+        return self._read(lambda snapshot: f"{snapshot.generation.digest} {self._store.catalog.at().digest}")
 
     @property
     def commit(self) -> str:
@@ -170,7 +176,7 @@ class Collection:
     @property
     def embedder(self) -> Embedder:
         """The embedder of the newest generation."""
-        return self._store.read(lambda snapshot: self._store.embedder(snapshot.generation))
+        return self._read(lambda snapshot: self._store.embedder(snapshot.generation))
 
     def as_groups(self, groups: Set[str]) -> Collection:
         """A read-only handle that sees public documents, and restricted ones that one of `groups` may read.
@@ -178,7 +184,18 @@ class Collection:
         A restricted handle can only be restricted further.
         """
         names = _names(groups, "groups")
-        return Collection(self._store, names if self._groups is None else self._groups & names)
+        return Collection(self._store, names if self._groups is None else self._groups & names, self._oldest)
+
+    def at_least(self, generation: int) -> Collection:
+        """A handle that searches the generation that is ready, from this one on, rather than wait for the newest.
+
+        `refresh` prepares the newest one. Documents that are closed to the handle's groups are not found, at once.
+        """
+        return Collection(self._store, self._groups, generation)
+
+    def refresh(self) -> None:
+        """Prepare the newest generation for searches, while `at_least` handles search the one that is ready."""
+        self._store.refresh()
 
     def sync(
         self,
@@ -393,25 +410,35 @@ class Collection:
                 near += [one for one in loaded if (one.uri, one.page, one.place, one.headings) == section]
             return near
 
-        return self._store.read(found)
+        return self._read(found)
 
     def _hits(self, filter: str | None, find: Callable[..., RankedChunks]) -> list[Hit]:
         from ragfm.retrieval.search import load_hits
         from ragfm.store.search_backend import Predicate
+        from ragfm.store.tables import chunks
 
         conditions = self._conditions(filter)
 
         def hits(snapshot: SearchBackend) -> list[Hit]:
             catalog, where = self._catalog(), None
+            at = now = snapshot.generation.id
             if conditions or self._groups is not None:
                 now = self._store.catalog.generation()
-                where = Predicate(filter, self._groups, now, tuple(conditions))
+                where = Predicate(filter, self._groups, now if self._oldest is None else at, tuple(conditions))
             if not len(snapshot) or (where is not None and not snapshot.matches(where)):
                 return []  # no need to load an embedder
             embedder = partial(self._store.embedder, snapshot.generation)
-            return load_hits(find(snapshot=snapshot, embedder=embedder, where=where), catalog, snapshot)
+            ranked = find(snapshot=snapshot, embedder=embedder, where=where)
+            if where is not None and where.now < now:  # tags and access rights of the hits may have changed
+                is_hit = chunks.c.id.in_(ranked.ids.tolist())
+                if len(catalog.chunk_ids(at, is_hit, *conditions)) < len(ranked.ids):
+                    ranked = find(snapshot=snapshot, embedder=embedder, where=replace(where, now=now))
+            return load_hits(ranked, catalog, snapshot)
 
-        return self._store.read(hits)
+        return self._read(hits)
+
+    def _read(self, action: Callable[[SearchBackend], T]) -> T:
+        return self._store.read(action, self._oldest)
 
     def documents(
         self, filter: str | None = None, *, below: str | None = None, after: str | None = None, limit: int | None = None

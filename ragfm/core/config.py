@@ -179,6 +179,9 @@ class UploadsSection(_Section):
     archive_files: int = Field(
         2000, ge=1, description="Maximum number of files in an uploaded archive; a larger one is not indexed."
     )
+    waiting: int = Field(
+        20, ge=1, description="Maximum number of uploads of a key that wait to be indexed; more are refused with 429."
+    )
 
 
 class SourceSection(_Section):

@@ -42,9 +42,13 @@ class Turns:
         self._documents = self._bytes = 0  # fetched in this slice
         self._last_served: dict[str, int] = {}  # by owner, the last slice with one of its documents
         self._taken: set[tuple[str, str]] = set()  # path and revision
+        self._ordered: list[Ref] = []  # of this slice
         self.slices = 0
-        self.postponed = 0
-        """Number of documents that the last slice has left to the next one."""
+
+    @property
+    def postponed(self) -> list[Ref]:
+        """The documents that the last slice has left to the next one."""
+        return self._ordered[self._documents :]
 
     def begin_slice(self, refs: Iterable[Ref]) -> list[Ref]:
         """The new and changed documents in the order of turns. The owner that was served longest ago is first."""
@@ -60,16 +64,15 @@ class Turns:
         for ref in refs:
             queues.setdefault(self._owner_of(ref.path), []).append(ref)
         owners = sorted(queues, key=lambda owner: self._last_served.get(owner, 0))
-        ordered = [ref for turn in zip_longest(*(queues[owner] for owner in owners)) for ref in turn if ref is not None]
-        self.postponed = len(ordered)
-        return ordered
+        turns = zip_longest(*(queues[owner] for owner in owners))
+        self._ordered = [ref for turn in turns for ref in turn if ref is not None]
+        return self._ordered
 
     def take(self, ref: Ref) -> bool:
         """Whether the document belongs to this slice, rather than to a later one."""
         if self._documents >= self._max_documents or self._bytes >= self._max_bytes:
             return False
         self._documents += 1
-        self.postponed -= 1
         self._taken.add((ref.path, ref.revision))
         self._last_served[self._owner_of(ref.path)] = self.slices
         return True

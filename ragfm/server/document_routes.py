@@ -22,6 +22,7 @@ router = APIRouter()
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000
+_WAITING_RETRY_SECONDS = 2  # about the time of a slice of indexing
 _DELETE_SECONDS = 20.0
 """Time that a deletion waits for the index before it answers 202."""
 _DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -52,9 +53,16 @@ async def upload(
     if not file.filename:
         raise ApiError(400, "The file has no name.", code="invalid_request", param="file")
     store, max_bytes = service.uploads[target.collection].store, key.uploads_mb * _MB
+    supervisor, max_waiting = service.index_supervisors[target.collection], target.rag.collection.settings.uploads
     groups = [key.own_group, *shared]
     try:
         async with service.served.document_queue.slot(key.name):
+            if supervisor.waiting(key.own_group) >= max_waiting.waiting:
+                message = (
+                    f"{max_waiting.waiting} uploads of this key wait to be indexed, which is the limit "
+                    f"(`uploads.waiting`). Try again in {_WAITING_RETRY_SECONDS} s."
+                )
+                raise ApiError(429, message, code="uploads_waiting", retry_after=_WAITING_RETRY_SECONDS)
             write = partial(store, file.file, file.filename, groups, max_bytes=max_bytes)
             stored = await service.served.run_to_end(write)
     except UploadQuotaError as error:
@@ -65,7 +73,7 @@ async def upload(
         )
         raise ApiError(413, message, code="uploads_full", param="file") from error
     service.metrics.uploads.inc()
-    service.index_supervisors[target.collection].request_run()
+    supervisor.request_run(stored)
     return _pending_card(service, target, stored)
 
 
@@ -86,7 +94,7 @@ async def documents(
         own = {upload_id(upload.uri): upload for upload in service.uploads[target.collection].owned_by(key.own_group)}
         if mine:  # no other key can have this group
             filter = f"source = '{UPLOADS_SOURCE}'"
-            infos = target.as_groups({key.own_group}).documents(filter, after=previous, limit=limit + 1)
+            infos = target.handles.as_groups({key.own_group}).documents(filter, after=previous, limit=limit + 1)
         else:
             infos = target.handle(key).documents(after=previous, limit=limit + 1)
         cards = [_indexed_card(info, yours=upload_id(info.uri) in own) for info in infos]
@@ -95,6 +103,7 @@ async def documents(
         for number, upload in own.items():
             if number not in indexed and upload.uri > previous and (end is None or upload.uri < end):
                 cards.append(_pending_card(service, target, upload))
+        target.handles.saw_newest(key)
         cards.sort(key=lambda card: card.uri)
         following = cards[limit - 1].uri if len(cards) > limit else None
         return DocumentList(data=cards[:limit], next=following, groups=list(key.groups)).model_dump_json()
@@ -119,11 +128,13 @@ async def document(
         own = service.uploads[target.collection].find(uri, key.own_group)
         try:
             card, text = _indexed_card(handle.info(uri), yours=own is not None), handle.document(uri).text
+            target.handles.saw_newest(key)
             return DocumentText(**card.model_dump(), start=start, text=text[start : start + length])
         except CollectionError as error:
             if own is None or own.uri != uri:
                 raise not_found("document", uri) from error
         members = handle.documents(below=own.uri)
+        target.handles.saw_newest(key)
         if members:  # an indexed archive
             chunks = sum(info.chunks for info in members)
             return DocumentText(uri=uri, name=uri, state="ready", yours=True, chunks=chunks)
@@ -158,6 +169,7 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     supervisor = service.index_supervisors[target.collection]
     try:
         await asyncio.wait_for(supervisor.wait_for_run(supervisor.request_run()), _DELETE_SECONDS)
+        await service.served.run(target.handles.saw_newest, key)
     except TimeoutError:
         response.status_code = 202
     return Deleted(uri=uri, deleted=response.status_code != 202)

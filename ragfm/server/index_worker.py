@@ -27,7 +27,10 @@ from ragfm.store.collection_store import UPLOADS_SOURCE
 
 
 def main(collection: Path) -> None:
-    """Sync the uploads of a collection and report on standard output after each slice."""
+    """Sync the uploads of a collection and report on standard output after each slice.
+
+    The report has the uploads that wait for a later slice, by id, with their owners.
+    """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(OSError):
         os.nice(5)  # requests have priority
@@ -42,8 +45,10 @@ def main(collection: Path) -> None:
                 reasons |= {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
                 reasons |= {skip.uri: skip.why for skip in report.skipped}
                 # Before the last slice, more files of an upload may follow.
-                failed = reasons if turns.postponed else _why_not_searchable(owner, stored, reasons)
-                _report(failed=failed, began=began)
+                postponed = turns.postponed
+                failed = reasons if postponed else _why_not_searchable(owner, stored, reasons)
+                waiting = {ref.path.partition("/")[0]: uploads.owner_of_path(ref.path) for ref in postponed}
+                _report(failed=failed, waiting=waiting, began=began)
                 began, stored = time.monotonic(), list(uploads.all())
         except RagfmError as error:
             _report(error=error.message)

@@ -144,6 +144,7 @@ class _Tools:
         async with self._call(ctx, collection) as (key, model):
             list_documents = partial(model.handle(key).documents, filter, after=after, limit=_PAGE_SIZE + 1)
             documents = await self._served.compute(key, list_documents)
+            await self._served.run(model.handles.saw_newest, key)
             following = documents[_PAGE_SIZE - 1].uri if len(documents) > _PAGE_SIZE else None
             return DocumentPage(collection=model.collection, documents=documents[:_PAGE_SIZE], next=following)
 

@@ -37,6 +37,32 @@ _DOCUMENT_SLOTS = 4
 _SPARE_THREADS = 8
 
 
+class Handles:
+    """Restricted handles of one collection.
+
+    While its uploads are indexed, each slice is a commit, after which a search has to update its indexes. Then searches
+    use the generation that `refresh` has prepared, but none that is older than what the key has seen in a list.
+    """
+
+    def __init__(self, as_groups: Callable[[Set[str]], Collection]) -> None:
+        self.as_groups = as_groups
+        self.indexing = False
+        self._seen: dict[str, int] = {}  # by key, the generation of its last list or document
+
+    def of(self, key: Key) -> Collection:
+        """The collection as a key sees it."""
+        handle = self.as_groups(key.visible_groups)
+        return handle.at_least(self._seen.get(key.name, 0)) if self.indexing else handle
+
+    def saw_newest(self, key: Key) -> None:
+        """Remember that the key knows the newest generation."""
+        self._seen[key.name] = self.as_groups(_NO_GROUPS).generation
+
+    def refresh(self) -> None:
+        """Prepare the newest generation for searches."""
+        self.as_groups(_NO_GROUPS).refresh()
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A collection with a reader: `handbook` with the default reader, `handbook:small` with another one.
@@ -46,13 +72,13 @@ class Model:
 
     name: str
     collection: str
-    as_groups: Callable[[Set[str]], Collection] = field(repr=False)
+    handles: Handles = field(repr=False)
     rag: Rag
     queue: FairQueue
 
     def handle(self, key: Key) -> Collection:
         """The collection as a key sees it."""
-        return self.as_groups(key.visible_groups)
+        return self.handles.of(key)
 
 
 class ServedModels:
@@ -81,12 +107,14 @@ class ServedModels:
         self._readers: dict[str, tuple[Reader, FairQueue]] = {}
         self.models: dict[str, Model] = {}
         self.folders: dict[str, Path] = {}
+        self.handles: dict[str, Handles] = {}  # by collection
         for name, folder in collections:
             if name in self.folders:
                 raise ConfigError(f"Two collections are named {name!r}.", "Rename one with `-c NAME=DIR`.")
             as_groups = Collection.open(folder).as_groups
             as_groups(_NO_GROUPS).status()  # raises if there is no collection
             self.folders[name] = as_groups(_NO_GROUPS).path
+            self.handles[name] = Handles(as_groups)
             for i, (label, reader) in enumerate(readers):
                 rag = Rag(as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
                 reader = reader or rag.reader_name
@@ -104,7 +132,7 @@ class ServedModels:
                 names = [name] if i == 0 else []
                 if label:
                     names.append(f"{name}:{label}")
-                self.models |= {alias: Model(alias, name, as_groups, rag, queue) for alias in names or [name]}
+                self.models |= {alias: Model(alias, name, self.handles[name], rag, queue) for alias in names or [name]}
         self.compute_queue = shared_queue(_COMPUTE_SLOTS)
         """For what needs a core: searches, lists, the retrieval of an answer, each batch of an embedding request."""
         self.embedding_queue = shared_queue(_EMBEDDING_SLOTS)

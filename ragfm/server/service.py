@@ -51,7 +51,8 @@ class Service:
         )
         self.uploads = {name: Uploads(folder) for name, folder in served.folders.items()}
         self.index_supervisors = {
-            name: IndexSupervisor(folder, self.uploads[name]) for name, folder in served.folders.items()
+            name: IndexSupervisor(folder, self.uploads[name], served.handles[name])
+            for name, folder in served.folders.items()
         }
         self.warm = False  # whether the models are loaded
         self.closing = False

@@ -87,6 +87,7 @@ class Store:
         self._reranker = reranker
         self._rerankers: dict[str, Reranker] = {}
         self._lock = threading.RLock()
+        self._refresh_lock = threading.Lock()
         self._catalog: Catalog | None = None
         self._catalog_id: object = None  # identity of the database that is open
         self._embedders: dict[int, Embedder] = {}  # by contract
@@ -191,9 +192,39 @@ class Store:
         name = self.settings.backend
         return Snapshot if name == "local" else load_plugin("backends", name)
 
-    def read(self, action: Callable[[SearchBackend], T]) -> T:
-        """Call `action` with the newest snapshot; again with a newer one if it raises StaleReadError."""
-        return self.read_catalog(lambda _: action(self.snapshot()))
+    def read(self, action: Callable[[SearchBackend], T], oldest: int | None = None) -> T:
+        """Call `action` with the newest snapshot; again with a newer one if it raises StaleReadError.
+
+        With `oldest`, a snapshot that is ready will do if it is of that generation or a later one.
+        """
+        ready = self._snapshot if oldest is not None else None
+
+        def call(_: Catalog) -> T:
+            nonlocal ready
+            current, ready = ready, None  # repeated with the newest
+            if current is None or oldest is None or current.generation.id < oldest or not current.usable:
+                return action(self.snapshot())
+            return action(current)
+
+        return self.read_catalog(call)
+
+    def refresh(self) -> None:
+        """Prepare the snapshot of the newest generation for searches, while an older one serves."""
+        with self._refresh_lock:
+            with contextlib.suppress(StaleReadError):  # the following read opens it
+                current, newest = self._snapshot, self.catalog.at()
+                if (
+                    current is not None
+                    and current.usable
+                    and current.generation.contract_id == newest.contract_id
+                    and current.generation.id < newest.id
+                ):
+                    later = current.extend(newest)
+                    later.prepare(current)
+                    with self._lock:
+                        if self._snapshot is current:
+                            self._snapshot = later
+            self.read(lambda snapshot: snapshot.language if len(snapshot) else None)
 
     def read_catalog(self, action: Callable[[Catalog], T]) -> T:
         """Call `action` with the catalog; again if it raises StaleReadError.
@@ -273,6 +304,8 @@ class Store:
             if self._embedders:
                 self.embedder(newest).embed_queries([""])  # loads the model
             opened = self._open_snapshot(newest)
+            if (current := self._snapshot) is not None:
+                opened.prepare(current)
             with self._lock:
                 if self._snapshot is not None:
                     serving = self._snapshot.generation

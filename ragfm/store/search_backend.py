@@ -70,6 +70,9 @@ class SearchBackend(Protocol):
     def extend(self, generation: Generation) -> Self:
         """The backend at a later generation under the same contract."""
 
+    def prepare(self, earlier: Self) -> None:
+        """Do what the first searches would have to do, as far as searches of the earlier generation needed it."""
+
     def __len__(self) -> int:
         """Number of chunks."""
 

@@ -32,6 +32,7 @@ _EXTRA_APPROXIMATE = 20  # the same for an approximate index, whose candidates a
 _MAX_TIES = 10_000  # candidates with equal scores that are considered
 _ROUNDING = 1e-6  # rounding error of a float32 cosine
 _MAX_CACHED_PREDICATES = 16
+_PREPARED_PREDICATES = 4
 _SMALL_VIEW = 5_000  # chunks up to which a view is saved again after any change
 _MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
 
@@ -181,6 +182,15 @@ class Snapshot:
         """The chunks that were born since and live at a generation, and those of them for the tail, with vectors."""
         ids, vectors = self._catalog.chunk_vectors(generation, born_after=self.generation.id)
         return ids, ids, vectors
+
+    def prepare(self, earlier: Self) -> None:
+        """Update the keyword index, and look for the chunks that the predicates used last allow."""
+        if earlier._keywords is not None:
+            self.keywords()
+        with earlier._lock:
+            used = list(earlier._allowed)[-_PREPARED_PREDICATES:]
+        for where in used:
+            self._allowed_by(where and replace(where, now=self.generation.id))
 
     def matches(self, where: Predicate) -> bool:
         """Whether a chunk meets the predicate."""

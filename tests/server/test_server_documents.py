@@ -201,7 +201,7 @@ def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path)
     Collection.open(collection).sync(uploads.folder, name=".uploads")
     with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:
         for supervisor in it.app.state.service.index_supervisors.values():
-            supervisor.request_run = lambda: 0  # type: ignore[method-assign]
+            supervisor.request_run = lambda *_: 0  # type: ignore[method-assign]
         for number in range(3):
             put(it.client("guest"), f"late{number}.txt", b"Late.")
         own = sorted(upload.uri for upload in uploads.owned_by("key:guest"))
@@ -229,6 +229,49 @@ def test_uploads_of_a_key_have_a_size_limit(running: Running) -> None:
         with ThreadPoolExecutor(8) as pool:  # together they would take too much
             tries = pool.map(lambda n: client.post("/v1/documents", files={"file": ("e.txt", b"e" * 9000)}), range(8))
             assert [said.status_code for said in tries].count(201) == 1
+
+
+def test_uploads_that_wait_are_limited_for_each_key(tmp_path: Path) -> None:
+    collection = make_collection(tmp_path)
+    (tmp_path / "ragfm.toml").write_text("[uploads]\nwaiting = 2\n")
+    with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:
+        client, other = it.client("guest"), it.client("other")
+
+        def upload() -> httpx.Response:
+            return client.post("/v1/documents", files={"file": ("note.txt", b"The okapi is called Ann.")})
+
+        with write_lock(it.folder):  # nothing can be indexed
+            assert [upload().status_code for _ in range(3)] == [201, 201, 429]
+            refused = upload()
+            assert int(refused.headers["retry-after"]) > 0
+            assert refused.json()["error"]["code"] == "uploads_waiting"
+            assert "2 uploads of this key wait" in refused.json()["error"]["message"]
+            put(other, "note.txt", b"The okapi is called Bob.")
+            assert len(pages(client, limit=10, mine=True)) == 2
+        eventually(lambda: upload().status_code == 201, 120)
+
+
+def test_while_uploads_are_indexed_a_key_finds_what_it_has_seen(tmp_path: Path) -> None:
+    with serve(tmp_path, ScriptedReader(["Yes."])) as it:
+        handles = it.app.state.service.served.handles["handbook"]
+
+        def found(key: str) -> bool:
+            said = it.client(key).post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"]
+            return said[0]["uri"] == "docs/new.txt"
+
+        assert not found("guest")
+        handles.indexing = True
+        (tmp_path / "docs" / "new.txt").write_text("The zebra is called Bob.")
+        Collection.open(it.folder).sync(tmp_path / "docs")  # as the worker would
+        assert not found("guest")  # the generation that is ready
+        assert "docs/new.txt" in pages(it.client("other"), limit=10)
+        assert found("other")
+        assert found("guest")  # by now it is ready
+        (tmp_path / "docs" / "new.txt").unlink()
+        Collection.open(it.folder).sync(tmp_path / "docs")
+        assert found("guest")
+        handles.refresh()
+        assert not found("guest")
 
 
 @pytest.mark.parametrize(
@@ -318,7 +361,10 @@ def upload_until_killed(folder: Path, collection: Path, secret: str) -> dict[str
                 said = client.post("/v1/documents", files={"file": (f"n{number}-{turn}.txt", data)})
             except httpx.TransportError:
                 return
-            acknowledged[said.json()["uri"]] = data
+            if said.status_code == 201:
+                acknowledged[said.json()["uri"]] = data
+            else:  # too many wait
+                time.sleep(0.1)
 
     threads = [threading.Thread(target=upload, args=(number,)) for number in range(3)]
     for thread in threads:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ragfm_indexes.bm25 import BM25Index
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, DamagedCollectionError
@@ -240,3 +241,40 @@ def test_a_long_first_sync_saves_views_in_between(
     )
     collection.sync(tmp_path / "many")
     assert saved == [25, 65, 100]
+
+
+def test_a_prepared_generation_serves_until_the_next_is_ready(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    ready = collection.at_least(0)
+    before = _ask(ready)
+    (docs / "more.txt").write_text("Even 30 days of leave for night watchmen.")
+    _reopen(collection).sync(docs)
+    assert _ask(ready) == before
+    collection.refresh()
+    with monkeypatch.context() as changes:
+        changes.setattr(BM25Index, "updated", None)  # a search has nothing left to do
+        assert "docs/more.txt" in [uri for uri, _ in _ask(ready)]
+    (docs / "more.txt").unlink()
+    _reopen(collection).sync(docs)
+    assert _ask(collection.at_least(collection.generation)) == before
+
+
+def test_what_is_closed_is_not_found_in_a_prepared_generation(collection: Collection, docs: Path) -> None:
+    (docs / "boats").mkdir()
+    (docs / "boats" / "leave.txt").write_text("Sailors get 28 days of leave.")
+    access = docs / "boats" / ".ragfm-access"
+    access.write_text("staff\n")
+    collection.sync(docs)
+    staff = collection.as_groups({"staff"}).at_least(0)
+    both = _ask(staff)
+    assert "docs/boats/leave.txt" in [uri for uri, _ in both]
+    (docs / "hours.txt").write_text("Nobody works.")
+    _reopen(collection).sync(docs)
+    assert _ask(staff) == both
+    access.write_text("board\n")
+    _reopen(collection).sync(docs)
+    open_to_all = [uri for uri, _ in _ask(staff)]
+    assert open_to_all
+    assert "docs/boats/leave.txt" not in open_to_all

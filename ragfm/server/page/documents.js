@@ -178,7 +178,16 @@ async function upload(file) {
   );
   $('uploads').append(line);
   try {
-    const card = await api.upload(file, { model, groups: sharedGroups() }, (share) => (bar.value = share));
+    let card = null;
+    while (card === null) {
+      try {
+        card = await api.upload(file, { model, groups: sharedGroups() }, (share) => (bar.value = share));
+      } catch (error) {
+        if (error.retryAfter === null || error.status !== 429) throw error; // else too many of this key wait
+        status.replaceChildren('Waiting', bar);
+        await new Promise((resolve) => setTimeout(resolve, error.retryAfter * 1000));
+      }
+    }
     line.remove();
     announce(`${file.name} is stored and is being indexed.`);
     cards = [card, ...cards.filter((one) => one.uri !== card.uri)].sort((a, b) => (a.uri < b.uri ? -1 : 1));
