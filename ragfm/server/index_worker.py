@@ -25,6 +25,8 @@ from ragfm.server.json_logging import configure_logging
 from ragfm.server.uploads import ACCESS_FILE, Upload, Uploads, upload_id
 from ragfm.store.collection_store import UPLOADS_SOURCE
 
+_PROGRESS_SECONDS = 0.1  # a slice lists thousands of files, and the server reads each report
+
 
 def main(collection: Path) -> None:
     """Sync the uploads of a collection and report on standard output after each slice.
@@ -33,7 +35,7 @@ def main(collection: Path) -> None:
     """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(OSError):
-        os.nice(5)  # requests have priority
+        os.nice(12)  # requests have priority
     uploads = Uploads(collection)
     turns = Turns(uploads.owner_of_path)
     stored = list(uploads.all())  # before the slice, which has then seen them all
@@ -91,7 +93,14 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
+_last_progress = 0.0  # when it was reported
+
+
 def _report_progress(progress: Progress) -> None:
+    global _last_progress
+    if time.monotonic() < _last_progress + _PROGRESS_SECONDS:
+        return
+    _last_progress = time.monotonic()
     chunks = int(progress.figures.get("chunks", 0))
     _report(progress={"documents": progress.done, "total": progress.total or 0, "chunks": chunks})
 

@@ -140,7 +140,7 @@ class ServedModels:
         """For what reads and writes files: uploads, deletions, single documents."""
         threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
-        self._low_priority = ThreadPoolExecutor(_COMPUTE_SLOTS, "ragfm-serve-low", initializer=_lower_priority)
+        self._low_priority = ThreadPoolExecutor(_COMPUTE_SLOTS, "ragfm-serve-low", partial(_lower_priority, 5))
 
     def for_key(self, key: Key) -> Iterator[Model]:
         """The models that a key may use."""
@@ -187,12 +187,14 @@ class ServedModels:
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
 
-        def load_models() -> None:
+        def load_readers() -> None:
             for reader, _ in self._readers.values():
                 reader.count_tokens([Message("user", "warm")])
                 if isinstance(reader, LocalReader):
                     for _ in reader.stream([Message("user", "warm")], Sampling(max_tokens=1)):
                         pass
+
+        def load_networks() -> None:
             for embedder in embedders:
                 if load := getattr(embedder, "warm_up", None):
                     load()
@@ -201,8 +203,9 @@ class ServedModels:
                 shipped_verifier().warm_up()
                 shipped_verifier().likelihoods("warm", ["warm"])
 
-        with ThreadPoolExecutor(1, initializer=_lower_priority) as background:
-            background.submit(load_models).result()
+        for load_models, lower in ((load_readers, 2), (load_networks, 5)):
+            with ThreadPoolExecutor(1, initializer=partial(_lower_priority, lower)) as background:
+                background.submit(load_models).result()
         for embedder in embedders:
             embedder.embed_queries(["warm"])
 
@@ -212,6 +215,6 @@ class ServedModels:
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _lower_priority() -> None:
+def _lower_priority(by: int) -> None:
     if sys.platform == "linux":  # elsewhere, it would apply to the whole process
-        os.nice(5)
+        os.nice(by)

@@ -1,20 +1,23 @@
 """Continuous batching: one thread evaluates the next token of all requests in one batch.
 
 Requests join and leave between two tokens. Prompts are evaluated in blocks, and all other requests get a token after
-each block. A finished request's prompt stays in its slot until another request needs the slot; a prompt with the same
-prefix is evaluated only from where it differs.
+each block. If several scopes have requests, each gets the same share of the time: a prompt waits while a request of a
+scope that had less is being answered. A finished request's prompt stays in its slot until another request needs the
+slot; a prompt with the same prefix is evaluated only from where it differs.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Literal
 
 import numpy as np
@@ -123,6 +126,8 @@ class _BatchLoop:
         self._last_served: dict[Adapter | None, int] = {}
         """Time of the last step with each adapter."""
         self._steps_with_adapter = 0
+        self._seconds: dict[str, float] = {}
+        """By scope that has a request, its evaluation time; a new one begins with the least of the others."""
 
     # --- Called by other threads ---------------------------------------------------------------------------------
 
@@ -255,22 +260,38 @@ class _BatchLoop:
             for slot in group:
                 self._release(slot, error)
             return
-        prefilling = [slot for slot in group if slot.remaining > 0]
+        least = min((self._seconds[slot.scope] for slot in busy if slot.scope in self._seconds), default=0.0)
+        self._seconds = {slot.scope: self._seconds.get(slot.scope, least) for slot in busy}
+        prefilling = sorted((slot for slot in group if slot.remaining > 0), key=lambda slot: self._seconds[slot.scope])
         decoding = [slot for slot in group if slot.remaining <= 0 and slot.request and slot.request.sampler]
         scoring = [slot for slot in group if slot not in prefilling and slot not in decoding]
         budget = self._model.prefill_block
+        least = min((self._seconds[slot.scope] for slot in (*decoding, *scoring)), default=math.inf)
+        if prefilling and self._seconds[prefilling[0].scope] > least:
+            prefilling = []  # until the other scope has had as much time
         for slot in prefilling:
             if slot is prefilling[0] or slot.remaining <= budget:
                 budget -= min(slot.remaining, self._model.prefill_block)
-                self._prefill(self._cache, slot)
+                with self._measured(slot):
+                    self._prefill(self._cache, slot)
         for slot in scoring[:1]:
-            self._score(self._cache, slot)
+            with self._measured(slot):
+                self._score(self._cache, slot)
         if decoding:
             decoding.sort(key=lambda slot: slot.number)
             entries = [BatchToken(slot.last_token, slot.length, slot.number, True) for slot in decoding]
-            for slot, logits in zip(decoding, self._cache.evaluate(entries), strict=True):
-                slot.length += 1
-                self._pick_token(slot, logits)
+            with self._measured(*decoding):
+                for slot, logits in zip(decoding, self._cache.evaluate(entries), strict=True):
+                    slot.length += 1
+                    self._pick_token(slot, logits)
+
+    @contextmanager
+    def _measured(self, *slots: Slot) -> Iterator[None]:
+        """Count the time of the block for the scopes of the slots, in equal parts."""
+        start = monotonic()
+        yield
+        for slot in slots:
+            self._seconds[slot.scope] += (monotonic() - start) / len(slots)
 
     def _prefill(self, cache: KVCache, slot: Slot) -> None:
         """Evaluate the next block of a slot's prompt."""

@@ -34,6 +34,11 @@ class Slot:
         return self.cache_key[0]
 
     @property
+    def scope(self) -> str:
+        """The scope that the content was evaluated for."""
+        return self.cache_key[1]
+
+    @property
     def remaining(self) -> int:
         """Number of tokens of the request's prompt that are not evaluated yet."""
         return len(self.request.prompt) - len(self.prompt) if self.request else 0

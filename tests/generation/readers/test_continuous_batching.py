@@ -20,6 +20,7 @@ from support.tiny_gguf import write_lora, write_tiny
 
 from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, RagfmError, ReaderBusyError
 from ragfm.core.types import CLOSED, Message, Sampling, Stream
+from ragfm.generation.readers import continuous_batching
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.llama_context import LlamaContext
@@ -131,6 +132,33 @@ def test_logits_are_bit_identical_with_any_number_of_threads(reader: LlamaCppRea
     expected = logits(1)
     assert np.array_equal(logits(2), expected)
     assert np.array_equal(logits(3), expected)
+
+
+def test_scopes_get_equal_shares_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny = write_tiny(tmp_path / "tiny.gguf", context=2048)
+    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=2048, slots=4)
+    evaluate, submitted, order = LlamaContext.evaluate, threading.Event(), list[str]()
+
+    def recorded(context: LlamaContext, batch: Sequence[BatchToken]) -> object:
+        submitted.wait(20)
+        order.extend(reader._engine.batcher._loop._slots[token.slot].scope for token in batch)
+        return evaluate(context, batch)
+
+    monkeypatch.setattr(LlamaContext, "evaluate", recorded)
+    monkeypatch.setattr(continuous_batching, "monotonic", lambda: len(order))  # a second for each token
+    heavy = [
+        reader.stream(asked(f"{number}. {LONG * 12}"), Sampling(max_tokens=1), scope="heavy") for number in range(3)
+    ]
+    light = reader.stream(asked(LONG * 5), Sampling(max_tokens=24), scope="light")
+    submitted.set()
+    for stream in (light, *heavy):
+        text(stream)
+    last = len(order) - order[::-1].index("light")
+    ahead = PREFILL_BLOCK * 3  # the first block of all, the last one, and short ones that share a step
+    assert order[:last].count("light") > PREFILL_BLOCK * 2
+    assert order[:last].count("heavy") <= order.count("light") + ahead
+    assert order.count("heavy") > 2 * order.count("light") + 2 * ahead
 
 
 def test_adding_slots_keeps_their_content() -> None:
