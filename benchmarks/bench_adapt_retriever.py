@@ -25,7 +25,7 @@ from ragfm.core.progress import Progress
 from ragfm.evaluation import corpus_collection, read_run
 from ragfm.evaluation.metrics import estimate_means
 from ragfm.training.hard_negatives import QuestionSplit, split_questions
-from ragfm.training.retriever_training import PARTS, RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
+from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
 
 GOAL = 0.76
 CHOOSING = 0.2  # twice the share of the validation questions: `parted` would keep the other half for testing
@@ -66,7 +66,7 @@ def result_entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="DIR", default="adapt-retriever")
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", default="embedder,reranker")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--negatives", type=int)

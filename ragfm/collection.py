@@ -385,11 +385,11 @@ class Collection:
                 )
             time.sleep(_PAUSE_SECONDS)
 
-    def candidates(self, query: str, count: int, *, filter: str | None = None) -> list[Hit]:
+    def candidates(self, query: str, count: int) -> list[Hit]:
         """The candidates of `hybrid`: the `count` best chunks of each index, in order of id, with both scores."""
         from ragfm.retrieval.search import find_candidates
 
-        return self._hits(filter, partial(find_candidates, query, count))
+        return self._hits(None, partial(find_candidates, query, count))
 
     def neighbours(self, hits: Sequence[Hit]) -> list[Hit]:
         """The chunks next to each hit that belong to its section and page: the one before it, then the one after it.

@@ -182,7 +182,6 @@ class _Listing:
         self._listed: set[tuple[int, int]] = set()  # device and inode
 
     def folder(self, status: os.stat_result) -> Iterator[Ref]:
-        """All entries of the root."""
         if self._archives is not None:
             self._archives.begin_listing()
         self._add_folder("", status, None)
@@ -193,7 +192,6 @@ class _Listing:
                 yield from self._follow_link(*heapq.heappop(self._links))
 
     def single_file(self, status: os.stat_result) -> Iterator[Ref]:
-        """The root itself, which is a file."""
         if self._real_root.name == ACCESS_FILE:
             yield Ref("", skip="an access file")
             return

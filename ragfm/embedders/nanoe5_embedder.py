@@ -132,7 +132,6 @@ class _PackedModel:
         return [(text[ends[i] : ends[i + 1]].decode(), scores[i]) for i in range(self._pieces)]
 
     def weights(self) -> Bert:
-        """The network's weights in fp32."""
         import numpy as np
 
         tensors = self._tensors()

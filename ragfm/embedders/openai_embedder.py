@@ -95,7 +95,6 @@ class EndpointEmbedder:
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
 
     def _request_vectors(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of one request. Raises EmbeddingError."""
         response = self._post({"model": self._name, "input": list(texts), "encoding_format": "float"})
         try:
             rows = sorted(response["data"], key=lambda row: row["index"])

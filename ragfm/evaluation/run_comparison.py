@@ -73,7 +73,7 @@ class Comparison:
         return {key: (self.a.get(key), self.b.get(key)) for key in keys}
 
 
-def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10, seed: int = 0) -> Comparison:
+def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10) -> Comparison:
     """Compare two run files question by question, and return up to `max_changed` of the changed questions.
 
     Raises DataError unless both are runs of retrieval or both of answers, if they have no question in common, or if a
@@ -111,7 +111,7 @@ def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10, seed: i
         questions=len(common),
         only_a=len(by_id_a) - len(common),
         only_b=len(by_id_b) - len(common),
-        differences=tuple(paired_differences(names, values_a, values_b, seed)),
+        differences=tuple(paired_differences(names, values_a, values_b)),
         changed=tuple(
             ChangedQuestion(
                 id=common[index],

@@ -11,7 +11,7 @@ from typing import Any
 
 from ragfm.core.calibration import Calibration
 from ragfm.core.config import SETTINGS_FILE, Settings, load_settings, settings_path
-from ragfm.core.durable_files import temporary_path
+from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.evaluation.confidence_calibration import CalibrationReport
 from ragfm.evaluation.search_tuning import Choice, TuneReport
@@ -58,7 +58,7 @@ def write_keys(place: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
         Settings(**library.parse(text).unwrap())
     except ValueError as error:
         raise ConfigError(f"{path} would be invalid with the new settings: {error}.", "Nothing was written.") from error
-    _replace_file(path, text)
+    write_durably(path, text.encode(), mode=path.stat().st_mode & 0o777 if path.exists() else None)
 
 
 def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
@@ -101,16 +101,6 @@ def _store(
         write_keys(place, keys)
         written.append(path)
     evidence = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(report)}
-    _replace_file(path.with_name(evidence_name), json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    content = json.dumps(evidence, indent=1, ensure_ascii=False) + "\n"
+    write_durably(path.with_name(evidence_name), content.encode())
     return [*written, path.with_name(evidence_name)]
-
-
-def _replace_file(path: Path, text: str) -> None:
-    temporary = temporary_path(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        if path.exists():
-            temporary.chmod(path.stat().st_mode)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -172,7 +172,6 @@ class _Check:
         self.findings.append(Finding(CATALOG_FILE, what, str(expected), str(found)))
 
     def _check_catalog(self, connection: sa.Connection, head: Mapping[str, Any] | None) -> None:
-        """Check the catalog in one transaction."""
         schema = read_property(connection, "schema")
         if schema != str(SCHEMA_VERSION):
             self._add_damage("the schema's version", SCHEMA_VERSION, schema)

@@ -91,7 +91,6 @@ class _ChatAnswer:
         await self._service.wait_for(self._model.handle(self._key), commit)
 
     async def completion(self) -> ChatCompletion:
-        """The whole answer."""
         async with self._open_stream() as stream:
             async for _ in self._service.pieces(stream, self._start):
                 pass
@@ -110,7 +109,6 @@ class _ChatAnswer:
         )
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events."""
         length = 0
         async with self._open_stream() as stream:
             async for piece in self._service.pieces(stream, self._start):

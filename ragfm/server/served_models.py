@@ -35,6 +35,7 @@ _COMPUTE_SLOTS = min(8, max(2, len(usable_cpus())))  # with more than cores, eac
 _EMBEDDING_SLOTS = 2
 _DOCUMENT_SLOTS = 4
 _SPARE_THREADS = 8
+_MAX_WAIT_SECONDS = 60.0  # in a queue
 
 
 class Handles:
@@ -86,7 +87,7 @@ class ServedModels:
 
     `collections` are pairs of name and folder; `readers` are pairs of name and model, as `load_reader` takes it, or a
     reader object. The first reader answers for a collection named alone; by default it is the collection's own.
-    `waiting` is the maximum number of requests in each queue, `seconds` the maximum time that they should wait.
+    `waiting` is the maximum number of requests in each queue.
     """
 
     def __init__(
@@ -96,11 +97,10 @@ class ServedModels:
         *,
         adapter: str | None = None,
         waiting: int = 64,
-        seconds: float = 60.0,
     ) -> None:
         def shared_queue(slots: int) -> FairQueue:
             """A queue in which half of the slots are always there for other keys."""
-            return FairQueue(slots, waiting, seconds, per_key=max(1, slots // 2))
+            return FairQueue(slots, waiting, _MAX_WAIT_SECONDS, per_key=max(1, slots // 2))
 
         self.since = int(time.time())
         # By model and options: collections with the same reader share it.

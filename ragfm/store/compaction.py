@@ -77,7 +77,6 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
 
 
 def _delete_chunks(catalog: CatalogWriter, floor: int) -> int:
-    """Delete one batch of dead chunks."""
     with catalog.write() as connection:
         dead = sa.select(chunks.c.id).where(chunks.c.died <= floor).limit(_BATCH_ROWS)
         return connection.execute(chunks.delete().where(chunks.c.id.in_(dead))).rowcount

@@ -40,8 +40,6 @@ def check_keyword_index(index_class: type[KeywordIndex], *, k1: float = 1.2, b: 
 
 @dataclass(frozen=True)
 class _TestData:
-    """Content of an index, and the reference scores."""
-
     ids: Ids
     texts: Sequence[str]
     k1: float

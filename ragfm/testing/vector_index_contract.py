@@ -53,8 +53,6 @@ def check_vector_index(index_class: type[VectorIndex]) -> None:
 
 @dataclass(frozen=True)
 class _TestData:
-    """Content of an index, and queries."""
-
     ids: Ids
     vectors: Vectors
     queries: Vectors
@@ -92,8 +90,6 @@ def _check_searches(index: VectorIndex, data: _TestData) -> None:
 
 
 class _SingleQueries:
-    """Searches an index one query at a time."""
-
     def __init__(self, index: VectorIndex) -> None:
         self._index = index
 

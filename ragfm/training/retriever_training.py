@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -35,7 +35,6 @@ from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker
 from ragfm.training.ranker_trainer import RankerSettings, train_ranker
 
 Part: TypeAlias = Literal["embedder", "reranker"]
-PARTS: tuple[Part, ...] = get_args(Part)
 RECORD = "ragfm-retriever.json"
 BEFORE, AFTER = "before.run", "after.run"
 STATE = ".training"
@@ -238,7 +237,6 @@ class _CachedReranker:
         self._scores: dict[tuple[str, str], float] = {}
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Scores of the texts; `budget_ms` is ignored."""
         new = [text for text in dict.fromkeys(texts) if (query, text) not in self._scores]
         if new:
             scores = self._reranker.rerank(query, new).tolist()

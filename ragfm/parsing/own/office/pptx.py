@@ -145,7 +145,6 @@ class _SlideReader:
                 self._builder.add_block(text)
 
     def _add_graphic(self, frame: Node) -> None:
-        """Add the tables, charts and diagrams in a frame."""
         for table in descendants(frame, "tbl"):
             self._add_table(table)
         for reference in (*descendants(frame, "chart"), *descendants(frame, "relIds")):

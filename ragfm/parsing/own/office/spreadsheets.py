@@ -83,7 +83,6 @@ def _read_charts(package: Package) -> dict[str, list[Node]]:
 
 
 def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has_charts: bool) -> int:
-    """Add a sheet, and return the number of its rows."""
     if sheet.height * sheet.width > _MAX_CELLS:
         raise ParseError(
             f"{name} has a sheet of {sheet.height:,} by {sheet.width:,} cells, the limit is {_MAX_CELLS:,} cells."
