@@ -133,7 +133,7 @@ class FilesConnector:
             real = Path(os.path.realpath(path, strict=True))
             real_root = os.path.realpath(self.root)
             if not real.is_relative_to(real_root):
-                raise ConnectorError(f"{str(path)!r} leads out of {str(self.root)!r}.", "It is not read.")
+                raise ConnectorError(f"{str(path)!r} points outside of {str(self.root)!r}.", "It is not read.")
             with open_below(real_root, real) as file:
                 yield file
             allow = _groups_of(os.fspath(self.root), ref.path, real_root, real)  # after the content was read
@@ -284,7 +284,7 @@ class _Listing:
                 revision = _revision(self._real_root, absolute, status)
                 with open_below(self._real_root, os.path.realpath(absolute)) as file:
                     refs = self._archives.refs(file, absolute, path, status.st_size, revision, allow)
-            except (OSError, ValueError) as error:  # ValueError: it leads out of the folder by now
+            except (OSError, ValueError) as error:  # ValueError: it points outside of the folder by now
                 yield Ref(path, error=f"the archive cannot be opened: {_reason(error)}", allow=allow)
                 return
             self.containing_archive |= dict.fromkeys((ref.path for ref in refs), path)

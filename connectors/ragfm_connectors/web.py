@@ -186,7 +186,7 @@ class WebConnector:
         """All pages within the folder of the location, from link to link."""
         folder = self.root[: self.root.rindex("/") + 1]
         if not canonical_url(start.url).startswith(folder):  # redirected to https, or to a login page
-            raise SourceError(f"{self.root} leads to {start.url}.", "If that is the site, use it as the location.")
+            raise SourceError(f"{self.root} redirects to {start.url}.", "If that is the site, use it as the location.")
         waiting = deque([self.root])
         known = {self.root}
         listed: set[str] = set()

@@ -17,7 +17,7 @@ from ragfm.collection import Collection
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 @collection_options
 def backup(collection: str, as_json: bool, out: str, force: bool) -> None:
-    """Write the collection to the file OUT, while other processes may use it."""
+    """Write the collection to the file OUT. Other processes can use it meanwhile."""
     with Collection.open(collection) as store, show_progress("bytes") as progress:
         report = store.backup(out, force=force, progress=progress)
     text = (

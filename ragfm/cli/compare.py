@@ -127,7 +127,7 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
         print_failures([], synced)
         print_written(out, report)
     if stopped:
-        print_note(f"Stopped: {len(entries)} of {count} are compared.")
+        print_note(f"Stopped: {len(entries)} of {count} were compared.")
         print_how_to_continue(out)
         return INTERRUPTED
     return SOME_FAILED if any(entry.error for entry in entries) or (synced and synced.failed) else OK

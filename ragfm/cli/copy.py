@@ -16,7 +16,7 @@ from ragfm.cli.progress_bar import show_progress
 @click.argument("target", type=NON_EMPTY)
 @json_options
 def copy(as_json: bool, source: str, target: str) -> None:
-    """Copy the collection SOURCE to TARGET, which does not exist yet: one is a folder, or both are on PostgreSQL.
+    """Copy a collection from a folder to PostgreSQL, back, or between databases. TARGET must not exist.
 
     Nothing is embedded, and the copy is verified. If it was interrupted, run the command again to continue.
     """

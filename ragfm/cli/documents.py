@@ -18,7 +18,7 @@ from ragfm.collection import Collection
 def documents(collection: str, as_json: bool, uri: str | None, filter: str | None) -> int:
     """List the documents, or print the text of DOCUMENT, a name or URI.
 
-    A name is a short form of a URI: the path from the folder on that was ingested.
+    A name is a short form of a URI: the path that starts at the ingested folder.
     """
     with Collection.open(collection) as store:
         if uri is not None:

@@ -195,7 +195,7 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
 def recommend(as_json: bool) -> None:
     """List open models that answer well as a reader, by memory. Needs no network.
 
-    Memory is for the weights and one request with a window of 4,096 tokens. "fits" compares it with this machine's.
+    Memory is for the weights and one request with a window of 4,096 tokens. "fits": this machine has enough.
     """
     available = memory_limit_bytes() / 1e6
     fitting = [model for model in RECOMMENDED if model.memory_megabytes <= MEMORY_SHARE * available]

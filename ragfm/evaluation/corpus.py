@@ -66,7 +66,7 @@ def corpus_collection(
     has already is not embedded again. Raises ValueError for a set without documents.
     """
     if data.documents is None:
-        raise ValueError(f"{data.name} brings no documents")
+        raise ValueError(f"{data.name} contains no documents")
     with contextlib.ExitStack() as stack:
         if keep is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ragfm-eval-")))

@@ -107,7 +107,7 @@ class _Bounder:
 
     def bound(self, schema: Any, path: str) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
-            raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Add a type.")
+            raise UnsupportedError(f"The schema has no type for {path or '/'}.", "Add a type.")
         annotations = {key: schema[key] for key in _ANNOTATIONS if key in schema}
         if "$ref" in schema:
             name = schema["$ref"]
@@ -145,9 +145,7 @@ class _Bounder:
     def _bound_type(self, kind: str | None, schema: Mapping[str, Any], path: str) -> dict[str, Any]:
         if kind == "object":
             if not schema.get("properties"):
-                raise UnsupportedError(
-                    f"The schema does not say which properties {path or 'the object'} has.", "Name them."
-                )
+                raise UnsupportedError(f"The schema lists no properties for {path or 'the object'}.", "List them.")
             properties = {name: self.bound(part, f"{path}/{name}") for name, part in schema["properties"].items()}
             given = schema.get("required", ())
             required = [name for name, part in properties.items() if name in given or is_nullable(part)]
@@ -168,7 +166,7 @@ class _Bounder:
             return {"type": kind, "minLength": min_length, "maxLength": max_length}
         if kind in _TYPE_TEXTS:
             return {"type": kind}
-        raise UnsupportedError(f"The schema does not say what is at {path or '/'}.", "Add a type.")
+        raise UnsupportedError(f"The schema has no type for {path or '/'}.", "Add a type.")
 
     def _resolve(self, name: str) -> Any:
         target: Any = self._root

@@ -144,8 +144,8 @@ class Sync:
         older, chunks = older_documents(self._catalog, self._choice, self._source.id)
         if older and not self._keep_recipe:
             _log.warning(
-                "%d documents with %d chunks of %s were prepared by an older version of ragfm or another parser: they "
-                "are parsed and embedded again, which improves search%s. To postpone this, use --keep-recipe.",
+                "%d documents with %d chunks of %s were prepared by an older version of ragfm or a different parser: "
+                "they are parsed and embedded again, which improves search%s. To postpone this, use --keep-recipe.",
                 *(older, chunks, self._source.name, self._time_to_embed(chunks)),
             )
         # Close before anything is fetched. Opening a changed document waits until its new version is committed.

@@ -70,7 +70,7 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         )
     if target.exists:
         raise CollectionError(
-            f"There is a collection at '{target.database.location}' already.", "Choose a different destination."
+            f"There already is a collection at '{target.database.location}'.", "Choose a different destination."
         )
     with source.catalog.read() as reading, target.database.receiving() as engine:
         newest = newest_generation(reading)
@@ -125,7 +125,7 @@ def _prepare(reading: sa.Connection, engine: sa.Engine, location: str) -> int:
         known = {row.id: row.fingerprint for row in writing.execute(sa.select(contracts))}
         if copy_of not in (None, collection) or any(fingerprints.get(at) != known[at] for at in known):
             raise CollectionError(
-                f"At '{location}' is an unfinished copy of a different collection.", "Remove it, then copy again."
+                f"There is an unfinished copy of a different collection at '{location}'.", "Remove it, then copy again."
             )
         if copy_of is None:
             writing.execute(properties.insert().values(key=_COPY_OF, value=collection))

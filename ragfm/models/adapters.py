@@ -116,7 +116,7 @@ def _peft_config(folder: Path) -> dict[str, Any]:
 
 
 def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = None) -> None:
-    """Raise AdapterMismatchError if an adapter was trained on other weights than `base`, or for another prompt.
+    """Raise AdapterMismatchError if an adapter was trained on different weights than `base`, or for a different prompt.
 
     `adapter` is a folder or a GGUF file; one that says nothing of its base and prompt passes. `prompt` is a
     fingerprint, see `ragfm.generation.prompt`. Raises DamagedModelError if the weights in a folder are not those of its
@@ -139,14 +139,14 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
     actual_base = weights_sha256(base) if trained_base else trained_base
     if actual_base != trained_base:
         raise AdapterMismatchError(
-            f"The adapter '{path}' was trained on other weights than '{base}': on sha256 {trained_base}, not "
+            f"The adapter '{path}' was trained on different weights than '{base}': on sha256 {trained_base}, not "
             f"{actual_base}.",
             "Specify the model that it was trained on, or train an adapter on this model. For a GGUF file of the same "
             "model: `ragfm adapt export ADAPTER --base FILE.gguf`.",
         )
     if trained_prompt and prompt and trained_prompt != prompt:
         raise AdapterMismatchError(
-            f"The adapter '{path}' was trained for another prompt than this one.",
+            f"The adapter '{path}' was trained for a different prompt.",
             "Use the strategy and mode that it was trained for, train it again with `ragfm adapt data` and `ragfm "
             "adapt train`, or use no adapter: --adapter none.",
         )

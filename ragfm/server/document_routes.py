@@ -46,7 +46,7 @@ async def upload(
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection, "bytes": file.size}
     if target.rag.collection.shared:
-        raise ApiError(400, "A collection on PostgreSQL takes no uploads.", code="unsupported")
+        raise ApiError(400, "A collection on PostgreSQL does not accept uploads.", code="unsupported")
     shared = [group for group in groups or [] if group]
     if unknown := set(shared) - set(key.groups):
         raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")

@@ -117,7 +117,7 @@ class Store:
         """Chunk size and overlap, in tokens. A size above the embedder's window is logged; the window then applies."""
         size = self.settings.chunk.size
         if size is not None and size > int(window):
-            _log.warning("chunk.size is %d, but the embedder takes %s tokens: chunks get at most those.", size, window)
+            _log.warning("chunk.size is %d, but the embedder accepts %s tokens, which is the limit.", size, window)
         return ChunkSettings(size=size, overlap=self.settings.chunk.overlap)
 
     @property

@@ -270,7 +270,8 @@ class PostgresDatabase:
         with self._creating_tables() as connection:
             if self._has_tables(connection):
                 raise CollectionError(
-                    f"At '{self.location}' is a collection already, or an unfinished copy.", "Choose a different name."
+                    f"There already is a collection at '{self.location}', or an unfinished copy.",
+                    "Choose a different name.",
                 )
             self._create_tables(connection)
             generation, digest = fill(connection)

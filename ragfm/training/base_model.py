@@ -62,7 +62,7 @@ class Base:
                 )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise DamagedModelError(
-                f"transformers can't load {self.path}: {error}", "Download the model again."
+                f"transformers cannot load {self.path}: {error}", "Download the model again."
             ) from error
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")

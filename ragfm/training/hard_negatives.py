@@ -63,8 +63,8 @@ def split_questions(questions: Sequence[Question], held_out: float, seed: int = 
         part.extend(group)
     if not (learn and choose and test):
         raise DataError(
-            f"{len(questions)} questions about {len(groups)} separate documents are too few to train on some of them "
-            "and to choose and to test by others.",
+            f"{len(questions)} questions about {len(groups)} separate documents are too few for training, "
+            "validation and test sets.",
             "Add questions about more documents.",
         )
     parts = (tuple(questions[index] for index in sorted(part)) for part in (learn, choose, test))

@@ -127,7 +127,7 @@ def refresh(
     plugin, model = plugin_and_model("readers", rag.reader_name)
     if plugin not in _SERVABLE_METHODS:
         raise UnsupportedError(
-            f"The reader {rag.reader_name} does not run in this process.", "Refresh a model of this machine."
+            f"The reader {rag.reader_name} does not run in this process.", "Use a reader that runs on this machine."
         )
     if (method := _method(rag.sampling.adapter, settings)) not in _SERVABLE_METHODS[plugin]:
         raise UnsupportedError(
@@ -302,7 +302,7 @@ def _make_dataset(
         card = read_card(settings.replay)
         if card.get("prompt", prompt) != prompt:
             raise DataError(
-                f"The examples in {settings.replay} were made for another prompt.",
+                f"The examples in {settings.replay} were made for a different prompt.",
                 "Create them again with `ragfm adapt data`.",
             )
         old = []

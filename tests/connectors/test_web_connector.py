@@ -149,7 +149,7 @@ def test_links_within_a_folder(site: Site) -> None:
 def test_a_redirected_site_is_an_error_that_names_its_target(site: Site) -> None:
     url = linked(site)
     site.page("/old/", status=301, Location=url)
-    with pytest.raises(SourceError, match=r"/old/ leads to .*/docs/"):
+    with pytest.raises(SourceError, match=r"/old/ redirects to .*/docs/"):
         listed(site.url("/old/"), links=True)
     assert len(listed(site.url("/old/"))) == 1
 

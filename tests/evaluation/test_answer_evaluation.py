@@ -780,7 +780,7 @@ def test_a_stopped_comparison_shows_finished_readers(tmp_path: Path, monkeypatch
     done = CliRunner().invoke(ragfm, words, standalone_mode=False)
     assert done.return_value == 130
     assert "mine, k = 1" in done.stdout
-    assert "Stopped: 1 of 3 are compared" in done.stderr
+    assert "Stopped: 1 of 3 were compared" in done.stderr
     assert "mine, k = 1" in Path("page.html").read_text()
     with pytest.raises(KeyboardInterrupt):
         compare_readers([Contender("mine", k=3)], QuestionSource("q.jsonl"), tmp_path, partial=True)

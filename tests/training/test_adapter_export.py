@@ -186,7 +186,7 @@ def test_an_adapter_trained_on_a_folder_serves_over_its_gguf_file(tmp_path: Path
         whole = export_adapter(out, "merged", base=str(file), quantisation="q8_0", out=tmp_path / "whole.gguf")
         assert 0 < whole.stat().st_size < file.stat().st_size / 2
     other = in_form(tiny_model(tmp_path / "other", seed=1), tmp_path / "other.gguf", form)
-    with pytest.raises(AdapterMismatchError, match="on other weights"):
+    with pytest.raises(AdapterMismatchError, match="on different weights"):
         serving_adapter(written, str(other), prompt_fingerprint())
     with pytest.raises(AdapterMismatchError, match=r"is off by 1\d\d\.\d%, where"):
         export_adapter(out, "gguf", base=str(other), out=tmp_path / "no.gguf")
@@ -328,12 +328,12 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
     assert (said["check"]["prompts"], said["check"]["equal"]) == (6, 6), said
     file = out / "adapter.gguf"
     assert serving_adapter(out, str(base), prompt_fingerprint()) == str(file)
-    with pytest.raises(AdapterMismatchError, match="other weights"):
+    with pytest.raises(AdapterMismatchError, match="different weights"):
         serving_adapter(file, "bundled", prompt_fingerprint())
     check_adapter(file, base, prompt_fingerprint())
-    with pytest.raises(AdapterMismatchError, match="another prompt"):
+    with pytest.raises(AdapterMismatchError, match="a different prompt"):
         check_adapter(file, base, "another")
-    with pytest.raises(AdapterMismatchError, match="other weights"):
+    with pytest.raises(AdapterMismatchError, match="different weights"):
         check_adapter(file, folder)
     export_adapter(file, "peft", base=str(base), out=tmp_path / "back")
     assert read_record(tmp_path / "back").base["sha256"] == read_record(out).base["sha256"]
@@ -344,7 +344,7 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
     assert _start_adapter(str(file), str(base), tmp_path / "again") == str(out)
     whole = export_adapter(out, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf")
     assert 0 < whole.stat().st_size < base.stat().st_size / 2
-    with pytest.raises(AdapterMismatchError, match="trained on other weights"):
+    with pytest.raises(AdapterMismatchError, match="trained on different weights"):
         export_adapter(out, "merged", base=str(folder), out=tmp_path / "merged")
     assert json.loads((out / "ragfm-adapter.json").read_bytes())["licence"] == "CC0"
 

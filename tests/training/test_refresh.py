@@ -506,7 +506,7 @@ def test_a_refresh_is_adopted_and_rolled_back(tmp_path: Path, docs: Path, run: I
 
     card = json.loads((replay / "card.json").read_text())
     (replay / "card.json").write_text(json.dumps({**card, "prompt": "other"}))
-    with pytest.raises(DataError, match="made for another prompt"):
+    with pytest.raises(DataError, match="made for a different prompt"):
         refresh(Collection.open(tmp_path / ".ragfm"), tmp_path / "other", RefreshSettings(replay=replay))
 
     assert run.json("adapt", "back") == {"gone": str(folder), "adapter": None}

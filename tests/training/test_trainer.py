@@ -389,7 +389,7 @@ def test_a_truncated_base_is_reported_as_damaged(folder: Path, tmp_path: Path) -
     base = Path(shutil.copytree(folder, tmp_path / "base"))
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(DamagedModelError, match="can't load"):
+    with pytest.raises(DamagedModelError, match="cannot load"):
         Base(str(base))
 
 
@@ -417,9 +417,9 @@ def test_an_adapter_for_other_weights_or_another_prompt_is_refused(folder: Path,
     trained = training(folder, tmp_path / "out", replace(SETTINGS, epochs=0.2))
     write_adapter(trained, trained.run(), card={"prompt": "another"})
     other = tiny_model(tmp_path / "other", hidden_size=32)
-    with pytest.raises(AdapterMismatchError, match="on other weights"):
+    with pytest.raises(AdapterMismatchError, match="on different weights"):
         check_adapter(tmp_path / "out", other)
-    with pytest.raises(AdapterMismatchError, match="for another prompt"):
+    with pytest.raises(AdapterMismatchError, match="for a different prompt"):
         check_adapter(tmp_path / "out", folder, prompt_fingerprint())
     check_adapter(tmp_path / "out", folder)
     with pytest.raises(DataError, match="holds an adapter already"):
@@ -466,7 +466,7 @@ def test_training_continues_from_an_adapter(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="was trained by lora, not dora"):
         training(folder, tmp_path / "other", replace(start, method=MethodSettings("dora")))
     other = tiny_model(tmp_path / "other-model", hidden_size=32)
-    with pytest.raises(AdapterMismatchError, match="trained on other weights"):
+    with pytest.raises(AdapterMismatchError, match="trained on different weights"):
         training(other, tmp_path / "other", start)
 
 

@@ -269,9 +269,9 @@ def test_an_adapter_folder_is_served_directly(tmp_path: Path) -> None:
         found = serving_adapter(tmp_path / "adapter", name, prompt_fingerprint())
         assert found == str(tmp_path / "adapter")
         assert list(reader.stream(ASKED[0], Sampling(max_tokens=2, adapter=found))) is not None
-        with pytest.raises(AdapterMismatchError, match="another prompt"):
+        with pytest.raises(AdapterMismatchError, match="a different prompt"):
             serving_adapter(tmp_path / "adapter", name, "few-shot")
-    with pytest.raises(AdapterMismatchError, match="other weights"):
+    with pytest.raises(AdapterMismatchError, match="different weights"):
         serving_adapter(tmp_path / "adapter", "transformers:bundled", prompt_fingerprint())
     with pytest.raises(ModelNotFoundError, match=r"has no adapter\.gguf"):
         serving_adapter(tmp_path / "adapter", "bundled", prompt_fingerprint())

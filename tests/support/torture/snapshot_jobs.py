@@ -31,7 +31,7 @@ def write_rounds(report: Report, folder: str, rounds: int, stop: str) -> None:
 
 
 def read_rounds(report: Report, folder: str, searches: int, stop: str, seed: int) -> None:
-    """Search until the writer has ended, but so many times at the least; no search may see two rounds."""
+    """Search until the writer has ended, but at least `searches` times; no search may see two rounds."""
     rng, problems = random.Random(seed), list[str]()
     collection = open_collection(Path(folder) / "c", dim=32)
     handle = collection.as_groups({"staff"}) if seed % 2 else collection

@@ -63,7 +63,7 @@ def _run(command: list[str], folder: str, name: str) -> tuple[int, str]:
             while process.poll() is None:
                 if monotonic() > deadline:
                     process.kill()
-                    raise ParseError(f"{name} took LibreOffice over {_MAX_SECONDS} seconds.")
+                    raise ParseError(f"LibreOffice did not convert {name} within {_MAX_SECONDS} seconds.")
                 try:
                     process.wait(1)
                 except subprocess.TimeoutExpired:
