@@ -147,7 +147,7 @@ class _Outline:
         return mark if mark and position < mark.end else None
 
     def table_contexts(self, position: int) -> Sequence[str]:
-        """What a chunk that begins inside a table lacks of its caption and header; the fullest form comes first."""
+        """Caption and header for a chunk that begins inside a table; the fullest form comes first."""
         i = bisect_right(self._starts["table"], position)
         table = self._marks["table"][i - 1] if i else None
         if table is None or position >= table.end:

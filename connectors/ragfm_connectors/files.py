@@ -47,7 +47,7 @@ class FilesConnector:
     """All files below a folder, one file, or the files that a glob such as `docs/**/*.md` matches.
 
     `include` and `exclude` are patterns as in .gitignore, see PathFilter; they do not apply to a single file. Files
-    larger than `max_bytes`, hidden files unless `hidden` is set, and what is not a regular file are listed as skipped.
+    larger than `max_bytes`, hidden files unless `hidden` is set, and special files are listed as skipped.
     Symbolic links are followed within the folder, unless their target is listed already. Collections in the folder are
     left out, and so are folders that `ragfm.core.output_folder` has marked. Zip and tar archives are opened like
     folders unless `archives` is false; those with more than `archive_files` files are skipped, see

@@ -1,4 +1,4 @@
-"""Decide: compose the answer from its cited sentences, or abstain; and what a user sees of it.
+"""Decide: compose the answer from its cited sentences, or abstain; and the text that users see.
 
 With a small or unsure reader, users see the sentence or table row of the documents that most likely has the answer,
 next to the reader's answer or in its place; without an answer, one of each of the best passages.
@@ -47,7 +47,7 @@ class ComposedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the user gets: the status, the composed answer or the abstention without citations, and what is shown.
+    """The result: the status, the composed answer or the abstention without citations, and the text to show.
 
     `quote` is the sentence of the documents that is shown with an answer. `nearest` are those that come closest to one
     if there is no answer.
@@ -197,7 +197,7 @@ def select_quote(
 
 
 def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small: bool) -> str:
-    """What a user should read of an answer: its text, and the quote with its marker.
+    """The text to show to users: that of the answer, and the quote with its marker.
 
     An unsure answer of a `small` reader is replaced by the quote.
     """

@@ -9,7 +9,7 @@ that its quote, table header or caption gives it:
 
 A citation that is not verified has a fault. `fabricated`: no passage says so. `misattributed`: another passage does.
 `stitched`: its parts occur in several places, and nowhere together. `subject`: a name or period of the question is not
-found with the quote. Where a verifier reads the passages, it adds `unclear`: the quote may not say what was asked.
+found with the quote. Where a verifier reads the passages, it adds `unclear`: the quote may not answer the question.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim
 def check_sentences(
     sentences: Sequence[CitedSentence], readings: Sequence[Reading], *, corrected: bool
 ) -> list[CitedSentence]:
-    """The sentences with the verifier's likelihood, and the fault `unclear` where a quote may not say what was asked.
+    """The sentences with the verifier's likelihood, and the fault `unclear` where a quote may not answer the question.
 
     A quote stays verified if the verifier, which has not seen the answer, finds the answer to the question there, and
     it has half of the question's terms. A `corrected` answer is the verifier's own, so nothing has confirmed it. In an
@@ -313,7 +313,7 @@ def name_unit(text: str, sentences: Sequence[CitedSentence]) -> str:
 
 
 def _above(passage: Hit, start: int) -> str:
-    """What stands above a table row: the passage's context, and the paragraph and the header of its table."""
+    """The text above a table row: the passage's context, and the paragraph and the header of its table."""
     lines = passage.text[:start].splitlines()
     table = next((at for at in range(len(lines), 0, -1) if not lines[at - 1].startswith("|")), 0)
     caption = next((line for line in reversed(lines[:table]) if line.strip()), "")

@@ -51,7 +51,7 @@ _QUESTION = 96  # tokens; the rest of a longer one is not read
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What was read at once: the characters that each token is, and how likely the answer begins or ends with it.
+    """Tokens that were read at once: their characters, and how likely the answer begins or ends with each.
 
     `nowhere` is how likely there is no answer.
 
@@ -253,7 +253,7 @@ class VerifierReranker:
 
 
 def with_learned(bert: Bert, learned: Mapping[str, Floats]) -> Bert:
-    """The weights with what was learned added: a vector as it is, a matrix as the product of two thin ones."""
+    """The weights with the learned changes added: a vector as it is, a matrix as the product of two thin ones."""
 
     def linear(name: str, by: Linear) -> Linear:
         left, right = (learned.get(f"{name}.{side}") for side in ("left", "right"))

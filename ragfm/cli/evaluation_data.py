@@ -83,7 +83,7 @@ def data_collection(
 
 
 def data_facts(data: QuestionSet, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run's file records about the questions."""
+    """Return the facts about the questions that a run file records."""
     sample = {"limit": options["limit"], "seed": options["seed"]} if options["limit"] else {}
     return {"data": data.name, "left_out": dict(data.left_out), **sample}
 

@@ -11,7 +11,7 @@ from ragfm.cli.output import print_json, print_table
 @click.command()
 @json_options
 def plugins(as_json: bool) -> None:
-    """List the installed connectors, embedders, indexes, parsers, readers and rerankers, and what the parsers read."""
+    """List the installed connectors, embedders, indexes, parsers, readers and rerankers, and the parsers' formats."""
     from ragfm.core.registry import KINDS
     from ragfm.core.registry import plugins as installed
     from ragfm.parsing.parsers import known_formats

@@ -194,7 +194,7 @@ class Citation:
 
     @property
     def supports(self) -> bool:
-        """Whether the quote has the words of the sentence, even if it may not say what was asked."""
+        """Whether the quote has the words of the sentence, even if it may not answer the question."""
         return self.verified or self.fault in ("subject", "unclear")
 
 
@@ -406,7 +406,7 @@ class Connector(Protocol):
 class Embedder(Protocol):
     """Turns texts into unit vectors, with the model's own prompts. Created as `Embedder(model)`; loads on first use.
 
-    It may have a method `warm_up()`, which the server calls to load what is fastest for many calls.
+    It may have a method `warm_up()`, which the server calls to load the backends that are fastest for many calls.
     """
 
     @property

@@ -57,7 +57,7 @@ _INDEX_RATING_ID = "CREATE UNIQUE INDEX ratings ON entries (rating_id)"
 
 
 class Answering(Protocol):
-    """What the log needs of a `Rag`."""
+    """The part of `Rag` that the log needs."""
 
     reader_name: str
     sampling: Sampling

@@ -30,7 +30,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a sync did: numbers of documents, chunks embedded, seconds, skipped entries and failures."""
+    """The result of a sync: numbers of documents, chunks embedded, seconds, skipped entries and failures."""
 
     added: int = 0
     updated: int = 0

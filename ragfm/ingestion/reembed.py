@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReembedReport:
-    """What a re-embedding did: chunks of the new generation, texts embedded, seconds, and the generation."""
+    """The result of a re-embedding: chunks of the new generation, texts embedded, seconds, and the generation."""
 
     chunks: int
     embedded: int

@@ -202,7 +202,7 @@ class Sync:
 
     @property
     def report(self) -> SyncReport:
-        """What was done so far."""
+        """The result so far."""
         failures = sorted([*self._failures, *self._kept_failures], key=lambda failure: failure.path)
         return SyncReport(
             added=self._added,

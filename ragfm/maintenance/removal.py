@@ -18,7 +18,7 @@ _MAX_SUGGESTION_URIS = 10_000  # compared with an unknown name
 
 @dataclass(frozen=True, slots=True)
 class RemoveReport:
-    """What was removed: a whole source, or the document `uri` of it.
+    """The result of a removal: of a whole source, or of its document `uri`.
 
     `listed`: the source is in `ragfm.toml`, so the next ingest without arguments adds it again.
     """

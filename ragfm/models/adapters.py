@@ -100,7 +100,7 @@ def is_peft_folder(folder: Path) -> bool:
 
 
 def _peft_record(folder: Path) -> AdapterRecord:
-    """What the configuration of a PEFT adapter says of it. Raises DamagedModelError."""
+    """The record of a PEFT adapter, from its configuration. Raises DamagedModelError."""
     config = _peft_config(folder)
     kind, base = str(config.get("peft_type")).lower(), str(config.get("base_model_name_or_path") or "")
     method = "dora" if config.get("use_dora") else _METHOD_OF_PEFT_TYPE.get(kind, kind)

@@ -136,7 +136,7 @@ def known_formats() -> KnownFormats:
 
 
 def parser_version(name: str, media_type: str) -> str:
-    """What a recipe says of a parser; of ragfm's own the version alone, as recipes did when there was no other."""
+    """The parser in a recipe: name and version; of ragfm's own only the version, as in older recipes."""
     parser = installed_parsers().get(name)
     version = parser.version(media_type) if parser else ""
     return version if name == OWN else f"{name} {version}"

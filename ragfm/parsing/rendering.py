@@ -1,4 +1,4 @@
-"""Build Markdown-like text block by block, with marks for what the blocks are."""
+"""Build Markdown-like text block by block, with a mark for the kind of each block."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def find_linked(
 
 
 def _wanted_hops(query: str, snapshot: SearchBackend, where: Predicate | None) -> int:
-    """2 if the best text lacks much of what the best texts have of the question, by BM25 of its words; else 1."""
+    """2 if the best text lacks many of the question's words that the best texts have, by BM25; else 1."""
     words = list(dict.fromkeys(_WORD.findall(query)))
     ids = snapshot.search_keywords(query, _COMPARED, where)[1]
     if not len(ids):

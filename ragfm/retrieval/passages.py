@@ -1,4 +1,4 @@
-"""Passages: from hits to what a reader is shown.
+"""Passages: from hits to the passages in the prompt.
 
     hits, best first ─distinct→ without near-duplicates ─arrange→ neighbours merged, in rank or document order
 

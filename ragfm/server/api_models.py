@@ -96,8 +96,8 @@ class AnswerDetails(BaseModel):
     """An answer with its evidence.
 
     `answer` is the text with corrected citation markers, which the pieces of a stream do not have. `contradictions` are
-    passages that say otherwise. `status`: `answered`, `unsure`, or `not_found`. `shown` is what a user should read; it
-    has the `quote` in it, the sentence of the documents that most likely has the answer. An unsure answer of a small
+    passages that say otherwise. `status`: `answered`, `unsure`, or `not_found`. `shown` is the text for users. It
+    contains the `quote`, the sentence of the documents that most likely has the answer. An unsure answer of a small
     reader is not in it. `nearest` are the sentences that come closest to an answer if there is no answer.
     `passages` are the hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences
     of `answer` that no passage supports. `rating` identifies the answer for `/v1/ratings`; it is null without an answer

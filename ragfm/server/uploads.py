@@ -144,7 +144,7 @@ class Uploads:
         shutil.rmtree(removed)
 
     def remove_incomplete(self) -> None:
-        """Delete what a crash left of an unfinished upload or deletion, neither of which was acknowledged."""
+        """Delete the remains of uploads and deletions that a crash interrupted before they were acknowledged."""
         for folder in self.folder.glob(".*") if self.folder.exists() else ():
             shutil.rmtree(folder, ignore_errors=True)
 

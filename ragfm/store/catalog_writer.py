@@ -111,7 +111,7 @@ class CatalogWriter(Catalog):
 
     @contextmanager
     def new_generation(self) -> Iterator[Commit]:
-        """Make one generation of what the block writes; it is durable when the block ends."""
+        """Make one generation of the block's writes; it is durable when the block ends."""
         with self.write() as connection:
             last = connection.execute(sa.select(generations).order_by(generations.c.id.desc()).limit(1)).one()
             commit = Commit(connection, last.id + 1, last.contract_id, last.chunks)

@@ -1,4 +1,4 @@
-"""What a collection needs of its database. `SqliteDatabase` and `PostgresDatabase` provide it."""
+"""The interface of a collection's database. `SqliteDatabase` and `PostgresDatabase` provide it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def is_address(location: str | Path) -> bool:
 
 
 class Database(Protocol):
-    """The database of one collection, and what is needed to trust it: a lock and the last acknowledged generation.
+    """The database of one collection, its lock, and the last acknowledged generation.
 
-    `location` is what the user opened, a folder or an address, `name` its catalog, for messages.
+    `location` is the folder or address that the user opened, `name` its catalog, for messages.
     """
 
     location: str

@@ -47,7 +47,7 @@ class AllowedChunks:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a view lacks: chunks that were born since, chunks that died since, and the vectors that no index has."""
+    """Changes since a view: chunks that were born, chunks that died, and the vectors that no index has."""
 
     born: Ids
     dead: Ids

@@ -42,7 +42,7 @@ def merge_gguf(base: Path, adapter: Path | Mapping[str, Matrix], out: Path, quan
 
 
 def _read_deltas(adapter: Path) -> dict[str, Matrix]:
-    """What a GGUF adapter adds to each weight."""
+    """The matrix that a GGUF adapter adds to each weight."""
     lora = gguf.GGUFReader(adapter)
     alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
     scale = float(alpha.contents()) if alpha else 1.0

@@ -34,7 +34,7 @@ REFERENCE = "reference.json"
 
 @dataclass
 class Sequences:
-    """The encoded examples of a training run, and what a preference loss needs to know of each.
+    """The encoded examples of a training run, and the values that a preference loss needs for each.
 
     - `examples`: the examples that are not too long.
     - `encoded`: a sequence for each; with dpo the better and the worse answer of each, alternating; with kto one for

@@ -392,7 +392,7 @@ def _calibration_for(rag: Rag, adapter: str) -> Calibration | None:
 
 
 def _adopt(place: Path, folder: Path, report: RefreshReport, calibration: Calibration | None) -> None:
-    """Write the adapter and its calibration to the settings file, and what was there to the history."""
+    """Write the adapter and its calibration to the settings file, and the previous ones to the history."""
     settings = load_settings(place)
     entry: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

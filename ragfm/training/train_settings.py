@@ -34,7 +34,7 @@ class TrainSettings:
     """Settings of a training run.
 
     - `method`: the fine-tuning method.
-    - `objective`: what is learned: the completions, or preferences by dpo or kto (`ragfm.training.preference`).
+    - `objective`: learn the completions, or preferences by dpo or kto (`ragfm.training.preference`).
     - `beta`: strength with which dpo and kto keep the model close to the one that training starts from.
     - `epochs`: number of passes over the examples; fractions are allowed.
     - `batch`: number of examples per optimizer step.

@@ -32,7 +32,7 @@ _MAX_THREADS = 512
 class LlamaCppReader(LocalReader[LlamaModel]):
     """A GGUF model with its own chat template. Requests from any number of threads are evaluated together.
 
-    Each request has `context_tokens` for itself, reduced to what the model was trained for. Up to `slots` requests run
+    Each request has `context_tokens` for itself, limited to the model's training context. Up to `slots` requests run
     at once, and up to `waiting` more wait. Memory is allocated for one request at first, and for as many as run at once
     later. `threads` is the maximum number of threads and defaults to the number of physical cores; fewer are used while
     other programs are busy. Layers run on the GPU if llama.cpp was built for one. `thinking` lets a model reason before

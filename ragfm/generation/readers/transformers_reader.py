@@ -22,8 +22,8 @@ class TransformersReader(LocalReader[TorchModel]):
 
     Weights are safetensors or GGUF; code from the hub never runs. `device` defaults to the GPUs if there are any
     (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` and `attention` are transformers'
-    names. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, reduced to what
-    the model was trained for and by `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
+    names. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
+    model's training context, minus `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
     requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder.
     """
 

@@ -1,4 +1,4 @@
-"""What a worker process gives up before it reads the first document; see docs/security.md.
+"""The privileges that a worker process gives up before it reads the first document; see docs/security.md.
 
 Linux offers independent protections: resource limits, namespaces, Landlock, a filter of system calls. Where one is not
 available (an old kernel, a container that forbids it), the others still hold, and the worker reports which are active.

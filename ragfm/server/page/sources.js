@@ -5,8 +5,8 @@ import { $, announce, count, fill, h, icon, iconButton, unitsOf, webLink } from 
 import { passage } from './passage.js';
 
 const FAULTS = {
-  fabricated: 'No passage says what the answer cites this one for.',
-  misattributed: 'Another passage says what the answer cites this one for.',
+  fabricated: 'No passage supports the sentence that cites this one.',
+  misattributed: 'Another passage supports the sentence that cites this one.',
   stitched: 'The answer combines several places of this passage. No single place says it.',
   subject: 'The passage says this, but perhaps of another subject',
   unclear: 'The passage says this. Check whether it answers the question.',

@@ -37,8 +37,6 @@ _MIN_TEXT_SHARE = 0.3
 
 @dataclass(slots=True)
 class _Counts:
-    """What is below an element."""
-
     letters: int = 0
     prose: int = 0  # letters outside of links, controls and headings
     links: int = 0
