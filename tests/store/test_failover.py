@@ -1,8 +1,9 @@
-"""Replicas of PostgreSQL: searches on a standby that lags, and its promotion after commits were lost."""
+"""Replicas of PostgreSQL that lag or are promoted without some commits, and recovery to a point in time."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,3 +129,34 @@ def _wait_for_replay(primary: PostgresServer, standby: PostgresServer) -> None:
     position = primary.sql("SELECT pg_current_wal_lsn()")
     while standby.sql(f"SELECT pg_last_wal_replay_lsn() >= '{position}'") != "True":
         time.sleep(0.05)
+
+
+def test_point_in_time_recovery_restores_a_commit(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tempfile.TemporaryDirectory(prefix="ragfm-wal-") as archive:
+        Path(archive).chmod(0o777)
+        keep = f"archive_mode = on\narchive_command = 'cp %p {archive}/%f'\n"
+        fetch = f"primary_conninfo = ''\nrestore_command = 'cp {archive}/%f %p'\nrecovery_target_action = promote\n"
+        with postgres_server(settings=keep) as lost, postgres_server(settings=fetch, primary=lost) as restored:
+            restored.stop()  # it is a base backup from before the collection
+            writer = Machine("writer", monkeypatch).open(lost.address())
+            writer.sync(docs)
+            wanted, position = writer.commit, lost.sql("SELECT pg_current_wal_lsn()")
+            _add(docs, "Night watchmen sleep by day.")
+            writer.sync(docs)
+            segment = lost.sql("SELECT pg_walfile_name(pg_switch_wal())")
+            while lost.sql("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver") < segment:
+                time.sleep(0.05)
+            lost.stop("immediate")
+            with (restored.folder / "data/postgresql.conf").open("a") as file:
+                file.write(f"recovery_target_lsn = '{position}'\n")
+            restored.start()
+            while restored.sql("SELECT pg_is_in_recovery()") != "False":
+                time.sleep(0.05)
+            elsewhere = Machine("elsewhere", monkeypatch).open(restored.address())
+            assert elsewhere.commit == wanted
+            assert not elsewhere.verify().damaged
+            with pytest.raises(DamagedCollectionError, match="commits were lost"):
+                Machine("writer", monkeypatch).open(restored.address()).search("leave")
+            assert elsewhere.sync(docs).added == 1
+            assert elsewhere.search("watchmen", 1, mode="keyword")[0].uri == "docs/4.txt"

@@ -343,12 +343,13 @@ def test_a_restored_dump_verifies_and_an_older_one_is_refused(
     collection = _open(address)
     collection.sync(docs)
     expected = collection.search("leave", 10)
-    dump = postgres.dump(f"--schema={_schema(address)}")
+    file = postgres.folder / f"{_schema(address)}.dump"  # where the user of the server may write
+    postgres.dump(f"--schema={_schema(address)}", "--format=custom", f"--file={file}")
     (docs / "more.txt").write_text("Night watchmen sleep by day.")
     collection.sync(docs)
     database = f"d{_schema(address)}"
     postgres.sql(f"CREATE DATABASE {database}")
-    postgres.restore(dump, database)
+    postgres.restore(file, database)
     restored = postgres.address(_schema(address), database)
     with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged: commits were lost") as raised:
         _open(restored).search("leave", 10)
@@ -357,6 +358,7 @@ def test_a_restored_dump_verifies_and_an_older_one_is_refused(
     copy = _open(restored)
     assert copy.search("leave", 10) == expected
     assert not copy.verify().damaged
+    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "6"
     copy.close()
     assert _open(restored).sync(docs).added == 1  # sequences are restored, too
 

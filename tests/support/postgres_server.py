@@ -111,14 +111,12 @@ class PostgresServer:
             return "\n".join("|".join(map(str, row)) for row in cursor) if cursor.description else ""
 
     def dump(self, *words: str, database: str = "postgres") -> str:
-        """The output of `pg_dump`."""
+        """Run `pg_dump`. Returns its output, or writes it to the file of `--file`."""
         return self._run("pg_dump", "-h", self.folder, "-U", USER, *words, database)
 
-    def restore(self, dump: str, database: str) -> None:
-        """Run the output of `dump` in a database."""
-        file = self.folder / "dump.sql"
-        file.write_text(dump)
-        self._run("psql", "-h", self.folder, "-U", USER, "-q", "-v", "ON_ERROR_STOP=1", "-d", database, "-f", file)
+    def restore(self, file: Path, database: str) -> None:
+        """Restore the file of a `dump` with `--format=custom` in a database."""
+        self._run("pg_restore", "-h", self.folder, "-U", USER, "--exit-on-error", "-d", database, file)
 
 
 @contextmanager
