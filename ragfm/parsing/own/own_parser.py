@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
 _VERSION = "5"
-# Of formats that have changed since: those that may have HTML in them.
-_VERSIONS = dict.fromkeys((formats.HTML, formats.EPUB, formats.XML, formats.EML, formats.MSG), "6")
+# Of formats that have changed since: PDF, and those that may have HTML in them.
+_VERSIONS = dict.fromkeys((formats.PDF, formats.HTML, formats.EPUB, formats.XML, formats.EML, formats.MSG), "6")
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
     formats.TEXT: "plain_text:read_text",

@@ -155,6 +155,17 @@ def test_running_titles_are_left_out() -> None:
     assert parsed.text.count("red ink") == 4
 
 
+def test_page_numbers_below_a_text_that_ends_early_are_left_out() -> None:
+    ends = [660, 500, 300, 420]
+    pages = [lines(*PROSE) + lines(str(number), y=y) for number, y in enumerate(ends, 17)]
+    text = document(pdf(*pages), "a.pdf").text
+    assert "red ink" in text
+    assert not re.search(r"\b(17|18|19|20)\b", text)
+    # Numbers that do not count the pages are text.
+    sums = [lines(*PROSE) + lines(str(number * number), y=y) for number, y in enumerate(ends, 17)]
+    assert "324" in document(pdf(*sums), "a.pdf").text
+
+
 def test_lists_and_broken_lines() -> None:
     page = (
         lines(*PROSE)

@@ -31,6 +31,7 @@ _MARGIN = 0.12  # share of the page height, at the top and the bottom
 _MIN_GAP = 0.7  # times the row height: white space between a running title and the text
 _MAX_TITLE_ROWS = 3
 _MIN_PAGES = 3  # pages on which a line must repeat
+_PAGE_NUMBER = re.compile(r"(\D{0,8}?)(\d{1,4})(\D{0,3})")
 
 # Captions of tables, and tables that continue on the next page.
 _MAX_CAPTION_BLOCKS = 3
@@ -107,7 +108,7 @@ def build_text(pages: Iterable[PageContent], unread: dict[int, Exception] | None
     pages = iter(pages)
     # The words of a page take far more memory than its text, so at most one window of pages is kept.
     while window := list(islice(pages, _WINDOW)):
-        _drop_running_titles(window, running_titles)
+        _drop_running_titles(window, running_titles, len(blocks_by_page))
         for number, page in enumerate(window, len(blocks_by_page) + 1):
             if not page.words and page.drawing.images:
                 scans.append(str(number))
@@ -195,20 +196,28 @@ def _strip_controls(text: str) -> str:
     return clean(_CONTROL_CHARACTERS.sub("", text)).strip()
 
 
-def _drop_running_titles(pages: Sequence[PageContent], known: set[str]) -> None:
-    """Remove lines that repeat in the margins of pages; a line with letters stays where it stands first.
+def _drop_running_titles(pages: Sequence[PageContent], known: set[str], first: int) -> None:
+    """Remove page numbers, and lines that repeat in the margins; a line with letters stays where it stands first.
 
-    `known` are the running titles of the pages before; those of these pages are added.
+    `known` are the running titles of the pages before; those of these pages are added. The first page has the index
+    `first`.
     """
     rows_by_title: dict[str, list[tuple[int, list[Word]]]] = {}
     for number, page in enumerate(pages):
         for row in [*_margin_rows(page.words, page.height), *_margin_rows(page.words, page.height, bottom=True)]:
             title = re.sub(r"\d+", "#", line_of(row).plain)
             rows_by_title.setdefault(title, []).append((number, row))
+        # On a page that ends early, the page number may stand directly below the text: it counts the pages.
+        if page.words:
+            lowest = max(page.words, key=lambda word: word.bottom)
+            row = [word for word in page.words if word is lowest or word.bottom > lowest.center_y]
+            if found := _PAGE_NUMBER.fullmatch(line_of(row).plain):
+                title = f"{found[1]}#{found[3]} = page {int(found[2]) - number - first:+}"
+                rows_by_title.setdefault(title, []).append((number, row))
     dropped: dict[int, set[int]] = {}  # page: ids of words
     for title, rows in rows_by_title.items():
         if title in known or len({number for number, _ in rows}) >= max(_MIN_PAGES, 0.3 * len(pages)):
-            keeps_first = title not in known and any(map(str.isalpha, title))
+            keeps_first = title not in known and any(map(str.isalpha, title.partition(" = ")[0]))
             for number, row in rows[keeps_first:]:
                 dropped.setdefault(number, set()).update(map(id, row))
             known.add(title)
