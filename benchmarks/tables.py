@@ -619,8 +619,8 @@ def reports() -> str:
             if mode in result:
                 found = result[mode]
                 cells = [f"{found[key]:.2f} ({found['reporting'][key]:.2f})" for key in keys]
-                rows.append([label, mode, *cells, f"{found['median_ms']:.0f}"])
-    return _table(["", "mode", *keys, "ms"], rows)
+                rows.append([label, mode, *cells])
+    return _table(["", "mode", *keys], rows)
 
 
 def ranking() -> str:
@@ -728,6 +728,29 @@ def report_tables() -> str:
     return _table([f"{own['tables']:,} tables on {result['pages']:,} pages", ""], rows)
 
 
+def report_peers() -> str:
+    keys = ("document@1", "document@5", "page@1", "page@5", "page@10")
+    rows = []
+    for framework, entry in _result("reports-peers-qwen")["frameworks"].items():
+        for way, found in entry["ways"].items():
+            cells = (f"{found[key]:.2f} ({found['reporting'][key]:.2f})" for key in keys)
+            rows.append([framework, way, *cells])
+    return _table(("framework", "search", *keys), rows)
+
+
+def table_tools() -> str:
+    result = _result("table_tools")
+    rows = []
+    for tool in ("ragfm", "pdfplumber"):
+        found = result[tool]
+        shares = (found["labelled_tables"], found["labelled_rows"], found["coverage"], found["questions"]["rows_whole"])
+        rows.append(
+            [tool, f"{found['tables']:,}", *(f"{share:.1%}" for share in shares), f"{found['pages_per_s']:.0f}"]
+        )
+    head = ("tool", "numeric tables", "all rows labelled", "rows labelled", "numbers in cells", "evidence rows whole")
+    return _table((*head, "pages/s"), rows)
+
+
 def bm25() -> str:
     result = _result("bm25")
     names = ("ragfm", "bm25s", "tantivy")
@@ -799,6 +822,8 @@ TABLES: dict[str, Callable[[], str]] = {
             reports,
             report_answers,
             report_tables,
+            report_peers,
+            table_tools,
             ranking,
             ranking_weights,
             ranking_documents,
