@@ -32,7 +32,7 @@ class Turns:
         self,
         owner_of: Callable[[str], str],
         *,
-        seconds: float | None = 1.5,
+        seconds: float | None = 1.0,
         max_documents: int = 64,
         max_bytes: int = 256 * 2**10,
     ) -> None:

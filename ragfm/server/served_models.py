@@ -203,7 +203,7 @@ class ServedModels:
                 shipped_verifier().warm_up()
                 shipped_verifier().likelihoods("warm", ["warm"])
 
-        for load_models, lower in ((load_readers, 2), (load_networks, 5)):
+        for load_models, lower in ((load_readers, 1), (load_networks, 5)):
             with ThreadPoolExecutor(1, initializer=partial(_lower_priority, lower)) as background:
                 background.submit(load_models).result()
         for embedder in embedders:
