@@ -37,6 +37,8 @@ from ragfm.core.errors import (
 from ragfm.embedders import load_embedder
 from ragfm.evaluation.settings_file import write_keys
 from ragfm.samples import HANDBOOK
+from ragfm.server.api_keys import Key
+from ragfm.server.key_table import KeyTable
 from ragfm.store import postgres_database
 from ragfm.testing import HashingEmbedder
 
@@ -439,6 +441,11 @@ def test_the_roles_of_the_documentation(address: str, docs: Path, postgres: Post
         reader.sync(docs)
     writer.compact()
     assert reader.search("watchmen", 1)[0].uri == "docs/more.txt"
+    keys = {role: KeyTable(place) for role, place in places.items()}
+    secrets = [keys[role].add(Key(name=role)) for role in ("owner", "writer")]  # the first one creates the table
+    assert [key and key.name for key in map(keys["reader"].find, secrets)] == ["owner", "writer"]
+    with pytest.raises(AccessDeniedError):
+        keys["reader"].add(Key(name="reader"))
 
 
 def test_the_commands(address: str, tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
