@@ -2,6 +2,8 @@
 
     python benchmarks/bench_fusion.py --keep /var/tmp/ragfm-bench [--only cranfield …]
 
+The settings are those that `ragfm tune` chooses among; `bench_ranking.py` tries other ways to rank.
+
 Each question is searched once, for 200 candidates of each index; all settings are computed from them, as `ragfm tune`
 does. nDCG@10; p is that of the paired test against the defaults. "codes" are the questions with a code, to which
 `code_weight` applies. Then the look-alikes of tests/support/lookalike_documents.py: the number of questions whose text

@@ -2,6 +2,8 @@
 
     python benchmarks/bench_ranking.py --keep FOLDER weights|documents|rerank|neighbours|report [--only SET…]
 
+`bench_fusion.py` measures the settings that exist.
+
 Each question of a set is searched once (`candidates.py`), and everything is ranked from its candidates. Choices are
 made on all tuning sets but one, by the mean nDCG@10 where no set loses more than 0.005, and tested on the one that was
 left out. `report` gives the defaults on all sets; nothing was chosen on the reporting sets. The last line is the result
