@@ -311,6 +311,27 @@ def test_an_upload_is_shared_with_the_groups_that_are_ticked(browser: Any, runni
     visit.context.close()
 
 
+@browsing
+def test_an_upload_that_has_no_place_yet_is_sent_again(visit: Visit) -> None:
+    page, refused = visit.page, list[str]()
+    waiting = json.dumps({"error": {"message": "x", "type": "rate_limit_error", "code": "uploads_waiting"}})
+
+    def refuse_once(route: Any) -> None:
+        if route.request.method == "POST" and not refused:
+            refused.append(route.request.url)
+            route.fulfill(status=429, headers={"Retry-After": "1"}, body=waiting)
+        else:
+            route.continue_()
+
+    page.route("**/v1/documents*", refuse_once)
+    expect(page.locator("#model")).to_have_value("handbook")
+    page.locator("#documents-open").click()
+    page.locator("#files").set_input_files({"name": "late.txt", "mimeType": "text/plain", "buffer": b"Late."})
+    expect(page.locator("#uploads .card", has_text="late.txt")).to_contain_text("Waiting")
+    expect(page.locator("#cards .card", has_text="late.txt").first).to_be_visible()
+    assert refused
+
+
 def _fulfil(answer: dict[str, Any], route: Any) -> None:
     route.fulfill(**answer)
 
