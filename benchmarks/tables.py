@@ -731,7 +731,7 @@ def report_tables() -> str:
 def report_peers() -> str:
     keys = ("document@1", "document@5", "page@1", "page@5", "page@10")
     rows = []
-    for framework, entry in _result("reports-peers-qwen")["frameworks"].items():
+    for framework, entry in _result("reports-peers")["frameworks"].items():
         for way, found in entry["ways"].items():
             cells = (f"{found[key]:.2f} ({found['reporting'][key]:.2f})" for key in keys)
             rows.append([framework, way, *cells])
