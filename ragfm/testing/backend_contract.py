@@ -96,7 +96,9 @@ def _check(backend: type[SearchBackend], catalog: CatalogWriter, compacting: Cal
     write(range(100), version=1)  # replaced
     write([], removed=range(100, 160))
     write(range(_DOCUMENTS, _DOCUMENTS + 40), version=0)
-    for snapshot in (first.extend(catalog.at()), opened()):
+    later = first.extend(catalog.at())
+    later.prepare(first)
+    for snapshot in (later, opened()):
         _check_searches(snapshot, catalog, "documents replaced, removed and added since the last save")
     _check_searches(first, catalog, "a snapshot of an earlier generation")
     save()
