@@ -39,10 +39,11 @@ index.search(numpy.ones((500, 64), dtype=numpy.float32), 3)
 def fork_after(work: str, *arguments: str, children: int = CHILDREN) -> None:
     """Run `work`, which defines a function of that name, in a process and in processes that are forked from it."""
     code = f"import os, sys\n{work}\nexpected = work()\n{FORK.format(children=children)}"
+    # Python 3.12 and later warn of forks in a process with threads.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, *arguments]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
         output, _ = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:

@@ -423,7 +423,8 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     head += (
         "reader = load_reader('bundled', threads=1, context_tokens=256)\nasked = [Message('user', 'Count to ten.')]\n"
     )
-    return subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=False, timeout=60)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", head + code]  # Python 3.12 warns of forks
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize("held", ["streams = ", "reader.a = reader.stream(asked); streams = "])
