@@ -197,12 +197,11 @@ class Store:
 
         With `oldest`, a snapshot that is ready will do if it is of that generation or a later one.
         """
-        ready = self._snapshot if oldest is not None else None
 
         def call(_: Catalog) -> T:
-            nonlocal ready
-            current, ready = ready, None  # repeated with the newest
-            if current is None or oldest is None or current.generation.id < oldest or not current.usable:
+            nonlocal oldest
+            current, least, oldest = self._snapshot, oldest, None  # repeated with the newest
+            if current is None or least is None or current.generation.id < least or not current.usable:
                 return action(self.snapshot())
             return action(current)
 

@@ -278,3 +278,19 @@ def test_what_is_closed_is_not_found_in_a_prepared_generation(collection: Collec
     open_to_all = [uri for uri, _ in _ask(staff)]
     assert open_to_all
     assert "docs/boats/leave.txt" not in open_to_all
+
+
+@pytest.mark.in_a_folder
+def test_a_prepared_generation_of_a_replaced_collection_is_not_searched(
+    collection: Collection, docs: Path, tmp_path: Path
+) -> None:
+    collection.sync(docs)
+    ready = collection.at_least(0)
+    assert _ask(ready)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "zebras.txt").write_text("The zebra has 28 stripes.")
+    with Collection.open(tmp_path / "other", settings=Settings(), embedder=HashingEmbedder()) as other:
+        other.sync(tmp_path / "others")
+    collection.path.rename(tmp_path / "before")
+    (tmp_path / "other").rename(collection.path)
+    assert [uri for uri, _ in _ask(ready)] == ["others/zebras.txt"]
