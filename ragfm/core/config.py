@@ -232,7 +232,9 @@ class Settings(BaseSettings):
         "auto", description="Kind of vector index, see `ragfm plugins`; `auto` chooses by size and memory."
     )
     backend: str = Field(
-        "local", description="Search backend, see `ragfm plugins`; `local` searches in files of this machine."
+        "local",
+        description="Search backend, see `ragfm plugins`: `local` searches in files of this machine, `pgvector` in "
+        "the database.",
     )
     language: str | None = Field(
         None,

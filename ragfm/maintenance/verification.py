@@ -307,8 +307,10 @@ def _check_view(view: View, digest: str, contract_id: int, catalog: Catalog) -> 
     ids = catalog.chunk_ids(generation.id)
     if catalog.floor() > generation.id:
         return
-    if len(view.index) != len(ids):
-        yield Discrepancy("the number of vectors", str(len(ids)), str(len(view.index)))
+    if view.count != len(ids):
+        yield Discrepancy("the number of vectors", str(len(ids)), str(view.count))
+    if view.index is None:
+        return
     # A search for as many hits as ids are allowed must return all of them.
     dim, missing = int(generation.contract["dim"]), 0
     query = np.full((1, dim), dim**-0.5, dtype=np.float32)

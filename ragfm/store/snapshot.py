@@ -58,6 +58,8 @@ class Changes:
 class Snapshot:
     """The chunks of a collection at one generation. Thread-safe."""
 
+    views_have_vectors = True
+
     def __init__(
         self,
         catalog: Catalog,
@@ -78,6 +80,7 @@ class Snapshot:
         self._allowed: OrderedDict[Predicate | None, AllowedChunks] = OrderedDict()
         self._lock = threading.Lock()  # of the cache of predicates
         self._keyword_lock = threading.Lock()
+        self.is_start = changes is None
         if changes is None:
             none: Ids = np.empty(0, dtype=np.int64)
             changes = Changes(none, none, none, np.empty((0, int(generation.contract["dim"])), dtype=np.float32))
@@ -106,13 +109,13 @@ class Snapshot:
                 return False
             snapshot = cls.open(catalog, newest, settings)
             view = snapshot.view
-            kind, _ = wanted_kind(newest, view, settings)
+            kind = wanted_kind(newest, view, settings)[0] if cls.views_have_vectors else None
             fits = view is not None and view.kind == kind and view.language == language
             if fits and not always and not snapshot.outdated:
                 return False
             # An updated keyword index keeps the language, and statistics from its first build: build it again once most
             # texts are new, or the language setting has changed.
-            mostly_new = snapshot.pending > (len(view.index) if view else 0)
+            mostly_new = snapshot.pending > (view.count if view else 0)
             rebuild = mostly_new or (view is not None and view.language != language)
             keywords = snapshot.new_keywords() if rebuild else snapshot.keywords()
             save_view(catalog.database.folder, catalog, newest, kind, keywords=keywords, language=language)
@@ -128,11 +131,13 @@ class Snapshot:
         than the catalog or chunks are missing.
         """
         view = newest_view(catalog.database.folder, catalog, generation)
+        if view is not None and view.index is None and cls.views_have_vectors:
+            view = None  # of another backend
         at = replace(generation, id=view.generation if view else -1)
         return cls(catalog, at, view, language=settings.language).extend(generation)
 
     def __len__(self) -> int:
-        return len(self._ids) + (len(self.view.index) - len(self._dead) if self.view else 0)
+        return len(self._ids) + (self.view.count - len(self._dead) if self.view else 0)
 
     @property
     def pending(self) -> int:
@@ -149,7 +154,7 @@ class Snapshot:
         """Whether a view is missing, or so many chunks were born or died since that searches get slow."""
         if self.view is None:
             return len(self) > 0
-        size = len(self.view.index)
+        size = self.view.count
         return self.pending > (0 if size < _SMALL_VIEW else min(size // 10, _MAX_TAIL))
 
     def extend(self, generation: Generation) -> Self:
@@ -223,7 +228,7 @@ class Snapshot:
             "wanted": wanted,
             "why": why,
             "generation": generation,
-            "vectors": len(view.index) if view else 0,
+            "vectors": view.count if view else 0,
             "pending": self.pending,
             "state": view.state if view else "none",
             "saved": view is not None,
@@ -296,29 +301,36 @@ class Snapshot:
         *Shape:* query (1, dim), results (m,) with m <= k. Equal cosines are ordered by id. Raises StaleReadError if
         compaction has passed.
         """
-        allowed = self._allowed_by(where) if where else None
         tail_ids, tail = self._tail_ids, self._tail
-        if allowed is not None:
-            tail_ids, tail = tail_ids[allowed.tail], tail[allowed.tail]
+        if where is not None and len(tail_ids):
+            mask = self._allowed_by(where).tail
+            tail_ids, tail = tail_ids[mask], tail[mask]
         if len(tail_ids) > k:
             approximate = tail @ query[0]
             best = approximate >= np.partition(approximate, -k)[-k] - _ROUNDING
             tail_ids, tail = tail_ids[best], tail[best]
-        ids, vectors = self._ids[:0], self._tail[:0]  # of the view: a superset of its best k
-        if self.view is not None and len(self.view.index):
-            count = k + (_EXTRA_EXACT if self.view.index.recall == 1 else _EXTRA_APPROXIMATE)
-            scores, found = self._search_view(query, count, allowed)
-            while len(found) >= count and count < _MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
-                count *= 4  # there may be more ties, of which the lowest ids are wanted
-                scores, found = self._search_view(query, count, allowed)
-            ids, vectors = self._catalog.vectors_of(self.generation, found.tolist())
-            if len(ids) != len(found):
-                self.report_missing_chunks(found)
+        found = self._candidates(query, k, where)
+        ids, vectors = self._catalog.vectors_of(self.generation, found.tolist())
+        if len(ids) != len(found):
+            self.report_missing_chunks(found)
         ids = np.concatenate([ids, tail_ids])
         # Scores are computed from the catalog's vectors, so they do not depend on the view or the kind of index.
         scores = _cosines(np.concatenate([vectors, tail]), query)
         order = np.lexsort((ids, -scores))[:k]
         return scores[order], ids[order]
+
+    def _candidates(self, query: Vectors, k: int, where: Predicate | None) -> Ids:
+        """Ids of chunks outside of the tail that include the best `k` of them."""
+        if self.view is None or not self.view.count:
+            return self._ids[:0]
+        assert self.view.index is not None
+        allowed = self._allowed_by(where) if where else None
+        count = k + (_EXTRA_EXACT if self.view.index.recall == 1 else _EXTRA_APPROXIMATE)
+        scores, found = self._search_view(query, count, allowed)
+        while len(found) >= count and count < _MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
+            count *= 4  # there may be more ties, of which the lowest ids are wanted
+            scores, found = self._search_view(query, count, allowed)
+        return found
 
     def cosines(self, query: Vectors, ids: Ids) -> Vectors:
         """Cosines of these chunks. *Shape:* (1, dim), (n,) -> (n,). Raises StaleReadError if one is gone."""
@@ -353,7 +365,8 @@ class Snapshot:
 
     def _search_index(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Vectors, Ids]:
         assert self.view is not None
-        scores, ids = self.view.index.search(query, min(k, len(self.view.index)), allowed=allowed)
+        assert self.view.index is not None
+        scores, ids = self.view.index.search(query, min(k, self.view.count), allowed=allowed)
         valid = ids[0] >= 0
         if len(self._dead):
             positions = np.searchsorted(self._dead, ids[0]) % len(self._dead)

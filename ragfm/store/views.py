@@ -1,7 +1,7 @@
 """Views: immutable indexes of one generation of the catalog.
 
     views/0000000012/manifest.json    generation, digest of the history, contract, kind, checksums of the files
-    views/0000000012/vectors/         files of the vector index
+    views/0000000012/vectors/         files of the vector index; none if a server has the vectors
     views/0000000012/keywords/        files of the keyword index
 
 A view can always be rebuilt from the catalog, and a damaged one is never searched. Views of up to 256 MiB are verified
@@ -49,16 +49,18 @@ _log = logging.getLogger(__name__)
 class View:
     """A vector index and a keyword index of one generation, memory-mapped from files.
 
-    `language` is the language that was set for the keyword index, None if it was detected. `keywords` is None if a
-    different version of its plugin wrote it. `state` is `checking` until all files are verified, then `checked` or
-    `damaged`.
+    `kind` and `index` are None if a server has the vectors. `language` is the language that was set for the keyword
+    index, None if it was detected. `keywords` is None if a different version of its plugin wrote it. `state` is
+    `checking` until all files are verified, then `checked` or `damaged`.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         """Open a view. Raises OSError, ValueError if it is damaged."""
         self.folder = folder
         self.generation = int(manifest["generation"])
-        self.kind = str(manifest["kind"])
+        self.kind: str | None = manifest["kind"]
+        self.count = int(manifest["count"])
+        """Number of chunks."""
         self.language: str | None = manifest["language"]
         self.files: Mapping[str, Mapping[str, Any]] = manifest["files"]
         self.state: Literal["checking", "checked", "damaged"] = "checking"
@@ -67,14 +69,16 @@ class View:
             if damage is not None:
                 raise ValueError(damage)
             self.state = "checked"
-        self.index: VectorIndex = load_plugin("indexes", self.kind).load(folder / "vectors")
+        self.index: VectorIndex | None = None
+        if self.kind is not None:
+            self.index = load_plugin("indexes", self.kind).load(folder / "vectors")
         self.keywords: KeywordIndex | None = None
         try:
             self.keywords = load_plugin("keyword_indexes", KEYWORD_PLUGIN).load(folder / "keywords")
         except ValueError as error:
             _log.warning("%s: rebuilding the keyword index for this process (%s).", folder, error)
-        if len(self.index) != manifest["count"]:
-            raise ValueError(f"it has {len(self.index)} vectors, expected {manifest['count']}")
+        if self.index is not None and len(self.index) != self.count:
+            raise ValueError(f"it has {len(self.index)} vectors, expected {self.count}")
         if self.state == "checking":
             threading.Thread(target=self._check, name="ragfm-check-view", daemon=True).start()
 
@@ -181,11 +185,17 @@ def _read_manifest(folder: Path, catalog: Catalog, generation: Generation) -> Ma
 
 
 def save_view(
-    root: Path, catalog: Catalog, generation: Generation, kind: str, *, keywords: KeywordIndex, language: str | None
+    root: Path,
+    catalog: Catalog,
+    generation: Generation,
+    kind: str | None,
+    *,
+    keywords: KeywordIndex,
+    language: str | None,
 ) -> View:
     """Build a vector index of a generation, and save it durably together with its keyword index.
 
-    Older views are removed. Raises CollectionError.
+    With the kind None, only the keyword index is saved. Older views are removed. Raises CollectionError.
     """
     folder = root / VIEWS_FOLDER / f"{generation.id:010d}"
     temporary = temporary_path(folder)
@@ -193,11 +203,14 @@ def save_view(
         mode = root.stat().st_mode & 0o777
         for new in (folder.parent, temporary, temporary / "vectors", temporary / "keywords"):
             new.mkdir(mode, exist_ok=True)
-        index = load_plugin("indexes", kind).build(*catalog.chunk_vectors(generation))
-        index.save(temporary / "vectors")
+        vectors = generation.chunks
+        if kind is not None:
+            index = load_plugin("indexes", kind).build(*catalog.chunk_vectors(generation))
+            index.save(temporary / "vectors")
+            vectors = len(index)
         keywords.save(temporary / "keywords")
-        if not len(index) == len(keywords) == generation.chunks:
-            raise ValueError(f"{len(index)} vectors and {len(keywords)} texts for {generation.chunks} chunks")
+        if not vectors == len(keywords) == generation.chunks:
+            raise ValueError(f"{vectors} vectors and {len(keywords)} texts for {generation.chunks} chunks")
         files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.glob("*/*"))}
         for part in ("vectors", "keywords"):
             sync_folder(temporary / part)
@@ -208,11 +221,12 @@ def save_view(
             "contract": generation.contract_id,
             "kind": kind,
             "language": language,
-            "count": len(index),
+            "count": generation.chunks,
             "files": files,
         }
         # Load it before it replaces an older view: numpy does not report that the disk was full.
-        load_plugin("indexes", kind).load(temporary / "vectors")
+        if kind is not None:
+            load_plugin("indexes", kind).load(temporary / "vectors")
         load_plugin("keyword_indexes", KEYWORD_PLUGIN).load(temporary / "keywords")
         write_durably(temporary / MANIFEST, encode_checksummed(manifest))
         remove_views([folder])  # a damaged view of the same generation

@@ -20,6 +20,13 @@ def test_local_keeps_the_contract_on_postgresql(address: str) -> None:
     check_backend(Snapshot, address)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("few", [20, 4_000])
+def test_pgvector_keeps_the_contract(few: int, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.store.pgvector_backend._FEW", few)  # above it, searches use the index
+    check_backend(load_plugin("backends", "pgvector"), address)
+
+
 class Unfiltered(Snapshot):
     def search(self, query: Any, k: int, where: Any = None) -> Any:
         return super().search(query, k)

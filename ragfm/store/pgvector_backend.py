@@ -1,0 +1,317 @@
+"""The search backend `pgvector`: vectors are searched in PostgreSQL, words in the keyword index of this machine.
+
+    pgvector_1      a table of the collection's schema, for the embedding contract 1: hash of an embedded text, and its
+                    vector in half precision, with an HNSW index (https://arxiv.org/abs/1603.09320)
+
+Chunks find their vector by the hash of their text, as they do in the catalog. So generations, filters and groups are
+conditions on the catalog's own rows, and nothing has to be updated when a chunk dies. Vectors that the table lacks
+yet are the tail of a snapshot. The candidates are scored again with the catalog's vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Self
+from zlib import crc32
+
+import numpy as np
+import sqlalchemy as sa
+
+from ragfm.core.config import Settings
+from ragfm.core.errors import CollectionError, ConfigError
+from ragfm.core.types import Ids, Vectors
+from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, read_property
+from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.search_backend import Predicate
+from ragfm.store.snapshot import Snapshot
+from ragfm.store.tables import chunks, documents, vectors
+
+_EXTRA = 20  # candidates beyond k, since half precision may change their order
+_FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
+_MAX_TIES = 10_000  # candidates with equal scores that are considered
+_MAX_EF_SEARCH, _MIN_EF_SEARCH = 1_000, 200
+_MAX_SCAN_TUPLES = 100_000  # that a search with a predicate visits in the index; then all that match are compared
+_MAX_DIM = 4_000  # of an index over halfvec
+_BATCH_ROWS = 5_000
+_MAX_CACHED_COUNTS = 64
+_OLDEST, _OLDEST_SAFE = (0, 8, 0), (0, 8, 4)
+_COPY_START, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+_log = logging.getLogger(__name__)
+
+
+class _Halfvec(sa.types.UserDefinedType[str]):
+    cache_ok = True
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def get_col_spec(self, **_: Any) -> str:
+        return f"halfvec({self.dim})"
+
+
+class PgvectorSnapshot(Snapshot):
+    """The chunks of a collection on PostgreSQL at one generation. Thread-safe."""
+
+    views_have_vectors = False
+
+    @classmethod
+    def save(
+        cls,
+        catalog: Catalog,
+        settings: Settings,
+        *,
+        always: bool = False,
+        language_changed: Callable[[Generation, str | None], None],
+    ) -> bool:
+        """Add new vectors to the index, if the caller holds the lock, and save the words as `local` does."""
+        added = _update_index(catalog) if isinstance(catalog, CatalogWriter) else 0
+        saved = super().save(catalog, settings, always=always, language_changed=language_changed)
+        return saved or added > 0
+
+    @classmethod
+    def open(cls, catalog: Catalog, generation: Generation, settings: Settings) -> Self:
+        """A snapshot of a generation. Raises ConfigError if the collection is not on PostgreSQL."""
+        _check_server(catalog)
+        return super().open(catalog, generation, settings)
+
+    @cached_property
+    def _table(self) -> sa.Table | None:
+        """The table of the index, None if there is none yet."""
+        with self._catalog.read() as connection:
+            name = _table_name(self.generation.contract_id)
+            exists = connection.scalar(sa.select(sa.func.to_regclass(f'"{_schema(connection)}".{name}')))
+        return None if exists is None else _index_table(self.generation)
+
+    @cached_property
+    def _counts(self) -> OrderedDict[tuple[Predicate, int], int]:
+        return OrderedDict()
+
+    def _read_born(self, generation: Generation) -> tuple[Ids, Ids, Vectors]:
+        catalog, after, table = self._catalog, self.generation.id, self._table
+        born = catalog.chunk_ids(generation.id, chunks.c.born > after)
+        if self.is_start:
+            after = -1  # the index may lack older vectors than the words of the view
+        if table is None:
+            return born, *catalog.chunk_vectors(generation, born_after=after)
+        lacking = ~sa.exists().where(table.c.text_hash == chunks.c.text_hash)
+        missing = catalog.chunk_ids(generation.id, chunks.c.born > after, lacking)
+        return born, *catalog.vectors_of(generation, missing.tolist())
+
+    def matches(self, where: Predicate) -> bool:
+        """Whether a chunk meets the predicate."""
+        with where.visible_part(self._catalog).read() as connection:
+            return self._count(connection, where, _FEW) > 0
+
+    def _count(self, connection: sa.Connection, where: Predicate | None, limit: int) -> int:
+        """The number of chunks that meet the predicate, or `limit` + 1 if there are more; cached."""
+        if where is None:
+            return self.generation.chunks
+        with self._lock:
+            known = self._counts.get((where, limit))
+        if known is None:
+            some = self._matching(sa.select(sa.literal(1)).select_from(chunks), where).limit(limit + 1).subquery()
+            known = int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+            with self._lock:
+                self._counts[where, limit] = known
+                if len(self._counts) > _MAX_CACHED_COUNTS:
+                    self._counts.popitem(last=False)
+        return known
+
+    def _matching(self, query: sa.Select[Any], where: Predicate | None) -> sa.Select[Any]:
+        """A query of chunks, limited to this generation and the predicate."""
+        query = query.where(alive(chunks, self.generation.id))
+        if where is not None:
+            query = query.join(documents, documents.c.id == chunks.c.document_id).where(*where.conditions)
+        return query
+
+    def _candidates(self, query: Vectors, k: int, where: Predicate | None) -> Ids:
+        table, count = self._table, k + _EXTRA
+        if table is None:
+            return self._ids[:0]
+        catalog = where.visible_part(self._catalog) if where else self._catalog
+        with catalog.read() as connection:
+            if int(read_property(connection, "floor")) > self.generation.id:
+                raise StaleReadError
+            few = max(_FEW, count)
+            matching = self._count(connection, where, few)
+            compared = matching if matching <= few else None
+            if compared is None:
+                connection.execute(_index_settings(count))
+            while True:
+                found = connection.execute(self._ranked(query, where, table, count, compared)).all()
+                if len(found) < count and compared is None:  # the index gave up before it found as many as match
+                    compared = self.generation.chunks
+                    continue
+                distances = sorted(row.distance for row in found)
+                if len(found) < count or count >= _MAX_TIES or distances[-1] > distances[k - 1]:
+                    break
+                # There may be more ties, of which the lowest ids are wanted.
+                count, compared = 4 * count, compared or self.generation.chunks
+        ids = np.array([row.id for row in found], dtype=np.int64)
+        return ids[~np.isin(ids, self._tail_ids)]  # some may have been added to the index since
+
+    def _ranked(
+        self, query: Vectors, where: Predicate | None, table: sa.Table, count: int, compared: int | None
+    ) -> sa.Select[Any]:
+        """The `count` nearest chunks, in order of distance, the negative cosine.
+
+        All chunks that match are compared, which are `compared` at most; or if None, those that the index returns.
+        """
+        text = sa.literal("[" + ",".join(map(str, query[0].tolist())) + "]", sa.String)
+        distance = table.c.embedding.op("<#>", return_type=sa.Float)(sa.cast(text, table.c.embedding.type))
+        if compared is not None:
+            # The limit tells the planner how few they are. `+ 0` keeps it from using the index over vectors.
+            some = self._matching(sa.select(chunks.c.id, chunks.c.text_hash), where).limit(compared)
+            matching = some.cte("matching").prefix_with("MATERIALIZED")
+            join = matching.join(table, table.c.text_hash == matching.c.text_hash)
+            ranked = sa.select(matching.c.id, distance.label("distance")).select_from(join)
+            return ranked.order_by(distance + 0).limit(count)
+        join = chunks.join(table, table.c.text_hash == chunks.c.text_hash)
+        by_index = self._matching(sa.select(chunks.c.id, distance.label("distance")).select_from(join), where)
+        return by_index.order_by(distance).limit(count)
+
+    def status(self, settings: Settings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The state of the index in the database and of the keyword index."""
+        vectors, words = super().status(settings)
+        missing = len(self._tail_ids)
+        state = {
+            "kind": None if self._table is None else "pgvector",
+            "wanted": "pgvector",
+            "why": "The backend pgvector is set: vectors are searched in the database.",
+            "generation": self.generation.id,
+            "vectors": len(self) - missing,
+            "pending": missing,
+            "state": "none" if self._table is None else "in the database",
+            "saved": self._table is not None,
+        }
+        return {**vectors, **state}, words
+
+
+def _index_settings(count: int) -> sa.Select[Any]:
+    """The statement that sets up a search through the index, for its transaction only."""
+    values = {
+        "hnsw.ef_search": str(min(_MAX_EF_SEARCH, max(_MIN_EF_SEARCH, 4 * count))),
+        "hnsw.iterative_scan": "relaxed_order",
+        "hnsw.max_scan_tuples": str(_MAX_SCAN_TUPLES),
+        "jit": "off",
+    }
+    return sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items()))
+
+
+def _update_index(catalog: CatalogWriter) -> int:
+    """Create the table and its index if there are none, and add the vectors that it lacks. Returns their number."""
+    import psycopg  # a folder is refused without it
+
+    generation, added, after = catalog.at(), 0, b""
+    dim = int(generation.contract["dim"])
+    if dim > _MAX_DIM:
+        raise ConfigError(
+            f"The backend pgvector cannot index vectors of {dim} dimensions: its limit is {_MAX_DIM}.",
+            'Use an embedder with fewer, or `backend = "local"`.',
+        )
+    table = _index_table(generation)
+    with catalog.write() as connection:
+        name = f'"{_schema(connection)}".{table.name}'
+        if not connection.scalar(sa.select(sa.func.to_regclass(name).is_not(None))):
+            connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
+            connection.execute(
+                sa.text(
+                    f"CREATE TABLE {name} (contract_id integer NOT NULL DEFAULT {generation.contract_id}, "
+                    f"text_hash bytea PRIMARY KEY, embedding halfvec({dim}) NOT NULL, "
+                    "FOREIGN KEY (contract_id, text_hash) "
+                    f'REFERENCES "{_schema(connection)}".vectors ON DELETE CASCADE)'
+                )
+            )
+    lacking = ~sa.exists().where(table.c.text_hash == vectors.c.text_hash)
+    batch = (
+        sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum)
+        .where(vectors.c.contract_id == generation.contract_id, lacking)
+        .order_by(vectors.c.text_hash)
+        .limit(_BATCH_ROWS)
+    )
+    while True:
+        with catalog.read() as connection:
+            rows = connection.execute(batch.where(vectors.c.text_hash > after)).all()
+        if not rows:
+            break
+        if any(crc32(row.vector) != row.checksum for row in rows):
+            raise catalog.damage_error("a vector does not match its checksum")
+        data = _COPY_START + b"".join(_copy_row(row.text_hash, row.vector) for row in rows) + _COPY_END
+        statement = f"COPY {name} (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
+        try:
+            with catalog.write() as connection:
+                driver: Any = connection.connection.driver_connection
+                with driver.cursor() as cursor, cursor.copy(statement) as copy:
+                    copy.write(data)
+        except psycopg.Error as error:  # of `copy`, which SQLAlchemy does not know
+            raise catalog.database.write_error(sa.exc.DatabaseError(statement, None, error)) from error
+        added, after = added + len(rows), rows[-1].text_hash
+    with catalog.write() as connection:
+        # After the first rows, since building an index is faster than adding to one.
+        index = f"{table.name}_hnsw"
+        if added and not connection.scalar(
+            sa.select(sa.func.to_regclass(f'"{_schema(connection)}".{index}').is_not(None))
+        ):
+            connection.execute(sa.select(sa.func.set_config("maintenance_work_mem", "512MB", True)))
+            connection.execute(sa.text(f"CREATE INDEX {index} ON {name} USING hnsw (embedding halfvec_ip_ops)"))
+        if added:
+            for changed in (table, chunks, documents):
+                connection.execute(sa.text(f'ANALYZE "{_schema(connection)}".{changed.name}'))
+    return added
+
+
+def _copy_row(key: bytes, vector: bytes) -> bytes:
+    """A row of two columns in the binary format of COPY: a bytea, and a halfvec as dim, 0, and big-endian float16."""
+    half = np.frombuffer(vector, dtype="<f4").astype(">f2").tobytes()
+    fields = (key, (len(half) // 2).to_bytes(2) + bytes(2) + half)
+    return (2).to_bytes(2) + b"".join(len(field).to_bytes(4) + field for field in fields)
+
+
+def _index_table(generation: Generation) -> sa.Table:
+    columns = (
+        sa.Column("text_hash", sa.LargeBinary, primary_key=True),
+        sa.Column("embedding", _Halfvec(int(generation.contract["dim"])), nullable=False),
+    )
+    return sa.Table(_table_name(generation.contract_id), sa.MetaData(), *columns)
+
+
+def _table_name(contract_id: int) -> str:
+    return f"pgvector_{contract_id}"
+
+
+def _schema(connection: sa.Connection) -> str:
+    return str(connection.get_execution_options()["schema_translate_map"][None])
+
+
+def _check_server(catalog: Catalog) -> None:
+    """Refuse a collection that is not on PostgreSQL with pgvector, and log if a fixed version exists."""
+    with catalog.read() as connection:
+        if connection.dialect.name != "postgresql":
+            raise ConfigError(
+                f"The backend pgvector cannot search '{catalog.database.location}': it is a folder.",
+                'Move it with `ragfm copy`, or use `backend = "local"`.',
+            )
+        installed = connection.scalar(sa.text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
+    _check_version(installed, catalog.database.location)
+
+
+def _check_version(installed: str | None, location: str) -> None:
+    if installed is None:
+        return  # `save` creates it
+    version = tuple(map(int, re.findall(r"[0-9]+", installed)[:3]))
+    if version < _OLDEST:
+        raise CollectionError(
+            f"The database of '{location}' has pgvector {installed}: searches with a filter need 0.8.0.",
+            "Install a newer one, and run `ALTER EXTENSION vector UPDATE`.",
+        )
+    if version < _OLDEST_SAFE:
+        _log.warning(
+            "The database of '%s' has pgvector %s. Version 0.8.4 fixes CVE-2026-3172 and indexes damaged by VACUUM: "
+            "install it, and run `ALTER EXTENSION vector UPDATE`.",
+            location,
+            installed,
+        )

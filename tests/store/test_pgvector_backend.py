@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from support.postgres_server import PostgresServer
+
+from ragfm import Collection
+from ragfm.core.config import Settings
+from ragfm.core.errors import CollectionError, ConfigError
+from ragfm.core.types import Chunk, Document, Vectors
+from ragfm.store import pgvector_backend
+from ragfm.store.catalog import Source
+from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.collection_store import open_database
+from ragfm.store.document_rows import NewDocument
+from ragfm.store.filters import parse_filter, visible_to
+from ragfm.store.pgvector_backend import PgvectorSnapshot
+from ragfm.store.search_backend import Predicate
+from ragfm.store.tables import text_hash
+from ragfm.testing import HashingEmbedder
+
+PGVECTOR = Settings(backend="pgvector")
+DIM, CHUNKS = 64, 100  # chunks per document
+
+
+@contextmanager
+def written(address: str, count: int) -> Iterator[CatalogWriter]:
+    """A collection with `count` chunks, a hundred per document; one more document has two. Odd documents are for hr."""
+    database = open_database(address)
+    with database.creating() as new:
+        CatalogWriter.create(new, {"model": "m", "weights": "", "dim": DIM, "embedder": "m"})
+    with database.lock():
+        catalog = CatalogWriter(database)
+        try:
+            catalog.save_source(Source("s", "files", "s", "s"))
+            add(catalog, [*range(count // CHUNKS)])
+            add(catalog, [count // CHUNKS], chunks=2)
+            PgvectorSnapshot.save(catalog, PGVECTOR, language_changed=lambda *_: None)
+            yield catalog
+        finally:
+            catalog.close()
+
+
+def add(catalog: CatalogWriter, numbers: Sequence[int], *, version: int = 0, chunks: int = CHUNKS) -> None:
+    """Commit documents with vectors around common centres."""
+    random = np.random.default_rng(11)
+    centres, random = random.standard_normal((200, DIM)), np.random.default_rng([version, *numbers[:1]])
+    clusters = np.minimum(random.zipf(1.3, len(numbers) * chunks), 200) - 1
+    rows = unit(centres[clusters] + random.normal(0, 0.5, (len(clusters), DIM)))
+    new, hashes = [], []
+    for number in numbers:
+        parts = [f"Text {number} {part} {version}.\n" for part in range(chunks)]
+        offsets = np.cumsum([0, *map(len, parts)]).tolist()
+        of_document = [Chunk(text, at, at + len(text)) for text, at in zip(parts, offsets, strict=False)]
+        keys = [text_hash(chunk.embedded_text) for chunk in of_document]
+        document = Document(f"s/{number}", "".join(parts), "text/plain", {"number": number})
+        allow = ("hr",) if number % 2 else None
+        new.append(NewDocument(str(number), "", f"{number} {version}", "", document, of_document, keys, allow))
+        hashes += keys
+    catalog.add_vectors(1, hashes, rows)
+    catalog.commit(catalog.sources()[0], new, [])
+
+
+def unit(rows: Any) -> Vectors:
+    vectors: Vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return vectors
+
+
+def predicate(catalog: CatalogWriter, text: str | None, groups: frozenset[str] | None = None) -> Predicate:
+    conditions = [parse_filter(text).condition] if text else []
+    conditions += [] if groups is None else [visible_to(groups)]
+    return Predicate(text, groups, catalog.generation(), tuple(conditions))
+
+
+@contextmanager
+def plans(catalog: CatalogWriter) -> Iterator[list[str]]:
+    """How each query for vectors in the block is planned: by the `index`, or by `comparison` of all that match."""
+    found: list[str] = []
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if "<#>" in statement:
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+            found.append("index" if "Index Scan using pgvector_1_hnsw" in plan else "comparison")
+
+    engine = catalog._engine
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    try:
+        yield found
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", explain)
+
+
+def check_recall(snapshot: Any, catalog: CatalogWriter, where: Predicate | None, k: int, queries: Vectors) -> float:
+    """The mean recall of searches, which have to return `k` hits with exact scores."""
+    ids, stored = catalog.chunk_vectors(snapshot.generation)
+    allowed = ids if where is None else catalog.chunk_ids(snapshot.generation.id, *where.conditions)
+    rows, shares = stored[np.isin(ids, allowed)], []
+    for query in queries:
+        scores, found = snapshot.search(query[np.newaxis], k, where)
+        assert len(found) == min(k, len(allowed))
+        assert np.isin(found, allowed).all()
+        exact = rows @ query
+        assert scores == pytest.approx(exact[np.searchsorted(allowed, found)], abs=1e-6)
+        shares.append(np.mean(scores >= np.sort(exact)[-len(found)] - 1e-6))
+    return float(np.mean(shares))
+
+
+@pytest.mark.slow
+def test_recall_and_hits_under_predicates(address: str) -> None:
+    with written(address, 20_000) as catalog:
+        snapshot = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
+        assert snapshot.status(PGVECTOR)[0]["pending"] == 0
+        _, stored = catalog.chunk_vectors(snapshot.generation)
+        queries = unit(stored[::500] + np.random.default_rng(1).normal(0, 0.05, stored[::500].shape))
+        cases = [
+            (None, "index"),
+            (predicate(catalog, "number < 100"), "index"),  # half of the chunks
+            (predicate(catalog, None, frozenset()), "index"),
+            (predicate(catalog, "number in (3, 77)"), "comparison"),  # 1 %
+            (predicate(catalog, "number = 200"), "comparison"),  # 0.01 %
+            (predicate(catalog, "number in (3, 4)", frozenset({"hr"})), "comparison"),
+        ]
+        for where, expected in cases:
+            for k in (10, 120):
+                with plans(catalog) as used:
+                    recall = check_recall(snapshot, catalog, where, k, queries)
+                assert recall >= 0.99, (where, k)
+                assert set(used) == {expected}, where
+
+
+def test_all_that_match_are_compared_if_the_index_returns_too_few(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgvector_backend, "_FEW", 50)
+    monkeypatch.setattr(pgvector_backend, "_MAX_EF_SEARCH", 10)
+    monkeypatch.setattr(pgvector_backend, "_MAX_SCAN_TUPLES", 1)
+    with written(f"{address}&options=-c%20enable_sort%3Doff", 1_000) as catalog:  # few rows would be sorted
+        snapshot = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
+        queries = catalog.chunk_vectors(snapshot.generation)[1][700:705]
+        with plans(catalog) as used:
+            assert check_recall(snapshot, catalog, predicate(catalog, "number = 1"), 20, queries) == 1
+        assert used == ["index", "comparison"] * len(queries)
+
+
+def test_a_snapshot_keeps_its_generation_while_a_writer_commits(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pgvector_backend, "_FEW", 50)
+    with written(address, 500) as catalog:
+        pinned = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
+        query = catalog.chunk_vectors(pinned.generation)[1][:1]
+        expected = [array.tolist() for array in pinned.search(query, 30)]
+
+        def write() -> None:
+            for version in range(1, 6):
+                add(catalog, [0, 1], version=version)
+                PgvectorSnapshot.save(catalog, PGVECTOR, language_changed=lambda *_: None)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        searches = 0
+        while writer.is_alive() or searches < 10:
+            assert [array.tolist() for array in pinned.search(query, 30)] == expected
+            newest = pinned.extend(catalog.at())
+            assert check_recall(newest, catalog, None, 30, query) == 1
+            searches += 1
+        writer.join()
+        assert catalog.generation() == pinned.generation.id + 5
+        reopened = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
+        assert len(reopened._tail_ids) == 0 < len(newest._tail_ids) + len(reopened)
+
+
+@pytest.fixture
+def other_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+
+
+def _open(place: str | Path, backend: str = "pgvector", embedder: HashingEmbedder | None = None) -> Collection:
+    return Collection.open(place, settings=Settings(backend=backend), embedder=embedder or HashingEmbedder())
+
+
+def _found(collection: Collection) -> list[Any]:
+    return [
+        [(hit.uri, hit.start, hit.scores) for hit in handle.search(query, 6, mode=mode, filter=filter)]
+        for handle in (collection, collection.as_groups({"hr"}), collection.as_groups(set()))
+        for mode in ("hybrid", "dense", "keyword")
+        for query in ("days of leave", "dogs in the office")
+        for filter in (None, "uri like docs/%.md")
+    ]
+
+
+def test_results_equal_those_of_the_other_backend(address: str, docs: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "pay.md").write_text("# Pay\n\nThe office pays for days of leave.\n")
+    folder, collection = _open(tmp_path / ".ragfm", "local"), _open(address)
+    for one in (folder, collection):
+        one.sync(docs)
+        one.sync(secret, allow=["hr"])
+    assert _found(collection) == _found(folder)
+    status = collection.status().indexes[0]
+    assert (status["kind"], status["pending"], status["vectors"]) == ("pgvector", 0, folder.status().chunks)
+    assert not [path for path in (tmp_path / "cache").rglob("vectors/*") if path.is_file()]
+    assert not collection.verify().damaged
+    for change in (lambda one: one.remove("docs/hours.txt"), lambda one: one.compact()):
+        for one in (folder, collection):
+            change(one)
+        assert _found(collection) == _found(folder)
+    assert _found(_open(address, "local")) == _found(folder)  # builds a view with vectors
+    assert _found(_open(address)) == _found(folder)
+
+
+@pytest.mark.slow
+def test_without_an_index_and_behind_it_searches_are_exact(address: str, docs: Path, postgres: PostgresServer) -> None:
+    schema = sa.make_url(address).query["collection"]
+    _open(address, "local").sync(docs)
+    reader = _open(address)
+    expected = _found(_open(address, "local"))
+    assert _found(reader) == expected
+    assert reader.status().indexes[0]["kind"] is None
+    _open(address).sync()
+    assert _found(_open(address)) == expected
+    some = f"SELECT text_hash FROM {schema}.pgvector_1 LIMIT 2"
+    postgres.sql(f"DELETE FROM {schema}.pgvector_1 WHERE text_hash IN ({some})")
+    behind = _open(address)
+    assert _found(behind) == expected
+    assert behind.status().indexes[0]["pending"] == 2
+    postgres.sql(f"DROP TABLE {schema}.pgvector_1")
+    assert _found(_open(address)) == expected
+
+
+def test_another_embedder_gets_an_index_of_its_own(address: str, docs: Path, postgres: PostgresServer) -> None:
+    schema = sa.make_url(address).query["collection"]
+    collection = _open(address)
+    collection.sync(docs)
+    collection.reembed(HashingEmbedder("other", dim=32))
+    assert collection.search("days of leave", mode="dense")[0].uri == "docs/leave.md"
+    assert collection.status().indexes[0]["pending"] == 0
+    collection.compact()
+    counts = f"SELECT (SELECT count(*) FROM {schema}.pgvector_1), (SELECT count(*) FROM {schema}.pgvector_2)"
+    assert postgres.sql(counts) == f"0|{collection.status().chunks}"
+
+
+def test_a_folder_is_refused(docs: Path, tmp_path: Path) -> None:
+    _open(tmp_path / ".ragfm", "local").sync(docs)
+    with pytest.raises(ConfigError, match="it is a folder"):
+        _open(tmp_path / ".ragfm").search("leave")
+
+
+def test_an_old_pgvector_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    for version in (None, "0.8.4", "0.8.6", "0.10.0"):
+        pgvector_backend._check_version(version, "db")
+    assert not caplog.text
+    pgvector_backend._check_version("0.8.0", "db")
+    assert "pgvector 0.8.0" in caplog.text
+    assert "CVE-2026-3172" in caplog.text
+    with pytest.raises(CollectionError, match=r"has pgvector 0\.7\.4"):
+        pgvector_backend._check_version("0.7.4", "db")
