@@ -138,7 +138,7 @@ class JsonlConnector:
         identity = self._fields.identity(record)
         path = join_path(position.file.path, identity or revision)
         if path in self._positions:
-            reason = "its id is that of another record" if identity else "the same record is there already"
+            reason = "another record has the same id" if identity else "the same record occurs twice"
             return Ref(f"{path}#{number}", skip=reason)  # no id contains a `#`
         self._positions[path] = position
         return Ref(path, revision, allow=position.file.allow)

@@ -80,7 +80,7 @@ class SqlConnector:
                 if scalar(value) is None:
                     yield Ref(f"#{number}", error=f"row {number:,} has no {self._id!r}")
                 elif path in self._ids:
-                    yield Ref(f"{path}#{number}", skip=f"its {self._id!r} is that of another row")
+                    yield Ref(f"{path}#{number}", skip=f"another row has the same {self._id!r}")
                 else:
                     self._ids[path] = value
                     yield Ref(path, revision)

@@ -93,7 +93,7 @@ class ContenderResult:
     - `cost`: cost of 1,000 answers, in the currency of the price.
     - `adapter`: the adapter that was loaded, including one that ragfm ships.
     - `training_seconds`: time that training the adapter took.
-    - `break_even`: by the name of another contender without an adapter, the number of answers after which the training
+    - `break_even`: by the name of a contender without an adapter, the number of answers after which the training
       has paid for itself: by cost, or by time if there is no price.
     - `data_goes`: where questions and passages are sent.
     - `beside_best`: this run against the best one; None for the best one itself.

@@ -28,7 +28,7 @@ class DisplayNames:
                 break
             for name in growing:
                 levels[name] += 1
-        # A source inside of another one comes first.
+        # A source inside a different source comes first.
         self._shortened = sorted(((name, shown[name]) for name in levels), key=lambda pair: -len(pair[0]))
 
     def name_of(self, uri: str) -> str:

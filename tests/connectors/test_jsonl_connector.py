@@ -117,7 +117,7 @@ def test_links_do_not_lead_out(tmp_path: Path) -> None:
 
 def test_a_record_without_id_is_known_by_its_content(tmp_path: Path) -> None:
     first = listed(lines(tmp_path / "r.jsonl", {"text": "one"}, {"text": "two"}, {"text": "one"}))
-    assert [ref.skip for ref in first.values()] == [None, None, "the same record is there already"]
+    assert [ref.skip for ref in first.values()] == [None, None, "the same record occurs twice"]
     assert len({ref.path for ref in first.values()}) == 3
     again = listed(lines(tmp_path / "r.jsonl", {"text": "new"}, {"text": "two"}))
     assert len(again.keys() & first.keys()) == 1
@@ -151,7 +151,7 @@ def test_a_broken_record_is_reported_and_the_others_are_listed(tmp_path: Path) -
     assert (listed(tmp_path / "r.jsonl")[""].error or "").count("record") < 6
     (tmp_path / "r.jsonl").write_bytes(b'{"id":1,"text":"' + b"x" * 300 + b'"}\n' + good)
     assert "too long, the limit is 200 bytes" in (listed(tmp_path / "r.jsonl", max_bytes=200)[""].error or "")
-    assert listed(lines(tmp_path / "r.jsonl", ROWS[0], ROWS[0]))["a#2"].skip == "its id is that of another record"
+    assert listed(lines(tmp_path / "r.jsonl", ROWS[0], ROWS[0]))["a#2"].skip == "another record has the same id"
     with pytest.raises(ConfigError):
         JsonlConnector(tmp_path / "r.jsonl", text=[])
     with pytest.raises(ConfigError):
