@@ -35,7 +35,7 @@ def main(collection: Path) -> None:
     """
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(OSError):
-        os.nice(12)  # requests have priority
+        os.nice(5)  # requests have priority
     uploads = Uploads(collection)
     turns = Turns(uploads.owner_of_path)
     stored = list(uploads.all())  # before the slice, which has then seen them all
@@ -51,6 +51,8 @@ def main(collection: Path) -> None:
                 failed = reasons if postponed else _why_not_searchable(owner, stored, reasons)
                 waiting = {ref.path.partition("/")[0]: uploads.owner_of_path(ref.path) for ref in postponed}
                 _report(failed=failed, waiting=waiting, began=began)
+                if postponed:
+                    _give_way()
                 began, stored = time.monotonic(), list(uploads.all())
         except RagfmError as error:
             _report(error=error.message)
@@ -86,6 +88,13 @@ def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Ma
             others = "" if len(within) == 1 else f"none of the {len(within)} files in it can be indexed; "
             failed[upload.uri] = others + why
     return failed
+
+
+def _give_way() -> None:
+    """Lower the priority of all threads, once the models are loaded and there is more to index than one slice."""
+    with suppress(OSError):  # other systems than Linux, where each thread has its own
+        for thread in Path("/proc/self/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
 
 
 def _exit_with_parent() -> None:
