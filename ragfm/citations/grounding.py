@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Hit
 
-MIN_LIKELIHOOD = 0.4
+MIN_LIKELIHOOD = 0.35
 """How likely the verifier must find the answer in a quote for it to be verified: docs/decisions/033-three-states.md."""
 MIN_QUESTION_SHARE = 0.5
 """The share of the question's terms that a verified quote has, with its headings and table header."""
 SELF_CONTAINED = 4
-"""New terms from which on a sentence of a longer answer states something by itself, whatever the question is."""
+"""New terms from which on a sentence of a longer answer states something by itself."""
 MIN_OVERLAP = 0.5
 """The term overlap from which on two answers are the same."""
 
@@ -92,6 +92,11 @@ class CitedSentence:
         """Whether some of its evidence supports it."""
         return any(evidence.supports for evidence in self.evidence)
 
+    @property
+    def grounded(self) -> bool:
+        """Whether some of its evidence supports it and has the subject of the question."""
+        return any(evidence.supports and not evidence.missing for evidence in self.evidence)
+
 
 @dataclass(frozen=True, slots=True)
 class CitedAnswer:
@@ -135,14 +140,13 @@ def cite_answer(
     spans = best_spans(readings)
     text = correct_answer(output, spans) if spans and corrects else output
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
-    corrected = text != output
 
     analysis = analyze(question, passages, language)
     sentences = [] if is_abstention(text) else cite_sentences(text, analysis)
     if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis)
     if readings:
-        sentences = check_sentences(sentences, readings, corrected=corrected)
+        sentences = check_sentences(sentences, readings)
     return CitedAnswer(output, text, sentences, analysis, readings, agreement)
 
 
@@ -233,14 +237,12 @@ def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim
 # --- The verifier's readings ----------------------------------------------------------------------------------------
 
 
-def check_sentences(
-    sentences: Sequence[CitedSentence], readings: Sequence[Reading], *, corrected: bool
-) -> list[CitedSentence]:
+def check_sentences(sentences: Sequence[CitedSentence], readings: Sequence[Reading]) -> list[CitedSentence]:
     """The sentences with the verifier's likelihood, and the fault `unclear` where a quote may not answer the question.
 
-    A quote stays verified if the verifier, which has not seen the answer, finds the answer to the question there, and
-    it has half of the question's terms. A `corrected` answer is the verifier's own, so nothing has confirmed it. In an
-    answer of several sentences, one that adds many terms to the question is a statement by itself.
+    A quote stays verified if it has half of the question's terms, and the verifier, which has not seen the answer,
+    finds the answer to the question there: the words of the sentence, or others that say the same. In an answer of
+    several sentences, one that adds many terms to the question is a statement by itself, and need not be the answer.
     """
     checked: list[CitedSentence] = []
     for sentence in sentences:
@@ -254,14 +256,16 @@ def check_sentences(
         for found, share in zip(sentence.evidence, sentence.question_shares, strict=True):
             reading = next(reading for reading in readings if reading.passage.n == found.hit.n)
             quoted.append(reading.within(found.start, found.end))
-            inside = [
+            likely = [
                 likelihood
                 for other, start, end, likelihood in verbatim
                 if other is reading and found.start <= start and end <= found.end
             ]
-            likely = max(inside, default=quoted[-1]) >= MIN_LIKELIHOOD
-            confirmed = likely and share >= MIN_QUESTION_SHARE and not corrected
-            unclear = found.verified and not confirmed and not states_something
+            _, start, end = reading.best_within(found.start, found.end)
+            if term_overlap(sentence.plain, reading.passage.text[start:end]) >= MIN_OVERLAP:
+                likely.append(reading.within(start, end))
+            confirmed = states_something or max(likely, default=0.0) >= MIN_LIKELIHOOD
+            unclear = found.verified and not (confirmed and share >= MIN_QUESTION_SHARE)
             evidence.append(replace(found, fault="unclear") if unclear else found)
         likelihood = max((one for *_, one in verbatim), default=0.0) or max(quoted, default=0.0)
         checked.append(replace(sentence, evidence=tuple(evidence), likelihood=likelihood))

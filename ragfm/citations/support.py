@@ -4,10 +4,11 @@ A quote supports a claim if it has all names and numbers that the claim adds to 
 that it adds, and a negation exactly where the claim has one. It must not have another unit or the opposite of what the
 claim says. Quotations must stand verbatim. A sentence that only repeats the question claims nothing.
 
-A quote that supports a sentence may be about another company or another year. So each name and each period of the
+A quote that supports a sentence may be about another company or another year. So each name, number and period of the
 question, its subject, must be found with the quote: in it, in its headings, its table's header, or the names of its
-document. What is closer counts: a quote about 2022 in a report of 2023 is not about 2023, and neither is a number in
-the column 2022. Periods are years and quarters, in English or in digits (`FY2018`, `Q2`, `second quarter`).
+document. If the question has a negation, the quote must have one. What is closer counts: a quote about 2022 in a report
+of 2023 is not about 2023, and neither is a number in the column 2022. Periods are years and quarters, in English or in
+digits (`FY2018`, `Q2`, `second quarter`).
 
 A passage contradicts a claim if one of its sentences shares most terms with the quote and differs in a number or a
 name. Terms that the quote shares with the question ("How many people does Cirrus seat?") are the subject: the other
@@ -19,6 +20,7 @@ number must be the same in both, other words may differ in their ending. Lists o
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -184,7 +186,8 @@ def _is_number(word: str) -> bool:
 
 _CLAUSE = re.compile(r"[,;:()—–]|\s-\s")
 _DENIAL = re.compile(
-    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|can['’]t|won['’]t)\b|n['’]t\b", re.IGNORECASE
+    r"\b(?:not(?!\s+only)|no|never|none|nobody|nothing|neither|nor|without|cannot|can['’]t|won['’]t)\b|n['’]t\b",
+    re.IGNORECASE,
 )
 
 
@@ -372,6 +375,8 @@ _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|
 _YEAR = re.compile(r"(?<![\d.,])(?:FY\s?|['’])?((?:19|20)\d\d)(?![\ds]|[.,]\d)|\bFY\s?['’]?(\d\d)\b")
 _ORDINALS = ("first", "second", "third", "fourth")
 _QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS)})[\s-]+quarter", re.IGNORECASE)
+_DECIMAL = re.compile(r"\d+(?:\.\d+)?")
+_RANGE = re.compile(rf"(?<![\d.,])({_DECIMAL.pattern})\s*(?:to|[-–])\s*({_DECIMAL.pattern})(?!\d|[.,]\d)")
 _PERIOD_WORD = re.compile(r"(?:FY|[1-4]?Q)\d*", re.IGNORECASE)  # part of a period, and no name
 _NAME = re.compile(r"[^\W\d_][\w&.'’-]*")
 _MAX_ABBREVIATION = 5  # letters
@@ -421,10 +426,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The names of a question by term, and its periods, such as `2018` and `Q2`."""
+    """The names and numbers of a question by term, its periods, such as `2018` and `Q2`, and its negation, if any."""
 
     names: Mapping[str, str]
+    numbers: Mapping[str, str]
     periods: frozenset[str]
+    negation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +448,8 @@ class QuestionTerms:
 class Evidence:
     """A span of a passage, its score as evidence for a claim, whether it supports the claim, and a fault.
 
-    `missing` are the names and periods of the question that are not found with it, which is the fault `subject`.
+    `missing` are the names, numbers, periods and the negation of the question that are not found with it, which is the
+    fault `subject`.
     """
 
     hit: Hit
@@ -655,14 +663,17 @@ def subject_of(question: str, language: str | None = None) -> Subject:
     """The subject of a question about texts in a language (ISO 639-1, None if unknown).
 
     Names are capitalised words, in English only: other languages capitalise other words, too. A word that opens a
-    sentence is not a name, nor is a unit.
+    sentence is not a name, nor is a unit. The numbers are those that are not part of a period.
     """
     names: dict[str, str] = {}
     for start, end in sentence_spans(question) if is_english(question, language) else ():
         for word in list(_NAME.finditer(question, start, end))[1:]:
             if not _PERIOD_WORD.fullmatch(word[0]) and not is_unit(word[0]):
                 names |= dict.fromkeys(terms_of(f". {word[0]}").names, word[0])
-    return Subject(names, periods(question))
+    rest = _QUARTER.sub(" ", _YEAR.sub(" ", question))
+    numbers = {term: word for word in _tokens(rest) for term in terms_of(word).numbers}
+    negation = _DENIAL.search(question)
+    return Subject(names, numbers, periods(question), negation[0] if negation else "")
 
 
 def periods(text: str) -> frozenset[str]:
@@ -677,35 +688,43 @@ def periods(text: str) -> frozenset[str]:
 def missing_subject(
     subject: Subject, quote: str, *, header: str, context: str, passage_terms: Set[str], numbers: Set[str]
 ) -> tuple[str, ...]:
-    """The names and periods of a question that are not found with a quote; the question's spelling is kept.
+    """What a question is about and is not found with a quote: names, numbers, periods, and a negation, as in `subject`.
 
     `header` is that of the table that the quote is a row of, `context` what stands above the passage, `numbers` those
     of the claim. Prose may refer to a name by a pronoun, so for a sentence, but not for a row, a name that is among the
     `passage_terms` counts.
     """
     missing = []
-    if subject.names:
+    if subject.names or subject.numbers:
         text = f"{context}\n{header}\n{quote}"
-        known = terms_of(text).all | (frozenset() if header else passage_terms)
+        near = terms_of(text).all
+        known = near | (frozenset() if header else passage_terms)
         missing = [
             name
             for term, name in subject.names.items()
             if not matches(term, known, max_suffix=2) and not _spelled_out(name, text)
         ]
+        ranges = [(float(match[1]), float(match[2])) for match in _RANGE.finditer(text)]
+        for term, number in subject.numbers.items():
+            value = float(term) if _DECIMAL.fullmatch(term) else math.nan
+            if term not in near and not any(low <= value <= high for low, high in ranges):
+                missing.append(number)
+    if subject.negation and not denies(quote):
+        missing.append(subject.negation)
     if not subject.periods:
         return tuple(dict.fromkeys(missing))
 
     # The periods of the quote and of the column that its number stands in; if they name none, those of the context.
-    near = periods(quote)
+    stated = periods(quote)
     cells, titles = (row.strip().strip("|").split("|") for row in (quote, header))
     columns = [at for at, cell in enumerate(cells) if terms_of(cell).numbers & numbers] if header else []
     if columns and len(cells) == len(titles):
-        near |= periods(" ".join(titles[at] for at in columns))
+        stated |= periods(" ".join(titles[at] for at in columns))
     elif header:
-        near |= periods(header)
+        stated |= periods(header)
     found: set[str] = set()
     for is_year in (True, False):
-        own = {period for period in near if period.isdigit() == is_year}
+        own = {period for period in stated if period.isdigit() == is_year}
         found |= own or {period for period in periods(context) if period.isdigit() == is_year}
     # "the 2000 employees" is not a period if the quote has the number.
     absent = subject.periods - found - terms_of(quote).numbers

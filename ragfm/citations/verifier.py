@@ -68,12 +68,12 @@ class Part:
         inside = (self.spans[:, 0] >= start) & (self.spans[:, 1] <= end)
         return float(self.first[inside].sum() * self.last[inside].sum())
 
-    @property
-    def best(self) -> tuple[float, int, int]:
-        """The likeliest answer of at most 16 tokens: how likely it is, and its characters."""
-        if not len(self.spans):
+    def best_within(self, start: int, end: int) -> tuple[float, int, int]:
+        """The likeliest answer of at most 16 tokens between two characters: how likely it is, and its characters."""
+        inside = (self.spans[:, 0] >= start) & (self.spans[:, 1] <= end)
+        if not inside.any():
             return 0.0, 0, 0
-        chances = np.outer(self.first, self.last)
+        chances = np.outer(self.first * inside, self.last * inside)
         chances = np.triu(chances) - np.triu(chances, _ANSWER)
         first, last = np.unravel_index(chances.argmax(), chances.shape)
         return float(chances[first, last]), int(self.spans[first, 0]), int(self.spans[last, 1])
@@ -93,7 +93,11 @@ class Reading:
     @property
     def best(self) -> tuple[float, int, int]:
         """The likeliest answer: how likely it is, and its characters."""
-        return max((part.best for part in self.parts), default=(0.0, 0, 0))
+        return self.best_within(0, len(self.passage.text))
+
+    def best_within(self, start: int, end: int) -> tuple[float, int, int]:
+        """The likeliest answer between two characters of the passage: how likely it is, and its characters."""
+        return max((part.best_within(start, end) for part in self.parts), default=(0.0, 0, 0))
 
     @property
     def anywhere(self) -> float:

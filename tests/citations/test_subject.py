@@ -108,6 +108,23 @@ def test_a_year_in_the_sentence_before_is_part_of_the_quote() -> None:
     assert citation.verified
 
 
+@pytest.mark.parametrize(
+    ("question", "quote", "missing"),
+    [
+        ("How long is the break after 6 hours of work?", "After six hours of work, the break is 30 minutes.", ()),
+        ("How long is the break after 9 hours of work?", "After six hours of work, the break is 30 minutes.", ("9",)),
+        ("How long is the break in a shift of 7 hours?", "In shifts of 6 to 9 hours, the break is 30 minutes.", ()),
+        ("How long is the break at 21:00?", "In shifts of 6 to 9 hours, the break is 30 minutes.", ("21:00",)),
+        ("In which shift is there no break of 30 minutes?", "In shift Blue, there is a break of 30 minutes.", ("no",)),
+    ],
+)
+def test_numbers_and_the_negation_of_the_question_must_be_found(
+    question: str, quote: str, missing: tuple[str, ...]
+) -> None:
+    answer = "Blue [1]." if "which" in question else "30 minutes [1]."
+    assert cited(question, answer, hit(quote)).missing == missing
+
+
 def test_abbreviations_and_languages() -> None:
     prose = hit("The chief financial officer of the group is Kim Bauer.")
     assert cited("Who is the CFO of the group?", "Kim Bauer [1].", prose).verified

@@ -116,7 +116,7 @@ def test_it_is_small() -> None:
 
 
 def likelihood(sentence: CitedSentence, readings: list[Reading]) -> float:
-    (checked,) = check_sentences([sentence], readings, corrected=False)
+    (checked,) = check_sentences([sentence], readings)
     return checked.likelihood
 
 
@@ -141,12 +141,10 @@ def _reading(hit: Hit, words: str, chance: float) -> Reading:
     return Reading(hit, (Part(np.array([[start, start + len(words)]]), first, last, 1 - chance**0.5),))
 
 
-def _judged(
-    question: str, words: str, text: str, chance: float, context: str = "", *, corrected: bool = False
-) -> tuple[bool, str | None]:
+def _judged(question: str, words: str, text: str, chance: float, context: str = "") -> tuple[bool, str | None]:
     hit = _hit(text, context=context)
     (sentence,) = cite(question, f"{words} [1].", [hit])
-    (checked,) = check_sentences([sentence], [_reading(hit, words, chance)], corrected=corrected)
+    (checked,) = check_sentences([sentence], [_reading(hit, words, chance)])
     (evidence,) = checked.evidence
     return evidence.verified, evidence.fault
 
@@ -154,42 +152,58 @@ def _judged(
 @pytest.mark.parametrize(
     ("question", "words", "text", "context", "holds"),
     [
-        ("When did the mill burn down?", "1931", BURNED, "", True),
+        (QUESTION, "1931", BURNED, "", True),
         ("When did the Bremer mill burn down?", "1931", BURNED, "The Bremer mill", True),
         ("When did the Foy mill burn down?", "1931", BURNED, "The Bremer mill", False),
+        ("When did the 3 mills burn down?", "1931", BURNED, "", False),
+        ("When did the mill not burn down?", "1931", BURNED, "", False),
         ("How many barns of oak were sold at auction?", "Three", "Three barns burned down.", "", False),
     ],
 )
-def test_a_quote_is_verified_where_it_has_half_of_what_is_asked(
+def test_a_quote_is_verified_where_it_has_what_the_question_is_about(
     question: str, words: str, text: str, context: str, holds: bool
 ) -> None:
-    verified, fault = _judged(question, words, text, MIN_LIKELIHOOD + 0.1, context)
-    assert verified == holds
-    assert fault in ([None] if holds else ["unclear", "subject", "fabricated"])
+    assert _judged(question, words, text, 0.9, context)[0] == holds
 
 
 def test_a_quote_is_verified_where_the_verifier_finds_the_answer_by_itself() -> None:
-    found = [
-        _judged(QUESTION, "1931", BURNED, MIN_LIKELIHOOD + 0.01),
-        _judged(QUESTION, "1931", BURNED, MIN_LIKELIHOOD - 0.01),
-        _judged(QUESTION, "1931", BURNED, MIN_LIKELIHOOD + 0.01, corrected=True),
-    ]
-    assert found == [(True, None), (False, "unclear"), (False, "unclear")]
+    found = [_judged(QUESTION, "1931", BURNED, MIN_LIKELIHOOD + change) for change in (0.01, -0.01)]
+    assert found == [(True, None), (False, "unclear")]
 
 
-def test_of_several_sentences_one_that_says_much_is_a_statement_by_itself() -> None:
+@pytest.mark.parametrize(
+    ("said", "found", "holds"),
+    [
+        ("It burned down in 1931", "1931", True),
+        ("1931", "in 1931", True),
+        ("The mill burned down", "1931", False),
+    ],
+)
+def test_the_answer_that_the_verifier_finds_may_have_other_words(said: str, found: str, holds: bool) -> None:
+    hit = _hit(BURNED)
+    (sentence,) = cite(QUESTION, f"{said} [1].", [hit])
+    (checked,) = check_sentences([sentence], [_reading(hit, found, 0.9)])
+    assert checked.evidence[0].verified == holds
+
+
+@pytest.mark.parametrize(
+    ("question", "fault"), [("Who sold the mill?", None), ("Who owns the barn and the farm?", "unclear")]
+)
+def test_of_several_sentences_one_that_says_much_about_the_question_is_a_statement_by_itself(
+    question: str, fault: str | None
+) -> None:
     hit = _hit(MILL)
     output = "In 1931 [1]. The mill was built in 1784 by the Bremer family [1]."
-    sentences = cite(QUESTION, output, [hit])
-    checked = check_sentences(sentences, [_reading(hit, "1931", 0.01)], corrected=False)
-    assert [one.evidence[0].fault for one in checked] == ["unclear", None]
+    sentences = cite(question, output, [hit])
+    checked = check_sentences(sentences, [_reading(hit, "1931", 0.01)])
+    assert [one.evidence[0].fault for one in checked][1:] == [fault]
 
 
 def test_what_is_unclear_supports_an_answer() -> None:
     hit = _hit(MILL)
     (sentence,) = cite(QUESTION, "1931 [1].", [hit])
     reading = _reading(hit, "1931", MIN_LIKELIHOOD - 0.01)
-    (checked,) = check_sentences([sentence], [reading], corrected=False)
+    (checked,) = check_sentences([sentence], [reading])
     assert [one.evidence[0].supports for one in (sentence, checked)] == [True, True]
     assert compose([checked], strict=True).text == "1931 [1]."
     assert compose([checked]).unsupported == ()
