@@ -1,7 +1,7 @@
 """Confidence and `verified` for every reader: answers of several readers to questions of several domains.
 
     python benchmarks/bench_confidence.py ask --reader NAME [--adapter none] [--k K] [--set SET] [--keep FOLDER]
-    python benchmarks/bench_confidence.py report [--keep FOLDER]
+    python benchmarks/bench_confidence.py report [--keep FOLDER] [--label NAME]
     python benchmarks/bench_confidence.py unlabelled [--keep FOLDER]
 
 `ask` keeps the passages and the output of each question in FOLDER/answers.jsonl, and continues there. `report` computes
@@ -364,6 +364,7 @@ def main() -> None:
     parser.add_argument("--adapter")
     parser.add_argument("--k", type=int)
     parser.add_argument("--questions", type=int, default=100, help="maximum per set")
+    parser.add_argument("--label", default="confidence", help="name of the result of `report`")
     parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-confidence"))
     args = parser.parse_args()
     args.keep.mkdir(parents=True, exist_ok=True)
@@ -374,7 +375,7 @@ def main() -> None:
         unlabelled(args.keep)
         return
     result = {**about("confidence and verified citations", ["ragfm"]), **report(args.keep)}
-    save(result, "confidence")
+    save(result, args.label)
     print(json.dumps(result))
 
 

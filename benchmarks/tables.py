@@ -474,6 +474,25 @@ def readers_confidence() -> str:
     return _table((*head, "AUC", "refit"), rows)
 
 
+def verified_citations() -> str:
+    rows = [
+        [
+            row["reader"],
+            row["set"],
+            f"{row['right']} of {row['answerable']}",
+            f"{row['right, answered']} of {row['right']}",
+            f"{row['wrong, answered']} of {row['questions'] - row['right']}",
+            f"{row['verified, right']} of {row['verified']}",
+            f"{row['auc']:.2f}",
+            f"{row['citations that state it']} of {row['citations labelled']}",
+            f"{row['citations verified that state it']} of {row['citations verified']}",
+        ]
+        for row in _part("verified", "rows")
+    ]
+    head = ("reader", "set", "right", "of these answered", "wrong, answered", "verified and right", "AUC")
+    return _table((*head, "quotes that state it", "of the verified ones"), rows)
+
+
 def confidence() -> str:
     tuned, part = _part("answers", "tune"), _part("answers", "squad")
     result = part["confidence"]
@@ -843,7 +862,8 @@ TABLES: dict[str, Callable[[], str]] = {
         ),
         *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
         *(collection, collection_more, index, bm25, parse, parser_sizes, table_questions, parsed),
-        *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, injection, bias),
+        *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
+        *(injection, bias),
         *(adapted_retriever, adapted_methods, transfer),
     ]
 }
