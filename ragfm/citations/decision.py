@@ -76,7 +76,7 @@ def decide(
     utility than saying nothing: a right answer counts 1, a wrong one minus `ask.wrong_cost` (Chow 1970). An answer of
     unknown confidence is given, as are all in `open` mode. An abstention stays as the reader phrased it; without its
     own, it is `abstention`. The answers of a `small` reader are shown with a quote, and replaced by it where they are
-    unsure.
+    unsure. They are `answered` only if they come from the sentence that most likely has the answer.
     """
     strict = settings.mode == "strict"
     answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
@@ -94,6 +94,11 @@ def decide(
     nearest = nearest_sentences(cited.analysis, cited.readings) if status != "answered" or small else []
     if status == "not_found":
         return Decision(status, answer, answer.text, None, tuple(citation for _, citation in nearest[:NEAREST]))
+    if status == "answered" and small and nearest and cited.readings:
+        _, likeliest = max(nearest, key=lambda one: one[0])
+        supporting = [one for one in answer.citations if one.supports and one.n == likeliest.n]
+        if not any(one.start < likeliest.end and likeliest.start < one.end for one in supporting):
+            status = "unsure"
     quote = select_quote(status, answer.citations, nearest) if nearest else None
     return Decision(status, answer, shown_text(answer.text, status, quote, small=small), quote, ())
 

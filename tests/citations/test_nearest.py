@@ -8,9 +8,11 @@ from pathlib import Path
 from support.shell import Shell
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.decision import nearest_sentences, select_quote, shown_text
+from ragfm.citations.decision import decide, nearest_sentences, select_quote, shown_text
+from ragfm.citations.grounding import cite_answer
 from ragfm.citations.support import analyze
 from ragfm.citations.verifier import shipped_verifier
+from ragfm.core.config import AskSection
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 BOAT = "# The boat\n\nThe boat leaves at nine. It is painted red. Dogs stay ashore."
@@ -58,6 +60,23 @@ def test_what_is_shown_of_an_answer() -> None:
     assert shown_text("At nine.", "unsure", None, small=True) == "At nine.\n\nI am not sure of this."
     same = "The boat leaves at nine [2]."
     assert shown_text(same, "answered", quote, small=True) == same, "nothing is said twice"
+
+
+def test_a_small_readers_answer_comes_from_the_likeliest_sentence_or_is_unsure() -> None:
+    passages = [hit("The boat to the island leaves the harbour at nine. Dogs leave the boat at noon.", 1)]
+    sure = {}
+    for output in ("Nine [1].", "Noon [1]."):
+        cited = cite_answer(
+            "When does the boat leave the harbour?", output, passages, "en", verify=True, corrects=False
+        )
+        for small in (True, False):
+            sure[output, small] = decide(cited, 0.9, None, AskSection(), small=small).status
+    assert sure == {
+        ("Nine [1].", True): "answered",
+        ("Nine [1].", False): "answered",
+        ("Noon [1].", True): "unsure",
+        ("Noon [1].", False): "answered",
+    }
 
 
 def test_a_sure_answer_shows_its_evidence_and_an_unsure_one_the_likeliest_sentence() -> None:
