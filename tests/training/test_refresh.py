@@ -415,7 +415,8 @@ def test_both_adapters_are_compared_and_served_with_the_current_calibration(
     monkeypatch.setattr("ragfm.training.refresh._train", lambda *_: {})
     with Collection.open(tmp_path / ".ragfm") as collection:
         collection.sync(docs)
-        log_of(collection, *((f"How many days of leave, {at}?", "28 days", "up", None) for at in range(20)))
+        names = [f"leave {chr(letter)}" for letter in range(ord("a"), ord("u"))]
+        log_of(collection, *((f"How many days of {name}?", "28 days", "up", None) for name in names))
         done = refresh(collection, new)
     assert done.new
     assert (done.new.a, done.new.b, done.new.wins, done.adopted) == (0.0, 0.0, 0, False)

@@ -45,7 +45,7 @@ def test_failures_of_libreoffice_are_reported(tmp_path: Path, monkeypatch: pytes
     for script, reason in (
         ("echo one >&2; echo source file could not be loaded >&2; exit 3", "source file could not be loaded"),
         ("exit 0", "ends with status 0"),
-        ("exec sleep 60", "over 1 seconds"),
+        ("exec sleep 60", "within 1 seconds"),
         ("exit 81", "ends with status 81"),
     ):
         soffice.write_text(f"#!/bin/sh\n{script}\n")
