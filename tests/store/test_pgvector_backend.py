@@ -115,7 +115,8 @@ def check_recall(snapshot: Any, catalog: CatalogWriter, where: Predicate | None,
 
 @pytest.mark.slow
 def test_recall_and_hits_under_predicates(address: str) -> None:
-    with written(address, 20_000) as catalog:
+    # Whether so few rows are sorted instead depends on the sample that ANALYZE took.
+    with written(f"{address}&options=-c%20enable_sort%3Doff", 20_000) as catalog:
         snapshot = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
         assert snapshot.status(PGVECTOR)[0]["pending"] == 0
         _, stored = catalog.chunk_vectors(snapshot.generation)
