@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ragfm.core.types import Hit
 
 MIN_LIKELIHOOD = 0.35
-"""How likely the verifier must find the answer in a quote for it to be verified: docs/decisions/033-three-states.md."""
+"""How likely the verifier must find the answer in a quote for it to be verified: decision 045."""
 MIN_QUESTION_SHARE = 0.5
 """The share of the question's terms that a verified quote has, with its headings and table header."""
 SELF_CONTAINED = 4

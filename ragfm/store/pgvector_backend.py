@@ -27,12 +27,11 @@ from ragfm.core.types import Ids, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, read_property
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.search_backend import Predicate
-from ragfm.store.snapshot import Snapshot
+from ragfm.store.snapshot import MAX_TIES, Snapshot
 from ragfm.store.tables import chunks, documents, vectors
 
 _EXTRA = 20  # candidates beyond k, since half precision may change their order
 _FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
-_MAX_TIES = 10_000  # candidates with equal scores that are considered
 _MAX_EF_SEARCH, _MIN_EF_SEARCH = 1_000, 200
 _MAX_SCAN_TUPLES = 100_000  # that a search with a predicate visits in the index; then all that match are compared
 _MAX_DIM = 4_000  # of an index over halfvec
@@ -82,9 +81,8 @@ class PgvectorSnapshot(Snapshot):
     def _table(self) -> sa.Table | None:
         """The table of the index, None if there is none yet."""
         with self._catalog.read() as connection:
-            name = _table_name(self.generation.contract_id)
-            exists = connection.scalar(sa.select(sa.func.to_regclass(f'"{_schema(connection)}".{name}')))
-        return None if exists is None else _index_table(self.generation)
+            exists = _exists(connection, _table_name(self.generation.contract_id))
+        return _index_table(self.generation) if exists else None
 
     @cached_property
     def _counts(self) -> OrderedDict[tuple[Predicate, int], int]:
@@ -147,7 +145,7 @@ class PgvectorSnapshot(Snapshot):
                     compared = self.generation.chunks
                     continue
                 distances = sorted(row.distance for row in found)
-                if len(found) < count or count >= _MAX_TIES or distances[-1] > distances[k - 1]:
+                if len(found) < count or count >= MAX_TIES or distances[-1] > distances[k - 1]:
                     break
                 # There may be more ties, of which the lowest ids are wanted.
                 count, compared = 4 * count, compared or self.generation.chunks
@@ -216,7 +214,7 @@ def _update_index(catalog: CatalogWriter) -> int:
     table = _index_table(generation)
     with catalog.write() as connection:
         name = f'"{_schema(connection)}".{table.name}'
-        if not connection.scalar(sa.select(sa.func.to_regclass(name).is_not(None))):
+        if not _exists(connection, table.name):
             connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
             connection.execute(
                 sa.text(
@@ -253,9 +251,7 @@ def _update_index(catalog: CatalogWriter) -> int:
     with catalog.write() as connection:
         # After the first rows, since building an index is faster than adding to one.
         index = f"{table.name}_hnsw"
-        if added and not connection.scalar(
-            sa.select(sa.func.to_regclass(f'"{_schema(connection)}".{index}').is_not(None))
-        ):
+        if added and not _exists(connection, index):
             connection.execute(sa.select(sa.func.set_config("maintenance_work_mem", "512MB", True)))
             connection.execute(sa.text(f"CREATE INDEX {index} ON {name} USING hnsw (embedding halfvec_ip_ops)"))
         if added:
@@ -281,6 +277,12 @@ def _index_table(generation: Generation) -> sa.Table:
 
 def _table_name(contract_id: int) -> str:
     return f"pgvector_{contract_id}"
+
+
+def _exists(connection: sa.Connection, name: str) -> bool:
+    """Whether the collection's schema has a table or an index of this name."""
+    found = sa.func.to_regclass(f'"{_schema(connection)}".{name}')
+    return bool(connection.scalar(sa.select(found.is_not(None))))
 
 
 def _schema(connection: sa.Connection) -> str:

@@ -29,7 +29,7 @@ from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view, save_view
 
 _EXTRA_EXACT = 16  # candidates beyond k: some may be dead, or have equal scores
 _EXTRA_APPROXIMATE = 20  # the same for an approximate index, whose candidates are scored again exactly
-_MAX_TIES = 10_000  # candidates with equal scores that are considered
+MAX_TIES = 10_000  # candidates with equal scores that are considered
 _ROUNDING = 1e-6  # rounding error of a float32 cosine
 _MAX_CACHED_PREDICATES = 16
 _PREPARED_PREDICATES = 4
@@ -327,7 +327,7 @@ class Snapshot:
         allowed = self._allowed_by(where) if where else None
         count = k + (_EXTRA_EXACT if self.view.index.recall == 1 else _EXTRA_APPROXIMATE)
         scores, found = self._search_view(query, count, allowed)
-        while len(found) >= count and count < _MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
+        while len(found) >= count and count < MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
             count *= 4  # there may be more ties, of which the lowest ids are wanted
             scores, found = self._search_view(query, count, allowed)
         return found
