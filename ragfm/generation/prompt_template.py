@@ -1,6 +1,6 @@
 """Prompt strategies: the texts and examples of a prompt, and where the answer starts in the reader's output.
 
-Each strategy is a TOML file; those that ship are in `prompt_templates/`. docs/answers.md describes the format.
+Each strategy is a TOML file; those that ship are in `prompt_templates/`. docs/readers.md describes the format.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def load_strategy(name: str = "zero-shot", folder: Path = Path()) -> Strategy:
     """
     path = _FOLDER / f"{name}.toml" if name in STRATEGIES else folder / Path(name).expanduser()
     if not path.is_file():
-        hint = f"Name one of {', '.join(STRATEGIES)}, or a TOML file; see docs/answers.md."
+        hint = f"Name one of {', '.join(STRATEGIES)}, or a TOML file; see docs/readers.md."
         raise ConfigError(f"Unknown strategy {name!r}.", hint)
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def load_strategy(name: str = "zero-shot", folder: Path = Path()) -> Strategy:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise ConfigError(f"The strategy {path} cannot be read: {why}.", "docs/answers.md has its format.") from error
+        raise ConfigError(f"The strategy {path} cannot be read: {why}.", "docs/readers.md has its format.") from error
 
 
 def _prompt_texts(config: Mapping[str, Any]) -> PromptTexts:
@@ -173,6 +173,6 @@ def _read_pool(path: Path, texts: PromptTexts) -> list[Example]:
                 examples.append(_example(json.loads(line), texts))
             except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 raise DataError(
-                    f"{path}, line {number} is not an example: {error!r}.", "docs/answers.md has the format."
+                    f"{path}, line {number} is not an example: {error!r}.", "docs/readers.md has the format."
                 ) from error
     return examples

@@ -132,7 +132,7 @@ class Snapshot:
         """
         view = newest_view(catalog.database.folder, catalog, generation)
         if view is not None and view.index is None and cls.views_have_vectors:
-            view = None  # of another backend
+            view = None  # built by another backend
         at = replace(generation, id=view.generation if view else -1)
         return cls(catalog, at, view, language=settings.language).extend(generation)
 

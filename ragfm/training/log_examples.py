@@ -117,7 +117,7 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
     meta: dict[str, Any] = {
         "id": f"log-{entry.id}",
         "question": entry.query,
-        "kind": "log: corrected" if entry.correction else "log: found good",
+        "kind": "log: corrected" if entry.correction else "log: rated good",
         "uris": [],
         "group": f"log-{entry.id}",
     }

@@ -65,7 +65,7 @@ def _write(docs: Path, count: int, word: str = "leave") -> Path:
 
 @pytest.fixture
 def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The cache folder of another machine, to set as XDG_CACHE_HOME."""
+    """The cache folder that stands for another machine, to set as XDG_CACHE_HOME."""
     return str(tmp_path / "another-machine")
 
 

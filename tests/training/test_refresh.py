@@ -85,7 +85,7 @@ def test_judged_answers_become_examples_if_passages_support_them(collection: Col
     )
     rag = Rag(collection, reader=ScriptedReader(), k=2)
     examples, left_out = examples_from_log(rag, rated_entries(log.entries()))
-    assert [example.meta["kind"] for example in examples] == ["log: found good", "log: corrected", "log: corrected"]
+    assert [example.meta["kind"] for example in examples] == ["log: rated good", "log: corrected", "log: corrected"]
     assert left_out == {"log: no passage supports it now": 1}
     first, second, third = examples
     marker = 1 + list(first.meta["shown"]).index("docs/leave.md")
@@ -227,14 +227,14 @@ def test_the_command_makes_examples_from_the_log_alone_and_with_questions(
     )
     (tmp_path / "held.jsonl").write_text(json.dumps({"question": "Who is it?", "answers": ["Ada"]}) + "\n")
     card = run.json(*"adapt data --from-log --valid 0 --out alone --licence ours --exclude-data held.jsonl".split())
-    assert card["kinds"] == {"log: corrected": 1, "log: found good": 1}
+    assert card["kinds"] == {"log: corrected": 1, "log: rated good": 1}
     assert card["sources"] == [{"name": "the answer log", "licence": "ours", "left_out": {}}]
     assert [(held["name"], held["questions"]) for held in card["held_out"]] == [("held.jsonl", 1)]
     assert card["reader"] == "bundled"
     line = {"question": "How many days of leave do I get?", "uri": "docs/leave.md", "answers": ["28 days"]}
     (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n")
     card = run.json("adapt", "data", "q.jsonl", "--from-log", "--abstain", "0", "--valid", "0", "--out", "both")
-    assert card["kinds"] == {"answer": 1, "log: corrected": 1, "log: found good": 1}
+    assert card["kinds"] == {"answer": 1, "log: corrected": 1, "log: rated good": 1}
     assert [source["name"] for source in card["sources"]] == ["q.jsonl", "the answer log"]
     lost = {**line, "question": "Who asks?", "answers": ["nobody at all"]}
     (tmp_path / "lost.jsonl").write_text(json.dumps(lost) + "\n")

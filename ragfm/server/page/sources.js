@@ -8,7 +8,7 @@ const FAULTS = {
   fabricated: 'No passage supports the sentence that cites this one.',
   misattributed: 'Another passage supports the sentence that cites this one.',
   stitched: 'The answer combines several places of this passage. No single place says it.',
-  subject: 'The passage says this, but perhaps of another subject',
+  subject: 'The passage says this, but perhaps about another subject',
   unclear: 'The passage says this. Check whether it answers the question.',
 };
 const CONTEXT = 20000; // characters of a document shown before and after a passage
