@@ -11,11 +11,13 @@ weights. It knows English only. `benchmarks/train_verifier.py` trains it; see do
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ _FASTEST = ("openvino", "torch-bf16", "torch-fp32")
 _OVERLAP = 64
 _ANSWER = 16  # tokens of an answer at most
 _QUESTION = 96  # tokens; the rest of a longer one is not read
+_BLOCK_END = re.compile(r"\n[^\S\n]*(?=\n)|\n(?=\|)|(?<=\|)\n")  # a blank line, or a line next to or of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,13 @@ class Part:
 
     def best_within(self, start: int, end: int) -> tuple[float, int, int]:
         """The likeliest answer of at most 16 tokens between two characters: how likely it is, and its characters."""
-        inside = (self.spans[:, 0] >= start) & (self.spans[:, 1] <= end)
-        if not inside.any():
+        inside = np.flatnonzero((self.spans[:, 0] >= start) & (self.spans[:, 1] <= end))
+        if not inside.size:
             return 0.0, 0, 0
-        chances = np.outer(self.first * inside, self.last * inside)
+        chances = np.outer(self.first[inside], self.last[inside])
         chances = np.triu(chances) - np.triu(chances, _ANSWER)
         first, last = np.unravel_index(chances.argmax(), chances.shape)
-        return float(chances[first, last]), int(self.spans[first, 0]), int(self.spans[last, 1])
+        return float(chances[first, last]), int(self.spans[inside[first], 0]), int(self.spans[inside[last], 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,13 @@ class Reading:
         return self.best_within(0, len(self.passage.text))
 
     def best_within(self, start: int, end: int) -> tuple[float, int, int]:
-        """The likeliest answer between two characters of the passage: how likely it is, and its characters."""
-        return max((part.best_within(start, end) for part in self.parts), default=(0.0, 0, 0))
+        """The likeliest answer between two characters of the passage: how likely it is, and its characters.
+
+        It never continues after a blank line or the end of a table row.
+        """
+        breaks = [0, *(match.end() for match in _BLOCK_END.finditer(self.passage.text)), len(self.passage.text)]
+        blocks = [(max(start, first), min(end, last)) for first, last in pairwise(breaks)]
+        return max((part.best_within(*block) for part in self.parts for block in blocks), default=(0.0, 0, 0))
 
     @property
     def anywhere(self) -> float:

@@ -241,6 +241,16 @@ def test_a_part_counts_only_what_is_inside() -> None:
     assert Reading(_hit(""), ()).within(0, 9) == Reading(_hit(""), ()).anywhere == 0
 
 
+@pytest.mark.parametrize("between", ["\n\n", "\n \n", " |\n| "])
+def test_the_likeliest_answer_stays_in_its_paragraph_or_table_row(between: str) -> None:
+    text = f"Net sales{between}12.5"
+    spans = [(0, 3), (4, 9), (len(text) - 4, len(text))]
+    part = Part(np.array(spans), np.array([0.1, 0.8, 0.1], np.float32), np.array([0.05, 0.05, 0.9], np.float32), 0.0)
+    likelihood, start, end = Reading(_hit(text), (part,)).best
+    assert (text[start:end], round(likelihood, 3)) == ("12.5", 0.09), "not from 'sales' to '12.5', which has 0.72"
+    assert Reading(_hit(text.replace(between, " " * len(between))), (part,)).best[0] == pytest.approx(0.72)
+
+
 def test_a_warm_verifier_reads_the_same() -> None:
     cold, warm = Verifier(), Verifier()
     warm.warm_up()
