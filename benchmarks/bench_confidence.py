@@ -2,14 +2,18 @@
 
     python benchmarks/bench_confidence.py ask --reader NAME [--adapter none] [--k K] [--set SET] [--keep FOLDER]
     python benchmarks/bench_confidence.py report [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_confidence.py fit [--keep FOLDER]
     python benchmarks/bench_confidence.py unlabelled [--keep FOLDER]
 
 `ask` keeps the passages and the output of each question in FOLDER/answers.jsonl, and continues there. `report` computes
 citations, confidence and status from them, so that a change of these needs no reader. For each reader and set it counts
 the right answers, those with the status `answered`, the questions without an answer that are noticed, and how many
-verified citations belong to a right answer. The calibration was fitted to the bundled reader on Wikipedia: each other
-row is of a reader or a domain that was left out. `refit` is the AUC of a model of the same signals that was fitted to
+verified citations belong to a right answer. `refit` is the AUC of a model of the same signals that was fitted to
 the tuning sets and readers other than those of the row.
+
+`fit` fits the calibration that ships to all tuning sets and readers, each of them with the same weight, and tests the
+signals on each set and each reader with a model that was fitted to the other sets or readers. The reader `none` says
+nothing, so that the verifier answers alone, as it does where the bundled reader abstains.
 
 `labels/citations.jsonl` has a label for each citation that somebody has judged by reading question, sentence and quote
 with what stands above it: does the quote state what question and sentence say together? Verified ones that do, of all
@@ -32,6 +36,7 @@ import random
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,14 +55,17 @@ from ragfm import Collection, Hit, Rag, Settings
 from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
 from ragfm.citations.decision import decide, nearest_sentences, select_quote
 from ragfm.citations.grounding import CitedAnswer, cite_answer
-from ragfm.core.abstention import is_abstention
+from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection, load_questions
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.confidence_calibration import auc, fit_logistic_regression
 from ragfm.samples import HANDBOOK
+from ragfm.testing import ScriptedReader
 
 WEIGHED = ("anywhere", "located", "agree", "grounded")
+SMALL = ("bundled", "none")
+"""Readers that the verifier corrects."""
 LABELS = Path(__file__).parent / "labels" / "citations.jsonl"
 _ABOVE = 250  # characters above a quote that `unlabelled` prints
 _MORE = 12  # hits that a question without its gold passages is answered from the best of
@@ -145,7 +153,8 @@ def ask(keep: Path, reader: str, adapter: str | None, k: int | None, names: Sequ
     for name in names:
         domain = DOMAINS[name]
         with domain.open(keep) as (collection, questions):
-            rag = Rag(collection, reader=reader, adapter=adapter, k=k)
+            silent = ScriptedReader([ABSTENTION])
+            rag = Rag(collection, reader=silent if reader == "none" else reader, adapter=adapter, k=k)
             rag.calibration = None  # the reader's own output, and nothing withheld
             asked = random.Random(1).sample(list(questions), len(questions))[: min(domain.count, count)]
             for number, question in enumerate(asked):
@@ -208,13 +217,13 @@ def citation_key(question: str, sentence: str, quote: str) -> str:
 def cite_record(record: dict[str, Any]) -> CitedAnswer:
     """The reader's output, cited as `Rag` does it."""
     passages = [_hit(one) for one in record["passages"]]
-    small = record["reader"] == "bundled"
+    small = record["reader"] in SMALL
     return cite_answer(record["question"], record["output"], passages, record["language"], verify=True, corrects=small)
 
 
 def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> Judged:
     """Cite, check, score and decide, as `Rag` does."""
-    small = record["reader"] == "bundled"
+    small = record["reader"] in SMALL
     passages = [_hit(one) for one in record["passages"]]
     calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
     cited = cite_record(record)
@@ -319,19 +328,71 @@ def unlabelled(keep: Path) -> None:
         print(key, *(" ".join(part.split()) for part in found[key]), sep="\n    ")
 
 
+def fit(keep: Path) -> dict[str, Any]:
+    """Fit the calibration that ships, and test its signals on what each model was not fitted to."""
+    labels = report_labels()
+    judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
+    judged = [one for one in judged if one.right is not None and one.signals]
+    tuning = [one for one in judged if DOMAINS[one.set].tuning]
+    rows = []
+    for kind in ("set", "reader"):
+        for left_out in dict.fromkeys(getattr(one, kind) for one in judged):
+            tested = [one for one in judged if getattr(one, kind) == left_out]
+            scores = _Model([one for one in tuning if getattr(one, kind) != left_out]).scores(tested)
+            shown = [one.right for one, score in zip(tested, scores, strict=True) if score >= 0]  # likely right
+            rows.append(
+                {
+                    "left out": left_out,
+                    "answers": len(tested),
+                    "right": sum(bool(one.right) for one in tested),
+                    "auc": _auc(tested, scores),
+                    "right, answered": sum(map(bool, shown)),
+                    "wrong, answered": sum(not right for right in shown),
+                }
+            )
+            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    model = _Model(tuning)
+    return {
+        "answers": len(tuning),
+        "bias": round(model.bias, 4),
+        "weights": dict(zip(WEIGHED, model.weights.round(4).tolist(), strict=True)),
+        "means": dict(zip(WEIGHED, model.means.round(4).tolist(), strict=True)),
+        "left out": rows,
+    }
+
+
+class _Model:
+    """A logistic model of the signals of some answers; each set of a reader has the same weight in it."""
+
+    def __init__(self, judged: Sequence[Judged]) -> None:
+        x = np.array([[one.signals.get(key, np.nan) for key in WEIGHED] for one in judged])
+        self.means = np.nanmean(x, axis=0)
+        sizes = Counter((one.reader, one.set) for one in judged)
+        weights = np.array([len(judged) / len(sizes) / sizes[one.reader, one.set] for one in judged])
+        right = np.array([float(bool(one.right)) for one in judged])
+        self.bias, self.weights = fit_logistic_regression(np.nan_to_num(x - self.means), right, weights)
+
+    def scores(self, judged: Sequence[Judged]) -> list[float]:
+        """The log-odds that each answer is right; -99 without signals."""
+        return [
+            float(
+                self.bias
+                + sum(
+                    weight * (one.signals.get(key, mean) - mean)
+                    for key, weight, mean in zip(WEIGHED, self.weights, self.means, strict=True)
+                )
+            )
+            if one.signals
+            else -99.0
+            for one in judged
+        ]
+
+
 def _refitted(judged: Sequence[Judged], of_set: Sequence[Judged], name: str, reader: str) -> list[float]:
     """Confidences by a model fitted to the tuning sets other than this one, of all other readers."""
     others = [one for one in judged if DOMAINS[one.set].tuning and one.set != name and one.reader != reader]
     others = [one for one in others if one.right is not None and one.signals]
-    if len({one.right for one in others}) < 2:
-        return []
-    means = np.mean([[one.signals[key] for key in WEIGHED] for one in others], axis=0)
-    x = np.array([[one.signals[key] for key in WEIGHED] for one in others]) - means
-    bias, weights = fit_logistic_regression(x, np.array([float(bool(one.right)) for one in others]))
-    return [
-        float(bias + (np.array([one.signals[key] for key in WEIGHED]) - means) @ weights) if one.signals else -99.0
-        for one in of_set
-    ]
+    return _Model(others).scores(of_set) if len({one.right for one in others}) == 2 else []
 
 
 def _auc(judged: Sequence[Judged], scores: Sequence[float]) -> float | None:
@@ -356,7 +417,7 @@ def _hit(record: dict[str, Any]) -> Hit:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("ask", "report", "unlabelled"))
+    parser.add_argument("what", choices=("ask", "report", "fit", "unlabelled"))
     parser.add_argument(
         "--set", action="append", choices=DOMAINS, dest="sets", help="of `ask`; may be repeated; default: all"
     )
@@ -374,8 +435,9 @@ def main() -> None:
     if args.what == "unlabelled":
         unlabelled(args.keep)
         return
-    result = {**about("confidence and verified citations", ["ragfm"]), **report(args.keep)}
-    save(result, args.label)
+    what, label = (fit, "confidence_fit") if args.what == "fit" else (report, args.label)
+    result = {**about("confidence and verified citations", ["ragfm"]), **what(args.keep)}
+    save(result, label)
     print(json.dumps(result))
 
 

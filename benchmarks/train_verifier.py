@@ -14,9 +14,9 @@ answer it. All three have the same author, so only the meaning separates them.
 
 With --continue, training starts from the shipped weights, with passages as `ask` reads them: cells of tables (see
 `table_questions.py`), passages that hybrid search ranks highly and that lack the answer, and the questions above, half
-of them below the title of their article. `--reports` is a collection of financebench's filings, of which only those
-without a question for reporting are learned from, and `--documents` one of other documents with tables. Decision 015
-has the results of a short run.
+of them below the title of their article. The result is the mean of the weights before and after (Wortsman et al. 2022).
+`--reports` is a collection of financebench's filings, of which only those without a question for reporting are learned
+from, and `--documents` one of other documents with tables. Decision 015 has the results.
 
 All weights except the embeddings are trained. The changes are stored as low-rank matrices (Eckart and Young 1936) in
 half precision. Texts have no second token type, as in RoBERTa (Liu et al. 2019). The last line is the result in JSON.
@@ -303,6 +303,11 @@ class Learner:
         unexpected = self.model.load_state_dict(state, strict=False).unexpected_keys
         assert not unexpected, unexpected
 
+    def average(self, before: dict[str, torch.Tensor], share: float) -> None:
+        """Give the weights `before` this share in the weights."""
+        after = self.model.state_dict()
+        self.model.load_state_dict({name: torch.lerp(after[name], before[name], share) for name in after})
+
     def learn(
         self, steps: Sequence[Sequence[Example]], highest: float, seconds: float = math.inf
     ) -> Iterator[tuple[float, int]]:
@@ -422,6 +427,7 @@ def main() -> None:
     torch.manual_seed(0)
     chance, begin, tokens, losses = random.Random(0), time.monotonic(), 0, list[float]()
     learner = Learner(SHIPPED if args.more else None)
+    before = {name: weight.clone() for name, weight in learner.model.state_dict().items()}
     if args.more:
         stages = [(batches(continued(args.reports, args.documents, chance), chance), 2e-4)]
     else:
@@ -450,6 +456,9 @@ def main() -> None:
                     f"{tokens / took:.0f} tokens/s",
                     file=sys.stderr,
                 )
+    if args.more:
+        learner.model.save_pretrained(args.trained / "before-averaging")
+        learner.average(before, 0.5)
     learner.model.save_pretrained(args.trained)
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(learned(args.trained), args.out / WEIGHTS)

@@ -164,16 +164,16 @@ def fit_calibration(
     )
 
 
-def fit_logistic_regression(x: Floats, y: Floats) -> tuple[float, Floats]:
+def fit_logistic_regression(x: Floats, y: Floats, importance: Floats | None = None) -> tuple[float, Floats]:
     """Bias and weights of a logistic regression with an L2 penalty of 5 on the weights of standardised columns.
 
-    *Shape:* x (n, n_signals), each column of mean 0; y (n,) of 0 and 1.
+    *Shape:* x (n, n_signals), each column of mean 0; y (n,) of 0 and 1; importance (n,), of mean 1; default: all 1.
     """
     from sklearn.linear_model import LogisticRegression
 
     scale = x.std(axis=0)
     scale[scale < 1e-9] = 1.0
-    model = LogisticRegression(C=1 / _L2_PENALTY, solver="newton-cholesky", tol=1e-10).fit(x / scale, y)
+    model = LogisticRegression(C=1 / _L2_PENALTY, solver="newton-cholesky", tol=1e-10).fit(x / scale, y, importance)
     return float(model.intercept_[0]), model.coef_[0] / scale
 
 
