@@ -16,6 +16,9 @@ from ragfm import Collection, Settings
 from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 from ragfm.testing import HashingEmbedder
 
+# Hundreds of tests start processes, each of which would compile ragfm again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

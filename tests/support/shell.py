@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 HIT_KEYS = {
@@ -15,28 +18,35 @@ HIT_KEYS = {
 }
 
 
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["ragfm.cli.main", "ragfm.store.collection_store", "ragfm_indexes.bm25", "faiss"])
+
+
 class Shell:
-    """Runs `ragfm` in a folder, with the embedder `hashing` by default."""
+    """Runs `ragfm` in a folder, in a process of its own, with the embedder `hashing` by default.
+
+    The process is forked from one that has imported the libraries, and used nothing of them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = os.environ | {"RAGFM_EMBEDDER": "hashing", "HF_HUB_OFFLINE": "1"}
 
     def __call__(self, *words: str | Path, code: int = 0, typed: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from ragfm.cli import main; main()", *map(str, words)]
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.env,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+        with TemporaryDirectory() as folder:
+            streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
+            for stream in streams:
+                stream.write_text(typed or "" if stream.name == "stdin" else "")
+            command = ["ragfm", *map(str, words)]
+            process = _forks.Process(target=_run, args=(command, self.folder, dict(self.env), streams))
+            process.start()
+            process.join(300)
+            process.kill()
+            process.join()
+            stdout, stderr = (stream.read_text() for stream in streams[1:])
+        assert process.exitcode == code, stdout + stderr
+        assert "Traceback" not in stderr
+        return subprocess.CompletedProcess(command, code, stdout, stderr)
 
     def json(self, *words: str | Path, code: int = 0) -> Any:
         return json.loads(self(*words, "--json", code=code).stdout)
@@ -62,3 +72,17 @@ class InProcessShell:
 
     def json(self, *words: str | Path) -> Any:
         return json.loads(self(*words, "--json"))
+
+
+def _run(command: Sequence[str], folder: Path, env: Mapping[str, str], streams: Sequence[Path]) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    for number, stream in enumerate(streams):
+        os.dup2(os.open(stream, os.O_RDWR | os.O_APPEND), number)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    sys.argv = [*command]
+
+    from ragfm.cli import main
+
+    main()
