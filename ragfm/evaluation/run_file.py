@@ -102,6 +102,9 @@ def run_questions(
             if progress:
                 progress(Progress(stage, number, len(questions)))
     except KeyboardInterrupt:
+        if path:  # the last record may have been written and not counted
+            written = {record["id"]: record for record in read_run(path)[1]}
+            records = [written[question.id] for question in questions if question.id in written]
         if not partial or not records:
             raise
     return records

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from ragfm.evaluation import (
     evaluate_retrieval,
     first_ranks,
     load_questions,
+    run_file,
 )
 from ragfm.evaluation.html_report import write_retrieval_html
 from ragfm.evaluation.metrics import Ranked, estimate_means, estimate_percentiles, rank_hits, ranking_measures
 from ragfm.evaluation.plots import distribution
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.evaluation.run_comparison import paired_differences
-from ragfm.evaluation.run_file import read_run
+from ragfm.evaluation.run_file import append_record, load_finished, read_run, run_questions
 from ragfm.testing import HashingEmbedder, check_embedder
 
 
@@ -707,6 +709,25 @@ def test_wrong_usage(shell: Shell, beir: Path, monkeypatch: pytest.MonkeyPatch) 
             InProcessShell()("eval", "retrieval", *words)
     assert "There is no collection" in InProcessShell()("eval", "retrieval", path, code=1)
     assert shell.json("eval", "retrieval", beir, "--split", "dev", code=1)["error"]["type"] == "DataError"
+
+
+def test_a_record_that_is_written_when_ctrl_c_comes_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def append(path: Path, record: Mapping[str, Any]) -> None:
+        append_record(path, record)
+        written.append(record["id"])
+        if len(written) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_file, "append_record", append)
+    questions = [Question(f"q{number}", "text", ()) for number in range(5)]
+    out = tmp_path / "a.jsonl"
+    finished = load_finished(out, {})
+    records = run_questions(
+        questions, lambda one: {"id": one.id}, finished, out, stage="asking", progress=None, partial=True
+    )
+    assert [record["id"] for record in records] == written == ["q0", "q1", "q2"]
 
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
