@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Self
 from zlib import crc32
@@ -27,8 +26,9 @@ from ragfm.core.types import Ids, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, read_property
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.search_backend import Predicate
-from ragfm.store.snapshot import MAX_TIES, Snapshot
+from ragfm.store.snapshot import MAX_TIES
 from ragfm.store.tables import chunks, documents, vectors
+from ragfm.store.vector_server import VectorServerSnapshot
 
 _EXTRA = 20  # candidates beyond k, since half precision may change their order
 _FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
@@ -52,24 +52,10 @@ class _Halfvec(sa.types.UserDefinedType[str]):
         return f"halfvec({self.dim})"
 
 
-class PgvectorSnapshot(Snapshot):
+class PgvectorSnapshot(VectorServerSnapshot):
     """The chunks of a collection on PostgreSQL at one generation. Thread-safe."""
 
-    views_have_vectors = False
-
-    @classmethod
-    def save(
-        cls,
-        catalog: Catalog,
-        settings: Settings,
-        *,
-        always: bool = False,
-        language_changed: Callable[[Generation, str | None], None],
-    ) -> bool:
-        """Add new vectors to the index, if the caller holds the lock, and save the words as `local` does."""
-        added = _update_index(catalog) if isinstance(catalog, CatalogWriter) else 0
-        saved = super().save(catalog, settings, always=always, language_changed=language_changed)
-        return saved or added > 0
+    kind, place = "pgvector", "the database"
 
     @classmethod
     def open(cls, catalog: Catalog, generation: Generation, settings: Settings) -> Self:
@@ -88,16 +74,74 @@ class PgvectorSnapshot(Snapshot):
     def _counts(self) -> OrderedDict[tuple[Predicate, int], int]:
         return OrderedDict()
 
-    def _read_born(self, generation: Generation) -> tuple[Ids, Ids, Vectors]:
-        catalog, after, table = self._catalog, self.generation.id, self._table
-        born = catalog.chunk_ids(generation.id, chunks.c.born > after)
-        if self.is_start:
-            after = -1  # the index may lack older vectors than the words of the view
-        if table is None:
-            return born, *catalog.chunk_vectors(generation, born_after=after)
-        lacking = ~sa.exists().where(table.c.text_hash == chunks.c.text_hash)
-        missing = catalog.chunk_ids(generation.id, chunks.c.born > after, lacking)
-        return born, *catalog.vectors_of(generation, missing.tolist())
+    @property
+    def _has_rows(self) -> bool:
+        return self._table is not None
+
+    @classmethod
+    def _update_rows(cls, catalog: CatalogWriter, settings: Settings) -> int:
+        """Create the table and its index if there are none, and add the vectors that it lacks."""
+        import psycopg  # a folder is refused without it
+
+        generation, added, after = catalog.at(), 0, b""
+        dim = int(generation.contract["dim"])
+        if dim > _MAX_DIM:
+            raise ConfigError(
+                f"The backend pgvector cannot index vectors of {dim} dimensions: its limit is {_MAX_DIM}.",
+                'Use an embedder with fewer, or `backend = "local"`.',
+            )
+        table = _index_table(generation)
+        with catalog.write() as connection:
+            name = f'"{_schema(connection)}".{table.name}'
+            if not _exists(connection, table.name):
+                connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
+                connection.execute(
+                    sa.text(
+                        f"CREATE TABLE {name} (contract_id integer NOT NULL DEFAULT {generation.contract_id}, "
+                        f"text_hash bytea PRIMARY KEY, embedding halfvec({dim}) NOT NULL, "
+                        "FOREIGN KEY (contract_id, text_hash) "
+                        f'REFERENCES "{_schema(connection)}".vectors ON DELETE CASCADE)'
+                    )
+                )
+        lacking = ~sa.exists().where(table.c.text_hash == vectors.c.text_hash)
+        batch = (
+            sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum)
+            .where(vectors.c.contract_id == generation.contract_id, lacking)
+            .order_by(vectors.c.text_hash)
+            .limit(_BATCH_ROWS)
+        )
+        while True:
+            with catalog.read() as connection:
+                rows = connection.execute(batch.where(vectors.c.text_hash > after)).all()
+            if not rows:
+                break
+            if any(crc32(row.vector) != row.checksum for row in rows):
+                raise catalog.damage_error("a vector does not match its checksum")
+            data = _COPY_START + b"".join(_copy_row(row.text_hash, row.vector) for row in rows) + _COPY_END
+            statement = f"COPY {name} (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
+            try:
+                with catalog.write() as connection:
+                    driver: Any = connection.connection.driver_connection
+                    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+                        copy.write(data)
+            except psycopg.Error as error:  # of `copy`, which SQLAlchemy does not know
+                raise catalog.database.write_error(sa.exc.DatabaseError(statement, None, error)) from error
+            added, after = added + len(rows), rows[-1].text_hash
+        with catalog.write() as connection:
+            # After the first rows, since building an index is faster than adding to one.
+            index = f"{table.name}_hnsw"
+            if added and not _exists(connection, index):
+                connection.execute(sa.select(sa.func.set_config("maintenance_work_mem", "512MB", True)))
+                connection.execute(sa.text(f"CREATE INDEX {index} ON {name} USING hnsw (embedding halfvec_ip_ops)"))
+            if added:
+                for changed in (table, chunks, documents):
+                    connection.execute(sa.text(f'ANALYZE "{_schema(connection)}".{changed.name}'))
+        return added
+
+    def _without_row(self, generation: Generation, after: int) -> Ids:
+        assert self._table is not None
+        lacking = ~sa.exists().where(self._table.c.text_hash == chunks.c.text_hash)
+        return self._catalog.chunk_ids(generation.id, chunks.c.born > after, lacking)
 
     def matches(self, where: Predicate) -> bool:
         """Whether a chunk meets the predicate."""
@@ -172,22 +216,6 @@ class PgvectorSnapshot(Snapshot):
         by_index = self._matching(sa.select(chunks.c.id, distance.label("distance")).select_from(join), where)
         return by_index.order_by(distance).limit(count)
 
-    def status(self, settings: Settings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """The state of the index in the database and of the keyword index."""
-        vectors, words = super().status(settings)
-        missing = len(self._tail_ids)
-        state = {
-            "kind": None if self._table is None else "pgvector",
-            "wanted": "pgvector",
-            "why": "The backend pgvector is set: vectors are searched in the database.",
-            "generation": self.generation.id,
-            "vectors": len(self) - missing,
-            "pending": missing,
-            "state": "none" if self._table is None else "in the database",
-            "saved": self._table is not None,
-        }
-        return {**vectors, **state}, words
-
 
 def _index_settings(count: int) -> sa.Select[Any]:
     """The statement that sets up a search through the index, for its transaction only."""
@@ -198,66 +226,6 @@ def _index_settings(count: int) -> sa.Select[Any]:
         "jit": "off",
     }
     return sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items()))
-
-
-def _update_index(catalog: CatalogWriter) -> int:
-    """Create the table and its index if there are none, and add the vectors that it lacks. Returns their number."""
-    import psycopg  # a folder is refused without it
-
-    generation, added, after = catalog.at(), 0, b""
-    dim = int(generation.contract["dim"])
-    if dim > _MAX_DIM:
-        raise ConfigError(
-            f"The backend pgvector cannot index vectors of {dim} dimensions: its limit is {_MAX_DIM}.",
-            'Use an embedder with fewer, or `backend = "local"`.',
-        )
-    table = _index_table(generation)
-    with catalog.write() as connection:
-        name = f'"{_schema(connection)}".{table.name}'
-        if not _exists(connection, table.name):
-            connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
-            connection.execute(
-                sa.text(
-                    f"CREATE TABLE {name} (contract_id integer NOT NULL DEFAULT {generation.contract_id}, "
-                    f"text_hash bytea PRIMARY KEY, embedding halfvec({dim}) NOT NULL, "
-                    "FOREIGN KEY (contract_id, text_hash) "
-                    f'REFERENCES "{_schema(connection)}".vectors ON DELETE CASCADE)'
-                )
-            )
-    lacking = ~sa.exists().where(table.c.text_hash == vectors.c.text_hash)
-    batch = (
-        sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum)
-        .where(vectors.c.contract_id == generation.contract_id, lacking)
-        .order_by(vectors.c.text_hash)
-        .limit(_BATCH_ROWS)
-    )
-    while True:
-        with catalog.read() as connection:
-            rows = connection.execute(batch.where(vectors.c.text_hash > after)).all()
-        if not rows:
-            break
-        if any(crc32(row.vector) != row.checksum for row in rows):
-            raise catalog.damage_error("a vector does not match its checksum")
-        data = _COPY_START + b"".join(_copy_row(row.text_hash, row.vector) for row in rows) + _COPY_END
-        statement = f"COPY {name} (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
-        try:
-            with catalog.write() as connection:
-                driver: Any = connection.connection.driver_connection
-                with driver.cursor() as cursor, cursor.copy(statement) as copy:
-                    copy.write(data)
-        except psycopg.Error as error:  # of `copy`, which SQLAlchemy does not know
-            raise catalog.database.write_error(sa.exc.DatabaseError(statement, None, error)) from error
-        added, after = added + len(rows), rows[-1].text_hash
-    with catalog.write() as connection:
-        # After the first rows, since building an index is faster than adding to one.
-        index = f"{table.name}_hnsw"
-        if added and not _exists(connection, index):
-            connection.execute(sa.select(sa.func.set_config("maintenance_work_mem", "512MB", True)))
-            connection.execute(sa.text(f"CREATE INDEX {index} ON {name} USING hnsw (embedding halfvec_ip_ops)"))
-        if added:
-            for changed in (table, chunks, documents):
-                connection.execute(sa.text(f'ANALYZE "{_schema(connection)}".{changed.name}'))
-    return added
 
 
 def _copy_row(key: bytes, vector: bytes) -> bytes:

@@ -65,9 +65,9 @@ class Snapshot:
         catalog: Catalog,
         generation: Generation,
         view: View | None,
+        settings: Settings,
         changes: Changes | None = None,
         *,
-        language: str | None = None,
         earlier: Self | None = None,
     ) -> None:
         """A snapshot of a view's generation, or one with what has changed since.
@@ -85,7 +85,7 @@ class Snapshot:
             none: Ids = np.empty(0, dtype=np.int64)
             changes = Changes(none, none, none, np.empty((0, int(generation.contract["dim"])), dtype=np.float32))
         self._ids, self._dead, self._tail_ids, self._tail = changes.born, changes.dead, changes.tail_ids, changes.tail
-        self._language = language
+        self._settings = settings
         self._keywords: KeywordIndex | None = None
         self._earlier = earlier
 
@@ -134,7 +134,7 @@ class Snapshot:
         if view is not None and view.index is None and cls.views_have_vectors:
             view = None  # built by another backend
         at = replace(generation, id=view.generation if view else -1)
-        return cls(catalog, at, view, language=settings.language).extend(generation)
+        return cls(catalog, at, view, settings).extend(generation)
 
     def __len__(self) -> int:
         return len(self._ids) + (self.view.count - len(self._dead) if self.view else 0)
@@ -176,7 +176,7 @@ class Snapshot:
             raise StaleReadError
         changes = Changes(born, dead, tail_ids, tail)
         earlier = self if self._keywords is not None else self._earlier
-        later = type(self)(catalog, generation, self.view, changes, language=self._language, earlier=earlier)
+        later = type(self)(catalog, generation, self.view, self._settings, changes, earlier=earlier)
         if len(later) != generation.chunks:
             raise catalog.damage_error(
                 f"generation {generation.id} has {len(later)} chunks with vectors, expected {generation.chunks}"
@@ -273,8 +273,8 @@ class Snapshot:
         ids = self._catalog.chunk_ids(self.generation.id)
         if self._catalog.floor() > self.generation.id:
             raise StaleReadError
-        texts = self._catalog.chunk_texts(ids)
-        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=self._language)
+        texts, language = self._catalog.chunk_texts(ids), self._settings.language
+        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=language)
         return index
 
     def search_keywords(self, query: str, k: int, where: Predicate | None = None) -> tuple[Vectors, Ids]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,74 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from support.generated_chunks import add, check_recall, predicate, unit, written
 from support.postgres_server import PostgresServer
 
 from ragfm import Collection
 from ragfm.core.config import Settings
 from ragfm.core.errors import CollectionError, ConfigError
-from ragfm.core.types import Chunk, Document, Vectors
 from ragfm.store import pgvector_backend
-from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.collection_store import open_database
-from ragfm.store.document_rows import NewDocument
-from ragfm.store.filters import parse_filter, visible_to
 from ragfm.store.pgvector_backend import PgvectorSnapshot
-from ragfm.store.search_backend import Predicate
-from ragfm.store.tables import text_hash
 from ragfm.testing import HashingEmbedder
 
 PGVECTOR = Settings(backend="pgvector")
-DIM, CHUNKS = 64, 100  # chunks per document
-
-
-@contextmanager
-def written(address: str, count: int) -> Iterator[CatalogWriter]:
-    """A collection with `count` chunks, a hundred per document; one more document has two. Odd documents are for hr."""
-    database = open_database(address)
-    with database.creating() as new:
-        CatalogWriter.create(new, {"model": "m", "weights": "", "dim": DIM, "embedder": "m"})
-    with database.lock():
-        catalog = CatalogWriter(database)
-        try:
-            catalog.save_source(Source("s", "files", "s", "s"))
-            add(catalog, [*range(count // CHUNKS)])
-            add(catalog, [count // CHUNKS], chunks=2)
-            PgvectorSnapshot.save(catalog, PGVECTOR, language_changed=lambda *_: None)
-            yield catalog
-        finally:
-            catalog.close()
-
-
-def add(catalog: CatalogWriter, numbers: Sequence[int], *, version: int = 0, chunks: int = CHUNKS) -> None:
-    """Commit documents with vectors around common centres."""
-    random = np.random.default_rng(11)
-    centres, random = random.standard_normal((200, DIM)), np.random.default_rng([version, *numbers[:1]])
-    clusters = np.minimum(random.zipf(1.3, len(numbers) * chunks), 200) - 1
-    rows = unit(centres[clusters] + random.normal(0, 0.5, (len(clusters), DIM)))
-    new, hashes = [], []
-    for number in numbers:
-        parts = [f"Text {number} {part} {version}.\n" for part in range(chunks)]
-        offsets = np.cumsum([0, *map(len, parts)]).tolist()
-        of_document = [Chunk(text, at, at + len(text)) for text, at in zip(parts, offsets, strict=False)]
-        keys = [text_hash(chunk.embedded_text) for chunk in of_document]
-        document = Document(f"s/{number}", "".join(parts), "text/plain", {"number": number})
-        allow = ("hr",) if number % 2 else None
-        new.append(NewDocument(str(number), "", f"{number} {version}", "", document, of_document, keys, allow))
-        hashes += keys
-    catalog.add_vectors(1, hashes, rows)
-    catalog.commit(catalog.sources()[0], new, [])
-
-
-def unit(rows: Any) -> Vectors:
-    vectors: Vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return vectors
-
-
-def predicate(catalog: CatalogWriter, text: str | None, groups: frozenset[str] | None = None) -> Predicate:
-    conditions = [parse_filter(text).condition] if text else []
-    conditions += [] if groups is None else [visible_to(groups)]
-    return Predicate(text, groups, catalog.generation(), tuple(conditions))
 
 
 @contextmanager
@@ -98,25 +42,10 @@ def plans(catalog: CatalogWriter) -> Iterator[list[str]]:
         sa.event.remove(engine, "before_cursor_execute", explain)
 
 
-def check_recall(snapshot: Any, catalog: CatalogWriter, where: Predicate | None, k: int, queries: Vectors) -> float:
-    """The mean recall of searches, which have to return `k` hits with exact scores."""
-    ids, stored = catalog.chunk_vectors(snapshot.generation)
-    allowed = ids if where is None else catalog.chunk_ids(snapshot.generation.id, *where.conditions)
-    rows, shares = stored[np.isin(ids, allowed)], []
-    for query in queries:
-        scores, found = snapshot.search(query[np.newaxis], k, where)
-        assert len(found) == min(k, len(allowed))
-        assert np.isin(found, allowed).all()
-        exact = rows @ query
-        assert scores == pytest.approx(exact[np.searchsorted(allowed, found)], abs=1e-6)
-        shares.append(np.mean(scores >= np.sort(exact)[-len(found)] - 1e-6))
-    return float(np.mean(shares))
-
-
 @pytest.mark.slow
 def test_recall_and_hits_under_predicates(address: str) -> None:
     # Whether so few rows are sorted instead depends on the sample that ANALYZE took.
-    with written(f"{address}&options=-c%20enable_sort%3Doff", 20_000) as catalog:
+    with written(f"{address}&options=-c%20enable_sort%3Doff", 20_000, PgvectorSnapshot, PGVECTOR) as catalog:
         snapshot = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
         assert snapshot.status(PGVECTOR)[0]["pending"] == 0
         _, stored = catalog.chunk_vectors(snapshot.generation)
@@ -143,7 +72,8 @@ def test_all_that_match_are_compared_if_the_index_returns_too_few(
     monkeypatch.setattr(pgvector_backend, "_FEW", 50)
     monkeypatch.setattr(pgvector_backend, "_MAX_EF_SEARCH", 10)
     monkeypatch.setattr(pgvector_backend, "_MAX_SCAN_TUPLES", 1)
-    with written(f"{address}&options=-c%20enable_sort%3Doff", 1_000) as catalog:  # few rows would be sorted
+    # Few rows would be sorted.
+    with written(f"{address}&options=-c%20enable_sort%3Doff", 1_000, PgvectorSnapshot, PGVECTOR) as catalog:
         snapshot = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
         queries = catalog.chunk_vectors(snapshot.generation)[1][700:705]
         with plans(catalog) as used:
@@ -153,7 +83,7 @@ def test_all_that_match_are_compared_if_the_index_returns_too_few(
 
 def test_a_snapshot_keeps_its_generation_while_a_writer_commits(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pgvector_backend, "_FEW", 50)
-    with written(address, 500) as catalog:
+    with written(address, 500, PgvectorSnapshot, PGVECTOR) as catalog:
         pinned = PgvectorSnapshot.open(catalog, catalog.at(), PGVECTOR)
         query = catalog.chunk_vectors(pinned.generation)[1][:1]
         expected = [array.tolist() for array in pinned.search(query, 30)]
