@@ -15,7 +15,9 @@ views               vector and keyword indexes of one generation, saved as files
 index_selection     which kind of vector index `auto` selects
 search_backend      the seam: a collection at one generation, searchable under a predicate
 snapshot            the backend `local`: one generation, ready to search
-pgvector_backend    the backend `pgvector`: vectors in the database, words as in `local`
+vector_server       a snapshot whose vectors are searched by a server, words as in `local`
+pgvector_backend    the backend `pgvector`: vectors in the database
+milvus_backend      the backend `milvus`: vectors in Milvus
 compaction          deletes dead rows and returns their space
 collection_store    everything an open collection holds, and the write lock
 """

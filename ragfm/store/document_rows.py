@@ -11,7 +11,20 @@ import sqlalchemy as sa
 
 from ragfm.core.types import Chunk, Document, Scalar
 from ragfm.store.catalog import Source, batches
-from ragfm.store.tables import MAX_COMPARED_CHARACTERS, as_number, chunks, documents, groups, tags, text_hash
+from ragfm.store.tables import (
+    MAX_COMPARED_CHARACTERS,
+    as_number,
+    chunks,
+    documents,
+    generations,
+    groups,
+    properties,
+    tags,
+    text_hash,
+)
+
+ACCESS_CHANGED = "access changed"
+"""The property that names the generation in which access groups of documents last changed; search backends need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +151,7 @@ def allowed_groups(source: Sequence[str], document: Sequence[str] | None) -> lis
 
 
 def update_groups(connection: sa.Connection, source: Source, paths: Mapping[str, tuple[str, ...] | None] | None) -> int:
-    """Rewrite the groups of all document versions of a source. Returns the number of updated rows.
+    """Rewrite the groups of all document versions of a source, in a new generation. Returns the number of updated rows.
 
     `paths` maps paths to the connector's current rules, and only those are updated. With None, all documents are,
     with the rules in their rows.
@@ -159,4 +172,7 @@ def update_groups(connection: sa.Connection, source: Source, paths: Mapping[str,
         if names:
             connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
         changed += 1
+    newest = sa.select(sa.cast(sa.func.max(generations.c.id) + 1, sa.String)).scalar_subquery()
+    connection.execute(properties.delete().where(properties.c.key == ACCESS_CHANGED))
+    connection.execute(properties.insert().values(key=ACCESS_CHANGED, value=newest))
     return changed
