@@ -12,6 +12,8 @@ from typing import TypeAlias
 from ragfm.core.types import Ref
 
 Groups: TypeAlias = Sequence[str] | None
+OWN_GROUP_PREFIX = "key:"
+"""Prefix of the group that each key of a server has for itself. The key sees its own uploads through it."""
 
 
 def intersect_groups(first: Groups, second: Groups) -> tuple[str, ...] | None:

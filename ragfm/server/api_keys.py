@@ -12,16 +12,16 @@ import threading
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Protocol
 
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
+from ragfm.core.access_groups import OWN_GROUP_PREFIX
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError
 
-OWN_GROUP_PREFIX = "key:"
-"""Prefix of the group that each key has for itself. The key sees its own uploads through it."""
 _SECRET_PREFIX = "ragfm-"  # noqa: S105  not a secret
 _MAX_FILE_BYTES = 10 * 2**20
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
@@ -95,11 +95,34 @@ class KeyStore(Protocol):
     def find(self, secret: str) -> Key | None:
         """The key with this secret, or None. Raises what `keys` raises."""
 
+    def take(self, key: Key) -> float:
+        """Count a request of a key. Returns 0, or the seconds until the next one if there are too many a minute."""
+
     def add(self, key: Key) -> str:
         """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
 
     def revoke(self, name: str) -> None:
         """Delete a key. Raises ConfigError if there is none."""
+
+
+class RequestCounter:
+    """Counts the requests of each key to this process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Token buckets by key, with the requests of one minute, refilled continuously: those left, and since when.
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: Key) -> float:
+        """Count a request, see `KeyStore.take`."""
+        with self._lock:
+            now = monotonic()
+            left, updated = self._buckets.get(key.name, (key.per_minute, now))
+            left = min(max(1.0, key.per_minute), left + (now - updated) * key.per_minute / 60)
+            if left < 1:
+                return (1 - left) * 60 / key.per_minute
+            self._buckets[key.name] = (left - 1, now)
+            return 0.0
 
 
 class KeyFile:
@@ -115,6 +138,7 @@ class KeyFile:
         self._lock = threading.Lock()
         self._file_version: tuple[int, int, int] | None = None  # inode, modification time and size of the last read
         self._keys: tuple[Key, ...] = ()
+        self.take = RequestCounter().take
 
     def keys(self) -> tuple[Key, ...]:
         """All keys in order of creation."""

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from time import monotonic
+
 import sqlalchemy as sa
 from pydantic import ValidationError
+from sqlalchemy.dialects.postgresql import insert
 
-from ragfm.core.errors import CollectionNotFound, ConfigError
-from ragfm.server.api_keys import Key, hash_secret, new_key
+from ragfm.core.errors import CollectionError, CollectionNotFound, ConfigError
+from ragfm.server.api_keys import Key, RequestCounter, hash_secret, new_key
 from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.tables import server_keys as _keys
+from ragfm.store.tables import server_rates as _rates
 
-_METADATA = sa.MetaData()
-_keys = sa.Table(
-    "server_keys",
-    _METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String, nullable=False, unique=True),
-    sa.Column("sha256", sa.String, nullable=False, unique=True),
-    sa.Column("key", sa.JSON, nullable=False),
-)
+_RETRY_SECONDS = 30.0
+"""How long this server counts requests alone after the database could not."""
+_ROUNDING = 1e-6  # of the arithmetic with times, in seconds
+_NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+_log = logging.getLogger(__name__)
 
 
 class KeyTable:
     """The keys of the servers of a collection on PostgreSQL, in its schema. Thread-safe.
 
-    The table is created by the first key, which needs the role that owns the collection; the servers only read it.
+    If an older ragfm created the collection, the first key creates the tables, which needs the role that owns it.
     Changes take effect with the next request. All methods raise CollectionError if the database cannot be used.
     """
 
@@ -32,6 +34,8 @@ class KeyTable:
     def __init__(self, address: str) -> None:
         self._database = PostgresDatabase(address)
         self.path = self._database.location
+        self._alone = RequestCounter()  # counts while the database cannot
+        self._alone_until = 0.0
 
     def keys(self) -> tuple[Key, ...]:
         """All keys in order of creation. Raises ConfigError if one is not valid."""
@@ -50,8 +54,8 @@ class KeyTable:
             raise CollectionNotFound(
                 f"There is no collection at '{self.path}'.", "Create one with `ragfm ingest FOLDER`."
             )
+        self._database.migrate()
         with self._database.committing() as connection:
-            _METADATA.create_all(connection)
             row = {"name": key.name, "sha256": stored.sha256, "key": stored.model_dump(mode="json")}
             taken = connection.scalar(sa.select(_keys.c.id).where(_keys.c.name == key.name))
             if taken is None:
@@ -69,6 +73,31 @@ class KeyTable:
             deleted = 0
         if not deleted:
             raise ConfigError(f"There is no key {name!r} in '{self.path}'.", "`ragfm keys list` shows all keys.")
+
+    def take(self, key: Key) -> float:
+        """Count a request of the key on any server, see `KeyStore.take`.
+
+        While the database cannot count, as for a role that may only read, each server does, and says so in its log.
+        """
+        if monotonic() < self._alone_until:
+            return self._alone.take(key)
+        # Of the key's allowance of a minute, each request takes an interval, which comes back in that time.
+        interval, allowance = 60 / key.per_minute, max(1.0, key.per_minute) * 60 / key.per_minute
+        full = sa.func.greatest(_rates.c.until, _NOW) + interval  # when the allowance would be complete again
+        request = insert(_rates).values(name=key.name, until=_NOW + interval)
+        taken = request.on_conflict_do_update(
+            index_elements=[_rates.c.name], set_={"until": full}, where=full - _NOW <= allowance + _ROUNDING
+        ).returning(_rates.c.name)
+        row = taken.cte("taken")
+        before = sa.select(_rates.c.until - _NOW).where(_rates.c.name == key.name).scalar_subquery()
+        try:
+            with self._database.committing() as connection:
+                allowed, left = connection.execute(sa.select(sa.exists(sa.select(row.c.name)), before)).one()
+        except CollectionError as error:
+            self._alone_until = monotonic() + _RETRY_SECONDS
+            _log.warning("Each server counts requests alone for %g s: %s", _RETRY_SECONDS, error.message)
+            return self._alone.take(key)
+        return 0.0 if allowed else max(_ROUNDING, left + interval - allowance)
 
     def _select(self, query: sa.Select[tuple[object]]) -> tuple[Key, ...]:
         try:

@@ -60,8 +60,6 @@ class RequestGuard:
         self, app: Any, *, keys: KeyStore | None, limits: Limits, metrics: Metrics, is_public: Callable[[str], bool]
     ) -> None:
         self._app, self._keys, self._limits, self._metrics, self._is_public = app, keys, limits, metrics, is_public
-        # Token buckets by key: the requests left, and when that was computed.
-        self._buckets: dict[str, tuple[float, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the routes, or refuse it."""
@@ -119,26 +117,24 @@ class RequestGuard:
             _check_local(headers)
             return LOCAL_KEY
         scheme, _, secret = headers.get("authorization", "").partition(" ")
-        key, secret = None, secret.strip()
+        secret, keys = secret.strip(), self._keys
+
+        def admit() -> tuple[Key | None, float]:
+            """The key, and the seconds until its next request is allowed."""
+            key = keys.find(secret) if scheme.lower() == "bearer" and secret else None
+            return key, keys.take(key) if key else 0.0
+
         try:
-            if scheme.lower() == "bearer" and secret:
-                find = self._keys.find
-                key = await asyncio.to_thread(find, secret) if self._keys.remote else find(secret)
+            key, seconds = await asyncio.to_thread(admit) if keys.remote else admit()
         except (ConfigError, CollectionError) as error:
             _log.error("%s", error)
             raise ApiError(503, "Keys cannot be checked now.", code="keys_unreadable", retry_after=10) from error
         if key is None:
             message = "A valid key is required: `Authorization: Bearer KEY`."
             raise ApiError(401, message, code="invalid_api_key")
-        # A token bucket with the requests of one minute, refilled continuously.
-        now = monotonic()
-        left, updated = self._buckets.get(key.name, (key.per_minute, now))
-        left = min(max(1.0, key.per_minute), left + (now - updated) * key.per_minute / 60)
-        if left < 1:
-            seconds = int((1 - left) * 60 / key.per_minute) + 1
+        if seconds > 0:
             message = "The key has reached its limit of requests per minute."
-            raise ApiError(429, message, code="rate_limit", retry_after=seconds)
-        self._buckets[key.name] = (left - 1, now)
+            raise ApiError(429, message, code="rate_limit", retry_after=int(seconds) + 1)
         return key
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:

@@ -34,7 +34,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
-from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.dialects.postgresql import REGCLASS, insert
 from sqlalchemy.schema import CreateSchema
 
 from ragfm.core.cache import cache_folder
@@ -54,15 +54,20 @@ from ragfm.core.errors import (
 )
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.tables import SCHEMA, generations, properties
+from ragfm.store.tables import SCHEMA, SERVER_STATE, generations, properties
 
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
 DEFAULT_NAME = "ragfm"
 _NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_-]{0,62}")
-_WRITER, _UNTIL = "writer", "writer until"  # keys of the lease in `properties`: its holder, and when it ends
-NO_LEASE: Mapping[str, str] = {_WRITER: "{}", _UNTIL: "0"}
-"""The rows of the lease in `properties` while nobody holds it."""
+_WRITER = "writer"  # key of the write lock's lease in `properties`; `writer until` is when it ends
+UPLOADS_TURN = "uploads"
+"""Key of the lease of the process that indexes uploads."""
+_NOBODY, _NEVER = "{}", "0"
+NO_LEASE: Mapping[str, str] = {
+    key: value for name in (_WRITER, UPLOADS_TURN) for key, value in ((name, _NOBODY), (f"{name} until", _NEVER))
+}
+"""The rows of the leases in `properties` while nobody holds them."""
 _ADDRESS_HINT = "It looks like `postgresql://user@host/database?collection=NAME`."
 _IDLE_TIMEOUT_MS = 300_000  # after which the server ends the transaction of a writer that no longer responds
 _CONNECT_SECONDS = 10
@@ -70,14 +75,20 @@ _GROUPS = "ragfm.groups"  # setting of a transaction: JSON of the groups that it
 _READ_ALL = "pg_read_all_data"  # predefined role, to which policies apply
 _TABLES_MAPPED_TO = "schema_translate_map"
 _DURABLE_SETTINGS = ("fsync", "full_page_writes", "synchronous_commit")
+_CURRENT_GROUPS = f"(SELECT nullif(current_setting('{_GROUPS}', true), '')::jsonb)"
 # What a restricted transaction sees of each table. A subquery sees only what the policies of its own table allow.
 _POLICIES: Mapping[str, str] = {
     "documents": "NOT restricted OR EXISTS (SELECT FROM {schema}.groups g WHERE g.document_id = documents.id)",
-    "groups": f"(SELECT nullif(current_setting('{_GROUPS}', true), '')::jsonb) ? name",
+    "groups": f"{_CURRENT_GROUPS} ? name",
     "tags": "EXISTS (SELECT FROM {schema}.documents d WHERE d.id = document_id)",
     "chunks": "EXISTS (SELECT FROM {schema}.documents d WHERE d.id = document_id)",
     "vectors": "EXISTS (SELECT FROM {schema}.chunks c WHERE c.text_hash = vectors.text_hash)",
     "failures": "false",
+}
+_SERVER_POLICIES: Mapping[str, str] = {
+    "answer_log": f"groups <@ {_CURRENT_GROUPS}",  # all groups that it was answered for
+    "uploads": f"{_CURRENT_GROUPS} ? owner",
+    "upload_parts": "EXISTS (SELECT FROM {schema}.uploads u WHERE u.id = upload_id)",
 }
 _ERRORS: Mapping[str, type[CollectionError]] = {
     "25006": CollectionReadOnlyError,  # read_only_sql_transaction
@@ -259,7 +270,7 @@ class PostgresDatabase:
                     "Earlier commits are intact. Run the command again.",
                 )
             yield connection
-            connection.execute(_renewal())
+            connection.execute(_renewal(_WRITER))
 
     # --- Creation ------------------------------------------------------------------------------------------------
 
@@ -295,14 +306,18 @@ class PostgresDatabase:
     @contextmanager
     def _creating_tables(self) -> Iterator[sa.Connection]:
         """A transaction of the only process that creates tables in the schema, which is created if necessary."""
-        self._check_server()
+        self.check_server()
         with self.committing() as connection:
-            key = sa.func.hashtextextended(f"ragfm {self._schema}", 0)
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
             schemas = sa.text("SELECT count(*) FROM pg_namespace WHERE nspname = :name")
             if not connection.scalar(schemas, {"name": self._schema}):
                 connection.execute(CreateSchema(self._schema))
             yield connection
+
+    @property
+    def _creation_key(self) -> sa.ColumnElement[Any]:
+        """The key of the lock of those who create tables."""
+        return sa.func.hashtextextended(f"ragfm {self._schema}", 0)
 
     def _has_tables(self, connection: sa.Connection) -> bool:
         table = f'"{self._schema}".generations'
@@ -310,11 +325,19 @@ class PostgresDatabase:
 
     def _create_tables(self, connection: sa.Connection) -> None:
         SCHEMA.create_all(connection, checkfirst=False)
-        self._create_policies(connection)
+        self._create_policies(connection, _POLICIES)
+        self._create_server_tables(connection)
 
-    def _create_policies(self, connection: sa.Connection) -> None:
+    def _create_server_tables(self, connection: sa.Connection) -> None:
+        SERVER_STATE.create_all(connection)  # an older ragfm may have created the keys
+        connection.exec_driver_sql(
+            f'ALTER TABLE "{self._schema}".upload_parts ALTER COLUMN data SET STORAGE EXTERNAL'  # not compressed
+        )
+        self._create_policies(connection, _SERVER_POLICIES)
+
+    def _create_policies(self, connection: sa.Connection, policies: Mapping[str, str]) -> None:
         """Let restricted transactions see only some rows; see `restrict`. Others see all rows."""
-        for name, condition in _POLICIES.items():
+        for name, condition in policies.items():
             table = f'"{self._schema}".{name}'
             visible = condition.format(schema=f'"{self._schema}"')
             for statement in (
@@ -325,14 +348,21 @@ class PostgresDatabase:
                 connection.exec_driver_sql(statement)
 
     def migrate(self) -> None:
-        """Create the policies, if an older ragfm created the tables and this role owns them."""
+        """Create the policies and the tables of servers that an older ragfm did not, if this role owns the tables."""
         with self.committing() as connection:
-            table = f'"{self._schema}".documents'
-            if connection.scalar(_LACKS_POLICIES, {"table": table}):
-                self._create_policies(connection)
+            names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads")}
+            lacks = connection.execute(_LACKS, names).one_or_none()
+            if lacks is not None and (lacks.policies or lacks.server_tables):
+                # Several processes may open the collection at once.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
+                lacks = connection.execute(_LACKS, names).one()
+                if lacks.policies:
+                    self._create_policies(connection, _POLICIES)
+                if lacks.server_tables:
+                    self._create_server_tables(connection)
 
-    def _check_server(self) -> None:
-        """Refuse a server that may lose acknowledged commits, or that cannot be written."""
+    def check_server(self) -> None:
+        """Raise CollectionError for a server that may lose acknowledged commits, or that cannot be written."""
         with self.reading() as connection:
             names = (*_DURABLE_SETTINGS, "server_encoding")
             row = connection.execute(sa.select(*(sa.func.current_setting(name) for name in names))).one()
@@ -361,7 +391,7 @@ class PostgresDatabase:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lease. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
-        self._check_server()
+        self.check_server()
         token, deadline = uuid.uuid4().hex, time.monotonic() + LOCK_SECONDS
         while (holder := self._take_lease(token)) is not None:
             if time.monotonic() > deadline:
@@ -372,43 +402,74 @@ class PostgresDatabase:
                 )
             time.sleep(0.1)
         self._token = token
+        try:
+            with self._keeping_lease(token, _WRITER):
+                yield
+        finally:
+            self._token = None
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[bool]:
+        """Hold a lease for work that one process does at a time; False if another one holds it."""
+        token = uuid.uuid4().hex
+        rows = [{"key": name, "value": _NOBODY}, {"key": f"{name} until", "value": _NEVER}]
+        with self.committing() as connection:  # an older ragfm may have created the collection
+            connection.execute(insert(properties).on_conflict_do_nothing(), rows)
+        if self._take_lease(token, name) is not None:
+            yield False
+            return
+        with self._keeping_lease(token, name):
+            yield True
+
+    def turn_is_taken(self, connection: sa.Connection, name: str) -> bool:
+        """Whether a process holds the lease."""
+        return self._valid_holder(connection, name, connection.scalar(_property(name))) is not None
+
+    @contextmanager
+    def _keeping_lease(self, token: str, name: str) -> Iterator[None]:
+        """Renew a lease in the block, and give it up at its end."""
         stop = threading.Event()
-        renewing = threading.Thread(target=self._renew_lease, args=(token, stop), name="ragfm-lease", daemon=True)
+        renewing = threading.Thread(target=self._renew_lease, args=(token, stop, name), name="ragfm-lease", daemon=True)
         renewing.start()
         try:
             yield
         finally:
             stop.set()
             renewing.join()
-            self._token = None
             with contextlib.suppress(CollectionError), self.committing() as connection:
-                row = sa.and_(properties.c.key == _WRITER, properties.c.value.contains(token))
-                connection.execute(properties.update().where(row).values(value="{}"))
+                row = sa.and_(properties.c.key == name, properties.c.value.contains(token))
+                connection.execute(properties.update().where(row).values(value=_NOBODY))
 
-    def _take_lease(self, token: str) -> dict[str, Any] | None:
-        """Take the lease if it is free. Returns its holder if it is not."""
+    def _take_lease(self, token: str, name: str = _WRITER) -> dict[str, Any] | None:
+        """Take a lease if it is free. Returns its holder if it is not."""
         with self.committing() as connection:
-            locked = connection.scalar(_property(_WRITER).with_for_update(skip_locked=True))
-            holder: dict[str, Any] = json.loads(locked or connection.scalar(_property(_WRITER)) or "{}")
+            locked = connection.scalar(_property(name).with_for_update(skip_locked=True))
             if locked is None:  # a transaction of its holder runs
+                holder: dict[str, Any] = json.loads(connection.scalar(_property(name)) or _NOBODY)
                 return holder
-            if holder and not _has_ended(holder):
-                until = connection.scalar(_property(_UNTIL))
-                if float(until or 0) > float(connection.scalar(sa.select(_NOW)) or 0):
-                    return holder
+            if (valid := self._valid_holder(connection, name, locked)) is not None:
+                return valid
             value = {"token": token, "pid": os.getpid(), "host": socket.gethostname(), "machine": _machine()}
-            update = properties.update().where(properties.c.key == _WRITER)
+            update = properties.update().where(properties.c.key == name)
             connection.execute(update.values(value=json.dumps(value)))
-            connection.execute(_renewal())
+            connection.execute(_renewal(name))
         return None
 
-    def _renew_lease(self, token: str, stop: threading.Event) -> None:
+    def _valid_holder(self, connection: sa.Connection, name: str, value: str | None) -> dict[str, Any] | None:
+        """Who holds a lease whose row has this value; None if it has ended."""
+        holder: dict[str, Any] = json.loads(value or _NOBODY)
+        if not holder or _has_ended(holder):
+            return None
+        until = connection.scalar(_property(f"{name} until"))
+        return holder if float(until or 0) > float(connection.scalar(sa.select(_NOW)) or 0) else None
+
+    def _renew_lease(self, token: str, stop: threading.Event, name: str) -> None:
         while not stop.wait(LEASE_SECONDS / 3):
             with contextlib.suppress(CollectionError), self.committing() as connection:
                 # If the row is locked, a transaction of this process runs, which renews the lease at its end.
-                holder = connection.scalar(_property(_WRITER).with_for_update(skip_locked=True))
+                holder = connection.scalar(_property(name).with_for_update(skip_locked=True))
                 if holder is not None and token in holder:
-                    connection.execute(_renewal())
+                    connection.execute(_renewal(name))
 
     @contextmanager
     def views_lock(self) -> Iterator[bool]:
@@ -539,14 +600,27 @@ class PostgresDatabase:
         except sa.exc.DBAPIError as error:
             raise self.write_error(error) from error
 
+    def rewrite(self, table: str) -> bool:
+        """Let the server write a table to a new file, without what was deleted. False if this role may not."""
+        name = f'"{self._schema}"."{table}"'
+        file = sa.text("SELECT pg_relation_filenode(CAST(:name AS regclass))")
+        try:
+            with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                before = connection.scalar(file, {"name": name})
+                connection.execute(sa.text(f"VACUUM (FULL) {name}"))
+                return bool(connection.scalar(file, {"name": name}) != before)
+        except sa.exc.DBAPIError as error:
+            raise self.write_error(error) from error
+
 
 _UNRESTRICTED = f"(SELECT nullif(current_setting('{_GROUPS}', true), '')) IS NULL"  # evaluated once per query
 _WALL = sa.text(
     "SELECT current_user AS name, relrowsecurity AS has_policies, row_security_active(oid) AS apply, "
     "pg_has_role(CAST(:role AS name), 'MEMBER') AS may_switch FROM pg_class WHERE oid = CAST(:table AS regclass)"
 )
-_LACKS_POLICIES = sa.text(
-    "SELECT NOT relrowsecurity AND pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST(:table AS regclass)"
+_LACKS = sa.text(
+    "SELECT NOT relrowsecurity AS policies, to_regclass(:uploads) IS NULL AS server_tables FROM pg_class "
+    "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
 
@@ -555,10 +629,10 @@ def _property(key: str) -> sa.Select[Any]:
     return sa.select(properties.c.value).where(properties.c.key == key)
 
 
-def _renewal() -> sa.Update:
-    """The statement that lets the lease last `LEASE_SECONDS` from now."""
+def _renewal(name: str) -> sa.Update:
+    """The statement that lets a lease last `LEASE_SECONDS` from now."""
     until = sa.cast(_NOW + LEASE_SECONDS, sa.String)
-    return properties.update().where(properties.c.key == _UNTIL).values(value=until)
+    return properties.update().where(properties.c.key == f"{name} until").values(value=until)
 
 
 def _holder(lease: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import re
 from hashlib import blake2b
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 SCHEMA_VERSION = 2
 SCHEMA = sa.MetaData()
@@ -141,6 +142,73 @@ failures = sa.Table(
     sa.Column("recipe", _String, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("at", _String, nullable=False),
+)
+
+# What servers of a collection on PostgreSQL share. It belongs to no generation: copies and digests leave it out.
+SERVER_STATE = sa.MetaData()
+
+server_keys = sa.Table(
+    "server_keys",
+    SERVER_STATE,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, nullable=False, unique=True),
+    sa.Column("sha256", sa.String, nullable=False, unique=True),
+    sa.Column("key", sa.JSON, nullable=False),
+)
+
+server_rates = sa.Table(
+    "server_rates",
+    SERVER_STATE,
+    sa.Column("name", sa.String, primary_key=True),  # of the key
+    sa.Column("until", sa.Double, nullable=False),  # when its allowance is complete again, in seconds
+    prefixes=["UNLOGGED"],  # written by every request, and worth nothing after a crash
+)
+
+answer_log = sa.Table(
+    "answer_log",
+    SERVER_STATE,
+    sa.Column("id", _Id, sa.Identity(), primary_key=True),
+    sa.Column("at", _String, nullable=False),
+    sa.Column("question", sa.Text, nullable=False),
+    sa.Column("query", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("abstained", sa.Boolean, nullable=False),
+    sa.Column("finished", sa.Boolean, nullable=False),
+    sa.Column("reader", sa.Text, nullable=False),
+    sa.Column("adapter", sa.Text),
+    sa.Column("groups", JSONB(none_as_null=True)),  # NULL for the owner
+    sa.Column("passages", sa.JSON, nullable=False),
+    sa.Column("prompt", sa.JSON, nullable=False),
+    sa.Column("citations", sa.JSON, nullable=False),
+    sa.Column("contradictions", sa.JSON, nullable=False),
+    sa.Column("usage", sa.JSON, nullable=False),
+    sa.Column("seconds", sa.JSON, nullable=False),
+    sa.Column("rating_id", _String, nullable=False, unique=True),
+    sa.Column("thumbs", _String),
+    sa.Column("correction", sa.Text),
+)
+
+uploads = sa.Table(
+    "uploads",
+    SERVER_STATE,
+    sa.Column("id", _String, primary_key=True),
+    sa.Column("owner", _String, nullable=False, index=True),
+    sa.Column("name", _String, nullable=False),
+    sa.Column("groups", sa.JSON, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),  # with the overhead of its rows
+    sa.Column("created", sa.Double, nullable=False),  # seconds since 1970
+    sa.Column("state", _String, nullable=False),  # queued, ready, failed or removed
+    sa.Column("error", sa.Text),  # why it failed
+    sa.Column("listing", sa.JSON(none_as_null=True)),  # its files, as last listed
+    sa.Column("listed_with", _String),  # the version and the limits of that listing
+)
+
+upload_parts = sa.Table(
+    "upload_parts",
+    SERVER_STATE,
+    sa.Column("upload_id", sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
 
