@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from ragfm.core.errors import CollectionBusyError, CollectionError, UnsupportedError
 from ragfm.core.types import MAX_HOPS, Document, Scalar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder, Hit, Reranker, SearchStep
+    from ragfm.generation.answer_log import AnswerLog
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
     from ragfm.ingestion.source_watcher import WatchEvent
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
     from ragfm.store.compaction import CompactReport
     from ragfm.store.display_names import DisplayNames
+    from ragfm.store.postgres_database import PostgresDatabase
     from ragfm.store.search_backend import SearchBackend
+    from ragfm.store.uploads import UploadStore
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 T = TypeVar("T")
@@ -141,6 +144,20 @@ class Collection:
     def settings(self) -> Settings:
         """The settings of this handle."""
         return self._store.settings
+
+    @property
+    def answer_log(self) -> AnswerLog:
+        """The log of questions and answers: a file next to the folder, or a table of the database."""
+        from ragfm.generation.answer_log import AnswerLog
+        from ragfm.generation.log_table import LogTable
+
+        if self.shared:
+            return AnswerLog(LogTable(cast("PostgresDatabase", self._store.database)))
+        return AnswerLog.for_collection(self.path)
+
+    def open_uploads(self) -> UploadStore:
+        """The files that users of a server have uploaded."""
+        return self._store.open_uploads()
 
     @property
     def contract(self) -> Mapping[str, Scalar]:

@@ -22,7 +22,7 @@ from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Answer, Sampling, Usage
-from ragfm.generation.answer_log import AnswerContext, AnswerLog
+from ragfm.generation.answer_log import AnswerContext
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, build_prompt, prompt_fingerprint, prompt_prefix
@@ -95,7 +95,7 @@ class Rag:
             keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.reader = _scoped(self.base_reader, collection)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
-        self.log = AnswerLog.for_collection(collection.path) if settings.log else None
+        self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
         self._retriever = PassageRetriever(settings, hops or settings.hops)
 

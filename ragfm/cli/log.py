@@ -144,9 +144,8 @@ def forget(collection: str, as_json: bool, **conditions: Any) -> None:
 
 def _open(collection: str) -> AnswerLog:
     from ragfm.collection import Collection
-    from ragfm.generation.answer_log import AnswerLog
 
-    return AnswerLog.for_collection(Collection.open(collection).path)
+    return Collection.open(collection).answer_log
 
 
 def _selection(**conditions: Any) -> LogFilter:

@@ -10,6 +10,7 @@ structured_output    objects that meet a JSON schema
 json_schema          schemas as grammars and as text for the prompt
 conversation         conversations in files
 answer_log           the answer log
+log_file, log_table  where they are: a file, or the database of a collection
 log_entries          its rows, filters and redaction
 followups/           rewrite follow-up questions
 readers/             the foundation models

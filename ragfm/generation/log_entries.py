@@ -1,18 +1,18 @@
-"""The entries of the answer log: rows of its table, filters over them, and redaction."""
+"""The entries of the answer log: rows of its table, filters over them, redaction, and what a storage provides."""
 
 from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 REDACTED = "[redacted]"
-_JSON_COLUMNS = ("groups", "passages", "prompt", "citations", "contradictions", "usage", "seconds")
+JSON_COLUMNS = ("groups", "passages", "prompt", "citations", "contradictions", "usage", "seconds")
 TEXT_COLUMNS = ("question", "query", "answer", "correction", "prompt", "citations", "contradictions", "passages")
 """The columns that hold text of users and documents."""
 
@@ -23,7 +23,7 @@ class LogEntry:
 
     `finished` is False if the reader was stopped. `groups` are those of a restricted handle, None for the owner's.
     `passages` are the hits by uri, span, chunk and scores; their text is in the `prompt`. `seconds` has `found`
-    (retrieval), `first` (first piece of text) and `total`.
+    (retrieval), `first` (first piece of text) and `total`. Users of a server rate the answer by its `rating_id`.
     """
 
     id: int
@@ -44,39 +44,54 @@ class LogEntry:
     thumbs: Literal["up", "down"] | None
     correction: str | None
     contradictions: list[dict[str, Any]]
+    rating_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """Selects the entries that meet all given conditions. `text` is searched in all text of an entry, in any case."""
+    """Selects the entries that meet all given conditions. `text` is searched in all text of an entry, in any case.
+
+    With `groups`, a database lets its policies hide the entries for handles that have other groups, too.
+    """
 
     ids: Sequence[int] = ()
     text: str | None = None
     older_than: timedelta | None = None
     thumbs: Literal["up", "down"] | None = None
+    rating_id: str | None = None
+    groups: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         if self.text is not None and not self.text.strip():
             raise ValueError("the text is empty")
 
 
-def select_entries(connection: sqlite3.Connection, which: LogFilter) -> Iterator[LogEntry]:
-    """The entries that match a filter, oldest first."""
-    conditions, values = ["1"], list[Any]()
-    if which.ids:
-        conditions.append(f"id IN ({', '.join('?' * len(which.ids))})")
-        values += which.ids
-    if which.older_than is not None:
-        conditions.append("at < ?")
-        values.append(timestamp(datetime.now(UTC) - which.older_than))
-    if which.thumbs:
-        conditions.append("thumbs = ?")
-        values.append(which.thumbs)
+class LogStorage(Protocol):
+    """Where the entries are: `LogFile` or `LogTable`. Thread-safe. All methods raise LogError."""
+
+    @property
+    def path(self) -> str | Path:
+        """The file or the database, for messages."""
+
+    def insert(self, row: Mapping[str, Any]) -> int:
+        """Store an entry. Returns its id."""
+
+    def select(self, which: LogFilter) -> list[LogEntry]:
+        """The entries that match a filter, oldest first."""
+
+    def change(self, which: LogFilter, values: Callable[[LogEntry], Mapping[str, Any] | None]) -> int:
+        """Change the columns that `values` gives for each entry, or delete the entry. Returns how many."""
+
+    def erase(self) -> None:
+        """Overwrite what was deleted or changed."""
+
+
+def make_entries(rows: Iterable[Mapping[str, Any]], which: LogFilter) -> Iterator[LogEntry]:
+    """The entries of rows, with JSON as text or decoded, that contain the text of a filter."""
     pattern = None if which.text is None else _pattern(which.text)
-    query = f"SELECT * FROM entries WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608
-    for row in connection.execute(query, values):
+    for row in rows:
         record = {field.name: row[field.name] for field in fields(LogEntry)}
-        record |= {name: record[name] and json.loads(record[name]) for name in _JSON_COLUMNS}
+        record |= {name: json.loads(record[name]) for name in JSON_COLUMNS if isinstance(record[name], str)}
         entry = LogEntry(**{**record, "abstained": bool(row["abstained"]), "finished": bool(row["finished"])})
         if pattern is None or any(map(pattern.search, _texts([getattr(entry, name) for name in TEXT_COLUMNS]))):
             yield entry
@@ -113,10 +128,10 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def encode_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for SQLite: JSON columns as text, and no lone surrogates."""
+    """A row for a database: JSON columns as text, and no lone surrogates."""
     encoded: dict[str, Any] = {}
     for name, value in row.items():
-        if name in _JSON_COLUMNS and value is not None:
+        if name in JSON_COLUMNS and value is not None:
             value = json.dumps(value, ensure_ascii=False)
         encoded[name] = value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
     return encoded

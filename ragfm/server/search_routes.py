@@ -103,7 +103,7 @@ async def rate(request: Request, body: RatingRequest) -> Rated:
 
     def store_rating() -> None:
         # The answer is the key's own if its handle had the group that no other key has.
-        entry = log.entry_of_rating(rating_id) if log else None
+        entry = log.entry_of_rating(rating_id, key.visible_groups) if log else None
         if log is None or entry is None or key.own_group not in (entry.groups or ()):
             raise not_found("rating", body.rating)
         log.rate(entry.id, body.thumbs, body.correction)

@@ -37,7 +37,6 @@ from ragfm.evaluation.question_sets import Question, fingerprint, load_jsonl
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.evaluation.settings_file import calibration_keys, import_tomlkit, write_keys
-from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.log_entries import LogEntry
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, METHODS, RECORD, Method, read_record
@@ -269,7 +268,7 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
 
 def _judged_entries(collection: Collection) -> list[LogEntry]:
     try:
-        return rated_entries(AnswerLog.for_collection(collection.path).entries())
+        return rated_entries(collection.answer_log.entries())
     except LogError:
         return []
 

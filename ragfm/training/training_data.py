@@ -10,7 +10,6 @@ from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Question, QuestionSet
-from ragfm.generation.answer_log import AnswerLog
 from ragfm.rag import Rag
 from ragfm.training.dataset import Dataset, Recipe, add_examples
 from ragfm.training.held_out import HeldOut
@@ -69,7 +68,7 @@ def make_dataset(
             rag, asked, recipe, held_out=held_out, about=about, allow_empty=from_log, progress=progress
         )
     if from_log:
-        entries = rated_entries(AnswerLog.for_collection(rag.collection.path).entries(), bad=preferences)
+        entries = rated_entries(rag.collection.answer_log.entries(), bad=preferences)
         if not entries and dataset is None:
             raise DataError(
                 "No answer in the log has been rated good or corrected.",

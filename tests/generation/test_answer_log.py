@@ -324,7 +324,7 @@ def test_all_words_of_an_entry_are_taken_out(collection: Collection) -> None:
 def test_who_still_reads_keeps_the_words_there_and_that_is_said(
     log: AnswerLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.generation.answer_log._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("ragfm.generation.log_file._LOCK_SECONDS", 0.1)
     logged(log, "of Xanthippe")
     reading = sqlite3.connect(log.path, isolation_level=None)
     reading.execute("BEGIN")
