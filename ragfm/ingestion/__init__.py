@@ -2,6 +2,7 @@
 
 source_request      what the user named, resolved to a row of the catalog and a connector
 connector_options   option values, converted to the types that a connector declares
+upload_connector    uploads in the database as a source
 sources             sync of all sources under the collection's lock
 recipe              what decides the text and chunks of a document besides its bytes
 sync                sync of one source

@@ -6,21 +6,25 @@ collection is locked, since another process may have changed the sources in betw
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ragfm.core.errors import SourceError
 from ragfm.ingestion.connector_options import build_connector
 from ragfm.ingestion.document_tags import check_tag_names
+from ragfm.ingestion.upload_connector import UploadConnector
 from ragfm.store.catalog import Source
-from ragfm.store.collection_store import UPLOADS_SOURCE
+from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
 if TYPE_CHECKING:
     from ragfm.core.types import Connector
     from ragfm.store.collection_store import Store
+    from ragfm.store.upload_table import UploadTable
 
 _PATTERN_OPTIONS = ("include", "exclude")
 
@@ -176,6 +180,8 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None) -> Source:
 
 
 def _default_connector(location: str) -> str:
+    if location == UPLOADS_ADDRESS:
+        return "files"
     if location.startswith(("https://", "http://")):
         return "web"
     if "://" in location:
@@ -191,6 +197,13 @@ def _build(store: Store, source: Source) -> Connector:
     defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
     if source.name == UPLOADS_SOURCE:
         defaults["archive_files"] = store.settings.uploads.archive_files
+        if store.database.shared:
+            return UploadConnector(
+                cast("UploadTable", store.open_uploads()),
+                store.folder / UPLOADS,
+                lambda folder: build_connector("files", str(folder), source.options, defaults),
+                json.dumps([version("ragfm"), defaults, dict(source.options)], sort_keys=True),
+            )
     return build_connector(source.connector, location, source.options, defaults)
 
 

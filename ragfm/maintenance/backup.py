@@ -42,7 +42,7 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_uploads
 from ragfm.store.catalog import Catalog, Generation
-from ragfm.store.collection_store import UPLOADS, Store
+from ragfm.store.collection_store import Store
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
@@ -51,6 +51,7 @@ from ragfm.store.sqlite_file import (
     open_connection,
     write_head,
 )
+from ragfm.store.uploads import UPLOADS
 from ragfm.store.views import block_checksums
 
 MANIFEST = "manifest.json"

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 from ragfm.core.errors import CollectionError, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
+from ragfm.maintenance.upload_files import copy_to_database
 from ragfm.maintenance.verification import verify
 from ragfm.store.collection_store import Store
 from ragfm.store.postgres_database import NO_LEASE
@@ -36,6 +37,7 @@ from ragfm.store.tables import (
     tags,
     vectors,
 )
+from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
 _BATCH_ROWS = 1_000
 _COPY_OF = "copy of"  # key of the source's id in `properties`
@@ -46,7 +48,10 @@ _NUMBERED = (contracts, sources, documents, chunks)  # with ids that the databas
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """Location of the copy, its generation and digest, number of documents and chunks, and of vectors copied now."""
+    """Location of the copy, its generation and digest, number of documents and chunks.
+
+    `vectors` and `uploads` are those copied now, without those of an interrupted copy.
+    """
 
     location: str
     generation: int
@@ -54,6 +59,7 @@ class CopyReport:
     documents: int
     chunks: int
     vectors: int
+    uploads: int
     seconds: float
 
 
@@ -83,6 +89,7 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
             copied += len(rows)
             progress(Progress("copy", done + copied, total))
         done += copied
+        uploads = copy_to_database(source, target)
         with engine.begin() as writing:
             kept = sa.select(properties).where(properties.c.key.not_in(_OWN_PROPERTIES))
             values = {row.key: row.value for row in reading.execute(kept)} | {"collection": uuid.uuid4().hex}
@@ -112,7 +119,8 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
     if digest != newest.digest:
         raise DamagedCollectionError(f"The copy has the digest {digest}, its source {newest.digest}.", "Copy again.")
     seconds = round(time.monotonic() - start, 3)
-    return CopyReport(target.database.location, newest.id, digest, report.documents, report.chunks, copied, seconds)
+    counts = (report.documents, report.chunks, copied, uploads)
+    return CopyReport(target.database.location, newest.id, digest, *counts, seconds)
 
 
 def _prepare(reading: sa.Connection, engine: sa.Engine, location: str) -> int:
@@ -156,6 +164,9 @@ def _rows(reading: sa.Connection, query: sa.Select[Any]) -> Iterator[list[dict[s
 def _relocated(row: dict[str, Any], source: Store, target: Store) -> dict[str, Any]:
     """A row of `sources` with locations that hold for the copy: absolute ones, or relative to the folder's parent."""
     relocated = dict(row)
+    if row["name"] == UPLOADS_SOURCE:
+        place = UPLOADS_ADDRESS if target.database.shared else f"{target.folder.name}/{UPLOADS}"
+        return relocated | {"location": place, "root": place}
     for key in ("location", "root"):
         if "://" not in row[key]:
             path = PurePath(os.path.normpath(Path(source.database.settings_file.parent, row[key])))

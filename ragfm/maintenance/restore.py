@@ -23,9 +23,10 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
 from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
 from ragfm.store.catalog import Catalog
-from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE, Store
+from ragfm.store.collection_store import Store
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, damaged_page, write_head
+from ragfm.store.uploads import UPLOADS, UPLOADS_SOURCE
 from ragfm.store.views import BLOCK_BYTES
 
 _MAX_MANIFEST_BYTES = 256 << 20  # it has a checksum of 32 characters per 8 MiB, and 200 characters per upload

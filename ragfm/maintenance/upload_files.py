@@ -10,11 +10,18 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.collection_store import UPLOADS, UPLOADS_SOURCE
+from ragfm.store.sqlite_database import COPYING
+from ragfm.store.uploads import UPLOADS, UPLOADS_SOURCE, upload_id
+
+if TYPE_CHECKING:
+    from ragfm.store.collection_store import Store
+    from ragfm.store.upload_table import UploadTable
 
 _PATH = re.compile(r"[0-9a-f]{16}/(\.ragfm-access|[^./\x00][^/\x00]*)")
 
@@ -42,6 +49,35 @@ def copy_uploads(collection: Path, target: Path) -> None:
                             shutil.copyfileobj(source, out, 2**20)
         except FileNotFoundError:
             shutil.rmtree(copy)
+
+
+def copy_to_database(source: Store, target: Store) -> int:
+    """Copy the uploads from or to a database, each under its id, for `receiving`. Returns how many were copied now.
+
+    They count as not indexed there until a server has synced them.
+    """
+    here = None if source.database.shared else source.folder / UPLOADS
+    there = None
+    if not target.database.shared:
+        there = target.folder.with_name(f"{target.folder.name}{COPYING}") / UPLOADS
+        there.mkdir(mode=0o700, exist_ok=True)
+    copied = 0
+    with tempfile.TemporaryDirectory(prefix="ragfm-copy-") as temporary:
+        for upload in source.open_uploads().all():
+            number = str(upload_id(upload.uri))
+            folder = (here or there or Path(temporary)) / number
+            try:
+                if here is None:
+                    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted copy
+                    folder.mkdir(mode=0o700)
+                    cast("UploadTable", source.open_uploads()).write_to(folder, number)
+                if there is not None or cast("UploadTable", target.open_uploads()).add_from(folder):
+                    copied += 1
+            except FileNotFoundError:  # deleted meanwhile
+                shutil.rmtree(folder, ignore_errors=True)
+            if folder.parent == Path(temporary):
+                shutil.rmtree(folder, ignore_errors=True)
+    return copied
 
 
 def is_upload_path(path: str) -> bool:

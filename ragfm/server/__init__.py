@@ -5,8 +5,8 @@
                                                                   ▼
                                   served_models: the model's Rag over `collection.as_groups(key.visible_groups)`
 
-Uploads are files (`uploads`). A process of its own indexes them (`index_supervisor`, `index_worker`); the server itself
-cannot write to a collection. The page at `/` is static (`page/`, `static_pages`) and uses the same API. `service` holds
+Uploads are indexed by a process of its own (`index_supervisor`, `index_worker`); the server itself cannot change
+documents. The page at `/` is static (`page/`, `static_pages`) and uses the same API. `service` holds
 what all routes share, and `app` puts everything together.
 
 Forms and errors are in `api_models` and `api_errors`, keys in `api_keys`: a file, or the `key_table` of a database.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
@@ -10,18 +11,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
 
 from ragfm.collection import DocumentInfo
-from ragfm.core.errors import CollectionError
+from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found
 from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
 from ragfm.server.served_models import Model
 from ragfm.server.service import Service, service_of
-from ragfm.server.uploads import Upload, UploadQuotaError, upload_id
-from ragfm.store.collection_store import UPLOADS_SOURCE
+from ragfm.store.uploads import UPLOADS_SOURCE, Upload, UploadQuotaError, UploadsWaitingError, upload_id
 
 router = APIRouter()
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000
+_log = logging.getLogger(__name__)
 _WAITING_RETRY_SECONDS = 2  # about the time of a slice of indexing
 _DELETE_SECONDS = 20.0
 """Time that a deletion waits for the index before it answers 202."""
@@ -45,26 +46,27 @@ async def upload(
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection, "bytes": file.size}
-    if target.rag.collection.shared:
-        raise ApiError(400, "A collection on PostgreSQL does not accept uploads.", code="unsupported")
     shared = [group for group in groups or [] if group]
     if unknown := set(shared) - set(key.groups):
         raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")
     if not file.filename:
         raise ApiError(400, "The file has no name.", code="invalid_request", param="file")
-    store, max_bytes = service.uploads[target.collection].store, key.uploads_mb * _MB
-    supervisor, max_waiting = service.index_supervisors[target.collection], target.rag.collection.settings.uploads
+    store, max_waiting = service.uploads[target.collection].store, target.rag.collection.settings.uploads.waiting
+    limits = {"max_bytes": key.uploads_mb * _MB, "max_waiting": max_waiting}
     groups = [key.own_group, *shared]
     try:
         async with service.served.document_queue.slot(key.name):
-            if supervisor.waiting(key.own_group) >= max_waiting.waiting:
-                message = (
-                    f"{max_waiting.waiting} uploads of this key wait to be indexed, which is the limit "
-                    f"(`uploads.waiting`). Try again in {_WAITING_RETRY_SECONDS} s."
-                )
-                raise ApiError(429, message, code="uploads_waiting", retry_after=_WAITING_RETRY_SECONDS)
-            write = partial(store, file.file, file.filename, groups, max_bytes=max_bytes)
-            stored = await service.served.run_to_end(write)
+            stored = await service.served.run_to_end(partial(store, file.file, file.filename, groups, **limits))
+    except UploadsWaitingError as error:
+        message = (
+            f"{max_waiting} uploads of this key wait to be indexed, which is the limit (`uploads.waiting`). "
+            f"Try again in {_WAITING_RETRY_SECONDS} s."
+        )
+        raise ApiError(429, message, code="uploads_waiting", retry_after=_WAITING_RETRY_SECONDS) from error
+    except (AccessDeniedError, CollectionNotFound, CollectionReadOnlyError) as error:
+        _log.error("%s", error)
+        message = "This server cannot store uploads in the database of the collection."
+        raise ApiError(503, message, code="uploads_unavailable") from error
     except UploadQuotaError as error:
         message = (
             f"The uploads of this key take {error.used / _MB:.1f} of {key.uploads_mb:g} MB, and this upload needs "
@@ -73,7 +75,7 @@ async def upload(
         )
         raise ApiError(413, message, code="uploads_full", param="file") from error
     service.metrics.uploads.inc()
-    supervisor.request_run(stored)
+    service.index_supervisors[target.collection].request_run()
     return _pending_card(service, target, stored)
 
 
@@ -150,7 +152,7 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
 
-    def remove_upload() -> None:
+    def remove_upload() -> Upload:
         uploads = service.uploads[target.collection]
         own = uploads.find(uri, key.own_group)
         if own is None or own.uri != uri:
@@ -163,12 +165,14 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
             uploads.remove(own)
         except FileNotFoundError as error:  # deleted by another request
             raise not_found("document", uri) from error
+        return own
 
     async with service.served.document_queue.slot(key.name):
-        await service.served.run_to_end(remove_upload)
+        removed = await service.served.run_to_end(remove_upload)
     supervisor = service.index_supervisors[target.collection]
+    supervisor.request_run()
     try:
-        await asyncio.wait_for(supervisor.wait_for_run(supervisor.request_run()), _DELETE_SECONDS)
+        await asyncio.wait_for(supervisor.wait_until_settled(removed), _DELETE_SECONDS)
         await service.served.run(target.handles.saw_newest, key)
     except TimeoutError:
         response.status_code = 202
@@ -180,5 +184,5 @@ def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:
 
 
 def _pending_card(service: Service, model: Model, upload: Upload) -> DocumentCard:
-    state, progress, error = service.index_supervisors[model.collection].state(upload.uri)
+    state, progress, error = service.index_supervisors[model.collection].state(upload)
     return DocumentCard(uri=upload.uri, name=upload.uri, state=state, yours=True, progress=progress, error=error)

@@ -10,73 +10,69 @@ import json
 import logging
 import sys
 from contextlib import suppress
-from pathlib import Path
 from time import monotonic
 
 from ragfm.core.errors import RagfmError
 from ragfm.server.api_models import IndexingProgress, State
 from ragfm.server.served_models import Handles
-from ragfm.server.uploads import Upload, Uploads, upload_id
+from ragfm.store.uploads import SliceReport, Upload, UploadStore
 
+_POLL_SECONDS = 2.0  # between two looks at uploads that other servers share
+_SETTLED_SECONDS = 0.1  # between two looks at whether an upload is settled
 _RETRY_SECONDS = (2, 10, 60, 300)  # after the first, second, … failure
 _log = logging.getLogger(__name__)
 
 
 class IndexSupervisor:
-    """Keeps a collection's index up to date with its uploads. Belongs to one event loop."""
+    """Keeps a collection's index up to date with its uploads. Belongs to one event loop.
 
-    def __init__(self, collection: Path, uploads: Uploads, handles: Handles) -> None:
+    Of the servers that share uploads, the first to see that there is work, and that no other one does it, has the turn.
+    """
+
+    def __init__(self, collection: str, uploads: UploadStore, handles: Handles) -> None:
         self._collection, self._uploads, self._handles = collection, uploads, handles
+        self._name = handles.as_groups(frozenset()).location  # without a password
         self._requested = asyncio.Event()
-        self._slice_ended = asyncio.Condition()
         self._last_request = 0.0  # time, by `monotonic`, which all processes of a machine share
         self._synced_as_of = 0.0  # when the last successful slice began
         self._progress: IndexingProgress | None = None  # of the current run
         self._error: str | None = None  # of the last run
-        self._failed: dict[str, str] = {}  # by URI, why a document is not indexed
-        # By id, the owner of each upload that is not indexed completely, and the time from which it was known.
-        self._waiting: dict[str, tuple[str, float]] = {}
+        self._elsewhere = False  # whether another server indexes them
 
-    def request_run(self, upload: Upload | None = None) -> float:
-        """Request that the uploads are indexed as they are now, with a new one. Returns the time of the request."""
+    def request_run(self) -> None:
+        """Request that the uploads are indexed as they are now."""
         self._last_request = monotonic()
         self._requested.set()
-        if upload is not None:
-            self._waiting[str(upload_id(upload.uri))] = upload.owner, self._last_request
-        return self._last_request
 
-    def waiting(self, owner: str) -> int:
-        """Number of the owner's uploads that are not indexed yet."""
-        return sum(owner == other for other, _ in self._waiting.values())
+    async def wait_until_settled(self, upload: Upload) -> None:
+        """Wait until an upload or its deletion is indexed, by this server or another one."""
+        while await asyncio.to_thread(self._uploads.is_pending, upload):
+            await asyncio.sleep(_SETTLED_SECONDS)
 
-    async def wait_for_run(self, request: float) -> None:
-        """Wait until the uploads have been synced as they were at a request, apart from what waits for its turn."""
-        async with self._slice_ended:
-            await self._slice_ended.wait_for(lambda: self._synced_as_of >= request)
-
-    def state(self, uri: str) -> tuple[State, IndexingProgress | None, str | None]:
+    def state(self, upload: Upload) -> tuple[State, IndexingProgress | None, str | None]:
         """State, progress and error of an upload that is not in the collection."""
-        if uri in self._failed:
-            return "failed", None, self._failed[uri]
-        if self._progress is not None:
+        if upload.error is not None:
+            return "failed", None, upload.error
+        if self._progress is not None or self._elsewhere:
             return "indexing", self._progress, None
         return "queued", None, self._error
 
     async def run(self) -> None:
         """Index on request until cancelled."""
-        await asyncio.to_thread(self._uploads.remove_incomplete)
-        if self._uploads.folder.exists():
+        await asyncio.to_thread(self._uploads.begin)
+        if not self._uploads.shared and (await asyncio.to_thread(self._uploads.work))[0]:
             self.request_run()
         failures = 0
         while True:
-            await self._requested.wait()
-            self._requested.clear()
+            await self._wait_for_work()
             try:
                 await self._refresh()
                 self._handles.indexing = True
                 self._error = await self._run_worker()
             except (OSError, ValueError) as error:  # the process did not start, or its output is not valid
                 self._error = f"{type(error).__name__}: {error}"
+            except RagfmError as error:
+                self._error = error.message
             finally:
                 self._progress = None
                 self._handles.indexing = False
@@ -85,25 +81,43 @@ class IndexSupervisor:
                 if self._synced_as_of >= self._last_request:  # its last slice included what was requested meanwhile
                     self._requested.clear()
                 continue
-            _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._collection, self._error)
+            _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._name, self._error)
             await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
             self._requested.set()
+
+    async def _wait_for_work(self) -> None:
+        """Wait for a request. Uploads that servers share may also wait since another server was killed."""
+        while self._uploads.shared:
+            self._requested.clear()
+            try:
+                waiting, self._elsewhere = await asyncio.to_thread(self._uploads.work)
+            except RagfmError as error:  # readiness and requests report it, too
+                waiting, self._elsewhere = False, False
+                _log.debug("%s", error)
+            if waiting and not self._elsewhere:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._requested.wait(), _POLL_SECONDS)
+        await self._requested.wait()
+        self._requested.clear()
 
     async def _refresh(self) -> None:
         try:
             await asyncio.to_thread(self._handles.refresh)
         except RagfmError as error:  # each search will report it
-            _log.warning("The search of '%s' cannot be brought up to date: %s", self._collection, error)
+            _log.warning("The search of '%s' cannot be brought up to date: %s", self._name, error)
 
     async def _run_worker(self) -> str | None:
         """Run the process once. Returns why it failed, or None."""
-        command = [sys.executable, "-m", "ragfm.server.index_worker", str(self._collection)]
+        command = [sys.executable, "-m", "ragfm.server.index_worker"]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**26)
+        assert process.stdin
         assert process.stdout
         error: str | None = None
         try:
+            process.stdin.write(f"{self._collection}\n".encode())  # other users see a process's arguments
             async for line in process.stdout:
                 message = json.loads(line)
                 if "progress" in message:
@@ -111,12 +125,9 @@ class IndexSupervisor:
                 elif "error" in message:
                     error = message["error"]
                 else:
-                    self._failed, began = message["failed"], message["began"]
-                    later = {number: known for number, known in self._waiting.items() if known[1] >= began}
-                    self._waiting = {number: (owner, began) for number, owner in message["waiting"].items()} | later
-                    async with self._slice_ended:
-                        self._synced_as_of = began
-                        self._slice_ended.notify_all()
+                    report = SliceReport(**message)
+                    await asyncio.to_thread(self._uploads.settle, report)
+                    self._synced_as_of = report.began
                     await self._refresh()
             if await process.wait():
                 error = error or "the indexing process crashed"

@@ -1,8 +1,8 @@
-"""The process that indexes uploads: `python -m ragfm.server.index_worker COLLECTION`.
+"""The process that indexes uploads: `python -m ragfm.server.index_worker`, with the collection on standard input.
 
 It has the owner's handle and takes no requests. It syncs in slices in which the keys take turns, and reports as lines
-of JSON on standard output. It ends when nothing is left, or when standard input is closed, which means that the server
-has ended.
+of JSON on standard output. It ends when nothing is left, when another server has the turn, or when standard input is
+closed, which means that the server has ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +23,40 @@ from ragfm.core.errors import RagfmError
 from ragfm.core.progress import Progress
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
-from ragfm.server.uploads import ACCESS_FILE, Upload, Uploads, upload_id
-from ragfm.store.collection_store import UPLOADS_SOURCE
+from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, SliceReport, Upload, upload_id
 
 _PROGRESS_SECONDS = 0.1  # a slice lists thousands of files, and the server reads each report
 
 
-def main(collection: Path) -> None:
-    """Sync the uploads of a collection and report on standard output after each slice.
-
-    The report has the uploads that wait for a later slice, by id, with their owners.
-    """
+def main(collection: str) -> None:
+    """Sync the uploads of a collection and report on standard output after each slice."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(OSError):
         os.nice(5)  # requests have priority
-    uploads = Uploads(collection)
-    turns = Turns(uploads.owner_of_path)
-    stored = list(uploads.all())  # before the slice, which has then seen them all
     reasons: dict[str, str] = {}
-    with Collection.open(collection) as owner:
-        began = time.monotonic()
+    with Collection.open(collection) as owner, ExitStack() as held:
+        uploads = owner.open_uploads()
+        turns = Turns(uploads.owner_of_path)
         try:
-            for report in owner.sync_in_turns(uploads.folder, turns, name=UPLOADS_SOURCE, progress=_report_progress):
+            if not held.enter_context(uploads.turn()):
+                return
+            began, pending = time.monotonic(), dict(uploads.pending())
+            stored = list(uploads.all())  # before the slice, which has then seen them all
+            for report in owner.sync_in_turns(uploads.source, turns, name=UPLOADS_SOURCE, progress=_report_progress):
                 reasons |= {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
                 reasons |= {skip.uri: skip.why for skip in report.skipped}
                 # Before the last slice, more files of an upload may follow.
                 postponed = turns.postponed
                 failed = reasons if postponed else _why_not_searchable(owner, stored, reasons)
                 waiting = {ref.path.partition("/")[0]: uploads.owner_of_path(ref.path) for ref in postponed}
-                _report(failed=failed, waiting=waiting, began=began)
+                # Why an archive has no documents is only known at the end.
+                doubtful = waiting.keys() | ({upload_id(uri) for uri in reasons} if postponed else set())
+                settled = {number: state for number, state in pending.items() if number not in doubtful}
+                _report(**asdict(SliceReport(failed, waiting, began, settled)))
                 if postponed:
                     _give_way()
-                began, stored = time.monotonic(), list(uploads.all())
+                began, pending = time.monotonic(), {**pending, **uploads.pending()}
+                stored = list(uploads.all())
         except RagfmError as error:
             _report(error=error.message)
 
@@ -121,4 +124,4 @@ def _report(**message: Any) -> None:
 
 if __name__ == "__main__":
     configure_logging(debug=False)
-    main(Path(sys.argv[1]))
+    main(sys.stdin.readline().rstrip("\n"))

@@ -28,6 +28,7 @@ from ragfm.rag import Rag
 from ragfm.retrieval.rerank import has_verifier
 from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
+from ragfm.store.uploads import UploadStore
 
 T = TypeVar("T")
 _NO_GROUPS: frozenset[str] = frozenset()
@@ -106,14 +107,17 @@ class ServedModels:
         # By model and options: collections with the same reader share it.
         self._readers: dict[str, tuple[Reader, FairQueue]] = {}
         self.models: dict[str, Model] = {}
-        self.folders: dict[str, Path] = {}
+        self.locations: dict[str, str] = {}  # folders and addresses, with their passwords
+        self.uploads: dict[str, UploadStore] = {}
         self.handles: dict[str, Handles] = {}  # by collection
         for name, folder in collections:
-            if name in self.folders:
+            if name in self.locations:
                 raise ConfigError(f"Two collections are named {name!r}.", "Rename one with `-c NAME=DIR`.")
             as_groups = Collection.open(folder).as_groups
             as_groups(_NO_GROUPS).status()  # raises if there is no collection
-            self.folders[name] = as_groups(_NO_GROUPS).path
+            opened = as_groups(_NO_GROUPS)
+            self.locations[name] = str(folder) if opened.shared else opened.location
+            self.uploads[name] = opened.open_uploads()
             self.handles[name] = Handles(as_groups)
             for i, (label, reader) in enumerate(readers):
                 rag = Rag(as_groups(_NO_GROUPS), reader=reader, adapter=adapter)

@@ -30,7 +30,6 @@ from ragfm.server.index_supervisor import IndexSupervisor
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
-from ragfm.server.uploads import Uploads
 
 COMMIT_HEADER = "x-ragfm-commit"
 Commit: TypeAlias = Annotated[
@@ -49,10 +48,10 @@ class Service:
             running=lambda: sum(queue.running.total() for queue in served.queues),
             waiting=lambda: sum(queue.waiting for queue in served.queues),
         )
-        self.uploads = {name: Uploads(folder) for name, folder in served.folders.items()}
+        self.uploads = served.uploads
         self.index_supervisors = {
-            name: IndexSupervisor(folder, self.uploads[name], served.handles[name])
-            for name, folder in served.folders.items()
+            name: IndexSupervisor(location, self.uploads[name], served.handles[name])
+            for name, location in served.locations.items()
         }
         self.warm = False  # whether the models are loaded
         self.closing = False

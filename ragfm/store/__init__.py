@@ -18,6 +18,8 @@ snapshot            the backend `local`: one generation, ready to search
 vector_server       a snapshot whose vectors are searched by a server, words as in `local`
 pgvector_backend    the backend `pgvector`: vectors in the database
 milvus_backend      the backend `milvus`: vectors in Milvus
+uploads             uploaded files: what a server needs of them, and their folder
+upload_table        uploaded files in the database
 compaction          deletes dead rows and returns their space
 collection_store    everything an open collection holds, and the write lock
 """

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from ragfm.chunking import ChunkSettings
@@ -34,16 +34,14 @@ from ragfm.store.embedding_contract import check_contract, make_contract
 from ragfm.store.search_backend import SearchBackend
 from ragfm.store.snapshot import Snapshot
 from ragfm.store.sqlite_database import SqliteDatabase
+from ragfm.store.uploads import UploadFolder, UploadStore
 from ragfm.store.views import VIEWS_FOLDER
 
 if TYPE_CHECKING:
     from ragfm.store.database import Database
+    from ragfm.store.postgres_database import PostgresDatabase
 
 _log = logging.getLogger(__name__)
-UPLOADS = "uploads"
-"""Name of the folder, inside a collection, that holds uploaded files."""
-UPLOADS_SOURCE = ".uploads"
-"""Name of their source. It starts with a dot, so that no folder of a user has the same name."""
 _READ_ATTEMPTS = 5  # while others commit and compact
 _MIN_GROWTH = 50_000  # chunks that a sync must add before it saves a view on the way
 T = TypeVar("T")
@@ -370,6 +368,14 @@ class Store:
                 yield catalog
             finally:
                 catalog.close()
+
+    def open_uploads(self) -> UploadStore:
+        """The files that users of a server have uploaded."""
+        if self.database.shared:
+            from ragfm.store.upload_table import UploadTable
+
+            return UploadTable(cast("PostgresDatabase", self.database))
+        return UploadFolder(self.folder)
 
     # --- Views ---------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,9 @@ from ragfm.store.views import VIEWS_FOLDER
 LOCK = "LOCK"
 _VACUUM_PAGES = 2_000  # freed per statement
 
+COPYING = ".copying"
+"""Suffix of the folder of a copy that is not complete."""
+
 
 class SqliteDatabase:
     """The database file of a collection's folder."""
@@ -140,7 +143,7 @@ class SqliteDatabase:
     @contextmanager
     def receiving(self) -> Iterator[sa.Engine]:
         """An engine for a copy in the folder `NAME.copying`, which is renamed when the block ends."""
-        partial = SqliteDatabase(self.folder.with_name(f"{self.folder.name}.copying"))
+        partial = SqliteDatabase(self.folder.with_name(f"{self.folder.name}{COPYING}"))
         try:
             partial.folder.mkdir(0o700, parents=True, exist_ok=True)
             if not (partial.folder / CATALOG_FILE).exists():

@@ -20,8 +20,8 @@ from ragfm.core.durable_files import encode_checksummed
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress
 from ragfm.maintenance.backup import MANIFEST
-from ragfm.server.uploads import Uploads
 from ragfm.store.sqlite_file import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection
+from ragfm.store.uploads import UploadFolder
 from ragfm.testing import HashingEmbedder
 
 
@@ -271,7 +271,7 @@ def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
 
 def _upload(collection: Collection, name: str, groups: list[str]) -> str:
     """Upload and index a file as the server does."""
-    uploads = Uploads(collection.path)
+    uploads = UploadFolder(collection.path)
     uri = uploads.store(io.BytesIO(f"What {name} says.".encode()), name, groups).uri
     collection.sync(uploads.folder, name=".uploads", allow_mass_delete=True)
     return uri
@@ -293,7 +293,7 @@ def test_uploads_move_with_their_collection(filled: Collection, tmp_path: Path, 
     after = _upload(there, "c.txt", ["key:ann"])
     assert {info.uri for info in there.documents() if info.source == ".uploads"} == {*before, after}
     assert [info.uri for info in there.as_groups({"key:ann"}).documents()] == sorted([before[0], after])
-    owners = {upload.uri: upload.owner for upload in Uploads(there.path).all()}
+    owners = {upload.uri: upload.owner for upload in UploadFolder(there.path).all()}
     assert owners == {before[0]: "key:ann", before[1]: "key:bob", after: "key:ann"}
     there.remove("docs")  # its folder isn't there
     assert (there.sync().unchanged, there.verify().findings) == (3, ())
@@ -331,7 +331,7 @@ def test_other_users_can_read_nothing(docs: Path, tmp_path: Path, umask: int) ->
     try:
         with _at(tmp_path / "c") as collection:
             collection.sync(docs)
-            Uploads(collection.path).store(io.BytesIO(b"text"), "a.txt", ["key:a"])
+            UploadFolder(collection.path).store(io.BytesIO(b"text"), "a.txt", ["key:a"])
             with open_connection(collection.path) as connection:  # with its log and its shared memory
                 connection.exec_driver_sql("SELECT count(*) FROM chunks").all()
                 _sync_more(collection, docs)

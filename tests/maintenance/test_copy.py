@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress
 from ragfm.maintenance import copy as module
+from ragfm.store.uploads import UploadFolder
 from ragfm.testing import HashingEmbedder
 
 
@@ -109,3 +113,35 @@ def test_a_damaged_source_is_noticed(
     postgres.sql(f"UPDATE {schema}.documents SET text = replace(text, '30', '31')")
     with pytest.raises(DamagedCollectionError, match=r"differs from its source: .*docs/leave\.md"):
         _open(address).copy(tmp_path / "copy")
+
+
+def test_uploads_are_copied_with_their_groups(filled: Collection, address: str, tmp_path: Path) -> None:
+    uploads = UploadFolder(filled.path)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("inner.txt", "The okapi lives in the archive.")
+    uploads.store(io.BytesIO(b"The zebra is called Bob."), "zebra.txt", ["key:ann", "hr"])
+    uploads.store(archive, "okapi.zip", ["key:bob"])
+    uploads.store(io.BytesIO(b""), "empty.txt", ["key:bob"])
+    filled.sync(uploads.folder, name=".uploads")
+    report = filled.copy(address)
+    assert report.uploads == 3
+    server = _open(address)
+    assert [(one.uri, one.owner, one.bytes) for one in server.open_uploads().all()] == [
+        (one.uri, one.owner, one.bytes) for one in uploads.all()
+    ]
+    back = server.copy(tmp_path / "back")
+    assert (back.uploads, back.digest) == (3, report.digest)
+    folder = _open(tmp_path / "back")
+    elsewhere = address.replace("collection=", "collection=d")
+    assert server.copy(elsewhere).uploads == 3
+    for collection in (server, folder, _open(elsewhere)):
+        result = collection.sync()
+        assert (result.added, result.updated, result.removed) == (0, 0, 0)
+        assert "zebra.txt" in collection.as_groups({"hr"}).search("zebra Bob", 1)[0].uri
+        assert "zebra.txt" not in collection.as_groups({"key:bob"}).search("zebra Bob", 1)[0].uri
+        assert "okapi.zip/inner.txt" in collection.as_groups({"key:bob"}).search("okapi archive", 1)[0].uri
+    kept = sorted(path.relative_to(uploads.folder) for path in uploads.folder.rglob("*"))
+    assert sorted(path.relative_to(folder.path / "uploads") for path in (folder.path / "uploads").rglob("*")) == kept
+    gc.collect()
+    assert not list(server.path.glob("uploads/*/*/*.zip"))  # contents do not stay on the machine

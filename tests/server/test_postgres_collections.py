@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from support.postgres_server import PostgresServer, postgres_server
-from support.running_server import SECRET, Running, eventually, make_collection, serve
+from support.running_server import ANSWER, QUESTION, SECRET, Running, eventually, make_collection, serve
 from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
 from ragfm.cli.serve import key_store, named_collections
+from ragfm.core.errors import LogError
+from ragfm.server.api_keys import Key
+from ragfm.store.postgres_database import PostgresDatabase
 from ragfm.testing import ScriptedReader
 
 
@@ -47,8 +58,6 @@ def test_search_upload_and_an_absent_database(address: str, tmp_path: Path, monk
                     "/v1/chat/completions", json=question, headers={"x-ragfm-commit": header}
                 )
                 assert answer.status_code == status
-            refused = running.client().post("/v1/documents", files={"file": ("a.txt", b"Text.")})
-            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported")
             assert eventually(lambda: running.client(None).get("/readyz").status_code == 200, 120)
             postgres.stop("immediate")
             unready = running.client(None).get("/readyz")
@@ -111,3 +120,185 @@ def test_without_its_database_a_server_lets_nobody_in(address: str, tmp_path: Pa
             assert running.client(None).get("/healthz").status_code == 200
             postgres.start()
             assert eventually(lambda: running.client().get("/v1/models").status_code == 200)
+
+
+# --- Two servers of one database ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_servers(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, Running]]:
+    """Two servers of one collection, which log answers and share their keys."""
+    monkeypatch.setenv("RAGFM_ASK__LOG", "true")
+    monkeypatch.setenv("RAGFM_UPLOADS__WAITING", "3")
+    with Collection.open(make_collection(tmp_path)) as folder:
+        folder.copy(address)
+    with (
+        serve(tmp_path, ScriptedReader([ANSWER]), collection=address, store=key_store(None, address)) as first,
+        serve(tmp_path, ScriptedReader([ANSWER]), collection=address, store=key_store(None, address)) as second,
+    ):
+        yield first, second
+
+
+def test_servers_share_the_rate_of_a_key(
+    two_servers: tuple[Running, Running], address: str, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = two_servers[0].keys.add(Key(name="strict", per_minute=4))
+
+    def answers(server: Running) -> httpx.Response:
+        return httpx.get(f"{server.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})
+
+    said = [answers(two_servers[number % 2]) for number in range(8)]
+    assert [response.status_code for response in said].count(200) == 4
+    assert 1 <= int(said[-1].headers["Retry-After"]) <= 16
+    again = [server.keys.take(Key(name="often", per_minute=6000)) for server in two_servers for _ in range(10)]
+    assert again == [0.0] * 20
+    postgres.sql(f"DROP TABLE {_schema(address)}.server_rates")
+    assert [answers(server).status_code for server in two_servers] == [200, 200]  # each on its own
+    assert caplog.text.count("Each server counts requests alone") == 2
+
+
+def test_an_answer_of_one_server_is_rated_at_another(
+    two_servers: tuple[Running, Running], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_servers
+    answer = first.openai("guest").chat.completions.create(model="handbook", messages=QUESTION)
+    rating = {"rating": answer.model_extra["ragfm"]["rating"], "thumbs": "down", "correction": "16 weeks"}
+    for key in ("hr", "other"):
+        assert second.client(key).post("/v1/ratings", json=rating).status_code == 404
+    assert second.client("guest").post("/v1/ratings", json=rating).status_code == 200
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    log = Collection.open(address).answer_log
+    (entry,) = log.entries()
+    assert (entry.question, entry.thumbs, entry.correction) == (QUESTION[0]["content"], "down", "16 weeks")
+    assert entry.groups == ["key:guest"]
+    # The second wall, in case a query forgets whose answer it is.
+    assert log.entry_of_rating(entry.rating_id, frozenset({"key:guest", "hr"})) == entry
+    assert log.entry_of_rating(entry.rating_id, frozenset({"key:hr", "hr"})) is None
+    assert InProcessShell().json("log", "list", "-c", address)["entries"][0]["id"] == entry.id
+    assert not list((tmp_path / "cache").rglob("*log*"))
+
+
+def _upload(server: Running, name: str, text: str, key: str = "guest", **form: Any) -> httpx.Response:
+    return server.client(key).post("/v1/documents", files={"file": (name, text.encode())}, data=form)
+
+
+def _state(server: Running, uri: str, key: str = "guest") -> str:
+    return str(server.client(key).get(f"/v1/documents/{uri}").json().get("state"))
+
+
+def test_an_upload_to_one_server_is_seen_at_another(two_servers: tuple[Running, Running], address: str) -> None:
+    first, second = two_servers
+    zebra = _upload(first, "zebra.txt", "The zebra is called Bob.", groups=["hr"], key="hr").json()["uri"]
+    broken = _upload(second, "broken.pdf", "%PDF-1.4 nothing").json()["uri"]
+    eventually(lambda: [_state(server, zebra, "hr") for server in two_servers] == ["ready"] * 2, 120)
+    eventually(lambda: [_state(server, broken) for server in two_servers] == ["failed"] * 2, 120)
+    assert first.client("guest").get(f"/v1/documents/{broken}").json()["error"]
+    for server in two_servers:
+        hits = server.client("hr").post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"]
+        assert hits[0]["uri"] == zebra
+        assert _state(server, zebra, "guest") == "None"
+        assert server.client("other").get("/v1/documents?mine=true").json()["data"] == []
+        assert server.client("guest").delete(f"/v1/documents/{zebra}").status_code == 404
+    gone = eventually(lambda: second.client("hr").delete(f"/v1/documents/{zebra}"))
+    assert gone.status_code in (200, 202)
+    eventually(lambda: [_state(server, zebra, "hr") for server in two_servers] == ["None"] * 2, 120)
+    eventually(lambda: not Collection.open(address).documents(f"uri = '{zebra}'"), 60)
+
+
+def test_limits_of_uploads_hold_across_servers(two_servers: tuple[Running, Running], address: str) -> None:
+    first, second = two_servers
+    secret = first.keys.add(Key(name="small", per_minute=1e6, uploads_mb=0.03))
+    first.secrets["small"] = second.secrets["small"] = secret
+    with PostgresDatabase(address).lock():  # nothing can be indexed
+        assert _upload(first, "a.txt", "a" * 9000, "small").status_code == 201
+        full = _upload(second, "b.txt", "b" * 9000, "small")
+        assert (full.status_code, full.json()["error"]["code"]) == (413, "uploads_full")
+        with ThreadPoolExecutor(8) as pool:  # together they would be too many
+            tries = pool.map(lambda number: _upload(two_servers[number % 2], "n.txt", "A note."), range(8))
+            statuses = sorted(said.status_code for said in tries)
+        assert statuses == [201] * 3 + [429] * 5
+        assert len(second.client("guest").get("/v1/documents?mine=true").json()["data"]) == 3
+
+
+SERVER = """
+import sys
+from ragfm.server.app import create_app
+from ragfm.server.key_table import KeyTable
+from ragfm.server.uvicorn_server import Server
+from ragfm.server.served_models import ServedModels
+from ragfm.testing import ScriptedReader
+served = ServedModels([("handbook", sys.argv[1])], [("script", ScriptedReader(["Yes."]))])
+app = create_app(served, keys=KeyTable(sys.argv[1]))
+Server(app, host="127.0.0.1", port=0, on_listening=lambda address: print(address, flush=True)).run()
+"""
+
+
+def test_another_server_indexes_the_uploads_of_one_that_was_killed(
+    address: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    with Collection.open(make_collection(tmp_path)) as folder:
+        folder.copy(address)
+    store, reader = key_store(None, address), ScriptedReader("Yes.")
+    secret = store.add(Key(name="guest", per_minute=1e6))
+    (tmp_path / "secrets.json").write_text(json.dumps({"guest": secret}))
+    with ExitStack() as lock, ExitStack() as servers:
+        lock.enter_context(PostgresDatabase(address).lock())  # nothing can be indexed
+        killed = servers.enter_context(
+            subprocess.Popen([sys.executable, "-c", SERVER, address], stdout=subprocess.PIPE, text=True)
+        )
+        assert killed.stdout
+        client = httpx.Client(
+            base_url=killed.stdout.readline().strip(), headers={"Authorization": f"Bearer {secret}"}, timeout=60
+        )
+        files = [{"file": (f"{number}.txt", f"Note {number} about okapis.".encode())} for number in range(3)]
+        said = [client.post("/v1/documents", files=file) for file in files]
+        assert [response.status_code for response in said] == [201] * 3
+        uris = [response.json()["uri"] for response in said]
+        eventually(lambda: _turn(postgres, address) != "{}", 60)
+        other = servers.enter_context(serve(tmp_path, reader, collection=address, store=store))
+        eventually(lambda: {_state(other, uri) for uri in uris} == {"indexing"})  # by the first server
+        killed.kill()
+        lock.close()
+        eventually(lambda: {_state(other, uri) for uri in uris} == {"ready"}, 120)
+        eventually(lambda: postgres.sql(f"SELECT DISTINCT state FROM {_schema(address)}.uploads") == "ready")
+    for uri in uris:
+        rows = postgres.sql(f"SELECT count(*), count(died) FROM {_schema(address)}.documents WHERE uri = '{uri}'")
+        assert rows == "1|0"
+    # A server with an empty cache folder has everything: keys, uploads, documents.
+    shutil.rmtree(tmp_path / "cache")
+    with serve(tmp_path, reader, collection=address, store=store) as restarted:
+        hits = restarted.client("guest").post("/v1/search", json={"query": "okapis", "k": 3}).json()["data"]
+        assert {hit["uri"] for hit in hits} == set(uris)
+        late = _upload(restarted, "late.txt", "Late.").json()["uri"]
+        eventually(lambda: {_state(restarted, uri) for uri in [*uris, late]} == {"ready"}, 120)
+
+
+def test_a_collection_of_an_older_version_gets_the_tables(
+    address: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    with Collection.open(make_collection(tmp_path)) as folder:
+        folder.copy(address)
+    schema = _schema(address)
+    postgres.sql(
+        f"DROP TABLE {schema}.upload_parts, {schema}.uploads, {schema}.answer_log, {schema}.server_rates;"
+        f"DELETE FROM {schema}.properties WHERE key LIKE 'uploads%'"
+    )
+    with serve(tmp_path, ScriptedReader("Yes."), collection=address) as it:
+        refused = _upload(it, "note.txt", "The okapi is called Ann.")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "uploads_unavailable")
+        with pytest.raises(LogError, match="no answer log"):
+            Collection.open(address).answer_log.entries()
+        Collection.open(address).sync(tmp_path / "docs")
+        assert Collection.open(address).answer_log.entries() == []
+        policies = postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{schema}'")
+        assert policies == "9"
+        uri = _upload(it, "note.txt", "The okapi is called Ann.").json()["uri"]
+        eventually(lambda: _state(it, uri) == "ready", 120)
+
+
+def _schema(address: str) -> str:
+    return address.rpartition("collection=")[2]
+
+
+def _turn(postgres: PostgresServer, address: str) -> str:
+    return postgres.sql(f"SELECT value FROM {_schema(address)}.properties WHERE key = 'uploads'")

@@ -24,8 +24,8 @@ from ragfm import Collection
 from ragfm.ingestion.sources import SourceError
 from ragfm.server import document_routes
 from ragfm.server.api_keys import Key, KeyFile
-from ragfm.server.uploads import Uploads, safe_file_name
 from ragfm.store.sqlite_database import write_lock
+from ragfm.store.uploads import UploadFolder, safe_file_name
 from ragfm.testing import ScriptedReader
 
 
@@ -190,7 +190,7 @@ def test_names_of_many_bytes_are_shortened(running: Running) -> None:
 
 def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path) -> None:
     collection = make_collection(tmp_path)
-    uploads, packed = Uploads(collection), io.BytesIO()
+    uploads, packed = UploadFolder(collection), io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name in ("a.txt", "b.txt", "c.txt"):
             archive.writestr(name, f"The okapi lives in {name}.")
@@ -296,12 +296,12 @@ def test_file_names_are_safe(name: str, fit: str) -> None:
 
 
 def test_remains_of_a_crash_are_removed(tmp_path: Path) -> None:
-    uploads = Uploads(tmp_path)
+    uploads = UploadFolder(tmp_path)
     kept = uploads.store(io.BytesIO(b"kept"), "kept.txt", ["key:a"])
     (uploads.folder / ".0123456789abcdef").mkdir()
     (uploads.folder / ".0123456789abcdef" / "half.txt").write_text("half")
     assert list(uploads.all()) == [kept]
-    uploads.remove_incomplete()
+    uploads.begin()
     assert [path.name for path in uploads.folder.iterdir()] == [kept.uri.split("/")[1]]
 
 
@@ -309,7 +309,7 @@ def test_uploads_go_next_to_a_source_that_holds_the_collection(tmp_path: Path) -
     (tmp_path / "leave.md").write_text("28 days of leave.")
     collection = Collection.open(tmp_path / ".ragfm", embedder="hashing")
     collection.sync(tmp_path)
-    uploads = Uploads(tmp_path / ".ragfm")
+    uploads = UploadFolder(tmp_path / ".ragfm")
     stored = uploads.store(io.BytesIO(b"The zebra is called Bob."), "zebra.txt", ["key:a"])
     collection.sync(uploads.folder, name=".uploads")
     assert [info.uri for info in collection.documents()] == [stored.uri, "leave.md"]
@@ -385,7 +385,7 @@ def test_a_kill_loses_no_acknowledged_upload(tmp_path: Path, kills: int) -> None
     for _ in range(kills):
         acknowledged |= upload_until_killed(tmp_path, collection, secret)
     assert len(acknowledged) > 5 * kills
-    uploads = Uploads(collection)
+    uploads = UploadFolder(collection)
     known = {upload.uri for upload in uploads.owned_by("key:guest")}
     assert set(acknowledged) <= known
     for uri, data in acknowledged.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 from support.postgres_server import POOL_PORT, USER, PostgresServer, pgbouncer, postgres_server
 from support.shell import InProcessShell
 
-from ragfm import Collection, Settings
+from ragfm import Answer, Collection, Settings, Usage
 from ragfm.core.errors import (
     AccessDeniedError,
     CollectionBusyError,
@@ -31,15 +32,19 @@ from ragfm.core.errors import (
     CollectionUnavailableError,
     ConfigError,
     DamagedCollectionError,
+    LogError,
     MissingExtraError,
     UnsupportedError,
 )
 from ragfm.embedders import load_embedder
 from ragfm.evaluation.settings_file import write_keys
+from ragfm.generation.answer_log import AnswerContext
+from ragfm.generation.log_entries import LogFilter
 from ragfm.samples import HANDBOOK
 from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
 from ragfm.store import postgres_database
+from ragfm.store.postgres_database import PostgresDatabase
 from ragfm.testing import HashingEmbedder
 
 psycopg = pytest.importorskip("psycopg", reason="needs the extra postgres")
@@ -270,6 +275,30 @@ def test_a_long_commit_keeps_the_lease(address: str, docs: Path, monkeypatch: py
         catalog.commit(source, [], ["hours.txt"])
 
 
+def test_one_process_at_a_time_has_the_turn(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _open(address).sync(docs)
+    first, second = PostgresDatabase(address), PostgresDatabase(address)
+
+    def is_taken() -> bool:
+        with second.reading() as connection:
+            return second.turn_is_taken(connection, "uploads")
+
+    with first.turn("uploads") as has_turn:
+        assert has_turn
+        assert is_taken()
+        with second.turn("uploads") as others_turn:
+            assert not others_turn
+        _open(address).sync(docs)  # the turn is not the write lock
+    assert not is_taken()
+    monkeypatch.setattr(postgres_database, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(PostgresDatabase, "_renew_lease", lambda *_: None)  # as if its machine had failed
+    with first.turn("uploads") as has_turn:
+        assert has_turn
+        time.sleep(0.5)
+        with second.turn("uploads") as others_turn:
+            assert others_turn
+
+
 WRITER = """
 import sys
 from ragfm import Collection, Settings
@@ -360,7 +389,7 @@ def test_a_restored_dump_verifies_and_an_older_one_is_refused(
     copy = _open(restored)
     assert copy.search("leave", 10) == expected
     assert not copy.verify().damaged
-    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "6"
+    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "9"
     copy.close()
     assert _open(restored).sync(docs).added == 1  # sequences are restored, too
 
@@ -446,6 +475,24 @@ def test_the_roles_of_the_documentation(address: str, docs: Path, postgres: Post
     assert [key and key.name for key in map(keys["reader"].find, secrets)] == ["owner", "writer"]
     with pytest.raises(AccessDeniedError):
         keys["reader"].add(Key(name="reader"))
+    often = Key(name="often", per_minute=1)  # the reader cannot share its count
+    assert [keys[role].take(often) > 0 for role in ("writer", "owner", "reader", "reader")] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    stored = writer.open_uploads().store(io.BytesIO(b"A note."), "note.txt", ["key:ann"])
+    assert [one.uri for one in reader.open_uploads().owned_by("key:ann")] == [stored.uri]
+    with pytest.raises(AccessDeniedError):
+        reader.open_uploads().store(io.BytesIO(b"A note."), "note.txt", ["key:ann"])
+    answer = Answer("How much leave?", "28 days.", "answered", (), (), (), Usage(), 0.5, query="How much leave?")
+    number = writer.answer_log.add(answer, AnswerContext("bundled", None, None, None, 0.0, 0.1))
+    with pytest.raises(LogError, match="permission denied"):
+        reader.answer_log.rate(number, "up")
+    with pytest.raises(LogError, match="only the table's owner may rewrite it"):
+        writer.answer_log.forget(LogFilter(ids=[number]))
+    assert _open(places["owner"]).answer_log.forget(LogFilter(ids=[number])) == 0
 
 
 def test_the_commands(address: str, tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 from support.postgres_server import USER, PostgresServer
 
-from ragfm import Collection, Settings
+from ragfm import Answer, Collection, Settings, Usage
 from ragfm.core.errors import CollectionError, FilterError
+from ragfm.generation.answer_log import AnswerContext
 from ragfm.testing import HashingEmbedder
 
 pytest.importorskip("psycopg", reason="needs the extra postgres")
@@ -130,6 +131,30 @@ def test_revoked_rights_damage_no_view(restricted: Collection, tmp_path: Path) -
     assert CANARY not in repr(member.search(CANARY, 50))
     assert store.snapshot().usable
     assert restricted.search(CANARY, 1)[0].uri == "secret/pay.md"
+
+
+def test_the_wall_holds_for_what_servers_store(restricted: Collection) -> None:
+    uploads, log = restricted.open_uploads(), restricted.answer_log
+    for owner in ("key:ann", "key:bob"):
+        uploads.store(io.BytesIO(owner.encode()), f"{owner}.txt", [owner, "sales"])
+        groups = frozenset({owner, "sales"})
+        log.add(
+            Answer("q", "a", "answered", (), (), (), Usage(), 0.5), AnswerContext("r", None, groups, None, 0.0, 0.1)
+        )
+    database = restricted._store.database
+
+    def rows(*groups: str) -> list[int]:
+        with restricted._store.catalog.read() as connection:
+            if groups:
+                database.restrict(connection, frozenset(groups))
+            schema = connection.get_execution_options()["schema_translate_map"][None]
+            tables = ("uploads", "upload_parts", "answer_log")
+            return [connection.exec_driver_sql(f"SELECT count(*) FROM {schema}.{name}").scalar_one() for name in tables]
+
+    assert rows() == [2, 2, 2]
+    assert rows("key:ann", "sales") == [1, 1, 1]
+    assert rows("sales") == rows("key:carl", "sales") == [0, 0, 0]
+    assert rows("key:ann") == [1, 1, 0]  # the answer was for `sales`, too
 
 
 def test_the_wall_holds_for_the_role_that_owns_the_tables(

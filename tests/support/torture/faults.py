@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragfm.store.collection_store import UPLOADS_SOURCE
 from ragfm.store.tables import text_hash
+from ragfm.store.uploads import UPLOADS_SOURCE
 from support.torture.expected_state import ExpectedState
 from support.torture.fork_server import Child, ForkServer
 from support.torture.writer_jobs import UPLOAD, UPLOAD_ID

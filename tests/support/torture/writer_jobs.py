@@ -15,10 +15,9 @@ from unittest import mock
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import DiskFullError, RagfmError
-from ragfm.server.uploads import Uploads
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.collection_store import UPLOADS_SOURCE
 from ragfm.store.tables import text_hash
+from ragfm.store.uploads import UPLOADS_SOURCE, UploadFolder
 from support.torture.expected_state import ALLOWED, SOURCES
 from support.torture.helpers import CachedHashingEmbedder, Report, open_collection, prose
 
@@ -170,8 +169,8 @@ def one_change(report: Report, folder: str, change: str, seed: int, attempts: in
 
 def _upload(collection: Collection, place: Path) -> None:
     """Store a file as the server does, and index it."""
-    uploads = Uploads(collection.path)
-    uploads.remove_incomplete()
+    uploads = UploadFolder(collection.path)
+    uploads.begin()
     if not uploads.folder.exists() or not list(uploads.all()):
         with mock.patch.object(secrets, "token_hex", return_value=UPLOAD_ID):
             uploads.store(io.BytesIO(UPLOAD), "note.md", ["key:a"])

@@ -1,0 +1,224 @@
+"""Uploads in the database of a collection, which all its servers share. Implements UploadStore.
+
+The bytes are rows of about a megabyte. A deletion remains as a row until a sync has removed the documents.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+
+from ragfm.core.durable_files import create_file
+from ragfm.core.types import Ref
+from ragfm.store.postgres_database import UPLOADS_TURN, PostgresDatabase
+from ragfm.store.tables import upload_parts, uploads
+from ragfm.store.uploads import (
+    ACCESS_FILE,
+    OVERHEAD_BYTES,
+    UPLOADS_ADDRESS,
+    UPLOADS_SOURCE,
+    SliceReport,
+    Upload,
+    UploadQuotaError,
+    UploadsWaitingError,
+    safe_file_name,
+    upload_id,
+)
+
+_PART_BYTES = 2**20
+_QUEUED, _READY, _FAILED, _REMOVED = "queued", "ready", "failed", "removed"
+_PENDING = uploads.c.state.in_((_QUEUED, _REMOVED))
+
+
+class UploadTable:
+    """The uploads of a collection on PostgreSQL. Thread-safe. All methods raise CollectionError."""
+
+    shared = True
+    source = UPLOADS_ADDRESS
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        self._database = database
+        self._owners: dict[str, str] = {}  # by id
+        self._checked = False  # whether the server keeps what it acknowledges
+
+    def store(
+        self,
+        file: BinaryIO,
+        name: str,
+        groups: list[str],
+        *,
+        max_bytes: float = math.inf,
+        max_waiting: float = math.inf,
+    ) -> Upload:
+        """Store a file, see UploadStore. The limits hold for the uploads to all servers."""
+        if not self._checked:
+            self._database.check_server()
+            self._checked = True
+        owner = groups[0]
+        file.seek(0, os.SEEK_END)
+        size = file.tell() + OVERHEAD_BYTES
+        file.seek(0)
+        queued = sa.func.count().filter(uploads.c.state == _QUEUED)
+        sums = sa.select(sa.func.coalesce(sa.func.sum(uploads.c.bytes), 0).label("used"), queued.label("queued"))
+        with self._database.committing() as connection:
+            # One upload of an owner after the other, so that they cannot exceed the limits together.
+            lock = sa.func.hashtextextended(f"ragfm uploads {self._database.default_name} {owner}", 0)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+            sums = sums.where(uploads.c.owner == owner, uploads.c.state != _REMOVED)
+            owned = connection.execute(sums).one()
+            if owned.queued >= max_waiting:
+                raise UploadsWaitingError
+            if owned.used + size > max_bytes:
+                raise UploadQuotaError(int(owned.used), size)
+            number, file_name = secrets.token_hex(8), safe_file_name(name)
+            _insert(connection, number, file_name, groups, file, size, time.time())
+        return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
+
+    def find(self, uri: str, owner: str) -> Upload | None:
+        """The owner's upload that a document is or is part of."""
+        found = self._select(owner, uploads.c.id == upload_id(uri))
+        return next((one for one in found if uri == one.uri or uri.startswith(f"{one.uri}/")), None)
+
+    def owned_by(self, owner: str) -> list[Upload]:
+        """The uploads of a key's own group, in order of URI."""
+        return self._select(owner)
+
+    def all(self) -> list[Upload]:
+        """All uploads in order of URI."""
+        return self._select(None)
+
+    def _select(self, owner: str | None, *conditions: sa.ColumnElement[bool]) -> list[Upload]:
+        query = sa.select(uploads.c.id, uploads.c.name, uploads.c.owner, uploads.c.bytes, uploads.c.error)
+        query = query.where(uploads.c.state != _REMOVED, *conditions).order_by(uploads.c.id)
+        with self._database.reading() as connection:
+            if owner is not None:
+                self._database.restrict(connection, frozenset({owner}))
+                query = query.where(uploads.c.owner == owner)
+            rows = connection.execute(query).all()
+        self._owners.update((row.id, row.owner) for row in rows)
+        return [Upload(f"{UPLOADS_SOURCE}/{row.id}/{row.name}", row.owner, row.bytes, row.error) for row in rows]
+
+    def owner_of_path(self, path: str) -> str:
+        """The owner of the upload that a path of the source belongs to; empty if there is no such upload."""
+        number = path.partition("/")[0]
+        if number not in self._owners:
+            self._select(None, uploads.c.id == number)
+        return self._owners.get(number, "")
+
+    def remove(self, upload: Upload) -> None:
+        """Delete an upload's content. Raises FileNotFoundError if it does not exist."""
+        number = upload_id(upload.uri)
+        with self._database.committing() as connection:
+            row = sa.and_(uploads.c.id == number, uploads.c.state != _REMOVED)
+            if not connection.execute(uploads.update().where(row).values(state=_REMOVED, listing=None)).rowcount:
+                raise FileNotFoundError(upload.uri)
+            connection.execute(upload_parts.delete().where(upload_parts.c.upload_id == number))
+
+    def begin(self) -> None:
+        """Nothing: an interrupted transaction leaves no rows."""
+
+    def work(self) -> tuple[bool, bool]:
+        """Whether uploads or deletions have to be indexed, and whether another server has the turn."""
+        with self._database.reading() as connection:
+            pending = bool(connection.scalar(sa.select(sa.exists(sa.select(uploads.c.id).where(_PENDING)))))
+            return pending, pending and self._database.turn_is_taken(connection, UPLOADS_TURN)
+
+    def turn(self) -> AbstractContextManager[bool]:
+        """A lease of the process that indexes; False if another one holds it."""
+        return self._database.turn(UPLOADS_TURN)
+
+    def pending(self) -> Mapping[str, str]:
+        """The states of uploads and deletions that are not indexed yet, by id."""
+        with self._database.reading() as connection:
+            return {
+                row.id: row.state
+                for row in connection.execute(sa.select(uploads.c.id, uploads.c.state).where(_PENDING))
+            }
+
+    def settle(self, report: SliceReport) -> None:
+        """Record what a slice has done. What was deleted meanwhile remains pending."""
+        removed = [number for number, state in report.settled.items() if state == _REMOVED]
+        queued = [number for number in report.settled if number not in removed]
+        errors = {upload_id(uri): error for uri, error in report.failed.items()}
+        with self._database.committing() as connection:
+            if removed:
+                gone = sa.and_(uploads.c.id.in_(removed), uploads.c.state == _REMOVED)
+                connection.execute(uploads.delete().where(gone))
+            changed = uploads.update().where(uploads.c.id == sa.bindparam("number"), uploads.c.state != _REMOVED)
+            states = [(number, errors.get(number)) for number in queued]
+            if states:
+                connection.execute(
+                    changed.values(state=sa.bindparam("new_state"), error=sa.bindparam("new_error")),
+                    [{"number": n, "new_state": _FAILED if e else _READY, "new_error": e} for n, e in states],
+                )
+
+    def is_pending(self, upload: Upload) -> bool:
+        """Whether the upload, or its deletion, is not indexed yet."""
+        query = sa.select(sa.exists(sa.select(uploads.c.id).where(uploads.c.id == upload_id(upload.uri), _PENDING)))
+        with self._database.reading() as connection:
+            return bool(connection.scalar(query))
+
+    # --- For the source and for copies ---------------------------------------------------------------------------
+
+    def listings(self, listed_with: str) -> dict[str, Sequence[Ref] | None]:
+        """The files of each upload by its id, None if they were not listed with this version and these limits."""
+        query = sa.select(uploads.c.id, uploads.c.listing, uploads.c.listed_with).where(uploads.c.state != _REMOVED)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(uploads.c.id)).all()
+        return {row.id: _refs(row.listing) if row.listed_with == listed_with else None for row in rows}
+
+    def keep_listing(self, number: str, listed_with: str, refs: Sequence[Ref]) -> None:
+        """Store the files of an upload, so that only one process has to look into an archive."""
+        values = {"listing": [asdict(ref) for ref in refs], "listed_with": listed_with}
+        with self._database.committing() as connection:
+            row = sa.and_(uploads.c.id == number, uploads.c.state != _REMOVED)
+            connection.execute(uploads.update().where(row).values(values))
+
+    def write_to(self, folder: Path, number: str) -> None:
+        """Write the content of an upload and its access file to a folder. Raises FileNotFoundError if it is gone."""
+        parts = sa.select(upload_parts.c.data).where(upload_parts.c.upload_id == number).order_by(upload_parts.c.number)
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(uploads).where(uploads.c.id == number)).one_or_none()
+            if row is None or row.state == _REMOVED:
+                raise FileNotFoundError(number)
+            with create_file(folder / ACCESS_FILE) as access:
+                access.write("\n".join(row.groups).encode())
+            with create_file(folder / row.name) as file:
+                for (data,) in connection.execute(parts.execution_options(stream_results=True, max_row_buffer=2)):
+                    file.write(data)
+        os.utime(folder / row.name, (row.created, row.created))
+
+    def add_from(self, folder: Path) -> bool:
+        """Add an upload from a folder as UploadFolder keeps it, under its id. False if it is there already."""
+        groups = (folder / ACCESS_FILE).read_text(encoding="utf-8").split("\n")
+        path = next(path for path in folder.iterdir() if path.name != ACCESS_FILE)
+        with path.open("rb") as file, self._database.committing() as connection:
+            if connection.scalar(sa.select(uploads.c.id).where(uploads.c.id == folder.name)):
+                return False
+            status = os.fstat(file.fileno())
+            _insert(connection, folder.name, path.name, groups, file, status.st_size + OVERHEAD_BYTES, status.st_mtime)
+        return True
+
+
+def _insert(
+    connection: sa.Connection, number: str, name: str, groups: list[str], file: BinaryIO, size: int, created: float
+) -> None:
+    values = {"id": number, "owner": groups[0], "name": name, "groups": groups, "bytes": size, "created": created}
+    connection.execute(uploads.insert().values(**values, state=_QUEUED))
+    count = 0
+    while data := file.read(_PART_BYTES):
+        connection.execute(upload_parts.insert(), {"upload_id": number, "number": count, "data": data})
+        count += 1
+
+
+def _refs(listing: Sequence[Mapping[str, Any]]) -> list[Ref]:
+    return [Ref(**{**ref, "allow": None if ref["allow"] is None else tuple(ref["allow"])}) for ref in listing]
