@@ -2,6 +2,7 @@
 
 HEAD        is rewritten for the newest generation in the catalog
 views/      damaged views and leftovers are removed, a missing view is built
+backend     rows that the search backend keeps elsewhere are added, corrected and deleted
 catalog.db  rows of `tags` and `groups` are rewritten from documents, sources and the connectors' rules
 """
 
@@ -65,6 +66,8 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
                     update_groups(commit.connection, sources[row.source_id], {row.path: allow})
                 commit.record("mend", document_ids)
             repairs.append(f"rewrote groups and tags of {len(document_ids)} documents")
+        for place, what, expected, found in store.backend.differences(catalog, store.settings, repair=True):
+            repairs.append(f"corrected {what} of {place}: expected {expected}, found {found}")
         before = {path.name for path in views.glob("*")}
         store.save_view(catalog)
         saved = {path.name for path in views.glob("*")} - before

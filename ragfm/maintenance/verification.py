@@ -4,9 +4,10 @@
     catalog.db    checksums of all pages, SQLite's own checks, the chain of generations, and each live document with its
                   chunks, vectors, access groups and tags
     views/        checksums of all blocks, the ids, and a sample of scores
+    backend       what the search backend keeps elsewhere: all vectors, in tables of the database or in Milvus
 
-Views, and rows that follow from documents, can be rebuilt from the catalog: see `repair`. If the catalog itself is
-damaged, its intact documents can be saved into a new collection: see `salvage`.
+Views, what a backend keeps, and rows that follow from documents, can be rebuilt from the catalog: see `repair`. If the
+catalog itself is damaged, its intact documents can be saved into a new collection: see `salvage`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments,
 from ragfm.maintenance.repair import repair as repair_derived
 from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
-from ragfm.store.database import Database
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages
 from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, vectors
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
@@ -43,7 +43,7 @@ _EXACT_TOLERANCE, _APPROXIMATE_TOLERANCE = 1e-4, 0.02  # of a score
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A value that differs from the committed one, and the file of the collection that it is in."""
+    """A value that differs from the committed one, and the file of the collection or the place that it is in."""
 
     file: str
     what: str
@@ -89,11 +89,11 @@ def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | N
     parts = (HEAD_FILE, CATALOG_FILE, VIEWS_FOLDER)
     if not (database.exists if database.shared else any((database.folder / name).exists() for name in parts)):
         raise CollectionNotFound(f"There is no collection at '{database.location}'.", "Choose a different one with -c.")
-    check = _Check(database, progress or ignore_progress)
+    check = _Check(store, progress or ignore_progress)
     repairs: list[str] = []
     if repair and not check.catalog_damaged:
         repairs = repair_derived(store, {finding.file for finding in check.findings}, check.derived_ids)
-        check = _Check(database, progress or ignore_progress)
+        check = _Check(store, progress or ignore_progress)
     return VerifyReport(
         generation=check.generation,
         documents=check.documents,
@@ -114,8 +114,8 @@ class _Check:
     has damage that cannot be repaired.
     """
 
-    def __init__(self, database: Database, progress: ProgressCallback) -> None:
-        folder = database.folder
+    def __init__(self, store: Store, progress: ProgressCallback) -> None:
+        database, folder = store.database, store.folder
         self._database = database
         self._progress = progress
         self.findings: list[Finding] = []
@@ -163,6 +163,8 @@ class _Check:
                 for discrepancy in discrepancies:
                     self.findings.append(Finding(name, *discrepancy))
                     self.catalog_damaged |= name == CATALOG_FILE
+            if catalog is not None:
+                self.findings += [Finding(*found) for found in store.backend.differences(catalog, store.settings)]
         finally:
             if catalog is not None:
                 catalog.close()

@@ -71,6 +71,26 @@ class MilvusSnapshot(VectorServerSnapshot):
         rows.drop_others(catalog)
         return updated
 
+    @classmethod
+    def differences(
+        cls, catalog: Catalog, settings: Settings, *, repair: bool = False
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """Rows that are missing, different, unknown to the catalog, or have another vector."""
+        generation = catalog.at()
+        rows = _Rows(catalog, generation.contract_id, settings)
+        if not rows.exist():
+            return
+        changed = unknown = 0
+        for page, others in rows.differences(catalog):
+            changed, unknown = changed + len(page), unknown + len(others)
+        wrong = list(rows.wrong_vectors(catalog, generation))
+        if repair and isinstance(catalog, CatalogWriter):
+            rows.delete(wrong)
+            cls._update_rows(catalog, settings)
+        if changed or unknown or wrong:
+            found = f"{changed} missing or different, {unknown} unknown, {len(wrong)} with another vector"
+            yield f"Milvus, {rows.name}", "the rows", "those of the catalog", found
+
     def _without_row(self, generation: Generation, after: int) -> Ids:
         assert self._rows is not None
         catalog = self._catalog
@@ -154,7 +174,7 @@ class _Rows:
     def __init__(self, catalog: Catalog, contract_id: int, settings: Settings) -> None:
         with catalog.read() as connection:
             self._prefix = f"ragfm_{read_property(connection, 'collection')}_"
-        self._contract_id, self._name = contract_id, f"{self._prefix}{contract_id}"
+        self._contract_id, self.name = contract_id, f"{self._prefix}{contract_id}"
         server = settings.milvus
         if not server.uri:
             raise ConfigError(
@@ -180,7 +200,7 @@ class _Rows:
     def exist(self) -> bool:
         """Whether a writer has created them."""
         with self._calls():
-            return bool(self._client.has_collection(self._name, timeout=_TIMEOUT))
+            return bool(self._client.has_collection(self.name, timeout=_TIMEOUT))
 
     def create(self, dim: int) -> None:
         """Create them, with an index, if they do not exist."""
@@ -199,7 +219,7 @@ class _Rows:
         with self._calls():
             # A search sees everything that was written before.
             self._client.create_collection(
-                self._name, schema=schema, index_params=index, consistency_level="Strong", timeout=_TIMEOUT
+                self.name, schema=schema, index_params=index, consistency_level="Strong", timeout=_TIMEOUT
             )
 
     def differences(self, catalog: Catalog, after: int = -1) -> Iterator[tuple[list[dict[str, Any]], list[int]]]:
@@ -240,13 +260,27 @@ class _Rows:
             more = len(page) == _PAGE_ROWS
             within = f"id > {last} and born > {after}" + (f" and id <= {page[-1].id}" if more else "")
             with self._calls():
-                found = self._client.query(self._name, within, output_fields=list(_FIELDS), timeout=_TIMEOUT)
+                found = self._client.query(self.name, within, output_fields=list(_FIELDS), timeout=_TIMEOUT)
             stored = {row["id"]: {field: row[field] for field in _FIELDS} for row in found}
             yield (
                 [row for row in expected.values() if stored.get(row["id"]) != row],
                 sorted(stored.keys() - expected.keys()),
             )
             last = page[-1].id if page else last
+
+    def wrong_vectors(self, catalog: Catalog, generation: Generation) -> Iterator[int]:
+        """The ids of live chunks whose row has another vector than the catalog."""
+        ids = catalog.chunk_ids(generation.id).tolist()
+        for start in range(0, len(ids), _BATCH_ROWS):
+            known, expected = catalog.vectors_of(generation, ids[start : start + _BATCH_ROWS])
+            with self._calls():
+                found = self._client.query(
+                    self.name, f"id in {known.tolist()}", output_fields=["id", "vector"], timeout=_TIMEOUT
+                )
+            positions = np.searchsorted(known, [row["id"] for row in found])
+            for row, vector in zip(found, expected[positions], strict=True):
+                if not np.array_equal(np.asarray(row["vector"], dtype=np.float32), vector):
+                    yield row["id"]
 
     def upsert(self, catalog: Catalog, generation: Generation, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows or replace them, with the catalog's vectors."""
@@ -255,13 +289,13 @@ class _Rows:
             batch = zip(*catalog.vectors_of(generation, list(known)[start : start + _BATCH_ROWS]), strict=True)
             data = [{**known[int(chunk_id)], "vector": vector} for chunk_id, vector in batch]
             with self._calls():
-                self._client.upsert(self._name, data, timeout=_TIMEOUT)
+                self._client.upsert(self.name, data, timeout=_TIMEOUT)
 
     def delete(self, ids: Sequence[int]) -> None:
         """Delete rows."""
         for start in range(0, len(ids), _BATCH_ROWS):
             with self._calls():
-                self._client.delete(self._name, ids=list(ids[start : start + _BATCH_ROWS]), timeout=_TIMEOUT)
+                self._client.delete(self.name, ids=list(ids[start : start + _BATCH_ROWS]), timeout=_TIMEOUT)
 
     def drop_others(self, catalog: Catalog) -> None:
         """Drop the rows of contracts that no generation has."""
@@ -278,7 +312,7 @@ class _Rows:
         parameters = {"metric_type": "IP", "params": {"ef": min(_MAX_EF, max(_MIN_EF, 2 * limit))}}
         with self._calls():
             hits = self._client.search(
-                self._name,
+                self.name,
                 [query[0]],
                 condition,
                 limit,
@@ -292,7 +326,7 @@ class _Rows:
     def ids(self, condition: str) -> Ids:
         """The ids of the rows that meet a condition."""
         with self._calls():
-            rows = self._client.query(self._name, condition, output_fields=["id"], timeout=_TIMEOUT)
+            rows = self._client.query(self.name, condition, output_fields=["id"], timeout=_TIMEOUT)
         return np.array([row["id"] for row in rows], dtype=np.int64)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Self
 from zlib import crc32
@@ -23,7 +24,7 @@ import sqlalchemy as sa
 from ragfm.core.config import Settings
 from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.core.types import Ids, Vectors
-from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, read_property
+from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, batches, read_property
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.search_backend import Predicate
 from ragfm.store.snapshot import MAX_TIES
@@ -130,13 +131,50 @@ class PgvectorSnapshot(VectorServerSnapshot):
         with catalog.write() as connection:
             # After the first rows, since building an index is faster than adding to one.
             index = f"{table.name}_hnsw"
-            if added and not _exists(connection, index):
+            if generation.chunks and not _exists(connection, index):
                 connection.execute(sa.select(sa.func.set_config("maintenance_work_mem", "512MB", True)))
                 connection.execute(sa.text(f"CREATE INDEX {index} ON {name} USING hnsw (embedding halfvec_ip_ops)"))
             if added:
                 for changed in (table, chunks, documents):
                     connection.execute(sa.text(f'ANALYZE "{_schema(connection)}".{changed.name}'))
         return added
+
+    @classmethod
+    def differences(
+        cls, catalog: Catalog, settings: Settings, *, repair: bool = False
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """Rows that are missing or have another vector, and a missing or incomplete index."""
+        _check_server(catalog)
+        generation, missing, wrong = catalog.at(), 0, list[bytes]()
+        table = _index_table(generation)
+        same_text = table.c.text_hash == vectors.c.text_hash
+        query = (
+            sa.select(vectors.c.text_hash, vectors.c.vector, sa.func.halfvec_send(table.c.embedding).label("stored"))
+            .select_from(vectors.outerjoin(table, same_text))
+            .where(vectors.c.contract_id == generation.contract_id)
+        )
+        index = f"{table.name}_hnsw"
+        with catalog.read() as connection:
+            if not _exists(connection, table.name):
+                return
+            is_valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+            indexed = bool(connection.scalar(is_valid, {"name": f'"{_schema(connection)}".{index}'}))
+            for key, vector, stored in connection.execute(query.execution_options(yield_per=1000)):
+                missing += stored is None
+                if stored is not None and bytes(stored) != _halfvec(vector):
+                    wrong.append(key)
+        if repair and isinstance(catalog, CatalogWriter):
+            with catalog.write() as connection:
+                for batch in batches(wrong):
+                    connection.execute(table.delete().where(table.c.text_hash.in_(batch)))
+                if not indexed:
+                    connection.execute(sa.text(f'DROP INDEX IF EXISTS "{_schema(connection)}".{index}'))
+            cls._update_rows(catalog, settings)
+        if missing or wrong:
+            found = f"{missing} missing and {len(wrong)} different"
+            yield table.name, "the vectors", "those of the catalog", found
+        if generation.chunks and not indexed:
+            yield table.name, f"the index {index}", "valid", "missing or invalid"
 
     def _without_row(self, generation: Generation, after: int) -> Ids:
         assert self._table is not None
@@ -229,10 +267,15 @@ def _index_settings(count: int) -> sa.Select[Any]:
 
 
 def _copy_row(key: bytes, vector: bytes) -> bytes:
-    """A row of two columns in the binary format of COPY: a bytea, and a halfvec as dim, 0, and big-endian float16."""
-    half = np.frombuffer(vector, dtype="<f4").astype(">f2").tobytes()
-    fields = (key, (len(half) // 2).to_bytes(2) + bytes(2) + half)
+    """A row of two columns in the binary format of COPY: a bytea and a halfvec."""
+    fields = (key, _halfvec(vector))
     return (2).to_bytes(2) + b"".join(len(field).to_bytes(4) + field for field in fields)
+
+
+def _halfvec(vector: bytes) -> bytes:
+    """A vector of the catalog in the binary format of halfvec: dim, 0, and big-endian float16."""
+    half = np.frombuffer(vector, dtype="<f4").astype(">f2").tobytes()
+    return (len(half) // 2).to_bytes(2) + bytes(2) + half
 
 
 def _index_table(generation: Generation) -> sa.Table:

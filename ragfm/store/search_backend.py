@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -61,6 +61,16 @@ class SearchBackend(Protocol):
 
         The caller holds the collection's lock if `catalog` is a CatalogWriter. If not, only indexes of this machine may
         change. `language_changed` is called if the words are in another language than before. Raises CollectionError.
+        """
+
+    @classmethod
+    def differences(
+        cls, catalog: Catalog, settings: Settings, *, repair: bool = False
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """Compare what is stored outside of the local views with the newest generation of the catalog.
+
+        Returns place, item, expected and actual value of each difference. With `repair`, the caller holds the lock, and
+        the differences are corrected. Nothing that is stored is not a difference.
         """
 
     @classmethod

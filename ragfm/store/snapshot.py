@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Self
 
@@ -122,6 +122,13 @@ class Snapshot:
         if view is None or view.keywords is None or view.keywords.language != keywords.language:
             language_changed(newest, keywords.language)
         return True
+
+    @classmethod
+    def differences(
+        cls, catalog: Catalog, settings: Settings, *, repair: bool = False
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """None: everything is in the views, whose files `verify` checks."""
+        return iter(())
 
     @classmethod
     def open(cls, catalog: Catalog, generation: Generation, settings: Settings) -> Self:

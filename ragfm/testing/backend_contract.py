@@ -79,6 +79,8 @@ def _check(backend: type[SearchBackend], catalog: CatalogWriter, compacting: Cal
 
     def save() -> None:
         backend.save(catalog, settings, always=True, language_changed=lambda *_: None)
+        for difference in backend.differences(catalog, settings):
+            raise AssertionError(f"after a save: {difference}")
 
     empty = opened()
     _check_searches(empty, catalog, "an empty collection")

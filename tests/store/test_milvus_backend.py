@@ -62,7 +62,7 @@ def test_it_keeps_the_contract_on_postgresql(address: str, milvus: Settings, mon
 def test_recall_and_hits_under_predicates(tmp_path: Path, milvus: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with written(tmp_path / "collection", 5_000, MilvusSnapshot, milvus) as catalog:
         rows = rows_of(catalog, milvus)
-        rows._client.flush(rows._name)  # new rows are compared; only flushed ones are indexed
+        rows._client.flush(rows.name)  # new rows are compared; only flushed ones are indexed
         snapshot = opened(catalog, milvus)
         assert not len(snapshot._tail_ids)
         wheres = [
@@ -135,11 +135,11 @@ def test_lost_and_wrong_rows_are_found_again(tmp_path: Path, milvus: Settings) -
         ids = catalog.chunk_ids(catalog.generation())
         rows.delete(ids[:40].tolist())
         columns = ["id", "text", "born", "died", "groups", "vector"]
-        damaged = rows._client.query(rows._name, f"id in {ids[40:50].tolist()}", output_fields=columns)
+        damaged = rows._client.query(rows.name, f"id in {ids[40:50].tolist()}", output_fields=columns)
         changes = [{"died": 1}, {"groups": [5]}, {"text": 3}, {"born": 9}]
         for number, row in enumerate(damaged):
-            rows._client.upsert(rows._name, [{**row, **changes[number % 4]}])
-        rows._client.upsert(rows._name, [{**damaged[0], "id": 2**50}])  # which the catalog does not have
+            rows._client.upsert(rows.name, [{**row, **changes[number % 4]}])
+        rows._client.upsert(rows.name, [{**damaged[0], "id": 2**50}])  # which the catalog does not have
         snapshot = opened(catalog, milvus)
         assert snapshot._tail_ids.tolist() == ids[:50].tolist()
         assert snapshot.status(milvus)[0]["pending"] == 50
@@ -147,7 +147,7 @@ def test_lost_and_wrong_rows_are_found_again(tmp_path: Path, milvus: Settings) -
         saved = save(catalog, milvus)
         assert not len(saved._tail_ids)
         assert sorted(rows.ids("id > 0").tolist()) == ids.tolist()
-        rows._client.drop_collection(rows._name)
+        rows._client.drop_collection(rows.name)
         assert check_recall(opened(catalog, milvus), catalog, None, 60, queries) == 1
 
 
@@ -185,7 +185,27 @@ def test_results_equal_those_of_local(docs: Path, tmp_path: Path, milvus: Settin
     both[1].compact()
     both[1].sync(docs)
     rows = _Rows(both[1]._store.catalog, 2, milvus)
-    assert rows._client.list_collections() == [rows._name]
+    assert rows._client.list_collections() == [rows.name]
+
+
+def test_damaged_rows_are_reported_and_repaired(docs: Path, tmp_path: Path, milvus: Settings) -> None:
+    collection = _open(tmp_path / ".ragfm", milvus)
+    collection.sync(docs)
+    expected, catalog = _found(collection), collection._store.catalog
+    assert not collection.verify().damaged
+    rows = _Rows(catalog, 1, milvus)
+    first, second, third, *_ = rows._client.query(rows.name, "id > 0", output_fields=["*"])
+    rows.delete([first["id"]])
+    rows._client.upsert(rows.name, [{**second, "vector": [-number for number in second["vector"]]}])
+    rows._client.upsert(rows.name, [{**third, "groups": []}, {**third, "id": 2**50}])
+    (finding,) = collection.verify().findings
+    assert finding.file == f"Milvus, {rows.name}"
+    assert finding.found == "2 missing or different, 1 unknown, 1 with another vector"
+    report = collection.verify(repair=True)
+    assert not report.damaged
+    assert finding.found in "".join(report.mended)
+    assert not any([*next(rows.differences(catalog)), *rows.wrong_vectors(catalog, catalog.at())])
+    assert _found(_open(tmp_path / ".ragfm", milvus)) == expected
 
 
 def test_a_server_that_is_away_is_named(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

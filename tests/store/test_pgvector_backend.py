@@ -166,6 +166,26 @@ def test_without_an_index_and_behind_it_searches_are_exact(address: str, docs: P
     assert _found(_open(address)) == expected
 
 
+def test_damaged_rows_are_reported_and_repaired(address: str, docs: Path, postgres: PostgresServer) -> None:
+    table = f"{sa.make_url(address).query['collection']}.pgvector_1"
+    collection = _open(address)
+    collection.sync(docs)
+    expected = _found(collection)
+    postgres.sql(f"DELETE FROM {table} WHERE text_hash IN (SELECT text_hash FROM {table} ORDER BY 1 LIMIT 2)")
+    negative = "('[' || (SELECT string_agg((-x)::text, ',') FROM unnest(embedding::vector::real[]) x) || ']')::halfvec"
+    postgres.sql(f"UPDATE {table} SET embedding = {negative} WHERE text_hash = (SELECT max(text_hash) FROM {table})")
+    postgres.sql(f"DROP INDEX {table}_hnsw")
+    rows, index = collection.verify().findings
+    assert (rows.file, rows.found) == ("pgvector_1", "2 missing and 1 different")
+    assert (index.what, index.found) == ("the index pgvector_1_hnsw", "missing or invalid")
+    report = collection.verify(repair=True)
+    assert not report.damaged
+    assert rows.found in "".join(report.mended)
+    reopened = _open(address)
+    assert _found(reopened) == expected
+    assert reopened.status().indexes[0]["pending"] == 0
+
+
 def test_another_embedder_gets_an_index_of_its_own(address: str, docs: Path, postgres: PostgresServer) -> None:
     schema = sa.make_url(address).query["collection"]
     collection = _open(address)
