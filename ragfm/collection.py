@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 T = TypeVar("T")
-_PAUSE_SECONDS = 0.1  # between two looks; between two slices, twice the interval at which others try to get the lock
+_PAUSE_SECONDS = 0.1  # between two checks; between two slices, twice the interval at which others try to get the lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class Collection:
 
     @property
     def commit(self) -> str:
-        """The newest commit, as its generation and digest. After `sync`, `wait_for` on another machine takes it."""
+        """The newest commit, as its generation and digest. Pass it to `wait_for` on another machine after a `sync`."""
         newest = self._store.read_catalog(lambda catalog: catalog.at())
         return f"{newest.id}-{newest.digest}"
 
@@ -204,9 +204,10 @@ class Collection:
         return Collection(self._store, names if self._groups is None else self._groups & names, self._oldest)
 
     def at_least(self, generation: int) -> Collection:
-        """A handle that searches the generation that is ready, from this one on, rather than wait for the newest.
+        """A handle that searches any generation that is ready, this one or later, instead of waiting for the newest.
 
-        `refresh` prepares the newest one. Documents that are closed to the handle's groups are not found, at once.
+        `refresh` prepares the newest one. Documents that are closed to the handle's groups are no longer found, at
+        once.
         """
         return Collection(self._store, self._groups, generation)
 
@@ -284,7 +285,7 @@ class Collection:
     ) -> Iterator[SyncReport]:
         """Sync one source in slices, see `Turns`, until nothing is postponed. Yields the report of each slice.
 
-        The collection's lock is released between them. Removed documents may be any number. Raises what `sync` does.
+        The collection's lock is released between them. Any number of documents may be removed. Raises what `sync` does.
         """
         from ragfm.ingestion.source_request import SourceEntry, resolve_source
         from ragfm.ingestion.sources import sync_sources
@@ -347,9 +348,9 @@ class Collection:
         check_characters("query", query)
         k = self.settings.search.k if k is None else k
         if k < 1:
-            raise ValueError(f"k is {k}, it must be at least 1")
+            raise ValueError(f"k is {k}; it must be at least 1")
         if hops != "auto" and not 1 <= hops <= MAX_HOPS:
-            raise ValueError(f"hops is {hops}, it must be `auto`, or between 1 and {MAX_HOPS}")
+            raise ValueError(f"hops is {hops}; it must be `auto`, or between 1 and {MAX_HOPS}")
         settings = self.settings.search
         if hops != 1:
             steps: list[SearchStep] = []
@@ -397,7 +398,7 @@ class Collection:
         while not self.has(commit):
             if time.monotonic() > deadline:
                 raise CollectionBusyError(
-                    f"The server of '{self.location}' has not received the commit {commit} in {seconds:g} s.",
+                    f"The server of '{self.location}' has not received the commit {commit} within {seconds:g} s.",
                     "Wait longer, or connect to the primary server.",
                 )
             time.sleep(_PAUSE_SECONDS)

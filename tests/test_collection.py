@@ -58,7 +58,7 @@ def test_a_commit_is_there_or_awaited_or_lost(collection: Collection, docs: Path
     collection.wait_for(collection.commit, 0)
     later = f"{int(number) + 1}-{digest}"
     assert not collection.has(later)
-    with pytest.raises(CollectionBusyError, match=f"has not received the commit {later} in 0 s"):
+    with pytest.raises(CollectionBusyError, match=f"has not received the commit {later} within 0 s"):
         collection.wait_for(later, 0)
     with pytest.raises(DamagedCollectionError, match="commits were lost"):
         collection.has(f"{number}-0f")
@@ -218,7 +218,7 @@ def test_an_empty_folder_is_not_an_error(
     (tmp_path / "empty").mkdir()
     report = collection.sync(tmp_path / "empty")
     assert (report.added, report.failed) == (0, ())
-    assert "holds no document" in caplog.text
+    assert "contains no document" in caplog.text
     assert collection.search("anything") == []
 
 

@@ -233,7 +233,7 @@ def check_size(unpacked: int, size: int) -> None:
 
 def _check_entries(count: int, max_entries: int) -> None:
     if count > max_entries:
-        raise ArchiveLimitError(f"has {count:,} entries or more, the limit is {max_entries:,}")
+        raise ArchiveLimitError(f"has {count:,} entries or more; the limit is {max_entries:,}")
 
 
 def _read(file: Any, max_bytes: int) -> bytes:
@@ -253,7 +253,7 @@ class _LimitedFile:
 
     def read(self, size: int = -1) -> bytes:
         if self.max_read is not None and size > self.max_read:
-            raise ArchiveLimitError(f"has a directory of {size >> 20:,} MiB, the limit is {self.max_read >> 20:,} MiB")
+            raise ArchiveLimitError(f"has a directory of {size >> 20:,} MiB; the limit is {self.max_read >> 20:,} MiB")
         return self._file.read(size)
 
     def seekable(self) -> bool:

@@ -100,7 +100,9 @@ class GitConnector:
         if self._remote:
             scheme = self._location.partition("://")[0].lower()
             if scheme not in _SCHEMES:
-                raise ConfigError(f"A repository cannot be reached by {scheme!r}.", f"Use {', '.join(_SCHEMES)}.")
+                raise ConfigError(
+                    f"The scheme {scheme!r} is not supported for repositories.", f"Use {', '.join(_SCHEMES)}."
+                )
             check_no_secret(self._location, user=scheme in ("https", "http"))
             self.root: str | Path = without_user(self._location)
         else:
@@ -144,7 +146,7 @@ class GitConnector:
         except ParseError as error:
             raise ConnectorError(f"{ref.path!r} cannot be read: {error.message}.") from error
         if isinstance(found, int):
-            raise SkipDocument(f"{found:,} bytes, the limit is {self._max_bytes:,}")
+            raise SkipDocument(f"{found:,} bytes; the limit is {self._max_bytes:,}")
         if not isinstance(found, GitBlob):
             raise ConnectorError(f"{ref.path!r} is not a file.")
         data = found.data

@@ -196,7 +196,7 @@ def _read_lines(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes]]:
 def _read_json_lines(file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
     for offset, line in _read_lines(file, max_bytes):
         if len(line) > max_bytes:
-            yield offset, f"it is too long, the limit is {max_bytes:,} bytes."
+            yield offset, f"it is too long; the limit is {max_bytes:,} bytes."
         elif line.strip():
             try:
                 record = json.loads(line.decode(encoding))
@@ -216,7 +216,7 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
         for _, line in _read_lines(file, max_bytes):
             end_offset = file.tell()
             if len(line) > max_bytes:
-                problems.append(f"a line is too long, the limit is {max_bytes:,} bytes.")
+                problems.append(f"a line is too long; the limit is {max_bytes:,} bytes.")
                 line = b"\n"
             try:
                 yield line.decode(encoding)

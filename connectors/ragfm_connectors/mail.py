@@ -135,7 +135,7 @@ class MailConnector:
                     continue  # the same mail in another folder
                 self._positions[path] = _Position(file, start, size, None)
                 if size > self._max_bytes:
-                    yield Ref(path, skip=f"{size:,} bytes, the limit is {self._max_bytes:,}")
+                    yield Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,}")
                     continue
                 try:
                     message = parse_message(data)
@@ -146,7 +146,7 @@ class MailConnector:
                         continue
                     parts = find_attachments(message)
                     if len(parts) > _MAX_ATTACHMENTS:
-                        raise ConnectorError(f"it has {len(parts):,} attachments, the limit is {_MAX_ATTACHMENTS:,}")
+                        raise ConnectorError(f"it has {len(parts):,} attachments; the limit is {_MAX_ATTACHMENTS:,}")
                     names = []
                     for number, part in enumerate(parts, 1):
                         name = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name

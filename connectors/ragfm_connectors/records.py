@@ -71,7 +71,7 @@ class Fields:
         if all(value is _ABSENT for value in values):
             wanted = ", ".join(map(repr, self.text))
             present = ", ".join(map(repr, list(record)[:_MAX_SHOWN_FIELDS]))
-            raise ConnectorError(f"none of the text fields {wanted} found; the record has {present}.")
+            raise ConnectorError(f"none of the text fields {wanted} was found; the record has {present}.")
         title = "" if self.title is None else " ".join(_text(_find(record, self.title)).split())
         text = "\n\n".join(part for part in map(_text, values) if part)
         metadata: dict[str, Scalar] = {"title": title} if title else {}

@@ -46,14 +46,14 @@ def check_no_secret(address: str, *, user: bool = False) -> None:
     secrets += [value for key, value in parse_qsl(parts.query) if _SECRET_KEYS.search(key)]
     if any(_VARIABLE.sub("", secret) for secret in secrets):
         shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}"
-        raise ConfigError(f"The address {shown} has a secret in it.", _HINT)
+        raise ConfigError(f"The address {shown} contains a secret.", _HINT)
 
 
 def check_option(option: str) -> None:
     """Raise ConfigError, which does not show it, for `name=value` with a secret that is not a variable."""
     name = option.partition("=")[0]
     if "${" not in option and (_SECRET_KEYS.search(name) or _SECRET_KEYS.search(option)):
-        raise ConfigError(f"The option {name!r} has a secret in it.", _HINT)
+        raise ConfigError(f"The option {name!r} contains a secret.", _HINT)
 
 
 def without_user(address: str) -> str:

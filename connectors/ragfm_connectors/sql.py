@@ -72,7 +72,7 @@ class SqlConnector:
             for name in (self._id, *self._fields.text, *([self._changed] if self._changed else [])):
                 if name not in columns and name.partition(".")[0] not in columns:
                     raise SourceError(
-                        f"{self.root} has no column {name!r}, but {', '.join(map(repr, columns))}.",
+                        f"{self.root} has no column {name!r}; its columns are {', '.join(map(repr, columns))}.",
                         "Set the options id, text and changed.",
                     )
             for number, (value, revision) in enumerate(self._revisions(connection, rows), 1):

@@ -81,7 +81,7 @@ class WebConnector:
         check_no_secret(location, user=True)
         if authorization is not None and "${" not in authorization:
             raise ConfigError(
-                "The option `authorization` has a secret in it.",
+                "The option `authorization` contains a secret.",
                 "Write ${NAME} instead, and set the environment variable NAME.",
             )
         self.root = canonical_url(without_user(location))
@@ -107,7 +107,7 @@ class WebConnector:
         if page.status in _GONE_STATUSES and not self._links and not is_list:
             return
         if page.status != 200:
-            raise SourceError(f"{self.root}: the server answers {page.status}.", "Nothing was changed.")
+            raise SourceError(f"{self.root}: the server responded with status {page.status}.", "Nothing was changed.")
         page_list = parse_page_list(page)
         if page_list is not None:
             yield from self._list_pages(page, page_list)
@@ -124,7 +124,9 @@ class WebConnector:
             return Blob(self._body_file.read(body.size), body.media_type, body.metadata)
         page = self._client.get(ref.path)
         if page.status != 200:
-            raise ConnectorError(f"{ref.path}: the server answers {page.status}.", "The next ingest tries again.")
+            raise ConnectorError(
+                f"{ref.path}: the server responded with status {page.status}.", "The next ingest tries again."
+            )
         return Blob(page.data, _media_type(page), self._metadata(page, ref.path))
 
     def _list_pages(self, page: Page, page_list: PageList) -> Iterator[Ref]:
@@ -141,7 +143,8 @@ class WebConnector:
             sitemap = parse_page_list(response) if response.status == 200 else None
             if sitemap is None:
                 raise SourceError(
-                    f"{url} is not a sitemap: the server answers {response.status}.", "Nothing was changed."
+                    f"{url} is not a sitemap: the server responded with status {response.status}.",
+                    "Nothing was changed.",
                 )
             listed += sitemap.pages
             sitemaps += sitemap.sitemaps
@@ -174,7 +177,7 @@ class WebConnector:
             return
         self._feed_metadata[entry.url] = entry.metadata
         if page.status != 200:
-            ref = Ref(entry.url, error=f"the server answers {page.status}")
+            ref = Ref(entry.url, error=f"the server responded with status {page.status}")
         elif needs_body:
             ref = self._store_page(page, entry.url)
         else:
@@ -205,7 +208,7 @@ class WebConnector:
                 continue
             if page.status != 200:
                 failures += 1
-                yield from _yield_once(Ref(url, error=f"the server answers {page.status}"), listed)
+                yield from _yield_once(Ref(url, error=f"the server responded with status {page.status}"), listed)
                 continue
             canonical, links = parse_links(page) if is_html(page) else (None, [])
             path = canonical if canonical and canonical.startswith(folder) else url

@@ -109,7 +109,9 @@ class Client:
                 url = canonical_url(target, base=url)
                 continue
             if page.status >= 500 or page.status == 429:
-                raise ConnectorError(f"{url}: the server answers {page.status}, so no page of the site is fetched.")
+                raise ConnectorError(
+                    f"{url}: the server responded with status {page.status}, so no page of the site is fetched."
+                )
             return Protego.parse(page.data.decode("utf-8", "replace")) if page.status == 200 else None
         return None
 

@@ -37,7 +37,7 @@ EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
     help="Without QUESTIONS: the reader writes N questions with answers from the collection. After Ctrl-C, run "
     "the command again to continue.",
 )
-@click.option("--from-log", is_flag=True, help="Also use answers of the answer log that were rated good or corrected.")
+@click.option("--from-log", is_flag=True, help="Also use answers from the log that were rated good or corrected.")
 @click.option(
     "--preferences",
     is_flag=True,

@@ -30,7 +30,7 @@ _MAX_DIFFERENCES = 3  # texts that are printed
 @text_option(
     "--base",
     metavar="NAME",
-    help="Base model. Default: the one that the adapter was trained on. Specify its GGUF file to export for that file.",
+    help="Base model. Default: the one that the adapter was trained on. Specify a GGUF file to export for that file.",
 )
 @click.option(
     "--quantise",

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     help="Fine-tuning method. dpo and kto train LoRA matrices on the preferences of `ragfm adapt data --preferences`.",
 )
 @click.option(
-    "--beta", default=0.1, type=POSITIVE, help="Strength with which dpo and kto keep the model close to its start."
+    "--beta", default=0.1, type=POSITIVE, help="How strongly dpo and kto keep the model close to the initial one."
 )
 @text_option(
-    "--from", "start", metavar="ADAPTER", help="Adapter to continue from, with its rank: a folder, or a GGUF file."
+    "--from", "start", metavar="ADAPTER", help="Adapter to train further, with its rank: a folder or a GGUF file."
 )
 @click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
 @click.option("--dropout", default=0.0, type=click.FloatRange(0, 0.9), help="Dropout (lora, dora, qlora).")
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     "--patience",
     default=3,
     type=click.IntRange(min=1),
-    help="Number of validations without improvement after which training stops.",
+    help="Stop training after this number of validations without improvement.",
 )
 @click.option(
     "--most-tokens", default=2048, type=click.IntRange(min=16), metavar="N", help="Skip examples longer than N tokens."

@@ -21,7 +21,7 @@ from ragfm.core.errors import MissingExtraError
 @click.option(
     "--http",
     is_flag=True,
-    help="Serve over HTTP, under /mcp, as `ragfm serve` does. The options for addresses and keys require it.",
+    help="Serve over HTTP, under /mcp, as `ragfm serve` does. Required by --host, --port, --keys, --no-auth, --drain.",
 )
 def mcp(
     collections: tuple[str, ...],
@@ -31,7 +31,7 @@ def mcp(
     http: bool,
     **server_options: Any,
 ) -> None:
-    """Serve tools to search, ask and list documents over the Model Context Protocol: docs/mcp.md."""
+    """Serve search, answers and the list of documents as tools over the Model Context Protocol: docs/mcp.md."""
     context = click.get_current_context()
     if http and groups:
         usage_error("--groups cannot be combined with --http, where each API key has its groups.")

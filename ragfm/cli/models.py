@@ -40,8 +40,8 @@ def models() -> None:
 def bench(embedder: str, reader: str | None, as_json: bool) -> None:
     """Benchmark the backends of an embedding model and store the fastest for `ragfm ingest`, or benchmark a reader.
 
-    A backend is eligible if its vectors of a sample have a cosine of at least 0.999 to those of fp32. The speed of a
-    reader is stored for `ragfm models list`.
+    A backend is eligible if its vectors for a sample have a cosine similarity of at least 0.999 to those of fp32. The
+    speed of a reader is stored for `ragfm models list`.
     """
     if reader:
         _bench_reader(reader, as_json)
@@ -193,9 +193,10 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
 @models.command()
 @json_options
 def recommend(as_json: bool) -> None:
-    """List open models that answer well as a reader, by memory. Needs no network.
+    """List open models that are recommended as readers, by memory use. Needs no network.
 
-    Memory is for the weights and one request with a window of 4,096 tokens. "fits": this machine has enough.
+    Memory use covers the weights and one request with a window of 4,096 tokens. "fits" means that this machine has
+    enough memory.
     """
     available = memory_limit_bytes() / 1e6
     fitting = [model for model in RECOMMENDED if model.memory_megabytes <= MEMORY_SHARE * available]

@@ -255,7 +255,7 @@ def warn_of_licence(reader: str) -> None:
 
 
 def suggest_larger_reader(rag: Rag) -> None:
-    """Print, once per machine, how to get a better reader than the bundled one, if that one answers."""
+    """Print, once per machine, how to get a better reader, if the bundled one is in use."""
     mark = cache_folder() / "suggested-larger-reader"
     if rag.reader_name != "bundled" or mark.exists():
         return

@@ -1,7 +1,7 @@
 """Printing: results as text, tables or JSON on standard output; notes and errors on standard error.
 
 On a terminal, text is styled with rich, which respects NO_COLOR. Elsewhere it is plain. Control characters are always
-escaped, so that no document can steer the terminal that shows it.
+escaped, so that no document can control the terminal that shows it.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def print_error(message: str, hint: str = "") -> None:
 
 
 def print_written(*paths: str | None) -> None:
-    """Name the files that were written, on standard error; None stands for a file that was not asked for."""
+    """Name the files that were written, on standard error; None means a file that was not requested."""
     for path in paths:
         if path:
             print_note(f"Written: {path}")

@@ -100,7 +100,7 @@ def serve(
     app = create_app(served, keys=keys)
 
     def show_address(address: str) -> None:
-        print_note(f"ragfm serves at {address}/v1, and a page for chatting at {address}/")
+        print_note(f"ragfm serves an API at {address}/v1 and a chat page at {address}/")
         sys.stderr.flush()
 
     Server(app, host=host, port=port, drain=drain, on_listening=show_address).run()

@@ -102,7 +102,7 @@ def fit_calibration(
     right = np.array([result.kind == "right" for result in answered], dtype=np.float64)
     if min(right.sum(), len(right) - right.sum()) < MIN_ANSWERS:
         raise DataError(
-            f"Of {len(answered)} answers {int(right.sum())} are right: too few right or too few wrong ones for a fit.",
+            f"The confidence cannot be calibrated: {int(right.sum())} of {len(answered)} answers are right.",
             f"Provide more questions: {MIN_ANSWERS} right and {MIN_ANSWERS} wrong answers are needed.",
         )
 

@@ -1,4 +1,4 @@
-"""Labelled questions, and the documents that a data set brings.
+"""Labelled questions, and the documents that a data set includes.
 
     BEIR folder    corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv or qrels.tsv (Thakur et al. 2021)
     SQuAD file     JSON, version 1.1 or 2.0 (Rajpurkar et al. 2016, 2018); XQuAD has the same form
@@ -26,7 +26,7 @@ from ragfm.core.errors import DataError
 from ragfm.core.types import Hit
 
 CORPUS = "corpus"
-"""First part of the addresses of documents that a data set brings."""
+"""First part of the addresses of documents that a data set includes."""
 _MAX_NAME_BYTES = 200  # of a file name; file systems allow 255
 
 
@@ -67,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """Questions, and the documents that the data brings, if any: text by path below `corpus/`.
+    """Questions, and the documents that the data includes, if any: text by path below `corpus/`.
 
     `left_out` counts the questions that cannot be evaluated, by reason.
     """
@@ -169,7 +169,7 @@ def load_beir(folder: Path, split: str | None = None) -> QuestionSet:
                 "separated by tabs."
             ) from None
         if query not in texts:
-            raise DataError(f"{qrels} judges the query {query!r}, which {queries} lacks.")
+            raise DataError(f"{qrels} judges the query {query!r}, which is not in {queries}.")
         golds = gold_by_query.setdefault(query, [])
         if grade > 0:
             golds.append(Gold(f"{CORPUS}/{_file_name(document)}.md", grade=grade))
@@ -287,7 +287,7 @@ def _question_set(
             kept.append(question)
     duplicates = [key for key, count in Counter(question.id for question in kept).items() if count > 1]
     if duplicates:
-        raise DataError(f"{path} has {len(duplicates)} duplicate question ids, the first is {duplicates[0]!r}.")
+        raise DataError(f"{path} has {len(duplicates)} duplicate question ids; the first is {duplicates[0]!r}.")
     left_out = {reason: count for reason, count in counts.items() if count}
     if not kept:
         reasons = "".join(f" ({count} {reason})" for reason, count in left_out.items())

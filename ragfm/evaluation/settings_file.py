@@ -86,7 +86,7 @@ def import_tomlkit() -> Any:
         import tomlkit
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"To write {SETTINGS_FILE}, the module {error.name!r} is needed, which is not installed.",
+            f"Writing {SETTINGS_FILE} requires the module {error.name!r}, which is not installed.",
             "Install it with `pip install 'ragfm[eval]'`.",
         ) from error
     return tomlkit

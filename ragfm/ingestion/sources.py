@@ -51,8 +51,8 @@ def sync_sources(
 
     `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
     view is saved after the last one and now and then. A SourceError of a requested source ends
-    the sync; without a request, it is reported as a failure and the other sources go on. A source that lost over half
-    of its documents raises MassDeleteError unless `allow_mass_delete` is set.
+    the sync; without a request, it is reported as a failure and the other sources continue. A source that lost over
+    half of its documents raises MassDeleteError unless `allow_mass_delete` is set.
     """
     sync_all = not requests
     if sync_all and not store.exists:
@@ -111,7 +111,7 @@ def sync_sources(
                 reports.append(SyncReport(failed=(failed,)))
                 continue
             if not (report.added or report.updated or report.unchanged or report.failed):
-                _log.warning("The source %s holds no document that can be indexed.", source.name)
+                _log.warning("The source %s contains no document that can be indexed.", source.name)
             reports.append(report)
         if turns is not None and turns.postponed and turns.slices % _SLICES_PER_VIEW:
             return merge_reports(reports)

@@ -76,7 +76,7 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         )
     if target.exists:
         raise CollectionError(
-            f"There already is a collection at '{target.database.location}'.", "Choose a different destination."
+            f"There is already a collection at '{target.database.location}'.", "Choose a different destination."
         )
     with source.catalog.read() as reading, target.database.receiving() as engine:
         newest = newest_generation(reading)
@@ -124,7 +124,7 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
 
 
 def _prepare(reading: sa.Connection, engine: sa.Engine, location: str) -> int:
-    """Note whose copy it is, and copy the contracts. Returns the number of vectors that are there already."""
+    """Record the source's id, and copy the contracts. Returns the number of vectors that are there already."""
     key = sa.select(properties.c.value).where(properties.c.key == "collection")
     collection = reading.execute(key).scalar_one()
     fingerprints = {row.id: row.fingerprint for row in reading.execute(sa.select(contracts))}

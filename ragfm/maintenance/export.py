@@ -55,7 +55,7 @@ def export(
     MissingExtraError if pyarrow is missing.
     """
     if format not in ("jsonl", "parquet"):
-        raise ValueError(f"the format is {format!r}, it must be 'jsonl' or 'parquet'")
+        raise ValueError(f"the format is {format!r}; it must be 'jsonl' or 'parquet'")
     if format == "parquet":
         try:
             import pyarrow  # noqa: F401  checked before a file is created

@@ -118,7 +118,7 @@ def _peft_config(folder: Path) -> dict[str, Any]:
 def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = None) -> None:
     """Raise AdapterMismatchError if an adapter was trained on different weights than `base`, or for a different prompt.
 
-    `adapter` is a folder or a GGUF file; one that says nothing of its base and prompt passes. `prompt` is a
+    `adapter` is a folder or a GGUF file; one that records neither its base nor its prompt passes. `prompt` is a
     fingerprint, see `ragfm.generation.prompt`. Raises DamagedModelError if the weights in a folder are not those of its
     record.
     """
@@ -183,7 +183,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
         if plugin == "llama-cpp" and method in NOT_IN_GGUF:
             merge = f", or merge it: `ragfm adapt export {path} --to merged --quantise q8_0 --out FILE.gguf`"
             raise AdapterMismatchError(
-                f"'{path}' was trained by {method}, which llama.cpp cannot run.",
+                f"'{path}' was trained with {method}, which llama.cpp cannot run.",
                 f"Use the transformers reader: `--reader transformers:{model}`{merge if method in MERGES else ''}.",
             )
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
@@ -191,7 +191,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
         path = path / GGUF if plugin == "llama-cpp" else path
         if not record.base["sha256"]:
             _log.warning(
-                "'%s' was not trained by ragfm: whether it fits the model's weights and the prompt is not known.",
+                "'%s' was not trained by ragfm: it cannot be checked against the model's weights and the prompt.",
                 adapter,
             )
     if plugin in ("llama-cpp", "transformers") and model:

@@ -85,7 +85,7 @@ def export_adapter(
     path = Path(adapter).expanduser()
     file = gguf_adapter_file(path)
     if file and form == "gguf":
-        raise UnsupportedError(f"{file} is a GGUF adapter already.", "Use it over the model that it was exported for.")
+        raise UnsupportedError(f"{file} is already a GGUF adapter.", "Use it with the model that it was exported for.")
     record = exported_record(file) if file else read_record(path)
     name = base or (record.base["name"] if record else "")
     method = record.method if record and not file else "lora"
@@ -96,17 +96,17 @@ def export_adapter(
     if not name:
         raise DataError(f"The base model of {path} is not known.", "Specify it with --base.")
     if not file and form == "peft":
-        raise UnsupportedError(f"{path} is a PEFT folder already.", "Use a GGUF adapter.")
+        raise UnsupportedError(f"{path} is already a PEFT folder.", "Use a GGUF adapter.")
     if method == "full":
-        raise UnsupportedError(f"{path} holds a whole model, not an adapter.", "Use the folder as the reader.")
+        raise UnsupportedError(f"{path} contains a whole model, not an adapter.", "Use the folder as the reader.")
     if form == "ollama" and not file:
         return _export_to_ollama(path, out, base, dtype)
     if form == "vllm" and record and not file:
         return _export_to_vllm(path, out, record)
     if form in ("ollama", "vllm"):
         raise UnsupportedError(
-            f"{file} exists as a GGUF file only.",
-            "Make a PEFT folder of it first: --to peft --base MODEL --out FOLDER.",
+            f"{file} exists only as a GGUF file.",
+            "Convert it to a PEFT folder first: --to peft --base MODEL --out FOLDER.",
         )
     if record and form == "gguf":
         target = Path(out or path)
@@ -124,7 +124,7 @@ def export_adapter(
     target = Path(out)
     if method not in MERGES:
         raise UnsupportedError(
-            f"Adapters trained by {method} cannot be merged: they add tokens to the prompt.",
+            f"Adapters trained with {method} cannot be merged: they add tokens to the prompt.",
             f"Use the adapter as it is, with the transformers reader: `--adapter {path}`.",
         )
     if form == "merged" and quantisation:

@@ -199,9 +199,9 @@ def not_plain_lora(config: Mapping[str, Any]) -> str | None:
     """Why an adapter is more than the matrices A and B, by its configuration; None if it is not."""
     kind = str(config.get("peft_type"))
     if kind != "LORA":
-        return f"it was trained by {kind.replace('_', ' ').lower()}, not by LoRA"
+        return f"it was trained with {kind.replace('_', ' ').lower()}, not with LoRA"
     if config.get("use_dora"):
-        return "it was trained by DoRA, which also has column lengths"
+        return "it was trained with DoRA, which also has column lengths"
     if config.get("bias", "none") != "none" or config.get("modules_to_save") or config.get("lora_bias"):
         return "it has trained biases or whole layers"
     return "its matrices are transposed" if config.get("fan_in_fan_out") else None

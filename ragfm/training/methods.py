@@ -58,7 +58,7 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
         method = read_record(start).method
         if method != settings.method:
             raise ConfigError(
-                f"The adapter to continue from was trained by {method}, not {settings.method}.",
+                f"The adapter to continue from was trained with {method}, not {settings.method}.",
                 f"Use --method {method}.",
             )
         config = peft.PeftConfig.from_pretrained(start)

@@ -19,7 +19,7 @@ def check_training_output(folder: Path, base: Path) -> None:
 def check_no_adapter(folder: Path) -> None:
     """Raise DataError if a folder holds a finished adapter."""
     if (folder / RECORD).exists():
-        raise DataError(f"{folder} holds an adapter already.", "Use another folder, or delete this one.")
+        raise DataError(f"{folder} already contains an adapter.", "Use another folder, or delete this one.")
 
 
 def check_output_folder(

@@ -4,7 +4,7 @@
                                 └→ test ─evaluate before and after→ better, and old questions not worse?
     yes: `adapter` in ragfm.toml names the new adapter; `roll_back` undoes it, by the history in ragfm-adapters.json
 
-The comparison is of what users get: both adapters are corrected and withheld by the current calibration, or neither is.
+The test compares what users get: both adapters are corrected and withheld by the current calibration, or neither is.
 The calibration is then served with the new adapter, too; without it, a better adapter could give worse answers.
 
 A refresh has a folder of its own, which holds examples, test questions, checkpoint, adapter, runs and the decision. An
@@ -130,7 +130,8 @@ def refresh(
         )
     if (method := _method(rag.sampling.adapter, settings)) not in _SERVABLE_METHODS[plugin]:
         raise UnsupportedError(
-            f"{plugin} cannot serve adapters trained by {method}.", f"It serves {', '.join(_SERVABLE_METHODS[plugin])}."
+            f"{plugin} cannot serve adapters trained with {method}.",
+            f"It serves {', '.join(_SERVABLE_METHODS[plugin])}.",
         )
     make_output(folder, mode=0o700)  # it will contain users' questions
     _prepare(rag, folder, settings)
@@ -386,7 +387,7 @@ def _compare(
 
 
 def _calibration_for(rag: Rag, adapter: str) -> Calibration | None:
-    """The current calibration, made out for another adapter."""
+    """The current calibration, assigned to another adapter."""
     return rag.calibration and replace(rag.calibration, adapter=adapter_hash(adapter))
 
 

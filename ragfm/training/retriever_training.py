@@ -127,7 +127,7 @@ def adapt_retriever(
     report_progress = progress or ignore_progress
     start, folder = time.monotonic(), Path(out)
     if (folder / RECORD).exists():
-        raise DataError(f"{folder} holds a retriever already.", "Use another folder, or delete this one.")
+        raise DataError(f"{folder} already contains a retriever.", "Use another folder, or delete this one.")
     base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
     check_output_folder(folder, base, checkpoint=STATE)
     ranker_class = EmbedderRanker if settings.part == "embedder" else CrossEncoderRanker

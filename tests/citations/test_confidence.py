@@ -398,7 +398,7 @@ def test_chance_is_not_adopted_and_too_few_right_answers_are_said(
     report = calibrate(_rag(collection, docs, script, confidence=None, verifier="none"), same)
     assert not report.adopted
     assert [path.name for path in store_calibration(report, tmp_path)] == ["ragfm-confidence.json"]
-    with pytest.raises(DataError, match="Of 120 answers 0 are right"):
+    with pytest.raises(DataError, match="0 of 120 answers are right"):
         calibrate(_rag(collection, docs, ["Nine weeks."], confidence=None, verifier="none"), questions)
 
 

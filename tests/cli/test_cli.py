@@ -160,7 +160,7 @@ def test_a_wrong_key_in_the_settings_is_named(shell: Shell, docs: Path) -> None:
 def test_an_empty_folder_is_a_warning(shell: Shell) -> None:
     (shell.folder / "empty").mkdir()
     done = shell("ingest", "empty")
-    assert "holds no document" in done.stderr
+    assert "contains no document" in done.stderr
     assert "0 added" in done.stdout
     assert shell.json("search", "anything")["hits"] == []
 

@@ -119,7 +119,7 @@ def test_archives_are_unpacked_in_another_process(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar", "a.tar.gz"])
 def test_an_archive_with_more_files_than_allowed_is_skipped(tmp_path: Path, kind: str) -> None:
     _pack(tmp_path / kind, {f"{number}.md": "x" for number in range(11)})
-    assert "has 11 entries or more, the limit is 10" in _reasons(FilesConnector(tmp_path, archive_files=10))[kind]
+    assert "has 11 entries or more; the limit is 10" in _reasons(FilesConnector(tmp_path, archive_files=10))[kind]
     assert len(_texts(FilesConnector(tmp_path, archive_files=11))) == 11
     inner = _pack(tmp_path / "b.zip", {f"{number}.md": "x" for number in range(6)}).read_bytes()
     (tmp_path / "b.zip").unlink()

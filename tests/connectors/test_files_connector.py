@@ -147,7 +147,7 @@ def test_include_names_apply_to_skipped_ones_too(docs: Path) -> None:
     write(docs / "big.png", "x" * 50)
     write(docs / ".hidden.png")
     assert list(listed(docs, include=["a.md"], max_bytes=20)) == ["a.md"]
-    assert listed(docs, max_bytes=20)["big.png"].skip == "50 bytes, the limit is 20"
+    assert listed(docs, max_bytes=20)["big.png"].skip == "50 bytes; the limit is 20"
 
 
 # --- Skipped entries ---------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_too_large_files_are_skipped(docs: Path) -> None:
     write(docs / "big.txt", "x" * 1001)
     write(docs / "fits.txt", "x" * 1000)
     found = listed(docs, max_bytes=1000)
-    assert found["big.txt"] == Ref("big.txt", skip="1,001 bytes, the limit is 1,000")
+    assert found["big.txt"] == Ref("big.txt", skip="1,001 bytes; the limit is 1,000")
     assert found["fits.txt"].skip is None
     assert listed(docs / "big.txt", max_bytes=1000)[""].skip is not None
 
@@ -446,7 +446,7 @@ def test_a_file_that_has_grown_over_the_limit_is_not_read(docs: Path) -> None:
     connector = FilesConnector(docs, max_bytes=10)
     assert connector.fetch(Ref("a.md")).data == b"a.md"
     write(docs / "a.md", "x" * 11)
-    with pytest.raises(ConnectorError, match="11 bytes, the limit is 10"):
+    with pytest.raises(ConnectorError, match="11 bytes; the limit is 10"):
         connector.fetch(Ref("a.md"))
 
 

@@ -377,7 +377,7 @@ def test_secrets_of_an_address_are_neither_stored_nor_shown(
         with pytest.raises(ConfigError) as refused:
             GitConnector(wrong)
         assert "abcdefg" not in str(refused.value)
-    with pytest.raises(ConfigError, match="cannot be reached"):
+    with pytest.raises(ConfigError, match="is not supported for repositories"):
         GitConnector("file:///etc")
     GitConnector("ssh://git@host/x")
 
@@ -392,5 +392,5 @@ def test_variables_in_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without_user("x://u:${PW}@h/p@q") == "x://h/p@q"
     check_no_secret("x://u:${PW}@h?password=${PW}&key=${PW}")
     for wrong in ("x://h/p?password=abc", "x://h?api_key=abc", "x://u:a${PW}@h", "x://h?sslpassword=abc"):
-        with pytest.raises(ConfigError, match="has a secret"):
+        with pytest.raises(ConfigError, match="contains a secret"):
             check_no_secret(wrong)

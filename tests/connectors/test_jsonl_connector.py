@@ -150,7 +150,7 @@ def test_a_broken_record_is_reported_and_the_others_are_listed(tmp_path: Path) -
     (tmp_path / "r.jsonl").write_bytes(b"\n".join((*wrong, good)))
     assert (listed(tmp_path / "r.jsonl")[""].error or "").count("record") < 6
     (tmp_path / "r.jsonl").write_bytes(b'{"id":1,"text":"' + b"x" * 300 + b'"}\n' + good)
-    assert "too long, the limit is 200 bytes" in (listed(tmp_path / "r.jsonl", max_bytes=200)[""].error or "")
+    assert "too long; the limit is 200 bytes" in (listed(tmp_path / "r.jsonl", max_bytes=200)[""].error or "")
     assert listed(lines(tmp_path / "r.jsonl", ROWS[0], ROWS[0]))["a#2"].skip == "another record has the same id"
     with pytest.raises(ConfigError):
         JsonlConnector(tmp_path / "r.jsonl", text=[])

@@ -197,7 +197,7 @@ def test_nothing_can_be_written(base: Database) -> None:
 
 
 def test_errors_name_the_cause(base: Database, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no column 'body', but 'id', 'title', 'text'"):
+    with pytest.raises(SourceError, match="no column 'body'; its columns are 'id', 'title', 'text'"):
         listed(base.table, text=["body"])
     with pytest.raises(SourceError, match="no column 'at'"):
         listed(base.table, changed="at")

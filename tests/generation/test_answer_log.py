@@ -329,7 +329,7 @@ def test_who_still_reads_keeps_the_words_there_and_that_is_said(
     reading = sqlite3.connect(log.path, isolation_level=None)
     reading.execute("BEGIN")
     reading.execute("SELECT * FROM entries").fetchall()
-    with pytest.raises(LogError, match="still has them"):
+    with pytest.raises(LogError, match="still contains them"):
         log.forget(LogFilter(text="Xanthippe"))
     reading.close()
     assert log.forget(LogFilter(text="Xanthippe")) == 0

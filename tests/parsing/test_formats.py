@@ -115,7 +115,7 @@ def test_detection_takes_linear_time() -> None:
         (b"[" * 100_000, "a.json", ParseError, "cannot be read as JSON"),
         (b'{"a": null}', "a.json", SkipDocument, "has no text"),
         (b"%PDF-1.4\nnothing", "a.pdf", ParseError, "a.pdf is a damaged PDF"),
-        (b"<html>" + b"<div>" * 20_000, "a.html", ParseError, "nests more than"),
+        (b"<html>" + b"<div>" * 20_000, "a.html", ParseError, "nests elements more than"),
         (b"<html><script>x</script>", "a.html", SkipDocument, "has no text"),
     ],
 )

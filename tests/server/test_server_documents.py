@@ -115,7 +115,7 @@ def test_an_archive_with_too_many_files_fails_with_the_reason(running: Running) 
     uri = put(client, "many.zip", packed_notes(2001))["uri"]
     eventually(lambda: state(client, uri) == "failed", 60)
     error = client.get(f"/v1/documents/{uri}").json()["error"]
-    assert error == "the archive has 2,001 entries or more, the limit is 2,000"
+    assert error == "the archive has 2,001 entries or more; the limit is 2,000"
     client.delete(f"/v1/documents/{uri}")
 
 

@@ -376,7 +376,7 @@ def test_a_gguf_adapter_is_trained_further_and_merged_and_keeps_its_licence(tmp_
     one, other = (load_file(path / "model.safetensors") for path in (whole, again))
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
     assert export_adapter(start, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf").stat().st_size
-    with pytest.raises(UnsupportedError, match="is a GGUF adapter already"):
+    with pytest.raises(UnsupportedError, match="is already a GGUF adapter"):
         export_adapter(start, "gguf")
     with pytest.raises(DataError, match="needs the base and an output path"):
         export_adapter(shutil.copy(written, tmp_path / "elsewhere.gguf"), "merged", out=tmp_path / "no")

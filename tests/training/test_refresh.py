@@ -197,7 +197,7 @@ def test_a_method_that_the_reader_does_not_serve_is_refused_before_training(
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings(adapter="none"), embedder=embedder)
     monkeypatch.setattr("ragfm.training.refresh.plugin_and_model", lambda *_: (plugin, "m"))
     settings = RefreshSettings(training=replace(RefreshSettings().training, method=MethodSettings(method)))
-    with pytest.raises(UnsupportedError, match=f"{plugin} cannot serve adapters trained by {method}"):
+    with pytest.raises(UnsupportedError, match=f"{plugin} cannot serve adapters trained with {method}"):
         refresh(collection, tmp_path / "001", settings)
     assert not (tmp_path / "001").exists()
 

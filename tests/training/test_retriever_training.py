@@ -88,7 +88,7 @@ def test_an_embedder_learns_new_words_and_can_be_adopted(
 
 @pytest.mark.slow
 def test_an_existing_retriever_is_not_overwritten(towns: Collection, embedder: tuple[Path, RetrieverReport]) -> None:
-    with pytest.raises(DataError, match="holds a retriever already"):
+    with pytest.raises(DataError, match="already contains a retriever"):
         adapt_retriever(towns, PARTS, embedder[0], SETTINGS)
 
 

@@ -109,7 +109,7 @@ def test_each_adapter_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, m
     assert ["".join(stream).strip().rstrip(" \ufffd") for stream in adapted] == expected
     assert "".join(plain).strip() != expected[0]
     if method in NOT_IN_GGUF:
-        with pytest.raises(AdapterMismatchError, match=rf"trained by {method}, which llama.cpp cannot") as refused:
+        with pytest.raises(AdapterMismatchError, match=rf"trained with {method}, which llama.cpp cannot") as refused:
             serving_adapter(tmp_path / "out", "bundled", prompt_fingerprint())
         assert ("--to merged" in (refused.value.hint or "")) == (method in MERGES)
 
@@ -422,7 +422,7 @@ def test_an_adapter_for_other_weights_or_another_prompt_is_refused(folder: Path,
     with pytest.raises(AdapterMismatchError, match="for a different prompt"):
         check_adapter(tmp_path / "out", folder, prompt_fingerprint())
     check_adapter(tmp_path / "out", folder)
-    with pytest.raises(DataError, match="holds an adapter already"):
+    with pytest.raises(DataError, match="already contains an adapter"):
         training(folder, tmp_path / "out").run()
     weights = tmp_path / "out" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
@@ -463,7 +463,7 @@ def test_training_continues_from_an_adapter(folder: Path, tmp_path: Path) -> Non
     assert (tmp_path / "more" / OUTPUT).is_file()
     assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
     assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
-    with pytest.raises(ConfigError, match="was trained by lora, not dora"):
+    with pytest.raises(ConfigError, match="was trained with lora, not dora"):
         training(folder, tmp_path / "other", replace(start, method=MethodSettings("dora")))
     other = tiny_model(tmp_path / "other-model", hidden_size=32)
     with pytest.raises(AdapterMismatchError, match="trained on different weights"):
@@ -506,7 +506,7 @@ def test_the_command_prints_an_estimate_and_trains(folder: Path, tmp_path: Path)
     assert "30 examples" in done.stderr
     record = read_record(tmp_path / "ragfm-adapter")
     assert (record.method, record.prompt, record.numbers["steps"]) == ("lora", "p", 2)
-    assert "holds an adapter already" in shell("adapt", "train", *words, code=1).stdout
+    assert "already contains an adapter" in shell("adapt", "train", *words, code=1).stdout
     (tmp_path / "none.jsonl").touch()
     assert "no example in none.jsonl" in shell("adapt", "train", "none.jsonl", "--base", str(folder), code=1).stderr
     assert "file of examples" in shell("adapt", "train", "nowhere", code=1).stderr

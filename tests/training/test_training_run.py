@@ -72,7 +72,7 @@ def test_train_writes_an_adapter_with_its_record(base: str, examples: Path, tmp_
     assert [(step.stage, step.done, step.total) for step in steps] == [("train", step, 8) for step in range(1, 9)]
     assert set(steps[-1].figures) == {"loss", "validation_loss", "tokens_per_second", "seconds_left"}
     assert steps[-1].figures["seconds_left"] == 0
-    with pytest.raises(DataError, match="holds an adapter already"):
+    with pytest.raises(DataError, match="already contains an adapter"):
         train(examples, base, result.out, settings=SETTINGS)
 
 

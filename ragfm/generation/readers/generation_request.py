@@ -31,7 +31,7 @@ class ResultQueue(Generic[T]):
             while True:
                 if os.getpid() != self._process:
                     raise RagfmError(
-                        "This stream belongs to the process that was forked.", "Ask again in this process."
+                        "This stream belongs to the parent of this forked process.", "Ask again in this process."
                     )
                 result = self._results.get()
                 if result is None and self.cancelled:

@@ -47,9 +47,10 @@ class OpenAIReader:
 
     The server is `base_url`, else OPENAI_BASE_URL, else OpenAI's own. The API key is OPENAI_API_KEY. It is sent only to
     the server in OPENAI_BASE_URL and to OpenAI's. Temporary failures are retried up to `retries` times, with growing
-    random pauses, or when the server says. `seconds` is the maximum silence of the server. `prices` has, by model, the
-    price of a million tokens: `prompt`, `completion`, and `cached` if it differs. Parameters in `omit` are not sent
-    (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know them).
+    random pauses, or after the delay that the server requests. `seconds` is the maximum silence of the server. `prices`
+    has, by model, the price of a million tokens: `prompt`, `completion`, and `cached` if it differs. Parameters in
+    `omit` are not sent (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know
+    them).
 
     The server's tokenizer is not known, so `count_tokens` is an estimate, more often too high than too low.
     """
@@ -123,7 +124,8 @@ class OpenAIReader:
             raise UnsupportedError("The openai reader does not support grammars.", "Use a schema, or a GGUF model.")
         if sampling.adapter:
             raise UnsupportedError(
-                "The openai reader does not support adapters.", "Name the model that the server has with the adapter."
+                "The openai reader does not support adapters.",
+                "Use the name under which the server offers the model with its adapter.",
             )
         max_tokens = completion_limit(self.count_tokens(messages), self.context_tokens, sampling.max_tokens)
         response, call = _Response(), RemoteCall()
@@ -158,7 +160,8 @@ class OpenAIReader:
             call.cancel()
         if not response.finished:
             raise EndpointError(
-                f"{self._name} broke off in its answer, after {response.characters} characters.", _RETRY_HINT
+                f"{self._name} stopped in the middle of its answer, after {response.characters} characters.",
+                _RETRY_HINT,
             )
 
     def _request(self, messages: Sequence[Message], sampling: Sampling, max_tokens: int) -> dict[str, Any]:
@@ -209,10 +212,12 @@ class OpenAIReader:
     def _translate(self, error: openai.OpenAIError, characters: int) -> RagfmError:
         after = f" after {characters} characters" if characters else ""
         if isinstance(error, openai.APITimeoutError):
-            return EndpointError(f"{self._name} was silent for too long{after}.", _RETRY_HINT)
+            return EndpointError(f"{self._name} sent nothing for too long{after}.", _RETRY_HINT)
         if isinstance(error, openai.APIConnectionError):
             reason = _remove_key(str(error.__cause__ or error)).rstrip(".")
-            return EndpointError(f"{self._name} cannot be reached, or broke off{after}: {reason}.", _RETRY_HINT)
+            return EndpointError(
+                f"{self._name} cannot be reached, or closed the connection{after}: {reason}.", _RETRY_HINT
+            )
         reply = _remove_key(str(getattr(error, "message", error)))
         if not isinstance(error, openai.APIStatusError):
             return EndpointError(f"{self._name} failed{after}: {reply}.", _RETRY_HINT)

@@ -195,7 +195,7 @@ class TorchModel:
                     raise UnsupportedError(
                         f"'{self.path}' has layers other than attention, which cannot use the virtual tokens of "
                         f"'{adapter.path}'.",
-                        "Train an adapter by lora.",
+                        "Train an adapter with lora.",
                     )
                 if self._peft_model is not None:
                     self._peft_model.base_model.disable_adapter_layers()

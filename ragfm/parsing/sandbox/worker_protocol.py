@@ -91,7 +91,7 @@ def pack_document(document: Document) -> bytes:
     """Encode a parsed document. Raises ParseError where its text is too long."""
     text = document.text.encode("utf-8", "replace")
     if len(text) > MAX_TEXT:
-        raise ParseError(f"The text of the document has {len(text) >> 20:,} MiB, the limit is {MAX_TEXT >> 20} MiB.")
+        raise ParseError(f"The text of the document has {len(text) >> 20:,} MiB; the limit is {MAX_TEXT >> 20} MiB.")
     marks = [(mark.kind, mark.start, mark.end, mark.value, mark.level) for mark in document.marks]
     return pack(DOCUMENT, [document.media_type, dict(document.metadata), marks], text)
 

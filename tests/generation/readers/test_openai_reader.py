@@ -225,7 +225,7 @@ def test_temporary_failures_are_retried_when_the_server_says(server: Server) -> 
             EndpointError,
             "out of memory",
         ),
-        (3, EndpointError, "broke off in its answer, after 16 characters"),
+        (3, EndpointError, "stopped in the middle of its answer, after 16 characters"),
         ((200, {"Content-Type": "text/event-stream", "Content-Length": "99"}, b": hello\n\n"), EndpointError, "closed"),
     ],
     ids=lambda value: "" if isinstance(value, tuple | int) else getattr(value, "__name__", value),
@@ -243,7 +243,7 @@ def test_errors_do_not_contain_the_key(
 
 def test_silence_is_an_error(server: Server) -> None:
     server.pause = 5.0
-    with pytest.raises(EndpointError, match=r"silent for too long after 4 characters"):
+    with pytest.raises(EndpointError, match=r"sent nothing for too long after 4 characters"):
         list(load_reader("openai:m", seconds=0.2, retries=0).stream(ASKED))
 
 

@@ -60,5 +60,5 @@ def read_image(data: bytes, name: str) -> ParsedText:
 def _check_size(image: Image.Image, name: str) -> None:
     if image.width * image.height > _MAX_PIXELS:
         raise ParseError(
-            f"{name} has {image.width:,} by {image.height:,} pixels, the limit is {_MAX_PIXELS:,} pixels in all."
+            f"{name} has {image.width:,} by {image.height:,} pixels; the limit is {_MAX_PIXELS:,} pixels in all."
         )

@@ -85,7 +85,7 @@ def _read_charts(package: Package) -> dict[str, list[Node]]:
 def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has_charts: bool) -> int:
     if sheet.height * sheet.width > _MAX_CELLS:
         raise ParseError(
-            f"{name} has a sheet of {sheet.height:,} by {sheet.width:,} cells, the limit is {_MAX_CELLS:,} cells."
+            f"{name} has a sheet of {sheet.height:,} by {sheet.width:,} cells; the limit is {_MAX_CELLS:,} cells."
         )
     _, first_column = sheet.start or (0, 0)
     title = clean(" ".join(sheet.name.split()))

@@ -38,13 +38,13 @@ def open_zip(file: bytes | BinaryIO, name: str) -> zipfile.ZipFile:
 def check_entries(entries: list[zipfile.ZipInfo], size: int, name: str) -> None:
     """Raise ParseError for entries that no valid archive of `size` bytes has: bombs, and entries that overlap."""
     if len(entries) > MAX_ENTRIES:
-        raise ParseError(f"{name} has {len(entries):,} entries, the limit is {MAX_ENTRIES:,}.")
+        raise ParseError(f"{name} has {len(entries):,} entries; the limit is {MAX_ENTRIES:,}.")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > MAX_UNPACKED:
-        raise ParseError(f"{name} would unpack to {unpacked >> 20:,} MiB, the limit is {MAX_UNPACKED >> 20:,} MiB.")
+        raise ParseError(f"{name} would unpack to {unpacked >> 20:,} MiB; the limit is {MAX_UNPACKED >> 20:,} MiB.")
     if unpacked > max(FREE_RATIO, MAX_RATIO * size):
         raise ParseError(
-            f"{name} would unpack to {unpacked // max(size, 1):,} times its size, the limit is {MAX_RATIO} times."
+            f"{name} would unpack to {unpacked // max(size, 1):,} times its size; the limit is {MAX_RATIO} times."
         )
     spans = sorted(
         (entry.header_offset, entry.header_offset + _LOCAL_HEADER + len(entry.orig_filename) + entry.compress_size)

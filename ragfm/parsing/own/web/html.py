@@ -43,7 +43,7 @@ _MAX_DEPTH = 10_000  # lexbor takes quadratic time over the depth: 0.2 s here, m
 def read_html(text: str, name: str) -> ParsedText:
     """Return the main part of the page as Markdown-like text; metadata from `title`, `meta` and `lang`."""
     if max(accumulate((-1 if end else 1) for end in _TAG.findall(text)), default=0) > _MAX_DEPTH:
-        raise ParseError(f"{name} nests more than {_MAX_DEPTH:,} elements.")
+        raise ParseError(f"{name} nests elements more than {_MAX_DEPTH:,} levels deep.")
     page = LexborHTMLParser(text)
     body = page.body or page.root
     if body is None:

@@ -99,7 +99,7 @@ class _SafePolicy(EmailPolicy):
         if len(value) <= _MAX_HEADER:
             return _parse_header(name, value)
         if name.lower().startswith("content-"):
-            raise ValueError(f"its header {name} has {len(value):,} characters, the limit is {_MAX_HEADER:,}")
+            raise ValueError(f"its header {name} has {len(value):,} characters; the limit is {_MAX_HEADER:,}")
         return str(make_header(decode_header("".join(value.splitlines()))))
 
 
