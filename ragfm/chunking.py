@@ -41,7 +41,7 @@ __all__ = ["CHUNKER_VERSION", "ChunkSettings", "chunk_document"]
 CHUNKER_VERSION = "2"
 """Version of the chunker, part of the recipe: a new version parses and chunks all documents again.
 
-A fix after which the chunks of older versions remain valid does not need one: each document gets it when it changes.
+A fix that leaves the chunks of older versions valid needs no new version: each document gets it when it changes.
 """
 
 _DEFAULT_SIZE = 256
@@ -291,7 +291,7 @@ class _Splitter:
     def _context(self, start: int, end: int) -> tuple[str, int]:
         """The context of `text[start:end]` and its tokens: up to a third of the window.
 
-        What the document is called comes first, since it tells the chunk apart from those of similar documents, then
+        The name of the document comes first, since it distinguishes the chunk from those of similar documents, then
         caption and header of a table, then headings, the inner ones first.
         """
         path = self._outline.path(end - 1)

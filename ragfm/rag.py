@@ -2,7 +2,7 @@
 
     retrieve → rerank → build prompt → generate → cite → score → decide
 
-`Rag.stream` retrieves and builds the prompt, `Rag._answer` does the rest while the text is taken. Each step is a
+`Rag.stream` retrieves and builds the prompt, `Rag._answer` does the rest while the text is consumed. Each step is a
 function from values to values: `generation.passage_retrieval` and `Collection.search` retrieve and rerank,
 `generation.prompt` builds the prompt, `generation.answer_stream` generates, `citations` cites, scores and decides.
 """
@@ -60,7 +60,7 @@ class Rag:
         hops: Rounds of search, see `Collection.search`. Default: `ask.hops` of the settings.
 
     `base_reader` is shared between handles; `reader` is the same model with a prompt cache that is private to the
-    collection handle's groups. `log` is the answer log, None unless the settings ask for one.
+    collection handle's groups. `log` is the answer log, None unless the settings enable it.
 
     """
 
@@ -143,7 +143,7 @@ class Rag:
     ) -> AnswerStream:
         """Answer a question as a stream of text; `stream.answer` has the citations at the end.
 
-        Retrieval is done when this returns; text is generated as it is taken. The streamed text is the reader's own;
+        Retrieval is done when this returns; text is generated as it is consumed. The streamed text is the reader's own;
         `stream.answer.shown` is the answer as a user should read it. The answer comes in this form, and in one piece,
         in `strict` mode, with a reasoning strategy, and from a small reader, which the verifier may correct. Otherwise
         an answer that is withheld afterwards is followed by a line with the abstention, and an unsure one by a line
@@ -204,7 +204,7 @@ class Rag:
         language = self.collection.language if shown else None
         cited = cite_answer(query, output.text, shown, language, verify=verify, corrects=small)
 
-        # Score: how likely is it right? Passages of earlier turns tell nothing about it.
+        # Score: how likely is it right? Passages of earlier turns say nothing about it.
         signals: dict[str, float] = {}
         confidence: float | None = None
         if prompt and cited.sentences and calibration:

@@ -102,7 +102,7 @@ def select_calibration(
 
 
 def adapter_hash(path: str | None) -> str | None:
-    """Identifies an adapter by its weights, wherever it lies; a name that is not a path here stands for itself."""
+    """The hash of an adapter's weights; a name that is not a path on this machine is returned unchanged."""
     if path is None or not Path(path).exists():
         return path
     if Path(path).is_dir():
@@ -156,7 +156,7 @@ trained on: 205 questions, 40 with answers of the reader and 165 with those of t
 """
 
 DEFAULT: Calibration | None = replace(SHIPPED[1], reader="", adapter=None, embedder=None, corrects=False, threshold=0.0)
-"""For readers without a calibration of their own: the same signals need no particular reader. Nothing is withheld.
+"""For readers without a calibration of their own: its signals need no particular reader. Nothing is withheld.
 
 `benchmarks/bench_confidence.py` validates it on other readers and domains than it was fitted to.
 """

@@ -1,7 +1,8 @@
 """Decide: compose the answer from its cited sentences, or abstain; and the text that users see.
 
-With a small or unsure reader, users see the sentence or table row of the documents that most likely has the answer,
-next to the reader's answer or in its place; without an answer, one of each of the best passages.
+With a small or unsure reader, users see the sentence or table row of the documents that most likely contains the
+answer, with the reader's answer or in its place. If there is no answer, they see one sentence of each of the best
+passages.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from ragfm.core.types import Hit
 
 NEAREST = 3
-"""Sentences that are named where there is no answer."""
+"""Number of sentences to show if there is no answer."""
 _TERMS_WEIGHT = 0.5
-"""The best sentence has the answer for 90 of 123 questions over seven sets whose passages have it with a weight of 0.3
-to 1, for 85 without the terms, and for 83 by the terms alone."""
+"""Of 123 questions in seven sets whose passages contain the answer, the best sentence contains it for 90 with a weight
+of 0.3 to 1, for 85 without the terms, and for 83 by the terms alone."""
 _MAX_QUOTE = 300  # characters of a contradiction
 
 
@@ -49,8 +50,8 @@ class ComposedAnswer:
 class Decision:
     """The result: the status, the composed answer or the abstention without citations, and the text to show.
 
-    `quote` is the sentence of the documents that is shown with an answer. `nearest` are those that come closest to one
-    if there is no answer.
+    `quote` is the sentence of the documents that is shown with an answer. If there is no answer, `nearest` are the
+    sentences that come closest to one.
     """
 
     status: AnswerStatus
@@ -74,13 +75,13 @@ def decide(
     An answer is withheld if no sentence is left, if `strict` mode has no citation for it, or if its confidence is below
     the threshold of the settings or the calibration. Otherwise it is `answered` where giving it has the higher expected
     utility than saying nothing: a right answer counts 1, a wrong one minus `ask.wrong_cost` (Chow 1970). An answer of
-    unknown confidence is given, as are all in `open` mode. An abstention stays as the reader phrased it; without its
-    own, it is `abstention`. The answers of a `small` reader are shown with a quote, and replaced by it where they are
-    unsure. They are `answered` only if they come from the sentence that most likely has the answer.
+    unknown confidence is given, as are all in `open` mode. An abstention of the reader keeps its wording; any other is
+    `abstention`. The answers of a `small` reader are shown with a quote, and replaced by it where they are unsure. They
+    are `answered` only if they come from the sentence that most likely has the answer.
     """
     strict = settings.mode == "strict"
     answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
-    if settings.mode == "open":  # of an answer from memory, the passages tell little
+    if settings.mode == "open":  # the passages say little about an answer from memory
         confidence = None
     withheld = calibration is not None and calibration.withholds(confidence, settings.min_confidence)
     status: AnswerStatus = "answered"
@@ -165,11 +166,11 @@ def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tu
 
 
 def nearest_sentences(analysis: Analysis, readings: Sequence[Reading]) -> list[tuple[float, Citation]]:
-    """The sentence or table row of each passage that most likely has the answer, with its score.
+    """The sentence or table row of each passage that most likely contains the answer, with its score.
 
-    The score is the share of the question's terms that the sentence has and, with `readings`, how likely the verifier
-    finds the answer in it. Headings and table headers are left out. The citations are not verified, and have no place
-    in an answer.
+    The score is the share of the question's terms that the sentence contains and, with `readings`, how likely the
+    verifier finds the answer in it. Headings and table headers are left out. The citations are not verified, and have
+    no place in an answer.
     """
     number_of_terms = max(len(analysis.question.terms), 1)
     reading_of = {reading.passage.n: reading for reading in readings}

@@ -46,9 +46,9 @@ MIN_LIKELIHOOD = 0.35
 MIN_QUESTION_SHARE = 0.5
 """The share of the question's terms that a verified quote has, with its headings and table header."""
 SELF_CONTAINED = 4
-"""New terms from which on a sentence of a longer answer states something by itself."""
+"""Minimum number of new terms with which a sentence of a longer answer is a statement of its own."""
 MIN_OVERLAP = 0.5
-"""The term overlap from which on two answers are the same."""
+"""Minimum term overlap of two answers that count as the same."""
 
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 _BARE = re.compile(r"\s*(?P<number>[-−(]?\d+(?:[.,]\d+)*\)?)[\s.]*")
@@ -68,7 +68,7 @@ class CitedSentence:
     that the question lacks. `question_shares` has, for each evidence, the share of the question's terms that it has
     with the headings above it. `claims`: the sentence has terms that a passage could support, or is a "Yes." that is
     the whole answer. `contradiction` has another number or name than the evidence. `likelihood` is the verifier's: how
-    likely the answer to the question stands where the sentence or its evidence does.
+    likely the answer to the question is where the sentence or its evidence is.
     """
 
     text: str
@@ -327,7 +327,7 @@ def _above(passage: Hit, start: int) -> str:
 def with_unit(answer: str, quote: str, above: str) -> str:
     """The answer, with the unit of its number if it is nothing but a number; else unchanged.
 
-    In prose, the unit stands next to the number: a currency sign, `%`, or a word such as `days` or `million`. In a
+    In prose, the unit is next to the number: a currency sign, `%`, or a word such as `days` or `million`. In a
     table row, the scale and the currency are in the text `above`, the header and the caption.
     """
     bare = _BARE.fullmatch(answer)

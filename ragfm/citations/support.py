@@ -1,14 +1,14 @@
 """Support: which sentence of the passages supports a claim best, whether it does, and what is wrong if it does not.
 
 A quote supports a claim if it has all names and numbers that the claim adds to the question, most of the other terms
-that it adds, and a negation exactly where the claim has one. It must not have another unit or the opposite of what the
-claim says. Quotations must stand verbatim. A sentence that only repeats the question claims nothing.
+that it adds, and a negation exactly where the claim has one. It must not have a different unit or say the opposite of
+the claim. Quotations must occur verbatim. A sentence that only repeats the question claims nothing.
 
 A quote that supports a sentence may be about another company or another year. So each name, number and period of the
 question, its subject, must be found with the quote: in it, in its headings, its table's header, or the names of its
-document. If the question has a negation, the quote must have one. What is closer counts: a quote about 2022 in a report
-of 2023 is not about 2023, and neither is a number in the column 2022. Periods are years and quarters, in English or in
-digits (`FY2018`, `Q2`, `second quarter`).
+document. If the question has a negation, the quote must have one. The closest mention counts: a quote about 2022 in a
+report of 2023 is not about 2023, and neither is a number in the column 2022. Periods are years and quarters, in English
+or in digits (`FY2018`, `Q2`, `second quarter`).
 
 A passage contradicts a claim if one of its sentences shares most terms with the quote and differs in a number or a
 name. Terms that the quote shares with the question ("How many people does Cirrus seat?") are the subject: the other
@@ -270,7 +270,7 @@ _ADDRESS = re.compile(r"[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~
 
 
 def details_differ(claim: str, text: str) -> bool:
-    """Whether a text has another unit for one of a claim's numbers, or the opposite of what the claim says.
+    """Whether a text has a different unit for one of a claim's numbers, or says the opposite of the claim.
 
         "30 weeks" – "30 days"    "9 am" – "9 pm"    "30 euros a month" – "a year"    "before 9" – "after 9"
 
@@ -326,7 +326,7 @@ def _measures(text: str) -> dict[tuple[str, str], set[str]]:
 # --- Quotes ------------------------------------------------------------------------------------------------------
 
 MIN_QUOTE_WORDS = 3
-"""Fewer words in quotation marks are a name or a term, not a quotation."""
+"""Minimum number of words of a quotation; fewer words in quotation marks are a name or a term."""
 _QUOTED = re.compile("|".join(f"{a}([^{a}{b}\n]+){b}" for a, b in ('""', "“”", "«»", "„“")))
 _ELLIPSIS = re.compile(r"\s*\[?(?:…|\.\.\.)\]?\s*")
 _NON_JOINER = re.compile("(?<=[\\[<])\u200c")  # which the prompt puts into markers and control tokens of documents
@@ -340,12 +340,12 @@ def quotations(text: str) -> list[str]:
 
 
 def find_quote(quotation: str, text: str) -> tuple[int, int] | None:
-    """The first place where a quotation stands, as (start, end); see `find_quotes`."""
+    """The first place where a quotation occurs, as (start, end); see `find_quotes`."""
     return next(find_quotes(quotation, text), None)
 
 
 def find_quotes(quotation: str, text: str) -> Iterator[tuple[int, int]]:
-    """All places where a quotation stands, as (start, end).
+    """All places where a quotation occurs, as (start, end).
 
     White space, the case of the first letter and the form of apostrophes may differ.
     """
@@ -365,7 +365,7 @@ MIN_QUESTION_SHARE = 0.2
 MIN_SHARE_OF_BEST = 0.6
 """The same, relative to the sentence that has most of the question's terms."""
 SHORT_CLAIM = 2
-"""New terms up to which a claim is short."""
+"""Maximum number of new terms of a short claim."""
 ECHO = 0.5
 """A sentence without new terms that has this share of the question's terms only repeats the question."""
 MIN_SIMILARITY = 0.7
@@ -377,7 +377,7 @@ _ORDINALS = ("first", "second", "third", "fourth")
 _QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS)})[\s-]+quarter", re.IGNORECASE)
 _DECIMAL = re.compile(r"\d+(?:\.\d+)?")
 _RANGE = re.compile(rf"(?<![\d.,])({_DECIMAL.pattern})\s*(?:to|[-–])\s*({_DECIMAL.pattern})(?!\d|[.,]\d)")
-_PERIOD_WORD = re.compile(r"(?:FY|[1-4]?Q)\d*", re.IGNORECASE)  # part of a period, and no name
+_PERIOD_WORD = re.compile(r"(?:FY|[1-4]?Q)\d*", re.IGNORECASE)  # part of a period, not a name
 _NAME = re.compile(r"[^\W\d_][\w&.'’-]*")
 _MAX_ABBREVIATION = 5  # letters
 _NO_TERMS = terms_of("")
@@ -408,7 +408,7 @@ class Window:
     above a row. A sentence that refers back ("She was …") also has those of the sentence before, and then starts there.
     `question_terms` are the terms of the question that match one of `terms`. `passage_terms` are those of the whole
     passage. `header` is the table header above a row, in the passage or in its context. `is_heading`: it is a heading,
-    a table's header or the rule below that, and no evidence.
+    a table's header or the rule below that, which is not evidence.
     """
 
     hit: Hit
@@ -436,7 +436,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class QuestionTerms:
-    """A question's terms, its subject, whether it negates something, and the most of its terms that a sentence has."""
+    """A question's terms, subject and negation, and the highest number of its terms in one sentence."""
 
     terms: frozenset[str]
     denies: bool
@@ -467,7 +467,7 @@ class Evidence:
 
     @property
     def verified(self) -> bool:
-        """Whether it supports the claim, and nothing speaks against it."""
+        """Whether it supports the claim and has no fault."""
         return self.supports and self.fault is None
 
 
@@ -646,7 +646,7 @@ def find_fault(claim: Claim, analysis: Analysis, best: Evidence | None, cited: H
 
 
 def _is_stitched(quotation: str, texts: Sequence[str]) -> bool:
-    """Whether a quotation consists of pieces of at least three words that each stand verbatim in a passage."""
+    """Whether a quotation consists of pieces of at least three words that each occur verbatim in a passage."""
     words = quotation.split()
     reachable = {0}
     for end in range(MIN_QUOTE_WORDS, len(words) + 1):
@@ -688,7 +688,7 @@ def periods(text: str) -> frozenset[str]:
 def missing_subject(
     subject: Subject, quote: str, *, header: str, context: str, passage_terms: Set[str], numbers: Set[str]
 ) -> tuple[str, ...]:
-    """What a question is about and is not found with a quote: names, numbers, periods, and a negation, as in `subject`.
+    """The parts of a question's subject that are not found with a quote: names, numbers, periods, and a negation.
 
     `header` is that of the table that the quote is a row of, `context` what stands above the passage, `numbers` those
     of the claim. Prose may refer to a name by a pronoun, so for a sentence, but not for a row, a name that is among the
@@ -714,7 +714,7 @@ def missing_subject(
     if not subject.periods:
         return tuple(dict.fromkeys(missing))
 
-    # The periods of the quote and of the column that its number stands in; if they name none, those of the context.
+    # The periods of the quote and of the column that its number is in; if they name none, those of the context.
     stated = periods(quote)
     cells, titles = (row.strip().strip("|").split("|") for row in (quote, header))
     columns = [at for at, cell in enumerate(cells) if terms_of(cell).numbers & numbers] if header else []

@@ -114,9 +114,9 @@ class Reading:
 
 
 class Verifier:
-    """Reads passages with a question, by what `folder` adds to the bundled embedding model. Thread-safe.
+    """Reads passages with a question: the bundled embedding model plus the weights in `folder`. Thread-safe.
 
-    Raises ModelNotFoundError, when it is first used, where that model is not installed.
+    Raises ModelNotFoundError on first use if that model is not installed.
     """
 
     def __init__(self, folder: Path = SHIPPED) -> None:
@@ -142,7 +142,7 @@ class Verifier:
         _ = self._exact
 
     def warm_up(self) -> None:
-        """Load the backends that read many passages fastest, which takes seconds, for a process that lives long."""
+        """Load the backends that read many passages fastest, which takes seconds, for a long-lived process."""
         with self._lock:
             if not self._warm:
                 self._exact = self._load(self._network.fast_exact_backend)

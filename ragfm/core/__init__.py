@@ -11,7 +11,7 @@ calibration      from the signals of an answer to its confidence
 access_groups    which groups may see a document
 durable_files    files that survive a crash
 output_folder    folders of results, which are never ingested
-document_name    how people call a document: its file name and its title
+document_name    what people call a document: its file name and its title
 cache            measurements of this machine
 fork             what a forked process cannot use of its parent
 """

@@ -1,4 +1,4 @@
-"""How people call a document: by its file name and its title. Both are context of all its chunks."""
+"""What people call a document: its file name and its title. Both are context of all its chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXTENSION = re.compile(r"\.(?=[^\W\d_])[^\W_]{1,8}$")
 _DOCUMENT_EXTENSION = re.compile(r"\.(?:docx?|pptx?|xlsx?|pdf|od[tps]|rtf|txt|html?|md)$", re.IGNORECASE)
 # 2022Q4 → 2022 Q4, AnnualReport → Annual Report
 _BREAK = re.compile(r"(?<=(?:19|20)\d\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])")
-# Names that say nothing to people: numbers, hashes, UUIDs, defaults.
+# Names that mean nothing to people: numbers, hashes, UUIDs, defaults.
 _GENERATED = re.compile(r"(?=.*\d)[\da-f-]{16,}|[\d\W_]+|index|readme|untitled|document", re.IGNORECASE)
 _PROGRAM = re.compile(r"^Microsoft \w+ - ")  # before the title, in PDFs printed from Office
 _MIN_JOINED = 6  # letters of a word in a file name that may be several words
@@ -23,12 +23,12 @@ _BEGINNING = 100_000  # characters in which the spelling of such a word is looke
 
 
 def document_names(document: Document) -> tuple[str, ...]:
-    """What tells a document apart, most general first: its folder and file name in readable form, and its title.
+    """The names of a document, most general first: its folder and file name in readable form, and its title.
 
     `reports/best-buy/FY2023_10K.pdf` with the title "Annual Report" gives `best buy FY2023 10K` and the title. A name
-    is left out if the title has all its words, or if it says nothing (a number, a hash, `index`). The title is that of
-    the metadata; a document without one has only a name. The first part of a path is the source, or the host. A joined
-    word is split as the text spells it: `BESTBUY` becomes `Best Buy`.
+    is left out if the title has all its words, or if it is uninformative (a number, a hash, `index`). The title is that
+    of the metadata; a document without one has only a name. The first part of a path is the source, or the host. Words
+    that are run together are split as in the text: `BESTBUY` becomes `Best Buy`.
     """
     title = _DOCUMENT_EXTENSION.sub("", _PROGRAM.sub("", " ".join(str(document.metadata.get("title", "")).split())))
     if _GENERATED.fullmatch(title):

@@ -49,7 +49,7 @@ def line_range(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def is_english(query: str, language: str | None) -> bool:
-    """Whether a model that knows English only may know the query and texts of `language` (ISO 639-1, or `simple`).
+    """Whether a model trained on English only can handle the query and texts in `language` (ISO 639-1, or `simple`).
 
     At least half of the query's letters must be Latin.
     """

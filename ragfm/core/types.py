@@ -200,7 +200,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A passage that gives another number or name than the one that an answer's sentence has.
+    """A passage that gives a different number or name from that in an answer's sentence.
 
     Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
     the sentence. `name` is the document's display name.
@@ -253,17 +253,17 @@ class Answer:
 
     `status`: the reader's answer is likely right (`answered`), may not be (`unsure`), or the documents have none
     (`not_found`), and `text` says "I don't know." `shown` is what a user should read: the text, and where the reader is
-    small or unsure, `quote`, the sentence or table row that most likely has the answer. An unsure answer of a small
-    reader is not shown. `nearest` are, if there is no answer, the sentences that come nearest to one, of up to three
-    passages.
+    small or unsure, `quote`, the sentence or table row that most likely contains the answer. An unsure answer of a
+    small reader is not shown. If there is no answer, `nearest` are the sentences that come nearest to one, from up to
+    three passages.
 
     `confidence` is the probability that the answer is right, in [0, 1], None if there is no calibration or no signal of
-    it; `signals` are what it is computed from. Both are of the withheld answer if it was withheld. `unsupported` are
-    the sentences of `text` that no passage supports, as (start, end). `query` is the search query: the question, or the
-    stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is `length` if the answer was
-    cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's own output if the verifier
-    corrected it or its number got a unit. `contradictions` are passages that give another number or name. `searches`
-    are the searches for the question, none if its passages were given.
+    it; `signals` are what it is computed from. If the answer was withheld, both describe the withheld answer.
+    `unsupported` are the sentences of `text` that no passage supports, as (start, end). `query` is the search query:
+    the question, or the stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is
+    `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
+    own output if the verifier corrected it or its number got a unit. `contradictions` are passages that give a
+    different number or name. `searches` are the searches for the question, none if its passages were given.
     """
 
     question: str
@@ -299,7 +299,7 @@ class Answer:
 
     @property
     def shows_text(self) -> bool:
-        """Whether `shown` has the text; if not, the quote stands in its place."""
+        """Whether `shown` has the text; if not, the quote replaces it."""
         return self.shown.startswith(self.text)
 
 

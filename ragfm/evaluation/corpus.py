@@ -60,7 +60,7 @@ class TimedEmbedder:
 def corpus_collection(
     data: QuestionSet, settings: Settings, *, keep: str | Path | None = None, progress: ProgressCallback | None = None
 ) -> Iterator[tuple[Path, SyncReport]]:
-    """Build a collection of the set's documents; gives its folder and the report of the ingest.
+    """Build a collection of the set's documents; yields its folder and the report of the ingest.
 
     It is temporary unless `keep` names a folder to store it in. That folder can hold several sets, and a set that it
     has already is not embedded again. Raises ValueError for a set without documents.

@@ -43,7 +43,7 @@ _MAX_NAME_BYTES = 160  # of a file name; file systems allow 255
 class Contender:
     """A reader, its adapter, the number of passages that it is given, and its strategy.
 
-    None stands for the setting of the collection; as an adapter, for the one that ragfm ships for the reader, if any.
+    None means the setting of the collection or, for the adapter, the one that ragfm ships for the reader, if any.
     """
 
     reader: str
@@ -68,7 +68,7 @@ class QuestionSource:
 
     - `data`: path of the questions; `split`, `articles` and `distractors` as in `load_questions`.
     - `limit`: number of questions, sampled with `seed`; all by default.
-    - `collection`: folder of the collection, unless the data brings its documents; its settings apply to both.
+    - `collection`: folder of the collection, unless the data includes its documents; its settings apply to both.
     - `keep`: folder for the collection of the data's documents; temporary by default.
     - `embedder`: embedder of that collection.
     """

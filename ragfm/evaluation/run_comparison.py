@@ -77,7 +77,7 @@ def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10) -> Comp
     """Compare two run files question by question, and return up to `max_changed` of the changed questions.
 
     Raises DataError unless both are runs of retrieval or both of answers, if they have no question in common, or if a
-    question has another text or gold in the other run.
+    question's text or gold differs between the runs.
     """
     about_a, records_a = read_run(a)
     about_b, records_b = read_run(b)

@@ -130,7 +130,7 @@ def generate(
     reasoning, answer = strategy.split_reasoning(generated)
     start = len(generated.rstrip()) - len(answer)  # the answer is the end of the generated text
     usage = stream.usage
-    if repeated is not None:  # the stream was left before it had its usage
+    if repeated is not None:  # the stream was closed before it had its usage
         usage = Usage(reader.count_tokens(prompt.messages), 0, tokens)
     reasoning = "\n".join(part for part in (normalizer.reasoning, reasoning) if part)
     return ReaderOutput(answer, reasoning, usage, stream.finish_reason or "stop", start)

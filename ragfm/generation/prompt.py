@@ -56,8 +56,8 @@ def build_prompt(
 ) -> Prompt:
     """Build the messages that ask `reader` to answer `question` from `hits`.
 
-    Hits that do not fit are dropped whole, lowest rank first. The last turns of the history stand between passages and
-    question, as many as fit in half of the room. A follow-up keeps the passages of `earlier` turns where they were
+    Hits that do not fit are dropped whole, lowest rank first. The last turns of the history are placed between passages
+    and question, as many as fit in half of the room. A follow-up keeps the passages of `earlier` turns where they were
     shown and adds new ones after them, so that the reader's prefix cache has most of the prompt; if that does not fit,
     only the new passages are shown.
 
@@ -70,7 +70,7 @@ def build_prompt(
         answer_tokens: Tokens of the window that are left for the answer.
         arrange: Turns hits into passages, which are numbered from 1. Default: each hit is one, in rank order.
         documents_only: Forbid the reader to answer from its own knowledge.
-        instruction: Stands before the question instead of the strategy's request for an answer.
+        instruction: Text before the question, instead of the strategy's request for an answer.
         strategy: Texts and examples. Default: `zero-shot`.
         neighbours: Finds the chunks next to hits. As many as fit into `passage_tokens`, together with the hits, are
             shown too.
@@ -188,8 +188,8 @@ def prompt_prefix(strategy: Strategy, *, documents_only: bool = True) -> list[Me
 def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None = None) -> str:
     """A hash of the texts and the layout of a prompt, apart from question and passages.
 
-    An adapter is trained for one prompt and does harm with another. The stand-in turn of a history keeps fingerprints
-    of existing adapters valid.
+    An adapter is trained for one prompt and makes answers worse with any other. The stand-in turn of a history keeps
+    fingerprints of existing adapters valid.
     """
     hits = [Hit("uri", "text", 0, 4, n, None, {}, context=context) for n, context in enumerate(["", "context"])]
     history = (Message("user", "before"), Message("assistant", ABSTENTION))

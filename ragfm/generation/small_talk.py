@@ -29,5 +29,5 @@ def is_greeting(message: str) -> bool:
 
 
 def needs_larger_reader(request: str) -> bool:
-    """Whether an English request asks for a text of its own, such as a summary, and not for a fact."""
+    """Whether an English message asks for a new text, such as a summary, rather than for a fact."""
     return bool(_REQUEST.match(request))

@@ -32,8 +32,8 @@ INSTRUCTION = "Using only the passages above, answer as JSON, with null for what
 class Field:
     """A value of an object with its path (`/contact/phone`) and its evidence.
 
-    `supported`: a passage has the value and is about the question and the field's name; False for null. `removed` is
-    the reader's value if null replaced it because no passage supports it.
+    `supported`: a passage contains the value and is about the question and the field's name; False for null. `removed`
+    is the reader's value if null replaced it because no passage supports it.
     """
 
     path: str
@@ -89,7 +89,7 @@ def fill_schema(
 ) -> tuple[Any, list[Field], Usage]:
     """Generate an object; return it as JSON values, with its fields and the tokens used.
 
-    Raises ExtractionError if the object is cut off, UnsupportedError for a reader that takes no schema.
+    Raises ExtractionError if the object is cut off, UnsupportedError for a reader that does not support schemas.
     """
     with reader.stream(prompt.messages, replace(sampling, schema=schema.bounded)) as stream:
         output = "".join(stream)

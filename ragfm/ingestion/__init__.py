@@ -1,10 +1,10 @@
 """Ingestion: make a collection equal to its sources.
 
-source_request      what the user named, resolved to a row of the catalog and a connector
+source_request      a source as named by the user, resolved to a row of the catalog and a connector
 connector_options   option values, converted to the types that a connector declares
 upload_connector    uploads in the database as a source
 sources             sync of all sources under the collection's lock
-recipe              what decides the text and chunks of a document besides its bytes
+recipe              everything besides its bytes that determines a document's text and chunks
 sync                sync of one source
 turns               a sync in slices, in which the owners of documents take turns
 retry               when a failed document is tried again

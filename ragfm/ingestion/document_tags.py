@@ -4,8 +4,8 @@
     rules    `[[tags]]` tables of ragfm.toml: documents whose uri matches a pattern; later rules override earlier ones
     given    `ragfm tag`: documents that were in the collection then; their later versions keep them
 
-A document's recipe holds the tags of its source and of the rules as `tags`, and the others as `given`. Where its tags
-are now others, nothing is parsed unless a key is gone: then the document's own value must come back.
+A document's recipe holds the tags of its source and of the rules as `tags`, and the others as `given`. If its tags have
+changed, nothing is parsed unless a key was removed: then the document's own value must be restored.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def embed_missing(
     texts: Mapping[bytes, str],
     progress: ProgressCallback | None = None,
 ) -> int:
-    """Embed the texts, keyed by hash, that have no vector under the contract. Gives their number.
+    """Embed the texts, keyed by hash, that have no vector under the contract. Returns their number.
 
     `embedder` is called only if there is something to embed. `progress` is called after each batch. Raises
     EmbeddingError for vectors of the wrong shape or length; nothing of that batch is stored.

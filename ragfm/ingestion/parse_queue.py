@@ -49,7 +49,7 @@ class ParseQueue:
         return bool(self._queue) and self._queue[0].document.done()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the first document; gives whether it is parsed."""
+        """Wait for the first document; returns whether it is parsed."""
         first = self._queue[0].document
         return first.done() or bool(wait([first], seconds).done)
 

@@ -1,4 +1,4 @@
-"""The recipe of a document: everything besides its bytes that decides its text, chunks and metadata, as JSON.
+"""The recipe of a document: everything besides its bytes that determines its text, chunks and metadata, as JSON.
 
 If the recipe changes, the next sync parses and chunks the document again. Versions of ragfm change it too; the
 documents of an older version can be searched as before until then.
@@ -66,7 +66,7 @@ def with_versions_of(recipe: str, known: str) -> str:
 
 
 def older_documents(catalog: Catalog, choice: ParserChoice, source_id: int | None = None) -> tuple[int, int]:
-    """How many live documents another parser, or a version of it or the chunker, prepared, and their chunks."""
+    """The number of live documents, and of their chunks, from another parser or version of parser or chunker."""
     documents = chunks = 0
     for recipe, media_type, document_count, chunk_count in catalog.recipes(source_id):
         parts = json.loads(stored_recipe(recipe, media_type) or "{}")

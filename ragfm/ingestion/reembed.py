@@ -99,7 +99,7 @@ def _switch(
         for row, new_chunks in _split_documents(catalog, rows, embedder, settings):
             hashes = [text_hash(chunk.embedded_text) for chunk in new_chunks]
             insert_chunks(commit.connection, row.id, new_chunks, hashes, commit.generation)
-            # What else the recipe says stays: the next sync parses a document that was out of date before.
+            # The rest of the recipe stays: the next sync parses a document that was out of date before.
             new_recipe = json.dumps(json.loads(row.recipe or "{}") | chunking, sort_keys=True)
             values = {"chunk_count": len(new_chunks), "recipe": new_recipe}
             commit.connection.execute(documents.update().where(documents.c.id == row.id).values(**values))

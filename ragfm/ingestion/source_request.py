@@ -61,7 +61,7 @@ def resolve_source(store: Store, entry: SourceEntry) -> SourceRequest:
     invalid options and tags, and UnknownPluginError.
     """
     # Options may come from the source's last sync. That source is found by its root, which the connector knows, but
-    # also by the location, so one connector is enough unless the location has got another root since.
+    # also by the location, so one connector is enough unless the location's root has changed since.
     expected = _make_source(store, entry, None)
     connector = _build(store, expected)
     source = _make_source(store, entry, _relative_path(store, str(connector.root)))
@@ -213,7 +213,7 @@ def _check_overlap(store: Store, source: Source, stored: Sequence[Source]) -> No
     for other in stored:
         if other.name == source.name and _has_root(store, other, source.root, source.name):
             continue
-        # Uploads lie in the collection's own folder, which sources around it leave out.
+        # Uploads are in the collection's own folder, which sources around it leave out.
         other_root = _real_path(store, other.root)
         inside = [folder is not None and PurePath(path).is_relative_to(folder) for path in (root, other_root)]
         separated = inside[0] != inside[1]
@@ -241,7 +241,7 @@ def _real_path(store: Store, location: str) -> str:
 
 
 def _relative_path(store: Store, location: str, *, always: bool = False) -> str:
-    """A path relative to the folder of the settings, if it lies in there.
+    """A path relative to the folder of the settings, if it is inside that folder.
 
     The paths of a collection that other machines use stay absolute, unless `always`.
     """

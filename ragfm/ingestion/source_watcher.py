@@ -92,7 +92,7 @@ def _watch_sources(store: Store, callback: Callable[[WatchEvent], None], interva
             pause = interval
             try:
                 event = WatchEvent(name, sync_sources(store, [resolve_source(store, entry)], stop_if_asked))
-            except Exception as error:  # the other sources go on, and this one is tried again
+            except Exception as error:  # the other sources continue, and this one is tried again
                 if not isinstance(error, RagfmError):
                     _log.debug("%s", name, exc_info=True)
                 if isinstance(error, CollectionBusyError):
@@ -110,7 +110,7 @@ def _changes(store: Store, paths: list[Path], interval: float, stop: Event) -> I
     """Sets of changed paths, empty ones at each tick. Changes during a sync come with the next set."""
     from watchfiles import watch
 
-    # A collection may lie in a folder that it is made from.
+    # A collection may be inside a folder that it ingests.
     collection = None if store.database.shared else os.path.realpath(store.folder)
     changes = watch(
         *{path if path.is_dir() else path.parent for path in paths},

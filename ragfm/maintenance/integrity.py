@@ -168,7 +168,7 @@ class LiveDocuments:
         return StoredDocument(row, chunk_rows, stored_vectors, damage, derived)
 
     def _savepoint(self) -> AbstractContextManager[Any]:
-        """What a failed statement undoes: on PostgreSQL, it would end the whole transaction."""
+        """Limit what a failed statement undoes: on PostgreSQL, it would end the whole transaction."""
         return self._connection.begin_nested() if self._connection.dialect.name == "postgresql" else nullcontext()
 
     def _chunks_of(self, document_id: int) -> list[Any]:

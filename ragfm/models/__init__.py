@@ -3,7 +3,7 @@
 model_lookup     from a name to a file or folder: path, installed package, Hugging Face cache, hub
 download         a file from the hub: resume, checksum
 bundled_download the bundled reader from the package index
-recommended      open models that answer well as a reader
+recommended      open models that are recommended as readers
 model_card       size, licence, window and template of a model
 gguf_header      the header of a GGUF file
 model_probe      loads an unknown model in a process of its own first

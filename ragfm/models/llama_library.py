@@ -1,6 +1,6 @@
 """llama.cpp for the reader and the embedder: import, threads, model loading, log and errors.
 
-This is the only module that imports `llama_cpp`. What llama.cpp computes, it computes in threads of ragfm's own: the
+This is the only module that imports `llama_cpp`. All computation of llama.cpp runs in ragfm's own threads: the
 evaluation thread of a reader, or a thread for one call (`in_own_thread`).
 
 The code uses llama.cpp's C interface. The `Llama` class of llama-cpp-python redirects stdout and stderr of the whole

@@ -1,4 +1,4 @@
-"""Open models that answer well as a reader, with the file to download and its checksum."""
+"""Open models that are recommended as readers, with the file to download and its checksum."""
 
 from __future__ import annotations
 

@@ -36,6 +36,6 @@ def model_started() -> None:
 
 
 def heavy_parser_started() -> None:
-    """Report that a parser reads the document which needs the memory of a model, and may not beat."""
+    """Report that a parser reads the document that needs as much memory as a model, and may not call `beat`."""
     if _listener is not None:
         _listener("heavy")

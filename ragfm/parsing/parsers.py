@@ -34,10 +34,10 @@ class Parser(Protocol):
 
     @property
     def heavy(self) -> bool:
-        """Whether a document may take 3 GiB of memory, and long without a call of `heartbeat.beat`."""
+        """Whether a document may take 3 GiB of memory, and a long time without a call of `heartbeat.beat`."""
 
     def version(self, media_type: str) -> str:
-        """Changes where the text, marks or metadata of such a document may change. The documents are parsed again."""
+        """Must change when the text, marks or metadata may change; the documents are then parsed again."""
 
     def parse(self, data: bytes, name: str, media_type: str) -> ParsedText:
         """Parse a document; the text of a format that is not binary is in UTF-8. `name` is for messages.
@@ -54,7 +54,7 @@ class ParserChoice:
     fallback: str = ""
 
     def check(self) -> None:
-        """Raise UnknownPluginError, MissingExtraError or ConfigError for a choice that cannot be met."""
+        """Raise UnknownPluginError, MissingExtraError or ConfigError for a choice that cannot be satisfied."""
         for suffix, name in self.parsers.items():
             load_plugin("parsers", name)
             formats = installed_parsers()[name].formats
@@ -136,7 +136,7 @@ def known_formats() -> KnownFormats:
 
 
 def parser_version(name: str, media_type: str) -> str:
-    """The parser in a recipe: name and version; of ragfm's own only the version, as in older recipes."""
+    """The parser in a recipe: name and version; for ragfm's own only the version, as in older recipes."""
     parser = installed_parsers().get(name)
     version = parser.version(media_type) if parser else ""
     return version if name == OWN else f"{name} {version}"

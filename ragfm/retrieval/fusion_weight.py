@@ -1,7 +1,7 @@
 """The weight of the cosine in hybrid search; BM25 has the rest.
 
-An embedding model finds little in a language that it does not know, while keywords work as well as ever. So the default
-depends on model and language: docs/decisions/013-the-weight-by-language.md has the evidence.
+An embedding model finds little in a language that it was not trained on, while keywords work as well as ever. So the
+default depends on model and language: docs/decisions/013-the-weight-by-language.md has the evidence.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 DEFAULT_WEIGHT = 0.6
 UNKNOWN_LANGUAGE_WEIGHT = 0.2
-"""For languages that the model does not know."""
+"""For languages that the model was not trained on."""
 
 # Years, ranges of years, quarters and ordinals are in many texts: FY2018, 2015-17, 1950s, Q2, 3Q23, 4th.
 _PERIOD = re.compile(

@@ -1,4 +1,4 @@
-"""Search in several hops, without a reader: what a hit names leads to the passage that has the rest of the answer.
+"""Search in several hops, without a reader: names in a hit lead to the passage with the rest of the answer.
 
 "In which county is the city where Ann Lee was born?" finds the passage about Ann Lee. It names West Chicago, which the
 question does not, so the next hop searches for that. docs/decisions/038-several-hops.md has the measurements.
@@ -32,7 +32,9 @@ _MIN_RARITY = 0.25
 _COMPARED = 20  # texts whose words decide whether the best one has enough of the question
 _ENOUGH = 0.6
 _MAX_COUNTED = 1000  # texts with a word are counted up to here
-_TEXT = 0.6  # of a name that is in a text, but not in its title; fitted on the even lines of HotpotQA and MuSiQue
+_TEXT = (
+    0.6  # strength of a name that is in a text, but not in its title; fitted on the even lines of HotpotQA and MuSiQue
+)
 
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 # Names where the script has capitals: capitalized words, joined by up to two short words, as in "Bank of the West".
@@ -56,7 +58,7 @@ def find_linked(
     settings: SearchSection,
     record: Callable[[SearchStep], None],
 ) -> RankedChunks:
-    """The best `k` chunks, those included that hits lead to in up to `hops` rounds of search.
+    """The best `k` chunks, including those that hits lead to in up to `hops` rounds of search.
 
     The best hits of a round are followed: their names (rare, and not in the question) are searched for by keyword. A
     chunk that has such a name scores its own score plus that of the hit times the strength of the link, but less than
@@ -94,7 +96,7 @@ def find_linked(
 
 
 def _wanted_hops(query: str, snapshot: SearchBackend, where: Predicate | None) -> int:
-    """2 if the best text lacks many of the question's words that the best texts have, by BM25; else 1."""
+    """2 if the best text lacks many of the question's words that the best texts contain together, by BM25; else 1."""
     words = list(dict.fromkeys(_WORD.findall(query)))
     ids = snapshot.search_keywords(query, _COMPARED, where)[1]
     if not len(ids):
@@ -192,7 +194,7 @@ def _contains(words: Sequence[str], name: Sequence[str]) -> bool:
 
 
 def _share(name: tuple[str, ...], title: str) -> float:
-    """The share of a title that a name is; "Kassel" is all of "Kassel (Hesse)" and of "Kassel, Germany"."""
+    """The share of a title that a name makes up; "Kassel" is all of "Kassel (Hesse)" and of "Kassel, Germany"."""
     shares = [0.0]
     for form in (title, title.partition(" (")[0], title.partition(", ")[0]):
         words = _words(form)

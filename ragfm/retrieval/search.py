@@ -29,7 +29,7 @@ DOCUMENT_SHARE = 0.05
 """Share of the document's score in the fused score of a chunk."""
 _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
 NEIGHBOUR_SHARE = 0.1
-"""Share of a neighbour's likelihood that a chunk gains in reranking, and what it loses near a better chunk."""
+"""Share of a neighbour's likelihood that a chunk gains in reranking, and amount that it loses near a better chunk."""
 _NEAR = 3  # chunks
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]

@@ -4,7 +4,7 @@
     s3://archive/mails/17.eml       mails/17.eml, from the source s3://archive/mails
     docs/leave.md                   docs/leave.md: a relative uri stays as it is, and so does a web address
 
-Of the name of a source, as many levels are kept as tell it apart from all other sources.
+The name of a source keeps as many levels as distinguish it from all other sources.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DisplayNames:
         return next((short + uri[len(name) :] for name, short in self._shortened if _is_in(uri, name)), uri)
 
     def uri_of(self, name: str) -> str:
-        """The uri of the document with this display name; the name itself if it is the display name of none."""
+        """The uri of the document with this display name; the name itself if no document has this display name."""
         return next((long + name[len(short) :] for long, short in self._shortened if _is_in(name, short)), name)
 
 

@@ -32,7 +32,7 @@ def same_contract(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:
-    """Raise EmbedderMismatchError if the embedder would give other vectors than the collection has."""
+    """Raise EmbedderMismatchError if the embedder's vectors would differ from those of the collection."""
     current = dict(embedder.fingerprint)
     different = [key for key in current if key != "model" and current[key] != stored.get(key)]
     if different:

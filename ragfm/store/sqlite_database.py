@@ -198,7 +198,7 @@ class SqliteDatabase:
             yield
 
     def views_lock(self) -> contextlib.AbstractContextManager[bool]:
-        """Nothing: only the holder of the lock saves views."""
+        """Do nothing: only the holder of the write lock saves views."""
         return nullcontext(True)
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
@@ -206,7 +206,7 @@ class SqliteDatabase:
         return open_engine(self.folder, writable=writable)
 
     def restrict(self, connection: sa.Connection, groups: frozenset[str]) -> None:
-        """Nothing: SQLite has no row-level security."""
+        """Do nothing: SQLite has no row-level security."""
 
     @contextmanager
     def begin_write(self, engine: sa.Engine) -> Iterator[sa.Connection]:
@@ -216,7 +216,7 @@ class SqliteDatabase:
             yield connection
 
     def saw(self, generation: int, digest: str) -> None:
-        """Nothing: HEAD is in the same folder, and the writer writes it."""
+        """Do nothing: HEAD is in the same folder, and the writer writes it."""
 
     def replaced(self, _: sa.Connection) -> bool:
         """False: an open file stays the same one. `identity` notices that another one has its name."""

@@ -14,12 +14,12 @@ example_formats         examples for other trainers
 raft                    examples from questions with known answers
 unanswerable_questions  near misses: questions that no passage answers
 log_examples            examples from the answer log
-held_out                what must not be trained on, because it tests
-training_run            train an adapter, or estimate what that costs
+held_out                questions and texts that are kept out of training, for tests
+training_run            train an adapter, or estimate the cost
 train_settings          its settings and estimate
 trainer                 the training loop
 training_batches        batches and their loss
-preference              what dpo and kto learn from, and their losses
+preference              examples and losses of dpo and kto
 base_model              the model that is trained
 methods                 LoRA and the other methods of fine-tuning
 checkpoint              the state of a training run on disk
@@ -34,7 +34,7 @@ gguf_lora, gguf_merge   GGUF adapters, and models merged with them
 gguf_library            the library for that
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
-refresh                 retrain on the answer log, and adopt what is better
+refresh                 retrain on the answer log, and adopt the result if it is better
 auto_adapt              refresh on questions that a reader writes
 retriever_training      train embedder or reranker, and test it
 hard_negatives          their training examples

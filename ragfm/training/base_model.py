@@ -23,7 +23,7 @@ _PLACEHOLDER = "ANSWER"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of an example. The completion, on which the loss is taken, begins at index `start`."""
+    """The tokens of an example. The completion, on which the loss is computed, begins at index `start`."""
 
     ids: tuple[int, ...]
     start: int

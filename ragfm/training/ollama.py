@@ -1,7 +1,7 @@
 """Ollama's Modelfile, with the model's chat template as a Go template.
 
-The texts around the messages are read off conversations that the chat template renders. The result is used only if it
-renders other conversations as the chat template does.
+The texts around the messages are extracted from conversations that the chat template renders. The result is used only
+if it renders other conversations as the chat template does.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class Training:
                 self.model = apply_method(base.model, settings.method, base.name, str(start))
                 self.licence = read_record(start).licence
             config = self.model.peft_config["default"]
-            if hasattr(config, "r"):  # the adapter's own rank and scale hold, not those of the settings
+            if hasattr(config, "r"):  # the adapter's own rank and scale apply, not those of the settings
                 self.configuration["method"] |= {"rank": config.r, "alpha": config.lora_alpha}
         else:
             self.model = apply_method(base.model, settings.method, base.name)
@@ -187,7 +187,7 @@ class Training:
         self._random_state: dict[str, torch.Tensor] | None = None  # at the beginning of an unfinished step
 
     def estimate(self) -> TrainingEstimate:
-        """Estimate time, memory and disk space from the longest batch and a middle one. Changes no state."""
+        """Estimate time, memory and disk space from the longest batch and one of medium length. Changes no state."""
         random_state = torch.get_rng_state()
         steps = self._own_steps if any(self._own_steps) else self.steps
         batches = sorted((batch for step in steps for batch in step), key=self._padded_tokens)
@@ -464,7 +464,7 @@ class Training:
         return max(0.0, sum(ratios) / len(ratios))
 
     def _pack(self, data: Sequences) -> tuple[list[Row], list[int]]:
-        """Rows of the sequences of which a step takes all or none, and the number of tokens of each."""
+        """Rows of sequences that a step uses together or not at all, and the number of tokens of each."""
         if self.settings.objective == "dpo":
             rows = preference_rows(data)
             return rows, [row_tokens([data.encoded[index] for index in row]) for row in rows]

@@ -8,7 +8,7 @@
 
 The first four apply only where they are certain: after "How many aircraft did Boeing deliver to Ryanair?", "And
 Airbus?" could replace either name, so it is appended. A question without a sign of dependence is not changed, so a
-change of topic carries nothing along.
+change of topic carries nothing over.
 """
 
 from __future__ import annotations

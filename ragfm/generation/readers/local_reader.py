@@ -60,7 +60,7 @@ class LocalReader(Generic[M]):
         raise NotImplementedError
 
     def _cache_factory(self, model: M, context_tokens: int) -> CacheFactory:
-        """What makes the KV cache. Must not refer to the reader, see Batcher."""
+        """Makes the KV cache. Must not refer to the reader, see Batcher."""
         raise NotImplementedError
 
     def _open_prefix_cache(self, model: M) -> PrefixCache | None:

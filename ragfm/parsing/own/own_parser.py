@@ -72,6 +72,6 @@ class OwnParser:
 
 
 def relevant_version(version: str, media_type: str) -> str:
-    """The version that names the extras of one media type, of one that names all, such as `5+ocr+code`."""
+    """Reduce a version that names all extras, such as `5+ocr+code`, to those that concern one media type."""
     number, *extras = version.split("+")
     return "+".join([number, *(extra for extra in extras if extra == _EXTRAS.get(media_type))])

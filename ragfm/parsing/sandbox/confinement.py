@@ -58,7 +58,7 @@ _W_OK = 2
 
 
 def confine(folder: str, readable: Sequence[str], memory: int, parent: int) -> list[str]:
-    """Specify up everything except reading `readable` paths and writing in `folder`. Returns the active protections.
+    """Give up all rights except reading `readable` paths and writing in `folder`. Returns the active protections.
 
     `memory` is the limit in bytes. The process ends with its parent process. It must not have other threads yet.
     """

@@ -197,7 +197,7 @@ def _strip_controls(text: str) -> str:
 
 
 def _drop_running_titles(pages: Sequence[PageContent], known: set[str], first: int) -> None:
-    """Remove page numbers, and lines that repeat in the margins; a line with letters stays where it stands first.
+    """Remove page numbers and lines that repeat in the margins; the first occurrence of a line with letters stays.
 
     `known` are the running titles of the pages before; those of these pages are added. The first page has the index
     `first`.

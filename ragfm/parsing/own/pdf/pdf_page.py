@@ -44,7 +44,8 @@ class PageContent:
     """Text that does not run from left to right, line by line."""
     drawing: Drawing = field(default_factory=Drawing)
     hidden_text: str = ""
-    """Text that the page has but does not show: white on white, off the page, too small, covered, without paint."""
+    """Text that the page has but does not show: white on white, off the page, too small, covered, in an invisible
+    mode."""
 
     @property
     def is_scan(self) -> bool:
