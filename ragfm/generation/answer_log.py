@@ -83,7 +83,7 @@ class AnswerLog:
         """Pass an answer's pieces through, and log the answer at the end; it is returned with its `log_id`.
 
         If the stream is stopped, the text so far is logged in place of that of `unfinished`. An error of the log is a
-        warning: it never costs an answer.
+        warning: it never prevents an answer.
         """
         text: list[str] = []
         first_piece: float | None = None
@@ -113,7 +113,7 @@ class AnswerLog:
             return self.add(answer, context, first, finished=finished)
         except KeyboardInterrupt:
             why = "interrupted"
-        except Exception as error:  # no error of the log may cost the answer
+        except Exception as error:  # no error of the log may prevent the answer
             why = error.message if isinstance(error, LogError) else f"{type(error).__name__}: {error}"
         _log.warning("The answer was not logged: %s", why)
         return None
@@ -169,7 +169,7 @@ class AnswerLog:
             raise self._no_entry(number)
 
     def forget(self, which: LogFilter) -> int:
-        """Delete entries so that the file or table holds nothing of them, and return how many."""
+        """Delete entries so that no trace of them is left in the file or table, and return how many."""
         count = self._storage.change(which, lambda _: None)
         self._storage.erase()
         return count

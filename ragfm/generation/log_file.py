@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS entries (
 )
 """
 _ADD_CONTRADICTIONS = "ALTER TABLE entries ADD COLUMN contradictions TEXT NOT NULL DEFAULT '[]'"
-# What a user of the server gets instead of the id, which would tell how many questions others ask.
+# What a user of the server gets instead of the id, which would reveal how many questions others ask.
 _ADD_RATING_ID = "ALTER TABLE entries ADD COLUMN rating_id TEXT"
 _INDEX_RATING_ID = "CREATE UNIQUE INDEX ratings ON entries (rating_id)"
 
@@ -82,7 +82,7 @@ class LogFile:
             busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise LogError(
-                f"The entries are deleted, but {self.path}-wal still has them: another process is reading the log.",
+                f"The entries are deleted, but {self.path}-wal still contains them: another process reads the log.",
                 "Run the command again after that process has ended.",
             )
 
