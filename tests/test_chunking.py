@@ -173,7 +173,7 @@ def test_laws_hold_for_generated_documents(name: str, overlap: int, doc: Documen
     assert chunk_document(doc, tokenize, window, ChunkSettings(overlap=overlap)) == chunks
 
 
-def test_what_is_cut_again_is_not_repeated_whole() -> None:
+def test_a_chunk_that_is_split_again_is_not_repeated_entirely() -> None:
     doc = markdown(f"# {'é' * 9}\n\n{'x' * 130} \n-  Dr. Who?\n\n")
     chunks = chunk_document(doc, characters, 64, ChunkSettings(overlap=7))
     check(doc, chunks, characters, 64, 7)

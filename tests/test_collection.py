@@ -205,7 +205,7 @@ def test_sources_of_the_settings_are_synced_without_naming_them(
     assert collection.sync().unchanged == 5
 
 
-def test_nothing_is_made_for_a_source_that_is_not_there(tmp_path: Path, collection: Collection) -> None:
+def test_no_collection_is_created_for_a_missing_source(tmp_path: Path, collection: Collection) -> None:
     for missing in ([tmp_path / "missing"], []):
         with pytest.raises(SourceError):
             collection.sync(*missing)

@@ -83,7 +83,7 @@ def _events(folder: Path, script: str) -> list[list[object]]:
     return events
 
 
-def test_the_watch_sees_a_pickle(tmp_path: Path) -> None:
+def test_the_audit_hook_detects_a_pickle(tmp_path: Path) -> None:
     script = "import collections; pickle.loads(pickle.dumps(collections.OrderedDict())); pickle.loads(pickle.dumps(1))"
     assert [event[0] for event in _events(tmp_path, script)] == ["loads", "pickle.find_class", "loads"]
 
@@ -97,7 +97,7 @@ def test_an_answer_unpickles_nothing(tmp_path: Path, docs: Path) -> None:
     assert _events(tmp_path, _ASK) == []
 
 
-def test_no_module_could() -> None:
+def test_no_module_imports_a_pickling_library() -> None:
     for file in (file for top in ("ragfm", "indexes", "connectors") for file in (ROOT / top).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -73,7 +73,7 @@ def test_abstention_has_no_citations(handbook: Collection, said: str) -> None:
     assert answer.text == "I don't know."
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path, collection: Collection) -> None:
+def test_passages_that_do_not_fit_are_reported(tmp_path: Path, collection: Collection) -> None:
     for number in range(8):
         (tmp_path / f"{number}.txt").write_text(f"Passage {number}. " + "word " * 40)
     collection.sync(f"{tmp_path}/*.txt")
@@ -186,7 +186,7 @@ def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
         Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri")
 
 
-def test_what_is_not_text_is_refused(handbook: Collection) -> None:
+def test_lone_surrogates_are_refused(handbook: Collection) -> None:
     rag = Rag(handbook, reader=ScriptedReader(["Yes."]))
     broken = "leave \ud800"
     for ask in (
@@ -214,7 +214,7 @@ def asked_in(
         return [*stream, stream.answer]
 
 
-def test_strict_answers_hold_only_what_is_supported(collection: Collection, docs: Path) -> None:
+def test_strict_answers_contain_only_supported_sentences(collection: Collection, docs: Path) -> None:
     reader = ScriptedReader(["You get 28 days of leave. Cats sleep a lot."])
     *pieces, answer = asked_in("strict", collection, docs, reader, "How much leave do I get?")
     assert isinstance(answer, Answer)
@@ -253,7 +253,7 @@ def test_citations_are_anchored_in_the_answer_and_in_the_streamed_text(handbook:
     ]
 
 
-def test_what_is_not_supported_is_marked_by_default(collection: Collection, docs: Path) -> None:
+def test_unsupported_sentences_are_marked_by_default(collection: Collection, docs: Path) -> None:
     reader = ScriptedReader(["You get 28 days of leave. Cats sleep a lot."])
     *_, answer = asked_in("prefer", collection, docs, reader, "How much leave do I get?")
     assert isinstance(answer, Answer)
@@ -283,7 +283,7 @@ def test_an_answer_that_repeats_itself_ends_there(handbook: Collection) -> None:
     assert short.text.count("23 January") == 1
 
 
-def test_those_who_may_see_other_things_share_no_memory_of_the_reader(collection: Collection, docs: Path) -> None:
+def test_handles_of_different_groups_share_no_prompt_cache(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     scopes = []
 

@@ -69,7 +69,7 @@ def cited(question: str, output: str, hits: list[Hit]) -> CitedAnswer:
     return cite_answer(question, output, hits, "en", verify=False, corrects=False)
 
 
-def test_the_signals_are_what_they_say() -> None:
+def test_answer_signals_of_a_cited_answer() -> None:
     texts = ["Everybody has 28 days of leave a year.", "The office opens at nine. Leave is asked for by mail."]
     hits = [Hit("a", text, 0, len(text), n, 0.7 - n / 10, {}, n=n + 1) for n, text in enumerate(texts)]
     question = "How many days of leave do interns get a year?"
@@ -174,7 +174,7 @@ def test_mode_and_threshold_decide(collection: Collection, docs: Path, settings:
         (ABSTENTION, "open", ABSTENTION, None),
     ],
 )
-def test_where_the_calibration_says_so_the_verifier_corrects_the_reader(
+def test_the_verifier_corrects_the_reader_if_the_calibration_corrects(
     collection: Collection, docs: Path, said: str, mode: str, text: str, own: str | None
 ) -> None:
     trusting = replace(BY_LIKELIHOOD, weights={"located": 1.0}, means={"located": -9.0}, corrects=True)
@@ -208,7 +208,7 @@ def test_without_a_verifier_nothing_is_corrected(collection: Collection, docs: P
         ("Сколько дней leave?", "bundled"),
     ],
 )
-def test_what_the_verifier_does_not_read_is_not_withheld_where_confidence_is_its_word_alone(
+def test_answers_the_verifier_did_not_read_are_not_withheld_by_its_signals(
     collection: Collection, docs: Path, question: str, verifier: str
 ) -> None:
     by_verifier = next(one for one in SHIPPED if one.corrects)
@@ -225,7 +225,7 @@ def test_what_the_verifier_does_not_read_is_not_withheld_where_confidence_is_its
     assert answer.signals
 
 
-def test_without_a_signal_that_it_weighs_a_calibration_gives_no_confidence() -> None:
+def test_a_calibration_gives_no_confidence_without_a_weighted_signal() -> None:
     for one in SHIPPED:
         assert one.confidence({}) is None
         assert one.confidence({"silent": 0.0}) is None
@@ -238,7 +238,7 @@ def test_without_a_signal_that_it_weighs_a_calibration_gives_no_confidence() -> 
     assert by_cosine.confidence({"cosine": 0.9}, "other") is None
 
 
-def test_what_ragfm_knows_of_answers_is_for_the_usual_strategy_alone(
+def test_shipped_calibrations_apply_only_to_the_default_strategy(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = _rag(collection, docs, []).collection  # with a calibration of its own, for another reader
@@ -250,9 +250,7 @@ def test_what_ragfm_knows_of_answers_is_for_the_usual_strategy_alone(
     assert by_strategy == {"zero-shot": SHIPPED[0], "few-shot": None}
 
 
-def test_a_calibration_of_ones_own_is_for_the_strategy_that_it_was_fitted_to(
-    collection: Collection, docs: Path
-) -> None:
+def test_a_user_calibration_applies_only_to_the_strategy_it_was_fitted_to(collection: Collection, docs: Path) -> None:
     for fitted in ("zero-shot", "few-shot"):
         own = replace(BY_LIKELIHOOD, strategy=fitted)
         handle = _rag(collection, docs, [], confidence=own).collection
@@ -263,7 +261,7 @@ def test_a_calibration_of_ones_own_is_for_the_strategy_that_it_was_fitted_to(
         assert {name for name, calibration in used.items() if calibration} == {fitted}
 
 
-def test_a_calibration_is_for_a_file_of_words_as_it_was(collection: Collection, docs: Path) -> None:
+def test_a_calibration_applies_only_to_an_unchanged_strategy_file(collection: Collection, docs: Path) -> None:
     path = collection.path.parent / "my.toml"
     path.write_text("system = 'S'\nask = '{question}'\n")
     handle = _rag(collection, docs, []).collection
@@ -275,20 +273,20 @@ def test_a_calibration_is_for_a_file_of_words_as_it_was(collection: Collection, 
     assert Rag(handle, reader=ScoringReader([]), strategy="my.toml").calibration is None
 
 
-def test_fitting_notes_the_strategy(collection: Collection, docs: Path) -> None:
+def test_a_fitted_calibration_records_the_strategy(collection: Collection, docs: Path) -> None:
     questions, script = _asked(80)
     handle = _rag(collection, docs, [], confidence=None, verifier="none").collection
     rag = Rag(handle, reader=ScoringReader(script), strategy="few-shot")
     assert calibrate(rag, questions).calibration.strategy == "few-shot"
 
 
-def test_a_calibration_of_another_reader_says_nothing(collection: Collection, docs: Path) -> None:
+def test_a_calibration_for_another_reader_is_ignored(collection: Collection, docs: Path) -> None:
     rag = _rag(collection, docs, ["28 days."], confidence=replace(BY_LIKELIHOOD, reader="bundled"))
     answer = rag.ask("How many days of leave do I get?")
     assert (answer.confidence, answer.signals, answer.abstained) == (None, {}, False)
 
 
-def test_a_calibration_is_that_of_one_adapter_wherever_it_lies(tmp_path: Path) -> None:
+def test_a_calibration_applies_to_one_adapter_wherever_it_is_stored(tmp_path: Path) -> None:
     one, other = tmp_path / "one.gguf", tmp_path / "other.gguf"
     one.write_bytes(b"one")
     other.write_bytes(b"other")
@@ -309,7 +307,7 @@ def test_an_adapter_of_transformers_is_a_folder_and_a_servers_own_a_name(tmp_pat
     assert adapter_hash("on-the-server") == "on-the-server"
 
 
-def test_what_the_reader_does_not_know_has_no_confidence(collection: Collection, docs: Path) -> None:
+def test_an_abstention_has_no_confidence(collection: Collection, docs: Path) -> None:
     answer = _rag(collection, docs, [ABSTENTION]).ask("Why?")
     assert (answer.abstained, answer.confidence) == (True, None)
 

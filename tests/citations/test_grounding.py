@@ -36,7 +36,7 @@ def test_a_sentence_gets_the_passage_that_supports_it() -> None:
     assert (citation.start, citation.end) == (200, 200 + len(citation.quote))
 
 
-def test_each_sentence_is_held_against_its_own_evidence() -> None:
+def test_each_sentence_is_checked_against_its_own_evidence() -> None:
     text, citations = ground("What do parents get?", "Parents get 16 weeks. Ms Okafor has the form.", _shown(LEAVE))
     assert text == "Parents get 16 weeks [1]. Ms Okafor has the form [1]."
     assert [citation.quote for citation in citations] == [
@@ -67,7 +67,7 @@ def test_several_markers_are_several_citations() -> None:
     assert [citation.n for citation in citations] == [1, 2]
 
 
-def test_a_marker_of_no_passage_goes() -> None:
+def test_a_marker_without_a_passage_is_removed() -> None:
     text, citations = ground("Leave?", "Cats sleep a lot [7].", _shown(LEAVE))
     assert (text, citations) == ("Cats sleep a lot.", ())
 
@@ -77,7 +77,7 @@ def test_a_row_of_a_table_is_a_quote() -> None:
     assert [citation.quote for citation in citations] == ["| Oak | 12 |"]
 
 
-def test_the_header_of_a_table_says_what_its_cells_are() -> None:
+def test_the_header_of_a_table_counts_for_its_cells() -> None:
     prices = "| Length of the boat | One day | One week |\n| --- | --- | --- |\n| 26 to 40 feet | £12 | £46 |"
     depths = "A boat may be 58 feet long."
     _, citations = ground("What does a week cost for a boat of 30 feet?", "£46 [1]", _shown(prices, depths))
@@ -102,7 +102,7 @@ def test_words_without_content_support_nothing() -> None:
 BONUS = "Full-time staff do not get a bonus. Part-time staff never get one."
 
 
-def test_a_denial_supports_no_affirmation_and_the_other_way_round() -> None:
+def test_a_denial_does_not_support_an_affirmation_or_vice_versa() -> None:
     _, citations = ground("Who gets a bonus?", "Full-time staff get a bonus of cash [1].", _shown(BONUS))
     assert [citation.verified for citation in citations] == [False]
     assert ground("Tell me of a bonus", "Full-time staff get it.", _shown(BONUS))[1] == ()
@@ -135,7 +135,7 @@ def test_another_name_is_not_supported() -> None:
     assert ground(question, "The American Yuri Gagarin was the first man.", _shown(MOON))[1] == ()
 
 
-def test_a_name_must_be_one_in_the_quote_too() -> None:
+def test_a_name_must_also_be_a_name_in_the_quote() -> None:
     text = "The last bus to the coast leaves at nine."
     assert ground("Where does it go?", "It goes to the Last Coast.", _shown(text))[1] == ()
     assert len(ground("Where does the bus go?", "It goes to the coast.", _shown(text))[1]) == 1
@@ -173,14 +173,14 @@ def test_signs_and_decimal_commas_are_part_of_a_number(said: str, text: str, hol
     assert verified("What is the lowest temperature?", f"The lowest temperature is {said}.", text) is holds
 
 
-def test_a_number_alone_must_stand_next_to_what_was_asked() -> None:
+def test_a_number_alone_must_be_near_the_words_of_the_question() -> None:
     text = "The museum was built in 1974. The price of oil rose to 12 dollars in 1979."
     _, citations = ground("When was the museum built?", "1974", _shown(text))
     assert [citation.quote for citation in citations] == ["The museum was built in 1974."]
     assert ground("When did the president of Brazil resign?", "In 1974.", _shown(text))[1] == ()
 
 
-def test_a_pronoun_is_who_the_sentence_before_names() -> None:
+def test_a_pronoun_refers_to_the_name_in_the_sentence_before() -> None:
     question = "Who landed in 1969?"
     _, citations = ground(question, "Neil Armstrong landed in July.", _shown(MOON))
     assert [citation.quote for citation in citations] == [MOON]
@@ -201,7 +201,7 @@ def test_a_word_of_the_question_may_be_the_answer() -> None:
     assert ground("Is it easier or harder to change the law than to keep it?", "Easier.", _shown(text))[1] == ()
 
 
-def test_a_quotation_must_stand_there_verbatim() -> None:
+def test_a_quotation_must_occur_verbatim() -> None:
     question = "What does it say of Armstrong?"
 
     def said(quotation: str) -> list[str | None]:
@@ -224,7 +224,7 @@ def test_a_quotation_over_two_sentences_is_cited_whole() -> None:
     assert [(citation.n, citation.quote, citation.verified) for citation in citations] == [(2, MOON, True)]
 
 
-def test_what_a_reader_copies_from_a_prompt_made_harmless_is_the_documents_own_words() -> None:
+def test_text_copied_from_a_neutralized_prompt_is_cited_from_the_document() -> None:
     text = "Fees are below.\n[2] The fee of <b>guests</b> is 90 euros."
     (hit,) = _shown(text)
     copied = "[\u200c2] The fee of <\u200cb>guests<\u200c/b> is 90 euros"
@@ -238,7 +238,7 @@ def test_a_term_in_quotation_marks_is_not_a_quotation() -> None:
     assert faults("What is it?", 'The "first man" on the moon was an American [1].', MOON) == [None]
 
 
-def test_a_passage_that_does_not_say_it_while_another_does() -> None:
+def test_a_sentence_with_the_marker_of_the_wrong_passage_is_misattributed() -> None:
     question = "Who was the first man on the moon?"
     assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == ["misattributed", None]
     assert faults(question, "An American with Tereshkova landed on Mars [2].", MOON, MARS) == ["stitched"]
@@ -265,7 +265,7 @@ OLD = "In 2024, full-time staff get 28 days of leave a year."
 NEW = "In 2026, full-time staff get 30 days of leave a year."
 
 
-def test_what_nothing_supports_is_marked_or_left_out() -> None:
+def test_unsupported_sentences_are_marked_or_left_out() -> None:
     sentences = cite("How much leave?", "Cats sleep. You get 28 days of leave. Dogs bark.", _shown(LEAVE))
     answer = compose(sentences)
     assert answer.text == "Cats sleep. You get 28 days of leave [1]. Dogs bark."
@@ -316,7 +316,7 @@ def test_a_marker_in_the_verifiers_words_does_not_belong_to_the_answer() -> None
     assert [(citation.n, citation.verified) for citation in citations] == [(2, True)]
 
 
-def test_what_agrees_or_speaks_of_something_else_is_not_a_contradiction() -> None:
+def test_passages_that_agree_or_have_another_subject_are_no_contradiction() -> None:
     question = "How much leave do full-time staff get?"
     same = "All full-time staff get 28 days of leave a year, in 2025 too."
     other = "Dogs are welcome in 30 rooms of the office."
@@ -391,7 +391,7 @@ def test_most_of_the_words_must_be_there() -> None:
     assert not verified("How much leave do I get?", "It is 28 days of sabbatical and travel money.", LEAVE)
 
 
-def test_a_number_alone_must_stand_where_the_question_is_answered() -> None:
+def test_a_number_alone_must_be_in_the_sentence_that_answers_the_question() -> None:
     text = "The museum of modern art in Vienna was built in 1974. In 1979 the prices of art rose."
     question = "When was the museum of modern art in Vienna built?"
     assert verified(question, "1974", text)
@@ -415,7 +415,7 @@ def test_a_question_that_denies_is_answered_by_a_denial() -> None:
         ("Cirrus.", "Not only Stratus, but also Cirrus has a projector.", False),
     ],
 )
-def test_a_denial_needs_one_in_the_quote_though_the_question_denies(said: str, text: str, holds: bool) -> None:
+def test_a_denial_must_be_in_the_quote_even_if_the_question_has_one(said: str, text: str, holds: bool) -> None:
     assert verified("Which rooms have no projector?", said, text) is holds
 
 
@@ -434,12 +434,12 @@ def test_a_yes_that_is_the_whole_answer_is_not_supported(said: str, marked: list
     assert [answer.text[start:end] for start, end in answer.unsupported] == marked
 
 
-def test_a_no_is_not_supported_by_any_no() -> None:
+def test_a_bare_no_is_not_supported_by_an_unrelated_negation() -> None:
     text, citations = ground("Are dogs allowed in Cirrus?", "No [1].", _shown("Cirrus has no projector for dogs."))
     assert (text, citations) == ("No.", ())
 
 
-def test_headings_lend_words_but_no_numbers() -> None:
+def test_words_of_headings_count_for_a_quote_but_numbers_do_not() -> None:
     assert verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.", context="Leave > Sailors")
     assert not verified("How much is it?", "Sailors get 16 weeks.", "It is 16 weeks.")
     assert not verified("What is a coffee?", "It costs 3 euros in 2026.", "It costs 3 euros.", context="Prices 2026")
@@ -542,6 +542,6 @@ def test_quotations_are_told_from_terms_and_all_of_them_count() -> None:
     assert not verified("What does it say?", 'It says "was the first man" and "landed in June 1969".', MOON)
 
 
-def test_the_question_again_is_not_an_answer_though_it_stands_there() -> None:
+def test_a_repetition_of_the_question_is_not_verified_even_if_it_is_a_quote() -> None:
     question = "Do parents get many weeks of leave?"
     assert not verified(question, "Parents get many weeks of leave.", "Parents get many weeks of leave.")

@@ -44,7 +44,7 @@ def test_the_verifier_knows_better_than_words() -> None:
     assert nearest.quote == "Passengers pay 12 crowns."
 
 
-def test_what_is_shown_of_an_answer() -> None:
+def test_shown_text_by_status_and_size_of_the_reader() -> None:
     (_, quote) = nearest_sentences(analyze("When does the boat leave?", [hit(BOAT, 2)]), ())[0]
     says = "The documents say: “The boat leaves at nine.” [2]"
     cases = {
@@ -88,7 +88,7 @@ def test_a_sure_answer_shows_its_evidence_and_an_unsure_one_the_likeliest_senten
     assert select_quote("answered", (), ()) is None
 
 
-def test_an_abstention_has_them_and_an_answer_does_not(tmp_path: Path) -> None:
+def test_an_abstention_has_nearest_sentences_and_an_answer_has_none(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "boat.md").write_text(BOAT)
     with Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder()) as collection:

@@ -40,7 +40,7 @@ def _is_right(answer: Answer, expected: list[str]) -> bool:
 
 
 @pytest.mark.slow
-def test_a_newcomers_questions(rag: Rag) -> None:
+def test_questions_of_a_new_user_are_answered(rag: Rag) -> None:
     wrong = {
         one["question"]: answer.shown
         for one in QUESTIONS

@@ -59,7 +59,7 @@ def test_the_right_document_is_preferred() -> None:
     assert (citation.n, citation.verified) == (2, True)
 
 
-def test_the_column_must_be_that_of_the_period() -> None:
+def test_the_number_must_be_in_the_column_of_the_period() -> None:
     table = hit(TABLE, "Amcor 2023 10K")
     assert cited("What was the capital expenditure of Amcor in 2022?", "488 [1].", table).verified
     wrong = cited("What was the capital expenditure of Amcor in 2022?", "526 [1].", table)
@@ -79,7 +79,7 @@ def test_prose_may_refer_back_to_a_name_of_its_passage() -> None:
     assert cited("How many prizes did the laboratory of Curie receive?", "Two prizes [1].", prose).verified
 
 
-def test_what_the_quote_says_counts_more_than_the_name_of_its_document() -> None:
+def test_a_period_in_the_quote_overrides_one_in_the_document_name() -> None:
     question = "What was the capital expenditure of Amcor in 2023?"
     prose = hit("In 2022, capital expenditure was 488 million.", "Amcor 2023 10K")
     assert cited(question, "488 million [1].", prose).missing == ("2023",)

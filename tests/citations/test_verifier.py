@@ -43,7 +43,7 @@ def _of(reading: Reading, text: str, words: str) -> float:
     return reading.within(text.index(words), text.index(words) + len(words))
 
 
-def test_of_several_dates_it_knows_the_one_that_is_asked_for() -> None:
+def test_the_verifier_finds_the_right_one_of_several_dates() -> None:
     for question, year in ((QUESTION, "1931"), ("When was the mill built?", "1784"), ("When was it sold?", "1902")):
         reading = _read(question, MILL)
         chances = {other: _of(reading, MILL, other) for other in ("1784", "1902", "1931")}
@@ -52,13 +52,13 @@ def test_of_several_dates_it_knows_the_one_that_is_asked_for() -> None:
     assert _read(QUESTION, MILL).within(0, len(MILL)) > _of(_read(QUESTION, MILL), MILL, "1931")
 
 
-def test_it_tells_a_passage_that_has_no_answer() -> None:
+def test_the_verifier_recognizes_a_passage_without_an_answer() -> None:
     there, other = shipped_verifier().read(QUESTION, [_hit(MILL), _hit("Cheese is made of milk, rennet and salt.")])
     assert there.anywhere > 0.5 > other.anywhere
     assert 0 <= other.within(0, 1000) <= other.anywhere
 
 
-def test_what_stands_above_a_passage_is_read_and_is_not_part_of_it() -> None:
+def test_the_context_of_a_passage_is_read_but_contains_no_answer() -> None:
     text = "It burned down in 1931."
     alone, below = (_read("When did the Bremer mill burn down?", text, above) for above in ("", "The Bremer mill"))
     assert _of(below, text, "1931") > 0.1
@@ -76,7 +76,7 @@ def test_a_long_passage_is_read_to_its_end_in_parts() -> None:
     assert all(after[0] - before[1] <= 1 for before, after in pairwise(seen)), "nothing is left out"
 
 
-def test_chances_are_chances() -> None:
+def test_likelihoods_are_probabilities() -> None:
     (part,) = _read(QUESTION, MILL).parts
     assert part.first.sum() + part.last.sum() + 2 * part.nowhere == pytest.approx(2, abs=1e-4)
     assert (part.first >= 0).all()
@@ -94,7 +94,7 @@ def test_a_passage_reads_the_same_alone_and_with_others() -> None:
     assert verifier.read(QUESTION, []) == []
 
 
-def test_what_was_learned_is_added_to_the_weights() -> None:
+def test_learned_changes_are_added_to_the_weights() -> None:
     def linear(*shape: int) -> Linear:
         return Linear(np.ones(shape, np.float32), np.zeros(shape[0], np.float32))
 
@@ -120,7 +120,7 @@ def likelihood(sentence: CitedSentence, readings: list[Reading]) -> float:
     return checked.likelihood
 
 
-def test_a_sentence_is_located_where_it_stands_else_by_its_quotes() -> None:
+def test_a_sentence_is_located_verbatim_or_by_its_quotes() -> None:
     hits = [_hit(MILL, 1), _hit("The mill opens at nine, and burned corn is sold there.", 2)]
     readings = shipped_verifier().read(QUESTION, hits)
     (year,), (other,) = (cite(QUESTION, text, hits) for text in ("1931 [1].", "1784 [1]."))
@@ -189,9 +189,7 @@ def test_the_answer_that_the_verifier_finds_may_have_other_words(said: str, foun
 @pytest.mark.parametrize(
     ("question", "fault"), [("Who sold the mill?", None), ("Who owns the barn and the farm?", "unclear")]
 )
-def test_of_several_sentences_one_that_says_much_about_the_question_is_a_statement_by_itself(
-    question: str, fault: str | None
-) -> None:
+def test_a_sentence_that_adds_many_terms_is_a_statement_by_itself(question: str, fault: str | None) -> None:
     hit = _hit(MILL)
     output = "In 1931 [1]. The mill was built in 1784 by the Bremer family [1]."
     sentences = cite(question, output, [hit])
@@ -199,7 +197,7 @@ def test_of_several_sentences_one_that_says_much_about_the_question_is_a_stateme
     assert [one.evidence[0].fault for one in checked][1:] == [fault]
 
 
-def test_what_is_unclear_supports_an_answer() -> None:
+def test_an_unclear_citation_still_supports_its_sentence() -> None:
     hit = _hit(MILL)
     (sentence,) = cite(QUESTION, "1931 [1].", [hit])
     reading = _reading(hit, "1931", MIN_LIKELIHOOD - 0.01)
@@ -215,7 +213,7 @@ class _Sure(ScriptedReader):
 
 
 @pytest.mark.parametrize(("verifier", "heard"), [("bundled", True), ("none", False)])
-def test_the_confidence_hears_it_unless_it_is_off(
+def test_the_confidence_uses_the_verifier_unless_it_is_off(
     collection: Collection, docs: Path, verifier: str, heard: bool
 ) -> None:
     from ragfm.evaluation.confidence_calibration import accept_all_calibration

@@ -159,7 +159,7 @@ def test_offline_it_lists_the_file_and_its_place(tmp_path: Path, monkeypatch: py
     assert str(place) in done.stderr
 
 
-def test_a_file_that_was_copied_to_that_place_is_used_if_it_is_whole(
+def test_a_manually_copied_file_is_used_if_it_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: bytes
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

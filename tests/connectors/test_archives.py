@@ -187,7 +187,7 @@ def test_access_files_apply_within_archives(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bombs_are_refused_before_they_cost(tmp_path: Path) -> None:
+def test_bombs_are_refused_before_they_use_time_or_memory(tmp_path: Path) -> None:
     for name, data in {**archives(), **images_and_pickles()}.items():
         if not name.endswith(".docx"):
             (tmp_path / name).write_bytes(data)

@@ -153,7 +153,7 @@ def test_include_names_apply_to_skipped_ones_too(docs: Path) -> None:
 # --- Skipped entries ---------------------------------------------------------------------------------------------
 
 
-def test_hidden_ones_are_listed_once_and_not_entered(docs: Path) -> None:
+def test_hidden_entries_are_listed_once_and_not_entered(docs: Path) -> None:
     write(docs / ".git/objects/aa/bb")
     write(docs / "a/.env")
     found = listed(docs)
@@ -428,7 +428,7 @@ def test_an_inaccessible_file_has_an_error(docs: Path, monkeypatch: pytest.Monke
     assert "z.txt" not in found  # removed since the folder was read
 
 
-def test_unreadable_and_vanished_files_say_so(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_unreadable_and_vanished_files(docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connector = FilesConnector(docs)
     (docs / "z.txt").unlink()
     with pytest.raises(ConnectorError, match=r"z\.txt.*No such file or directory"):

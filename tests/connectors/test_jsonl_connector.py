@@ -163,7 +163,7 @@ def test_a_broken_record_is_reported_and_the_others_are_listed(tmp_path: Path) -
         listed(tmp_path / "r.txt")
 
 
-def test_damaged_files_say_so(tmp_path: Path) -> None:
+def test_damaged_files_are_reported(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"id": 1, "text": "x"}]), tmp_path / "r.parquet")
     whole = (tmp_path / "r.parquet").read_bytes()
     (tmp_path / "r.parquet").write_bytes(whole[:-20])

@@ -70,7 +70,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tried
 
 
-def test_eighty_spellings_and_more_reach_nothing(site: Site, connected: list[str]) -> None:
+def test_no_spelling_of_a_private_address_is_reached(site: Site, connected: list[str]) -> None:
     spellings = [*LOOPBACK, *OTHERS]
     assert len(set(spellings)) >= 100
     for host in spellings:
@@ -84,7 +84,7 @@ def test_eighty_spellings_and_more_reach_nothing(site: Site, connected: list[str
     assert connected == []
 
 
-def test_the_same_spellings_do_reach_the_listener_without_the_check(
+def test_the_spellings_reach_the_listener_without_the_check(
     site: Site, connected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web_addresses, "is_public", lambda _: True)

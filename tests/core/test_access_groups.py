@@ -364,7 +364,7 @@ def _allowed(location: Path | str, **options: object) -> dict[str, tuple[str, ..
     return {ref.path: ref.allow for ref in refs if ref.skip is None and ref.error is None}
 
 
-def test_each_file_on_the_way_closes_further(tmp_path: Path) -> None:
+def test_each_access_file_on_the_path_restricts_further(tmp_path: Path) -> None:
     for path in ("a", "in/b", "in/deep/c", "in/deep/er/d", "other/e"):
         _write(tmp_path / path, path)
     _write(tmp_path / "in" / ACCESS_FILE, "# people\n\n  hr  \r\nboard # all of it\nteam#1\nteam two\n")
@@ -479,7 +479,7 @@ def test_a_single_file_obeys_the_access_file_of_its_folder(
     assert _allowed(tmp_path / "link") == {"": ()}
 
 
-def test_a_link_opens_nothing(tmp_path: Path) -> None:
+def test_a_symbolic_link_grants_no_access(tmp_path: Path) -> None:
     _write(tmp_path / "secret" / "a.md", "a")
     _write(tmp_path / "secret" / "deep" / "b.md", "b")
     _write(tmp_path / "secret" / ACCESS_FILE, "hr\nboard")
@@ -534,7 +534,7 @@ def test_a_file_added_to_a_folder_that_was_just_closed_is_closed(
     assert _allowed(tmp_path) == {"secret.md": ("hr",)}
 
 
-def test_the_source_and_its_files_both_hold(tmp_path: Path, collection: Collection) -> None:
+def test_groups_of_the_source_and_of_access_files_both_apply(tmp_path: Path, collection: Collection) -> None:
     docs = tmp_path / "docs"
     _write(docs / "in" / "a", "The text of a.")
     _write(docs / "b", "The text of b.")

@@ -40,7 +40,7 @@ def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
         ("reader = ", "cannot be read"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
+def test_errors_in_settings_name_the_file(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "ragfm.toml").write_text(content)
     with pytest.raises(ConfigError, match=message) as raised:
         load_settings(tmp_path)

@@ -157,7 +157,7 @@ def test_ctrl_c_while_it_is_logged_gives_the_answer(
     assert "not logged: interrupted" in caplog.text
 
 
-def test_a_full_disk_costs_the_entry_and_not_the_answer(
+def test_a_full_disk_loses_the_log_entry_but_not_the_answer(
     collection: Collection, caplog: pytest.LogCaptureFixture
 ) -> None:
     rag = Rag(collection, reader=ScriptedReader(["28 days."]))
@@ -177,7 +177,9 @@ def test_a_full_disk_costs_the_entry_and_not_the_answer(
     assert all(entry.question for entry in rag.log.entries())  # type: ignore[union-attr]
 
 
-def test_what_no_database_takes_costs_no_answer(collection: Collection, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_that_the_database_rejects_do_not_prevent_an_answer(
+    collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
     rag = Rag(collection, reader=ScriptedReader(["28 \udce9 days."]))
     assert rag.ask("How much leave?").log_id == 1
     assert rag.log.entry(1).answer.startswith("28 ? days")  # type: ignore[union-attr]
@@ -186,7 +188,7 @@ def test_what_no_database_takes_costs_no_answer(collection: Collection, caplog: 
 
 
 @pytest.mark.parametrize("spoil", ["folder", "damage", "newer"])
-def test_a_log_that_cannot_be_used_is_said_so(log: AnswerLog, spoil: str) -> None:
+def test_an_unusable_log_is_reported(log: AnswerLog, spoil: str) -> None:
     if spoil == "folder":
         log.path.mkdir()
     elif spoil == "damage":
@@ -256,7 +258,7 @@ def words_on_disk(log: AnswerLog) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(log.path.parent.glob(f"{log.path.name}*")))
 
 
-def test_what_is_forgotten_is_not_in_the_file(log: AnswerLog) -> None:
+def test_forgotten_entries_leave_no_trace_in_the_file(log: AnswerLog) -> None:
     logged(log, *(f"question {n} of Xanthippe {'x' * 3000}" for n in range(10)))
     kept = logged(log, "of Socrates")
     assert words_on_disk(log).count(b"Xanthippe") >= 10
@@ -280,7 +282,7 @@ def test_conditions_must_all_hold(log: AnswerLog) -> None:
         LogFilter(text="  ")
 
 
-def test_a_text_is_taken_out_wherever_it_stands(collection: Collection) -> None:
+def test_a_text_is_redacted_wherever_it_occurs(collection: Collection) -> None:
     rag = Rag(collection, reader=ScriptedReader(["The director earns 90 crowns [1]."]), k=1)
     rag.ask("What does the DIRECTOR  earn?")
     log = rag.log
@@ -298,7 +300,7 @@ def test_a_text_is_taken_out_wherever_it_stands(collection: Collection) -> None:
     assert log.redact(LogFilter(text="director earn")) == 0
 
 
-def test_a_name_is_taken_out_however_its_accents_are_written(log: AnswerLog) -> None:
+def test_a_name_is_redacted_with_composed_and_decomposed_accents(log: AnswerLog) -> None:
     composed, apart = "Zo\u00eb", "Zoe\u0308"
     logged(log, f"Where is {composed}?", f"Where is {apart}?")
     for typed in (composed, apart):
@@ -307,7 +309,7 @@ def test_a_name_is_taken_out_however_its_accents_are_written(log: AnswerLog) -> 
     assert [entry.question for entry in log.entries()] == ["Where is [redacted]?"] * 2
 
 
-def test_all_words_of_an_entry_are_taken_out(collection: Collection) -> None:
+def test_all_text_of_an_entry_is_redacted(collection: Collection) -> None:
     rag = Rag(collection, reader=ScriptedReader(["The director earns 90 crowns [1]."]), k=1)
     rag.ask("What does the director earn?")
     log = rag.log
@@ -321,7 +323,7 @@ def test_all_words_of_an_entry_are_taken_out(collection: Collection) -> None:
     assert list(questions_from_log(log.entries())) == []
 
 
-def test_who_still_reads_keeps_the_words_there_and_that_is_said(
+def test_an_open_reader_keeps_deleted_text_in_the_log_which_is_an_error(
     log: AnswerLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ragfm.generation.log_file._LOCK_SECONDS", 0.1)
@@ -339,7 +341,7 @@ def test_who_still_reads_keeps_the_words_there_and_that_is_said(
 # --- Thumbs and questions ----------------------------------------------------------------------------------------
 
 
-def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Path) -> None:
+def test_rated_answers_become_questions(collection: Collection, tmp_path: Path) -> None:
     said = ["You get 28 days of leave [1].", "I don't know.", "Five.", "Six.", "Seven."]
     rag = Rag(collection, reader=ScriptedReader(said), k=1)
     log = rag.log
@@ -373,7 +375,7 @@ def test_what_users_found_becomes_questions(collection: Collection, tmp_path: Pa
         log.rate(99, "up")
 
 
-def test_that_a_passage_says_otherwise_is_not_part_of_a_right_answer(tmp_path: Path, docs: Path) -> None:
+def test_contradictions_are_not_part_of_the_right_answer(tmp_path: Path, docs: Path) -> None:
     (docs / "new.md").write_text("In 2026 you get 30 “whole” days of leave.[1]\n")
     settings = Settings(ask=AskSection(log=True))
     collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
@@ -424,7 +426,7 @@ def test_the_commands(run: Callable[..., str], log: AnswerLog, tmp_path: Path) -
     assert run("log", "list") == "Nothing found.\n"
 
 
-def test_forgetting_wants_a_condition(run: Callable[..., str], log: AnswerLog) -> None:
+def test_forget_and_redact_require_a_condition(run: Callable[..., str], log: AnswerLog) -> None:
     logged(log, "of Anna")
     from click import UsageError
 

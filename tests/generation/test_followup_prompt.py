@@ -76,7 +76,7 @@ def test_a_follow_up_has_the_passages_of_the_prompt_before_and_then_the_new_ones
     assert [(passage.chunk_id, passage.n) for passage in prompt.shown] == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_where_nothing_is_new_the_question_follows_what_was_said() -> None:
+def test_a_follow_up_without_new_passages_keeps_the_earlier_ones() -> None:
     prompt = build_prompt("And then?", [TWO], ScriptedReader(), history=PAST, earlier=EARLIER)
     assert prompt.messages[-1].content.startswith(
         "[1] First.\n\n[2] Second.\n\nQ: How long?\nA: A day [1].\n\nUsing only"
@@ -84,7 +84,7 @@ def test_where_nothing_is_new_the_question_follows_what_was_said() -> None:
     assert [passage.n for passage in prompt.shown] == [1, 2]
 
 
-def test_what_is_part_of_a_passage_is_not_shown_again() -> None:
+def test_a_hit_inside_an_earlier_passage_is_not_shown_again() -> None:
     whole = hit(1, "First. Second.")
     part = Hit("a.md", "Second.", 107, 114, 9, 0.5, {})
     elsewhere = Hit("b.md", "Second.", 107, 114, 10, 0.5, {})
@@ -93,7 +93,7 @@ def test_what_is_part_of_a_passage_is_not_shown_again() -> None:
     assert [(passage.chunk_id, passage.n) for passage in shown] == [(1, 1), (10, 2)]
 
 
-def test_all_that_was_said_stands_behind_the_passages() -> None:
+def test_the_history_follows_the_passages() -> None:
     past = [Message("user", "Hello?"), Message("assistant", "Hello!"), *PAST]
     earlier = [EarlierTurn("How long?", [ONE, TWO], 2)]
     first = build_prompt("How long?", [ONE, TWO], ScriptedReader(), history=past[:2])
@@ -102,7 +102,7 @@ def test_all_that_was_said_stands_behind_the_passages() -> None:
     assert "\n\n[3] Third.\n\nQ: Hello?\nA: Hello!\nQ: How long?\nA: A day [1].\n\n" in prompt.messages[1].content
 
 
-def test_what_does_not_fit_any_more_starts_over_and_the_next_goes_on_from_there() -> None:
+def test_a_full_window_restarts_the_prompt_and_the_next_turn_extends_it() -> None:
     wide = ScriptedReader(context_tokens=10**6)
     long = [hit(number, f"Passage {number}. " + "word " * 60) for number in range(1, 5)]
     past = [*PAST, Message("user", "And then?"), Message("assistant", "Two [2].")]
@@ -189,7 +189,7 @@ def test_a_change_of_topic_takes_no_passages_along(handbook: Collection) -> None
     assert goes_on(chat.reader.prompts[2], chat.reader.prompts[1])
 
 
-def test_who_may_no_longer_see_a_passage_is_not_shown_it(handbook: Collection, docs: Path) -> None:
+def test_earlier_passages_are_dropped_when_access_is_withdrawn(handbook: Collection, docs: Path) -> None:
     chat = talk(handbook.as_groups({"hr"}), "You get 28 days of leave.", k=4)
     chat.ask(LEAVE)
     chat.ask(PARENTS)
@@ -205,7 +205,7 @@ def test_who_may_no_longer_see_a_passage_is_not_shown_it(handbook: Collection, d
     assert chat.prompts[2].count("Parents of twins") == 1
 
 
-def test_what_was_found_for_one_is_not_given_to_another(handbook: Collection, docs: Path) -> None:
+def test_cached_hits_are_not_shared_between_groups(handbook: Collection, docs: Path) -> None:
     handbook.sync(docs, allow=["board"])
     rag = Rag(handbook, reader=ScriptedReader(["Yes."]))
     assert rag.ask(LEAVE).hits
@@ -237,7 +237,7 @@ def test_earlier_passages_meet_the_filter(handbook: Collection) -> None:
     assert "opens at nine" not in chat.prompts[1]
 
 
-def test_hits_of_ones_own_are_all_that_is_shown(handbook: Collection) -> None:
+def test_given_hits_replace_all_passages(handbook: Collection) -> None:
     chat = talk(handbook)
     chat.ask(LEAVE)
     given = handbook.search(ROOMS, 1, filter="uri = 'docs/rooms.csv'")
@@ -295,7 +295,7 @@ def test_an_earlier_question_that_was_too_long_to_be_searched_for_is_not_an_erro
 
 
 @pytest.mark.slow
-def test_only_what_is_new_is_evaluated(tmp_path: Path) -> None:
+def test_only_new_tokens_of_a_follow_up_are_evaluated(tmp_path: Path) -> None:
     with Collection.open(tmp_path / ".ragfm", settings=Settings()) as collection:
         collection.sync(copy_handbook(tmp_path))
         rag = Rag(collection, reader="bundled")

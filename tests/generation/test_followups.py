@@ -104,7 +104,7 @@ def test_a_follow_up_stands_alone_where_that_is_certain(turns: tuple[str, ...], 
         ("Which rooms are there?", "How big is the fifth one?"),
     ],
 )
-def test_otherwise_both_questions_are_searched(previous: str, question: str) -> None:
+def test_uncertain_follow_ups_are_searched_with_the_earlier_question(previous: str, question: str) -> None:
     history = talk(previous, "There are Oak and Elm.")
     assert stand_alone(question, history) == f"{previous} {question}"
 
@@ -129,7 +129,7 @@ def test_otherwise_both_questions_are_searched(previous: str, question: str) -> 
         "...",
     ],
 )
-def test_what_stands_alone_is_left_alone(question: str) -> None:
+def test_questions_that_stand_alone_are_unchanged(question: str) -> None:
     assert stand_alone(question, talk("How many days of leave do I get?", "31 days.")) == question
     assert stand_alone(question, talk("How large is the Cirrus room?", "14 seats.")) == question
 
@@ -159,7 +159,7 @@ def test_a_long_question_is_not_built_upon() -> None:
         ("", []),
     ],
 )
-def test_what_an_answer_lists(answer: str, items: list[str]) -> None:
+def test_the_items_of_a_list_in_an_answer(answer: str, items: list[str]) -> None:
     assert list_items(answer) == items
 
 
@@ -253,7 +253,7 @@ def test_no_swap_of_an_entity_or_a_period_breaks_the_question() -> None:
         ("word " * 80, "How many days of leave do I get for parents?"),
     ],
 )
-def test_the_readers_form_is_checked_and_rules_are_the_other_way(
+def test_the_readers_rewrite_is_checked_and_the_rules_are_the_fallback(
     handbook: Collection, tmp_path: Path, said: str, query: str
 ) -> None:
     reader = ScriptedReader([said, "16 weeks more."])

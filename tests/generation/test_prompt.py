@@ -40,7 +40,7 @@ def test_passages_are_numbered_in_rank_order_with_their_context() -> None:
     assert request.content.endswith("How long?")
 
 
-def test_history_stands_between_passages_and_question() -> None:
+def test_history_is_placed_between_passages_and_question() -> None:
     past = [Message("user", "And before?"), Message("assistant", "Before, no.")]
     system, request = build_prompt("How long?", [hit(1)], ScriptedReader(), history=past).messages
     alone = build_prompt("How long?", [hit(1)], ScriptedReader()).messages

@@ -95,7 +95,7 @@ def test_the_examples_most_like_the_question_are_picked(custom: Path) -> None:
     assert ours != theirs
 
 
-def test_one_that_ships_is_known_by_its_name_and_a_file_by_what_it_says(tmp_path: Path) -> None:
+def test_labels_are_the_name_of_a_strategy_or_name_and_content_of_a_file(tmp_path: Path) -> None:
     assert [load_strategy(name).label for name in STRATEGIES] == list(STRATEGIES)
     words = "system = 'S'\nask = '{question}'\n"
     known = []
@@ -118,7 +118,7 @@ def test_one_that_ships_is_known_by_its_name_and_a_file_by_what_it_says(tmp_path
         ("system = 'S'\nask = '{question}'\n[[examples]]\nquestion = 'q'", "lacks 'answer'"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, content: str, said: str) -> None:
+def test_errors_in_a_strategy_file_are_reported(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "bad.toml").write_text(content)
     with pytest.raises(ConfigError, match=said):
         load_strategy("bad.toml", tmp_path)
@@ -130,7 +130,7 @@ def test_an_example_of_a_pool_may_have_any_line_break(custom: Path) -> None:
     assert "Dogs\u2028bark.\x85" in asked("Dogs?", "my.toml", custom)[1].content
 
 
-def test_what_is_wrong_in_a_pool_is_said(custom: Path) -> None:
+def test_errors_in_a_pool_are_reported(custom: Path) -> None:
     with pytest.raises(ConfigError, match=r"Unknown strategy 'none'.*chain-of-thought"):
         load_strategy("none")
     (custom / "pool.jsonl").write_text('{"question": 1}')

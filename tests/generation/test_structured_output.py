@@ -92,7 +92,7 @@ def test_properties_are_not_names_of_the_question(tmp_path: Path) -> None:
     assert (field.value, field.supported) == (28, True)
 
 
-def test_what_stands_nowhere_is_null_where_it_may_be_and_else_says_so(handbook: Collection) -> None:
+def test_unsupported_values_are_null_if_allowed_else_marked(handbook: Collection) -> None:
     found = said(handbook, {"days": 27, "parents": "16 weeks"}, Leave)
     assert found.value == Leave(days=27, parents=None)
     days, parents = found.fields
@@ -114,7 +114,7 @@ def test_what_stands_nowhere_is_null_where_it_may_be_and_else_says_so(handbook: 
         ({"enum": ["Fridays", "Mondays"]}, "Mondays", "When are dogs welcome?", False),
     ],
 )
-def test_values_of_all_kinds_are_held_against_the_passages(
+def test_values_of_all_types_are_checked_against_the_passages(
     handbook: Collection, kind: dict[str, Any], value: Any, question: str, supported: bool
 ) -> None:
     (field,) = said(handbook, {"it": value}, an_object(it=kind), question).fields
@@ -154,7 +154,7 @@ def test_fields_of_lists_and_objects_within(handbook: Collection) -> None:
     ]
 
 
-def test_the_prompt_says_what_is_wanted_and_the_log_keeps_it(handbook: Collection) -> None:
+def test_the_prompt_describes_the_schema_and_the_log_stores_the_object(handbook: Collection) -> None:
     rag = Rag(handbook, reader=(reader := ScriptedReader(['{"days": 28, "parents": null}'])), k=1)
     found = rag.extract("How many days?", Leave)
     prompt = reader.prompts[0][-1].content
@@ -166,7 +166,7 @@ def test_the_prompt_says_what_is_wanted_and_the_log_keeps_it(handbook: Collectio
     assert entry.citations[0]["quote"] == "You get 28 days of leave."
 
 
-def test_the_log_keeps_what_failed_and_no_adapter_that_was_not_asked(handbook: Collection) -> None:
+def test_the_log_stores_failures_and_omits_unused_adapters(handbook: Collection) -> None:
     rag = Rag(handbook, reader=ScriptedReader(['{"days": 28, "parents": null}', '{"days": 28, "par'])).with_options(
         sampling=Sampling(max_tokens=64, adapter="prose.gguf")
     )
@@ -220,7 +220,7 @@ def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None
         rag.extract("What?", schema)
 
 
-def test_what_is_not_json_or_does_not_meet_the_schema_is_an_error(handbook: Collection) -> None:
+def test_output_that_is_not_json_or_violates_the_schema_is_an_error(handbook: Collection) -> None:
     with pytest.raises(ExtractionError, match="not JSON"):
         said(handbook, "You get 28.", Leave)
     with pytest.raises(ExtractionError, match=r"28 is less than the minimum of 30 at \$\.days"):

@@ -76,7 +76,7 @@ def test_a_sync_in_turns_ends_with_the_same_collection(tmp_path: Path) -> None:
     assert len(sliced.documents()) == 45 - 1 + 25
 
 
-def test_what_arrives_between_slices_takes_part_in_the_next_one(tmp_path: Path) -> None:
+def test_documents_added_between_slices_join_the_next_slice(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     _write(docs, "heavy", *range(60))
     collection = Collection.open(tmp_path / "c", embedder="hashing")

@@ -93,7 +93,9 @@ def test_an_interrupted_copy_continues(
     assert _content(_open(target)) == _content(source)
 
 
-def test_what_is_there_is_never_overwritten(filled: Collection, address: str, docs: Path, tmp_path: Path) -> None:
+def test_an_existing_collection_is_never_overwritten(
+    filled: Collection, address: str, docs: Path, tmp_path: Path
+) -> None:
     _open(address).sync(docs)
     with pytest.raises(CollectionError, match="already"):
         filled.copy(address)

@@ -133,7 +133,7 @@ def test_batches_are_compared_with_batches_of_their_size() -> None:
     assert used.count(4) > 0.9 * len(used)
 
 
-def test_what_one_batch_size_learns_holds_for_all() -> None:
+def test_a_thread_count_applies_to_all_batch_sizes() -> None:
     machine = Machine(2)
     count = machine.new_count()
     machine.run(count, 2)

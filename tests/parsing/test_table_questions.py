@@ -17,7 +17,7 @@ QUESTIONS = Path(__file__).parents[2] / "benchmarks" / "labels" / "table_questio
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_cells_stand_in_tables(data: Path) -> None:
+def test_the_cells_are_in_tables(data: Path) -> None:
     @cache
     def read(file: str) -> Document:
         return parse(Blob((data / "documents" / file).read_bytes()), file)

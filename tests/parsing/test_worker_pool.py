@@ -193,7 +193,7 @@ output = json.dumps(outcomes)
     assert (tmp_path / "secret").read_text() == "canary"
 
 
-def test_its_folder_goes_with_it(pool: WorkerPool) -> None:
+def test_the_folder_of_a_worker_is_removed_with_it(pool: WorkerPool) -> None:
     folder = pool.submit(_code("open('left', 'w').write('x'); output = os.getcwd()"), "a.html").result().text
     assert Path(folder, "left").exists()
     pool.close()

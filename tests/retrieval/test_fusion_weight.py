@@ -92,7 +92,7 @@ def test_a_search_uses_the_weight_by_language(russian: Path) -> None:
     assert fused() != fused(weight=DEFAULT_WEIGHT)
 
 
-def test_the_change_is_warned_of_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_weight_is_warned_about_once_and_shown(russian: Path, caplog: pytest.LogCaptureFixture) -> None:
     with _opened(russian) as collection:
         collection.sync(russian / "docs")
         (said,) = [record.getMessage() for record in caplog.records]

@@ -34,7 +34,7 @@ def _rank(collection: Collection, query: str, uri: str, hops: object) -> int:
     return [hit.uri for hit in collection.search(query, 40, mode="keyword", hops=hops)].index(uri)  # type: ignore[arg-type]
 
 
-def test_what_a_hit_names_is_found_next_to_it(collection: Collection, people: Path) -> None:
+def test_a_name_in_a_hit_leads_to_another_hit(collection: Collection, people: Path) -> None:
     collection.sync(people)
     first = collection.search(QUESTION, 2, mode="keyword")
     assert first[0].uri == BIRTHPLACE

@@ -212,7 +212,7 @@ def test_low_likelihoods_hardly_change_the_order(harbour: Collection, mode: str)
         assert hits[0].uri == first
 
 
-def test_neighbours_in_a_document_count_as_evidence_and_then_stand_back() -> None:
+def test_neighbours_count_as_evidence_and_chunks_near_a_better_one_lose() -> None:
     likelihoods = np.array([0.1, 0.1, 0.9, 0.1, 0.1], dtype=np.float32)
     scores = np.array([0.50, 0.52, 0.70, 0.55, 0.45], dtype=np.float32)
     ids = np.array([10, 30, 31, 33, 32], dtype=np.int64)

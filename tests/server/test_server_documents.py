@@ -320,7 +320,7 @@ def test_uploads_go_next_to_a_source_that_holds_the_collection(tmp_path: Path) -
         collection.sync(uploads.folder / stored.uri.split("/")[1], name="again")
 
 
-def test_new_documents_are_found_and_streams_go_on(tmp_path: Path) -> None:
+def test_new_documents_are_found_while_streams_continue(tmp_path: Path) -> None:
     reader = SlowReader(words=150)
     with serve(tmp_path, reader) as it:
         stream = it.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True)

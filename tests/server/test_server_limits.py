@@ -157,7 +157,7 @@ def test_waiting_streams_get_keepalive_comments_and_errors_as_events(
         assert len(list(it.openai().chat.completions.create(**ASK, stream=True))) == 4
 
 
-def test_slow_and_huge_heads_are_cut_off_while_others_are_served(
+def test_slow_and_huge_request_headers_are_cut_off_while_others_are_served(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uvicorn_server, "HEAD_SECONDS", 1.0)

@@ -69,7 +69,7 @@ def _machine(root: Path, **files: str) -> Path:
     return root
 
 
-def test_what_is_free_is_what_the_machine_and_its_control_groups_leave(tmp_path: Path) -> None:
+def test_free_memory_is_limited_by_the_machine_and_its_control_groups(tmp_path: Path) -> None:
     meminfo = "MemTotal: 9000 kB\nMemAvailable:    5000 kB\n"
     assert free_memory(tmp_path / "nothing") is None
     assert free_memory(_machine(tmp_path / "plain", proc__meminfo=meminfo)) == 5_120_000

@@ -93,7 +93,7 @@ MARKDOWN = {
 @browsing
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_fault_that_axe_knows_at_any_width(browser: Any, open_server: Running, scheme: str) -> None:
+def test_axe_finds_no_violation_at_any_width(browser: Any, open_server: Running, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     visit = Visit(browser, open_server.address, color_scheme=scheme, viewport={"width": 360, "height": 740})
     page = visit.page

@@ -79,7 +79,7 @@ READS: dict[str, Callable[[Collection], Any]] = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_the_wall_holds_without_conditions(
+def test_row_level_security_holds_without_conditions(
     restricted: Collection, read: Callable[[Collection], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outsider, member = restricted.as_groups({"sales"}), restricted.as_groups({"board"})
@@ -133,7 +133,7 @@ def test_revoked_rights_damage_no_view(restricted: Collection, tmp_path: Path) -
     assert restricted.search(CANARY, 1)[0].uri == "secret/pay.md"
 
 
-def test_the_wall_holds_for_what_servers_store(restricted: Collection) -> None:
+def test_row_level_security_holds_for_uploads_and_logs(restricted: Collection) -> None:
     uploads, log = restricted.open_uploads(), restricted.answer_log
     for owner in ("key:ann", "key:bob"):
         uploads.store(io.BytesIO(owner.encode()), f"{owner}.txt", [owner, "sales"])
@@ -157,7 +157,7 @@ def test_the_wall_holds_for_what_servers_store(restricted: Collection) -> None:
     assert rows("key:ann") == [1, 1, 0]  # the answer was for `sales`, too
 
 
-def test_the_wall_holds_for_the_role_that_owns_the_tables(
+def test_row_level_security_holds_for_the_owner_of_the_tables(
     address: str, docs: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role = f"{_schema(address)}_owner"

@@ -261,7 +261,7 @@ def test_a_prepared_generation_serves_until_the_next_is_ready(
     assert _ask(collection.at_least(collection.generation)) == before
 
 
-def test_what_is_closed_is_not_found_in_a_prepared_generation(collection: Collection, docs: Path) -> None:
+def test_closed_documents_are_not_found_in_a_prepared_generation(collection: Collection, docs: Path) -> None:
     (docs / "boats").mkdir()
     (docs / "boats" / "leave.txt").write_text("Sailors get 28 days of leave.")
     access = docs / "boats" / ".ragfm-access"

@@ -46,7 +46,7 @@ def test_it_is_used_with_the_bundled_reader_only(handbook: Collection, reader: s
 
 
 @pytest.mark.slow
-def test_with_it_answers_are_short_and_unknown_questions_are_abstained_from(handbook: Collection) -> None:
+def test_the_adapter_gives_short_answers_and_abstains(handbook: Collection) -> None:
     trained, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)
     short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (trained, bare))
     assert "11" in short.text

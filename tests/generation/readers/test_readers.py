@@ -72,7 +72,7 @@ def test_the_first_stop_string_in_the_text_counts() -> None:
     assert collect(["one two three"], 9, "three", "two")[0] == ["one "]
 
 
-def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
+def test_only_a_possible_start_of_a_stop_string_is_held_back() -> None:
     assert collect(["Hello.", "\n", "\n", "Q"], 9, "\n\nX")[0] == ["Hello.", "\n\nQ"]
     assert collect(["Hello.", "\n"], 9, "\n\n")[0] == ["Hello.", "\n"]
 
