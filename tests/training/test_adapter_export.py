@@ -295,9 +295,9 @@ def trained(folder: Path, method: Any, out: Path) -> Path:
     ("method", "why"),
     [
         ("dora", "column lengths"),
-        ("ia3", "not by LoRA"),
-        ("prefix", "not by LoRA"),
-        ("prompt", "not by LoRA"),
+        ("ia3", "not with LoRA"),
+        ("prefix", "not with LoRA"),
+        ("prompt", "not with LoRA"),
         ("full", "whole model"),
     ],
 )
