@@ -10,6 +10,8 @@ that are missing or differ from the catalog when a snapshot is opened are its ta
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -17,10 +19,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own messages on stderr, such as those of forks
 import pymilvus
 import sqlalchemy as sa
 from grpc import RpcError
 from numpy.typing import NDArray
+from pymilvus.client.types import LoadState
 
 from ragfm.core.config import Settings
 from ragfm.core.errors import CollectionUnavailableError, ConfigError
@@ -43,6 +48,8 @@ _EVERYBODY = 0  # in `groups` of a document that is not restricted
 _MAX_GROUPS = 4_096  # of a document, a limit of Milvus; beyond, its chunks stay in the tail
 _FIELDS = ("id", "text", "born", "died", "groups")
 _TIMEOUT = 30  # seconds
+for _name in ("pymilvus", "grpc._server"):  # they log what they raise, with tracebacks; the second is Milvus Lite
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class MilvusSnapshot(VectorServerSnapshot):
@@ -198,9 +205,13 @@ class _Rows:
             ) from error
 
     def exist(self) -> bool:
-        """Whether a writer has created them."""
+        """Whether a writer has created them. Then they are loaded into the server's memory, if they are not yet."""
         with self._calls():
-            return bool(self._client.has_collection(self.name, timeout=_TIMEOUT))
+            if not self._client.has_collection(self.name, timeout=_TIMEOUT):
+                return False
+            if self._client.get_load_state(self.name, timeout=_TIMEOUT)["state"] != LoadState.Loaded:
+                self._client.load_collection(self.name, timeout=_TIMEOUT)
+            return True
 
     def create(self, dim: int) -> None:
         """Create them, with an index, if they do not exist."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 from pydantic import SecretStr
 from support.generated_chunks import add, check_recall, predicate, unit, written
 from support.milvus_lite import milvus_settings
@@ -149,6 +150,15 @@ def test_lost_and_wrong_rows_are_found_again(tmp_path: Path, milvus: Settings) -
         assert sorted(rows.ids("id > 0").tolist()) == ids.tolist()
         rows._client.drop_collection(rows.name)
         assert check_recall(opened(catalog, milvus), catalog, None, 60, queries) == 1
+
+
+def test_a_file_is_opened_again(tmp_path: Path, milvus: Settings) -> None:
+    with written(tmp_path / "collection", 100, MilvusSnapshot, milvus) as catalog:
+        server_manager_instance.release_server(milvus.milvus.uri)
+        milvus_backend._client.cache_clear()
+        snapshot = opened(catalog, milvus)
+        assert not len(snapshot._tail_ids)
+        assert check_recall(snapshot, catalog, None, 10, stored_queries(catalog, 50)) == 1
 
 
 def _open(place: Path, settings: Settings) -> Collection:
