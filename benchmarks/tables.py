@@ -584,6 +584,17 @@ def index() -> str:
     return _table(("kind", "build s", "file MB", "recall@10", "p50 / p95 ms", "time ÷ raw FAISS"), rows)
 
 
+def backends() -> str:
+    rows = []
+    for side, entry in _result("backends")["sides"].items():
+        shares = [figures for figures in entry.values() if isinstance(figures, dict)]
+        columns = [(name, digits) for name, digits in (("recall@10", 3), ("hits", 2), ("cpu_ms", 1), ("p50_ms", 0))]
+        figures = (" / ".join(f"{share[name]:.{digits}f}" for share in shares) for name, digits in columns)
+        rows.append([side, f"{entry['rows_per_cpu_s']}" if "rows_per_cpu_s" in entry else "", *figures])
+    head = ("recall@10", "least share of the hits", "CPU ms per search", "p50 ms")
+    return _table(("side", "rows ingested per CPU second", *head), rows)
+
+
 def parse() -> str:
     rows = []
     for kind, tools in _result("parse")["formats"].items():
@@ -861,7 +872,7 @@ TABLES: dict[str, Callable[[], str]] = {
             multilingual,
         ),
         *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
-        *(collection, collection_more, index, bm25, parse, parser_sizes, table_questions, parsed),
+        *(collection, collection_more, index, backends, bm25, parse, parser_sizes, table_questions, parsed),
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(injection, bias),
         *(adapted_retriever, adapted_methods, transfer),
