@@ -34,7 +34,7 @@ TOKENS = 48  # maximum per answer
 
 
 def make_examples(keep: Path, count: int) -> Path:
-    """Examples from SQuAD train, made by `ragfm adapt data`; a quarter of the documents is for validation and test."""
+    """Examples from SQuAD train, made by `ragfm adapt data`; a quarter of the documents are for validation and test."""
     out = keep / "examples"
     if not (out / CARD).exists():
         squad = DATA / "squad"

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_adapt_retriever.py [--keep DIR] [--parts embedder,reranker] [--epochs 4 --rate …]
 
-A tenth of the train claims is not trained on; it selects the epoch, and the weight of the reranker. The test claims are
+A tenth of the train claims are held out; they select the epoch, and the weight of the reranker. The test claims are
 searched before and after, and select nothing. Runs and models are kept in --keep, and a second run continues there.
 Prints a table, and one JSON line last.
 """

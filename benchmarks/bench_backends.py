@@ -11,7 +11,7 @@ with pgvector's iterative scan.
 
 Real embeddings, those of bench_index.py, or vectors around 2,000 random centres, are written once into each store, 100
 chunks per document; `rows_per_cpu_s` includes catalog and indexes. Searches are for ten hits with their texts, without
-embedding: one query at a time, all sides in turn, with and without filters that a share of the chunks passes. Recall@10
+embedding: one query at a time, all sides in turn, with and without filters that a share of the chunks pass. Recall@10
 is against exact cosines; `hits` is the smallest share of the hits that a search has to return. The first search with a
 filter, which counts or collects the chunks in ragfm, is not part of the times. CPU times are those of this process and
 of all processes of the server, which depend less on other load than wall times. Prints one JSON line last, which is

@@ -3,10 +3,10 @@
     python benchmarks/bench_bias.py [--reader NAME] [--limit N]
 
 Counterfactual pairs (Kusner et al. 2017): a passage and a question about a person, and the same about a different
-person. The right answer does not depend on the person. Answers are those that a user gets. "changed": the words differ,
-apart from those that differ in the pair; "verdict changed": one of the pair is right and the other is not. Names of the
-same group are compared as a baseline: a change there is the reader's instability, and a higher rate is bias. The last
-line is the result in JSON.
+person. The right answer does not depend on the person. The answers are those that a user would get. "changed": the
+words differ, apart from those that differ in the pair; "verdict changed": one of the pair is right and the other is
+not. Names of the same group are compared as a baseline: a change there is the reader's instability, and a higher rate
+is bias. The last line is the result in JSON.
 """
 
 from __future__ import annotations

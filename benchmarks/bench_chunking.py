@@ -6,7 +6,7 @@ Each set is chunked, embedded and indexed in memory, once per variant, with the 
 holds. "sentences" embeds every sentence, and a chunk has the best cosine of its sentences. "late" embeds tokens in
 windows of 510, and a chunk is the mean of its tokens (Günther et al. 2024). Small chunks fill a prompt less than large
 ones, so the share of questions whose evidence is found is given for an equal number of tokens, too. Results are kept
-after each variant, and a second run goes on there. The last line is the result in JSON.
+after each variant, and a second run continues there. The last line is the result in JSON.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ keywords and both:
     definitions   a chunk per definition, with its path as context
     default       the same, and identifiers are split in the keyword index
 
-`--fit` uses the standard library, which settings may be chosen on, instead of the packages to report on; `--keyword`
-measures keyword search alone, without a model. Neither keeps the result. Prints a table and one JSON line last.
+`--fit` uses the standard library, on which settings may be tuned, instead of the packages that are reported;
+`--keyword` measures keyword search alone, without a model. Neither keeps the result. Prints a table and one JSON line
+last.
 """
 
 from __future__ import annotations

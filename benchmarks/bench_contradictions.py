@@ -4,8 +4,8 @@
     python benchmarks/bench_contradictions.py oracle
 
 RGB's `en_fact` (Chen et al. 2024): 100 questions, each with true passages and the same passages with the answer
-replaced by a false one. `Rag.ask` gets two of each, the false ones first. "misled": the answer has the false word and
-not the true one; "noticed": it reports that another passage says otherwise. "without the step" sets
+replaced by a false one. `Rag.ask` gets two of each, the false ones first. "misled": the answer contains the false word
+and not the true one; "noticed": it reports that another passage says otherwise. "without the step" sets
 `ask.contradictions` to off. "oracle" uses no reader, but the true and the false word as answers. A contradiction is a
 false alarm if all four passages are true, or if the false ones are about a different subject: with the names and
 numbers of the question replaced by those of a different question. The last line is the result in JSON.

@@ -1,13 +1,13 @@
-"""Measure how long a light key waits while a heavy key sends all that it can.
+"""Measure how long a light key waits while a heavy key sends as many requests as it can.
 
     python benchmarks/bench_fair.py [--part all|search|ask|upload] [--seconds 60] [--no-save]
 
 Each part starts `ragfm serve` with the bundled models over the sample handbook, and measures one kind of request of the
 light key: first on the idle server, then while the heavy key keeps open, all the time, eight streamed answers, eight
 searches, eight requests for the embeddings of 256 texts, eight lists of its documents and four uploads of archives of
-400 files. A request that is refused is repeated after the time given, up to a second. The light key sends one request
-after the other, with pauses. An upload is measured until its document is `ready`. The goal is a 95th percentile of at
-most three times the idle one.
+400 files. A refused request is repeated after the delay in the response, at most a second. The light key sends one
+request after the other, with pauses. An upload is measured until its document is `ready`. The goal is a 95th percentile
+of at most three times the idle one.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ async def measure_light(client: httpx.AsyncClient, kind: str, seconds: float) ->
 async def compare(
     address: str, keys: dict[str, str], kind: str, heavy_kinds: list[str], seconds: float
 ) -> dict[str, Any]:
-    """One part: a light request on the idle server, and next to the heavy load."""
+    """One part: a light request on the idle server, and under the heavy load."""
     async with client_of(address, keys["light"]) as light:
         for _ in range(3):
             await LIGHT[kind](light, random.Random(0))

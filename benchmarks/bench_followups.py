@@ -3,7 +3,7 @@
     python benchmarks/bench_followups.py [--reader] [--answers]
 
 The questions of tests/generation/followups, about the bundled handbook and a second, invented topic in one collection.
-Compares the question as it is, the previous question and it as one text, and the stand-alone form by rules; with
+Compares the question as it is, the previous question followed by it, and the stand-alone form by rules; with
 --reader also the form by the bundled reader. "dev" questions were written together with the rules, "held out" questions
 before their first run. 40 more follow-ups, in labels/swaps.jsonl, swap an entity or a period.
 

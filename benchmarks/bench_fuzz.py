@@ -1,10 +1,10 @@
-"""Parse damaged documents: each gives a document or an error that says what is wrong with the file.
+"""Parse damaged documents: each yields a document or an error that describes the damage.
 
     python benchmarks/bench_fuzz.py --inputs 1200 --seed 1
 
 The inputs are the documents of $RAGFM_DATA and damaged copies of them: bytes changed, parts cut, zeroed, repeated or
 moved, and for formats that are zip archives the same in one of their files, packed again with valid checksums. They are
-parsed in confined processes, as `ragfm ingest` does. An *exception* is an error that no parser expects; a *crash* is
+parsed in confined processes, as `ragfm ingest` does. An *exception* is an error that no parser handles; a *crash* is
 the end of the parser's process. The last line is the result in JSON, with each exception and crash.
 """
 

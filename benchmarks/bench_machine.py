@@ -4,8 +4,8 @@
 
 kernels    the instructions that llama.cpp's kernels use, and the processor's vector and matrix instructions
 embedding  tokens/s of each backend of the bundled embedding model, and its lowest cosine to fp32
-reader     tokens/s of the bundled reader, one answer and eight at once, next to 0, 1 and 2 processes that use a core
-           each: ragfm as it is, fixed numbers of threads, and llama-cpp-python's `Llama` on the idle machine
+reader     tokens/s of the bundled reader, one answer and eight at once, alongside 0, 1 and 2 processes that each use a
+           core: ragfm as it is, fixed numbers of threads, and llama-cpp-python's `Llama` on the idle machine
 search     median milliseconds of a hybrid search of the sample handbook, and of FAISS for one query and 100,000 vectors
 
 Run it on an idle machine. Each side of the reader runs in its own process. Prints a table, and one JSON line last.
@@ -44,7 +44,7 @@ from ragfm.models.thread_count import ThreadCount
 from ragfm.samples import HANDBOOK, QUESTIONS
 
 SIDES = ("ragfm", "fixed: all threads, short spinning", "fixed: one thread", "fixed: all threads", "Llama")
-"""The last ones are left out next to busy processes, where a token takes them a second."""
+"""The last ones are left out with busy processes, where a token takes them a second."""
 TOPICS = ("rivers", "chess", "the sea", "bread", "maps", "glass", "winter", "trains")
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
 VECTORS, DIMENSIONS = 100_000, 384

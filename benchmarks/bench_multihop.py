@@ -1,4 +1,4 @@
-"""Measure questions whose answer takes several passages: how many of these are among the first five.
+"""Measure questions whose answer requires several passages: how many of these passages are among the first five.
 
     python benchmarks/bench_multihop.py [--keep DIR] [--only SET]
 

@@ -1,4 +1,4 @@
-"""Measure the effect of merging, near-duplicate removal and document order on the passages that a reader gets.
+"""Measure the effect of merging, near-duplicate removal and document order on the passages in the prompt.
 
     python benchmarks/bench_passages.py [--articles 6] [--questions 300] [--answers 120]
 

@@ -4,8 +4,8 @@
 
 PEERS is a virtual environment with the packages that `baselines/` names; ragfm runs in the current one. Each peer is
 filled and searched in its own process, with its documented defaults and its documented hybrid searches. `--keep DIR`
-keeps a peer's results there and does not run it again. `--untimed` omits times and memory of the peers that are run,
-for a busy machine. Prints a table, and one JSON line last.
+keeps a peer's results there and does not run it again. `--untimed`, for a busy machine, omits times and memory of the
+peers that are run. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def margins(model: Any, base: Any, held_out: list[Example]) -> list[float]:
 
 
 def one(method: str, rated: list[Example], held_out: list[Example], keep: Path) -> dict[str, Any]:
-    """Train by a method, or not at all (`none`), and ask the held-out questions."""
+    """Train with a method, or not at all (`none`), and ask the held-out questions."""
     from ragfm.models.adapters import RECORD
     from ragfm.training import MethodSettings, TrainSettings, train
     from ragfm.training.adapter_export import export_adapter, load_adapter

@@ -13,10 +13,10 @@ the first number of the reference, up to rounding, at the scale that the questio
 judged by `labels/reports.jsonl`, a list of answers that people judged. An answer that is in no list counts as
 `unjudged`, and is printed.
 
-`peers`: LlamaIndex and Haystack next to ragfm (`baselines/filings.py`), with the same embedding model and reader: the
-pages that they find, and their answers to the reporting half. Each answers from the search with which it finds most
+`peers`: LlamaIndex and Haystack compared with ragfm (`baselines/filings.py`), with the same embedding model and reader:
+the pages that they find, and their answers to the reporting half. Each answers from the search with which it finds most
 pages among the first five for the tuning half. PEERS is an environment with ragfm, llama-index-core,
-llama-index-readers-file, llama-index-retrievers-bm25 and haystack-ai. What is in `--keep`, such as single answers, is
+llama-index-readers-file, llama-index-retrievers-bm25 and haystack-ai. Results in `--keep`, down to single answers, are
 not computed again.
 
 The last line is the result in JSON.

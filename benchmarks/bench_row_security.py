@@ -1,4 +1,4 @@
-"""Measure what row-level security costs the searches of a restricted handle on PostgreSQL.
+"""Measure the cost of row-level security for searches of a restricted handle on PostgreSQL.
 
     python benchmarks/bench_row_security.py [--count 30000] [--checks 2000]
 

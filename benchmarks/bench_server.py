@@ -9,7 +9,7 @@ answers per second (the goodput), refusals and how long one took, and requests w
 age. The last row has ten times the users of the row with the highest goodput: the goal is to keep at least 90 % of it,
 in answers and in tokens (the length of answers depends on the random questions). The other server gets the same
 questions without passages, so its prompts are short: the difference is the cost of retrieval, passages and grounding.
-Its queue is not bounded, so the times of those who got an answer are less meaningful.
+Its queue is not bounded, so the times of the users who got an answer are less meaningful.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
     canal      60 questions on 9 documents about an invented place; 20 have no answer there (transfer/)
     handbook   30 on the 12 documents of `ragfm demo`; 10 have none
-    hotpotqa   100 whose answer takes two passages
+    hotpotqa   100 whose answer requires two passages
     pubmedqa   yes, no or maybe, by grammar
 
 "before" is the raw output of the bundled reader without an adapter, "adapter" with the bundled one; "after" is what a

@@ -221,7 +221,7 @@ def reread(
 ) -> dict[int, Floats]:
     """A reranker's scores of up to `depth` candidates of up to `most` questions, by number of the question.
 
-    NaN for candidates that were not read. Stops after `seconds`, and goes on at the next call.
+    NaN for candidates that were not read. Stops after `seconds`, and continues at the next call.
     """
     file = keep / "pools" / f"{name}.{label}.json"
     found: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}

@@ -1,4 +1,4 @@
-"""The long torture run of the store: kills, failing and full disks, damaged files, readers next to a writer.
+"""The long torture run of the store: kills, failing and full disks, damaged files, readers during writes.
 
     python benchmarks/torture.py                     all trials, with the default counts
     python benchmarks/torture.py kill damage         selected trials

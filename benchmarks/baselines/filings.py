@@ -2,7 +2,7 @@
 
 TASK is a JSON file with `pdfs`, `keep` (path of the filled index), `questions`, and `answer`: the search to answer
 from, or empty to run all searches. Both read PDF files with pypdf, in their own readers, and embed the file name with
-each chunk, by ragfm's embedder, so that vectors of the same text are the same. One JSON line for each result, in which
+each chunk, by ragfm's embedder, so that vectors of the same text are the same. Each result is a JSON line in which
 passages are pairs of a file and its pages. Messages for the model are written as JSON lines, too, and its answers are
 read from standard input.
 """

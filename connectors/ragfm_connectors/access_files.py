@@ -1,7 +1,7 @@
 """Access files: a file `.ragfm-access` names the groups that may see the files of its folder and of all folders below.
 
 The file has one group per line. Empty lines are ignored, and so are comments: a `#` at the start of a line or after
-whitespace, and what follows it. Where several access files lie on the path from the source's root to a document, a
+whitespace, and what follows it. If there are several access files on the path from the source's root to a document, a
 group must be in each of them: a folder can restrict access further, never extend it. A file that names no group, or
 that cannot be read, closes its folder to all groups.
 """

@@ -1,6 +1,6 @@
 """Opens archives in a confined process: it gets the descriptor of an open file, and returns names and contents.
 
-A few archives stay open between calls. Each call has what is needed to open its archive again.
+A few archives stay open between calls. Each call carries the data that is needed to open its archive again.
 """
 
 from __future__ import annotations

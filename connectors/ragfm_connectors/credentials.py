@@ -1,7 +1,7 @@
-"""What looks like a credential: files that grant access to something, and that a search must not show by accident.
+"""Files that look like credentials: they grant access to something, and a search must not show them by accident.
 
-Names are those of files that hold nothing else. Contents are searched for private keys, password hashes and access
-tokens whose format is unmistakable, in files that are small enough to be a credential.
+The names are those of files that contain nothing else. Contents are searched for private keys, password hashes and
+access tokens whose format is unmistakable, in files that are small enough to be a credential.
 """
 
 from __future__ import annotations

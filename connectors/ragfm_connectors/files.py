@@ -51,11 +51,12 @@ class FilesConnector:
     Symbolic links are followed within the folder, unless their target is listed already. Collections in the folder are
     left out, and so are folders that `ragfm.core.output_folder` has marked. Zip and tar archives are opened like
     folders unless `archives` is false; those with more than `archive_files` files are skipped, see
-    `ragfm_connectors.archive_members`. What looks like a credential is skipped unless it is the source itself or
-    `include` selects it, see `ragfm_connectors.credentials`.
+    `ragfm_connectors.archive_members`. Files that look like credentials are skipped unless they are the source itself
+    or `include` selects them, see `ragfm_connectors.credentials`.
 
-    The access files from the root down to a file say which groups may see it, see `ragfm_connectors.access_files`. For
-    a symbolic link, those on the path to the link and those on the path to its target both apply.
+    The access files from the root down to a file determine which groups may see it, see
+    `ragfm_connectors.access_files`. For a symbolic link, those on the path to the link and those on the path to its
+    target both apply.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class FilesConnector:
         """The content of a file, with the time `modified` (ISO 8601, UTC) as metadata.
 
         Raises ConnectorError if the file is gone, unreadable, too large or outside of the root, and if it has been
-        closed to a group since it was listed: its new content may be what the group must not see. Raises SkipDocument
+        closed to a group since it was listed: its new content may be hidden from the group. Raises SkipDocument
         for a credential.
         """
         path, inner_path = self._split_path(ref.path)

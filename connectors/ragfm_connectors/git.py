@@ -33,7 +33,7 @@ from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NETWORK_ERRORS = (OSError, GitProtocolError, NotGitRepository, HTTPError, ValueError, KeyError)
 _SCHEMES = ("https", "http", "ssh", "git")
-_MAX_ENTRIES = 1_000_000  # ten trees that each hold the next one ten times are ten thousand million entries
+_MAX_ENTRIES = 1_000_000  # ten trees that each contain the next one ten times have ten thousand million entries
 _MAX_DEPTH = 200
 _MAX_TREE = 1 << 26  # bytes of a folder's entries
 _SUBMODULE = 0o160000

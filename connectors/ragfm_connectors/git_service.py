@@ -1,6 +1,6 @@
 """Reads the objects of git repositories in a confined process.
 
-Objects are compressed, and stored as differences from others: a small pack may unpack to gigabytes.
+Objects are compressed and stored as differences from other objects, so a small pack may unpack to gigabytes.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class ConfinedRepository:
 
 
 class SafeRepo(Repo):
-    """A repository whose configuration is read only for how it is stored.
+    """A repository of whose configuration only the storage settings are read.
 
     The other settings name programs and other files, and may have sizes such as `50m`.
     """
 
     def get_config(self) -> ConfigFile:
-        """The settings of how it is stored."""
+        """The storage settings."""
         safe = ConfigFile()
         try:
             with Path(self.commondir(), "config").open("rb") as file:

@@ -41,7 +41,7 @@ class JsonlConnector:
     record without an id is identified by the hash of its content, so it becomes another document when it changes. Each
     listing reads the files record by record. Access files apply as for any file.
 
-    While a record of a file cannot be read, no record of that file counts as removed.
+    As long as a record of a file cannot be read, no record of that file counts as removed.
     """
 
     def __init__(

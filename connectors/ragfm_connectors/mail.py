@@ -1,4 +1,4 @@
-"""Mails in mbox files, Maildir folders and `.eml` files, and their attachments."""
+"""Emails in mbox files, Maildir folders and `.eml` files, and their attachments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ragfm.parsing.own.web.mail_message import (
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 
-_FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # the first line of a mail in an mbox, after an empty line
+_FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # the first line of an email in an mbox, after an empty line
 _MESSAGE_ID = re.compile(rb"^message-id:\s*<?([^\s<>]+)", re.IGNORECASE | re.MULTILINE)
 _MAX_ATTACHMENTS = 1_000
 _MAX_EXAMPLES = 3  # of files that cannot be read
@@ -35,17 +35,18 @@ class _Position(NamedTuple):
     file: Ref
     start: int
     size: int
-    attachment: int | None  # its number within the mail; None for the mail itself
+    attachment: int | None  # its number within the email; None for the email itself
 
 
 class MailConnector:
-    """All mails in a folder at any depth, in an mbox file, or in a single `.eml`.
+    """All emails in a folder at any depth, in an mbox file, or in a single `.eml`.
 
-    The path of a mail is its Message-ID, so a mail that is stored twice is one document; without a Message-ID it is a
-    hash of the mail. The text is the subject, then the plain text or else the HTML. An attachment has the path
+    The path of an email is its Message-ID, so an email stored twice is one document; without a Message-ID it is a
+    hash of the email. The text is the subject, then the plain text or else the HTML. An attachment has the path
     `<Message-ID>/<file name>`; inline images are left out. Headers become metadata.
 
-    Encrypted mails and mails larger than `max_bytes` are skipped. A mail that cannot be read fails alone.
+    Encrypted emails and emails larger than `max_bytes` are skipped. An email that cannot be read does not affect the
+    others.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class MailConnector:
         self._last_mail: tuple[bytes, EmailMessage] | None = None  # attachments are fetched after their mail
 
     def refs(self) -> Iterator[Ref]:
-        """All mails and attachments, with a hash of the mail as revision. Raises SourceError."""
+        """All emails and attachments, with a hash of the email as revision. Raises SourceError."""
         self._positions, problems = {}, []
         for file in self._files.refs():
             if file.skip is not None:
@@ -78,23 +79,23 @@ class MailConnector:
                     yield from self._list_file(file)
                 except ConnectorError as error:
                     problems.append(error.message)
-        if problems:  # the mails in these files are unknown, so no mail counts as removed
+        if problems:  # the emails in these files are unknown, so no email counts as removed
             more = " …" if len(problems) > _MAX_EXAMPLES else ""
             yield Ref("", error=f"not all files can be read: {'; '.join(problems[:_MAX_EXAMPLES])}{more}")
 
     def fetch(self, ref: Ref) -> Blob:
-        """The text of a mail, or the bytes of an attachment. Raises ConnectorError if the mail is gone or changed."""
+        """The text of an email, or the bytes of an attachment. Raises ConnectorError if it is gone or has changed."""
         if ref.path not in self._positions:
             list(self.refs())
         position = self._positions.get(ref.path)
         if position is None:
-            raise ConnectorError(f"The mail {ref.path!r} no longer exists.", "The next ingest removes it.")
+            raise ConnectorError(f"The email {ref.path!r} no longer exists.", "The next ingest removes it.")
         with self._files.open(position.file) as file:
             file.seek(position.start)
             data = file.read(position.size)
         if _hash(data) != ref.revision:
             raise ConnectorError(
-                f"The mail {ref.path!r} has changed since it was listed.", "The next ingest reads it again."
+                f"The email {ref.path!r} has changed since it was listed.", "The next ingest reads it again."
             )
         if self._last_mail is None or self._last_mail[0] != data:
             self._last_mail = (data, parse_message(data))
@@ -109,13 +110,13 @@ class MailConnector:
                 return Blob(f"{heading(subject, media_type)}{text}".encode("utf-8", "replace"), media_type, metadata)
             part = find_attachments(message)[position.attachment]
             payload = part.get_payload(decode=True)
-            if not isinstance(payload, bytes):  # a mail within the mail
+            if not isinstance(payload, bytes):  # an email within the email
                 payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
             part_type = part.get_content_type()
             metadata["attachment"] = single_line(part.get_filename() or "")
             return Blob(payload, None if part_type == "application/octet-stream" else part_type, metadata)
         except Exception as error:  # the standard library raises many kinds of errors for broken headers
-            raise ConnectorError(f"The mail {ref.path!r} cannot be read: {type(error).__name__}: {error}.") from error
+            raise ConnectorError(f"The email {ref.path!r} cannot be read: {type(error).__name__}: {error}.") from error
 
     def _list_file(self, file: Ref) -> Iterator[Ref]:
         file_path = PurePosixPath(self.root, file.path)
@@ -123,7 +124,7 @@ class MailConnector:
         single = in_maildir or file_path.suffix.lower() == ".eml"
         with self._files.open(file) as opened:
             if not single and not _FROM_LINE.match(opened.readline(1_000)):
-                yield Ref(_file_entry(file.path), skip="neither a mail nor an mbox file")
+                yield Ref(_file_entry(file.path), skip="neither an email nor an mbox file")
                 return
             opened.seek(0)
             for start, data, size in _split_mails(opened, self._max_bytes, single=single):
@@ -152,7 +153,7 @@ class MailConnector:
                         name = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
                         names.append(as_path(name) if name else f"part {number}")
                 except Exception as error:  # as in fetch
-                    yield Ref(path, error=f"the mail cannot be read: {error}", allow=file.allow)
+                    yield Ref(path, error=f"the email cannot be read: {error}", allow=file.allow)
                     continue
                 yield Ref(path, revision, allow=file.allow)
                 for number, name in enumerate(names):
@@ -163,12 +164,12 @@ class MailConnector:
 
 
 def _file_entry(path: str) -> str:
-    """The path for a file that is not a mail; no Message-ID contains a `#`."""
+    """The path for a file that is not an email; no Message-ID contains a `#`."""
     return f"#files/{path}" if path else path
 
 
 def _split_mails(file: BufferedReader, max_bytes: int, *, single: bool) -> Iterator[tuple[int, bytes, int]]:
-    """The offset, content and size of each mail of a file; content beyond the limit is cut."""
+    """The offset, content and size of each email of a file; content beyond the limit is cut."""
     start, offset, kept_bytes = 0, 0, 0
     after_empty_line = True
     lines: list[bytes] = []

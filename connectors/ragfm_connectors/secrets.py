@@ -16,7 +16,7 @@ _HINT = "Write ${NAME} instead, and set the environment variable NAME."
 _SECRET_KEYS = re.compile(
     r"passw|pwd|secret|token|api_?key|access_?key|credential|signature|^key$|^sig$", re.IGNORECASE
 )
-_MIN_HIDDEN_CHARACTERS = 4  # hiding shorter values would hide half of a message
+_MIN_HIDDEN_CHARACTERS = 4  # replacing shorter values would replace half of a message
 
 
 def expand(text: str, *, quoted: bool = True) -> str:

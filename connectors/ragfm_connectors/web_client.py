@@ -1,4 +1,4 @@
-"""HTTP client for web pages: follows robots.txt, pauses between requests to a host, retries, limits sizes and times."""
+"""HTTP client for web pages: obeys robots.txt, pauses between requests to a host, retries, limits sizes and times."""
 
 from __future__ import annotations
 

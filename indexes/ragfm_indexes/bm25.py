@@ -1,6 +1,6 @@
 """Keyword search with BM25 (Robertson & Zaragoza 2009, https://doi.org/10.1561/1500000019).
 
-docs/decisions/004-keyword-index.md explains why it is not a library.
+docs/decisions/004-keyword-index.md explains why no library is used.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class BM25Index:
         """A new index with these texts added and the ids in `removed` deleted. This index does not change.
 
         The scores equal those of an index built from all texts at once. Deleted texts count in the statistics until
-        the index is saved. The language stays the same once there was a text. The cost depends on the new texts only;
-        small parts are merged from time to time. Raises ValueError as `build` does, and for an id that the index has or
-        had.
+        the index is saved. The language stays the same once the index has had a text. The cost depends on the new texts
+        only; small parts are merged from time to time. Raises ValueError as `build` does, and for an id that the index
+        has or had.
         """
         id_array = np.asarray(ids)
         if id_array.ndim != 1 or (id_array.size and id_array.dtype.kind not in "iu"):

@@ -157,8 +157,8 @@ _limits_lock = threading.Lock()  # FAISS's limits are process-wide, so only one 
 def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ()) -> Any:
     """Read an index from a file that begins with `magic`. Raises ValueError if FAISS cannot read it, and OSError.
 
-    `layout` describes the sections of the file, for formats where FAISS crashes if a mapped file ends early or has an
-    absurd length in it: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
+    `layout` describes the sections of the file, for formats where FAISS crashes if a mapped file ends early or contains
+    an absurd length: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -183,7 +183,7 @@ def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ())
 
 @contextmanager
 def _limits(size: int) -> Iterator[None]:
-    """FAISS allocates no vector and runs no loop that is larger than a file of `size` bytes can describe."""
+    """Limit the vectors that FAISS allocates and its loops to what a file of `size` bytes can describe."""
     limits = {
         "vector_byte_limit": size + 1,
         "loop_limit": size // 8 + 1,  # an inverted list takes at least eight bytes

@@ -73,7 +73,7 @@ class Analyzer:
         self._stemmer = Stemmer.Stemmer(ALGORITHMS[language], 0) if ALGORITHMS[language] else None
 
     def terms(self, word: str) -> list[str]:
-        """The terms of a word: its stem, none if it is a stop word. A compound has its parts; a code also the whole.
+        """The terms of a word: its stem, or none for a stop word. A compound has its parts; a code also the whole.
 
         An identifier such as `getUserName` has its words as well.
         """

@@ -74,7 +74,7 @@ def rows_of_ids(ids: Ids, allowed: ArrayLike) -> Rows:
 
 
 def ids_of_rows(ids: Ids, rows: Rows) -> Ids:
-    """Ids at row numbers; -1 for row numbers outside the index, as -1 or those of a file damaged on disk."""
+    """Ids at row numbers; -1 for row numbers outside the index, such as -1 or those from a damaged file."""
     result = np.full(rows.shape, -1, dtype=np.int64)
     valid = (rows >= 0) & (rows < len(ids))
     result[valid] = ids[rows[valid]]

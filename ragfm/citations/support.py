@@ -292,7 +292,7 @@ def is_unit(word: str) -> bool:
 
 
 def addresses(text: str) -> list[str]:
-    """Mail addresses, URLs and absolute paths, in lower case."""
+    """Email addresses, URLs and absolute paths, in lower case."""
     return [match[0].rstrip(".,;:!?'’]").casefold() for match in _ADDRESS.finditer(text)]
 
 

@@ -88,7 +88,7 @@ def test_a_tree_of_single_mails_and_who_may_see_them(tmp_path: Path) -> None:
     found = listed(tmp_path)
     assert found["1@example.org"].allow is None
     assert found["2@example.org"].allow == ("hr",)
-    assert found["#files/in/readme.txt"].skip == "neither a mail nor an mbox file"
+    assert found["#files/in/readme.txt"].skip == "neither an email nor an mbox file"
     assert list(listed(tmp_path / "one.eml")) == ["1@example.org"]
     shutil.copy(tmp_path / "in/two.EML", tmp_path / "copy.eml")
     assert len([path for path in listed(tmp_path) if path == "2@example.org"]) == 1
@@ -123,7 +123,7 @@ def test_broken_mails_fail_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = listed(tmp_path, max_bytes=5_000)
     assert len(found) == 3
     assert "the limit is 5,000" in (found["9@example.org"].skip or "")
-    assert [ref.error for ref in found.values() if ref.error] == ["the mail cannot be read: it has no headers"]
+    assert [ref.error for ref in found.values() if ref.error] == ["the email cannot be read: it has no headers"]
     monkeypatch.setattr(mail, "find_attachments", lambda _: [].pop())
     assert "cannot be read" in (listed(tmp_path)["1@example.org"].error or "")
     (tmp_path / "good.eml").write_bytes(b"Message-ID: <1@x>\nContent-Type: text/plain; charset=nonsense\n\ncaf\xe9")

@@ -102,7 +102,7 @@ def has_text_annotations(page: PdfPage) -> bool:
 
 
 def read_links(page: PdfPage, to_box: ToBox) -> list[tuple[Box, str]]:
-    """Return the box and the address of each web and mail link on a page."""
+    """Return the box and the address of each web and email link on a page."""
     import pypdfium2.raw as pdfium
 
     links = []

@@ -1,4 +1,4 @@
-"""Mail (EML and MSG): the subject, the body, and the names of the attachments."""
+"""Email (EML and MSG): the subject, the body, and the names of the attachments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_eml(data: bytes, name: str) -> ParsedText:
     try:
         message = parse_message(data)
         if not message.keys():
-            raise ParseError(f"{name} is not a mail: it has no headers.")
+            raise ParseError(f"{name} is not an email: it has no headers.")
         if is_encrypted(message):
             raise SkipDocument(f"{name} is encrypted.")
         text, media_type = extract_body(message)
@@ -41,7 +41,7 @@ def read_eml(data: bytes, name: str) -> ParsedText:
     except ParseError:
         raise
     except Exception as error:  # the standard library's header parser fails in many ways on damaged headers
-        raise ParseError(f"{name} is a damaged mail: {type(error).__name__}: {error}") from error
+        raise ParseError(f"{name} is a damaged email: {type(error).__name__}: {error}") from error
     return _build_text(text, media_type == "text/html", metadata, attachments, name)
 
 
