@@ -22,7 +22,7 @@ from ragfm_connectors.patterns import join_path
 from ragfm_connectors.records import Fields, Record, record_revision
 
 _Records: TypeAlias = Iterator[tuple[int, Record | str]]
-"""The position of each record, and the record or what is wrong with it."""
+"""The position of each record, and the record or its error."""
 _RecordReader: TypeAlias = Callable[[BinaryIO, str, int], _Records]
 """Reads an open file, given its encoding and the maximum number of bytes of a record."""
 _SUPPORTED = ".jsonl, .ndjson, .csv or .tsv, optionally followed by .gz, or .parquet"

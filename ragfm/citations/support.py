@@ -1,4 +1,4 @@
-"""Support: which sentence of the passages supports a claim best, whether it does, and what is wrong if it does not.
+"""Support: which sentence of the passages supports a claim best, whether it suffices, and its fault if it does not.
 
 A quote supports a claim if it has all names and numbers that the claim adds to the question, most of the other terms
 that it adds, and a negation exactly where the claim has one. It must not have a different unit or say the opposite of
@@ -690,7 +690,7 @@ def missing_subject(
 ) -> tuple[str, ...]:
     """The parts of a question's subject that are not found with a quote: names, numbers, periods, and a negation.
 
-    `header` is that of the table that the quote is a row of, `context` what stands above the passage, `numbers` those
+    `header` is that of the table that the quote is a row of, `context` the text above the passage, `numbers` those
     of the claim. Prose may refer to a name by a pronoun, so for a sentence, but not for a row, a name that is among the
     `passage_terms` counts.
     """

@@ -218,7 +218,7 @@ def _part(scores: Floats, spans: NDArray[np.int64]) -> Part:
     here = np.r_[0, before : len(scores) - 1]  # "not here", and the passage
     chances = np.exp(scores[here] - scores[here].max(axis=0))
     chances /= chances.sum(axis=0)
-    chances[1:][spans[:, 0] < 0] = 0  # what stands above it
+    chances[1:][spans[:, 0] < 0] = 0  # the context above it
     return Part(spans, chances[1:, 0], chances[1:, 1], float(chances[0].mean()))
 
 

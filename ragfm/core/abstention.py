@@ -45,7 +45,7 @@ _TURN = re.compile(r"\b(?:but|however|although|though|except|instead|only)\b")
 def is_abstention(text: str) -> bool:
     """Whether an answer as a whole says that the answer is not known, in these or similar words.
 
-    An answer that says so of one thing and then answers another is not an abstention.
+    An answer that says this about one point and then answers another is not an abstention.
     """
     plain = MARKER.sub("", text.replace("’", "'")).strip().lower()
     sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", plain) if sentence.strip()]

@@ -95,7 +95,7 @@ class OutputNormalizer:
         unfinished = None if final else _UNFINISHED_MARKER.search(self._held)
         certain = self._held[: unfinished.start()] if unfinished else self._held
         self._held = self._held[len(certain) :]
-        before = self._returned[-2:]  # what stands before a marker matters
+        before = self._returned[-2:]  # the text before a marker matters
         text = _MARKER.sub(self._canonical, before + certain)[len(before) :]
         self._returned += text
         return text

@@ -50,7 +50,7 @@ def sync_sources(
     """Sync the requested sources, or all known ones without a request, and save the view at the end.
 
     `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
-    view is saved after the last one and now and then. A SourceError of a requested source ends
+    view is saved after the last one, and every few slices. A SourceError of a requested source ends
     the sync; without a request, it is reported as a failure and the other sources continue. A source that lost over
     half of its documents raises MassDeleteError unless `allow_mass_delete` is set.
     """

@@ -60,7 +60,7 @@ class Discrepancy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document's row, its live chunks ordered by id, its vectors by hash of the embedded text, and what is wrong.
+    """A document's row, its live chunks ordered by id, its vectors by hash of the embedded text, and its discrepancies.
 
     `damage` concerns text, chunks and vectors. `derived` concerns its rows in `tags` and `groups`, which follow from
     its metadata, its source and the connector's rules.

@@ -46,7 +46,7 @@ class _BatchSize:
 class ThreadCount:
     """The number of threads for the next step. Starts with `maximum`.
 
-    A few steps are tried with fewer threads as soon as steps are slow, and now and then. A few are tried with more when
+    A few steps are tried with fewer threads as soon as steps are slow, and at intervals. A few are tried with more when
     other programs leave CPUs free (`free_cpus`). The number is kept if it is faster. A trial ends at once when it is
     clearly slower; the more it has cost, the later the next one follows.
     """

@@ -69,7 +69,7 @@ class ParserChoice:
 
     @property
     def description(self) -> str:
-        """All versions and choices, in a string that changes if some document may be read in another way."""
+        """All versions and choices, in a string that changes if any document may be parsed differently."""
         versions = {
             kind: [parser_version(name, kind) for name in self.parsers_for(kind)] for kind in known_formats().by_type
         }

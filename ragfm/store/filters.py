@@ -77,7 +77,7 @@ def parse_filter(text: str) -> Filter:
 def check_keys(keys: Iterable[str], catalog: Catalog, *visible: Condition) -> None:
     """Raise FilterError for a key that no live document has, if there are documents; it names the keys that exist.
 
-    Only documents that meet the conditions `visible` count: the error must not tell of the others.
+    Only documents that meet the conditions `visible` count: the error must not reveal the others.
     """
     live = sa.and_(documents.c.died.is_(None), *visible)
     used = sa.select(tags.c.key).join(documents, documents.c.id == tags.c.document_id).where(live)

@@ -62,7 +62,7 @@ class HeldOut:
 
 
 def load_held_out(paths: Sequence[str | Path]) -> HeldOut:
-    """The questions of some question sets, with the paragraphs of the documents that they bring.
+    """The questions of some question sets, with the paragraphs of the documents that they include.
 
     A JSONL file is about a collection: the documents that its questions are about are held out. Raises DataError.
     """

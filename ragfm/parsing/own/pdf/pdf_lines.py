@@ -74,7 +74,7 @@ class Block:
 
 
 def line_of(words: Sequence[Word]) -> Line:
-    """One line of words that stand next to each other; right to left where most letters are of such a script."""
+    """One line of adjacent words, ordered from right to left if most letters are of such a script."""
     rtl_letters = len(_RTL.findall("".join(word.text for word in words)))
     right_to_left = rtl_letters * 2 > sum(len(word.text) for word in words)
     return Line(

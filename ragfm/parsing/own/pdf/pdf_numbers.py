@@ -6,7 +6,7 @@ like the gutter between two columns of text.
 1. Each line is cut into pieces: numbers, with their currency, brackets and percent sign, and text.
 2. Lines with numbers, and the few lines of text between them, are a candidate.
 3. Numbers with the same right edge, or that overlap, are a column.
-4. Lines above that stand over the columns are the header; a header over several columns counts for each of them.
+4. Lines above the columns are the header; a header over several columns counts for each of them.
 5. A label that is broken into lines is joined, and a line without numbers stays a row.
 """
 
@@ -260,7 +260,7 @@ def _aligned(piece: _Piece, other: _Piece) -> bool:
 
 
 def _is_header_line(row: _Row, left: float) -> bool:
-    """Whether a line without numbers stands over the columns: another header begins."""
+    """Whether a line without numbers is above the columns: another header begins."""
     if row.pieces[0].x0 < left - 2 * row.size or all(piece.kind != "text" for piece in row.pieces):
         return False
     return len(row.pieces) > 1 or bool(_PERIOD.search(row.pieces[0].text))
@@ -319,7 +319,7 @@ def _table(rows: Sequence[_Row], first: int, start: int, end: int) -> NumberTabl
 
 
 def _number_columns(rows: Sequence[_Row]) -> list[_Column]:
-    """Numbers with the same right edge are a column; so are those that overlap and never stand in one line."""
+    """Numbers with the same right edge are a column; so are those that overlap and are never on one line."""
     found = sorted(((piece, i) for i, row in enumerate(rows) for piece in row.values), key=lambda entry: entry[0].edge)
     groups = [[found[0]]]
     for before, entry in pairwise(found):
@@ -345,7 +345,7 @@ def _digits_x0(piece: _Piece) -> float:
 
 
 def _split_numbers_from_labels(row: _Row, columns: Sequence[_Column], border: float) -> None:
-    """Cut the numbers at the end of a long label off if they stand in a column."""
+    """Cut off the numbers at the end of a long label if they are in a column."""
     for i, piece in enumerate(row.pieces):
         if piece.kind != "text" or piece.x0 > border or piece.x1 < border:
             continue
@@ -462,7 +462,7 @@ def _continues(above: _Row, row: _Row, border: float, left: float) -> bool:
     first, second = above.pieces[-1], row.pieces[0]
     if first.text.endswith((":", ".")) or gap > 0.9 * size:
         return False
-    if second.kind != "text" or second.x0 > border:  # no label: it stands above
+    if second.kind != "text" or second.x0 > border:  # no label: it is on the line above
         return gap < 0.35 * size
     if second.text[:1].islower() or _OPEN_END.search(first.text):
         return True

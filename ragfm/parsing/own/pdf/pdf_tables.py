@@ -227,7 +227,7 @@ def aligned_tables(rows: Sequence[list[Line]]) -> Iterator[list[Line] | Block]:
 
 
 def _end_of_candidate(rows: Sequence[list[Line]], start: int) -> int:
-    """The end of the rows that might be a table from `start` on; up to two rows of one cell may stand in between."""
+    """The end of the rows that might be a table from `start` on; up to two rows of one cell may be in between."""
     if len(rows[start]) < 2:
         return start
     end = start + 1
