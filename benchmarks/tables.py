@@ -588,10 +588,10 @@ def backends() -> str:
     rows = []
     for side, entry in _result("backends")["sides"].items():
         shares = [figures for figures in entry.values() if isinstance(figures, dict)]
-        columns = [(name, digits) for name, digits in (("recall@10", 3), ("hits", 2), ("cpu_ms", 1), ("p50_ms", 0))]
+        columns = (("recall@10", 3), ("hits", 2), ("cpu_ms", 1), ("p50_ms", 1), ("p95_ms", 1))
         figures = (" / ".join(f"{share[name]:.{digits}f}" for share in shares) for name, digits in columns)
         rows.append([side, f"{entry['rows_per_cpu_s']}" if "rows_per_cpu_s" in entry else "", *figures])
-    head = ("recall@10", "least share of the hits", "CPU ms per search", "p50 ms")
+    head = ("recall@10", "least share of the hits", "CPU ms per search", "p50 ms", "p95 ms")
     return _table(("side", "rows ingested per CPU second", *head), rows)
 
 

@@ -108,7 +108,7 @@ def test_each_of_two_checks_keeps_other_groups_out(
             return {int(one) for query in queries for one in snapshot.search(query[np.newaxis], 50, where)[1]}
 
         assert found(public) <= set(visible.tolist())
-        for few in (4_000, 0):
+        for few in (4_000, 10):
             monkeypatch.setattr(milvus_backend, "_FEW", few)
             for text in (None, "number < 9"):
                 forgotten = replace(predicate(catalog, text, frozenset()), conditions=())
