@@ -131,6 +131,11 @@ class Collection:
         return self._store.database.location
 
     @property
+    def name(self) -> str:
+        """The name of the collection on a server, unless its user names it."""
+        return self._store.database.default_name
+
+    @property
     def shared(self) -> bool:
         """Whether the collection is on PostgreSQL, where other machines may use it too."""
         return self._store.database.shared
@@ -154,6 +159,13 @@ class Collection:
         if self.shared:
             return AnswerLog(LogTable(cast("PostgresDatabase", self._store.database)))
         return AnswerLog.for_collection(self.path)
+
+    def with_options(self, *, settings: Settings, embedder: Embedder, reranker: Reranker) -> Collection:
+        """The collection, opened again with other settings and models."""
+        from ragfm.store.collection_store import Store
+
+        self._owner()
+        return Collection(Store(self._store.database, settings, embedder, reranker))
 
     def open_uploads(self) -> UploadStore:
         """The files that users of a server have uploaded."""

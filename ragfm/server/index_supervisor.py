@@ -18,6 +18,7 @@ from ragfm.server.served_models import Handles
 from ragfm.store.uploads import SliceReport, Upload, UploadStore
 
 _POLL_SECONDS = 2.0  # between two looks at uploads that other servers share
+_POLL_SECONDS_AFTER_ERROR = 20.0
 _SETTLED_SECONDS = 0.1  # between two looks at whether an upload is settled
 _RETRY_SECONDS = (2, 10, 60, 300)  # after the first, second, … failure
 _log = logging.getLogger(__name__)
@@ -90,15 +91,16 @@ class IndexSupervisor:
         """Wait for a request. Uploads that servers share may also wait since another server was killed."""
         while self._uploads.shared:
             self._requested.clear()
+            seconds = _POLL_SECONDS
             try:
                 waiting, self._elsewhere = await asyncio.to_thread(self._uploads.work)
             except RagfmError as error:  # readiness and requests report it, too
-                waiting, self._elsewhere = False, False
+                waiting, self._elsewhere, seconds = False, False, _POLL_SECONDS_AFTER_ERROR
                 _log.debug("%s", error)
             if waiting and not self._elsewhere:
                 return
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._requested.wait(), _POLL_SECONDS)
+                await asyncio.wait_for(self._requested.wait(), seconds)
         await self._requested.wait()
         self._requested.clear()
 

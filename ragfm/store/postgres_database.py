@@ -425,6 +425,11 @@ class PostgresDatabase:
         """Whether a process holds the lease."""
         return self._valid_holder(connection, name, connection.scalar(_property(name))) is not None
 
+    def may_write(self, connection: sa.Connection) -> bool:
+        """Whether this role may write to the collection, and the server is not a standby."""
+        query = sa.text("SELECT NOT pg_is_in_recovery() AND has_table_privilege(:table, 'INSERT')")
+        return bool(connection.scalar(query, {"table": f'"{self._schema}".generations'}))
+
     @contextmanager
     def _keeping_lease(self, token: str, name: str) -> Iterator[None]:
         """Renew a lease in the block, and give it up at its end."""

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import sqlalchemy as sa
 
 from ragfm.core.durable_files import create_file
+from ragfm.core.errors import CollectionNotFound
 from ragfm.core.types import Ref
 from ragfm.store.postgres_database import UPLOADS_TURN, PostgresDatabase
 from ragfm.store.tables import upload_parts, uploads
@@ -99,11 +100,14 @@ class UploadTable:
     def _select(self, owner: str | None, *conditions: sa.ColumnElement[bool]) -> list[Upload]:
         query = sa.select(uploads.c.id, uploads.c.name, uploads.c.owner, uploads.c.bytes, uploads.c.error)
         query = query.where(uploads.c.state != _REMOVED, *conditions).order_by(uploads.c.id)
-        with self._database.reading() as connection:
-            if owner is not None:
-                self._database.restrict(connection, frozenset({owner}))
-                query = query.where(uploads.c.owner == owner)
-            rows = connection.execute(query).all()
+        try:
+            with self._database.reading() as connection:
+                if owner is not None:
+                    self._database.restrict(connection, frozenset({owner}))
+                    query = query.where(uploads.c.owner == owner)
+                rows = connection.execute(query).all()
+        except CollectionNotFound:  # an older ragfm created the collection
+            return []
         self._owners.update((row.id, row.owner) for row in rows)
         return [Upload(f"{UPLOADS_SOURCE}/{row.id}/{row.name}", row.owner, row.bytes, row.error) for row in rows]
 
@@ -127,10 +131,11 @@ class UploadTable:
         """Nothing: an interrupted transaction leaves no rows."""
 
     def work(self) -> tuple[bool, bool]:
-        """Whether uploads or deletions have to be indexed, and whether another server has the turn."""
+        """Whether this server can index what is pending, and whether another one has the turn."""
         with self._database.reading() as connection:
             pending = bool(connection.scalar(sa.select(sa.exists(sa.select(uploads.c.id).where(_PENDING)))))
-            return pending, pending and self._database.turn_is_taken(connection, UPLOADS_TURN)
+            taken = pending and self._database.turn_is_taken(connection, UPLOADS_TURN)
+            return pending and self._database.may_write(connection), taken
 
     def turn(self) -> AbstractContextManager[bool]:
         """A lease of the process that indexes; False if another one holds it."""

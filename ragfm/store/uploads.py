@@ -124,7 +124,7 @@ class UploadStore(Protocol):
         """Prepare for work after a start: what a crash left is removed."""
 
     def work(self) -> tuple[bool, bool]:
-        """Whether uploads or deletions may have to be indexed, and whether another server has the turn."""
+        """Whether this server may have to index uploads or deletions, and whether another one has the turn."""
 
     def turn(self) -> AbstractContextManager[bool]:
         """Held by the process that indexes; False if another one holds it."""

@@ -153,8 +153,15 @@ def refresh(
 
 
 def adapters_folder(collection: Collection, folder: str | Path | None = None) -> Path:
-    """The folder of a collection's adapters: `folder`, by default `.ragfm-adapters` next to the collection."""
-    return Path(folder) if folder else collection.path.with_name(f"{collection.path.name}-adapters")
+    """The folder of a collection's adapters: `folder`, by default `.ragfm-adapters` next to the collection.
+
+    On PostgreSQL, it is `NAME-adapters` next to the settings file.
+    """
+    if folder:
+        return Path(folder)
+    if collection.shared:
+        return collection.settings_file.with_name(f"{collection.name}-adapters")
+    return collection.path.with_name(f"{collection.path.name}-adapters")
 
 
 def next_folder(

@@ -226,7 +226,7 @@ def _open_reranked(collection: Collection, reranker: Reranker, weight: float) ->
 
     search = collection.settings.search.model_copy(update={"rerank_weight": weight, "rerank_budget_ms": None})
     settings = collection.settings.model_copy(update={"search": search})
-    return Collection.open(collection.path, settings=settings, embedder=collection.embedder, reranker=reranker)
+    return collection.with_options(settings=settings, embedder=collection.embedder, reranker=reranker)
 
 
 class _CachedReranker:

@@ -286,6 +286,7 @@ def test_a_collection_of_an_older_version_gets_the_tables(
     with serve(tmp_path, ScriptedReader("Yes."), collection=address) as it:
         refused = _upload(it, "note.txt", "The okapi is called Ann.")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "uploads_unavailable")
+        assert len(it.client("guest").get("/v1/documents").json()["data"]) == 2
         with pytest.raises(LogError, match="no answer log"):
             Collection.open(address).answer_log.entries()
         Collection.open(address).sync(tmp_path / "docs")

@@ -40,6 +40,7 @@ from ragfm.training.refresh import (
     _make_dataset,
     _prepare,
     _train,
+    adapters_folder,
     decide,
     next_folder,
     refresh,
@@ -65,7 +66,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcessShell:
 
 def log_of(collection: Collection, *said: tuple[str, str, str, str | None]) -> AnswerLog:
     """A log of (question, answer, thumbs, correction), with the passages that a search finds now."""
-    log = AnswerLog.for_collection(collection.path)
+    log = collection.answer_log
     for question, answer, thumbs, correction in said:
         hits = tuple(collection.search(question, 20))
         number = log.add(replace(SAID, question=question, query=question, text=answer, hits=hits), HOW)
@@ -245,6 +246,19 @@ def test_the_command_makes_examples_from_the_log_alone_and_with_questions(
     AnswerLog.for_collection(tmp_path / ".ragfm").rate(1, "down")
     assert "No answer in the log" in run("adapt", "data", "--from-log", code=1)
     assert {example.completion for example in read_examples(tmp_path / "both" / "train.jsonl")} >= {ABSTENTION}
+
+
+def test_training_reads_the_log_of_a_database_on_any_machine(
+    address: str, docs: Path, run: InProcessShell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAGFM_COLLECTION", address)
+    run("ingest", docs)
+    collection = Collection.open(address, settings=Settings())
+    log_of(collection, ("When does the office open?", "?", "down", "The office opens at nine."))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    card = run.json(*"adapt data --from-log --valid 0 --out examples --licence ours".split())
+    assert card["kinds"] == {"log: corrected": 1}
+    assert adapters_folder(collection) == tmp_path / f"{collection.name}-adapters"
 
 
 def difference(a: float, b: float, *, noise: bool) -> Difference:
