@@ -19,7 +19,7 @@ from ragfm.store.uploads import SliceReport, Upload, UploadStore
 
 _POLL_SECONDS = 2.0  # between two looks at uploads that other servers share
 _POLL_SECONDS_AFTER_ERROR = 20.0
-_SETTLED_SECONDS = 0.1  # between two looks at whether an upload is settled
+_SETTLED_SECONDS = 0.2  # between two looks at whether an upload is settled
 _RETRY_SECONDS = (2, 10, 60, 300)  # after the first, second, … failure
 _log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import ValidationError
@@ -20,6 +21,27 @@ _RETRY_SECONDS = 30.0
 _ROUNDING = 1e-6  # of the arithmetic with times, in seconds
 _NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 _log = logging.getLogger(__name__)
+
+
+def _take_query() -> sa.Select[Any]:
+    """Count a request if it is allowed. The row says whether it is, and in how many seconds the allowance was complete.
+
+    Of the key's allowance of a minute, each request takes an interval, which comes back in that time.
+    """
+    interval, allowance = (sa.bindparam(name, type_=sa.Double) for name in ("interval", "allowance"))
+    full = sa.func.greatest(_rates.c.until, _NOW) + interval  # when the allowance would be complete again
+    taken = (
+        insert(_rates)
+        .values(name=sa.bindparam("name"), until=_NOW + interval)
+        .on_conflict_do_update(index_elements=[_rates.c.name], set_={"until": full}, where=full - _NOW <= allowance)
+        .returning(_rates.c.name)
+        .cte("taken")
+    )
+    before = sa.select(_rates.c.until - _NOW).where(_rates.c.name == sa.bindparam("name")).scalar_subquery()
+    return sa.select(sa.exists(sa.select(taken.c.name)), before)
+
+
+_TAKE = _take_query()  # built once: each request executes it
 
 
 class KeyTable:
@@ -81,18 +103,11 @@ class KeyTable:
         """
         if monotonic() < self._alone_until:
             return self._alone.take(key)
-        # Of the key's allowance of a minute, each request takes an interval, which comes back in that time.
         interval, allowance = 60 / key.per_minute, max(1.0, key.per_minute) * 60 / key.per_minute
-        full = sa.func.greatest(_rates.c.until, _NOW) + interval  # when the allowance would be complete again
-        request = insert(_rates).values(name=key.name, until=_NOW + interval)
-        taken = request.on_conflict_do_update(
-            index_elements=[_rates.c.name], set_={"until": full}, where=full - _NOW <= allowance + _ROUNDING
-        ).returning(_rates.c.name)
-        row = taken.cte("taken")
-        before = sa.select(_rates.c.until - _NOW).where(_rates.c.name == key.name).scalar_subquery()
+        request = {"name": key.name, "interval": interval, "allowance": allowance + _ROUNDING}
         try:
             with self._database.committing() as connection:
-                allowed, left = connection.execute(sa.select(sa.exists(sa.select(row.c.name)), before)).one()
+                allowed, left = connection.execute(_TAKE, request).one()
         except CollectionError as error:
             self._alone_until = monotonic() + _RETRY_SECONDS
             _log.warning("Each server counts requests alone for %g s: %s", _RETRY_SECONDS, error.message)

@@ -186,6 +186,7 @@ def _state(server: Running, uri: str, key: str = "guest") -> str:
     return str(server.client(key).get(f"/v1/documents/{uri}").json().get("state"))
 
 
+@pytest.mark.slow
 def test_an_upload_to_one_server_is_seen_at_another(two_servers: tuple[Running, Running], address: str) -> None:
     first, second = two_servers
     zebra = _upload(first, "zebra.txt", "The zebra is called Bob.", groups=["hr"], key="hr").json()["uri"]
@@ -233,6 +234,7 @@ Server(app, host="127.0.0.1", port=0, on_listening=lambda address: print(address
 """
 
 
+@pytest.mark.slow
 def test_another_server_indexes_the_uploads_of_one_that_was_killed(
     address: str, postgres: PostgresServer, tmp_path: Path
 ) -> None:
@@ -273,6 +275,7 @@ def test_another_server_indexes_the_uploads_of_one_that_was_killed(
         eventually(lambda: {_state(restarted, uri) for uri in [*uris, late]} == {"ready"}, 120)
 
 
+@pytest.mark.slow
 def test_a_collection_of_an_older_version_gets_the_tables(
     address: str, postgres: PostgresServer, tmp_path: Path
 ) -> None:
