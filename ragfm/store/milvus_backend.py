@@ -201,7 +201,8 @@ class _Rows:
             why = getattr(error, "message", None) or str(error)
             raise CollectionUnavailableError(
                 f"Milvus at '{self._address}' cannot be used: {why.rstrip('.')}.",
-                'Check the server and `milvus` in the settings, or use `backend = "local"`.',
+                'Check the server and `milvus` in the settings, or use `backend = "local"`. Documents that were '
+                "ingested meanwhile are committed: the next ingest adds their vectors.",
             ) from error
 
     def exist(self) -> bool:

@@ -218,8 +218,7 @@ def test_damaged_rows_are_reported_and_repaired(docs: Path, tmp_path: Path, milv
     assert _found(_open(tmp_path / ".ragfm", milvus)) == expected
 
 
-def test_a_server_that_is_away_is_named(docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milvus_backend, "_TIMEOUT", 1)
+def test_a_server_that_is_away_is_named(docs: Path, tmp_path: Path, milvus: Settings) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         uri = f"http://me:hidden@127.0.0.1:{unused.getsockname()[1]}"
@@ -228,8 +227,13 @@ def test_a_server_that_is_away_is_named(docs: Path, tmp_path: Path, monkeypatch:
         message = r"^Milvus at 'http://127\.0\.0\.1:\d+' cannot be used: "
         with pytest.raises(CollectionUnavailableError, match=message) as raised:
             _open(tmp_path / ".ragfm", away).search("leave")
-    assert "hidden" not in str(raised.value)
-    assert "secret" not in repr(away)
+        assert "hidden" not in str(raised.value)
+        assert "secret" not in repr(away)
+        with pytest.raises(CollectionUnavailableError, match="the next ingest adds their vectors"):
+            _open(tmp_path / "new", away).sync(docs)
+    added = _open(tmp_path / "new", milvus)
+    assert not added.sync(docs).added
+    assert added.status().indexes[0]["pending"] == 0
 
 
 def test_an_address_is_needed(docs: Path, tmp_path: Path) -> None:
