@@ -101,7 +101,7 @@ def test_each_of_two_checks_keeps_other_groups_out(
 ) -> None:
     with written(tmp_path / "collection", 400, MilvusSnapshot, milvus) as catalog:
         snapshot = opened(catalog, milvus)
-        queries, public = stored_queries(catalog, 40), predicate(catalog, None, frozenset())
+        queries, public = stored_queries(catalog, 100), predicate(catalog, None, frozenset())
         visible = catalog.chunk_ids(catalog.generation(), *public.conditions)
 
         def found(where: Any) -> set[int]:
@@ -175,6 +175,7 @@ def _found(collection: Collection) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_results_equal_those_of_local(docs: Path, tmp_path: Path, milvus: Settings) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
