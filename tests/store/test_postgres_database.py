@@ -45,6 +45,8 @@ from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
 from ragfm.store import postgres_database
 from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.upload_table import UploadTable
+from ragfm.store.uploads import SliceReport, upload_id
 from ragfm.testing import HashingEmbedder
 
 psycopg = pytest.importorskip("psycopg", reason="needs the extra postgres")
@@ -584,6 +586,27 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
         assert not failures
         assert not collection.verify().damaged
         collection.compact()
+        uploads, folder = collection.open_uploads(), docs.parent / "upload"
+        assert isinstance(uploads, UploadTable)
+        content = os.urandom(2**20 + 5)
+        stored = uploads.store(io.BytesIO(content), "big.bin", ["key:ann", "hr"])
+        folder.mkdir()
+        with uploads.turn() as has_turn:
+            assert has_turn
+            uploads.write_to(folder, str(upload_id(stored.uri)))
+        assert (folder / "big.bin").read_bytes() == content
+        assert (folder / ".ragfm-access").read_text() == "key:ann\nhr"
+        assert uploads.work() == (True, False)
+        uploads.remove(stored)
+        assert (uploads.all(), uploads.is_pending(stored)) == ([], True)
+        uploads.settle(SliceReport({}, {}, 0.0, uploads.pending()))
+        assert not uploads.is_pending(stored)
+        assert [KeyTable(pooled).take(Key(name="ann", per_minute=1)) > 0 for _ in range(2)] == [False, True]
+        answer = Answer("How much leave?", "28\0 days.", "answered", (), (), (), Usage(), 0.5, query="How much leave?")
+        number = collection.answer_log.add(answer, AnswerContext("bundled", None, None, None, 0.0, 0.1))
+        assert collection.answer_log.entry(number).answer == "28? days."
+        assert collection.answer_log.redact(LogFilter(text="leave")) == 1
+        assert collection.answer_log.entry(number).question == "How much [redacted]?"
         collection.close()
     direct = _open(address)
     assert len(direct.documents()) == 9

@@ -152,5 +152,5 @@ def pgbouncer(server: PostgresServer) -> Iterator[None]:
             time.sleep(0.02)
         yield
     finally:
-        process.terminate()
+        process.kill()  # newer versions would wait for their clients on SIGTERM
         process.wait()
