@@ -49,7 +49,7 @@ _FASTEST = ("openvino", "torch-bf16", "torch-fp32")
 _OVERLAP = 64
 _ANSWER = 16  # tokens of an answer at most
 _QUESTION = 96  # tokens; the rest of a longer one is not read
-_BLOCK_END = re.compile(r"\n[^\S\n]*(?=\n)|\n(?=\|)|(?<=\|)\n")  # a blank line, or a line next to or of a table
+_BLOCK_END = re.compile(r"\n[^\S\n]*(?=\n)|\n(?=\|)|\|")  # a blank line, or the border of a table's row or cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Reading:
     def best_within(self, start: int, end: int) -> tuple[float, int, int]:
         """The likeliest answer between two characters of the passage: how likely it is, and its characters.
 
-        It never continues after a blank line or the end of a table row.
+        It never continues after a blank line or the border of a table cell.
         """
         breaks = [0, *(match.end() for match in _BLOCK_END.finditer(self.passage.text)), len(self.passage.text)]
         blocks = [(max(start, first), min(end, last)) for first, last in pairwise(breaks)]

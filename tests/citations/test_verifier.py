@@ -239,8 +239,8 @@ def test_a_part_counts_only_what_is_inside() -> None:
     assert Reading(_hit(""), ()).within(0, 9) == Reading(_hit(""), ()).anywhere == 0
 
 
-@pytest.mark.parametrize("between", ["\n\n", "\n \n", " |\n| "])
-def test_the_likeliest_answer_stays_in_its_paragraph_or_table_row(between: str) -> None:
+@pytest.mark.parametrize("between", ["\n\n", "\n \n", " |\n| ", " | "])
+def test_the_likeliest_answer_stays_in_its_paragraph_or_table_cell(between: str) -> None:
     text = f"Net sales{between}12.5"
     spans = [(0, 3), (4, 9), (len(text) - 4, len(text))]
     part = Part(np.array(spans), np.array([0.1, 0.8, 0.1], np.float32), np.array([0.05, 0.05, 0.9], np.float32), 0.0)
