@@ -483,7 +483,7 @@ def verified_citations() -> str:
             f"{row['right, answered']} of {row['right']}",
             f"{row['wrong, answered']} of {row['questions'] - row['right']}",
             f"{row['verified, right']} of {row['verified']}",
-            f"{row['auc']:.2f}",
+            "-" if row["auc"] is None else f"{row['auc']:.2f}",
             f"{row['citations that state it']} of {row['citations labelled']}",
             f"{row['citations verified that state it']} of {row['citations verified']}",
         ]
