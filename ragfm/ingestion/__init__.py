@@ -6,6 +6,7 @@ upload_connector    uploads in the database as a source
 sources             sync of all sources under the collection's lock
 recipe              everything besides its bytes that determines a document's text and chunks
 sync                sync of one source
+preparation         fetch, parse and split a document
 turns               a sync in slices, in which the owners of documents take turns
 retry               when a failed document is tried again
 deletion_guard      when a source has lost too many documents

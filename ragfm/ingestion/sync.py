@@ -14,21 +14,17 @@ is fetched. A document that cannot be fetched or parsed fails alone and is tried
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.access_groups import changed_groups, groups_after_listing, path_prefix
-from ragfm.core.errors import MassDeleteError, RagfmError, SkipDocument, SourceError, WorkerError
+from ragfm.core.errors import MassDeleteError, SourceError
 from ragfm.core.progress import Progress, ignore_progress
 from ragfm.embedders.backend_choice import measured_speed
 from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
@@ -38,6 +34,7 @@ from ragfm.ingestion.embedding import WINDOW, embed_missing
 from ragfm.ingestion.ingest_report import Failed, Skipped, SyncReport, document_uri
 from ragfm.ingestion.parse_environment import environment_hash
 from ragfm.ingestion.parse_queue import ParseQueue
+from ragfm.ingestion.preparation import Outcome, fetch, split
 from ragfm.ingestion.recipe import (
     fallback_version,
     older_documents,
@@ -47,16 +44,17 @@ from ragfm.ingestion.recipe import (
     with_versions_of,
 )
 from ragfm.ingestion.retry import must_wait
-from ragfm.parsing.parsers import ParserChoice, parser_version
+from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.document_rows import NewDocument
 from ragfm.store.tables import documents, text_hash
 
 if TYPE_CHECKING:
+    from ragfm.chunking import ChunkSettings
     from ragfm.core.access_groups import Groups
     from ragfm.core.config import TagsSection
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Connector, Embedder, Ref
+    from ragfm.core.types import Connector, Document, Embedder, Ref
     from ragfm.ingestion.turns import Turns
     from ragfm.store.catalog import Source
 
@@ -261,26 +259,16 @@ class Sync:
 
     def _fetch(self, ref: Ref, connector: Connector) -> int:
         """Fetch an entry, and queue it for parsing unless its content is the same. Returns its size in bytes."""
-        known = self._current.get(ref.path)
-        try:
-            blob = connector.fetch(ref)
-        except SkipDocument as error:  # not stored: it can depend on the connector's options
-            self._skipped[ref.path] = str(error)
-            return 0
-        except (OSError, SourceError) as error:
-            self._fail(ref, "fetch", str(error))
-            return 0
-        # Metadata is content, except for the time of modification, which belongs to the revision.
-        metadata = {key: value for key, value in blob.metadata.items() if key != "modified"}
-        hashed = blake2b(blob.data, digest_size=16)
-        hashed.update(json.dumps([blob.media_type, metadata], sort_keys=True).encode())
-        digest = hashed.hexdigest()
-        if known is not None and known.digest == digest and self._has_recipe(ref.path):
-            self._count_unchanged(ref.path)
-            self._new_revisions[ref.path] = ref.revision
+        blob, outcome = fetch(connector, ref, self._known_digest(ref.path))
+        if blob is not None and outcome.kind == "fetched":
+            self._queue.add(ref, outcome.digest, blob, self._uri(ref.path))
         else:
-            self._queue.add(ref, digest, blob, self._uri(ref.path))
-        return len(blob.data)
+            self._record(ref, outcome)
+        return 0 if blob is None else len(blob.data)
+
+    def _known_digest(self, path: str) -> str | None:
+        """The digest of the content for which nothing has to be parsed."""
+        return self._current[path].digest if self._has_recipe(path) else None
 
     def _has_recipe(self, path: str) -> bool:
         known = self._stored_recipe(path)
@@ -303,57 +291,42 @@ class Sync:
         return f" and takes about {math.ceil(chunks / speed / 60)} min" if speed else ""
 
     def _take_parsed(self) -> None:
-        """Split the first document of the queue, and embed and commit the window if it is full."""
+        """Record the outcome of the first document of the queue."""
         while not self._queue.wait(PARSE_WAIT_SECONDS):
             if self._window:
                 self._flush()
             self._report_progress()
-        ref, digest, parsed, _ = self._queue.pop()
-        document, chunks = None, None
-        with self._record_errors(ref):
-            document = parsed.result()
-        if document is None:
-            return
-        embedder = self._embedder()  # outside of the block: an embedder that fails ends the sync
-        with self._record_errors(ref):
-            chunks = chunk_document(document, embedder.tokenize, embedder.max_tokens, self._chunk_settings)
-        if chunks is None:
-            return
-        hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
-        fallback = str(document.metadata.get("parsed_by", ""))
-        if fallback not in self._choice.parsers_for(document.media_type)[1:]:
-            fallback = ""
-        recipe = self._with_tags(
-            with_parsers(
-                self._recipe,
-                self._choice.version(document.media_type, ref.path),
-                fallback and parser_version(fallback, document.media_type),
-            ),
-            ref.path,
-        )
+        pending = self._queue.pop()
+        self._record(pending.ref, split(pending, self._choice, self._embedder, self._chunk_settings))
+
+    def _record(self, ref: Ref, outcome: Outcome) -> None:
+        """Record what became of an entry. A document joins the window, which is committed if it is full."""
+        if outcome.kind == "unchanged":
+            self._count_unchanged(ref.path)
+            self._new_revisions[ref.path] = ref.revision
+        elif outcome.kind == "ignored":  # not stored: it can depend on the connector's options
+            self._skipped[ref.path] = outcome.reason
+        elif outcome.kind == "skip":
+            self._skipped[ref.path] = outcome.reason
+            self._skips.append(skip_record(ref.path, outcome.reason, ref.revision, self._environment))
+        elif outcome.document is None:
+            self._fail(ref, outcome.kind, outcome.reason)
+        else:
+            self._add(ref, outcome, outcome.document)
+
+    def _add(self, ref: Ref, outcome: Outcome, document: Document) -> None:
+        hashes = [text_hash(chunk.embedded_text) for chunk in outcome.chunks]
+        recipe = self._with_tags(with_parsers(self._recipe, outcome.parser, outcome.fallback), ref.path)
         tagged = replace(document, metadata={**document.metadata, **tags_of(recipe)})
-        self._window.append(NewDocument(ref.path, ref.revision, digest, recipe, tagged, chunks, hashes, ref.allow))
+        self._window.append(
+            NewDocument(ref.path, ref.revision, outcome.digest, recipe, tagged, outcome.chunks, hashes, ref.allow)
+        )
         self._window_hashes.update(hashes)
         known = self._current.get(ref.path)
-        if known is None or known.digest != digest:
-            self._new_digests[digest] += 1
+        if known is None or known.digest != outcome.digest:
+            self._new_digests[outcome.digest] += 1
         if len(self._window_hashes) >= WINDOW or len(self._window) >= MAX_COMMIT_DOCUMENTS:
             self._flush()
-
-    @contextmanager
-    def _record_errors(self, ref: Ref) -> Iterator[None]:
-        """Record an error in the block as the failure or skip of this document."""
-        try:
-            yield
-        except WorkerError:
-            raise
-        except SkipDocument as skip:
-            self._skip(ref, str(skip))
-        except RagfmError as error:
-            self._fail(ref, "parse", str(error))
-        except Exception as error:  # a bug in a parser must not stop the other documents
-            _log.debug("%s", ref.path, exc_info=True)
-            self._fail(ref, "parse", f"{type(error).__name__}: {error}")
 
     def _flush(self, removed: Sequence[str] = ()) -> None:
         """Embed and commit the window, and remove documents."""
@@ -416,10 +389,6 @@ class Sync:
     def _count_unchanged(self, path: str) -> None:
         self._updated += path in self._retagged
         self._unchanged += path not in self._retagged
-
-    def _skip(self, ref: Ref, reason: str) -> None:
-        self._skipped[ref.path] = reason
-        self._skips.append(skip_record(ref.path, reason, ref.revision, self._environment))
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
         previous = self._stored_failures.get(ref.path)

@@ -10,7 +10,7 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, ConfigError, UnsupportedError
-from ragfm.ingestion import sync as sync_module
+from ragfm.ingestion import preparation
 from ragfm.ingestion.document_tags import matches_uri
 from ragfm.testing import HashingEmbedder
 
@@ -56,7 +56,7 @@ def _forbid_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a document is parsed")
 
-    monkeypatch.setattr(sync_module, "chunk_document", fail)
+    monkeypatch.setattr(preparation, "chunk_document", fail)
 
 
 def test_rules_apply_to_new_and_unchanged_documents_without_parsing(
