@@ -59,6 +59,8 @@ class FilesConnector:
     target both apply.
     """
 
+    fetch_anywhere = True
+
     def __init__(
         self,
         location: str | os.PathLike[str],

@@ -84,6 +84,8 @@ class GitConnector:
     written as `${NAME}`, which stands for an environment variable.
     """
 
+    fetch_anywhere = True
+
     def __init__(
         self,
         location: str | os.PathLike[str],

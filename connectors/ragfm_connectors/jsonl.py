@@ -44,6 +44,8 @@ class JsonlConnector:
     As long as a record of a file cannot be read, no record of that file counts as removed.
     """
 
+    fetch_anywhere = True
+
     def __init__(
         self,
         location: str | os.PathLike[str],

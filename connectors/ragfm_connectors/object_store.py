@@ -51,6 +51,8 @@ class ObjectConnector:
     `max_bytes`, and keys that are not valid paths are skipped. Access files apply as in a folder of files.
     """
 
+    fetch_anywhere = True
+
     def __init__(
         self,
         location: str,

@@ -36,6 +36,8 @@ class SqlConnector:
     metadata `modified`: with it, a listing reads only these two columns, else all rows. Nothing is ever written.
     """
 
+    fetch_anywhere = True
+
     def __init__(
         self,
         location: str,

@@ -62,6 +62,8 @@ class WebConnector:
     header, such as `Bearer ${TOKEN}`; like user and password of the location, it is sent only to the location's origin.
     """
 
+    fetch_anywhere = True
+
     def __init__(
         self,
         location: str,
@@ -92,7 +94,7 @@ class WebConnector:
         self._client = Client(location, authorization, settings)
         self._body_file: BinaryIO | None = None
         self._bodies: dict[str, _StoredBody] = {}
-        self._feed_metadata: dict[str, Mapping[str, Scalar]] = {}  # by URL
+        self._feed_metadata: dict[str, Mapping[str, Scalar]] | None = None  # by URL; None before a listing
 
     def refs(self) -> Iterator[Ref]:
         """All pages. Raises SourceError if the location cannot be fetched; any other page then has an error."""
@@ -122,6 +124,9 @@ class WebConnector:
         if body is not None and self._body_file is not None:
             self._body_file.seek(body.start)
             return Blob(self._body_file.read(body.size), body.media_type, body.metadata)
+        if self._feed_metadata is None:  # another process has listed the source
+            listing = parse_page_list(self._client.get(self.root))
+            self._feed_metadata = {} if listing is None else {entry.url: entry.metadata for entry in listing.pages}
         page = self._client.get(ref.path)
         if page.status != 200:
             raise ConnectorError(
@@ -175,6 +180,7 @@ class WebConnector:
             return
         if page.status in _GONE_STATUSES or (page.url != entry.url and page.url in seen):
             return
+        assert self._feed_metadata is not None
         self._feed_metadata[entry.url] = entry.metadata
         if page.status != 200:
             ref = Ref(entry.url, error=f"the server responded with status {page.status}")
@@ -239,7 +245,7 @@ class WebConnector:
         return Ref(path, revision, skip=_skip_reason(page))
 
     def _metadata(self, page: Page, path: str) -> Mapping[str, Scalar]:
-        metadata = dict(self._feed_metadata.get(path, {}))
+        metadata = dict((self._feed_metadata or {}).get(path, {}))
         with contextlib.suppress(ValueError, TypeError):
             modified = parsedate_to_datetime(page.headers.get("Last-Modified", ""))
             metadata["modified"] = modified.isoformat(timespec="seconds")

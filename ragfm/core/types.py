@@ -389,7 +389,10 @@ class Stream(Iterator[str]):
 
 @runtime_checkable
 class Connector(Protocol):
-    """Knows *where* documents are, never *what format* they have. Created as `Connector(location, **options)`."""
+    """Knows *where* documents are, never *what format* they have. Created as `Connector(location, **options)`.
+
+    A class with `fetch_anywhere = True` can fetch what another process, maybe on another machine, has listed.
+    """
 
     @property
     def root(self) -> str | Path:

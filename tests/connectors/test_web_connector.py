@@ -128,6 +128,7 @@ def test_feeds(site: Site) -> None:
         metadata = dict(connector.fetch(refs[0]).metadata)
         assert str(metadata.pop("published")).startswith("2026-03-01T10:00:00")
         assert metadata == {"title": "First one", "author": "Ann"}
+        assert made(site.url(name)).fetch(refs[0]) == connector.fetch(refs[0])  # without a listing of its own
         check_connector(connector)
 
 
