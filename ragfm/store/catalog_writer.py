@@ -10,14 +10,20 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Scalar, Vectors
 from ragfm.store.catalog import Catalog, Source, batches
-from ragfm.store.document_rows import NewDocument, end_documents, insert_document, update_groups, update_tags
+from ragfm.store.document_rows import (
+    NewDocument,
+    end_documents,
+    insert_document,
+    insert_vectors,
+    update_groups,
+    update_tags,
+)
 from ragfm.store.tables import (
     SCHEMA_VERSION,
     contracts,
@@ -26,7 +32,6 @@ from ragfm.store.tables import (
     generations,
     properties,
     sources,
-    vectors,
 )
 
 if TYPE_CHECKING:
@@ -204,12 +209,8 @@ class CatalogWriter(Catalog):
 
     def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
         """Save the vectors of embedded texts; durable at once, so that an interrupted sync embeds nothing twice."""
-        rows = []
-        for key, row in zip(hashes, matrix.astype("<f4", copy=False), strict=True):
-            vector = row.tobytes()
-            rows.append({"contract_id": contract_id, "text_hash": key, "vector": vector, "checksum": crc32(vector)})
         with self.write() as connection:
-            connection.execute(vectors.insert(), rows)
+            insert_vectors(connection, contract_id, hashes, matrix)
 
     def note(
         self,

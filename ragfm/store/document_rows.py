@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
+from zlib import crc32
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
-from ragfm.core.types import Chunk, Document, Scalar
+from ragfm.core.types import Chunk, Document, Scalar, Vectors
 from ragfm.store.catalog import Source, batches
 from ragfm.store.tables import (
     MAX_COMPARED_CHARACTERS,
@@ -21,6 +23,7 @@ from ragfm.store.tables import (
     properties,
     tags,
     text_hash,
+    vectors,
 )
 
 ACCESS_CHANGED = "access changed"
@@ -99,6 +102,17 @@ def insert_chunks(
     ]
     if rows:
         connection.execute(chunks.insert(), rows)
+
+
+def insert_vectors(connection: sa.Connection, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
+    """Insert vectors by the hash of their text, except those that another process has inserted."""
+    rows = []
+    for key, row in sorted(zip(hashes, matrix.astype("<f4", copy=False), strict=True), key=lambda item: item[0]):
+        vector = row.tobytes()
+        rows.append({"contract_id": contract_id, "text_hash": key, "vector": vector, "checksum": crc32(vector)})
+    # In order of the hash: two processes with common texts could wait for each other otherwise.
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(insert(vectors).on_conflict_do_nothing(), rows)
 
 
 def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str], generation: int) -> int:
