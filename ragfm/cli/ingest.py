@@ -38,6 +38,12 @@ from ragfm.collection import Collection
     is_flag=True,
     help="After an upgrade of ragfm, do not parse and embed unchanged documents again.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="On PostgreSQL, prepare documents in N processes of this machine and in all that run `ragfm worker`.",
+)
 @collection_options
 def ingest(
     collection: str,
@@ -69,7 +75,7 @@ def ingest(
             tags=dict(key_values(tags, "--tag")) or None,
             allow=options["allow"] or None,
             progress=progress,
-            **{key: options[key] for key in ("connector", "retry", "allow_mass_delete", "keep_recipe")},
+            **{key: options[key] for key in ("connector", "retry", "allow_mass_delete", "keep_recipe", "workers")},
         )
         commit = store.commit
     if as_json:

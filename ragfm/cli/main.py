@@ -45,6 +45,7 @@ from ragfm.cli.tag import tag
 from ragfm.cli.tune import tune
 from ragfm.cli.verify import verify
 from ragfm.cli.watch import watch
+from ragfm.cli.worker import worker
 from ragfm.core.errors import FilterError, RagfmError
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -63,6 +64,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         compact,
         reembed,
         watch,
+        worker,
     ),
     "Serve": (serve, keys, mcp),
     "Evaluate": (evaluation, compare, tune),

@@ -19,6 +19,7 @@ LINE_INTERVAL = 5.0
 
 _STAGE_UNITS = {
     "ingest": "documents",
+    "work": "documents",
     "make examples": "examples",
     "train": "steps",
     "re-embed": "documents",
@@ -28,6 +29,7 @@ _STAGE_UNITS = {
 _FIGURES: Mapping[str, Callable[[float], str]] = {
     "chunks": lambda value: f"{value:,.0f} chunks",
     "waiting": lambda value: f"{value:,.0f} waiting" if value else "",
+    "workers": lambda value: f"{value:.0f} worker{'' if value == 1 else 's'}",
     "loss": lambda value: f"loss {value:.3f}",
     "validation_loss": lambda value: f"validation loss {value:.3f}",
     "tokens_per_second": lambda value: f"{value:,.0f} tokens/s",

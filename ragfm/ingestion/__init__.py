@@ -7,6 +7,8 @@ sources             sync of all sources under the collection's lock
 recipe              everything besides its bytes that determines a document's text and chunks
 sync                sync of one source
 preparation         fetch, parse and split a document
+shared_work         a sync whose documents are prepared by workers
+worker              prepares documents for syncs of other processes
 turns               a sync in slices, in which the owners of documents take turns
 retry               when a failed document is tried again
 deletion_guard      when a source has lost too many documents

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder
     from ragfm.store.catalog_writer import CatalogWriter
+    from ragfm.store.work_queue import WorkerCatalog
 
 WINDOW = 512
 """Number of texts to collect before embedding; sorting them by length saves padding."""
@@ -25,7 +26,7 @@ BATCH_SECONDS = 2.0
 
 
 def embed_missing(
-    catalog: CatalogWriter,
+    catalog: CatalogWriter | WorkerCatalog,
     contract_id: int,
     embedder: Callable[[], Embedder],
     texts: Mapping[bytes, str],

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import RagfmError, SkipDocument, SourceError, WorkerError
-from ragfm.core.types import Blob, Chunk, Document
+from ragfm.core.types import Blob, Chunk, Document, Mark
 from ragfm.parsing.parsers import parser_version
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Outcome:
                 `fetch`, `parse` the stage at which it failed
     reason      of a skip or failure
     digest      of the content and its metadata
+    embedded    number of its chunks that its worker has embedded
     """
 
     kind: Kind
@@ -50,6 +52,30 @@ class Outcome:
     chunks: Sequence[Chunk] = ()
     parser: str = ""
     fallback: str = ""
+    embedded: int = 0
+
+    def to_bytes(self) -> bytes:
+        """The outcome as compressed JSON."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.document is not None:
+            document = self.document
+            values["document"] = [document.uri, document.text, document.media_type, dict(document.metadata)]
+            values["document"].append([astuple(mark) for mark in document.marks])
+        values["chunks"] = [astuple(chunk)[1:] for chunk in self.chunks]  # the text is that of the document
+        return zlib.compress(json.dumps(values).encode(), 1)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Outcome:
+        """The outcome in the bytes of `to_bytes`."""
+        values = json.loads(zlib.decompress(data))
+        if values["document"] is not None:
+            uri, text, media_type, metadata, marks = values["document"]
+            values["document"] = Document(uri, text, media_type, metadata, tuple(Mark(*mark) for mark in marks))
+            values["chunks"] = [
+                Chunk(text[start:end], start, end, context, page, place, tuple(headings))
+                for start, end, context, page, place, headings in values["chunks"]
+            ]
+        return cls(**values)
 
 
 def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blob | None, Outcome]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ragfm.core.access_groups import changed_groups, restrict_groups
 from ragfm.core.config import SETTINGS_FILE
@@ -13,6 +14,7 @@ from ragfm.core.errors import MassDeleteError, SourceError
 from ragfm.ingestion.document_outcomes import stored_failures
 from ragfm.ingestion.document_tags import check_tag_names, matches_uri
 from ragfm.ingestion.ingest_report import Failed, SyncReport, document_uri, merge_reports
+from ragfm.ingestion.shared_work import SharedWork, check_connector
 from ragfm.ingestion.source_request import (
     SourceEntry,
     SourceRequest,
@@ -24,6 +26,8 @@ from ragfm.ingestion.source_request import (
 )
 from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.compaction import compact, should_compact
+from ragfm.store.uploads import UPLOADS_SOURCE
+from ragfm.store.work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from ragfm.store.catalog import Catalog, Source
     from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.collection_store import Store
+    from ragfm.store.postgres_database import PostgresDatabase
 
 _SLICES_PER_VIEW = 20
 _log = logging.getLogger(__name__)
@@ -46,13 +51,15 @@ def sync_sources(
     allow_mass_delete: bool = False,
     keep_recipe: bool = False,
     turns: Turns | None = None,
+    workers: int | None = None,
 ) -> SyncReport:
     """Sync the requested sources, or all known ones without a request, and save the view at the end.
 
     `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
-    view is saved after the last one, and every few slices. A SourceError of a requested source ends
-    the sync; without a request, it is reported as a failure and the other sources continue. A source that lost over
-    half of its documents raises MassDeleteError unless `allow_mass_delete` is set.
+    view is saved after the last one, and every few slices. With a number of `workers`, processes prepare the documents:
+    this many of this machine, and all others that run `ragfm worker`. A SourceError of a requested source ends the
+    sync; without a request, it is reported as a failure and the other sources continue. A source that lost over half
+    of its documents raises MassDeleteError unless `allow_mass_delete` is set.
     """
     sync_all = not requests
     if sync_all and not store.exists:
@@ -64,7 +71,8 @@ def sync_sources(
         check_tag_names(rule.tags)
     parser_choice = store.parser_choice
     parser_choice.check()
-    with store.writing() as catalog:
+    shared = None if workers is None else SharedWork(store, workers)
+    with store.writing() as catalog, shared or nullcontext():
         if store.names_embedder:
             store.embedder()  # a different embedder is refused even if there is nothing to embed
         chunk_settings = store.chunk_settings(int(catalog.at().contract["max_tokens"]))
@@ -77,6 +85,9 @@ def sync_sources(
                 request = (
                     refresh_request(store, item) if isinstance(item, SourceRequest) else resolve_source(store, item)
                 )
+                uploads = request.source.name == UPLOADS_SOURCE
+                if shared is not None and not uploads:
+                    check_connector(request.connector, request.source.connector)
                 refs = list_refs(request.connector)
                 source = _save_source(catalog, request.source, refs)  # only after it was listed
                 unfiltered = partial(_list_unfiltered, store, source) if has_patterns(source) else None
@@ -98,7 +109,11 @@ def sync_sources(
                     allow_mass_delete=allow_mass_delete,
                     unfiltered=unfiltered,
                     turns=turns,
+                    shared=None if uploads else shared,
                 )
+                if shared is None and store.database.shared:
+                    # What an interrupted sync with workers has left.
+                    WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog, source.id)
             except SourceError as error:
                 if not sync_all:
                     if run is not None:

@@ -44,6 +44,7 @@ from ragfm.ingestion.recipe import (
     with_versions_of,
 )
 from ragfm.ingestion.retry import must_wait
+from ragfm.ingestion.shared_work import job_of
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.document_rows import NewDocument
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import TagsSection
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Connector, Document, Embedder, Ref
+    from ragfm.ingestion.shared_work import SharedWork
     from ragfm.ingestion.turns import Turns
     from ragfm.store.catalog import Source
 
@@ -108,6 +110,7 @@ class Sync:
         self._stored_failures, self._stored_skips = stored_outcomes(catalog, source.id)
 
         self._queue = ParseQueue(parser_choice)
+        self._shared: SharedWork | None = None
         self._window: list[NewDocument] = []
         self._window_hashes: set[bytes] = set()
         self._new_digests: Counter[str] = Counter()  # of new and changed documents
@@ -131,12 +134,14 @@ class Sync:
         allow_mass_delete: bool = False,
         unfiltered: Callable[[], Sequence[Ref]] | None = None,
         turns: Turns | None = None,
+        shared: SharedWork | None = None,
     ) -> SyncReport:
         """Sync the source with `refs`, its complete listing.
 
         `retry` tries all failed documents at once. `unfiltered` lists the source without include and exclude patterns,
         for the deletion guard. With `turns`, only a slice of the new and changed documents is fetched; the others
-        keep their state. Raises MassDeleteError if over half of the documents are lost, unless allowed.
+        keep their state. With `shared`, workers prepare the documents. Raises MassDeleteError if over half of the
+        documents are lost, unless allowed.
         """
         self._listed = len(refs)
         older, chunks = older_documents(self._catalog, self._choice, self._source.id)
@@ -150,25 +155,11 @@ class Sync:
         revisions = {path: row.revision for path, row in self._current.items()}
         self._update_groups(groups_after_listing(self._groups, refs, revisions))
         self._update_tags()
-        try:
-            wanted: Iterable[Ref] = self._examine(refs, retry, turns)
-            if turns is not None:
-                wanted = turns.begin_slice(wanted)
-            for ref in wanted:
-                if turns is not None and not turns.take(ref):
-                    self._kept_paths.add(ref.path)
-                    continue
-                size = self._fetch(ref, connector)
-                if turns is not None:
-                    turns.count(size)
-                self._waiting -= 1
-                self._report_progress()
-                while self._queue.ready or self._queue.full:
-                    self._take_parsed()
-            while self._queue:
-                self._take_parsed()
-        finally:
-            self._queue.cancel()
+        wanted = self._examine(refs, retry, turns)
+        if shared is None:
+            self._prepare_here(wanted, connector, turns)
+        else:
+            self._prepare_shared(wanted, shared)
 
         missing = missing_paths(self._current, refs, self._skipped)
         error = None
@@ -192,6 +183,8 @@ class Sync:
         cleared = [path for path in stored if path not in remaining and not path.startswith(unlisted)]
         if self._new_revisions or outcomes or cleared:
             self._catalog.note(self._source.id, revisions=self._new_revisions, failed=outcomes, cleared=cleared)
+        if shared is not None:
+            shared.finish(self._catalog, self._source.id)
         if error:
             raise error
         if self._added or self._updated or len(self._baseline) < len(self._current):
@@ -256,6 +249,40 @@ class Sync:
                 self._fail(ref, "list", reason)
                 return False
         return True
+
+    def _prepare_here(self, wanted: Iterable[Ref], connector: Connector, turns: Turns | None) -> None:
+        try:
+            if turns is not None:
+                wanted = turns.begin_slice(wanted)
+            for ref in wanted:
+                if turns is not None and not turns.take(ref):
+                    self._kept_paths.add(ref.path)
+                    continue
+                size = self._fetch(ref, connector)
+                if turns is not None:
+                    turns.count(size)
+                self._waiting -= 1
+                self._report_progress()
+                while self._queue.ready or self._queue.full:
+                    self._take_parsed()
+            while self._queue:
+                self._take_parsed()
+        finally:
+            self._queue.cancel()
+
+    def _prepare_shared(self, wanted: Iterable[Ref], shared: SharedWork) -> None:
+        """Let workers prepare the documents; record them in the order in which they are ready."""
+        self._shared = shared
+        entries = {ref.path: (ref, self._known_digest(ref.path)) for ref in wanted}
+        job = job_of(self._choice, self._chunk_settings, self._contract_id, shared.max_bytes, self._environment)
+        for outcomes in shared.outcomes(self._catalog, self._source.id, job, entries):
+            for path, outcome in outcomes:
+                self._waiting -= 1
+                self._chunks += outcome.embedded
+                self._record(entries[path][0], outcome)
+            if not outcomes and self._window:
+                self._flush()
+            self._report_progress()
 
     def _fetch(self, ref: Ref, connector: Connector) -> int:
         """Fetch an entry, and queue it for parsing unless its content is the same. Returns its size in bytes."""
@@ -342,6 +369,8 @@ class Sync:
         embed_missing(self._catalog, self._contract_id, self._embedder, texts, embedded)
         if self._window or removed:
             self._catalog.commit(self._source, self._window, removed)
+            if self._shared is not None:
+                self._shared.committed(self._catalog, self._source.id, [new.path for new in self._window])
             self._after_commit()
         self._removed = len(removed)
         updated = sum(new.path in self._current for new in self._window)
@@ -353,7 +382,10 @@ class Sync:
     def _report_progress(self, waiting: int | None = None) -> None:
         done = self._examined - self._waiting - len(self._window) - len(self._queue)
         waiting = len(self._window_hashes) if waiting is None else waiting
-        self._progress(Progress("ingest", done, self._listed, {"chunks": self._chunks, "waiting": waiting}))
+        figures = {"chunks": self._chunks, "waiting": waiting}
+        if self._shared is not None:
+            figures["workers"] = self._shared.workers
+        self._progress(Progress("ingest", done, self._listed, figures))
 
     def _update_groups(self, groups: Mapping[str, Groups]) -> None:
         changed = changed_groups(self._groups, groups)

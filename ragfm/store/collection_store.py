@@ -123,6 +123,11 @@ class Store:
         """Whether the caller or the settings name an embedder, rather than leave it to the collection."""
         return self._embedder_option is not None or "embedder" in self.settings.model_fields_set
 
+    @property
+    def has_own_embedder(self) -> bool:
+        """Whether the caller has passed an embedder, which other processes cannot load by its name."""
+        return self._embedder_option is not None and not isinstance(self._embedder_option, str)
+
     def embedder(self, generation: Generation | None = None) -> Embedder:
         """The embedder of a generation, by default the newest. Raises EmbedderMismatchError if another one is set."""
         generation = generation or self.catalog.at()

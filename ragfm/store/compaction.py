@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
 
@@ -19,6 +20,10 @@ from ragfm.store.catalog import Catalog, batches
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
 from ragfm.store.tables import chunks, documents, generations, groups, properties, sources, tags, vectors
+from ragfm.store.work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from ragfm.store.postgres_database import PostgresDatabase
 
 _BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small
 _MIN_DEAD_CHUNKS, _MIN_DEAD_SHARE = 1_000, 0.3  # from which a sync compacts
@@ -66,6 +71,8 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
         deleted += count
         progress(Progress("compact", deleted, dead))
     deleted_documents = _delete_documents(catalog, newest.id)
+    if store.database.shared:  # what interrupted syncs have left may be of documents that were removed
+        WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog)
     deleted_vectors = _delete_vectors(catalog, newest.contract_id)
     with catalog.write() as connection:
         connection.execute(generations.delete().where(generations.c.id < newest.id))

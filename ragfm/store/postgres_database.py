@@ -89,6 +89,7 @@ _SERVER_POLICIES: Mapping[str, str] = {
     "answer_log": f"groups <@ {_CURRENT_GROUPS}",  # all groups that it was answered for
     "uploads": f"{_CURRENT_GROUPS} ? owner",
     "upload_parts": "EXISTS (SELECT FROM {schema}.uploads u WHERE u.id = upload_id)",
+    "work": "false",
 }
 _ERRORS: Mapping[str, type[CollectionError]] = {
     "25006": CollectionReadOnlyError,  # read_only_sql_transaction
@@ -126,6 +127,9 @@ class PostgresDatabase:
             )
         self.location = self.name = url.render_as_string(hide_password=True)
         self._schema = self.default_name = name
+        self.address = url.set(password=None).render_as_string()
+        """The address without its password, which `password_variables` gives to another process."""
+        self.password_variables = {"PGPASSWORD": str(url.password)} if url.password else {}
         self._url = url.difference_update_query(["collection"]).set(drivername="postgresql+psycopg")
         self._cache = cache_folder() / "collections"
         self._token: str | None = None  # of the lease, while this process holds it

@@ -144,7 +144,8 @@ failures = sa.Table(
     sa.Column("at", _String, nullable=False),
 )
 
-# What servers of a collection on PostgreSQL share. It belongs to no generation: copies and digests leave it out.
+# What servers and workers of a collection on PostgreSQL share. It belongs to no generation: copies and digests leave it
+# out.
 SERVER_STATE = sa.MetaData()
 
 server_keys = sa.Table(
@@ -210,6 +211,26 @@ upload_parts = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
+
+# Entries of sources that workers prepare, see `work_queue`.
+work = sa.Table(
+    "work",
+    SERVER_STATE,
+    sa.Column("id", _Id, sa.Identity(), primary_key=True),
+    sa.Column("source_id", sa.Integer, nullable=False),
+    sa.Column("path", _String, nullable=False),
+    sa.Column("run", _String, nullable=False),  # of the lister that wants it
+    sa.Column("taken", _String),  # the run that has taken the outcome
+    sa.Column("job", _String, nullable=False),  # everything besides the entry that decides the outcome
+    sa.Column("ref", sa.JSON, nullable=False),
+    sa.Column("known_digest", _String),
+    sa.Column("leases", sa.Integer, nullable=False, server_default="0"),  # so far
+    sa.Column("worker", _String),  # that has the lease
+    sa.Column("until", sa.Double, nullable=False, server_default="0"),  # when the lease ends, in seconds since 1970
+    sa.Column("outcome", sa.LargeBinary),
+    sa.UniqueConstraint("source_id", "path"),
+)
+sa.Index("work_waiting", work.c.id, postgresql_where=work.c.outcome.is_(None))
 
 
 def as_number(text: str) -> float | None:

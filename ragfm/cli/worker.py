@@ -1,0 +1,46 @@
+"""`ragfm worker`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from threading import Event, Thread
+from typing import Any
+
+import click
+
+from ragfm.cli.options import collection_options
+from ragfm.cli.output import print_json, print_note
+from ragfm.cli.progress_bar import show_progress
+from ragfm.collection import Collection
+
+
+@click.command()
+@click.option("--until-eof", is_flag=True, hidden=True, help="End with the process that started this one.")
+@collection_options
+def worker(collection: str, as_json: bool, until_eof: bool) -> None:
+    """Prepare documents for each `ragfm ingest --workers` of a collection on PostgreSQL.
+
+    Start any number on any machines that can read the sources. Ctrl-C returns what was not finished to the others.
+    """
+    stop = Event()
+
+    def request_stop(number: int, _: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, request_stop)
+    if until_eof:
+
+        def wait_for_end() -> None:
+            sys.stdin.buffer.read()
+            stop.set()
+
+        Thread(target=wait_for_end, name="ragfm-parent", daemon=True).start()
+    with Collection.open(collection) as store, show_progress("documents") as progress:
+        documents = store.work(stop=stop, progress=(lambda _: None) if until_eof else progress)
+    if as_json:
+        print_json({"documents": documents})
+    elif not until_eof:
+        print_note(f"Prepared {documents} documents.")
