@@ -1,0 +1,133 @@
+"""Ingest with workers that are killed, and compare the collection with that of a single process.
+
+    python benchmarks/bench_workers.py [--documents 20000] [--workers 3] [--kill-every 30]
+
+Both use PostgreSQL and the embedder `hashing`. Every `--kill-every` seconds, a worker is killed by SIGKILL and
+replaced, until all is committed. The contents are compared document by document, chunk by chunk and vector by vector.
+
+`embedded_twice` counts texts that were embedded again because a worker was killed before it had stored them; `allowed`
+is what the batches of the killed workers hold at most. Prints one JSON line, kept in benchmarks/results/workers.json.
+The exit code is 1 for a difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from measure import about, save
+
+from ragfm import Collection, Settings
+from ragfm.ingestion.worker import BATCH
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.postgres_server import postgres_server
+from support.worker_process import embedded_texts, start_worker, stop_worker
+
+MOST_CHUNKS = 8  # of a document below
+
+
+def write(folder: Path, count: int) -> None:
+    """Documents of one to about eight chunks, changed an hour ago."""
+    chance = random.Random(0)
+    for number in range(count):
+        lines = [f"Rule {line} of {number}: {chance.randrange(10**6)} days." for line in range(chance.randrange(1, 40))]
+        path = folder / f"{number % 100:02}" / f"{number}.md"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"# Document {number}\n\n" + "\n".join(lines) + "\n")
+        os.utime(path, (time.time() - 3600,) * 2)
+
+
+def digest(server: Any, schema: str) -> dict[str, str]:
+    """Digests of all live documents, chunks and vectors, without ids and generations."""
+    queries = {
+        "documents": f"SELECT path, uri, digest, recipe, media_type, metadata, marks, text FROM {schema}.documents "
+        "WHERE died IS NULL ORDER BY uri",
+        "chunks": "SELECT d.uri, c.start, c.end, c.page, c.headings, c.context, encode(c.text_hash, 'hex') "
+        f"FROM {schema}.chunks c JOIN {schema}.documents d ON d.id = c.document_id WHERE c.died IS NULL "
+        "ORDER BY d.uri, c.start, c.end",
+        "vectors": f"SELECT encode(text_hash, 'hex'), encode(vector, 'hex') FROM {schema}.vectors ORDER BY 1",
+    }
+    return {name: blake2b(server.sql(query).encode(), digest_size=16).hexdigest() for name, query in queries.items()}
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--kill-every", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with postgres_server() as server, tempfile.TemporaryDirectory() as name:
+        folder, log = Path(name, "docs"), Path(name, "embedded")
+        folder.mkdir()
+        os.environ["XDG_CACHE_HOME"] = str(Path(name, "cache"))
+        write(folder, args.documents)
+        addresses = {schema: server.address(schema) for schema in ("alone", "shared")}
+        start = time.monotonic()
+        with Collection.open(addresses["alone"], settings=Settings(), embedder="hashing") as collection:
+            alone = collection.sync(folder, name="docs")
+        alone_seconds = time.monotonic() - start
+
+        workers = [start_worker(addresses["shared"], log, lease=30.0, batch=BATCH) for _ in range(args.workers)]
+        done, kills = threading.Event(), 0
+
+        def kill_workers() -> None:
+            nonlocal kills
+            chance = random.Random(args.seed)
+            while not done.wait(args.kill_every):
+                victim = chance.randrange(args.workers)
+                workers[victim].kill()
+                workers[victim].wait()
+                workers[victim] = start_worker(addresses["shared"], log, lease=30.0, batch=BATCH)
+                kills += 1
+
+        killer = threading.Thread(target=kill_workers)
+        start = time.monotonic()
+        killer.start()
+        with Collection.open(addresses["shared"], settings=Settings(), embedder="hashing") as collection:
+            shared = collection.sync(folder, name="docs", workers=0)
+        shared_seconds = time.monotonic() - start
+        done.set()
+        killer.join()
+        codes = [stop_worker(worker) for worker in workers]
+        versions = server.sql("SELECT count(*) FROM shared.documents")
+        equal = digest(server, "alone") == digest(server, "shared")
+        texts = embedded_texts(log)
+    again, allowed = texts.total() - len(texts), kills * BATCH * MOST_CHUNKS
+    result = {
+        **about("workers"),
+        "documents": args.documents,
+        "workers": args.workers,
+        "kill_every": args.kill_every,
+        "kills": kills,
+        "added": [alone.added, shared.added],
+        "document_versions": int(versions),
+        "failed": [len(alone.failed), len(shared.failed)],
+        "equal": equal,
+        "texts": len(texts),
+        "embedded_twice": again,
+        "embedded_twice_share": round(again / max(1, len(texts)), 5),
+        "allowed": allowed,
+        "seconds": [round(alone_seconds, 1), round(shared_seconds, 1)],
+        "exit_codes": codes,
+    }
+    save(result, "workers")
+    print(json.dumps(result))
+    sound = equal and texts and again <= allowed and int(versions) == alone.added == shared.added and not any(codes)
+    sys.exit(not sound)
+
+
+if __name__ == "__main__":
+    main()
