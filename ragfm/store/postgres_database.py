@@ -127,7 +127,7 @@ class PostgresDatabase:
             )
         self.location = self.name = url.render_as_string(hide_password=True)
         self._schema = self.default_name = name
-        self.address = url.set(password=None).render_as_string()
+        self.address = url._replace(password=None).render_as_string()  # `set` ignores None
         """The address without its password, which `password_variables` gives to another process."""
         self.password_variables = {"PGPASSWORD": str(url.password)} if url.password else {}
         self._url = url.difference_update_query(["collection"]).set(drivername="postgresql+psycopg")

@@ -314,6 +314,13 @@ def test_a_worker_of_another_version_ends(
         collection.work()
 
 
+def test_a_password_is_given_to_workers_outside_of_the_command_line() -> None:
+    database = PostgresDatabase("postgresql://ann:se%40cret@db.lan:5433/knowledge?collection=handbook&host=a,b")
+    assert database.address == "postgresql://ann@db.lan:5433/knowledge?collection=handbook&host=a%2Cb"
+    assert database.password_variables == {"PGPASSWORD": "se@cret"}
+    assert PostgresDatabase("postgresql:///knowledge").password_variables == {}
+
+
 @pytest.mark.slow
 def test_the_workers_of_an_ingest_end_with_it(address: str, many: Path) -> None:
     command = [sys.executable, "-m", "ragfm", "ingest", str(many), "-c", address, "--embedder", "hashing", "--json"]
