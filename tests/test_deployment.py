@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import make_url
 
 from ragfm.cli import ragfm
 
@@ -57,6 +58,53 @@ def test_the_compose_example() -> None:
     assert "data:/data" in service["volumes"]
     assert set(compose["volumes"]) == {"data"}
     assert instruction("VOLUME") == "/data"
+
+
+def test_the_compose_example_with_postgresql() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose-postgres.yaml").read_text(encoding="utf-8"))
+    services = compose["services"]
+    for name in ("ragfm", "worker"):
+        service = services[name]
+        assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+        address = make_url(service["environment"]["RAGFM_COLLECTION"])
+        database = services[str(address.host)]
+        assert (address.username, address.database) == (
+            database["environment"]["POSTGRES_USER"],
+            database["environment"]["POSTGRES_DB"],
+        )
+        assert service["environment"]["PGPASSWORD"] == database["environment"]["POSTGRES_PASSWORD"]
+        assert instruction("VOLUME") in service["volumes"]
+    assert services["ragfm"]["deploy"]["replicas"] == 2
+    parses(services["worker"]["command"])
+    assert f"ragfm:{instruction('EXPOSE')}" in services["proxy"]["command"]
+    assert "postgres" in re.findall(r"'/src\[(.+)\]'", DOCKERFILE)[0].split(",")
+
+
+def test_the_kubernetes_example() -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    text = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
+    resources = {resource["kind"]: resource for resource in yaml.safe_load_all(text)}
+    assert set(resources) == {"Deployment", "Service", "PodDisruptionBudget", "CronJob"}
+    for resource in resources.values():
+        validate.validate(resource, "1.30", strict=True)
+    with pytest.raises(validate.ValidationError):
+        validate.validate({**resources["Service"], "specs": {}}, "1.30", strict=True)
+
+    server = resources["Deployment"]["spec"]["template"]
+    ingest = resources["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]
+    parses(ingest["spec"]["containers"][0]["args"])
+    for pod in (server["spec"], ingest["spec"]):
+        assert pod["securityContext"]["runAsUser"] == int(instruction("USER"))
+        (container,) = pod["containers"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        assert instruction("VOLUME") in [mount["mountPath"] for mount in container["volumeMounts"]]
+    (container,) = server["spec"]["containers"]
+    assert container["ports"][0]["containerPort"] == int(instruction("EXPOSE"))
+    probed = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+    assert probed == {"/healthz", "/readyz"}
+    for kind in ("Service", "PodDisruptionBudget"):
+        selector = resources[kind]["spec"]["selector"]
+        assert selector.get("matchLabels", selector) == server["metadata"]["labels"]
 
 
 def test_the_systemd_unit(tmp_path: Path) -> None:
