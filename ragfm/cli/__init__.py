@@ -2,7 +2,7 @@
 
 Use          demo, ingest, search, ask, chat, log
 Collection   status, sources, documents, tag, remove, export, verify, backup, restore, copy, compact, reembed,
-             watch
+             watch, worker
 Serve        serve, keys, mcp
 Evaluate     eval, eval_retrieval, eval_answers, eval_bias, eval_compare, compare, tune
 Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_refresh, adapt_retriever, models, plugins
@@ -11,6 +11,7 @@ main             the entry point, errors and exit codes
 options          options that commands share, and what they open
 output           text, tables and JSON
 progress_bar     progress of long commands
+stop_signals     Ctrl-C between two steps
 help             help pages
 evaluation_data  questions, and the collection that they are asked of
 """

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from dataclasses import asdict
 from datetime import datetime
-from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from ragfm.cli.options import collection_options
 from ragfm.cli.output import print_json, print_note
+from ragfm.cli.stop_signals import stop_event
 from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
 
@@ -35,14 +34,7 @@ def watch(collection: str, as_json: bool, interval: float) -> None:
     Each sync is reported as a line on standard error, or with --json as a JSON object on standard output. Ctrl-C stops
     after the current commit; a second Ctrl-C stops at once.
     """
-    stop = Event()
-
-    def request_stop(number: int, _: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
+    stop = stop_event()
 
     def report(synced: WatchEvent) -> None:
         counts, error = synced.report, synced.error

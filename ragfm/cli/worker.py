@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from threading import Event, Thread
-from typing import Any
+from threading import Thread
 
 import click
 
 from ragfm.cli.options import collection_options
 from ragfm.cli.output import print_json, print_note
 from ragfm.cli.progress_bar import show_progress
+from ragfm.cli.stop_signals import stop_event
 from ragfm.collection import Collection
 
 
@@ -23,14 +22,7 @@ def worker(collection: str, as_json: bool, until_eof: bool) -> None:
 
     Start any number on any machines that can read the sources. Ctrl-C returns what was not finished to the others.
     """
-    stop = Event()
-
-    def request_stop(number: int, _: Any) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
+    stop = stop_event()
     if until_eof:
 
         def wait_for_end() -> None:
