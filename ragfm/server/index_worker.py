@@ -20,7 +20,7 @@ from typing import Any
 
 from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
-from ragfm.core.progress import Progress
+from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
 from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, SliceReport, Upload, upload_id
@@ -36,13 +36,13 @@ def main(collection: str) -> None:
     reasons: dict[str, str] = {}
     with Collection.open(collection) as owner, ExitStack() as held:
         uploads = owner.open_uploads()
-        turns = Turns(uploads.owner_of_path)
+        turns, progress = Turns(uploads.owner_of_path), _progress_reporter()
         try:
             if not held.enter_context(uploads.turn()):
                 return
             began, pending = time.monotonic(), dict(uploads.pending())
             stored = list(uploads.all())  # before the slice, which has then seen them all
-            for report in owner.sync_in_turns(uploads.source, turns, name=UPLOADS_SOURCE, progress=_report_progress):
+            for report in owner.sync_in_turns(uploads.source, turns, name=UPLOADS_SOURCE, progress=progress):
                 reasons |= {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
                 reasons |= {skip.uri: skip.why for skip in report.skipped}
                 # Before the last slice, more files of an upload may follow.
@@ -105,16 +105,18 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-_last_progress = 0.0  # when it was reported
+def _progress_reporter() -> ProgressCallback:
+    """A callback that reports progress, but not more often than the server needs."""
+    reported = 0.0
 
+    def report(progress: Progress) -> None:
+        nonlocal reported
+        if time.monotonic() >= reported + _PROGRESS_SECONDS:
+            reported = time.monotonic()
+            chunks = int(progress.figures.get("chunks", 0))
+            _report(progress={"documents": progress.done, "total": progress.total or 0, "chunks": chunks})
 
-def _report_progress(progress: Progress) -> None:
-    global _last_progress
-    if time.monotonic() < _last_progress + _PROGRESS_SECONDS:
-        return
-    _last_progress = time.monotonic()
-    chunks = int(progress.figures.get("chunks", 0))
-    _report(progress={"documents": progress.done, "total": progress.total or 0, "chunks": chunks})
+    return report
 
 
 def _report(**message: Any) -> None:
