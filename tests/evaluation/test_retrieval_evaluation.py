@@ -237,7 +237,7 @@ def test_invalid_data_is_reported(tmp_path: Path, beir: Path) -> None:
     write_lines(beir / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q0\td/1\t1", "q0 3 1")
     fails(r"test.tsv, line 3: 'q0 3 1' is not", beir)
     write_lines(beir / "qrels" / "test.tsv", "q9\td/1\t1")
-    fails("judges the query 'q9', which .*queries.jsonl lacks", beir)
+    fails("judges the query 'q9', which is not in .*queries.jsonl", beir)
 
 
 def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:

@@ -534,10 +534,10 @@ def test_a_missing_toml_writer_is_reported_before_anything_is_written(
 ) -> None:
     run("ingest", docs)
     monkeypatch.setitem(sys.modules, "tomlkit", None)
-    assert "'tomlkit' is needed" in run("adapt", "refresh", "--no-sync", code=1)
+    assert "requires the module 'tomlkit'" in run("adapt", "refresh", "--no-sync", code=1)
     assert not (tmp_path / ".ragfm-adapters").exists()
     (tmp_path / "q.jsonl").write_text('{"question": "Why?", "answers": ["x"]}\n')
-    assert "'tomlkit' is needed" in run("tune", "q.jsonl", "--confidence", code=1)
+    assert "requires the module 'tomlkit'" in run("tune", "q.jsonl", "--confidence", code=1)
 
 
 def test_too_few_questions_are_reported(tmp_path: Path, docs: Path, run: InProcessShell) -> None:
