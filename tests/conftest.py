@@ -128,6 +128,13 @@ def address(postgres: PostgresServer, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def _pgvector(postgres: PostgresServer) -> None:
+    """Skips a test if the server lacks pgvector, as Debian's does: root's own embedded one may be out of its reach."""
+    if not postgres.sql("SELECT name FROM pg_available_extensions WHERE name = 'vector'").strip():
+        pytest.skip("this PostgreSQL has no pgvector")
+
+
+@pytest.fixture
 def collection(request: pytest.FixtureRequest, tmp_path: Path, embedder: HashingEmbedder) -> Iterator[Collection]:
     """A collection that does not exist yet, in a folder or, for tests of both databases, on PostgreSQL."""
     on_server = getattr(request, "param", os.environ.get("X_DATABASE", "folder")) == "postgresql"

@@ -20,6 +20,8 @@ from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.pgvector_backend import PgvectorSnapshot
 from ragfm.testing import HashingEmbedder
 
+pytestmark = pytest.mark.usefixtures("_pgvector")
+
 PGVECTOR = Settings(backend="pgvector")
 
 
