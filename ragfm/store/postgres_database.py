@@ -345,6 +345,7 @@ class PostgresDatabase:
             table = f'"{self._schema}".{name}'
             visible = condition.format(schema=f'"{self._schema}"')
             for statement in (
+                f"DROP POLICY IF EXISTS access ON {table}",  # some of the tables may be those of an older ragfm
                 f"CREATE POLICY access ON {table} USING ({_UNRESTRICTED} OR {visible})",
                 f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
                 f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",  # also for the role that owns the table
@@ -354,7 +355,7 @@ class PostgresDatabase:
     def migrate(self) -> None:
         """Create the policies and the tables of servers that an older ragfm did not, if this role owns the tables."""
         with self.committing() as connection:
-            names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads")}
+            names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work")}
             lacks = connection.execute(_LACKS, names).one_or_none()
             if lacks is not None and (lacks.policies or lacks.server_tables):
                 # Several processes may open the collection at once.
@@ -628,7 +629,8 @@ _WALL = sa.text(
     "pg_has_role(CAST(:role AS name), 'MEMBER') AS may_switch FROM pg_class WHERE oid = CAST(:table AS regclass)"
 )
 _LACKS = sa.text(
-    "SELECT NOT relrowsecurity AS policies, to_regclass(:uploads) IS NULL AS server_tables FROM pg_class "
+    "SELECT NOT relrowsecurity AS policies, "
+    "to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL AS server_tables FROM pg_class "
     "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds

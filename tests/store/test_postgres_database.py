@@ -277,6 +277,20 @@ def test_a_long_commit_keeps_the_lease(address: str, docs: Path, monkeypatch: py
         catalog.commit(source, [], ["hours.txt"])
 
 
+@pytest.mark.parametrize("tables", [["work"], ["upload_parts", "uploads"]])
+def test_a_sync_creates_the_tables_that_an_older_version_did_not(
+    tables: list[str], address: str, docs: Path, postgres: PostgresServer
+) -> None:
+    _open(address).sync(docs)
+    schema = address.rpartition("collection=")[2]
+    policies = f"SELECT tablename FROM pg_policies WHERE schemaname = '{schema}' ORDER BY 1"
+    before = postgres.sql(policies)
+    postgres.sql("DROP TABLE " + ", ".join(f"{schema}.{table}" for table in tables))
+    assert postgres.sql(policies) != before
+    _open(address).sync(docs)
+    assert postgres.sql(policies) == before
+
+
 def test_one_process_at_a_time_has_the_turn(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _open(address).sync(docs)
     first, second = PostgresDatabase(address), PostgresDatabase(address)
