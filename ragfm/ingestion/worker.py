@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, cast
 from ragfm.chunking import ChunkSettings
 from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionUnavailableError, UnsupportedError
 from ragfm.core.progress import Progress
-from ragfm.core.types import Ref
 from ragfm.ingestion.connector_options import build_connector
 from ragfm.ingestion.embedding import embed_missing
 from ragfm.ingestion.ingest_report import document_uri
@@ -28,7 +27,7 @@ from ragfm.ingestion.parse_queue import ParseQueue
 from ragfm.ingestion.preparation import Outcome, fetch, split
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import StaleReadError
-from ragfm.store.tables import text_hash
+from ragfm.store.tables import stored_ref, text_hash
 from ragfm.store.work_queue import WorkerCatalog, WorkQueue
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Worker:
             for row in rows:
                 if self._stop.is_set():
                     return
-                ref = Ref(**row.ref | {"allow": None if row.ref["allow"] is None else tuple(row.ref["allow"])})
+                ref = stored_ref(row.ref)
                 ids[ref.path] = row.id
                 blob, outcome = fetch(connector, ref, row.known_digest)
                 if blob is not None and outcome.kind == "fetched":

@@ -13,13 +13,13 @@ from sqlalchemy.dialects.postgresql import insert
 from ragfm.core.errors import CollectionError, CollectionNotFound, ConfigError
 from ragfm.server.api_keys import Key, RequestCounter, hash_secret, new_key
 from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.tables import DATABASE_NOW
 from ragfm.store.tables import server_keys as _keys
 from ragfm.store.tables import server_rates as _rates
 
 _RETRY_SECONDS = 30.0
 """How long this server counts requests alone after the database could not."""
 _ROUNDING = 1e-6  # of the arithmetic with times, in seconds
-_NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 _log = logging.getLogger(__name__)
 
 
@@ -29,15 +29,17 @@ def _take_query() -> sa.Select[Any]:
     Of the key's allowance of a minute, each request takes an interval, which comes back in that time.
     """
     interval, allowance = (sa.bindparam(name, type_=sa.Double) for name in ("interval", "allowance"))
-    full = sa.func.greatest(_rates.c.until, _NOW) + interval  # when the allowance would be complete again
+    full = sa.func.greatest(_rates.c.until, DATABASE_NOW) + interval  # when the allowance would be complete again
     taken = (
         insert(_rates)
-        .values(name=sa.bindparam("name"), until=_NOW + interval)
-        .on_conflict_do_update(index_elements=[_rates.c.name], set_={"until": full}, where=full - _NOW <= allowance)
+        .values(name=sa.bindparam("name"), until=DATABASE_NOW + interval)
+        .on_conflict_do_update(
+            index_elements=[_rates.c.name], set_={"until": full}, where=full - DATABASE_NOW <= allowance
+        )
         .returning(_rates.c.name)
         .cte("taken")
     )
-    before = sa.select(_rates.c.until - _NOW).where(_rates.c.name == sa.bindparam("name")).scalar_subquery()
+    before = sa.select(_rates.c.until - DATABASE_NOW).where(_rates.c.name == sa.bindparam("name")).scalar_subquery()
     return sa.select(sa.exists(sa.select(taken.c.name)), before)
 
 

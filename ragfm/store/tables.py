@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
+
+from ragfm.core.types import Ref
 
 SCHEMA_VERSION = 2
 SCHEMA = sa.MetaData()
@@ -147,6 +151,8 @@ failures = sa.Table(
 # What servers and workers of a collection on PostgreSQL share. It belongs to no generation: copies and digests leave it
 # out.
 SERVER_STATE = sa.MetaData()
+DATABASE_NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+"""The clock that servers and workers share, in seconds."""
 
 server_keys = sa.Table(
     "server_keys",
@@ -245,3 +251,9 @@ def as_number(text: str) -> float | None:
 def text_hash(text: str) -> bytes:
     """Hash of a text, 16 bytes: the key of its vector, and the check that the stored text is intact."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def stored_ref(values: Mapping[str, Any]) -> Ref:
+    """The entry of a source that a column has as JSON."""
+    allow = values["allow"]
+    return Ref(**{**values, "allow": None if allow is None else tuple(allow)})

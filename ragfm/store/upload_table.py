@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import sqlalchemy as sa
 
@@ -21,7 +21,7 @@ from ragfm.core.durable_files import create_file
 from ragfm.core.errors import CollectionNotFound
 from ragfm.core.types import Ref
 from ragfm.store.postgres_database import UPLOADS_TURN, PostgresDatabase
-from ragfm.store.tables import upload_parts, uploads
+from ragfm.store.tables import stored_ref, upload_parts, uploads
 from ragfm.store.uploads import (
     ACCESS_FILE,
     OVERHEAD_BYTES,
@@ -179,7 +179,7 @@ class UploadTable:
         query = sa.select(uploads.c.id, uploads.c.listing, uploads.c.listed_with).where(uploads.c.state != _REMOVED)
         with self._database.reading() as connection:
             rows = connection.execute(query.order_by(uploads.c.id)).all()
-        return {row.id: _refs(row.listing) if row.listed_with == listed_with else None for row in rows}
+        return {row.id: [*map(stored_ref, row.listing)] if row.listed_with == listed_with else None for row in rows}
 
     def keep_listing(self, number: str, listed_with: str, refs: Sequence[Ref]) -> None:
         """Store the files of an upload, so that only one process has to look into an archive."""
@@ -223,7 +223,3 @@ def _insert(
     while data := file.read(_PART_BYTES):
         connection.execute(upload_parts.insert(), {"upload_id": number, "number": count, "data": data})
         count += 1
-
-
-def _refs(listing: Sequence[Mapping[str, Any]]) -> list[Ref]:
-    return [Ref(**{**ref, "allow": None if ref["allow"] is None else tuple(ref["allow"])}) for ref in listing]

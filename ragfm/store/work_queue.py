@@ -25,7 +25,7 @@ from ragfm.core.errors import CollectionError, CollectionNotFound
 from ragfm.core.types import Ref, Vectors
 from ragfm.store.catalog import Catalog, batches
 from ragfm.store.document_rows import insert_vectors
-from ragfm.store.tables import work
+from ragfm.store.tables import DATABASE_NOW, work
 
 if TYPE_CHECKING:
     from ragfm.store.catalog_writer import CatalogWriter
@@ -36,8 +36,6 @@ LEASE_SECONDS = 30.0
 MAX_LEASES = 5
 """How often an entry is leased before it counts as failed: its content may be what ends the workers."""
 _TAKEN_AT_ONCE = 64
-
-_NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
 
 class WorkQueue:
@@ -106,7 +104,7 @@ class WorkQueue:
         Entries that were leased `MAX_LEASES` times in vain get the outcome `gave_up`.
         """
         mine = (work.c.source_id == source_id, work.c.run == run)
-        lost = (*mine, work.c.outcome.is_(None), work.c.leases >= MAX_LEASES, work.c.until < _NOW)
+        lost = (*mine, work.c.outcome.is_(None), work.c.leases >= MAX_LEASES, work.c.until < DATABASE_NOW)
         staged = (*mine, work.c.outcome.is_not(None), work.c.taken.is_distinct_from(run))
         some = sa.select(work.c.id).where(*staged).order_by(work.c.id).limit(_TAKEN_AT_ONCE)
         take = work.update().where(work.c.id.in_(some)).values(taken=run).returning(work.c.path, work.c.outcome)
@@ -129,7 +127,9 @@ class WorkQueue:
 
     def busy_workers(self) -> int:
         """The number of workers with a lease."""
-        query = sa.select(sa.func.count(work.c.worker.distinct())).where(work.c.until > _NOW, work.c.outcome.is_(None))
+        query = sa.select(sa.func.count(work.c.worker.distinct())).where(
+            work.c.until > DATABASE_NOW, work.c.outcome.is_(None)
+        )
         with self._database.reading() as connection:
             return int(connection.scalar(query) or 0)
 
@@ -144,7 +144,7 @@ class WorkQueue:
         def renew() -> None:
             while not stop.wait(LEASE_SECONDS / 3):
                 with contextlib.suppress(CollectionError), self._database.committing() as connection:
-                    connection.execute(own.values(until=_NOW + LEASE_SECONDS))
+                    connection.execute(own.values(until=DATABASE_NOW + LEASE_SECONDS))
 
         renewing = threading.Thread(target=renew, name="ragfm-lease", daemon=True)
         renewing.start()
@@ -159,10 +159,10 @@ class WorkQueue:
 
     def lease(self, worker: str, count: int) -> list[Any]:
         """Lease up to `count` entries: rows with id, source_id, path, run, job, ref, known_digest."""
-        free = (work.c.outcome.is_(None), work.c.until < _NOW, work.c.leases < MAX_LEASES)
+        free = (work.c.outcome.is_(None), work.c.until < DATABASE_NOW, work.c.leases < MAX_LEASES)
         some = sa.select(work.c.id).where(*free).order_by(work.c.id).limit(count).with_for_update(skip_locked=True)
         chosen = some.cte("chosen").prefix_with("MATERIALIZED")
-        values = {"worker": worker, "until": _NOW + LEASE_SECONDS, "leases": work.c.leases + 1}
+        values = {"worker": worker, "until": DATABASE_NOW + LEASE_SECONDS, "leases": work.c.leases + 1}
         columns = (work.c[name] for name in ("id", "source_id", "path", "run", "job", "ref", "known_digest"))
         lease = work.update().where(work.c.id.in_(sa.select(chosen.c.id))).values(values).returning(*columns)
         try:
