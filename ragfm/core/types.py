@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -158,11 +159,42 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image in a message: its bytes, and their media type (`image/png`, `image/jpeg` or `image/webp`)."""
+
+    data: bytes = field(repr=False)
+    media_type: str
+
+    @property
+    def digest(self) -> str:
+        """The hex digest by which a collection names the image: BLAKE2b of its bytes, 128 bits."""
+        return blake2b(self.data, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `content` is text; image parts may join it later."""
+    """One turn of a conversation: a text, or text and images in their order.
+
+    Only readers with `vision` accept images, and only in messages of the user.
+    """
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: str | tuple[str | ImagePart, ...]
+
+    @property
+    def parts(self) -> tuple[str | ImagePart, ...]:
+        """The content as parts."""
+        return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The image parts."""
+        return tuple(part for part in self.parts if isinstance(part, ImagePart))
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,6 +570,8 @@ class Reader(Protocol):
     score(messages, continuations)  log-likelihood of each continuation as the next assistant message; takes `adapter=`
                                     if the reader supports `Sampling.adapter`
     counts_exactly                  False if token counts are upper estimates
+    vision                          True if messages of the user may have images; without it, they raise
+                                    UnsupportedError
     slots                           number of requests that it serves at once
     passages                        number of passages that it answers best from; default: 3
     keep(messages)                  evaluate the prefix of all prompts in advance; it contains no document text

@@ -14,10 +14,10 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from ragfm.core.errors import LogError
-from ragfm.core.types import Answer, Sampling
+from ragfm.core.types import Answer, Message, Sampling
 from ragfm.generation.log_entries import TEXT_COLUMNS, LogEntry, LogFilter, LogStorage, redact, timestamp
 from ragfm.generation.log_file import LogFile
 from ragfm.generation.passage_retrieval import SearchHandle
@@ -133,7 +133,7 @@ class AnswerLog:
             "adapter": context.adapter,
             "groups": None if context.groups is None else sorted(context.groups),
             "passages": [{key: getattr(hit, key) for key in hit_keys} for hit in answer.hits],
-            "prompt": [asdict(message) for message in context.prompt.messages] if context.prompt else [],
+            "prompt": [_prompt_entry(message) for message in context.prompt.messages] if context.prompt else [],
             "citations": [asdict(citation) for citation in answer.citations],
             "contradictions": [asdict(contradiction) for contradiction in answer.contradictions],
             "usage": asdict(answer.usage),
@@ -184,3 +184,9 @@ class AnswerLog:
 
     def _no_entry(self, number: int) -> LogError:
         return LogError(f"{self._storage.path} has no entry {number}.", "`ragfm log list` shows all entries.")
+
+
+def _prompt_entry(message: Message) -> dict[str, Any]:
+    """A message of a prompt. Its images, which may be large and access-controlled, are named by their digests."""
+    images = [image.digest for image in message.images]
+    return {"role": message.role, "content": message.text, **({"images": images} if images else {})}

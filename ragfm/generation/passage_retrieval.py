@@ -125,13 +125,13 @@ class PassageRetriever:
         earlier: list[EarlierTurn] = []
         if query != question:  # a follow-up: back to the last question that stands alone
             for at, message in reversed(list(enumerate(history))):
-                if message.role == "user" and message.content.strip():
-                    earlier_query = rewrite(message.content, history[:at])
+                if message.role == "user" and message.text.strip():
+                    earlier_query = rewrite(message.text, history[:at])
                     earlier_hits: Sequence[Hit] = ()
                     with suppress(TooLongError):  # it had no answer at the time, either
                         earlier_hits, _ = self.choose(search(earlier_query)[0], k)
                     earlier.append(EarlierTurn(earlier_query, earlier_hits, at))
-                    if earlier_query == message.content:
+                    if earlier_query == message.text:
                         break
         seen = found[: len(chosen) + len(duplicates)]
         return Retrieved(
@@ -162,7 +162,7 @@ class _Question:
     def rewrite(self) -> str:
         check_characters("question", self.question)
         for turn in self.history:
-            check_characters("conversation", turn.content)
+            check_characters("conversation", turn.text)
         return stand_alone(self.question, self.history, how=self.followup, reader=self.reader)
 
 

@@ -196,7 +196,7 @@ def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None
     strategy = strategy or load_strategy()
     opening = [*prompt_prefix(strategy, documents_only=documents_only), *history]
     messages = _messages(opening, "q", hits, (), strategy.texts(documents_only=documents_only))
-    content = json.dumps([[message.role, message.content] for message in messages])
+    content = json.dumps([[message.role, message.text] for message in messages])
     return blake2b(content.encode() + strategy.fingerprint.encode(), digest_size=16).hexdigest()
 
 
@@ -211,7 +211,7 @@ def _messages(
     """The opening messages, then the user's message: passages, recent turns, and the question."""
     parts = number_passages([neutralize_markers(embedded_text(hit.context, hit.text)) for hit in hits])
     if recent:  # as text: small readers answer worse if recent turns are turns of the chat
-        lines = "\n".join(f"{'Q' if message.role == 'user' else 'A'}: {message.content}" for message in recent)
+        lines = "\n".join(f"{'Q' if message.role == 'user' else 'A'}: {message.text}" for message in recent)
         parts.append(neutralize_markers(lines))
     parts.append(f"{instruction}{question}" if instruction else texts.ask.replace("{question}", question))
     return _neutralize([*opening, Message("user", "\n\n".join(parts))])
@@ -222,7 +222,11 @@ def _number(passages: Sequence[Hit]) -> tuple[Hit, ...]:
 
 
 def _neutralize(messages: Sequence[Message]) -> list[Message]:
-    return [replace(message, content=neutralize_control_tokens(message.content)) for message in messages]
+    neutral: list[Message] = []
+    for message in messages:
+        parts = [neutralize_control_tokens(part) if isinstance(part, str) else part for part in message.parts]
+        neutral.append(replace(message, content=tuple(parts) if message.images else "".join(map(str, parts))))
+    return neutral
 
 
 # Readers tokenize the rendered template with its control tokens on, so a document that holds `<|im_end|>`, `</s>` or

@@ -153,7 +153,7 @@ def _example(example: Mapping[str, Any], texts: PromptTexts) -> Example:
     """An example with `passages`, `question` and `answer`, or one in the format of `ragfm adapt data`."""
     if "messages" in example:
         turns = [Message(turn["role"], turn["content"]) for turn in example["messages"] if turn["role"] != "system"]
-        topic, answer = turns[-1].content.rpartition("\n\n")[2], example["completion"]
+        topic, answer = turns[-1].text.rpartition("\n\n")[2], example["completion"]
     else:
         topic, answer = example["question"], example["answer"]
         request = texts.ask.replace("{question}", topic)

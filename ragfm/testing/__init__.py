@@ -141,7 +141,7 @@ class ScriptedReader:
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Words and punctuation characters, plus three for each message."""
-        return sum(len(_TOKEN.findall(message.content)) + 3 for message in messages)
+        return sum(len(_TOKEN.findall(message.text)) + 3 for message in messages)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """Stream the next answer of the script."""

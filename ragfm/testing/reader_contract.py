@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 
-from ragfm.core.errors import ContextOverflowError
-from ragfm.core.types import Message, Reader, Sampling, Stream
+from ragfm.core.errors import ContextOverflowError, UnsupportedError
+from ragfm.core.types import ImagePart, Message, Reader, Sampling, Stream
 from ragfm.testing.contract_checks import require
 
 _COUNT_PROMPT = (Message("user", "Count from one to ten, in words."),)
 _RAINBOW_PROMPT = (Message("system", "You are brief."), Message("user", "Which colours does a rainbow have?"))
 _EMOJI_PROMPT = (Message("user", "Repeat exactly: 😀🎉 naïve café 日本語 😀🎉"),)
+_IMAGE = ImagePart(
+    b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAiElEQVR42u1W0QrAIAjU8P9/2T0Eo23NpdW4IF8iqLsuu5RVlWZG"
+        "osmxPoFcZsxugK8U7hxsguV84AkmzYPtB4lDU8WjTxrph7Zp0kD06o8D84raj38TgaHAe/xSxM9Ge3MLA38VGASx1invgrkir4hz"
+        "PVKS20WUKyUg3GjPeuuBQTOyorlu7AALPik/B63o1QAAAABJRU5ErkJggg=="
+    ),
+    "image/png",
+)
 _SAMPLING = Sampling(max_tokens=16)
 _SECONDS = 300.0
 """Time limit for several requests at once; models on a busy CPU are slow."""
@@ -20,7 +29,8 @@ _SECONDS = 300.0
 def check_reader(reader: Reader) -> None:
     """Check a reader's token counts, limits, stop strings, streams, thread safety and window, with ten short answers.
 
-    The reader must generate at least three tokens. Raises AssertionError with the violation.
+    Of a reader with `vision`, also its use of images. The reader must generate at least three tokens. Raises
+    AssertionError with the violation.
     """
     text, stream = _generate(reader, _COUNT_PROMPT)
     counted, used = reader.count_tokens(_COUNT_PROMPT), stream.usage.prompt_tokens
@@ -72,6 +82,8 @@ def check_reader(reader: Reader) -> None:
         characters = "".join(pieces)
         require("�" not in characters, f"A character was torn between tokens: {characters!r}.")
         characters.encode()  # raises for half of a surrogate pair
+    if getattr(reader, "vision", False):
+        _check_images(reader, text)
 
 
 def _generate(reader: Reader, messages: Sequence[Message], sampling: Sampling = _SAMPLING) -> tuple[str, Stream]:
@@ -96,6 +108,42 @@ def _check_threads(reader: Reader, text: str) -> None:
     )
     expected = {"count": text, "rainbow": other_text, "tokens": str(reader.count_tokens(_RAINBOW_PROMPT))}
     require(outputs == expected, f"Concurrent requests gave {outputs}, single requests {expected}.")
+
+
+def _check_images(reader: Reader, text: str) -> None:
+    """Images count, change no request for text, and are refused where they cannot be used."""
+    (prompt,) = _COUNT_PROMPT
+    with_image = (Message("user", ("Describe this image: ", _IMAGE, prompt.text)),)
+    without_image = (Message("user", f"Describe this image: {prompt.text}"),)
+    described, stream = _generate(reader, with_image)
+    counted, used, plain = (
+        reader.count_tokens(with_image),
+        stream.usage.prompt_tokens,
+        reader.count_tokens(without_image),
+    )
+    valid = counted == used if getattr(reader, "counts_exactly", True) else counted >= used
+    require(valid, f"count_tokens returns {counted} for a prompt with an image, but its usage is {used}.")
+    require(counted > plain, f"A prompt has {counted} tokens with an image, and {plain} without it.")
+    again, _ = _generate(reader, with_image)
+    require(again == described, f"At temperature 0 the same image gave {described!r}, then {again!r}.")
+    outputs: dict[str, str] = {}
+    _run_in_threads(
+        lambda: outputs.update(count=_generate(reader, _COUNT_PROMPT)[0]),
+        lambda: outputs.update(image=_generate(reader, with_image)[0]),
+    )
+    expected = {"count": text, "image": described}
+    require(outputs == expected, f"Text next to an image gave {outputs}, single requests {expected}.")
+    unusable = {
+        "an image of the system": (Message("system", ("", _IMAGE)), *_COUNT_PROMPT),
+        "a damaged image": (Message("user", (ImagePart(b"no image", "image/png"), "What is it?")),),
+    }
+    for name, messages in unusable.items():
+        refused = False
+        try:
+            reader.stream(messages, _SAMPLING)
+        except UnsupportedError:
+            refused = True
+        require(refused, f"stream() must raise UnsupportedError at once for {name}.")
 
 
 def _run_in_threads(*jobs: Callable[[], object]) -> None:

@@ -92,7 +92,7 @@ class Base:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a prompt, as the readers build it; the chat template writes the special tokens."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        turns = [{"role": message.role, "content": message.text} for message in messages]
         try:
             return self._tokens(self.render(turns, add_generation_prompt=True))
         except (TemplateError, ValueError) as error:

@@ -44,7 +44,7 @@ def write_example_format(dataset: Dataset, folder: str | Path, form: ExampleForm
 
 
 def _prompt(example: Example) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in example.messages]
+    return [{"role": message.role, "content": message.text} for message in example.messages]
 
 
 def _answer(text: str | None) -> list[dict[str, str]]:
@@ -69,19 +69,19 @@ def _to_trl_ratings(example: Example) -> list[dict[str, Any]]:
 
 def _to_alpaca(example: Example) -> list[dict[str, Any]]:
     messages = list(example.messages)
-    system = messages.pop(0).content if messages[0].role == "system" else ""
+    system = messages.pop(0).text if messages[0].role == "system" else ""
     if [message.role for message in messages] != ["user", "assistant"] * (len(messages) // 2) + ["user"]:
         raise UnsupportedError(
             "The alpaca format holds only turns of user and assistant, one after the other.", "Use --format sharegpt."
         )
-    texts: Sequence[str] = [message.content for message in messages]
+    texts: Sequence[str] = [message.text for message in messages]
     history = [[user, assistant] for user, assistant in zip(texts[:-1:2], texts[1::2], strict=True)]
     answer = {"input": "", "output": example.completion}
     return [{"system": system, "instruction": texts[-1], **answer, "history": history}]
 
 
 def _to_sharegpt(example: Example) -> list[dict[str, Any]]:
-    turns = [{"from": _SHAREGPT_ROLES[message.role], "value": message.content} for message in example.messages]
+    turns = [{"from": _SHAREGPT_ROLES[message.role], "value": message.text} for message in example.messages]
     return [{"conversations": [*turns, {"from": "gpt", "value": example.completion}]}]
 
 

@@ -58,7 +58,7 @@ def read_examples(path: str | Path) -> list[Example]:
             messages = tuple(Message(turn["role"], turn["content"]) for turn in record["messages"])
             completion = record["completion"]
             rejected = record.get("rejected")
-            texts = [*(message.content for message in messages), completion, rejected or ""]
+            texts: list[Any] = [*(message.content for message in messages), completion, rejected or ""]
             if not messages or not all(isinstance(text, str) for text in texts):
                 raise ValueError("messages and completion must be texts")
             if not completion.strip() and not (rejected or "").strip():

@@ -65,7 +65,7 @@ def _read_turns(base: Base, bos: str = "") -> tuple[dict[str, tuple[str, str]], 
         piece, _, conversation = conversation.partition(mark)
         pieces.append(piece)
     # A turn's end and the next one's beginning are one text; the turn of the system alone shows where it is divided.
-    before_system, _, after_system = start.partition(_SAMPLES[0][0].content)
+    before_system, _, after_system = start.partition(_SAMPLES[0][0].text)
     if before_system != pieces[0] or not pieces[1].startswith(after_system):
         return None
     before_user = pieces[1].removeprefix(after_system)
@@ -83,7 +83,7 @@ def _read_turns(base: Base, bos: str = "") -> tuple[dict[str, tuple[str, str]], 
     }
     answer = conversation.removeprefix(after_user)
     for sample in _SAMPLES:
-        rendered = "".join(texts[message.role][0] + message.content + texts[message.role][1] for message in sample)
+        rendered = "".join(texts[message.role][0] + message.text + texts[message.role][1] for message in sample)
         expected = _render(base, bos, sample, opens=True)
         if rendered + answer != expected:
             return None
@@ -91,7 +91,7 @@ def _read_turns(base: Base, bos: str = "") -> tuple[dict[str, tuple[str, str]], 
 
 
 def _render(base: Base, bos: str, messages: Sequence[Message], *, opens: bool) -> str | None:
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = [{"role": message.role, "content": message.text} for message in messages]
     try:
         text = base.render(turns, add_generation_prompt=opens)
     except (TemplateError, ValueError):

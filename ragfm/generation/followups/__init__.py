@@ -31,9 +31,9 @@ def stand_alone(
     turns: list[tuple[str, str]] = []  # questions with their answers, empty if there is none
     for message in history:
         if message.role == "user":
-            turns.append((message.content, ""))
+            turns.append((message.text, ""))
         elif message.role == "assistant" and turns:
-            turns[-1] = (turns[-1][0], message.content)
+            turns[-1] = (turns[-1][0], message.text)
     before: list[Turn] = []
     for asked, answer in [turn for turn in turns if turn[0].strip()][-_MAX_TURNS:]:
         before.append(Turn(rewrite_with_rules(asked, before).text if before else asked, answer))

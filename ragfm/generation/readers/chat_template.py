@@ -7,6 +7,7 @@ on time and memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ragfm.parsing.sandbox.confined_service import ConfinedService
 from ragfm.parsing.sandbox.worker_process import Limits
 
 _THINK = "<think>"
+_PROBE = "probe"
 _NO_THOUGHT = "\n\n</think>\n\n"
 
 SECONDS = 2.0
@@ -33,10 +35,19 @@ _service = ConfinedService(
 class ChatTemplate:
     """The chat template of a model. `variables` are its special tokens by name, `model` the path for error messages.
 
-    `thinking` lets the model reason before it answers, if it can. Raises UnsupportedError if the template is not valid.
+    `thinking` lets the model reason before it answers, if it can. `vision`: the messages may have images. Raises
+    UnsupportedError if the template is not valid.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, str], model: Path, *, thinking: bool = False) -> None:
+    def __init__(
+        self,
+        source: str,
+        variables: Mapping[str, str],
+        model: Path,
+        *,
+        thinking: bool = False,
+        vision: bool = False,
+    ) -> None:
         self.source, self._model, self._thinking = source, model, thinking
         unset = dict.fromkeys(("tools", "documents", "functions", "function_call", "tool_choice"))
         self._variables: dict[str, Any] = {
@@ -51,6 +62,11 @@ class ChatTemplate:
             raise UnsupportedError(
                 f"Cannot read the chat template of '{model}': {error.message}", "Use another model."
             ) from error
+        self._takes_text = True
+        """Whether the template takes texts as content. Some of models with vision take only lists of parts."""
+        if vision:
+            with suppress(UnsupportedError):
+                self._takes_text = _PROBE in self._call([{"role": "user", "content": _PROBE}])
 
     def render(self, messages: Sequence[Message]) -> str:
         """Render a conversation.
@@ -59,7 +75,7 @@ class ChatTemplate:
         Without `thinking`, an empty reasoning follows a template that opens the model's reasoning, like DeepSeek R1's.
         Raises UnsupportedError if the template rejects the messages, fails, or exceeds its limits.
         """
-        system = messages[0].content.strip() if messages and messages[0].role == "system" else ""
+        system = messages[0].text.strip() if messages and messages[0].role == "system" else ""
         try:
             text = self._render(messages)
         except UnsupportedError:
@@ -70,20 +86,33 @@ class ChatTemplate:
             first, *others = messages
             for index, message in enumerate(others):
                 if message.role == "user":
-                    others[index] = replace(message, content=f"{first.content}\n\n{message.content}")
+                    others[index] = replace(
+                        message,
+                        content=(f"{first.text}\n\n", *message.parts)
+                        if message.images
+                        else f"{first.text}\n\n{message.text}",
+                    )
                     break
             text = self._render(others)
         return text if self._thinking else close_thinking(text)
 
     def _render(self, messages: Sequence[Message]) -> str:
         try:
-            return self._call([{"role": message.role, "content": message.content} for message in messages])
+            return self._call([{"role": message.role, "content": self._content(message)} for message in messages])
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"The chat template of '{self._model}' rejects these messages: {error.message}"
             ) from error
 
-    def _call(self, turns: Sequence[Mapping[str, str]] | None) -> str:
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        """The content of a message in the form of transformers; the template writes the model's image tokens."""
+        if self._takes_text and not message.images:
+            return message.text
+        return [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.parts
+        ]
+
+    def _call(self, turns: Sequence[Mapping[str, Any]] | None) -> str:
         try:
             _, data = _service.call(self.source, self._variables, turns, max_bytes=_MAX_TEXT)
         except WorkerError:

@@ -15,6 +15,7 @@ from ragfm.generation.readers.chat_template import opens_thinking
 from ragfm.generation.readers.continuous_batching import Batcher
 from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, PrefixCache, TokenSampler
 from ragfm.generation.readers.generation_request import GenerationRequest
+from ragfm.generation.readers.images import check_images
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 
 M = TypeVar("M", bound=Model)
@@ -34,6 +35,9 @@ class LocalReader(Generic[M]):
 
     A forked process loads the model again. Streams belong to the process that began them.
     """
+
+    vision = False
+    """Whether messages of the user may have images."""
 
     def __init__(
         self,
@@ -94,6 +98,7 @@ class LocalReader(Generic[M]):
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Number of tokens in the prompt, with the model's own chat template."""
+        self._check_images(messages)
         return len(self._engine.model.prompt_tokens(messages))
 
     def opens_thinking(self, messages: Sequence[Message]) -> bool:
@@ -109,6 +114,7 @@ class LocalReader(Generic[M]):
         one that the reader cannot use and for messages that the chat template rejects, and ModelNotFoundError or
         DamagedModelError for an adapter.
         """
+        self._check_images(messages)
         sampling = self._prepare_sampling(sampling)
         engine = self._engine
         prompt = engine.model.prompt_tokens(messages)
@@ -127,11 +133,16 @@ class LocalReader(Generic[M]):
 
         The end of the answer is not included. Raises the same errors as `stream`.
         """
+        self._check_images(messages)
         engine = self._engine
         tokens = [engine.model.tokenize(text) for text in continuations]
         prompt = engine.model.prompt_tokens(messages)
         request = GenerationRequest(prompt, self._adapter(adapter), continuations=tokens, scope=scope)
         return engine.batcher.score(request)
+
+    def _check_images(self, messages: Sequence[Message]) -> None:
+        """Raises UnsupportedError."""
+        check_images(messages, vision=self.vision, reader=f"'{self._path}'")
 
     def _adapter(self, adapter: str | None) -> Adapter | None:
         if not adapter:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from math import inf
+from math import ceil, inf
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -24,7 +25,8 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import Message, Sampling, Stream, Usage
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import MANY_PASSAGES, completion_limit, int_option, stream_until_stop
+from ragfm.generation.readers import MANY_PASSAGES, bool_option, completion_limit, int_option, stream_until_stop
+from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE, check_images, prepare_image
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -38,6 +40,7 @@ _MESSAGE_TOKENS, _SYSTEM_TOKENS = 8, 32
 """Tokens around a message, and of the system message that some templates add."""
 _PRIVATE_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 _TOKEN_ESTIMATE = re.compile(r"[A-Za-z]{1,5}|\s{2,}|\n|\S")
+_TILE, _PATCH = 512, 28  # pixels
 _MILLION = 1_000_000
 _RETRY_HINT = "Check the server and its address, and ask again."
 
@@ -51,6 +54,8 @@ class OpenAIReader:
     has, by model, the price of a million tokens: `prompt`, `completion`, and `cached` if it differs. Parameters in
     `omit` are not sent (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know
     them).
+
+    With `vision`, messages may have images, which are sent as `data:` URIs, scaled to `image_side` pixels.
 
     The server's tokenizer is not known, so `count_tokens` is an estimate, more often too high than too low.
     """
@@ -69,11 +74,15 @@ class OpenAIReader:
         retries: int = RETRIES,
         prices: Mapping[str, Mapping[str, float]] | None = None,
         omit: Sequence[str] = (),
+        vision: bool | str = False,
+        image_side: int = IMAGE_SIDE,
     ) -> None:
         self.context_tokens = int_option("context_tokens", context_tokens, 1)
         self._model = model
         self._base_url = server_url(base_url)
         self._omit = frozenset([omit] if isinstance(omit, str) else omit)
+        self.vision = bool_option("vision", vision)
+        self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
         self._price: tuple[float, float, float] | None = None
         """Of a million tokens: of the prompt, of its cached part, and of the completion."""
         if prices and model in prices:
@@ -109,16 +118,18 @@ class OpenAIReader:
         return f"to {_host(self._base_url)}"
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Estimated number of tokens in the prompt."""
-        return estimate_tokens(messages)
+        """Estimated number of tokens in the prompt. Raises UnsupportedError for images that cannot be used."""
+        check_images(messages, vision=self.vision, reader=self._name)
+        images = [prepare_image(image, self._image_side, encoded=True) for one in messages for image in one.images]
+        return estimate_tokens(messages) + sum(image_tokens(image.width, image.height) for image in images)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """Generate the next assistant message. The request is sent when the first piece is read.
 
-        Raises ContextOverflowError, UnsupportedError for a grammar or an adapter, and ConfigError for an invalid
-        schema. A schema is sent to the server, which may or may not enforce it. Reading a piece raises ConfigError for
-        a rejected key, ModelNotFoundError, ReaderBusyError if the server is overloaded, and EndpointError if it cannot
-        be reached, fails, or breaks off.
+        Raises ContextOverflowError, UnsupportedError for a grammar, an adapter or an image that cannot be used, and
+        ConfigError for an invalid schema. A schema is sent to the server, which may or may not enforce it. Reading a
+        piece raises ConfigError for a rejected key, ModelNotFoundError, ReaderBusyError if the server is overloaded,
+        and EndpointError if it cannot be reached, fails, or breaks off.
         """
         if sampling.grammar is not None:
             raise UnsupportedError("The openai reader does not support grammars.", "Use a schema, or a GGUF model.")
@@ -186,8 +197,21 @@ class OpenAIReader:
             schema = {"name": "answer", "schema": dict(OutputSchema.of(sampling.schema).bounded), "strict": True}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
         parameters = {name: value for name, value in parameters.items() if name not in self._omit}
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        turns = [{"role": message.role, "content": self._content(message)} for message in messages]
         return {"model": self._model, "messages": turns, "stream": True, **parameters}
+
+    def _content(self, message: Message) -> str | list[dict[str, Any]]:
+        if not message.images:
+            return message.text
+        content: list[dict[str, Any]] = []
+        for part in message.parts:
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+            else:
+                image = prepare_image(part, self._image_side, encoded=True)
+                url = f"data:{image.media_type};base64,{b64encode(image.data).decode()}"
+                content.append({"type": "image_url", "image_url": {"url": url}})
+        return content
 
     def _connect(self) -> ClientThread:
         thread = self._client_thread
@@ -284,10 +308,20 @@ def server_url(base_url: str | None) -> str:
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
     """Estimated tokens of a prompt: one per five letters, digit or sign, and half a token per further UTF-8 byte."""
-    texts = [message.content for message in messages]
+    texts = [message.text for message in messages]
     pieces = sum(len(_TOKEN_ESTIMATE.findall(text)) for text in texts)
     further_bytes = sum(len(text.encode("utf-8", "replace")) - len(text) for text in texts)
     return pieces + further_bytes // 2 + _MESSAGE_TOKENS * len(texts) + _SYSTEM_TOKENS
+
+
+def image_tokens(width: int, height: int) -> int:
+    """Estimated tokens of an image: those of OpenAI's models or of Qwen2-VL, whichever are more.
+
+    OpenAI: 85, and 170 for each tile of 512 * 512 pixels (https://platform.openai.com/docs/guides/images-vision).
+    Qwen2-VL: one for each 28 * 28 pixels, and two around them (https://arxiv.org/abs/2409.12191).
+    """
+    tiles = ceil(width / _TILE) * ceil(height / _TILE)
+    return max(85 + 170 * tiles, ceil(width / _PATCH) * ceil(height / _PATCH) + 2)
 
 
 def _host(url: str) -> str:

@@ -18,7 +18,7 @@ from ragfm.core.errors import UnsupportedError
 
 
 def handle(
-    _: object, source: str, variables: Mapping[str, Any], turns: Sequence[Mapping[str, str]] | None
+    _: object, source: str, variables: Mapping[str, Any], turns: Sequence[Mapping[str, Any]] | None
 ) -> tuple[None, bytes]:
     """Render a conversation, or without one only check the template. Raises UnsupportedError with the reason."""
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import io
 import json
 import logging
 import os
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli.output import answer_json
@@ -31,7 +34,7 @@ from ragfm.core.errors import (
     ReaderBusyError,
     UnsupportedError,
 )
-from ragfm.core.types import CLOSED, Message, Sampling, Usage
+from ragfm.core.types import CLOSED, ImagePart, Message, Sampling, Usage
 from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.openai_reader import OpenAIReader, estimate_tokens
@@ -59,6 +62,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.failures: list[Any] = []
         self.pause = 0.0
+        self.prompt_tokens: Callable[[dict[str, Any]], int] = lambda body: 30
         self.silent: int | None = None
         self.waits, self.broken = threading.Event(), threading.Event()
         self.connections: set[Any] = set()
@@ -116,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         reason = "length" if len(said) < len(words) else "stop"
         self._send({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
-        used = {"prompt_tokens": 30, "completion_tokens": len(said), "total_tokens": 0}
+        used = {"prompt_tokens": self.server.prompt_tokens(body), "completion_tokens": len(said), "total_tokens": 0}
         self._send({"choices": [], "usage": {**used, "prompt_tokens_details": {"cached_tokens": 10}}})
         self.wfile.write(b"data: [DONE]\n\n")
 
@@ -478,3 +482,61 @@ def test_the_token_estimate_is_an_upper_bound() -> None:
         messages = [Message("system", "Answer."), Message("user", text)]
         exact = counting.count_tokens(messages)
         assert exact <= estimate_tokens(messages) <= 2 * exact + 40
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+def png(width: int, height: int, colour: str = "red") -> ImagePart:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
+    return ImagePart(buffer.getvalue(), "image/png")
+
+
+def sent_image(part: dict[str, Any]) -> tuple[str, bytes]:
+    header, _, data = part["image_url"]["url"].partition(",")
+    assert part["type"] == "image_url"
+    return header, base64.b64decode(data)
+
+
+def test_it_keeps_the_contract_with_vision(server: Server) -> None:
+    server.prompt_tokens = lambda body: 30 + 60 * json.dumps(body["messages"]).count("image_url")
+    check_reader(load_reader("openai:m", context_tokens=1024, vision=True))
+
+
+def test_images_are_sent_as_data_uris_in_their_places(server: Server) -> None:
+    reader = OpenAIReader("m", vision="true", image_side=64)
+    small, large = png(40, 20), png(300, 150)
+    messages = [
+        Message("system", "Be brief."),
+        Message("user", ("[1] A chart. ", small, "[2] A photo. ", large, "Which?")),
+    ]
+    "".join(reader.stream(messages))
+    system, user = server.asked[0][1]["messages"]
+    assert system == {"role": "system", "content": "Be brief."}
+    texts = [part.get("text") for part in user["content"]]
+    assert texts == ["[1] A chart. ", None, "[2] A photo. ", None, "Which?"]
+    assert sent_image(user["content"][1]) == ("data:image/png;base64", small.data)  # nothing to change
+    header, data = sent_image(user["content"][3])
+    assert header == "data:image/png;base64"
+    scaled = Image.open(io.BytesIO(data))
+    assert (scaled.size, scaled.getpixel((0, 0))) == ((64, 32), (255, 0, 0))
+
+
+def test_the_estimate_of_images(server: Server) -> None:
+    """OpenAI's rule of tiles, or Qwen2-VL's of patches where it gives more."""
+    reader = OpenAIReader("m", vision=True)
+    plain = reader.count_tokens([Message("user", "What is it?")])
+    for width, height, tokens in [(32, 32, 255), (512, 512, 363), (1024, 600, 816), (4096, 2048, 705)]:
+        assert reader.count_tokens([Message("user", ("What is it?", png(width, height)))]) == plain + tokens
+    small = OpenAIReader("m", vision=True, context_tokens=plain + 300)
+    with pytest.raises(ContextOverflowError):
+        small.stream([Message("user", ("What is it?", png(512, 512)))])
+
+
+def test_images_need_vision(server: Server) -> None:
+    with pytest.raises(UnsupportedError, match="cannot see images"):
+        OpenAIReader("m").stream([Message("user", ("What is it?", png(8, 8)))])
+    with pytest.raises(ConfigError, match="vision"):
+        OpenAIReader("m", vision="perhaps")
+    assert not server.asked
