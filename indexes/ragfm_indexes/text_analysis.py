@@ -20,7 +20,7 @@ import Stemmer
 
 from ragfm_indexes.stemmers import ALGORITHMS, STOP_WORDS
 
-FINGERPRINT = f"2, Snowball {Stemmer.version()}"
+FINGERPRINT = f"3, Snowball {Stemmer.version()}"
 """Version of the analysis. A saved index can only be searched with the analysis that built it."""
 
 # Scripts without spaces between words; split into pairs of characters, as Lucene's CJKAnalyzer does.
@@ -30,6 +30,7 @@ _ASCII_WORDS = re.compile(_COMPOUND.format(word=r"\w"), re.ASCII)
 _WORDS = regex.compile(rf"([{_UNSPACED}]+)|" + _COMPOUND.format(word=rf"[\w--[{_UNSPACED}]]"), regex.V1)
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 _INDEXED_WHOLE = re.compile(r"[\d_.@&+#]")  # compounds that are indexed whole, in addition to their parts
+_DOTTED = regex.compile(r"\p{L}(?:\.\p{L})+")  # U.S, which is US; the last dot is not part of the word
 _PARTS = regex.compile(r"[^\W_]+")
 _LEADING_LETTERS = regex.compile(r"^[^\W\d_]+(?=\d)")  # v2.3.1 also matches 2.3.1, E1101 also 1101
 _LETTER_OR_DIGIT_RUNS = regex.compile(r"\d+|[^\W\d_]+")
@@ -48,8 +49,11 @@ _SCRIPTS = {
 def words(text: str) -> list[str]:
     """The words of a text in order. A compound such as `AB-1234/5` is one word.
 
-    In scripts without spaces, each pair of adjacent characters is a word.
+    In scripts without spaces, each pair of adjacent characters is a word. A text in capitals is read as lower case,
+    since its capitals do not tell acronyms from words.
     """
+    if text.isupper():
+        text = text.lower()
     if text.isascii():
         return _ASCII_WORDS.findall(text)
     result: list[str] = []
@@ -75,11 +79,17 @@ class Analyzer:
     def terms(self, word: str) -> list[str]:
         """The terms of a word: its stem, or none for a stop word. A compound has its parts; a code also the whole.
 
-        An identifier such as `getUserName` has its words as well.
+        An identifier such as `getUserName` has its words as well. An acronym is no stop word: US, IT, WHO.
         """
         inner = [part for part in CAMEL_CASE.split(word) if len(part) > 1] if CAMEL_CASE.search(word) else []
+        is_acronym = word.isupper() and len(word) > 1
         word = word.casefold()
-        terms = self._stem(word) if word.isalpha() else self._compound(word)
+        if _DOTTED.fullmatch(word):
+            terms = [word, word.replace(".", "")]
+        elif is_acronym and word in self._stop_words:
+            terms = [word]
+        else:
+            terms = self._stem(word) if word.isalpha() else self._compound(word)
         for part in inner:
             terms += [term for term in self.terms(part) if term not in terms]
         return terms
