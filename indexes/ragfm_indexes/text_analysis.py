@@ -79,7 +79,7 @@ class Analyzer:
     def terms(self, word: str) -> list[str]:
         """The terms of a word: its stem, or none for a stop word. A compound has its parts; a code also the whole.
 
-        An identifier such as `getUserName` has its words as well. An acronym is no stop word: US, IT, WHO.
+        An identifier such as `getUserName` has its words as well. An acronym is no stop word: IT, WHO.
         """
         inner = [part for part in CAMEL_CASE.split(word) if len(part) > 1] if CAMEL_CASE.search(word) else []
         is_acronym = word.isupper() and len(word) > 1

@@ -287,7 +287,7 @@ def test_texts_are_not_kept_during_a_build(monkeypatch: pytest.MonkeyPatch) -> N
         ("我用iPhone手机。水", "zh", "我用 iphone phone 手机 水"),
         ("getUserName HTTPServer PDFs", "en", "getusernam get user name httpserver http server pdfs"),
         ("U.S. sales in the US, for IT", "en", "u.s us sale us it"),
-        ("tell us who it is, at 3 p.m.", "en", "tell 3 p.m pm"),
+        ("tell us who it is, at 3 p.m.", "en", "tell us 3 p.m pm"),
         ("WHO IS IT FOR", "en", ""),
         ("self.readAll(utf8Text)", "en", "self.readall self readal self.read read utf8text 8text utf text utf8 8"),
         ("カタカナ ﾊﾞﾝ", "ja", "カタ タカ カナ バン"),
