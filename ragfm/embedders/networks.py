@@ -51,6 +51,8 @@ class BertNetwork:
     `weights` replace those of the folder.
     """
 
+    has_images = False
+
     def __init__(self, folder: BertFolder, weights: Bert | None = None) -> None:
         self._folder = folder
         self._given = weights
@@ -150,6 +152,26 @@ class LibraryNetwork:
 
         return _without_limits(Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str()))
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the model embeds images, too."""
+        return "image" in self._model.modalities
+
+    def embed_images(self, images: Sequence[bytes]) -> Vectors:
+        """*Shape:* (len(images), dim), unit rows. Raises EmbeddingError for a damaged image."""
+        import numpy as np
+
+        from ragfm.embedders.image_decoding import decode_images
+
+        pictures = decode_images(images)
+        if not pictures:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        tensor = self._model.encode(
+            pictures, batch_size=16, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        )
+        vectors: Vectors = tensor.float().cpu().numpy()
+        return vectors
+
     def backends(self) -> list[str]:
         """fp32, on the GPU if there is one, and bf16 on processors that support it."""
         return ["fp32", "bf16"] if "bf16" in cpu_info()[1] and not has_gpu() else ["fp32"]
@@ -179,6 +201,13 @@ class LibraryNetwork:
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
+        config = self._path / "config.json"
+        kinds = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
+        if any(str(kind).endswith("ForRetrieval") for kind in kinds or ()):
+            raise UnsupportedError(
+                f"The model {self._name!r} has a vector for each token, which only `image_embedder` supports.",
+                f"Use multi-vector:{self._name} there.",
+            )
         with hide_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
         if not getattr(model.tokenizer, "is_fast", False):
@@ -186,6 +215,11 @@ class LibraryNetwork:
                 f"The model {self._name!r} has no fast tokenizer, so the length of texts cannot be checked.",
                 "Choose a model with a `tokenizer.json`.",
             )
+        first = model[0]
+        if getattr(getattr(first, "config", None), "model_type", "").startswith("siglip"):
+            # Trained on texts padded to the window, without a mask; sentence-transformers pads to the longest text.
+            text = {"padding": "max_length", "max_length": model.max_seq_length}
+            first.processing_kwargs = {**first.processing_kwargs, "text": text}
         return model
 
 

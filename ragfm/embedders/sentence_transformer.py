@@ -15,7 +15,7 @@ from ragfm.embedders.backend_choice import Measurement
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import Backend, BertNetwork, LibraryNetwork, Network, TokenizedTexts
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
-from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.models.model_lookup import find_model, processor_sha256, weights_sha256
 
 MIN_TOKENS_TO_LOAD = 2_000
 """Passage tokens per process below which the exact backend is used: any other takes a second to load."""
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class SentenceTransformerEmbedder:
-    """Any sentence-transformers model with a fast tokenizer (Reimers and Gurevych 2019).
+    """Any sentence-transformers model with a fast tokenizer (Reimers and Gurevych 2019), CLIP and SigLIP included.
 
     The model's own prompts are prepended to queries and passages. Queries are always embedded in fp32, passages by the
     fastest backend whose vectors have a cosine of at least 0.999 to fp32; see docs/decisions/005-embedding.md.
@@ -69,7 +69,7 @@ class SentenceTransformerEmbedder:
     @cached_property
     def fingerprint(self) -> Mapping[str, Scalar]:
         """The embedding contract: everything that determines a text's vector, up to the precision of the backend."""
-        return {
+        contract: dict[str, Scalar] = {
             "model": self._name,
             "weights": self._weights,
             "dim": self.dim,
@@ -78,6 +78,9 @@ class SentenceTransformerEmbedder:
             "passage_prompt": self._prompt("document"),
             "max_tokens": self.max_tokens,
         }
+        if self._network.has_images:
+            contract["processor"] = processor_sha256(self._path)
+        return contract
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
         """Token offsets of each text, by the model's own tokenizer."""
@@ -96,6 +99,17 @@ class SentenceTransformerEmbedder:
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over the model's window."""
         return self._run(self._tokenize(texts, "query"), self._for_queries or self._exact)
+
+    def embed_images(self, images: Sequence[bytes]) -> Vectors:
+        """*Shape:* (len(images), dim), unit rows, for a model such as CLIP or SigLIP, in fp32.
+
+        Raises UnsupportedError for a model of texts only, EmbeddingError for a damaged image.
+        """
+        if not isinstance(self._network, LibraryNetwork) or not self._network.has_images:
+            raise UnsupportedError(
+                f"The model {self._name!r} embeds texts only.", "Use a CLIP or SigLIP model as `image_embedder`."
+            )
+        return self._network.embed_images(images)
 
     def warm_up(self) -> None:
         """Load the backends that embed many queries and passages fastest, which takes seconds.

@@ -4,6 +4,7 @@ Test your own plugin with one call, which raises AssertionError with a descripti
 
     check_connector(MyConnector("source"))      check_vector_index(MyVectorIndex)
     check_embedder(MyEmbedder())                check_keyword_index(MyKeywordIndex)
+    check_image_embedder(MyEmbedder())
     check_reader(MyReader())                    check_reranker(MyReranker())
     check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
@@ -26,12 +27,12 @@ from typing import Literal
 
 import numpy as np
 
-from ragfm.core.errors import TooLongError
+from ragfm.core.errors import EmbeddingError, TooLongError
 from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
 from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
-from ragfm.testing.embedder_contract import check_embedder
+from ragfm.testing.embedder_contract import check_embedder, check_image_embedder
 from ragfm.testing.keyword_index_contract import check_keyword_index
 from ragfm.testing.parser_contract import check_parser
 from ragfm.testing.reader_contract import check_reader
@@ -45,6 +46,7 @@ __all__ = [
     "check_backend",
     "check_connector",
     "check_embedder",
+    "check_image_embedder",
     "check_keyword_index",
     "check_parser",
     "check_reader",
@@ -59,7 +61,8 @@ class HashingEmbedder:
     """A deterministic bag-of-words embedder without a model: feature hashing (Weinberger et al. 2009).
 
     A vector is the sum of pseudo-random directions of the lowercased words, so texts that share words have a higher
-    cosine. Tokens are words and punctuation characters.
+    cosine. Tokens are words and punctuation characters. An image is embedded as its hash in the collection, so a query
+    finds it by that hash.
     """
 
     def __init__(self, model: str = "hashing", *, dim: int = 64, max_tokens: int = 64) -> None:
@@ -67,7 +70,7 @@ class HashingEmbedder:
         self.dim = dim
         self.max_tokens = max_tokens
         self.embedded = 0
-        """Number of passages embedded so far, for tests of re-embedding."""
+        """Number of passages and images embedded so far, for tests of re-embedding."""
 
     @property
     def fingerprint(self) -> Mapping[str, Scalar]:
@@ -85,6 +88,12 @@ class HashingEmbedder:
         vectors = self.embed_queries(texts)
         self.embedded += len(texts)
         return vectors
+
+    def embed_images(self, images: Sequence[bytes]) -> Vectors:
+        """*Shape:* (len(images), dim), unit rows. Raises EmbeddingError for data without the end of a PNG file."""
+        if not all(image.endswith(b"IEND\xaeB`\x82") for image in images):
+            raise EmbeddingError("An image is damaged.")
+        return self.embed_passages([blake2b(image, digest_size=16).hexdigest() for image in images])
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """The same vectors as `embed_passages`."""
