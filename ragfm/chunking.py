@@ -3,7 +3,8 @@
 The text is tokenized once, so that two binary searches count the tokens between any two characters. Possible boundaries
 have a strength:
 
-    heading, page, place        always a boundary; a heading without body stays with the next, rows with their table
+    heading, page, place,       always a boundary; a heading without body stays with the next, rows with their table
+    figure
     end of a block              paragraph, table, code block
     end of a sentence           a row in a table, a line in code
     before a joined heading     only if headings without body exceed the window
@@ -99,7 +100,7 @@ class _Outline:
         text = self._text = document.text
         self._marks = {
             kind: [mark for mark in document.marks if mark.kind == kind]
-            for kind in ("page", "place", "heading", "table", "code")
+            for kind in ("page", "place", "heading", "table", "code", "figure")
         }
         self._starts = {kind: [mark.start for mark in marks] for kind, marks in self._marks.items()}
         self._paths: list[tuple[tuple[int, str], ...]] = []
@@ -130,6 +131,8 @@ class _Outline:
         """The spans that no chunk may cross."""
         bounds = {0, len(self._text), *self._starts["heading"]}.difference(self._joined)
         bounds.update(chain.from_iterable((mark.start, mark.end) for mark in self._marks["page"]))
+        for mark in self._marks["figure"]:
+            bounds |= {mark.start, mark.end} - self._bodies
         for mark in self._marks["place"]:
             if self.at("table", mark.start) is None:  # the rows of a table have places of their own, and stay together
                 bounds |= {mark.start, mark.end} - self._bodies
@@ -147,7 +150,13 @@ class _Outline:
         return mark if mark and position < mark.end else None
 
     def table_contexts(self, position: int) -> Sequence[str]:
-        """Caption and header for a chunk that begins inside a table; the fullest form comes first."""
+        """Caption and header for a chunk that begins inside a table; the fullest form comes first.
+
+        For a chunk that begins inside a figure, after its caption, the caption.
+        """
+        figure = self.at("figure", position)
+        if figure and position > figure.start and figure.value:
+            return (figure.value,)
         i = bisect_right(self._starts["table"], position)
         table = self._marks["table"][i - 1] if i else None
         if table is None or position >= table.end:
@@ -158,6 +167,7 @@ class _Outline:
     def names(self) -> set[str]:
         """All strings that may be part of a context."""
         names = {name for path in self._paths for _, name in path}
+        names.update(mark.value for mark in self._marks["figure"] if mark.value)
         return names.union(chain.from_iterable(chain(*forms) for forms in self._captions))
 
     def _table_forms(self, table: Mark) -> tuple[list[str], list[str]]:
@@ -278,6 +288,7 @@ class _Splitter:
         text = self._text[start:end].rstrip()
         end = start + len(text)
         page, place = self._outline.at("page", start), self._outline.at("place", start)
+        figure = self._outline.at("figure", end - 1)  # it may begin with the heading above the figure
         return Chunk(
             text,
             start,
@@ -286,6 +297,8 @@ class _Splitter:
             page=int(page.value) if page else None,
             place=place.value if place else None,
             headings=tuple(name for _, name in self._outline.path(end - 1)),
+            image=figure.image if figure else None,
+            box=figure.box if figure else None,
         )
 
     def _context(self, start: int, end: int) -> tuple[str, int]:

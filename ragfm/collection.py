@@ -18,7 +18,7 @@ from ragfm.core.types import MAX_HOPS, Document, Scalar
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Embedder, Hit, Reranker, SearchStep
+    from ragfm.core.types import Embedder, Hit, ImagePart, Reranker, SearchStep
     from ragfm.generation.answer_log import AnswerLog
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
@@ -517,6 +517,16 @@ class Collection:
             return Document(row.uri, text, row.media_type, row.metadata, marks or ())
 
         return self._read_catalog(found)
+
+    def image(self, key: str) -> ImagePart:
+        """An image of a figure by its hash, see `Hit.image`.
+
+        Raises CollectionError if no document that this handle may see has it.
+        """
+        found = self._read(lambda snapshot: self._catalog().image(key, snapshot.generation.id, *self._conditions(None)))
+        if found is None:
+            raise CollectionError(f"There is no image {key!r} in {self.location}.", "Use the `image` of a hit.")
+        return found
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts for restricted handles."""

@@ -156,6 +156,8 @@ def citation_of(evidence: Evidence, answer_start: int = 0, answer_end: int = 0) 
         missing=evidence.missing,
         name=hit.name,
         lines=lines,
+        image=hit.image,
+        box=hit.box,
     )
 
 

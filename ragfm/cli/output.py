@@ -150,8 +150,8 @@ def megabytes(count: int) -> str:
 def hit_json(hit: Hit) -> dict[str, Any]:
     """Return a hit in its documented JSON form."""
     keys = (
-        *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "score", "scores"),
-        "chunk_id",
+        *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "image", "box", "score"),
+        *("scores", "chunk_id"),
     )
     return {key: getattr(hit, key) for key in keys}
 

@@ -34,6 +34,8 @@ Offsets: TypeAlias = "NDArray[np.int64]"
 """Token positions in a text. *Shape:* (n_tokens, 2): start and end, in characters."""
 Scalar: TypeAlias = str | int | float | bool
 """A metadata value."""
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom of a region, as fractions [0, 1] of its page, from the upper left corner."""
 MAX_HOPS = 3
 """Maximum number of search rounds for a question."""
 
@@ -78,24 +80,49 @@ class Mark:
     table      the lines of the caption, if any, then the header row or rows, as in the text; the span is the whole
                table, header included, without the caption
     code       the language, or empty; the span is the whole block
+    figure     the caption, or empty; the span is the figure's text: caption, alt text and recognized text, or without
+               any of them a Markdown image line
+
+    Of a figure, `image` is the key of its bytes in `Document.images`, and `box` its place on the page, None if the
+    format has no pages.
     """
 
-    kind: Literal["page", "place", "heading", "table", "code"]
+    kind: Literal["page", "place", "heading", "table", "code", "figure"]
     start: int
     end: int
     value: str = ""
     level: int = 0
+    image: str = ""
+    box: Box | None = None
+
+    def to_list(self) -> list[Any]:
+        """The mark as JSON values. A figure has a list of image and box for its level, which older versions ignore."""
+        figure = [self.image, self.box and list(self.box)]
+        return [self.kind, self.start, self.end, self.value, figure if self.image else self.level]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> Mark:
+        """The mark in the values of `to_list`."""
+        kind, start, end, value, level = values
+        if not isinstance(level, list):
+            return cls(kind, start, end, value, level)
+        image, box = level
+        return cls(kind, start, end, value, 0, image, box and tuple(box))
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed document. `text` is all that readers see of it; `marks` are in order of `start`."""
+    """A parsed document. `text` is all that readers see of it; `marks` are in order of `start`.
+
+    `images` are the figures' PNG, JPEG or WebP files by the hex BLAKE2b-128 hash of their bytes.
+    """
 
     uri: str
     text: str
     media_type: str
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
+    images: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +130,8 @@ class Chunk:
     """A passage of a document: `document.text[start:end] == text`, always.
 
     `context` (name of the document, heading path, caption and header of a table) is embedded, indexed and shown to the
-    reader with the text, but is never part of the span. `page` counts from 1, None if the format has no pages.
+    reader with the text, but is never part of the span. `page` counts from 1, None if the format has no pages. The
+    chunks of a figure, one unless its text is long, have its `image` and `box`, see `Mark`.
     """
 
     text: str
@@ -113,6 +141,8 @@ class Chunk:
     page: int | None = None
     place: str | None = None
     headings: tuple[str, ...] = ()
+    image: str | None = None
+    box: Box | None = None
 
     @property
     def embedded_text(self) -> str:
@@ -139,7 +169,7 @@ class Hit:
     `score` is the cosine in [-1, 1], higher is better, None in keyword mode. `scores` has the keys `dense`, `keyword`
     and `fused`, and `rerank` if a reranker ran. `n` is the passage's number in the prompt, None if it is not in it.
     `name` is the display name of the document. `lines` are the first and last line in the file, from 1, None if the
-    format has no lines.
+    format has no lines. `image` is the hash of a figure's image for `Collection.image`, `box` its place on the page.
     """
 
     uri: str
@@ -156,6 +186,16 @@ class Hit:
     n: int | None = None
     name: str = ""
     lines: tuple[int, int] | None = None
+    image: str | None = None
+    box: Box | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """The bytes of an image and their type: `image/png`, `image/jpeg` or `image/webp`."""
+
+    data: bytes
+    media_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +242,7 @@ class Citation:
     """Evidence for a sentence of an answer: passage `n`, and the words `quote` at `start:end` of the document `uri`.
 
     `answer.text[answer_start:answer_end]` is the sentence, its markers included. `name` is the document's display name,
-    `lines` are the quote's first and last line in the file, as in `Hit`.
+    `lines` are the quote's first and last line in the file, `image` and `box` those of a figure, as in `Hit`.
 
     `verified`: the quote is verbatim *and* states what question and sentence say together. `fault` says why not: no
     passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
@@ -223,6 +263,8 @@ class Citation:
     missing: tuple[str, ...] = ()
     name: str = ""
     lines: tuple[int, int] | None = None
+    image: str | None = None
+    box: Box | None = None
 
     @property
     def supports(self) -> bool:

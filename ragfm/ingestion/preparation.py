@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import RagfmError, SkipDocument, SourceError, WorkerError
 from ragfm.core.types import Blob, Chunk, Document, Mark
-from ragfm.parsing.parsers import parser_version
+from ragfm.parsing.sandbox.worker_protocol import take_images
 
 if TYPE_CHECKING:
     from ragfm.core.types import Connector, Embedder, Ref
@@ -55,25 +55,31 @@ class Outcome:
     embedded: int = 0
 
     def to_bytes(self) -> bytes:
-        """The outcome as compressed JSON."""
+        """The outcome as compressed JSON, followed by the images."""
+        images: Mapping[str, bytes] = {}
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         if self.document is not None:
             document = self.document
             values["document"] = [document.uri, document.text, document.media_type, dict(document.metadata)]
-            values["document"].append([astuple(mark) for mark in document.marks])
+            values["document"].append([mark.to_list() for mark in document.marks])
+            images = document.images
+            values["document"].append({key: len(data) for key, data in images.items()})
         values["chunks"] = [astuple(chunk)[1:] for chunk in self.chunks]  # the text is that of the document
-        return zlib.compress(json.dumps(values).encode(), 1)
+        return b"".join((zlib.compress(json.dumps(values).encode(), 1), *images.values()))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Outcome:
         """The outcome in the bytes of `to_bytes`."""
-        values = json.loads(zlib.decompress(data))
+        unpacker = zlib.decompressobj()
+        values = json.loads(unpacker.decompress(data))
         if values["document"] is not None:
-            uri, text, media_type, metadata, marks = values["document"]
-            values["document"] = Document(uri, text, media_type, metadata, tuple(Mark(*mark) for mark in marks))
+            uri, text, media_type, metadata, marks, sizes = values["document"]
+            images = take_images(sizes, unpacker.unused_data)
+            marks = tuple(map(Mark.from_list, marks))
+            values["document"] = Document(uri, text, media_type, metadata, marks, images)
             values["chunks"] = [
-                Chunk(text[start:end], start, end, context, page, place, tuple(headings))
-                for start, end, context, page, place, headings in values["chunks"]
+                Chunk(text[start:end], start, end, context, page, place, tuple(headings), image, box and tuple(box))
+                for start, end, context, page, place, headings, image, box in values["chunks"]
             ]
         return cls(**values)
 
@@ -116,7 +122,7 @@ def split(
         document=document,
         chunks=chunks,
         parser=choice.version(document.media_type, pending.ref.path),
-        fallback=fallback and parser_version(fallback, document.media_type),
+        fallback=fallback and choice.parser_version(fallback, document.media_type),
     )
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from ragfm.chunking import CHUNKER_VERSION, ChunkSettings
 from ragfm.parsing.own.own_parser import relevant_version
-from ragfm.parsing.parsers import parser_version
 
 if TYPE_CHECKING:
     from ragfm.core.types import Scalar
@@ -51,7 +50,7 @@ def stored_recipe(recipe: str, media_type: str) -> str:
 
 def fallback_version(recipe: str, media_type: str, choice: ParserChoice) -> str:
     """The present version of the fallback for a document that a fallback read; else empty."""
-    return parser_version(choice.fallback, media_type) if "fallback" in json.loads(recipe or "{}") else ""
+    return choice.parser_version(choice.fallback, media_type) if "fallback" in json.loads(recipe or "{}") else ""
 
 
 def chunking_recipe(contract: Mapping[str, Scalar], chunk_settings: ChunkSettings) -> dict[str, Any]:

@@ -46,8 +46,7 @@ def job_of(choice: ParserChoice, chunks: ChunkSettings, contract_id: int, max_by
     """Everything besides an entry that decides its outcome, as JSON. `environment` is not used by workers."""
     values = {
         "ragfm": version("ragfm"),
-        "parsers": dict(choice.parsers),
-        "fallback": choice.fallback,
+        "choice": asdict(choice),
         "chunks": asdict(chunks),
         "contract": contract_id,
         "max_bytes": max_bytes,

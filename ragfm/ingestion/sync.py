@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 MAX_COMMIT_DOCUMENTS = 500
 """Maximum number of documents in one commit."""
+_MAX_COMMIT_IMAGES = 64 << 20  # bytes
 PARSE_WAIT_SECONDS = 2.0
 """How long to wait for a document to be parsed before the window collected so far is embedded."""
 
@@ -352,7 +353,9 @@ class Sync:
         known = self._current.get(ref.path)
         if known is None or known.digest != outcome.digest:
             self._new_digests[outcome.digest] += 1
-        if len(self._window_hashes) >= WINDOW or len(self._window) >= MAX_COMMIT_DOCUMENTS:
+        size = sum(len(data) for new in self._window for data in new.document.images.values())
+        full = len(self._window_hashes) >= WINDOW or len(self._window) >= MAX_COMMIT_DOCUMENTS
+        if full or size >= _MAX_COMMIT_IMAGES:
             self._flush()
 
     def _flush(self, removed: Sequence[str] = ()) -> None:

@@ -95,7 +95,7 @@ class Worker:
             self._queue.stage(name, {row.id: gone for row in rows})
             return
         connector = self._connector(source, run, values["max_bytes"])
-        choice, chunks = ParserChoice(values["parsers"], values["fallback"]), ChunkSettings(**values["chunks"])
+        choice, chunks = ParserChoice(**values["choice"]), ChunkSettings(**values["chunks"])
         outcomes: dict[int, Outcome] = {}
         ids: dict[str, int] = {}
         queue = ParseQueue(choice)

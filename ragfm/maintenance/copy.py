@@ -23,15 +23,18 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_to_database
 from ragfm.maintenance.verification import verify
+from ragfm.store.catalog import columns_of, has_images
 from ragfm.store.collection_store import Store
 from ragfm.store.postgres_database import NO_LEASE
 from ragfm.store.tables import (
+    WITH_IMAGES,
     chunks,
     contracts,
     documents,
     failures,
     generations,
     groups,
+    images,
     properties,
     sources,
     tags,
@@ -39,10 +42,10 @@ from ragfm.store.tables import (
 )
 from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
-_BATCH_ROWS = 1_000
+_BATCH_ROWS, _BATCH_IMAGES = 1_000, 20
 _COPY_OF = "copy of"  # key of the source's id in `properties`
 _OWN_PROPERTIES = ("collection", _COPY_OF, *NO_LEASE)
-_TABLES = (generations, sources, documents, chunks, tags, groups, failures)
+_TABLES = (generations, sources, documents, chunks, tags, groups, failures, images)
 _NUMBERED = (contracts, sources, documents, chunks)  # with ids that the database assigns
 
 
@@ -80,7 +83,9 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         )
     with source.catalog.read() as reading, target.database.receiving() as engine:
         newest = newest_generation(reading)
-        total = sum(reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in (vectors, *_TABLES))
+        with_images = has_images(reading)
+        tables = [table for table in _TABLES if with_images or table is not images]
+        total = sum(reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in (vectors, *tables))
         done = _prepare(reading, engine, target.database.location)
         copied = 0
         for rows in _missing_vectors(reading, engine):
@@ -92,13 +97,16 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         uploads = copy_to_database(source, target)
         with engine.begin() as writing:
             kept = sa.select(properties).where(properties.c.key.not_in(_OWN_PROPERTIES))
-            values = {row.key: row.value for row in reading.execute(kept)} | {"collection": uuid.uuid4().hex}
+            values = {row.key: row.value for row in reading.execute(kept)}
+            values |= {"collection": uuid.uuid4().hex, WITH_IMAGES: "1"}
             if writing.dialect.name == "postgresql":
                 values |= NO_LEASE
             writing.execute(properties.delete())
             writing.execute(properties.insert(), [{"key": key, "value": value} for key, value in values.items()])
-            for table in _TABLES:
-                for rows in _rows(reading, sa.select(table).order_by(*table.primary_key)):
+            for table in tables:
+                columns = columns_of(table, with_images=with_images)
+                size = _BATCH_IMAGES if table is images else _BATCH_ROWS
+                for rows in _rows(reading, sa.select(*columns).order_by(*table.primary_key), size):
                     if table is sources:
                         rows = [_relocated(row, source, target) for row in rows]
                     writing.execute(table.insert(), rows)
@@ -155,8 +163,8 @@ def _missing_vectors(reading: sa.Connection, engine: sa.Engine) -> Iterator[list
     yield from _rows(reading, query)
 
 
-def _rows(reading: sa.Connection, query: sa.Select[Any]) -> Iterator[list[dict[str, Any]]]:
-    result = reading.execute(query.execution_options(yield_per=_BATCH_ROWS)).mappings()
+def _rows(reading: sa.Connection, query: sa.Select[Any], size: int = _BATCH_ROWS) -> Iterator[list[dict[str, Any]]]:
+    result = reading.execute(query.execution_options(yield_per=size)).mappings()
     for rows in result.partitions():
         yield [dict(row) for row in rows]
 

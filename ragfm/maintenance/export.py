@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from ragfm.core.durable_files import sync_folder, temporary_path, write_error
 from ragfm.core.errors import MissingExtraError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import Discrepancy, LiveDocuments
-from ragfm.store.catalog import Catalog
+from ragfm.store.catalog import Catalog, has_images
+from ragfm.store.tables import chunks as chunk_table
 from ragfm.store.tables import documents
 
 Format: TypeAlias = Literal["jsonl", "parquet"]
 _ROW_GROUP_SIZE = 16 << 20  # approximate, in characters of text plus bytes of vectors
 _CHUNK_COLUMNS = ("start", "end", "page", "place", "headings", "context")
+_HAS_FIGURES = sa.select(sa.exists().where(chunk_table.c.image.is_not(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ class _Records:
         self._progress = progress
         self.vectors = vectors
         self.documents = self.chunks = self.generation = 0
+        with catalog.read() as connection:  # a collection without figures is exported without their columns
+            self.images = has_images(connection) and bool(connection.scalar(_HAS_FIGURES))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         live = (documents.c.died.is_(None), *self._conditions)
@@ -116,11 +121,14 @@ class _Records:
                 row, chunks = document.row, []
                 for chunk in document.chunks:
                     values = {name: getattr(chunk, name) for name in _CHUNK_COLUMNS}
+                    if self.images:
+                        values |= {"image": chunk.image, "box": chunk.box}
                     if self.vectors:
                         values["vector"] = np.frombuffer(document.vectors[chunk.text_hash], dtype="<f4")
                     chunks.append({"chunk_id": chunk.id, **values})
                 self.documents += 1
                 self.chunks += len(chunks)
+                figures = [{"hash": key, "data": data} for key, data in document.images.items()]
                 yield {
                     "uri": row.uri,
                     "source": reader.sources[row.source_id].name,
@@ -128,6 +136,7 @@ class _Records:
                     "metadata": row.metadata,
                     "text": row.text,
                     "chunks": chunks,
+                    **({"images": figures} if self.images else {}),
                 }
                 self._progress(Progress("export", self.documents, total))
 
@@ -135,14 +144,15 @@ class _Records:
 def _write_jsonl(records: _Records, file: BinaryIO) -> None:
     for record in records:
         try:
-            line = json.dumps(record, ensure_ascii=False, default=_vector_numbers).encode()
+            line = json.dumps(record, ensure_ascii=False, default=_json_value).encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which must be escaped
-            line = json.dumps(record, default=_vector_numbers).encode()
+            line = json.dumps(record, default=_json_value).encode()
         file.write(line + b"\n")
 
 
-def _vector_numbers(vector: Any) -> list[float]:
-    return [float(str(number)) for number in vector]  # the fewest digits that give the same float32
+def _json_value(value: Any) -> Any:
+    """An image as base64, or a vector with the fewest digits that give the same float32."""
+    return b64encode(value).decode() if isinstance(value, bytes) else [float(str(number)) for number in value]
 
 
 def _write_parquet(records: _Records, file: BinaryIO) -> None:
@@ -160,9 +170,13 @@ def _write_parquet(records: _Records, file: BinaryIO) -> None:
     }
     if records.vectors:
         chunk["vector"] = pa.list_(pa.float32())
+    figures = {}
+    if records.images:
+        chunk |= {"image": pa.string(), "box": pa.list_(pa.float64())}
+        figures["images"] = pa.list_(pa.struct([("hash", pa.string()), ("data", pa.binary())]))
     # `metadata` is JSON, since documents have different keys.
     texts = {name: pa.string() for name in ("uri", "source", "media_type", "metadata", "text")}
-    schema = pa.schema({**texts, "chunks": pa.list_(pa.struct(list(chunk.items())))})
+    schema = pa.schema({**texts, "chunks": pa.list_(pa.struct(list(chunk.items()))), **figures})
 
     rows: list[Mapping[str, Any]] = []
     size = 0
@@ -170,6 +184,7 @@ def _write_parquet(records: _Records, file: BinaryIO) -> None:
         for record in records:
             rows.append({**record, "metadata": json.dumps(record["metadata"])})
             size += len(record["text"]) + sum(400 + 4 * len(chunk.get("vector", ())) for chunk in record["chunks"])
+            size += sum(len(image["data"]) for image in record.get("images", ()))
             if size >= _ROW_GROUP_SIZE:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows, size = [], 0

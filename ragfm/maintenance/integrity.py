@@ -17,16 +17,16 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.types import embedded_text
-from ragfm.store.catalog import Generation, Source, read_generation
+from ragfm.parsing.figures import image_key
+from ragfm.store.catalog import Generation, Source, columns_of, has_images, read_generation
 from ragfm.store.document_rows import allowed_groups, tag_row
-from ragfm.store.tables import chunks, documents, groups, sources, tags, text_hash, vectors
+from ragfm.store.tables import chunks, documents, groups, images, sources, tags, text_hash, vectors
 
 _RANGE = 4096  # rowids per query of a table scan
 _MAX_NORM_ERROR = 2e-3
 _rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.Integer)
 _DOCUMENT = sa.select(documents).where(documents.c.id == sa.bindparam("id"))
-_CHUNKS_OF_DOCUMENT = sa.select(chunks).where(chunks.c.document_id == sa.bindparam("id"), chunks.c.died.is_(None))
-_CHUNK = sa.select(chunks).where(chunks.c.id == sa.bindparam("id"), chunks.c.died.is_(None))
+_IMAGE = sa.select(images.c.data).where(images.c.hash == sa.bindparam("key"))
 _VECTORS_OF_DOCUMENT = (
     sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum)
     .join(chunks, chunks.c.text_hash == vectors.c.text_hash)
@@ -60,15 +60,16 @@ class Discrepancy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document's row, its live chunks ordered by id, its vectors by hash of the embedded text, and its discrepancies.
+    """A document's row, its live chunks ordered by id, its vectors by hash of the embedded text, and its images.
 
-    `damage` concerns text, chunks and vectors. `derived` concerns its rows in `tags` and `groups`, which follow from
-    its metadata, its source and the connector's rules.
+    `damage` concerns text, chunks, vectors and images. `derived` concerns its rows in `tags` and `groups`, which follow
+    from its metadata, its source and the connector's rules.
     """
 
     row: Any
     chunks: Sequence[Any]
     vectors: Mapping[bytes, bytes]
+    images: Mapping[str, bytes]
     damage: Sequence[Discrepancy]
     derived: Sequence[Discrepancy]
 
@@ -89,6 +90,11 @@ class LiveDocuments:
         self._with_vectors = vectors
         self.generation = newest_generation(connection)
         self._dim = int(self.generation.contract["dim"])
+        try:
+            with_images = has_images(connection)
+        except READ_ERRORS:
+            with_images = True
+        self._live_chunks = sa.select(*columns_of(chunks, with_images=with_images)).where(chunks.c.died.is_(None))
 
     @cached_property
     def sources(self) -> dict[int, Source]:
@@ -164,8 +170,13 @@ class LiveDocuments:
                 continue
             for part, expected, found in check_vector(*stored[chunk.text_hash], self._dim):
                 damage.append(Discrepancy(f"{part} of {what}", expected, found))
+        found: dict[str, bytes] = {}
+        for key in dict.fromkeys(chunk.image for chunk in chunk_rows if chunk.image):
+            data = self._connection.execute(_IMAGE, {"key": key}).scalar()
+            found[key] = data or b""
+            damage += check_image(key, data, f"the image {key} of {uri}")
         stored_vectors = {key: vector for key, (vector, _) in stored.items()}
-        return StoredDocument(row, chunk_rows, stored_vectors, damage, derived)
+        return StoredDocument(row, chunk_rows, stored_vectors, found, damage, derived)
 
     def _savepoint(self) -> AbstractContextManager[Any]:
         """Limit what a failed statement undoes: on PostgreSQL, it would end the whole transaction."""
@@ -173,11 +184,12 @@ class LiveDocuments:
 
     def _chunks_of(self, document_id: int) -> list[Any]:
         try:
-            rows = list(self._connection.execute(_CHUNKS_OF_DOCUMENT, {"id": document_id}).all())
+            query = self._live_chunks.where(chunks.c.document_id == document_id)
+            rows = list(self._connection.execute(query).all())
         except sa.exc.DatabaseError:  # the index may be damaged
             rows = []
             for chunk_id in self._scanned_chunk_ids.get(document_id, []):
-                row = self._connection.execute(_CHUNK, {"id": chunk_id}).one_or_none()
+                row = self._connection.execute(self._live_chunks.where(chunks.c.id == chunk_id)).one_or_none()
                 if row is not None:
                     rows.append(row)
         return sorted(rows, key=lambda row: int(row.id))
@@ -309,6 +321,14 @@ def check_vector(vector: bytes, checksum: int, dim: int) -> Iterator[Discrepancy
         norm = float(np.linalg.norm(np.frombuffer(vector, dtype="<f4")))
         if not abs(norm - 1) <= _MAX_NORM_ERROR:  # also true for NaN
             yield Discrepancy("the length", "1", str(norm))
+
+
+def check_image(key: str, data: bytes | None, what: str) -> Iterator[Discrepancy]:
+    """Check a stored image: that it is there, and its hash."""
+    if data is None:
+        yield Discrepancy(what, "there", "missing")
+    elif (actual := image_key(data)) != key:
+        yield Discrepancy(f"the hash of {what}", key, actual)
 
 
 def _excerpt(values: set[Any]) -> str:

@@ -1,7 +1,7 @@
 """Salvage: a new collection with every intact document of a damaged one.
 
-A document is intact if its row, text, chunks, vectors and access groups can be read and match what was committed.
-Nothing is embedded. The next ingest of their sources adds the other documents again.
+A document is intact if its row, text, chunks, vectors, images and access groups can be read and match what was
+committed. Nothing is embedded. The next ingest of their sources adds the other documents again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
 from ragfm.store.tables import failures
 
-_MAX_BATCH_DOCUMENTS, _MAX_BATCH_CHARACTERS = 200, 4_000_000  # per commit
+_MAX_BATCH_DOCUMENTS, _MAX_BATCH_SIZE = 200, 4_000_000  # per commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,8 @@ class _Salvage:
                     self.lost.append(LostDocument(uri, str([*document.damage, *document.derived][0])))
                 else:
                     source = sources[document.row.source_id]
-                    characters = sum(len(new.document.text) for new in self._batch)
-                    full = len(self._batch) >= _MAX_BATCH_DOCUMENTS or characters >= _MAX_BATCH_CHARACTERS
+                    size = sum(new.size for new in self._batch)
+                    full = len(self._batch) >= _MAX_BATCH_DOCUMENTS or size >= _MAX_BATCH_SIZE
                     if source is not batch_source or full:
                         self._flush(writer, batch_source)
                     batch_source = source
@@ -174,16 +174,18 @@ def _new_document(document: StoredDocument) -> NewDocument:
             page=chunk.page,
             place=chunk.place,
             headings=tuple(chunk.headings),
+            image=chunk.image,
+            box=chunk.box and tuple(chunk.box),
         )
         for chunk in document.chunks
     ]
-    marks = tuple(Mark(*mark) for mark in row.marks or ())
+    marks = tuple(map(Mark.from_list, row.marks or ()))
     return NewDocument(
         path=row.path,
         revision=row.revision,
         digest=row.digest,
         recipe=row.recipe,
-        document=Document(row.uri, row.text, row.media_type, row.metadata, marks),
+        document=Document(row.uri, row.text, row.media_type, row.metadata, marks, document.images),
         chunks=chunks,
         hashes=[chunk.text_hash for chunk in document.chunks],
         allow=None if row.allow is None else tuple(row.allow),

@@ -2,7 +2,7 @@
 
     HEAD          its checksum, and that the catalog has the acknowledged generation
     catalog.db    checksums of all pages, SQLite's own checks, the chain of generations, and each live document with its
-                  chunks, vectors, access groups and tags
+                  chunks, vectors, images, access groups and tags
     views/        checksums of all blocks, the ids, and a sample of scores
     backend       what the search backend keeps elsewhere: all vectors, in tables of the database or in Milvus
 
@@ -26,12 +26,12 @@ import sqlalchemy as sa
 from ragfm.core.durable_files import read_checksummed
 from ragfm.core.errors import CollectionNotFound, DamagedCollectionError, RagfmError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, check_vector
+from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, check_image, check_vector
 from ragfm.maintenance.repair import repair as repair_derived
-from ragfm.store.catalog import Catalog, StaleReadError, read_property
+from ragfm.store.catalog import Catalog, StaleReadError, has_images, read_property
 from ragfm.store.collection_store import Store
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages
-from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, vectors
+from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, images, vectors
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
 
 _PAGE_READS = 4  # of a page with a wrong checksum: a writer may be writing it
@@ -191,6 +191,7 @@ class _Check:
         try:
             # Both are read to the end first: a read error discards their findings.
             found = [*_check_generations(connection, head), *_check_unused_vectors(connection, newest.contract_id)]
+            found += _check_unused_images(connection)
             for discrepancy in found:
                 self._add_damage(*discrepancy)
         except READ_ERRORS as error:
@@ -260,6 +261,15 @@ def _check_unused_vectors(connection: sa.Connection, contract_id: int) -> Iterat
     for row in connection.execute(query.execution_options(yield_per=1000)):
         for what, expected, found in check_vector(row.vector, row.checksum, int(row.fingerprint["dim"])):
             yield Discrepancy(f"{what} of the vector {row.text_hash.hex()}", expected, found)
+
+
+def _check_unused_images(connection: sa.Connection) -> Iterator[Discrepancy]:
+    """Check the images that no live chunk uses, but that the next sync may use."""
+    if has_images(connection):
+        used = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
+        query = sa.select(images.c.hash, images.c.data).where(~used).execution_options(yield_per=10)
+        for key, data in connection.execute(query):
+            yield from check_image(key, data, f"the image {key}")
 
 
 def _verify_views(

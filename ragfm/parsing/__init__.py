@@ -8,6 +8,7 @@ they come from the structure of the source, so a paragraph that only looks like 
     parsers        the installed parsers, and which of them reads which format
     media_types    detection of media type and encoding
     rendering      builds the text and its marks
+    figures        images of documents: which are kept, and in which size
     own/           text, Markdown, CSV and TSV, JSON, XML, source code
     own/pdf/       PDF: words, lines, tables, columns, hidden text
     own/office/    DOCX, PPTX, spreadsheets, ODT and ODP, RTF, DOC and PPT
@@ -26,7 +27,7 @@ from ragfm.parsing import heartbeat
 from ragfm.parsing.formats import BINARY, HTML, Format
 from ragfm.parsing.media_types import describe_start, detect, expected_format, is_encrypted
 from ragfm.parsing.own.office.zip_container import open_zip
-from ragfm.parsing.parsers import OWN, Parser, ParserChoice, installed_parsers, known_formats
+from ragfm.parsing.parsers import OWN, Parser, ParserChoice, image_formats, installed_parsers, known_formats
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 from ragfm.parsing.stated_period import stated_period
 
@@ -78,7 +79,8 @@ def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Docume
         try:
             if parser_name != OWN and data.startswith(b"PK\x03\x04"):
                 open_zip(data, name).close()  # refuse decompression bombs, as ragfm's own parsers do
-            parsed = parser.parse(data, name, kind)
+            options = {"images": True} if choice.images and kind in image_formats(parser_name) else {}
+            parsed = parser.parse(data, name, kind, **options)
             break
         except (SkipDocument, MemoryError):
             raise
@@ -93,4 +95,4 @@ def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Docume
         raise SkipDocument(f"{name} has no text.")
     period = stated_period(parsed.text)
     metadata = {**({"period": period} if period else {}), **parsed.metadata, **blob.metadata}
-    return Document(uri, parsed.text, kind, metadata, parsed.marks)
+    return Document(uri, parsed.text, kind, metadata, parsed.marks, parsed.images)

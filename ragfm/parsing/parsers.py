@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.core.registry import load_plugin, plugins
 from ragfm.parsing.formats import DECLARED, TEXT, Format
+from ragfm.parsing.own.media.ocr import has_ocr
 from ragfm.parsing.rendering import ParsedText
 
 OWN = "ragfm"
@@ -26,7 +27,11 @@ OWN = "ragfm"
 
 @runtime_checkable
 class Parser(Protocol):
-    """Reads documents of some formats. Created without arguments, in ragfm's process and in confined workers."""
+    """Reads documents of some formats. Created without arguments, in ragfm's process and in confined workers.
+
+    A parser that can return figures has an attribute `image_formats`, their media types; `parse` then also takes
+    `images=True`, see `parsing.figures`.
+    """
 
     @property
     def formats(self) -> Sequence[Format]:
@@ -48,10 +53,11 @@ class Parser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ParserChoice:
-    """The section `[parse]` of `ragfm.toml`: parsers by suffix, and one to try where they fail."""
+    """The section `[parse]` of `ragfm.toml`: parsers by suffix, one to try where they fail, whether to keep images."""
 
     parsers: Mapping[str, str] = field(default_factory=dict)
     fallback: str = ""
+    images: bool = False
 
     def check(self) -> None:
         """Raise UnknownPluginError, MissingExtraError or ConfigError for a choice that cannot be satisfied."""
@@ -71,7 +77,8 @@ class ParserChoice:
     def description(self) -> str:
         """All versions and choices, in a string that changes if any document may be parsed differently."""
         versions = {
-            kind: [parser_version(name, kind) for name in self.parsers_for(kind)] for kind in known_formats().by_type
+            kind: [self.parser_version(name, kind) for name in self.parsers_for(kind)]
+            for kind in known_formats().by_type
         }
         return json.dumps(versions, sort_keys=True)
 
@@ -95,7 +102,14 @@ class ParserChoice:
             named = known.by_suffix.get(PurePosixPath(uri).suffix.lower(), TEXT)
             media_type = media_type if known.by_type[named].binary else named
         names = self.parsers_for(media_type)
-        return parser_version(names[0], media_type) if names else ""
+        return self.parser_version(names[0], media_type) if names else ""
+
+    def parser_version(self, name: str, media_type: str) -> str:
+        """Name and version of a parser in a recipe; where it keeps images, also that, and whether it can read them."""
+        version = parser_version(name, media_type)
+        if not self.images or media_type not in image_formats(name):
+            return version
+        return f"{version}+images{'+ocr' if has_ocr() and '+ocr' not in version else ''}"
 
 
 class KnownFormats(NamedTuple):
@@ -133,6 +147,12 @@ def known_formats() -> KnownFormats:
             for suffix in entry.suffixes:
                 by_suffix.setdefault(suffix, entry.media_type)
     return KnownFormats(by_type, by_suffix, {**{kind: kind for kind in by_type}, **DECLARED}, readers)
+
+
+def image_formats(name: str) -> Collection[str]:
+    """The media types for which a parser returns figures."""
+    found: Collection[str] = getattr(installed_parsers().get(name), "image_formats", ())
+    return found
 
 
 def parser_version(name: str, media_type: str) -> str:

@@ -8,19 +8,22 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
-from ragfm.core.types import Mark, Scalar
+from ragfm.core.types import Box, Mark, Scalar
 from ragfm.parsing import heartbeat
+from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE, image_key
 
+_MAX_CAPTION = 200  # characters that stay with each part of a long figure
 _MAX_PADDING = 100  # cells, so that one long row does not multiply the size of all others
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # UTF-8 cannot encode surrogates, and SQLite ends a text at NUL
 
 
 class ParsedText(NamedTuple):
-    """The output of a parser."""
+    """The output of a parser; `images` are those of the figures, as in `Document`."""
 
     text: str
     marks: tuple[Mark, ...] = ()
     metadata: Mapping[str, Scalar] = {}
+    images: Mapping[str, bytes] = {}
 
     def with_title(self, *, only_with_metadata: bool = False) -> ParsedText:
         """Add the first heading of level 1 to the metadata as `title`, unless there is a title already.
@@ -42,6 +45,7 @@ class MarkdownBuilder:
         self.length = 0  # characters so far
         self._last_is_tight = False
         self._marks: list[Mark] = []
+        self._images: dict[str, bytes] = {}
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
@@ -98,6 +102,7 @@ class MarkdownBuilder:
         """Add a text that has marks of its own; its metadata is ignored."""
         if parsed.text:
             start = self.add_block(parsed.text)
+            self._images.update(parsed.images)
             self._marks += [replace(mark, start=mark.start + start, end=mark.end + start) for mark in parsed.marks]
 
     def add_code(self, text: str, language: str = "") -> None:
@@ -105,11 +110,41 @@ class MarkdownBuilder:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
         self._add_marked("code", f"{fence}{language}\n{text}\n{fence}", language)
 
+    def add_figure(self, image: bytes, texts: Iterable[str], name: str, box: Box | None = None) -> None:
+        """Add a figure with its caption, alt text and recognized text, of which any may be missing or repeated.
+
+        `image` is as `figures.kept_image` returns it, `name` stands for it where there is no text. An image that the
+        document has already is not added again.
+        """
+        known: list[str] = []
+        for text in texts:
+            lines = [line for line in map(str.strip, clean(text).splitlines()) if line]
+            if lines and not any("\n".join(lines) in other for other in known):
+                known.append("\n".join(lines))
+        if image_key(image) not in self._images:
+            start = self.add_block("\n".join(known) or f"![{clean(name)}]()")
+            self.mark_figure(image, start, known[0] if known else "", box)
+
+    def mark_page(self, image: bytes, name: str) -> None:
+        """Mark the current page as a figure; `name` stands for it where it has no text."""
+        if self._next_page is not None:
+            self.add_block(f"![{clean(name)}]()")
+        assert self._page is not None
+        self.mark_figure(image, self._page[1], box=WHOLE_PAGE)
+
+    def mark_figure(self, image: bytes, start: int, caption: str = "", box: Box | None = None) -> None:
+        """Mark the text from `start` to the current end as a figure, unless the images exceed `MAX_IMAGES`."""
+        key = image_key(image)
+        if sum(map(len, self._images.values())) + len(image) <= MAX_IMAGES:
+            self._images[key] = image
+            value = " ".join(caption.split())[:_MAX_CAPTION]
+            self._marks.append(Mark("figure", start, self.length, value, image=key, box=box))
+
     def build(self, metadata: Mapping[str, Scalar] | None = None) -> ParsedText:
         """Return the text and its marks, ordered by start; of marks with the same start, the longest comes first."""
         self._end_page()
         marks = sorted(self._marks, key=lambda mark: (mark.start, -mark.end))
-        return ParsedText("".join(self._parts), tuple(marks), metadata or {})
+        return ParsedText("".join(self._parts), tuple(marks), metadata or {}, self._images)
 
     def _add_marked(self, kind: Literal["heading", "table", "code"], text: str, value: str, level: int = 0) -> int:
         start = self.add_block(text)

@@ -68,8 +68,8 @@ def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, 
         hit, before = hits[rank], hits[groups[-1][-1]] if groups else None
         follows = False
         if merge and before:
-            section = (hit.uri, hit.page, hit.place, hit.headings)
-            if section == (before.uri, before.page, before.place, before.headings):
+            section = (hit.uri, hit.page, hit.place, hit.headings, hit.image)
+            if section == (before.uri, before.page, before.place, before.headings, before.image):
                 text = text_of(hit.uri)
                 unchanged = text[before.start : before.end] == before.text and text[hit.start : hit.end] == hit.text
                 follows = unchanged and not text[before.end : hit.start].strip()

@@ -187,6 +187,8 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: SearchBackend) -
                 context=row.context,
                 name=names.name_of(row.uri),
                 lines=line_range(document, row.start, row.end) if has_lines else None,
+                image=row.image,
+                box=row.box and tuple(row.box),
             )
         )
     return hits

@@ -30,15 +30,18 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
-from ragfm.core.types import Ids, Mark, Scalar, Vectors, embedded_text
+from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text
+from ragfm.parsing.figures import image_key
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
     SCHEMA_VERSION,
+    WITH_IMAGES,
     chunks,
     contracts,
     documents,
     failures,
     generations,
+    images,
     properties,
     sources,
     text_hash,
@@ -96,6 +99,7 @@ class Catalog:
         """Open the catalog. Raises DamagedCollectionError, also if it is behind HEAD, or CollectionError."""
         self.database = database
         self._engine = database.open_engine(writable=writable)
+        self._images_known = False
         self._groups: frozenset[str] | None = None  # to which `restricted_to` restricts the rows
         try:
             # HEAD is read first: a commit in between only makes the catalog newer.
@@ -330,7 +334,43 @@ class Catalog:
             raise StaleReadError
         if text_hash(row.text) != row.text_hash:
             raise self.damage_error(f"the text of {row.uri!r} does not match its hash")
-        return row.text, None if row.marks is None else tuple(Mark(*mark) for mark in row.marks)
+        return row.text, None if row.marks is None else tuple(map(Mark.from_list, row.marks))
+
+    def image(self, key: str, generation: int, *conditions: sa.ColumnElement[bool]) -> ImagePart | None:
+        """An image by its hash, if a document at a generation that meets the conditions has it in a chunk.
+
+        Raises DamagedCollectionError if it does not match its hash.
+        """
+        with self.read() as connection:
+            if not self._has_images(connection):
+                return None
+            used = sa.exists().where(
+                chunks.c.image == images.c.hash, alive(chunks, generation), documents.c.id == chunks.c.document_id
+            )
+            query = sa.select(images).where(images.c.hash == key, used.where(*conditions))
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if image_key(row.data) != key:
+            raise self.damage_error(f"the image {key} does not match its hash")
+        return ImagePart(row.data, row.media_type)
+
+    def image_sizes(self, generation: int, *conditions: sa.ColumnElement[bool]) -> tuple[int, int]:
+        """The number of images of the documents at a generation that meet the conditions, and their bytes."""
+        with self.read() as connection:
+            if not self._has_images(connection):
+                return 0, 0
+            used = sa.exists().where(
+                chunks.c.image == images.c.hash, alive(chunks, generation), documents.c.id == chunks.c.document_id
+            )
+            size = sa.func.coalesce(sa.func.sum(sa.func.length(images.c.data)), 0)
+            count, total = connection.execute(sa.select(sa.func.count(), size).where(used.where(*conditions))).one()
+        return count, int(total)
+
+    def _has_images(self, connection: sa.Connection) -> bool:
+        """Whether the catalog has the table `images` and the columns for figures, which older versions lack."""
+        self._images_known = self._images_known or has_images(connection)
+        return self._images_known
 
     # --- Chunks and vectors --------------------------------------------------------------------------------------
 
@@ -359,8 +399,9 @@ class Catalog:
         rows: list[Any] = []
         texts: dict[int, str] = {}
         with self.read() as connection:
+            query = _CHUNK_ROWS if self._has_images(connection) else _CHUNK_ROWS_WITHOUT_IMAGES
             for batch in batches(list(ids)):
-                rows += connection.execute(_CHUNK_ROWS, {"ids": batch})
+                rows += connection.execute(query, {"ids": batch})
             # The text of a document is read once for all its chunks: it may have millions of characters.
             for batch in batches(list({row.document_id for row in rows})):
                 texts.update((row.id, row.text) for row in connection.execute(_TEXTS, {"ids": batch}))
@@ -456,6 +497,17 @@ def read_property(connection: sa.Connection, key: str) -> Any:
     return connection.execute(sa.select(properties.c.value).where(properties.c.key == key)).scalar()
 
 
+def has_images(connection: sa.Connection) -> bool:
+    """Whether the database has what figures need; one that an older version wrote may lack it."""
+    return read_property(connection, WITH_IMAGES) is not None
+
+
+def columns_of(table: sa.Table, *, with_images: bool) -> list[sa.ColumnElement[Any]]:
+    """The columns to select from a table, with NULL for those that a database without images lacks."""
+    lacking = () if with_images or table is not chunks else ("image", "box")
+    return [sa.null().label(column.name) if column.name in lacking else column for column in table.c]
+
+
 def read_generation(connection: sa.Connection, generation: int | None = None) -> Generation | None:
     """A generation, by default the newest; None if there is none."""
     query = sa.select(generations, contracts.c.fingerprint).join(contracts).order_by(generations.c.id.desc()).limit(1)
@@ -490,14 +542,15 @@ _SOURCE_NAMES = sa.select(sources.c.name).where(sources.c.removed.is_(False))
 _IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _VECTORS_OF = _vector_query(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
 _DOCUMENTS_OF = sa.select(chunks.c.id, chunks.c.document_id).where(chunks.c.id.in_(_IDS))
-_CHUNK_ROWS = (
+_CHUNK_ROWS, _CHUNK_ROWS_WITHOUT_IMAGES = (
     sa.select(
-        chunks,
+        *columns_of(chunks, with_images=with_images),
         documents.c.uri,
         documents.c.media_type,
         documents.c.metadata["parsed_by"].as_string().label("parsed_by"),
     )
-    .join(documents, documents.c.id == chunks.c.document_id)
+    .join_from(chunks, documents, documents.c.id == chunks.c.document_id)
     .where(chunks.c.id.in_(_IDS))
+    for with_images in (True, False)
 )
 _TEXTS = sa.select(documents.c.id, documents.c.text).where(documents.c.id.in_(_IDS))

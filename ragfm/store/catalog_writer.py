@@ -26,6 +26,7 @@ from ragfm.store.document_rows import (
 )
 from ragfm.store.tables import (
     SCHEMA_VERSION,
+    WITH_IMAGES,
     contracts,
     documents,
     failures,
@@ -80,7 +81,7 @@ class CatalogWriter(Catalog):
     def create(cls, database: Database, contract: Mapping[str, Scalar]) -> None:
         """Create an empty catalog, at generation 0. Raises OSError, CollectionError."""
         digest = blake2b(digest_size=16).hexdigest()
-        facts = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
+        facts = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0", WITH_IMAGES: "1"}
 
         def fill(connection: sa.Connection) -> tuple[int, str]:
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in facts.items()])

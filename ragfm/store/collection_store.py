@@ -109,7 +109,8 @@ class Store:
     @property
     def parser_choice(self) -> ParserChoice:
         """Which parser reads which format."""
-        return ParserChoice(self.settings.parse.parsers, self.settings.parse.fallback or "")
+        parse = self.settings.parse
+        return ParserChoice(parse.parsers, parse.fallback or "", parse.images)
 
     def chunk_settings(self, window: int) -> ChunkSettings:
         """Chunk size and overlap, in tokens. A size above the embedder's window is logged; the window then applies."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, cast
 import sqlalchemy as sa
 
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.store.catalog import Catalog, batches
+from ragfm.store.catalog import Catalog, batches, has_images
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
-from ragfm.store.tables import chunks, documents, generations, groups, properties, sources, tags, vectors
+from ragfm.store.tables import chunks, documents, generations, groups, images, properties, sources, tags, vectors
 from ragfm.store.work_queue import WorkQueue
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _MIN_DEAD_CHUNKS, _MIN_DEAD_SHARE = 1_000, 0.3  # from which a sync compacts
 
 @dataclass(frozen=True, slots=True)
 class CompactReport:
-    """Deleted chunks, document versions and vectors, and the size of the catalog on disk, in bytes."""
+    """Deleted chunks, document versions, vectors and images, and the size of the catalog on disk, in bytes."""
 
     chunks: int
     documents: int
@@ -39,6 +39,7 @@ class CompactReport:
     bytes_before: int
     bytes_after: int
     seconds: float
+    images: int = 0
 
 
 def should_compact(catalog: CatalogWriter) -> bool:
@@ -74,13 +75,15 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
     if store.database.shared:  # what interrupted syncs have left may be of documents that were removed
         WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog)
     deleted_vectors = _delete_vectors(catalog, newest.contract_id)
+    deleted_images = _delete_images(catalog)
     with catalog.write() as connection:
         connection.execute(generations.delete().where(generations.c.id < newest.id))
         empty = ~sa.exists().where(documents.c.source_id == sources.c.id)
         connection.execute(sources.delete().where(sources.c.removed.is_(True), empty))
     catalog.shrink()
     seconds = round(time.monotonic() - start, 3)
-    return CompactReport(deleted, deleted_documents, deleted_vectors, bytes_before, catalog.size(), seconds)
+    sizes = (bytes_before, catalog.size())
+    return CompactReport(deleted, deleted_documents, deleted_vectors, *sizes, seconds, deleted_images)
 
 
 def _delete_chunks(catalog: CatalogWriter, floor: int) -> int:
@@ -99,6 +102,15 @@ def _delete_documents(catalog: CatalogWriter, floor: int) -> int:
                 connection.execute(table.delete().where(table.c.document_id.in_(batch)))
             connection.execute(documents.delete().where(documents.c.id.in_(batch)))
     return len(dead)
+
+
+def _delete_images(catalog: CatalogWriter) -> int:
+    """Delete the images without a chunk."""
+    with catalog.write() as connection:
+        if not has_images(connection):
+            return 0
+        used = sa.exists().where(chunks.c.image == images.c.hash)
+        return connection.execute(images.delete().where(~used)).rowcount
 
 
 def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:

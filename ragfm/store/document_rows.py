@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ragfm.core.types import Chunk, Document, Scalar, Vectors
+from ragfm.parsing.figures import image_type
 from ragfm.store.catalog import Source, batches
 from ragfm.store.tables import (
     MAX_COMPARED_CHARACTERS,
@@ -20,6 +21,7 @@ from ragfm.store.tables import (
     documents,
     generations,
     groups,
+    images,
     properties,
     tags,
     text_hash,
@@ -48,6 +50,11 @@ class NewDocument:
     hashes: Sequence[bytes]
     allow: tuple[str, ...] | None = None
 
+    @property
+    def size(self) -> int:
+        """Characters of its text plus bytes of its images."""
+        return len(self.document.text) + sum(map(len, self.document.images.values()))
+
 
 def insert_document(connection: sa.Connection, source: Source, new: NewDocument, generation: int) -> None:
     """Insert a document version with its chunks, tags and groups."""
@@ -70,7 +77,7 @@ def insert_document(connection: sa.Connection, source: Source, new: NewDocument,
             restricted=names is not None,
             born=generation,
             text_hash=text_hash(document.text),
-            marks=[astuple(mark) for mark in document.marks],
+            marks=[mark.to_list() for mark in document.marks],
             text=document.text,
         )
     ).inserted_primary_key
@@ -79,6 +86,7 @@ def insert_document(connection: sa.Connection, source: Source, new: NewDocument,
     _insert_tags(connection, document_id, metadata)
     if names:
         connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
+    insert_images(connection, document.images)
     insert_chunks(connection, document_id, new.chunks, new.hashes, generation)
 
 
@@ -86,6 +94,10 @@ def insert_chunks(
     connection: sa.Connection, document_id: int, new: Sequence[Chunk], hashes: Sequence[bytes], generation: int
 ) -> None:
     """Insert chunks of a document, born at a generation."""
+    if not new:
+        return
+    # Without the columns for figures, which a catalog may lack, if the document has none.
+    figures = any(chunk.image for chunk in new)
     rows = [
         {
             "document_id": document_id,
@@ -97,11 +109,18 @@ def insert_chunks(
             "context": chunk.context,
             "text_hash": key,
             "born": generation,
+            **({"image": chunk.image, "box": chunk.box} if figures else {}),
         }
         for chunk, key in zip(new, hashes, strict=True)
     ]
-    if rows:
-        connection.execute(chunks.insert(), rows)
+    connection.execute(chunks.insert(), rows)
+
+
+def insert_images(connection: sa.Connection, new: Mapping[str, bytes]) -> None:
+    """Insert images by their hash, except those that other documents have."""
+    if new:
+        rows = [{"hash": key, "media_type": image_type(data), "data": data} for key, data in sorted(new.items())]
+        connection.execute(_upsert(connection, images), rows)
 
 
 def insert_vectors(connection: sa.Connection, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
@@ -111,8 +130,13 @@ def insert_vectors(connection: sa.Connection, contract_id: int, hashes: Sequence
         vector = row.tobytes()
         rows.append({"contract_id": contract_id, "text_hash": key, "vector": vector, "checksum": crc32(vector)})
     # In order of the hash: two processes with common texts could wait for each other otherwise.
+    connection.execute(_upsert(connection, vectors), rows)
+
+
+def _upsert(connection: sa.Connection, table: sa.Table) -> sa.Insert:
+    """An insert that leaves out the rows that are there."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(vectors).on_conflict_do_nothing(), rows)
+    return insert(table).on_conflict_do_nothing()
 
 
 def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str], generation: int) -> int:

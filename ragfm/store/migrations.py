@@ -3,8 +3,11 @@
     1 → 2   catalog.sqlite becomes catalog.db, with page checksums. Documents get a hash of their text, vectors a
             checksum, generations a count of chunks. The next sync parses all documents again, because schema 1 did not
             store the parser's marks; it embeds nothing.
+    images  the table of images, and the columns of chunks for figures. The schema keeps its number: versions of ragfm
+            that do not know them read and write the rest.
 
-A migration writes a new file and renames it, so a crash leaves either the old or the new one.
+The migration to schema 2 writes a new file and renames it, so a crash leaves either the old or the new one. The other
+one is a transaction.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from typing import Any
 from zlib import crc32
 
 import pysqlite3
+import sqlalchemy as sa
 
 from ragfm.core.durable_files import storage_failure, sync_file, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError
 from ragfm.store.sqlite_file import CATALOG_FILE, create_database, open_engine
-from ragfm.store.tables import SCHEMA, SCHEMA_VERSION, text_hash
+from ragfm.store.tables import SCHEMA, SCHEMA_VERSION, WITH_IMAGES, chunks, images, properties, text_hash
 
 SCHEMA_1_FILE = "catalog.sqlite"
 """The name of the catalog up to schema 1."""
@@ -31,6 +35,7 @@ _NEW_COLUMNS = {
     "generations": {"chunks": "(SELECT count(*) FROM old.chunks WHERE born <= t.id AND ifnull(died, t.id + 1) > t.id)"},
     "sources": {"removed": "0"},
     "documents": {"allow": "NULL", "text_hash": "text_hash(t.text)", "marks": "NULL", "recipe": "''"},
+    "chunks": {"image": "NULL", "box": "NULL"},
     "vectors": {"checksum": "crc32(t.vector)"},
     "failures": {"recipe": "''"},
 }
@@ -67,6 +72,16 @@ def migrate(folder: Path) -> None:
             old.unlink()
 
 
+def add_images(connection: sa.Connection, chunks_table: str) -> None:
+    """Add the table of images and the columns for figures, which an older catalog lacks."""
+    for column in (chunks.c.image, chunks.c.box):
+        definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {chunks_table} ADD COLUMN {definition}")
+    next(index for index in chunks.indexes if index.name == "chunks_image").create(connection)
+    images.create(connection)
+    connection.execute(properties.insert().values(key=WITH_IMAGES, value="1"))
+
+
 def _copy_tables(old: Path, folder: Path) -> None:
     create_database(folder)
     engine = open_engine(folder, writable=True)
@@ -84,6 +99,8 @@ def _copy_tables(old: Path, folder: Path) -> None:
                 raise CollectionError(f"The catalog '{old}' has schema {schema}, expected 1.")
             cursor.execute("BEGIN")
             for table in SCHEMA.sorted_tables:
+                if table is images:
+                    continue
                 new_columns = _NEW_COLUMNS.get(table.name, {})
                 names = [f'"{column.name}"' for column in table.columns]
                 values = [new_columns.get(column.name, f't."{column.name}"') for column in table.columns]
@@ -92,7 +109,7 @@ def _copy_tables(old: Path, folder: Path) -> None:
                     f"SELECT {', '.join(values)} FROM old.{table.name} t"
                 )
             cursor.execute("UPDATE properties SET value = ? WHERE key = 'schema'", (str(SCHEMA_VERSION),))
-            cursor.execute("INSERT INTO properties (key, value) VALUES ('floor', '0')")
+            cursor.execute("INSERT INTO properties (key, value) VALUES ('floor', '0'), (?, '1')", (WITH_IMAGES,))
             cursor.execute("COMMIT")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             cursor.execute("DETACH old")

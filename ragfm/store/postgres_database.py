@@ -34,7 +34,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
-from sqlalchemy.dialects.postgresql import REGCLASS, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.schema import CreateSchema
 
 from ragfm.core.cache import cache_folder
@@ -53,8 +53,9 @@ from ragfm.core.errors import (
     MissingExtraError,
 )
 from ragfm.store.database import LOCK_SECONDS
+from ragfm.store.migrations import add_images
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.tables import SCHEMA, SERVER_STATE, generations, properties
+from ragfm.store.tables import SCHEMA, SERVER_STATE, WITH_IMAGES, chunks, generations, images, properties
 
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
@@ -83,6 +84,7 @@ _POLICIES: Mapping[str, str] = {
     "tags": "EXISTS (SELECT FROM {schema}.documents d WHERE d.id = document_id)",
     "chunks": "EXISTS (SELECT FROM {schema}.documents d WHERE d.id = document_id)",
     "vectors": "EXISTS (SELECT FROM {schema}.chunks c WHERE c.text_hash = vectors.text_hash)",
+    "images": "EXISTS (SELECT FROM {schema}.chunks c WHERE c.image = images.hash)",
     "failures": "false",
 }
 _SERVER_POLICIES: Mapping[str, str] = {
@@ -353,15 +355,17 @@ class PostgresDatabase:
                 connection.exec_driver_sql(statement)
 
     def migrate(self) -> None:
-        """Create the policies and the tables of servers that an older ragfm did not, if this role owns the tables."""
+        """Create what an older ragfm did not, if this role owns the tables: policies, tables of servers, images."""
         with self.committing() as connection:
             names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work")}
             lacks = connection.execute(_LACKS, names).one_or_none()
-            if lacks is not None and (lacks.policies or lacks.server_tables):
+            if lacks is not None and (lacks.policies or lacks.server_tables or not _has_images(connection)):
                 # Several processes may open the collection at once.
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
                 lacks = connection.execute(_LACKS, names).one()
-                if lacks.policies:
+                if not (has_images := _has_images(connection)):
+                    add_images(connection, f'"{self._schema}".{chunks.name}')
+                if lacks.policies or not has_images:
                     self._create_policies(connection, _POLICIES)
                 if lacks.server_tables:
                     self._create_server_tables(connection)
@@ -596,16 +600,19 @@ class PostgresDatabase:
     def size(self, engine: sa.Engine) -> int:
         """The size of all tables with their indexes, in bytes."""
         tables = (f'"{self._schema}"."{table.name}"' for table in SCHEMA.sorted_tables)
-        sizes = (sa.func.pg_total_relation_size(sa.cast(table, REGCLASS)) for table in tables)
+        sizes = (sa.func.pg_total_relation_size(sa.func.to_regclass(table)) for table in tables)
         with engine.begin() as connection:
-            return int(sum(connection.execute(sa.select(*sizes)).one()))
+            return sum(map(int, filter(None, connection.execute(sa.select(*sizes)).one())))
 
     def shrink(self, engine: sa.Engine) -> None:
         """Let the server use the space of deleted rows again, and update its statistics."""
         del engine
         try:
             with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                has_images = _has_images(connection)
                 for table in SCHEMA.sorted_tables:
+                    if table is images and not has_images:
+                        continue
                     connection.execute(sa.text(f'VACUUM (ANALYZE) "{self._schema}"."{table.name}"'))
         except sa.exc.DBAPIError as error:
             raise self.write_error(error) from error
@@ -634,6 +641,10 @@ _LACKS = sa.text(
     "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
+
+
+def _has_images(connection: sa.Connection) -> bool:
+    return connection.scalar(_property(WITH_IMAGES)) is not None
 
 
 def _property(key: str) -> sa.Select[Any]:

@@ -26,9 +26,9 @@ from ragfm.core.errors import (
     CollectionReadOnlyError,
     DamagedCollectionError,
 )
-from ragfm.store.catalog import read_generation
+from ragfm.store.catalog import read_generation, read_property
 from ragfm.store.database import LOCK_SECONDS
-from ragfm.store.migrations import migrate, needs_migration
+from ragfm.store.migrations import add_images, migrate, needs_migration
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     HEAD_FILE,
@@ -39,7 +39,7 @@ from ragfm.store.sqlite_file import (
     read_head,
     write_head,
 )
-from ragfm.store.tables import SCHEMA
+from ragfm.store.tables import SCHEMA, WITH_IMAGES, chunks
 from ragfm.store.views import VIEWS_FOLDER
 
 LOCK = "LOCK"
@@ -171,6 +171,18 @@ class SqliteDatabase:
     def migrate(self) -> None:
         """Upgrade a collection with an older schema. Raises CollectionError, which leaves it unchanged."""
         migrate(self.folder)
+        engine = self.open_engine(writable=True)
+        try:
+            with engine.begin() as connection:
+                # A damaged catalog is reported when it is read.
+                lacks_images = read_property(connection, "schema") and not read_property(connection, WITH_IMAGES)
+            if lacks_images:
+                with self.begin_write(engine) as connection:
+                    add_images(connection, chunks.name)
+        except sa.exc.DatabaseError as error:
+            raise self.write_error(error) from error
+        finally:
+            engine.dispose()
 
     @contextmanager
     def lock(self) -> Iterator[None]:

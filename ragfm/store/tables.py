@@ -105,8 +105,26 @@ chunks = sa.Table(
     sa.Column("text_hash", sa.LargeBinary, nullable=False, index=True),  # of the embedded text
     sa.Column("born", sa.Integer, nullable=False, index=True),
     sa.Column("died", sa.Integer, index=True),
+    sa.Column("image", _String),  # of a figure: the key of its image
+    sa.Column("box", sa.JSON(none_as_null=True)),
     sqlite_autoincrement=True,  # ids are never reused
 )
+sa.Index(
+    "chunks_image",
+    chunks.c.image,
+    sqlite_where=chunks.c.image.is_not(None),
+    postgresql_where=chunks.c.image.is_not(None),
+)
+
+images = sa.Table(
+    "images",
+    SCHEMA,
+    sa.Column("hash", _String, primary_key=True),  # BLAKE2b-128 of the data, in hex: also its checksum
+    sa.Column("media_type", _String, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+WITH_IMAGES = "images"
+"""The property of a catalog that has the table `images` and the columns of `chunks` for it; older ones lack them."""
 
 vectors = sa.Table(
     "vectors",

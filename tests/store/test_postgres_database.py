@@ -405,7 +405,7 @@ def test_a_restored_dump_verifies_and_an_older_one_is_refused(
     copy = _open(restored)
     assert copy.search("leave", 10) == expected
     assert not copy.verify().damaged
-    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "10"
+    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "11"
     copy.close()
     assert _open(restored).sync(docs).added == 1  # sequences are restored, too
 

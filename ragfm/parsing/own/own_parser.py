@@ -46,6 +46,7 @@ _EXTRAS = {
     **dict.fromkeys((formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE), "ocr"),
     formats.CODE: "code",
 }
+_WITH_IMAGES = frozenset({formats.IMAGE})
 _INSTALLED = {
     "ocr": find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None,
     "code": find_spec("tree_sitter") is not None,
@@ -57,21 +58,25 @@ class OwnParser:
 
     formats = tuple(formats.FORMATS.values())
     heavy = False
+    image_formats = _WITH_IMAGES
 
     def version(self, media_type: str) -> str:
         """The version, with the extra that changes the text of this format, if it is installed."""
         version, extra = _VERSIONS.get(media_type, _VERSION), _EXTRAS.get(media_type, "")
         return f"{version}+{extra}" if _INSTALLED.get(extra) else version
 
-    def parse(self, data: bytes, name: str, media_type: str) -> ParsedText:
-        """Parse a document; only the module of its format is imported."""
+    def parse(self, data: bytes, name: str, media_type: str, *, images: bool = False) -> ParsedText:
+        """Parse a document; only the module of its format is imported. `images` is for the formats that have them."""
         module, function = _FUNCTIONS[media_type].split(":")
         read = getattr(import_module(f"ragfm.parsing.own.{module}"), function)
-        parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name)
+        options = {"images": True} if images else {}
+        parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
         return parsed
 
 
 def relevant_version(version: str, media_type: str) -> str:
     """Reduce a version that names all extras, such as `5+ocr+code`, to those that concern one media type."""
     number, *extras = version.split("+")
+    if "images" in extras:  # newer than those versions
+        return version
     return "+".join([number, *(extra for extra in extras if extra == _EXTRAS.get(media_type))])

@@ -98,7 +98,7 @@ class WorkerProcess:
             self._files, self._worker_files = socket.socketpair()
         self._memory_limit = limits.memory
         self._has_models = False
-        self._reader = worker_protocol.FrameReader(worker_protocol.MAX_TEXT)
+        self._reader = worker_protocol.FrameReader(worker_protocol.MAX_DATA)
         self._frames: list[worker_protocol.Frame] = []
         self._outgoing = b""
         self._start_error = ""

@@ -11,6 +11,7 @@ import ragfm.core.errors
 from ragfm.core.errors import ParseError, RagfmError
 from ragfm.core.types import Blob, Document, Mark, Scalar
 from ragfm.parsing import heartbeat
+from ragfm.parsing.figures import MAX_IMAGES, image_key, image_type, is_box
 from ragfm.parsing.parsers import ParserChoice
 
 # Kinds of frames. The parent sends PARSE and CALL, the worker everything else.
@@ -32,6 +33,8 @@ SIGNS: Mapping[heartbeat.Sign, bytes] = {
 
 MAX_TEXT = 256 << 20
 """Size of a document's text, in bytes."""
+MAX_DATA = MAX_TEXT + MAX_IMAGES
+"""Size of a document's text and images, in bytes."""
 _MAX_FIELDS = 256 << 20  # bytes
 _MAX_ERROR = 2000  # characters
 _HEADER = struct.Struct(">cQQ")  # kind, size of the fields, size of the data
@@ -78,22 +81,24 @@ class FrameReader:
 
 def pack_blob(blob: Blob, uri: str, choice: ParserChoice) -> bytes:
     """Encode a document to parse. The worker does not get the metadata of the source."""
-    return pack(PARSE, [uri, blob.media_type, dict(choice.parsers), choice.fallback], blob.data)
+    return pack(PARSE, [uri, blob.media_type, dict(choice.parsers), choice.fallback, choice.images], blob.data)
 
 
 def unpack_blob(frame: Frame) -> tuple[Blob, str, ParserChoice]:
     """The inverse of `pack_blob`."""
-    uri, media_type, parsers, fallback = frame.fields
-    return Blob(frame.data, media_type), uri, ParserChoice(parsers, fallback)
+    uri, media_type, parsers, fallback, images = frame.fields
+    return Blob(frame.data, media_type), uri, ParserChoice(parsers, fallback, images)
 
 
 def pack_document(document: Document) -> bytes:
-    """Encode a parsed document. Raises ParseError where its text is too long."""
+    """Encode a parsed document, its images after its text. Raises ParseError where its text is too long."""
     text = document.text.encode("utf-8", "replace")
     if len(text) > MAX_TEXT:
         raise ParseError(f"The text of the document has {len(text) >> 20:,} MiB; the limit is {MAX_TEXT >> 20} MiB.")
-    marks = [(mark.kind, mark.start, mark.end, mark.value, mark.level) for mark in document.marks]
-    return pack(DOCUMENT, [document.media_type, dict(document.metadata), marks], text)
+    marks = [mark.to_list() for mark in document.marks]
+    sizes = {key: len(data) for key, data in document.images.items()}
+    fields = [document.media_type, dict(document.metadata), marks, len(text), sizes]
+    return pack(DOCUMENT, fields, b"".join((text, *document.images.values())))
 
 
 def unpack_document(frame: Frame, blob: Blob, uri: str) -> Document:
@@ -101,16 +106,32 @@ def unpack_document(frame: Frame, blob: Blob, uri: str) -> Document:
 
     Raises ValueError or TypeError for an invalid document.
     """
-    media_type, metadata, marks = frame.fields
-    text = frame.data.decode()
+    media_type, metadata, mark_lists, text_size, sizes = frame.fields
+    text = frame.data[:text_size].decode()
+    images = take_images(sizes, frame.data[text_size:])
+    marks = tuple(map(Mark.from_list, mark_lists))
     valid = isinstance(media_type, str) and isinstance(metadata, dict)
     valid = valid and all(isinstance(value, Scalar) for value in metadata.values())
-    for kind, start, end, value, level in marks:
-        valid = valid and kind in _MARK_KINDS and type(start) is type(end) is type(level) is int
-        valid = valid and 0 <= start <= end <= len(text) and isinstance(value, str)
+    valid = valid and all(key == image_key(data) and image_type(data) for key, data in images.items())
+    for mark in marks:
+        valid = valid and mark.kind in _MARK_KINDS and type(mark.start) is type(mark.end) is type(mark.level) is int
+        valid = valid and 0 <= mark.start <= mark.end <= len(text) and isinstance(mark.value, str)
+        valid = valid and (mark.image in images) == (mark.kind == "figure")
+        valid = valid and (mark.box is None or is_box(mark.box))
     if not valid:
         raise ValueError("it is not a document")
-    return Document(uri, text, media_type, {**metadata, **blob.metadata}, tuple(Mark(*mark) for mark in marks))
+    return Document(uri, text, media_type, {**metadata, **blob.metadata}, marks, images)
+
+
+def take_images(sizes: Mapping[str, int], data: bytes) -> dict[str, bytes]:
+    """The images in bytes that follow each other, by their keys and sizes. Raises ValueError, TypeError."""
+    images, end = {}, 0
+    for key, size in sizes.items():
+        images[key] = data[end : end + size]
+        end += size
+    if end != len(data) or min(sizes.values(), default=1) < 1:
+        raise ValueError("its images are not complete")
+    return images
 
 
 def pack_error(error: Exception) -> bytes:

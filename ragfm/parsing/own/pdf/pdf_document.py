@@ -77,7 +77,7 @@ def read_pdf(data: bytes, name: str) -> ParsedText:
                         page = PageContent(0, 0)
                     yield page
 
-            parsed = build_text(pages(), unread)
+            parsed = build_text(pages(), unread, name=name)
             if len(unread) == len(document):
                 raise ParseError(f"{name} is a damaged PDF: no page can be read ({unread[1]}).") from unread[1]
             metadata: dict[str, Scalar] = {}
@@ -94,8 +94,10 @@ def read_pdf(data: bytes, name: str) -> ParsedText:
     return parsed._replace(metadata=metadata | dict(parsed.metadata))
 
 
-def build_text(pages: Iterable[PageContent], unread: dict[int, Exception] | None = None) -> ParsedText:
-    """Return the text of pages in reading order, without running titles.
+def build_text(
+    pages: Iterable[PageContent], unread: dict[int, Exception] | None = None, *, name: str = ""
+) -> ParsedText:
+    """Return the text of pages in reading order, without running titles. `name` stands for a page without text.
 
     `unread` has the errors of damaged pages by number; pages without a readable layout are added. Metadata:
     `pages_without_text`, `unread_pages`, `hidden_text`.
@@ -105,6 +107,7 @@ def build_text(pages: Iterable[PageContent], unread: dict[int, Exception] | None
     scans: list[str] = []
     hidden: list[str] = []
     running_titles: set[str] = set()
+    page_images: dict[int, bytes] = {}
     pages = iter(pages)
     # The words of a page take far more memory than its text, so at most one window of pages is kept.
     while window := list(islice(pages, _WINDOW)):
@@ -119,6 +122,8 @@ def build_text(pages: Iterable[PageContent], unread: dict[int, Exception] | None
             except Exception as error:  # numbers of a damaged page, such as infinite coordinates
                 unread[number] = error
             blocks_by_page.append(blocks)
+            if page.image:
+                page_images[number] = page.image
     metadata: dict[str, Scalar] = {}
     if scans:
         metadata["pages_without_text"] = ", ".join(scans)
@@ -153,6 +158,8 @@ def build_text(pages: Iterable[PageContent], unread: dict[int, Exception] | None
                 builder.add_block(text, tight=block.is_item)
         if not _is_short(above):
             open_table = None
+        if number in page_images:
+            builder.mark_page(page_images[number], name)
     return builder.build(metadata)
 
 

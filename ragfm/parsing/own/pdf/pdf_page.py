@@ -43,6 +43,8 @@ class PageContent:
     rotated: list[str] = field(default_factory=list)
     """Text that does not run from left to right, line by line."""
     drawing: Drawing = field(default_factory=Drawing)
+    image: bytes = b""
+    """The whole page as an image, if it is one and images are kept."""
     hidden_text: str = ""
     """Text that the page has but does not show: white on white, off the page, too small, covered, in an invisible
     mode."""

@@ -1,0 +1,199 @@
+"""Images of figures: stored once, read only through a document that is visible, and deleted with the last one."""
+
+from __future__ import annotations
+
+import json
+import re
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from support.figures import commit_figures, document_with_figures, picture
+from support.postgres_server import PostgresServer
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import CollectionError
+from ragfm.parsing.figures import image_key
+from ragfm.store.catalog import Catalog
+from ragfm.store.tables import images
+from ragfm.testing import HashingEmbedder
+
+CHART, PHOTO, SECRET = (picture(text) for text in ("chart", "photo", "walnut"))
+
+
+def _count(collection: Collection) -> int:
+    return collection._store.catalog.image_sizes(collection.generation)[0]
+
+
+def _lacking(run: object, schema: str = "") -> None:
+    """Take from a catalog what one of an older version lacks."""
+    assert callable(run)
+    for statement in (
+        "DROP INDEX {}chunks_image",
+        "DROP TABLE {}images",
+        "ALTER TABLE {}chunks DROP COLUMN image",
+        "ALTER TABLE {}chunks DROP COLUMN box",
+        "DELETE FROM {}properties WHERE key = 'images'",
+    ):
+        run(statement.format(schema))
+
+
+@pytest.mark.both_databases
+def test_a_figure_is_a_hit_with_its_image_and_place(collection: Collection) -> None:
+    commit_figures(collection, [document_with_figures("a", {"Revenue by quarter": CHART, "The new office": PHOTO})])
+    hits = collection.search("Revenue by quarter", 5)
+    assert hits[0].text == "Revenue by quarter"
+    assert (hits[0].image, hits[0].box, hits[0].page) == (image_key(CHART), (0.1, 0.0, 0.9, 0.1), 1)
+    assert hits[0].headings == ("About a",)
+    image = collection.image(image_key(CHART))
+    assert (image.data, image.media_type) == (CHART, "image/png")
+    text_hit = next(hit for hit in hits if "paragraph" in hit.text)
+    assert (text_hit.image, text_hit.box) == (None, None)
+
+
+@pytest.mark.both_databases
+def test_an_image_is_visible_with_a_document_that_has_it(collection: Collection) -> None:
+    commit_figures(collection, [document_with_figures("open", {"Revenue": CHART})])
+    commit_figures(collection, [document_with_figures("closed", {"Walnut": SECRET})], name="closed", allow=["board"])
+    outsider, member = collection.as_groups({"sales"}), collection.as_groups({"board"})
+    assert outsider.image(image_key(CHART)).data == CHART
+    assert member.image(image_key(SECRET)).data == collection.image(image_key(SECRET)).data == SECRET
+    for key in (image_key(SECRET), "0" * 32, "'; DROP TABLE images"):
+        with pytest.raises(CollectionError, match="no image"):
+            outsider.image(key)
+    # The same picture in an open document opens it.
+    commit_figures(collection, [document_with_figures("open", {"Leaked": SECRET})])
+    assert outsider.image(image_key(SECRET)).data == SECRET
+    with pytest.raises(CollectionError, match="no image"):  # the version that had it was replaced
+        outsider.image(image_key(CHART))
+
+
+@pytest.mark.both_databases
+def test_an_image_is_stored_once_and_deleted_with_its_last_document(collection: Collection) -> None:
+    documents = [document_with_figures(uri, {"Revenue": CHART, "Office": PHOTO}) for uri in ("a", "b")]
+    commit_figures(collection, documents)
+    assert _count(collection) == 2
+    commit_figures(collection, [document_with_figures("b", {})])
+    assert collection.compact().images == 0
+    commit_figures(collection, [document_with_figures("a", {"Office": PHOTO})])
+    assert collection.compact().images == 1
+    assert collection.image(image_key(PHOTO)).data == PHOTO
+    with collection._store.catalog.read() as connection:
+        assert connection.execute(sa.select(images.c.hash)).scalars().all() == [image_key(PHOTO)]
+
+
+@pytest.mark.both_databases
+def test_a_damaged_and_a_missing_image_are_found(collection: Collection) -> None:
+    commit_figures(collection, [document_with_figures("a", {"Revenue": CHART}), document_with_figures("b", {})])
+    assert not collection.verify().damaged
+    with collection._store.writing() as catalog, catalog.write() as connection:
+        connection.execute(images.update().values(data=PHOTO))
+    report = collection.verify()
+    assert report.lost == ("a",)
+    assert f"the hash of the image {image_key(CHART)} of a" in report.findings[0].what
+    with pytest.raises(CollectionError, match="does not match its hash"):
+        collection.image(image_key(CHART))
+    with collection._store.writing() as catalog, catalog.write() as connection:
+        connection.execute(images.delete())
+    assert [finding.found for finding in collection.verify().findings] == ["missing"]
+
+
+@pytest.mark.both_databases
+def test_reembedding_keeps_figures(collection: Collection) -> None:
+    commit_figures(collection, [document_with_figures("a", {"Revenue by quarter": CHART})])
+    collection.reembed(HashingEmbedder(dim=32))
+    (hit, *_) = collection.search("Revenue by quarter")
+    assert (hit.image, hit.box) == (image_key(CHART), (0.1, 0.0, 0.9, 0.1))
+    assert not collection.verify().damaged
+
+
+def test_backup_salvage_and_export_have_the_images(tmp_path: Path) -> None:
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
+    collection.backup(tmp_path / "backup")
+    restored = Collection.open(tmp_path / "restored", settings=Settings(), embedder=HashingEmbedder())
+    restored.restore(tmp_path / "backup")
+    collection.salvage(tmp_path / "saved")
+    saved = Collection.open(tmp_path / "saved", settings=Settings(), embedder=HashingEmbedder())
+    for copy in (restored, saved):
+        assert copy.image(image_key(CHART)).data == CHART
+        assert copy.search("Revenue")[0].box == (0.1, 0.0, 0.9, 0.1)
+        assert not copy.verify().damaged
+    out = BytesIO()
+    collection.export(out)
+    record = json.loads(out.getvalue())
+    assert [image["hash"] for image in record["images"]] == [image_key(CHART)]
+    assert [chunk["image"] for chunk in record["chunks"]] == [None, image_key(CHART)]
+
+
+def test_a_copy_has_the_images(tmp_path: Path, address: str) -> None:
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
+    collection.copy(address)
+    server = Collection.open(address, settings=Settings(), embedder=HashingEmbedder())
+    assert server.search("Revenue")[0].box == (0.1, 0.0, 0.9, 0.1)
+    server.copy(tmp_path / "back")
+    back = Collection.open(tmp_path / "back", settings=Settings(), embedder=HashingEmbedder())
+    assert server.image(image_key(CHART)).data == back.image(image_key(CHART)).data == CHART
+
+
+def test_policies_hide_images_without_conditions(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = Collection.open(address, settings=Settings(), embedder=HashingEmbedder())
+    commit_figures(collection, [document_with_figures("closed", {"Walnut": SECRET})], allow=["board"])
+    monkeypatch.setattr("ragfm.store.filters.visible_to", lambda _: sa.true())
+    assert collection.as_groups({"board"}).image(image_key(SECRET)).data == SECRET
+    with pytest.raises(CollectionError, match="no image"):
+        collection.as_groups({"sales"}).image(image_key(SECRET))
+    with Catalog(collection._store.database).restricted_to(frozenset()).read() as connection:
+        assert connection.execute(sa.select(images)).all() == []
+
+
+def test_a_catalog_of_an_older_version_is_read_and_then_migrated(tmp_path: Path, docs: Path) -> None:
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(docs)
+    expected = collection.search("leave", 9)
+    collection.close()
+    _run_on_catalog(tmp_path / ".ragfm", _lacking)
+    assert collection.search("leave", 9) == expected
+    assert not collection.verify().damaged
+    collection.export(BytesIO())
+    with pytest.raises(CollectionError, match="no image"):
+        collection.image("0" * 32)
+    commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
+    assert collection.search("Revenue")[0].image == image_key(CHART)  # a reader that was open before
+    assert collection.image(image_key(CHART)).data == CHART
+
+
+def _run_on_catalog(folder: Path, action: object) -> None:
+    from ragfm.store.sqlite_file import open_engine
+
+    assert callable(action)
+    engine = open_engine(folder, writable=True)
+    with engine.begin() as connection:
+        action(connection.exec_driver_sql)
+    engine.dispose()
+
+
+def test_a_server_of_an_older_version_is_read_copied_and_then_migrated(
+    address: str, docs: Path, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    collection = Collection.open(address, settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(docs)
+    expected = collection.search("leave", 9)
+    schema = re.findall(r"collection=(\w+)", address)[0]
+    columns = (
+        "SELECT table_name, column_name, data_type, collation_name FROM information_schema.columns "
+        f"WHERE table_schema = '{schema}' ORDER BY table_name, ordinal_position"
+    )
+    before = postgres.sql(columns)
+    _lacking(postgres.sql, f"{schema}.")
+    collection.close()
+    assert collection.search("leave", 9) == expected
+    assert not collection.verify().damaged
+    assert Collection.open(address, settings=Settings()).copy(tmp_path / "copy").documents == 4
+    commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
+    assert collection.search("Revenue")[0].image == image_key(CHART)
+    assert postgres.sql(columns) == before
+    with pytest.raises(CollectionError, match="no image"):
+        collection.as_groups(set()).image("0" * 32)
