@@ -192,14 +192,6 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """The bytes of an image and their type: `image/png`, `image/jpeg` or `image/webp`."""
-
-    data: bytes
-    media_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePart:
     """An image in a message: its bytes, and their media type (`image/png`, `image/jpeg` or `image/webp`)."""
 
     data: bytes = field(repr=False)

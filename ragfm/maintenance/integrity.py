@@ -170,13 +170,13 @@ class LiveDocuments:
                 continue
             for part, expected, found in check_vector(*stored[chunk.text_hash], self._dim):
                 damage.append(Discrepancy(f"{part} of {what}", expected, found))
-        found: dict[str, bytes] = {}
+        stored_images: dict[str, bytes] = {}
         for key in dict.fromkeys(chunk.image for chunk in chunk_rows if chunk.image):
             data = self._connection.execute(_IMAGE, {"key": key}).scalar()
-            found[key] = data or b""
+            stored_images[key] = data or b""
             damage += check_image(key, data, f"the image {key} of {uri}")
         stored_vectors = {key: vector for key, (vector, _) in stored.items()}
-        return StoredDocument(row, chunk_rows, stored_vectors, found, damage, derived)
+        return StoredDocument(row, chunk_rows, stored_vectors, stored_images, damage, derived)
 
     def _savepoint(self) -> AbstractContextManager[Any]:
         """Limit what a failed statement undoes: on PostgreSQL, it would end the whole transaction."""
