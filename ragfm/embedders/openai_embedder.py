@@ -47,7 +47,8 @@ class EndpointEmbedder:
     def __init__(self, model: str, *, dim: int | None = None) -> None:
         self.max_tokens = MAX_TOKENS
         self._name = model
-        self._base = os.environ.get("OPENAI_BASE_URL", "").rstrip("/") or "https://api.openai.com/v1"
+        # Several addresses, separated by commas, are for the openai reader.
+        self._base = os.environ.get("OPENAI_BASE_URL", "").split(",")[0].rstrip("/") or "https://api.openai.com/v1"
         if urlsplit(self._base).scheme not in ("http", "https"):
             raise ConfigError(
                 "OPENAI_BASE_URL is not a valid address.", "Set it to a URL that begins with http:// or https://."

@@ -10,7 +10,8 @@ transformers_reader   reader for folders and models on the hub, with transformer
 torch_model           a loaded transformers model: tokenizer, chat template, PEFT adapters
 torch_kv_cache        KV cache for batches of requests to a transformers model
 openai_reader         reader for servers with OpenAI's protocol
-remote_call           cancellable requests to a server
+server_pool           servers that offer the same model
+remote_call           cancellable requests to servers
 local_reader          base class of the readers that evaluate a model in this process
 engine                interfaces of the models and KV caches that continuous batching uses
 continuous_batching   the thread that evaluates all requests in one batch
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -102,10 +104,8 @@ class ScopedReader:
     def __init__(self, reader: Any, scope: str) -> None:
         self._reader, self._scope = reader, scope
 
-    @property
-    def identity(self) -> str | None:
-        """See LocalReader; None if the reader has none."""
-        return getattr(self._reader, "identity", None)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
 
     @property
     def context_tokens(self) -> int:
@@ -116,18 +116,14 @@ class ScopedReader:
         """See Reader."""
         return int(self._reader.count_tokens(messages))
 
-    def opens_thinking(self, messages: Sequence[Message]) -> bool:
-        """See LocalReader; False if the reader does not know."""
-        opens_thinking = getattr(self._reader, "opens_thinking", None)
-        return bool(opens_thinking and opens_thinking(messages))
-
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """See Reader."""
         return cast("Stream", self._reader.stream(messages, sampling, scope=self._scope))
 
-    def score(self, messages: Sequence[Message], continuations: Sequence[str], **options: Any) -> list[float]:
-        """See Reader."""
-        return list(self._reader.score(messages, continuations, scope=self._scope, **options))
+    @property
+    def score(self) -> Any:
+        """See Reader. Raises AttributeError if the reader has none."""
+        return partial(self._reader.score, scope=self._scope)
 
 
 def completion_limit(prompt_tokens: int, context_tokens: int, max_tokens: int | None) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from base64 import b64encode
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from math import ceil, inf
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -25,14 +27,25 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import Message, Sampling, Stream, Usage
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import MANY_PASSAGES, bool_option, completion_limit, int_option, stream_until_stop
+from ragfm.generation.readers import (
+    MANY_PASSAGES,
+    ScopedReader,
+    bool_option,
+    completion_limit,
+    int_option,
+    stream_until_stop,
+)
 from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE, check_images, prepare_image
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
+from ragfm.generation.readers.server_pool import OTHER, Server, ServerPool, adapter_name
 
 OPENAI_URL = "https://api.openai.com/v1"
 SECONDS = 120.0
 """Maximum silence of the server, before its first token and between two of them."""
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS, POOL_CONNECT_SECONDS = 5.0, 1.0
+"""Time limit for a connection to the only server, and to one of several."""
+SLOTS = 8
+"""Requests that `ragfm serve` sends to a server at once."""
 RETRIES = 4
 _MAX_STOP_STRINGS = 4
 """Stop strings that OpenAI accepts. The reader itself applies all of them."""
@@ -42,27 +55,26 @@ _PRIVATE_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 _TOKEN_ESTIMATE = re.compile(r"[A-Za-z]{1,5}|\s{2,}|\n|\S")
 _TILE, _PATCH = 512, 28  # pixels
 _MILLION = 1_000_000
+_MAX_COUNTS = 4096
+"""Token counts that are kept."""
 _RETRY_HINT = "Check the server and its address, and ask again."
 
 
 class OpenAIReader:
     """A model on a server that speaks OpenAI's protocol.
 
-    The server is `base_url`, else OPENAI_BASE_URL, else OpenAI's own. The API key is OPENAI_API_KEY. It is sent only to
-    the server in OPENAI_BASE_URL and to OpenAI's. Temporary failures are retried up to `retries` times, with growing
-    random pauses, or after the delay that the server requests. `seconds` is the maximum silence of the server. `prices`
-    has, by model, the price of a million tokens: `prompt`, `completion`, and `cached` if it differs. Parameters in
-    `omit` are not sent (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know
-    them).
+    The server is `base_url`, else OPENAI_BASE_URL, else OpenAI's own; several addresses, separated by commas, are
+    servers that offer the same model, see `ServerPool`. The API key is OPENAI_API_KEY. It is sent only to the servers
+    in OPENAI_BASE_URL and to OpenAI's. Temporary failures are retried up to `retries` times, with growing random
+    pauses, or after the delay that the server requests. `seconds` is the maximum silence of the server. `prices` has,
+    by model, the price of a million tokens: `prompt`, `completion`, and `cached` if it differs. Parameters in `omit`
+    are not sent (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know them).
 
     With `vision`, messages may have images, which are sent as `data:` URIs, scaled to `image_side` pixels.
 
-    The server's tokenizer is not known, so `count_tokens` is an estimate, more often too high than too low.
+    vLLM and llama-server count the tokens of a prompt. For other servers, and with images, `count_tokens` is an
+    estimate, more often too high than too low.
     """
-
-    counts_exactly = False
-    slots = 8
-    """Number of requests that `ragfm serve` sends at once."""
 
     def __init__(
         self,
@@ -79,7 +91,8 @@ class OpenAIReader:
     ) -> None:
         self.context_tokens = int_option("context_tokens", context_tokens, 1)
         self._model = model
-        self._base_url = server_url(base_url)
+        self._urls = server_urls(base_url)
+        self.slots = SLOTS * len(self._urls)
         self._omit = frozenset([omit] if isinstance(omit, str) else omit)
         self.vision = bool_option("vision", vision)
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
@@ -100,12 +113,16 @@ class OpenAIReader:
                 f"Invalid reader option seconds: {seconds!r} is not a positive number.",
                 "Set seconds to the maximum silence of the server.",
             )
-        self._timeout = openai.Timeout(silence, connect=CONNECT_SECONDS)
+        connect = CONNECT_SECONDS if len(self._urls) == 1 else POOL_CONNECT_SECONDS
+        self._timeout = openai.Timeout(silence, connect=connect)
         self._retries = int_option("retries", retries, 0)
-        self._client_thread: ClientThread | None = None
+        self._client_threads: dict[int, ClientThread] = {}
+        """By process: a forked one opens its own connections."""
+        self._counts: dict[bytes, int] = {}
+        """Token counts by the hash of their prompt."""
 
     def __repr__(self) -> str:
-        return f"OpenAIReader({self._model!r}, base_url={self._base_url!r})"
+        return f"OpenAIReader({self._model!r}, base_url={','.join(self._urls)!r})"
 
     @property
     def passages(self) -> int:
@@ -115,32 +132,61 @@ class OpenAIReader:
     @property
     def data_goes(self) -> str:
         """Where questions and passages are sent."""
-        return f"to {_host(self._base_url)}"
+        return f"to {' and '.join(map(_host, self._urls))}"
+
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether a server has counted tokens of this process; until then, counts may be estimates."""
+        return bool(self._counts)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Estimated number of tokens in the prompt. Raises UnsupportedError for images that cannot be used."""
-        check_images(messages, vision=self.vision, reader=self._name)
-        images = [prepare_image(image, self._image_side, encoded=True) for one in messages for image in one.images]
-        return estimate_tokens(messages) + sum(image_tokens(image.width, image.height) for image in images)
+        """Number of tokens in the prompt, by the server's tokenizer if it has an endpoint for it, else estimated.
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
+        Prompts with images are estimated. Raises UnsupportedError for images that cannot be used.
+        """
+        check_images(messages, vision=self.vision, reader=self._name())
+        images = [prepare_image(image, self._image_side, encoded=True) for one in messages for image in one.images]
+        if images:
+            return estimate_tokens(messages) + sum(image_tokens(image.width, image.height) for image in images)
+        request = self._request(messages, Sampling(), 1)
+        prompt = {name: request[name] for name in ("model", "messages")}
+        key = blake2b(json.dumps(prompt).encode()).digest()
+        tokens = self._counts.get(key)
+        if tokens is None:
+            thread = self._connect()
+            tokens = thread.run(thread.pool.count_tokens(prompt))
+            if tokens is None:
+                return estimate_tokens(messages)
+            if len(self._counts) >= _MAX_COUNTS:
+                self._counts.clear()
+            self._counts[key] = tokens
+        return tokens
+
+    def scoped(self, scope: str) -> ScopedReader:
+        """The same reader; vLLM reuses evaluated prompts only among requests of the same scope."""
+        return ScopedReader(self, scope)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling(), *, scope: str = "") -> Stream:
         """Generate the next assistant message. The request is sent when the first piece is read.
 
-        Raises ContextOverflowError, UnsupportedError for a grammar, an adapter or an image that cannot be used, and
-        ConfigError for an invalid schema. A schema is sent to the server, which may or may not enforce it. Reading a
-        piece raises ConfigError for a rejected key, ModelNotFoundError, ReaderBusyError if the server is overloaded,
-        and EndpointError if it cannot be reached, fails, or breaks off.
+        `sampling.adapter` is the name of a LoRA adapter on vLLM or llama-server; of a path, its last part is the name.
+
+        Raises ContextOverflowError, UnsupportedError for a grammar or an image that cannot be used, and ConfigError for
+        an invalid schema. A schema is sent to the server, which may or may not enforce it. Reading a piece raises
+        ConfigError for a rejected key, ModelNotFoundError, UnsupportedError for an adapter on other servers,
+        ReaderBusyError if the server is overloaded, and EndpointError if it cannot be reached, fails, or breaks off.
         """
         if sampling.grammar is not None:
             raise UnsupportedError("The openai reader does not support grammars.", "Use a schema, or a GGUF model.")
-        if sampling.adapter:
-            raise UnsupportedError(
-                "The openai reader does not support adapters.",
-                "Use the name under which the server offers the model with its adapter.",
-            )
         max_tokens = completion_limit(self.count_tokens(messages), self.context_tokens, sampling.max_tokens)
+        salt = ""
+        if scope and "cache_salt" not in self._omit:
+            # With the key, so that nobody else on the server can guess it.
+            key = os.environ.get("OPENAI_API_KEY", "").encode()[:64]
+            salt = blake2b(scope.encode(), key=key, digest_size=32).hexdigest()
+        adapter = adapter_name(str(sampling.adapter)) if sampling.adapter else None
         response, call = _Response(), RemoteCall()
-        pieces = self._pieces(call, self._request(messages, sampling, max_tokens), response)
+        pieces = self._pieces(call, self._request(messages, sampling, max_tokens), salt, adapter, response)
         text = self._text(messages, pieces, sampling.stop, response)
         return Stream(text, cancel=call.cancel, logprobs=response.logprobs)
 
@@ -156,28 +202,29 @@ class OpenAIReader:
             usage = Usage(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, cost / _MILLION)
         return usage, "length" if reason == "stop" and response.truncated else "stop"
 
-    def _pieces(self, call: RemoteCall, request: Mapping[str, Any], response: _Response) -> Iterator[str]:
+    def _pieces(
+        self, call: RemoteCall, request: Mapping[str, Any], salt: str, adapter: str | None, response: _Response
+    ) -> Iterator[str]:
         """The text as the server sends it. Closes the connection if the iteration is abandoned."""
         try:
-            # Without a key for this server, also keep the headers of the user's account from it.
-            has_key = _api_key(self._base_url)
-            headers = {} if has_key else {"extra_headers": dict.fromkeys(_PRIVATE_HEADERS, openai.Omit())}
-            yield from response.texts(call.chunks(self._connect(), {**request, **headers}))
+            thread = self._connect()
+            stream = thread.pool.stream(request, salt, adapter, response.hosts.append)
+            yield from response.texts(call.chunks(thread, stream))
         except openai.OpenAIError as error:
-            raise self._translate(error, response.characters) from None  # the cause may contain a part of the key
+            raise self._translate(error, response) from None  # the cause may contain a part of the key
         except (ValueError, TypeError, AttributeError) as error:
-            raise EndpointError(f"{self._name} sent an invalid response: {error}.", _RETRY_HINT) from error
+            raise EndpointError(f"{self._name(response)} sent an invalid response: {error}.", _RETRY_HINT) from error
         finally:
             call.cancel()
         if not response.finished:
             raise EndpointError(
-                f"{self._name} stopped in the middle of its answer, after {response.characters} characters.",
+                f"{self._name(response)} stopped in the middle of its answer, after {response.characters} characters.",
                 _RETRY_HINT,
             )
 
     def _request(self, messages: Sequence[Message], sampling: Sampling, max_tokens: int) -> dict[str, Any]:
         """The request's body, with no more parameters than needed: some servers reject unknown ones."""
-        is_openai = urlsplit(self._base_url).hostname == urlsplit(OPENAI_URL).hostname
+        is_openai = _is_openai(self._urls[0])
         parameters: dict[str, Any] = {
             "max_completion_tokens" if is_openai else "max_tokens": max_tokens,
             "temperature": sampling.temperature,
@@ -214,41 +261,49 @@ class OpenAIReader:
         return content
 
     def _connect(self) -> ClientThread:
-        thread = self._client_thread
-        # Two threads may get here at once: the first client then ends with its calls.
-        if thread is None or thread.process != os.getpid():
-            client = openai.AsyncOpenAI(
-                api_key=_api_key(self._base_url) or "none",
-                admin_api_key="",
-                base_url=self._base_url,
-                # A redirect could send passages elsewhere.
-                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
-                timeout=self._timeout,
-                max_retries=self._retries,
-            )
-            self._client_thread = thread = ClientThread(client)
+        thread = self._client_threads.get(os.getpid())
+        if thread is None:
+            servers = []
+            for url in self._urls:
+                key = _api_key(url)
+                client = openai.AsyncOpenAI(
+                    api_key=key or "none",
+                    admin_api_key="",
+                    base_url=url,
+                    # A redirect could send passages elsewhere.
+                    http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+                    timeout=self._timeout,
+                    max_retries=self._retries,
+                )
+                # Without a key for this server, also keep the headers of the user's account from it.
+                headers = {} if key else dict.fromkeys(_PRIVATE_HEADERS, openai.Omit())
+                servers.append(Server(url, _host(url), client, headers, OTHER if _is_openai(url) else None))
+            # Two threads may get here at once.
+            thread = self._client_threads.setdefault(os.getpid(), ClientThread(ServerPool(servers)))
         return thread
 
-    @property
-    def _name(self) -> str:
-        return f"The model '{self._model}' on {_host(self._base_url)}"
+    def _name(self, response: _Response | None = None) -> str:
+        hosts = list(map(_host, self._urls)) if response is None else response.hosts
+        if response and response.characters:
+            hosts = hosts[-1:]
+        return f"The model '{self._model}' on {' and '.join(hosts)}"
 
-    def _translate(self, error: openai.OpenAIError, characters: int) -> RagfmError:
-        after = f" after {characters} characters" if characters else ""
+    def _translate(self, error: openai.OpenAIError, response: _Response) -> RagfmError:
+        name, after = self._name(response), ""
+        if response.characters:
+            after = f" after {response.characters} characters"
         if isinstance(error, openai.APITimeoutError):
-            return EndpointError(f"{self._name} sent nothing for too long{after}.", _RETRY_HINT)
+            return EndpointError(f"{name} sent nothing for too long{after}.", _RETRY_HINT)
         if isinstance(error, openai.APIConnectionError):
             reason = _remove_key(str(error.__cause__ or error)).rstrip(".")
-            return EndpointError(
-                f"{self._name} cannot be reached, or closed the connection{after}: {reason}.", _RETRY_HINT
-            )
+            return EndpointError(f"{name} cannot be reached, or closed the connection{after}: {reason}.", _RETRY_HINT)
         reply = _remove_key(str(getattr(error, "message", error)))
         if not isinstance(error, openai.APIStatusError):
-            return EndpointError(f"{self._name} failed{after}: {reply}.", _RETRY_HINT)
+            return EndpointError(f"{name} failed{after}: {reply}.", _RETRY_HINT)
 
-        message = f"{self._name} replied with status {error.status_code}: {reply}"
+        message = f"{name} replied with status {error.status_code}: {reply}"
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            if _api_key(self._base_url):
+            if error.request.headers.get("Authorization"):
                 return ConfigError(message, "Check OPENAI_API_KEY.")
             return ConfigError(
                 message,
@@ -275,6 +330,8 @@ class _Response:
         self.logprobs: list[float] = []
         self.finished = self.truncated = False
         self.characters = 0
+        self.hosts: list[str] = []
+        """The servers that got the request, the last of which responded."""
 
     def texts(self, chunks: Iterator[ChatCompletionChunk]) -> Iterator[str]:
         """The text of the chunks, one piece per chunk that has some."""
@@ -294,16 +351,18 @@ class _Response:
                 self.truncated = self.truncated or choice.finish_reason == "length"
 
 
-def server_url(base_url: str | None) -> str:
-    """The server's address: `base_url`, else OPENAI_BASE_URL, else OpenAI's. Raises ConfigError for an invalid one."""
-    url = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        # Without the value: an address may contain a password.
-        raise ConfigError(
-            "Invalid server address: it does not begin with http:// or https://.", "Set base_url or OPENAI_BASE_URL."
-        )
-    return url
+def server_urls(base_url: str | None) -> list[str]:
+    """The servers' addresses: `base_url`, else OPENAI_BASE_URL, else OpenAI's. Raises ConfigError for invalid ones."""
+    addresses = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+    urls = [address.strip().rstrip("/") for address in addresses.split(",") if address.strip()]
+    for parts in map(urlsplit, urls):
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            # Without the value: an address may contain a password.
+            raise ConfigError(
+                "Invalid server address: it does not begin with http:// or https://.",
+                "Set base_url or OPENAI_BASE_URL to an address, or to several, separated by commas.",
+            )
+    return list(dict.fromkeys(urls))
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
@@ -324,6 +383,10 @@ def image_tokens(width: int, height: int) -> int:
     return max(85 + 170 * tiles, ceil(width / _PATCH) * ceil(height / _PATCH) + 2)
 
 
+def _is_openai(url: str) -> bool:
+    return urlsplit(url).hostname == urlsplit(OPENAI_URL).hostname
+
+
 def _host(url: str) -> str:
     """Host and port, without the password that an address may contain."""
     return urlsplit(url).netloc.rpartition("@")[2]
@@ -331,8 +394,8 @@ def _host(url: str) -> str:
 
 def _api_key(url: str) -> str | None:
     """The key, if the environment names this server. A ragfm.toml that came with documents may name another one."""
-    configured, requested = urlsplit(server_url(None)), urlsplit(url)
-    trusted = {(configured.scheme, configured.netloc), ("https", urlsplit(OPENAI_URL).netloc)}
+    trusted = [(parts.scheme, parts.netloc) for parts in map(urlsplit, [*server_urls(None), OPENAI_URL])]
+    requested = urlsplit(url)
     if (requested.scheme, requested.netloc) not in trusted:
         return None
     return os.environ.get("OPENAI_API_KEY") or None

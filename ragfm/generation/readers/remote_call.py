@@ -9,35 +9,41 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-import openai
 from openai.types.chat import ChatCompletionChunk
 
 from ragfm.generation.readers.generation_request import ResultQueue
+from ragfm.generation.readers.server_pool import ServerPool
 
+T = TypeVar("T")
 Started: TypeAlias = Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 
 
 class ClientThread:
-    """A client and the thread with its event loop, which ends with this object."""
+    """A pool of servers and the thread with its event loop, which ends with this object."""
 
-    def __init__(self, client: openai.AsyncOpenAI) -> None:
-        self.client, self.process = client, os.getpid()
+    def __init__(self, pool: ServerPool) -> None:
+        self.pool, self.process = pool, os.getpid()
         started: Started = Future()
-        threading.Thread(target=asyncio.run, args=[_serve(client, started)], name="ragfm-openai", daemon=True).start()
+        threading.Thread(target=asyncio.run, args=[_serve(pool, started)], name="ragfm-openai", daemon=True).start()
         self.loop, ending = started.result()
         weakref.finalize(self, _end, self.process, self.loop, ending)
 
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine, in the event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
-async def _serve(client: openai.AsyncOpenAI, started: Started) -> None:
+
+async def _serve(pool: ServerPool, started: Started) -> None:
     ending = asyncio.Event()
     started.set_result((asyncio.get_running_loop(), ending))
-    async with client:
-        await ending.wait()
+    await ending.wait()
+    for server in pool.servers:
+        await server.client.close()
 
 
 def _end(process: int, loop: asyncio.AbstractEventLoop, ending: asyncio.Event) -> None:
@@ -53,9 +59,9 @@ class RemoteCall(ResultQueue[ChatCompletionChunk]):
         super().__init__()
         self._future: Future[None] | None = None
 
-    def chunks(self, thread: ClientThread, request: Mapping[str, Any]) -> Iterator[ChatCompletionChunk]:
-        """Send the request and return the chunks. Raises the SDK's errors, and RagfmError if it is cancelled."""
-        self._future = asyncio.run_coroutine_threadsafe(self._send(thread, request), thread.loop)
+    def chunks(self, thread: ClientThread, stream: AsyncIterator[ChatCompletionChunk]) -> Iterator[ChatCompletionChunk]:
+        """Read the stream in the thread and return its chunks. Raises its errors, and RagfmError if it is cancelled."""
+        self._future = asyncio.run_coroutine_threadsafe(self._read(stream), thread.loop)
         self._future.add_done_callback(self._on_done)
         if self.cancelled:
             self.cancel()
@@ -67,10 +73,9 @@ class RemoteCall(ResultQueue[ChatCompletionChunk]):
         if future := self._future:
             future.cancel()
 
-    async def _send(self, thread: ClientThread, request: Mapping[str, Any]) -> None:
-        async with await thread.client.chat.completions.create(**request) as response:
-            async for chunk in response:
-                self.put(chunk)
+    async def _read(self, stream: AsyncIterator[ChatCompletionChunk]) -> None:
+        async for chunk in stream:
+            self.put(chunk)
 
     def _on_done(self, future: Future[None]) -> None:
         self._future = None  # breaks a reference cycle

@@ -15,13 +15,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from support.openai_server import WORDS, Server, running_server, wait_until
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli.output import answer_json
@@ -42,117 +42,16 @@ from ragfm.models.model_lookup import find_model
 from ragfm.testing import HashingEmbedder, check_reader
 
 ASKED = [Message("user", "Count from one to ten, in words.")]
-WORDS = "One, two, three, four, five, six, seven, eight, nine, ten, and so on for ever."
 KEY = "sk-secret-0123456789"
-
-
-# --- a test server -----------------------------------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """Sends WORDS, word by word, or the next of `failures`: (status, headers, body), or a number of words to send.
-
-    With `silent` it sends this many words, and then nothing until the client disconnects; 0 is before the response.
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[tuple[dict[str, str], dict[str, Any]]] = []
-        self.failures: list[Any] = []
-        self.pause = 0.0
-        self.prompt_tokens: Callable[[dict[str, Any]], int] = lambda body: 30
-        self.silent: int | None = None
-        self.waits, self.broken = threading.Event(), threading.Event()
-        self.connections: set[Any] = set()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.connections.add(request)
-        super().process_request(request, client_address)
-
-    def close_request(self, request: Any) -> None:
-        super().close_request(request)
-        self.connections.discard(request)
-
-    def handle_error(self, *_: Any) -> None:
-        self.broken.set()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(({name.lower(): value for name, value in self.headers.items()}, body))
-        self.server.waits.set()
-        self._wait_where_silent(0)
-        failure = self.server.failures.pop(0) if self.server.failures else None
-        if isinstance(failure, tuple):
-            status, headers, content = failure
-            self.send_response(status)
-            data = content if isinstance(content, bytes) else json.dumps(content).encode()
-            for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-            return
-        self._say(body, failure)
-
-    def _say(self, body: dict[str, Any], cut: int | None) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        words = WORDS.split(" ")
-        said = words[: body["max_tokens"]]
-        for at, word in enumerate(said[:cut]):
-            choice: dict[str, Any] = {"index": 0, "delta": {"content": word if at == 0 else f" {word}"}}
-            if body.get("logprobs"):
-                choice["logprobs"] = {"content": [{"token": word, "logprob": -0.5}]}
-            self._send({"choices": [choice]})
-            time.sleep(self.server.pause)
-            self._wait_where_silent(at + 1)
-        if cut is not None:
-            return
-        reason = "length" if len(said) < len(words) else "stop"
-        self._send({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
-        used = {"prompt_tokens": self.server.prompt_tokens(body), "completion_tokens": len(said), "total_tokens": 0}
-        self._send({"choices": [], "usage": {**used, "prompt_tokens_details": {"cached_tokens": 10}}})
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def _wait_where_silent(self, words: int) -> None:
-        if self.server.silent == words:
-            self.rfile.read(1)  # nothing comes: this ends when the client goes
-            raise ConnectionAbortedError
-
-    def _send(self, value: dict[str, Any]) -> None:
-        self.wfile.write(f"data: {json.dumps(value)}\n\n".encode())
-        self.wfile.flush()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "the condition was never met"
-        time.sleep(0.01)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with Server() as running:
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+    with running_server() as running:
         monkeypatch.setenv("OPENAI_BASE_URL", f"{running.address}/v1/")
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
         yield running
-        running.shutdown()
 
 
 def test_it_keeps_the_contract(server: Server) -> None:
@@ -184,8 +83,8 @@ def test_request_parameters_and_cost(server: Server) -> None:
         OpenAIReader("m", prices={"m": {"prompt": 1}})
 
 
-def test_judging_with_and_without_schema_support(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "WORDS", '{"right": true}')
+def test_judging_with_and_without_schema_support(server: Server) -> None:
+    server.words = '{"right": true}'
     reader = load_reader("openai:m")
     way = verdict_sampling(reader)
     assert judge_answer(reader, way, "How many days?", ["28"], "28 days.")
@@ -371,7 +270,7 @@ def test_unsupported_options_are_errors() -> None:
     with pytest.raises(UnsupportedError, match="grammar"):
         reader.stream(ASKED, Sampling(grammar='root ::= "a"'))
     with pytest.raises(UnsupportedError, match="adapter"):
-        reader.stream(ASKED, Sampling(adapter="x"))
+        list(reader.stream(ASKED, Sampling(adapter="x")))
 
 
 @pytest.mark.parametrize(
