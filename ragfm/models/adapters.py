@@ -115,14 +115,14 @@ def _peft_config(folder: Path) -> dict[str, Any]:
         raise DamagedModelError(f"Cannot read '{path}': {error}.", "Train or copy the adapter again.") from error
 
 
-def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = None) -> None:
+def check_adapter(adapter: str | Path, base: str | Path | None, prompt: str | None = None) -> None:
     """Raise AdapterMismatchError if an adapter was trained on different weights than `base`, or for a different prompt.
 
-    `adapter` is a folder or a GGUF file; one that records neither its base nor its prompt passes. `prompt` is a
-    fingerprint, see `ragfm.generation.prompt`. Raises DamagedModelError if the weights in a folder are not those of its
-    record.
+    `adapter` is a folder or a GGUF file; one that records neither its base nor its prompt passes. Without a `base`,
+    only the prompt is compared. `prompt` is a fingerprint, see `ragfm.generation.prompt`. Raises DamagedModelError if
+    the weights in a folder are not those of its record.
     """
-    path, base = Path(adapter).expanduser(), Path(base).expanduser()
+    path = Path(adapter).expanduser()
     if path.is_dir():
         record = read_record(path)
         trained_base, trained_prompt = record.base["sha256"], record.prompt
@@ -136,7 +136,7 @@ def check_adapter(adapter: str | Path, base: str | Path, prompt: str | None = No
         metadata = read_header(path).metadata
         trained_base, trained_prompt = (str(metadata.get(key, "")) for key in (GGUF_BASE, GGUF_PROMPT))
 
-    actual_base = weights_sha256(base) if trained_base else trained_base
+    actual_base = weights_sha256(Path(base).expanduser()) if trained_base and base else trained_base
     if actual_base != trained_base:
         raise AdapterMismatchError(
             f"The adapter '{path}' was trained on different weights than '{base}': on sha256 {trained_base}, not "
@@ -164,7 +164,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     """The adapter path to pass to a reader, checked by `check_adapter`.
 
     `adapter` is a folder, a GGUF file, `none`, or None for the adapter that ships with ragfm. For a folder, this is its
-    GGUF file for llama.cpp, and the folder itself for transformers.
+    GGUF file for llama.cpp, and the folder itself for transformers. For a server it may also be a name, which passes.
     """
     if adapter is None:
         return shipped_adapter(reader, prompt)
@@ -196,6 +196,8 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
             )
     if plugin in ("llama-cpp", "transformers") and model:
         check_adapter(path, find_model(model, "reader"), prompt)
+    elif plugin == "openai" and path.exists():
+        check_adapter(path, None, prompt)
     return str(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from support.openai_server import WORDS, Server, running_server, wait_until
@@ -26,7 +27,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Server]]:
         yield [running.enter_context(running_server()) for _ in range(3)]
 
 
-def pool_of(*servers: Server, **options: object) -> OpenAIReader:
+def pool_of(*servers: Server, **options: Any) -> OpenAIReader:
     addresses = ", ".join(f"{server.address}/v1" for server in servers)
     return OpenAIReader("m", base_url=addresses, **options)
 
@@ -139,12 +140,12 @@ def test_the_error_names_all_servers_that_were_tried(servers: list[Server], monk
 
 def test_a_busy_server_is_not_left_out(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     never_probe(monkeypatch)
-    busy, broken, other = servers
+    busy, broken, _ = servers
     reader = pool_of(*servers, retries=0)
     busy.failures, broken.failures = [(429, {}, {})], [(503, {}, {})] * 9
     assert [text_of(reader) for _ in range(5)] == [WORDS] * 5
     assert [len(server.asked) for server in servers] == [3, 1, 3]
-    busy.failures = other.failures = [(429, {}, {"error": {"message": "slow down"}})]
+    busy.failures = [(429, {}, {"error": {"message": "slow down"}})]
     with pytest.raises(ReaderBusyError, match="slow down"):
         text_of(pool_of(busy, retries=0))
 

@@ -275,6 +275,10 @@ def test_an_adapter_folder_is_served_directly(tmp_path: Path) -> None:
         serving_adapter(tmp_path / "adapter", "transformers:bundled", prompt_fingerprint())
     with pytest.raises(ModelNotFoundError, match=r"has no adapter\.gguf"):
         serving_adapter(tmp_path / "adapter", "bundled", prompt_fingerprint())
+    assert serving_adapter("a-name", "openai:m", "few-shot") == "a-name"
+    assert serving_adapter(tmp_path / "adapter", "openai:m", prompt_fingerprint()) == str(tmp_path / "adapter")
+    with pytest.raises(AdapterMismatchError, match="a different prompt"):
+        serving_adapter(tmp_path / "adapter", "openai:m", "few-shot")
 
 
 def test_excess_requests_wait_or_are_refused(tmp_path: Path) -> None:
