@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +74,23 @@ def tiny_examples(count: int = 30) -> list[Example]:
     ]
 
 
-def tiny_gguf(model: Any, path: Path, shape: ModelShape) -> Path:
-    """Write a model of transformers as a GGUF file in float32."""
+def tiny_gguf(
+    model: Any, path: Path, shape: ModelShape, *, extra_special: Sequence[str] = (), template: str = TEMPLATE
+) -> Path:
+    """Write a model of transformers as a GGUF file in float32; `extra_special` are tokens that follow SPECIAL."""
     config, arch = model.config, shape.architecture
     writer = gguf.GGUFWriter(path, arch)
     _write_hyperparameters(writer, config, arch)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(alphabet())
-    writer.add_token_types([3] * len(SPECIAL) + [1] * 257)
+    special = [*SPECIAL, *extra_special]
+    writer.add_token_list([*special, *alphabet()[len(SPECIAL) :]])
+    writer.add_token_types([3] * len(special) + [1] * 257)
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(architecture, shape.layers)
     for name, tensor in model.state_dict().items():

@@ -5,6 +5,7 @@
 llama_cpp_reader      reader for GGUF files, with llama.cpp
 llama_model           a loaded GGUF model: tokenizer, chat template, LoRA adapters
 llama_context         llama.cpp's KV cache and evaluation
+llama_projector       images for a GGUF model
 llama_sampler         token sampling under a GBNF grammar
 transformers_reader   reader for folders and models on the hub, with transformers
 torch_model           a loaded transformers model: tokenizer, chat template, PEFT adapters
@@ -106,6 +107,11 @@ class ScopedReader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
+
+    @property
+    def vision(self) -> bool:
+        """See Reader."""
+        return bool(getattr(self._reader, "vision", False))
 
     @property
     def context_tokens(self) -> int:

@@ -3,7 +3,8 @@
 Requests join and leave between two tokens. Prompts are evaluated in blocks, and all other requests get a token after
 each block. If several scopes have requests, each gets the same share of the time: a prompt waits while a request of a
 scope that had less is being answered. A finished request's prompt stays in its slot until another request needs the
-slot; a prompt with the same prefix is evaluated only from where it differs.
+slot; a prompt with the same prefix is evaluated only from where it differs. A prompt with images is evaluated in one
+piece, and nothing of it is reused.
 """
 
 from __future__ import annotations
@@ -294,9 +295,19 @@ class _BatchLoop:
             self._seconds[slot.scope] += (monotonic() - start) / len(slots)
 
     def _prefill(self, cache: KVCache, slot: Slot) -> None:
-        """Evaluate the next block of a slot's prompt."""
+        """Evaluate the next block of a slot's prompt; all of it if it has images."""
         assert slot.request
         prompt, start = slot.request.prompt, len(slot.prompt)
+        if slot.request.image_inputs is not None:
+            try:
+                image_logits, slot.length = cache.evaluate_images(slot.number, slot.request.image_inputs)
+            except Exception as error:  # fails this request only
+                cache.truncate(slot.number, 0)
+                self._release(slot, _as_ragfm_error(error))
+                return
+            slot.prompt = list(prompt)
+            self._begin_output(slot, image_logits)
+            return
         end = min(start + self._model.prefill_block, len(prompt))
         if len(prompt) - end == 1 and end - start > 2:  # a token that is evaluated alone has slightly different values
             end -= 1
@@ -311,10 +322,16 @@ class _BatchLoop:
         slot.length = end
         if end == stored_tokens and self._prefix_cache:
             self._prefix_cache.store(cache, slot.number, slot.prompt, slot.adapter)
-        if logits and slot.request.sampler:
-            self._pick_token(slot, logits[0])
-        elif logits:
-            slot.request.first_logprobs = _log_softmax(logits[0])
+        if logits:
+            self._begin_output(slot, logits[0])
+
+    def _begin_output(self, slot: Slot, logits: Logits) -> None:
+        """Pick the first token after a prompt, or keep the logits for the continuations to score."""
+        assert slot.request
+        if slot.request.sampler:
+            self._pick_token(slot, logits)
+        else:
+            slot.request.first_logprobs = _log_softmax(logits)
 
     def _pick_token(self, slot: Slot, logits: Logits) -> None:
         request = slot.request
@@ -341,7 +358,7 @@ class _BatchLoop:
         request = slot.request
         assert request
         assert request.first_logprobs is not None
-        tokens, start, size = request.continuations[request.count], len(slot.prompt), self._model.prefill_block
+        tokens, start, size = request.continuations[request.count], slot.length, self._model.prefill_block
         total = float(request.first_logprobs[tokens[0]]) if tokens else 0.0
         for first in range(0, len(tokens) - 1, size):
             block = tokens[first : first + size + 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import CLOSED
@@ -70,12 +70,15 @@ class GenerationRequest(ResultQueue[float]):
         max_tokens: int = 0,
         continuations: Sequence[list[int]] = (),
         scope: str = "",
+        image_inputs: Any = None,
     ) -> None:
         super().__init__()
         self.prompt, self.adapter, self.max_tokens = prompt, adapter, max_tokens
         self.cache_key = (adapter, scope)
         """Evaluated tokens are reused only among requests with the same key."""
         self.sampler, self.continuations = sampler, continuations
+        self.image_inputs = image_inputs
+        """The inputs of an ImagePrompt; `prompt` then consists of IMAGE_TOKEN."""
         self.logprobs: list[float] | None = None
         """Log-probabilities of the generated tokens, if requested."""
         self.cached_tokens = 0

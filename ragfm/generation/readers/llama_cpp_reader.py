@@ -12,8 +12,10 @@ from ragfm.core.types import Message, Sampling
 from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
+from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
+from ragfm.generation.readers.llama_projector import find_projector
 from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.prefix_cache import LlamaPrefixCache
@@ -37,6 +39,9 @@ class LlamaCppReader(LocalReader[LlamaModel]):
     later. `threads` is the maximum number of threads and defaults to the number of physical cores; fewer are used while
     other programs are busy. Layers run on the GPU if llama.cpp was built for one. `thinking` lets a model reason before
     it answers, if it can. `Sampling.adapter` is a LoRA adapter as a GGUF file.
+
+    With a `projector`, a GGUF file for the model (`mmproj`), messages may have images of up to `image_side` pixels on
+    the longer side; larger ones are scaled. Default: the only `mmproj*.gguf` next to the model; `none` for none.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         waiting: int = 64,
         threads: int | None = None,
         thinking: bool | str = False,
+        projector: str | None = None,
+        image_side: int = IMAGE_SIDE,
     ) -> None:
         path = find_model(model, "reader")
         if not path.is_file():
@@ -58,12 +65,16 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         self._kept_messages: list[Sequence[Message]] = []
         self._threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking)
+        self._projector = find_projector(path, projector)
+        self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
+        self.vision = self._projector is not None
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
         """Approximate memory use with one request and with all slots in use. Loads nothing."""
         path = optimized_file(self._path) or self._path
         weights, window = path.stat().st_size, kv_cache_bytes(path, self._max_context_tokens)
+        weights += self._projector.stat().st_size if self._projector else 0
         return weights + window, weights + self.slots * window
 
     @property
@@ -82,7 +93,13 @@ class LlamaCppReader(LocalReader[LlamaModel]):
                 self._loaded.prefix_cache.add(messages)
 
     def _load_model(self) -> LlamaModel:
-        return LlamaModel(optimized_file(self._path) or self._path, thinking=self._thinking)
+        return LlamaModel(
+            optimized_file(self._path) or self._path,
+            thinking=self._thinking,
+            projector=self._projector,
+            threads=self._threads,
+            image_side=self._image_side,
+        )
 
     def _cache_factory(self, model: LlamaModel, context_tokens: int) -> CacheFactory:
         return partial(LlamaContext, model, window=context_tokens, threads=ThreadCount(self._threads))

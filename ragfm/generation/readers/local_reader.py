@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ragfm.core.cache import file_identity
+from ragfm.core.errors import UnsupportedError
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.generation.readers import ScopedReader, bool_option, completion_limit, int_option
 from ragfm.generation.readers.chat_template import opens_thinking
 from ragfm.generation.readers.continuous_batching import Batcher
-from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, PrefixCache, TokenSampler
+from ragfm.generation.readers.engine import IMAGE_TOKEN, Adapter, CacheFactory, Model, PrefixCache, TokenSampler
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.images import check_images
 from ragfm.models.model_lookup import is_pinned, weights_sha256
@@ -98,8 +99,7 @@ class LocalReader(Generic[M]):
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Number of tokens in the prompt, with the model's own chat template."""
-        self._check_images(messages)
-        return len(self._engine.model.prompt_tokens(messages))
+        return len(self._prompt(messages)[0])
 
     def opens_thinking(self, messages: Sequence[Message]) -> bool:
         """Whether the output starts within the reasoning, without the tag that opens it."""
@@ -114,15 +114,21 @@ class LocalReader(Generic[M]):
         one that the reader cannot use and for messages that the chat template rejects, and ModelNotFoundError or
         DamagedModelError for an adapter.
         """
-        self._check_images(messages)
         sampling = self._prepare_sampling(sampling)
         engine = self._engine
-        prompt = engine.model.prompt_tokens(messages)
+        prompt, image_inputs = self._prompt(messages)
         adapter = self._adapter(sampling.adapter)
+        if image_inputs is not None and adapter and adapter.virtual_tokens:
+            raise UnsupportedError(
+                f"The adapter '{adapter.path}' has virtual tokens, which prompts with images cannot use.",
+                "Train an adapter with lora.",
+            )
         window = engine.window - (adapter.virtual_tokens if adapter else 0)
         max_tokens = completion_limit(len(prompt), window, sampling.max_tokens)
         sampler = self._new_sampler(engine.model, sampling)
-        request = GenerationRequest(prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope)
+        request = GenerationRequest(
+            prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope, image_inputs=image_inputs
+        )
         request.logprobs = [] if sampling.logprobs else None
         return engine.batcher.stream(request, sampling.stop)
 
@@ -133,16 +139,22 @@ class LocalReader(Generic[M]):
 
         The end of the answer is not included. Raises the same errors as `stream`.
         """
-        self._check_images(messages)
         engine = self._engine
         tokens = [engine.model.tokenize(text) for text in continuations]
-        prompt = engine.model.prompt_tokens(messages)
-        request = GenerationRequest(prompt, self._adapter(adapter), continuations=tokens, scope=scope)
+        prompt, image_inputs = self._prompt(messages)
+        request = GenerationRequest(
+            prompt, self._adapter(adapter), continuations=tokens, scope=scope, image_inputs=image_inputs
+        )
         return engine.batcher.score(request)
 
-    def _check_images(self, messages: Sequence[Message]) -> None:
-        """Raises UnsupportedError."""
+    def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], Any]:
+        """The tokens of a prompt, and what the model evaluates in their place if it has images, else None."""
         check_images(messages, vision=self.vision, reader=f"'{self._path}'")
+        model = self._engine.model
+        if not any(message.images for message in messages):
+            return model.prompt_tokens(messages), None
+        tokens, inputs = model.image_prompt(messages)
+        return [IMAGE_TOKEN] * tokens, inputs
 
     def _adapter(self, adapter: str | None) -> Adapter | None:
         if not adapter:

@@ -59,6 +59,9 @@ def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int
     idle = [slot for slot in slots if slot.request is None]
     if not idle:
         return None
+    oldest = min(idle, key=lambda slot: (bool(slot.prompt), slot.last_used))
+    if request.image_inputs is not None:
+        return oldest, oldest, 0
     best = max(slots, key=lambda slot: slot.reusable_tokens(request, multiple))
     prefix_tokens = best.reusable_tokens(request, multiple)
 
@@ -70,7 +73,6 @@ def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int
             if later >= max(prefix_tokens + 1, PREFILL_BLOCK):
                 return None
 
-    oldest = min(idle, key=lambda slot: (bool(slot.prompt), slot.last_used))
     if best.request is None and 2 * prefix_tokens >= len(best.prompt) > 0:
         return best, best, prefix_tokens
     if prefix_tokens >= PREFILL_BLOCK:  # a copy takes about as long as evaluating a block

@@ -1,14 +1,16 @@
-"""A reader for causal language models of Hugging Face transformers, on the GPU if there is one."""
+"""A reader for models of Hugging Face transformers, for text or for text and images, on the GPU if there is one."""
 
 from __future__ import annotations
 
 from functools import partial
+from json import loads
 from pathlib import Path
 
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.types import Sampling
-from ragfm.generation.readers import passages_for
+from ragfm.generation.readers import int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
+from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.torch_kv_cache import BatchedKVCache, SingleKVCache
@@ -24,7 +26,8 @@ class TransformersReader(LocalReader[TorchModel]):
     (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` and `attention` are transformers'
     names. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
     model's training context, minus `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
-    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder.
+    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder. A model with a processor
+    takes images of up to `image_side` pixels on the longer side; larger ones are scaled.
     """
 
     def __init__(
@@ -40,10 +43,13 @@ class TransformersReader(LocalReader[TorchModel]):
         attention: str | None = None,
         thinking: bool | str = False,
         virtual_tokens: int = 0,
+        image_side: int = IMAGE_SIDE,
     ) -> None:
         path = find_model(model, "reader")
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
         self._device, self._dtype, self._bits, self._attention = device, dtype, bits, attention
+        self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
+        self.vision = _takes_images(path)
 
     @property
     def passages(self) -> int:
@@ -60,6 +66,8 @@ class TransformersReader(LocalReader[TorchModel]):
             bits=self._bits,
             attention=self._attention,
             thinking=self._thinking,
+            vision=self.vision,
+            image_side=self._image_side,
         )
 
     def _cache_factory(self, model: TorchModel, context_tokens: int) -> CacheFactory:
@@ -82,3 +90,13 @@ class TransformersReader(LocalReader[TorchModel]):
             raise ModelNotFoundError(
                 f"There is no PEFT adapter in '{path}'.", "Specify the adapter's folder, not a GGUF file."
             )
+
+
+def _takes_images(path: Path) -> bool:
+    """Whether a folder has a model with a vision tower, and the processor for its images. Loads nothing."""
+    try:
+        config = loads((path / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    has_processor = any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    return has_processor and isinstance(config, dict) and "vision_config" in config

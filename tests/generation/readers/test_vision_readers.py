@@ -1,0 +1,231 @@
+"""Readers of images, with tiny models of real architectures, compared with what the libraries generate themselves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from support.tiny_vision import KINDS, tiny_llava_gguf, tiny_qwen_gguf, tiny_vision
+
+from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.core.types import ImagePart, Message, Sampling
+from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
+from ragfm.generation.readers.transformers_reader import TransformersReader
+from ragfm.testing.reader_contract import _check_images, _generate
+
+TOKENS = 16
+LONG = "The quick brown fox jumps over the lazy dog. " * 4
+TEXT = [Message("user", f"{LONG}What is it?")]
+Reader = TransformersReader | LlamaCppReader
+
+
+def noise(width: int, height: int, seed: int = 0) -> ImagePart:
+    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(buffer, "PNG")
+    return ImagePart(buffer.getvalue(), "image/png")
+
+
+IMAGE = noise(112, 84)
+ASKED = [Message("system", "Be brief."), Message("user", ("[1] A chart: ", IMAGE, "[2] ", noise(60, 90, 1), "Which?"))]
+
+
+def read(reader: Reader, messages: Sequence[Message], **sampling: Any) -> tuple[str, list[float], int]:
+    stream = reader.stream(messages, Sampling(**{"max_tokens": TOKENS, "logprobs": True} | sampling))
+    text = "".join(stream)
+    return text, list(stream.logprobs), stream.usage.prompt_tokens
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    folders = {kind: tiny_vision(root / kind, kind) for kind in KINDS}
+    tiny_llava_gguf(folders["llava"], root / "llava.gguf")
+    tiny_qwen_gguf(folders["qwen2_vl"], root / "qwen2_vl.gguf")
+    return {**folders, **{path.name: path / "model.gguf" for path in root.glob("*.gguf")}}
+
+
+@pytest.fixture(scope="module")
+def load(folders: dict[str, Path]) -> Callable[[str], Reader]:
+    @cache
+    def load_once(kind: str) -> Reader:
+        path = str(folders[kind])
+        return LlamaCppReader(path, threads=1, slots=4) if "gguf" in kind else TransformersReader(path, slots=4)
+
+    return load_once
+
+
+@pytest.fixture(params=[*KINDS, "llava.gguf", "qwen2_vl.gguf"])
+def vision(request: pytest.FixtureRequest, load: Callable[[str], Reader]) -> Reader:
+    return load(request.param)
+
+
+@pytest.fixture(params=KINDS)
+def reader(request: pytest.FixtureRequest, load: Callable[[str], Reader]) -> Reader:
+    return load(request.param)
+
+
+@pytest.fixture(params=["llava.gguf", "qwen2_vl.gguf"])
+def llama(request: pytest.FixtureRequest, load: Callable[[str], Reader]) -> Reader:
+    return load(request.param)
+
+
+def library_inputs(reader: TransformersReader, messages: Sequence[Message]) -> Any:
+    """A conversation as the library's own processor prepares it."""
+    turns = []
+    for message in messages:
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "image": Image.open(io.BytesIO(part.data)).convert("RGB")}
+            for part in message.parts
+        ]
+        turns.append({"role": message.role, "content": content})
+    processor = reader._engine.model._processor
+    return processor.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+
+
+def test_transformers_generates_what_the_library_generates(reader: TransformersReader) -> None:
+    model, inputs = reader._engine.model, library_inputs(reader, ASKED)
+    text, logprobs, used = read(reader, ASKED)
+    theirs = model._model.generate(
+        **inputs, max_new_tokens=TOKENS, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    prompt = inputs["input_ids"].shape[1]
+    tokens = theirs.sequences[0, prompt:].tolist()
+    assert used == reader.count_tokens(ASKED) == prompt
+    expected = model._tokenizer.decode(tokens, skip_special_tokens=True)
+    assert text.rstrip("\ufffd") == expected.rstrip("\ufffd")  # a character that is cut off is not streamed
+    theirs_logprobs = [
+        float(torch.log_softmax(row[0], -1)[token])
+        for row, token in zip(theirs.logits, tokens, strict=True)
+        if token not in model.end_tokens
+    ]
+    assert logprobs == pytest.approx(theirs_logprobs, abs=1e-4)
+
+
+def test_transformers_reads_text_as_the_library_does(reader: TransformersReader) -> None:
+    """The attention and positions of a vision model in the reader's own cache, alone and next to images."""
+    model, inputs = reader._engine.model, library_inputs(reader, TEXT)
+    theirs = model._model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    expected = model._tokenizer.decode(theirs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert read(reader, TEXT)[0].rstrip("\ufffd") == expected.rstrip("\ufffd")
+
+
+def test_images_keep_the_contract(vision: Reader) -> None:
+    text, _ = _generate(vision, [Message("user", "Count from one to ten, in words.")])
+    _check_images(vision, text)
+
+
+def test_text_next_to_images_is_that_of_text_alone(vision: Reader) -> None:
+    """Slots are added while an image is being read; the prefix cache still serves text."""
+    prompts = [TEXT, ASKED, [Message("user", f"{LONG}And what is this?")], [Message("user", ("See ", IMAGE, "?"))]]
+    alone = [read(vision, prompt)[0] for prompt in prompts]
+    fresh: Reader = type(vision)(str(vision._path), slots=4)
+    for _ in range(2):
+        streams = [fresh.stream(prompt, Sampling(max_tokens=TOKENS)) for prompt in prompts]
+        assert ["".join(stream) for stream in streams] == alone
+        assert streams[1].usage.cached_tokens == 0
+    assert streams[0].usage.cached_tokens > len(LONG) // 2
+
+
+def test_the_window_has_room_for_images(vision: Reader) -> None:
+    tokens = vision.count_tokens(ASKED)
+    assert tokens > vision.count_tokens([message if not message.images else TEXT[0] for message in ASKED]) - len(LONG)
+    small: Reader = type(vision)(str(vision._path), context_tokens=tokens)
+    with pytest.raises(ContextOverflowError, match=str(tokens)):
+        small.stream(ASKED)
+    larger: Reader = type(vision)(str(vision._path), context_tokens=tokens + 2)
+    assert len(read(larger, ASKED, max_tokens=None)[1]) == 2
+
+
+def test_scores_of_continuations_after_images(vision: Reader) -> None:
+    """The score of the text that was generated is the sum of its log-probabilities."""
+    model = vision._engine.model
+    text, logprobs, _ = read(vision, ASKED, max_tokens=1)
+    other = "b" if text != "b" else "c"
+    scores = vision.score(ASKED, [text, other, f"{text}{other}"])
+    if model.tokenize(text) and len(model.tokenize(text)) == 1 and "\ufffd" not in text:
+        assert scores[0] == pytest.approx(logprobs[0], abs=1e-4)
+    assert scores[2] < scores[0]
+    assert vision.score(ASKED, [other]) == [pytest.approx(scores[1], abs=1e-4)]
+
+
+def test_larger_images_are_scaled_before_they_are_counted(folders: dict[str, Path]) -> None:
+    large = [Message("user", ("What is it?", noise(400, 400)))]
+    counts = [TransformersReader(str(folders["qwen2_vl"]), image_side=side).count_tokens(large) for side in (112, 56)]
+    assert counts[0] - counts[1] == 16 - 4
+
+
+def test_a_text_cannot_stand_for_an_image(reader: TransformersReader) -> None:
+    mark = reader._engine.model._processor.image_token
+    with pytest.raises(UnsupportedError, match="the token of an image, 2 times for 1 images"):
+        reader.count_tokens([Message("user", (f"{mark} and ", IMAGE))])
+
+
+def test_both_readers_see_the_same_in_the_same_weights(load: Callable[[str], Reader]) -> None:
+    """Positions in three dimensions, scaled images and chat template included."""
+    asked = [Message("user", ("[1] A chart: ", IMAGE, "What is it?"))]
+    theirs, ours = (read(load(kind), asked) for kind in ("qwen2_vl", "qwen2_vl.gguf"))
+    assert (ours[0], ours[2]) == (theirs[0], theirs[2])
+    assert ours[1] == pytest.approx(theirs[1], abs=0.02)  # llama.cpp approximates GELU
+
+
+def test_llama_cpp_generates_what_the_library_generates(llama: LlamaCppReader) -> None:
+    from llama_cpp import Llama
+    from llama_cpp.llama_chat_format import MTMDChatHandler
+
+    asked = [Message("user", ("[1] A chart: ", IMAGE, "What is it?"))]
+    text, _, _ = read(llama, asked)
+    handler = MTMDChatHandler(clip_model_path=str(llama._projector), verbose=False, use_gpu=False)
+    library = Llama(str(llama._path), chat_handler=handler, n_ctx=2048, n_threads=1, verbose=False)
+    url = {"url": f"data:image/png;base64,{base64.b64encode(IMAGE.data).decode()}"}
+    content = [
+        {"type": "text", "text": "[1] A chart: "},
+        {"type": "image_url", "image_url": url},
+        {"type": "text", "text": "What is it?"},
+    ]
+    answer = library.create_chat_completion(
+        [{"role": "user", "content": content}], temperature=0.0, repeat_penalty=1.0, max_tokens=TOKENS
+    )
+    theirs = answer["choices"][0]["message"]["content"]  # without bytes that are no characters
+    assert text.replace("\ufffd", "") == theirs.replace("\ufffd", "")
+
+
+def test_text_does_not_load_the_projector(llama: LlamaCppReader) -> None:
+    fresh = LlamaCppReader(str(llama._path), threads=1)
+    read(fresh, TEXT)
+    assert fresh._engine.model._projector is None
+    assert fresh.memory_bytes[0] > LlamaCppReader(str(llama._path), projector="none").memory_bytes[0]
+
+
+def test_projectors_are_found_or_named(tmp_path: Path, folders: dict[str, Path]) -> None:
+    model = Path(shutil.copytree(folders["qwen2_vl.gguf"].parent, tmp_path / "gguf")) / "model.gguf"
+    asked = [Message("user", ("What is it?", IMAGE))]
+    assert LlamaCppReader(str(model)).vision
+    without = LlamaCppReader(str(model), projector="none")
+    assert not without.vision
+    with pytest.raises(UnsupportedError, match="cannot see images"):
+        without.count_tokens(asked)
+
+    other = shutil.copy(model.with_name("mmproj.gguf"), model.with_name("mmproj-2.gguf"))
+    assert not LlamaCppReader(str(model)).vision  # which one?
+    named = LlamaCppReader(str(model), projector=str(other), threads=1)
+    assert read(named, asked)[2] == named.count_tokens(asked)
+    with pytest.raises(ModelNotFoundError):
+        LlamaCppReader(str(model), projector=str(tmp_path / "missing.gguf"))
+    for name in (model, folders["llava.gguf"]):
+        wrong = LlamaCppReader(str(model), projector=str(name), threads=1)
+        with pytest.raises(DamagedModelError, match="is not a projector for"):
+            wrong.stream(asked)
+        assert read(wrong, TEXT)[0] == read(named, TEXT)[0]
