@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
-from ragfm.models.adapters import read_record
+from ragfm.models.adapters import read_record, served_name
 from ragfm.models.model_lookup import find_model
 
 _MAX_DIFFERENCES = 3  # texts that are printed
@@ -45,6 +45,12 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     type=click.Path(exists=True),
     help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
 )
+@text_option(
+    "--load",
+    metavar="URL",
+    help="Load the adapter into vLLM (--to vllm), or check that llama-server has it (--to gguf). Several addresses are "
+    "separated by commas.",
+)
 @click.option("--prompts", default=50, type=click.IntRange(min=1), help="Number of prompts, with --check.")
 @json_options
 def export(
@@ -56,14 +62,18 @@ def export(
     dtype: Any,
     out: str | None,
     check: str | None,
+    load: str | None,
     prompts: int,
 ) -> None:
     """Export an ADAPTER to the format of a different reader, and compare the outputs of both."""
+    from ragfm.generation.readers import load_reader
     from ragfm.training.adapter_export import compare_readers, export_adapter
     from ragfm.training.examples import read_examples
 
     if check and form != "gguf":
         usage_error("--check requires --to gguf.")
+    if load and form not in ("gguf", "vllm"):
+        usage_error("--load requires --to vllm or --to gguf.")
     if quantise and form != "merged":
         usage_error("--quantise requires --to merged.")
     written = export_adapter(adapter, form, out=out, base=base, dtype=dtype, quantisation=quantise)
@@ -72,8 +82,12 @@ def export(
         with show_progress("prompts") as progress:
             examples = read_examples(check)[:prompts]
             agreement = compare_readers(adapter, written, examples, base=base, progress=progress)
+    name = Path(adapter).resolve().name if form == "vllm" else served_name(str(written.resolve()))
+    if load:
+        cast("Any", load_reader(f"openai:{name}", base_url=load)).load_adapter(name, str(written.resolve()))
     if as_json:
-        print_json({"out": str(written), "check": asdict(agreement) if agreement else None})
+        agreed = asdict(agreement) if agreement else None
+        print_json({"out": str(written), "check": agreed, "loaded": name if load else None})
         return
     if agreement:
         print_text(
@@ -83,12 +97,18 @@ def export(
         for by_transformers, by_llama_cpp in agreement.different[:_MAX_DIFFERENCES]:
             print_text(f"  transformers: {by_transformers!r}  llama.cpp: {by_llama_cpp!r}")
     print_written(str(written))
-    if form == "vllm":
-        record, name = read_record(adapter), Path(adapter).name
+    if load:
+        print_text(f"The server has the adapter. To use it: --reader openai:MODEL --adapter {name}")
+    elif form == "vllm":
+        record = read_record(adapter)
         model = base or record.base["name"]
         rank = record.settings.get("method", {}).get("rank", 16)
         print_text(f"vllm serve {model} --enable-lora --max-lora-rank {max(8, rank)} --lora-modules {name}={written}")
+    elif form == "gguf":
+        serving = find_model(base or read_record(adapter).base["name"], "reader")
+        if serving.is_dir():
+            print_note("The base is a folder. To serve over a GGUF file of it, export with --base FILE.gguf.")
+        else:
+            print_text(f"llama-server --model {serving} --lora-scaled {written}:0")
     if form == "ollama":
         print_text(f"ollama create {Path(adapter).name} -f {written}")
-    if form == "gguf" and not base and find_model(read_record(adapter).base["name"], "reader").is_dir():
-        print_note("The base is a folder. To serve over a GGUF file of it, export with --base FILE.gguf.")

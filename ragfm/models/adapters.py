@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
 
 from ragfm.core.errors import AdapterMismatchError, DamagedModelError, ModelNotFoundError
@@ -199,6 +199,14 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
     elif plugin == "openai" and path.exists():
         check_adapter(path, None, prompt)
     return str(path)
+
+
+def served_name(path: str) -> str:
+    """The name of an adapter on a server: that of its GGUF file, or of its folder if the file is `adapter.gguf`."""
+    file = PurePosixPath(path.replace("\\", "/"))
+    if file.name == GGUF and file.parent.name:
+        return file.parent.name
+    return file.stem if file.suffix == ".gguf" else file.name
 
 
 def virtual_tokens(adapter: str | Path | None) -> int:

@@ -37,7 +37,8 @@ from ragfm.generation.readers import (
 )
 from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE, check_images, prepare_image
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
-from ragfm.generation.readers.server_pool import OTHER, Server, ServerPool, adapter_name
+from ragfm.generation.readers.server_pool import OTHER, Server, ServerPool
+from ragfm.models.adapters import served_name
 
 OPENAI_URL = "https://api.openai.com/v1"
 SECONDS = 120.0
@@ -184,11 +185,27 @@ class OpenAIReader:
             # With the key, so that nobody else on the server can guess it.
             key = os.environ.get("OPENAI_API_KEY", "").encode()[:64]
             salt = blake2b(scope.encode(), key=key, digest_size=32).hexdigest()
-        adapter = adapter_name(str(sampling.adapter)) if sampling.adapter else None
+        adapter = served_name(str(sampling.adapter)) if sampling.adapter else None
         response, call = _Response(), RemoteCall()
         pieces = self._pieces(call, self._request(messages, sampling, max_tokens), salt, adapter, response)
         text = self._text(messages, pieces, sampling.stop, response)
         return Stream(text, cancel=call.cancel, logprobs=response.logprobs)
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make vLLM load a LoRA adapter from a folder on its machine, and replace one of the same name.
+
+        llama-server loads adapters only when it starts: ModelNotFoundError says that it has none of that name. Raises
+        UnsupportedError for other servers and EndpointError.
+        """
+        thread = self._connect()
+        try:
+            thread.run(thread.pool.load_adapter(name, path))
+        except openai.APIError as error:
+            host, reply = _host(str(error.request.url)), _remove_key(error.message).rstrip(".")
+            raise EndpointError(
+                f"The server {host} did not load the adapter '{name}': {reply}.",
+                "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True where it can read the folder.",
+            ) from None
 
     def _text(
         self, messages: Sequence[Message], pieces: Iterator[str], stop: Sequence[str], response: _Response

@@ -10,18 +10,19 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import count
-from pathlib import PurePosixPath
 from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletionChunk
 
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
+from ragfm.models.adapters import served_name
 
 VLLM, LLAMA_SERVER, OTHER = "vllm", "llamacpp", ""
 """Kinds of servers, by the owner that they state for their models."""
 SHORT_SECONDS = 5.0
 """Time limit for requests that need no model: the list of models, and token counts."""
+LOAD_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between two probes of a server that failed; each pause is twice the one before."""
 _BUSY = (408, 409, 429)
@@ -49,10 +50,10 @@ class Server:
         self.probe: asyncio.Task[None] | None = None
         """Set while the server is left out because it failed."""
 
-    async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def request(self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = SHORT_SECONDS) -> Any:
         """The reply, as JSON. A `path` that begins with a slash is relative to the server, else to its base address."""
         url = self.url.removesuffix("/v1") + path if path.startswith("/") else f"{self.url}/{path}"
-        options: Any = {"headers": self.headers, "timeout": SHORT_SECONDS, "max_retries": 0}
+        options: Any = {"headers": self.headers, "timeout": seconds, "max_retries": 0}
         if body is None:
             return await self.client.get(url, cast_to=object, options=options)
         return await self.client.post(url, cast_to=object, body=body, options=options)
@@ -147,6 +148,19 @@ class ServerPool:
             server.counts = False
         return None
 
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Make vLLM load an adapter from a path on its machine; check that llama-server was started with it.
+
+        Raises the SDK's errors, ModelNotFoundError and UnsupportedError.
+        """
+        for server in self.servers:
+            kind = await server.identify()
+            if kind == VLLM:
+                body = {"lora_name": name, "lora_path": path, "load_inplace": True}
+                await server.request("load_lora_adapter", body, seconds=LOAD_SECONDS)
+            else:
+                await _lora(server, kind, name)
+
     def _leave_out(self, server: Server) -> None:
         if server.probe is None:
             _log.warning("The server %s failed. It is left out until it answers.", server.host)
@@ -181,30 +195,27 @@ async def _parameters(server: Server, request: Mapping[str, Any], scope: str, ad
     parameters = {**request, "extra_body": own}
     if adapter and kind == VLLM:
         parameters["model"] = adapter
-    elif adapter and kind == LLAMA_SERVER:
-        adapters = await server.request("/lora-adapters")  # each time: after a restart, the ids may differ
-        ids = {adapter_name(entry["path"]): entry["id"] for entry in adapters}
-        if adapter not in ids:
-            names = ", ".join(sorted(ids)) or "none"
-            raise ModelNotFoundError(
-                f"The server {server.host} has no adapter '{adapter}'; it has: {names}.",
-                "Start it with `--lora FILE --lora-init-without-apply`.",
-            )
-        own["lora"] = [{"id": ids[adapter], "scale": 1.0}]
     elif adapter:
+        own["lora"] = await _lora(server, kind, adapter)
+    return parameters
+
+
+async def _lora(server: Server, kind: str, adapter: str) -> list[dict[str, float]]:
+    """The parameter `lora` of llama-server. Raises ModelNotFoundError and UnsupportedError."""
+    if kind != LLAMA_SERVER:
         raise UnsupportedError(
             f"The server {server.host} is neither vLLM nor llama-server, so adapters cannot be requested by name.",
             "Use the name under which the server offers the model with its adapter.",
         )
-    return parameters
-
-
-def adapter_name(path: str) -> str:
-    """The name of an adapter on a server: that of its GGUF file, or of its folder if the file is `adapter.gguf`."""
-    file = PurePosixPath(path.replace("\\", "/"))
-    if file.name == "adapter.gguf":
-        return file.parent.name
-    return file.stem if file.suffix == ".gguf" else file.name
+    adapters = await server.request("/lora-adapters")  # each time: after a restart, the ids may differ
+    ids = {served_name(entry["path"]): entry["id"] for entry in adapters}
+    if adapter not in ids:
+        names = ", ".join(sorted(ids)) or "none"
+        raise ModelNotFoundError(
+            f"The server {server.host} has no adapter '{adapter}'; it has: {names}.",
+            "Start it with `--lora-scaled FILE:0`, the file of the adapter in GGUF.",
+        )
+    return [{"id": ids[adapter], "scale": 1.0}]
 
 
 def is_temporary(error: openai.OpenAIError) -> bool:
