@@ -528,6 +528,32 @@ class Collection:
             raise CollectionError(f"There is no image {key!r} in {self.location}.", "Use the `image` of a hit.")
         return found
 
+    def page_image(self, uri: str, page: int, *, width: int = 1200) -> bytes:
+        """A page of a PDF document or image as PNG, up to `width` pixels wide (100 to 2400); pages count from 1.
+
+        It is rendered from the file that the source holds now, in a confined process. Raises ConnectorError if that is
+        not the indexed version or cannot be read, CollectionError if there is no such document or page,
+        UnsupportedError for other formats, ParseError for a file that cannot be rendered.
+        """
+        from ragfm.ingestion.page_images import page_image
+
+        return page_image(self._store, self._read_catalog(lambda catalog: self._row(catalog, uri)), page, width)
+
+    def page_boxes(self, uri: str, page: int, start: int, end: int) -> list[tuple[float, float, float, float]]:
+        """Where `document.text[start:end]` stands on a page: a box for each line, empty if the place is not certain.
+
+        A box is left, top, right and bottom, as fractions of the page from its top left corner. Text of scans is found
+        if OCR is installed. Raises what `page_image` raises.
+        """
+        from ragfm.ingestion.page_images import page_boxes
+
+        def found(catalog: Catalog) -> tuple[Any, str, Any]:
+            row = self._row(catalog, uri)
+            return row, *catalog.document(row.id)
+
+        row, text, marks = self._read_catalog(found)
+        return page_boxes(self._store, row, text, marks or (), page, start, end)
+
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts for restricted handles."""
         return self._store.read(self._status)

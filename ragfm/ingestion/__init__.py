@@ -18,6 +18,7 @@ document_outcomes   stored failures and skips of earlier syncs
 parse_queue         documents that are parsed while others are embedded
 embedding           vectors for new texts
 ingest_report       what a sync did
+page_images         pages of documents as images, and where quotes stand on them
 source_watcher      sync at each change of a source
 reembed             switch to a different embedder
 """

@@ -63,10 +63,10 @@ def resolve_source(store: Store, entry: SourceEntry) -> SourceRequest:
     # Options may come from the source's last sync. That source is found by its root, which the connector knows, but
     # also by the location, so one connector is enough unless the location's root has changed since.
     expected = _make_source(store, entry, None)
-    connector = _build(store, expected)
+    connector = build_source(store, expected)
     source = _make_source(store, entry, _relative_path(store, str(connector.root)))
     if (source.connector, source.options) != (expected.connector, expected.options):
-        connector = _build(store, source)
+        connector = build_source(store, source)
     return SourceRequest(entry, source, connector)
 
 
@@ -78,13 +78,13 @@ def refresh_request(store: Store, request: SourceRequest) -> SourceRequest:
     source, resolved = _make_source(store, request.entry, request.source.root), request.source
     if (source.connector, source.options) == (resolved.connector, resolved.options):
         return SourceRequest(request.entry, source, request.connector)
-    return SourceRequest(request.entry, source, _build(store, source))
+    return SourceRequest(request.entry, source, build_source(store, source))
 
 
 def unfiltered_connector(store: Store, source: Source) -> Connector:
     """A connector for everything that a source's location holds, without its include and exclude patterns."""
     options = {key: value for key, value in source.options.items() if key not in _PATTERN_OPTIONS}
-    return _build(store, replace(source, options=options))
+    return build_source(store, replace(source, options=options))
 
 
 def has_patterns(source: Source) -> bool:
@@ -192,7 +192,8 @@ def _default_connector(location: str) -> str:
     return "files"
 
 
-def _build(store: Store, source: Source) -> Connector:
+def build_source(store: Store, source: Source) -> Connector:
+    """The connector of a source. Raises the errors of `build_connector`, and SourceError if there is nothing."""
     location = _absolute_path(store, source.location)
     defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
     if source.name == UPLOADS_SOURCE:

@@ -15,6 +15,8 @@ they come from the structure of the source, so a paragraph that only looks like 
     own/web/       HTML, EPUB, email (EML, MSG)
     own/media/     images (OCR), audio (speech recognition)
     sandbox/       confined worker processes in which documents are parsed
+    page_service   rendered pages, and quotes found on them, in a confined process
+    quote_boxes    where on a page a quote stands
     stated_period  the period that a report covers, as metadata
     heartbeat      signs of life from a parser in a worker
 """

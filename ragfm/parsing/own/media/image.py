@@ -27,23 +27,18 @@ def read_image(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     if not (has_ocr() or images):
         raise SkipDocument(f"{name} is an image: reading its text needs OCR.", OCR_HINT)
     import numpy as np
-    from PIL import ImageOps
 
     try:
         image = open_image(data)
         _check_size(image, name)
         metadata = {"width": image.width, "height": image.height}
-        # Only the first frame of an animation is read.
-        page_count = min(getattr(image, "n_frames", 1), _MAX_PAGES) if image.format == "TIFF" else 1
+        page_count = count_pages(image)
         pages = []
-        for number in range(page_count):
-            image.seek(number)
-            _check_size(image, name)  # each page of a TIFF has its own size
+        for number in range(1, page_count + 1):
+            upright = upright_page(image, number, name)
             kept = b""
             if images:
                 kept = kept_image(data) or b"" if page_count == 1 else encoded(image)
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            upright.thumbnail((_MAX_SIDE, _MAX_SIDE))
             words = recognize_words(np.asarray(upright), 1) if has_ocr() else []
             pages.append(PageContent(upright.width, upright.height, words, image=kept))
     except ParseError:
@@ -54,6 +49,22 @@ def read_image(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     if page_count == 1:
         parsed = parsed._replace(marks=tuple(mark for mark in parsed.marks if mark.kind != "page"))
     return parsed._replace(metadata=metadata)
+
+
+def count_pages(image: Image.Image) -> int:
+    """The number of pages: of a TIFF, up to a limit; of an animation, only the first frame counts."""
+    return min(getattr(image, "n_frames", 1), _MAX_PAGES) if image.format == "TIFF" else 1
+
+
+def upright_page(image: Image.Image, number: int, name: str) -> Image.Image:
+    """A page, counted from 1, in RGB and turned as its metadata says. A large one is scaled down."""
+    from PIL import ImageOps
+
+    image.seek(number - 1)
+    _check_size(image, name)  # each page of a TIFF has its own size
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    return upright
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -1,0 +1,95 @@
+"""How often the place of a quote on a PDF page is found, and whether the box holds the quote.
+
+    python benchmarks/bench_quote_boxes.py [--pages N]
+
+The quotes are all sentences and table rows of N pages, drawn at random, of each of the 25 filings of FinanceBench. The
+text that PDFium extracts from a quote's boxes, which has no part in finding them, is compared by letters and digits.
+
+    found     share of the quotes that have boxes
+    exact     share of those whose boxes hold the quote and nothing else
+    contains  share of those whose boxes hold the quote, and up to a fifth more: boxes of lines may overlap
+    repeated  quotes that the page's text has more than once; `distinct`: share of those found whose boxes differ from
+              the boxes of the same words elsewhere
+
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import time
+from collections import Counter
+from typing import Any
+
+import measure
+import pypdfium2
+from data import DATA
+
+from ragfm.core.text import sentence_spans
+from ragfm.core.types import Blob
+from ragfm.parsing import parse
+from ragfm.parsing.own.pdf.pdf_page import read_page
+from ragfm.parsing.quote_boxes import find_quote, letters_of
+
+
+def main() -> None:
+    """Measure, and print the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", type=int, default=6, help="pages of each filing")
+    pages, counts, seconds = parser.parse_args().pages, {"text": Counter[str](), "rows": Counter[str]()}, 0.0
+    misses = []
+    for path in sorted((DATA / "financebench" / "pdfs").glob("*.pdf")):
+        data = path.read_bytes()
+        parsed = parse(Blob(data), path.name)
+        marks = [mark for mark in parsed.marks if mark.kind == "page"]
+        with pypdfium2.PdfDocument(data) as document:
+            for mark in random.Random(path.name).sample(marks, min(pages, len(marks))):
+                page = document[int(mark.value) - 1]
+                content, shown = read_page(document, int(mark.value) - 1), page.get_textpage()
+                left, _, _, top = page.get_bbox()
+                text, place_of = parsed.text[mark.start : mark.end], dict[str, tuple[Any, ...]]()
+                for start, end in sentence_spans(text):
+                    quote = text[start:end]
+                    wanted = letters_of(re.sub(r"\]\([^()\s]*\)", "", quote))
+                    if not wanted:
+                        continue
+                    count = counts["rows" if quote.startswith("|") else "text"]
+                    count["quotes"] += 1
+                    began = time.process_time()
+                    boxes = find_quote(content.words, text, start, end)
+                    seconds += time.process_time() - began
+                    count["repeated"] += text.count(quote) > 1
+                    if not boxes:
+                        misses.append([path.name, mark.value, quote[:80]])
+                        continue
+                    inside = letters_of(
+                        " ".join(
+                            shown.get_text_bounded(left + box.x0, top - box.bottom, left + box.x1, top - box.top)
+                            for box in boxes
+                        )
+                    )
+                    count["found"] += 1
+                    count["exact"] += inside == wanted
+                    count["contains"] += not Counter(wanted) - Counter(inside) and len(inside) <= 1.2 * len(wanted)
+                    if text.count(quote) > 1:
+                        count["repeated_found"] += 1
+                        count["distinct"] += place_of.get(quote) != tuple(boxes)
+                        place_of[quote] = tuple(boxes)
+        print(path.name, {kind: dict(count) for kind, count in counts.items()}, flush=True)
+    result: dict[str, Any] = measure.about("quote_boxes", ("ragfm", "pypdfium2"))
+    for kind, count in counts.items():
+        shares = {name: round(count[name] / max(count["found"], 1), 4) for name in ("exact", "contains")}
+        repeated = {name: count[name] for name in ("repeated", "repeated_found", "distinct")}
+        found = round(count["found"] / count["quotes"], 4)
+        result[kind] = {"quotes": count["quotes"], "found": found, **shares, **repeated}
+    result["cpu_ms_per_quote"] = round(1000 * seconds / sum(count["quotes"] for count in counts.values()), 2)
+    result["misses"] = random.Random(0).sample(misses, min(20, len(misses)))
+    measure.save(result, "quote_boxes")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

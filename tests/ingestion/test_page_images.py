@@ -1,0 +1,124 @@
+"""Page images and boxes of quotes through a collection: current files only, and only for those who may read them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.written_pdf import lines, pdf
+
+from ragfm import Collection, Settings
+from ragfm.core.errors import CollectionError, ConnectorError, UnsupportedError
+from ragfm.ingestion import page_images
+from ragfm.ingestion.page_images import _Cache
+
+TEXT = ("The keeper writes down every ship.", "The pilot waits below the tower.")
+MARKED = "0 0 1 rg 300 100 200 200 re f 0 g "  # a blue square that only this document has
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_images, "_cache", _Cache())
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    docs = tmp_path / "docs"
+    (docs / "board").mkdir(parents=True)
+    (docs / "log.pdf").write_bytes(pdf(lines("Contents"), lines(*TEXT)))
+    (docs / "notes.md").write_text("# Notes\n\nNo pages here.\n")
+    (docs / "board" / "plan.pdf").write_bytes(pdf(lines("The walnut plan.") + MARKED))
+    (docs / "board" / ".ragfm-access").write_text("board")
+    return docs
+
+
+@pytest.fixture
+def collection(docs: Path, tmp_path: Path) -> Collection:
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder="hashing")
+    assert not collection.sync(docs).failed
+    return collection
+
+
+def test_a_page_and_the_box_of_a_quote(collection: Collection) -> None:
+    image = Image.open(io.BytesIO(collection.page_image("docs/log.pdf", 2, width=612)))
+    assert image.size == (612, 792)
+    (hit,) = collection.search("the pilot waits", 1)
+    assert hit.page == 2
+    start = collection.document("docs/log.pdf").text.index(TEXT[1])
+    ((left, top, right, bottom),) = collection.page_boxes("docs/log.pdf", 2, start, start + len(TEXT[1]))
+    assert left == pytest.approx(72 / 612, abs=0.002)
+    ink = image.convert("L").point(lambda value: 255 * (value < 128)).getbbox()  # both lines
+    assert ink is not None
+    assert 612 * right == pytest.approx(ink[2], abs=70)
+    assert 792 * bottom == pytest.approx(ink[3], abs=4)
+    assert 792 * top > ink[1] + 6
+    assert collection.page_boxes("docs/log.pdf", 1, start, start + 5) == []  # it is on another page
+
+
+def test_what_cannot_be_shown_says_why(collection: Collection) -> None:
+    with pytest.raises(UnsupportedError, match=r"'docs/notes\.md' has no pages to show\. PDF documents"):
+        collection.page_image("docs/notes.md", 1)
+    with pytest.raises(CollectionError, match=r"There is no page 9 in docs/log\.pdf\. It has 2\."):
+        collection.page_image("docs/log.pdf", 9)
+    with pytest.raises(CollectionError, match="There is no document"):
+        collection.page_image("docs/none.pdf", 1)
+    with pytest.raises(ValueError, match="width is 99; it must be between 100 and 2400"):
+        collection.page_image("docs/log.pdf", 1, width=99)
+
+
+def test_only_the_indexed_version_of_a_file_is_shown(collection: Collection, docs: Path) -> None:
+    (docs / "log.pdf").write_bytes(pdf(lines("Other contents")))
+    with pytest.raises(ConnectorError, match=r"has changed since it was indexed\. Run `ragfm ingest`\."):
+        collection.page_image("docs/log.pdf", 1)
+    (docs / "log.pdf").unlink()
+    with pytest.raises(ConnectorError, match=r"The file of 'docs/log\.pdf' cannot be read: .*No such file"):
+        collection.page_boxes("docs/log.pdf", 1, 0, 5)
+
+
+def test_pages_are_as_closed_as_their_text(collection: Collection, docs: Path) -> None:
+    secret = collection.as_groups({"board"}).page_image("docs/board/plan.pdf", 1)
+    assert (0, 0, 255) in {color for _, color in Image.open(io.BytesIO(secret)).getcolors(1 << 24) or ()}
+    for groups in (set[str](), {"hr"}):  # after it was rendered and cached, too
+        handle = collection.as_groups(groups)
+        with pytest.raises(CollectionError, match="There is no document"):
+            handle.page_image("docs/board/plan.pdf", 1)
+        with pytest.raises(CollectionError, match="There is no document"):
+            handle.page_boxes("docs/board/plan.pdf", 1, 0, 9)
+        assert handle.page_image("docs/log.pdf", 1)
+    # A file that was closed after the last ingest is not read on behalf of the groups that it was open to.
+    (docs / "board" / "minutes.pdf").write_bytes(pdf(lines("The minutes.")))
+    collection.sync(docs)
+    (docs / "board" / ".ragfm-access").write_text("owner")
+    with pytest.raises(ConnectorError, match="has been closed to a group"):
+        collection.as_groups({"board"}).page_image("docs/board/minutes.pdf", 1)
+
+
+def test_files_and_images_are_kept_up_to_a_limit(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = collection.page_image("docs/log.pdf", 1)
+    (docs / "log.pdf").unlink()
+    assert collection.page_image("docs/log.pdf", 1) == first
+    assert collection.page_image("docs/log.pdf", 2)  # from the file that was kept
+    monkeypatch.setattr(page_images, "_MAX_CACHED", 10)
+    assert collection.page_image("docs/board/plan.pdf", 1)  # pushes out everything
+    with pytest.raises(ConnectorError, match="cannot be read"):
+        collection.page_image("docs/log.pdf", 1)
+
+
+@pytest.fixture(params=["folder", pytest.param("postgres", marks=pytest.mark.slow)])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
+    return tmp_path / "uploads" if request.param == "folder" else request.getfixturevalue("address")
+
+
+def test_pages_of_uploads_come_from_the_collection(location: str | Path, docs: Path) -> None:
+    collection = Collection.open(location, settings=Settings(), embedder="hashing")
+    collection.sync(docs)
+    uploads = collection.open_uploads()
+    stored = uploads.store(io.BytesIO(pdf(lines(*TEXT))), "log.pdf", ["key:ann"])
+    collection.sync(uploads.source, name=".uploads")
+    assert collection.as_groups({"key:ann"}).page_image(stored.uri, 1, width=300).startswith(b"\x89PNG")
+    with pytest.raises(CollectionError, match="There is no document"):
+        collection.as_groups({"key:bob"}).page_image(stored.uri, 1, width=300)
