@@ -11,7 +11,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ragfm.core.errors import ConnectorError, UnsupportedError
+from ragfm.core.errors import (
+    ConfigError,
+    ConnectorError,
+    MissingExtraError,
+    SourceError,
+    UnknownPluginError,
+    UnsupportedError,
+)
 from ragfm.core.types import Ref
 from ragfm.ingestion.preparation import fetch
 from ragfm.ingestion.source_request import build_source
@@ -83,8 +90,12 @@ def _file(store: Store, row: Any) -> bytes:
         source = next((one for one in sources if one.id == row.source_id), None)
         if source is None:
             raise ConnectorError(f"The source of {row.uri!r} was removed.")
+        try:
+            connector = build_source(store, source)
+        except (SourceError, ConfigError, MissingExtraError, UnknownPluginError) as error:
+            raise ConnectorError(f"The source of {row.uri!r} cannot be read: {error}") from error
         allow = None if row.allow is None else tuple(row.allow)
-        blob, outcome = fetch(build_source(store, source), Ref(row.path, row.revision, allow=allow), row.digest)
+        blob, outcome = fetch(connector, Ref(row.path, row.revision, allow=allow), row.digest)
         if blob is None:
             raise ConnectorError(f"The file of {row.uri!r} cannot be read: {outcome.reason}")
         if outcome.kind != "unchanged":

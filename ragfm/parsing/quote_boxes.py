@@ -26,25 +26,32 @@ def find_quote(words: Sequence[Word], text: str, start: int, end: int) -> list[B
     `text` is the text of the page, as parsed; `words` are all words of the page, in the order of the file.
     """
     text = _LINK_TARGET.sub(lambda target: " " * len(target[0]), text)
-    quote = letters_of(text[start:end])
+    before, quote, after = letters_of(text[:start]), letters_of(text[start:end]), letters_of(text[end:])
     if not quote:
         return []
-    before, after = letters_of(text[:start])[-_CONTEXT:], letters_of(text[end:])[:_CONTEXT]
+    whole, own = before + quote + after, len(before)
+
+    def context(letters: str, at: int) -> tuple[str, str]:
+        """What stands before and after the quote, each from the quote on."""
+        until = at + len(quote)
+        return letters[max(0, at - _CONTEXT) : at][::-1], letters[until : until + _CONTEXT]
+
+    # The same words elsewhere in the text have another place on the page.
+    others = [context(whole, at) for at in _occurrences(whole, quote) if at != own]
     starts_token, ends_token = not text[start - 1 : start].isalnum(), not text[end : end + 1].isalnum()
     rows = [word for row in rows_of(words) for word in sorted(row, key=lambda word: word.x0)]
     for order in (words, rows):
         letters, owners, token_starts = _stream(order)
-        places: list[tuple[int, int]] = []  # length of the context that agrees, and position
-        for at in _occurrences(letters, quote):
-            until = at + len(quote)
-            if (starts_token and at not in token_starts) or (ends_token and until not in token_starts):
-                continue
-            context = _common_start(before[::-1], letters[max(0, at - _CONTEXT) : at][::-1])
-            context += _common_start(after, letters[until : until + _CONTEXT])
-            places.append((context, at))
-        places.sort(reverse=True)
-        if len(places) == 1 or (places and places[0][0] >= places[1][0] + _MIN_LEAD):
-            at = places[0][1]
+        places = sorted(
+            (_agreement(context(letters, at), context(whole, own)), at)
+            for at in _occurrences(letters, quote)
+            if (at in token_starts or not starts_token) and (at + len(quote) in token_starts or not ends_token)
+        )
+        if not places:
+            continue
+        best, at = places[-1]
+        rivals = [lower for lower, _ in places[:-1]] + [_agreement(context(letters, at), other) for other in others]
+        if best >= max(rivals, default=-_MIN_LEAD) + _MIN_LEAD:
             return _line_boxes([order[i] for i in dict.fromkeys(owners[at : at + len(quote)])])
     return []
 
@@ -74,9 +81,10 @@ def _stream(words: Sequence[Word]) -> tuple[str, list[int], set[int]]:
     return "".join(letters), owners, token_starts
 
 
-def _common_start(first: str, second: str) -> int:
-    """The number of characters with which both begin."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+def _agreement(first: tuple[str, str], second: tuple[str, str]) -> int:
+    """The number of characters that two contexts have in common, from the quote on."""
+    pairs = zip(first, second, strict=True)
+    return sum(1 for pair in pairs for _ in takewhile(lambda two: two[0] == two[1], zip(*pair, strict=False)))
 
 
 def _occurrences(letters: str, quote: str) -> Iterator[int]:

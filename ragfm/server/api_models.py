@@ -360,6 +360,17 @@ class DocumentList(BaseModel):
     groups: list[str] = []
 
 
+class PageBoxes(BaseModel):
+    """Where a quote stands on a page: a box for each line, none if the place is not certain.
+
+    A box is left, top, right and bottom, as fractions of the page from its top left corner.
+    """
+
+    object: Literal["boxes"] = "boxes"
+    page: int
+    boxes: list[tuple[float, float, float, float]]
+
+
 class Deleted(BaseModel):
     """A deletion. `deleted` is false if the document is still in the index; it will be removed soon."""
 

@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from ragfm import __version__
-from ragfm.server import chat_routes, document_routes, search_routes
+from ragfm.server import chat_routes, document_routes, image_routes, search_routes
 from ragfm.server.api_errors import ErrorBody, answer_error, as_api_error
 from ragfm.server.api_keys import KeyStore
 from ragfm.server.api_models import ChatChunk
@@ -84,7 +84,7 @@ def create_app(served: ServedModels, *, keys: KeyStore | None, limits: Limits = 
         exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), answer_error),
     )
     app.state.service = service
-    for router in (chat_routes.router, search_routes.router, document_routes.router, _operations):
+    for router in (chat_routes.router, search_routes.router, document_routes.router, image_routes.router, _operations):
         app.include_router(router)
     app.state.mcp = nullcontext()
     if find_spec("mcp"):

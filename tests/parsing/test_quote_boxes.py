@@ -88,6 +88,14 @@ def test_a_quote_without_a_certain_place_has_no_box(text: str, quote: str) -> No
     assert find_quote(read_page(pypdfium2.PdfDocument(data), 0).words, text, start, start + len(quote)) == []
 
 
+def test_words_that_the_text_has_twice_and_the_page_once_have_one_place() -> None:
+    words = read_page(pypdfium2.PdfDocument(pdf(lines("The keeper saw 500 ships and nine boats."))), 0).words
+    text = "The captain met 500 ships.\n\nThe keeper saw 500 ships and nine boats."
+    first, second = text.index("500 ships"), text.rindex("500 ships")
+    assert find_quote(words, text, first, first + 9) == []
+    assert len(find_quote(words, text, second, second + 9)) == 1
+
+
 def test_a_link_is_found_by_its_text() -> None:
     words = read_page(pypdfium2.PdfDocument(pdf(lines("Read the manual of the lamp first."))), 0).words
     text = "Read [the manual](https://example.org/a_(b)) of the lamp first."

@@ -174,7 +174,7 @@ def probe(running: Running, client: httpx.Client, chance: random.Random, uris: l
         uri.rpartition("/")[0],
     ]
     path = f"/v1/documents/{chance.choice(paths)}"
-    kind = chance.randrange(7)
+    kind = chance.randrange(8)
     if kind == 0:
         mode = chance.choice(["hybrid", "dense", "keyword"])
         return client.post("/v1/search", json={"query": words, "k": 200, "mode": mode, "filter": filter})
@@ -196,6 +196,9 @@ def probe(running: Running, client: httpx.Client, chance: random.Random, uris: l
     if kind == 5:
         groups = {"groups": [chance.choice(["hr", "board", "key:hr", "key:guest", "*"])]}
         return client.post("/v1/documents", files={"file": ("a.txt", b"a")}, data=groups)
+    if kind == 6:
+        path = path.replace("documents", chance.choice(["pages", "boxes"]), 1)
+        return client.get(path, params={"page": 1, "start": 0, "end": 9})
     return client.post("/v1/ratings", json={"rating": f"handbook/{chance.randrange(50)}", "thumbs": "up"})
 
 

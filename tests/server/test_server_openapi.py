@@ -30,6 +30,8 @@ def test_the_openapi_names_all_routes_forms_and_errors(running: Running) -> None
         "/v1/ratings",
         "/v1/documents",
         "/v1/documents/{uri}",
+        "/v1/pages/{uri}",
+        "/v1/boxes/{uri}",
         "/healthz",
         "/readyz",
         "/metrics",

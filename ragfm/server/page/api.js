@@ -62,8 +62,8 @@ async function json(path, options) {
 const post = (path, body, signal) =>
   send(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body), signal });
 
-const addressOf = (uri, options) =>
-  `v1/documents/${uri.split('/').map(encodeURIComponent).join('/')}?${new URLSearchParams(options)}`;
+const addressOf = (uri, options, kind = 'documents') =>
+  `v1/${kind}/${uri.split('/').map(encodeURIComponent).join('/')}?${new URLSearchParams(options)}`;
 
 export const collectionOf = (model) => model.split(':')[0];
 
@@ -86,6 +86,16 @@ export const ownDocuments = async (model) =>
   (await json(`v1/documents?${new URLSearchParams({ model, limit: 1000, mine: true })}`)).data;
 
 export const documentText = (uri, model, start, length) => json(addressOf(uri, { model, start, length }));
+
+/** A page of a document, as a decoded image. */
+export async function pageImage(uri, model, page, width) {
+  const response = await send(addressOf(uri, { model, page, width }, 'pages'));
+  return createImageBitmap(await response.blob());
+}
+
+/** Where a span of a document's text stands on a page: [left, top, right, bottom] for each line, as fractions of the page. */
+export const pageBoxes = async (uri, model, page, { start, end }) =>
+  (await json(addressOf(uri, { model, page, start, end }, 'boxes'))).boxes;
 
 export const removeDocument = (uri, model) => json(addressOf(uri, { model }), { method: 'DELETE' });
 

@@ -3,8 +3,13 @@
 export const $ = (id) => document.getElementById(id);
 
 /** An element. Attributes that are functions (`onclick`) become listeners; `true` sets an attribute, `false` and null omit it. */
-export function h(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
+export const h = (tag, attributes = {}, ...children) => make(document.createElement(tag), attributes, children);
+
+/** An SVG element, as `h` makes others. */
+export const svg = (tag, attributes = {}, ...children) =>
+  make(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
+
+function make(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === 'function') element.addEventListener(name.slice(2), value);
     else if (value !== null && value !== undefined && value !== false)
@@ -19,14 +24,7 @@ export function fill(element, ...children) {
   return element;
 }
 
-export function icon(name) {
-  const space = 'http://www.w3.org/2000/svg';
-  const svg = document.createElementNS(space, 'svg');
-  svg.setAttribute('aria-hidden', 'true');
-  svg.append(document.createElementNS(space, 'use'));
-  svg.firstChild.setAttribute('href', `#i-${name}`);
-  return svg;
-}
+export const icon = (name) => svg('svg', { 'aria-hidden': 'true' }, svg('use', { href: `#i-${name}` }));
 
 export function iconButton(name, label, onclick, attributes = {}) {
   return h(

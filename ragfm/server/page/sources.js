@@ -1,7 +1,7 @@
 // The sources panel: the passages that the reader received, with the cited words marked.
 
 import * as api from './api.js';
-import { $, announce, count, fill, h, icon, iconButton, unitsOf, webLink } from './dom.js';
+import { $, announce, count, fill, h, icon, iconButton, svg, unitsOf, webLink } from './dom.js';
 import { passage } from './passage.js';
 
 const FAULTS = {
@@ -12,6 +12,7 @@ const FAULTS = {
   unclear: 'The passage says this. Check whether it answers the question.',
 };
 const CONTEXT = 20000; // characters of a document shown before and after a passage
+const PAGE_WIDTH = 1600; // pixels
 
 let lastFocus = null; // gets the focus when the panel closes
 
@@ -36,6 +37,12 @@ export function placeOf({ page, place, lines }) {
   if (place || !lines) return place ?? '';
   const [first, last] = lines;
   return first === last ? `line ${first}` : `lines ${first}–${last}`;
+}
+
+/** The page of a passage or citation that the server can show; null if there is none. */
+function pageOf({ page }, uri) {
+  if (/\.(docx|docm|odp|ppsx|pptm|pptx)$/i.test(uri)) return null;
+  return page ?? (/\.(bmp|gif|jpe?g|png|tiff?|webp)$/i.test(uri) ? 1 : null);
 }
 
 /** Show the sources of a turn, with the evidence at `index` marked as active. */
@@ -108,6 +115,7 @@ function card(turn, hit, evidence, active) {
   const first = hit.text.search(/[^#\s]/); // the passage's own heading is shown in the passage
   const headings = (hit.headings ?? []).filter((heading) => !hit.text.startsWith(heading, first));
   const place = [placeOf(hit), ...headings].filter(Boolean).join(' · ');
+  const page = pageOf(own.includes(active) ? active : (own[0] ?? hit), hit.uri);
   return h(
     'section',
     { class: 'source', 'data-n': hit.n, tabindex: -1, 'aria-label': `Source ${hit.n}: ${nameOf(hit.uri)}` },
@@ -122,9 +130,20 @@ function card(turn, hit, evidence, active) {
     own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
     [...faults].map(([fault, text]) => h('p', { class: ['unclear', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
     h(
-      'button',
-      { type: 'button', class: 'plain', onclick: () => showDocument(turn.model, hit.uri, hit, spans) },
-      'Show in the document',
+      'div',
+      { class: 'row' },
+      h(
+        'button',
+        { type: 'button', class: 'plain', onclick: () => showDocument(turn.model, hit.uri, hit, spans) },
+        'Show in the document',
+      ),
+      page
+        ? h(
+            'button',
+            { type: 'button', class: 'plain', onclick: () => showPage(turn.model, hit, page, own, active) },
+            `Show page ${page}`,
+          )
+        : null,
     ),
   );
 }
@@ -193,6 +212,57 @@ export async function showDocument(model, uri, hit = null, spans = []) {
   const mark = body.querySelector('mark.active') ?? body.querySelector('mark') ?? body.querySelector('.here');
   mark?.scrollIntoView({ block: 'center' });
 }
+
+/** Show a page of a document with the evidence on it marked. */
+async function showPage(model, hit, page, evidence, active) {
+  const body = $('document-body');
+  $('document-title').textContent = nameOf(hit.uri);
+  fill(body, h('p', { class: 'foot' }, 'Loading…'));
+  if (!$('document').open) $('document').showModal();
+  $('document-title').focus();
+  const collection = api.collectionOf(model);
+  const shown = evidence.filter((item) => pageOf(item, hit.uri) === page);
+  try {
+    const [image, ...boxes] = await Promise.all([
+      api.pageImage(hit.uri, collection, page, PAGE_WIDTH),
+      ...shown.map((item) => (item.box ? [item.box] : api.pageBoxes(hit.uri, collection, page, item))),
+    ]);
+    const marks = shown.flatMap((item, i) => boxes[i].map((box) => rectangle(box, item === active ? 'active' : null)));
+    const label = `Page ${page} of ${nameOf(hit.uri)}${marks.length ? ', with the cited words marked' : ''}`;
+    const canvas = h('canvas', { width: image.width, height: image.height, role: 'img', 'aria-label': label });
+    canvas.getContext('2d').drawImage(image, 0, 0);
+    const layer = svg('svg', { viewBox: '0 0 1 1', preserveAspectRatio: 'none', 'aria-hidden': 'true' }, marks);
+    const sheet = h('div', { class: 'page' }, canvas, layer);
+    const larger = h('button', { type: 'button', 'aria-pressed': 'false', onclick: enlarge }, 'Larger');
+    function enlarge() {
+      larger.setAttribute('aria-pressed', sheet.classList.toggle('large'));
+      scrollToMark(sheet);
+    }
+    const note = marks.length || !shown.length ? '' : 'The cited words cannot be located on this page.';
+    fill(
+      body,
+      h(
+        'div',
+        { class: 'row' },
+        h('p', { class: 'where' }, [folderOf(hit.name || hit.uri), `page ${page}`, note].filter(Boolean).join(' · ')),
+        h('span', { class: 'space' }),
+        larger,
+      ),
+      h('div', { class: 'wide' }, sheet),
+    );
+    scrollToMark(sheet);
+    announce(label);
+  } catch (error) {
+    fill(body, h('p', { class: 'error' }, error.message));
+    announce(error.message);
+  }
+}
+
+const scrollToMark = (sheet) =>
+  (sheet.querySelector('rect.active') ?? sheet.querySelector('rect'))?.scrollIntoView({ block: 'center' });
+
+const rectangle = ([left, top, right, bottom], name) =>
+  svg('rect', { x: left, y: top, width: right - left, height: bottom - top, class: name });
 
 /** Nodes of a part of a document. A passage that has changed since the answer is not marked. */
 function documentNodes({ text, start, characters }, hit, spans) {

@@ -1,0 +1,93 @@
+"""`/v1/pages` and `/v1/boxes`: a page of a document as an image, and where a quote stands on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+
+from ragfm.core.errors import CollectionError, ConnectorError, ParseError
+from ragfm.server.api_errors import ApiError, ErrorBody, not_found
+from ragfm.server.api_models import PageBoxes
+from ragfm.server.document_routes import ModelName, Uri
+from ragfm.server.service import service_of
+
+router = APIRouter()
+T = TypeVar("T")
+PageNumber = Annotated[int, Query(ge=1, le=100_000, description="The page, from 1.")]
+Offset = Annotated[int, Query(ge=0, le=2**31)]
+_HEADERS = {
+    "cache-control": "private, no-cache",  # the browser asks again each time, so that access is checked
+    "content-security-policy": "default-src 'none'; sandbox",
+    "vary": "authorization",
+    "x-content-type-options": "nosniff",
+}
+_UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorBody, "description": "The file cannot be read, or is not the version that was indexed."}
+}
+_IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}}, "description": "The image."},
+    304: {"description": "The client has the image."},
+}
+_log = logging.getLogger(__name__)
+
+
+@router.get("/v1/pages/{uri:path}", response_class=Response, responses={**_IMAGE, **_UNAVAILABLE})
+async def page_image(
+    request: Request,
+    uri: Uri,
+    page: PageNumber,
+    model: ModelName = None,
+    width: Annotated[int, Query(ge=100, le=2400, description="Pixels.")] = 1200,
+) -> Response:
+    """A page of a PDF document or image, as PNG."""
+    service, key = service_of(request), request.state.key
+    handle = service.model(key, model).handle(key)
+    known_tags = request.headers.get("if-none-match", "")
+
+    def render() -> Response:
+        info = _found(partial(handle.info, uri), not_found("document", uri))
+        tag = f'"{blake2b(repr((info.digest, page, width)).encode(), digest_size=16).hexdigest()}"'
+        headers = {**_HEADERS, "etag": tag}
+        if tag in known_tags:
+            return Response(None, 304, headers)
+        image = _found(partial(handle.page_image, info.uri, page, width=width), not_found("page", str(page)))
+        return Response(image, media_type="image/png", headers=headers)
+
+    async with service.served.document_queue.slot(key.name):
+        return await service.served.run_to_end(render)
+
+
+@router.get("/v1/boxes/{uri:path}", responses=_UNAVAILABLE)
+async def page_boxes(
+    request: Request, uri: Uri, page: PageNumber, start: Offset, end: Offset, model: ModelName = None
+) -> PageBoxes:
+    """Where the characters from `start` to `end` of a document's text stand on a page."""
+    service, key = service_of(request), request.state.key
+    handle = service.model(key, model).handle(key)
+
+    def find() -> PageBoxes:
+        _found(partial(handle.info, uri), not_found("document", uri))
+        boxes = _found(partial(handle.page_boxes, uri, page, start, end), not_found("page", str(page)))
+        return PageBoxes(page=page, boxes=boxes)
+
+    async with service.served.document_queue.slot(key.name):
+        return await service.served.run_to_end(find)
+
+
+def _found(read: Callable[[], T], missing: ApiError) -> T:
+    """Read from a collection. Raises `missing` for what it does not have, 409 for a file that cannot be shown."""
+    try:
+        return read()
+    except CollectionError as error:
+        if type(error) is CollectionError:  # not one that the collection itself has
+            raise missing from error
+        raise
+    except (ConnectorError, ParseError) as error:
+        _log.warning("%s", error)  # it may name paths of this machine
+        message = "The page cannot be shown: its file cannot be read, or is not the version that was indexed."
+        raise ApiError(409, message, code="page_unavailable", param="page") from error
