@@ -18,7 +18,7 @@ from ragfm.core.types import MAX_HOPS, Document, Scalar
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Embedder, Hit, ImagePart, Reranker, SearchStep
+    from ragfm.core.types import Box, Embedder, Hit, ImagePart, Reranker, SearchStep
     from ragfm.generation.answer_log import AnswerLog
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
@@ -539,7 +539,7 @@ class Collection:
 
         return page_image(self._store, self._read_catalog(lambda catalog: self._row(catalog, uri)), page, width)
 
-    def page_boxes(self, uri: str, page: int, start: int, end: int) -> list[tuple[float, float, float, float]]:
+    def page_boxes(self, uri: str, page: int, start: int, end: int) -> list[Box]:
         """Where `document.text[start:end]` stands on a page: a box for each line, empty if the place is not certain.
 
         A box is left, top, right and bottom, as fractions of the page from its top left corner. Text of scans is found

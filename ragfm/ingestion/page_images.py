@@ -23,10 +23,10 @@ from ragfm.core.types import Ref
 from ragfm.ingestion.preparation import fetch
 from ragfm.ingestion.source_request import build_source
 from ragfm.parsing.formats import IMAGE, PDF
-from ragfm.parsing.page_service import Box, find_on_page, render_page
+from ragfm.parsing.page_service import find_on_page, render_page
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Mark
+    from ragfm.core.types import Box, Mark
     from ragfm.store.collection_store import Store
 
 MIN_WIDTH, MAX_WIDTH = 100, 2400

@@ -7,9 +7,10 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ragfm.core.errors import CollectionError, ParseError
+from ragfm.core.types import Box
 from ragfm.parsing.figures import DAMAGE, is_box, open_image
 from ragfm.parsing.formats import PDF
 from ragfm.parsing.own.media.image import count_pages, upright_page
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Box: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right, bottom, as fractions of the page from its top left corner."""
 _MAX_PIXELS = 16_000_000
 _MAX_PNG = 4 * _MAX_PIXELS  # bytes; noise does not shrink
 _SECONDS = 30.0

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
-from ragfm.core.types import Answer, AnswerStatus, Citation, Contradiction, Dropped, Hit
+from ragfm.core.types import Answer, AnswerStatus, Box, Citation, Contradiction, Dropped, Hit
 
 # --- Chat --------------------------------------------------------------------------------------------------------
 
@@ -368,7 +368,7 @@ class PageBoxes(BaseModel):
 
     object: Literal["boxes"] = "boxes"
     page: int
-    boxes: list[tuple[float, float, float, float]]
+    boxes: list[Box]
 
 
 class Deleted(BaseModel):

@@ -1,4 +1,4 @@
-"""`/v1/pages` and `/v1/boxes`: a page of a document as an image, and where a quote stands on it."""
+"""`/v1/pages`, `/v1/boxes`, `/v1/images`: pages of documents as images, places of quotes on them, and figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from ragfm.core.errors import CollectionError, ConnectorError, ParseError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found
@@ -32,6 +32,9 @@ _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
 _IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}}, "description": "The image."},
     304: {"description": "The client has the image."},
+}
+_FIGURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {f"image/{kind}": {} for kind in ("png", "jpeg", "webp")}, "description": "The image."}
 }
 _log = logging.getLogger(__name__)
 
@@ -77,6 +80,22 @@ async def page_boxes(
 
     async with service.served.document_queue.slot(key.name):
         return await service.served.run_to_end(find)
+
+
+@router.get("/v1/images/{image}", response_class=Response, responses=_FIGURE)
+async def figure(
+    request: Request, image: Annotated[str, Path(pattern="^[0-9a-f]{32}$")], model: ModelName = None
+) -> Response:
+    """The picture of a figure, by the hash that a hit or citation has as `image`."""
+    service, key = service_of(request), request.state.key
+    handle = service.model(key, model).handle(key)
+
+    def read() -> Response:
+        found = _found(partial(handle.image, image), not_found("image", image))
+        return Response(found.data, media_type=found.media_type, headers=_HEADERS)
+
+    async with service.served.document_queue.slot(key.name):
+        return await service.served.run_to_end(read)
 
 
 def _found(read: Callable[[], T], missing: ApiError) -> T:

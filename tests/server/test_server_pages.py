@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from support.browser import Visit, browsing, expect
+from support.figures import commit_figures, document_with_figures, picture
 from support.running_server import Running, serve
 from support.written_pdf import lines, pdf
 
@@ -17,6 +19,7 @@ from ragfm.testing import ScriptedReader
 
 QUOTE = "The pilot boards large ships below the tower."
 ANSWER = f"{QUOTE[:-1]} [1]."
+PICTURE = picture("walnut")
 PAGE = lines("The keeper writes down every ship that passes.", "The pilot boards large ships below", "the tower.")
 
 
@@ -30,6 +33,9 @@ def manual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "docs" / "hr" / "plan.pdf").write_bytes(pdf(lines("The walnut plan.")))
     (folder / "docs" / "hr" / ".ragfm-access").write_text("hr")
     Collection.open(folder / "handbook", settings=Settings(), embedder="hashing").sync(folder / "docs")
+    commit_figures(
+        Collection.open(folder / "handbook"), [document_with_figures("map", {"The walnut map": PICTURE})], allow=["hr"]
+    )
     with serve(folder, ScriptedReader([ANSWER]), collection=folder / "handbook") as it:
         yield it
 
@@ -77,6 +83,18 @@ def test_boxes_are_where_the_words_are(manual: Running) -> None:
         baselines = [792 - 720 + 12, 792 - 720 + 24]
         assert [792 * bottom for *_, bottom in found] == pytest.approx(baselines, abs=5)
         assert client.get("/v1/boxes/docs/manual.pdf", params={**asked, "page": 1}).json()["boxes"] == []
+
+
+def test_a_figure_is_for_those_who_may_read_its_document(manual: Running) -> None:
+    with manual.client("hr") as hr, manual.client("guest") as guest:
+        (hit, *_) = hr.post("/v1/search", json={"query": "the walnut map", "k": 1}).json()["data"]
+        shown = hr.get(f"/v1/images/{hit['image']}")
+        assert (shown.content, shown.headers["content-type"]) == (PICTURE, "image/png")
+        assert shown.headers["content-security-policy"] == "default-src 'none'; sandbox"
+        hidden, missing = guest.get(f"/v1/images/{hit['image']}"), guest.get(f"/v1/images/{'0' * 32}")
+        assert hidden.status_code == missing.status_code == 404
+        assert hidden.json()["error"]["code"] == "image_not_found"
+        assert guest.get("/v1/images/none").status_code == 400
 
 
 def test_a_file_that_was_removed_says_nothing_about_the_machine(manual: Running) -> None:
@@ -152,3 +170,24 @@ def test_a_page_that_cannot_be_shown_says_why(open_manual: Visit) -> None:
     page.locator("button.cite").first.click()
     page.get_by_role("button", name="Show page 2").click()
     expect(page.get_by_role("dialog", name="manual.pdf").locator(".error")).to_have_text("It is away.")
+
+
+@browsing
+@pytest.mark.slow
+def test_a_cited_figure_is_shown_and_marked_on_its_page(tmp_path: Path, browser: Any) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "ragfm.toml").write_text('[parse]\nimages = true\n[ask]\nreranker = "none"\n')
+    (tmp_path / "docs" / "ships.png").write_bytes(picture("420 ships passed", (640, 240)))
+    assert Collection.open(tmp_path / "handbook", embedder="hashing").sync(tmp_path / "docs").added == 1
+    reader = ScriptedReader(["420 ships passed [1]."])
+    with serve(tmp_path, reader, keys=False, collection=tmp_path / "handbook") as running:
+        visit = Visit(browser, running.address)
+        visit.ask("How many ships passed?")
+        visit.page.locator("button.cite").first.click()
+        expect(visit.page.get_by_role("img", name="Figure in ships.png")).to_be_visible()
+        visit.page.get_by_role("button", name="Show page 1").click()
+        dialog = visit.page.get_by_role("dialog", name="ships.png")
+        expect(dialog.get_by_role("img", name="Page 1 of ships.png, with the cited words marked")).to_be_visible()
+        assert dialog.locator("rect").count() == 1
+        visit.all_well()
+        visit.context.close()

@@ -87,11 +87,13 @@ export const ownDocuments = async (model) =>
 
 export const documentText = (uri, model, start, length) => json(addressOf(uri, { model, start, length }));
 
+const picture = async (path) => createImageBitmap(await (await send(path)).blob());
+
 /** A page of a document, as a decoded image. */
-export async function pageImage(uri, model, page, width) {
-  const response = await send(addressOf(uri, { model, page, width }, 'pages'));
-  return createImageBitmap(await response.blob());
-}
+export const pageImage = (uri, model, page, width) => picture(addressOf(uri, { model, page, width }, 'pages'));
+
+/** The picture of a figure, as a decoded image. */
+export const figureImage = (image, model) => picture(`v1/images/${image}?${new URLSearchParams({ model })}`);
 
 /** Where a span of a document's text stands on a page: [left, top, right, bottom] for each line, as fractions of the page. */
 export const pageBoxes = async (uri, model, page, { start, end }) =>

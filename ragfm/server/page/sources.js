@@ -126,6 +126,7 @@ function card(turn, hit, evidence, active) {
       h('span', { class: 'folder' }, folderOf(hit.name || hit.uri)),
       place ? h('span', { class: 'place' }, place) : null,
     ),
+    hit.image ? picture(turn.model, hit) : null,
     h('div', { class: 'passage' }, passage(hit.text, spans)),
     own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
     [...faults].map(([fault, text]) => h('p', { class: ['unclear', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
@@ -146,6 +147,23 @@ function card(turn, hit, evidence, active) {
         : null,
     ),
   );
+}
+
+/** The picture of a figure, which appears when it is loaded. */
+function picture(model, { image, uri }) {
+  const frame = h('div', { class: 'picture' });
+  api
+    .figureImage(image, api.collectionOf(model))
+    .then((loaded) => fill(frame, drawing(loaded, `Figure in ${nameOf(uri)}`)))
+    .catch((error) => fill(frame, h('p', { class: 'foot' }, error.message)));
+  return frame;
+}
+
+/** A canvas with an image. The page's policy allows no images of other origins, `blob:` included. */
+function drawing(image, label) {
+  const canvas = h('canvas', { width: image.width, height: image.height, role: 'img', 'aria-label': label });
+  canvas.getContext('2d').drawImage(image, 0, 0);
+  return canvas;
 }
 
 export function hideSources() {
@@ -229,10 +247,8 @@ async function showPage(model, hit, page, evidence, active) {
     ]);
     const marks = shown.flatMap((item, i) => boxes[i].map((box) => rectangle(box, item === active ? 'active' : null)));
     const label = `Page ${page} of ${nameOf(hit.uri)}${marks.length ? ', with the cited words marked' : ''}`;
-    const canvas = h('canvas', { width: image.width, height: image.height, role: 'img', 'aria-label': label });
-    canvas.getContext('2d').drawImage(image, 0, 0);
     const layer = svg('svg', { viewBox: '0 0 1 1', preserveAspectRatio: 'none', 'aria-hidden': 'true' }, marks);
-    const sheet = h('div', { class: 'page' }, canvas, layer);
+    const sheet = h('div', { class: 'page' }, drawing(image, label), layer);
     const larger = h('button', { type: 'button', 'aria-pressed': 'false', onclick: enlarge }, 'Larger');
     function enlarge() {
       larger.setAttribute('aria-pressed', sheet.classList.toggle('large'));
@@ -248,7 +264,7 @@ async function showPage(model, hit, page, evidence, active) {
         h('span', { class: 'space' }),
         larger,
       ),
-      h('div', { class: 'wide' }, sheet),
+      sheet,
     );
     scrollToMark(sheet);
     announce(label);
