@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+_MILLIONS = (1, 10, 100, 500)
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -595,6 +596,37 @@ def backends() -> str:
     return _table(("side", "rows ingested per CPU second", *head), rows)
 
 
+def capacity() -> str:
+    """Measured bytes and seconds per chunk, times the number of chunks; articles / reports where they differ."""
+    kinds = _result("capacity")["kinds"].values()
+    million = _result("collection")["results"]["1000000"]
+    committed = _result("backends")["sides"]["PostgreSQL, local"]["rows_per_cpu_s"]
+
+    def row(name: str, unit: str, per_million: Sequence[float], source: str) -> list[str]:
+        return [name, *(f"{' / '.join(amount(one * n) for one in per_million)} {unit}" for n in _MILLIONS), source]
+
+    def amount(value: float) -> str:
+        return f"{value:,.0f}" if value >= 20 else f"{value:.1f}" if value >= 2 else f"{value:.2f}"
+
+    def of_kinds(key: str, divisor: float) -> list[float]:
+        return [kind[key] * 1e6 / divisor for kind in kinds]
+
+    return _table(
+        ("", *(f"{n:,} M chunks" for n in _MILLIONS), "measured by"),
+        [
+            row("folder: catalog", "GB", of_kinds("folder_bytes", 1e9), "bench_capacity.py"),
+            row("PostgreSQL: tables and their indexes", "GB", of_kinds("database_bytes", 1e9), "bench_capacity.py"),
+            row("PostgreSQL: WAL of the ingest", "GB", of_kinds("wal_bytes", 1e9), "bench_capacity.py"),
+            row("pgvector: table and index", "GB", of_kinds("pgvector_bytes", 1e9), "bench_capacity.py"),
+            row("each searching machine: keyword view", "GB", of_kinds("keyword_view_bytes", 1e9), "bench_capacity.py"),
+            row("… and vector view", "GB", [million["size_mb"]["vectors/*"] / 1e3], "bench_collection.py"),
+            row("… hours to build both, on two cores", "h", [million["view_s"] / 3600], "bench_collection.py"),
+            row("ingest: hours of one core", "h", of_kinds("ingest_cpu_ms", 3.6e6), "bench_capacity.py"),
+            row("… of these, commits and views, by one process", "h", [1e6 / committed / 3600], "bench_backends.py"),
+        ],
+    )
+
+
 def parse() -> str:
     rows = []
     for kind, tools in _result("parse")["formats"].items():
@@ -872,7 +904,7 @@ TABLES: dict[str, Callable[[], str]] = {
             multilingual,
         ),
         *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
-        *(collection, collection_more, index, backends, bm25, parse, parser_sizes, table_questions, parsed),
+        *(collection, collection_more, index, backends, capacity, bm25, parse, parser_sizes, table_questions, parsed),
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(injection, bias),
         *(adapted_retriever, adapted_methods, transfer),
