@@ -476,11 +476,13 @@ class Collection:
             if not len(snapshot) or (where is not None and not snapshot.matches(where)):
                 return []  # no need to load an embedder
             embedder = partial(self._store.embedder, snapshot.generation)
-            ranked = find(snapshot=snapshot, embedder=embedder, where=where)
+            images = partial(self._store.image_vectors, snapshot.generation)
+            parts = {"snapshot": snapshot, "embedder": embedder, "images": images}
+            ranked = find(where=where, **parts)
             if where is not None and where.now < now:  # tags and access rights of the hits may have changed
                 is_hit = chunks.c.id.in_(ranked.ids.tolist())
                 if len(catalog.chunk_ids(at, is_hit, *conditions)) < len(ranked.ids):
-                    ranked = find(snapshot=snapshot, embedder=embedder, where=replace(where, now=now))
+                    ranked = find(where=replace(where, now=now), **parts)
             return load_hits(ranked, catalog, snapshot)
 
         return self._read(hits)

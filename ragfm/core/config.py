@@ -77,6 +77,13 @@ class SearchSection(_Section):
     code_weight: float = Field(
         0.4, ge=0, le=1, description="Upper limit of the weight for queries with a code such as `AB-1234/5`."
     )
+    image_weight: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Weight of the image score in `hybrid`, with an `image_embedder`; the scores of texts have the "
+        "rest.",
+    )
     candidates: int = Field(
         100, ge=1, description="Number of chunks that each index contributes to `hybrid`; more if `k` is larger."
     )
@@ -240,6 +247,11 @@ class Settings(BaseSettings):
         "bundled",
         description="Embedding model of a new collection: `bundled`, a folder, a name on the Hugging Face hub, or "
         "`PLUGIN:NAME`.",
+    )
+    image_embedder: str | None = Field(
+        None,
+        description="Model that embeds figures, so that `hybrid` also finds them by what they show: a CLIP or SigLIP "
+        "model, or `multi-vector:NAME` for one of the ColPali family. Needs `parse.images`. See docs/pictures.md.",
     )
     index: str = Field(
         "auto", description="Kind of vector index, see `ragfm plugins`; `auto` chooses by size and memory."

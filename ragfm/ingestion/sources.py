@@ -13,6 +13,7 @@ from ragfm.core.config import SETTINGS_FILE
 from ragfm.core.errors import MassDeleteError, SourceError
 from ragfm.ingestion.document_outcomes import stored_failures
 from ragfm.ingestion.document_tags import check_tag_names, matches_uri
+from ragfm.ingestion.image_embedding import embed_figures
 from ragfm.ingestion.ingest_report import Failed, SyncReport, document_uri, merge_reports
 from ragfm.ingestion.shared_work import SharedWork, check_connector
 from ragfm.ingestion.source_request import (
@@ -71,6 +72,7 @@ def sync_sources(
         check_tag_names(rule.tags)
     parser_choice = store.parser_choice
     parser_choice.check()
+    store.configured_image_embedder()  # a wrong one is refused before anything is parsed
     shared = None if workers is None else SharedWork(store, workers)
     with store.writing() as catalog, shared or nullcontext():
         if store.names_embedder:
@@ -128,6 +130,7 @@ def sync_sources(
             if not (report.added or report.updated or report.unchanged or report.failed):
                 _log.warning("The source %s contains no document that can be indexed.", source.name)
             reports.append(report)
+        embed_figures(store, catalog, progress)
         if turns is not None and turns.postponed and turns.slices % _SLICES_PER_VIEW:
             return merge_reports(reports)
         store.save_view(catalog)

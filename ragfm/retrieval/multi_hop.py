@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
     from ragfm.core.types import Embedder, Ids, Vectors
     from ragfm.store.catalog import Catalog
+    from ragfm.store.image_vectors import ImageVectors
     from ragfm.store.search_backend import Predicate, SearchBackend
 
 __all__ = ["Hops", "find_linked"]
@@ -56,6 +57,7 @@ def find_linked(
     embedder: Callable[[], Embedder],
     where: Predicate | None,
     settings: SearchSection,
+    images: Callable[[], ImageVectors | None] = lambda: None,
     record: Callable[[SearchStep], None],
 ) -> RankedChunks:
     """The best `k` chunks, including those that hits lead to in up to `hops` rounds of search.
@@ -70,7 +72,8 @@ def find_linked(
         if hops == 1:
             return unscored(())
     count = max(k, settings.candidates)
-    first = find(query, count, mode=mode, snapshot=snapshot, embedder=embedder, where=where, settings=settings)
+    parts: dict[str, Any] = {"snapshot": snapshot, "embedder": embedder, "where": where, "images": images}
+    first = find(query, count, mode=mode, settings=settings, **parts)
     record(SearchStep(query, 1, len(first.ids)))
     own = {"hybrid": first.fused, "dense": first.dense, "keyword": first.keyword}[mode]
     scores = dict(zip(first.ids.tolist(), min_max(own).tolist(), strict=True))
@@ -227,4 +230,6 @@ def _with_scores(
 
     dense = None if mode == "keyword" else lambda some: snapshot.cosines(embedder().embed_queries([query]), some)
     keyword = None if mode == "dense" else lambda some: snapshot.bm25(query, some)
-    return RankedChunks(array, scores(first.dense, dense), scores(first.keyword, keyword), scores(first.fused, None))
+    image = None if first.image is None else scores(first.image, None)
+    own = (scores(first.dense, dense), scores(first.keyword, keyword), scores(first.fused, None))
+    return RankedChunks(array, *own, image)

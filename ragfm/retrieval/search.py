@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from ragfm.core.errors import UnsupportedError
+from ragfm.core.errors import TooLongError, UnsupportedError
 from ragfm.core.text import line_range
 from ragfm.core.types import Hit, embedded_text
 from ragfm.parsing.formats import WITH_LINES
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from ragfm.core.config import Fusion, SearchSection
     from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
+    from ragfm.store.image_vectors import ImageVectors
     from ragfm.store.search_backend import Predicate, SearchBackend
 
+_log = logging.getLogger(__name__)
 RRF_K = 60
 """The constant of reciprocal rank fusion, as in the paper."""
 DOCUMENT_SHARE = 0.05
@@ -37,12 +40,16 @@ Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
 @dataclass(frozen=True, slots=True)
 class RankedChunks:
-    """Chunk ids in rank order with their scores. *Shape:* all (n,); NaN for a score that a chunk does not have."""
+    """Chunk ids in rank order with their scores. *Shape:* all (n,); NaN for a score that a chunk does not have.
+
+    `image` is None if images were not searched.
+    """
 
     ids: Ids
     dense: Vectors
     keyword: Vectors
     fused: Vectors
+    image: Vectors | None = None
 
 
 def unscored(ids: Sequence[int]) -> RankedChunks:
@@ -60,10 +67,12 @@ def find(
     embedder: Callable[[], Embedder],
     where: Predicate | None,
     settings: SearchSection,
+    images: Callable[[], ImageVectors | None] = lambda: None,
 ) -> RankedChunks:
     """The best `k` chunks of a snapshot.
 
-    `dense` ranks by cosine, `keyword` by BM25, `hybrid` by both (see `fuse`). `embedder` is called only if needed.
+    `dense` ranks by cosine, `keyword` by BM25, `hybrid` by both, and by the vectors of `images` (see `fuse`).
+    `embedder` and `images` are called only if needed.
     Raises StaleReadError if compaction has removed the snapshot.
     """
     k = min(k, len(snapshot))
@@ -74,27 +83,52 @@ def find(
         scores, ids = snapshot.search(embedder().embed_queries([query]), k, where)
         return RankedChunks(ids, scores, _no_scores(ids), _no_scores(ids))
     count = max(k, settings.candidates)
-    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where)
+    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where, images=images)
     model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
     documents = snapshot.documents_of(candidates.ids) if settings.fusion == "convex" else None
-    fused = fuse(candidates.dense, candidates.keyword, documents, fusion=settings.fusion, weight=weight)
+    fused = fuse(
+        candidates.dense,
+        candidates.keyword,
+        documents,
+        fusion=settings.fusion,
+        weight=weight,
+        images=candidates.image,
+        image_weight=settings.image_weight,
+    )
     order = np.lexsort((candidates.ids, -fused))[:k]
-    return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order])
+    image = None if candidates.image is None else candidates.image[order]
+    return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order], image)
 
 
 def find_candidates(
-    query: str, count: int, *, snapshot: SearchBackend, embedder: Callable[[], Embedder], where: Predicate | None
+    query: str,
+    count: int,
+    *,
+    snapshot: SearchBackend,
+    embedder: Callable[[], Embedder],
+    where: Predicate | None,
+    images: Callable[[], ImageVectors | None] = lambda: None,
 ) -> RankedChunks:
-    """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with both scores.
+    """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with all scores.
 
-    Scores that only one index returned are computed for the other; BM25 is 0 if chunk and query share no word.
+    Scores that only one index returned are computed for the others; BM25 is 0 if chunk and query share no word. A query
+    over the window of the image model is searched for in texts only.
     """
     vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
     dense, dense_ids = snapshot.search(vector, count, where)
     keyword, keyword_ids = snapshot.search_keywords(query, count, where)
     ids = np.union1d(dense_ids, keyword_ids)
+    image, vectors = None, images()
+    if vectors is not None and len(figures := vectors.allowed(where)):
+        try:
+            image_query = vectors.embed(query)
+        except TooLongError as error:
+            _log.info("Images are not searched: %s", error)
+        else:
+            ids = np.union1d(ids, vectors.nearest(image_query, count, figures))
+            image = vectors.scores(image_query, ids)
     cosines, bm25 = _no_scores(ids), _no_scores(ids)
     cosines[np.searchsorted(ids, dense_ids)] = dense
     bm25[np.searchsorted(ids, keyword_ids)] = keyword
@@ -106,7 +140,7 @@ def find_candidates(
         bm25[unknown] = 0
     elif unknown.any():
         bm25[unknown] = snapshot.bm25(query, ids[unknown])
-    return RankedChunks(ids, cosines, bm25, _no_scores(ids))
+    return RankedChunks(ids, cosines, bm25, _no_scores(ids), image)
 
 
 def fuse(
@@ -116,19 +150,29 @@ def fuse(
     *,
     fusion: Fusion = "convex",
     weight: float = DEFAULT_WEIGHT,
+    images: Vectors | None = None,
+    image_weight: float = 0.0,
 ) -> Vectors:
-    """Combine cosine and BM25 into one score per candidate; higher is better. *Shape:* all (n,).
+    """Combine cosine, BM25 and image scores into one score per candidate; higher is better. *Shape:* all (n,).
 
     convex    `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
               https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score
-              of the chunk's document: the mean of its ten best candidates and of the average one, scaled likewise
+              of the chunk's document: the mean of its ten best candidates and of the average one, scaled likewise.
+              With `images`, NaN for chunks without an image, `image_weight` of it is the image score, scaled likewise,
+              and 0 for those chunks
     rrf       reciprocal rank fusion: the sum of 1 / (60 + rank), without `weight`; a chunk that shares no word with the
               query has no keyword rank (Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114)
     """
+    has_image = np.zeros(len(cosines), dtype=bool) if images is None else ~np.isnan(images)
     if fusion == "rrf":
         fused: Vectors = _reciprocal_ranks(cosines) + _reciprocal_ranks(bm25) * (bm25 > 0)
+        if images is not None:
+            fused[has_image] += _reciprocal_ranks(images[has_image])
         return fused.astype(np.float32)
     fused = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
+    if images is not None and has_image.any():
+        fused *= 1 - image_weight
+        fused[has_image] += image_weight * min_max(images[has_image])
     if documents is not None and len(fused):
         _, document = np.unique(documents, return_inverse=True)
         order = np.lexsort((-fused, document))
@@ -172,6 +216,8 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: SearchBackend) -
         scores = {name: _score(getattr(ranked, name)[at]) for name in ("dense", "keyword", "fused")}
         if scores["dense"] is not None:
             scores["dense"] = max(-1.0, min(1.0, scores["dense"]))  # rounding may exceed the range
+        if ranked.image is not None:
+            scores["image"] = _score(ranked.image[at])
         hits.append(
             Hit(
                 uri=row.uri,

@@ -19,7 +19,19 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.store.catalog import Catalog, batches, has_images
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
-from ragfm.store.tables import chunks, documents, generations, groups, images, properties, sources, tags, vectors
+from ragfm.store.image_vectors import OF_IMAGES, figures_at, image_contract
+from ragfm.store.tables import (
+    chunks,
+    contracts,
+    documents,
+    generations,
+    groups,
+    images,
+    properties,
+    sources,
+    tags,
+    vectors,
+)
 from ragfm.store.work_queue import WorkQueue
 
 if TYPE_CHECKING:
@@ -116,20 +128,34 @@ def _delete_images(catalog: CatalogWriter) -> int:
 def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
     """Delete the vectors of earlier contracts and those without a chunk.
 
-    Vectors of a later contract belong to an interrupted re-embedding, and stay.
+    Vectors of a later contract of texts belong to an interrupted re-embedding, and stay, as do those of the latest
+    contract of images.
     """
-    deleted, contract, after = 0, 0, b""
-    unused = sa.or_(vectors.c.contract_id < contract_id, ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash))
-    while contract <= contract_id:  # one contract at a time, since the key starts with it
-        remaining = sa.and_(vectors.c.contract_id == contract, vectors.c.text_hash > after)
-        with catalog.write() as connection:
-            batch = sa.select(vectors.c.text_hash).where(remaining).order_by(vectors.c.text_hash).limit(_BATCH_ROWS)
-            keys = list(connection.execute(batch).scalars())
-            if keys:
-                in_batch = sa.and_(remaining, vectors.c.text_hash <= keys[-1])
-                deleted += connection.execute(vectors.delete().where(in_batch, unused)).rowcount
-        if keys:
-            after = keys[-1]
-        else:
-            contract, after = contract + 1, b""
+    with catalog.read() as connection:
+        found = connection.execute(sa.select(contracts).order_by(contracts.c.id)).all()
+        figures = [row.id for row in found if OF_IMAGES in row.fingerprint]
+        current = image_contract(connection)
+        used = {bytes.fromhex(key) for key in figures_at(connection, catalog.at().id).values()} if figures else set()
+    kept = {*figures[-1:], *(current or ())[:1]}
+    deleted = 0
+    for contract in (row.id for row in found if row.id <= contract_id or row.id in figures):
+        unused: sa.ColumnElement[bool] = sa.true()
+        if contract == contract_id:
+            unused = ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash)
+        after = b""
+        while True:
+            remaining = sa.and_(vectors.c.contract_id == contract, vectors.c.text_hash > after)
+            with catalog.write() as connection:
+                batch = sa.select(vectors.c.text_hash).where(remaining).order_by(vectors.c.text_hash).limit(_BATCH_ROWS)
+                keys = list(connection.execute(batch).scalars())
+                if not keys:
+                    break
+                after = keys[-1]
+                if contract in kept:
+                    for some in batches([key for key in keys if key not in used]):
+                        gone = sa.and_(vectors.c.contract_id == contract, vectors.c.text_hash.in_(some))
+                        deleted += connection.execute(vectors.delete().where(gone)).rowcount
+                else:
+                    in_batch = sa.and_(remaining, vectors.c.text_hash <= after)
+                    deleted += connection.execute(vectors.delete().where(in_batch, unused)).rowcount
     return deleted
