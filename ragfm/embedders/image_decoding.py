@@ -1,45 +1,30 @@
-"""Images as bytes to RGB pictures, as image models expect them."""
+"""Images as bytes to pictures, as image models expect them.
+
+They come from documents, so a confined process decodes them.
+"""
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ragfm.core.errors import EmbeddingError, MissingExtraError
-
-MAX_PIXELS = 100_000_000
-"""Larger images are refused: one takes 300 MB."""
+from ragfm.core.errors import EmbeddingError, UnsupportedError
+from ragfm.core.types import ImagePart
+from ragfm.parsing.image_preparation import MAX_IMAGE_SIDE, prepare_image
 
 
 def decode_images(images: Sequence[bytes]) -> list[Any]:
-    """RGB images of Pillow, upright, on white where they are transparent.
+    """RGB images of Pillow, upright, on white where they are transparent, of up to `MAX_IMAGE_SIDE` pixels.
 
-    Raises EmbeddingError for bytes that are not a PNG, JPEG or WebP image of up to `MAX_PIXELS`.
+    Raises EmbeddingError for bytes that are not a PNG, JPEG or WebP image, MissingExtraError without Pillow.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Embedding images requires Pillow, which is not installed.", "Run `pip install 'ragfm[vision]'`."
-        ) from error
-
-    decoded = []
+    pictures = []
     for data in images:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is our own
-                image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"it has {image.width} × {image.height} pixels")
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            decoded.append(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
-            raise EmbeddingError(
-                f"An image of {len(data)} bytes cannot be embedded: {error}.", "It must be PNG, JPEG or WebP."
-            ) from error
-    return decoded
+            prepared = prepare_image(ImagePart(data, "bytes"), MAX_IMAGE_SIDE)
+        except UnsupportedError as error:
+            raise EmbeddingError(f"An image cannot be embedded. {error.message}", error.hint) from error
+        from PIL import Image
+
+        pictures.append(Image.frombytes("RGB", (prepared.width, prepared.height), prepared.data))
+    return pictures

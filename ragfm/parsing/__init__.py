@@ -9,6 +9,7 @@ they come from the structure of the source, so a paragraph that only looks like 
     media_types    detection of media type and encoding
     rendering      builds the text and its marks
     figures        images of documents: which are kept, and in which size
+    image_preparation  images for models: decoded and scaled in a confined process (image_service)
     own/           text, Markdown, CSV and TSV, JSON, XML, source code
     own/pdf/       PDF: words, lines, tables, columns, hidden text
     own/office/    DOCX, PPTX, spreadsheets, ODT and ODP, RTF, DOC and PPT

@@ -190,6 +190,7 @@ class ServedModels:
         """
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
+        of_images = [collection.image_embedder for collection in collections.values()]
 
         def load_readers() -> None:
             for reader, _ in self._readers.values():
@@ -203,6 +204,8 @@ class ServedModels:
                 if load := getattr(embedder, "warm_up", None):
                     load()
                 embedder.embed_passages(["warm"])
+            for image_embedder in filter(None, of_images):
+                image_embedder.embed_queries(["warm"])
             if has_verifier():
                 shipped_verifier().warm_up()
                 shipped_verifier().likelihoods("warm", ["warm"])

@@ -137,10 +137,15 @@ class ImageVectors:
         """Number of figures with a vector."""
         return len(self._ids)
 
+    @property
+    def embedder(self) -> ImageEmbedder:
+        """The embedder of these vectors. Raises EmbedderMismatchError."""
+        assert self.contract is not None
+        return self._embedder(*self.contract)
+
     def embed(self, query: str) -> Vectors:
         """The query's vectors. *Shape:* (tokens, dim); (1, dim) without late interaction. Raises TooLongError."""
-        assert self.contract is not None
-        return np.atleast_2d(self._embedder(*self.contract).embed_queries([query])[0])
+        return np.atleast_2d(self.embedder.embed_queries([query])[0])
 
     def allowed(self, where: Predicate | None) -> Ids:
         """The figures that meet the predicate. Raises StaleReadError."""

@@ -20,8 +20,7 @@ generation_request    a request and its results, shared by two threads
 slots                 slots of the KV cache, and which one a request gets
 prefix_cache          evaluated prompt prefixes on disk
 sampling              temperature, top_p and min_p
-images                decode and scale images
-image_service         decodes images in a confined process
+images                which images a reader may get
 chat_template         chat templates
 template_service      renders chat templates in a confined process
 reader_speed          measured speed of a reader on this machine

@@ -13,7 +13,7 @@ _FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 def handle(file: IO[bytes], side: int, encoded: bool) -> tuple[dict[str, Any], bytes]:
-    """See `images.prepare_image`. Raises UnsupportedError with the reason."""
+    """See `image_preparation.prepare_image`. Raises UnsupportedError with the reason."""
     try:
         from PIL import Image, ImageOps
     except ModuleNotFoundError as error:
