@@ -1,8 +1,9 @@
 """Images of documents: which of them are kept as figures, and in which size.
 
 An image is kept as it is if browsers and models can show it: PNG, JPEG or WebP, upright, of one frame, and with up to
-2,048 pixels on its longer side. Any other image is scaled down to that and written again: as JPEG if it was one, else
-as PNG. Too small ones, which are icons and rules, are not figures. All of this happens in the confined process.
+2,048 pixels on its longer side. Any other image is scaled down to that and written again: as PNG, or as JPEG if it was
+one or the PNG has over half a byte per pixel, as photographs have. Too small ones, which are icons and rules, are not
+figures. All of this happens in the confined process.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _KEPT_FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"PNG": ("1", "L", "LA", "P", "RGB", "RGBA"), "JPEG": ("L", "RGB"), "WEBP": ("RGB", "RGBA")}
 _ORIENTATION = 274  # the EXIF tag; 1 is upright
 _JPEG_QUALITY = 90
+_MAX_PNG_RATE = 0.5  # bytes per pixel
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError)
 """Exceptions that Pillow raises for a damaged image."""
 
@@ -91,8 +93,8 @@ def kept_image(data: bytes) -> bytes | None:
 
 
 def encoded(image: Image.Image) -> bytes:
-    """An image upright and scaled down, as JPEG if it was read from one, else as PNG."""
-    from PIL import ImageOps
+    """An image upright and scaled down, as PNG or JPEG."""
+    from PIL import Image, ImageOps
 
     form = "JPEG" if image.format in ("JPEG", "MPO") else "PNG"
     image = ImageOps.exif_transpose(image)
@@ -100,5 +102,13 @@ def encoded(image: Image.Image) -> bytes:
         image = image.convert("RGBA" if form == "PNG" and image.has_transparency_data else "RGB")
         image.thumbnail((MAX_SIDE, MAX_SIDE))
     file = io.BytesIO()
-    image.save(file, form, **({"quality": _JPEG_QUALITY} if form == "JPEG" else {"optimize": False}))
+    if form == "PNG":
+        image.save(file, form)
+        if file.tell() <= _MAX_PNG_RATE * image.width * image.height:
+            return file.getvalue()
+        file = io.BytesIO()
+        if image.has_transparency_data:
+            paper = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(paper, image.convert("RGBA"))
+    image.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()

@@ -110,8 +110,12 @@ class MarkdownBuilder:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
         self._add_marked("code", f"{fence}{language}\n{text}\n{fence}", language)
 
-    def add_figure(self, image: bytes, texts: Iterable[str], name: str, box: Box | None = None) -> None:
-        """Add a figure with its caption, alt text and recognized text, of which any may be missing or repeated.
+    def has_figure(self, image: bytes) -> bool:
+        """Whether an image was added before."""
+        return image_key(image) in self._images
+
+    def add_figure(self, image: bytes, texts: Sequence[str], name: str, box: Box | None = None) -> None:
+        """Add a figure with its caption, alt text and recognized text, of which any may be empty or repeated.
 
         `image` is as `figures.kept_image` returns it, `name` stands for it where there is no text. An image that the
         document has already is not added again.
@@ -121,9 +125,9 @@ class MarkdownBuilder:
             lines = [line for line in map(str.strip, clean(text).splitlines()) if line]
             if lines and not any("\n".join(lines) in other for other in known):
                 known.append("\n".join(lines))
-        if image_key(image) not in self._images:
+        if not self.has_figure(image):
             start = self.add_block("\n".join(known) or f"![{clean(name)}]()")
-            self.mark_figure(image, start, known[0] if known else "", box)
+            self.mark_figure(image, start, texts[0], box)
 
     def mark_page(self, image: bytes, name: str) -> None:
         """Mark the current page as a figure; `name` stands for it where it has no text."""
@@ -137,7 +141,7 @@ class MarkdownBuilder:
         key = image_key(image)
         if sum(map(len, self._images.values())) + len(image) <= MAX_IMAGES:
             self._images[key] = image
-            value = " ".join(caption.split())[:_MAX_CAPTION]
+            value = " ".join(clean(caption).split())[:_MAX_CAPTION]
             self._marks.append(Mark("figure", start, self.length, value, image=key, box=box))
 
     def build(self, metadata: Mapping[str, Scalar] | None = None) -> ParsedText:

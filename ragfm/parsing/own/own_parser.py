@@ -46,7 +46,9 @@ _EXTRAS = {
     **dict.fromkeys((formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE), "ocr"),
     formats.CODE: "code",
 }
-_WITH_IMAGES = frozenset({formats.IMAGE})
+_WITH_IMAGES = frozenset(
+    getattr(formats, name) for name in ("IMAGE", "PDF", "DOCX", "PPTX", "HTML", "EPUB", "ODT", "ODP")
+)
 _INSTALLED = {
     "ocr": find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None,
     "code": find_spec("tree_sitter") is not None,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pypdfium2
 import pytest
-from support.parsed_documents import document, headings, marked
+from support.parsed_documents import check_invariants, document, headings, marked
 from support.written_pdf import lines, pdf, rule
 
 from ragfm.core.errors import ParseError, SkipDocument
-from ragfm.core.types import Blob
-from ragfm.parsing import parse
+from ragfm.core.types import Blob, Document, Mark
+from ragfm.parsing import ParserChoice, parse
+from ragfm.parsing.figures import open_image
 from ragfm.parsing.own.pdf import pdf_document
 
 
@@ -377,10 +378,10 @@ def test_a_damaged_page_costs_one_page(monkeypatch: pytest.MonkeyPatch, step: st
     read = getattr(pdf_document, step)
     calls = iter(range(1, 4))
 
-    def fail_on_the_second(*arguments: object) -> object:
+    def fail_on_the_second(*arguments: object, **options: object) -> object:
         if next(calls) == 2:
             raise OverflowError("cannot convert float infinity to integer")
-        return read(*arguments)
+        return read(*arguments, **options)
 
     monkeypatch.setattr(pdf_document, step, fail_on_the_second)
     parsed = document(pdf(lines("Apples are red."), lines("Pears are green."), lines("Plums are blue.")), "a.pdf")
@@ -396,3 +397,88 @@ def test_a_document_without_a_readable_page_fails(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pdf_document, "read_page", fail)
     with pytest.raises(ParseError, match="no page can be read"):
         document(pdf(lines("Text.")), "a.pdf")
+
+
+# --- Figures -----------------------------------------------------------------------------------------------------
+
+BARS = "0.1 0.2 0.7 rg " + " ".join(f"{150 + 60 * i} 400 40 {height} re f" for i, height in enumerate((90, 40, 140)))
+AXES = f"0 g 0 G {rule(140, 400, 330, 400)} {rule(140, 400, 140, 550)}"
+CHART = f"{BARS} {AXES}" + "".join(lines(f"Q{i + 1}", x=160 + 60 * i, y=388, size=8) for i in range(3))
+
+
+def figures(data: bytes) -> tuple[Document, list[Mark]]:
+    parsed = parse(Blob(data), "a.pdf", ParserChoice(images=True))
+    check_invariants(parsed)
+    return parsed, [mark for mark in parsed.marks if mark.kind == "figure"]
+
+
+def test_a_chart_is_a_figure_with_its_labels_and_caption() -> None:
+    data = pdf(
+        lines("Results", size=16)
+        + lines(*PROSE, y=690)
+        + CHART
+        + lines("Abb. 3: Umsatz", x=140, y=365, size=9)
+        + lines("Then the text goes on, as the reader expects it to do here.", y=300)
+    )
+    parsed, (figure,) = figures(data)
+    assert parsed.text[figure.start : figure.end] == "Abb. 3: Umsatz\nQ1  Q2  Q3"
+    assert figure.value == "Abb. 3: Umsatz"
+    assert figure.box is not None
+    left, top, right, bottom = figure.box
+    assert left == pytest.approx(140 / 612, abs=0.01)
+    assert top == pytest.approx((792 - 550) / 792, abs=0.01)
+    assert right == pytest.approx(330 / 612, abs=0.01)
+    assert (792 - 400) / 792 < bottom < (792 - 375) / 792
+    assert headings(parsed) == [(1, "Results")]
+    assert parsed.text.index("harbour") < figure.start < parsed.text.index("goes on")
+    image = open_image(parsed.images[figure.image]).convert("RGB")
+    assert image.getpixel((image.width - 100, image.height // 2)) == (25, 51, 178)
+    assert image.width == pytest.approx((right - left) * 612 * 2.5, abs=2)
+    text_only = parse(Blob(data), "a.pdf")
+    assert not text_only.images
+    assert not marked(text_only, "figure")
+    assert "Q1 Q2 Q3" in " ".join(text_only.text.split())
+
+
+def test_curves_close_to_each_other_are_one_figure_and_far_ones_two() -> None:
+    curve = "{0} 500 m {1} 600 {2} 600 {3} 500 c S "
+    near = "".join(curve.format(x, x + 20, x + 60, x + 80) for x in (100, 185))
+    far = near + curve.format(400, 420, 500, 520)
+    assert len(figures(pdf(lines(*PROSE) + near))[1]) == 1
+    parsed, found = figures(pdf(lines(*PROSE) + far))
+    assert len(found) == len(parsed.images) == 2
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        rule(72, 600, 540, 600) + rule(72, 590, 540, 590),
+        "0.1 0.2 0.7 rg 40 740 500 40 re f",  # a bar in the margin
+        "0.1 0.2 0.7 rg 100 500 20 20 re f",  # an icon
+        "0.9 0.95 1 rg 0 0 612 792 re f",  # a background
+        "0.1 0.2 0.7 rg 0 0 612 792 re f",
+        "0.8 0.95 1 rg 72 600 400 12 re f 72 576 400 12 re f 72 552 400 12 re f",  # every second row
+    ],
+    ids=["rules", "banner", "icon", "background", "dark background", "shaded rows"],
+)
+def test_what_is_not_a_figure(drawing: str) -> None:
+    data = pdf(drawing + "0 g " + lines(*PROSE))
+    parsed, found = figures(data)
+    assert not found
+    assert parsed.text == parse(Blob(data), "a.pdf").text
+
+
+def test_a_table_with_filled_cells_is_a_table() -> None:
+    grid = "".join(rule(100, y, 400, y) for y in (500, 530, 560, 590)) + "".join(
+        rule(x, 500, x, 590) for x in (100, 250, 400)
+    )
+    header = "0.1 0.2 0.7 rg 100 560 150 30 re f 250 560 150 30 re f 0 g "
+    cells = "".join(lines(text, x=110 + 150 * (i % 2), y=570 - 30 * (i // 2)) for i, text in enumerate("abcdef"))
+    parsed, found = figures(pdf(lines(*PROSE) + header + grid + "1 g " + cells[: len(cells) // 3] + "0 g " + cells))
+    assert not found
+    assert len(marked(parsed, "table")) == 1
+
+
+def test_a_picture_on_every_page_is_stored_once() -> None:
+    parsed, found = figures(pdf(*(lines(f"Page {i}", *PROSE) + BARS for i in range(3))))
+    assert len(found) == len(parsed.images) == 1

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ragfm.core.errors import ParseError
+from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.docx_numbering import Numbering
 from ragfm.parsing.own.office.docx_styles import Styles
 from ragfm.parsing.own.office.office_charts import add_chart
@@ -18,6 +19,7 @@ _BLOCK_CONTAINERS = frozenset(
     {"sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag", "AlternateContent", "Choice"}
 )
 _ROW_CONTAINERS = frozenset({"sdt", "sdtContent", "ins", "customXml"})
+_PICTURES, _DRAWINGS = frozenset({"blip", "imagedata"}), frozenset({"inline", "anchor", "shape"})
 _MAX_SPAN = 100  # columns of one cell
 _MAX_INDENT = 9  # levels of lists
 _MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
@@ -26,8 +28,10 @@ _CHARACTERS = {"tab": " ", "cr": "\n", "noBreakHyphen": "-", "ptab": " "}
 _FORMULA_PARTS = {"num": "/", "sup": "^", "sub": "_"}  # how a line of text shows the structure of a formula
 
 
-def read_docx(data: bytes, name: str) -> ParsedText:
+def read_docx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     """Return the body as Markdown-like text, without page headers and footers, comments, and deleted text.
+
+    With `images`, pictures are figures; a following paragraph with the style `caption` is the caption.
 
     Metadata: `title`, `author`, `modified`; `hidden_text` of runs that are formatted as hidden. Raises ParseError.
     """
@@ -36,9 +40,10 @@ def read_docx(data: bytes, name: str) -> ParsedText:
     body = child(root, "body")
     if body is None:
         raise ParseError(f"{name} is damaged: it has no body.")
-    reader = _BodyReader(package, path, root)
+    reader = _BodyReader(package, path, root, images=images)
     try:
         reader.read_blocks(body)
+        reader.add_pictures()
     except RecursionError as error:
         raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
     metadata = package.metadata()
@@ -56,6 +61,8 @@ class _Paragraph:
     text_boxes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     charts: list[str] = field(default_factory=list)  # ids of relations
+    alt_text: str = ""  # of the drawing that is being read
+    pictures: list[tuple[str, str, int]] = field(default_factory=list)  # ids of relations, alt texts, pages
 
     def text(self) -> str:
         lines = "".join(self.parts).replace("\r", "\n").split("\n")
@@ -63,7 +70,7 @@ class _Paragraph:
 
 
 class _BodyReader:
-    def __init__(self, package: Package, path: str, root: Node) -> None:
+    def __init__(self, package: Package, path: str, root: Node, *, images: bool) -> None:
         self.builder = MarkdownBuilder()
         self.hidden: list[str] = []
         self._package, self._relations = package, package.relations(path)
@@ -84,6 +91,8 @@ class _BodyReader:
         self._has_pages = self._has_rendered_breaks or has_manual_breaks
         self._page = 1
         self._note_count = 0
+        self._images = images
+        self._pictures: list[tuple[str, str, int]] = []  # that wait for a caption
 
     def read_blocks(self, parent: Node) -> None:
         """Add the paragraphs and tables below a node."""
@@ -101,6 +110,13 @@ class _BodyReader:
     def _add_paragraph(self, node: Node) -> None:
         paragraph = self._read_paragraph(node)
         text = paragraph.text()
+        has_pictures = bool(self._pictures or paragraph.pictures)
+        if has_pictures and text:
+            if self._styles.is_caption(attribute(child(node, "pPr", "pStyle"), "val")):
+                self._pictures += paragraph.pictures
+                self.add_pictures(text)
+                return
+            self.add_pictures()
         level, position = self._outline(node)
         if text or paragraph.text_boxes:
             self._start_page(paragraph.page)
@@ -124,6 +140,17 @@ class _BodyReader:
                 add_chart(chart, self.builder)
         for note in paragraph.notes:
             self.builder.add_block(note)
+        self._pictures += paragraph.pictures
+
+    def add_pictures(self, caption: str = "") -> None:
+        """Add the pictures that wait for a caption."""
+        pictures, self._pictures = self._pictures, []
+        for relation_id, alt_text, page in pictures:
+            relation = self._relations.get(relation_id)
+            if relation is not None and relation.kind == "image":
+                self._start_page(page)
+                stand_in = relation.target.rpartition("/")[2]
+                add_picture(self.builder, self._package.read(relation.target), [caption, alt_text], stand_in)
 
     def _outline(self, node: Node) -> tuple[int, tuple[str, int] | None]:
         """The heading level of a paragraph, 0 for none; its list and its depth there."""
@@ -185,7 +212,14 @@ class _BodyReader:
                 paragraph.text_boxes.append(node)
             elif name == "chart":
                 paragraph.charts.append(attribute(node, "id"))
+            elif name in _PICTURES and self._images:
+                relation_id = attribute(node, "embed") or attribute(node, "id")
+                paragraph.pictures.append((relation_id, paragraph.alt_text, self._page))
             else:
+                if name in _DRAWINGS:
+                    properties = child(node, "docPr")
+                    alt_texts = (attribute(properties, "title"), attribute(properties, "descr"), attribute(node, "alt"))
+                    paragraph.alt_text = "\n".join(filter(None, alt_texts))
                 paragraph.parts.append(_FORMULA_PARTS.get(name, ""))
                 self._read_inline(node, paragraph)
 
@@ -203,6 +237,7 @@ class _BodyReader:
                 for cell, _, _ in row:
                     self.read_blocks(cell)
             return
+        self.add_pictures()
         self._start_page(self._page)
         texts: list[list[str]] = []
         notes: list[str] = []
@@ -220,6 +255,7 @@ class _BodyReader:
             self.builder.add_table(texts, min(header_rows, len(texts)))
         for note in notes:
             self.builder.add_block(note)
+        self.add_pictures()
 
     def _read_cell(self, cell: Node, notes: list[str]) -> str:
         """The text of a cell, including nested tables, in one line."""
@@ -232,6 +268,7 @@ class _BodyReader:
                 text = f"{self._numbering.next_label(*position)} {text}"
             texts.append(text)
             notes += paragraph.notes
+            self._pictures += paragraph.pictures
         return " ".join(filter(None, texts))
 
 

@@ -29,6 +29,10 @@ class Styles:
                 return int(outline) + 1 if int(outline) < 9 else 0
         return 0
 
+    def is_caption(self, style: str) -> bool:
+        """Whether a style is that of captions, which has the same name in every language."""
+        return any(attribute(child(node, "name"), "val").lower() == "caption" for node in self._chain(style))
+
     def list_position(self, style: str, own: Node | None) -> tuple[str, int] | None:
         """The list id and the depth of a paragraph with a style and its `own` numPr; None outside of lists."""
         depth = attribute(child(own, "ilvl"), "val")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ragfm.core.errors import ParseError
+from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_xml import Node, attribute, child, children, core_metadata, local_name, parse_xml
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
@@ -23,8 +24,11 @@ _MAX_SPACES = 100
 _MAX_LEVEL = 9  # of headings and lists
 
 
-def read_odf(data: bytes, name: str) -> ParsedText:
-    """Return the body as Markdown-like text. Metadata: `title`, `author`, `modified`. Raises ParseError."""
+def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
+    """Return the body as Markdown-like text, with `images` its pictures as figures.
+
+    Metadata: `title`, `author`, `modified`. Raises ParseError.
+    """
     archive = open_zip(data, name)
     content = read_entry(archive, "content.xml", name)
     if content is None:
@@ -33,7 +37,7 @@ def read_odf(data: bytes, name: str) -> ParsedText:
     if manifest is not None and b"encryption-data" in manifest:
         raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
     body = child(parse_xml(content, name), "body")
-    reader = _BodyReader()
+    reader = _BodyReader((lambda path: read_entry(archive, path, name)) if images else None)
     try:
         for part in body if body is not None else ():
             if local_name(part) == "presentation":
@@ -50,13 +54,18 @@ def read_odf(data: bytes, name: str) -> ParsedText:
 
 
 class _BodyReader:
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[str], bytes | None] | None) -> None:
         self.builder = MarkdownBuilder()
+        self._load = load  # a file of the archive; None without images
         self._pending_notes: list[str] = []  # of the current paragraph or table
         self._pending_frames: list[Node] = []  # of the current paragraph
 
     def read_blocks(self, parent: Node, depth: int = -1, marker: str = "") -> None:
         """Add the paragraphs, lists and tables below a node; `depth` is the depth of the list around them."""
+        if self._load is not None and local_name(parent) == "frame":
+            texts = [(text.text or "") for text in parent if local_name(text) in ("title", "desc")]
+            for path in (attribute(image, "href") for image in children(parent, "image")):
+                add_picture(self.builder, self._load(path), ["", *texts], path.rpartition("/")[2])
         for node in parent:
             kind = local_name(node)
             if kind in ("h", "p"):

@@ -7,10 +7,12 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
+from ragfm.core.types import Box
 from ragfm.parsing.formats import IMAGE
 from ragfm.parsing.media_types import detect
 from ragfm.parsing.own.media.image import read_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
+from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
@@ -19,6 +21,7 @@ _TITLES = frozenset({"title", "ctrTitle"})
 _MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, slide number, header
 _BULLETED = frozenset({"body", "obj", "", "half"})  # placeholders whose paragraphs have bullets by default
 _MAX_INDENT = 9  # levels of lists
+_SHAPES, _SHAPES_AND_PICTURES = ("sp", "graphicFrame"), ("sp", "graphicFrame", "pic")
 _MIN_OCR_LETTERS = 3  # in an image; fewer are shapes that resemble letters
 _ROW_HEIGHT = 50_000  # English Metric Units; shapes whose tops differ by less are in the same row
 
@@ -30,15 +33,17 @@ class _Shape(NamedTuple):
     placeholder: str | None  # the type of a placeholder; None for other shapes
 
 
-def read_pptx(data: bytes, name: str) -> ParsedText:
-    """Return the slides in order. Metadata: `title`, `author`, `modified`; `hidden_slides`, which are left out.
+def read_pptx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
+    """Return the slides in order, and with `images` their pictures as figures.
 
-    Raises ParseError, and SkipDocument where there are only images and OCR is not installed.
+    Metadata: `title`, `author`, `modified`; `hidden_slides`, which are left out. Raises ParseError, and
+    SkipDocument where there are only images and OCR is not installed.
     """
     package = Package(data, name)
     path, root = package.main_part()
     relations = package.relations(path)
     builder = MarkdownBuilder()
+    size = child(root, "sldSz") if images else None
     hidden: list[str] = []
     image_count = 0  # on slides without text
     for number, entry in enumerate(descendants(child(root, "sldIdLst"), "sldId"), 1):
@@ -52,7 +57,7 @@ def read_pptx(data: bytes, name: str) -> ParsedText:
             continue
         builder.start_page(number)
         try:
-            image_count += _SlideReader(package, target, builder).read(slide)
+            image_count += _SlideReader(package, target, builder, size).read(slide)
         except RecursionError as error:
             raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
     metadata = package.metadata()
@@ -64,8 +69,10 @@ def read_pptx(data: bytes, name: str) -> ParsedText:
 
 
 class _SlideReader:
-    def __init__(self, package: Package, path: str, builder: MarkdownBuilder) -> None:
+    def __init__(self, package: Package, path: str, builder: MarkdownBuilder, size: Node | None) -> None:
+        """With the `size` of a slide, pictures are figures."""
         self._package = package
+        self._size = size
         self._relations = package.relations(path)
         self._builder = builder
         layout = package.xml(self._related_part("slideLayout"))
@@ -84,11 +91,13 @@ class _SlideReader:
                 continue
             if local_name(shape.node) == "sp":
                 self._add_text(shape.node, shape.placeholder)
+            elif local_name(shape.node) == "pic":
+                self._add_picture(shape.node)
             else:
                 self._add_graphic(shape.node)
 
         images: list[bytes] = []
-        if self._builder.length == length_before:
+        if self._builder.length == length_before and self._size is None:
             for blip in descendants(slide, "blip"):
                 relation = self._relations.get(attribute(blip, "embed"))
                 data = self._package.read(relation.target) if relation and relation.kind == "image" else None
@@ -111,6 +120,7 @@ class _SlideReader:
 
     def _shapes(self, parent: Node | None) -> Iterator[_Shape]:
         """Shapes at any depth; those of a group have the position of the group."""
+        kinds = _SHAPES if self._size is None else _SHAPES_AND_PICTURES
         for node in parent if parent is not None else ():
             kind = local_name(node)
             if kind == "grpSp":
@@ -119,7 +129,7 @@ class _SlideReader:
                     yield shape._replace(top=top, left=left)
             elif kind in ("AlternateContent", "Choice"):
                 yield from self._shapes(node)
-            elif kind in ("sp", "graphicFrame") and attribute(next(descendants(node, "cNvPr"), node), "hidden") != "1":
+            elif kind in kinds and attribute(next(descendants(node, "cNvPr"), node), "hidden") != "1":
                 placeholder = _placeholder(node)
                 is_placeholder = next(descendants(node, "ph"), None) is not None
                 top, left = _position(node) or self._layout_positions.get(placeholder) or (0, 0)
@@ -143,6 +153,24 @@ class _SlideReader:
                 self._builder.add_block(f"{indent}- {text}", tight=True)
             else:
                 self._builder.add_block(text)
+
+    def _add_picture(self, node: Node) -> None:
+        blip, description = next(descendants(node, "blip"), None), next(descendants(node, "cNvPr"), None)
+        relation = self._relations.get(attribute(blip, "embed"))
+        if relation is None or relation.kind != "image":
+            return
+        box: Box | None = None
+        transform = child(node, "spPr", "xfrm")
+        with suppress(ValueError, ZeroDivisionError):
+            left, top = (int(attribute(child(transform, "off"), axis)) for axis in "xy")
+            width, height = (int(attribute(child(transform, "ext"), axis)) for axis in ("cx", "cy"))
+            across, down = (int(attribute(self._size, axis)) for axis in ("cx", "cy"))
+            right, bottom = min((left + width) / across, 1.0), min((top + height) / down, 1.0)
+            if left < across and top < down and right > 0 and bottom > 0:  # otherwise it is beside the slide
+                box = max(left / across, 0.0), max(top / down, 0.0), right, bottom
+        texts = ["", attribute(description, "title"), attribute(description, "descr")]
+        stand_in = relation.target.rpartition("/")[2]
+        add_picture(self._builder, self._package.read(relation.target), texts, stand_in, box)
 
     def _add_graphic(self, frame: Node) -> None:
         for table in descendants(frame, "tbl"):

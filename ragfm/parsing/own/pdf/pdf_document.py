@@ -16,7 +16,7 @@ from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.pdf.pdf_layout import read_layout
 from ragfm.parsing.own.pdf.pdf_lines import Block, line_of, rows_of
 from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
-from ragfm.parsing.own.pdf.pdf_types import Word
+from ragfm.parsing.own.pdf.pdf_types import Box, Word
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
 _LOCK = threading.Lock()  # PDFium is not thread-safe, not even across documents
@@ -36,17 +36,19 @@ _PAGE_NUMBER = re.compile(r"(\D{0,8}?)(\d{1,4})(\D{0,3})")
 # Captions of tables, and tables that continue on the next page.
 _MAX_CAPTION_BLOCKS = 3
 _MAX_CAPTION = 160  # characters of a block
+_MAX_FIGURE_CAPTION = 600  # characters
+_LABEL = re.compile(r"[^\W\d]{1,12}\.?\s?[A-Z]?\d+(?:[.-]\d+)*\s*([.:|\u2013\u2014])?(?:\s|$)")
 _MAX_BETWEEN = 60  # characters of the only block between two parts of a table
 _SAME_EDGE = 6.0  # points: the right edges of the same column on two pages
 
 # Headings.
-_LARGER = 1.15  # times the body size
+_LARGER, _SMALLER = 1.15, 0.95  # times the body size
 _MAX_HEADING = 200  # characters
 _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*)\.?\s")
 
 
-def read_pdf(data: bytes, name: str) -> ParsedText:
-    """Return the text of all pages, with one mark per page that has text.
+def read_pdf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
+    """Return the text of all pages, with one mark per page that has text, and with `images` the figures.
 
     Metadata: `title`, `author`; `hidden_text`, text that is in the file but not visible; `pages_without_text`;
     `unread_pages`, which are damaged. Raises ParseError for a protected file and for one without a readable page,
@@ -71,7 +73,7 @@ def read_pdf(data: bytes, name: str) -> ParsedText:
                 for index in range(len(document)):
                     heartbeat.beat()
                     try:
-                        page = read_page(document, index)
+                        page = read_page(document, index, images=images)
                     except Exception as error:  # damage that PDFium or this parser does not expect
                         unread[index + 1] = error
                         page = PageContent(0, 0)
@@ -138,8 +140,18 @@ def build_text(
     for number, blocks in enumerate(blocks_by_page, 1):
         builder.start_page(number)
         above: list[Block] = []  # since the last table or the start of the page
-        for block in blocks:
+        captions = _figure_captions(blocks, headings)
+        for at, block in enumerate(blocks):
+            if at in captions.values():
+                continue
             text = _strip_controls(block.text)
+            if block.figure is not None:
+                texts = [_strip_controls(blocks[captions[at]].text) if at in captions else ""]
+                texts.append(_strip_controls(block.figure.text))
+                stand_in = f"{number}-{at + 1}.png"  # of a figure without text
+                builder.add_figure(block.figure.image, texts, stand_in, block.figure.place)
+                above = []
+                continue
             if block.rows:
                 rows = [[_strip_controls(cell) for cell in row] for row in block.rows]
                 caption = own_caption = _caption_lines(above, headings)
@@ -197,6 +209,38 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
         parts = [text] if headings.level_of(block) else text.splitlines()
         lines[:0] = [" ".join(part.split()) for part in parts]
     return [line for line in lines if any(map(str.isalpha, line)) and not line.startswith("|")]
+
+
+def _figure_captions(blocks: Sequence[Block], headings: _Headings) -> dict[int, int]:
+    """The caption of each figure that has one, by position in the blocks: the text next to it, below or above.
+
+    A caption begins with a name and a number, as in "Abb. 3:", or has smaller or other letters than the body.
+    """
+    captions: dict[int, int] = {}
+    for at, block in enumerate(blocks):
+        if block.figure is None:
+            continue
+        near = [other for other in (at + 1, at - 1) if 0 <= other < len(blocks) and other not in captions.values()]
+        near = [other for other in near if _is_near(blocks[other], block.figure.box)]
+        for rule in (_is_labelled, headings.is_small):
+            found = next((other for other in near if rule(blocks[other])), None)
+            if found is not None:
+                captions[at] = found
+                break
+    return captions
+
+
+def _is_near(block: Block, box: Box) -> bool:
+    """Whether a block of text may be a caption of what is in a box, by its length and distance."""
+    if block.rows or block.figure is not None or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION:
+        return False
+    bottom = block.top + 1.25 * block.size * block.lines
+    return -block.size <= block.top - box.bottom <= 4 * block.size or -block.size <= box.top - bottom <= 2 * block.size
+
+
+def _is_labelled(block: Block) -> bool:
+    label = _LABEL.match(block.text)
+    return label is not None and (bool(label[1]) or (block.lines <= 3 and not block.text.endswith(".")))
 
 
 def _strip_controls(text: str) -> str:
@@ -267,6 +311,10 @@ class _Headings:
     def level_of(self, block: Block) -> int:
         """The level of a heading, 0 for any other block."""
         return self._levels[self._style(block)] if self._is_heading(block) else 0
+
+    def is_small(self, block: Block) -> bool:
+        """Whether the letters of a block are smaller than those of most text."""
+        return block.size < _SMALLER * self._body_size
 
     def _style(self, block: Block) -> tuple[float, int]:
         number = _NUMBERED.match(block.text)

@@ -51,6 +51,10 @@ class Drawing:
     rules: list[Box] = field(default_factory=list)
     areas: list[_Area] = field(default_factory=list)
     images: list[Box] = field(default_factory=list)
+    shapes: list[Box] = field(default_factory=list)
+    """Paths with curves or diagonal lines."""
+    fills: list[tuple[Box, Colour]] = field(default_factory=list)
+    """Filled paths with their colour."""
     paint_order: dict[int, int] = field(default_factory=dict)
     """Position of each text object, by its address, in the order of painting."""
     links: list[tuple[Box, str]] = field(default_factory=list)
@@ -177,17 +181,22 @@ class _ObjectReader:
         if fill_mode.value:
             red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
             has_colour = pdfium.FPDFPageObj_GetFillColor(item, red, green, blue, alpha)
+            if has_colour and alpha.value:
+                self._drawing.fills.append((box, (red.value, green.value, blue.value)))
             opaque = alpha.value == 255 and not pdfium.FPDFPageObj_HasTransparency(item)
             if len(self._drawing.areas) < _MAX_AREAS:
                 colour = (red.value, green.value, blue.value) if has_colour and opaque and count <= 5 else None
                 self._drawing.areas.append(_Area(self._order, box, colour))
         if not 1 < count <= _MAX_SEGMENTS:
+            if count > _MAX_SEGMENTS and (fill_mode.value or stroke.value):
+                self._drawing.shapes.append(box)
             return
 
         # Straight segments that run along the page are rules.
         matrix = _multiply(_matrix_of(item), matrix)
         x, y = ctypes.c_float(), ctypes.c_float()
         start = last = (0.0, 0.0)
+        is_straight = True
         for i in range(count):
             segment = pdfium.FPDFPath_GetPathSegment(item, i)
             kind = pdfium.FPDFPathSegment_GetType(segment)
@@ -196,16 +205,23 @@ class _ObjectReader:
             if kind == _MOVE_TO:
                 start = point
             elif kind == _LINE_TO:
-                self._add_rule(last, point)
+                is_straight &= self._add_rule(last, point)
+            else:
+                is_straight = False
             last = point
             if pdfium.FPDFPathSegment_GetClose(segment):
-                self._add_rule(point, start)
+                is_straight &= self._add_rule(point, start)
                 last = start
+        if not is_straight and (fill_mode.value or stroke.value):
+            self._drawing.shapes.append(box)
 
-    def _add_rule(self, first: tuple[float, float], last: tuple[float, float]) -> None:
+    def _add_rule(self, first: tuple[float, float], last: tuple[float, float]) -> bool:
+        """Add a segment if it runs along the page. Returns whether it does."""
         (x0, y0), (x1, y1) = first, last
-        if abs(x0 - x1) < 1 or abs(y0 - y1) < 1:
+        is_rule = abs(x0 - x1) < 1 or abs(y0 - y1) < 1
+        if is_rule:
             self._drawing.rules.append(self._to_box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))
+        return is_rule
 
     def _bounds(self, item: Any, matrix: _Matrix) -> Box:
         import pypdfium2.raw as pdfium

@@ -27,21 +27,27 @@ _MIN_REGION_GAP = 1.2  # times the font size: white space that separates two reg
 def read_layout(content: PageContent) -> list[Block]:
     """Return everything visible on the page, in reading order; rotated text comes last."""
     tables: list[tuple[Word, Block]] = []
+    words, rules = content.words, content.drawing.rules
+    if content.figures:
+        boxes = [figure.box for figure in content.figures]
+        words = [word for word in words if not any(box.contains(word.center_x, word.center_y) for box in boxes)]
+        rules = [rule for rule in rules if not any(box.contains(*rule.center) for box in boxes)]
+        tables += [(Word("\ufffc", *one.box, 1), Block("", one.box.top, figure=one)) for one in content.figures]
     inside: set[int] = set()
-    ruled = ruled_tables(content.words, content.drawing.rules)
+    ruled = ruled_tables(words, rules)
     torn = [table.placeholder for table in ruled if table.is_torn]
     for table in ruled:
         box = table.placeholder
         if any(box.top < other.bottom and other.top < box.bottom for other in torn):
             # Lines below sums and shaded rows are not a grid: does the position of the numbers show a table instead?
-            level = [word for word in content.words if box.top <= word.center_y <= box.bottom]
+            level = [word for word in words if box.top <= word.center_y <= box.bottom]
             found = sum(len(other.block.rows) for other in number_tables(rows_of(level)))
             labelled = sum(any(map(str.isalpha, "".join(row))) for row in table.block.rows)
             if 2 * max(found, len(table.block.rows) - labelled) > len(table.block.rows):
                 continue
         tables.append((box, table.block))
         inside.update(map(id, table.words))
-    words = [word for word in content.words if id(word) not in inside]
+    words = [word for word in words if id(word) not in inside]
     blocks = _LayoutReader(tables).read([*words, *(placeholder for placeholder, _ in tables)], 0)
     blocks += [block for _, block in tables if block not in blocks]
     return blocks + [Block(text, content.height) for text in content.rotated]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from statistics import median
 
-from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Word
+from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Figure, Word
 
 _MIN_CELL_GAP = 0.9  # times the font size: a wider gap separates cells or columns
 _BULLET = re.compile(r"[•◦▪▫●○■□‣⁃∙·◆◇►▶➢➤✓✔*\u2013\u2014\uf0b7\uf0a7\uf0d8\x84-](?:\s+|$)")
@@ -60,7 +60,7 @@ class Line:
 
 @dataclass(slots=True)
 class Block:
-    """A paragraph, a list item, or a table if it has `rows`."""
+    """A paragraph, a list item, a table if it has `rows`, or a figure."""
 
     text: str
     top: float
@@ -71,6 +71,7 @@ class Block:
     rows: list[list[str]] = field(default_factory=list)
     edges: tuple[float, ...] = ()
     """The right edges of a table's columns of numbers."""
+    figure: Figure | None = None
 
 
 def line_of(words: Sequence[Word]) -> Line:

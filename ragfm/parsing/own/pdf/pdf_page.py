@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
+from ragfm.parsing.own.media.picture import recognized_text
 from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, read_drawing, read_links
-from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
-from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, rasterize
+from ragfm.parsing.own.pdf.pdf_figures import find_figures, text_in
+from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Figure, Word
+from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, rasterize, render
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
@@ -43,6 +45,7 @@ class PageContent:
     rotated: list[str] = field(default_factory=list)
     """Text that does not run from left to right, line by line."""
     drawing: Drawing = field(default_factory=Drawing)
+    figures: list[Figure] = field(default_factory=list)
     image: bytes = b""
     """The whole page as an image, if it is one and images are kept."""
     hidden_text: str = ""
@@ -65,8 +68,11 @@ class _Style(NamedTuple):
     visible: bool | None  # None where only the rasterized page can decide
 
 
-def read_page(document: PdfDocument, index: int) -> PageContent:
-    """Return the content of page `index`, counted from 0. The caller holds the PDFium lock. Raises PdfiumError."""
+def read_page(document: PdfDocument, index: int, *, images: bool = False) -> PageContent:
+    """Return the content of page `index`, counted from 0, with figures if `images` are kept.
+
+    The caller holds the PDFium lock. Raises PdfiumError.
+    """
     import pypdfium2.raw as pdfium
 
     page = document[index]
@@ -89,13 +95,30 @@ def read_page(document: PdfDocument, index: int) -> PageContent:
                 content.hidden_text += " " + " ".join(word.text for word in suspects if id(word) in invisible)
         finally:
             text_page.close()
-        if content.is_scan and has_ocr():
+        is_scan = content.is_scan
+        if is_scan and has_ocr():
             pixels = rasterize(page, _OCR_SCALE)
             words = recognize_words(pixels, pixels.shape[1] / max(content.width, 1))
             content.words = words or content.words
+        if images and is_scan:
+            content.image = render(page, Box(0, 0, content.width, content.height))
+        elif images:
+            content.figures = _read_figures(page, content)
         return content
     finally:
         page.close()
+
+
+def _read_figures(page: PdfPage, content: PageContent) -> list[Figure]:
+    figures = []
+    width, height = content.width, content.height
+    for box in find_figures(content.words, content.drawing, width, height):
+        image, text = render(page, box), text_in(box, content.words)
+        if not text and any(box.contains(*inner.center) for inner in content.drawing.images):
+            text = recognized_text(image)
+        place = (box.x0 / width, box.top / height, box.x1 / width, box.bottom / height)
+        figures.append(Figure(box, place, image, text))
+    return figures
 
 
 class _Geometry:

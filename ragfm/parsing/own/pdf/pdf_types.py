@@ -30,6 +30,15 @@ class Box(NamedTuple):
         return self.x0 <= x <= self.x1 and self.top <= y <= self.bottom
 
 
+class Figure(NamedTuple):
+    """A figure on a page: its box in points and as fractions of the page, its image, and the text in it."""
+
+    box: Box
+    place: tuple[float, float, float, float]
+    image: bytes
+    text: str
+
+
 @dataclass(slots=True)
 class Word:
     """Characters without white space between them; `size` is the font size in points."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ragfm.parsing.own.pdf.pdf_types import Word
+from ragfm.parsing.figures import MAX_SIDE, encoded
+from ragfm.parsing.own.pdf.pdf_types import Box, Word
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pypdfium2 import PdfPage
 
 _SCALE = 2.0  # pixels per point
+_FIGURE_SCALE = 2.5  # pixels per point: 180 dpi
 _MAX_SIDE = 3_000  # pixels
 _MIN_CONTRAST = 24  # of 255: grey values that differ by less look the same
 _MAX_OVERLAP = 0.25  # share of a word's area; where another word covers more, the other word is what is visible
@@ -27,6 +29,17 @@ def rasterize(page: PdfPage, scale: float) -> NDArray[np.uint8]:
     finally:
         bitmap.close()
     return pixels.reshape(pixels.shape[0], pixels.shape[1])
+
+
+def render(page: PdfPage, box: Box) -> bytes:
+    """A part of the page as it is displayed, in colour, as an image that is kept as a figure."""
+    width, height = page.get_size()
+    scale = min(_FIGURE_SCALE, MAX_SIDE / max(box.x1 - box.x0, box.bottom - box.top, 1))
+    bitmap = page.render(scale=scale, crop=(box.x0, height - box.bottom, width - box.x1, box.top))
+    try:
+        return encoded(bitmap.to_pil())
+    finally:
+        bitmap.close()
 
 
 def find_invisible(page: PdfPage, suspects: Sequence[Word], words: Iterable[Word]) -> set[int]:

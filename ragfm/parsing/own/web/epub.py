@@ -17,8 +17,11 @@ _HTML = frozenset({"application/xhtml+xml", "text/html"})
 _FONT_ALGORITHMS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 
 
-def read_epub(data: bytes, name: str) -> ParsedText:
-    """Return all chapters. Metadata: `title`, `author`, `modified`, `lang`. Raises ParseError."""
+def read_epub(data: bytes, name: str, *, images: bool = False) -> ParsedText:
+    """Return all chapters, and with `images` the pictures in them as figures.
+
+    Metadata: `title`, `author`, `modified`, `lang`. Raises ParseError.
+    """
     archive = open_zip(data, name)
     encryption = read_entry(archive, "META-INF/encryption.xml", name)
     if encryption is not None:
@@ -44,10 +47,15 @@ def read_epub(data: bytes, name: str) -> ParsedText:
         chapter = chapters.get(attribute(entry, "idref"))
         if chapter is None:
             continue
-        page = read_entry(archive, posixpath.normpath(posixpath.join(posixpath.dirname(path), chapter)), name)
+        chapter_path = posixpath.normpath(posixpath.join(posixpath.dirname(path), chapter))
+
+        def load(address: str, folder: str = posixpath.dirname(chapter_path)) -> bytes | None:
+            return read_entry(archive, posixpath.normpath(posixpath.join(folder, unquote(address))), name)
+
+        page = read_entry(archive, chapter_path, name)
         text = decode(page) if page is not None else None
         if text is not None:
-            builder.add_parsed(read_html(text, name))
+            builder.add_parsed(read_html(text, name, images=images, load=load))
     metadata = core_metadata(child(book, "metadata"))
     language = child(book, "metadata", "language")
     if language is not None and (text := (language.text or "").strip()):

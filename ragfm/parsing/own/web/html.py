@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
+from collections.abc import Callable
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from selectolax.lexbor import LexborHTMLParser
 
 from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
+from ragfm.parsing.figures import kept_image
+from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.web.html_tree import BLOCKS, attribute, is_dropped, is_layout, walk
 from ragfm.parsing.own.web.main_content import find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
@@ -17,6 +22,8 @@ from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
 
+LoadFile: TypeAlias = Callable[[str], bytes | None]
+"""Returns the file with an address that a page names, None if it is not at hand."""
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset({"ol", "ul", "menu"})
 _BREAK = "\0"  # stands for <br>; the text of a parsed page has no NUL
@@ -40,8 +47,11 @@ _TAG = re.compile(
 _MAX_DEPTH = 10_000  # lexbor takes quadratic time over the depth: 0.2 s here, minutes at 200,000
 
 
-def read_html(text: str, name: str) -> ParsedText:
-    """Return the main part of the page as Markdown-like text; metadata from `title`, `meta` and `lang`."""
+def read_html(text: str, name: str, *, images: bool = False, load: LoadFile | None = None) -> ParsedText:
+    """Return the main part of the page as Markdown-like text; metadata from `title`, `meta` and `lang`.
+
+    With `images`, pictures are figures: those in `data:` addresses, and those that `load` returns for an address.
+    """
     if max(accumulate((-1 if end else 1) for end in _TAG.findall(text)), default=0) > _MAX_DEPTH:
         raise ParseError(f"{name} nests elements more than {_MAX_DEPTH:,} levels deep.")
     page = LexborHTMLParser(text)
@@ -62,15 +72,16 @@ def read_html(text: str, name: str) -> ParsedText:
     metadata: dict[str, Scalar] = {key: line for key, value in values.items() if (line := " ".join(value.split()))}
 
     main, left_out = find_main_content(body)
-    parsed = _PageReader(left_out).read(main, metadata)
+    parsed = _PageReader(left_out, (load or (lambda _: None)) if images else None).read(main, metadata)
     return parsed.with_title(only_with_metadata=True)
 
 
 class _PageReader:
     """Converts a tree in one pass; blocks are added as their elements end."""
 
-    def __init__(self, left_out: frozenset[int]) -> None:
-        self._left_out = left_out  # identifiers of elements
+    def __init__(self, left_out: frozenset[int], load: LoadFile | None = None) -> None:
+        self._left_out = set(left_out)  # identifiers of elements
+        self._load = load  # None without images
         self._builder = MarkdownBuilder()
         self._texts: list[str] = []  # of the current paragraph
         self._lists: list[int | None] = []  # open lists: the number of the next item; None in an unordered list
@@ -90,9 +101,16 @@ class _PageReader:
             self._texts.append(_BREAK)
         if node.mem_id in self._left_out:
             return False
+        if tag == "img" and self._load is not None:
+            self._add_image(node)
         if tag not in BLOCKS:
             return True
         self._end_paragraph()
+        if tag == "figure" and self._load is not None:
+            caption = node.css_first("figcaption")
+            text = _text_of(caption) if caption is not None else ""
+            if [image for image in node.css("img") if self._add_image(image, text)] and caption is not None:
+                self._left_out.add(caption.mem_id)
         if tag in _LISTS:
             start = attribute(node, "start").strip()
             number = int(start) if start.isdecimal() and len(start) < 6 else 1
@@ -134,6 +152,18 @@ class _PageReader:
             if tag in _LISTS:
                 self._lists.pop()
 
+    def _add_image(self, node: LexborNode, caption: str = "") -> bool:
+        """Add a picture, once, if its file is there. Returns whether it was added."""
+        source = attribute(node, "src").strip()
+        data = _data_of(source) if source.startswith("data:") else self._load(source) if self._load else None
+        kept = kept_image(data) if data else None
+        if kept is None or self._builder.has_figure(kept):
+            return False
+        self._end_paragraph()
+        stand_in = "image" if source.startswith("data:") else source.rpartition("/")[2]
+        texts = [caption, attribute(node, "alt"), attribute(node, "title")]
+        return add_picture(self._builder, kept, texts, stand_in)
+
     def _end_paragraph(self) -> None:
         if not self._texts:
             return
@@ -146,6 +176,15 @@ class _PageReader:
         paragraph = f"\n{indent}".join(filter(None, lines))
         self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
         self._marker = ""
+
+
+def _data_of(address: str) -> bytes | None:
+    """The bytes in a `data:` address with base64, None for any other."""
+    head, _, encoded = address.partition(",")
+    try:
+        return b64decode(unquote_to_bytes(encoded)) if head.endswith(";base64") else None
+    except ValueError:
+        return None
 
 
 def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
