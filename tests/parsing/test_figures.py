@@ -128,12 +128,11 @@ def test_docx() -> None:
 
 def test_pptx() -> None:
     written = pptx.Presentation()
+    width, height = int(written.slide_width or 0), int(written.slide_height or 0)
     for title in ("Sales", "Sales again"):
         slide = written.slides.add_slide(written.slide_layouts[5])
         slide.shapes.title.text = title
-        shape = slide.shapes.add_picture(
-            io.BytesIO(CHART), written.slide_width // 2, written.slide_height // 4, written.slide_width // 4
-        )
+        shape = slide.shapes.add_picture(io.BytesIO(CHART), width // 2, height // 4, width // 4)
         shape._element._nvXxPr.cNvPr.set("descr", "A bar chart")
     found, ((mark, text),) = parsed(saved(written), "a.pptx")
     assert text == "A bar chart"
