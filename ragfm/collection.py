@@ -69,7 +69,8 @@ class Status:
     """Counts of a collection, and the state of its parts.
 
     `older` documents were prepared by an older version of ragfm or another parser; the next sync parses and embeds them
-    again. `parsers` has the formats of the documents, with the parsers that read them now.
+    again. `parsers` has the formats of the documents, with the parsers that read them now. `images` are the pictures of
+    figures.
     """
 
     documents: int
@@ -81,6 +82,8 @@ class Status:
     sources: tuple[Mapping[str, Any], ...]
     older: int = 0
     parsers: tuple[Mapping[str, Any], ...] = ()
+    images: int = 0
+    image_bytes: int = 0
 
 
 class Collection:
@@ -576,11 +579,14 @@ class Collection:
 
         catalog = self._catalog()
         counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
+        images, image_bytes = catalog.image_sizes(snapshot.generation.id, *self._conditions(None))
         own = self._groups is None
         return Status(
             documents=sum(documents for documents, _ in counts.values()),
             chunks=sum(chunks for _, chunks in counts.values()),
             generation=snapshot.generation.id,
+            images=images,
+            image_bytes=image_bytes,
             failed=failed_documents(catalog) if own else (),
             older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
             parsers=_parsers(self._store) if own else (),

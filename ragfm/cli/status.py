@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import OK, collection_options
-from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.cli.output import megabytes, print_json, print_table, print_text
 from ragfm.collection import Collection
 
 
@@ -36,6 +36,8 @@ def status(collection: str, as_json: bool) -> int:
     dead = vectors["dead"] / max(1, vectors["dead"] + status.chunks)
     rows.append(("space", f"{dead:.0%} of the chunks are dead; generations from {vectors['floor']} on can be read"))
 
+    if status.images:
+        rows.append(("images", f"{status.images} pictures of figures, {megabytes(status.image_bytes)}"))
     rows.append(("keywords", f"{keywords['kind']}, language {keywords['language'] or 'not detected yet'}"))
     weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))

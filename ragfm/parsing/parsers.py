@@ -12,11 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.core.registry import load_plugin, plugins
+from ragfm.parsing.figures import VISION_HINT
 from ragfm.parsing.formats import DECLARED, TEXT, Format
 from ragfm.parsing.own.media.ocr import has_ocr
 from ragfm.parsing.rendering import ParsedText
@@ -72,6 +74,8 @@ class ParserChoice:
                 )
         if self.fallback:
             load_plugin("parsers", self.fallback)
+        if self.images and find_spec("PIL") is None:
+            raise MissingExtraError("`parse.images` needs Pillow, which is not installed.", VISION_HINT)
 
     @property
     def description(self) -> str:

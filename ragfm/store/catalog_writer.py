@@ -143,6 +143,11 @@ class CatalogWriter(Catalog):
             ended = [*removed, *(new.path for new in added)]
             commit.chunks -= end_documents(commit.connection, source.id, ended, commit.generation)
             commit.record("-", source.name, ended)
+            if any(new.document.images for new in added) and not self._has_images(commit.connection):
+                raise CollectionError(
+                    f"Figures cannot be stored in '{self.database.location}': an older version of ragfm created it.",
+                    "Run `ragfm ingest` once as the owner of its tables, which adds the table of images.",
+                )
             for new in added:
                 insert_document(commit.connection, source, new, commit.generation)
                 commit.chunks += len(new.chunks)

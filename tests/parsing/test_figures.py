@@ -156,7 +156,7 @@ def test_html_reads_no_file_and_no_address() -> None:
     assert "Words and words." in found.text
 
 
-def archive(**files: bytes | str) -> bytes:
+def archive(files: dict[str, bytes | str]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in files.items():
@@ -167,7 +167,7 @@ def archive(**files: bytes | str) -> bytes:
 def test_epub_reads_pictures_of_the_book() -> None:
     chapter = "<html><body><h1>One</h1><p>A text.</p><img src='../img/a%20b.png' alt='A plan'/></body></html>"
     book = archive(
-        **{
+        {
             "mimetype": "application/epub+zip",
             "META-INF/container.xml": '<c><rootfiles><rootfile full-path="O/b.opf"/></rootfiles></c>',
             "O/b.opf": '<p><manifest><item id="c" href="text/c.xhtml" media-type="application/xhtml+xml"/></manifest>'
@@ -187,7 +187,7 @@ def test_odt() -> None:
         "<desc>A plan</desc></frame></t:p></text></body></d>"
     )
     data = archive(
-        **{"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content, "Pictures/a.png": CHART}
+        {"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content, "Pictures/a.png": CHART}
     )
     found, ((_, text),) = parsed(data, "a.odt")
     assert text == "A plan"

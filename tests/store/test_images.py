@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from support.figures import commit_figures, document_with_figures, picture
 from support.postgres_server import PostgresServer
+from support.written_pdf import lines, pdf, rule
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
@@ -67,6 +70,15 @@ def test_an_image_is_visible_with_a_document_that_has_it(collection: Collection)
     assert outsider.image(image_key(SECRET)).data == SECRET
     with pytest.raises(CollectionError, match="no image"):  # the version that had it was replaced
         outsider.image(image_key(CHART))
+
+
+@pytest.mark.both_databases
+def test_the_status_counts_visible_images(collection: Collection) -> None:
+    commit_figures(collection, [document_with_figures("open", {"Revenue": CHART})])
+    commit_figures(collection, [document_with_figures("closed", {"Walnut": SECRET})], name="closed", allow=["board"])
+    status, outsider = collection.status(), collection.as_groups(set()).status()
+    assert (status.images, status.image_bytes) == (2, len(CHART) + len(SECRET))
+    assert (outsider.images, outsider.image_bytes) == (1, len(CHART))
 
 
 @pytest.mark.both_databases
@@ -197,3 +209,53 @@ def test_a_server_of_an_older_version_is_read_copied_and_then_migrated(
     assert postgres.sql(columns) == before
     with pytest.raises(CollectionError, match="no image"):
         collection.as_groups(set()).image("0" * 32)
+
+
+def test_figures_need_tables_of_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    commit_figures(collection, [document_with_figures("a", {})])
+    _run_on_catalog(tmp_path / ".ragfm", _lacking)
+    monkeypatch.setattr("ragfm.store.sqlite_database.add_images", lambda *_: None)  # as for a role without the right
+    commit_figures(collection, [document_with_figures("b", {})])
+    with pytest.raises(CollectionError, match="an older version of ragfm created it"):
+        commit_figures(collection, [document_with_figures("c", {"Revenue": CHART})])
+
+
+def test_collections_of_text_load_no_library_for_images(tmp_path: Path, docs: Path) -> None:
+    code = f"""
+import sys
+from ragfm import Collection, Settings
+from ragfm.testing import HashingEmbedder
+collection = Collection.open({str(tmp_path / ".ragfm")!r}, settings=Settings(), embedder=HashingEmbedder())
+collection.sync({str(docs)!r})
+assert collection.search("leave")[0].image is None
+print(*sorted({{"PIL", "pypdfium2", "rapidocr", "torch"}} & sys.modules.keys()))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
+def test_the_setting_parses_only_documents_with_figures_again(tmp_path: Path, docs: Path) -> None:
+    bars = " ".join(f"{150 + 60 * i} 400 40 {height} re f" for i, height in enumerate((90, 40, 140)))
+    chart = f"0.1 0.2 0.7 rg {bars} 0 g {rule(140, 400, 330, 400)}" + lines("Q1 to Q3", x=160, y=388, size=8)
+    caption = lines("Fig. 3: Sales of walnuts", x=140, y=365, size=9)
+    (docs / "sales.pdf").write_bytes(pdf(lines("The walnut report has a chart of sales.", y=700) + chart + caption))
+
+    def opened(images: bool) -> Collection:
+        settings = Settings(parse={"images": images})
+        return Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
+
+    assert opened(images=False).sync(docs).added == 5
+    with opened(images=True) as collection:
+        report = collection.sync(docs)
+        assert (report.updated, report.unchanged) == (2, 3)  # the PDF and the HTML page
+        (hit, *_) = collection.search("Fig. 3: Sales of walnuts")
+        assert hit.text.startswith("Fig. 3: Sales of walnuts\nQ1 to Q3")
+        assert hit.page == 1
+        assert hit.image is not None
+        assert collection.image(hit.image).media_type == "image/png"
+        assert collection.sync(docs).unchanged == 5
+    with opened(images=False) as collection:
+        assert collection.sync(docs).updated == 2
+        assert collection.status().images == 0
+        assert collection.compact().images == 1
