@@ -21,13 +21,14 @@ from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
-from ragfm.core.types import Answer, Sampling, Usage
+from ragfm.core.types import Answer, Message, Sampling, Usage
 from ragfm.generation.answer_log import AnswerContext
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, build_prompt, prompt_fingerprint, prompt_prefix
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, configured_reader
+from ragfm.generation.readers.images import check_images
 from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, is_greeting, needs_larger_reader
 from ragfm.models.adapters import serving_adapter
 from ragfm.retrieval.passages import arrange, match_hits
@@ -36,13 +37,16 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ragfm.collection import Collection
-    from ragfm.core.types import Dropped, Hit, Message, Reader
+    from ragfm.core.types import Dropped, Hit, ImagePart, Reader
     from ragfm.generation.structured_output import Extraction
     from ragfm.retrieval.multi_hop import Hops
 
 __all__ = ["AnswerStream", "Rag"]
 
 Model = TypeVar("Model", bound="BaseModel")
+
+CANNOT_SEE = "The reader cannot see pictures; figures were used by their text."
+"""A note of answers that a reader without vision gave from figures."""
 
 
 class Rag:
@@ -126,9 +130,10 @@ class Rag:
         history: Sequence[Message] = (),
         filter: str | None = None,
         hits: Sequence[Hit] | None = None,
+        images: Sequence[ImagePart] = (),
     ) -> Answer:
         """Answer a question; see `stream`."""
-        stream = self.stream(question, history=history, filter=filter, hits=hits)
+        stream = self.stream(question, history=history, filter=filter, hits=hits, images=images)
         for _ in stream:
             pass
         return stream.answer
@@ -140,6 +145,7 @@ class Rag:
         history: Sequence[Message] = (),
         filter: str | None = None,
         hits: Sequence[Hit] | None = None,
+        images: Sequence[ImagePart] = (),
     ) -> AnswerStream:
         """Answer a question as a stream of text; `stream.answer` has the citations at the end.
 
@@ -154,10 +160,15 @@ class Rag:
             history: Earlier turns, oldest first.
             filter: A filter on metadata, see `Collection.search`.
             hits: Passages to answer from, best first, instead of a search; `k` and `filter` are then ignored.
+            images: Images that the question is about, for a reader with vision. The search uses the text only.
 
-        Raises FilterError, and TooLongError if the question exceeds the window of the embedder or the reader.
+        A reader with vision also sees the pictures of figures among the passages.
+
+        Raises FilterError, TooLongError if the question exceeds the window of the embedder or the reader, and
+        UnsupportedError for images that the reader cannot see.
 
         """
+        check_images([Message("user", tuple(images)), *history], vision=self._sees, reader=f"'{self.reader_name}'")
         if self._documents_only and hits is None and is_greeting(question):
             return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
@@ -167,7 +178,7 @@ class Rag:
         # Build the prompt.
         prompt = None
         if retrieved.hits or not self._documents_only:
-            prompt = self._build_prompt(retrieved, documents_only=self._documents_only)
+            prompt = self._build_prompt(retrieved, documents_only=self._documents_only, images=images)
 
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
@@ -185,7 +196,9 @@ class Rag:
         query, settings, calibration = retrieved.query, self._settings, self.calibration
         shown = prompt.shown if prompt else ()
         # The verifier may correct a reader that is so small, and users see the documents' own words.
-        small = self._documents_only and calibration is not None and calibration.corrects
+        # It cannot see pictures, so it corrects no answer that may come from one.
+        pictured = prompt.pictured if prompt else frozenset[int]()
+        small = self._documents_only and calibration is not None and calibration.corrects and not pictured
         one_piece = small or settings.mode == "strict" or self.strategy.answer_after is not None
 
         # Generate. Without passages the reader would answer from memory.
@@ -202,7 +215,7 @@ class Rag:
         numbered_hits, found_passages = match_hits(retrieved.hits, shown)
         verify = calibration is not None and settings.verifier != "none"  # else nothing could weigh its readings
         language = self.collection.language if shown else None
-        cited = cite_answer(query, output.text, shown, language, verify=verify, corrects=small)
+        cited = cite_answer(query, output.text, shown, language, verify=verify, corrects=small, pictured=pictured)
 
         # Score: how likely is it right? Passages of earlier turns say nothing about it.
         signals: dict[str, float] = {}
@@ -238,6 +251,7 @@ class Rag:
             finish_reason=output.finish_reason,
             reasoning=output.reasoning,
             searches=tuple(retrieved.searches),
+            notes=(CANNOT_SEE,) if not self._sees and any(hit.image for hit in shown) else (),
         )
 
         # Finish the stream.
@@ -335,6 +349,11 @@ class Rag:
             raise
         return replace(extraction, log_id=self.log.record(extraction.answer, context)) if self.log else extraction
 
+    @property
+    def _sees(self) -> bool:
+        """Whether the reader sees pictures."""
+        return bool(getattr(self.base_reader, "vision", False))
+
     def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: those to answer from, and the near-duplicates that were dropped before the last one."""
         return self._retriever.choose(hits, self.k)
@@ -353,7 +372,13 @@ class Rag:
         )
 
     def _build_prompt(
-        self, retrieved: Retrieved, *, documents_only: bool, tokens: int | None = None, instruction: str | None = None
+        self,
+        retrieved: Retrieved,
+        *,
+        documents_only: bool,
+        tokens: int | None = None,
+        instruction: str | None = None,
+        images: Sequence[ImagePart] = (),
     ) -> Prompt:
         """Build the prompt, with `tokens` of the window left for the answer."""
 
@@ -363,6 +388,12 @@ class Rag:
                 return self.collection.document(uri).text
             except CollectionError:  # removed since
                 return ""
+
+        def picture_of(image: str) -> ImagePart | None:
+            try:
+                return self.collection.image(image)
+            except CollectionError:  # removed since
+                return None
 
         widens = self._widens and retrieved.searched
         prompt = build_prompt(
@@ -378,6 +409,8 @@ class Rag:
             strategy=None if instruction else self.strategy,
             neighbours=self.collection.neighbours if widens else None,
             passage_tokens=self.k * self.collection.embedder.max_tokens if widens else 0,
+            images=images,
+            picture_of=picture_of if self._sees else None,
         )
         return replace(prompt, dropped=(*retrieved.duplicates, *prompt.dropped))
 

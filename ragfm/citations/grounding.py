@@ -10,12 +10,16 @@ that its quote, table header or caption gives it:
 A citation that is not verified has a fault. `fabricated`: no passage says so. `misattributed`: another passage does.
 `stitched`: its parts occur in several places, and nowhere together. `subject`: a name or period of the question is not
 found with the quote. Where a verifier reads the passages, it adds `unclear`: the quote may not answer the question.
+`picture`: no text says so, but the reader saw the picture of the cited passage, which nothing here can read.
+
+The text of a figure, such as the labels of a chart, has words without the relations between them. So its words alone
+verify nothing: the sentence is verbatim in it and states something, or the verifier finds the answer there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -125,12 +129,20 @@ class CitedAnswer:
 
 
 def cite_answer(
-    question: str, output: str, passages: Sequence[Hit], language: str | None, *, verify: bool, corrects: bool
+    question: str,
+    output: str,
+    passages: Sequence[Hit],
+    language: str | None,
+    *,
+    verify: bool,
+    corrects: bool,
+    pictured: Set[int] = frozenset(),
 ) -> CitedAnswer:
     """The reader's `output`, cited.
 
     With `verify`, the verifier reads the passages, and checks the citations; if it `corrects`, its answer replaces the
-    output where they differ. `language` is that of the passages, as ISO 639-1.
+    output where they differ. `language` is that of the passages, as ISO 639-1. `pictured` are the numbers of the
+    passages whose picture the reader saw.
     """
     readings: list[Reading] = []
     if output and verify:
@@ -142,9 +154,9 @@ def cite_answer(
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
 
     analysis = analyze(question, passages, language)
-    sentences = [] if is_abstention(text) else cite_sentences(text, analysis)
+    sentences = [] if is_abstention(text) else cite_sentences(text, analysis, pictured)
     if (named := name_unit(text, sentences)) != text:
-        text, sentences = named, cite_sentences(named, analysis)
+        text, sentences = named, cite_sentences(named, analysis, pictured)
     if readings:
         sentences = check_sentences(sentences, readings)
     return CitedAnswer(output, text, sentences, analysis, readings, agreement)
@@ -155,7 +167,7 @@ def cite(question: str, output: str, passages: Sequence[Hit], *, subject: Subjec
     return cite_sentences(output, analyze(question, passages, subject=subject))
 
 
-def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
+def cite_sentences(output: str, analysis: Analysis, pictured: Set[int] = frozenset()) -> list[CitedSentence]:
     """The reader's output sentence by sentence, with evidence.
 
     Markers of passages that were not shown are removed. A sentence that cites no passage that supports it gets the
@@ -171,13 +183,21 @@ def cite_sentences(output: str, analysis: Analysis) -> list[CitedSentence]:
         for n in dict.fromkeys(claim.cited):
             found = best_evidence(claim, question, windows.get(n, ()))
             if found and not found.supports:
-                found = replace(found, fault=find_fault(claim, analysis, best, found.hit))
+                fault = find_fault(claim, analysis, best, found.hit)
+                found = replace(found, fault="picture" if fault == "fabricated" and n in pictured else fault)
             if found:
                 evidence.append(found)
         supporting = [found for found in evidence if found.supports]
         if best and best.supports and not supporting:
             evidence.append(best)
             supporting = [best]
+        states = len(claim.terms.all) >= SELF_CONTAINED
+        evidence = [
+            replace(found, fault="unclear")
+            if found.verified and found.hit.image and not (states and any(find_quotes(claim.text, found.quote)))
+            else found
+            for found in evidence
+        ]
         contradictions = (find_contradiction(claim, analysis, found) for found in supporting)
 
         shares: list[float] = []
@@ -265,6 +285,9 @@ def check_sentences(sentences: Sequence[CitedSentence], readings: Sequence[Readi
             if term_overlap(sentence.plain, reading.passage.text[start:end]) >= MIN_OVERLAP:
                 likely.append(reading.within(start, end))
             confirmed = states_something or max(likely, default=0.0) >= MIN_LIKELIHOOD
+            if found.hit.image and found.fault == "unclear":  # words of a figure's text, which the verifier may confirm
+                confirmed = max(likely, default=0.0) >= MIN_LIKELIHOOD
+                found = replace(found, fault=None)
             unclear = found.verified and not (confirmed and share >= MIN_QUESTION_SHARE)
             evidence.append(replace(found, fault="unclear") if unclear else found)
         likelihood = max((one for *_, one in verbatim), default=0.0) or max(quoted, default=0.0)

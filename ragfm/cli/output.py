@@ -35,6 +35,7 @@ _FAULTS = {
     "fabricated": "not supported by this or any other passage",
     "misattributed": "not supported by this passage, but by another one",
     "stitched": "not supported: its parts come from different places",
+    "picture": "read from the picture, which is not checked",
     "subject": "supported, but {missing} is not mentioned with it",
     "unclear": "supported; check that it is what the question asks for",
 }
@@ -164,7 +165,18 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     value["usage"] = _usage_json(answer.usage)
     keys = (
         *("question", "query", "answer", "status", "shown", "quote", "confidence", "said", "citations"),
-        *("contradictions", "searches", "hits", "nearest", "dropped", "usage", "seconds", "unsupported", "log_id"),
+        *(
+            "contradictions",
+            "searches",
+            "hits",
+            "nearest",
+            "dropped",
+            "usage",
+            "seconds",
+            "unsupported",
+            "log_id",
+            "notes",
+        ),
     )
     result = {**{key: value[key] for key in keys}, "abstained": answer.abstained}
     if answer.reasoning:
@@ -215,9 +227,11 @@ def print_answer(answer: Answer) -> None:
 
 
 def print_evidence(answer: Answer) -> None:
-    """Print what follows an answer's text: contradictions, citations with their quotes, and unsupported sentences."""
+    """Print what follows an answer's text: contradictions, citations, unsupported sentences, and notes."""
     from ragfm.citations.decision import describe_contradiction
 
+    for note in answer.notes:
+        print_text((f"  ({note.rstrip('.')})", "dim"))
     if answer.contradictions:
         lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)
         print_text(f"\n{lines}")

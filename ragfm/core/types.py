@@ -155,7 +155,7 @@ def embedded_text(context: str, text: str) -> str:
     return f"{context}\n{text}" if context else text
 
 
-Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "subject", "unclear"]
+Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "picture", "subject", "unclear"]
 """Why a citation is not verified."""
 AnswerStatus: TypeAlias = Literal["answered", "unsure", "not_found"]
 
@@ -238,8 +238,9 @@ class Citation:
 
     `verified`: the quote is verbatim *and* states what question and sentence say together. `fault` says why not: no
     passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
-    do (`stitched`), or the quote has the words of the sentence, but may be about another subject (`subject`) or not say
-    what was asked (`unclear`). `missing` are the names and periods of the question that are not found with the quote.
+    do (`stitched`), no text does, but the reader saw the passage's picture, which is not checked (`picture`), or the
+    quote has the words of the sentence, but may be about another subject (`subject`) or not say what was asked
+    (`unclear`). `missing` are the names and periods of the question that are not found with the quote.
     """
 
     n: int
@@ -329,7 +330,8 @@ class Answer:
     the question, or the stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is
     `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
     own output if the verifier corrected it or its number got a unit. `contradictions` are passages that give a
-    different number or name. `searches` are the searches for the question, none if its passages were given.
+    different number or name. `searches` are the searches for the question, none if its passages were given. `notes`
+    say what a user should know of how it was made.
     """
 
     question: str
@@ -353,6 +355,7 @@ class Answer:
     quote: Citation | None = None
     shown: str = ""
     searches: tuple[SearchStep, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.shown:

@@ -1,6 +1,7 @@
 """The prompt: numbered passages and a question, as messages that fit the reader's window.
 
-Tokens are counted by the reader, after its chat template. A passage is shown whole or not at all.
+Tokens are counted by the reader, after its chat template. A passage is shown whole or not at all. For a reader with
+vision, the picture of a figure follows its text, if it fits; else the text stands for it.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from ragfm.core.abstention import ABSTENTION
-from ragfm.core.errors import ContextOverflowError
-from ragfm.core.types import Dropped, Hit, Message, Reader, embedded_text
+from ragfm.core.errors import ContextOverflowError, UnsupportedError
+from ragfm.core.types import Dropped, Hit, ImagePart, Message, Reader, embedded_text
 from ragfm.generation.prompt_template import PromptTexts, Strategy, load_strategy, number_passages
 from ragfm.retrieval.passages import passage_with
 
@@ -23,20 +24,34 @@ _MAX_TURNS = 4  # of the history in a prompt: they follow the passages, so no pr
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A reader's prompt: its messages, the passages that it shows, numbered in `n`, and the hits that were dropped."""
+    """A reader's prompt: its messages, the passages that it shows, numbered in `n`, and the hits that were dropped.
+
+    `pictures` are the pictures of figures that it shows, by their hash. `dropped` also names the shown hits whose
+    picture is left out.
+    """
 
     messages: tuple[Message, ...]
     shown: tuple[Hit, ...]
     dropped: tuple[Dropped, ...]
+    pictures: Mapping[str, ImagePart] = field(default_factory=dict)
+
+    @property
+    def pictured(self) -> frozenset[int]:
+        """The numbers of the passages whose picture is shown."""
+        return frozenset(hit.n for hit in self.shown if hit.n is not None and hit.image in self.pictures)
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierTurn:
-    """An earlier question in its stand-alone form, its hits, and its index in the history."""
+    """An earlier question in its stand-alone form, its hits, and its index in the history.
+
+    `images` are those that the user asks about; earlier ones are in the history.
+    """
 
     question: str
     hits: Sequence[Hit]
     at: int
+    images: Sequence[ImagePart] = ()
 
 
 def build_prompt(
@@ -53,13 +68,16 @@ def build_prompt(
     strategy: Strategy | None = None,
     neighbours: Callable[[Sequence[Hit]], Sequence[Hit]] | None = None,
     passage_tokens: int = 0,
+    images: Sequence[ImagePart] = (),
+    picture_of: Callable[[str], ImagePart | None] | None = None,
 ) -> Prompt:
     """Build the messages that ask `reader` to answer `question` from `hits`.
 
-    Hits that do not fit are dropped whole, lowest rank first. The last turns of the history are placed between passages
-    and question, as many as fit in half of the room. A follow-up keeps the passages of `earlier` turns where they were
-    shown and adds new ones after them, so that the reader's prefix cache has most of the prompt; if that does not fit,
-    only the new passages are shown.
+    Hits that do not fit are dropped whole, lowest rank first. A picture is shown if there is room for it with the text
+    of its hit, of all better ones, and their pictures; worse hits may have to give way. The last turns of the history
+    are placed between passages and question, as many as fit in half of the room. A follow-up keeps the passages of
+    `earlier` turns where they were shown and adds new ones after them, so that the reader's prefix cache has most of
+    the prompt; if that does not fit, only the new passages are shown.
 
     Args:
         question: The question, stand-alone.
@@ -74,15 +92,19 @@ def build_prompt(
         strategy: Texts and examples. Default: `zero-shot`.
         neighbours: Finds the chunks next to hits. As many as fit into `passage_tokens`, together with the hits, are
             shown too.
-        passage_tokens: Tokens of all passages together that are filled up by neighbours.
+        passage_tokens: Tokens of all passages together, without pictures, that are filled up by neighbours.
+        images: Images that the user asks about.
+        picture_of: Finds the picture of a figure by its hash, None if there is none any more; for a reader with vision.
 
     Raises ContextOverflowError if the question does not fit even without passages.
 
     """
     strategy = strategy or load_strategy()
     texts, room = strategy.texts(documents_only=documents_only), reader.context_tokens - answer_tokens
-    layout = _Layout(reader, room, history, arrange, strategy, texts, instruction, neighbours, passage_tokens)
-    now = EarlierTurn(question, hits, len(history))
+    layout = _Layout(
+        reader, room, history, arrange, strategy, texts, instruction, neighbours, passage_tokens, picture_of
+    )
+    now = EarlierTurn(question, hits, len(history), images)
     prompt: Prompt | None = None
     for turn in (*earlier, now):
         prompt = (prompt and layout.extend(prompt, turn)) or layout.start(turn)
@@ -109,13 +131,17 @@ class _Layout:
     instruction: str | None
     neighbours: Callable[[Sequence[Hit]], Sequence[Hit]] | None
     passage_tokens: int
+    picture_of: Callable[[str], ImagePart | None] | None
 
     def start(self, turn: EarlierTurn) -> Prompt | None:
         """A prompt with the passages of one turn; None if its question does not fit."""
         recent = self._recent(turn)
+        pictures, left_out = self._choose_pictures(
+            turn.hits, lambda at, shown: self.messages(turn, self.arrange(turn.hits[: at + 1]), recent, shown)
+        )
 
         def overflows(k: int) -> bool:
-            return self._overflows(self.messages(turn, self.arrange(turn.hits[:k]), recent))
+            return self._overflows(self.messages(turn, self.arrange(turn.hits[:k]), recent, pictures))
 
         shown = len(turn.hits)
         if overflows(shown):
@@ -123,28 +149,66 @@ class _Layout:
             shown = bisect_left(range(shown), True, key=overflows) - 1
         if shown < 0:
             return None
-        passages = self._fill_up(turn, turn.hits[:shown], recent)
+        passages = self._fill_up(turn, turn.hits[:shown], recent, pictures)
         why = f"does not fit: the reader has room for {self.room} tokens, which {shown} hits take up"
         return Prompt(
-            messages=tuple(self.messages(turn, passages, recent)),
+            messages=tuple(self.messages(turn, passages, recent, pictures)),
             shown=_number(passages),
-            dropped=tuple(Dropped(hit.chunk_id, why) for hit in turn.hits[shown:]),
+            dropped=(
+                *(left_out[hit.chunk_id] for hit in turn.hits[:shown] if hit.chunk_id in left_out),
+                *(Dropped(hit.chunk_id, why) for hit in turn.hits[shown:]),
+            ),
+            pictures={hit.image: pictures[hit.image] for hit in passages if hit.image in pictures},
         )
 
-    def _fill_up(self, turn: EarlierTurn, hits: Sequence[Hit], recent: Sequence[Message]) -> Sequence[Hit]:
+    def _choose_pictures(
+        self,
+        hits: Sequence[Hit],
+        messages: Callable[[int, Mapping[str, ImagePart]], Sequence[Message]],
+        shown: Mapping[str, ImagePart] | None = None,
+    ) -> tuple[dict[str, ImagePart], dict[int, Dropped]]:
+        """The pictures of hits that fit, by their hash, and by chunk those that are left out, with the reason.
+
+        `messages` makes a prompt of the hits up to an index, with pictures; `shown` are pictures that are in it anyway.
+        """
+        chosen, left_out = dict(shown or {}), dict[int, Dropped]()
+        for at, hit in enumerate(hits if self.picture_of else ()):
+            if hit.image is None or hit.image in chosen:
+                continue
+            assert self.picture_of
+            picture, why = self.picture_of(hit.image), ""
+            if picture is None:
+                why = "it is no longer in the collection"
+            else:
+                try:
+                    if self._overflows(messages(at, {**chosen, hit.image: picture})):
+                        why = f"it does not fit: the reader has room for {self.room} tokens"
+                except UnsupportedError as error:
+                    why = error.message.rstrip(".")
+            if picture and not why:
+                chosen[hit.image] = picture
+            else:
+                left_out[hit.chunk_id] = Dropped(hit.chunk_id, f"only its picture, which its text stands for: {why}")
+        return chosen, left_out
+
+    def _fill_up(
+        self, turn: EarlierTurn, hits: Sequence[Hit], recent: Sequence[Message], pictures: Mapping[str, ImagePart]
+    ) -> Sequence[Hit]:
         """The passages of hits and of as many of their neighbours as `passage_tokens` have room for."""
         passages = self.arrange(hits)
         if self.neighbours is None or not hits:
             return passages
         empty = self.reader.count_tokens(self.messages(turn, (), recent))
-        limit = min(self.room, empty + self.passage_tokens)
-        if self.reader.count_tokens(self.messages(turn, passages, recent)) >= limit:
+        filled = self.reader.count_tokens(self.messages(turn, passages, recent, pictures))
+        of_pictures = filled - self.reader.count_tokens(self.messages(turn, passages, recent)) if pictures else 0
+        limit = min(self.room, empty + self.passage_tokens + of_pictures)
+        if filled >= limit:
             return passages
         near = self.neighbours(hits)
 
         def exceeds(count: int) -> bool:
             longer = self.arrange([*hits, *near[:count]])
-            return self.reader.count_tokens(self.messages(turn, longer, recent)) > limit
+            return self.reader.count_tokens(self.messages(turn, longer, recent, pictures)) > limit
 
         fitting = bisect_left(range(1, len(near) + 1), True, key=exceeds)
         return self.arrange([*hits, *near[:fitting]])
@@ -152,17 +216,29 @@ class _Layout:
     def extend(self, previous: Prompt, turn: EarlierTurn) -> Prompt | None:
         """The previous prompt's passages, then the new ones of a turn; None if they do not fit."""
         new = self.arrange([hit for hit in turn.hits if passage_with(hit, previous.shown) is None])
-        passages = [*previous.shown, *new]
-        messages = self.messages(turn, passages, self._recent(turn))
-        messages[:-1] = previous.messages[:-1]  # keeps the examples that were picked
-        return None if self._overflows(messages) else Prompt(tuple(messages), _number(passages), ())
+        passages, recent = [*previous.shown, *new], self._recent(turn)
+
+        def messages(_: int, pictures: Mapping[str, ImagePart]) -> list[Message]:
+            built = self.messages(turn, passages, recent, pictures)
+            return [*previous.messages[:-1], built[-1]]  # keeps the examples that were picked
+
+        if self._overflows(messages(0, previous.pictures)):
+            return None
+        pictures, left_out = self._choose_pictures(new, messages, previous.pictures)
+        return Prompt(tuple(messages(0, pictures)), _number(passages), tuple(left_out.values()), pictures)
 
     def messages(
-        self, turn: EarlierTurn, passages: Sequence[Hit] = (), recent: Sequence[Message] = ()
+        self,
+        turn: EarlierTurn,
+        passages: Sequence[Hit] = (),
+        recent: Sequence[Message] = (),
+        pictures: Mapping[str, ImagePart] | None = None,
     ) -> list[Message]:
         """The messages that ask a turn's question."""
         opening = [Message("system", self.texts.system), *self.strategy.example_turns(turn.question)]
-        return _messages(opening, turn.question, passages, recent, self.texts, self.instruction)
+        return _messages(
+            opening, turn.question, passages, recent, self.texts, self.instruction, pictures or {}, turn.images
+        )
 
     def _recent(self, turn: EarlierTurn) -> Sequence[Message]:
         """The last turns before one, as many as fit. A turn starts with the user's message."""
@@ -207,14 +283,33 @@ def _messages(
     recent: Sequence[Message],
     texts: PromptTexts,
     instruction: str | None = None,
+    pictures: Mapping[str, ImagePart] | None = None,
+    images: Sequence[ImagePart] = (),
 ) -> list[Message]:
-    """The opening messages, then the user's message: passages, recent turns, and the question."""
-    parts = number_passages([neutralize_markers(embedded_text(hit.context, hit.text)) for hit in hits])
+    """The opening messages, then the user's message: passages, recent turns, and the question.
+
+    A picture follows the first passage that has it. Some chat templates put all images first, so its number names it.
+    """
+    sections: list[tuple[str | ImagePart, ...]] = []
+    remaining = dict(pictures or {})
+    passages = number_passages([neutralize_markers(embedded_text(hit.context, hit.text)) for hit in hits])
+    for n, (hit, passage) in enumerate(zip(hits, passages, strict=True), 1):
+        picture = remaining.pop(hit.image or "", None)
+        sections.append((f"{passage}\nThe picture of [{n}]:\n", picture) if picture else (passage,))
     if recent:  # as text: small readers answer worse if recent turns are turns of the chat
         lines = "\n".join(f"{'Q' if message.role == 'user' else 'A'}: {message.text}" for message in recent)
-        parts.append(neutralize_markers(lines))
-    parts.append(f"{instruction}{question}" if instruction else texts.ask.replace("{question}", question))
-    return _neutralize([*opening, Message("user", "\n\n".join(parts))])
+        sections.append((neutralize_markers(lines), *(image for message in recent for image in message.images)))
+    if images:
+        sections.append(tuple(images))
+    sections.append((f"{instruction}{question}" if instruction else texts.ask.replace("{question}", question),))
+    parts: list[str | ImagePart] = []
+    for part in [part for section in sections for part in ("\n\n", *section)][1:]:
+        if isinstance(part, str) and parts and isinstance(parts[-1], str):
+            parts[-1] += part
+        else:
+            parts.append(part)
+    content = tuple(parts) if len(parts) > 1 else "".join(part for part in parts if isinstance(part, str))
+    return _neutralize([*opening, Message("user", content)])
 
 
 def _number(passages: Sequence[Hit]) -> tuple[Hit, ...]:

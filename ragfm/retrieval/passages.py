@@ -30,10 +30,10 @@ def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
     """The first `k` hits that are not near-duplicates of better ones, and the near-duplicates between them.
 
     Near-duplicates share 90 % of their shingles of three words (Broder 1997) and have the same numbers: last year's
-    prices or rules are not duplicates of this year's.
+    prices or rules are not duplicates of this year's. Nor are figures with different pictures.
     """
     chosen: list[Hit] = []
-    known: list[tuple[frozenset[str], frozenset[str]]] = []
+    known: list[tuple[frozenset[str], frozenset[str], str | None]] = []
     dropped: list[Dropped] = []
     for hit in hits:
         if len(chosen) == k:
@@ -44,14 +44,15 @@ def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
         numbers = frozenset(filter(_HAS_DIGIT.search, words))
         near = (
             at
-            for at, (known_shingles, known_numbers) in enumerate(known)
+            for at, (known_shingles, known_numbers, image) in enumerate(known)
             if known_numbers == numbers
+            and (image == hit.image or not (image and hit.image))
             and len(known_shingles & shingles) >= NEAR_DUPLICATE * len(known_shingles | shingles)
         )
         same = next(near, None)
         if same is None:
             chosen.append(hit)
-            known.append((shingles, numbers))
+            known.append((shingles, numbers, hit.image))
         else:
             dropped.append(Dropped(hit.chunk_id, f"near-duplicate of a better hit in {chosen[same].uri}"))
     return chosen, dropped

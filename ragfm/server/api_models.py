@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
-from ragfm.core.types import Answer, AnswerStatus, Box, Citation, Contradiction, Dropped, Hit
+from ragfm.core.types import Answer, AnswerStatus, Box, Citation, Contradiction, Dropped, Hit, ImagePart
 
 # --- Chat --------------------------------------------------------------------------------------------------------
 
+_DATA_URI = re.compile(r"data:(?P<media_type>image/(?:png|jpeg|webp));base64,(?P<data>[^,]+)", re.IGNORECASE)
 Stop: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
 class TextPart(BaseModel):
-    """A part of a message. Only text is supported."""
+    """Text in a message."""
 
     type: Literal["text"]
     text: str
+
+
+class ImageUrl(BaseModel):
+    """An image as a `data:` URI (`data:image/png;base64,…`). The server fetches nothing. `detail` is ignored."""
+
+    url: str
+    detail: str | None = None
+
+
+class ImageUrlPart(BaseModel):
+    """An image in a user's message, for a reader with vision."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
 
 
 class ChatMessage(BaseModel):
     """A message. System and tool messages are ignored: ragfm has its own instructions for the reader."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | list[Annotated[TextPart | ImageUrlPart, Field(discriminator="type")]] | None = None
 
     @property
     def text(self) -> str:
         """The message's text."""
         if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content)
+            return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content or ""
+
+    @property
+    def images(self) -> list[ImagePart]:
+        """The message's images. Raises ValueError with the reason why one cannot be used."""
+        images = []
+        for part in self.content if isinstance(self.content, list) else ():
+            if isinstance(part, ImageUrlPart):
+                found = _DATA_URI.fullmatch(part.image_url.url)
+                if not found:
+                    raise ValueError(
+                        "An image must be a data: URI of a PNG, JPEG or WebP image in base64; no addresses are fetched"
+                    )
+                try:
+                    images.append(ImagePart(b64decode(found["data"], validate=True), found["media_type"].lower()))
+                except ValueError as error:
+                    raise ValueError(f"The base64 of an image is not valid: {error}") from error
+        return images
 
 
 class StreamOptions(BaseModel):
@@ -100,8 +134,8 @@ class AnswerDetails(BaseModel):
     contains the `quote`, the sentence of the documents that most likely has the answer. An unsure answer of a small
     reader is not in it. `nearest` are the sentences that come closest to an answer if there is no answer.
     `passages` are the hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences
-    of `answer` that no passage supports. `rating` identifies the answer for `/v1/ratings`; it is null without an answer
-    log.
+    of `answer` that no passage supports. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is
+    null without an answer log.
     """
 
     answer: str
@@ -118,6 +152,7 @@ class AnswerDetails(BaseModel):
     unsupported: list[tuple[int, int]]
     query: str
     seconds: float
+    notes: list[str] = []
     rating: str | None = None
 
     @classmethod
@@ -138,6 +173,7 @@ class AnswerDetails(BaseModel):
             unsupported=list(answer.unsupported),
             query=answer.query,
             seconds=answer.seconds,
+            notes=list(answer.notes),
             rating=rating,
         )
 

@@ -74,10 +74,19 @@ class _ChatAnswer:
         turns = [message for message in body.messages if message.role in ("user", "assistant")]
         if not turns or turns[-1].role != "user" or not turns[-1].text.strip():
             raise ApiError(400, "The last message must be a user's question.", code="invalid_request", param="messages")
-        self._question, self._history = turns[-1].text, list[Message]()
+        sees = getattr(self._model.rag.base_reader, "vision", False)
+        for at, turn in enumerate(turns):
+            try:
+                unusable = turn.images and (turn.role != "user" or not sees)
+            except ValueError as error:
+                raise ApiError(400, f"{error}.", code="invalid_request", param="messages") from error
+            if unusable:
+                why = "Only a user's messages may have images" if sees else f"{self._model.name!r} cannot see images"
+                raise ApiError(400, f"{why}.", code="unsupported", param=f"messages.{at}.content")
+        self._question, self._images, self._history = turns[-1].text, turns[-1].images, list[Message]()
         for turn in turns[:-1]:
-            if turn.text.strip() and turn.role == "user":
-                self._history.append(Message("user", turn.text))
+            if turn.role == "user" and (turn.images or turn.text.strip()):
+                self._history.append(Message("user", (turn.text, *turn.images) if turn.images else turn.text))
             elif turn.text.strip():
                 self._history.append(Message("assistant", without_footnotes(turn.text)))
         self._base_url = str(request.base_url)
@@ -148,7 +157,9 @@ class _ChatAnswer:
             seed=body.seed,
             stop=stop or None,
         )
-        start_stream = partial(rag.stream, self._question, history=self._history, filter=options.filter)
+        start_stream = partial(
+            rag.stream, self._question, history=self._history, filter=options.filter, images=self._images
+        )
         return self._service.open_stream(self._key, self._model, start_stream)
 
     def _end(self, answer: Answer, length: int, spans: Sequence[tuple[int, int]]) -> tuple[str, list[Annotation]]:

@@ -30,6 +30,7 @@ import numpy as np
 from ragfm.core.errors import EmbeddingError, TooLongError
 from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
 from ragfm.generation.readers import completion_limit, stream_until_stop
+from ragfm.generation.readers.images import check_images
 from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder, check_image_embedder
@@ -137,20 +138,27 @@ class ScriptedReader:
     """A reader that returns scripted answers: those of a list in turn, or the result of a function of the messages.
 
     It streams word by word, and records the messages of each request in `prompts`. Tokens are words and punctuation
-    characters.
+    characters. With `vision`, it accepts images, of `image_tokens` tokens each.
     """
 
     def __init__(
-        self, script: Sequence[str] | Callable[[Sequence[Message]], str] = (), *, context_tokens: int = 4096
+        self,
+        script: Sequence[str] | Callable[[Sequence[Message]], str] = (),
+        *,
+        context_tokens: int = 4096,
+        vision: bool = False,
+        image_tokens: int = 64,
     ) -> None:
-        self.context_tokens = context_tokens
+        self.context_tokens, self.vision, self._image_tokens = context_tokens, vision, image_tokens
         self.prompts: list[tuple[Message, ...]] = []
         self._script = script
         self._lock = threading.Lock()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Words and punctuation characters, plus three for each message."""
-        return sum(len(_TOKEN.findall(message.text)) + 3 for message in messages)
+        """Words and punctuation characters, plus three for each message, plus the images."""
+        check_images(messages, vision=self.vision, reader="the scripted reader")
+        images = sum(len(message.images) for message in messages)
+        return sum(len(_TOKEN.findall(message.text)) + 3 for message in messages) + images * self._image_tokens
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """Stream the next answer of the script."""

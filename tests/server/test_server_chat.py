@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from pathlib import Path
 
 import httpx
 import numpy as np
 import openai
 import pytest
 from starlette.datastructures import Headers
-from support.running_server import ANSWER, QUESTION, SECRET, Running
+from support.running_server import ANSWER, QUESTION, SECRET, Running, serve
 
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
@@ -233,3 +235,48 @@ def test_a_key_rates_only_its_own_answers(running: Running, monkeypatch: pytest.
     for key in ("hr", "other"):
         assert running.client(key).post("/v1/ratings", json=rating).status_code == 404
     assert running.client("guest").post("/v1/ratings", json=rating | {"rating": "handbook/77"}).status_code == 404
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+PICTURE = b"\x89PNG\r\n\x1a\n any bytes: the scripted reader does not look at them"
+DATA_URI = f"data:image/png;base64,{b64encode(PICTURE).decode()}"
+
+
+def with_image(url: str, role: str = "user") -> list[dict[str, object]]:
+    image = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+    text = {"type": "text", "text": "How many days of leave does this form show?"}
+    return [{"role": role, "content": [text, image]}]
+
+
+def test_images_reach_a_reader_with_vision(tmp_path: Path) -> None:
+    reader = ScriptedReader(["You get 28 days of leave [1]."], vision=True)
+    with serve(tmp_path, reader) as running:
+        asked = [*with_image(DATA_URI), {"role": "assistant", "content": "28."}, *with_image(DATA_URI)]
+        answer = running.openai().chat.completions.create(model="handbook", messages=asked)
+    assert answer.choices[0].message.content
+    images = reader.prompts[-1][-1].images
+    assert [(image.media_type, image.data) for image in images] == [("image/png", PICTURE)] * 2
+    assert answer.model_extra["ragfm"]["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("vision", "messages", "why"),
+    [
+        (False, with_image(DATA_URI), "'handbook' cannot see images"),
+        (True, with_image(DATA_URI, "assistant") + QUESTION, "Only a user's messages"),
+        (True, with_image("https://example.org/chart.png"), "no addresses are fetched"),
+        (True, with_image("file:///etc/passwd"), "no addresses are fetched"),
+        (True, with_image("data:image/svg+xml;base64,PHN2Zy8+"), "PNG, JPEG or WebP"),
+        (True, with_image("data:image/png;base64,!!!"), "base64 of an image is not valid"),
+        (True, [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}], "messages"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(
+    tmp_path: Path, vision: bool, messages: list[dict[str, object]], why: str
+) -> None:
+    reader = ScriptedReader(["28 days."], vision=vision)
+    with serve(tmp_path, reader) as running, pytest.raises(openai.BadRequestError, match=re.escape(why)) as caught:
+        running.openai().chat.completions.create(model="handbook", messages=messages)
+    assert "messages" in str(caught.value.param)
+    assert not reader.prompts

@@ -84,7 +84,9 @@ function citeButton(turn, index, n) {
   const label = [
     `Source ${n}: ${nameOf(item.uri)}`,
     placeOf({ ...hit, page: item.page, lines: item.lines ?? hit.lines }),
-    { doubtful: 'does not support the sentence', unsure: 'may be about something else' }[support],
+    item.fault === 'picture'
+      ? 'read from the picture'
+      : { doubtful: 'does not support the sentence', unsure: 'may be about something else' }[support],
   ];
   const show = (event) => showSources(turn, index, event.currentTarget);
   return h(
@@ -142,6 +144,7 @@ function notes(turn) {
     underlined
       ? h('p', { class: 'note' }, h('span', { class: 'doubt' }, 'Underlined'), ': no passage supports this.')
       : null,
+    ...(turn.details?.notes ?? []).map((text) => h('p', { class: 'note' }, text)),
   ];
 }
 

@@ -8,6 +8,7 @@ const FAULTS = {
   fabricated: 'No passage supports the sentence that cites this one.',
   misattributed: 'Another passage supports the sentence that cites this one.',
   stitched: 'The answer combines several places of this passage. No single place says it.',
+  picture: 'The answer was read from the picture, which is not checked.',
   subject: 'The passage says this, but perhaps about another subject',
   unclear: 'The passage says this. Check whether it answers the question.',
 };
@@ -25,7 +26,7 @@ export const evidenceOf = ({ citations, contradictions = [], nearest = [], quote
 ];
 
 /** The CSS class of a citation that is not verified; null if it is. */
-export const supportClass = ({ verified, fault }) => (verified ? null : ['unclear', 'subject'].includes(fault) ? 'unsure' : 'doubtful');
+export const supportClass = ({ verified, fault }) => (verified ? null : ['unclear', 'subject', 'picture'].includes(fault) ? 'unsure' : 'doubtful');
 
 export const nameOf = (uri) => uri.replace(/\/+$/, '').split('/').at(-1) || uri;
 
