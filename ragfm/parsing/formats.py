@@ -26,9 +26,11 @@ XLSX = f"{_OOXML}spreadsheetml.sheet"
 ODT, ODP, ODS = (f"application/vnd.oasis.opendocument.{kind}" for kind in ("text", "presentation", "spreadsheet"))
 IMAGE = "image/*"
 AUDIO = "audio/*"
+VIDEO = "video/*"
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 _AUDIO_SUFFIXES = (".wav", ".mp3", ".m4a", ".m4b", ".flac", ".ogg", ".oga", ".opus")
+_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 _CODE_SUFFIXES = tuple(
     f".{suffix}" for suffix in "bash c cc cpp cs cxx go h hpp java js jsx mjs php py pyi rb rs sh ts tsx".split()
 )
@@ -67,6 +69,7 @@ _FORMATS = (
     Format(MSG, "MSG", (".msg",), binary=True),
     Format(IMAGE, "image", _IMAGE_SUFFIXES, binary=True),
     Format(AUDIO, "audio file", _AUDIO_SUFFIXES, binary=True),
+    Format(VIDEO, "video", _VIDEO_SUFFIXES, binary=True),
     Format(DOC, "DOC", (".doc",), binary=True),
     Format(PPT, "PPT", (".ppt",), binary=True),
 )
@@ -85,5 +88,6 @@ DECLARED = {
     "text/rtf": RTF,
     **{f"image/{kind}": IMAGE for kind in ("png", "jpeg", "tiff", "bmp", "webp", "gif")},
     **{f"audio/{kind}": AUDIO for kind in "wav x-wav wave mpeg mp3 mp4 m4a x-m4a flac x-flac ogg opus".split()},
+    **{f"video/{kind}": VIDEO for kind in ("mp4", "quicktime", "webm", "x-matroska", "x-msvideo")},
 }
 """Media types by other types that a source may declare, in lower case."""

@@ -31,6 +31,7 @@ _OLE_STREAMS = (
 _IMAGES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|BM.{4}\0{4}|RIFF.{4}WEBP", re.DOTALL)
 _AUDIO = re.compile(rb"RIFF.{4}WAVE|fLaC|OggS|ID3[\2-\4]|.{4}ftypM4[AB] ", re.DOTALL)
 _MAYBE_AUDIO = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|.{4}ftyp", re.DOTALL)  # MP3 without tags; MP4
+_VIDEO = re.compile(rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI |.{4}ftyp(?:isom|iso\d|mp4\d|avc1|dash|M4V |qt  )", re.DOTALL)
 _OOXML_FOLDERS = (("word/", formats.DOCX), ("ppt/", formats.PPTX), ("xl/", formats.XLSX))
 _MIMETYPE_ENTRIES = {kind.encode(): kind for kind in (formats.EPUB, formats.ODT, formats.ODP, formats.ODS)}
 # The first match wins: the byte order mark of UTF-32 begins with that of UTF-16.
@@ -110,6 +111,8 @@ def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
         return formats.IMAGE, ""
     if _AUDIO.match(data) or (expected.media_type == formats.AUDIO and _MAYBE_AUDIO.match(data)):
         return formats.AUDIO, ""
+    if _VIDEO.match(data):
+        return formats.VIDEO, ""
     if named != formats.BINARY:
         return named, ""
     text = decode(data, _declared_charset(data, declared))

@@ -1,6 +1,7 @@
-"""Parsers for images and audio.
+"""Parsers for images, audio and video.
 
 image    images, by OCR
 ocr      the OCR engine
 audio    audio, by speech recognition
+video    video: the transcript, and a frame of each scene
 """

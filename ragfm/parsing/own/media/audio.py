@@ -66,21 +66,33 @@ def read_audio(data: bytes, name: str) -> ParsedText:
         with av.open(io.BytesIO(data), format=container_format, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise SkipDocument(f"{name} has no audio track.")
-            tags = {key: clean(container.metadata[tag])[:1000] for tag, key in _TAGS if container.metadata.get(tag)}
-            samples = _Samples(container)
-            builder = MarkdownBuilder()
-            for paragraph in group_paragraphs(_transcribe(samples)):
-                start = builder.add_block(" ".join(segment.text for segment in paragraph))
-                builder.add_place(format_time(paragraph[0].start), start)
+            metadata = read_tags(container)
+            paragraphs, seconds = transcribe_track(container)
     except (av.FFmpegError, ValueError, LookupError) as error:
         raise ParseError(f"{name} is a damaged audio file: {error}") from error
-    if not samples.count:
+    if not seconds:
         raise ParseError(f"{name} is a damaged audio file: nothing in it can be decoded.")
-    metadata: dict[str, Scalar] = {**tags, "seconds": round(samples.count / _RATE, 1)}
-    parsed = builder.build(metadata)
-    if not parsed.text:
+    if not paragraphs:
         raise SkipDocument(f"{name} is an audio file without speech.")
-    return parsed
+    builder = MarkdownBuilder()
+    for start, text in paragraphs:
+        builder.add_place(format_time(start), builder.add_block(text))
+    return builder.build({**metadata, "seconds": round(seconds, 1)})
+
+
+def read_tags(container: Any) -> dict[str, Scalar]:
+    """Title, author and date of a recording, as metadata."""
+    return {key: clean(container.metadata[tag])[:1000] for tag, key in _TAGS if container.metadata.get(tag)}
+
+
+def transcribe_track(container: Any) -> tuple[list[tuple[float, str]], float]:
+    """The paragraphs of the first sound track with their start times, and its length, in seconds."""
+    samples = _Samples(container)
+    paragraphs = [
+        (paragraph[0].start, " ".join(segment.text for segment in paragraph))
+        for paragraph in group_paragraphs(_transcribe(samples))
+    ]
+    return paragraphs, samples.count / _RATE
 
 
 class _Samples:
