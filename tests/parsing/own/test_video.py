@@ -80,7 +80,10 @@ def test_a_frame_of_each_scene_has_its_time_as_place(container: str, codec: str)
 
 @pytest.mark.usefixtures("no_models")
 def test_motion_is_one_scene_and_a_frame_shows_its_end() -> None:
-    moving = [slide("Go", mark=0).rotate(6 * number, fillcolor="white") for number in range(4 * RATE)]
+    moving = []
+    for number in range(4 * RATE):
+        moving.append(Image.new("RGB", SIZE, "white"))
+        ImageDraw.Draw(moving[-1]).rectangle((5 * number, 0, 5 * number + 100, 240), fill="black")
     growing = [slide("Step 1" if number < 2 * RATE else "Step 1 2", "lightblue") for number in range(4 * RATE)]
     parsed = video.read_video(encoded([*moving, *growing]), "talk", images=True)
     assert [mark.value for mark in parsed.marks if mark.kind == "place"] == ["00:00:00", "00:00:04"]
