@@ -122,7 +122,7 @@ class MarkdownBuilder:
         """
         known: list[str] = []
         for text in texts:
-            lines = [line for line in map(str.strip, clean(text).splitlines()) if line]
+            lines = [line for line in map(str.strip, clean(text).splitlines()) if any(map(str.isalnum, line))]
             if lines and not any("\n".join(lines) in other for other in known):
                 known.append("\n".join(lines))
         if not self.has_figure(image):

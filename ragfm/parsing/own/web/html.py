@@ -153,7 +153,9 @@ class _PageReader:
                 self._lists.pop()
 
     def _add_image(self, node: LexborNode, caption: str = "") -> bool:
-        """Add a picture, once, if its file is there. Returns whether it was added."""
+        """Add a picture, once, if it is visible and its file is there. Returns whether it was added."""
+        if is_dropped(node):
+            return False
         source = attribute(node, "src").strip()
         data = _data_of(source) if source.startswith("data:") else self._load(source) if self._load else None
         kept = kept_image(data) if data else None
