@@ -163,8 +163,8 @@ def _missing_vectors(reading: sa.Connection, engine: sa.Engine) -> Iterator[list
     yield from _rows(reading, query)
 
 
-def _rows(reading: sa.Connection, query: sa.Select[Any], size: int = _BATCH_ROWS) -> Iterator[list[dict[str, Any]]]:
-    result = reading.execute(query.execution_options(yield_per=size)).mappings()
+def _rows(reading: sa.Connection, query: sa.Select[Any], size: int | None = None) -> Iterator[list[dict[str, Any]]]:
+    result = reading.execute(query.execution_options(yield_per=size or _BATCH_ROWS)).mappings()
     for rows in result.partitions():
         yield [dict(row) for row in rows]
 
