@@ -100,7 +100,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def ragfm_server(folder: Path, file: Path) -> Iterator[tuple[str, list[str]]]:
+def ragfm_server(folder: Path, reader: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Address and keys of ragfm's server."""
     Collection.open(folder / ".ragfm").sync(copy_handbook(folder))
     keys = KeyFile(folder / "keys.json")
@@ -114,7 +114,7 @@ def ragfm_server(folder: Path, file: Path) -> Iterator[tuple[str, list[str]]]:
         "-c",
         f"model={folder / '.ragfm'}",
         "--reader",
-        str(file),
+        str(reader),
         "--port",
         str(port),
         "--keys",

@@ -15,6 +15,7 @@ from ragfm.core.errors import (
     CollectionUnavailableError,
     ContextOverflowError,
     DiskFullError,
+    EndpointError,
     FilterError,
     RagfmError,
     ReaderBusyError,
@@ -86,6 +87,9 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(429, f"{error}.".capitalize(), code="queue_full", retry_after=error.retry_after)
         case ReaderBusyError():
             return ApiError(429, "The reader is busy.", code="queue_full", retry_after=1)
+        case EndpointError():
+            # Without its message, which names hosts.
+            return ApiError(503, "The reader's server failed. Ask again.", code="reader_unavailable", retry_after=1)
         case CollectionBusyError():
             return ApiError(503, "The collection is busy.", code="collection_busy", retry_after=1)
         case CollectionUnavailableError():

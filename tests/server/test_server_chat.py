@@ -11,10 +11,12 @@ import numpy as np
 import openai
 import pytest
 from starlette.datastructures import Headers
+from support.openai_server import WORDS, running_server
 from support.running_server import ANSWER, QUESTION, SECRET, Running, serve
 
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
+from ragfm.generation.readers import load_reader
 from ragfm.server.api_errors import ApiError
 from ragfm.server.request_guard import _check_local
 from ragfm.testing import HashingEmbedder, ScriptedReader
@@ -218,6 +220,27 @@ def test_a_stream_that_fails_midway_ends_with_an_error(running: Running, monkeyp
         said.extend(chunk.choices[0].delta.content for chunk in stream)
     assert said == ["You", " get"]
     assert SECRET not in str(caught.value.body)
+
+
+def test_only_the_answers_of_a_failed_server_end_with_an_error(tmp_path: Path) -> None:
+    with running_server() as first, running_server() as second:
+        reader = load_reader("openai:m", base_url=f"{first.address}/v1,{second.address}/v1", retries=0)
+        with serve(tmp_path, reader) as running:
+            first.failures = [3]  # words
+            answers = []
+            for _ in range(3):
+                said: list[str] = []
+                try:
+                    stream = running.openai().chat.completions.create(model="handbook", messages=QUESTION, stream=True)
+                    said.extend(chunk.choices[0].delta.content or "" for chunk in stream)
+                    answers.append("".join(said))
+                except openai.APIError as error:
+                    answers.append(f"{error.code}: {error.message}")
+            failed = "reader_unavailable: The reader's server failed. Ask again."
+            assert [answer.removesuffix("\nI don't know.") for answer in answers] == [failed, WORDS, WORDS]
+            first.failures = second.failures = [(503, {}, {})] * 20
+            reply = running.client().post("/v1/chat/completions", json={"model": "handbook", "messages": QUESTION})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "reader_unavailable")
 
 
 def test_a_key_rates_only_its_own_answers(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
