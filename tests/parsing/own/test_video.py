@@ -83,8 +83,8 @@ def test_motion_is_one_scene_and_a_frame_shows_its_end() -> None:
     moving = []
     for number in range(4 * RATE):
         moving.append(Image.new("RGB", SIZE, "white"))
-        ImageDraw.Draw(moving[-1]).rectangle((5 * number, 0, 5 * number + 100, 240), fill="black")
-    growing = [slide("Step 1" if number < 2 * RATE else "Step 1 2", "lightblue") for number in range(4 * RATE)]
+        ImageDraw.Draw(moving[-1]).rectangle((5 * number, 0, 5 * number + 12, 240), fill="gray")
+    growing = [slide("Step 1" if number < 2 * RATE else "Step 1 2", "tan") for number in range(4 * RATE)]
     parsed = video.read_video(encoded([*moving, *growing]), "talk", images=True)
     assert [mark.value for mark in parsed.marks if mark.kind == "place"] == ["00:00:00", "00:00:04"]
     last = Image.open(io.BytesIO(parsed.images[parsed.marks[-2].image]))

@@ -141,7 +141,7 @@ def _scenes(samples: Iterator[_Scene]) -> Iterator[_Scene]:
     for sample in samples:
         if scene:
             change = _change(sample.thumbnail, scene[-1].thumbnail)
-            sudden = change >= _MIN_CHANGE and change >= _SUDDEN * median(changes or [0.0])
+            sudden = change >= _MIN_CHANGE and bool(changes) and change >= _SUDDEN * median(changes)
             slow = sample.start - scene[0].start > _MAX_SCENE and (
                 _change(sample.thumbnail, scene[0].thumbnail) > _MIN_CHANGE
             )
