@@ -254,6 +254,7 @@ class Collection:
         allow_mass_delete: bool = False,
         keep_recipe: bool = False,
         workers: int | None = None,
+        executor: str = "local",
         progress: ProgressCallback | None = None,
     ) -> SyncReport:
         """Make the collection equal to its sources. Only changes are parsed and embedded.
@@ -276,6 +277,8 @@ class Collection:
                 Otherwise they are parsed and embedded again.
             workers: On PostgreSQL, let processes fetch, parse and embed the documents: this many of this machine, and
                 all that `work` elsewhere. This process lists and commits.
+            executor: "ray" starts the workers on the Ray cluster of the environment variable RAY_ADDRESS, else of this
+                machine: `workers`, or as many as it has CPUs for. "local" starts them on this machine.
             progress: Called with the stage "ingest".
 
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
@@ -307,6 +310,7 @@ class Collection:
             allow_mass_delete=allow_mass_delete,
             keep_recipe=keep_recipe,
             workers=workers,
+            executor=executor,
         )
 
     def sync_in_turns(

@@ -44,6 +44,12 @@ from ragfm.collection import Collection
     metavar="N",
     help="On PostgreSQL, prepare documents in N processes of this machine and in all that run `ragfm worker`.",
 )
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Start the workers on this machine, or on a Ray cluster: N, or as many as it has CPUs for.",
+)
 @collection_options
 def ingest(
     collection: str,
@@ -75,7 +81,8 @@ def ingest(
             tags=dict(key_values(tags, "--tag")) or None,
             allow=options["allow"] or None,
             progress=progress,
-            **{key: options[key] for key in ("connector", "retry", "allow_mass_delete", "keep_recipe", "workers")},
+            connector=options["connector"],
+            **{key: options[key] for key in ("retry", "allow_mass_delete", "keep_recipe", "workers", "executor")},
         )
         commit = store.commit
     if as_json:

@@ -1,6 +1,7 @@
 """Ingest by several processes: what the one that lists and commits needs of its workers.
 
-Workers run anywhere, as `ragfm worker`. `WorkerProcesses` are some on this machine, which end with the ingest.
+Workers run anywhere, as `ragfm worker`. `WorkerProcesses` are some on this machine, or the one that has Ray start
+workers. They end with the ingest.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
-from ragfm.core.errors import RagfmError, SourceError, UnsupportedError
+from ragfm.core.errors import MissingExtraError, RagfmError, SourceError, UnsupportedError
 from ragfm.ingestion.preparation import Outcome
 from ragfm.store.work_queue import MAX_LEASES, WorkQueue
 
@@ -38,6 +40,8 @@ LOOK_SECONDS = 1.0
 """Time between two looks at the workers."""
 HINT_SECONDS = 60.0
 """How long to wait for a worker before a warning: longer than a lease of one that was killed."""
+LOST = 75
+"""Exit code of the process for Ray if the cluster is gone."""
 _STOP_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
@@ -56,26 +60,34 @@ def job_of(choice: ParserChoice, chunks: ChunkSettings, contract_id: int, max_by
 
 
 class SharedWork:
-    """The work that a sync shares with workers, `count` of which are processes of this machine.
+    """The work that a sync shares with workers, `count` of which are processes of this machine or actors of Ray.
 
     A context manager: the processes are stopped at its end. What they have staged waits for the next sync.
     """
 
-    def __init__(self, store: Store, count: int) -> None:
-        """Raises UnsupportedError for a collection in a folder, and for an embedder without a name."""
+    def __init__(self, store: Store, count: int | None, executor: str = "local") -> None:
+        """With the executor `ray`, `count` may be None: as many as the cluster has CPUs for.
+
+        Raises UnsupportedError for a collection in a folder, and for an embedder without a name; MissingExtraError.
+        """
         if not store.database.shared:
             raise UnsupportedError(
                 "Workers need a collection on PostgreSQL.",
-                "Leave out --workers: documents are parsed in several processes and embedded on all cores anyway.",
+                "Leave out --workers and --executor: documents are parsed in several processes and embedded on all "
+                "cores anyway.",
             )
-        if count and store.has_own_embedder:
+        if count != 0 and store.has_own_embedder:
             raise UnsupportedError("Processes cannot share an embedder object.", "Pass its name.")
+        if executor not in ("local", "ray"):
+            raise UnsupportedError(f"There is no executor {executor!r}.", "Choose local or ray.")
+        if executor == "ray" and find_spec("ray") is None:
+            raise MissingExtraError("Ray is not installed.", "Run `pip install 'ragfm[ray]'`.")
         database = cast("PostgresDatabase", store.database)
         self.max_bytes = int(store.settings.files.max_mb * 2**20)
         self._queue = WorkQueue(database)
-        self._processes = WorkerProcesses(database, count)
+        self._processes = WorkerProcesses(database, count, on_ray=executor == "ray")
         self._run = uuid.uuid4().hex
-        self.workers = count
+        self.workers = count or 0
         """The number of workers with work, for reports of progress."""
 
     def __enter__(self) -> SharedWork:
@@ -139,23 +151,33 @@ def check_connector(connector: Connector, plugin: str) -> None:
 
 
 class WorkerProcesses:
-    """`ragfm worker` in processes of this machine. They end with this process, even if it is killed."""
+    """`ragfm worker` in processes of this machine, or `on_ray` the one process that has workers started by Ray.
 
-    def __init__(self, database: PostgresDatabase, count: int) -> None:
-        self._count = count
+    They end with this process, even if it is killed.
+    """
+
+    def __init__(self, database: PostgresDatabase, count: int | None, *, on_ray: bool = False) -> None:
         self._processes: list[subprocess.Popen[Any]] = []
-        self._command = [sys.executable, "-m", "ragfm", "worker", "-c", database.address, "--until-eof"]
         self._environment = os.environ | database.password_variables
+        if on_ray:
+            workers = "all" if count is None else str(count)
+            self._count = int(count != 0)
+            self._command = [sys.executable, "-m", "ragfm.ingestion.ray_workers", database.address, workers]
+            self._again = ["again"]
+        else:
+            self._count = count or 0
+            self._command = [sys.executable, "-m", "ragfm", "worker", "-c", database.address, "--until-eof"]
+            self._again = []
 
     def start(self) -> None:
         """Start them, unless they run."""
         while len(self._processes) < self._count:
             self._processes.append(self._start())
 
-    def _start(self) -> subprocess.Popen[Any]:
+    def _start(self, *words: str) -> subprocess.Popen[Any]:
         # In a session of their own, so that Ctrl-C reaches only this process, which closes their input.
         return subprocess.Popen(  # noqa: S603  no shell, and no name from outside
-            self._command,
+            [*self._command, *words],
             env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -166,13 +188,15 @@ class WorkerProcesses:
         """Replace processes that were killed. Raises RagfmError if one ended with an error, which it has printed."""
         for number, process in enumerate(self._processes):
             code = process.poll()
-            if code is not None and code < 0:
-                _log.warning("A worker was killed by signal %d. Another one takes its place.", -code)
-                assert process.stdin is not None
-                process.stdin.close()
-                self._processes[number] = self._start()
-            elif code is not None:
+            if code is None:
+                continue
+            if code >= 0 and not (self._again and code == LOST):
                 raise RagfmError(f"A worker has ended with code {code}.", "Its error is above; correct it.")
+            if code < 0:
+                _log.warning("A worker was killed by signal %d. Another one takes its place.", -code)
+            assert process.stdin is not None
+            process.stdin.close()
+            self._processes[number] = self._start(*self._again)
 
     def stop(self) -> None:
         """Stop them; those that do not end in time are killed."""

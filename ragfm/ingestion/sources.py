@@ -53,14 +53,16 @@ def sync_sources(
     keep_recipe: bool = False,
     turns: Turns | None = None,
     workers: int | None = None,
+    executor: str = "local",
 ) -> SyncReport:
     """Sync the requested sources, or all known ones without a request, and save the view at the end.
 
     `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
     view is saved after the last one, and every few slices. With a number of `workers`, processes prepare the documents:
-    this many of this machine, and all others that run `ragfm worker`. A SourceError of a requested source ends the
-    sync; without a request, it is reported as a failure and the other sources continue. A source that lost over half
-    of its documents raises MassDeleteError unless `allow_mass_delete` is set.
+    this many of this machine, or with the `executor` "ray" of a cluster, and all others that run `ragfm worker`. A
+    SourceError of a requested source ends the sync; without a request, it is reported as a failure and the other
+    sources continue. A source that lost over half of its documents raises MassDeleteError unless `allow_mass_delete` is
+    set.
     """
     sync_all = not requests
     if sync_all and not store.exists:
@@ -73,7 +75,7 @@ def sync_sources(
     parser_choice = store.parser_choice
     parser_choice.check()
     store.configured_image_embedder()  # a wrong one is refused before anything is parsed
-    shared = None if workers is None else SharedWork(store, workers)
+    shared = None if workers is None and executor == "local" else SharedWork(store, workers, executor)
     with store.writing() as catalog, shared or nullcontext():
         if store.names_embedder:
             store.embedder()  # a different embedder is refused even if there is nothing to embed

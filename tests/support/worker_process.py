@@ -1,4 +1,4 @@
-"""A worker in its own process that records the texts it embeds."""
+"""Workers in other processes that record the texts they embed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-_SCRIPT = """
-import os, sys, time
+_RECORD = """
+import os, time
 from ragfm.ingestion import worker
 from ragfm.store import work_queue
 from ragfm.testing import HashingEmbedder
 
-log, *numbers = [sys.argv.pop(1) for _ in range(4)]
-seconds, work_queue.LEASE_SECONDS = map(float, numbers[:2])
-worker.BATCH, work_queue.MAX_LEASES = int(numbers[2]), 100
+log, seconds, work_queue.LEASE_SECONDS, worker.BATCH = {arguments!r}
+work_queue.MAX_LEASES = 100
 embed = HashingEmbedder.embed_passages
 
 def recorded(self, texts):
@@ -26,8 +25,15 @@ def recorded(self, texts):
     return embed(self, texts)
 
 HashingEmbedder.embed_passages = recorded
+"""
+_MAIN = """
 from ragfm.cli.main import main
 main()
+"""
+_ONLY_ON_RAY = """
+import sys
+if any(word.endswith("default_worker.py") for word in sys.orig_argv):
+    exec({code!r}, {{}})
 """
 
 
@@ -35,9 +41,21 @@ def start_worker(
     address: str, log: Path, *, seconds: float = 0.0, lease: float = 1.5, batch: int = 4
 ) -> subprocess.Popen[bytes]:
     """Start `ragfm worker`: embedding takes so many `seconds` longer, a lease of `batch` documents lasts `lease` s."""
-    numbers = map(str, (seconds, lease, batch))
-    command = [sys.executable, "-c", _SCRIPT, str(log), *numbers, "worker", "-c", address, "--until-eof"]
+    script = _RECORD.format(arguments=(str(log), seconds, lease, batch)) + _MAIN
+    command = [sys.executable, "-c", script, "worker", "-c", address, "--until-eof"]
     return subprocess.Popen(command, env=os.environ, stdin=subprocess.PIPE)
+
+
+def recording_on_ray(folder: Path, log: Path, *, seconds: float = 0.0, lease: float = 1.5, batch: int = 4) -> str:
+    """Code for the processes of Ray's actors that does the same. Returns their PYTHONPATH, which begins in `folder`."""
+    return code_on_ray(folder, _RECORD.format(arguments=(str(log), seconds, lease, batch)))
+
+
+def code_on_ray(folder: Path, code: str) -> str:
+    """Let the processes of Ray's actors run `code` at their start. Returns their PYTHONPATH."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_ONLY_ON_RAY.format(code=code))
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def stop_worker(process: subprocess.Popen[bytes]) -> int:
