@@ -8,6 +8,7 @@ recipe              everything besides its bytes that determines a document's te
 sync                sync of one source
 preparation         fetch, parse and split a document
 shared_work         a sync whose documents are prepared by workers
+ray_workers         workers that Ray places and restarts
 worker              prepares documents for syncs of other processes
 turns               a sync in slices, in which the owners of documents take turns
 retry               when a failed document is tried again

@@ -218,7 +218,7 @@ def test_a_node_that_cannot_do_the_work_ends_the_ingest(address: str, docs: Path
 def test_a_node_and_the_head_may_be_killed(address: str, many: Path, tmp_path: Path, postgres: PostgresServer) -> None:
     pytest.importorskip("ray")
     log = tmp_path / "embedded"
-    path = recording_on_ray(tmp_path / "code", log, seconds=2.0, batch=2)
+    path = recording_on_ray(tmp_path / "code", log, seconds=1.0, batch=2)
     schema = address.partition("collection=")[2]
     with ray_cluster(1, 1, 1, PYTHONPATH=path) as (cluster, (head, node, other)):
         ingest = _ingest(many, address, ray=cluster.address)

@@ -31,7 +31,11 @@ class RayCluster:
         self.port = _free_port()
         self._own = {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAGFM_RAY_TEST": str(folder)}
         # A raylet without its head ends after this many seconds, and a node counts as dead after three missed checks.
-        self._own |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "10", "RAY_health_check_failure_threshold": "3"}
+        self._own |= {
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+            "RAY_health_check_failure_threshold": "3",
+            "RAY_health_check_period_ms": "1000",
+        }
         self._variables = variables
 
     @property
