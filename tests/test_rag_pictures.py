@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
+from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from support.tiny_vision import tiny_vision
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli.output import answer_json, print_answer
-from ragfm.core.errors import CollectionError, UnsupportedError
+from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Hit, ImagePart, Message
+from ragfm.generation.readers.transformers_reader import TransformersReader
 from ragfm.rag import CANNOT_SEE
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -20,41 +24,48 @@ QUESTION = "Which region sold most?"
 SEEN = "The western region is shown as the tallest bar [1]."
 
 
-def picture() -> ImagePart:
+def picture(seed: int = 0) -> ImagePart:
     buffer = io.BytesIO()
-    Image.effect_noise((64, 48), 60).save(buffer, "PNG")
+    pixels = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
     return ImagePart(buffer.getvalue(), "image/png")
 
 
-PICTURE = picture()
-TEXT = "Figure 3: Sales by region"
-CHART = Hit("report.md", TEXT, 0, len(TEXT), 1, 0.9, {}, image=PICTURE.digest, box=(0.1, 0.2, 0.9, 0.5), page=3)
+def page(image: ImagePart, caption: str) -> str:
+    url = f"data:image/png;base64,{b64encode(image.data).decode()}"
+    return (
+        f"<h1>Report</h1><p>The year was dry.</p><figure><img src='{url}'><figcaption>{caption}</figcaption></figure>"
+    )
 
 
-@pytest.fixture
-def collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "report.md").write_text(f"{TEXT}\n")
-    settings = Settings.model_validate({"ask": {"log": True}})
+PICTURE, SECRET = picture(), picture(1)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    tmp_path = tmp_path_factory.mktemp("pictures")
+    (tmp_path / "docs" / "board").mkdir(parents=True)
+    (tmp_path / "docs" / "report.html").write_text(page(PICTURE, "Figure 3: Sales by region"))
+    (tmp_path / "docs" / "board" / "plan.html").write_text(page(SECRET, "Figure 9: Which region to sell"))
+    (tmp_path / "docs" / "board" / ".ragfm-access").write_text("board")
+    settings = Settings.model_validate({"ask": {"log": True, "reranker": "none"}, "parse": {"images": True}})
     collection = Collection.open(tmp_path / "c", settings=settings, embedder=HashingEmbedder())
     collection.sync(tmp_path / "docs")
-
-    def image(_: Collection, key: str) -> ImagePart:
-        if key != PICTURE.digest:
-            raise CollectionError("There is no such image.")
-        return PICTURE
-
-    monkeypatch.setattr(Collection, "image", image)
     return collection
+
+
+def figure(collection: Collection) -> Hit:
+    return next(hit for hit in collection.search(QUESTION) if hit.image == PICTURE.digest)
 
 
 def test_a_reader_with_vision_sees_the_picture(collection: Collection, capsys: pytest.CaptureFixture[str]) -> None:
     reader = ScriptedReader([SEEN], vision=True)
-    answer = Rag(collection, reader=reader).ask(QUESTION, hits=[CHART])
+    chart = figure(collection)
+    answer = Rag(collection, reader=reader).ask(QUESTION, hits=[chart])
     assert reader.prompts[0][-1].images == (PICTURE,)
     (citation,) = answer.citations
     assert (citation.verified, citation.fault) == (False, "picture")
-    assert (citation.image, citation.box, citation.page) == (PICTURE.digest, CHART.box, 3)
+    assert (citation.image, citation.box) == (PICTURE.digest, chart.box)
     assert answer.notes == ()
     assert answer_json(answer)["notes"] == ()
     print_answer(answer)
@@ -62,37 +73,43 @@ def test_a_reader_with_vision_sees_the_picture(collection: Collection, capsys: p
 
     entry = collection.answer_log.entry(answer.log_id or 0)
     assert entry.prompt[-1]["images"] == [PICTURE.digest]
-    assert PICTURE.digest in json.dumps(entry.prompt)
+
+
+def test_a_question_finds_pictures_that_its_user_may_see(collection: Collection) -> None:
+    for handle, pictures in [(collection, {PICTURE, SECRET}), (collection.as_groups(()), {PICTURE})]:
+        reader = ScriptedReader([SEEN], vision=True)
+        answer = Rag(handle, reader=reader).ask(QUESTION)
+        assert set(reader.prompts[0][-1].images) == pictures
+        assert {hit.image for hit in answer.hits if hit.n and hit.image} == {image.digest for image in pictures}
 
 
 def test_a_reader_without_vision_gets_the_text_and_the_answer_says_so(
     collection: Collection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reader = ScriptedReader([SEEN])
-    answer = Rag(collection, reader=reader).ask(QUESTION, hits=[CHART])
+    answer = Rag(collection, reader=reader).ask(QUESTION)
     assert isinstance(reader.prompts[0][-1].content, str)
-    assert TEXT in reader.prompts[0][-1].text
+    assert "Figure 3: Sales by region" in reader.prompts[0][-1].text
     assert answer.notes == (CANNOT_SEE,)
     assert answer_json(answer)["notes"] == (CANNOT_SEE,)
     assert all(citation.fault != "picture" for citation in answer.citations)
     print_answer(answer)
     assert CANNOT_SEE.rstrip(".") in capsys.readouterr().out
-    plain = Rag(collection, reader=ScriptedReader(["The sales [1]."])).ask(QUESTION)
-    assert plain.notes == ()
+    text = next(hit for hit in collection.search("The year was dry.") if not hit.image)
+    assert Rag(collection, reader=ScriptedReader(["It was dry [1]."])).ask("How was the year?", hits=[text]).notes == ()
 
 
 def test_a_picture_that_was_removed_is_named(collection: Collection) -> None:
-    gone = Hit("report.md", TEXT, 0, len(TEXT), 7, 0.9, {}, image="0" * 32)
+    gone = replace(figure(collection), image="0" * 32)
     answer = Rag(collection, reader=ScriptedReader([SEEN], vision=True)).ask(QUESTION, hits=[gone])
-    assert [(one.chunk_id, "no longer" in one.why) for one in answer.dropped] == [(7, True)]
+    assert [(one.chunk_id, "no longer" in one.why) for one in answer.dropped] == [(gone.chunk_id, True)]
 
 
 def test_a_question_may_have_images(collection: Collection) -> None:
     reader = ScriptedReader(["Sales by region [1]."], vision=True)
-    rag = Rag(collection, reader=reader)
-    history = [Message("user", ("What is this?", PICTURE)), Message("assistant", "A chart.")]
-    rag.ask("Does the report have this chart?", images=[PICTURE], history=history)
-    assert reader.prompts[-1][-1].images == (PICTURE, PICTURE)
+    history = [Message("user", ("What is this?", SECRET)), Message("assistant", "A chart.")]
+    Rag(collection.as_groups(()), reader=reader).ask("Does the report have it?", images=[SECRET], history=history)
+    assert reader.prompts[-1][-1].images == (PICTURE, SECRET, SECRET)  # the passage's, and the user's own
     blind = Rag(collection, reader=ScriptedReader(["Yes."]))
     for options in ({"images": [PICTURE]}, {"history": history}):
         with pytest.raises(UnsupportedError, match="cannot see images"):
@@ -102,5 +119,19 @@ def test_a_question_may_have_images(collection: Collection) -> None:
 def test_structured_output_from_pictures(collection: Collection) -> None:
     reader = ScriptedReader(['{"region": "west"}'], vision=True)
     schema = {"type": "object", "properties": {"region": {"type": "string"}}, "required": ["region"]}
-    Rag(collection, reader=reader).extract(QUESTION, schema, hits=[CHART])
+    Rag(collection, reader=reader).extract(QUESTION, schema, hits=[figure(collection)])
     assert reader.prompts[-1][-1].images == (PICTURE,)
+
+
+def test_a_real_vision_model_answers_from_a_picture(collection: Collection, tmp_path: Path) -> None:
+    """The whole way, with a tiny model that says nothing of sense: its window has the picture's tokens."""
+    reader = TransformersReader(str(tiny_vision(tmp_path / "llava", "llava")))
+    stream = Rag(collection, reader=reader).stream(QUESTION, hits=[figure(collection)])
+    assert stream.prompt is not None
+    assert stream.prompt.pictured == {1}
+    for _ in stream:
+        pass
+    usage = stream.answer.usage
+    assert usage.prompt_tokens == reader.count_tokens(stream.prompt.messages)
+    text_only = [Message(message.role, message.text) for message in stream.prompt.messages]
+    assert usage.prompt_tokens == reader.count_tokens(text_only) + 16  # 32 * 32 pixels in patches of 8 * 8
