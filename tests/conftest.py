@@ -30,7 +30,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `data` are skipped, and said so, where the data sets are absent."""
+    """Tests marked `data` or `weights` are skipped, and said so, where the data sets or the model are absent."""
+    if not os.environ.get("RAGFM_VISION_MODEL"):
+        for item in items:
+            if item.get_closest_marker("weights"):
+                item.add_marker(pytest.mark.skip(reason="no vision model; set RAGFM_VISION_MODEL"))
     if not DATA.is_dir():
         for item in items:
             if item.get_closest_marker("data"):
@@ -49,7 +53,8 @@ def _no_process_outlives_the_tests() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("RAGFM_") and name != "RAGFM_DATA"]:
+    kept = ("RAGFM_DATA", "RAGFM_VISION_MODEL")
+    for name in [name for name in os.environ if name.startswith("RAGFM_") and name not in kept]:
         monkeypatch.delenv(name)
 
 

@@ -279,3 +279,33 @@ def test_invented_tables_have_questions(benchmark):
     found = tables.invented_tables(3, random.Random(0))
     assert len(found) == 9
     assert all(list(tables.cells(passage)) for passage in found)
+
+
+def test_vision_pages_have_one_right_answer(benchmark, capsys, tmp_path):
+    from support.tiny_vision import tiny_vision
+
+    from ragfm.testing import ScriptedReader
+
+    bench = benchmark("bench_vision")
+    questions = list(bench.draw_pages(9))
+    assert [one.page.data for one in questions] == [one.page.data for one in bench.draw_pages(9)]
+    assert len({one.page.data for one in questions}) == 9
+    for one in questions:
+        assert bench.is_right(f"It is {one.answer}.", one)
+        assert not bench.is_right(f"It is {one.answer} or {one.others[0]}.", one)
+        assert not bench.is_right("I cannot tell.", one)
+    answers = {f"{one.page.digest} {one.question}": one.answer for one in questions}
+
+    def look(messages):
+        (image,) = messages[-1].images or (None,)
+        return next((answers[key] for key in answers if image and key.startswith(image.digest)), "No idea.")
+
+    result = bench.evaluate(ScriptedReader(look, vision=True, image_tokens=50), questions)
+    assert {kind: (row["right"], row["blind"]) for kind, row in result["kinds"].items()} == dict.fromkeys(
+        bench.KINDS, (1.0, 0.0)
+    )
+    assert result["page_tokens"] == 50
+
+    tiny = bench.main(["--model", str(tiny_vision(tmp_path / "llava", "llava")), "--pages", "3"])
+    assert tiny["page_tokens"] == 16
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == tiny

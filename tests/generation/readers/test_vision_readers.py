@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,8 +19,11 @@ from support.tiny_vision import KINDS, tiny_llava_gguf, tiny_qwen_gguf, tiny_vis
 
 from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.types import ImagePart, Message, Sampling
+from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.transformers_reader import TransformersReader
+from ragfm.models.llama_library import mtmd_library
+from ragfm.testing import check_reader
 from ragfm.testing.reader_contract import _check_images, _generate
 
 TOKENS = 16
@@ -229,3 +234,44 @@ def test_projectors_are_found_or_named(tmp_path: Path, folders: dict[str, Path])
         with pytest.raises(DamagedModelError, match="is not a projector for"):
             wrong.stream(asked)
         assert read(wrong, TEXT)[0] == read(named, TEXT)[0]
+
+
+def test_image_embeddings_of_llava_are_those_of_transformers_with_the_class_token_last(
+    load: Callable[[str], Reader],
+) -> None:
+    """Or first, where llama.cpp puts it as CLIP does: decision 052."""
+    asked = [Message("user", (noise(32, 32), "What is it?"))]
+    model, prompt = (load("llava.gguf")._engine.model, load("llava.gguf")._engine.model.image_prompt(asked))
+    library, embeddings = mtmd_library(), np.empty(0)
+    for index in range(library.mtmd_input_chunks_size(prompt.inputs.handle)):
+        chunk = library.mtmd_input_chunks_get(prompt.inputs.handle, index)
+        if library.mtmd_input_chunk_get_type(chunk) == library.MTMD_INPUT_CHUNK_TYPE_IMAGE:
+            assert library.mtmd_encode_chunk(model._projector._handle, chunk) == 0
+            size = library.mtmd_input_chunk_get_n_tokens(chunk) * 64
+            embeddings = np.ctypeslib.as_array(library.mtmd_get_output_embd(model._projector._handle), (size,)).copy()
+
+    theirs = load("llava")._engine.model
+    llava, inputs = theirs._model.model, theirs.image_prompt(asked).inputs
+    vision, similarities = llava.vision_tower, []
+    with torch.inference_mode():
+        patches = vision.embeddings.patch_embedding(inputs["pixel_values"]).flatten(2).transpose(1, 2)
+        token = vision.embeddings.class_embedding.expand(1, 1, -1)
+        for tokens in ([token, patches], [patches, token]):
+            states = vision.pre_layrnorm(torch.cat(tokens, 1) + vision.embeddings.position_embedding.weight)
+            for layer in vision.encoder.layers[:-1]:
+                states = layer(states, None)
+            features = llava.multi_modal_projector(states[:, 1:]).numpy().ravel()
+            similarities.append(np.corrcoef(embeddings, features)[0, 1])
+    assert max(similarities) > 0.999
+
+
+@pytest.mark.weights
+def test_a_trained_model_sees() -> None:
+    reader = load_reader(os.environ["RAGFM_VISION_MODEL"])
+    check_reader(reader)
+    for colour in ("red", "blue"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (224, 224), colour).save(buffer, "PNG")
+        image = ImagePart(buffer.getvalue(), "image/png")
+        asked = Message("user", (image, "Which colour is this? Answer in one word."))
+        assert colour in "".join(reader.stream([asked], Sampling(max_tokens=8))).casefold()
