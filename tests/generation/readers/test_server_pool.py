@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +17,8 @@ from ragfm.core.errors import ConfigError, EndpointError, ModelNotFoundError, Re
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.openai_reader import OpenAIReader, estimate_tokens
+from ragfm.models.adapters import SHIPPED
+from ragfm.models.model_lookup import find_model
 from ragfm.testing import check_reader
 
 ASKED = [Message("user", "Count from one to ten, in words.")]
@@ -261,3 +266,41 @@ def test_readers_of_two_servers_keep_the_contract(owner: str) -> None:
         check_reader(load_reader("openai:m", base_url=f"{one.address}/v1,{other.address}/v1", context_tokens=512))
         assert one.asked
         assert other.asked
+
+
+# --- llama.cpp's server, where there is one ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LLAMA_SERVER" not in os.environ, reason="LLAMA_SERVER is not the path of llama-server")
+def test_llama_server_keeps_the_contract_and_serves_adapters() -> None:
+    """`benchmarks/bench_reader.py` says how it is built."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    base, adapter = find_model("bundled", "reader"), SHIPPED / "adapter.gguf"
+    command = [
+        os.environ["LLAMA_SERVER"],
+        "--model",
+        str(base),
+        "--lora-scaled",
+        f"{adapter}:0",
+        "--threads",
+        "1",
+    ]
+    command += ["--port", address.rpartition(":")[2], "--ctx-size", "4096", "--parallel", "4", "--no-webui"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        reader = load_reader("openai:m", base_url=f"{address}/v1", context_tokens=1024, retries=10)
+        assert "".join(reader.stream(ASKED, Sampling(max_tokens=4)))  # the SDK waits until it has started
+        check_reader(reader)
+        assert reader.counts_exactly
+        prompt = [Message("user", "[1] The office opens at nine.\n\nWhen does the office open?")]
+        local = load_reader("bundled", context_tokens=1024, threads=1)
+        assert reader.count_tokens(prompt) == local.count_tokens(prompt)
+        texts = ["".join(reader.stream(prompt, Sampling(max_tokens=12, adapter=name))) for name in (None, SHIPPED.name)]
+        assert texts[0] != texts[1]
+        assert texts[1] == "".join(local.stream(prompt, Sampling(max_tokens=12, adapter=str(adapter))))
+    finally:
+        process.kill()
+        process.wait()
