@@ -6,8 +6,8 @@
 All have the same weights, prompts of different lengths, greedy decoding and a fixed number of tokens to generate.
 `generate` gets all prompts as one padded batch, its best case; the other two get separate requests. Continuous batching
 has blocks for all requests, as it would infer on a GPU, and no flash attention, which needs one. Each side runs in a
-process of its own. For each batch: tokens per second, and texts equal to those of `generate` with one prompt at a time.
-For each side: peak memory of the process, and tokens of a request after it was cancelled.
+process of its own. For each batch: tokens per second, and how many of the first eight texts equal those of `generate`
+with one prompt at a time. For each side: peak memory of the process, and tokens of a request after it was cancelled.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ragfm.generation.readers.transformers_reader import TransformersReader
 
 SIDES = ("ours", "generate", "continuous")
 CONTEXT, BLOCK = 1024, 256
+COMPARED = 8
 WORDS = "The handbook says that employees get leave when they ask for it in time. "
 
 
@@ -95,7 +96,8 @@ class Sides:
             for _ in range(3):
                 next(first)
             first.close()
-            return len(list(first)) + 0 * len(list(second))
+            list(second)
+            return len(list(first))
         if side != "continuous":
             return None
         after, count, cancelled = 0, 0, False
@@ -133,7 +135,7 @@ def measure_side(side: str, given: argparse.Namespace) -> dict[str, Any]:
         rows[count] = round(statistics.median(speeds), 1)
     expected: list[str] = []
     if side == "generate":  # without padding, which changes sums
-        for n in range(max(given.batches)):
+        for n in range(min(COMPARED, max(given.batches))):
             ids = torch.tensor([sides.ids(n + 1)[-1]], device=sides.engine.device)
             with torch.inference_mode():
                 output = sides.model.generate(
@@ -184,7 +186,11 @@ def main() -> None:
         texts = found[side].pop("texts")
         result[side] = {
             name: found[side][name] for name in ("tokens_per_second", "memory_mb", "tokens_after_cancel")
-        } | {"equal_texts": {n: sum(map(str.__eq__, rows, expected)) for n, rows in texts.items()}}
+        } | {
+            "equal_texts": {
+                n: f"{sum(map(str.__eq__, rows, expected))} of {min(len(rows), COMPARED)}" for n, rows in texts.items()
+            }
+        }
     print(json.dumps(result))
     if not given.no_save:
         save(result, f"transformers-{result['device']}")
