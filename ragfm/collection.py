@@ -70,7 +70,7 @@ class Status:
 
     `older` documents were prepared by an older version of ragfm or another parser; the next sync parses and embeds them
     again. `parsers` has the formats of the documents, with the parsers that read them now. `images` are the pictures of
-    figures.
+    figures, `image_embedder` is the contract by which they are searched.
     """
 
     documents: int
@@ -84,6 +84,7 @@ class Status:
     parsers: tuple[Mapping[str, Any], ...] = ()
     images: int = 0
     image_bytes: int = 0
+    image_embedder: Mapping[str, Scalar] | None = None
 
 
 class Collection:
@@ -591,6 +592,7 @@ class Collection:
             generation=snapshot.generation.id,
             images=images,
             image_bytes=image_bytes,
+            image_embedder=catalog.image_contract() if own else None,
             failed=failed_documents(catalog) if own else (),
             older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
             parsers=_parsers(self._store) if own else (),

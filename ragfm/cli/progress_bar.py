@@ -20,6 +20,7 @@ LINE_INTERVAL = 5.0
 _STAGE_UNITS = {
     "ingest": "documents",
     "work": "documents",
+    "figures": "images",
     "make examples": "examples",
     "train": "steps",
     "re-embed": "documents",

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from ragfm.core.errors import EmbeddingError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
+from ragfm.store.catalog import read_image_contract
 from ragfm.store.document_rows import insert_encoded
 from ragfm.store.embedding_contract import make_contract, same_contract
-from ragfm.store.image_vectors import OF_IMAGES, encode_vectors, figures_at, image_contract, use_contract
+from ragfm.store.image_vectors import OF_IMAGES, encode_vectors, figures_at, use_contract
 from ragfm.store.tables import contracts
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def embed_figures(store: Store, catalog: CatalogWriter, progress: ProgressCallba
     An image that cannot be embedded is logged, and tried again by the next sync.
     """
     with catalog.read() as connection:
-        current = image_contract(connection)
+        current = read_image_contract(connection)
     embedder = store.configured_image_embedder()
     if embedder is None:
         if current is not None:
@@ -99,5 +100,5 @@ def _embed_batch(catalog: CatalogWriter, contract_id: int, embedder: ImageEmbedd
             "The batch was not stored. Check the model, or its precision on this device.",
         )
     with catalog.write() as connection:
-        insert_encoded(connection, contract_id, dict(zip(images, encode_vectors(matrices), strict=True)))
+        insert_encoded(connection, contract_id, encode_vectors(list(images), matrices))
     return len(images)

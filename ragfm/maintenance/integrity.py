@@ -20,7 +20,6 @@ from ragfm.core.types import embedded_text
 from ragfm.parsing.figures import image_key
 from ragfm.store.catalog import Generation, Source, columns_of, has_images, read_generation
 from ragfm.store.document_rows import allowed_groups, tag_row
-from ragfm.store.image_vectors import is_encoded
 from ragfm.store.tables import chunks, documents, groups, images, sources, tags, text_hash, vectors
 
 _RANGE = 4096  # rowids per query of a table scan
@@ -313,13 +312,13 @@ class LiveDocuments:
 
 
 def check_vector(vector: bytes, checksum: int, dim: int, *, tokens: bool = False) -> Iterator[Discrepancy]:
-    """Check a stored vector: its checksum, number of dimensions, and norm. With `tokens`, those of an image follow."""
+    """Check a stored vector: its checksum, number of dimensions, and norm. `tokens` are quantized."""
     if crc32(vector) != checksum:
         yield Discrepancy("the checksum", str(checksum), str(crc32(vector)))
-    elif not (is_encoded(vector, dim) if tokens else len(vector) == 4 * dim):
+    elif len(vector) % (dim + 4) if tokens else len(vector) != 4 * dim:
         yield Discrepancy("the size", f"{dim} dimensions", f"{len(vector)} bytes")
-    else:
-        norm = float(np.linalg.norm(np.frombuffer(vector, dtype="<f4", count=dim)))
+    elif not tokens:
+        norm = float(np.linalg.norm(np.frombuffer(vector, dtype="<f4")))
         if not abs(norm - 1) <= _MAX_NORM_ERROR:  # also true for NaN
             yield Discrepancy("the length", "1", str(norm))
 

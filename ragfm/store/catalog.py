@@ -34,6 +34,7 @@ from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_tex
 from ragfm.parsing.figures import image_key
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
+    IMAGE_CONTRACT,
     SCHEMA_VERSION,
     WITH_IMAGES,
     chunks,
@@ -367,6 +368,12 @@ class Catalog:
             count, total = connection.execute(sa.select(sa.func.count(), size).where(used.where(*conditions))).one()
         return count, int(total)
 
+    def image_contract(self) -> Mapping[str, Any] | None:
+        """The contract of the vectors by which images are searched; None without an image embedder."""
+        with self.read() as connection:
+            found = read_image_contract(connection)
+        return None if found is None else found[1]
+
     def _has_images(self, connection: sa.Connection) -> bool:
         """Whether the catalog has the table `images` and the columns for figures, which older versions lack."""
         self._images_known = self._images_known or has_images(connection)
@@ -506,6 +513,15 @@ def columns_of(table: sa.Table, *, with_images: bool) -> list[sa.ColumnElement[A
     """The columns to select from a table, with NULL for those that a database without images lacks."""
     lacking = () if with_images or table is not chunks else ("image", "box")
     return [sa.null().label(column.name) if column.name in lacking else column for column in table.c]
+
+
+def read_image_contract(connection: sa.Connection) -> tuple[int, Mapping[str, Any]] | None:
+    """The id and fingerprint of the contract by which images are searched; None without an image embedder."""
+    contract_id = read_property(connection, IMAGE_CONTRACT)
+    if contract_id is None:
+        return None
+    query = sa.select(contracts.c.fingerprint).where(contracts.c.id == int(contract_id))
+    return int(contract_id), connection.execute(query).scalar_one()
 
 
 def read_generation(connection: sa.Connection, generation: int | None = None) -> Generation | None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, cast
 import sqlalchemy as sa
 
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.store.catalog import Catalog, batches, has_images
+from ragfm.store.catalog import Catalog, batches, has_images, read_image_contract
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
-from ragfm.store.image_vectors import OF_IMAGES, figures_at, image_contract
+from ragfm.store.image_vectors import HASH_BYTES, OF_IMAGES, figures_at
 from ragfm.store.tables import (
     chunks,
     contracts,
@@ -134,7 +134,7 @@ def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
     with catalog.read() as connection:
         found = connection.execute(sa.select(contracts).order_by(contracts.c.id)).all()
         figures = [row.id for row in found if OF_IMAGES in row.fingerprint]
-        current = image_contract(connection)
+        current = read_image_contract(connection)
         used = {bytes.fromhex(key) for key in figures_at(connection, catalog.at().id).values()} if figures else set()
     kept = {*figures[-1:], *(current or ())[:1]}
     deleted = 0
@@ -152,7 +152,7 @@ def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
                     break
                 after = keys[-1]
                 if contract in kept:
-                    for some in batches([key for key in keys if key not in used]):
+                    for some in batches([key for key in keys if key[:HASH_BYTES] not in used]):
                         gone = sa.and_(vectors.c.contract_id == contract, vectors.c.text_hash.in_(some))
                         deleted += connection.execute(vectors.delete().where(gone)).rowcount
                 else:

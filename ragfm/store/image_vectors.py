@@ -1,11 +1,12 @@
 """Vectors of figures: their form in the catalog, and the search over those of a generation.
 
-They are rows of `vectors` under a contract of their own, which the property `image contract` names, by the hash of the
-image. With late interaction, an image has a matrix of token vectors; the search compares their mean first:
+They are rows of `vectors` under a contract of their own, which the property `image contract` names. With late
+interaction, an image has a matrix of token vectors and their mean, by which candidates are found:
 
-    the image's vector, or the mean of its tokens: dim float32 │ tokens × dim int8 │ the scale of each token: float32
+    hash of the image          its vector, or the mean of its tokens: dim float32
+    hash of the image, 1       tokens × dim int8 │ the scale of each token: float32
 
-All means are in memory, once for each image. The matrices of the candidates are read from the catalog.
+All vectors or means are in memory, once for each image. The matrices of the candidates are read from the catalog.
 """
 
 from __future__ import annotations
@@ -18,48 +19,51 @@ from zlib import crc32
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, batches, has_images, read_property
-from ragfm.store.tables import chunks, contracts, properties, vectors
+from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, batches, has_images, read_image_contract
+from ragfm.store.tables import IMAGE_CONTRACT, chunks, properties, vectors
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ids, ImageEmbedder, Vectors
     from ragfm.store.search_backend import Predicate
 
-IMAGE_CONTRACT = "image contract"
-"""The property with the id of the contract by which images are searched; a collection without an image embedder has
-none."""
 OF_IMAGES = "images"
 """The key of a contract's fingerprint that says that its vectors are those of images."""
+TOKENS = b"\x01"
+"""Follows the hash of the image in the key of its tokens."""
+HASH_BYTES = 16
+"""Size of the hash of an image."""
 _MAX_CACHED_PREDICATES = 16
 
 
-def encode_vectors(matrices: Vectors | Sequence[Vectors]) -> list[bytes]:
-    """The stored form of vectors, *shape* (n, dim), or of matrices of token vectors, *shape* (tokens, dim) each."""
+def encode_vectors(keys: Sequence[bytes], matrices: Vectors | Sequence[Vectors]) -> dict[bytes, bytes]:
+    """The rows of images with vectors, *shape* (n, dim), or with matrices of tokens, *shape* (tokens, dim) each."""
     if isinstance(matrices, np.ndarray):
-        return [row.astype("<f4", copy=False).tobytes() for row in matrices]
-    encoded = []
-    for matrix in matrices:
+        return {key: row.astype("<f4").tobytes() for key, row in zip(keys, matrices, strict=True)}
+    encoded = {}
+    for key, matrix in zip(keys, matrices, strict=True):
         scales = np.maximum(np.abs(matrix).max(axis=1), 1e-9) / 127
         tokens = np.rint(matrix / scales[:, None]).astype(np.int8)
-        parts = (mean_vector(matrix).astype("<f4"), tokens, scales.astype("<f4"))
-        encoded.append(b"".join(part.tobytes() for part in parts))
+        encoded[key] = mean_vector(matrix).astype("<f4").tobytes()
+        encoded[key + TOKENS] = tokens.tobytes() + scales.astype("<f4").tobytes()
     return encoded
 
 
 def decode_tokens(data: bytes, dim: int) -> Vectors:
-    """The token vectors of an image; the image's own vector without late interaction. *Shape:* (tokens, dim)."""
-    count = (len(data) - 4 * dim) // (dim + 4)
-    if not count:
-        return np.frombuffer(data, dtype="<f4", count=dim).reshape(1, dim)
-    tokens = np.frombuffer(data, dtype=np.int8, count=count * dim, offset=4 * dim).reshape(count, dim)
-    scales = np.frombuffer(data, dtype="<f4", count=count, offset=4 * dim + count * dim)
-    decoded: Vectors = tokens * scales[:, None]
+    """The token vectors in a row. *Shape:* (tokens, dim)."""
+    count = len(data) // (dim + 4)
+    tokens = np.frombuffer(data, dtype=np.int8, count=count * dim).reshape(count, dim)
+    decoded: Vectors = tokens * np.frombuffer(data, dtype="<f4", offset=count * dim)[:, None]
     return decoded
 
 
-def is_encoded(data: bytes, dim: int) -> bool:
-    """Whether the size is that of stored vectors."""
-    return len(data) >= 4 * dim and (len(data) - 4 * dim) % (dim + 4) == 0
+def has_tokens(key: bytes) -> bool:
+    """Whether the row with this key has the tokens of an image."""
+    return len(key) > HASH_BYTES
+
+
+def is_encoded(key: bytes, data: bytes, dim: int) -> bool:
+    """Whether a row has the size that its key says."""
+    return len(data) % (dim + 4) == 0 if has_tokens(key) else len(data) == 4 * dim
 
 
 def mean_vector(matrix: Vectors) -> Vectors:
@@ -67,15 +71,6 @@ def mean_vector(matrix: Vectors) -> Vectors:
     mean = matrix.mean(axis=0)
     unit: Vectors = (mean / max(float(np.linalg.norm(mean)), 1e-9)).astype(np.float32)
     return unit
-
-
-def image_contract(connection: sa.Connection) -> tuple[int, Mapping[str, Any]] | None:
-    """The id and fingerprint of the contract by which images are searched, None without an image embedder."""
-    contract_id = read_property(connection, IMAGE_CONTRACT)
-    if contract_id is None:
-        return None
-    query = sa.select(contracts.c.fingerprint).where(contracts.c.id == int(contract_id))
-    return int(contract_id), connection.execute(query).scalar_one()
 
 
 def use_contract(connection: sa.Connection, contract_id: int | None) -> None:
@@ -111,10 +106,11 @@ class ImageVectors:
         self._allowed: dict[Predicate, Ids] = {}
         self._rows: dict[str, int] = {}  # of the images
         self._matrix: Vectors = np.empty((0, 0), dtype=np.float32)
+        self._late = False
         self.contract: tuple[int, Mapping[str, Any]] | None = None
         figures: dict[int, str] = {}
         with catalog.read() as connection:
-            self.contract = image_contract(connection)
+            self.contract = read_image_contract(connection)
             if self.contract is not None:
                 figures = figures_at(connection, generation.id)
                 dim = int(self.contract[1]["dim"])
@@ -123,10 +119,11 @@ class ImageVectors:
                     known = {key: earlier._matrix[row] for key, row in earlier._rows.items()}  # noqa: SLF001
                 wanted = dict.fromkeys(figures.values())
                 new = [key for key in wanted if key not in known]
-                known |= {key: np.frombuffer(data, "<f4", dim) for key, data in self._read(connection, new)}
+                known |= {key: np.frombuffer(data, "<f4") for key, data in self._read(connection, new)}
                 images = [key for key in wanted if key in known]
                 self._rows = {key: row for row, key in enumerate(images)}
                 self._matrix = np.array([known[key] for key in images], dtype=np.float32).reshape(-1, dim)
+                self._late = any(self._read(connection, images[:1], TOKENS))
         if self.contract is not None and catalog.floor() > generation.id:
             raise StaleReadError
         self._figures = {chunk: key for chunk, key in figures.items() if key in self._rows}
@@ -174,26 +171,33 @@ class ImageVectors:
         It is the cosine, with late interaction the mean over the query's tokens of the highest cosine with a token of
         the image. Raises StaleReadError if an image is gone.
         """
-        assert self.contract is not None
-        dim = int(self.contract[1]["dim"])
-        images = {chunk: self._figures[chunk] for chunk in ids.tolist() if chunk in self._figures}
-        with self._catalog.read() as connection:
-            scores = {
-                key: float((query @ decode_tokens(data, dim).T).max(axis=1).mean())
-                for key, data in self._read(connection, dict.fromkeys(images.values()))
-            }
-        if len(scores) < len(set(images.values())):
-            raise StaleReadError
-        return np.array([scores.get(images.get(chunk, ""), np.nan) for chunk in ids.tolist()], dtype=np.float32)
+        images = [self._figures.get(chunk, "") for chunk in ids.tolist()]
+        wanted = set(filter(None, images))
+        if self._late:
+            dim = self._matrix.shape[1]
+            with self._catalog.read() as connection:
+                scores = {
+                    key: float((query @ decode_tokens(data, dim).T).max(axis=1).mean())
+                    for key, data in self._read(connection, wanted, TOKENS)
+                }
+            if len(scores) < len(wanted):
+                raise StaleReadError
+        else:
+            scores = {key: float(self._matrix[self._rows[key]] @ query[0]) for key in wanted}
+        return np.array([scores.get(key, np.nan) for key in images], dtype=np.float32)
 
-    def _read(self, connection: sa.Connection, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """The stored vectors of images; those without any are left out."""
+    def _read(
+        self, connection: sa.Connection, images: Iterable[str], suffix: bytes = b""
+    ) -> Iterator[tuple[str, bytes]]:
+        """Stored rows of images by hash; those without any are left out. Raises DamagedCollectionError."""
         assert self.contract is not None
         contract_id, contract = self.contract
         query = sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum)
-        for batch in batches([bytes.fromhex(key) for key in keys]):
+        for batch in batches([bytes.fromhex(key) + suffix for key in images]):
             found = query.where(vectors.c.contract_id == contract_id, vectors.c.text_hash.in_(batch))
             for row in connection.execute(found):
-                if crc32(row.vector) != row.checksum or not is_encoded(row.vector, int(contract["dim"])):
-                    raise self._catalog.damage_error(f"the vectors of the image {row.text_hash.hex()} are damaged")
-                yield row.text_hash.hex(), row.vector
+                key = row.text_hash[:HASH_BYTES].hex()
+                sized = is_encoded(row.text_hash, row.vector, int(contract["dim"]))
+                if not sized or crc32(row.vector) != row.checksum:
+                    raise self._catalog.damage_error(f"the vectors of the image {key} are damaged")
+                yield key, row.vector

@@ -125,13 +125,15 @@ images = sa.Table(
 )
 WITH_IMAGES = "images"
 """The property of a catalog that has the table `images` and the columns of `chunks` for it; older ones lack them."""
+IMAGE_CONTRACT = "image contract"
+"""The property with the id of the contract by which images are searched; without an image embedder there is none."""
 
 vectors = sa.Table(
     "vectors",
     SCHEMA,
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), primary_key=True),
-    sa.Column("text_hash", sa.LargeBinary, primary_key=True),
-    sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32
+    sa.Column("text_hash", sa.LargeBinary, primary_key=True),  # or, under a contract of images, that of the image
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32; images: see `image_vectors`
     sa.Column("checksum", _Id, nullable=False),  # CRC-32 of the vector
 )
 

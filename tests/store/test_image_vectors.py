@@ -20,7 +20,7 @@ from ragfm.ingestion import image_embedding
 from ragfm.ingestion.image_embedding import embed_figures
 from ragfm.parsing.figures import image_key
 from ragfm.store import collection_store
-from ragfm.store.image_vectors import decode_tokens, encode_vectors, mean_vector
+from ragfm.store.image_vectors import TOKENS, decode_tokens, encode_vectors, mean_vector
 from ragfm.store.tables import vectors
 from ragfm.testing import HashingEmbedder
 
@@ -84,6 +84,7 @@ def test_a_figure_is_found_by_its_image(collection: Collection) -> None:
     hits = searched.search(KEYS[2], 9)
     assert (hits[0].image, hits[0].text) == (KEYS[2], "Caption number 2")
     assert searched.image_embedder is not None
+    assert (searched.status().image_embedder or {})["model"] == "hashing"
     assert hits[0].scores["image"] == pytest.approx(1.0)
     assert {hit.image for hit in hits} == {*KEYS, None}
     assert [hit.scores["image"] for hit in hits if hit.image is None] == [None]
@@ -120,12 +121,13 @@ def test_stored_matrices_are_close_to_the_original() -> None:
     random = np.random.default_rng(0)
     matrix = random.standard_normal((50, 128)).astype(np.float32)
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    (data,) = encode_vectors([matrix])
-    assert len(data) == 4 * 128 + 50 * (128 + 4)
-    decoded = decode_tokens(data, 128)
+    key = bytes(16)
+    encoded = encode_vectors([key], [matrix])
+    assert {name: len(data) for name, data in encoded.items()} == {key: 4 * 128, key + TOKENS: 50 * (128 + 4)}
+    decoded = decode_tokens(encoded[key + TOKENS], 128)
     assert ((decoded * matrix).sum(axis=1) / np.linalg.norm(decoded, axis=1)).min() > 0.9999
-    (single,) = encode_vectors(matrix[:1])
-    assert np.array_equal(decode_tokens(single, 128), matrix[:1])
+    assert np.array_equal(np.frombuffer(encoded[key], "<f4"), mean_vector(matrix))
+    assert encode_vectors([key], matrix[:1]) == {key: matrix[0].tobytes()}
 
 
 @pytest.mark.both_databases
@@ -159,6 +161,22 @@ def test_a_replaced_figure_is_not_found_and_its_vector_is_deleted(collection: Co
     assert stored(searched) == {KEYS[1], KEYS[2]}
     assert searched.search(KEYS[1])[0].image == KEYS[1]
     assert not collection.verify().damaged
+
+
+def test_tokens_of_deleted_figures_are_deleted(collection: Collection) -> None:
+    settings = SETTINGS.model_copy(update={"image_embedder": "late"})
+    commit_figures(collection, [document_with_figures("a", {"One": IMAGES[0], "Two": IMAGES[1]})])
+    embed(collection, settings)
+    commit_figures(collection, [document_with_figures("a", {"Two": IMAGES[1]})])
+    collection.compact()
+    query = sa.select(vectors.c.text_hash).where(vectors.c.contract_id > 1)
+    with collection._store.catalog.read() as connection:
+        kept = set(connection.execute(query).scalars())
+    assert kept == {bytes.fromhex(KEYS[1]), bytes.fromhex(KEYS[1]) + TOKENS}
+    assert not collection.verify().damaged
+    with collection._store.writing() as catalog, catalog.write() as connection:
+        connection.execute(vectors.update().where(vectors.c.text_hash.in_(kept)).values(vector=b"0", checksum=0))
+    assert len(collection.verify().findings) == 2
 
 
 @pytest.mark.both_databases
@@ -258,6 +276,19 @@ def test_a_copy_has_the_vectors(collection: Collection, address: str) -> None:
     assert server.as_groups(set()).search(KEYS[5])[0].scores["image"] == pytest.approx(1.0)
     with server._store.writing() as catalog:
         assert embed_figures(server._store, catalog) == 0
+
+
+@pytest.mark.usefixtures("_pgvector")
+def test_images_are_searched_here_where_a_server_has_the_vectors_of_texts(address: str) -> None:
+    settings = SETTINGS.model_copy(update={"backend": "pgvector"})
+    collection = Collection.open(address, settings=settings, embedder=HashingEmbedder())
+    commit_figures(collection, [document_with_figures("a", FIGURES)])
+    collection.compact()
+    searched, _ = embed(collection, settings)
+    assert searched.search(KEYS[1])[0].scores["image"] == pytest.approx(1.0)
+    collection.compact()
+    assert not collection.verify().damaged
+    assert searched.as_groups(set()).search(KEYS[1])[0].image == KEYS[1]
 
 
 def test_a_sync_embeds_new_figures(tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ _IMAGE = {**_LAYERS, "image_size": 32, "patch_size": 8}
 _PIXELS = {"height": 32, "width": 32}
 
 
-def tiny_clip(folder: Path) -> Path:
+def tiny_clip(folder: Path, *, dim: int = 24) -> Path:
     tokenizer = _tokenizer(77, "<bos> $A <eos>")
     text = {**_LAYERS, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
-    text |= {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "projection_dim": 24}
-    config = CLIPConfig(text_config=text, vision_config={**_IMAGE, "projection_dim": 24}, projection_dim=24)
+    text |= {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "projection_dim": dim}
+    config = CLIPConfig(text_config=text, vision_config={**_IMAGE, "projection_dim": dim}, projection_dim=dim)
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=_PIXELS)
     return _save(folder, CLIPModel, config, CLIPProcessor(image_processor=images, tokenizer=tokenizer))
 
@@ -56,18 +56,25 @@ def tiny_siglip(folder: Path) -> Path:
     return _save(folder, SiglipModel, config, SiglipProcessor(image_processor=images, tokenizer=tokenizer))
 
 
-def tiny_colpali(folder: Path) -> Path:
-    tokenizer = _tokenizer(512, "$A")
-    images = SiglipImageProcessorPil(size=_PIXELS)
-    images.image_seq_length = 16
+def tiny_colpali(folder: Path, *, side: int = 32, patch: int = 8, dim: int = 16) -> Path:
+    tokenizer = _tokenizer(2048, "$A")
+    images = SiglipImageProcessorPil(size={"height": side, "width": side})
+    images.image_seq_length = (side // patch) ** 2
     processor = ColPaliProcessor(image_processor=images, tokenizer=tokenizer)  # adds 1,152 tokens
-    text = {**_LAYERS, "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 512}
+    text = {**_LAYERS, "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 2048}
     text |= {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
-    vision = {**_IMAGE, "model_type": "siglip_vision_model", "projection_dim": 32, "vision_use_head": False}
+    vision = {
+        **_LAYERS,
+        "image_size": side,
+        "patch_size": patch,
+        "model_type": "siglip_vision_model",
+        "projection_dim": 32,
+        "vision_use_head": False,
+    }
     model = PaliGemmaConfig(
         vision_config=vision, text_config=text, projection_dim=32, hidden_size=32, image_token_index=3
     )
-    return _save(folder, ColPaliForRetrieval, ColPaliConfig(vlm_config=model, embedding_dim=16), processor)
+    return _save(folder, ColPaliForRetrieval, ColPaliConfig(vlm_config=model, embedding_dim=dim), processor)
 
 
 def tiny_colqwen2(folder: Path) -> Path:
