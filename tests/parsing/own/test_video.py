@@ -31,6 +31,12 @@ def slide(text: str, color: str = "white", mark: int = 0) -> Image.Image:
     return image
 
 
+def bar(left: int, width: int, color: str, background: str) -> Image.Image:
+    image = Image.new("RGB", SIZE, background)
+    ImageDraw.Draw(image).rectangle((left, 0, left + width, SIZE[1]), fill=color)
+    return image
+
+
 def encoded(frames: Sequence[Image.Image], container: str = "mp4", codec: str = "libx264", sound: bytes = b"") -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format=container) as target:
@@ -80,16 +86,20 @@ def test_a_frame_of_each_scene_has_its_time_as_place(container: str, codec: str)
 
 @pytest.mark.usefixtures("no_models")
 def test_motion_is_one_scene_and_a_frame_shows_its_end() -> None:
-    moving = []
-    for number in range(4 * RATE):
-        moving.append(Image.new("RGB", SIZE, "white"))
-        ImageDraw.Draw(moving[-1]).rectangle((5 * number, 0, 5 * number + 12, 240), fill="gray")
+    moving = [bar(5 * number, 12, "gray", "white") for number in range(4 * RATE)]
     growing = [slide("Step 1" if number < 2 * RATE else "Step 1 2", "tan") for number in range(4 * RATE)]
     parsed = video.read_video(encoded([*moving, *growing]), "talk", images=True)
     assert [mark.value for mark in parsed.marks if mark.kind == "place"] == ["00:00:00", "00:00:04"]
     last = Image.open(io.BytesIO(parsed.images[parsed.marks[-2].image]))
     later = int(20 + FONT.getlength("Step 1 "))
     assert np.asarray(last.convert("L").crop((later, 80, later + 40, 150))).min() < 80
+
+
+@pytest.mark.usefixtures("no_models")
+def test_other_colours_are_a_new_scene_even_after_much_motion() -> None:
+    frames = [bar(9 * number, 90, "black", color) for color in ("white", "tan") for number in range(2 * RATE)]
+    parsed = video.read_video(encoded(frames), "film", images=True)
+    assert [mark.value for mark in parsed.marks if mark.kind == "place"] == ["00:00:00", "00:00:02"]
 
 
 @pytest.mark.usefixtures("no_models")

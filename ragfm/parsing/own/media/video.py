@@ -1,6 +1,7 @@
 """Video (MP4, MOV, WebM, MKV, AVI): the transcript of the sound track and, with images, a frame of each scene.
 
-A scene ends where the picture changes suddenly: by much more than in the seconds before, since motion changes it, too.
+A scene ends where the picture changes suddenly: where many pixels have other colours, or where they change much more
+than in the seconds before. A camera that moves changes most pixels, but few colours.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _FORMATS = ((b"\x1a\x45\xdf\xa3", "matroska"), (b"RIFF", "avi"))
 _SAMPLE_SECONDS = 0.5  # between the frames that are compared
 _THUMBNAIL = (64, 36)  # pixels in which they are compared
 _MIN_CHANGE = 5.0  # of 255, mean of all pixels; noise and a moving pointer change less
+_RECOLOURED = 0.3  # share of the pixels whose colour, of 512, the picture before did not have
 _SUDDEN = 3.0  # times the median change of the samples before
 _SAMPLES_BEFORE = 8
 _MAX_SCENE = 60.0  # seconds after which a picture that has changed slowly is another scene
@@ -130,7 +132,7 @@ def _samples(container: Any) -> Iterator[_Scene]:
         for frame in frames:
             if frame.time is not None and following <= frame.time < _MAX_SECONDS:
                 following = frame.time + _SAMPLE_SECONDS
-                small = frame.reformat(*_THUMBNAIL, format="gray").to_ndarray()
+                small = frame.reformat(*_THUMBNAIL, format="rgb24").to_ndarray()
                 yield _Scene(frame.time, frame, small.astype(np.int16))
         heartbeat.beat()
 
@@ -141,7 +143,8 @@ def _scenes(samples: Iterator[_Scene]) -> Iterator[_Scene]:
     for sample in samples:
         if scene:
             change = _change(sample.thumbnail, scene[-1].thumbnail)
-            sudden = change >= _MIN_CHANGE and bool(changes) and change >= _SUDDEN * median(changes)
+            much_more = bool(changes) and change >= _SUDDEN * median(changes)
+            sudden = change >= _MIN_CHANGE and (much_more or _recoloured(sample, scene[-1]) >= _RECOLOURED)
             slow = sample.start - scene[0].start > _MAX_SCENE and (
                 _change(sample.thumbnail, scene[0].thumbnail) > _MIN_CHANGE
             )
@@ -152,6 +155,16 @@ def _scenes(samples: Iterator[_Scene]) -> Iterator[_Scene]:
         scene = [*scene[:1], *scene[1:][-1:], sample]
     if scene:
         yield scene[-2 if len(scene) > 2 else -1]._replace(start=scene[0].start)
+
+
+def _recoloured(first: _Scene, second: _Scene) -> float:
+    import numpy as np
+
+    counts = []
+    for scene in (first, second):
+        red, green, blue = np.moveaxis(scene.thumbnail // 32, 2, 0)
+        counts.append(np.bincount((64 * red + 8 * green + blue).ravel(), minlength=512))
+    return float(abs(counts[0] - counts[1]).sum() / counts[0].sum() / 2)
 
 
 def _change(first: NDArray[np.int16], second: NDArray[np.int16]) -> float:
