@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import openai
 from openai.types.chat import ChatCompletionChunk
@@ -53,7 +53,8 @@ class Server:
     async def request(self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = SHORT_SECONDS) -> Any:
         """The reply, as JSON. A `path` that begins with a slash is relative to the server, else to its base address."""
         url = self.url.removesuffix("/v1") + path if path.startswith("/") else f"{self.url}/{path}"
-        options: Any = {"headers": self.headers, "timeout": seconds, "max_retries": 0}
+        timeout = openai.Timeout(seconds, connect=cast("openai.Timeout", self.client.timeout).connect)
+        options: Any = {"headers": self.headers, "timeout": timeout, "max_retries": 0}
         if body is None:
             return await self.client.get(url, cast_to=object, options=options)
         return await self.client.post(url, cast_to=object, body=body, options=options)
