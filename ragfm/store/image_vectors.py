@@ -145,7 +145,7 @@ class ImageVectors:
         return np.atleast_2d(self.embedder.embed_queries([query])[0])
 
     def allowed(self, where: Predicate | None) -> Ids:
-        """The figures that meet the predicate. Raises StaleReadError."""
+        """The figures that meet the predicate."""
         if where is None:
             return self._ids
         with self._lock:
