@@ -358,10 +358,13 @@ class Rag:
         """Of hits, best first: those to answer from, and the near-duplicates that were dropped before the last one."""
         return self._retriever.choose(hits, self.k)
 
-    def prompt(self, question: str, hits: Sequence[Hit]) -> Prompt:
-        """The prompt for a question and hits. Raises ContextOverflowError if the question alone does not fit."""
+    def prompt(self, question: str, hits: Sequence[Hit], *, pictures: bool = True) -> Prompt:
+        """The prompt for a question and hits, with `pictures` of figures if the reader sees them.
+
+        Raises ContextOverflowError if the question alone does not fit.
+        """
         retrieved = Retrieved(question, question, time.monotonic(), (), hits, hits)
-        return self._build_prompt(retrieved, documents_only=self._documents_only)
+        return self._build_prompt(retrieved, documents_only=self._documents_only, pictures=pictures)
 
     def _retrieve(
         self, question: str, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
@@ -379,6 +382,7 @@ class Rag:
         tokens: int | None = None,
         instruction: str | None = None,
         images: Sequence[ImagePart] = (),
+        pictures: bool = True,
     ) -> Prompt:
         """Build the prompt, with `tokens` of the window left for the answer."""
 
@@ -410,7 +414,7 @@ class Rag:
             neighbours=self.collection.neighbours if widens else None,
             passage_tokens=self.k * self.collection.embedder.max_tokens if widens else 0,
             images=images,
-            picture_of=picture_of if self._sees else None,
+            picture_of=picture_of if self._sees and pictures else None,
         )
         return replace(prompt, dropped=(*retrieved.duplicates, *prompt.dropped))
 

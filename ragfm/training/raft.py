@@ -168,7 +168,7 @@ class _ExampleBuilder:
         return self._example(replace(question, text=text), prompt, ABSTENTION, meta)
 
     def _prompt(self, text: str, passages: Sequence[Hit]) -> Prompt:
-        prompt = self._rag.prompt(text, passages)
+        prompt = self._rag.prompt(text, passages, pictures=False)
         if not prompt.shown:
             raise _LeftOut("nothing is found")
         return prompt

@@ -12,6 +12,8 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     CLIPImageProcessor,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     LlamaForCausalLM,
     LlavaProcessor,
     PreTrainedTokenizerFast,
@@ -24,17 +26,20 @@ from transformers import (
 from ragfm.training.gguf_lora import ModelShape
 from support.tiny_models import SIZES, SPECIAL, tiny_gguf
 
-VISION_TOKENS = ["<image>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+GEMMA_TOKENS = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+VISION_TOKENS = ["<image>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", *GEMMA_TOKENS]
 _MARK = "{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}"
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
     f"{{% for c in m.content %}}{_MARK}{{% endfor %}}{{% endif %}}<|im_end|>\n{{% endfor %}}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+GEMMA_TEMPLATE = TEMPLATE.replace("IMAGE", GEMMA_TOKENS[0])
 LLAVA_TEMPLATE = TEMPLATE.replace("IMAGE", "<image>")
 QWEN_TEMPLATE = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
 IMAGE_SIZE, PATCH_SIZE = 32, 8
-KINDS = ("llava", "qwen2_vl", "qwen2_5_vl")
+_GEMMA_IMAGE_TOKENS = 4
+KINDS = ("llava", "qwen2_vl", "qwen2_5_vl", "gemma3")
 
 
 def vocabulary() -> list[str]:
@@ -60,6 +65,27 @@ def tiny_vision(folder: Path, kind: str, *, seed: int = 0) -> Path:
             "initializer_range": 0.1,
         }
         options: dict[str, Any] = {"image_token_id": ids["<image>"], "text_config": {"model_type": "llama", **text}}
+    elif kind == "gemma3":
+        vision = {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+        }
+        layers = ["sliding_attention", "full_attention"]
+        gemma = {"model_type": "gemma3_text", **text, "head_dim": 16, "sliding_window": 16, "layer_types": layers}
+        begin, end, image = (ids[token] for token in GEMMA_TOKENS)
+        options = {
+            "text_config": gemma,
+            "mm_tokens_per_image": _GEMMA_IMAGE_TOKENS,
+            "boi_token_index": begin,
+            "eoi_token_index": end,
+            "image_token_index": image,
+            "image_token_id": image,
+        }
     else:
         vision = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 14, "in_channels": 3}
         if kind == "qwen2_vl":
@@ -76,6 +102,8 @@ def tiny_vision(folder: Path, kind: str, *, seed: int = 0) -> Path:
         }
     config = AutoConfig.for_model(kind, vision_config=vision, **options)
     model = AutoModelForImageTextToText.from_config(config)
+    if kind == "gemma3":
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.3)
     model.generation_config.eos_token_id = SIZES["eos_token_id"]
     model.generation_config.pad_token_id = SIZES["pad_token_id"]
     model.save_pretrained(folder)
@@ -83,13 +111,17 @@ def tiny_vision(folder: Path, kind: str, *, seed: int = 0) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    names: dict[str, Any] = {}
+    if kind == "gemma3":
+        names["extra_special_tokens"] = dict(zip(("boi_token", "eoi_token", "image_token"), GEMMA_TOKENS, strict=True))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=SPECIAL[0],
         eos_token=SPECIAL[2],
         additional_special_tokens=[*SPECIAL[1:2], *VISION_TOKENS],
+        **names,
     )
-    fast.chat_template = LLAVA_TEMPLATE if kind == "llava" else QWEN_TEMPLATE
+    fast.chat_template = {"llava": LLAVA_TEMPLATE, "gemma3": GEMMA_TEMPLATE}.get(kind, QWEN_TEMPLATE)
     processor: Any
     if kind == "llava":
         square = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -100,6 +132,13 @@ def tiny_vision(folder: Path, kind: str, *, seed: int = 0) -> Path:
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
             chat_template=fast.chat_template,
+        )
+    elif kind == "gemma3":
+        processor = Gemma3Processor(
+            Gemma3ImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
+            fast,
+            chat_template=fast.chat_template,
+            image_seq_length=_GEMMA_IMAGE_TOKENS,
         )
     else:
         image_processor = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=28 * 28 * 16)

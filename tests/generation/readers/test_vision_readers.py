@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from support.tiny_vision import KINDS, tiny_llava_gguf, tiny_qwen_gguf, tiny_vis
 from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.types import ImagePart, Message, Sampling
 from ragfm.generation.readers import load_reader
+from ragfm.generation.readers.engine import BatchToken
+from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.transformers_reader import TransformersReader
 from ragfm.models.llama_library import mtmd_library
+from ragfm.models.thread_count import ThreadCount
 from ragfm.testing import check_reader
 from ragfm.testing.reader_contract import _check_images, _generate
 
@@ -263,6 +266,24 @@ def test_image_embeddings_of_llava_are_those_of_transformers_with_the_class_toke
             features = llava.multi_modal_projector(states[:, 1:]).numpy().ravel()
             similarities.append(np.corrcoef(embeddings, features)[0, 1])
     assert max(similarities) > 0.999
+
+
+def test_an_image_moves_to_a_context_with_more_slots(llama: LlamaCppReader) -> None:
+    """Positions in three dimensions and all, or an error, after which the reader waits for the image's end."""
+    model = llama._engine.model
+    make = partial(LlamaContext, model, window=256, threads=ThreadCount(1))
+    texts = []
+    for moves in (False, True):
+        context, tokens = make(1), []
+        logits, position = context.evaluate_images(0, model.image_prompt(ASKED).inputs)
+        for step in range(8):
+            if moves and step == 3:
+                context = context.resized(3)
+            tokens.append(int(logits.argmax()))
+            (logits,) = context.evaluate([BatchToken(tokens[-1], position + step, 0, True)])
+        texts.append((tokens, logits.copy()))
+    assert texts[0][0] == texts[1][0]
+    assert np.array_equal(texts[0][1], texts[1][1])
 
 
 @pytest.mark.weights
