@@ -21,7 +21,9 @@ ASK_KEYS = set(
     "question query answer status shown quote abstained confidence said citations contradictions nearest hits dropped "
     "usage seconds unsupported log_id searches".split()
 )
-CITATION_KEYS = set("n uri name page lines start end quote verified fault missing answer_start answer_end".split())
+CITATION_KEYS = set(
+    "n uri name page lines start end quote verified fault missing answer_start answer_end image box".split()
+)
 FACTS = {
     QUESTIONS[0]: ("four months", "handbook/welcome.md", None),
     QUESTIONS[1]: ("11", "handbook/rooms.html", None),

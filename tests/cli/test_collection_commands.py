@@ -183,7 +183,7 @@ def test_compact(shell: Shell) -> None:
     assert shell.json("status")["indexes"][0]["dead"] > 0
     report = shell.json("compact")
     assert report["documents"] == 1
-    assert set(report) == {"chunks", "documents", "vectors", "bytes_before", "bytes_after", "seconds"}
+    assert set(report) == {"chunks", "documents", "vectors", "images", "bytes_before", "bytes_after", "seconds"}
     assert shell.json("status")["indexes"][0]["dead"] == 0
     shell("compact", "-c", "nowhere", code=1)
     assert not (shell.folder / "nowhere").exists()

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 HIT_KEYS = {
-    *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "score", "scores"),
-    "chunk_id",
+    *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "image", "box", "score"),
+    *("scores", "chunk_id"),
 }
 
 
