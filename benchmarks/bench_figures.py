@@ -12,6 +12,7 @@ benchmarks/results/figures.json.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import resource
 import statistics
@@ -80,7 +81,7 @@ def measure(write: Callable[[Path, int], None], count: int, *, images: bool) -> 
         folder = Path(name)
         (folder / "docs").mkdir()
         write(folder / "docs", count)
-        settings = Settings(parse={"images": images})  # type: ignore[arg-type]
+        settings = Settings(parse={"images": images})
         with Collection.open(folder / ".ragfm", settings=settings) as collection:
             start, cpu = time.perf_counter(), _cpu_seconds()
             collection.sync(folder / "docs")
@@ -122,12 +123,13 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=40, help="Number of scanned pages.")
     options = parser.parse_args()
     result = {
-        **about(),
+        **about("figures"),
         "charts": measure(write_charts, options.charts, images=True),
         "charts_as_text": measure(write_charts, options.charts, images=False),
         "scans": measure(write_scans, options.scans, images=True),
     }
-    save("figures", result)
+    save(result, "figures")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

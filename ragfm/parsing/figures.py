@@ -25,6 +25,7 @@ MIN_SIDE = 32
 """Pixels on the shorter side of a figure."""
 MAX_PIXELS = 100_000_000
 """Pixels of an image that is read at all."""
+_MAX_FIGURE_PIXELS = 50_000_000  # what a worker can decode and convert within its memory
 MAX_IMAGES = 64 << 20
 """Bytes of all images of a document. Figures beyond that are text only."""
 WHOLE_PAGE = (0.0, 0.0, 1.0, 1.0)
@@ -78,7 +79,7 @@ def kept_image(data: bytes) -> bytes | None:
     heartbeat.beat()
     try:
         image = open_image(data)
-        if min(image.size) < MIN_SIDE or image.width * image.height > MAX_PIXELS:
+        if min(image.size) < MIN_SIDE or image.width * image.height > _MAX_FIGURE_PIXELS:
             return None
         form = image.format or ""
         kept = form in _KEPT_FORMATS and max(image.size) <= MAX_SIDE and getattr(image, "n_frames", 1) == 1

@@ -88,10 +88,11 @@ def test_a_rotated_photo_is_upright() -> None:
     assert open_image(kept).getexif().get(274, 1) == 1
 
 
-def test_small_plain_and_damaged_images_are_not_figures() -> None:
-    plain, file = Image.new("RGB", (200, 200), "navy"), io.BytesIO()
-    plain.save(file, "PNG")
-    for data in (picture(size=(300, 20)), file.getvalue(), CHART[:-40], b"<svg/>", b""):
+def test_small_plain_huge_and_damaged_images_are_not_figures() -> None:
+    plain, huge = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (200, 200), "navy").save(plain, "PNG")
+    Image.new("1", (10_000, 9_000)).save(huge, "PNG")
+    for data in (picture(size=(300, 20)), plain.getvalue(), huge.getvalue(), CHART[:-40], b"<svg/>", b""):
         assert kept_image(data) is None
 
 

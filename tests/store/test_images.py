@@ -19,7 +19,7 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
 from ragfm.parsing.figures import image_key
 from ragfm.store.catalog import Catalog
-from ragfm.store.tables import images
+from ragfm.store.tables import documents, images
 from ragfm.testing import HashingEmbedder
 
 CHART, PHOTO, SECRET = (picture(text) for text in ("chart", "photo", "walnut"))
@@ -53,6 +53,9 @@ def test_a_figure_is_a_hit_with_its_image_and_place(collection: Collection) -> N
     assert (image.data, image.media_type) == (CHART, "image/png")
     text_hit = next(hit for hit in hits if "paragraph" in hit.text)
     assert (text_hit.image, text_hit.box) == (None, None)
+    with collection._store.catalog.read() as connection:  # an older version reads marks of five values
+        (marks,) = connection.execute(sa.select(documents.c.marks)).scalars()
+    assert {len(values) for values in marks} == {5}
 
 
 @pytest.mark.both_databases
@@ -121,6 +124,7 @@ def test_reembedding_keeps_figures(collection: Collection) -> None:
 
 
 def test_backup_salvage_and_export_have_the_images(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
     commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
     collection.backup(tmp_path / "backup")
@@ -137,6 +141,10 @@ def test_backup_salvage_and_export_have_the_images(tmp_path: Path) -> None:
     record = json.loads(out.getvalue())
     assert [image["hash"] for image in record["images"]] == [image_key(CHART)]
     assert [chunk["image"] for chunk in record["chunks"]] == [None, image_key(CHART)]
+    collection.export(tmp_path / "out.parquet", format="parquet")
+    (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert row["images"] == [{"hash": image_key(CHART), "data": CHART}]
+    assert row["chunks"][1]["box"] == [0.1, 0.0, 0.9, 0.1]
 
 
 def test_a_copy_has_the_images(tmp_path: Path, address: str) -> None:
