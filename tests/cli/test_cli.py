@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.shell import HIT_KEYS, InProcessShell, Shell
+from support.written_pdf import lines, pdf
 
 from ragfm.cli.main import SECTIONS
 
@@ -50,6 +51,20 @@ def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
     assert (status["documents"], status["embedder"]["model"], status["sources"][0]["name"]) == (4, "hashing", "docs")
     assert len(shell.json("documents")["documents"]) == 4
     assert shell.json("documents", "--filter", "source = nothing")["documents"] == []
+
+
+def test_a_page_is_written_as_an_image(shell: Shell, docs: Path, tmp_path: Path) -> None:
+    (docs / "guide.pdf").write_bytes(pdf(lines("One"), lines("Two")))
+    shell("ingest", "docs")
+    written = shell.json("documents", "docs/guide.pdf", "--page", "2", "--out", "page.png")
+    image = tmp_path / "page.png"
+    assert written == {"uri": "docs/guide.pdf", "page": 2, "path": "page.png", "bytes": image.stat().st_size}
+    assert image.read_bytes().startswith(b"\x89PNG")
+    assert image.stat().st_mode & 0o777 == 0o600
+    assert (
+        "There is no page 3" in shell("documents", "docs/guide.pdf", "--page", "3", "--out", "page.png", code=1).stderr
+    )
+    assert "require each other" in shell("documents", "docs/guide.pdf", "--page", "2", code=2).stderr
 
 
 def test_plain_text_output(shell: Shell, docs: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from support.written_pdf import lines, pdf
+from support.written_pdf import lines, pdf, rule
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, ConnectorError, UnsupportedError
@@ -55,6 +56,26 @@ def test_a_page_and_the_box_of_a_quote(collection: Collection) -> None:
     assert 792 * bottom == pytest.approx(ink[3], abs=4)
     assert 792 * top > ink[1] + 6
     assert collection.page_boxes("docs/log.pdf", 1, start, start + 5) == []  # it is on another page
+
+
+def test_the_box_of_a_figure_is_its_place_on_the_page(docs: Path, tmp_path: Path) -> None:
+    bars = "0 0 1 rg " + " ".join(f"{150 + 60 * i} 400 40 {height} re f" for i, height in enumerate((90, 40, 140)))
+    axes = f" 0 g 0 G {rule(140, 400, 330, 400)} {rule(140, 400, 140, 550)}"
+    caption = lines("Fig. 3: Ships by year", x=140, y=380, size=9)
+    (docs / "chart.pdf").write_bytes(pdf(lines(*TEXT) + bars + axes + caption))
+    settings = Settings(parse={"images": True})
+    collection = Collection.open(tmp_path / "figures", settings=settings, embedder="hashing")
+    collection.sync(docs)
+    (hit,) = collection.search("ships by year", 1)
+    assert (hit.uri, hit.page) == ("docs/chart.pdf", 1)
+    assert hit.box is not None
+    page = Image.open(io.BytesIO(collection.page_image(hit.uri, 1, width=612)))
+    left, top, right, bottom = (round(side * at) for side, at in zip((612, 792, 612, 792), hit.box, strict=True))
+    rows, columns = np.nonzero((np.asarray(page) == (0, 0, 255)).all(axis=2))
+    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max(), rows.max()
+    assert left <= x0 < x1 <= right
+    assert top <= y0 < y1 <= bottom
+    assert (right - left) * (bottom - top) < 2 * (x1 - x0) * (y1 - y0)
 
 
 def test_what_cannot_be_shown_says_why(collection: Collection) -> None:
