@@ -66,14 +66,19 @@ class Worker:
     def run(self) -> None:
         """Work. Raises RagfmError."""
         with self._queue.working() as name:
+            failed = False
             while not self._stop.is_set():
                 try:
+                    if failed:  # what it could not stage would be renewed, and never prepared
+                        self._queue.give_up(name)
+                        failed = False
                     rows = self._queue.lease(name, BATCH)
                     for (source_id, run, job), group in groupby(rows, lambda row: (row.source_id, row.run, row.job)):
                         self._prepare(name, source_id, run, job, list(group))
                 except (CollectionBusyError, CollectionUnavailableError, StaleReadError) as error:
                     _log.warning("%s Trying again in %g s.", error, _RETRY_SECONDS)
                     self._stop.wait(_RETRY_SECONDS)
+                    failed = True
                     continue
                 if not rows:
                     self._stop.wait(_IDLE_SECONDS)

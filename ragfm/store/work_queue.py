@@ -46,6 +46,8 @@ class WorkQueue:
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
+        # Renewing leases and staging lock the same rows, in different orders.
+        self._writing = threading.Lock()
 
     @property
     def exists(self) -> bool:
@@ -143,7 +145,7 @@ class WorkQueue:
 
         def renew() -> None:
             while not stop.wait(LEASE_SECONDS / 3):
-                with contextlib.suppress(CollectionError), self._database.committing() as connection:
+                with self._writing, contextlib.suppress(CollectionError), self._database.committing() as connection:
                     connection.execute(own.values(until=DATABASE_NOW + LEASE_SECONDS))
 
         renewing = threading.Thread(target=renew, name="ragfm-lease", daemon=True)
@@ -153,9 +155,14 @@ class WorkQueue:
         finally:
             stop.set()
             renewing.join()
-            with contextlib.suppress(CollectionError), self._database.committing() as connection:
-                # An interruption is not a failure of the documents.
-                connection.execute(own.values(worker=None, until=0, leases=work.c.leases - 1))
+            with contextlib.suppress(CollectionError):
+                self.give_up(name)
+
+    def give_up(self, worker: str) -> None:
+        """Give up the leases of a worker. That is not a failure of the documents."""
+        own = work.update().where(work.c.worker == worker, work.c.outcome.is_(None))
+        with self._writing, self._database.committing() as connection:
+            connection.execute(own.values(worker=None, until=0, leases=work.c.leases - 1))
 
     def lease(self, worker: str, count: int) -> list[Any]:
         """Lease up to `count` entries: rows with id, source_id, path, run, job, ref, known_digest."""
@@ -176,7 +183,7 @@ class WorkQueue:
         held = (work.c.id == sa.bindparam("row"), work.c.worker == worker, work.c.outcome.is_(None))
         stage = work.update().where(*held).values(outcome=sa.bindparam("prepared"))
         if outcomes:
-            with self._database.committing() as connection:
+            with self._writing, self._database.committing() as connection:
                 connection.execute(stage, [{"row": row, "prepared": prepared} for row, prepared in outcomes.items()])
 
 

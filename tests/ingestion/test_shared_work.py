@@ -25,7 +25,7 @@ from support.worker_process import embedded_texts, start_worker, stop_worker
 
 from ragfm import Collection, Settings
 from ragfm.chunking import ChunkSettings
-from ragfm.core.errors import CollectionError, SourceError, UnsupportedError
+from ragfm.core.errors import CollectionError, CollectionUnavailableError, SourceError, UnsupportedError
 from ragfm.core.progress import Progress
 from ragfm.core.types import Blob, Ref
 from ragfm.ingestion import shared_work
@@ -190,6 +190,31 @@ def test_an_ingest_that_is_killed_goes_on_with_what_is_staged(
     assert set(embedded_texts(log).values()) == {1}
     schema = address.partition("collection=")[2]
     assert postgres.sql(f"SELECT count(*) FROM {schema}.documents") == str(expected.added)  # no version was replaced
+
+
+@pytest.mark.slow
+def test_a_worker_that_could_not_stage_prepares_its_documents_again(
+    address: str, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, calls, stop = WorkQueue.stage, [], threading.Event()
+
+    def failing(self: WorkQueue, *arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise CollectionUnavailableError("The server is away.")
+        stage(self, *arguments)
+
+    monkeypatch.setattr(WorkQueue, "stage", failing)
+    monkeypatch.setattr("ragfm.ingestion.worker._RETRY_SECONDS", 0.1)
+    with _open(address) as collection, _open(address) as other:
+        worker = threading.Thread(target=other.work, kwargs={"stop": stop})
+        worker.start()
+        try:
+            assert collection.sync(docs, workers=0, progress=_deadline(60)).added == 4
+        finally:
+            stop.set()
+            worker.join()
+    assert len(calls) > 1
 
 
 def test_a_folder_has_no_workers(docs: Path, tmp_path: Path) -> None:
