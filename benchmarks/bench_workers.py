@@ -1,13 +1,16 @@
 """Ingest with workers that are killed, and compare the collection with that of a single process.
 
     python benchmarks/bench_workers.py [--documents 20000] [--workers 3] [--kill-every 30]
+    python benchmarks/bench_workers.py --executor ray [--documents 1500]
 
 Both use PostgreSQL and the embedder `hashing`. Every `--kill-every` seconds, a worker is killed by SIGKILL and
-replaced, until all is committed. The contents are compared document by document, chunk by chunk and vector by vector.
+replaced, until all is committed. On Ray, with a head and two nodes of one CPU each, a node is killed three times and
+replaced, and then the head with what is left, at equal steps of the work. The contents are compared document by
+document, chunk by chunk and vector by vector.
 
 `embedded_twice` counts texts that were embedded again because a worker was killed before it had stored them; `allowed`
-is what the batches of the killed workers hold at most. Prints one JSON line, kept in benchmarks/results/workers.json.
-The exit code is 1 for a difference.
+is what the batches of the killed workers hold at most. Prints one JSON line, kept in benchmarks/results/workers.json
+or workers-ray.json. The exit code is 1 for a difference.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from ragfm.ingestion.worker import BATCH
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.postgres_server import postgres_server
-from support.worker_process import embedded_texts, start_worker, stop_worker
+from support.ray_cluster import ray_cluster
+from support.worker_process import embedded_texts, recording_on_ray, start_worker, stop_worker
 
 MOST_CHUNKS = 8  # of a document below
 
@@ -61,10 +65,77 @@ def digest(server: Any, schema: str) -> dict[str, str]:
     return {name: blake2b(server.sql(query).encode(), digest_size=16).hexdigest() for name, query in queries.items()}
 
 
+def sync(address: str, folder: Path, **options: Any) -> Any:
+    with Collection.open(address, settings=Settings(), embedder="hashing") as collection:
+        return collection.sync(folder, name="docs", **options)
+
+
+def sync_with_workers(args: argparse.Namespace, address: str, folder: Path, log: Path) -> tuple[Any, int, list[int]]:
+    """Returns the report, the number of kills, and the exit codes of the last workers."""
+    workers = [start_worker(address, log, lease=30.0, batch=BATCH) for _ in range(args.workers)]
+    done, kills = threading.Event(), 0
+
+    def kill_workers() -> None:
+        nonlocal kills
+        chance = random.Random(args.seed)
+        while not done.wait(args.kill_every):
+            victim = chance.randrange(args.workers)
+            workers[victim].kill()
+            workers[victim].wait()
+            workers[victim] = start_worker(address, log, lease=30.0, batch=BATCH)
+            kills += 1
+
+    killer = threading.Thread(target=kill_workers)
+    killer.start()
+    try:
+        report = sync(address, folder, workers=0)
+    finally:
+        done.set()
+        killer.join()
+    return report, kills, [stop_worker(worker) for worker in workers]
+
+
+def sync_on_ray(args: argparse.Namespace, address: str, folder: Path, log: Path) -> tuple[Any, int, list[int]]:
+    """Returns the report and the number of workers that were killed, with no exit codes."""
+    path = recording_on_ray(folder.parent / "code", log, seconds=0.5, lease=30.0, batch=BATCH)
+    with ray_cluster(1, 1, 1, PYTHONPATH=path) as (cluster, (head, *nodes)):
+        done = threading.Event()
+        killed: list[str] = []
+
+        def kill_parts() -> None:
+            for step in range(1, 5):
+                while len(embedded_texts(log)) < args.texts * step / 5:
+                    if done.wait(0.2):
+                        return
+                if step < 4:
+                    cluster.kill(nodes[0])
+                    nodes.append(cluster.start(1))
+                    killed.append("node")
+                else:
+                    for part in (head, *nodes):
+                        cluster.kill(part)
+                    cluster.start(1, head=True)
+                    cluster.start(1)
+                    killed.append("head")
+                del nodes[0]
+
+        killer = threading.Thread(target=kill_parts)
+        killer.start()
+        os.environ["RAY_ADDRESS"] = cluster.address
+        try:
+            report = sync(address, folder, executor="ray")
+        finally:
+            done.set()
+            killer.join()
+    assert killed == ["node", "node", "node", "head"], killed
+    return report, 5, []
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--executor", choices=["local", "ray"], default="local")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--kill-every", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -76,41 +147,23 @@ def main() -> None:
         write(folder, args.documents)
         addresses = {schema: server.address(schema) for schema in ("alone", "shared")}
         start = time.monotonic()
-        with Collection.open(addresses["alone"], settings=Settings(), embedder="hashing") as collection:
-            alone = collection.sync(folder, name="docs")
+        alone = sync(addresses["alone"], folder)
         alone_seconds = time.monotonic() - start
-
-        workers = [start_worker(addresses["shared"], log, lease=30.0, batch=BATCH) for _ in range(args.workers)]
-        done, kills = threading.Event(), 0
-
-        def kill_workers() -> None:
-            nonlocal kills
-            chance = random.Random(args.seed)
-            while not done.wait(args.kill_every):
-                victim = chance.randrange(args.workers)
-                workers[victim].kill()
-                workers[victim].wait()
-                workers[victim] = start_worker(addresses["shared"], log, lease=30.0, batch=BATCH)
-                kills += 1
-
-        killer = threading.Thread(target=kill_workers)
+        args.texts = int(server.sql("SELECT count(*) FROM alone.vectors"))
         start = time.monotonic()
-        killer.start()
-        with Collection.open(addresses["shared"], settings=Settings(), embedder="hashing") as collection:
-            shared = collection.sync(folder, name="docs", workers=0)
+        run = sync_on_ray if args.executor == "ray" else sync_with_workers
+        shared, kills, codes = run(args, addresses["shared"], folder, log)
         shared_seconds = time.monotonic() - start
-        done.set()
-        killer.join()
-        codes = [stop_worker(worker) for worker in workers]
         versions = server.sql("SELECT count(*) FROM shared.documents")
         equal = digest(server, "alone") == digest(server, "shared")
         texts = embedded_texts(log)
     again, allowed = texts.total() - len(texts), kills * BATCH * MOST_CHUNKS
     result = {
         **about("workers"),
+        "executor": args.executor,
         "documents": args.documents,
-        "workers": args.workers,
-        "kill_every": args.kill_every,
+        "workers": 2 if args.executor == "ray" else args.workers,
+        "kill_every": None if args.executor == "ray" else args.kill_every,
         "kills": kills,
         "added": [alone.added, shared.added],
         "document_versions": int(versions),
@@ -123,7 +176,7 @@ def main() -> None:
         "seconds": [round(alone_seconds, 1), round(shared_seconds, 1)],
         "exit_codes": codes,
     }
-    save(result, "workers")
+    save(result, "workers-ray" if args.executor == "ray" else "workers")
     print(json.dumps(result))
     sound = equal and texts and again <= allowed and int(versions) == alone.added == shared.added and not any(codes)
     sys.exit(not sound)
