@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,5 +190,31 @@ def test_a_cited_figure_is_shown_and_marked_on_its_page(tmp_path: Path, browser:
         dialog = visit.page.get_by_role("dialog", name="ships.png")
         expect(dialog.get_by_role("img", name="Page 1 of ships.png, with the cited words marked")).to_be_visible()
         assert dialog.locator("rect").count() == 1
+        visit.all_well()
+        visit.context.close()
+
+
+@browsing
+@pytest.mark.slow
+@pytest.mark.parametrize("vision", [True, False])
+def test_the_page_says_what_was_read_from_a_picture(tmp_path: Path, browser: Any, vision: bool) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "ragfm.toml").write_text('[parse]\nimages = true\n[ask]\nreranker = "none"\n')
+    (tmp_path / "docs" / "ships.png").write_bytes(picture("420 ships passed", (640, 240)))
+    Collection.open(tmp_path / "handbook", embedder="hashing").sync(tmp_path / "docs")
+    reader = ScriptedReader(["The words are painted in a dark colour [1]."], vision=vision)
+    with serve(tmp_path, reader, keys=False, collection=tmp_path / "handbook") as running:
+        visit = Visit(browser, running.address)
+        visit.ask("How many ships passed?")
+        notes = visit.page.locator("p.note")
+        cannot_see = "The reader cannot see pictures; figures were used by their text."
+        expect(notes.filter(has_text=cannot_see)).to_have_count(0 if vision else 1)
+        cited = visit.page.locator("button.cite").first
+        expect(cited).to_have_attribute(
+            "aria-label", re.compile("read from the picture" if vision else "does not support the sentence")
+        )
+        cited.click()
+        why = "The answer was read from the picture, which is not checked."
+        expect(visit.page.get_by_text(why)).to_have_count(1 if vision else 0)
         visit.all_well()
         visit.context.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -103,7 +104,8 @@ class LocalReader(Generic[M]):
 
     def opens_thinking(self, messages: Sequence[Message]) -> bool:
         """Whether the output starts within the reasoning, without the tag that opens it."""
-        return self._thinking and opens_thinking(self._engine.model.render(messages))
+        texts = [replace(message, content=message.text) for message in messages]
+        return self._thinking and opens_thinking(self._engine.model.render(texts))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling(), *, scope: str = "") -> Stream:
         """Generate the next assistant message. Generation starts now, and continues whether or not the text is read.

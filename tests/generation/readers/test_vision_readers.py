@@ -6,6 +6,8 @@ import base64
 import io
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -210,10 +212,18 @@ def test_llama_cpp_generates_what_the_library_generates(llama: LlamaCppReader) -
     assert text.replace("\ufffd", "") == theirs.replace("\ufffd", "")
 
 
-def test_text_does_not_load_the_projector(llama: LlamaCppReader) -> None:
+def test_text_loads_nothing_of_images(llama: LlamaCppReader) -> None:
     fresh = LlamaCppReader(str(llama._path), threads=1)
     read(fresh, TEXT)
     assert fresh._engine.model._projector is None
+    code = (
+        "import sys; from ragfm import Message, Sampling, load_reader\n"
+        f"reader = load_reader({str(llama._path)!r}, threads=1)\n"
+        "assert ''.join(reader.stream([Message('user', 'Hi')], Sampling(max_tokens=4)))\n"
+        "sys.exit(str([name for name in ('PIL', 'llama_cpp.mtmd_cpp', 'torch') if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
     assert fresh.memory_bytes[0] > LlamaCppReader(str(llama._path), projector="none").memory_bytes[0]
 
 
@@ -284,6 +294,12 @@ def test_an_image_moves_to_a_context_with_more_slots(llama: LlamaCppReader) -> N
         texts.append((tokens, logits.copy()))
     assert texts[0][0] == texts[1][0]
     assert np.array_equal(texts[0][1], texts[1][1])
+
+
+def test_a_template_that_opens_the_reasoning_is_known_with_images(folders: dict[str, Path]) -> None:
+    for kind in ("qwen2_vl", "qwen2_vl.gguf"):
+        reader = load_reader(str(folders[kind]), thinking=True)
+        assert not reader.opens_thinking(ASKED)  # type: ignore[attr-defined]
 
 
 @pytest.mark.weights
