@@ -596,6 +596,24 @@ def backends() -> str:
     return _table(("side", "rows ingested per CPU second", *head), rows)
 
 
+def pictures() -> str:
+    result = _result("pictures")
+    return _table(
+        ("vectors", "stored per page", "in memory", "CPU per page", "CPU per search", "… without images"),
+        [
+            [
+                name,
+                f"{model['vector_bytes_per_page'] / 1000:,.1f} kB",
+                f"{model['memory_bytes_per_page'] / 1000:,.1f} kB",
+                f"{1000 * model['embed']['cpu_seconds'] / result['pages']:.0f} ms",
+                f"{model['search_ms']['cpu_p50']:.1f} ms",
+                f"{model['search_ms_without_images']['cpu_p50']:.1f} ms",
+            ]
+            for name, model in result["models"].items()
+        ],
+    )
+
+
 def capacity() -> str:
     """Measured bytes and seconds per chunk, times the number of chunks; articles / reports where they differ."""
     kinds = _result("capacity")["kinds"].values()
@@ -904,7 +922,19 @@ TABLES: dict[str, Callable[[], str]] = {
             multilingual,
         ),
         *(languages, languages_weights, languages_chosen, embedding, reader, machines, server, fair, start),
-        *(collection, collection_more, index, backends, capacity, bm25, parse, parser_sizes, table_questions, parsed),
+        *(
+            collection,
+            collection_more,
+            index,
+            backends,
+            pictures,
+            capacity,
+            bm25,
+            parse,
+            parser_sizes,
+            table_questions,
+            parsed,
+        ),
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(injection, bias),
         *(adapted_retriever, adapted_methods, transfer),

@@ -38,8 +38,9 @@ def status(collection: str, as_json: bool) -> int:
 
     if status.images:
         rows.append(("images", f"{status.images} pictures of figures, {megabytes(status.image_bytes)}"))
-    if status.image_embedder:
-        rows.append(("", f"searched with {status.image_embedder['model']}, {status.image_embedder['dim']} dimensions"))
+        if status.image_embedder:
+            model, dim = status.image_embedder["model"], status.image_embedder["dim"]
+            rows.append(("", f"searched with {model}, {dim} dimensions"))
     rows.append(("keywords", f"{keywords['kind']}, language {keywords['language'] or 'not detected yet'}"))
     weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
