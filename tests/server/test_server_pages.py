@@ -150,6 +150,9 @@ def test_the_cited_words_are_marked_on_the_page(open_manual: Visit) -> None:
     assert marks[1]["y"] >= marks[0]["y"] + marks[0]["height"] - 1
     expect(dialog.locator("rect").first).to_be_in_viewport()
     assert dialog.evaluate("element => element.scrollWidth <= element.clientWidth")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    faults = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [rule["id"] for rule in faults] == []
     larger = dialog.get_by_role("button", name="Larger")
     larger.focus()
     keys.press("Space")
