@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from collections.abc import Callable
+from email.message import EmailMessage
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.website import serve
 from support.written_pdf import lines, pdf, rule
 
 from ragfm import Collection, Settings
@@ -143,3 +147,56 @@ def test_pages_of_uploads_come_from_the_collection(location: str | Path, docs: P
     assert collection.as_groups({"key:ann"}).page_image(stored.uri, 1, width=300).startswith(b"\x89PNG")
     with pytest.raises(CollectionError, match="There is no document"):
         collection.as_groups({"key:bob"}).page_image(stored.uri, 1, width=300)
+
+
+def _zip(folder: Path, data: bytes) -> str:
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        archive.writestr("log.pdf", data)
+    return str(folder)
+
+
+def _mail(folder: Path, data: bytes) -> str:
+    message = EmailMessage()
+    message["Subject"] = "The log"
+    message.set_content("See the attachment.")
+    message.add_attachment(data, maintype="application", subtype="pdf", filename="log.pdf")
+    (folder / "one.eml").write_bytes(message.as_bytes())
+    return str(folder)
+
+
+def _git(folder: Path, data: bytes) -> str:
+    porcelain = pytest.importorskip("dulwich.porcelain", reason="needs the extra git")
+    (folder / "log.pdf").write_bytes(data)
+    porcelain.init(str(folder))
+    porcelain.add(str(folder), [str(folder / "log.pdf")])
+    porcelain.commit(str(folder), message=b"first", author=b"a <a@b>", committer=b"a <a@b>")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("connector", "make"), [("files", _zip), ("mail", _mail), ("git", _git)])
+def test_every_connector_fetches_the_file_again(
+    connector: str, make: Callable[[Path, bytes], str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder="hashing")
+    collection.sync(make(folder, pdf(lines(*TEXT))), connector=connector)
+    (info,) = collection.documents("media_type = 'application/pdf'") or collection.documents()
+    reopened = Collection.open(tmp_path / ".ragfm", settings=Settings())
+    assert reopened.page_image(info.uri, 1, width=200).startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_web_server_is_asked_again(tmp_path: Path) -> None:
+    pytest.importorskip("urllib3", reason="needs the extra web")
+    with serve() as site:
+        site.page("/log.pdf", pdf(lines(*TEXT)), Content_Type="application/pdf")
+        collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder="hashing")
+        assert collection.sync(site.url("/log.pdf"), options={"allow_hosts": ["127.0.0.1"]}).added == 1
+        uri = collection.documents()[0].uri
+        assert collection.page_image(uri, 1, width=200).startswith(b"\x89PNG")
+        site.page("/log.pdf", status=404)
+        assert collection.page_image(uri, 1, width=300)  # from the file that was kept
+        page_images._cache = _Cache()
+        with pytest.raises(ConnectorError, match="responded with status 404"):
+            collection.page_image(uri, 1)
