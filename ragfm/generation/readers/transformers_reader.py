@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from json import loads
 from pathlib import Path
 
-from ragfm.core.errors import ModelNotFoundError, UnsupportedError
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ragfm.core.errors import ConfigError, ModelNotFoundError, UnsupportedError
 from ragfm.core.types import Sampling
-from ragfm.generation.readers import int_option, passages_for
+from ragfm.generation.readers import bool_option, int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
 from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE
 from ragfm.generation.readers.local_reader import LocalReader
@@ -26,8 +29,9 @@ class TransformersReader(LocalReader[TorchModel]):
     (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` and `attention` are transformers'
     names. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
     model's training context, minus `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
-    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder. A model with a processor
-    takes images of up to `image_side` pixels on the longer side; larger ones are scaled.
+    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder. A model with `vision`
+    takes images of up to `image_side` pixels on the longer side; larger ones are scaled. Default: whether it has a
+    processor, and cannot be loaded without vision.
     """
 
     def __init__(
@@ -43,13 +47,14 @@ class TransformersReader(LocalReader[TorchModel]):
         attention: str | None = None,
         thinking: bool | str = False,
         virtual_tokens: int = 0,
+        vision: bool | str | None = None,
         image_side: int = IMAGE_SIDE,
     ) -> None:
         path = find_model(model, "reader")
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
         self._device, self._dtype, self._bits, self._attention = device, dtype, bits, attention
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
-        self.vision = _takes_images(path)
+        self.vision = _has_vision(path, vision)
 
     @property
     def passages(self) -> int:
@@ -92,11 +97,22 @@ class TransformersReader(LocalReader[TorchModel]):
             )
 
 
-def _takes_images(path: Path) -> bool:
-    """Whether a folder has a model with a vision tower, and the processor for its images. Loads nothing."""
-    try:
-        config = loads((path / "config.json").read_bytes())
-    except (OSError, ValueError):
+def _has_vision(path: Path, wanted: bool | str | None) -> bool:
+    """Whether to load a model with its vision part. Loads nothing. Raises ConfigError if it is `wanted` and absent.
+
+    By default, only models that transformers cannot load as language models are: others stay what they were for text.
+    """
+    if wanted is not None and not bool_option("vision", wanted):
         return False
-    has_processor = any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-    return has_processor and isinstance(config, dict) and "vision_config" in config
+    kind = None
+    with suppress(OSError, ValueError):
+        config = loads((path / "config.json").read_bytes())
+        files = ("preprocessor_config.json", "processor_config.json")
+        if "vision_config" in config and any((path / name).is_file() for name in files):
+            kind = config.get("model_type")
+    if wanted is not None and kind is None:
+        raise ConfigError(
+            f"Invalid reader option vision: the model '{path}' has no vision part, or no processor for images.",
+            "Use a model with `vision_config` in its config.json, and a preprocessor_config.json.",
+        )
+    return kind is not None and (wanted is not None or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

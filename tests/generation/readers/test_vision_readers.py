@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.tiny_models import tiny_model
 from support.tiny_vision import KINDS, tiny_llava_gguf, tiny_qwen_gguf, tiny_vision
 
-from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import ConfigError, ContextOverflowError, DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.types import ImagePart, Message, Sampling
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.engine import BatchToken
@@ -68,7 +69,11 @@ def load(folders: dict[str, Path]) -> Callable[[str], Reader]:
     @cache
     def load_once(kind: str) -> Reader:
         path = str(folders[kind])
-        return LlamaCppReader(path, threads=1, slots=4) if "gguf" in kind else TransformersReader(path, slots=4)
+        return (
+            LlamaCppReader(path, threads=1, slots=4)
+            if "gguf" in kind
+            else TransformersReader(path, slots=4, vision=True)
+        )
 
     return load_once
 
@@ -86,6 +91,13 @@ def reader(request: pytest.FixtureRequest, load: Callable[[str], Reader]) -> Rea
 @pytest.fixture(params=["llava.gguf", "qwen2_vl.gguf"])
 def llama(request: pytest.FixtureRequest, load: Callable[[str], Reader]) -> Reader:
     return load(request.param)
+
+
+def another(reader: Reader, **options: Any) -> Reader:
+    """Another reader of the same model."""
+    if isinstance(reader, TransformersReader):
+        options["vision"] = True
+    return type(reader)(str(reader._path), **options)
 
 
 def library_inputs(reader: TransformersReader, messages: Sequence[Message]) -> Any:
@@ -141,7 +153,7 @@ def test_text_next_to_images_is_that_of_text_alone(vision: Reader) -> None:
     """Slots are added while an image is being read; the prefix cache still serves text."""
     prompts = [TEXT, ASKED, [Message("user", f"{LONG}And what is this?")], [Message("user", ("See ", IMAGE, "?"))]]
     alone = [read(vision, prompt)[0] for prompt in prompts]
-    fresh: Reader = type(vision)(str(vision._path), slots=4)
+    fresh = another(vision, slots=4)
     for _ in range(2):
         streams = [fresh.stream(prompt, Sampling(max_tokens=TOKENS)) for prompt in prompts]
         assert ["".join(stream) for stream in streams] == alone
@@ -152,10 +164,10 @@ def test_text_next_to_images_is_that_of_text_alone(vision: Reader) -> None:
 def test_the_window_has_room_for_images(vision: Reader) -> None:
     tokens = vision.count_tokens(ASKED)
     assert tokens > vision.count_tokens([message if not message.images else TEXT[0] for message in ASKED]) - len(LONG)
-    small: Reader = type(vision)(str(vision._path), context_tokens=tokens)
+    small = another(vision, context_tokens=tokens)
     with pytest.raises(ContextOverflowError, match=str(tokens)):
         small.stream(ASKED)
-    larger: Reader = type(vision)(str(vision._path), context_tokens=tokens + 2)
+    larger = another(vision, context_tokens=tokens + 2)
     assert len(read(larger, ASKED, max_tokens=None)[1]) == 2
 
 
@@ -175,6 +187,22 @@ def test_larger_images_are_scaled_before_they_are_counted(folders: dict[str, Pat
     large = [Message("user", ("What is it?", noise(400, 400)))]
     counts = [TransformersReader(str(folders["qwen2_vl"]), image_side=side).count_tokens(large) for side in (112, 56)]
     assert counts[0] - counts[1] == 16 - 4
+
+
+def test_models_that_are_also_language_models_see_only_if_asked(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert TransformersReader(str(folders["qwen2_vl"])).vision
+    assert not TransformersReader(str(folders["qwen2_vl"]), vision=False).vision
+    text = TransformersReader(str(folders["gemma3"]))
+    assert not text.vision
+    with pytest.raises(UnsupportedError, match="cannot see images"):
+        text.count_tokens(ASKED)
+    seeing = TransformersReader(str(folders["gemma3"]), vision="true")
+    assert seeing.vision
+    assert read(text, TEXT)[0] == read(seeing, TEXT)[0]
+    blind = tiny_model(tmp_path / "llama")
+    assert not TransformersReader(str(blind)).vision
+    with pytest.raises(ConfigError, match="no vision part"):
+        TransformersReader(str(blind), vision=True)
 
 
 def test_a_text_cannot_stand_for_an_image(reader: TransformersReader) -> None:
