@@ -526,7 +526,7 @@ class Collection:
         return self._read_catalog(lambda catalog: _info(self._row(catalog, uri), catalog.display_names()))
 
     def document(self, uri: str) -> Document:
-        """One document with its text, by uri or display name.
+        """One document with its text, by uri or display name, without the images of its figures; see `image`.
 
         Raises CollectionError if there is none that this handle may see.
         """

@@ -482,3 +482,27 @@ def test_a_table_with_filled_cells_is_a_table() -> None:
 def test_a_picture_on_every_page_is_stored_once() -> None:
     parsed, found = figures(pdf(*(lines(f"Page {i}", *PROSE) + BARS for i in range(3))))
     assert len(found) == len(parsed.images) == 1
+
+
+def image(x: float, y: float, width: float, height: float) -> str:
+    """An image of a grey and a light pixel, as large as it is wanted."""
+    return f"q {width} 0 0 {height} {x} {y} cm BI /W 2 /H 1 /CS /G /BPC 8 ID \x40\xee EI Q "
+
+
+def test_a_photo_in_strips_is_one_figure() -> None:
+    strips = "".join(image(100, 400 + 30 * strip, 300, 30) for strip in range(4))
+    parsed, (figure,) = figures(pdf(lines(*PROSE) + strips + lines("Foto: A. Lovelace", x=100, y=388, size=7)))
+    assert figure.box == pytest.approx((100 / 612, (792 - 520) / 792, 400 / 612, (792 - 400) / 792), abs=0.02)
+    assert figure.value == "" or "Lovelace" in figure.value
+    assert "Lovelace" in parsed.text[figure.start : figure.end]
+
+
+def test_a_scanned_page_is_a_figure_as_a_whole() -> None:
+    parsed, found = figures(pdf(lines(*PROSE), image(0, 0, 612, 792), lines("The end of it.")))
+    (figure,) = found
+    assert figure.box == (0, 0, 1, 1)
+    assert parsed.text[figure.start : figure.end] == "![a.pdf]()"
+    page = next(mark for mark in parsed.marks if mark.kind == "page" and mark.value == "2")
+    assert (page.start, page.end) == (figure.start, figure.end)
+    assert open_image(parsed.images[figure.image]).size == (1530, 1980)
+    assert parse(Blob(pdf(lines(*PROSE), image(0, 0, 612, 792))), "a.pdf").metadata["pages_without_text"] == "2"
