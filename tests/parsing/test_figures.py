@@ -204,7 +204,17 @@ def test_recipes_change_only_where_images_are_kept(monkeypatch: pytest.MonkeyPat
     before = json.loads(text_only.description)
     changed = {kind for kind, versions in json.loads(images.description).items() if versions != before[kind]}
     assert changed == {
-        *(formats.IMAGE, formats.PDF, formats.DOCX, formats.PPTX, formats.HTML, formats.EPUB, formats.ODT, formats.ODP)
+        *(
+            formats.IMAGE,
+            formats.VIDEO,
+            formats.PDF,
+            formats.DOCX,
+            formats.PPTX,
+            formats.HTML,
+            formats.EPUB,
+            formats.ODT,
+            formats.ODP,
+        )
     }
     assert "images" not in text_only.description
     version = images.version(formats.DOCX)
