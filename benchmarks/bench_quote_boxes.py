@@ -65,10 +65,11 @@ def measure_folder(folder: Path, pages: int) -> dict[str, Any]:
         marks = [mark for mark in parsed.marks if mark.kind == "page"]
         with pypdfium2.PdfDocument(data) as document:
             for mark in random.Random(path.name).sample(marks, min(pages, len(marks))):
+                content = read_page(document, int(mark.value) - 1)  # which makes form fields part of the page
                 page = document[int(mark.value) - 1]
                 if page.get_rotation():
                     continue
-                content, shown = read_page(document, int(mark.value) - 1), page.get_textpage()
+                shown = page.get_textpage()
                 left, _, _, top = page.get_bbox()
                 text, place_of = parsed.text[mark.start : mark.end], dict[str, tuple[Any, ...]]()
                 for start, end in sentence_spans(text):

@@ -46,6 +46,8 @@ class _Cache:
             value = self._values.pop(key, None)
         if value is None:
             value = make()
+        if len(value) > _MAX_CACHED:
+            return value
         with self._lock:
             self._values[key] = value
             while sum(map(len, self._values.values())) > _MAX_CACHED:

@@ -192,7 +192,7 @@ def test_a_cited_figure_is_shown_and_marked_on_its_page(tmp_path: Path, browser:
         visit.page.get_by_role("button", name="Show page 1").click()
         dialog = visit.page.get_by_role("dialog", name="ships.png")
         expect(dialog.get_by_role("img", name="Page 1 of ships.png, with the cited words marked")).to_be_visible()
-        assert dialog.locator("rect").count() == 1
+        assert dialog.locator("rect.active.figure").count() == 1
         visit.all_well()
         visit.context.close()
 

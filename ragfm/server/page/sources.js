@@ -246,7 +246,8 @@ async function showPage(model, hit, page, evidence, active) {
       api.pageImage(hit.uri, collection, page, PAGE_WIDTH),
       ...shown.map((item) => (item.box ? [item.box] : api.pageBoxes(hit.uri, collection, page, item))),
     ]);
-    const marks = shown.flatMap((item, i) => boxes[i].map((box) => rectangle(box, item === active ? 'active' : null)));
+    const classOf = (item) => [item === active && 'active', item.box && 'figure'].filter(Boolean).join(' ') || null;
+    const marks = shown.flatMap((item, i) => boxes[i].map((box) => rectangle(box, classOf(item))));
     const label = `Page ${page} of ${nameOf(hit.uri)}${marks.length ? ', with the cited words marked' : ''}`;
     const layer = svg('svg', { viewBox: '0 0 1 1', preserveAspectRatio: 'none', 'aria-hidden': 'true' }, marks);
     const sheet = h('div', { class: 'page' }, drawing(image, label), layer);
