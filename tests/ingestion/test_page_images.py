@@ -127,8 +127,8 @@ def test_files_and_images_are_kept_up_to_a_limit(
     (docs / "log.pdf").unlink()
     assert collection.page_image("docs/log.pdf", 1) == first
     assert collection.page_image("docs/log.pdf", 2)  # from the file that was kept
-    monkeypatch.setattr(page_images, "_MAX_CACHED", 10)
-    assert collection.page_image("docs/board/plan.pdf", 1)  # pushes out everything
+    monkeypatch.setattr(page_images, "_MAX_CACHED", len(first) // 2)  # less than any image of this width
+    assert collection.page_image("docs/board/plan.pdf", 1)  # its file pushes out all others
     with pytest.raises(ConnectorError, match="cannot be read"):
         collection.page_image("docs/log.pdf", 1)
 
