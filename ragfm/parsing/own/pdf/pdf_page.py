@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import re
 import sys
@@ -19,6 +20,7 @@ from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, rasterize, rend
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
 
+_log = logging.getLogger(__name__)
 _MIN_FONT_SIZE = 1.0  # points; smaller text is not readable
 _MIN_OPACITY = 12  # of 255; text with less is not visible
 _INVISIBLE_MODE, _CLIPPING_MODE = 3, 7  # text render modes that paint nothing
@@ -103,7 +105,10 @@ def read_page(document: PdfDocument, index: int, *, images: bool = False) -> Pag
         if images and is_scan:
             content.image = render(page, Box(0, 0, content.width, content.height))
         elif images:
-            content.figures = _read_figures(page, content)
+            try:
+                content.figures = _read_figures(page, content)
+            except Exception as error:  # a page whose drawings are damaged keeps its text
+                _log.debug("figures of page %d", index + 1, exc_info=error)
         return content
     finally:
         page.close()
