@@ -68,12 +68,13 @@ def test_an_image_is_turned_upright_and_never_enlarged() -> None:
 
 
 @pytest.mark.slow
-def test_a_quote_on_a_scan_is_found_by_ocr() -> None:
+@pytest.mark.parametrize(("kind", "media_type"), [("PNG", IMAGE), ("PDF", PDF)])
+def test_a_quote_on_a_scan_is_found_by_ocr(kind: str, media_type: str) -> None:
     pytest.importorskip("rapidocr")
-    data = picture("The keeper lights the lamp.", "The pilot waits below.")
+    data = picture("The keeper lights the lamp.", "The pilot waits below.", kind=kind)
     text = "The keeper lights the lamp.\nThe pilot waits below."
-    ((left, top, right, bottom),) = find_on_page(data, IMAGE, "a.png", 1, text, text.index("The pilot"), len(text))
+    ((left, top, right, bottom),) = find_on_page(data, media_type, "scan", 1, text, text.index("The pilot"), len(text))
     assert left == pytest.approx(60 / 800, abs=0.02)
     assert 0.5 < right < 0.8
     assert (top + bottom) / 2 == pytest.approx(170 / 400, abs=0.04)
-    assert find_on_page(data, IMAGE, "a.png", 1, "The captain sleeps.", 0, 19) == []
+    assert find_on_page(data, media_type, "scan", 1, "The captain sleeps.", 0, 19) == []
