@@ -95,14 +95,14 @@ class _Scene(NamedTuple):
 
 def _scene_images(container: Any, name: str) -> Iterator[tuple[float, bytes]]:
     """The start time and the image of each scene that differs from the scenes before."""
-    if not container.streams.video:
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:  # no picture, or an unknown codec
         return
-    stream = container.streams.video[0]
     if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
         raise ParseError(f"{name} has frames of over {MAX_PIXELS:,} pixels.")
     stream.codec_context.skip_frame = "NONREF"
     shown: list[NDArray[np.int16]] = []
-    for scene in _scenes(_samples(container)):
+    for scene in _scenes(_samples(container, stream)):
         heartbeat.beat()
         if any(_change(scene.thumbnail, earlier) < _MIN_CHANGE for earlier in shown):
             continue  # back to an earlier picture
@@ -118,13 +118,13 @@ def _scene_images(container: Any, name: str) -> Iterator[tuple[float, bytes]]:
             return
 
 
-def _samples(container: Any) -> Iterator[_Scene]:
+def _samples(container: Any, stream: Any) -> Iterator[_Scene]:
     """A frame about every half second, as a scene of its own."""
     import av
     import numpy as np
 
     following = 0.0
-    for packet in container.demux(video=0):
+    for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:  # skip a damaged packet
