@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.figures import commit_figures, document_with_figures
 from support.tiny_vision import tiny_vision
 
 from ragfm import Collection, Rag, Settings
@@ -24,33 +25,25 @@ QUESTION = "Which region sold most?"
 SEEN = "The western region is shown as the tallest bar [1]."
 
 
-def picture(seed: int = 0) -> ImagePart:
+def noise(seed: int = 0) -> ImagePart:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
     return ImagePart(buffer.getvalue(), "image/png")
 
 
-def page(image: ImagePart, caption: str) -> str:
-    url = f"data:image/png;base64,{b64encode(image.data).decode()}"
-    return (
-        f"<h1>Report</h1><p>The year was dry.</p><figure><img src='{url}'><figcaption>{caption}</figcaption></figure>"
-    )
-
-
-PICTURE, SECRET = picture(), picture(1)
+PICTURE, SECRET = noise(), noise(1)
+CAPTION = "Figure 3: Sales by region"
+SETTINGS = Settings.model_validate({"ask": {"log": True, "reranker": "none"}, "parse": {"images": True}})
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    tmp_path = tmp_path_factory.mktemp("pictures")
-    (tmp_path / "docs" / "board").mkdir(parents=True)
-    (tmp_path / "docs" / "report.html").write_text(page(PICTURE, "Figure 3: Sales by region"))
-    (tmp_path / "docs" / "board" / "plan.html").write_text(page(SECRET, "Figure 9: Which region to sell"))
-    (tmp_path / "docs" / "board" / ".ragfm-access").write_text("board")
-    settings = Settings.model_validate({"ask": {"log": True, "reranker": "none"}, "parse": {"images": True}})
-    collection = Collection.open(tmp_path / "c", settings=settings, embedder=HashingEmbedder())
-    collection.sync(tmp_path / "docs")
+    folder = tmp_path_factory.mktemp("pictures") / "c"
+    collection = Collection.open(folder, settings=SETTINGS, embedder=HashingEmbedder())
+    commit_figures(collection, [document_with_figures("report", {CAPTION: PICTURE.data})])
+    secret = document_with_figures("plan", {"Figure 9: Which region to sell": SECRET.data})
+    commit_figures(collection, [secret], name="board", allow=["board"])
     return collection
 
 
@@ -65,7 +58,7 @@ def test_a_reader_with_vision_sees_the_picture(collection: Collection, capsys: p
     assert reader.prompts[0][-1].images == (PICTURE,)
     (citation,) = answer.citations
     assert (citation.verified, citation.fault) == (False, "picture")
-    assert (citation.image, citation.box) == (PICTURE.digest, chart.box)
+    assert (citation.image, citation.page, citation.box) == (PICTURE.digest, 1, (0.1, 0.0, 0.9, 0.1))
     assert answer.notes == ()
     assert answer_json(answer)["notes"] == ()
     print_answer(answer)
@@ -89,14 +82,15 @@ def test_a_reader_without_vision_gets_the_text_and_the_answer_says_so(
     reader = ScriptedReader([SEEN])
     answer = Rag(collection, reader=reader).ask(QUESTION)
     assert isinstance(reader.prompts[0][-1].content, str)
-    assert "Figure 3: Sales by region" in reader.prompts[0][-1].text
+    assert CAPTION in reader.prompts[0][-1].text
     assert answer.notes == (CANNOT_SEE,)
     assert answer_json(answer)["notes"] == (CANNOT_SEE,)
     assert all(citation.fault != "picture" for citation in answer.citations)
     print_answer(answer)
     assert CANNOT_SEE.rstrip(".") in capsys.readouterr().out
-    text = next(hit for hit in collection.search("The year was dry.") if not hit.image)
-    assert Rag(collection, reader=ScriptedReader(["It was dry [1]."])).ask("How was the year?", hits=[text]).notes == ()
+    text = next(hit for hit in collection.search("A paragraph before the figures.") if not hit.image)
+    plain = Rag(collection, reader=ScriptedReader(["A paragraph [1]."])).ask("What is before the figures?", hits=[text])
+    assert plain.notes == ()
 
 
 def test_a_picture_that_was_removed_is_named(collection: Collection) -> None:
@@ -135,3 +129,17 @@ def test_a_real_vision_model_answers_from_a_picture(collection: Collection, tmp_
     assert usage.prompt_tokens == reader.count_tokens(stream.prompt.messages)
     text_only = [Message(message.role, message.text) for message in stream.prompt.messages]
     assert usage.prompt_tokens == reader.count_tokens(text_only) + 16  # 32 * 32 pixels in patches of 8 * 8
+
+
+@pytest.mark.slow
+def test_a_figure_of_a_web_page_reaches_the_reader(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    url = f"data:image/png;base64,{b64encode(PICTURE.data).decode()}"
+    figure = f"<figure><img src='{url}'><figcaption>{CAPTION}</figcaption></figure>"
+    (tmp_path / "docs" / "report.html").write_text(f"<h1>Report</h1><p>The year was dry.</p>{figure}")
+    collection = Collection.open(tmp_path / "c", settings=SETTINGS, embedder=HashingEmbedder())
+    collection.sync(tmp_path / "docs")
+    reader = ScriptedReader([SEEN], vision=True)
+    answer = Rag(collection, reader=reader).ask(QUESTION)
+    assert reader.prompts[0][-1].images == (PICTURE,)
+    assert [(one.fault, one.image) for one in answer.citations] == [("picture", PICTURE.digest)]
