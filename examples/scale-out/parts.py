@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,20 +128,6 @@ def ask(port: int, question: str) -> str:
     text = answer["choices"][0]["message"]["content"]
     print(f"  {question} {text!r}", flush=True)
     return str(text)
-
-
-def wait_for_http(url: str, seconds: float = 120) -> None:
-    """Wait until a server answers."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-        else:
-            return
 
 
 class Database:

@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from parts import Database, Machines, address_of, ask, finish, free_port, kill, wait_for_http
+from parts import Database, Machines, address_of, ask, finish, free_port, kill
 
 from ragfm.models.model_lookup import find_model
 
@@ -52,8 +52,8 @@ with Machines() as machines:
     print("Two servers answer with the model of a third one.")
     model = f"http://127.0.0.1:{(model_port := free_port())}/v1"
     server = [sys.executable, "-m", "llama_cpp.server", "--model", str(find_model("bundled", "reader"))]
-    machines.start("model", *server, "--model_alias", "small", "--n_ctx", "4096", f"--port={model_port}")
-    wait_for_http(f"{model}/models")
+    server += ["--model_alias", "small", "--n_ctx", "4096", "--verbose", "false", f"--port={model_port}"]
+    machines.start("model", *server, wait_for="Uvicorn running")
     variables = {"OPENAI_BASE_URL": model, "OPENAI_API_KEY": "none"}
     servers = [machines.serve(f"server-{n}", address, "--reader", "openai:small", **variables) for n in range(2)]
     for _, port_of_server in servers:
