@@ -5,8 +5,9 @@
 
 All have the same weights, prompts of different lengths, greedy decoding and a fixed number of tokens to generate.
 `generate` gets all prompts as one padded batch, its best case; the other two get separate requests. Continuous batching
-has blocks for all requests, as it would infer on a GPU, and no flash attention, which needs one. Each side runs in a
-process of its own. For each batch: tokens per second, and how many of the first eight texts equal those of `generate`
+keeps its manager, has blocks for all requests, as it would infer on a GPU, and no flash attention, which needs one. No
+prompt is asked twice, and they begin differently, so no side reuses evaluated prompts. Each side runs in a process of
+its own. For each batch: tokens per second, and how many of the first eight texts equal those of `generate`
 with one prompt at a time. For each side: peak memory of the process, and tokens of a request after it was cancelled.
 """
 
@@ -45,14 +46,18 @@ class Sides:
         self.engine.end_tokens = set()  # all generate the same number of tokens
         self.engine.set_adapter(None)
         self.model, self.tokenizer = self.engine._model, self.engine._tokenizer
-        self.tokens = tokens
+        self.tokens, self.first = tokens, 0
+        """`first` is the number of the first prompt."""
         self.config = ContinuousBatchingConfig(
             num_blocks=slots * (CONTEXT // BLOCK + 1), max_batch_tokens=512, page_size=BLOCK, auto_switch_to_flash=False
         )
         self.greedy = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1)
 
     def prompts(self, count: int) -> list[list[Message]]:
-        return [[Message("user", WORDS * (1 + 3 * n % 7) + f"Write about the number {n}.")] for n in range(count)]
+        return [
+            [Message("user", f"{n}: " + WORDS * (1 + 3 * n % 7) + "Write about the number.")]
+            for n in range(self.first, self.first + count)
+        ]
 
     def ids(self, count: int) -> list[list[int]]:
         return [self.engine.prompt_tokens(messages) for messages in self.prompts(count)]
@@ -62,7 +67,9 @@ class Sides:
         return ["".join(stream) for stream in streams]
 
     def generate(self, count: int) -> list[str]:
-        ids = self.ids(count)
+        return self.generated(self.ids(count))
+
+    def generated(self, ids: list[list[int]]) -> list[str]:
         longest, pad = max(map(len, ids)), self.tokenizer.eos_token_id
         batch = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=self.engine.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=self.engine.device)
@@ -80,7 +87,10 @@ class Sides:
     def continuous(self, count: int) -> list[str]:
         with torch.inference_mode():
             found = self.model.generate_batch(
-                self.ids(count), generation_config=self.greedy, continuous_batching_config=self.config
+                self.ids(count),
+                generation_config=self.greedy,
+                continuous_batching_config=self.config,
+                persistent_manager=True,
             )
         assert len(found) == count
         assert not any(output.error for output in found.values())
@@ -100,6 +110,7 @@ class Sides:
             return len(list(first))
         if side != "continuous":
             return None
+        self.model.destroy_cached_continuous_batching_manager()
         after, count, cancelled = 0, 0, False
         ids = self.ids(2)
         with self.model.continuous_batching_context_manager(
@@ -125,23 +136,19 @@ def measure_side(side: str, given: argparse.Namespace) -> dict[str, Any]:
     sides = Sides(given.model, given.device, max(given.batches), given.tokens)
     run = getattr(sides, side)
     run(1)
-    rows, texts = {}, {}
+    rows, texts, expected = {}, {}, {}
     for count in given.batches:
         speeds = []
         for _ in range(given.rounds):
+            sides.first += 1000
             start = clock()
             texts[count] = run(count)
             speeds.append(count * given.tokens / (clock() - start))
         rows[count] = round(statistics.median(speeds), 1)
-    expected: list[str] = []
-    if side == "generate":  # without padding, which changes sums
-        for n in range(min(COMPARED, max(given.batches))):
-            ids = torch.tensor([sides.ids(n + 1)[-1]], device=sides.engine.device)
-            with torch.inference_mode():
-                output = sides.model.generate(
-                    input_ids=ids, max_new_tokens=given.tokens, min_new_tokens=given.tokens, do_sample=False
-                )
-            expected += sides.texts(output[:, ids.shape[1] :].tolist())
+        if side == "generate":  # without padding, which changes sums
+            expected[count] = []
+            for ids in sides.ids(min(count, COMPARED)):
+                expected[count] += sides.generated([ids])
     return {
         "tokens_per_second": rows,
         "memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -188,7 +195,8 @@ def main() -> None:
             name: found[side][name] for name in ("tokens_per_second", "memory_mb", "tokens_after_cancel")
         } | {
             "equal_texts": {
-                n: f"{sum(map(str.__eq__, rows, expected))} of {min(len(rows), COMPARED)}" for n, rows in texts.items()
+                n: f"{sum(map(str.__eq__, rows, expected[n]))} of {min(len(rows), COMPARED)}"
+                for n, rows in texts.items()
             }
         }
     print(json.dumps(result))
