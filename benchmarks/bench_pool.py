@@ -7,7 +7,7 @@ a text, so each answer has 64 tokens. Users ask, as in `bench_server.py`, in win
 `ragfm serve`, one with one llama-server behind it and one with both: other programs slow down both. Prompts have one
 passage: the servers read prompts at a few hundred tokens per second.
 
-Then eight answers of 256 tokens are streamed at once, and one llama-server is killed (SIGKILL) when four of them have
+Then eight answers of 256 tokens are streamed at once, and one llama-server is killed (SIGKILL) when all of them have
 text; new questions are asked right away. Counted: answers that were finished, answers that ended with
 `reader_unavailable`, all others, and for new questions the time to the first token, with both servers before the kill,
 right after it, and when the other answers have ended.
@@ -104,10 +104,9 @@ async def kill_one(address: str, keys: Sequence[str], servers: dict[str, int], s
             )
             for n in range(streams)
         ]
-        while sum(event.is_set() for event in begun) < streams // 2:
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*(event.wait() for event in begun))
         process = next(iter(servers.values()))
-        with_text = sum(event.is_set() and not task.done() for event, task in zip(begun, tasks, strict=True))
+        open_streams = sum(not task.done() for task in tasks)
         os.kill(process, signal.SIGKILL)
         at_once = await new(client)
         answers = await asyncio.gather(*tasks)
@@ -121,7 +120,7 @@ async def kill_one(address: str, keys: Sequence[str], servers: dict[str, int], s
 
     return {
         "streams": streams,
-        "with_text_at_the_kill": with_text,
+        "open_at_the_kill": open_streams,
         "finished": sum(not one["error"] for one in answers),
         "reader_unavailable": sum(one["error"] == "reader_unavailable" for one in answers),
         "other_errors": [one["error"] for one in answers if one["error"] not in ("", "reader_unavailable")],
