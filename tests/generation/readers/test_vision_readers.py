@@ -315,9 +315,9 @@ def test_an_image_moves_to_a_context_with_more_slots(llama: LlamaCppReader) -> N
         context, tokens = make(1), []
         logits, position = context.evaluate_images(0, model.image_prompt(ASKED).inputs)
         for step in range(8):
+            tokens.append(int(logits.argmax()))  # before the context that holds the logits is freed
             if moves and step == 3:
                 context = context.resized(3)
-            tokens.append(int(logits.argmax()))
             (logits,) = context.evaluate([BatchToken(tokens[-1], position + step, 0, True)])
         texts.append((tokens, logits.copy()))
     assert texts[0][0] == texts[1][0]
