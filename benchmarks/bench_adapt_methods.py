@@ -101,7 +101,7 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
 def generate(model: Any, base: Any, example: Example) -> str:
     from ragfm.training.validation import generate_greedy
 
-    return generate_greedy(model, base, base.prompt(example.messages), TOKENS)
+    return generate_greedy(model, base, example.messages, TOKENS)
 
 
 def answer_measures(examples: list[Example], answers: list[str]) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def compare_readers(
     sampling = Sampling(max_tokens=_MAX_TOKENS, adapter=str(gguf))
     pairs = []
     for number, example in enumerate(examples, 1):
-        by_transformers = generate_greedy(model, loaded, loaded.prompt(example.messages), _MAX_TOKENS)
+        by_transformers = generate_greedy(model, loaded, example.messages, _MAX_TOKENS)
         with reader.stream(example.messages, sampling) as stream:
             by_llama = "".join(stream).strip()
         pairs.append((by_transformers, by_llama))

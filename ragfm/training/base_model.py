@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from ragfm.core.errors import DamagedModelError, MissingExtraError, UnsupportedError
+from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
-from ragfm.generation.readers.chat_template import close_thinking
+from ragfm.generation.readers.chat_template import ChatTemplate, close_thinking
+from ragfm.generation.readers.images import IMAGE_SIDE, check_images
+from ragfm.generation.readers.torch_model import process_images
+from ragfm.generation.readers.transformers_reader import has_vision
 from ragfm.models.hardware import cpu_info
 from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
 from ragfm.training.examples import Example
@@ -23,10 +26,15 @@ _PLACEHOLDER = "ANSWER"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of an example. The completion, on which the loss is computed, begins at index `start`."""
+    """The tokens of an example. The completion, on which the loss is computed, begins at index `start`.
+
+    `messages` is the prompt if it has images, from which `Base.image_inputs` prepares them for each step: the pixels of
+    all examples would take too much memory.
+    """
 
     ids: tuple[int, ...]
     start: int
+    messages: tuple[Message, ...] = ()
 
 
 class Base:
@@ -42,10 +50,14 @@ class Base:
     - `ends`: tokens that end a turn.
     - `pad`: padding token.
     - `window`: maximum number of tokens of a prompt and its completion.
+    - `processor`: prepares images for a model with vision; None for others.
     """
 
-    def __init__(self, name: str, *, four_bit: bool = False) -> None:
-        """Load a model; `four_bit` quantises it to 4 bits (QLoRA)."""
+    def __init__(self, name: str, *, four_bit: bool = False, vision: bool | None = None) -> None:
+        """Load a model; `four_bit` quantises it to 4 bits (QLoRA).
+
+        `vision` loads it with its vision part or without, by default as the transformers reader does.
+        """
         self.name = name
         self.path = find_model(name, "reader")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -55,11 +67,25 @@ class Base:
             options["gguf_file"] = self.path.name
         quantisation = {"quantization_config": self._four_bit_config()} if four_bit else {}
         try:
+            vision = has_vision(self.path, vision)
+        except ConfigError as error:
+            raise self._cannot_see() from error
+        auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+        self.processor: Any = None
+        try:
             with hide_progress_bar(gguf=self.path.is_file()):
                 self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-                model = AutoModelForCausalLM.from_pretrained(
+                if vision:
+                    self.processor = AutoProcessor.from_pretrained(folder, **options)
+                    self.tokenizer.chat_template = self.tokenizer.chat_template or self.processor.chat_template
+                model = auto_model.from_pretrained(
                     folder, dtype=torch.float32, use_safetensors=True, **options, **quantisation
                 )
+        except ImportError as error:
+            extra = "vision" if vision else "train"
+            raise MissingExtraError(
+                f"Cannot load {self.path}: {error}.", f"Run `pip install 'ragfm[{extra}]'`."
+            ) from error
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise DamagedModelError(
                 f"transformers cannot load {self.path}: {error}", "Download the model again."
@@ -71,12 +97,11 @@ class Base:
         eos = model.generation_config.eos_token_id
         self.ends = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.pad = next(iter(self.ends), 0)
-        self.window = int(getattr(model.config, "max_position_embeddings", 1 << 20))
+        self.window = int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20))
         # The text that the template writes before an answer, and the tokens after it up to the end of the turn.
-        turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
+        turns = [Message("user", "q"), Message("assistant", _PLACEHOLDER)]
         try:
-            prompt = self.render(turns[:1], add_generation_prompt=True)
-            conversation = self.render(turns)
+            prompt, conversation = self.render(turns[:1]), self.render(turns, opens_answer=False)
         except (TemplateError, ValueError) as error:
             raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
         before, _, after = conversation.rpartition(_PLACEHOLDER)
@@ -92,9 +117,10 @@ class Base:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a prompt, as the readers build it; the chat template writes the special tokens."""
-        turns = [{"role": message.role, "content": message.text} for message in messages]
+        if any(message.images for message in messages):
+            return [int(token) for token in self._process(messages)["input_ids"][0]]
         try:
-            return self._tokens(self.render(turns, add_generation_prompt=True))
+            return self._tokens(self.render(messages))
         except (TemplateError, ValueError) as error:
             raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
 
@@ -102,16 +128,52 @@ class Base:
         """The tokens of prompt and completion, including the token that ends the turn."""
         prompt = self.prompt(example.messages)
         completion = self._tokens(self._answer_prefix + example.completion)
-        return Encoded((*prompt, *completion, *self._answer_end), len(prompt))
+        with_images = any(message.images for message in example.messages)
+        ids = (*prompt, *completion, *self._answer_end)
+        return Encoded(ids, len(prompt), example.messages if with_images else ())
 
-    def render(self, turns: list[dict[str, str]], **options: Any) -> str:
+    def image_inputs(self, messages: Sequence[Message], tokens: int) -> dict[str, torch.Tensor]:
+        """What the model takes next to the tokens of a prompt with images: the pixels, and the kind of each token.
+
+        `tokens` counts those of prompt and completion, which is text. Empty without images. Raises UnsupportedError.
+        """
+        if not any(message.images for message in messages):
+            return {}
+        inputs = dict(self._process(messages))
+        shape = inputs.pop("input_ids").shape
+        del inputs["attention_mask"]
+        for name, tensor in inputs.items():
+            if tensor.shape == shape:  # one value for each token, 0 for text
+                inputs[name] = torch.nn.functional.pad(tensor, (0, tokens - shape[1]))
+        return inputs
+
+    def _process(self, messages: Sequence[Message]) -> Any:
+        """The tensors of a prompt with images, as the reader prepares them. Raises UnsupportedError."""
+        if self.processor is None:
+            raise self._cannot_see()
+        check_images(messages, vision=True, reader=self.name)
+        return process_images(self.processor, self.render(messages), messages, side=IMAGE_SIDE, path=self.path)
+
+    def render(self, messages: Sequence[Message], *, opens_answer: bool = True) -> str:
         """A conversation without reasoning, as the readers render it."""
-        return close_thinking(
-            str(self.tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False, **options))
-        )
+        if self.processor is not None:
+            tokens = self.tokenizer.special_tokens_map.items()
+            variables: dict[str, Any] = {name: text for name, text in tokens if isinstance(text, str)}
+            variables["add_generation_prompt"] = opens_answer
+            source = self.tokenizer.get_chat_template()
+            return ChatTemplate(source, variables, self.path, vision=True).render(messages)
+        turns = [{"role": message.role, "content": message.text} for message in messages]
+        options = {"tokenize": False, "enable_thinking": False, "add_generation_prompt": opens_answer}
+        return close_thinking(str(self.tokenizer.apply_chat_template(turns, **options)))
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _cannot_see(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"An example has an image, and the base {self.path} cannot see images.",
+            "Use a folder with a vision model and its processor as the base, such as Qwen2-VL.",
+        )
 
     def _four_bit_config(self) -> Any:
         if self.path.is_file():

@@ -21,7 +21,7 @@ from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.rag import Rag
-from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl
+from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl, image_file
 
 Form: TypeAlias = Literal["phrase", "quoted"]
 
@@ -177,9 +177,14 @@ def connected_groups(names: Sequence[Sequence[str]]) -> list[list[int]]:
 
 
 def write_dataset(dataset: Dataset, folder: str | Path) -> None:
-    """Write `train.jsonl`, `valid.jsonl` and, last, `card.json`; each file is replaced atomically."""
+    """Write images, `train.jsonl`, `valid.jsonl` and, last, `card.json`; each file is replaced atomically."""
     folder = make_output(folder)
     (folder / CARD).unlink(missing_ok=True)
+    messages = (message for example in (*dataset.train, *dataset.valid) for message in example.messages)
+    images = {image_file(image): image.data for message in messages for image in message.images}
+    for name, data in images.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_durably(folder / name, data)
     write_durably(folder / TRAIN, examples_to_jsonl(dataset.train))
     write_durably(folder / VALID, examples_to_jsonl(dataset.valid))
     write_durably(folder / CARD, json.dumps(dataset.card, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -27,9 +27,14 @@ def write_example_format(dataset: Dataset, folder: str | Path, form: ExampleForm
     """Write a dataset as `FORMAT/train.jsonl` and `FORMAT/validation.jsonl` in a folder; returns the path of the first.
 
     `datasets.load_dataset` reads such a folder as two splits. Raises UnsupportedError if the format cannot hold a
-    prompt, or preferences.
+    prompt, or preferences, and for examples with images.
     """
     everything = [*dataset.train, *dataset.valid]
+    if any(message.images for example in everything for message in example.messages):
+        raise UnsupportedError(
+            f"There are examples with images, which are not written as {form}.",
+            "Omit --format, or use parse.images = false.",
+        )
     if form != "trl" and any(example.rejected for example in everything):
         raise UnsupportedError(f"The {form} format holds no preferences.", "Use --format trl.")
     convert = _CONVERTERS[form]

@@ -91,9 +91,8 @@ def _read_turns(base: Base, bos: str = "") -> tuple[dict[str, tuple[str, str]], 
 
 
 def _render(base: Base, bos: str, messages: Sequence[Message], *, opens: bool) -> str | None:
-    turns = [{"role": message.role, "content": message.text} for message in messages]
     try:
-        text = base.render(turns, add_generation_prompt=opens)
+        text = base.render(messages, opens_answer=opens)
     except (TemplateError, ValueError):
         return None
     return text.removeprefix(bos)

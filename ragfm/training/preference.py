@@ -118,7 +118,7 @@ def _mismatched(base: Base, examples: Sequence[Example], max_tokens: int) -> Ite
         if other is None:
             raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
         encoded = base.encode(replace(example, completion=other.completion))
-        yield Encoded(encoded.ids[:max_tokens], encoded.start)
+        yield replace(encoded, ids=encoded.ids[:max_tokens])
 
 
 def preference_rows(sequences: Sequences) -> list[Row]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ragfm.core.errors import DataError, RagfmError, UnsupportedError
+from ragfm.core.errors import ConfigError, DataError, RagfmError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.models.adapters import CHECKPOINT, read_record
@@ -110,6 +110,10 @@ class Training:
         self.base, self.settings, self.folder = base, settings, Path(folder)
         self.processes = Processes()
         method = settings.method.method
+        if base.processor is not None and method in ("full", "prefix", "prompt"):
+            raise ConfigError(
+                f"The method {method} cannot train models with vision.", "Use --method lora, qlora, dora or ia3."
+            )
 
         # Tokens, rows and steps.
         max_tokens = min(settings.most_tokens, base.window)
@@ -122,7 +126,7 @@ class Training:
         if settings.judge == "answers" and self._valid.examples and not self._asked:
             raise DataError("No validation example has a good answer.", "Train with `--judge loss`.")
         self.examples, self.valid_examples = len(self._train.examples), len(self._valid.examples)
-        self._pack_prefixes = shares_prefixes(base.model.config, method)
+        self._pack_prefixes = shares_prefixes(base.model.config.get_text_config(), method)
         rows, lengths = self._pack(self._train)
         self.steps: list[Step] = plan_steps(
             rows,
@@ -432,7 +436,18 @@ class Training:
         rows = [[examples[index] for index in row] for row in batch]
         if not self._pack_prefixes:
             rows = [[example] for row in rows for example in row]
-        return completion_logprobs(self.model, rows, self.base.pad, self.base.device)
+        model, pad, device = self.model, self.base.pad, self.base.device
+        if not any(example.messages for row in rows for example in row):
+            return completion_logprobs(model, rows, pad, device)
+        # Models differ in how they batch images, so each example with images goes through the model alone.
+        parts = [
+            completion_logprobs(
+                model, part, pad, device, **self.base.image_inputs(part[0][0].messages, len(part[0][0].ids))
+            )
+            for row in rows
+            for part in ([[[example]] for example in row] if row[0].messages else [[row]])
+        ]
+        return torch.cat([logprobs for logprobs, _ in parts]), sum(tokens for _, tokens in parts)
 
     def _compute_reference(self) -> None:
         """Take the reference log-probabilities from the folder, or compute them: no step has been made yet."""

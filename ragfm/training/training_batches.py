@@ -29,13 +29,17 @@ _WINDOW = 16  # steps whose rows are sorted by length together
 
 
 def pack_rows(examples: Sequence[Encoded], max_tokens: int) -> list[Row]:
-    """Pack examples into rows of at most `max_tokens`; an example joins a row that shares at least half its tokens."""
+    """Pack examples into rows of at most `max_tokens`; an example joins a row that shares at least half its tokens.
+
+    Those with images are rows of their own: tokens do not tell what is in an image.
+    """
     rows: list[list[int]] = []
     for index in sorted(range(len(examples)), key=lambda index: examples[index].ids):
         example = examples[index]
         if rows:
             row = [*(examples[other] for other in rows[-1]), example]
-            if 2 * _common_tokens(row) >= len(example.ids) and row_tokens(row) <= max_tokens:
+            alike = 2 * _common_tokens(row) >= len(example.ids) and not any(one.messages for one in row)
+            if alike and row_tokens(row) <= max_tokens:
                 rows[-1].append(index)
                 continue
         rows.append([index])
@@ -101,12 +105,13 @@ def shard_step(step: Step, examples: Sequence[Encoded], max_tokens: int, rank: i
 
 
 def completion_logprobs(
-    model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device
+    model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device, **images: torch.Tensor
 ) -> tuple[torch.Tensor, int]:
     """The log-probability of each completion, in the order of the rows, and the number of tokens of all.
 
     Logits are computed only where a token of a completion is predicted. Padding is on the right, and positions are
-    counted from the end, since virtual tokens may precede the first.
+    counted from the end, since virtual tokens may precede the first. `images` are those of `Base.image_inputs`, for one
+    row of one example.
     """
     width = max(row_tokens(row) for row in rows)
     ids = torch.full((len(rows), width), pad)
@@ -142,7 +147,7 @@ def completion_logprobs(
         input_ids=ids.to(device),
         logits_to_keep=(columns - width).to(device),
         use_cache=False,
-        **{name: tensor.to(device) for name, tensor in attention.items()},
+        **{name: tensor.to(device) for name, tensor in (attention | images).items()},
     )
     predicted = targets >= 0
     logits = output.logits[predicted].float()

@@ -152,7 +152,8 @@ def _prepare(
     from ragfm.training.trainer import Training
 
     processes = join_processes()  # before the model is loaded: it sets the GPU
-    loaded = Base(base, four_bit=settings.method.method == "qlora")
+    images = any(message.images for example in (*train_examples, *(valid or ())) for message in example.messages)
+    loaded = Base(base, four_bit=settings.method.method == "qlora", vision=images or None)
     training = Training(loaded, train_examples, out, settings, valid=valid or ())
     if not resume and processes.is_main:
         for name in (CHECKPOINT, BEST, REFERENCE):

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ragfm.core.abstention import is_abstention
+from ragfm.core.types import Message
 from ragfm.evaluation.answer_matching import token_f1
-from ragfm.generation.readers.torch_model import cache_argument, virtual_cache
+from ragfm.generation.readers.torch_model import cache_argument, rope_holder, virtual_cache
 from ragfm.training.base_model import Base
 from ragfm.training.examples import Example
 
@@ -25,7 +26,7 @@ def score_answers(model: Any, base: Base, examples: Sequence[Example]) -> float:
     """
     scores = []
     for example in examples[:MAX_EXAMPLES]:
-        answer = generate_greedy(model, base, base.prompt(example.messages), _MAX_ANSWER_TOKENS)
+        answer = generate_greedy(model, base, example.messages, _MAX_ANSWER_TOKENS)
         if is_abstention(example.completion) or is_abstention(answer):
             scores.append(float(is_abstention(example.completion) and is_abstention(answer)))
         else:
@@ -33,19 +34,23 @@ def score_answers(model: Any, base: Base, examples: Sequence[Example]) -> float:
     return sum(scores) / len(scores)
 
 
-def generate_greedy(model: Any, base: Base, prompt: Sequence[int], max_tokens: int) -> str:
-    """The model's answer to the tokens of a prompt by greedy decoding, up to the end of its turn."""
+def generate_greedy(model: Any, base: Base, messages: Sequence[Message], max_tokens: int) -> str:
+    """The model's answer by greedy decoding, up to the end of its turn."""
     answer: list[int] = []
-    inputs, cache, argument = list(prompt), None, cache_argument(base.model)
+    inputs, cache, argument = base.prompt(messages), None, cache_argument(base.model)
+    images = base.image_inputs(messages, len(inputs))
+    if (holder := rope_holder(base.model)) is not None:
+        holder.rope_deltas = None  # of an earlier prompt with images
     with torch.no_grad():
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             cache, model = virtual_cache(model), base.model
         while len(answer) < max_tokens:
             ids = torch.tensor([inputs], device=base.device)
-            output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache})
+            prepared = {name: tensor.to(base.device) for name, tensor in images.items()}
+            output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache}, **prepared)
             token, cache = int(output.logits[0, -1].argmax()), output[argument]
             if token in base.ends:
                 break
             answer.append(token)
-            inputs = [token]
+            inputs, images = [token], {}
     return str(base.tokenizer.decode(answer, skip_special_tokens=True)).strip()

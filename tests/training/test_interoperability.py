@@ -88,10 +88,10 @@ def test_adapters_of_other_trainers_are_served_as_they_are(
     assert found == str(theirs)
     assert "was not trained by ragfm" in caplog.text
     base = Base(str(folder))
-    expected = {None: generate_greedy(base.model, base, base.prompt(ASKED), 12)}
+    expected = {None: generate_greedy(base.model, base, ASKED, 12)}
     for adapter in (str(theirs), str(plain_lora)):
         fresh = Base(str(folder))
-        expected[adapter] = generate_greedy(load_adapter(fresh, adapter), fresh, fresh.prompt(ASKED), 12)
+        expected[adapter] = generate_greedy(load_adapter(fresh, adapter), fresh, ASKED, 12)
     assert len(set(expected.values())) == 3
     reader = load_reader(f"transformers:{folder}", device="cpu", dtype="float32")
     for _ in range(2):
@@ -209,9 +209,7 @@ def test_an_export_for_ollama_has_the_chat_template_of_the_model(trained: Path, 
     assert template
     roles = ("system", "user", "assistant", "user")
     messages = [Message(role, f"text {number}") for number, role in enumerate(roles)]
-    expected = Base(str(folder)).render(
-        [{"role": one.role, "content": one.content} for one in messages], add_generation_prompt=True
-    )
+    expected = Base(str(folder)).render(messages)
     assert go_template(template[1], messages) == expected
     with pytest.raises(UnsupportedError, match="is a folder"):
         export_adapter(trained, "ollama", out=tmp_path / "other")

@@ -100,7 +100,7 @@ def test_each_adapter_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, m
     base, prompts = Base(str(folder)), [example.messages for example in tiny_examples(3)]
     model = load_adapter(base, tmp_path / "out")
     # A stream does not yield a character that is not complete.
-    expected = [generate_greedy(model, base, base.prompt(messages), 12).rstrip(" \ufffd") for messages in prompts]
+    expected = [generate_greedy(model, base, messages, 12).rstrip(" \ufffd") for messages in prompts]
     found = serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
     assert found
     reader = load_reader(f"transformers:{folder}", dtype="float32", device="cpu")

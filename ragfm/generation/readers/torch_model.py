@@ -115,7 +115,7 @@ class TorchModel:
         )
         self._cache_argument = cache_argument(model)
         # Models with positions in three dimensions (Qwen2-VL) keep the offset of the last prompt's in themselves.
-        self._rope_holder: Any = next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
+        self._rope_holder = rope_holder(model)
 
         self._template: ChatTemplate | None = None
         self._peft_model: Any = None
@@ -137,24 +137,9 @@ class TorchModel:
 
     def image_prompt(self, messages: Sequence[Message]) -> ImagePrompt:
         """A conversation with images, as the model's processor prepares it. Raises UnsupportedError."""
-        from PIL import Image
-
-        images = []
-        for part in (part for message in messages for part in message.images):
-            image = prepare_image(part, self._image_side)
-            images.append(Image.frombytes("RGB", (image.width, image.height), image.data))
         text = self.render(messages)
-        mark = getattr(self._processor, "image_token", None)
-        if mark and text.count(mark) != len(images):
-            raise UnsupportedError(
-                f"The prompt has '{mark}', the token of an image, {text.count(mark)} times for {len(images)} images.",
-                "Remove the token from the text.",
-            )
-        try:
-            with self._processing:  # it changes its tokenizer
-                inputs = self._processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)
-        except Exception as error:  # processors raise all kinds of errors, for instance for a very long image
-            raise UnsupportedError(f"'{self.path}' cannot process these images: {error}.") from error
+        with self._processing:  # the processor changes its tokenizer
+            inputs = process_images(self._processor, text, messages, side=self._image_side, path=self.path)
         return ImagePrompt(inputs["input_ids"].shape[1], inputs)
 
     def tokenize(self, text: str) -> list[int]:
@@ -290,6 +275,31 @@ class ImageCache(NamedTuple):
 
     cache: Any
     rope_deltas: torch.Tensor | None
+
+
+def process_images(processor: Any, text: str, messages: Sequence[Message], *, side: int, path: Path) -> Any:
+    """The tensors of a rendered conversation and its images, scaled to `side`. Raises UnsupportedError."""
+    from PIL import Image
+
+    images = []
+    for part in (part for message in messages for part in message.images):
+        image = prepare_image(part, side)
+        images.append(Image.frombytes("RGB", (image.width, image.height), image.data))
+    mark = getattr(processor, "image_token", None)
+    if mark and text.count(mark) != len(images):
+        raise UnsupportedError(
+            f"The prompt has '{mark}', the token of an image, {text.count(mark)} times for {len(images)} images.",
+            "Remove the token from the text.",
+        )
+    try:
+        return processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)
+    except Exception as error:  # processors raise all kinds of errors, for instance for a very long image
+        raise UnsupportedError(f"'{path}' cannot process these images: {error}.") from error
+
+
+def rope_holder(model: Any) -> Any:
+    """The part of a model that keeps the offset of the last prompt's positions, as `rope_deltas`; None without."""
+    return next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
 
 
 def cache_argument(model: Any) -> str:

@@ -54,7 +54,7 @@ class TransformersReader(LocalReader[TorchModel]):
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
         self._device, self._dtype, self._bits, self._attention = device, dtype, bits, attention
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
-        self.vision = _has_vision(path, vision)
+        self.vision = has_vision(path, vision)
 
     @property
     def passages(self) -> int:
@@ -97,7 +97,7 @@ class TransformersReader(LocalReader[TorchModel]):
             )
 
 
-def _has_vision(path: Path, wanted: bool | str | None) -> bool:
+def has_vision(path: Path, wanted: bool | str | None) -> bool:
     """Whether to load a model with its vision part. Loads nothing. Raises ConfigError if it is `wanted` and absent.
 
     By default, only models that transformers cannot load as language models are: others stay what they were for text.
