@@ -188,10 +188,10 @@ def test_preferences_with_images(qwen: Path, tmp_path: Path) -> None:
 
 def test_generation_after_pictures_is_that_of_a_new_model(qwen: Path) -> None:
     """Qwen2-VL keeps the positions of the last picture."""
-    base, text = Base(str(qwen)), tiny_examples(1)[0].messages
-    fresh = generate_greedy(base.model, base, text, 12)
-    generate_greedy(base.model, base, RED.messages, 12)
-    assert generate_greedy(base.model, base, text, 12) == fresh
+    base, examples = Base(str(qwen)), tiny_examples(6)
+    fresh = [generate_greedy(base.model, base, example.messages, 12) for example in examples]
+    generate_greedy(base.model, base, asking(*[colour("red")] * 20).messages, 1)
+    assert [generate_greedy(base.model, base, example.messages, 12) for example in examples] == fresh
 
 
 def test_files_of_examples_have_images(tmp_path: Path) -> None:
