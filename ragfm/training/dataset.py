@@ -17,6 +17,7 @@ from ragfm import __version__
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
+from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
@@ -56,6 +57,11 @@ class Dataset:
     train: tuple[Example, ...]
     valid: tuple[Example, ...]
     card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def trains_pictures(rag: Rag) -> bool:
+    """Whether examples have the pictures that the reader sees: models of transformers can be trained with them."""
+    return plugin_and_model("readers", rag.reader_name)[0] == "transformers"
 
 
 def build_dataset(

@@ -19,6 +19,7 @@ from ragfm.core.types import Hit
 from ragfm.evaluation.log_questions import right_answer
 from ragfm.generation.log_entries import LogEntry
 from ragfm.rag import Rag
+from ragfm.training.dataset import trains_pictures
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 
@@ -79,7 +80,7 @@ def preferences_from_log(
         with suppress(TooLongError):
             if correct:
                 example = _make_example(rag, entry, hidden)
-            elif (prompt := rag.prompt(entry.query, passages, pictures=False)).shown:
+            elif (prompt := rag.prompt(entry.query, passages, pictures=trains_pictures(rag))).shown:
                 uris = [hit.uri for hit in prompt.shown]
                 meta = {"id": f"log-{entry.id}", "question": entry.query, "kind": "log: found bad", "uris": uris[:1]}
                 example = Example(tuple(prompt.messages), "", {**meta, "group": uris[0], "shown": uris})
@@ -122,7 +123,7 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
         "group": f"log-{entry.id}",
     }
     if is_abstention(answer):
-        prompt = rag.prompt(entry.query, passages, pictures=False)
+        prompt = rag.prompt(entry.query, passages, pictures=trains_pictures(rag))
         if not prompt.shown:
             return None
         return Example(tuple(prompt.messages), ABSTENTION, {**meta, "shown": [hit.uri for hit in prompt.shown]})
@@ -133,7 +134,7 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
             choices.append([*passages[:-1], hit])
             break
     for candidates in choices:
-        prompt = rag.prompt(entry.query, candidates, pictures=False)
+        prompt = rag.prompt(entry.query, candidates, pictures=trains_pictures(rag))
         sentences = cite(entry.query, answer, prompt.shown)
         composed = compose(sentences, strict=True, contradictions=False)
         if uris := [citation.uri for citation in composed.citations if citation.verified]:
