@@ -53,8 +53,10 @@ class ParseSection(_Section):
         description='Parser by suffix, such as `{docx = "unstructured"}`. `ragfm plugins` lists parsers and formats.',
     )
     fallback: str | None = Field(None, description="Parser to try for a document that its first parser cannot read.")
-    images: bool = Field(
-        False, description="Index figures: pictures, charts and photographs in documents, and image files."
+    images: bool | Literal["pages"] = Field(
+        False,
+        description="Index figures: pictures, charts and photographs in documents, and image files; with `pages`, each "
+        "page of a PDF file as a whole.",
     )
 
 

@@ -82,7 +82,7 @@ def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Docume
         try:
             if parser_name != OWN and data.startswith(b"PK\x03\x04"):
                 open_zip(data, name).close()  # refuse decompression bombs, as ragfm's own parsers do
-            options = {"images": True} if choice.images and kind in image_formats(parser_name) else {}
+            options = {"images": choice.images} if choice.images and kind in image_formats(parser_name) else {}
             parsed = parser.parse(data, name, kind, **options)
             break
         except (SkipDocument, MemoryError):

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import PurePosixPath
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.core.registry import load_plugin, plugins
 from ragfm.parsing.figures import VISION_HINT
-from ragfm.parsing.formats import DECLARED, TEXT, Format
+from ragfm.parsing.formats import DECLARED, PDF, TEXT, Format
 from ragfm.parsing.own.media.ocr import has_ocr
 from ragfm.parsing.rendering import ParsedText
 
@@ -32,7 +32,7 @@ class Parser(Protocol):
     """Reads documents of some formats. Created without arguments, in ragfm's process and in confined workers.
 
     A parser that can return figures has an attribute `image_formats`, their media types; `parse` then also takes
-    `images=True`, see `parsing.figures`.
+    `images`, which is true or `pages`, see `parsing.figures`.
     """
 
     @property
@@ -59,7 +59,7 @@ class ParserChoice:
 
     parsers: Mapping[str, str] = field(default_factory=dict)
     fallback: str = ""
-    images: bool = False
+    images: bool | Literal["pages"] = False
 
     def check(self) -> None:
         """Raise UnknownPluginError, MissingExtraError or ConfigError for a choice that cannot be satisfied."""
@@ -113,7 +113,8 @@ class ParserChoice:
         version = parser_version(name, media_type)
         if not self.images or media_type not in image_formats(name):
             return version
-        return f"{version}+images{'+ocr' if has_ocr() and '+ocr' not in version else ''}"
+        kept = "pages" if self.images == "pages" and media_type == PDF else "images"
+        return f"{version}+{kept}{'+ocr' if has_ocr() and '+ocr' not in version else ''}"
 
 
 class KnownFormats(NamedTuple):

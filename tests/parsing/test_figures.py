@@ -220,6 +220,10 @@ def test_recipes_change_only_where_images_are_kept(monkeypatch: pytest.MonkeyPat
     version = images.version(formats.DOCX)
     assert version == f"{text_only.version(formats.DOCX)}+images"
     assert relevant_version(f"{version}+ocr", formats.DOCX) == f"{version}+ocr"
+    pages = ParserChoice(images="pages")
+    assert pages.version(formats.DOCX) == version
+    assert pages.version(formats.PDF) != images.version(formats.PDF)
+    assert relevant_version(pages.version(formats.PDF), formats.PDF) == pages.version(formats.PDF)
     monkeypatch.setattr("ragfm.parsing.parsers.has_ocr", lambda: True)
     assert images.version(formats.DOCX) == f"{version}+ocr"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ragfm.parsing import formats
 
@@ -68,11 +68,11 @@ class OwnParser:
         version, extra = _VERSIONS.get(media_type, _VERSION), _EXTRAS.get(media_type, "")
         return f"{version}+{extra}" if _INSTALLED.get(extra) else version
 
-    def parse(self, data: bytes, name: str, media_type: str, *, images: bool = False) -> ParsedText:
+    def parse(self, data: bytes, name: str, media_type: str, *, images: bool | Literal["pages"] = False) -> ParsedText:
         """Parse a document; only the module of its format is imported. `images` is for the formats that have them."""
         module, function = _FUNCTIONS[media_type].split(":")
         read = getattr(import_module(f"ragfm.parsing.own.{module}"), function)
-        options = {"images": True} if images else {}
+        options = {"images": images} if images else {}
         parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
         return parsed
 
@@ -80,6 +80,6 @@ class OwnParser:
 def relevant_version(version: str, media_type: str) -> str:
     """Reduce a version that names all extras, such as `5+ocr+code`, to those that concern one media type."""
     number, *extras = version.split("+")
-    if "images" in extras:  # newer than those versions
+    if {"images", "pages"} & set(extras):  # newer than those versions
         return version
     return "+".join([number, *(extra for extra in extras if extra == _EXTRAS.get(media_type))])

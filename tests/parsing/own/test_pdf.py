@@ -497,6 +497,21 @@ def test_a_photo_in_strips_is_one_figure() -> None:
     assert "Lovelace" in parsed.text[figure.start : figure.end]
 
 
+def test_pages_are_figures_as_a_whole_if_they_are_kept() -> None:
+    data = pdf(lines(*PROSE) + BARS, "", lines("The end of it."))
+    parsed = parse(Blob(data), "a.pdf", ParserChoice(images="pages"))
+    pages = [mark for mark in parsed.marks if mark.kind == "page"]
+    found = [mark for mark in parsed.marks if mark.kind == "figure"]
+    assert [(mark.start, mark.end, mark.box) for mark in found] == [
+        (mark.start, mark.end, (0, 0, 1, 1)) for mark in pages
+    ]
+    assert [mark.value for mark in pages] == ["1", "3"]
+    width, height = open_image(parsed.images[found[0].image]).size
+    assert height / width == pytest.approx(792 / 612, abs=0.01)
+    text_only = parse(Blob(data), "a.pdf")
+    assert parsed.text == text_only.text
+
+
 def test_a_scanned_page_is_a_figure_as_a_whole() -> None:
     parsed, found = figures(pdf(lines(*PROSE), image(0, 0, 612, 792), lines("The end of it.")))
     (figure,) = found

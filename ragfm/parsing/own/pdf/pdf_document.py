@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice, pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
@@ -47,8 +47,8 @@ _MAX_HEADING = 200  # characters
 _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*)\.?\s")
 
 
-def read_pdf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
-    """Return the text of all pages, with one mark per page that has text, and with `images` the figures.
+def read_pdf(data: bytes, name: str, *, images: bool | Literal["pages"] = False) -> ParsedText:
+    """Return the text of all pages, with one mark per page that has text, and with `images` the figures, or the pages.
 
     Metadata: `title`, `author`; `hidden_text`, text that is in the file but not visible; `pages_without_text`;
     `unread_pages`, which are damaged. Raises ParseError for a protected file and for one without a readable page,

@@ -8,7 +8,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
 from ragfm.parsing.own.media.picture import recognized_text
@@ -49,7 +49,7 @@ class PageContent:
     drawing: Drawing = field(default_factory=Drawing)
     figures: list[Figure] = field(default_factory=list)
     image: bytes = b""
-    """The whole page as an image, if it is one and images are kept."""
+    """The whole page as an image, if it is kept."""
     hidden_text: str = ""
     """Text that the page has but does not show: white on white, off the page, too small, covered, in an invisible
     mode."""
@@ -70,8 +70,8 @@ class _Style(NamedTuple):
     visible: bool | None  # None where only the rasterized page can decide
 
 
-def read_page(document: PdfDocument, index: int, *, images: bool = False) -> PageContent:
-    """Return the content of page `index`, counted from 0, with figures if `images` are kept.
+def read_page(document: PdfDocument, index: int, *, images: bool | Literal["pages"] = False) -> PageContent:
+    """Return the content of page `index`, counted from 0, with figures, or the whole page, if `images` are kept.
 
     The caller holds the PDFium lock. Raises PdfiumError.
     """
@@ -102,7 +102,8 @@ def read_page(document: PdfDocument, index: int, *, images: bool = False) -> Pag
             pixels = rasterize(page, _OCR_SCALE)
             words = recognize_words(pixels, pixels.shape[1] / max(content.width, 1))
             content.words = words or content.words
-        if images and is_scan:
+        is_blank = not (content.words or content.drawing.images or content.drawing.shapes)
+        if (images == "pages" and not is_blank) or (images and is_scan):
             content.image = render(page, Box(0, 0, content.width, content.height))
         elif images:
             try:
