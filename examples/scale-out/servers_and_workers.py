@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import sys
 
-from parts import Database, Machines, address_of, ask, finish, kill, output
+from parts import Database, Machines, address_of, ask, finish, kill, wait_for_progress
 
-DOCUMENTS = 300
+DOCUMENTS = 1_500
 
 with Machines() as machines:
     machines.write_documents(DOCUMENTS)
@@ -25,7 +25,7 @@ with Machines() as machines:
     words = ["ingest", str(machines.documents), "-c", address, "--embedder", "bundled", "--workers"]
     ingest = machines.start("lister", *ragfm, *words, "0", wait_for="0 of")
     workers = [machines.start(f"worker-{n}", *ragfm, "worker", "-c", address) for n in range(3)]
-    next(output("worker-0", workers[0]))  # it has prepared some documents
+    wait_for_progress("lister", ingest)
     print("One of them is killed; its documents wait 30 seconds for another one.")
     kill(workers[0])
     finish("lister", ingest)
