@@ -4,9 +4,9 @@
 
 Charts are in PDF files of 50 pages, drawn as paths; their words are text. Scans are PNG files of 1,240 by 1,754 pixels,
 whose text OCR recognizes. Each is ingested into a collection of its own with the bundled embedder, with `parse.images`;
-the charts also with whole pages as pictures, and without any. Then each page is asked for by its caption: "found" is the share whose figure is the first
-hit. Bytes are those of the images and of the whole catalog. Prints one JSON line, kept in
-benchmarks/results/figures.json.
+the charts also with whole pages as pictures, and without any. Then each page is asked for by its caption: "found" is
+the share whose figure is the first hit. Bytes are those of the images and of the whole catalog. Prints one JSON line,
+kept in benchmarks/results/figures.json.
 """
 
 from __future__ import annotations

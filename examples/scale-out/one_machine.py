@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 
-from parts import Machines, ask, kill
+from parts import Machines, ask, kill, output
 
-DOCUMENTS = 300
+DOCUMENTS = 2_000
 
 with Machines() as machines:
     machines.write_documents(DOCUMENTS)
@@ -19,7 +19,9 @@ with Machines() as machines:
     words = ["ingest", str(machines.documents), "-c", collection, "--embedder", "bundled"]
 
     print("The first ingest is killed.")
-    kill(machines.start("machine", sys.executable, "-m", "ragfm", *words, wait_for="documents"))
+    ingest = machines.start("machine", sys.executable, "-m", "ragfm", *words)
+    next(output("machine", ingest))  # its progress, after five seconds
+    kill(ingest)
     print("The second one goes on.")
     report = machines.ragfm("machine", *words)
     assert report["added"] + report["unchanged"] == DOCUMENTS, report
