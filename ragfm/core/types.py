@@ -190,6 +190,11 @@ class Hit:
     box: Box | None = None
 
 
+def image_key(data: bytes) -> str:
+    """The key of an image: the BLAKE2b-128 hash of its bytes, in hex."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class ImagePart:
     """An image in a message: its bytes, and their media type (`image/png`, `image/jpeg` or `image/webp`)."""
@@ -200,7 +205,7 @@ class ImagePart:
     @property
     def digest(self) -> str:
         """The hex digest by which a collection names the image: BLAKE2b of its bytes, 128 bits."""
-        return blake2b(self.data, digest_size=16).hexdigest()
+        return image_key(self.data)
 
 
 @dataclass(frozen=True, slots=True)

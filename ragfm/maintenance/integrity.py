@@ -16,8 +16,7 @@ from zlib import crc32
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.core.types import embedded_text
-from ragfm.parsing.figures import image_key
+from ragfm.core.types import embedded_text, image_key
 from ragfm.store.catalog import Generation, Source, columns_of, has_images, read_generation
 from ragfm.store.document_rows import allowed_groups, tag_row
 from ragfm.store.tables import chunks, documents, groups, images, sources, tags, text_hash, vectors

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ragfm.parsing import heartbeat
@@ -38,11 +37,6 @@ _MAX_PNG_RATE = 0.5  # bytes per pixel
 VISION_HINT = "Run `pip install 'ragfm[vision]'`."
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError)
 """Exceptions that Pillow raises for a damaged image."""
-
-
-def image_key(data: bytes) -> str:
-    """The key of an image: the BLAKE2b-128 hash of its bytes, in hex."""
-    return blake2b(data, digest_size=16).hexdigest()
 
 
 def image_type(data: bytes) -> str | None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
-from ragfm.core.types import Box, Mark, Scalar
+from ragfm.core.types import Box, Mark, Scalar, image_key
 from ragfm.parsing import heartbeat
-from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE, image_key
+from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE
 
 _MAX_CAPTION = 200  # characters that stay with each part of a long figure
 _MAX_PADDING = 100  # cells, so that one long row does not multiply the size of all others

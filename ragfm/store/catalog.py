@@ -30,8 +30,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
-from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text
-from ragfm.parsing.figures import image_key
+from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text, image_key
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
     IMAGE_CONTRACT,

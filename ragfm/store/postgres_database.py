@@ -52,10 +52,11 @@ from ragfm.core.errors import (
     DiskFullError,
     MissingExtraError,
 )
+from ragfm.store.catalog import has_images
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.tables import SCHEMA, SERVER_STATE, WITH_IMAGES, chunks, generations, images, properties
+from ragfm.store.tables import SCHEMA, SERVER_STATE, chunks, generations, images, properties
 
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
@@ -359,13 +360,13 @@ class PostgresDatabase:
         with self.committing() as connection:
             names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work")}
             lacks = connection.execute(_LACKS, names).one_or_none()
-            if lacks is not None and (lacks.policies or lacks.server_tables or not _has_images(connection)):
+            if lacks is not None and (lacks.policies or lacks.server_tables or not has_images(connection)):
                 # Several processes may open the collection at once.
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
                 lacks = connection.execute(_LACKS, names).one()
-                if not (has_images := _has_images(connection)):
+                if not (with_images := has_images(connection)):
                     add_images(connection, f'"{self._schema}".{chunks.name}')
-                if lacks.policies or not has_images:
+                if lacks.policies or not with_images:
                     self._create_policies(connection, _POLICIES)
                 if lacks.server_tables:
                     self._create_server_tables(connection)
@@ -609,9 +610,9 @@ class PostgresDatabase:
         del engine
         try:
             with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                has_images = _has_images(connection)
+                with_images = has_images(connection)
                 for table in SCHEMA.sorted_tables:
-                    if table is images and not has_images:
+                    if table is images and not with_images:
                         continue
                     connection.execute(sa.text(f'VACUUM (ANALYZE) "{self._schema}"."{table.name}"'))
         except sa.exc.DBAPIError as error:
@@ -641,10 +642,6 @@ _LACKS = sa.text(
     "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
-
-
-def _has_images(connection: sa.Connection) -> bool:
-    return connection.scalar(_property(WITH_IMAGES)) is not None
 
 
 def _property(key: str) -> sa.Select[Any]:

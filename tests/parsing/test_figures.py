@@ -15,10 +15,10 @@ from support.figures import picture
 from support.parsed_documents import check_invariants
 
 from ragfm.core.errors import SkipDocument
-from ragfm.core.types import Blob, Chunk, Document, Mark
+from ragfm.core.types import Blob, Chunk, Document, Mark, image_key
 from ragfm.ingestion.preparation import Outcome
 from ragfm.parsing import ParserChoice, formats, parse
-from ragfm.parsing.figures import MAX_SIDE, image_key, image_type, kept_image, open_image
+from ragfm.parsing.figures import MAX_SIDE, image_type, kept_image, open_image
 from ragfm.parsing.own.own_parser import relevant_version
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
 from ragfm.parsing.sandbox.worker_protocol import FrameReader, pack_document, unpack_document

@@ -15,10 +15,9 @@ from support.figures import commit_figures, document_with_figures, picture
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import ConfigError, UnsupportedError
-from ragfm.core.types import Scalar, Vectors
+from ragfm.core.types import Scalar, Vectors, image_key
 from ragfm.ingestion import image_embedding
 from ragfm.ingestion.image_embedding import embed_figures
-from ragfm.parsing.figures import image_key
 from ragfm.store import collection_store
 from ragfm.store.image_vectors import TOKENS, decode_tokens, encode_vectors, mean_vector
 from ragfm.store.tables import vectors

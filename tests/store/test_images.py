@@ -17,7 +17,7 @@ from support.written_pdf import lines, pdf, rule
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
-from ragfm.parsing.figures import image_key
+from ragfm.core.types import image_key
 from ragfm.store.catalog import Catalog
 from ragfm.store.tables import documents, images
 from ragfm.testing import HashingEmbedder

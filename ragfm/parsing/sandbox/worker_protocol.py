@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 import ragfm.core.errors
 from ragfm.core.errors import ParseError, RagfmError
-from ragfm.core.types import Blob, Document, Mark, Scalar
+from ragfm.core.types import Blob, Document, Mark, Scalar, image_key
 from ragfm.parsing import heartbeat
-from ragfm.parsing.figures import MAX_IMAGES, image_key, image_type, is_box
+from ragfm.parsing.figures import MAX_IMAGES, image_type, is_box
 from ragfm.parsing.parsers import ParserChoice
 
 # Kinds of frames. The parent sends PARSE and CALL, the worker everything else.
