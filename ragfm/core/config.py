@@ -91,8 +91,9 @@ class SearchSection(_Section):
     )
     reranker: str | None = Field(
         None,
-        description="Model that reranks hits by reading query and passage together: `verifier` (bundled, English), a "
-        "folder, a name on the Hugging Face hub, or `PLUGIN:NAME`.",
+        description="Model that reranks hits: `verifier` (bundled, English), a cross-encoder as a folder or a name on the "
+        "Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, or "
+        "`PLUGIN:NAME`.",
     )
     rerank_weight: float | None = Field(
         None,
