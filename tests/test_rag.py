@@ -73,6 +73,18 @@ def test_abstention_has_no_citations(handbook: Collection, said: str) -> None:
     assert answer.text == "I don't know."
 
 
+@pytest.mark.parametrize("said", ["In short: what is the wifi password?", "What is the  Wifi password? [1]"])
+def test_an_answer_that_repeats_the_question_is_none(handbook: Collection, said: str) -> None:
+    stream = Rag(handbook, reader=ScriptedReader([said])).stream("In short: what is the wifi password?")
+    assert "".join(stream).endswith("\nI don't know.")
+    assert (stream.answer.status, stream.answer.text) == ("not_found", "I don't know.")
+
+
+def test_an_answer_of_words_of_the_question_is_one(handbook: Collection) -> None:
+    answer = Rag(handbook, reader=ScriptedReader(["Twelve."])).ask("Is it eleven or twelve?")
+    assert (answer.status, answer.text) == ("answered", "Twelve.")
+
+
 def test_passages_that_do_not_fit_are_reported(tmp_path: Path, collection: Collection) -> None:
     for number in range(8):
         (tmp_path / f"{number}.txt").write_text(f"Passage {number}. " + "word " * 40)

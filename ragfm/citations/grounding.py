@@ -38,7 +38,7 @@ from ragfm.citations.support import (
     is_unit,
     terms_of,
 )
-from ragfm.core.abstention import is_abstention
+from ragfm.core.abstention import is_abstention, repeats_question
 from ragfm.core.text import MARKER, escape_markers, sentence_spans
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class CitedSentence:
 
 @dataclass(frozen=True, slots=True)
 class CitedAnswer:
-    """The answer to a question, sentence by sentence; without sentences if it is empty or an abstention.
+    """The answer to a question, sentence by sentence; without sentences if it says nothing.
 
     `output` is the reader's own text. `text` may be the verifier's, or have a unit. `readings` are the verifier's, and
     `agreement` is the term overlap of the output with its likeliest answer.
@@ -140,9 +140,9 @@ def cite_answer(
 ) -> CitedAnswer:
     """The reader's `output`, cited.
 
-    With `verify`, the verifier reads the passages, and checks the citations; if it `corrects`, its answer replaces the
-    output where they differ. `language` is that of the passages, as ISO 639-1. `pictured` are the numbers of the
-    passages whose picture the reader saw.
+    An abstention and an answer that repeats the question have no sentences. With `verify`, the verifier reads the
+    passages, and checks the citations; if it `corrects`, its answer replaces the output where they differ. `language`
+    is that of the passages, as ISO 639-1. `pictured` are the numbers of the passages whose picture the reader saw.
     """
     readings: list[Reading] = []
     if output and verify:
@@ -154,7 +154,8 @@ def cite_answer(
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
 
     analysis = analyze(question, passages, language)
-    sentences = [] if is_abstention(text) else cite_sentences(text, analysis, pictured)
+    says_nothing = is_abstention(text) or repeats_question(text, question)
+    sentences = [] if says_nothing else cite_sentences(text, analysis, pictured)
     if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis, pictured)
     if readings:
