@@ -94,7 +94,7 @@ class AnswerLog:
                 except StopIteration as end:
                     answer: Answer = end.value
                     return replace(answer, log_id=self.record(answer, context, first_piece, finished=True))
-                if first_piece is None:
+                if first_piece is None and piece:
                     first_piece = time.monotonic() - context.start
                 text.append(piece)
                 yield piece

@@ -52,12 +52,24 @@ class AnswerStream(Iterator[str]):
         """For each citation of the answer, the sentence that it supports, as (start, end) in the streamed text."""
         return self._handle.cited_spans
 
-    def __next__(self) -> str:
+    @property
+    def checking(self) -> bool:
+        """Whether the next step checks the text against the passages, which computes; others wait for the reader."""
+        return self._handle.checking
+
+    def step(self) -> str | None:
+        """The next piece, None at the end. It is empty before and after the check of the text."""
         try:
             return next(self._pieces)
         except StopIteration as stop:
             self._answer = stop.value or self._answer
-            raise StopIteration from None
+            return None
+
+    def __next__(self) -> str:
+        while (piece := self.step()) is not None:
+            if piece:
+                return piece
+        raise StopIteration
 
     def close(self) -> None:
         """Stop generating. Closing twice does nothing."""
@@ -67,10 +79,11 @@ class AnswerStream(Iterator[str]):
 
 
 class ReaderHandle:
-    """The reader's stream behind an answer, so that another thread can close it; and `AnswerStream.cited_spans`."""
+    """The reader's stream behind an answer, so that another thread can close it; and attributes of `AnswerStream`."""
 
     def __init__(self) -> None:
         self.cited_spans: Sequence[tuple[int, int]] = ()
+        self.checking = False
         self._stream: Stream | None = None
         self._closed = False
 

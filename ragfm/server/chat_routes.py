@@ -101,7 +101,7 @@ class _ChatAnswer:
 
     async def completion(self) -> ChatCompletion:
         async with self._open_stream() as stream:
-            async for _ in self._service.pieces(stream, self._start):
+            async for _ in self._service.pieces(self._key, stream, self._start):
                 pass
             answer = stream.answer
             self._state.log_fields |= self._service.record_usage(answer)
@@ -120,7 +120,7 @@ class _ChatAnswer:
     async def events(self) -> AsyncGenerator[bytes, None]:
         length = 0
         async with self._open_stream() as stream:
-            async for piece in self._service.pieces(stream, self._start):
+            async for piece in self._service.pieces(self._key, stream, self._start):
                 delta = Delta(role=None if length else "assistant", content=piece)
                 yield self._chunk([ChunkChoice(delta=delta)])
                 length += len(piece)

@@ -24,6 +24,7 @@ Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000
 _log = logging.getLogger(__name__)
 _WAITING_RETRY_SECONDS = 2  # about the time of a slice of indexing
+_FAILED_RETRY_SECONDS = 60
 _DELETE_SECONDS = 20.0
 """Time that a deletion waits for the index before it answers 202."""
 _DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -58,11 +59,12 @@ async def upload(
         async with service.served.document_queue.slot(key.name):
             stored = await service.served.run_to_end(partial(store, file.file, file.filename, groups, **limits))
     except UploadsWaitingError as error:
-        message = (
-            f"{max_waiting} uploads of this key wait to be indexed, which is the limit (`uploads.waiting`). "
-            f"Try again in {_WAITING_RETRY_SECONDS} s."
-        )
-        raise ApiError(429, message, code="uploads_waiting", retry_after=_WAITING_RETRY_SECONDS) from error
+        message = f"{max_waiting} uploads of this key wait to be indexed, which is the limit (`uploads.waiting`). "
+        why, seconds = service.index_supervisors[target.collection].error, _WAITING_RETRY_SECONDS
+        if why is not None:
+            message, seconds = f"{message}Indexing fails and is retried: {why} ", _FAILED_RETRY_SECONDS
+        message += f"Try again in {seconds} s."
+        raise ApiError(429, message, code="uploads_waiting", retry_after=seconds) from error
     except (AccessDeniedError, CollectionNotFound, CollectionReadOnlyError) as error:
         _log.error("%s", error)
         message = "This server cannot store uploads in the database of the collection."

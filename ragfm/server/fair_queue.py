@@ -52,17 +52,17 @@ class FairQueue:
         return sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
-    async def slot(self, key: str) -> AsyncIterator[bool]:
+    async def slot(self, key: str, *, refusable: bool = True) -> AsyncIterator[bool]:
         """Wait for a slot and hold it during the block. Raises QueueFullError at once if there is no place.
 
-        Yields whether the key has more requests waiting.
+        Yields whether the key has more requests waiting. The end of a request that has begun is not `refusable`.
         """
         # If a slot is free, all keys that wait have as many running requests as they may have.
         if self.running.total() < self.slots and self.running[key] < self._per_key:
             self.running[key] += 1
         else:
             waiting, own = self.waiting, self._waiting.get(key, deque())
-            if len(own) >= self._places - waiting:
+            if refusable and len(own) >= self._places - waiting:
                 raise QueueFullError(self._retry_after(waiting))
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(key, own).append(place)

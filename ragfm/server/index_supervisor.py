@@ -37,7 +37,8 @@ class IndexSupervisor:
         self._last_request = 0.0  # time, by `monotonic`, which all processes of a machine share
         self._synced_as_of = 0.0  # when the last successful slice began
         self._progress: IndexingProgress | None = None  # of the current run
-        self._error: str | None = None  # of the last run
+        self.error: str | None = None
+        """Why the last run failed."""
         self._elsewhere = False  # whether another server indexes them
 
     def request_run(self) -> None:
@@ -56,7 +57,7 @@ class IndexSupervisor:
             return "failed", None, upload.error
         if self._progress is not None or self._elsewhere:
             return "indexing", self._progress, None
-        return "queued", None, self._error
+        return "queued", None, self.error
 
     async def run(self) -> None:
         """Index on request until cancelled."""
@@ -69,20 +70,20 @@ class IndexSupervisor:
             try:
                 await self._refresh()
                 self._handles.indexing = True
-                self._error = await self._run_worker()
+                self.error = await self._run_worker()
             except (OSError, ValueError) as error:  # the process did not start, or its output is not valid
-                self._error = f"{type(error).__name__}: {error}"
+                self.error = f"{type(error).__name__}: {error}"
             except RagfmError as error:
-                self._error = error.message
+                self.error = error.message
             finally:
                 self._progress = None
                 self._handles.indexing = False
-            if self._error is None:
+            if self.error is None:
                 failures = 0
                 if self._synced_as_of >= self._last_request:  # its last slice included what was requested meanwhile
                     self._requested.clear()
                 continue
-            _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._name, self._error)
+            _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._name, self.error)
             await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
             self._requested.set()

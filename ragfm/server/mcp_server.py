@@ -122,7 +122,7 @@ class _Tools:
             start_stream = partial(self._service.rag(key, model, k=k).stream, question, filter=filter)
             start = monotonic()
             async with self._service.open_stream(key, model, start_stream) as stream:
-                async for _ in self._service.pieces(stream, start):
+                async for _ in self._service.pieces(key, stream, start):
                     pass
                 answer = stream.answer
             if ctx.request_context.request is not None:

@@ -138,7 +138,7 @@ class ServedModels:
                     names.append(f"{name}:{label}")
                 self.models |= {alias: Model(alias, name, self.handles[name], rag, queue) for alias in names or [name]}
         self.compute_queue = shared_queue(_COMPUTE_SLOTS)
-        """For what needs a core: searches, lists, the retrieval of an answer, each batch of an embedding request."""
+        """For what needs a core: searches, lists, retrieval and check of an answer, each batch of embeddings."""
         self.embedding_queue = shared_queue(_EMBEDDING_SLOTS)
         self.document_queue = shared_queue(_DOCUMENT_SLOTS)
         """For what reads and writes files: uploads, deletions, single documents."""
@@ -164,12 +164,12 @@ class ServedModels:
         """Call a blocking function in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args))
 
-    async def compute(self, key: Key, function: Callable[..., T], *args: object) -> T:
-        """Call a function that needs a core, when it is the key's turn. Raises QueueFullError.
+    async def compute(self, key: Key, function: Callable[..., T], *args: object, refusable: bool = True) -> T:
+        """Call a function that needs a core, when it is the key's turn. Raises QueueFullError if it is `refusable`.
 
         If the key has more requests waiting, the thread has a lower priority than those of other keys.
         """
-        async with self.compute_queue.slot(key.name) as has_more:
+        async with self.compute_queue.slot(key.name, refusable=refusable) as has_more:
             return await self.run_to_end(function, *args, low_priority=has_more)
 
     async def run_to_end(self, function: Callable[..., T], *args: object, low_priority: bool = False) -> T:

@@ -127,15 +127,20 @@ class Service:
                 self._streams.discard(stream)
                 stream.close()
 
-    async def pieces(self, stream: AnswerStream, start: float) -> AsyncIterator[str]:
+    async def pieces(self, key: Key, stream: AnswerStream, start: float) -> AsyncIterator[str]:
         """The pieces of an answer. `start` is the time of the request (`monotonic`)."""
         first = True
-        while (piece := await self.served.run(next, stream, None)) is not None:
+        while (piece := await self._step(key, stream)) is not None:
             if first and piece:
                 first = False
                 self.metrics.first_token.observe(monotonic() - start)
             if piece:
                 yield piece
+
+    async def _step(self, key: Key, stream: AnswerStream) -> str | None:
+        if not stream.checking:
+            return await self.served.run(stream.step)
+        return await self.served.compute(key, stream.step, refusable=False)
 
     async def details(self, answer: Answer, model: Model) -> AnswerDetails:
         """An answer for the client, with the id for its rating if it is in the answer log."""

@@ -79,6 +79,22 @@ def test_one_key_takes_half_of_the_queue_and_leaves_places_for_others() -> None:
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
+def test_the_end_of_a_request_that_has_begun_waits_in_a_full_queue() -> None:
+    async def main() -> list[str]:
+        queue, served, gate = FairQueue(1, 2), list[str](), asyncio.Event()
+        tasks = [await begin(queue, "a", served, gate.wait()) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            async with queue.slot("a"):
+                pass
+        gate.set()
+        async with queue.slot("a", refusable=False):
+            served.append("end")
+        await asyncio.gather(*tasks)
+        return served
+
+    assert asyncio.run(asyncio.wait_for(main(), 20)) == ["a", "a", "end"]
+
+
 def test_requests_that_would_wait_too_long_are_refused_at_once() -> None:
     async def main() -> tuple[int, list[int]]:
         queue, ends = FairQueue(2, 64, max_seconds=0.3), asyncio.Event()

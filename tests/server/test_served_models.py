@@ -7,14 +7,18 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.running_server import eventually, make_collection, serve
+from support.running_server import SlowReader, eventually, make_collection, serve
 from support.tiny_gguf import write_tiny
 
+import ragfm.rag
 from ragfm.core.errors import ConfigError
 from ragfm.core.types import Message
+from ragfm.server import served_models
 from ragfm.server.api_keys import Key
 from ragfm.server.served_models import ServedModels
 from ragfm.store.collection_store import _shared_embedder
@@ -96,3 +100,33 @@ def test_a_key_with_more_requests_waiting_computes_at_a_lower_priority(tmp_path:
     assert light == [normal] * 3
     # The first did not know of others, and the last has none behind it.
     assert heavy == [normal, min(19, normal + 5), min(19, normal + 5), normal]
+
+
+def test_the_checks_of_a_keys_answers_use_its_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verifier reads passages: a key with many answers must not delay the check of another's."""
+    monkeypatch.setattr(served_models, "_COMPUTE_SLOTS", 2)
+    cite, checking, may_end = ragfm.rag.cite_answer, list[str](), threading.Event()
+
+    def slow_for_hr(question: str, *args: Any, **options: Any) -> Any:
+        checking.append(question)
+        assert "hr" not in question or may_end.wait(20)
+        return cite(question, *args, **options)
+
+    monkeypatch.setattr(ragfm.rag, "cite_answer", slow_for_hr)
+    with serve(tmp_path, SlowReader(slots=4, words=2)) as it, ThreadPoolExecutor(2) as pool:
+
+        def ask(key: str) -> int:
+            messages = [{"role": "user", "content": f"How many days of leave are there, asks {key}?"}]
+            body = {"model": "handbook", "messages": messages}
+            return it.client(key).post("/v1/chat/completions", json=body).status_code
+
+        of_hr = [pool.submit(ask, "hr") for _ in range(2)]
+        compute = it.app.state.service.served.compute_queue
+        eventually(lambda: len(checking) == 1 and compute.waiting == 1)
+        assert ask("guest") == 200
+        assert len(checking) == 2  # the second answer of `hr` still waits
+        may_end.set()
+        assert [answer.result() for answer in of_hr] == [200, 200]
+    assert len(checking) == 3

@@ -246,6 +246,10 @@ def test_uploads_that_wait_are_limited_for_each_key(tmp_path: Path) -> None:
             assert int(refused.headers["retry-after"]) > 0
             assert refused.json()["error"]["code"] == "uploads_waiting"
             assert "2 uploads of this key wait" in refused.json()["error"]["message"]
+            it.app.state.service.index_supervisors["handbook"].error = "The disk is full."
+            refused = upload()
+            assert "Indexing fails and is retried: The disk is full." in refused.json()["error"]["message"]
+            assert refused.headers["retry-after"] == "60"
             put(other, "note.txt", b"The okapi is called Bob.")
             assert len(pages(client, limit=10, mine=True)) == 2
         eventually(lambda: upload().status_code == 201, 120)

@@ -2,9 +2,9 @@
 
 Requests join and leave between two tokens. Prompts are evaluated in blocks, and all other requests get a token after
 each block. If several scopes have requests, each gets the same share of the time: a prompt waits while a request of a
-scope that had less is being answered. A finished request's prompt stays in its slot until another request needs the
-slot; a prompt with the same prefix is evaluated only from where it differs. A prompt with images is evaluated in one
-piece, and nothing of it is reused.
+scope that recently had less is being answered. A finished request's prompt stays in its slot until another request
+needs the slot; a prompt with the same prefix is evaluated only from where it differs. A prompt with images is evaluated
+in one piece, and nothing of it is reused.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ STEPS_PER_ADAPTER = 8
 _THREAD_NAME = "ragfm-reader"
 _EXIT_SECONDS = 60.0
 """How long the exit of the program waits for the running evaluation."""
+_HALF_LIFE = 10.0
+"""Seconds after which half of a scope's evaluation time no longer counts, so that a scope with one request now and then
+goes before one that always has some. A scope that is busy all the time waits at most that long for a new one."""
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +131,9 @@ class _BatchLoop:
         """Time of the last step with each adapter."""
         self._steps_with_adapter = 0
         self._seconds: dict[str, float] = {}
-        """By scope that has a request, its evaluation time; a new one begins with the least of the others."""
+        """By scope, its recent evaluation time."""
+        self._faded = 0.0
+        """When the evaluation times were last reduced, see `_HALF_LIFE`."""
 
     # --- Called by other threads ---------------------------------------------------------------------------------
 
@@ -261,8 +266,10 @@ class _BatchLoop:
             for slot in group:
                 self._release(slot, error)
             return
-        least = min((self._seconds[slot.scope] for slot in busy if slot.scope in self._seconds), default=0.0)
-        self._seconds = {slot.scope: self._seconds.get(slot.scope, least) for slot in busy}
+        now = monotonic()
+        kept = 0.5 ** ((now - self._faded) / _HALF_LIFE)
+        recent = {scope: kept * seconds for scope, seconds in self._seconds.items() if kept * seconds > 0.001}
+        self._seconds, self._faded = {slot.scope: 0.0 for slot in busy} | recent, now
         prefilling = sorted((slot for slot in group if slot.remaining > 0), key=lambda slot: self._seconds[slot.scope])
         decoding = [slot for slot in group if slot.remaining <= 0 and slot.request and slot.request.sampler]
         scoring = [slot for slot in group if slot not in prefilling and slot not in decoding]

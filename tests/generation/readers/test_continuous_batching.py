@@ -146,7 +146,7 @@ def test_scopes_get_equal_shares_of_the_time(tmp_path: Path, monkeypatch: pytest
         return evaluate(context, batch)
 
     monkeypatch.setattr(LlamaContext, "evaluate", recorded)
-    monkeypatch.setattr(continuous_batching, "monotonic", lambda: len(order))  # a second for each token
+    monkeypatch.setattr(continuous_batching, "monotonic", lambda: len(order) / 1000)  # a millisecond for each token
     heavy = [
         reader.stream(asked(f"{number}. {LONG * 12}"), Sampling(max_tokens=1), scope="heavy") for number in range(3)
     ]
@@ -159,6 +159,37 @@ def test_scopes_get_equal_shares_of_the_time(tmp_path: Path, monkeypatch: pytest
     assert order[:last].count("light") > PREFILL_BLOCK * 2
     assert order[:last].count("heavy") <= order.count("light") + ahead
     assert order.count("heavy") > 2 * order.count("light") + 2 * ahead
+
+
+def test_a_scope_that_had_little_time_goes_before_one_that_is_always_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny = write_tiny(tmp_path / "tiny.gguf", context=2048)
+    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=2048, slots=8)
+    evaluate, batches, light = LlamaContext.evaluate, list[list[str]](), list[Stream]()
+
+    def recorded(context: LlamaContext, batch: Sequence[BatchToken]) -> object:
+        batches.append([reader._engine.batcher._loop._slots[token.slot].scope for token in batch])
+        if len(batches) in (10, 20):  # the heavy scope has had time
+            light.append(reader.stream(asked(f"{len(batches)}. {LONG * 5}"), Sampling(max_tokens=1), scope="light"))
+        return evaluate(context, batch)
+
+    monkeypatch.setattr(LlamaContext, "evaluate", recorded)
+    monkeypatch.setattr(continuous_batching, "monotonic", lambda: sum(map(len, batches)) / 1000)
+    heavy = [
+        reader.stream(asked(f"{number}. {LONG * 12}"), Sampling(max_tokens=1), scope="heavy") for number in range(6)
+    ]
+    for stream in heavy:
+        text(stream)
+    for stream in light:
+        text(stream)
+    of_light = [number for number, scopes in enumerate(batches) if "light" in scopes]
+    first = [number for number in of_light if number < 20]
+    assert len(first) >= 3
+    assert first == list(range(10, 10 + len(first)))  # from the next step on, nothing comes between
+    assert of_light[len(first) :] == list(range(20, 20 + len(of_light) - len(first)))
+    assert len(batches) > of_light[-1] + 4  # while the heavy scope had more to evaluate
 
 
 def test_adding_slots_keeps_their_content() -> None:
