@@ -1,11 +1,12 @@
-"""Measure citation verification: right claims must be verified, manipulated ones must not.
+"""Measure citation verification: the share of correct and of manipulated claims that are verified.
 
     python benchmarks/bench_citations.py [--tune] [--questions 1000]
 
 Claims over the 25 reported articles of SQuAD 2.0 dev (with --tune, the other ten), each with three paragraphs of its
 article, including the right one. A claim is made from a question and its right answer in three forms: the answer alone,
 the question with the answer in place of the interrogative, and the sentence of the paragraph that contains it. "right"
-is the share of claims with a verified citation of the right paragraph, "elsewhere" of another paragraph only. Then the
+is the share of claims with a verified citation of the right paragraph, "elsewhere" of those verified by a different
+paragraph only. Then the
 number or name in the answer is swapped for one of the same kind, preferably from another answer of the article; a claim
 that is still verified is a silent error. Quotations have eight or more words of the paragraph. Corrupted quotations
 have a word replaced, removed, inserted or moved, or are joined from two places. The last line is the result in JSON.

@@ -291,7 +291,7 @@ def _time_framework_follow_up(model: Any, prompts: Prompts, question: str, secon
     side.ask([Message("system", words), *history], 32)
     wording = time.perf_counter() - start
     seconds, _ = first_token(side, [system, *history])
-    return times | {"Llama, follow-up worded anew": wording + seconds, "of that, its passages": seconds}
+    return times | {"Llama, follow-up rewritten": wording + seconds, "of that, its passages": seconds}
 
 
 def soak(file: Path, threads: int, prompts: list[list[Message]], seconds: float) -> dict[str, Any]:

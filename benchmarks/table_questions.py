@@ -1,9 +1,8 @@
-"""Questions about the cells of real tables, as ragfm renders them: for training and testing the verifier.
+"""Generate questions about cells of real tables, to train and test the verifier.
 
-A question names the row and the column of a cell. The passages that do not answer it are the ones that searches confuse
-with the right one: the same table of other years or of another company, without the row, or another part of the same
-document that has no such cell. Half of the tables have invented figures, years and companies, so that none is learned
-by heart.
+A question names the row and the column of a cell. The negative passages are similar: the same table for other years or
+for a different company, without the row, or a part of the same document without such a cell. Half of the tables have
+random figures, years and companies, so that the verifier cannot memorise them.
 """
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ def reader() -> str:
         row(
             "follow-up, same passages, s",
             f"{times['follow-up, the same passages']:.2f}",
-            f"{times['Llama, follow-up worded anew']:.2f} rewritten; "
+            f"{times['Llama, follow-up rewritten']:.2f} rewritten; "
             f"{times['Llama, follow-up as it stands']:.2f} as asked",
         ),
         row("follow-up, two new passages, s", f"{times['follow-up, two new passages']:.2f}"),

@@ -742,7 +742,7 @@ def _spelled_out(name: str, text: str) -> bool:
 
 
 def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> Evidence | None:
-    """The sentence of another passage that most clearly contradicts a claim, given the evidence for the claim."""
+    """The sentence in a different passage that contradicts a claim most clearly, given the evidence for the claim."""
     answer = claim.new_terms & claim.terms.exact
     quote = terms_of(evidence.quote)
     rest = quote.all - quote.exact

@@ -37,7 +37,8 @@ def status(collection: str, as_json: bool) -> int:
     rows.append(("space", f"{dead:.0%} of the chunks are dead; generations from {vectors['floor']} on can be read"))
 
     if status.images:
-        rows.append(("images", f"{status.images} pictures of figures, {megabytes(status.image_bytes)}"))
+        number = "1 picture" if status.images == 1 else f"{status.images} pictures"
+        rows.append(("images", f"{number}, {megabytes(status.image_bytes)}"))
         if status.image_embedder:
             model, dim = status.image_embedder["model"], status.image_embedder["dim"]
             rows.append(("", f"searched with {model}, {dim} dimensions"))

@@ -93,7 +93,7 @@ class TransformersReader(LocalReader[TorchModel]):
     def _check_adapter(self, path: Path) -> None:
         if not is_peft_folder(path):
             raise ModelNotFoundError(
-                f"There is no PEFT adapter in '{path}'.", "Specify the adapter's folder, not a GGUF file."
+                f"'{path}' is not a folder with a PEFT adapter.", "Specify the adapter's folder, not a GGUF file."
             )
 
 

@@ -124,7 +124,7 @@ def test_all_end_tokens_are_used(reader: TransformersReader) -> None:
 def test_unsupported_options_are_errors(reader: TransformersReader) -> None:
     with pytest.raises(UnsupportedError, match="grammar"):
         reader.stream(ASKED, Sampling(grammar='root ::= "a"'))
-    with pytest.raises(ModelNotFoundError, match="no PEFT adapter in 'x'"):
+    with pytest.raises(ModelNotFoundError, match="'x' is not a folder with a PEFT adapter"):
         reader.stream(ASKED, Sampling(adapter="x"))
 
 
