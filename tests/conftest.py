@@ -13,11 +13,15 @@ from support.postgres_server import PostgresServer, postgres_server, programs
 from support.processes import RUN_VARIABLE, wait_for_end
 
 from ragfm import Collection, Settings
+from ragfm.embedders import sentence_transformer
 from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 from ragfm.testing import HashingEmbedder
 
 # Hundreds of tests start processes, each of which would compile ragfm again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Scores, to the last bit, must not depend on how many questions other tests have asked.
+sentence_transformer.MIN_QUERIES_TO_LOAD = sys.maxsize
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

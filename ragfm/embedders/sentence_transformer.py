@@ -19,6 +19,8 @@ from ragfm.models.model_lookup import find_model, processor_sha256, weights_sha2
 
 MIN_TOKENS_TO_LOAD = 2_000
 """Passage tokens per process below which the exact backend is used: any other takes a second to load."""
+MIN_QUERIES_TO_LOAD = 64
+"""Queries per process from which loading OpenVINO for them pays off: it takes as long as it saves on 60 queries."""
 MIN_TOKENS_TO_MEASURE = 20_000
 """Passage tokens per process from which measuring the backends pays off."""
 
@@ -30,7 +32,8 @@ class SentenceTransformerEmbedder:
 
     The model's own prompts are prepended to queries and passages. Queries are always embedded in fp32, passages by the
     fastest backend whose vectors have a cosine of at least 0.999 to fp32; see docs/decisions/005-embedding.md.
-    Long-lived processes call `warm_up`. All methods are thread-safe.
+    Long-lived processes call `warm_up`; others load OpenVINO after 64 queries, if it is installed. All methods are
+    thread-safe.
     """
 
     def __init__(self, model: str = "bundled") -> None:
@@ -50,6 +53,7 @@ class SentenceTransformerEmbedder:
         self._chosen: Backend | None = None
         self._for_queries: Backend | None = None
         self._passage_tokens = 0
+        self._queries = 0
         reset_in_children(self)
 
     def reset_after_fork(self) -> None:
@@ -98,7 +102,12 @@ class SentenceTransformerEmbedder:
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over the model's window."""
-        return self._run(self._tokenize(texts, "query"), self._for_queries or self._exact)
+        tokenized = self._tokenize(texts, "query")
+        with self._lock:
+            self._queries += len(texts)
+            if self._queries >= MIN_QUERIES_TO_LOAD and self._network.fast_exact_backend.startswith("openvino"):
+                self._load_for_queries()
+        return self._run(tokenized, self._for_queries or self._exact)
 
     def embed_images(self, images: Sequence[bytes]) -> Vectors:
         """*Shape:* (len(images), dim), unit rows, for a model such as CLIP or SigLIP, in fp32.
@@ -119,8 +128,11 @@ class SentenceTransformerEmbedder:
         with self._lock:
             self._passage_tokens = max(self._passage_tokens, MIN_TOKENS_TO_MEASURE)
             self._chosen = self._chosen or self._load_or_exact(self._choose_backend)
-            load_fast_exact = partial(self._network.load, self._network.fast_exact_backend)
-            self._for_queries = self._for_queries or self._load_or_exact(load_fast_exact)
+            self._load_for_queries()
+
+    def _load_for_queries(self) -> None:
+        load_fast_exact = partial(self._network.load, self._network.fast_exact_backend)
+        self._for_queries = self._for_queries or self._load_or_exact(load_fast_exact)
 
     def measure(self) -> list[Measurement]:
         """Measure the backends for this model on this machine, the exact one first, and store the choice."""

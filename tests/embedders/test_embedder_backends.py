@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ragfm.core.errors import TooLongError
-from ragfm.embedders import SentenceTransformerEmbedder, backend_choice
+from ragfm.embedders import SentenceTransformerEmbedder, backend_choice, sentence_transformer
 from ragfm.embedders.backend_choice import Measurement, fastest, load_choice, save_choice
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
@@ -327,6 +327,31 @@ def test_a_warm_embedder_leaves_numpy_and_gives_the_same_vectors(bundled: Path) 
     np.testing.assert_allclose(warm.embed_queries(texts), cold, atol=1e-6)
     np.testing.assert_allclose(warm.embed_passages(texts), cold, atol=1e-6)
     assert "_exact" not in vars(warm)  # numpy is not in use
+
+
+def test_many_queries_load_openvino_without_warming_up(bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(sentence_transformer, "MIN_QUERIES_TO_LOAD", 4)
+    texts, loaded = ["How many days of leave are there?", "Who approves travel?"], list[str]()
+    made = SentenceTransformerEmbedder(str(bundled))
+    load = made._network.load
+    monkeypatch.setattr(made._network, "load", lambda name: loaded.append(name) or load(name))
+    first = made.embed_queries(texts)
+    assert loaded == ["numpy-fp32"]
+    later = [made.embed_queries(texts) for _ in range(3)]
+    assert loaded == ["numpy-fp32", "openvino-fp32"]
+    for vectors in later:
+        np.testing.assert_allclose(vectors, first, atol=1e-6)
+
+
+def test_many_queries_use_the_exact_backend_without_a_working_openvino(
+    bundled: Path, broken_openvino: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentence_transformer, "MIN_QUERIES_TO_LOAD", 1)
+    made = SentenceTransformerEmbedder(str(bundled))
+    for _ in range(2):
+        assert made.embed_queries(["Who approves travel?"]).shape == (1, 384)
+    assert made._for_queries is made._exact
 
 
 def test_warming_up_measures_the_backends_once(cache: Path) -> None:
