@@ -215,7 +215,7 @@ class Rag:
         numbered_hits, found_passages = match_hits(retrieved.hits, shown)
         verify = calibration is not None and settings.verifier != "none"  # else nothing could weigh its readings
         language = self.collection.language if shown else None
-        handle.checking = True
+        handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
         cited = cite_answer(query, output.text, shown, language, verify=verify, corrects=small, pictured=pictured)
         handle.checking = False
