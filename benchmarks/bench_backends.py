@@ -1,6 +1,7 @@
 """Compare search backends on the same vectors with each other, and with the PostgreSQL stores of two frameworks.
 
     python benchmarks/bench_backends.py [--count 20000] [--queries 100] [--synthetic]
+    python benchmarks/bench_backends.py --synthetic --count 200000 --without milvus LlamaIndex Haystack
 
 Sides: a folder and a collection on PostgreSQL with `local`; PostgreSQL with `pgvector`; a folder with `milvus`, in the
 file of Milvus Lite, which tests the protocol and not the speed of a server; and LlamaIndex's PGVectorStore and
@@ -15,7 +16,8 @@ embedding: one query at a time, all sides in turn, with and without filters that
 is against exact cosines; `hits` is the smallest share of the hits that a search has to return. The first search with a
 filter, which counts or collects the chunks in ragfm, is not part of the times. CPU times are those of this process and
 of all processes of the server, which depend less on other load than wall times. Prints one JSON line last, which is
-kept in benchmarks/results/backends.json.
+kept in benchmarks/results/backends.json; that of another number of vectors or
+without some sides in backends_NUMBER.json.
 """
 
 from __future__ import annotations
@@ -91,6 +93,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--synthetic", action="store_true")
+    parser.add_argument("--without", nargs="+", default=[], metavar="SIDE", help="words in the names of sides to skip")
     args = parser.parse_args()
     vectors, queries = clustered(args.count, args.queries) if args.synthetic else real_embeddings()
     vectors, queries = vectors[: args.count], queries[: args.queries]
@@ -108,6 +111,9 @@ def main() -> None:
             ("PostgreSQL, pgvector", Settings(backend="pgvector"), in_database),
             ("folder, milvus (Milvus Lite)", Settings(backend="milvus", milvus=milvus), on_disk),
         ):
+            if any(word in name for word in args.without):
+                continue
+            print(name, file=sys.stderr)
             start = clock(postgres)
             plugin = load_plugin("backends", settings.backend)
             plugin.save(catalog, settings, always=True, language_changed=lambda *_: None)
@@ -115,6 +121,8 @@ def main() -> None:
             searches[name] = ragfm_search(plugin.open(catalog, catalog.at(), settings), catalog)
             result[name] = rate(vectors, written_s + index_s)
         for name, load_peer in (("LlamaIndex", llama_index), ("Haystack", haystack)):
+            if name in args.without:
+                continue
             try:
                 start = clock(postgres)
                 plain, scanning = load_peer(postgres, vectors)
@@ -139,7 +147,8 @@ def main() -> None:
         "load": [load, round(os.getloadavg()[0], 1)],
         "sides": result,
     }
-    save(kept, "backends")
+    complete = len(vectors) == parser.get_default("count") and not args.without
+    save(kept, "backends" if complete else f"backends_{len(vectors)}")
     print(json.dumps(kept))
 
 

@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.postgres_server import PostgresServer, postgres_server
 
 TURNS, QUESTIONS, NEXT = 6, 50, 10
-_restrict = PostgresDatabase.restrict
+_restrict, _fetch = PostgresDatabase.restrict, PostgresDatabase.fetch
 GROUPS = 10  # to one of which each second document is restricted
 
 
@@ -52,6 +52,7 @@ def apply_policies(server: PostgresServer, *, walled: bool) -> None:
         for what in ("ENABLE", "FORCE") if walled else ("DISABLE", "NO FORCE"):
             server.sql(f"ALTER TABLE measured.{table} {what} ROW LEVEL SECURITY")
     PostgresDatabase.restrict = _restrict if walled else lambda *_: None  # type: ignore[assignment,method-assign]
+    PostgresDatabase.fetch = _fetch if walled else lambda *args: _fetch(*args[:-1], None)  # type: ignore[method-assign]
 
 
 def measure(server: PostgresServer, count: int) -> dict[str, Any]:

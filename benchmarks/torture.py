@@ -4,6 +4,7 @@
     python benchmarks/torture.py kill damage         selected trials
     python benchmarks/torture.py damage --flips 30   with a different count
     python benchmarks/torture.py kill-calls full-disk --changes commit upload backup compaction
+    python benchmarks/torture.py kill-postgres --kills 40 --seed 3 --add     a long trial in parts
 
 The trials are in tests/support/torture. Results are printed and saved in results/torture.json. The exit code is 1 if
 anything was lost, incomplete, mixed or silently wrong.
@@ -30,6 +31,7 @@ from support.torture.damage import damage  # noqa: E402
 from support.torture.fork_server import ForkServer  # noqa: E402
 from support.torture.full_disk import full_disk  # noqa: E402
 from support.torture.kill import kill  # noqa: E402
+from support.torture.servers import servers  # noqa: E402
 from support.torture.snapshots import snapshots  # noqa: E402
 
 RESULTS = HERE / "results" / "torture.json"
@@ -39,9 +41,11 @@ def main() -> None:
     args = _arguments()
     runs: dict[str, Callable[[ForkServer, Path], dict[str, Any]]] = {
         "kill": lambda fork_server, folder: kill(fork_server, folder, args.kills, args.seed),
-        "kill-postgres": lambda fork_server, folder: kill_on_postgres(fork_server, folder, args.kills, args.seed),
-        "shutdown-postgres": lambda fork_server, folder: kill_on_postgres(
-            fork_server, folder, args.shutdowns, args.seed, kill_server=True
+        "kill-postgres": lambda fork_server, folder: on_postgres(
+            kill, fork_server, folder, kills=args.kills, seed=args.seed
+        ),
+        "shutdown-postgres": lambda fork_server, folder: on_postgres(
+            kill, fork_server, folder, kills=args.shutdowns, seed=args.seed, kill_server=True
         ),
         "kill-calls": lambda fork_server, folder: faults.kill_at_calls(
             fork_server, folder / "site", tuple(args.changes), args.step
@@ -54,6 +58,9 @@ def main() -> None:
             fork_server, folder, args.flips, args.zeroed, args.cuts, seed=args.seed, only=args.only
         ),
         "snapshot": lambda fork_server, folder: snapshots(fork_server, folder, args.commits, args.searches),
+        "servers": lambda fork_server, folder: on_postgres(
+            servers, fork_server, folder, seconds=args.seconds, chunks=args.chunks, checks=args.checks
+        ),
     }
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["machine"] = f"{platform.system()} {platform.release()}, {os.cpu_count()} cores"
@@ -71,17 +78,27 @@ def main() -> None:
         title = f"{name}, one of {args.step} calls" if name in ("kill-calls", "io") and args.step > 1 else name
         if name in ("kill-calls", "io", "full-disk") and args.changes != list(faults.CHANGES):
             title += f": {', '.join(args.changes)}"
-        results[title] = result
+        results[title] = _sum(results[title], result) if args.add and title in results else result
         print(f"{name}: {json.dumps(result)}", flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps({"benchmark": "torture", "problems": problem_count, **{name: results[name] for name in results}}))
     sys.exit(bool(problem_count))
 
 
-def kill_on_postgres(fork_server: ForkServer, folder: Path, *arguments: int, **options: bool) -> dict[str, Any]:
-    """The kill trial on a PostgreSQL server of its own."""
+def on_postgres(
+    trial: Callable[..., dict[str, Any]], fork_server: ForkServer, folder: Path, **options: Any
+) -> dict[str, Any]:
+    """A trial on a PostgreSQL server of its own."""
     with postgres_server() as server:
-        return kill(fork_server, folder, *arguments, server=server, **options)
+        return trial(fork_server, folder, server=server, **options)
+
+
+def _sum(before: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Counts and seconds of two parts of a trial, and the slower of their slowest times."""
+    return {
+        name: max(value, before[name]) if name.startswith("slowest") else round(value + before[name], 1)
+        for name, value in result.items()
+    }
 
 
 def _arguments() -> argparse.Namespace:
@@ -99,9 +116,11 @@ def _arguments() -> argparse.Namespace:
             "full-disk",
             "damage",
             "snapshot",
+            "servers",
         ],
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--add", action="store_true", help="add the counts to those in results/torture.json")
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--shutdowns", type=int, default=50)
     parser.add_argument("--step", type=int, default=1, help="test every Nth system call")
@@ -118,6 +137,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="damage only files whose name contains this text")
     parser.add_argument("--commits", type=int, default=200)
     parser.add_argument("--searches", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=600, help="how long servers search")
+    parser.add_argument("--chunks", type=int, default=100_000, help="size of the collection of servers")
+    parser.add_argument("--checks", type=int, default=100_000, help="hits to check without conditions on groups")
     parser.add_argument("--folder", help="working folder; a file system in memory is fastest")
     return parser.parse_args()
 

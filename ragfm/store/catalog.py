@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +28,7 @@ from zlib import crc32
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text, image_key
@@ -99,6 +100,7 @@ class Catalog:
         """Open the catalog. Raises DamagedCollectionError, also if it is behind HEAD, or CollectionError."""
         self.database = database
         self._engine = database.open_engine(writable=writable)
+        self._by_id = _IN_ARRAY if self._engine.dialect.name == "postgresql" else _IN_LIST
         self._images_known = False
         self._groups: frozenset[str] | None = None  # to which `restricted_to` restricts the rows
         try:
@@ -151,11 +153,20 @@ class Catalog:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A read transaction: all its statements see the same state. Raises DamagedCollectionError, CollectionError."""
+        with self._read_errors(), self._engine.begin() as connection:
+            if self._groups is not None:
+                self.database.restrict(connection, self._groups)
+            yield connection
+
+    def _rows(self, query: sa.Select[Any], **parameters: Any) -> Sequence[Any]:
+        """The rows of one query, which is built once. Raises what `read` raises."""
+        with self._read_errors():
+            return self.database.fetch(self._engine, query, parameters, self._groups)
+
+    @contextmanager
+    def _read_errors(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as connection:
-                if self._groups is not None:
-                    self.database.restrict(connection, self._groups)
-                yield connection
+            yield
         except sa.exc.DatabaseError as error:
             raise self.database.read_error(error) from error
         except json.JSONDecodeError as error:  # a zeroed page at the end of a long row
@@ -170,9 +181,10 @@ class Catalog:
     def generation(self) -> int:
         """The number of the newest generation. Raises what `at` raises."""
         seen = self.database.seen
-        with self.read() as connection:
-            newest = connection.execute(_NEWEST).one()
-            self._follow(connection, seen, newest.id, newest.digest)
+        (newest,) = self._rows(_NEWEST)
+        if seen != (newest.id, newest.digest):
+            with self.read() as connection:
+                self._follow(connection, seen, newest.id, newest.digest)
         return int(newest.id)
 
     def at(self, generation: int | None = None) -> Generation:
@@ -238,8 +250,7 @@ class Catalog:
 
     def display_names(self) -> DisplayNames:
         """The display names of the documents."""
-        with self.read() as connection:
-            return _display_names(frozenset(connection.execute(_SOURCE_NAMES).scalars()))
+        return _display_names(frozenset(row.name for row in self._rows(_SOURCE_NAMES)))
 
     def failures(self, source_id: int | None = None) -> list[Any]:
         """Rows of `failures`, with the name of the `source` and whether an older version still serves (`stale`)."""
@@ -404,15 +415,21 @@ class Catalog:
         """
         rows: list[Any] = []
         texts: dict[int, str] = {}
-        with self.read() as connection:
-            query = _CHUNK_ROWS if self._has_images(connection) else _CHUNK_ROWS_WITHOUT_IMAGES
-            for batch in batches(list(ids)):
-                rows += connection.execute(query, {"ids": batch})
-            # The text of a document is read once for all its chunks: it may have millions of characters.
+        if not self._images_known:
+            with self.read() as connection:
+                self._has_images(connection)
+        query = self._by_id.chunks if self._images_known else self._by_id.chunks_without_images
+        for batch in batches(list(ids)):
+            rows += self._rows(query, ids=batch)
+        if self._by_id is _IN_ARRAY:
+            texts = {row.document_id: row.document_text for row in rows if row.document_text is not None}
+        else:
             for batch in batches(list({row.document_id for row in rows})):
-                texts.update((row.id, row.text) for row in connection.execute(_TEXTS, {"ids": batch}))
+                texts.update((row.id, row.text) for row in self._rows(self._by_id.texts, ids=batch))
         result = {}
         for row in rows:
+            if row.document_id not in texts:  # compaction has deleted it since, or access rights have changed
+                continue
             document = texts[row.document_id]
             text = document[row.start : row.end]
             if text_hash(embedded_text(row.context, text)) != row.text_hash:
@@ -423,9 +440,8 @@ class Catalog:
     def documents_of(self, ids: Ids) -> Ids:
         """The id of each chunk's document; -1 for unknown chunks. *Shape:* (n,) -> (n,)."""
         found: dict[int, int] = {}
-        with self.read() as connection:
-            for batch in batches(ids.tolist()):
-                found |= {row.id: row.document_id for row in connection.execute(_DOCUMENTS_OF, {"ids": batch})}
+        for batch in batches(ids.tolist()):
+            found |= {row.id: row.document_id for row in self._rows(self._by_id.documents, ids=batch)}
         return np.array([found.get(chunk_id, -1) for chunk_id in ids.tolist()], dtype=np.int64)
 
     def neighbours(self, generation: int, chunk_id: int) -> list[int]:
@@ -482,9 +498,8 @@ class Catalog:
     def vectors_of(self, generation: Generation, ids: Sequence[int]) -> tuple[Ids, Vectors]:
         """Ids and vectors of these chunks, ordered by id. Unknown ids are left out."""
         rows: list[Any] = []
-        with self.read() as connection:
-            for batch in batches(list(ids)):
-                rows += connection.execute(_VECTORS_OF, {"contract_id": generation.contract_id, "ids": batch}).all()
+        for batch in batches(list(ids)):
+            rows += self._rows(self._by_id.vectors, contract_id=generation.contract_id, ids=batch)
         return self._to_arrays(generation, len(rows), sorted(rows))
 
     def _to_arrays(self, generation: Generation, count: int, rows: Iterable[Any]) -> tuple[Ids, Vectors]:
@@ -554,18 +569,41 @@ def _vector_query(contract_id: int | sa.BindParameter[int]) -> sa.Select[Any]:
 # Queries of every search, built once: building one takes as long as running it.
 _NEWEST = sa.select(generations.c.id, generations.c.digest).order_by(generations.c.id.desc()).limit(1)
 _SOURCE_NAMES = sa.select(sources.c.name).where(sources.c.removed.is_(False))
-_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-_VECTORS_OF = _vector_query(sa.bindparam("contract_id")).where(chunks.c.id.in_(_IDS))
-_DOCUMENTS_OF = sa.select(chunks.c.id, chunks.c.document_id).where(chunks.c.id.in_(_IDS))
-_CHUNK_ROWS, _CHUNK_ROWS_WITHOUT_IMAGES = (
-    sa.select(
-        *columns_of(chunks, with_images=with_images),
-        documents.c.uri,
-        documents.c.media_type,
-        documents.c.metadata["parsed_by"].as_string().label("parsed_by"),
-    )
-    .join_from(chunks, documents, documents.c.id == chunks.c.document_id)
-    .where(chunks.c.id.in_(_IDS))
-    for with_images in (True, False)
+
+
+class _ById:
+    """Queries of rows by `ids`. `among` gives the condition that a column is one of them.
+
+    The text of a document, which may have millions of characters, is read once for all its chunks: by the query
+    `texts`, or in the first of their rows as `document_text`.
+    """
+
+    def __init__(
+        self, among: Callable[[sa.Column[int]], sa.ColumnElement[bool]], *document_text: sa.ColumnElement[Any]
+    ) -> None:
+        self.vectors = _vector_query(sa.bindparam("contract_id")).where(among(chunks.c.id))
+        self.documents = sa.select(chunks.c.id, chunks.c.document_id).where(among(chunks.c.id))
+        self.chunks, self.chunks_without_images = (
+            sa.select(
+                *columns_of(chunks, with_images=with_images),
+                documents.c.uri,
+                documents.c.media_type,
+                documents.c.metadata["parsed_by"].as_string().label("parsed_by"),
+                *document_text,
+            )
+            .join_from(chunks, documents, documents.c.id == chunks.c.document_id)
+            .where(among(chunks.c.id))
+            for with_images in (True, False)
+        )
+        self.texts = sa.select(documents.c.id, documents.c.text).where(among(documents.c.id))
+
+
+_IN_LIST = _ById(lambda column: column.in_(sa.bindparam("ids", expanding=True)))
+# One parameter instead of one for each id: the same statement for any number of them, which the server can prepare.
+# PostgreSQL sorts long texts by reference; SQLite would copy them for each chunk.
+_IN_ARRAY = _ById(
+    lambda column: column == sa.any_(sa.bindparam("ids", type_=ARRAY(sa.BigInteger))),
+    sa.case(
+        (sa.func.row_number().over(partition_by=documents.c.id, order_by=chunks.c.id) == 1, documents.c.text)
+    ).label("document_text"),
 )
-_TEXTS = sa.select(documents.c.id, documents.c.text).where(documents.c.id.in_(_IDS))

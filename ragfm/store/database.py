@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +81,11 @@ class Database(Protocol):
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine whose transactions see one state each. Without `writable`, they cannot write."""
+
+    def fetch(
+        self, engine: sa.Engine, query: sa.Select[Any], parameters: Mapping[str, Any], groups: frozenset[str] | None
+    ) -> Sequence[Any]:
+        """The rows of a query that is run often and built once; with groups, those that `restrict` leaves."""
 
     def restrict(self, connection: sa.Connection, groups: frozenset[str]) -> None:
         """Hide the rows of documents that none of the groups may see until the transaction ends, if possible."""

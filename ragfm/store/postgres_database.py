@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,7 @@ NO_LEASE: Mapping[str, str] = {
 _ADDRESS_HINT = "It looks like `postgresql://user@host/database?collection=NAME`."
 _IDLE_TIMEOUT_MS = 300_000  # after which the server ends the transaction of a writer that no longer responds
 _CONNECT_SECONDS = 10
+_ONLY_ON_REQUEST = 1_000_000_000  # times that a statement runs before psycopg prepares it unasked
 _GROUPS = "ragfm.groups"  # setting of a transaction: JSON of the groups that its rows are restricted to
 _READ_ALL = "pg_read_all_data"  # predefined role, to which policies apply
 _TABLES_MAPPED_TO = "schema_translate_map"
@@ -139,6 +140,7 @@ class PostgresDatabase:
         self._seen: tuple[int, str] | None = None  # the newest generation that this process has seen, and its digest
         self._head_lock = threading.Lock()
         self._collection_id: str | None = None
+        self._compiled: dict[sa.Select[Any], tuple[str, Mapping[str, Any]]] = {}
         self._restricting: dict[str, str] | None = None  # settings, besides the groups, that make policies apply
 
     # --- Where things are ----------------------------------------------------------------------------------------
@@ -199,12 +201,12 @@ class PostgresDatabase:
     @cached_property
     def _engine(self) -> sa.Engine:
         try:
-            return sa.create_engine(
+            engine = sa.create_engine(
                 self._url,
                 hide_parameters=True,
                 use_native_hstore=False,
                 connect_args={
-                    "prepare_threshold": None,  # a pooler may give each transaction another session
+                    "prepare_threshold": None,  # see `_allow_prepared`
                     "connect_timeout": self._url.query.get("connect_timeout", _CONNECT_SECONDS),
                 },
                 execution_options={_TABLES_MAPPED_TO: {None: self._schema}},
@@ -214,6 +216,8 @@ class PostgresDatabase:
                 "A collection on PostgreSQL needs psycopg, which is not installed.",
                 "Run `pip install 'ragfm[postgres]'`.",
             ) from error
+        sa.event.listen(engine, "connect", _allow_prepared)
+        return engine
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine whose transactions see one state each, and cannot write unless `begin_write` starts them."""
@@ -254,10 +258,53 @@ class PostgresDatabase:
             if not (row.apply or self._restricting):
                 why = f"the role {row.name!r} bypasses them" if row.has_policies else "an older ragfm made the tables"
                 _log.warning("%s: row-level policies do not apply, %s (docs/scale-out.md).", self.location, why)
-        settings = {_GROUPS: json.dumps(sorted(groups)), **self._restricting}
+        # Not built by SQLAlchemy, which takes longer than the call.
+        connection.exec_driver_sql(*self._restriction(groups))
+
+    def _restriction(self, groups: frozenset[str]) -> tuple[str, tuple[str, ...]]:
+        """The statement that restricts a transaction to groups, and its parameters."""
+        settings = {_GROUPS: json.dumps(sorted(groups)), **(self._restricting or {})}
         calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
-        # Several times per search, so not built by SQLAlchemy, which takes longer than the call.
-        connection.exec_driver_sql(f"SELECT {calls}", tuple(itertools.chain.from_iterable(settings.items())))
+        return f"SELECT {calls}", tuple(itertools.chain.from_iterable(settings.items()))
+
+    def fetch(
+        self, engine: sa.Engine, query: sa.Select[Any], parameters: Mapping[str, Any], groups: frozenset[str] | None
+    ) -> Sequence[Any]:
+        """The rows of a query, in one round trip and without SQLAlchemy, which takes longer than the query."""
+        import psycopg
+        from psycopg.rows import namedtuple_row
+
+        del engine
+        if query not in self._compiled:
+            compiled = query.compile(
+                dialect=self._engine.dialect, schema_translate_map={None: self._schema}, render_schema_translate=True
+            )
+            self._compiled[query] = compiled.string, compiled.params
+        statement, constants = self._compiled[query]
+        if groups is not None and self._restricting is None:
+            with self.reading() as connection:
+                self.restrict(connection, groups)
+        try:
+            with contextlib.closing(self._engine.raw_connection()) as pooled:
+                driver: Any = pooled.driver_connection
+                try:
+                    if not driver.autocommit:  # the engines set what they need in each connection that they take
+                        driver.autocommit = True
+                    cursor = driver.cursor(binary=True, row_factory=namedtuple_row)
+                    with driver.pipeline() if groups is not None else contextlib.nullcontext():
+                        if groups is not None:
+                            driver.execute("BEGIN READ ONLY")
+                            driver.execute(*self._restriction(groups))
+                        cursor.execute(statement, {**constants, **parameters}, prepare=True)
+                        if groups is not None:
+                            driver.execute("COMMIT")
+                        return list(cursor)
+                finally:
+                    if driver.closed:  # the other connections to the server are closed, too
+                        pooled.invalidate()
+                        self._engine.dispose()
+        except psycopg.Error as error:
+            raise sa.exc.DatabaseError(statement, None, error) from error
 
     @contextmanager
     def begin_write(self, engine: sa.Engine) -> Iterator[sa.Connection]:
@@ -642,6 +689,17 @@ _LACKS = sa.text(
     "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
+
+
+def _allow_prepared(connection: Any, _: object) -> None:
+    """Let `fetch` prepare its statements, if the session belongs to this connection.
+
+    A pooler may run each transaction in another session. It answers with a process id of its own making.
+    """
+    (session,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+    connection.rollback()
+    if session == connection.info.backend_pid:
+        connection.prepare_threshold = _ONLY_ON_REQUEST
 
 
 def _property(key: str) -> sa.Select[Any]:

@@ -570,6 +570,23 @@ def test_a_handle_survives_a_restart_of_the_server(own_server: PostgresServer, a
     assert collection.sync(docs).unchanged == 4
 
 
+def _prepared(collection: Collection) -> list[str]:
+    """The statements that are prepared in a session, after some searches."""
+    with collection._store.catalog.driver() as pooled:
+        rows = pooled.driver_connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()
+    return [statement for (statement,) in rows]
+
+
+def test_queries_of_a_search_are_prepared_without_a_pooler(address: str, docs: Path) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    for handle in (collection, collection.as_groups({"hr"})):
+        assert handle.search("leave", 10)
+    prepared = _prepared(collection)
+    assert any("document_text" in statement for statement in prepared)
+    assert len(prepared) < 10
+
+
 def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: PostgresServer) -> None:
     if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("pgbouncer is not installed")
@@ -584,6 +601,7 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
             try:
                 for _ in range(10):
                     assert reader.search("leave", 10)
+                    assert reader.as_groups({"hr"}).search("leave", 10)
             except BaseException as error:
                 failures.append(error)
             finally:
@@ -598,6 +616,7 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
         for thread in threads:
             thread.join()
         assert not failures
+        assert not _prepared(collection)
         assert not collection.verify().damaged
         collection.compact()
         uploads, folder = collection.open_uploads(), docs.parent / "upload"
