@@ -101,13 +101,13 @@ class Catalog:
         self.database = database
         self._engine = database.open_engine(writable=writable)
         self._by_id = _IN_ARRAY if self._engine.dialect.name == "postgresql" else _IN_LIST
-        self._images_known = False
         self._groups: frozenset[str] | None = None  # to which `restricted_to` restricts the rows
         try:
             # HEAD is read first: a commit in between only makes the catalog newer.
             head = database.read_head()
             with self.read() as connection:
                 schema = read_property(connection, "schema")
+                self._images_known = has_images(connection)
                 newest = connection.execute(_NEWEST).one()
                 floor = read_property(connection, "floor")
                 acknowledged = newest.id if head is None else head["generation"]
