@@ -38,7 +38,7 @@ from ragfm.citations.support import (
     is_unit,
     terms_of,
 )
-from ragfm.core.abstention import is_abstention, repeats_question
+from ragfm.core.abstention import is_abstention
 from ragfm.core.text import MARKER, escape_markers, sentence_spans
 
 if TYPE_CHECKING:
@@ -154,13 +154,20 @@ def cite_answer(
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
 
     analysis = analyze(question, passages, language)
-    says_nothing = is_abstention(text) or repeats_question(text, question)
+    says_nothing = is_abstention(text) or _repeats(text, question)
     sentences = [] if says_nothing else cite_sentences(text, analysis, pictured)
     if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis, pictured)
     if readings:
         sentences = check_sentences(sentences, readings)
     return CitedAnswer(output, text, sentences, analysis, readings, agreement)
+
+
+def _repeats(text: str, question: str) -> bool:
+    """Whether an answer is the question itself, or a part of it that ends with its question mark."""
+    plain = MARKER.sub("", text).rstrip()
+    said, asked = ("".join(filter(str.isalnum, one)).casefold() for one in (plain, question))
+    return plain.endswith("?") and said in asked
 
 
 def cite(question: str, output: str, passages: Sequence[Hit], *, subject: Subject | None = None) -> list[CitedSentence]:

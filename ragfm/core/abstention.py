@@ -1,4 +1,4 @@
-"""Abstentions: the answer where the passages have none, how readers phrase it, and answers that say nothing."""
+"""Abstentions: the answer where the passages have none, and how readers phrase it."""
 
 from __future__ import annotations
 
@@ -52,10 +52,3 @@ def is_abstention(text: str) -> bool:
     return bool(sentences) and all(
         (match := _ABSTAINS.match(sentence)) and not _TURN.search(sentence, match.end()) for sentence in sentences
     )
-
-
-def repeats_question(text: str, question: str) -> bool:
-    """Whether an answer is the question itself, or a part of it that ends with its question mark."""
-    plain = MARKER.sub("", text).rstrip()
-    said, asked = ("".join(filter(str.isalnum, one)).casefold() for one in (plain, question))
-    return plain.endswith("?") and said in asked
