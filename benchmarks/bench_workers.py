@@ -1,7 +1,7 @@
 """Ingest with workers that are killed, and compare the collection with that of a single process.
 
     python benchmarks/bench_workers.py [--documents 20000] [--workers 3] [--kill-every 30]
-    python benchmarks/bench_workers.py --executor ray [--documents 1500]
+    python benchmarks/bench_workers.py --executor ray [--documents 20000]
 
 Both use PostgreSQL and the embedder `hashing`. Every `--kill-every` seconds, a worker is killed by SIGKILL and
 replaced, until all is committed. On Ray, with a head and two nodes of one CPU each, a node is killed three times and
