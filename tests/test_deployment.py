@@ -99,6 +99,7 @@ def test_the_kubernetes_example() -> None:
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
         assert instruction("VOLUME") in [mount["mountPath"] for mount in container["volumeMounts"]]
     (container,) = server["spec"]["containers"]
+    parses(container["args"])
     assert container["ports"][0]["containerPort"] == int(instruction("EXPOSE"))
     probed = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
     assert probed == {"/healthz", "/readyz"}

@@ -21,7 +21,8 @@ from ragfm.core.errors import MissingExtraError
 @click.option(
     "--http",
     is_flag=True,
-    help="Serve over HTTP, under /mcp, as `ragfm serve` does. Required by --host, --port, --keys, --no-auth, --drain.",
+    help="Serve over HTTP, under /mcp, as `ragfm serve` does. Required by --host, --port, --keys, --no-auth, --drain, "
+    "--shutdown-delay.",
 )
 def mcp(
     collections: tuple[str, ...],

@@ -64,6 +64,13 @@ server_debug_option = click.option(
     metavar="SECONDS",
     help="Grace period for answers in progress at shutdown.",
 )
+@click.option(
+    "--shutdown-delay",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="After SIGTERM, keep accepting requests while /readyz fails, until a proxy has noticed.",
+)
 @server_debug_option
 def serve(
     collections: tuple[str, ...],
@@ -74,6 +81,7 @@ def serve(
     keys_path: str | None,
     no_auth: bool,
     drain: float,
+    shutdown_delay: float,
 ) -> None:
     """Serve collections over an OpenAI-compatible API, with a web page for chatting: docs/server.md."""
     if no_auth and host not in _LOOPBACK:
@@ -103,7 +111,8 @@ def serve(
         print_note(f"ragfm serves an API at {address}/v1 and a chat page at {address}/")
         sys.stderr.flush()
 
-    Server(app, host=host, port=port, drain=drain, on_listening=show_address).run()
+    server = Server(app, host=host, port=port, drain=drain, shutdown_delay=shutdown_delay, on_listening=show_address)
+    server.run()
 
 
 def collection_folders(collections: tuple[str, ...]) -> list[str]:

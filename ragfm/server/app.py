@@ -58,7 +58,7 @@ async def readyz(request: Request, response: Response) -> Health:
     status = "ready" if service.warm else "loading models"
     if service.warm and not await service.databases_reachable():
         status = "database unavailable"
-    if service.closing:
+    if service.ending:
         status = "ending"
     response.status_code = 200 if status == "ready" else 503
     return Health(status=status)

@@ -54,7 +54,10 @@ class Service:
             for name, location in served.locations.items()
         }
         self.warm = False  # whether the models are loaded
+        self.ending = False
+        """Whether the server shuts down. It may accept requests for a while."""
         self.closing = False
+        """Whether it has ended the answers that were still running."""
         self._streams: set[AnswerStream] = set()
 
     async def databases_reachable(self) -> bool:

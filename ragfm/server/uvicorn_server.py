@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import signal
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -25,13 +29,15 @@ _DRAIN_SECONDS = 30.0
 # another request computes in Python: with the default of 5 ms, it took several times as long.
 _SWITCH_SECONDS = 0.0005
 _REPORT_SECONDS = 5.0  # after the drain, to tell clients that their answers are cut off
+_KEPT_SECONDS = 1.0  # after SIGTERM, for requests that are on their way on kept connections
+_CLOSE = (b"connection", b"close")
 
 
 class Server(uvicorn.Server):
     """Serves an application. `run` returns when the server has ended.
 
-    `drain` is the time in seconds that running answers have on shutdown. `on_listening` is called with the server's
-    address.
+    `drain` is the time in seconds that running answers have on shutdown. After SIGTERM, the server accepts requests for
+    `shutdown_delay` more seconds, while `/readyz` already fails. `on_listening` is called with the server's address.
     """
 
     def __init__(
@@ -41,10 +47,12 @@ class Server(uvicorn.Server):
         host: str,
         port: int,
         drain: float = _DRAIN_SECONDS,
+        shutdown_delay: float = 0.0,
         on_listening: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._service: Service = app.state.service
-        self._drain, self._on_listening = drain, on_listening
+        self._drain, self._shutdown_delay, self._on_listening = drain, shutdown_delay, on_listening
+        self._terminated = False
         config = uvicorn.Config(
             app,
             host=host,
@@ -63,6 +71,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down gracefully on the first signal and at once on the second."""
+        self._terminated |= sig == signal.SIGTERM  # after Ctrl-C, a person waits, and no proxy
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -78,9 +87,48 @@ class Server(uvicorn.Server):
             self._on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Accept no more connections, and end the running answers after the drain time."""
+        """Fail `/readyz`, accept no more connections after the delay, and end the running answers after the drain time.
+
+        From the start, responses tell clients to close their connections, so that these move to another server.
+        """
+        self._service.ending = True
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        if self._terminated:
+            await self._wait(self._shutdown_delay, lambda: True)
         asyncio.get_running_loop().call_later(self._drain, self._service.stop)
+        await self._close_listeners()
+        if self._terminated:
+            await self._wait(_KEPT_SECONDS, lambda: bool(self.server_state.connections))
         await super().shutdown(sockets)
+
+    async def _wait(self, seconds: float, goes_on: Callable[[], bool]) -> None:
+        deadline = monotonic() + seconds
+        while monotonic() < deadline and goes_on() and not self.force_exit:
+            await asyncio.sleep(0.05)
+
+    async def _close_listeners(self) -> None:
+        """Close the listening sockets, and serve the connections that the kernel has accepted before.
+
+        Their clients have sent a request, and would see it fail: asyncio only closes the socket, which resets them.
+        """
+        loop, accepted = asyncio.get_running_loop(), list[socket.socket]()
+        for server in self.servers:
+            for listener in server.sockets:
+                loop.remove_reader(listener.fileno())
+        for _ in range(3):  # what asyncio has accepted gets its protocol in the next steps of the loop
+            await asyncio.sleep(0)
+        for server in self.servers:
+            for listener in server.sockets:
+                with socket.socket(fileno=os.dup(listener.fileno())) as copy, suppress(BlockingIOError):
+                    while True:
+                        accepted.append(copy.accept()[0])
+            server.close()
+        for connection in accepted:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def run(self, sockets: Any = None) -> None:
         """Serve until a signal arrives."""

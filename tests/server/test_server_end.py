@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -23,6 +25,7 @@ from support.running_server import QUESTION, SlowReader, eventually, serve
 from ragfm import Collection
 from ragfm.samples import copy_handbook
 from ragfm.server.api_keys import Key, KeyFile, default_key_path
+from ragfm.server.uvicorn_server import Server
 
 SCRIPT = "from ragfm.cli import main; main()"
 
@@ -45,7 +48,7 @@ def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.Op
     said = next(line for line in process.stderr if line.startswith("ragfm serves"))  # after what memory it will take
     address = next(word for word in said.split() if word.startswith("http")).rstrip(",")
     client = openai.OpenAI(base_url=address, api_key=secret, max_retries=0, timeout=240)
-    eventually(lambda: httpx.get(f"{address.removesuffix('/v1')}/readyz").status_code == 200, 120)
+    eventually(lambda: httpx.get(f"{address.removesuffix('/v1')}/readyz", timeout=60).status_code == 200, 120)
     return process, client
 
 
@@ -65,7 +68,9 @@ def end_during_streams(handbook: Path, secret: str) -> int:
 
     def let_in() -> bool:
         figures = httpx.get(
-            f"{str(client.base_url).removesuffix('/v1/')}/metrics", headers={"Authorization": f"Bearer {secret}"}
+            f"{str(client.base_url).removesuffix('/v1/')}/metrics",
+            headers={"Authorization": f"Bearer {secret}"},
+            timeout=60,
         ).text
         running = re.search(r"^ragfm_running (\S+)", figures, re.M)
         done = re.search(r"^ragfm_requests_total\{.*chat/completions.*\} (\S+)", figures, re.M)
@@ -110,6 +115,58 @@ def test_streams_end_with_an_error_after_the_drain_time(tmp_path: Path) -> None:
             list(stream)
         assert caught.value.code == "ending"  # an event, and no broken connection
     assert reader.busy == 0
+
+
+def test_a_server_that_ends_is_not_ready_and_still_answers_during_the_delay(tmp_path: Path) -> None:
+    with serve(tmp_path, SlowReader(), shutdown_delay=60.0) as it, it.client() as client:
+        eventually(lambda: client.get("/readyz").status_code == 200)
+        it.server.handle_exit(signal.SIGTERM, None)
+        unready = eventually(lambda: (said := client.get("/readyz")).status_code == 503 and said)
+        assert unready.json()["status"] == "ending"
+        found = httpx.post(f"{it.address}/v1/search", json={"query": "leave"}, headers=dict(client.headers))
+        assert found.status_code == 200
+        assert found.headers["connection"] == "close"  # the client's next request goes to another server
+        it.server.handle_exit(signal.SIGTERM, None)  # a second signal ends it at once
+
+
+def test_a_request_on_a_kept_connection_is_answered_after_the_listener_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.server.uvicorn_server._KEPT_SECONDS", 60.0)
+    with serve(tmp_path, SlowReader()) as it, it.client() as client:
+        assert client.get("/healthz").status_code == 200
+        it.server.handle_exit(signal.SIGTERM, None)
+        eventually(lambda: _refused(it.address))
+        assert client.get("/healthz").headers["connection"] == "close"
+
+
+def test_connections_that_only_the_kernel_has_accepted_are_served(tmp_path: Path) -> None:
+    connected = threading.Event()
+
+    async def end(server: Server) -> None:
+        connected.wait()  # in the event loop, which therefore accepts nothing
+        await server.shutdown()
+
+    with serve(tmp_path, SlowReader()) as it:
+        address = urlsplit(it.address)
+        ended = asyncio.run_coroutine_threadsafe(end(it.server), it.server.servers[0].get_loop())
+        clients = [socket.create_connection((address.hostname, address.port), timeout=60) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        connected.set()
+        replies = [client.makefile("rb").read() for client in clients]
+        for client in clients:
+            client.close()
+        ended.result(60)
+    assert [reply.split(b"\r\n")[0] for reply in replies] == [b"HTTP/1.1 200 OK"] * 20
+
+
+def _refused(address: str) -> bool:
+    try:
+        httpx.get(f"{address}/healthz")
+    except httpx.ConnectError:
+        return True
+    return False
 
 
 def test_an_address_in_use_prints_one_line(handbook: Path) -> None:

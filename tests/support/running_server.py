@@ -113,6 +113,7 @@ def serve(
     limits: Limits = LIMITS,
     waiting: int = 64,
     drain: float = 5.0,
+    shutdown_delay: float = 0.0,
     collection: Path | str | None = None,
     store: KeyStore | None = None,
 ) -> Iterator[Running]:
@@ -132,7 +133,12 @@ def serve(
     )
     listening, address = threading.Event(), list[str]()
     server = Server(
-        app, host="127.0.0.1", port=0, drain=drain, on_listening=lambda at: (address.append(at), listening.set())
+        app,
+        host="127.0.0.1",
+        port=0,
+        drain=drain,
+        shutdown_delay=shutdown_delay,
+        on_listening=lambda at: (address.append(at), listening.set()),
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
