@@ -100,7 +100,7 @@ class ArchiveReader:
                 continue
             skip = member.skip
             if skip is None and member.size > self._max_bytes:
-                skip = f"{member.size:,} bytes; the limit is {self._max_bytes:,}"
+                skip = f"{member.size:,} bytes; the limit is {self._max_bytes:,} (`files.max_mb`)"
             is_hidden = any(part.startswith(".") or part in _HIDDEN for part in member_path.split("/"))
             if skip is None and is_hidden and not self._hidden:
                 skip = "hidden"

@@ -388,7 +388,7 @@ def _groups_of(root: str, path: str, real_root: str | Path, real: Path) -> _Grou
 
 
 def _too_large(status: os.stat_result, limit: int) -> str:
-    return f"{status.st_size:,} bytes; the limit is {limit:,}"
+    return f"{status.st_size:,} bytes; the limit is {limit:,} (`files.max_mb`)"
 
 
 def _printable(path: str) -> str:

@@ -148,7 +148,7 @@ class GitConnector:
         except ParseError as error:
             raise ConnectorError(f"{ref.path!r} cannot be read: {error.message}.") from error
         if isinstance(found, int):
-            raise SkipDocument(f"{found:,} bytes; the limit is {self._max_bytes:,}")
+            raise SkipDocument(f"{found:,} bytes; the limit is {self._max_bytes:,} (`files.max_mb`)")
         if not isinstance(found, GitBlob):
             raise ConnectorError(f"{ref.path!r} is not a file.")
         data = found.data

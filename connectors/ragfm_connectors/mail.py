@@ -136,7 +136,7 @@ class MailConnector:
                     continue  # the same mail in another folder
                 self._positions[path] = _Position(file, start, size, None)
                 if size > self._max_bytes:
-                    yield Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,}")
+                    yield Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,} (`files.max_mb`)")
                     continue
                 try:
                     message = parse_message(data)

@@ -164,7 +164,7 @@ class ObjectConnector:
     def _object_ref(self, path: str, info: _ObjectInfo, allow: tuple[str, ...] | None) -> Ref:
         size = int(info.get("size") or 0)
         if size > self._max_bytes:
-            return Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,}")
+            return Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,} (`files.max_mb`)")
         revision = _revision(info)
         if not revision.startswith("mark:"):
             modified = _modified(info)

@@ -125,7 +125,9 @@ def main() -> None:
     except BrokenPipeError:
         code = FAILED
     except OSError as error:
-        code = _fail(FAILED, error, f"{error.strerror or error}: {error.filename or 'output'}", "")
+        what = f"Access to '{error.filename}'" if error.filename else "Writing the output"
+        hint = "Check the path, its permissions and the free space."
+        code = _fail(FAILED, error, f"{what} failed: {error.strerror or error}.", hint)
     except Exception as error:  # users see no traceback
         hint = "This is a bug in ragfm. Run the command with --debug for the traceback."
         code = _fail(FAILED, error, f"{type(error).__name__}: {error}", hint)

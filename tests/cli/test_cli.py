@@ -291,6 +291,13 @@ def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> 
         assert "No space left" in done.stderr
 
 
+def test_an_error_of_the_system_says_what_failed_and_what_to_check(shell: Shell) -> None:
+    (shell.folder / "ragfm-demo").symlink_to("nowhere")
+    said = shell("demo", code=1).stderr
+    assert re.search("Access to '.*ragfm-demo' failed: File exists", said)
+    assert "Check the path, its permissions and the free space." in " ".join(said.split())
+
+
 def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -> None:
     shell("ingest", "docs")
     done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")

@@ -147,7 +147,7 @@ def test_include_names_apply_to_skipped_ones_too(docs: Path) -> None:
     write(docs / "big.png", "x" * 50)
     write(docs / ".hidden.png")
     assert list(listed(docs, include=["a.md"], max_bytes=20)) == ["a.md"]
-    assert listed(docs, max_bytes=20)["big.png"].skip == "50 bytes; the limit is 20"
+    assert listed(docs, max_bytes=20)["big.png"].skip == "50 bytes; the limit is 20 (`files.max_mb`)"
 
 
 # --- Skipped entries ---------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_too_large_files_are_skipped(docs: Path) -> None:
     write(docs / "big.txt", "x" * 1001)
     write(docs / "fits.txt", "x" * 1000)
     found = listed(docs, max_bytes=1000)
-    assert found["big.txt"] == Ref("big.txt", skip="1,001 bytes; the limit is 1,000")
+    assert found["big.txt"] == Ref("big.txt", skip="1,001 bytes; the limit is 1,000 (`files.max_mb`)")
     assert found["fits.txt"].skip is None
     assert listed(docs / "big.txt", max_bytes=1000)[""].skip is not None
 

@@ -112,7 +112,7 @@ def test_skipped_entries_have_reasons(bucket: Bucket) -> None:
     bucket.put("big.md", "x" * 99)
     bucket.put("empty.md", "")
     found = bucket.listed(max_bytes=98)
-    assert found["big.md"].skip == "99 bytes; the limit is 98"
+    assert found["big.md"].skip == "99 bytes; the limit is 98 (`files.max_mb`)"
     connector = bucket.made(max_bytes=98)
     assert connector.fetch(found["empty.md"]).data == b""
     bucket.put("a.md", "x" * 99)
