@@ -599,9 +599,14 @@ def test_no_prompt_is_shared_between_adapters_scales_or_scopes(tmp_path: Path, m
     prompt, cached, scores = asked(LONG * 4), list[int](), dict[str | None, float]()
     for adapter in (weak, strong):
         reader.score(asked("Hi"), ["Yes"], adapter=adapter)  # tried once, which takes longer than an answer
-    at_once = [reader.stream(asked(f"Hi {n}"), Sampling(max_tokens=200)) for n in range(9)]
-    for stream in at_once:  # so that it has nine slots, however fast it serves what follows
-        text(stream)
+    evaluate, submitted = LlamaContext.evaluate, threading.Event()
+    with monkeypatch.context() as held:  # until nine requests are there, so that there are nine slots
+        held.setattr(LlamaContext, "evaluate", lambda *args: submitted.wait(20) and evaluate(*args))
+        at_once = [reader.stream(asked(f"Hi {n}"), Sampling(max_tokens=2)) for n in range(9)]
+        submitted.set()
+        for stream in at_once:
+            text(stream)
+    assert len(reader._engine.batcher._loop._slots) == 9
     for _ in range(2):
         streams = [reader.scoped(scope).stream(prompt, Sampling(max_tokens=1, adapter=of)) for of, scope in kinds]
         cached += [stream.usage.cached_tokens for stream in streams if text(stream) is not None]
