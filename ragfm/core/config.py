@@ -100,7 +100,7 @@ class SearchSection(_Section):
         ge=0,
         le=1,
         description="Weight of the reranker's scores; the search scores have the rest, on the same scale. "
-        "Default: 0.5 for `verifier`, 1 for others.",
+        "Default: 0.5 for `verifier`, `multi-vector` and `sparse-encoder`, 1 for others.",
     )
     rerank_candidates: int = Field(20, ge=1, description="Number of hits to rerank; more if `k` is larger.")
     rerank_budget_ms: float | None = Field(

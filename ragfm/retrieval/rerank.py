@@ -165,7 +165,12 @@ class CrossEncoderReranker(_ModelReranker):
 
 
 class _EncoderReranker(_ModelReranker):
-    """A model that encodes query and texts apart; its own similarity compares them."""
+    """A model that encodes query and texts apart; its own similarity compares them.
+
+    Alone it often ranks worse than search: docs/decisions/056-rerankers.md.
+    """
+
+    weight = 0.5
 
     def _scorer(self, query: str) -> Score:
         import torch

@@ -272,6 +272,14 @@ def test_hits_are_in_order_of_the_rerankers_scores(harbour: Collection, model: P
     assert all("rerank" not in hit.scores for hit in plain)
 
 
+def test_half_of_the_order_by_sparse_vectors_is_the_score_of_the_search(harbour: Collection, encoders: Path) -> None:
+    hits = _reranked(harbour, SparseReranker(str(encoders / "splade"))).search(QUERY, k=12)
+    scores = np.array([[hit.scores["fused"], hit.scores["rerank"]] for hit in hits], dtype=np.float64)
+    scaled = (scores - scores.min(axis=0)) / np.ptp(scores, axis=0)
+    assert (np.diff(scaled.mean(axis=1)) < 1e-6).all()
+    assert not (np.diff(scores[:, 1]) <= 0).all()  # the reranker alone has a different order
+
+
 def test_only_the_candidates_are_reranked(harbour: Collection) -> None:
     class Backwards:
         def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
