@@ -12,7 +12,7 @@ is off. Peers that are not installed are skipped. `installed` is what a tool nee
 and their size on disk. The last line is the result in JSON.
 
 `--coverage` parses all files of supported formats with ragfm alone, as `ragfm ingest` does with everything installed
-(OCR, speech, LibreOffice), and lists each file without a document and the reason.
+(OCR, speech, LibreOffice), and lists each file without a document and the reason. `--reasons` updates these reasons.
 
 `--retrieval` measures the effect on search: each tool's text of the files in labels/table_questions.tsv is ingested
 with ragfm's chunker, embedder and default search, and a question counts if one of the first five hits is of its file
@@ -34,7 +34,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from shutil import which
@@ -342,16 +342,11 @@ def is_supported(path: Path) -> bool:
     return named or media_type(path.read_bytes(), path.name) != BINARY
 
 
-def coverage() -> dict[str, Any]:
-    """How many files of supported formats give a document, and why the others do not."""
-    given = (path for folder in FOLDERS for path in (DATA / folder).rglob("*") if path.is_file())
-    paths = sorted(
-        path for path in given if not {"groundtruth", "expected_outputs"} & {*path.parts} and is_supported(path)
-    )
+def without_document(paths: Iterable[Path]) -> tuple[dict[str, str], dict[str, str]]:
+    """The files that fail and those that are skipped, by name, with the reasons."""
     workers = WorkerPool()
-    began = time.monotonic()
     futures = {path: workers.submit(Blob(path.read_bytes()), path.name) for path in paths}
-    failed, skipped = {}, {}
+    failed, skipped = dict[str, str](), dict[str, str]()
     for path, future in futures.items():
         try:
             future.result()
@@ -360,6 +355,17 @@ def coverage() -> dict[str, Any]:
         except RagfmError as error:
             failed[str(path.relative_to(DATA))] = str(error)
     workers.close()
+    return failed, skipped
+
+
+def coverage() -> dict[str, Any]:
+    """How many files of supported formats give a document, and why the others do not."""
+    given = (path for folder in FOLDERS for path in (DATA / folder).rglob("*") if path.is_file())
+    paths = sorted(
+        path for path in given if not {"groundtruth", "expected_outputs"} & {*path.parts} and is_supported(path)
+    )
+    began = time.monotonic()
+    failed, skipped = without_document(paths)
     found = len(paths) - len(failed) - len(skipped)
     kinds = Counter(path.suffix.lower()[1:] or "no suffix" for path in paths)
     return {
@@ -379,6 +385,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="CPU seconds per tool and format")
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--coverage", action="store_true", help="count the parsed files of all formats")
+    parser.add_argument("--reasons", action="store_true", help="parse the files without a document again")
     parser.add_argument("--retrieval", action="store_true", help="measure the recall of cells of tables")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -386,6 +393,14 @@ def main() -> None:
         result = measure.read("parse") | {"coverage": coverage()}
         measure.save(result, "parse")
         print(json.dumps(result["coverage"], ensure_ascii=False))
+        return
+    if options.reasons:
+        result = measure.read("parse")
+        before = result["coverage"]
+        failed, skipped = without_document(DATA / name for name in (*before["failed"], *before["skipped"]))
+        assert len(failed) + len(skipped) == before["files"] - before["in"], "more files are parsed now: use --coverage"
+        result["coverage"] = before | {"failed": failed, "skipped": skipped}
+        measure.save(result, "parse")
         return
     reads: Reads = {}
     for name, make in TOOLS.items():
