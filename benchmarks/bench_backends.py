@@ -1,7 +1,7 @@
 """Compare search backends on the same vectors with each other, and with the PostgreSQL stores of two frameworks.
 
     python benchmarks/bench_backends.py [--count 20000] [--queries 100] [--synthetic]
-    python benchmarks/bench_backends.py --synthetic --count 200000 --without milvus LlamaIndex Haystack
+    python benchmarks/bench_backends.py --count 200000 --without milvus LlamaIndex Haystack
 
 Sides: a folder and a collection on PostgreSQL with `local`; PostgreSQL with `pgvector`; a folder with `milvus`, in the
 file of Milvus Lite, which tests the protocol and not the speed of a server; and LlamaIndex's PGVectorStore and
@@ -10,14 +10,14 @@ Haystack's PgvectorDocumentStore on the same PostgreSQL 18 (in the package `embe
 pgvector's own parameters for building and `ef_search = 200`, as ragfm has them, ANALYZE after loading, and a second run
 with pgvector's iterative scan.
 
-Real embeddings, those of bench_index.py, or vectors around 2,000 random centres, are written once into each store, 100
-chunks per document; `rows_per_cpu_s` includes catalog and indexes. Searches are for ten hits with their texts, without
-embedding: one query at a time, all sides in turn, with and without filters that a share of the chunks pass. Recall@10
-is against exact cosines; `hits` is the smallest share of the hits that a search has to return. The first search with a
-filter, which counts or collects the chunks in ragfm, is not part of the times. CPU times are those of this process and
-of all processes of the server, which depend less on other load than wall times. Prints one JSON line last, which is
-kept in benchmarks/results/backends.json; that of another number of vectors or
-without some sides in backends_NUMBER.json.
+Real embeddings, those of bench_index.py, which are mixed where more are needed, or vectors around 2,000 random centres,
+are written once into each store, 100 chunks per document; `rows_per_cpu_s` includes catalog and indexes. Searches are
+for ten hits with their texts, without embedding: one query at a time, all sides in turn, with and without filters that
+a share of the chunks pass. Recall@10 is against exact cosines; `hits` is the smallest share of the hits that a search
+has to return. The first search with a filter, which counts or collects the chunks in ragfm, is not part of the times.
+CPU times are those of this process and of all processes of the server, which depend less on other load than wall
+times. Prints one JSON line last, which is kept in benchmarks/results/backends.json; that of another number of vectors
+or without some sides in backends_NUMBER.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_index import real_embeddings
+from bench_index import mix_vectors, real_embeddings
 from measure import about, save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], metavar="SIDE", help="words in the names of sides to skip")
     args = parser.parse_args()
     vectors, queries = clustered(args.count, args.queries) if args.synthetic else real_embeddings()
+    mixed = args.count > len(vectors)
+    vectors = mix_vectors(vectors, args.count) if mixed else vectors
     vectors, queries = vectors[: args.count], queries[: args.queries]
     documents = len(vectors) // CHUNKS
     shares = {"all": None, "50 %": documents // 2, "1 %": max(1, documents // 100), "0.01 %": 0}
@@ -141,7 +143,7 @@ def main() -> None:
     peers = ("llama-index-vector-stores-postgres", "llama-index-core", "pgvector-haystack", "haystack-ai", "pgvector")
     kept = {
         **about("backends", ("ragfm", *packages, *peers)),
-        "data": "synthetic" if args.synthetic else "sentences",
+        "data": "synthetic" if args.synthetic else "sentences, mixed" if mixed else "sentences",
         "vectors": len(vectors),
         "queries": len(queries),
         "load": [load, round(os.getloadavg()[0], 1)],

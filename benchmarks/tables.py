@@ -586,14 +586,38 @@ def index() -> str:
 
 
 def backends() -> str:
+    return _backends("backends")
+
+
+def backends_more() -> str:
+    return _backends("backends_200000")
+
+
+def _backends(name: str) -> str:
     rows = []
-    for side, entry in _result("backends")["sides"].items():
+    for side, entry in _result(name)["sides"].items():
         shares = [figures for figures in entry.values() if isinstance(figures, dict)]
         columns = (("recall@10", 3), ("hits", 2), ("cpu_ms", 1), ("p50_ms", 1), ("p95_ms", 1))
         figures = (" / ".join(f"{share[name]:.{digits}f}" for share in shares) for name, digits in columns)
         rows.append([side, f"{entry['rows_per_cpu_s']}" if "rows_per_cpu_s" in entry else "", *figures])
     head = ("recall@10", "least share of the hits", "CPU ms per search", "p50 ms", "p95 ms")
     return _table(("side", "rows ingested per CPU second", *head), rows)
+
+
+def processes() -> str:
+    columns = (
+        ("searches_per_s", 0),
+        ("p50_ms", 0),
+        ("p95_ms", 0),
+        ("server_cpu_ms", 1),
+        ("database_and_users_cpu_ms", 1),
+    )
+    rows = [
+        [count, *(f"{entry[name]:.{digits}f}" for name, digits in columns)]
+        for count, entry in _result("processes")["servers"].items()
+    ]
+    head = ("searches/s", "p50 ms", "p95 ms", "CPU ms per search: server", "database and users")
+    return _table(("servers", *head), rows)
 
 
 def pictures() -> str:
@@ -927,6 +951,8 @@ TABLES: dict[str, Callable[[], str]] = {
             collection_more,
             index,
             backends,
+            backends_more,
+            processes,
             pictures,
             capacity,
             bm25,

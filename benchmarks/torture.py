@@ -139,7 +139,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--searches", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=600, help="how long servers search")
     parser.add_argument("--chunks", type=int, default=100_000, help="size of the collection of servers")
-    parser.add_argument("--checks", type=int, default=100_000, help="hits to check without conditions on groups")
+    parser.add_argument("--checks", type=int, default=100_000, help="hits of restricted handles to check")
     parser.add_argument("--folder", help="working folder; a file system in memory is fastest")
     return parser.parse_args()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from support.torture.damage_jobs import answer, furnish, furnish_log
 from support.torture.helpers import CachedHashingEmbedder, open_collection
 from support.torture.inspect_job import inspect, verify
-from support.torture.server_jobs import read_versions, search_without_conditions, write_versions
+from support.torture.server_jobs import read_versions, search_canaries, write_versions
 from support.torture.snapshot_jobs import read_rounds, write_rounds
 from support.torture.writer_jobs import ingest, one_change, prepare, restore_backup
 
@@ -23,7 +23,7 @@ __all__ = [
     "read_rounds",
     "read_versions",
     "restore_backup",
-    "search_without_conditions",
+    "search_canaries",
     "verify",
     "warm_up",
     "write_rounds",

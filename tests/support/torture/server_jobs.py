@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +166,15 @@ def read_versions(report: Report, place: str, folder: str, documents: int, seed:
     rng, problems, generations = random.Random(seed), list[str](), list[int]()
     os.environ["XDG_CACHE_HOME"] = f"{folder}/machine-{seed}"
     collection, oracle = open_collection(place, dim=DIM), Oracle(Path(folder), documents)
-    embedded = Snapshot.search
-    by_words = Snapshot.search_keywords
-    Snapshot.search = lambda self, *args: (generations.append(self.generation.id), embedded(self, *args))[1]  # type: ignore[method-assign]
-    Snapshot.search_keywords = lambda self, *args: (generations.append(self.generation.id), by_words(self, *args))[1]  # type: ignore[method-assign]
+
+    def recorded(search: Callable[..., Any]) -> Callable[..., Any]:
+        def call(snapshot: Snapshot, *args: Any) -> Any:
+            generations.append(snapshot.generation.id)
+            return search(snapshot, *args)
+
+        return call
+
+    Snapshot.search, Snapshot.search_keywords = recorded(Snapshot.search), recorded(Snapshot.search_keywords)  # type: ignore[method-assign]
     searches, checks, crossings = dict.fromkeys(("dense", "hybrid", "keyword"), 0), 0, 0
     seen = set[int]()
     while not Path(folder, "stop").exists() and len(problems) < 20:
@@ -180,7 +186,7 @@ def read_versions(report: Report, place: str, folder: str, documents: int, seed:
         words = marker(document, max(0, int(oracle.version[document])))
         query = words if mode == "keyword" else f"{words} {' '.join(rng.choices(WORDS, k=4))}"
         hits = handle.search(
-            query, 2 * CHUNKS if mode == "keyword" else K, mode=mode, filter=below and f"number < {below}"
+            query, 2 * CHUNKS if mode == "keyword" else K, mode=mode, filter=f"number < {below}" if below else None
         )
         if generations[-1] < oracle.generation:
             problems.append(f"generation {generations[-1]} after {oracle.generation}")
@@ -212,10 +218,11 @@ def read_versions(report: Report, place: str, folder: str, documents: int, seed:
     )
 
 
-def search_without_conditions(report: Report, place: str, folder: str, checks: int) -> None:
-    """Search until that many hits are checked, without the condition on groups, as if it had been forgotten."""
+def search_canaries(report: Report, place: str, folder: str, checks: int, conditions: bool) -> None:
+    """Search until that many hits are checked; without `conditions` on groups, as if they had been forgotten."""
     os.environ["XDG_CACHE_HOME"] = f"{folder}/machine-0"
-    filters.visible_to = lambda _: sa.true()
+    if not conditions:
+        filters.visible_to = lambda _: sa.true()  # type: ignore[assignment]
     rng, collection = random.Random(2), open_collection(place, dim=DIM)
     done, crossings, hidden = 0, 0, 0
     while done < checks:

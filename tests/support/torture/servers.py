@@ -14,9 +14,9 @@ from support.torture.server_jobs import CHUNKS
 def servers(
     fork_server: ForkServer, folder: Path, server: PostgresServer, seconds: float, chunks: int, checks: int
 ) -> dict[str, Any]:
-    """Let two processes search for `seconds`, then one without conditions on groups. Returns counts and `problems`.
+    """Let two processes search for `seconds`. Returns counts and `problems`.
 
-    `checks` hits of the latter are checked.
+    Then one looks for canaries in `checks` hits of restricted handles, and again without conditions on groups.
     """
     start, documents, problems = time.monotonic(), chunks // CHUNKS, list[str]()
     parts = {"place": server.address("torture"), "folder": folder}
@@ -33,9 +33,12 @@ def servers(
         problems += [f"reader {number}: {problem}" for problem in result["problems"]]
         if result["crossings"]:
             problems.append(f"reader {number}: {result['crossings']} hits of other groups")
-    without = fork_server.run("search_without_conditions", **parts, checks=checks)
-    if without["crossings"] or not without["hidden_hits_of_the_owner"]:
-        problems.append(f"without conditions on groups: {without}")
+    canaries = {}
+    for name, conditions in (("with_conditions", True), ("without_conditions", False)):
+        found = fork_server.run("search_canaries", **parts, checks=checks, conditions=conditions)
+        if found["crossings"] or not found["hidden_hits_of_the_owner"]:
+            problems.append(f"{name}: {found}")
+        canaries[name] = found
     return {
         "chunks": chunks,
         "commits": written["commits"],
@@ -43,7 +46,7 @@ def servers(
         "generations_searched": [result["generations"] for result in results],
         "checks": sum(result["checks"] for result in results),
         "crossings": sum(result["crossings"] for result in results),
-        "without_conditions": without,
+        **canaries,
         "problems": problems,
         "seconds": round(time.monotonic() - start, 1),
     }
