@@ -570,6 +570,40 @@ def test_a_handle_survives_a_restart_of_the_server(own_server: PostgresServer, a
     assert collection.sync(docs).unchanged == 4
 
 
+def test_searches_recover_from_restarts_under_load(own_server: PostgresServer, docs: Path) -> None:
+    collection = _open(own_server.address())
+    collection.sync(docs)
+    expected = collection.search("leave", 10)
+    handles = [collection, collection, collection.as_groups({"hr"}), collection.as_groups({"hr"})]
+    found, failures, stop = [0] * len(handles), list[BaseException](), threading.Event()
+
+    def search(number: int) -> None:
+        while not stop.is_set():
+            try:
+                assert handles[number].search("leave", 10) == expected
+                found[number] += 1
+            except CollectionUnavailableError:
+                time.sleep(0.05)
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    threads = [threading.Thread(target=search, args=(number,)) for number in range(len(handles))]
+    for thread in threads:
+        thread.start()
+    for mode in ("immediate", "fast"):
+        own_server.stop(mode)
+        own_server.start()
+        before, deadline = list(found), time.monotonic() + 60
+        while not failures and any(now < then + 3 for now, then in zip(found, before, strict=True)):
+            assert time.monotonic() < deadline, (before, found)
+            time.sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
 def _prepared(collection: Collection) -> list[str]:
     """The statements that are prepared in a session, after some searches."""
     with collection._store.catalog.driver() as pooled:
