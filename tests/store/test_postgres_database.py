@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from support.postgres_server import POOL_PORT, USER, PostgresServer, pgbouncer, postgres_server
 from support.shell import InProcessShell
+from support.torture.full_disk import fill, small_disk
 
 from ragfm import Answer, Collection, Settings, Usage
 from ragfm.core.errors import (
@@ -32,6 +34,7 @@ from ragfm.core.errors import (
     CollectionUnavailableError,
     ConfigError,
     DamagedCollectionError,
+    DiskFullError,
     LogError,
     MissingExtraError,
     UnsupportedError,
@@ -568,6 +571,38 @@ def test_a_handle_survives_a_restart_of_the_server(own_server: PostgresServer, a
     own_server.start()
     assert collection.search("leave", 10) == expected  # the first attempt fails, on a closed connection
     assert collection.sync(docs).unchanged == 4
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_the_server(own_server: PostgresServer, docs: Path) -> None:
+    disk = own_server.folder / "disk"
+    disk.mkdir()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(disk))
+        except OSError as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+        owner = (own_server.folder / "data").stat()
+        os.chown(disk, owner.st_uid, owner.st_gid)
+        own_server.sql(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        own_server.sql("CREATE DATABASE crowded TABLESPACE small")
+        collection = _open(own_server.address(database="crowded"))
+        collection.sync(docs)
+        expected, state = collection.search("leave", 10), collection.state
+        filler = fill(disk, 200_000)
+        (docs / "long.txt").write_text(
+            "\n\n".join(f"Number {number} {os.urandom(500).hex()}." for number in range(900))
+        )
+        with pytest.raises(DiskFullError, match="Earlier commits are intact"):
+            collection.sync(docs)
+        assert (collection.search("leave", 10), collection.state) == (expected, state)
+        assert not collection.verify().damaged
+        filler.unlink()
+        assert collection.sync(docs).added == 1
+        assert not collection.verify().damaged
+        collection.close()
+        own_server.sql("DROP DATABASE crowded WITH (FORCE)")
+        own_server.sql("DROP TABLESPACE small")
 
 
 def test_searches_recover_from_restarts_under_load(own_server: PostgresServer, docs: Path) -> None:
