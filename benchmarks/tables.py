@@ -586,22 +586,33 @@ def index() -> str:
 
 
 def backends() -> str:
-    return _backends("backends")
+    return _table(("side", *_BACKEND_COLUMNS), _backends(_result("backends")))
 
 
 def backends_more() -> str:
-    return _backends("backends_200000")
+    results = sorted((_result(path.stem) for path in RESULTS.glob("backends_*.json")), key=lambda each: each["vectors"])
+    rows = [[f"{result['vectors']:,}", *row] for result in results for row in _backends(result)]
+    return _table(("chunks", "side", *_BACKEND_COLUMNS), rows)
 
 
-def _backends(name: str) -> str:
+_BACKEND_COLUMNS = (
+    "rows ingested per CPU second",
+    "recall@10",
+    "least share of the hits",
+    "CPU ms per search",
+    "p50 ms",
+    "p95 ms",
+)
+
+
+def _backends(result: dict[str, Any]) -> list[list[str]]:
     rows = []
-    for side, entry in _result(name)["sides"].items():
+    for side, entry in result["sides"].items():
         shares = [figures for figures in entry.values() if isinstance(figures, dict)]
         columns = (("recall@10", 3), ("hits", 2), ("cpu_ms", 1), ("p50_ms", 1), ("p95_ms", 1))
         figures = (" / ".join(f"{share[name]:.{digits}f}" for share in shares) for name, digits in columns)
         rows.append([side, f"{entry['rows_per_cpu_s']}" if "rows_per_cpu_s" in entry else "", *figures])
-    head = ("recall@10", "least share of the hits", "CPU ms per search", "p50 ms", "p95 ms")
-    return _table(("side", "rows ingested per CPU second", *head), rows)
+    return rows
 
 
 def processes() -> str:
