@@ -1,6 +1,6 @@
 """Measure a collection of a million chunks: fill, open, search and update it.
 
-    python benchmarks/bench_collection.py [--count 1000000] [--memory-mb N]
+    python benchmarks/bench_collection.py [--count N…] [--memory-mb N]
 
 Vectors are those of bench_index.py (real embeddings, mixed and jittered). Texts are 40 words drawn by their frequency
 in SQuAD train, queries are questions of SQuAD dev, and a document has 20 chunks. They are committed as a sync does,
@@ -8,7 +8,8 @@ without parsing and embedding; the embedding of queries is not measured either. 
 = yes`, one in a hundred `rare = yes`. Searches are single-threaded calls of `Collection.search`, including text and
 metadata of the hits. "first" is the first search of a new process after its imports, including opening: "disk" with no
 file of the collection in the page cache, "memory" with all of them, as for all other figures. Prints a table, and one
-JSON line last; a run of a million is kept in benchmarks/results/collection.json.
+JSON line last. The sizes that were measured replace those in benchmarks/results/collection.json; the others stay, with
+their own dates. Default: 100,000 and a million, which take ten minutes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any, ClassVar
 import faiss
 import numpy as np
 from bench_index import mix_vectors, questions, real_embeddings, squad
-from measure import about, save
+from measure import about, read, save
 
 from ragfm import Collection, Settings
 from ragfm.core.types import Chunk, Document
@@ -225,7 +226,7 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--count", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--memory-mb", type=int)
     parser.add_argument("--search", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
@@ -234,19 +235,19 @@ def main() -> None:
         folder, queries, memory_mb = given.search
         print(json.dumps(search(Path(folder), Path(queries), int(memory_mb) or None, first=given.first)))
         return
-    results = {}
-    for count in sorted({given.count, given.count // 10}):
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
-            results[str(count)] = measure(Path(place) / ".ragfm", count, given.memory_mb)
-    for count, done in results.items():
-        print(f"{int(count):,} chunks")
-        for key, value in done.items():
-            print(f"  {key:16} {value}")
     head = about("collection", ("ragfm", "faiss-cpu", "numpy", "sqlalchemy", "pysqlite3"))
-    result = {**head, "memory_mb": given.memory_mb, "results": results, "load": os.getloadavg()[0]}
-    if given.count >= 1_000_000:
-        name = "collection" if given.memory_mb is None else f"collection-{given.memory_mb}mb"
-        save(result, name)
+    name = "collection" if given.memory_mb is None else f"collection-{given.memory_mb}mb"
+    results = read(name).get("results", {})
+    for count in given.count:
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+            measured = measure(Path(place) / ".ragfm", count, given.memory_mb)
+        results[str(count)] = {"date": head["date"], "load": round(os.getloadavg()[0], 1), **measured}
+        print(f"{count:,} chunks")
+        for key, value in measured.items():
+            print(f"  {key:16} {value}")
+    results = dict(sorted(results.items(), key=lambda one: int(one[0])))
+    result = {**head, "memory_mb": given.memory_mb, "results": results}
+    save(result, name)
     print(json.dumps(result))
 
 
