@@ -5,7 +5,10 @@
 PEERS is a virtual environment with the packages that `baselines/` names; ragfm runs in the current one. Each peer is
 filled and searched in its own process, with its documented defaults and its documented hybrid searches. `--keep DIR`
 keeps a peer's results there and does not run it again. `--untimed`, for a busy machine, omits times and memory of the
-peers that are run. Prints a table, and one JSON line last.
+peers that are run. The result of a choice of peers is kept under their names. Prints a table, and one JSON line last.
+
+`--reranker FOLDER` measures, instead, the best hybrid search of each with its own reranker and this cross-encoder, over
+20 passages; `--questions N` limits the questions. The result is kept as `peers_reranked`.
 """
 
 from __future__ import annotations
@@ -61,9 +64,12 @@ def squad_dev() -> QuestionSet:
 SETS = {"SQuAD dev": squad_dev, "SciFact test": lambda: beir("scifact", "test")}
 
 
-def run(peer: str, python: str, data: QuestionSet, *, timed: bool = True) -> dict[str, Any]:
+def run(
+    peer: str, python: str, data: QuestionSet, *, timed: bool = True, reranker: str | None = None
+) -> dict[str, Any]:
     """The runner's output for one peer."""
     task = {
+        "reranker": reranker,
         "model": str(find_model("bundled", "embedder")),
         "documents": data.documents,
         "queries": {question.id: question.text for question in data.questions},
@@ -133,18 +139,26 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--untimed", action="store_true")
+    parser.add_argument("--reranker", metavar="FOLDER")
+    parser.add_argument("--questions", type=int, help="number of questions")
     args = parser.parse_args()
+    result_name = "peers_reranked" if args.reranker else "peers"
+    if args.peers != ",".join(PEERS):
+        result_name += "-" + args.peers.replace(",", "-")
     sets: dict[str, Any] = {}
     installs: dict[str, Any] = {}
     for name in args.sets.split(","):
         data, entries, ours = SETS[name](), {}, None
+        if args.questions:
+            step = -(-len(data.questions) // args.questions)
+            data = replace(data, questions=data.questions[::step])
         print(f"\n{name}: {len(data.documents or ())} documents, {len(data.questions)} questions")
         for peer in args.peers.split(","):
             kept = args.keep / f"{name}, {peer}.json" if args.keep else None
             if kept and kept.exists():
                 result = json.loads(kept.read_text(encoding="utf-8"))
             else:
-                result = run(peer, args.python, data, timed=not args.untimed)
+                result = run(peer, args.python, data, timed=not args.untimed, reranker=args.reranker)
                 if kept:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(result), encoding="utf-8")
@@ -153,8 +167,8 @@ def main() -> None:
             ours = first if peer == "ours" else ours
             show(PEERS[peer], entries[PEERS[peer]])
         sets[name] = {"documents": len(data.documents or ()), "questions": len(data.questions), "peers": entries}
-    result = {**about("peers"), "threads": THREADS, "sets": sets, "installed": installs}
-    save(result, "peers")
+    result = {**about(result_name), "threads": THREADS, "sets": sets, "installed": installs}
+    save(result, result_name)
     print(json.dumps(result, ensure_ascii=False))
 
 

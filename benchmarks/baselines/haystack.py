@@ -15,6 +15,7 @@ from haystack_integrations.components.embedders.sentence_transformers import (
     SentenceTransformersDocumentEmbedder,
     SentenceTransformersTextEmbedder,
 )
+from haystack_integrations.components.rankers.sentence_transformers import SentenceTransformersSimilarityRanker
 
 PACKAGES = ("haystack-ai", "sentence-transformers-haystack")
 
@@ -41,6 +42,25 @@ class Peer:
         modes = ("reciprocal_rank_fusion", "distribution_based_rank_fusion")
         self.joined = {mode: self._pipeline(mode) for mode in modes}
         return {"default": self.search, **{f"hybrid, {mode}": partial(self.search_both, mode) for mode in modes}}
+
+    def reranked(self, model: str, candidates: int) -> tuple[str, Callable[[str, int], list[str]]]:
+        pipeline = self._pipeline("reciprocal_rank_fusion")
+        pipeline.add_component("ranker", SentenceTransformersSimilarityRanker(model=model, top_k=candidates))
+        pipeline.connect("joiner", "ranker")
+
+        def search(query: str, k: int) -> list[str]:
+            found = pipeline.run(
+                {
+                    "text_embedder": {"text": query},
+                    "dense": {"top_k": candidates},
+                    "words": {"query": query, "top_k": candidates},
+                    "joiner": {"top_k": candidates},
+                    "ranker": {"query": query},
+                }
+            )["ranker"]
+            return [document.meta["source_id"] for document in found["documents"]][:k]
+
+        return "hybrid, reciprocal_rank_fusion, SentenceTransformersSimilarityRanker", search
 
     def search(self, query: str, k: int) -> list[str]:
         found = self.plain.run({"text_embedder": {"text": query}, "dense": {"top_k": k}})["dense"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from langchain_classic.retrievers import EnsembleRetriever
+from langchain_classic.retrievers import ContextualCompressionRetriever, EnsembleRetriever
+from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+from langchain_community.cross_encoders import HuggingFaceCrossEncoder
 from langchain_community.retrievers import BM25Retriever
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -39,6 +41,15 @@ class Peer:
 
     def searches(self) -> dict[str, Callable[[str, int], list[str]]]:
         return {"default": self.search, "hybrid, ensemble": self.search_both}
+
+    def reranked(self, model: str, candidates: int) -> tuple[str, Callable[[str, int], list[str]]]:
+        compressor = CrossEncoderReranker(model=HuggingFaceCrossEncoder(model_name=model), top_n=candidates)
+        retriever = ContextualCompressionRetriever(
+            base_compressor=compressor, base_retriever=self._retriever(candidates)
+        )
+        return "hybrid, ensemble, CrossEncoderReranker", lambda query, k: [
+            found.metadata["source"] for found in retriever.invoke(query)[:k]
+        ]
 
     def search(self, query: str, k: int) -> list[str]:
         return [found.metadata["source"] for found in self.store.similarity_search(query, k=k)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor import SentenceTransformerRerank
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from llama_index.retrievers.bm25 import BM25Retriever
@@ -32,6 +33,15 @@ class Peer:
             "default": partial(self.search, None),
             **{f"hybrid, {mode}": partial(self.search, mode) for mode in modes},
         }
+
+    def reranked(self, model: str, candidates: int) -> tuple[str, Callable[[str, int], list[str]]]:
+        reranker = SentenceTransformerRerank(model=model, top_n=candidates)
+
+        def search(query: str, k: int) -> list[str]:
+            nodes = self.retriever("relative_score", candidates).retrieve(query)
+            return [found.node.ref_doc_id for found in reranker.postprocess_nodes(nodes, query_str=query)[:k]]
+
+        return "hybrid, relative_score, SentenceTransformerRerank", search
 
     def search(self, mode: str | None, query: str, k: int) -> list[str]:
         return [found.node.ref_doc_id for found in self.retriever(mode, k).retrieve(query)]

@@ -34,5 +34,13 @@ class Peer:
     def searches(self) -> dict[str, Callable[[str, int], list[str]]]:
         return {"default (hybrid)": partial(self.search, "hybrid"), "dense": partial(self.search, "dense")}
 
+    def reranked(self, model: str, candidates: int) -> tuple[str, Callable[[str, int], list[str]]]:
+        settings = self.collection.settings
+        search = settings.search.model_copy(update={"rerank_candidates": candidates, "rerank_weight": 0.5})
+        collection = Collection.open(self.collection.path, settings=settings.model_copy(update={"search": search}))
+        return "hybrid, reranked", lambda query, k: [
+            hit.uri.removeprefix("corpus/") for hit in collection.search(query, k, rerank=model)
+        ]
+
     def search(self, mode: Any, query: str, k: int) -> list[str]:
         return [hit.uri.removeprefix("corpus/") for hit in self.collection.search(query, k, mode=mode)]
