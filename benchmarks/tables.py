@@ -791,6 +791,38 @@ def rerankers() -> str:
     return _table(("nDCG@10 / first hit", *sets, "mean"), rows)
 
 
+def other_rerankers() -> str:
+    """Rerankers at the share that was best on the tuning sets, and the verifier, with their differences to search."""
+
+    def cell(row: dict[str, Any]) -> str:
+        difference, low, high = row["difference"]
+        return f"{row['nDCG@10']:.3f} ({difference:+.3f} [{low:+.3f}, {high:+.3f}])"
+
+    rows = []
+    for label, entry in _part("ranking", "rerankers").items():
+        for name, row in entry["sets"].items():
+            shares = [key for key in row if key.startswith("share ")]
+            cells = (cell(row[key]) for key in ("verifier", *(key for key in shares if key != "share 0.7")))
+            rows.append([label, name, str(row["questions"]), f"{row['search']['nDCG@10']:.3f}", *cells])
+    shown = ("verifier", "share 0.3", "share 0.5", "share 1.0")
+    return _table(("reranker", "set", "questions", "search", *shown), rows)
+
+
+def learned_sparse() -> str:
+    variants = ("sparse", "sparse for BM25", "third term, 0.2", "third list, 0.2")
+    rows = []
+    for name, entry in _result("sparse").items():
+        if not isinstance(entry, dict) or "ranked" not in entry:
+            continue
+        cells = [f"{entry['ranked']['hybrid']['nDCG@10']:.3f}"]
+        for variant in variants:
+            difference, low, high = entry["ranked"][variant]["difference"]
+            cells.append(f"{entry['ranked'][variant]['nDCG@10']:.3f} ({difference:+.3f} [{low:+.3f}, {high:+.3f}])")
+        found = " / ".join(f"{value:.3f}" for value in entry["golds found"].values())
+        rows.append([name, str(entry["questions"]), *cells, found])
+    return _table(("set", "questions", "hybrid", *variants, "golds among the candidates, without / with"), rows)
+
+
 def neighbours() -> str:
     rows = []
     for name, entry in _part("ranking", "neighbours").items():
@@ -943,6 +975,8 @@ TABLES: dict[str, Callable[[], str]] = {
             ranking_weights,
             ranking_documents,
             rerankers,
+            other_rerankers,
+            learned_sparse,
             neighbours,
             chunking,
             retrieval,
