@@ -135,7 +135,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     firsts = [row["first_s"] for row in rows if row["first_s"]]
     return {
         "tokens_per_s": statistics.median(row["tokens_per_s"] for row in rows),
-        "first_s": {name: round(statistics.median(first[name] for first in firsts), 3) for name in ("p50", "p95")},
+        "first_s": {name: round(statistics.median(first[name] for first in firsts), 3) for name in ("p50", "p95")}
+        if firsts
+        else None,
         "failed": sum(row["failed"] for row in rows),
         "windows": [row["tokens_per_s"] for row in rows],
     }
