@@ -9,8 +9,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +86,11 @@ class Machines:
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
-    def serve(self, machine: str, collection: str, *words: str, **variables: str) -> tuple[Process, int]:
-        """Start a server of a collection, and wait until it can answer. Returns its port, too."""
-        port = free_port()
+    def serve(
+        self, machine: str, collection: str, *words: str, port: int | None = None, **variables: str
+    ) -> tuple[Process, int]:
+        """Start a server of a collection, and wait until it listens. Returns its port, too, by default a free one."""
+        port = port or free_port()
         command = [sys.executable, "-m", "ragfm", "serve", "-c", f"handbook={collection}", "--no-auth"]
         server = self.start(machine, *command, f"--port={port}", *words, wait_for="ragfm serves", **variables)
         return server, port
@@ -135,6 +140,29 @@ def ask(port: int, question: str) -> str:
     text = answer["choices"][0]["message"]["content"]
     print(f"  {question} {text!r}", flush=True)
     return str(text)
+
+
+def ask_any(ports: Sequence[int], question: str) -> str:
+    """Ask the next server if one refuses the connection, and only then, as a proxy does."""
+    for port in cycle(ports):
+        try:
+            return ask(port, question)
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError):
+                raise
+    raise ValueError("no ports")
+
+
+def wait_until_ready(port: int) -> None:
+    """Wait until a server has loaded its models."""
+    for _ in range(1200):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60).close()
+        except urllib.error.HTTPError:
+            time.sleep(0.1)
+        else:
+            return
+    raise SystemExit(f"The server at port {port} is not ready.")
 
 
 class Database:

