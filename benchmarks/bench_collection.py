@@ -99,7 +99,7 @@ def fill(catalog: CatalogWriter, vectors: Any, seed: int, name: str) -> float:
             }
             document = Document(f"{name}/{number}", "\n".join(parts[at : at + CHUNKS]), "text/plain", tags)
             keys = hashes[at : at + CHUNKS]
-            documents.append(NewDocument(str(number), "r", "d", "recipe", document, chunks, keys))
+            documents.append(NewDocument(str(number), "r", "d", "{}", document, chunks, keys))
         catalog.commit(source, documents, [])
         seconds += time.perf_counter() - begun
     return seconds
@@ -209,7 +209,7 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
     command = [sys.executable, __file__, "--search", str(folder), str(queries_file), str(memory_mb or 0)]
 
     def run(*option: str) -> dict[str, Any]:
-        said = subprocess.run([*command, *option], check=True, capture_output=True, text=True).stdout
+        said = subprocess.run([*command, *option], check=True, stdout=subprocess.PIPE, text=True).stdout
         found: dict[str, Any] = json.loads(said)
         return found
 
