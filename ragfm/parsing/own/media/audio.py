@@ -63,7 +63,7 @@ def read_audio(data: bytes, name: str) -> ParsedText:
     else:
         container_format = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}.get(data[:4], "mp3")
     try:
-        with av.open(io.BytesIO(data), format=container_format, metadata_errors="ignore") as container:
+        with open_container(data, container_format) as container:
             if not container.streams.audio:
                 raise SkipDocument(f"{name} has no audio track.")
             metadata = read_tags(container)
@@ -80,9 +80,19 @@ def read_audio(data: bytes, name: str) -> ParsedText:
     return builder.build({**metadata, "seconds": round(seconds, 1)})
 
 
+def open_container(data: bytes, container_format: str) -> Any:
+    """Open a recording or a video of this format of FFmpeg."""
+    import av
+
+    # av 19, which needs Python 3.12, has no such option: it turns bytes that are not UTF-8 into surrogates.
+    options = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(io.BytesIO(data), format=container_format, **options)
+
+
 def read_tags(container: Any) -> dict[str, Scalar]:
     """Title, author and date of a recording, as metadata."""
-    return {key: clean(container.metadata[tag])[:1000] for tag, key in _TAGS if container.metadata.get(tag)}
+    tags = {tag: text.encode("utf-8", "ignore").decode() for tag, text in container.metadata.items()}
+    return {key: clean(tags[tag])[:1000] for tag, key in _TAGS if tags.get(tag)}
 
 
 def transcribe_track(container: Any) -> tuple[list[tuple[float, str]], float]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.parsing import heartbeat
 from ragfm.parsing.figures import MAX_PIXELS
-from ragfm.parsing.own.media.audio import format_time, has_audio, read_tags, transcribe_track
+from ragfm.parsing.own.media.audio import format_time, has_audio, open_container, read_tags, transcribe_track
 from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
@@ -53,19 +53,16 @@ def read_video(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     # FFmpeg must not guess the format: some formats that it knows are lists of other files.
     container_format = next((form for start, form in _FORMATS if data.startswith(start)), "mov")
 
-    def opened() -> Any:
-        return av.open(io.BytesIO(data), format=container_format, metadata_errors="ignore")
-
     parts: list[tuple[float, str | bytes]] = []
     try:
-        with opened() as container:
+        with open_container(data, container_format) as container:
             metadata = read_tags(container)
             if container.duration:
                 metadata["seconds"] = round(container.duration / av.time_base, 1)
             if has_audio() and container.streams.audio:
                 parts += transcribe_track(container)[0]
         if images:
-            with opened() as container:
+            with open_container(data, container_format) as container:
                 parts += _scene_images(container, name)
     except (av.FFmpegError, ValueError, LookupError) as error:
         raise ParseError(f"{name} is a damaged video: {error}") from error
