@@ -65,6 +65,11 @@ class ApiError(HTTPException):
         return ErrorBody(error=ErrorDetail(message=self.detail, type=error_type, param=self.param, code=self.code))
 
 
+def shutting_down() -> ApiError:
+    """The error of requests that cannot be finished before the end of the server."""
+    return ApiError(503, "The server is shutting down.", code="ending", retry_after=5)
+
+
 def not_found(kind: str, name: str) -> ApiError:
     """The error for a thing that does not exist, and for one that the key may not see."""
     return ApiError(404, f"There is no {kind} {name!r}.", code=f"{kind}_not_found", param=kind)

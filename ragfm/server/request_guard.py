@@ -23,7 +23,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
-from ragfm.server.api_errors import ApiError, as_api_error, error_response
+from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
 from ragfm.server.api_keys import Key, KeyStore
 from ragfm.server.prometheus_metrics import Metrics
 
@@ -102,6 +102,10 @@ class RequestGuard:
             try:
                 body = _Body(receive, max_bytes, seconds)
                 await _run_until_disconnect(self._app, scope, body, send_with_id)
+            except asyncio.CancelledError:  # the drain time is over
+                if status != _CLIENT_CLOSED:
+                    raise
+                await error_response(shutting_down())(scope, receive, send_with_id)
             except Exception as error:  # uvicorn would log the traceback, which may contain text of documents
                 state["error"] = error
                 if status == _CLIENT_CLOSED:

@@ -23,7 +23,7 @@ from ragfm.core.errors import CollectionUnavailableError, LogError
 from ragfm.core.types import Answer
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.rag import Rag
-from ragfm.server.api_errors import ApiError, not_found
+from ragfm.server.api_errors import ApiError, not_found, shutting_down
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
 from ragfm.server.index_supervisor import IndexSupervisor
@@ -120,11 +120,11 @@ class Service:
             self._streams.add(stream)
             try:
                 if self.closing:
-                    raise _shutting_down()
+                    raise shutting_down()
                 yield stream
             except Exception as error:
                 if self.closing:  # `stop` has closed the stream
-                    raise _shutting_down() from error
+                    raise shutting_down() from error
                 raise
             finally:
                 self._streams.discard(stream)
@@ -167,10 +167,6 @@ class Service:
         self.closing = True
         for stream in list(self._streams):
             stream.close()
-
-
-def _shutting_down() -> ApiError:
-    return ApiError(503, "The server is shutting down.", code="ending", retry_after=5)
 
 
 def service_of(request: Request) -> Service:

@@ -117,6 +117,26 @@ def test_streams_end_with_an_error_after_the_drain_time(tmp_path: Path) -> None:
     assert reader.busy == 0
 
 
+def test_a_request_without_a_stream_ends_with_an_error_after_the_drain_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.server.uvicorn_server._REPORT_SECONDS", 1.0)
+    begun, over = threading.Event(), threading.Event()
+
+    def search_for_long(*_: Any, **__: Any) -> Any:
+        begun.set()
+        over.wait()
+
+    monkeypatch.setattr(Collection, "search", search_for_long)
+    with serve(tmp_path, SlowReader(), drain=0.1) as it, it.client() as client, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.post, "/v1/search", json={"query": "leave"})
+        assert begun.wait(60)
+        it.server.should_exit = True
+        said = asked.result()
+        over.set()
+    assert (said.status_code, said.json()["error"]["code"]) == (503, "ending")
+
+
 def test_a_server_that_ends_is_not_ready_and_still_answers_during_the_delay(tmp_path: Path) -> None:
     with serve(tmp_path, SlowReader(), shutdown_delay=60.0) as it, it.client() as client:
         eventually(lambda: client.get("/readyz").status_code == 200)
