@@ -47,4 +47,4 @@ def watched(code: str) -> list[tuple[str, str]]:
     code = f"{_WATCH}\n{code}\nprint('events:', repr(events))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     events: list[tuple[str, str]] = eval(done.stdout.rpartition("events:")[2])
-    return events
+    return [event for event in events if "ldconfig" not in event[1]]  # by it, torch for GPUs looks for libraries
