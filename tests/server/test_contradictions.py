@@ -45,12 +45,16 @@ class FixedStream(Iterator[str]):
 
     answer = ANSWER
     cited_spans = ((0, 16), (17, len(STREAMED)))
+    checking = False
 
     def __init__(self) -> None:
         self._pieces = iter([STREAMED[:20], STREAMED[20:]])
 
     def __next__(self) -> str:
         return next(self._pieces)
+
+    def step(self) -> str | None:
+        return next(self._pieces, None)
 
     def close(self) -> None:
         pass
