@@ -160,16 +160,20 @@ def test_a_request_on_a_kept_connection_is_answered_after_the_listener_was_close
         assert client.get("/healthz").headers["connection"] == "close"
 
 
-def test_connections_that_only_the_kernel_has_accepted_are_served(tmp_path: Path) -> None:
+def test_connections_that_only_the_kernel_has_accepted_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.server.uvicorn_server._KEPT_SECONDS", 60.0)
     connected = threading.Event()
 
     async def end(server: Server) -> None:
         connected.wait()  # in the event loop, which therefore accepts nothing
+        server.handle_exit(signal.SIGTERM, None)
         await server.shutdown()
 
     with serve(tmp_path, SlowReader()) as it:
         address = urlsplit(it.address)
-        ended = asyncio.run_coroutine_threadsafe(end(it.server), it.server.servers[0].get_loop())
+        asyncio.run_coroutine_threadsafe(end(it.server), it.server.servers[0].get_loop())
         clients = [socket.create_connection((address.hostname, address.port), timeout=60) for _ in range(20)]
         for client in clients:
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -177,7 +181,6 @@ def test_connections_that_only_the_kernel_has_accepted_are_served(tmp_path: Path
         replies = [client.makefile("rb").read() for client in clients]
         for client in clients:
             client.close()
-        ended.result(60)
     assert [reply.split(b"\r\n")[0] for reply in replies] == [b"HTTP/1.1 200 OK"] * 20
 
 
