@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 from bench_index import mix_vectors, real_embeddings
-from measure import about, save
+from measure import RESULTS, about, save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.postgres_server import USER, PostgresServer, postgres_server
@@ -150,7 +150,10 @@ def main() -> None:
         "sides": result,
     }
     complete = len(vectors) == parser.get_default("count") and not args.without
-    save(kept, "backends" if complete else f"backends_{len(vectors)}")
+    name = "backends" if complete else f"backends_{len(vectors)}"
+    if args.without and (earlier := RESULTS / f"{name}.json").exists():  # the sides that were left out stay
+        kept["sides"] = json.loads(earlier.read_text())["sides"] | result
+    save(kept, name)
     print(json.dumps(kept))
 
 

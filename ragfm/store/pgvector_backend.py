@@ -34,6 +34,7 @@ from ragfm.store.vector_server import VectorServerSnapshot
 _EXTRA = 20  # candidates beyond k, since half precision may change their order
 _FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
 _MAX_EF_SEARCH, _MIN_EF_SEARCH = 1_000, 200
+_CHUNKS_PER_CANDIDATE = 400  # of `ef_search`: recall falls as the index grows, see decision 048
 _MAX_SCAN_TUPLES = 100_000  # that a search with a predicate visits in the index; then all that match are compared
 _MAX_DIM = 4_000  # of an index over halfvec
 _BATCH_ROWS = 5_000
@@ -220,7 +221,7 @@ class PgvectorSnapshot(VectorServerSnapshot):
             matching = self._count(connection, where, few)
             compared = matching if matching <= few else None
             if compared is None:
-                connection.execute(_index_settings(count))
+                connection.execute(_index_settings(max(4 * count, self.generation.chunks // _CHUNKS_PER_CANDIDATE)))
             while True:
                 found = connection.execute(self._ranked(query, where, table, count, compared)).all()
                 if len(found) < count and compared is None:  # the index gave up before it found as many as match
@@ -255,10 +256,10 @@ class PgvectorSnapshot(VectorServerSnapshot):
         return by_index.order_by(distance).limit(count)
 
 
-def _index_settings(count: int) -> sa.Select[Any]:
+def _index_settings(candidates: int) -> sa.Select[Any]:
     """The statement that sets up a search through the index, for its transaction only."""
     values = {
-        "hnsw.ef_search": str(min(_MAX_EF_SEARCH, max(_MIN_EF_SEARCH, 4 * count))),
+        "hnsw.ef_search": str(min(_MAX_EF_SEARCH, max(_MIN_EF_SEARCH, candidates))),
         "hnsw.iterative_scan": "relaxed_order",
         "hnsw.max_scan_tuples": str(_MAX_SCAN_TUPLES),
         "jit": "off",
