@@ -130,23 +130,28 @@ def kill(process: Process) -> None:
 
 
 def ask(port: int, question: str) -> str:
-    """Ask a server. Returns the answer and its first source."""
+    """Ask a server, and print its answer."""
+    text = answer_of(port, question)
+    print(f"  {question} {text!r}", flush=True)
+    return text
+
+
+def answer_of(port: int, question: str) -> str:
+    """The answer of a server."""
     body = {"model": "handbook", "messages": [{"role": "user", "content": question}]}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=300) as response:
         answer = json.load(response)
-    text = answer["choices"][0]["message"]["content"]
-    print(f"  {question} {text!r}", flush=True)
-    return str(text)
+    return str(answer["choices"][0]["message"]["content"])
 
 
 def ask_any(ports: Sequence[int], question: str) -> str:
     """Ask the next server if one refuses the connection, and only then, as a proxy does."""
     for port in cycle(ports):
         try:
-            return ask(port, question)
+            return answer_of(port, question)
         except urllib.error.URLError as error:
             if not isinstance(error.reason, ConnectionRefusedError):
                 raise
