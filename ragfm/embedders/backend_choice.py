@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ragfm.core.cache import cache_folder, read_json, replace_file
 from ragfm.core.types import Vectors
@@ -125,6 +127,28 @@ def measured_speed(weights: str) -> float | None:
 def _stored(weights: str) -> dict[str, Any]:
     entry = read_json(_path()).get(_key(weights))
     return entry if isinstance(entry, dict) and "form" in entry else {}
+
+
+@contextmanager
+def alone() -> Iterator[bool]:
+    """Whether no other process of the user measures; none begins until the block ends.
+
+    Several processes would slow each other down, and each would take as long as one of them.
+    """
+    path = _path().with_suffix(".lock")
+    lock = FileLock(path, timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:  # the choice cannot be stored either
+        _log.info("The lock %s cannot be used: %s", path, error)
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def save_choice(weights: str, results: Sequence[Measurement]) -> None:

@@ -148,14 +148,20 @@ class SentenceTransformerEmbedder:
         return backend(tokenized) if tokenized.texts else np.zeros((0, self.dim), dtype=np.float32)
 
     def _choose_backend(self) -> Backend | None:
-        """Load the stored choice, or measure the backends if there are enough tokens; None means not yet."""
-        from ragfm.embedders.backend_choice import fastest, load_choice
+        """Load the stored choice, or measure the backends if there are enough tokens; None means not yet.
+
+        While another process measures them, passages are embedded by the exact backend.
+        """
+        from ragfm.embedders.backend_choice import alone, fastest, load_choice
 
         name = load_choice(self._weights)
         if name is None:
             if self._passage_tokens < MIN_TOKENS_TO_MEASURE:
                 return None
-            name = fastest(self.measure())
+            with alone() as may_measure:
+                if not may_measure:
+                    return None
+                name = load_choice(self._weights) or fastest(self.measure())
         return self._exact if name == self._network.backends()[0] else self._network.load(name)
 
     def _load_or_exact(self, load: Callable[[], Backend | None]) -> Backend | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from ragfm.core.errors import TooLongError
 from ragfm.embedders import SentenceTransformerEmbedder, backend_choice, sentence_transformer
@@ -361,6 +362,20 @@ def test_warming_up_measures_the_backends_once(cache: Path) -> None:
     made.warm_up()
     assert network.loaded == ["exact", "good", "good", "good"]  # twice to measure, for passages, and for queries
     assert cache.exists()
+
+
+def test_only_one_process_measures_at_a_time(cache: Path) -> None:
+    network = _Network({"exact": 0.002, "good": 0.0001}, {})
+    made = embedder(network)
+    cache.parent.mkdir(parents=True)
+    with FileLock(cache.with_suffix(".lock")):
+        made.warm_up()
+        assert "good" not in network.loaded[:-1]  # only for queries
+        assert not cache.exists()
+    save_choice(made._weights, [Measurement("exact", 1, 1, 1), Measurement("good", 2, 2, 1)])  # by the other process
+    loaded = len(network.loaded)
+    made.embed_passages(["x"])
+    assert network.loaded[loaded:] == ["good"]  # not measured again
 
 
 def test_an_embedder_warms_up_without_a_working_openvino(bundled: Path, broken_openvino: None) -> None:
