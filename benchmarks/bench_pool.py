@@ -173,7 +173,7 @@ def main() -> None:
         result["tokens_per_s_ratio"] = round(statistics.median(ratios), 2) if ratios else None
         result["kill"] = asyncio.run(kill_one(*both, servers, args.streams))
     result["load_at_end"] = [round(load, 1) for load in os.getloadavg()]
-    result["note"] = "other programs computed on all cores at the same time" if max(result["load_at_start"]) > 2 else ""
+    result["note"] = "other programs computed on all cores at the same time" if result["load_at_start"][0] > 2 else ""
     if not args.no_save:
         measure.save(result, "pool")
     print(json.dumps(result))
