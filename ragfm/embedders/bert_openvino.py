@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
+
+# Importing openvino sends an event to Google Analytics unless this package is missing, from a forked process, which
+# hangs forever if another thread held a lock at the fork.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino
 from openvino import opset13 as op
 
 from ragfm.core.fork import reset_in_children

@@ -345,6 +345,19 @@ def test_many_queries_load_openvino_without_warming_up(bundled: Path, monkeypatc
         np.testing.assert_allclose(vectors, first, atol=1e-6)
 
 
+def test_openvino_sends_no_telemetry_and_forks_nothing() -> None:
+    """It would at import, to Google Analytics, from a forked process."""
+    pytest.importorskip("openvino")
+    code = (
+        "import multiprocessing.process, os, sys\n"
+        "multiprocessing.process.BaseProcess.start = os.fork = lambda *_: os._exit(3)\n"
+        "from ragfm.embedders.bert_openvino import openvino\n"
+        "assert openvino.Core()\n"
+        "assert not [name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_many_queries_use_the_exact_backend_without_a_working_openvino(
     bundled: Path, broken_openvino: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
