@@ -103,10 +103,11 @@ class SentenceTransformerEmbedder:
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over the model's window."""
         tokenized = self._tokenize(texts, "query")
-        with self._lock:
-            self._queries += len(texts)
+        if self._for_queries is None:
+            self._queries += len(texts)  # without the lock, which is held while passages wait for a measurement
             if self._queries >= MIN_QUERIES_TO_LOAD and self._network.fast_exact_backend.startswith("openvino"):
-                self._load_for_queries()
+                with self._lock:
+                    self._load_for_queries()
         return self._run(tokenized, self._for_queries or self._exact)
 
     def embed_images(self, images: Sequence[bytes]) -> Vectors:
