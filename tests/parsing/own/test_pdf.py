@@ -181,9 +181,9 @@ def cells(*row: str, y: float, right: tuple[float, ...] = (300, 380, 460), label
     return shown
 
 
+CAPTION = lines("CONSOLIDATED STATEMENTS OF EARNINGS", x=170, y=740) + lines("\\($ in millions\\)", x=240, y=726)
 EARNINGS = (
-    lines("CONSOLIDATED STATEMENTS OF EARNINGS", x=170, y=740)
-    + lines("\\($ in millions\\)", x=240, y=726)
+    CAPTION
     + lines("Twelve Months Ended", x=325, y=700)
     + cells("", "2018", "2017", "2016", y=686)
     + lines("Revenues:", y=672)
@@ -214,6 +214,44 @@ def test_caption_and_unit_are_part_of_the_mark() -> None:
     (mark,) = (mark for mark in parsed.marks if mark.kind == "table")
     assert mark.value == f"CONSOLIDATED STATEMENTS OF EARNINGS\n($ in millions)\n{EARNINGS_HEADER}"
     assert parsed.text.startswith("CONSOLIDATED STATEMENTS OF EARNINGS")
+
+
+def test_the_scale_in_a_long_headnote_stays_with_the_table() -> None:
+    note = lines(
+        "[In thousands \\(11,062.6 represents 11,062,600\\) for the year ending December 31. The data include",
+        "persons who were counted more than once during a year. See text, this section and source. Based on",
+        "the reports of agencies with a total population of 247,526,916 as estimated by the bureau.]",
+        y=780,
+    )
+    (mark,) = (mark for mark in document(pdf(note + EARNINGS[len(CAPTION) :]), "a.pdf").marks if mark.kind == "table")
+    assert mark.value == f"In thousands\n{EARNINGS_HEADER}"
+
+
+def test_headers_of_narrow_columns_are_cut_below_those_of_the_line_above() -> None:
+    above = lines("Under 18", x=262, y=700) + lines("18 years", x=322, y=700)
+    below = lines("years", x=278, y=688) + lines("and over", x=309, y=688)
+    rows = cells("Vandalism", "72.7", "144.7", y=674, right=(302, 348)) + cells(
+        "Burglary", "60.3", "180.6", y=660, right=(302, 348)
+    )
+    (table,) = marked(document(pdf(above + below + rows), "a.pdf"), "table")
+    assert table.startswith("|  | Under 18 years | 18 years and over |\n")
+
+
+def test_numbers_with_a_full_stop_for_thousands_are_cells() -> None:
+    rows = [("Energia", "17.233,37", "1.234.567"), ("Taxa", "-2.738,20", "861"), ("Bandeira", "274,80", "1'250.5")]
+    drawn = "".join(cells(*row, y=700 - 14 * i, right=(300, 380)) for i, row in enumerate(rows))
+    (table,) = marked(document(pdf(drawn), "a.pdf"), "table")
+    assert table.replace("’", "'").split("\n")[2:] == [f"| {' | '.join(row)} |" for row in rows]
+
+
+def test_dot_leaders_are_left_out() -> None:
+    rows = cells("Weapons, etc. .", "132.9", "27.1", y=700) + cells("Vagrancy. . . . . . .", "26.6", "2.2", y=686)
+    parsed = document(pdf(rows + lines(". . . . . . . . . . .", y=640) + lines(*PROSE, y=580)), "a.pdf")
+    assert [row.split("|")[1].strip() for row in marked(parsed, "table")[0].split("\n")[2:]] == [
+        "Weapons, etc.",
+        "Vagrancy",
+    ]
+    assert ". ." not in parsed.text
 
 
 def test_lines_below_sums_are_not_the_rules_of_a_grid() -> None:

@@ -36,6 +36,12 @@ _PAGE_NUMBER = re.compile(r"(\D{0,8}?)(\d{1,4})(\D{0,3})")
 # Captions of tables, and tables that continue on the next page.
 _MAX_CAPTION_BLOCKS = 3
 _MAX_CAPTION = 160  # characters of a block
+# The scale of a table, at the start of a longer headnote or in brackets: "[In thousands (1.2 represents 1,200) …".
+_HEADNOTE_SCALE = re.compile(
+    r"(?:^|[(\[])\s*(?:[\w-]+ ){0,4}?in (?:thousands|millions|billions)\b(?:, except [\w\s,-]{0,120}(?=[;:.()\[\]]))?",
+    re.IGNORECASE,
+)
+_DOT_LEADER = re.compile(r"[\s.·…]*[.·…]\s*[.·…]\s*[.·…][\s.·…]*")
 _MAX_FIGURE_CAPTION = 600  # characters
 _LABEL = re.compile(r"[^\W\d]{1,12}\.?\s?[A-Z]?\d+(?:[.-]\d+)*\s*([.:|\u2013\u2014])?(?:\s|$)")
 _MAX_BETWEEN = 60  # characters of the only block between two parts of a table
@@ -166,7 +172,7 @@ def build_text(
             above.append(block)
             if level := headings.level_of(block):
                 builder.add_heading(level, " ".join(text.split()))
-            elif text:
+            elif text and not _DOT_LEADER.fullmatch(text):
                 builder.add_block(text, tight=block.is_item)
         if not _is_short(above):
             open_table = None
@@ -205,6 +211,8 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
     for block in reversed(above[-_MAX_CAPTION_BLOCKS:]):
         text = _strip_controls(block.text)
         if len(text) > _MAX_CAPTION or block.is_item or (text.endswith((".", ";")) and block.lines > 1):
+            scale = None if block.is_item else _HEADNOTE_SCALE.search(text)
+            lines[:0] = [" ".join(scale[0].strip("([ ").split())] if scale else []
             break
         parts = [text] if headings.level_of(block) else text.splitlines()
         lines[:0] = [" ".join(part.split()) for part in parts]

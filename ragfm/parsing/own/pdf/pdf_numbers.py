@@ -27,8 +27,13 @@ from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Word
 _CURRENCY = r"(?:[$€£¥₹]|US\$|[AC]\$)"
 _OPENING = re.compile(rf"(?:{_CURRENCY}|\(|[-\u2013\u2212])*(?:{_CURRENCY}|\()")
 _CLOSING = re.compile(r"\)?(?:%|\)|pts|bps|pp|x)\)?")
+# 1,234.5, and as most of Europe writes it: 1.234,5, in Switzerland 1'234.5.
+_DIGITS = (
+    r"(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?:['\u2019]\d{3})+(?:[.,]\d+)?"
+    r"|\d[\d,]*(?:\.\d+)?|\.\d+)"
+)
 _NUMBER = re.compile(
-    rf"[(<~+]*[-\u2013\u2014\u2212+]?{_CURRENCY}?\(?[-\u2013\u2212]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[%x]|bps|pts)?\)*[%x]?(?:\([a-z\d]{{1,2}}\)|[*†‡])*"
+    rf"[(<~+]*[-\u2013\u2014\u2212+]?{_CURRENCY}?\(?[-\u2013\u2212]?{_DIGITS}(?:[%x]|bps|pts)?\)*[%x]?(?:\([a-z\d]{{1,2}}\)|[*†‡])*"
 )
 _PLACEHOLDER = re.compile(rf"{_CURRENCY}?\(?(?:[\u2012-\u2015\u2212-]+|N/?[AM]|n/?[am]|\*{{1,3}})\)?%?\*?")
 _FOOTNOTE = re.compile(r"\(?(?:\d|[a-z]{1,3})\)(?:\(?\w\))*|[*†‡]+")
@@ -39,6 +44,7 @@ _PERIOD = re.compile(
 )
 _SCALE = re.compile(r"(?:thousand|million|billion|trillion|[kmb]n?)\b", re.IGNORECASE)
 _LEADER = " \t.·_…"
+_SPACED_LEADER = re.compile(r"(?:\s+[.·_…]+)+\s*$")
 _MIN_LEADER = 4  # characters
 _OPEN_END = re.compile(
     r"(?:[,\u2013\u2014-]|\b(?:and|or|of|the|to|in|for|by|on|from|with|at|a|an|net|per|other))$", re.I
@@ -47,6 +53,7 @@ _OPEN_END = re.compile(
 _WORD_GAP = 0.65  # times the font size: a number closer to text belongs to the text
 _GROUP_GAP = 0.45  # times the font size: closer numbers are one, such as `10 000` or `8.0 - 15.0`
 _CELL_GAP = 0.9  # times the font size: a wider gap separates two texts
+_HEADER_GAP = 0.5  # times the font size: separates two headers if it is below the gap of two others
 _SIGN_GAP = 9.0  # times the font size: a currency sign may stand this far before its number
 _CLOSING_GAP = 2.0  # times the font size: a percent sign or a bracket may stand this far behind its number
 _MAX_GAP = 2.6  # times the line height: a wider gap ends a table
@@ -427,7 +434,7 @@ def _without_leader(cell: str) -> str:
     rest = cell.rstrip(_LEADER)
     leader = cell[len(rest) :]
     is_leader = sum(not character.isspace() for character in leader) >= _MIN_LEADER or leader[:1].isspace()
-    return rest if is_leader else cell
+    return rest if is_leader else _SPACED_LEADER.sub("", cell)  # "etc. . ."
 
 
 def _join(first: str, second: str) -> str:
@@ -527,7 +534,8 @@ def _header(rows: Sequence[_Row], columns: Sequence[_Column], border: float) -> 
     headers: list[tuple[float, list[_Piece]]] = []  # size, pieces
     for row in rows:
         over = [piece for piece in row.pieces if piece.center > border - row.size]
-        headers.append((row.size, over))
+        above = headers[-1][1] if headers else []
+        headers.append((row.size, [part for piece in over for part in _split_below(above, piece, row.size)]))
         for piece in row.pieces[: len(row.pieces) - len(over)]:
             texts[_column_of(piece, columns[:first], border)].append(piece.text)
     spans = [(column.x0, column.x1) for column in columns[first:]]
@@ -543,6 +551,19 @@ def _header(rows: Sequence[_Row], columns: Sequence[_Column], border: float) -> 
         keys = list(zip(groups, map(id, found), strict=True))
         groups = list(accumulate((before != after for before, after in pairwise(keys)), initial=0))
     return [" ".join(parts).replace(HYPHEN, "-") for parts in texts]
+
+
+def _split_below(above: Sequence[_Piece], piece: _Piece, size: float) -> Iterator[_Piece]:
+    """The headers of narrow columns, which are close to each other: cut where the line `above` has two headers."""
+    start = 0
+    for at, (word, following) in enumerate(pairwise(piece.words), 1):
+        middle = (word.x1 + following.x0) / 2
+        if following.x0 - word.x1 > _HEADER_GAP * size and any(
+            left.x1 - 0.2 * size < middle < right.x0 + 0.2 * size for left, right in pairwise(above)
+        ):
+            yield _piece("text", piece.words[start:at])
+            start = at
+    yield _piece("text", piece.words[start:]) if start else piece
 
 
 def _spread(
