@@ -89,6 +89,38 @@ def test_a_heading_stays_with_the_text_below(book: bytes) -> None:
     assert first.text.startswith("# Ships\n\nShips of 2026")
 
 
+def test_notes_above_a_table_are_not_its_header() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in (
+        ["Report of the harbour", None, None, "draft"],
+        [None, "in thousands of euros", None, "2026"],
+        ["Port", "Fees", "Wages", "Balance"],
+        ["Holm", 35.5, 27.299999999999997, 8.2],
+        ["Skerry", 20, 10.1, 9.9],
+    ):
+        sheet.append(row)
+    parsed = document(saved(written), "a.xlsx")
+    assert parsed.text.startswith("# Sheet\n\nReport of the harbour | draft\n\nin thousands of euros | 2026\n\n| P")
+    assert "| Holm | 35.5 | 27.3 | 8.2 |" in parsed.text
+    (table,) = (mark for mark in parsed.marks if mark.kind == "table")
+    assert table.value.splitlines()[:3] == [
+        "Report of the harbour draft",
+        "in thousands of euros 2026",
+        "| Port | Fees | Wages | Balance |",
+    ]
+
+
+def test_a_header_without_a_name_for_the_labels_is_a_header() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in ([None, "Capital", "Language"], ["France", "Paris", "French"], ["Spain", "Madrid", "Spanish"]):
+        sheet.append(row)
+    assert marked(document(saved(written), "a.xlsx"), "table")[0].startswith("|  | Capital | Language |\n| --- |")
+
+
 def test_charts_and_merged_cells() -> None:
     written = openpyxl.Workbook()
     sheet = written.active

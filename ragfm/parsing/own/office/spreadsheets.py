@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _MAX_PLACES = 2_000  # place marks per table; in a longer table, only every n-th row gets one
 _MAX_MERGED_ROWS = 1_000
+_MAX_NOTES = 10  # rows above a header
+_MAX_TITLES = 3  # rows above a table that stay with each of its parts
+_MAX_TITLE = 160  # characters of such a row
 _MAX_CELLS = 20_000_000  # of the range that a sheet spans; one cell far out makes it large
 
 
@@ -110,6 +113,7 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
                 title_rows += 1
             if len(rows) - title_rows == 1:  # one row is not a table
                 title_rows = 1 if len(rows) == 1 else 0
+            title_rows += _count_notes(rows[title_rows:])
             for i, row in enumerate(rows[:title_rows]):
                 start = builder.add_block(" | ".join(filter(None, row)), tight=i > 0)
                 builder.add_place(f"{prefix}!{column}{first_row + i}", start)
@@ -117,10 +121,26 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
             if table:
                 step = -(-len(table) // _MAX_PLACES)
                 places = {i: f"{prefix}!{column}{first_row + title_rows + i}" for i in range(0, len(table), step)}
-                builder.add_table(table, places=places)
+                titles = [" ".join(filter(None, row)) for row in rows[max(0, title_rows - _MAX_TITLES) : title_rows]]
+                caption = [line for line in titles if len(line) <= _MAX_TITLE]
+                builder.add_table(table, caption=caption, places=places)
     if has_charts and not count:
         builder.add_heading(1, title)
     return count
+
+
+def _count_notes(rows: Sequence[Sequence[str]]) -> int:
+    """The number of rows of scattered notes above the header: the first row with a different name in every column.
+
+    A row with more than half of its cells is a header, whatever comes below it.
+    """
+    if not rows or 2 * sum(map(bool, rows[0])) > len(rows[0]):
+        return 0
+    for i, row in enumerate(rows[:_MAX_NOTES]):
+        if all(row):
+            is_header = len(set(row)) == len(row) and all(any(map(str.isalpha, cell)) for cell in row)
+            return i if is_header and i + 1 < len(rows) else 0
+    return 0
 
 
 def _read_rows(sheet: CalamineSheet) -> Iterator[list[str]]:
@@ -168,7 +188,7 @@ def _cell_text(cell: Cell) -> str:
     if isinstance(cell, bool):
         return str(cell).upper()
     if isinstance(cell, float):
-        return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else repr(cell)
+        return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else f"{cell:.15g}"  # digits as in Excel
     if isinstance(cell, datetime.datetime):
         return cell.date().isoformat() if cell.time() == datetime.time() else cell.isoformat(" ", "seconds")
     return str(cell)
