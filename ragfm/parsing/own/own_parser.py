@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
 _VERSION = "5"
-# Of formats that have changed since: PDF, and those that may have HTML in them.
-_VERSIONS = dict.fromkeys((formats.PDF, formats.HTML, formats.EPUB, formats.XML, formats.EML, formats.MSG), "6")
+# Of formats that have changed since: PDF, spreadsheets, and those that may have HTML in them.
+_VERSIONS = {
+    **dict.fromkeys((formats.XML, formats.XLSX, formats.XLS, formats.ODS), "6"),
+    **dict.fromkeys((formats.HTML, formats.EPUB, formats.EML, formats.MSG, formats.PDF), "7"),
+}
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
     formats.TEXT: "plain_text:read_text",

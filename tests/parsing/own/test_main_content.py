@@ -103,6 +103,21 @@ def test_links_that_belong_to_the_text_are_kept(kept: str) -> None:
     assert "Gamma" in page(f"<main><h1>Title</h1><p>{SENTENCE * 3}</p><div>{kept}</div></main>").text
 
 
+def test_the_contents_of_the_page_and_the_links_behind_headings_are_left_out() -> None:
+    names = ("Console", "Images, ISO9660 and 24 more", "Disks")
+    contents = "".join(f"<dt><a href='ch9.html#p{i}'>9.{i}. {name}</a></dt>" for i, name in enumerate(names))
+    parts = "".join(
+        f"<h2 id=p{i}>{name}<a class=headerlink href='#p{i}' title='Permalink'>¶</a></h2><p>{SENTENCE}</p>"
+        for i, name in enumerate(names)
+    )
+    text = page(f"<h1>Tips</h1><div><p><b>Contents</b></p><dl>{contents}</dl></div><p>{SENTENCE}</p>{parts}").text
+    assert text.startswith(f"# Tips\n\n{SENTENCE.strip()}\n\n## Console\n\n")
+    assert "¶" not in text
+    elsewhere = contents.replace("#p", "#other")
+    assert "9.0. Console" in page(f"<h1>Tips</h1><dl>{elsewhere}</dl><p>{SENTENCE}</p>{parts}").text
+    assert "back to [1]" in page(f"<p>{SENTENCE} See <a href='#n1'>back to [1]</a>.</p>").text
+
+
 def test_landmarks_of_a_part_belong_to_it() -> None:
     part = f"<section><header>Section header</header><p>{SENTENCE}<div role=contentinfo>Caption</div></section>"
     text = page(f"<div role=banner>Banner</div>{part}<div role=contentinfo>Imprint</div><search>Find</search>").text

@@ -15,7 +15,7 @@ from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
 from ragfm.parsing.figures import kept_image
 from ragfm.parsing.own.media.picture import add_picture
-from ragfm.parsing.own.web.html_tree import BLOCKS, attribute, is_dropped, is_layout, walk
+from ragfm.parsing.own.web.html_tree import BLOCKS, attribute, is_dropped, is_layout, is_permalink, walk
 from ragfm.parsing.own.web.main_content import find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
@@ -99,7 +99,7 @@ class _PageReader:
             return False
         if tag == "br":
             self._texts.append(_BREAK)
-        if node.mem_id in self._left_out:
+        if node.mem_id in self._left_out or is_permalink(node):
             return False
         if tag == "img" and self._load is not None:
             self._add_image(node)
@@ -238,7 +238,7 @@ def _text_of(root: LexborNode) -> str:
             return False
         if tag in BLOCKS or tag == "br":
             texts.append(" ")
-        return not is_dropped(node)
+        return not is_dropped(node) and not is_permalink(node)
 
     def leave(node: LexborNode) -> None:
         if node.tag in BLOCKS:

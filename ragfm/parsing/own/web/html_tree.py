@@ -74,6 +74,14 @@ def is_dropped(node: LexborNode) -> bool:
     return "color" in colours and colours["color"] == colours.get("backg")
 
 
+def is_permalink(node: LexborNode) -> bool:
+    """Whether a link to a place of the same page shows only a sign, as the `¶` behind headings."""
+    if node.tag != "a" or not attribute(node, "href").startswith("#"):
+        return False
+    text = node.text().strip()
+    return bool(text) and not any(map(str.isalnum, text))
+
+
 def is_layout(table: LexborNode) -> bool:
     """Whether a table only arranges other content: its cells are read one after the other."""
     if attribute(table, "role") in {"presentation", "none"}:

@@ -27,6 +27,8 @@ _DIGIT = re.compile(r"\d")
 _MIN_DENSITY = 0.75
 _MIN_ASIDE_DENSITY = 0.5
 _MIN_LINKS = 3
+_MIN_FRAGMENTS = 0.9
+"""Share of a table of contents' links that lead to places of the same page."""
 _SENTENCE_BYTES = 40  # UTF-8 bytes, since a Chinese character says as much as several Latin letters
 _MIN_DIGITS = 7  # a telephone number or coordinates are data, with a link or not
 _MIN_PROSE_SHARE = 0.3
@@ -127,9 +129,10 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
 
     A list that follows text in the same element belongs to this text, as does a block of links below a heading: "See
     also", the children of a page. Without landmarks, a block with its own heading may also be a sidebar: it belongs to
-    the text only where text follows.
+    the text only where text follows. The table of contents of the page repeats its headings, and never belongs to it.
     """
     found: set[int] = set()
+    places = {attribute(node, name) for name in ("id", "name") for node in content.css(f"[{name}]")}
     # Links next to the only article of `main` are not part of it, whatever their heading.
     articles = content.css("article") if content.tag != "article" else []
     inner = articles[0] if len(articles) == 1 else content
@@ -148,6 +151,12 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
         if is_aside and count.is_link_list(_MIN_ASIDE_DENSITY):
             found.add(node.mem_id)
             return False
+        if (tag in _CONTAINERS or tag == "dl") and count.letters - count.prose >= _MIN_DENSITY * count.letters:
+            targets = [attribute(link, "href").rpartition("#")[2] for link in node.css("a[href*='#']")]
+            is_contents = sum(target in places for target in targets) >= _MIN_FRAGMENTS * count.links
+            if is_contents and node.css_first("h1, pre, table") is None:
+                found.add(node.mem_id)
+                return False
         if tag in _CONTAINERS and count.is_link_list(_MIN_DENSITY):
             is_between_text = content.tag == "body" and 0 < count.sentences_before < sentences
             if not _belongs_to_text(node, counts, with_own_heading=inside > 0 or is_between_text):
