@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ragfm.core.document_name import document_names
 from ragfm.core.errors import ConfigError, TooLongError
-from ragfm.core.text import TABLE_RULE, sentence_spans
+from ragfm.core.text import TABLE_RULE, row_cells, sentence_spans
 from ragfm.core.types import Chunk, Document, Mark
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ def _without_repetition(row: str) -> str:
     """A header row in which no cell repeats the words with which the cell before begins."""
     before: list[str] = []
     cells = []
-    for cell in row.strip().removeprefix("|").removesuffix("|").split("|"):
+    for cell in row_cells(row):
         words = cell.split()
         same = next((i for i, pair in enumerate(zip(words, before, strict=False)) if pair[0] != pair[1]), len(words))
         cells.append(" ".join(words[same:] or words))

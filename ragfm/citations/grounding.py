@@ -32,6 +32,7 @@ from ragfm.citations.support import (
     added_terms,
     analyze,
     best_evidence,
+    best_spans,
     find_contradiction,
     find_fault,
     find_quotes,
@@ -149,17 +150,19 @@ def cite_answer(
         from ragfm.citations.verifier import shipped_verifier  # imports numpy
 
         readings = shipped_verifier().read(question, passages, language)
-    spans = best_spans(readings)
+    analysis = analyze(question, passages, language)
+    spans = best_spans(readings, analysis)
     text = correct_answer(output, spans) if spans and corrects else output
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
 
-    analysis = analyze(question, passages, language)
     says_nothing = is_abstention(text) or _repeats(text, question)
     sentences = [] if says_nothing else cite_sentences(text, analysis, pictured)
     if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis, pictured)
     if readings:
         sentences = check_sentences(sentences, readings)
+    if spans and len(sentences) == 1 and _agrees(text, spans[0][0]):  # a cell is as likely as what it was chosen for
+        sentences = [replace(sentences[0], likelihood=max(sentences[0].likelihood, spans[0][2]))]
     return CitedAnswer(output, text, sentences, analysis, readings, agreement)
 
 
@@ -303,28 +306,16 @@ def check_sentences(sentences: Sequence[CitedSentence], readings: Sequence[Readi
     return checked
 
 
-def best_spans(readings: Sequence[Reading]) -> list[tuple[str, int | None]]:
-    """The most likely answer of each passage and the passage's number, best first.
-
-    Answers that are less than half as likely as the best one are left out.
-    """
-    best = sorted(((*reading.best, reading.passage) for reading in readings), key=lambda found: -found[0])
-    min_likelihood = best[0][0] / 2 if best else 0.0
-    return [
-        (passage.text[start:end], passage.n) for likelihood, start, end, passage in best if likelihood >= min_likelihood
-    ]
-
-
 def term_overlap(answer: str, other: str) -> float:
     """The share of the shorter answer's terms that both have (overlap coefficient, Szymkiewicz 1934), in [0, 1]."""
     terms, others = (terms_of(MARKER.sub("", text)).all for text in (answer, other))
     return len(terms & others) / min(len(terms), len(others)) if terms and others else 0.0
 
 
-def correct_answer(output: str, spans: Sequence[tuple[str, int | None]]) -> str:
+def correct_answer(output: str, spans: Sequence[tuple[str, int | None, float]]) -> str:
     """The reader's output if it agrees with one of the likely answers, else the likeliest one with its marker."""
-    best, n = spans[0]
-    agrees = not best or any(_agrees(output, span) for span, _ in spans)
+    best, n, _ = spans[0]
+    agrees = not best or any(_agrees(output, span) for span, *_ in spans)
     return output if agrees else f"{escape_markers(best)} [{n}]."
 
 

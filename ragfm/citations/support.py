@@ -8,7 +8,7 @@ A quote that supports a sentence may be about another company or another year. S
 question, its subject, must be found with the quote: in it, in its headings, its table's header, or the names of its
 document. If the question has a negation, the quote must have one. The closest mention counts: a quote about 2022 in a
 report of 2023 is not about 2023, and neither is a number in the column 2022. Periods are years and quarters, in English
-or in digits (`FY2018`, `Q2`, `second quarter`).
+or in digits (`FY2018`, `Q2`, `second quarter`). If the question names a column of a table, the number must stand there.
 
 A passage contradicts a claim if one of its sentences shares most terms with the quote and differs in a number or a
 name. Terms that the quote shares with the question ("How many people does Cirrus seat?") are the subject: the other
@@ -28,9 +28,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from ragfm.core.text import TABLE_RULE, is_english, sentence_spans
+from ragfm.core.text import TABLE_RULE, is_english, row_cells, sentence_spans
 
 if TYPE_CHECKING:
+    from ragfm.citations.verifier import Reading
     from ragfm.core.types import Fault, Hit
 
 # --- Terms -------------------------------------------------------------------------------------------------------
@@ -448,8 +449,8 @@ class QuestionTerms:
 class Evidence:
     """A span of a passage, its score as evidence for a claim, whether it supports the claim, and a fault.
 
-    `missing` are the names, numbers, periods and the negation of the question that are not found with it, which is the
-    fault `subject`.
+    `missing` are the names, numbers, periods and the negation of the question that are not found with it, and the title
+    of the column that it asks for if the claim's number stands in a different one, which is the fault `subject`.
     """
 
     hit: Hit
@@ -579,6 +580,12 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
                 passage_terms=window.passage_terms,
                 numbers=claim.terms.numbers,
             )
+        if supports and window.header:
+            cells, titles = row_cells(window.text), row_cells(window.header)
+            answers = [at for at, cell in enumerate(cells) if terms_of(cell).numbers & new & terms.numbers]
+            other = named_column(question.terms, cells, titles, answers)
+            if other is not None and not any(name in titles[other] for name in missing):  # its period may be
+                missing += (titles[other],)
         fault: Fault | None = "subject" if missing else None
         evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports, missing, fault)
         if best is None or _rank(evidence) > _rank(best):
@@ -716,7 +723,7 @@ def missing_subject(
 
     # The periods of the quote and of the column that its number is in; if they name none, those of the context.
     stated = periods(quote)
-    cells, titles = (row.strip().strip("|").split("|") for row in (quote, header))
+    cells, titles = row_cells(quote), row_cells(header)
     columns = [at for at, cell in enumerate(cells) if terms_of(cell).numbers & numbers] if header else []
     if columns and len(cells) == len(titles):
         stated |= periods(" ".join(titles[at] for at in columns))
@@ -729,6 +736,70 @@ def missing_subject(
     # "the 2000 employees" is not a period if the quote has the number.
     absent = subject.periods - found - terms_of(quote).numbers
     return tuple(dict.fromkeys([*missing, *sorted(absent)]))
+
+
+# --- Cells of tables -------------------------------------------------------------------------------------------------
+
+
+def best_spans(readings: Sequence[Reading], analysis: Analysis) -> list[tuple[str, int | None, float]]:
+    """The most likely answer of each passage, the passage's number, and the likelihood, best first.
+
+    Answers that are less than half as likely as the best one are left out. The verifier knows little of tables: an
+    answer from a row without the subject of the question gives way to the best one from rows that have it, and of the
+    row, the cell counts whose title the question has.
+    """
+    question, spans = analysis.question, list[tuple[str, int | None, float]]()
+    for reading in readings:
+        likelihood, start, end = reading.best
+        rows = [one for one in analysis.windows.get(reading.passage.n or 0, ()) if one.header and not one.is_heading]
+        row = next((one for one in rows if one.start <= start and end <= one.end), None)
+        if row is not None and not _has_subject(row, question.subject):
+            found = [
+                (*reading.best_within(one.start, one.end), one) for one in rows if _has_subject(one, question.subject)
+            ]
+            if found:
+                likelihood, start, end, row = max(found, key=lambda one: one[0])
+        text = reading.passage.text[start:end]
+        if row is not None and (at := row.text.count("|", 1, start - row.start)):
+            cells = row_cells(row.text)
+            column = named_column(question.terms, cells, row_cells(row.header), [at])
+            text = cells[column] if column is not None and cells[column] else text
+        spans.append((text, reading.passage.n, likelihood))
+    spans.sort(key=lambda one: -one[2])
+    return [one for one in spans if one[2] >= spans[0][2] / 2]
+
+
+def _has_subject(row: Window, subject: Subject) -> bool:
+    """Whether a table row, with its header and headings, has the names, numbers and periods of a question."""
+    return not missing_subject(
+        replace(subject, negation=""),
+        row.text,
+        header=row.header,
+        context=row.hit.context,
+        passage_terms=row.passage_terms,
+        numbers=frozenset(),
+    )
+
+
+def named_column(
+    question_terms: Set[str], cells: Sequence[str], titles: Sequence[str], answers: Sequence[int]
+) -> int | None:
+    """The column that a question asks for if it is none of those in which its answer stands.
+
+    It is the one whose title has the most terms of the question, and of those the shortest title. Terms of the row's
+    label do not count: they choose the row. None if the titles have no terms of the question, if several columns are
+    equally likely, or if the title of an answer has a term that the column's lacks.
+    """
+    if not answers or len(cells) != len(titles):
+        return None
+    asked = question_terms - matching_terms(question_terms, terms_of(cells[0]).all)
+    named = [(matching_terms(asked, own), len(own)) for own in (terms_of(title).all for title in titles)]
+    named[0] = frozenset(), 0
+    ranks = [(-len(terms), length - len(terms)) for terms, length in named]
+    best = min(range(len(ranks)), key=ranks.__getitem__)
+    if ranks.count(ranks[best]) > 1 or any(not named[at][0] < named[best][0] for at in answers):
+        return None
+    return best
 
 
 def _spelled_out(name: str, text: str) -> bool:

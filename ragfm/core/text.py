@@ -25,6 +25,7 @@ _LINE = re.compile(
     r"|[ \t]*(?:[-*+•]|\d{1,3}\))[ \t])",  # the first line of a list item
     re.MULTILINE,
 )
+_MAX_ROW = 400  # characters of a table row that is one sentence; the cells of longer ones hold paragraphs
 _MIN_REPEATED_WORDS = 4
 _WINDOW = 2048  # characters; sentencex takes quadratic time on long paragraphs that are not ASCII
 # sentencex panics at "B\u2003." (a multi-byte space before a full stop), and Rust accepts no lone surrogates.
@@ -64,6 +65,11 @@ def escape_markers(text: str) -> str:
     return MARKER.sub(lambda match: match[0].replace("[", "[\u200c"), text)
 
 
+def row_cells(row: str) -> list[str]:
+    """The cells of a table row in Markdown."""
+    return [cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")]
+
+
 def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     """The sentences of a text as (start, end), in order, without surrounding white space.
 
@@ -73,13 +79,15 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     spans = []
     plain = text if text.isascii() else text.translate(_REPLACEMENTS)
     plain = _NUMBER.sub(r"\1)", plain)  # still as long as the text
-    bounds = {0, len(plain)}
+    bounds, rows = {0, len(plain)}, set[int]()
     for line in _LINE.finditer(plain):
         bounds.add(line.start())
         if line[1]:
             bounds.add(line.end())
+            if line[1].startswith("|") and len(line[1]) <= _MAX_ROW:
+                rows.add(line.start())
     for start, end in pairwise(sorted(bounds)):
-        for first, last in _segments(plain, start, end, language):
+        for first, last in [(start, end)] if start in rows else _segments(plain, start, end, language):
             words = text[first:last]
             if stripped := words.strip():
                 first += len(words) - len(words.lstrip())

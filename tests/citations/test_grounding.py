@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from ragfm.citations.decision import compose, describe_contradiction, ground
-from ragfm.citations.grounding import best_spans, cite, correct_answer
-from ragfm.citations.support import terms_of
+from ragfm.citations.grounding import cite, correct_answer
+from ragfm.citations.support import analyze, best_spans, terms_of
 from ragfm.citations.verifier import Reading
 from ragfm.core.text import MARKER
 from ragfm.core.types import Hit
@@ -310,10 +310,47 @@ def test_a_marker_in_a_documents_words_does_not_belong_to_the_answer() -> None:
 def test_a_marker_in_the_verifiers_words_does_not_belong_to_the_answer() -> None:
     shown = _shown(ROOMS, "Leave is 30 days[1] a year.")
     reading = Reading(shown[1], (SimpleNamespace(best_within=lambda *_: (0.9, 9, 19)),))  # type: ignore[arg-type]
-    said = correct_answer("Oak.", best_spans([reading]))
+    said = correct_answer("Oak.", best_spans([reading], analyze("How much leave?", shown)))
     text, citations = ground("How much leave?", said, shown)
     assert text == "30 days[\u200c1] [2]."
     assert [(citation.n, citation.verified) for citation in citations] == [(2, True)]
+
+
+CARS = """|  | mpg | cyl | hp | Male owners | Female owners |
+| --- | --- | --- | --- | --- | --- |
+| Fiat 128 | 32.4 | 4 | 66 | 12 | 9 |
+| Maserati Bora | 15.0 | 8 | 335 | 3 |  |"""
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("What is the horsepower (hp) of the Maserati Bora?", "335"),
+        ("How many male owners does the Maserati Bora have?", "3"),
+        ("How many female owners does the Maserati Bora have?", "15.0"),  # the cell is empty
+        ("How fast is the Maserati Bora?", "15.0"),
+        ("How many owners does the Maserati Bora have?", "15.0"),  # male or female
+    ],
+)
+def test_of_the_verifiers_row_the_cell_of_the_column_counts_that_the_question_names(question: str, text: str) -> None:
+    shown = _shown(CARS)
+    start = CARS.index("15.0")
+    reading = Reading(shown[0], (SimpleNamespace(best_within=lambda *_: (0.9, start, start + 4)),))  # type: ignore[arg-type]
+    assert best_spans([reading], analyze(question, shown)) == [(text, 1, 0.9)]
+
+
+def test_an_answer_of_the_verifier_from_another_row_than_the_questions_is_replaced() -> None:
+    shown = _shown(CARS)
+
+    def best_within(start: int, end: int) -> tuple[float, int, int]:
+        likely = [(0.3, CARS.index("32.4")), (0.02, CARS.index("15.0"))]
+        return max(
+            ((chance, at, at + 4) for chance, at in likely if start <= at and at + 4 <= end), default=(0.0, 0, 0)
+        )
+
+    reading = Reading(shown[0], (SimpleNamespace(best_within=best_within),))  # type: ignore[arg-type]
+    assert best_spans([reading], analyze("How fast is the Maserati Bora?", shown)) == [("15.0", 1, 0.02)]
+    assert best_spans([reading], analyze("How fast is the Volvo?", shown)) == [("32.4", 1, 0.3)]  # no row is about it
 
 
 def test_passages_that_agree_or_have_another_subject_are_no_contradiction() -> None:

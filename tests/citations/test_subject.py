@@ -68,6 +68,18 @@ def test_the_number_must_be_in_the_column_of_the_period() -> None:
     assert other.missing == ("2019",)
 
 
+def test_the_number_must_be_in_the_column_that_the_question_names() -> None:
+    header = "| Offense | Total | Male Under 18 | Male 18 and over |\n| --- | --- | --- | --- |"
+    arrests = hit("| Robbery | 102.1 | 22.9 | 67.1 |\n| Fraud | 173.7 | 3.3 | 95.0 |", f"Arrests in 2009\n{header}")
+    question = "How many males under 18 were arrested for robbery?"
+    total = cited(question, "102.1 [1].", arrests)
+    assert (total.verified, total.fault, total.missing) == (False, "subject", ("Male Under 18",))
+    assert cited(question, "22.9 [1].", arrests).verified
+    assert cited("How many were arrested for robbery?", "102.1 [1].", arrests).verified
+    assert cited("How many males were arrested for robbery?", "67.1 [1].", arrests).verified  # or 22.9
+    assert cited("What was the total net sales in 2023?", "14,694 [1].", hit(TABLE)).verified
+
+
 def test_a_year_of_the_document_is_enough_without_columns() -> None:
     prose = hit("Capital expenditure was 526 in the year.", "Amcor 2023 10K")
     assert cited("What was the capital expenditure of Amcor in 2023?", "526 [1].", prose).verified

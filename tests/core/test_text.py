@@ -60,6 +60,11 @@ def test_lines_that_open_a_block_end_a_sentence() -> None:
     ]
 
 
+def test_a_table_row_is_one_sentence_unless_its_cells_hold_paragraphs() -> None:
+    row = "| Curfew violations. . | 91.0 | Includes all. Excludes none. |"
+    assert sentences(f"{row}\n| {'A long text. ' * 40}|")[:2] == [row, "| A long text."]
+
+
 def test_white_space_has_no_sentences() -> None:
     assert sentence_spans("") == []
     assert sentence_spans(" \n\u3000\t") == []
