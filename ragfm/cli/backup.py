@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import NON_EMPTY, collection_options
-from ragfm.cli.output import megabytes, print_result
+from ragfm.cli.output import counted, megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
 
@@ -21,7 +21,7 @@ def backup(collection: str, as_json: bool, out: str, force: bool) -> None:
     with Collection.open(collection) as store, show_progress("bytes") as progress:
         report = store.backup(out, force=force, progress=progress)
     text = (
-        f"Wrote {report.documents} documents, {report.chunks} chunks of generation {report.generation} to "
+        f"Wrote {counted(document=report.documents, chunk=report.chunks)} of generation {report.generation} to "
         f"{report.path}, {megabytes(report.bytes)}."
     )
     print_result(asdict(report), text, as_json=as_json)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import megabytes, print_result
+from ragfm.cli.output import counted, megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
 
@@ -20,7 +20,7 @@ def compact(collection: str, as_json: bool) -> None:
         store.status()  # raises an error if there is no collection, rather than creating one
         report = store.compact(progress=progress)
     text = (
-        f"Deleted {report.documents} old documents, {report.chunks} chunks, {report.vectors} vectors: "
-        f"{megabytes(report.bytes_before)} before, {megabytes(report.bytes_after)} now."
+        f"Deleted {counted(document=report.documents, chunk=report.chunks, vector=report.vectors)} "
+        f"of older generations: {megabytes(report.bytes_before)} before, {megabytes(report.bytes_after)} now."
     )
     print_result(asdict(report), text, as_json=as_json)

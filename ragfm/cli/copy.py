@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import NON_EMPTY, json_options
-from ragfm.cli.output import print_result
+from ragfm.cli.output import counted, print_result
 from ragfm.cli.progress_bar import show_progress
 
 
@@ -25,7 +25,7 @@ def copy(as_json: bool, source: str, target: str) -> None:
     with Collection.open(source) as store, show_progress("rows") as progress:
         report = store.copy(target, progress)
     text = (
-        f"Copied {report.documents} documents, {report.chunks} chunks of generation {report.generation} to "
+        f"Copied {counted(document=report.documents, chunk=report.chunks)} of generation {report.generation} to "
         f"{report.location}, and verified them."
     )
     print_result(asdict(report), text, as_json=as_json)

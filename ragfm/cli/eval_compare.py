@@ -8,7 +8,7 @@ from textwrap import shorten
 import click
 
 from ragfm.cli.options import json_options
-from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.cli.output import counted, print_json, print_table, print_text
 
 _MAX_VALUE = 80  # characters of a setting's value
 
@@ -26,7 +26,7 @@ def compare(a: str, b: str, as_json: bool) -> None:
         print_json({**asdict(compared), "settings": compared.settings})
         return
     only = f"; {compared.only_a} only in A, {compared.only_b} only in B" if compared.only_a or compared.only_b else ""
-    print_text(f"{compared.questions} questions{only}")
+    print_text(f"{counted(question=compared.questions)}{only}")
     for key, values in compared.settings.items():
         in_a, in_b = (shorten(str(value), _MAX_VALUE, placeholder="…") for value in values)
         print_text(f"{key}: {in_a} in A, {in_b} in B")

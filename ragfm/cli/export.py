@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ragfm.cli.options import NON_EMPTY, collection_options, filter_option, usage_error
-from ragfm.cli.output import print_json, print_text
+from ragfm.cli.output import counted, print_json, print_text
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
 
@@ -40,5 +40,6 @@ def export(collection: str, as_json: bool, out: str | None, format: Any, filter:
         print_json({"path": out, "format": format, **asdict(report)})
     elif not to_stdout:
         print_text(
-            f"Exported {report.documents} documents, {report.chunks} chunks of generation {report.generation} to {out}."
+            f"Exported {counted(document=report.documents, chunk=report.chunks)} "
+            f"of generation {report.generation} to {out}."
         )

@@ -119,8 +119,11 @@ def main() -> None:
     except RagfmError as error:
         code = _fail(FAILED, error, error.message, error.hint)
     except (KeyboardInterrupt, click.Abort):
-        resumes = {"ingest", "reembed"} & set(sys.argv)
-        hint = "Committed documents are kept; run the same command again to continue." if resumes else ""
+        hint = ""
+        if {"ingest", "reembed"} & set(sys.argv):
+            hint = "Committed documents are kept; run the same command again to continue."
+        elif sys.argv[1:2] == ["adapt"] and {"auto", "refresh"} & set(sys.argv):
+            hint = "Run the same command again to continue."
         code = _fail(INTERRUPTED, KeyboardInterrupt(), "Interrupted.", hint)
     except BrokenPipeError:
         code = FAILED

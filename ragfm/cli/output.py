@@ -140,6 +140,11 @@ def print_written(*paths: str | None) -> None:
             print_note(f"Written: {path}")
 
 
+def counted(**counts: int) -> str:
+    """Return counts with their nouns: `counted(document=1, chunk=2)` is `1 document, 2 chunks`."""
+    return ", ".join(f"{count} {noun}" if count == 1 else f"{count} {noun}s" for noun, count in counts.items())
+
+
 def megabytes(count: int) -> str:
     """Return a number of bytes in MB, such as `1.5 MB`."""
     return f"{count / 1e6:.1f} MB"
@@ -283,7 +288,7 @@ def print_sync_report(report: SyncReport) -> None:
     print_text(
         f"{report.added} added, {report.updated} updated, {report.removed} removed, {report.unchanged} unchanged, "
         f"{len(report.skipped)} skipped, {len(report.failed)} failed; "
-        f"{report.chunks} chunks embedded in {report.seconds:.1f} s"
+        f"{counted(chunk=report.chunks)} embedded in {report.seconds:.1f} s"
     )
     for skip in report.skipped[:MAX_SKIPPED]:
         print_note(f"skipped {one_line(skip.uri)}: {skip.why}")
@@ -296,7 +301,7 @@ def print_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | No
     """Print the questions, as (id, error), and the documents that failed, to standard error."""
     if questions:
         first, error = questions[0]
-        print_note(f"{len(questions)} questions failed; the first is {first}: {error}")
+        print_note(f"{counted(question=len(questions))} failed; the first is {first}: {error}")
     for failure in synced.failed if synced else ():
         stale = "; an older version is still served" if failure.stale else ""
         print_note(f"failed {one_line(failure.uri)} ({failure.stage}): {failure.error}{stale}")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options, text_option
-from ragfm.cli.output import print_note, print_result
+from ragfm.cli.output import counted, print_note, print_result
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
 
@@ -23,7 +23,7 @@ def reembed(collection: str, as_json: bool, embedder: str) -> None:
         report = store.reembed(embedder, progress=progress)
         configured = store.settings.embedder if "embedder" in store.settings.model_fields_set else embedder
     text = (
-        f"{report.chunks} chunks at generation {report.generation}, {report.embedded} embedded in "
+        f"{counted(chunk=report.chunks)} at generation {report.generation}, {report.embedded} embedded in "
         f"{report.seconds:.1f} s"
     )
     print_result(asdict(report), text, as_json=as_json)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import NON_EMPTY, collection_options
-from ragfm.cli.output import print_json, print_text
+from ragfm.cli.output import counted, print_json, print_text
 from ragfm.collection import Collection
 
 
@@ -21,11 +21,11 @@ def remove(collection: str, as_json: bool, name: str) -> None:
     if as_json:
         print_json(asdict(report))
     elif report.uri is not None:
-        print_text(f"Removed {report.uri}, {report.chunks} chunks.")
+        print_text(f"Removed {report.uri}, {counted(chunk=report.chunks)}.")
         print_text(
             f"The next ingest of {report.source} adds it again, unless it is deleted there or excluded with --exclude."
         )
     else:
-        print_text(f"Removed {report.source}: {report.documents} documents, {report.chunks} chunks.")
+        print_text(f"Removed {report.source}: {counted(document=report.documents, chunk=report.chunks)}.")
         if report.listed:
             print_text("The source is listed in ragfm.toml: delete it there, or the next `ragfm ingest` adds it again.")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import print_json, print_note, print_text
+from ragfm.cli.output import counted, print_json, print_note, print_text
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
 
@@ -22,6 +22,6 @@ def restore(collection: str, as_json: bool, file: str) -> None:
     if as_json:
         print_json(asdict(report))
         return
-    print_text(f"Restored {report.documents} documents, {report.chunks} chunks to {report.path}.")
+    print_text(f"Restored {counted(document=report.documents, chunk=report.chunks)} to {report.path}.")
     for name in report.absent:
         print_note(f"The location of the source {name} does not exist here; its documents are kept as they are.")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import print_json, print_text
+from ragfm.cli.output import counted, print_json, print_text
 from ragfm.collection import Collection
 
 
@@ -27,7 +27,7 @@ def sources(collection: str, as_json: bool) -> None:
         print_json({"sources": listed})
         return
     for source in listed:
-        print_text((source["name"], "bold"), f"  {source['documents']} documents by {source['connector']}")
+        print_text((source["name"], "bold"), f"  {counted(document=source['documents'])} by {source['connector']}")
         tags = [f"{key}={value}" for key, value in source["tags"].items()]
         for name in ("location", "connector", "options", "include", "exclude", "tags", "allow"):
             value = tags if name == "tags" else source.get(name)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import FAILED, OK, collection_options, text_option, usage_error
-from ragfm.cli.output import MAX_SKIPPED, one_line, print_json, print_text
+from ragfm.cli.output import MAX_SKIPPED, counted, one_line, print_json, print_text
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
 
@@ -36,11 +36,11 @@ def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) ->
         print_text(f"{finding.file}: {one_line(finding.what)}: expected {finding.expected}, found {finding.found}")
     if not report.damaged:
         print_text(
-            f"No damage: {report.documents} documents, {report.chunks} chunks, {report.views} views, "
+            f"No damage: {counted(document=report.documents, chunk=report.chunks, view=report.views)}, "
             f"generation {report.generation}, checked in {report.seconds:.1f} s."
         )
     if saved is not None:
-        print_text(f"Saved {saved.documents} documents, {saved.chunks} chunks to {saved.path}.")
+        print_text(f"Saved {counted(document=saved.documents, chunk=saved.chunks)} to {saved.path}.")
         for left in saved.left:
             print_text(f"not saved: {one_line(left.uri or 'a document without a name')}: {left.why}")
     elif any(finding.file == "catalog.db" for finding in report.findings):

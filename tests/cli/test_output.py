@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from ragfm.cli.output import answer_json, print_answer, print_error, print_table, print_text
+from ragfm.cli.output import answer_json, counted, print_answer, print_error, print_table, print_text
 from ragfm.core.types import Answer, Citation, Contradiction, Usage
 
 CITATION = Citation(1, "docs/leave.md", None, 9, 34, "You get\n28 days of leave.", verified=True)
@@ -69,6 +69,11 @@ def test_the_json_of_an_answer() -> None:
     (citation,) = value["citations"]
     assert value["answer"][citation["answer_start"] : citation["answer_end"]] == "28 days [1]."
     assert "reasoning" not in value
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert counted(document=1, chunk=1) == "1 document, 1 chunk"
+    assert counted(document=0, chunk=2) == "0 documents, 2 chunks"
 
 
 def test_a_table_without_a_terminal_is_plain(capsys: pytest.CaptureFixture[str]) -> None:

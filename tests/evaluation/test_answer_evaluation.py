@@ -513,7 +513,7 @@ def asks(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Asks:
 def test_a_failed_question_is_reported_and_has_no_time(asks: Asks) -> None:
     words = ("eval", "answers", asks(TooShort(["28 days"])), "--context", "retrieved", "--out", "run.jsonl")
     done = CliRunner().invoke(ragfm, [*map(str, words), "--report", "page.html"], standalone_mode=False)
-    assert "1 questions failed; the first is hours: The prompt is too long." in done.stderr
+    assert "1 question failed; the first is hours: The prompt is too long." in done.stderr
     with_error = [record["outcomes"]["retrieved"] for record in read_run("run.jsonl")[1]]
     assert [outcome["seconds"] for outcome in with_error if outcome["error"]] == [0]
     times = sorted(1000 * outcome["seconds"] for outcome in with_error if not outcome["error"])

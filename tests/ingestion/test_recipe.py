@@ -62,7 +62,7 @@ def test_at_the_command_line(tmp_path: Path) -> None:
     shell("ingest", "docs")
     assert "older" not in shell("status").stdout
     make_older(tmp_path / ".ragfm")
-    assert "1 documents of an older version" in shell("status").stdout
+    assert "1 document of an older version" in shell("status").stdout
     assert shell.json("ingest", "--keep-recipe")["unchanged"] == 1
     done = shell("ingest")
     assert "prepared by an older version" in done.stderr
