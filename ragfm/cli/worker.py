@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from threading import Thread
 
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import print_json, print_note
+from ragfm.cli.output import counted, print_json, print_note
 from ragfm.cli.progress_bar import show_progress
 from ragfm.cli.stop_signals import stop_event
 from ragfm.collection import Collection
-
-_END_SECONDS = 12  # the process that started this one kills it after ten
 
 
 @click.command()
@@ -30,7 +27,6 @@ def worker(collection: str, as_json: bool, until_eof: bool) -> None:
 
         def wait_for_end() -> None:
             sys.stdin.buffer.read()
-            signal.alarm(_END_SECONDS)  # ends it wherever it hangs, Python's own end included
             stop.set()
 
         Thread(target=wait_for_end, name="ragfm-parent", daemon=True).start()
@@ -39,4 +35,4 @@ def worker(collection: str, as_json: bool, until_eof: bool) -> None:
     if as_json:
         print_json({"documents": documents})
     elif not until_eof:
-        print_note(f"Prepared {documents} documents.")
+        print_note(f"Prepared {counted(document=documents)}.")

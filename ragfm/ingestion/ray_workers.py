@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -37,7 +36,6 @@ _AWAY = 3  # looks at the head in vain
 _CONNECT_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
 _STOP_SECONDS = 8.0  # the ingest waits for ten
-_END_SECONDS = 12  # for the case that no ingest is left to kill a driver that hangs
 _log = logging.getLogger(__name__)
 
 
@@ -174,7 +172,6 @@ def main() -> None:
 
     def wait_for_end() -> None:
         sys.stdin.buffer.read()
-        signal.alarm(_END_SECONDS)
         stop.set()
         if connecting.is_alive():
             os._exit(0)

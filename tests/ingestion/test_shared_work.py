@@ -369,23 +369,6 @@ def test_the_workers_of_an_ingest_end_with_it(address: str, many: Path) -> None:
         assert collection.sync(many, name="many", workers=1, progress=_deadline()).added == 1
 
 
-def test_a_worker_that_hangs_at_its_end_does_not_outlive_its_parent(address: str) -> None:
-    script = (
-        "import atexit, signal, threading\n"
-        "from ragfm.cli import main, worker\n"
-        "worker._END_SECONDS = 1\n"
-        "lock = threading.Lock()\n"
-        "lock.acquire()\n"
-        "atexit.register(lock.acquire)\n"  # waits on a futex for ever
-        "main()\n"
-    )
-    command = [sys.executable, "-c", script, "worker", "-c", address, "--until-eof"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(60) == -signal.SIGALRM
-
-
 @pytest.mark.slow
 def test_a_worker_needs_few_rights(
     address: str, docs: Path, log: Path, workers: list[Popen[bytes]], postgres: PostgresServer
