@@ -32,6 +32,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from queue import Empty
 from typing import Any, TypeAlias
 
 import httpx
@@ -130,7 +131,7 @@ async def send_without_pause(client: httpx.AsyncClient, request: Request, seed: 
 
 
 def send_heavy_load(address: str, key: str, kinds: list[str], stop: Event, counts: Queue[Counts]) -> None:
-    """The process of the heavy key: send until `stop` is set, then report the number of responses by status."""
+    """The process of the heavy key: send until `stop` is set and report the number of responses by status."""
     done: Counts = {kind: Counter() for kind in kinds}
 
     async def send() -> None:
@@ -145,12 +146,12 @@ def send_heavy_load(address: str, key: str, kinds: list[str], stop: Event, count
                 await asyncio.sleep(0.1)
                 broken = [task for task in tasks if task.done()]
                 assert not broken, broken[0].exception()
+            counts.put(done)  # before requests are cancelled, which takes long while the server is busy
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(send())
-    counts.put(done)
 
 
 @contextlib.contextmanager
@@ -163,9 +164,13 @@ def heavy_load(address: str, key: str, kinds: list[str]) -> Iterator[Callable[[]
 
     def end() -> Counts:
         stop.set()
-        done: Counts = counts.get(timeout=60)
-        process.join()
-        return done
+        while True:
+            alive = process.is_alive()
+            with contextlib.suppress(Empty):
+                done: Counts = counts.get(timeout=1)
+                return done
+            if not alive:
+                raise RuntimeError(f"The heavy key's process ended early, with exit code {process.exitcode}.")
 
     try:
         yield end

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -427,5 +427,10 @@ def _scoped(reader: Reader, collection: Collection) -> Reader:
     """The reader with a prompt cache of its own for the handle's groups: cache hits must not reveal others' prompts."""
     if collection.groups is None or not (scoped := getattr(reader, "scoped", None)):
         return reader
-    result: Reader = scoped("\n".join(["groups", *sorted(collection.groups)]))
+    result: Reader = scoped(prompt_scope(collection.groups))
     return result
+
+
+def prompt_scope(groups: Set[str]) -> str:
+    """The scope of the reader for users with these groups, see `LocalReader.scoped`."""
+    return "\n".join(["groups", *sorted(groups)])

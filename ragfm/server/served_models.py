@@ -24,7 +24,7 @@ from ragfm.core.types import Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.hardware import usable_cpus
-from ragfm.rag import Rag
+from ragfm.rag import Rag, prompt_scope
 from ragfm.retrieval.rerank import has_verifier
 from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
@@ -167,10 +167,18 @@ class ServedModels:
     async def compute(self, key: Key, function: Callable[..., T], *args: object, refusable: bool = True) -> T:
         """Call a function that needs a core, when it is the key's turn. Raises QueueFullError if it is `refusable`.
 
-        If the key has more requests waiting, the thread has a lower priority than those of other keys.
+        If the key has more requests waiting, the thread has a lower priority than those of other keys. The time counts
+        for the key's share of the readers, which use the same cores.
         """
         async with self.compute_queue.slot(key.name, refusable=refusable) as has_more:
-            return await self.run_to_end(function, *args, low_priority=has_more)
+            start = time.monotonic()
+            try:
+                return await self.run_to_end(function, *args, low_priority=has_more)
+            finally:
+                seconds, scope = time.monotonic() - start, prompt_scope(key.visible_groups)
+                for reader, _ in self._readers.values():
+                    if isinstance(reader, LocalReader):
+                        reader.charge(scope, seconds)
 
     async def run_to_end(self, function: Callable[..., T], *args: object, low_priority: bool = False) -> T:
         """Like `run`, but on cancellation wait for the function to return: until then, its slot must not be freed."""

@@ -50,6 +50,18 @@ def test_collections_share_an_embedder_of_the_same_contract(tmp_path: Path) -> N
     assert _shared_embedder("hashing", {**one.contract, "weights": "others"}) is not one.embedder
 
 
+def test_computing_counts_for_the_share_of_the_reader_of_a_key(tmp_path: Path) -> None:
+    served = ServedModels([("handbook", make_collection(tmp_path))], [("tiny", str(write_tiny(tmp_path / "t.gguf")))])
+    model, keys = served.models["handbook"], [Key(name="one"), Key(name="two")]
+    model.rag.base_reader.count_tokens([Message("user", "Load the model.")])
+    asyncio.run(served.compute(keys[0], time.sleep, 0.2))
+    scopes = [model.rag.with_options(collection=model.handle(key)).reader._scope for key in keys]  # type: ignore[attr-defined]
+    shares = model.rag.base_reader._engine.batcher._loop.shares.of_each(scopes)  # type: ignore[attr-defined]
+    assert shares[scopes[0]] > 0.1
+    assert shares[scopes[1]] == 0
+    served.close()
+
+
 def test_as_many_answers_run_at_once_as_the_reader_has_slots(tmp_path: Path) -> None:
     folder = make_collection(tmp_path)
     (tmp_path / "ragfm.toml").write_text("[reader_options.llama-cpp]\nslots = 3\n")

@@ -2,9 +2,9 @@
 
 Requests join and leave between two tokens. Prompts are evaluated in blocks, and all other requests get a token after
 each block. If several scopes have requests, each gets the same share of the time: a prompt waits while a request of a
-scope that recently had less is being answered. A finished request's prompt stays in its slot until another request
-needs the slot; a prompt with the same prefix is evaluated only from where it differs. A prompt with images is evaluated
-in one piece, and nothing of it is reused.
+scope that recently had less is being answered. A scope with more than half of the requests lets all others go first. A
+finished request's prompt stays in its slot until another request needs the slot; a prompt with the same prefix is
+evaluated only from where it differs. A prompt with images is evaluated in one piece, and nothing of it is reused.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import logging
 import math
 import threading
 import weakref
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -39,6 +39,10 @@ _EXIT_SECONDS = 60.0
 _HALF_LIFE = 10.0
 """Seconds after which half of a scope's evaluation time no longer counts, so that a scope with one request now and then
 goes before one that always has some. A scope that is busy all the time waits at most that long for a new one."""
+_PATIENCE = 10.0
+"""Seconds for which a request of the scope with most requests lets those of other scopes go first."""
+_NEW = 0.25
+"""Weight of the newest step in the average time of a step."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +90,10 @@ class Batcher:
         next(pieces)  # into its `try`: from there on, closing or collecting the generator cancels the request
         return Stream(pieces, cancel=request.cancel, logprobs=() if request.logprobs is None else request.logprobs)
 
+    def charge(self, scope: str, seconds: float) -> None:
+        """Count other work of a scope, which takes the same cores, like time of the reader."""
+        self._loop.shares.add(scope, seconds)
+
     def score(self, request: GenerationRequest) -> list[float]:
         """The log-likelihoods of a request's continuations. Raises ContextOverflowError or ReaderBusyError."""
         longest = max(map(len, request.continuations), default=0)
@@ -111,6 +119,31 @@ class Batcher:
         return Usage(len(request.prompt), request.cached_tokens, tokens), reason
 
 
+class _RecentTime:
+    """Seconds that each scope has recently used, see `_HALF_LIFE`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+        self._faded = 0.0
+
+    def add(self, scope: str, seconds: float) -> None:
+        with self._lock:
+            self._fade()
+            self._seconds[scope] = self._seconds.get(scope, 0.0) + seconds
+
+    def of_each(self, scopes: Collection[str]) -> dict[str, float]:
+        with self._lock:
+            self._fade()
+            return {scope: self._seconds.get(scope, 0.0) for scope in scopes}
+
+    def _fade(self) -> None:
+        now = monotonic()
+        kept = 0.5 ** ((now - self._faded) / _HALF_LIFE)
+        self._seconds = {scope: kept * old for scope, old in self._seconds.items() if kept * old > 0.001}
+        self._faded = now
+
+
 class _BatchLoop:
     """The evaluation thread's state. It does not refer to the Batcher, so that it can end with the Batcher."""
 
@@ -130,10 +163,11 @@ class _BatchLoop:
         self._last_served: dict[Adapter | None, int] = {}
         """Time of the last step with each adapter."""
         self._steps_with_adapter = 0
-        self._seconds: dict[str, float] = {}
-        """By scope, its recent evaluation time."""
-        self._faded = 0.0
-        """When the evaluation times were last reduced, see `_HALF_LIFE`."""
+        self.shares = _RecentTime()
+        self._step_seconds: dict[int, float] = {}
+        """Average time of a step by its number of answers."""
+        self._ahead = 0.0
+        """Seconds that the smaller scopes' answers have had since the last step of those of the largest one."""
 
     # --- Called by other threads ---------------------------------------------------------------------------------
 
@@ -212,6 +246,7 @@ class _BatchLoop:
             self._waiting.remove(request)
             self._clock += 1
             slot.request, slot.cache_key, slot.last_used = request, request.cache_key, self._clock
+            slot.since = monotonic()
             slot.prompt, slot.length, slot.generated = request.prompt[:prefix_tokens], prefix_tokens, 0
             request.cached_tokens = prefix_tokens
 
@@ -266,17 +301,19 @@ class _BatchLoop:
             for slot in group:
                 self._release(slot, error)
             return
-        now = monotonic()
-        kept = 0.5 ** ((now - self._faded) / _HALF_LIFE)
-        recent = {scope: kept * seconds for scope, seconds in self._seconds.items() if kept * seconds > 0.001}
-        self._seconds, self._faded = {slot.scope: 0.0 for slot in busy} | recent, now
-        prefilling = sorted((slot for slot in group if slot.remaining > 0), key=lambda slot: self._seconds[slot.scope])
-        decoding = [slot for slot in group if slot.remaining <= 0 and slot.request and slot.request.sampler]
-        scoring = [slot for slot in group if slot not in prefilling and slot not in decoding]
+        now, seconds = monotonic(), self.shares.of_each({slot.scope for slot in busy})
+        (largest, requests), *_ = Counter(slot.scope for slot in busy).most_common(1)
+        others = [slot for slot in group if slot.scope != largest]
+        largest_yields = 2 * requests > len(busy) and bool(others)
+        ready = [slot for slot in group if slot in others or not largest_yields or now - slot.since > _PATIENCE]
+        prefilling = sorted((slot for slot in ready if slot.remaining > 0), key=lambda slot: seconds[slot.scope])
+        running = [slot for slot in ready if slot.remaining <= 0]
+        scoring = [slot for slot in running if slot.request and not slot.request.sampler]
         budget = self._model.prefill_block
-        least = min((self._seconds[slot.scope] for slot in (*decoding, *scoring)), default=math.inf)
-        if prefilling and self._seconds[prefilling[0].scope] > least:
+        least = min((seconds[slot.scope] for slot in running), default=math.inf)
+        if prefilling and seconds[prefilling[0].scope] > least:
             prefilling = []  # until the other scope has had as much time
+        decoding = [slot for slot in group if slot.remaining <= 0 and slot.request and slot.request.sampler]
         for slot in prefilling:
             if slot is prefilling[0] or slot.remaining <= budget:
                 budget -= min(slot.remaining, self._model.prefill_block)
@@ -285,13 +322,39 @@ class _BatchLoop:
         for slot in scoring[:1]:
             with self._measured(slot):
                 self._score(self._cache, slot)
+        if largest_yields:
+            decoding = self._take_turns(decoding, largest)
         if decoding:
             decoding.sort(key=lambda slot: slot.number)
             entries = [BatchToken(slot.last_token, slot.length, slot.number, True) for slot in decoding]
+            start = monotonic()
             with self._measured(*decoding):
                 for slot, logits in zip(decoding, self._cache.evaluate(entries), strict=True):
                     slot.length += 1
                     self._pick_token(slot, logits)
+            step, before = monotonic() - start, self._step_seconds.get(len(entries))
+            self._step_seconds[len(entries)] = step if before is None else before + _NEW * (step - before)
+
+    def _take_turns(self, decoding: list[Slot], largest: str) -> list[Slot]:
+        """The answers that get a token in this step: all, or those of the largest scope and the others in turn.
+
+        In one batch, each answer waits for all. Where a step takes longer the more answers it has, as on a CPU, the
+        largest scope and the others therefore have steps of their own, with equal shares of the time.
+        """
+        others = [slot for slot in decoding if slot.scope != largest]
+        many = [slot for slot in decoding if slot.scope == largest]
+        if not others or not many:
+            return decoding
+        seconds, seconds_of_many = (self._step_seconds.get(len(slots)) for slots in (others, many))
+        if seconds is None or seconds_of_many is None:
+            return others if seconds is None else many
+        if seconds_of_many < 2 * seconds:
+            return decoding
+        if self._ahead < seconds_of_many:
+            self._ahead += seconds
+            return others
+        self._ahead = 0.0
+        return many
 
     @contextmanager
     def _measured(self, *slots: Slot) -> Iterator[None]:
@@ -299,7 +362,7 @@ class _BatchLoop:
         start = monotonic()
         yield
         for slot in slots:
-            self._seconds[slot.scope] += (monotonic() - start) / len(slots)
+            self.shares.add(slot.scope, (monotonic() - start) / len(slots))
 
     def _prefill(self, cache: KVCache, slot: Slot) -> None:
         """Evaluate the next block of a slot's prompt; all of it if it has images."""

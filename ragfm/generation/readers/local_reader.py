@@ -149,6 +149,11 @@ class LocalReader(Generic[M]):
         )
         return engine.batcher.score(request)
 
+    def charge(self, scope: str, seconds: float) -> None:
+        """Count other work of a scope, which takes the same cores, like time of the reader; scopes get equal shares."""
+        if self._loaded:
+            self._loaded.batcher.charge(scope, seconds)
+
     def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], Any]:
         """The tokens of a prompt, and what the model evaluates in their place if it has images, else None."""
         check_images(messages, vision=self.vision, reader=f"'{self._path}'")

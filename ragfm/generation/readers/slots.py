@@ -27,6 +27,8 @@ class Slot:
     generated: int = 0
     last_used: int = 0
     """Time at which a request last entered or left the slot."""
+    since: float = 0.0
+    """When the request entered the slot (`monotonic`)."""
 
     @property
     def adapter(self) -> Adapter | None:
@@ -53,13 +55,16 @@ def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int
 
     Returns the slot, the slot (often the same) whose first tokens it reuses, and the number of these tokens. The slot
     is the one that holds most of the prompt if the prompt reuses at least half of its content. Otherwise it is the
-    least recently used slot, with a copy of the prefix if another slot has it. Prefixes are reused up to a multiple of
-    `multiple` tokens.
+    least recently used slot, with a copy of the prefix if another slot has it. A scope that has half of the slots
+    replaces its own prompts, so that those of other scopes stay. Prefixes are reused up to a multiple of `multiple`
+    tokens.
     """
     idle = [slot for slot in slots if slot.request is None]
     if not idle:
         return None
-    oldest = min(idle, key=lambda slot: (bool(slot.prompt), slot.last_used))
+    scope = request.cache_key[1]
+    has_half = 2 * sum(slot.scope == scope for slot in slots if slot.prompt or slot.request) >= len(slots)
+    oldest = min(idle, key=lambda slot: (bool(slot.prompt), has_half and slot.scope != scope, slot.last_used))
     if request.image_inputs is not None:
         return oldest, oldest, 0
     best = max(slots, key=lambda slot: slot.reusable_tokens(request, multiple))

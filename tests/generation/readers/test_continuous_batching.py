@@ -134,10 +134,8 @@ def test_logits_are_bit_identical_with_any_number_of_threads(reader: LlamaCppRea
     assert np.array_equal(logits(3), expected)
 
 
-def test_scopes_get_equal_shares_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tiny = write_tiny(tmp_path / "tiny.gguf", context=2048)
-    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=2048, slots=4)
+def record_scopes(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[str]]:
+    """An event that evaluation waits for, and the list to which it adds the scope of each token."""
     evaluate, submitted, order = LlamaContext.evaluate, threading.Event(), list[str]()
 
     def recorded(context: LlamaContext, batch: Sequence[BatchToken]) -> object:
@@ -146,6 +144,14 @@ def test_scopes_get_equal_shares_of_the_time(tmp_path: Path, monkeypatch: pytest
         return evaluate(context, batch)
 
     monkeypatch.setattr(LlamaContext, "evaluate", recorded)
+    return submitted, order
+
+
+def test_scopes_get_equal_shares_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny = write_tiny(tmp_path / "tiny.gguf", context=2048)
+    reader = LlamaCppReader(str(tiny), threads=1, context_tokens=2048, slots=4)
+    submitted, order = record_scopes(reader, monkeypatch)
     monkeypatch.setattr(continuous_batching, "monotonic", lambda: len(order) / 1000)  # a millisecond for each token
     heavy = [
         reader.stream(asked(f"{number}. {LONG * 12}"), Sampling(max_tokens=1), scope="heavy") for number in range(3)
@@ -190,6 +196,93 @@ def test_a_scope_that_had_little_time_goes_before_one_that_is_always_busy(
     assert first == list(range(10, 10 + len(first)))  # from the next step on, nothing comes between
     assert of_light[len(first) :] == list(range(20, 20 + len(of_light) - len(first)))
     assert len(batches) > of_light[-1] + 4  # while the heavy scope had more to evaluate
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LlamaCppReader:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return LlamaCppReader(
+        str(write_tiny(tmp_path / "tiny.gguf", context=2048)), threads=1, context_tokens=2048, slots=8
+    )
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_the_scope_with_most_requests_lets_others_go_first(
+    tiny: LlamaCppReader, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    """Even if another one recently had more time, but not forever."""
+    submitted, order = record_scopes(tiny, monkeypatch)
+    seconds_per_token = 0.001 if patient else 2 * continuous_batching._PATIENCE / PREFILL_BLOCK
+    monkeypatch.setattr(continuous_batching, "monotonic", lambda: len(order) * seconds_per_token)
+    submitted.set()
+    text(tiny.stream(asked(f"Before. {LONG * 15}"), Sampling(max_tokens=1), scope="light"))
+    submitted.clear()
+    alone = len(order)
+    heavy = [
+        tiny.stream(asked(f"{number}. {LONG * 12}"), Sampling(max_tokens=24), scope="heavy") for number in range(3)
+    ]
+    light = tiny.stream(asked(LONG * 12), Sampling(max_tokens=24), scope="light")
+    submitted.set()
+    for stream in (light, *heavy):
+        text(stream)
+    last = len(order) - order[::-1].index("light")
+    of_heavy = order[alone:last].count("heavy")
+    if patient:
+        assert of_heavy <= PREFILL_BLOCK * 3  # the blocks before the light request was received
+    else:
+        assert of_heavy > PREFILL_BLOCK * 3
+
+
+def test_other_work_counts_for_the_share_of_a_scope(tiny: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted, order = record_scopes(tiny, monkeypatch)
+    monkeypatch.setattr(continuous_batching, "monotonic", lambda: len(order) / 1000)
+    tiny.count_tokens(asked("Load the model."))
+    tiny.charge("busy", 5.0)
+    streams = [
+        tiny.stream(asked(f"{scope}. {LONG * 15}"), Sampling(max_tokens=1), scope=scope) for scope in ("busy", "other")
+    ]
+    submitted.set()
+    for stream in streams:
+        text(stream)
+    last = len(order) - order[::-1].index("other")
+    assert order[:last].count("busy") <= PREFILL_BLOCK  # the block before the other request was received
+
+
+@pytest.mark.parametrize(("seconds_per_step", "seconds_per_answer"), [(0.0, 0.01), (0.01, 0.0)])
+def test_answers_of_the_largest_scope_take_turns_with_others_if_steps_get_longer(
+    tiny: LlamaCppReader, monkeypatch: pytest.MonkeyPatch, seconds_per_step: float, seconds_per_answer: float
+) -> None:
+    evaluate, batches, light = LlamaContext.evaluate, list[list[str]](), list[Stream]()
+    submitted = threading.Event()
+
+    def recorded(context: LlamaContext, batch: Sequence[BatchToken]) -> object:
+        assert submitted.wait(60)
+        batches.append([tiny._engine.batcher._loop._slots[token.slot].scope for token in batch])
+        if len(batches) == 100:
+            light.append(tiny.stream(asked("And?"), Sampling(max_tokens=60), scope="light"))
+        return evaluate(context, batch)
+
+    monkeypatch.setattr(LlamaContext, "evaluate", recorded)
+    monkeypatch.setattr(
+        continuous_batching,
+        "monotonic",
+        lambda: seconds_per_step * len(batches) + seconds_per_answer * sum(map(len, batches)),
+    )
+    heavy = [tiny.stream(asked(f"{number}?"), Sampling(max_tokens=300), scope="heavy") for number in range(4)]
+    submitted.set()
+    for stream in (*heavy, *light):
+        text(stream)
+    steps = [batch for batch in batches if len(batch) < 6]
+    with_light = [number for number, batch in enumerate(steps) if "light" in batch]
+    during = steps[with_light[0] : with_light[-1]]
+    mixed = sum("light" in batch and "heavy" in batch for batch in during)
+    if seconds_per_answer:  # four answers take as long as four steps of one
+        alone, others = during.count(["light"]), len(during) - during.count(["light"])
+        assert alone > 40
+        assert 3 * others < alone < 6 * others
+        assert mixed < 4
+    else:
+        assert mixed > 50
 
 
 def test_adding_slots_keeps_their_content() -> None:
@@ -360,6 +453,20 @@ def test_a_request_gets_the_slot_with_most_of_its_prompt() -> None:
     assert assign_slot(slots[:2], GenerationRequest([9, 9, 9], None), 1)[0] is slots[0]
     slots[1].cache_key = (Adapter("other", "1"), "")
     assert assign_slot(slots, request, 1)[2] == 0
+
+
+def test_a_scope_with_half_of_the_slots_replaces_its_own_prompts() -> None:
+    slots = [slot(number, [number] * 200, used=number) for number in range(4)]
+    for number in (0, 1):
+        slots[number].cache_key = (None, "light")
+    for number in (2, 3):
+        slots[number].cache_key = (None, "heavy")
+    request = GenerationRequest([9] * 200, None, scope="heavy")
+    assert assign_slot(slots, request, 1)[0] is slots[2]
+    slots[2].cache_key = (None, "light")  # heavy has less than half
+    assert assign_slot(slots, request, 1)[0] is slots[0]
+    slots[3].prompt = []
+    assert assign_slot(slots, request, 1)[0] is slots[3]
 
 
 def test_a_request_waits_for_a_slot_or_for_its_prefix() -> None:
