@@ -69,12 +69,13 @@ class ThreadCount:
             return
         size = self._sizes[tokens.bit_length()]
         if self._count_before:
-            if size.average:  # otherwise there is nothing to compare with
-                self._steps += 1
-                self._seconds += seconds
-                self._expected += size.average
-                if self._seconds > self._expected + size.average / 2 or self._steps == TRIAL_STEPS:
-                    self._end_trial()
+            self._steps += 1
+            self._seconds += seconds
+            self._expected += size.average
+            if not size.average:  # nothing to compare with
+                self.count, self._count_before = self._count_before, 0
+            elif self._seconds > self._expected + size.average / 2 or self._steps == TRIAL_STEPS:
+                self._end_trial()
             return
         self._steps += 1
         self._seconds += seconds

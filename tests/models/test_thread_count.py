@@ -133,6 +133,19 @@ def test_batches_are_compared_with_batches_of_their_size() -> None:
     assert used.count(4) > 0.9 * len(used)
 
 
+def test_a_trial_ends_with_a_batch_of_a_new_size() -> None:
+    """More requests begin during a trial: how long their steps take with all threads is not known."""
+    machine = Machine(2)
+    count = machine.new_count()
+    while count.count == count.maximum:
+        count.record(1, machine.step(count.count))
+    used = []
+    for _ in range(300):
+        used.append(count.count)
+        count.record(8, 8 * machine.step(count.count))
+    assert used.count(2) > 0.9 * len(used)
+
+
 def test_a_thread_count_applies_to_all_batch_sizes() -> None:
     machine = Machine(2)
     count = machine.new_count()
