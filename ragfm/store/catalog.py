@@ -100,7 +100,7 @@ class Catalog:
         """Open the catalog. Raises DamagedCollectionError, also if it is behind HEAD, or CollectionError."""
         self.database = database
         self._engine = database.open_engine(writable=writable)
-        self._by_id = _IN_ARRAY if self._engine.dialect.name == "postgresql" else _IN_LIST
+        self._by_id = _IN_ARRAY if self._engine.dialect.name == "postgresql" else _IN_JSON
         self._groups: frozenset[str] | None = None  # to which `restricted_to` restricts the rows
         try:
             # HEAD is read first: a commit in between only makes the catalog newer.
@@ -413,19 +413,16 @@ class Catalog:
         Unknown ids are left out.
         Raises DamagedCollectionError if a text does not match its hash.
         """
-        rows: list[Any] = []
-        texts: dict[int, str] = {}
         if not self._images_known:
             with self.read() as connection:
                 self._has_images(connection)
         query = self._by_id.chunks if self._images_known else self._by_id.chunks_without_images
-        for batch in batches(list(ids)):
-            rows += self._rows(query, ids=batch)
+        rows = self._rows(query, ids=list(ids))
         if self._by_id is _IN_ARRAY:
             texts = {row.document_id: row.document_text for row in rows if row.document_text is not None}
         else:
-            for batch in batches(list({row.document_id for row in rows})):
-                texts.update((row.id, row.text) for row in self._rows(self._by_id.texts, ids=batch))
+            of_documents = self._rows(self._by_id.texts, ids=list({row.document_id for row in rows}))
+            texts = {row.id: row.text for row in of_documents}
         result = {}
         for row in rows:
             if row.document_id not in texts:  # compaction has deleted it since, or access rights have changed
@@ -439,9 +436,7 @@ class Catalog:
 
     def documents_of(self, ids: Ids) -> Ids:
         """The id of each chunk's document; -1 for unknown chunks. *Shape:* (n,) -> (n,)."""
-        found: dict[int, int] = {}
-        for batch in batches(ids.tolist()):
-            found |= {row.id: row.document_id for row in self._rows(self._by_id.documents, ids=batch)}
+        found = {row.id: row.document_id for row in self._rows(self._by_id.documents, ids=ids.tolist())}
         return np.array([found.get(chunk_id, -1) for chunk_id in ids.tolist()], dtype=np.int64)
 
     def neighbours(self, generation: int, chunk_id: int) -> list[int]:
@@ -497,9 +492,7 @@ class Catalog:
 
     def vectors_of(self, generation: Generation, ids: Sequence[int]) -> tuple[Ids, Vectors]:
         """Ids and vectors of these chunks, ordered by id. Unknown ids are left out."""
-        rows: list[Any] = []
-        for batch in batches(list(ids)):
-            rows += self._rows(self._by_id.vectors, contract_id=generation.contract_id, ids=batch)
+        rows = self._rows(self._by_id.vectors, contract_id=generation.contract_id, ids=list(ids))
         return self._to_arrays(generation, len(rows), sorted(rows))
 
     def _to_arrays(self, generation: Generation, count: int, rows: Iterable[Any]) -> tuple[Ids, Vectors]:
@@ -598,8 +591,12 @@ class _ById:
         self.texts = sa.select(documents.c.id, documents.c.text).where(among(documents.c.id))
 
 
-_IN_LIST = _ById(lambda column: column.in_(sa.bindparam("ids", expanding=True)))
-# One parameter instead of one for each id: the same statement for any number of them, which the server can prepare.
+# One parameter instead of one for each id: the same statement for any number of them, which is prepared once.
+_IN_JSON = _ById(
+    lambda column: column.in_(
+        sa.select(sa.func.json_each(sa.bindparam("ids", type_=sa.JSON)).table_valued("value").c.value)
+    )
+)
 # PostgreSQL sorts long texts by reference; SQLite would copy them for each chunk.
 _IN_ARRAY = _ById(
     lambda column: column == sa.any_(sa.bindparam("ids", type_=ARRAY(sa.BigInteger))),
