@@ -1,12 +1,13 @@
 """Preference tuning on 200 simulated ratings: whether the preference is learned, and what it does to the answers.
 
-    python benchmarks/bench_preference.py [--keep DIR] [--methods dpo,kto]
+    python benchmarks/bench_preference.py [--keep DIR] [--methods dpo,kto] [--rated 200] [--held-out 60]
 
 Questions of SQuAD train (CC BY-SA 4.0) whose answer is a number with its unit. The simulated user prefers the answer
 alone (`28 days [1].`) to the sentence that it is from, with an introduction. 200 questions are rated; 60 questions of
 other articles are asked before and after: the log-probability margin of the better answer, and the served answer's
 length and token F1. The reader is the bundled model without an adapter; llama.cpp serves the exported adapter. Stop
-it with Ctrl-C and run it again to continue. Prints a table, and one JSON line last.
+it with Ctrl-C and run it again to continue; each method is measured and saved when it is done. Prints a table, and one
+JSON line last.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from ragfm.generation.prompt import build_prompt
 from ragfm.generation.readers import load_reader
 from ragfm.training.examples import Example
 
-RATED, HELD_OUT, TOKENS = 200, 60, 64
+TOKENS = 64
 _QUANTITY = re.compile(r"[\d.,]*\d [a-z]+( [a-z]+)?")
 _SENTENCE = re.compile(r"[^.!?]*[^.!?\s][^.!?]*[.!?]")
 
 
-def examples() -> tuple[list[Example], list[Example]]:
+def examples(count: int, held_out_count: int) -> tuple[list[Example], list[Example]]:
     """Rated answers, and held-out ones of other articles: one for each paragraph, in the order of a hash."""
     data = load_questions(DATA / "squad" / "squad-v1.0-train.json.gz", answers=True)
     texts = {f"corpus/{path}": text for path, text in (data.documents or {}).items()}
@@ -68,18 +69,24 @@ def examples() -> tuple[list[Example], list[Example]]:
         article = gold.uri.split("/")[1]
         target = held_out if blake2b(article.encode()).digest()[0] < 64 else rated
         target.append(Example(tuple(prompt.messages), f"{answer} [1].", meta, worse))
-        if len(rated) >= RATED and len(held_out) >= HELD_OUT:
+        if len(rated) >= count and len(held_out) >= held_out_count:
             break
-    return rated[:RATED], held_out[:HELD_OUT]
+    return rated[:count], held_out[:held_out_count]
 
 
-def serve(held_out: list[Example], adapter: Path | None) -> dict[str, list[float]]:
-    """Words and token F1 of each served answer."""
+def serve(held_out: list[Example], adapter: Path | None, kept: Path) -> dict[str, list[float]]:
+    """Words and token F1 of each served answer. The answers are kept in a file, and a second call continues."""
+    texts: list[str] = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     reader = load_reader("bundled")
     sampling = Sampling(max_tokens=TOKENS, adapter=str(adapter) if adapter else None)
+    with kept.open("a") as file:
+        for example in held_out[len(texts) :]:
+            texts.append("".join(reader.stream(example.messages, sampling)))
+            file.write(json.dumps(texts[-1]) + "\n")
+            file.flush()
     found: dict[str, list[float]] = {"words": [], "f1": []}
-    for example in held_out:
-        text = re.sub(r"\[\d+\]", "", "".join(reader.stream(example.messages, sampling))).strip()
+    for example, said in zip(held_out, texts, strict=False):
+        text = re.sub(r"\[\d+\]", "", said).strip()
         found["words"].append(len(text.split()))
         found["f1"].append(max(token_f1(text, answer) for answer in example.meta["answers"]))
     return found
@@ -89,12 +96,13 @@ def margins(model: Any, base: Any, held_out: list[Example]) -> list[float]:
     """Log-probability of the better answer minus that of the worse one, in nats."""
     import torch
 
+    from ragfm.training.base_model import in_bfloat16
     from ragfm.training.preference import encode_sequences
     from ragfm.training.training_batches import completion_logprobs
 
     encoded = encode_sequences(base, held_out, "dpo", 2048).encoded
     found: list[float] = []
-    with torch.no_grad(), torch.autocast(base.device.type, torch.bfloat16):
+    with torch.no_grad(), torch.autocast(base.device.type, torch.bfloat16, enabled=in_bfloat16(base.device)):
         for start in range(0, len(encoded), 8):
             rows = [[encoded[at], encoded[at + 1]] for at in range(start, min(start + 8, len(encoded)), 2)]
             logprobs, _ = completion_logprobs(model, rows, base.pad, base.device)
@@ -104,7 +112,7 @@ def margins(model: Any, base: Any, held_out: list[Example]) -> list[float]:
 
 def one(method: str, rated: list[Example], held_out: list[Example], keep: Path) -> dict[str, Any]:
     """Train with a method, or not at all (`none`), and ask the held-out questions."""
-    from ragfm.models.adapters import RECORD
+    from ragfm.models.adapters import RECORD, read_record
     from ragfm.training import MethodSettings, TrainSettings, train
     from ragfm.training.adapter_export import export_adapter, load_adapter
     from ragfm.training.base_model import Base
@@ -114,29 +122,39 @@ def one(method: str, rated: list[Example], held_out: list[Example], keep: Path) 
     model = base.model
     if method != "none":
         settings = TrainSettings(MethodSettings("lora"), objective=method, batch=8)  # type: ignore[arg-type]
+        spent = keep / f"{method}-cpu.json"  # of all parts of an interrupted training
+        earlier = json.loads(spent.read_text()) if spent.exists() else 0.0
         if not (out / RECORD).exists():
             before = time.process_time()
-            result = train(
-                rated, "bundled", out, settings=settings, progress=lambda now: print(method, now, file=sys.stderr)
-            )
-            numbers = result.record.numbers
-            row = {key: numbers[key] for key in ("steps", "loss", "seconds", "learned", "peak_mb")}
-            row["processor_seconds"] = round(time.process_time() - before, 1)
-            (out / "row.json").write_text(json.dumps(row))
-        row = json.loads((out / "row.json").read_text())
+            try:
+                train(
+                    rated, "bundled", out, settings=settings, progress=lambda now: print(method, now, file=sys.stderr)
+                )
+            finally:
+                earlier += time.process_time() - before
+                spent.write_text(json.dumps(earlier))
+        numbers = read_record(out).numbers
+        row = {key: numbers[key] for key in ("steps", "loss", "seconds", "learned", "peak_mb")}
+        row["processor_seconds"] = round(earlier, 1)
         adapter = export_adapter(out, "gguf")
         model = load_adapter(base, out)
-    return {**row, "margin": margins(model.eval(), base, held_out), **serve(held_out, adapter if row else None)}
+    known = keep / f"{method}-margins.json"
+    if not known.exists():
+        known.write_text(json.dumps(margins(model.eval(), base, held_out)))
+    served = serve(held_out, adapter if row else None, keep / f"{method}-served.jsonl")
+    return {**row, "margin": json.loads(known.read_text()), **served}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="DIR", default="preference")
     parser.add_argument("--methods", default="dpo,kto")
+    parser.add_argument("--rated", type=int, default=200)
+    parser.add_argument("--held-out", type=int, default=60)
     given = parser.parse_args()
-    keep = Path(given.keep)
+    keep = Path(given.keep) / f"{given.rated}-{given.held_out}"
     keep.mkdir(parents=True, exist_ok=True)
-    rated, held_out = examples()
+    rated, held_out = examples(given.rated, given.held_out)
     rows: dict[str, Any] = {}
     for method in ("none", *given.methods.split(",")):
         saved = keep / f"{method}.json"

@@ -121,18 +121,8 @@ def refresh(
     if ragfm.toml cannot be written.
     """
     report_progress = progress or ignore_progress
-    import_tomlkit()
     rag = Rag(collection)
-    plugin, model = plugin_and_model("readers", rag.reader_name)
-    if plugin not in _SERVABLE_METHODS:
-        raise UnsupportedError(
-            f"The reader {rag.reader_name} does not run in this process.", "Use a reader that runs on this machine."
-        )
-    if (method := _method(rag.sampling.adapter, settings)) not in _SERVABLE_METHODS[plugin]:
-        raise UnsupportedError(
-            f"{plugin} cannot serve adapters trained with {method}.",
-            f"It serves {', '.join(_SERVABLE_METHODS[plugin])}.",
-        )
+    plugin, model = check_refreshable(rag, settings)
     make_output(folder, mode=0o700)  # it will contain users' questions
     _prepare(rag, folder, settings)
     test = load_jsonl(folder / _TEST, answers=True).questions
@@ -150,6 +140,22 @@ def refresh(
         _adopt(collection.settings_file, folder, report, _calibration_for(rag, adapter))
     write_durably(folder / DECISION, json.dumps(asdict(report), indent=1, ensure_ascii=False).encode() + b"\n")
     return report
+
+
+def check_refreshable(rag: Rag, settings: RefreshSettings) -> tuple[str, str]:
+    """Plugin and model of the reader, if it can be trained here and serves the method. Raises as `refresh` does."""
+    import_tomlkit()
+    plugin, model = plugin_and_model("readers", rag.reader_name)
+    if plugin not in _SERVABLE_METHODS:
+        raise UnsupportedError(
+            f"The reader {rag.reader_name} does not run in this process.", "Use a reader that runs on this machine."
+        )
+    if (method := _method(rag.sampling.adapter, settings)) not in _SERVABLE_METHODS[plugin]:
+        raise UnsupportedError(
+            f"{plugin} cannot serve adapters trained with {method}.",
+            f"It serves {', '.join(_SERVABLE_METHODS[plugin])}.",
+        )
+    return plugin, model
 
 
 def adapters_folder(collection: Collection, folder: str | Path | None = None) -> Path:

@@ -474,19 +474,54 @@ def test_a_model_is_adapted_to_questions_that_a_reader_writes(
     with monkeypatch.context() as patch:
         patch.setattr("ragfm.training.refresh._compare", stop)
         with pytest.raises(click.Abort):
-            run("adapt", "auto", "--hours", "0.002")
+            run("adapt", "auto", "--hours", "1")
     assert interrupted
     adapters = tmp_path / ".ragfm-adapters"
     written = (adapters / "written.jsonl").read_bytes()
     assert len(written.splitlines()) >= 10
     weights = (adapters / "001" / RECORD).read_bytes()
-    done = run.json("adapt", "auto", "--hours", "0.002")
+    done = run.json("adapt", "auto", "--hours", "1")
     assert not done["adopted"]
     assert done["new"]["ties"] + done["new"]["wins"] + done["new"]["losses"] >= 2
     assert (adapters / "written.jsonl").read_bytes() == written
     assert (adapters / "001" / RECORD).read_bytes() == weights
     assert not (adapters / "002").exists()
     assert "adapter" not in tomllib.loads((tmp_path / "ragfm.toml").read_text())
+    (rooms / "0.md").unlink()
+    run("ingest", rooms)
+    run("adapt", "auto", "--hours", "1")  # the documents have changed: other questions, in a new folder
+    assert (adapters / "002" / DECISION).exists()
+    assert '"rooms/0.md"' not in (adapters / "written.jsonl").read_text()
+
+
+def test_what_cannot_be_trained_is_refused_before_questions_are_written(
+    tmp_path: Path, docs: Path, run: InProcessShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Any]()
+    monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader(asked.append))
+    run("ingest", docs)
+    (tmp_path / "ragfm.toml").write_text(
+        'reader = "openai:large"\n[reader_options.openai]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    )
+    assert "does not run in this process" in run("adapt", "auto", "--writer", "bundled", code=1)
+    (tmp_path / "ragfm.toml").write_text("")
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    assert "requires the module 'tomlkit'" in run("adapt", "auto", code=1)
+    assert not asked
+    assert not (tmp_path / ".ragfm-adapters").exists()
+
+
+def test_too_few_written_questions_are_reported(
+    tmp_path: Path, docs: Path, run: InProcessShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = "Question: How many days of leave do I get?\nAnswer: 28\n"
+    monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader([question]))
+    (docs / "leave.md").write_text(
+        "# Leave\n\nYou get 28 days of leave. Parents get 16 weeks more, and trainees get the same.\n"
+    )
+    run("ingest", docs)
+    assert "1 written questions are too few: 20 are needed" in run("adapt", "auto", code=1)
+    assert not (tmp_path / "ragfm.toml").exists()
 
 
 @pytest.mark.slow

@@ -361,16 +361,57 @@ def test_missing_questions_and_passages_are_reported(towns: Collection) -> None:
         made(towns, [])
 
 
-def test_written_questions_have_answers_from_the_text(towns: Collection) -> None:
+def test_in_other_languages_written_answers_are_words_of_the_text(towns: Collection) -> None:
     def script(messages: list[object]) -> str:
         text = messages[-1].content  # type: ignore[attr-defined]
         town = text.split("town of ")[1].split()[0]
         wrong = town in ("Aldon", "Brista")
-        return f"Question: Who founded the town of {town} long ago?\nAnswer: {'kings' if wrong else 'fishermen'}\n"
+        return f"Question: Кто основал город {town} давно?\nAnswer: {'kings' if wrong else 'fishermen'}\n"
 
     questions = generate_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
     assert {question.answers for question in questions} == {("fishermen",)}
     assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
+
+
+def test_the_verifier_checks_and_corrects_written_answers(towns: Collection) -> None:
+    """All written answers are words of the text; the last question has no answer there."""
+
+    def script(messages: Sequence[Message]) -> str:
+        town = messages[-1].content.split("town of ")[1].split()[0]
+        written = {
+            "Aldon": f"Who founded the town of {town}?\nAnswer: by fishermen",
+            "Brista": f"Who founded the town of {town}?\nAnswer: the oldest one is a mill",
+            "Corvel": "Who must sign claims for travel above 500 euros?\nAnswer: fishermen",  # repeats the prompt
+            "Dunmar": f"Who founded the town of {town}?\nAnswer: Fishermen. The text says so.",
+        }
+        return "Question: " + written.get(town, f"What does a ticket to {town} cost?\nAnswer: houses")
+
+    questions = generate_questions(towns, ScriptedReader(script), 50, answers=True)
+    answers = {question.gold[0].uri: question.answers[0] for question in questions}
+    assert answers == {
+        "towns/Aldon.txt": "by fishermen",
+        "towns/Brista.txt": "fishermen",
+        "towns/Dunmar.txt": "Fishermen",
+    }
+
+
+def test_each_passage_is_asked_about_once_and_until_the_time_is_over(tmp_path: Path, towns: Collection) -> None:
+    asked = list[str]()
+
+    def script(messages: Sequence[Message]) -> str:
+        asked.append(messages[-1].content)
+        town = asked[-1].split("town of ")[1].split()[0]
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
+
+    def written(seconds: float | None) -> list[Question]:
+        out = tmp_path / "questions.run"
+        return generate_questions(towns, ScriptedReader(script), 1000, answers=True, seconds=seconds, out=out)
+
+    everything = written(None)
+    assert len(everything) == len(asked) == len(set(asked)) == len(TOWNS)
+    (tmp_path / "questions.run").write_text("".join((tmp_path / "questions.run").open().readlines()[:4]))
+    assert written(0) == everything[:3]
+    assert len(asked) == len(TOWNS)
 
 
 def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: Collection) -> None:
