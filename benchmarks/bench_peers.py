@@ -4,11 +4,12 @@
 
 PEERS is a virtual environment with the packages that `baselines/` names; ragfm runs in the current one. Each peer is
 filled and searched in its own process, with its documented defaults and its documented hybrid searches. `--keep DIR`
-keeps a peer's results there and does not run it again. `--untimed`, for a busy machine, omits times and memory of the
-peers that are run. The result of a choice of peers is kept under their names. Prints a table, and one JSON line last.
+keeps a peer's results there and does not run it again. `--untimed`, for a busy machine, omits memory and times other
+than CPU time of the peers that are run. The result of a choice of peers is kept under their names. Prints a table, and
+one JSON line last.
 
-`--reranker FOLDER` measures, instead, the best hybrid search of each with its own reranker and this cross-encoder, over
-20 passages; `--questions N` limits the questions. The result is kept as `peers_reranked`.
+`--reranker FOLDER` adds the best hybrid search of each with its own reranker and this cross-encoder, over 20 passages;
+`--questions N` limits the questions. The result is kept as `peers_reranked`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import DATA, beir
+from data import DATA, beir, every_second, hotpotqa
 from measure import about, save
 
 from ragfm.evaluation import QuestionSet, Ranked, load_questions
@@ -50,7 +51,6 @@ TIMES = (
     "p95_ms",
     "cpu_ms",
 )
-THREADS = 2
 MEASURES = ("nDCG@10", "MRR@10", "recall@5", "recall@10")
 CORPUS = "corpus/"
 
@@ -61,11 +61,15 @@ def squad_dev() -> QuestionSet:
     return replace(data, questions=data.questions[::20])
 
 
-SETS = {"SQuAD dev": squad_dev, "SciFact test": lambda: beir("scifact", "test")}
+SETS = {
+    "SQuAD dev": squad_dev,
+    "SciFact test": lambda: beir("scifact", "test"),
+    "HotpotQA odd": lambda: every_second(hotpotqa(), even=False),
+}
 
 
 def run(
-    peer: str, python: str, data: QuestionSet, *, timed: bool = True, reranker: str | None = None
+    peer: str, python: str, data: QuestionSet, *, threads: int, timed: bool = True, reranker: str | None = None
 ) -> dict[str, Any]:
     """The runner's output for one peer."""
     task = {
@@ -74,22 +78,23 @@ def run(
         "documents": data.documents,
         "queries": {question.id: question.text for question in data.questions},
     }
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(THREADS))
-    threads["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads do not use CPU time
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    limits["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads do not use CPU time
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")
         command = [sys.executable if peer == "ours" else python, str(RUNNER), peer, str(path)]
         quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HAYSTACK_TELEMETRY_ENABLED": "False"}
         done = subprocess.run(
-            command, check=False, stdout=subprocess.PIPE, text=True, cwd=place, env={**os.environ, **threads, **quiet}
+            command, check=False, stdout=subprocess.PIPE, text=True, cwd=place, env={**os.environ, **limits, **quiet}
         )
     if done.returncode:
         raise SystemExit(f"{peer} failed; see its output above.")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     for figures in () if timed else (result, *result["ways"].values()):
         for key in TIMES:
-            figures.pop(key, None)
+            if "cpu" not in key:
+                figures.pop(key, None)
     head = about("peers")
     return result | {"date": head["date"], "commit": head["commit"], "load": round(os.getloadavg()[0], 1)}
 
@@ -105,19 +110,24 @@ def values(data: QuestionSet, found: dict[str, list[str]]) -> np.ndarray[Any, np
     return np.array(rows, dtype=np.float64)
 
 
-def measured(data: QuestionSet, result: dict[str, Any], ours: Any) -> tuple[dict[str, Any], Any]:
-    """A peer's entry, and the values of its first way. `ours`: ragfm's values, for the comparison."""
+def measured(
+    data: QuestionSet, result: dict[str, Any], ours: dict[bool, Any]
+) -> tuple[dict[str, Any], dict[bool, Any]]:
+    """A peer's entry, and the values of its first search and of the reranked one. `ours`: those of ragfm.
+
+    What is reranked is compared with what is reranked.
+    """
     entry = {key: value for key, value in result.items() if key not in ("ways", "versions", "installed_mb")}
-    entry["ways"], first = {}, None
+    entry["ways"], first = {}, dict[bool, Any]()
     for way, asked in result["ways"].items():
-        got = values(data, asked.pop("found"))
-        first = got if first is None else first
+        got, reranked = values(data, asked.pop("found")), way == result.get("reranked")
+        first.setdefault(reranked, got)
         estimates = zip(MEASURES, estimate_means(got), strict=True)
         entry["ways"][way] = asked | {
             "measures": {name: [round(value, 4) for value in (e.value, e.low, e.high)] for name, e in estimates}
         }
-        if ours is not None:
-            rows = paired_differences(MEASURES, got, ours)
+        if ours:
+            rows = paired_differences(MEASURES, got, ours[reranked])
             entry["ways"][way]["ragfm_minus_this"] = {
                 row.measure: [round(value, 4) for value in (row.difference, row.low, row.high, row.p)] for row in rows
             }
@@ -138,6 +148,7 @@ def main() -> None:
     parser.add_argument("--keep", metavar="DIR", type=Path)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--untimed", action="store_true")
     parser.add_argument("--reranker", metavar="FOLDER")
     parser.add_argument("--questions", type=int, help="number of questions")
@@ -148,7 +159,7 @@ def main() -> None:
     sets: dict[str, Any] = {}
     installs: dict[str, Any] = {}
     for name in args.sets.split(","):
-        data, entries, ours = SETS[name](), {}, None
+        data, entries, ours = SETS[name](), {}, dict[bool, Any]()
         if args.questions:
             step = -(-len(data.questions) // args.questions)
             data = replace(data, questions=data.questions[::step])
@@ -158,7 +169,9 @@ def main() -> None:
             if kept and kept.exists():
                 result = json.loads(kept.read_text(encoding="utf-8"))
             else:
-                result = run(peer, args.python, data, timed=not args.untimed, reranker=args.reranker)
+                result = run(
+                    peer, args.python, data, threads=args.threads, timed=not args.untimed, reranker=args.reranker
+                )
                 if kept:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     kept.write_text(json.dumps(result), encoding="utf-8")
@@ -167,7 +180,7 @@ def main() -> None:
             ours = first if peer == "ours" else ours
             show(PEERS[peer], entries[PEERS[peer]])
         sets[name] = {"documents": len(data.documents or ()), "questions": len(data.questions), "peers": entries}
-    result = {**about(result_name), "threads": THREADS, "sets": sets, "installed": installs}
+    result = {**about(result_name), "threads": args.threads, "sets": sets, "installed": installs}
     save(result, result_name)
     print(json.dumps(result, ensure_ascii=False))
 

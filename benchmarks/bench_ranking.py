@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,11 +34,12 @@ from ragfm.citations.verifier import VerifierReranker
 from ragfm.core.types import Reranker
 from ragfm.evaluation.metrics import estimate_means
 from ragfm.evaluation.run_comparison import paired_differences
-from ragfm.retrieval.rerank import load_reranker
+from ragfm.retrieval.rerank import SparseReranker, load_reranker
 from ragfm.retrieval.search import fuse, weigh_neighbours
 
 WEIGHTS = np.round(np.arange(0, 1.01, 0.05), 2)
 CODE_WEIGHT = 0.4
+FIXED, SEARCHED = "fixed weight", "hybrid, those that were reranked"
 ALLOWED_LOSS = 0.005
 """nDCG@10 that a choice may lose on a set."""
 
@@ -53,6 +54,11 @@ def scores(pool: Pool, weight: float = DEFAULT, *, documents: bool = True) -> Fl
     weight = min(weight, CODE_WEIGHT) if pool.code else weight
     arrays = [pool.dense.astype(np.float32), pool.keyword.astype(np.float32)]
     return fuse(*arrays, pool.documents if documents else None, weight=weight).astype(np.float64)
+
+
+def fixed_weight(pool: Pool) -> Floats:
+    """Scores of hybrid search before decision 037: one weight for all questions, and no evidence of the document."""
+    return fuse(pool.dense.astype(np.float32), pool.keyword.astype(np.float32), weight=DEFAULT).astype(np.float64)
 
 
 def mean_measures(pools_: Sequence[Pool], rank: Callable[[Pool], Floats]) -> Floats:
@@ -414,7 +420,8 @@ def rerankers(names: Sequence[str], keep: Path, models: Mapping[str, str], secon
         reranker, rows = load_reranker(model), dict[str, Any]()
 
         def score(question: str, texts: Sequence[str], reranker: Reranker = reranker) -> Any:
-            with torch.autocast("cpu", torch.bfloat16):  # twice as fast
+            # Twice as fast, but not possible for products of sparse vectors.
+            with torch.autocast("cpu", torch.bfloat16, enabled=not isinstance(reranker, SparseReranker)):
                 return reranker.rerank(question, texts)
 
         choices: dict[str, dict[str, Floats]] = {f"share {share}": {} for share in SHARES}
@@ -464,32 +471,50 @@ def table(values: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
 # --- The defaults ------------------------------------------------------------------------------------------------
 
 
-def report(names: Iterable[str], keep: Path) -> dict[str, Any]:
-    """Each mode, hybrid search without and with the evidence of documents, and reranked, with 95 % intervals."""
-    result = {}
+def report(names: Iterable[str], keep: Path, seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each mode with 95 % intervals, hybrid search with one fixed weight, and reranked; the paired differences.
+
+    The verifier reads 20 candidates of up to 40 questions of a set, for up to `seconds`.
+    """
     for name in names:
-        of_set, rows = pools(name, keep), {}
-        read_ = likelihoods(name, keep, seconds=0)
-        rankings: dict[str, Callable[[int, Pool], Floats]] = {
-            "dense": lambda _, pool: pool.dense,
-            "keyword": lambda _, pool: np.where(pool.keyword > 0, pool.keyword, np.nan),
-            "hybrid without documents": lambda _, pool: scores(pool, documents=False),
-            "hybrid": lambda _, pool: scores(pool),
+        of_set = pools(name, keep)
+        read_ = reread(name, keep, "verifier", VerifierReranker().rerank, depth=READ, seconds=seconds)
+        every, numbers = range(len(of_set)), sorted(read_)
+        rankings: dict[str, tuple[Sequence[int], Callable[[int, Pool], Floats]]] = {
+            "dense": (every, lambda _, pool: pool.dense),
+            "keyword": (every, lambda _, pool: np.where(pool.keyword > 0, pool.keyword, np.nan)),
+            FIXED: (every, lambda _, pool: fixed_weight(pool)),
+            "hybrid": (every, lambda _, pool: scores(pool)),
+            SEARCHED: (numbers, lambda _, pool: scores(pool)),
+            "reranked": (numbers, lambda number, pool, found=read_: with_neighbours(pool, found[number])),
         }
-        if read_:
-            rankings["hybrid, those that were reranked"] = rankings["hybrid"]
-            rankings["reranked"] = lambda number, pool, found=read_: with_neighbours(pool, found[number])
-        for ranking, rank in rankings.items():
-            numbers = sorted(read_) if "reranked" in ranking else range(len(of_set))
-            values = np.array([of_set[n].measures(rank(n, of_set[n])) for n in numbers], dtype=np.float64)
-            rows[ranking] = {
-                measure: [round(value, 4) for value in (e.value, e.low, e.high)]
-                for measure, e in zip(MEASURES, estimate_means(values), strict=True)
+        values = {
+            ranking: np.array([of_set[n].measures(rank(n, of_set[n])) for n in asked], dtype=np.float64)
+            for ranking, (asked, rank) in rankings.items()
+            if asked
+        }
+        entry: dict[str, Any] = {"role": "tuning" if name in SETS else "reporting", "commit": about("")["commit"]}
+        entry["ranked"] = {
+            ranking: {
+                "questions": len(of_ranking),
+                **{
+                    measure: [round(value, 4) for value in (e.value, e.low, e.high)]
+                    for measure, e in zip(MEASURES, estimate_means(of_ranking), strict=True)
+                },
             }
-            rows[ranking]["questions"] = len(values)
-            print(f"{name:24} {ranking:34}", "  ".join(f"{m} {rows[ranking][m][0]:.3f}" for m in MEASURES), flush=True)
-        result[name] = rows
-    return result
+            for ranking, of_ranking in values.items()
+        }
+        entry["differences"] = {
+            f"{ranking} - {other}": {
+                row.measure: [round(value, 4) for value in (row.difference, row.low, row.high)]
+                for row in paired_differences(MEASURES, values[other], values[ranking])
+            }
+            for ranking, other in (("hybrid", FIXED), ("reranked", SEARCHED))
+            if ranking in values
+        }
+        for ranking, row in entry["ranked"].items():
+            print(f"{name:24} {ranking:34}", "  ".join(f"{m} {row[m][0]:.3f}" for m in MEASURES), flush=True)
+        yield name, entry
 
 
 def main() -> None:
@@ -506,13 +531,18 @@ def main() -> None:
     head = about("ranking")
     result: dict[str, Any] = read("ranking") | head
     if args.part == "report":
-        result["report"] = report(args.only or [*SETS, *REPORTING], args.keep)
+        for name, entry in report(args.only or [*SETS, *REPORTING], args.keep, args.seconds):
+            found = {**result.get("report", {}), name: entry}
+            result["report"] = {one: found[one] for one in [*SETS, *REPORTING] if one in found}
+            save(result, "ranking")
     elif args.part == "neighbours":
         result["neighbours"] = neighbours(args.only or [*SETS, *REPORTING], args.keep)
     elif args.part == "rerankers":
         models = dict(one.split("=", 1) for one in args.reranker)
         found = rerankers(args.only or [*SETS, *REPORTING], args.keep, models, args.seconds)
-        result["rerankers"] = {**result.get("rerankers", {}), **found}
+        for label, entry in found.items():
+            before = result.setdefault("rerankers", {}).get(label, {})
+            result["rerankers"][label] = {**before, **entry, "sets": {**before.get("sets", {}), **entry["sets"]}}
     elif args.part == "lookalikes":
         of_set = pools(LOOKALIKES, args.keep)
         wrong = sum(pool.measures(scores(pool))[2] < 1 for pool in of_set)

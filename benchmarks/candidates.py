@@ -24,6 +24,7 @@ from data import (
     musique,
     pubmedqa,
     report_questions,
+    squad,
     squad_articles_asked,
     squad_train_part,
 )
@@ -121,6 +122,7 @@ REPORTING: dict[str, Callable[[], QuestionSet]] = {
     "financebench odd": lambda: every_second(report_questions(), even=False),
     "SciFact test": lambda: beir("scifact", "test"),
     "npl": lambda: beir("npl"),
+    "SQuAD dev": squad,
 }
 
 
@@ -139,13 +141,13 @@ def lookalikes() -> QuestionSet:
 
 @contextmanager
 def set_collection(data: QuestionSet, keep: Path, settings: Settings) -> Iterator[Collection]:
-    """The collection of a set; the reports are PDFs, and have no texts of their own."""
+    """The collection of a set; the reports are PDFs, and have no texts of their own. What is parsed stays as it is."""
     if data.documents is not None:
         with corpus_collection(data, settings, keep=keep) as (folder, _), Collection.open(folder) as collection:
             yield collection
     else:
         with Collection.open(keep / data.name / ".ragfm", settings=settings) as collection:
-            collection.sync(DATA / "financebench" / "pdfs", name="reports")
+            collection.sync(DATA / "financebench" / "pdfs", name="reports", keep_recipe=True)
             yield collection
 
 

@@ -97,6 +97,20 @@ def peers_quality() -> str:
     return _table(("set", "framework", "search", "nDCG@10", "MRR@10", "recall@5", "ragfm − this, nDCG@10 (p)"), rows)
 
 
+def peers_reranked() -> str:
+    rows = []
+    for name, entry in _result("peers_reranked")["sets"].items():
+        for peer, figures in entry["peers"].items():
+            for search, run in figures["ways"].items():
+                minus = run.get("ragfm_minus_this", {}).get("nDCG@10")
+                difference = f"{_difference(minus[:3])} ({_p(minus[3])})" if minus else ""
+                values = _interval(run["measures"]["nDCG@10"]), f"{run['measures']['MRR@10'][0]:.3f}"
+                label = f"**{search}**" if search == figures["reranked"] else search
+                rows.append([f"{name}, {entry['questions']}", peer, label, *values, difference, f"{run['cpu_ms']:.0f}"])
+    columns = ("nDCG@10 [95 %]", "MRR@10", "ragfm − this, nDCG@10 [95 %] (p)", "CPU ms")
+    return _table(("set, questions", "framework", "search", *columns), rows)
+
+
 def peers_cost() -> str:
     result, rows = _result("peers"), []
     for peer, figures in result["sets"]["SQuAD dev"]["peers"].items():
@@ -159,6 +173,29 @@ def several_hops() -> str:
     ]
     columns = ("set", "hops", "recall@5", "all gold passages in top 5", "MRR@10", "p", "second hop", "CPU ms")
     return _table(columns, rows)
+
+
+def sub_questions() -> str:
+    ways = {
+        "question": "from the question alone",
+        "passages": "with the first passages",
+        "right": "MuSiQue's own, with the right answers",
+    }
+    rows = []
+    for reader, by_way in _result("multihop")["sub_questions"].items():
+        for way, by_set in by_way.items():
+            for name, values in by_set.items():
+                cells = []
+                for base in ("one hop", "two hops"):
+                    merged = values[base]
+                    cells += [f"{merged['without']:.3f}", f"{merged['with']:.3f} ({_p(merged['p'])})"]
+                by_hand = way == "right"
+                seconds = "-" if by_hand else f"{values['reader_cpu_seconds']:.1f}"
+                row = [name, ways[way], "-" if by_hand else reader, str(values["questions"]), *cells, seconds]
+                if row not in rows:
+                    rows.append(row)
+    head = ("set", "sub-questions", "reader", "questions", "one hop", "with them", "two hops", "with them", "CPU s")
+    return _table(head, rows)
 
 
 def code() -> str:
@@ -738,14 +775,41 @@ def reports() -> str:
     return _table(["", "mode", *keys], rows)
 
 
+def _with_role(name: str, entry: dict[str, Any]) -> str:
+    return f"{name.removesuffix(', tuning')} (tuning)" if entry["role"] == "tuning" else name
+
+
 def ranking() -> str:
     keys = ("nDCG@10", "first 1", "first 5", "first 10")
     rows = []
-    for name, rankings in _part("ranking", "report").items():
-        for ranking_, values in rankings.items():
+    for name, entry in _part("ranking", "report").items():
+        for ranking_, values in entry["ranked"].items():
             cells = [_interval(values["nDCG@10"]), *(f"{values[key][0]:.3f}" for key in keys[1:])]
-            rows.append([name, ranking_, str(values["questions"]), *cells])
+            rows.append([_with_role(name, entry), ranking_, str(values["questions"]), *cells])
     return _table(("set", "ranked by", "questions", "nDCG@10 [95 %]", *keys[1:]), rows)
+
+
+def ranking_differences() -> str:
+    """Hybrid search now and with a fixed weight, next to the better of both indexes, and reranking."""
+    rows = []
+    for name, entry in _part("ranking", "report").items():
+        by_ranking, cells = entry["ranked"], []
+        for measure in ("first 5", "first 10"):
+            hybrid, better = (
+                max(by_ranking[ranking_][measure][0] for ranking_ in rankings)
+                for rankings in (["hybrid"], ["dense", "keyword"])
+            )
+            cells.append(f"{hybrid:.3f} / {better:.3f}" + ("" if hybrid >= better else " **below**"))
+        rows.append(
+            [
+                _with_role(name, entry),
+                _difference(entry["differences"]["hybrid - fixed weight"]["nDCG@10"]),
+                *cells,
+                _difference(entry["differences"].get("reranked - hybrid, those that were reranked", {}).get("nDCG@10")),
+            ]
+        )
+    head = ("set", "now − fixed weight, nDCG@10", "first 5: hybrid / better of both", "first 10", "reranked − hybrid")
+    return _table(head, rows)
 
 
 def ranking_weights() -> str:
@@ -835,16 +899,35 @@ def neighbours() -> str:
 
 
 def chunking() -> str:
+    keys = ("nDCG@10", "first 1", "first 5", "first 10", "within 1280 tokens")
     rows = []
     for name, entry in _result("chunking")["sets"].items():
         for variant, values in entry.items():
             if isinstance(values, dict):
-                keys = ("nDCG@10", "first 1", "first 5", "first 10", "within 1280 tokens")
+                differences = values.get("differences", {})
                 cells = (f"{values[key]:.3f}" if key in values else "-" for key in keys)
-                rows.append([name, variant, f"{values['chunks']:,}", *cells])
-    return _table(
-        ("set", "chunks of", "chunks", "nDCG@10", "first 1", "first 5", "first 10", "within 1,280 tokens"), rows
-    )
+                to_default = (_difference(differences.get(key)) for key in ("nDCG@10", "within 1280 tokens"))
+                rows.append([name, variant, f"{values['chunks']:,}", *cells, *to_default])
+    columns = ("nDCG@10", "first 1", "first 5", "first 10", "within 1,280 tokens")
+    return _table(("set", "chunks of", "chunks", *columns, "− default, nDCG@10", "within 1,280 tokens"), rows)
+
+
+def contexts() -> str:
+    rows = []
+    for reader, by_set in _result("contexts")["readers"].items():
+        for name, entry in by_set.items():
+            for variant in ("title and headings", "first sentence of the document", "reader"):
+                row = [name, f"sentence by {reader}" if variant == "reader" else variant]
+                row.append(f"{entry['questions']} / {entry['chunks']}")
+                for measures in entry[variant].values():
+                    for measure in ("nDCG@10", "first 5"):
+                        value, difference, _, _, p = measures[measure]
+                        change = "" if variant == "title and headings" else f" ({difference:+.3f}, {_p(p)})"
+                        row.append(f"{value:.3f}{change}")
+                if row not in rows:
+                    rows.append(row)
+    columns = (f"{mode} {measure}" for mode in _MODES for measure in ("nDCG@10", "first 5"))
+    return _table(("set", "context", "questions / chunks", *columns), rows)
 
 
 def report_answers() -> str:
@@ -962,6 +1045,28 @@ def adapted_methods() -> str:
     return _table((*head, *names), rows)
 
 
+def reader_sizes() -> str:
+    rows = []
+    for row in _result("reader_sizes")["rows"]:
+        found, timed = row["outcomes"], row["timed"] > 0
+        right, wrong = (f"{found[key]} + {found[f'{key}, unsure']}" for key in ("right", "wrong"))
+        nothing = f"{found['not found'] + found['not found, rightly']} ({found['not found, rightly']})"
+        rows.append(
+            [
+                f"{row['set']} ({row['questions']}), {row['measure']}",
+                row["reader"],
+                _interval(row["quality"]),
+                _p(row["difference"][3]) if any(row["difference"][:3]) else "-",
+                *(right, wrong, nothing),
+                f"{row['p50 cpu seconds'][0]:.1f} ({row['timed']})" if timed else "-",
+                f"{row['peak_mb']:,}" if timed else "-",
+                f"{row['cost of 1,000']:.3f}" if timed else "-",
+            ]
+        )
+    head = ("set (questions), measure", "reader", "quality [95 %]", "p", "right + unsure", "wrong + unsure")
+    return _table((*head, "not found (rightly)", "p50 CPU s (timed)", "peak MB", "cost of 1,000"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in [
@@ -972,6 +1077,7 @@ TABLES: dict[str, Callable[[], str]] = {
             report_peers,
             table_tools,
             ranking,
+            ranking_differences,
             ranking_weights,
             ranking_documents,
             rerankers,
@@ -979,14 +1085,17 @@ TABLES: dict[str, Callable[[], str]] = {
             learned_sparse,
             neighbours,
             chunking,
+            contexts,
             retrieval,
             retrieval_more,
             goals,
             peers_quality,
+            peers_reranked,
             peers_cost,
             peers_versions,
             multihop,
             several_hops,
+            sub_questions,
             code,
             multilingual,
         ),
@@ -1008,7 +1117,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ),
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(injection, bias),
-        *(adapted_retriever, adapted_methods, transfer),
+        *(adapted_retriever, adapted_methods, reader_sizes, transfer),
     ]
 }
 
@@ -1035,6 +1144,13 @@ def _part(name: str, part: str) -> Any:
         return _result(name)[part]
     except KeyError:
         raise FileNotFoundError(part) from None
+
+
+def _difference(estimate: Sequence[float] | None) -> str:
+    if estimate is None:
+        return "-"
+    value, low, high = estimate
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _interval(estimate: list[float] | None) -> str:
