@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ragfm.core.errors import ParseError, SkipDocument
+from ragfm.core.types import Chunk, Document
+from ragfm.testing import ScriptedReader
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -93,6 +95,44 @@ def test_rankings_of_peers_are_measured_like_ours(benchmark):
     ndcg = (2 / 1.5849625 + 1 / 2) / (2 + 1 / 1.5849625)
     assert values[0].tolist() == pytest.approx([ndcg, 1 / 2, 1, 1])
     assert values[1].tolist() == [0, 0, 0, 0]
+
+
+def test_reranked_searches_are_compared_with_each_other(benchmark):
+    from ragfm.evaluation import Gold, Question, QuestionSet
+
+    data = QuestionSet("set", (Question("1", "?", (Gold("corpus/a.md"),)),))
+    measured = benchmark("bench_peers").measured
+
+    def result(plain, reranked):
+        return {"reranked": "both", "ways": {"plain": {"found": {"1": plain}}, "both": {"found": {"1": reranked}}}}
+
+    _, ours = measured(data, result(["x.md", "a.md"], ["a.md"]), {})
+    entry, _ = measured(data, result(["a.md"], ["x.md", "x.md", "x.md", "a.md"]), ours)
+    differences = {way: run["ragfm_minus_this"]["MRR@10"][0] for way, run in entry["ways"].items()}
+    assert differences == {"plain": -0.5, "both": 0.75}
+
+
+@pytest.mark.slow  # imports PyTorch
+def test_fixed_weight_ignores_codes_and_documents(benchmark):
+    import numpy as np
+
+    ranking, candidates = benchmark("bench_ranking"), benchmark("candidates")
+    record = {
+        "question": "AB-1234/5",
+        "grades": [1],
+        "by_passage": True,
+        "ids": [1, 2, 3],
+        "documents": [0, 0, 1],
+        "dense": [1.0, 0.0, 0.5],
+        "keyword": [0.0, 1.0, 0.0],
+        "gold": [-1, 0, -1],
+        "right": [False, True, False],
+        "texts": {},
+    }
+    pool = candidates._pool(record)
+    assert ranking.fixed_weight(pool) == pytest.approx([0.6, 0.4, 0.3])
+    assert ranking.scores(pool, documents=False) == pytest.approx([0.4, 0.6, 0.2])
+    assert np.argmax(ranking.scores(pool)) == 1
 
 
 def test_runner_searches_deeper_if_passages_share_documents(benchmark):
@@ -309,3 +349,28 @@ def test_vision_pages_have_one_right_answer(benchmark, capsys, tmp_path):
     tiny = bench.main(["--model", str(tiny_vision(tmp_path / "llava", "llava")), "--pages", "3"])
     assert tiny["page_tokens"] == 16
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == tiny
+
+
+def test_sub_questions_add_their_hits(benchmark):
+    merged_measures = benchmark("bench_multihop").merged_measures
+    one = [f"{number}.md" for number in range(10)]
+    row = {"gold": ["0.md", "x.md"], "one": one, "sub": [["y.md"], ["x.md"]]}
+    assert merged_measures([row], "one", 0).tolist() == [[0.5, 0]]
+    assert merged_measures([row], "one", 0.1).tolist() == [[0.5, 0]]
+    assert merged_measures([row], "one", 0.7).tolist() == [[1, 1]]
+
+
+def test_sentences_are_written_from_the_part_of_the_document_first(benchmark, monkeypatch, tmp_path):
+    module = benchmark("bench_chunking")
+    document = Document("notes/mill.txt", "The mill is old.\n\nIt stands on the Aller.", "text/plain")
+    flat = [(document, Chunk(document.text[a:b], a, b)) for a, b in ((0, 16), (18, len(document.text)))]
+    reader = ScriptedReader(["About its age.", "About its place."])
+    monkeypatch.setattr(module, "load_reader", lambda *_, **__: reader)
+    sentences, cost = module.write_sentences(flat, "scripted", tmp_path / "sentences.json", 1)
+    assert sentences == ["About its age.", "About its place."]
+    assert cost["cached_tokens"] == 0
+    first, second = (prompt[-1].text for prompt in reader.prompts)
+    assert first.startswith(f"mill\n\n{document.text}\n\nPassage:\nThe mill")
+    assert second.startswith(f"mill\n\n{document.text}\n\nPassage:\nIt stands")
+    assert module.write_sentences(flat, "scripted", tmp_path / "sentences.json", 1)[0] == sentences
+    assert len(reader.prompts) == 2, "the second run reads them from the file"
