@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from ragfm.testing import HashingEmbedder
 
 # Hundreds of tests start processes, each of which would compile ragfm again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Background jobs of a script ignore Ctrl-C, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Scores, to the last bit, must not depend on how many questions other tests have asked.
 sentence_transformer.MIN_QUERIES_TO_LOAD = sys.maxsize
