@@ -60,6 +60,8 @@ class _ModelReranker(ABC):
 
     kinds: ClassVar[Sequence[str]]
     """The kinds of models that can be loaded, as `config_sentence_transformers.json` names them."""
+    architectures: ClassVar[tuple[str, ...]] = ("",)
+    """How the architecture in `config.json` may end if the folder is one of transformers alone."""
 
     def __init__(self, model: str, *, device: str | None = None, batch_size: int = 16) -> None:
         self._path = find_model(model, "reranker")
@@ -135,6 +137,13 @@ class _ModelReranker(ABC):
                     f"The model {self._name!r} is a {kind}, not a {self.kinds[0]}.",
                     f"Use {plugin}:{self._name}." if plugin else "Use a model that was trained to rerank.",
                 )
+        else:
+            found = json.loads((self._path / "config.json").read_bytes()).get("architectures") or ["unknown"]
+            if not found[0].endswith(self.architectures):
+                raise UnsupportedError(
+                    f"The model {self._name!r} is a {found[0]}, not a {self.kinds[0]}.",
+                    "Use a model that was trained to rerank.",
+                )
         with hide_progress_bar():
             return self._load()
 
@@ -194,6 +203,7 @@ class MultiVectorReranker(_EncoderReranker):
     """
 
     kinds = ("MultiVectorEncoder", "ColBERT")
+    architectures = ("HF_ColBERT", "ForRetrieval")
 
     def _load(self) -> Any:
         from sentence_transformers import MultiVectorEncoder
@@ -208,6 +218,7 @@ class SparseReranker(_EncoderReranker):
     """
 
     kinds = ("SparseEncoder",)
+    architectures = ("ForMaskedLM",)
 
     def _load(self) -> Any:
         from sentence_transformers import SparseEncoder

@@ -125,6 +125,9 @@ def test_an_inference_free_model_weighs_the_words_of_the_query_without_a_network
         ("colbert", SparseReranker, "is a MultiVectorEncoder, not a SparseEncoder", "Use multi-vector:"),
         ("splade", CrossEncoderReranker, "is a SparseEncoder, not a CrossEncoder", "Use sparse-encoder:"),
         ("splade", MultiVectorReranker, "is a SparseEncoder, not a MultiVectorEncoder", "Use sparse-encoder:"),
+        ("body", MultiVectorReranker, "is a BertModel, not a MultiVectorEncoder", "trained to rerank"),
+        ("masked", MultiVectorReranker, "is a BertForMaskedLM, not a MultiVectorEncoder", "trained to rerank"),
+        ("body", SparseReranker, "is a BertModel, not a SparseEncoder", "trained to rerank"),
         (None, CrossEncoderReranker, "is a SentenceTransformer, not a CrossEncoder", "trained to rerank"),
     ],
 )
