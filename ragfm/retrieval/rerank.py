@@ -138,10 +138,12 @@ class _ModelReranker(ABC):
                     f"Use {plugin}:{self._name}." if plugin else "Use a model that was trained to rerank.",
                 )
         else:
-            found = json.loads((self._path / "config.json").read_bytes()).get("architectures") or ["unknown"]
-            if not found[0].endswith(self.architectures):
+            config = self._path / "config.json"
+            found = json.loads(config.read_bytes()).get("architectures") if config.is_file() else None
+            architecture = found[0] if found else "model of unknown architecture"
+            if not architecture.endswith(self.architectures):
                 raise UnsupportedError(
-                    f"The model {self._name!r} is a {found[0]}, not a {self.kinds[0]}.",
+                    f"The model {self._name!r} is a {architecture}, not a {self.kinds[0]}.",
                     "Use a model that was trained to rerank.",
                 )
         with hide_progress_bar():
