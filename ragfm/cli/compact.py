@@ -7,9 +7,10 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import counted, megabytes, print_result
+from ragfm.cli.output import megabytes, print_result
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

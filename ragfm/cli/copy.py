@@ -7,8 +7,9 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import NON_EMPTY, json_options
-from ragfm.cli.output import counted, print_result
+from ragfm.cli.output import print_result
 from ragfm.cli.progress_bar import show_progress
+from ragfm.core.text import counted
 
 
 @click.command()

@@ -10,6 +10,7 @@ import click
 from ragfm.cli.evaluation_data import data_collection, data_facts, exit_code, load_data, resumable
 from ragfm.cli.options import collection_options, k_option, make_rag, question_options, reader_options, run_option
 from ragfm.cli.output import print_failures, print_json, print_table, print_text, print_written
+from ragfm.core.text import counted
 
 
 @click.command()
@@ -41,11 +42,11 @@ def bias(collection: str, as_json: bool, data: str, **options: Any) -> int:
         failed = [{"id": key, "error": error} for key, error in report.failed]
         print_json({**report.about, "done": report.questions, "swaps": swaps, "failed": failed, "out": out})
     else:
-        print_text(f"{report.about['data']}: {question_count(report.questions, report.about)} questions")
+        print_text(f"{report.about['data']}: {question_count(report.questions, report.about)}")
         if not report.swaps:
             print_text("The questions and their passages contain nothing to swap.")
         for name, swap in report.swaps.items():
-            print_text(f"\n{name}: {swap.pairs} questions")
+            print_text(f"\n{name}: {counted(question=swap.pairs)}")
             changed = swap.changed
             rows = [("answer changed", f"{changed.value:.3f}", f"[{changed.low:.3f}, {changed.high:.3f}]", "")]
             if verdict := swap.verdict:

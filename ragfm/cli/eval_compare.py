@@ -8,7 +8,8 @@ from textwrap import shorten
 import click
 
 from ragfm.cli.options import json_options
-from ragfm.cli.output import counted, print_json, print_table, print_text
+from ragfm.cli.output import print_json, print_table, print_text
+from ragfm.core.text import counted
 
 _MAX_VALUE = 80  # characters of a setting's value
 

@@ -10,6 +10,7 @@ import click
 from ragfm.cli.evaluation_data import data_collection, data_facts, exit_code, load_data, resumable
 from ragfm.cli.options import collection_options, mode_option, question_options, report_option, run_option
 from ragfm.cli.output import print_estimates, print_failures, print_json, print_note, print_text, print_written
+from ragfm.core.text import counted
 
 
 @click.command()
@@ -65,7 +66,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
         return exit_code(synced, evaluated.stopped, out)
     print_text(f"{evaluated.about['data']}: {retrieval_summary(evaluated)}")
     if synced and synced.chunks:
-        print_text(f"{synced.chunks} chunks embedded in {synced.seconds:.1f} s")
+        print_text(f"{counted(chunk=synced.chunks)} embedded in {synced.seconds:.1f} s")
     print_text("")
     print_estimates(evaluated.measures, 3)
     ranks = "  ".join(f"{rank}: {count}" for rank, count in first_ranks(evaluated.results).items())
@@ -78,7 +79,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
         print_estimates(evaluated.embed_ms, 1)
     if evaluated.missing:
         examples = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
-        print_note(f"{len(evaluated.missing)} relevant documents are not in the collection: {examples}")
+        print_note(f"Relevant documents that are not in the collection: {len(evaluated.missing)} ({examples})")
     print_failures([(result.id, result.error) for result in evaluated.results if result.error], synced)
     print_written(out, report)
     return exit_code(synced, evaluated.stopped, out)

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from ragfm.cli.options import NON_EMPTY, collection_options, filter_option, usage_error
-from ragfm.cli.output import counted, print_json, print_text
+from ragfm.cli.output import print_json, print_text
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from ragfm.core.text import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -138,11 +140,6 @@ def print_written(*paths: str | None) -> None:
     for path in paths:
         if path:
             print_note(f"Written: {path}")
-
-
-def counted(**counts: int) -> str:
-    """Return counts with their nouns: `counted(document=1, chunk=2)` is `1 document, 2 chunks`."""
-    return ", ".join(f"{count} {noun}" if count == 1 else f"{count} {noun}s" for noun, count in counts.items())
 
 
 def megabytes(count: int) -> str:

@@ -8,9 +8,10 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options, text_option
-from ragfm.cli.output import counted, print_note, print_result
+from ragfm.cli.output import print_note, print_result
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

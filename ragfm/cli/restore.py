@@ -7,9 +7,10 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import counted, print_json, print_note, print_text
+from ragfm.cli.output import print_json, print_note, print_text
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

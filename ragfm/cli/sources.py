@@ -7,8 +7,9 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import counted, print_json, print_text
+from ragfm.cli.output import print_json, print_text
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

@@ -7,8 +7,9 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import OK, collection_options
-from ragfm.cli.output import counted, megabytes, print_json, print_table, print_text
+from ragfm.cli.output import megabytes, print_json, print_table, print_text
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

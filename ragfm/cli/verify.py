@@ -7,9 +7,10 @@ from dataclasses import asdict
 import click
 
 from ragfm.cli.options import FAILED, OK, collection_options, text_option, usage_error
-from ragfm.cli.output import MAX_SKIPPED, counted, one_line, print_json, print_text
+from ragfm.cli.output import MAX_SKIPPED, one_line, print_json, print_text
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

@@ -8,10 +8,11 @@ from threading import Thread
 import click
 
 from ragfm.cli.options import collection_options
-from ragfm.cli.output import counted, print_json, print_note
+from ragfm.cli.output import print_json, print_note
 from ragfm.cli.progress_bar import show_progress
 from ragfm.cli.stop_signals import stop_event
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 
 @click.command()

@@ -65,6 +65,11 @@ def escape_markers(text: str) -> str:
     return MARKER.sub(lambda match: match[0].replace("[", "[\u200c"), text)
 
 
+def counted(**counts: int) -> str:
+    """Return counts with their nouns: `counted(document=1, chunk=2)` is `1 document, 2 chunks`."""
+    return ", ".join(f"{count} {noun}" if count == 1 else f"{count} {noun}s" for noun, count in counts.items())
+
+
 def row_cells(row: str) -> list[str]:
     """The cells of a table row in Markdown."""
     return [cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")]

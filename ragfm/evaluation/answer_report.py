@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 from ragfm.evaluation.answer_evaluation import KINDS, AnsweredQuestion, AnswersReport, risk_coverage
 from ragfm.evaluation.confidence_calibration import CalibrationReport
 from ragfm.evaluation.html_report import excerpt, settings_section, write_page
@@ -84,9 +85,9 @@ def answers_summary(report: AnswersReport) -> str:
     unanswerable = sum(result.unanswerable for result in report.results)
     adapter = f" with {about['adapter']}" if about["adapter"] else ""
     return (
-        f"{question_count(len(report.results), about)} questions, {unanswerable} of them unanswerable; "
-        f"{size['documents']} documents, {size['chunks']} chunks; reader {about['reader']}{adapter}, "
-        f"{about['k']} passages"
+        f"{question_count(len(report.results), about)}, {unanswerable} of them unanswerable; "
+        f"{counted(document=size['documents'], chunk=size['chunks'])}; reader {about['reader']}{adapter}, "
+        f"{counted(passage=about['k'])}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ragfm.collection import Collection
 from ragfm.core.errors import CollectionError
+from ragfm.core.text import counted
 from ragfm.evaluation.answer_evaluation import ShownPassage
 from ragfm.evaluation.metrics import CUTOFF, Ranked
 from ragfm.evaluation.plots import bars, distribution, histogram
@@ -87,8 +88,9 @@ def retrieval_summary(report: RetrievalReport) -> str:
     size = about["collection"]
     left_out = "".join(f", {count} {why} left out" for why, count in about.get("left_out", {}).items())
     return (
-        f"{question_count(len(report.results), about)} questions{left_out}; {size['documents']} documents, "
-        f"{size['chunks']} chunks; {about['mode']}, first {about['k']}; embedder {about['embedder']['model']}"
+        f"{question_count(len(report.results), about)}{left_out}; "
+        f"{counted(document=size['documents'], chunk=size['chunks'])}; {about['mode']}, first {about['k']}; "
+        f"embedder {about['embedder']['model']}"
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import Progress, ProgressCallback
+from ragfm.core.text import counted
 from ragfm.evaluation.question_sets import Question
 
 FORMAT = 1
@@ -111,9 +112,9 @@ def run_questions(
 
 
 def question_count(done: int, about: Mapping[str, Any]) -> str:
-    """The number of questions of a run, as in `500`, or `stopped: 20 of 500` if it was interrupted."""
-    count = int(about["questions"]["count"])
-    return f"{count}" if done == count else f"stopped: {done} of {count}"
+    """The size of a run, as in `500 questions`, or `stopped: 20 of 500 questions` if it was interrupted."""
+    questions = counted(question=int(about["questions"]["count"]))
+    return questions if done == int(about["questions"]["count"]) else f"stopped: {done} of {questions}"
 
 
 def _line(value: Mapping[str, Any]) -> str:

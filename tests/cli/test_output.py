@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from ragfm.cli.output import answer_json, counted, print_answer, print_error, print_table, print_text
+from ragfm.cli.output import answer_json, print_answer, print_error, print_table, print_text
+from ragfm.core.text import counted
 from ragfm.core.types import Answer, Citation, Contradiction, Usage
 
 CITATION = Citation(1, "docs/leave.md", None, 9, 34, "You get\n28 days of leave.", verified=True)

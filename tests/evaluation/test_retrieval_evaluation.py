@@ -658,7 +658,7 @@ def test_the_command_over_data_that_brings_its_documents(shell: Shell, beir: Pat
     assert not (shell.folder / ".ragfm").exists()
     told = shell("eval", "retrieval", beir, "--mode", "dense", "--limit", "1").stdout
     assert re.search(r"nDCG@10 +[01]\.\d{3} +\[", told)
-    assert "pets test: 1 questions" in told
+    assert "pets test: 1 question, 1 without a relevant document left out; 3 documents, 3 chunks;" in told
 
 
 def test_a_kept_collection_is_embedded_once(shell: Shell, beir: Path, tmp_path: Path) -> None:
