@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import DATA, beir, every_second, hotpotqa
+from data import DATA, beir, every_second, hotpotqa, musique
 from measure import about, save
 
 from ragfm.evaluation import QuestionSet, Ranked, load_questions
@@ -65,6 +65,7 @@ SETS = {
     "SQuAD dev": squad_dev,
     "SciFact test": lambda: beir("scifact", "test"),
     "HotpotQA odd": lambda: every_second(hotpotqa(), even=False),
+    "MuSiQue odd": lambda: every_second(musique(), even=False),
 }
 
 
