@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def squad_dev() -> QuestionSet:
     return replace(data, questions=data.questions[::20])
 
 
-SETS = {
+SETS: dict[str, Callable[[], QuestionSet]] = {
     "SQuAD dev": squad_dev,
     "SciFact test": lambda: beir("scifact", "test"),
     "HotpotQA odd": lambda: every_second(hotpotqa(), even=False),
