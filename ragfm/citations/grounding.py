@@ -272,38 +272,53 @@ def check_sentences(sentences: Sequence[CitedSentence], readings: Sequence[Readi
     """The sentences with the verifier's likelihood, and the fault `unclear` where a quote may not answer the question.
 
     A quote stays verified if it has half of the question's terms, and the verifier, which has not seen the answer,
-    finds the answer to the question there: the words of the sentence, or others that say the same. In an answer of
-    several sentences, one that adds many terms to the question is a statement by itself, and need not be the answer.
+    finds the answer to the question there: the words of the sentence, or others that say the same. If one sentence has
+    such a quote, a different one that adds many terms to the question is a statement by itself, and need not be the
+    answer.
     """
-    checked: list[CitedSentence] = []
-    for sentence in sentences:
-        verbatim = [
-            (reading, start, end, reading.within(start, end))
-            for reading in readings
-            for start, end in find_quotes(sentence.plain, reading.passage.text)
+    checked = [_check_sentence(sentence, readings) for sentence in sentences]
+    if len(checked) == 1 or not any(found.verified for sentence in checked for found in sentence.evidence):
+        return checked
+    return [
+        replace(
+            after,
+            evidence=tuple(
+                found if found.verified and share >= MIN_QUESTION_SHARE else other
+                for found, other, share in zip(before.evidence, after.evidence, after.question_shares, strict=True)
+            ),
+        )
+        if len(before.new_terms) >= SELF_CONTAINED
+        else after
+        for before, after in zip(sentences, checked, strict=True)
+    ]
+
+
+def _check_sentence(sentence: CitedSentence, readings: Sequence[Reading]) -> CitedSentence:
+    """The sentence with the verifier's likelihood; quotes in which it does not find the answer are unclear."""
+    verbatim = [
+        (reading, start, end, reading.within(start, end))
+        for reading in readings
+        for start, end in find_quotes(sentence.plain, reading.passage.text)
+    ]
+    evidence, quoted = list[Evidence](), list[float]()
+    for found, share in zip(sentence.evidence, sentence.question_shares, strict=True):
+        likely = [
+            likelihood
+            for reading, start, end, likelihood in verbatim
+            if reading.passage.n == found.hit.n and found.start <= start and end <= found.end
         ]
-        states_something = len(sentences) > 1 and len(sentence.new_terms) >= SELF_CONTAINED
-        evidence, quoted = list[Evidence](), list[float]()
-        for found, share in zip(sentence.evidence, sentence.question_shares, strict=True):
-            reading = next(reading for reading in readings if reading.passage.n == found.hit.n)
+        for reading in (one for one in readings if one.passage.n == found.hit.n):
             quoted.append(reading.within(found.start, found.end))
-            likely = [
-                likelihood
-                for other, start, end, likelihood in verbatim
-                if other is reading and found.start <= start and end <= found.end
-            ]
             _, start, end = reading.best_within(found.start, found.end)
             if term_overlap(sentence.plain, reading.passage.text[start:end]) >= MIN_OVERLAP:
                 likely.append(reading.within(start, end))
-            confirmed = states_something or max(likely, default=0.0) >= MIN_LIKELIHOOD
-            if found.hit.image and found.fault == "unclear":  # words of a figure's text, which the verifier may confirm
-                confirmed = max(likely, default=0.0) >= MIN_LIKELIHOOD
-                found = replace(found, fault=None)
-            unclear = found.verified and not (confirmed and share >= MIN_QUESTION_SHARE)
-            evidence.append(replace(found, fault="unclear") if unclear else found)
-        likelihood = max((one for *_, one in verbatim), default=0.0) or max(quoted, default=0.0)
-        checked.append(replace(sentence, evidence=tuple(evidence), likelihood=likelihood))
-    return checked
+        confirmed = max(likely, default=0.0) >= MIN_LIKELIHOOD
+        if found.hit.image and found.fault == "unclear" and confirmed:  # words of a figure's text
+            found = replace(found, fault=None)
+        unclear = found.verified and not (confirmed and share >= MIN_QUESTION_SHARE)
+        evidence.append(replace(found, fault="unclear") if unclear else found)
+    likelihood = max((one for *_, one in verbatim), default=0.0) or max(quoted, default=0.0)
+    return replace(sentence, evidence=tuple(evidence), likelihood=likelihood)
 
 
 def term_overlap(answer: str, other: str) -> float:

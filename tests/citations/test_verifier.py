@@ -16,6 +16,7 @@ from ragfm.citations.grounding import (
     CitedSentence,
     check_sentences,
     cite,
+    cite_answer,
 )
 from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
 from ragfm.core.config import AskSection
@@ -187,14 +188,51 @@ def test_the_answer_that_the_verifier_finds_may_have_other_words(said: str, foun
 
 
 @pytest.mark.parametrize(
-    ("question", "fault"), [("Who sold the mill?", None), ("Who owns the barn and the farm?", "unclear")]
+    ("question", "chance", "fault"),
+    [
+        ("Who sold the mill?", 0.9, None),
+        ("Who sold the mill?", 0.01, "unclear"),  # no sentence is the answer
+        ("Who owns the barn and the farm?", 0.9, "unclear"),
+    ],
 )
-def test_a_sentence_that_adds_many_terms_is_a_statement_by_itself(question: str, fault: str | None) -> None:
-    hit = _hit(MILL)
-    output = "In 1931 [1]. The mill was built in 1784 by the Bremer family [1]."
+def test_a_sentence_that_adds_many_terms_is_a_statement_by_itself_next_to_an_answer(
+    question: str, chance: float, fault: str | None
+) -> None:
+    hit = _hit(f"{MILL} The mill was sold in 1799.")
+    output = "In 1799 [1]. The mill was built in 1784 by the Bremer family [1]."
     sentences = cite(question, output, [hit])
-    checked = check_sentences(sentences, [_reading(hit, "1931", 0.01)])
+    checked = check_sentences(sentences, [_reading(hit, "1799", chance)])
     assert [one.evidence[0].fault for one in checked][1:] == [fault]
+
+
+REFERENCES = (
+    "Marsh, P. and Odell, R. (2011). How long oak lock gates last in fresh water. Waterway Engineering 14, 201–219.",
+    "Tranter, J. (2016). Why lock gates of steel last longer in tidal water. Inland Navigation Review 31, 77–90.",
+    "Vaughan, S. (1998). The cost of lock gates in oak and steel since the war. Canal Trusts 9, 12–30.",
+)
+PAPER = "\n\n".join(
+    [
+        "## Excursions of the society",
+        "Members met at the wharf in May and walked to the aqueduct, where Dr Odell showed them the new paddle gear.",
+        "## References",
+        *REFERENCES,
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How long do oak lock gates last in fresh water?",
+        "What is the cost of lock gates in oak since the war?",
+    ],
+)
+def test_lines_of_a_bibliography_are_not_verified(question: str) -> None:
+    """They have the words of the question, and many others, but none of them is an answer."""
+    cited = cite_answer(question, " ".join(REFERENCES), [_hit(PAPER)], "en", verify=True, corrects=False)
+    found = [one for sentence in cited.sentences for one in sentence.evidence]
+    assert any(one.supports for one in found)
+    assert not any(one.verified for one in found)
 
 
 def test_an_unclear_citation_still_supports_its_sentence() -> None:
