@@ -189,8 +189,12 @@ def ask(keep: Path, reader: str, adapter: str | None, k: int | None, names: Sequ
 
 def read_answers(keep: Path) -> list[dict[str, Any]]:
     """The answers that `ask` has kept."""
-    file = keep / "answers.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return read_lines(keep / "answers.jsonl")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a JSONL file; none if it does not exist."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line] if file.exists() else []
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ def citation_key(question: str, sentence: str, quote: str) -> str:
 
 def cite_record(record: dict[str, Any]) -> CitedAnswer:
     """The reader's output, cited as `Rag` does it."""
-    passages = [_hit(one) for one in record["passages"]]
+    passages = [make_hit(one) for one in record["passages"]]
     small = record["reader"] in SMALL
     return cite_answer(record["question"], record["output"], passages, record["language"], verify=True, corrects=small)
 
@@ -224,7 +228,7 @@ def cite_record(record: dict[str, Any]) -> CitedAnswer:
 def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> Judged:
     """Cite, check, score and decide, as `Rag` does."""
     small = record["reader"] in SMALL
-    passages = [_hit(one) for one in record["passages"]]
+    passages = [make_hit(one) for one in record["passages"]]
     calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
     cited = cite_record(record)
     signals, confidence = {}, None
@@ -249,7 +253,7 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> 
             return {"right": True, "wrong": False}.get(judge(asked, plain, labels))
         if record["set"] == "pubmedqa":
             verdict = re.match(r"\W*(yes|no|maybe)\b", plain, re.IGNORECASE)
-            return bool(verdict) and verdict[1].lower() == record["answers"][0]
+            return verdict is not None and verdict[1].lower() == record["answers"][0]
         return contains_answer(plain, record["answers"])
 
     return Judged(
@@ -410,7 +414,8 @@ def _reliability(judged: Sequence[Judged]) -> dict[str, list[float]]:
     return {"confidence": [mean[0] for mean in means], "right": [mean[1] for mean in means]}
 
 
-def _hit(record: dict[str, Any]) -> Hit:
+def make_hit(record: dict[str, Any]) -> Hit:
+    """The hit that a record has kept."""
     lines = tuple(record["lines"]) if record["lines"] else None
     return Hit(**{**record, "headings": tuple(record["headings"]), "lines": lines})
 

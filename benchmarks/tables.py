@@ -531,6 +531,59 @@ def verified_citations() -> str:
     return _table((*head, "quotes that state it", "of the verified ones"), rows)
 
 
+def answer_languages() -> str:
+    rows = []
+    for row in (*_part("answer_languages", "rows"), *_held_out("answer_languages")):
+        value, low, high = row["utility"]
+        verified = (f"{row[f'{key}, right']} of {row[key]}" for key in ("verified before", "verified"))
+        rows.append(
+            [
+                row["reader"],
+                row["language"],
+                f"{row['right before']}, {row['right']} of {row['answerable']}",
+                f"{row['right, answered']}, {row['right, shown']}",
+                f"{row['right quote shown']}",
+                f"{row['wrong, answered before']}, {row['wrong, answered']}",
+                f"{row['noticed before']}, {row['noticed']} of {row['no answer']}",
+                ", ".join(verified),
+                "-" if row["auc"] is None else f"{row['auc']:.2f}",
+                f"{value:+.2f} [{low:+.2f}, {high:+.2f}]",
+            ]
+        )
+    head = (
+        "reader",
+        "language",
+        "right before, now",
+        "right: answered, shown",
+        "right quote shown",
+        "wrong and answered before, now",
+        "noticed before, now",
+        "verified and right before, now",
+        "AUC",
+        "utility",
+    )
+    return _table(head, rows)
+
+
+def answer_languages_fit() -> str:
+    rows = [
+        [
+            row["left out"],
+            f"{row['right']} of {row['answers']}",
+            f"{row['auc']:.2f}",
+            f"{row['right, answered']}",
+            f"{row['wrong, answered']}",
+        ]
+        for row in _part("answer_languages_fit", "left out")
+    ]
+    return _table(("left out", "right", "AUC", "right, answered", "wrong, answered"), rows)
+
+
+def _held_out(name: str) -> list[dict[str, Any]]:
+    entries = _part(name, "languages that were not fitted to")
+    return [{"reader": reader, "language": "ru, zh and ar", **row} for reader, row in entries.items()]
+
+
 def confidence() -> str:
     tuned, part = _part("answers", "tune"), _part("answers", "squad")
     result = part["confidence"]
@@ -1116,6 +1169,7 @@ TABLES: dict[str, Callable[[], str]] = {
             parsed,
         ),
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
+        *(answer_languages, answer_languages_fit),
         *(injection, bias),
         *(adapted_retriever, adapted_methods, reader_sizes, transfer),
     ]

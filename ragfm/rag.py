@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ragfm.citations.confidence import answer_signals, reader_signals, select_calibration
+from ragfm.citations.confidence import UNREAD, answer_signals, reader_signals, select_calibration
 from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
@@ -230,6 +230,8 @@ class Rag:
                 tokens = output.usage.completion_tokens
                 signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
             confidence = calibration.confidence(signals, self.collection.contract.get("weights"))
+            if confidence is None and verify and signals.get("passage"):  # the verifier does not read this language
+                confidence = UNREAD.confidence(signals)
 
         # Decide: answer, or abstain? Small and unsure readers quote.
         decision = decide(cited, confidence, calibration, settings, small=small, abstention=abstention)

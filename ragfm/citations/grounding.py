@@ -37,6 +37,7 @@ from ragfm.citations.support import (
     find_fault,
     find_quotes,
     is_unit,
+    nearest_window,
     terms_of,
 )
 from ragfm.core.abstention import is_abstention
@@ -142,8 +143,10 @@ def cite_answer(
     """The reader's `output`, cited.
 
     An abstention and an answer that repeats the question have no sentences. With `verify`, the verifier reads the
-    passages, and checks the citations; if it `corrects`, its answer replaces the output where they differ. `language`
-    is that of the passages, as ISO 639-1. `pictured` are the numbers of the passages whose picture the reader saw.
+    passages, and checks the citations; if it `corrects`, its answer replaces the output where they differ. In languages
+    that it does not read, an output that no passage supports, such as an abstention, is replaced by the sentence that
+    has most of the question's terms. `language` is that of the passages, as ISO 639-1. `pictured` are the numbers of
+    the passages whose picture the reader saw.
     """
     readings: list[Reading] = []
     if output and verify:
@@ -155,15 +158,24 @@ def cite_answer(
     text = correct_answer(output, spans) if spans and corrects else output
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
 
-    says_nothing = is_abstention(text) or _repeats(text, question)
-    sentences = [] if says_nothing else cite_sentences(text, analysis, pictured)
+    sentences = _cite_text(text, question, analysis, pictured)
+    unread = output and verify and corrects and not readings
+    if unread and not any(one.supported for one in sentences) and (nearest := nearest_window(analysis)):
+        text = f"{escape_markers(' '.join(nearest.text.split()))} [{nearest.hit.n}]"
+        sentences = cite_sentences(text, analysis)
     if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis, pictured)
-    if readings:
+    if verify:
         sentences = check_sentences(sentences, readings)
     if spans and len(sentences) == 1 and _agrees(text, spans[0][0]):  # a cell is as likely as what it was chosen for
         sentences = [replace(sentences[0], likelihood=max(sentences[0].likelihood, spans[0][2]))]
     return CitedAnswer(output, text, sentences, analysis, readings, agreement)
+
+
+def _cite_text(text: str, question: str, analysis: Analysis, pictured: Set[int]) -> list[CitedSentence]:
+    """The sentences of an answer with evidence; none if it says nothing."""
+    says_nothing = is_abstention(text) or _repeats(text, question)
+    return [] if says_nothing else cite_sentences(text, analysis, pictured)
 
 
 def _repeats(text: str, question: str) -> bool:
@@ -274,7 +286,7 @@ def check_sentences(sentences: Sequence[CitedSentence], readings: Sequence[Readi
     A quote stays verified if it has half of the question's terms, and the verifier, which has not seen the answer,
     finds the answer to the question there: the words of the sentence, or others that say the same. If one sentence has
     such a quote, a different one that adds many terms to the question is a statement by itself, and need not be the
-    answer.
+    answer. Without readings, in languages other than English, half of the question's terms suffice.
     """
     checked = [_check_sentence(sentence, readings) for sentence in sentences]
     if len(checked) == 1 or not any(found.verified for sentence in checked for found in sentence.evidence):
@@ -312,8 +324,8 @@ def _check_sentence(sentence: CitedSentence, readings: Sequence[Reading]) -> Cit
             _, start, end = reading.best_within(found.start, found.end)
             if term_overlap(sentence.plain, reading.passage.text[start:end]) >= MIN_OVERLAP:
                 likely.append(reading.within(start, end))
-        confirmed = max(likely, default=0.0) >= MIN_LIKELIHOOD
-        if found.hit.image and found.fault == "unclear" and confirmed:  # words of a figure's text
+        confirmed = not readings or max(likely, default=0.0) >= MIN_LIKELIHOOD
+        if found.hit.image and found.fault == "unclear" and readings and confirmed:  # words of a figure's text
             found = replace(found, fault=None)
         unclear = found.verified and not (confirmed and share >= MIN_QUESTION_SHARE)
         evidence.append(replace(found, fault="unclear") if unclear else found)

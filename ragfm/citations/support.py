@@ -499,6 +499,12 @@ def analyze(
     return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject), windows)
 
 
+def nearest_window(analysis: Analysis) -> Window | None:
+    """The sentence or table row that has most of the question's terms, in the best passage; None if none has any."""
+    windows = [window for window in analysis.all_windows if window.question_terms and not window.is_heading]
+    return max(windows, key=lambda window: len(window.question_terms), default=None)
+
+
 def _passage_windows(hit: Hit, question_terms: frozenset[str]) -> Iterator[Window]:
     """The sentences of a passage."""
     context = terms_of(hit.context)

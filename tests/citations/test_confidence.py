@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from ragfm import Collection, Rag, Settings
+from ragfm import Answer, Collection, Rag, Settings
 from ragfm.citations.confidence import (
     DEFAULT,
     SHIPPED,
@@ -75,13 +75,23 @@ def test_answer_signals_of_a_cited_answer() -> None:
     question = "How many days of leave do interns get a year?"
     found = answer_signals(cited(question, "They get 28 days. They get 99 euros.", hits), hits)
     assert found == pytest.approx(
-        {"cosine": 0.7, "gap": 0.1, "covered": 4 / 6, "nearest": 3 / 6, "supported": 0.5, "names": 1.0}, abs=0.2
+        {
+            "cosine": 0.7,
+            "gap": 0.1,
+            "covered": 4 / 6,
+            "nearest": 3 / 6,
+            "supported": 0.5,
+            "names": 1.0,
+            "passage": 3 / 6,
+            "asked": 3 / 6,
+        },
+        abs=0.2,
     )
     assert found["supported"] == 0.5
     assert found["covered"] >= found["nearest"] > 0
     nothing = CitedAnswer("", "", (), analyze(question, hits))
     keyword = answer_signals(nothing, [replace(hits[0], score=None)])
-    assert keyword.keys() == {"covered", "nearest"}
+    assert keyword.keys() == {"covered", "passage", "nearest"}
     assert answer_signals(cited("?", "", []), []) == {}
 
 
@@ -205,7 +215,7 @@ def test_without_a_verifier_nothing_is_corrected(collection: Collection, docs: P
     ("question", "verifier"),
     [
         ("How many days of leave do I get?", "none"),
-        ("Сколько дней leave?", "bundled"),
+        ("Сколько дней отпуска?", "bundled"),  # no word of it is in the documents
     ],
 )
 def test_answers_the_verifier_did_not_read_are_not_withheld_by_its_signals(
@@ -223,6 +233,60 @@ def test_answers_the_verifier_did_not_read_are_not_withheld_by_its_signals(
     answer = rag.ask(question)
     assert (answer.text[:7], answer.abstained, answer.confidence) == ("28 days", False, None)
     assert answer.signals
+
+
+STATION = """# Handbuch der Ballonstation
+
+Jede Angestellte bekommt im Jahr 31 Tage bezahlten Urlaub. Der Antrag auf Urlaub geht an die Stationsleiterin.
+
+# Fundsachen
+
+Fundsachen liegen bis zum Ende der Saison im Schrank neben der Treppe.
+"""
+FACT, ELSEWHERE = (
+    "Wie viele Tage bezahlten Urlaub bekommt jede Angestellte im Jahr?",
+    "Wann fährt die Fähre nach Norden?",
+)
+
+
+def _ask_in_german(collection: Collection, tmp_path: Path, question: str, said: str, *, small: bool) -> Answer:
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    (tmp_path / "docs" / "handbuch.md").write_text(STATION, encoding="utf-8")
+    collection.sync(tmp_path / "docs")
+    assert collection.language == "de"
+    rag = Rag(collection, reader=ScriptedReader([said]))
+    rag.calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
+    return rag.ask(question)
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "status"),
+    [
+        (FACT, "31 Tage.", "answered"),
+        (FACT, "Der Schrank.", "unsure"),
+        (ELSEWHERE, "Bis zum Ende der Saison.", "unsure"),
+    ],
+)
+def test_an_answer_in_another_language_has_a_confidence(
+    collection: Collection, tmp_path: Path, question: str, said: str, status: str
+) -> None:
+    answer = _ask_in_german(collection, tmp_path, question, said, small=False)
+    assert answer.status == status
+    assert answer.confidence is not None
+    assert (answer.confidence >= 0.5) == (status == "answered")
+    assert any(citation.verified for citation in answer.citations) == (status == "answered")
+    assert answer.said is None
+
+
+@pytest.mark.parametrize("said", [ABSTENTION, "The ferry is 12 euros."])
+def test_a_small_reader_quotes_in_a_language_that_the_verifier_does_not_read(
+    collection: Collection, tmp_path: Path, said: str
+) -> None:
+    answer = _ask_in_german(collection, tmp_path, FACT, said, small=True)
+    assert answer.status != "not_found"
+    assert answer.text == "Jede Angestellte bekommt im Jahr 31 Tage bezahlten Urlaub [1]."
+    assert answer.said == said
+    assert _ask_in_german(collection, tmp_path, ELSEWHERE, ABSTENTION, small=True).status == "not_found"
 
 
 def test_a_calibration_gives_no_confidence_without_a_weighted_signal() -> None:
