@@ -29,6 +29,7 @@ _STAGE_UNITS = {
 }
 _FIGURES: Mapping[str, Callable[[float], str]] = {
     "chunks": lambda value: f"{value:,.0f} chunks",
+    "passages": lambda value: f"about {value:,.0f} passages",
     "waiting": lambda value: f"{value:,.0f} waiting" if value else "",
     "workers": lambda value: f"{value:.0f} worker{'' if value == 1 else 's'}",
     "loss": lambda value: f"loss {value:.3f}",

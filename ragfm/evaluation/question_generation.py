@@ -1,7 +1,7 @@
 """Generate questions from a collection's own documents with a reader, if there are none from users.
 
-    passage of a document → reader → question → search → kept if the dense or the keyword index finds the passage
-                                     answer → verifier → kept if it finds the same answer; else its own, if likely
+    passage, its document and headings → reader → question → search → kept if an index finds the passage
+                                                  answer → verifier → kept if it finds the same; else its own, if likely
 
 Generated questions share more words with the text than users' questions do (Reddy et al. 2021).
 """
@@ -18,12 +18,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ragfm.chunking import context_above
 from ragfm.citations.verifier import shipped_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, ModelNotFoundError, TooLongError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.text import sentence_spans
-from ragfm.core.types import Hit, Message, Reader, Sampling
+from ragfm.core.types import Hit, Message, Reader, Sampling, embedded_text
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
@@ -41,12 +42,14 @@ _QUESTION_AND_ANSWER_PROMPT = (
 )
 _EXAMPLES = (
     (
-        "The bridge over the Arn was opened in 1966. It replaced a ferry, and carries the road to the north.",
+        "Annals of Tarn 1966 > The bridge over the Arn",
+        "It was opened in May. It replaced a ferry, and carries the road to the north.",
         "When was the bridge over the Arn opened?",
-        "in 1966",
+        "in May",
     ),
     (
-        "Claims for travel are due within 30 days. Claims above 500 euros need the signature of a head of department.",
+        "Rules for travel > Claims",
+        "Claims are due within 30 days. Those above 500 euros need the signature of a head of department.",
         "Who must sign claims for travel above 500 euros?",
         "a head of department",
     ),
@@ -80,10 +83,10 @@ def generate_questions(
     A question is kept if its passage is among the first 20 hits of the dense or the keyword index (fewer in a
     collection of fewer than 400 chunks). With `answers`, the reader also writes an answer, which the passage must
     contain. Where the verifier knows the language, it must find the same answer there (Alberti et al. 2019); if it
-    finds another that is likely, that is the answer. After `seconds`, no more are written. The reader's output is
-    stored in the file `out`, and a later call continues from there, also for a larger `count`. Raises DataError if the
-    collection contains no text, if no question is kept, and if `out` belongs to other documents, or to another reader
-    or seed.
+    finds another that is likely, that is the answer. After `seconds`, no more are written. The questions are stored in
+    the file `out`, and a later call continues from there, also for a larger `count`. Raises DataError if the collection
+    contains no text, if no question is kept, and if `out` belongs to other documents, or to another embedder, reader or
+    seed.
     """
     end = None if seconds is None else time.monotonic() + seconds
     depth = max(1, min(_MAX_DEPTH, collection.status().chunks // _DEPTH_SHARE))
@@ -96,6 +99,7 @@ def generate_questions(
             "reader": reader_name,
             "seed": seed,
             "answers": answers,
+            "embedder": dict(collection.contract),
             "documents": blake2b(digests.encode(), digest_size=16).hexdigest(),
         }
         finished = load_finished(out, about)
@@ -107,21 +111,27 @@ def generate_questions(
         record = finished.get(str(number))
         if not record and end is not None and time.monotonic() >= end:
             break
-        passage = collection.document(gold.uri).text[gold.start : gold.end]
         if not record:
-            text, answer = _write_question(reader, passage, with_answer=answers)
-            record = {"id": str(number), "question": text, "answer": answer}
+            document = collection.document(gold.uri)
+            context, passage = context_above(document, gold.start or 0), document.text[gold.start : gold.end]
+            text, answer = _write_question(reader, context, passage, with_answer=answers)
+            kept = bool(text) and text not in questions
+            if text and kept and answers:
+                answer = _verified_answer(collection, text, context, passage, answer)
+                kept = answer is not None
+            if text and kept:
+                kept = _is_found(collection, Question(str(number), text, (gold,)), depth)
+            record = {"id": str(number), "question": text, "answer": answer, "kept": kept}
             if out:
                 append_record(Path(out), record)
         text, answer = record["question"], record["answer"]
-        if text and text not in questions:
-            answer = _verified_answer(collection, text, passage, answer) if answers else None
-            question = Question(str(number), text, (gold,), (answer,) if answer else ())
-            if (answer or not answers) and _is_found(collection, question, depth):
-                questions[text] = question
+        if record["kept"]:
+            questions[text] = Question(str(number), text, (gold,), (answer,) if answer else ())
         if progress:
-            left = {} if end is None else {"seconds_left": max(0.0, end - time.monotonic())}
-            progress(Progress("writing questions", len(questions), count if end is None else None, left))
+            figures: dict[str, float] = {"passages": len(asked)}
+            if end is not None:
+                figures["seconds_left"] = max(0.0, end - time.monotonic())
+            progress(Progress("write questions", len(questions), count if end is None else None, figures))
         if len(questions) == count:
             break
     if not questions:
@@ -142,9 +152,11 @@ def _is_found(collection: Collection, question: Question, depth: int) -> bool:
     return any(place.gold is not None for hits in rankings for place in rank_hits(question, hits, depth)[0])
 
 
-def _verified_answer(collection: Collection, question: str, passage: str, written: str | None) -> str | None:
+def _verified_answer(
+    collection: Collection, question: str, context: str, passage: str, written: str | None
+) -> str | None:
     """The written answer, if the verifier finds it or cannot read the passage, else the verifier's, if it is likely."""
-    hit = Hit("", passage, 0, len(passage), 0, None, {})
+    hit = Hit("", passage, 0, len(passage), 0, None, {}, context=context)
     try:
         readings = shipped_verifier().read(question, [hit], collection.language)
     except ModelNotFoundError:
@@ -182,17 +194,18 @@ def _sample_passages(collection: Collection, count: int, seed: int) -> Iterator[
         yield Gold(document.uri, start, min(spans[last][1], start + 4 * _PASSAGE_CHARACTERS))
 
 
-def _write_question(reader: Reader, passage: str, *, with_answer: bool) -> tuple[str | None, str | None]:
+def _write_question(reader: Reader, context: str, passage: str, *, with_answer: bool) -> tuple[str | None, str | None]:
     """A question and its answer; the answer is None if it is not in the passage, too long, or in the question."""
+    text = embedded_text(context, passage)
     if not with_answer:
-        messages = [Message("user", f"{passage}\n\n{_QUESTION_PROMPT}")]
+        messages = [Message("user", f"{text}\n\n{_QUESTION_PROMPT}")]
         with reader.stream(messages, Sampling(max_tokens=64)) as stream:
             return _parse_question("".join(stream).strip()), None
     messages = []
-    for text, question, answer in _EXAMPLES:
-        messages.append(Message("user", f"{text}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
+    for *parts, question, answer in _EXAMPLES:
+        messages.append(Message("user", f"{embedded_text(*parts)}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
         messages.append(Message("assistant", f"Question: {question}\nAnswer: {answer}"))
-    messages.append(Message("user", f"{passage}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
+    messages.append(Message("user", f"{text}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
     try:
         stream = reader.stream(messages, Sampling(max_tokens=96, grammar=_GRAMMAR))
     except UnsupportedError:  # a reader without grammars may still write this form
@@ -204,11 +217,11 @@ def _write_question(reader: Reader, passage: str, *, with_answer: bool) -> tuple
             if len(output.partition("Answer:")[2].split()) > _MAX_ANSWER_WORDS + 1:
                 break
     output = output.strip()
-    text, _, rest = output.partition("?")
-    written = _parse_question(f"{text}?" if rest else "")
+    asked, _, rest = output.partition("?")
+    written = _parse_question(f"{asked}?" if rest else "")
     answer_lines = rest.partition("Answer:")[2].strip().splitlines()
     answer = re.split(r"[.;]\s", answer_lines[0])[0].strip(" *\"'“”.") if answer_lines else ""
-    if written in {question for _, question, _ in _EXAMPLES}:  # a small reader may repeat one
+    if written in {question for *_, question, _ in _EXAMPLES}:  # a small reader may repeat one
         written = None
     usable = (
         written

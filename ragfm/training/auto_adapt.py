@@ -66,7 +66,7 @@ def adapt_automatically(
             folder = None
     if folder is None:
         make_output(parent, mode=0o700)
-        inputs = json.dumps([reader_name, seed, collection_content(collection)[1]])
+        inputs = json.dumps([reader_name, seed, collection_content(collection)[1], dict(collection.contract)])
         run = parent / f"written-{blake2b(inputs.encode(), digest_size=4).hexdigest()}.run"
         questions = generate_questions(
             collection,

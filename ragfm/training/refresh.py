@@ -115,16 +115,16 @@ def refresh(
 ) -> RefreshReport:
     """Train a new adapter in `folder` and adopt it if it is better; an interrupted refresh continues there.
 
-    Sync the collection first. `next_folder` gives the folder. Progress has the stages "train" and "answer SET, before"
-    or "after", SET being `new` or `old`. Raises DataError if there is nothing to train on or to test with,
-    UnsupportedError for a reader that cannot be trained here or a method that it does not serve, and MissingExtraError
-    if ragfm.toml cannot be written.
+    Sync the collection first. `next_folder` gives the folder. Progress has the stages "make examples", "train" and
+    "answer SET, before" or "after", SET being `new` or `old`. Raises DataError if there is nothing to train on or to
+    test with, UnsupportedError for a reader that cannot be trained here or a method that it does not serve, and
+    MissingExtraError if ragfm.toml cannot be written.
     """
     report_progress = progress or ignore_progress
     rag = Rag(collection)
     plugin, model = check_refreshable(rag, settings)
     make_output(folder, mode=0o700)  # it will contain users' questions
-    _prepare(rag, folder, settings)
+    _prepare(rag, folder, settings, report_progress)
     test = load_jsonl(folder / _TEST, answers=True).questions
     figures = _train(rag, model, folder, settings, report_progress)
     adapter = str(_export(folder, model) if plugin == "llama-cpp" else folder)
@@ -248,7 +248,7 @@ def roll_back(place: Path) -> tuple[str, str | None]:
     return last["adapter"], last["before"]
 
 
-def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
+def _prepare(rag: Rag, folder: Path, settings: RefreshSettings, progress: ProgressCallback = ignore_progress) -> None:
     """Write test questions and examples, unless an interrupted refresh has done so."""
     if read_card(folder / "examples"):
         return
@@ -277,7 +277,7 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings) -> None:
         )
     (folder / _TEST).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     write_durably(folder / _INPUTS, json.dumps(inputs).encode())  # before the card, which marks the end of this step
-    write_dataset(_make_dataset(rag, entries, questions, folder, settings), folder / "examples")
+    write_dataset(_make_dataset(rag, entries, questions, folder, settings, progress), folder / "examples")
 
 
 def _judged_entries(collection: Collection) -> list[LogEntry]:
@@ -288,7 +288,12 @@ def _judged_entries(collection: Collection) -> list[LogEntry]:
 
 
 def _make_dataset(
-    rag: Rag, entries: Sequence[LogEntry], questions: Sequence[Question], folder: Path, settings: RefreshSettings
+    rag: Rag,
+    entries: Sequence[LogEntry],
+    questions: Sequence[Question],
+    folder: Path,
+    settings: RefreshSettings,
+    progress: ProgressCallback = ignore_progress,
 ) -> Dataset:
     """Examples from the questions and log entries that are not tested, and replayed examples."""
     recipe = Recipe(seed=settings.training.seed)
@@ -299,7 +304,9 @@ def _make_dataset(
     about = {"sources": [{"name": name, "licence": settings.licence}], "reader": rag.reader_name}
     dataset = None
     if new:
-        dataset = build_raft_dataset(rag, new, recipe, held_out=held_out, about=about, allow_empty=True)
+        dataset = build_raft_dataset(
+            rag, new, recipe, held_out=held_out, about=about, allow_empty=True, progress=progress
+        )
     # Outdated entries are not tested either; `examples_from_log` counts them as left out.
     learned_entries = [entry for entry in entries if not _is_test(entry.query) or is_outdated(rag, entry)]
     logged, left_out = examples_from_log(rag, learned_entries, held_out=held_out)

@@ -308,6 +308,10 @@ class Training:
             figures["tokens_per_second"] = tokens / elapsed
             seconds_per_step = elapsed / (self.state.step - first_step)
             figures["seconds_left"] = seconds_per_step * (len(self.steps) - self.state.step)
+            if self.settings.max_seconds is not None:
+                figures["seconds_left"] = min(
+                    figures["seconds_left"], max(0.0, self.settings.max_seconds - self.state.seconds)
+                )
             progress(Progress("train", self.state.step, len(self.steps), figures))
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self._save()
@@ -348,7 +352,10 @@ class Training:
         if step < warmup:
             scale = (step + 1) / warmup
         else:
-            scale = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+            share = (step - warmup) / max(1, steps - warmup)
+            if self.settings.max_seconds is not None:  # training may end before the last step
+                share = max(share, min(1.0, self.state.seconds / max(1e-9, self.settings.max_seconds)))
+            scale = 0.5 * (1 + math.cos(math.pi * share))
         for group in self._optimizer.param_groups:
             group["lr"] = self._peak_rate * scale
         with defer_interrupt():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ragfm.core.errors import DataError
-from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
+from ragfm.core.progress import ProgressCallback
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Question, QuestionSet
@@ -56,7 +56,7 @@ def make_dataset(
                 answers=True,
                 out=written,
                 reader_name=rag.reader_name,
-                progress=with_stage(progress or ignore_progress, "write questions"),
+                progress=progress,
             )
             name, left_out = f"written by {rag.reader_name}", {}
         about = {

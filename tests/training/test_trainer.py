@@ -32,6 +32,7 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.core.output_folder import OUTPUT
+from ragfm.core.progress import Progress
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
@@ -233,6 +234,21 @@ def test_training_ends_when_its_time_is_up(folder: Path, tmp_path: Path) -> None
     numbers = trained.run()
     assert (numbers["steps"], [*numbers["valid"]]) == (1, [1])
     write_adapter(trained, numbers, card={})
+
+
+def test_the_learning_rate_falls_in_the_time_that_is_left(folder: Path, tmp_path: Path) -> None:
+    trained = training(folder, tmp_path / "out", replace(SETTINGS, rate=1e-3, max_seconds=1000.0))
+    trained.state.seconds = 900.0  # of an earlier part of the run
+    rates, left = list[float](), list[float]()
+
+    def note(progress: Progress) -> None:
+        rates.append(trained._optimizer.param_groups[0]["lr"])
+        left.append(progress.figures["seconds_left"])
+
+    trained.run(note)
+    assert len(rates) == len(trained.steps)
+    assert max(rates[1:]) <= 1e-3 * (1 + math.cos(math.pi * 0.9)) / 2
+    assert max(left) <= 100
 
 
 def test_validation_can_score_answers(folder: Path, tmp_path: Path) -> None:
