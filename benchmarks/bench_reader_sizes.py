@@ -230,9 +230,15 @@ def _rounded(estimate: Estimate) -> list[float]:
 
 _PANEL, _GAP, _TALL, _TOP, _SIDE = 190, 34, 240, 84, 48  # of the view box
 _COLOURS = ("#0b6e4f", "#7fb8a4", "#b23a48", "#e0a3aa")
+_TITLES = {
+    "squad": "SQuAD 2.0",
+    "reports": "annual reports",
+    "bundled": "135 M, adapted",
+    "qwen2.5-coder-0.5b-q4_k_m": "0.5 B, untuned",
+}
 
 
-def plot(rows: Sequence[dict[str, Any]]) -> str:
+def plot(rows: Sequence[dict[str, Any]], machine: str) -> str:
     """An SVG file: quality against CPU seconds, a panel for each set and a point with its interval for each reader."""
     readers = list(dict.fromkeys(row["reader"] for row in rows))
     readers.sort(key=lambda reader: (reader.removesuffix(ALONE), reader))
@@ -242,15 +248,18 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
     width = 2 * _SIDE + len(names) * (_PANEL + _GAP) - _GAP
     parts = [
         f'<rect width="{width}" height="{_TOP + _TALL + 64}" fill="#fff"/>',
-        _label(_SIDE, 24, "Quality against CPU seconds of an answer (median), with 95 % intervals", "start", 15),
+        _label(_SIDE, 24, "Quality of answers against their CPU seconds (median), with 95 % intervals", "start", 15),
     ]
     for number, reader in enumerate(readers):
         x = _SIDE + number * (width - 2 * _SIDE) / len(readers)
-        parts += [_dot(x + 5, 46, _COLOURS[number]), _label(x + 16, 50, reader, "start")]
+        name = reader.removesuffix(ALONE)
+        label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (with verifier)")
+        parts += [_dot(x + 5, 46, _COLOURS[number]), _label(x + 16, 50, label, "start", 12)]
     for column, name in enumerate(names):
         left = _SIDE + column * (_PANEL + _GAP)
         of_set = [row for row in rows if row["set"] == name]
-        title = f"{name} ({of_set[0]['questions']}), {of_set[0]['measure']}"
+        measure = "share right" if of_set[0]["measure"] == "right" else of_set[0]["measure"]
+        title = f"{_TITLES.get(name, name)} ({of_set[0]['questions']}): {measure}"
         parts.append(_label(left + _PANEL / 2, _TOP - 10, title, "middle", 13))
         for tick in range(5):
             y = _TOP + _TALL * (1 - tick / 4)
@@ -268,7 +277,7 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
             x = left + _PANEL * row["p50 cpu seconds"][0] / right
             value, low, high = (_TOP + _TALL * (1 - share) for share in row["quality"])
             parts += [_stroke(x, low, x, high, colour, 2), _dot(x, value, colour)]
-    parts.append(_label(width / 2, _TOP + _TALL + 44, "CPU seconds per answer", "middle"))
+    parts.append(_label(width / 2, _TOP + _TALL + 44, f"CPU seconds per answer, {machine}", "middle", 12))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_TOP + _TALL + 64}" font-family="sans-serif">'
     )
@@ -310,7 +319,10 @@ def main() -> None:
     result = {**about("readers of two sizes", ["ragfm", "llama-cpp-python"]), **report(args.keep, args.price)}
     save(result, "reader_sizes")
     if any(row["timed"] for row in result["rows"]):
-        PLOT.write_text(plot(result["rows"]), encoding="utf-8")
+        PLOT.write_text(
+            plot(result["rows"], f"{result['machine']['cores']} cores of {result['machine']['processor']}"),
+            encoding="utf-8",
+        )
     print(json.dumps(result))
 
 
