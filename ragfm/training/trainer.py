@@ -4,9 +4,9 @@
                                            └─ validation → the best weights are kept; early stopping
 
 A run into the same folder with the same settings and data continues from the checkpoint (`ragfm.training.checkpoint`).
-With the same seed and machine, a run that was killed and resumed has the losses of one that was not. With several
-processes (`ragfm.training.distributed`) each takes a share of a step, and the step is the one that a single process
-would take.
+With the same seed and machine, a run that was killed and resumed has the losses of one that was not, unless its time is
+limited: its learning rate falls with the time. With several processes (`ragfm.training.distributed`) each takes a share
+of a step, and the step is the one that a single process would take.
 """
 
 from __future__ import annotations
@@ -353,7 +353,8 @@ class Training:
             scale = (step + 1) / warmup
         else:
             share = (step - warmup) / max(1, steps - warmup)
-            if self.settings.max_seconds is not None:  # training may end before the last step
+            # Training may end before the last step. The clocks of several processes differ, and their rates must not.
+            if self.settings.max_seconds is not None and self.processes.world_size == 1:
                 share = max(share, min(1.0, self.state.seconds / max(1e-9, self.settings.max_seconds)))
             scale = 0.5 * (1 + math.cos(math.pi * share))
         for group in self._optimizer.param_groups:
