@@ -25,7 +25,7 @@ MAX_PAUSE = 30.0
 """Maximum seconds of evaluation between two trials."""
 _STEPS_BETWEEN_TRIALS = 8
 _FIRST_TRIAL = 2
-"""Steps before the first trial: nobody knows yet how long a step takes on this machine when it is idle."""
+"""Steps with a new size of batches before a trial: nobody knows yet how long they take when the machine is idle."""
 _SLOW, _VERY_SLOW = 1.6, 4.0
 """Two steps, or one, that take this many times as long as the fastest one start a trial with fewer threads at once."""
 _NEW, _FADING = 0.25, 1.01
@@ -44,7 +44,7 @@ class _BatchSize:
 
 
 class ThreadCount:
-    """The number of threads for the next step. Starts with `maximum`.
+    """The number of threads for the next step. Starts with the CPUs that other programs left free since it was made.
 
     A few steps are tried with fewer threads as soon as steps are slow, and at intervals. A few are tried with more when
     other programs leave CPUs free (`free_cpus`). The number is kept if it is faster. A trial ends at once when it is
@@ -52,16 +52,23 @@ class ThreadCount:
     """
 
     def __init__(self, maximum: int, free_cpus: Callable[[], float] | None = None) -> None:
-        self.maximum = self.count = maximum
+        self.maximum, self._count = maximum, 0
         self._free_cpus = free_cpus or FreeCpus()
         self._sizes: defaultdict[int, _BatchSize] = defaultdict(_BatchSize)
-        self._steps, self._seconds = _STEPS_BETWEEN_TRIALS - _FIRST_TRIAL, 0.0  # since the last trial, or in this one
+        self._steps, self._seconds = 0, 0.0  # since the last trial, or in this one
         self._pauses = {-1: 0.0, +1: 0.0}
         """Seconds until the next trial with fewer, or with more, threads."""
         self._count_before = 0
         """During a trial, the number of threads before it; otherwise 0."""
         self._expected = 0.0
         """Seconds that the steps of the trial would have taken without it."""
+
+    @property
+    def count(self) -> int:
+        """The number of threads for the next step."""
+        if not self._count:
+            self._count = max(1, round(min(self._free_cpus(), self.maximum)))
+        return self._count
 
     def record(self, tokens: int, seconds: float) -> None:
         """Take into account how long a batch took with `count` threads, and choose `count` for the next one."""
@@ -73,10 +80,13 @@ class ThreadCount:
             self._seconds += seconds
             self._expected += size.average
             if not size.average:  # nothing to compare with
-                self.count, self._count_before = self._count_before, 0
+                self._count, self._count_before = self._count_before, 0
+                self._steps, self._seconds = 0, 0.0
             elif self._seconds > self._expected + size.average / 2 or self._steps == TRIAL_STEPS:
                 self._end_trial()
             return
+        if not size.average:  # these steps may be slow, too
+            self._steps = max(self._steps, _STEPS_BETWEEN_TRIALS - _FIRST_TRIAL)
         self._steps += 1
         self._seconds += seconds
         size.average += _NEW * (seconds - size.average) if size.average else seconds
@@ -98,7 +108,7 @@ class ThreadCount:
 
     def _start_trial(self, count: int) -> None:
         self._count_before = self.count
-        self.count = max(1, min(count, self.maximum))
+        self._count = max(1, min(count, self.maximum))
         self._steps, self._seconds, self._expected = 0, 0.0, 0.0
 
     def _end_trial(self) -> None:
@@ -110,7 +120,7 @@ class ThreadCount:
         else:
             pause = max(2 * self._pauses[direction], (self._seconds - self._expected) / MAX_LOSS)
             self._pauses[direction] = min(MAX_PAUSE, pause)
-            self.count = self._count_before
+            self._count = self._count_before
             for size in self._sizes.values():  # what was slow may be as fast as it gets now
                 size.fastest = max(size.fastest, size.average * self.count)
         for size in self._sizes.values():

@@ -146,6 +146,28 @@ def test_a_trial_ends_with_a_batch_of_a_new_size() -> None:
     assert used.count(2) > 0.9 * len(used)
 
 
+def test_a_busy_machine_is_noticed_before_the_first_step() -> None:
+    machine = Machine(2)
+    machine.busy = 2
+    assert machine.new_count().count == 1
+    machine.busy = 0
+    assert machine.new_count().count == 2
+    assert machine.new_count(sees_others=False).count == 2
+
+
+def test_each_size_of_batches_has_few_slow_steps() -> None:
+    """A trial ends with the first token of an answer, whose steps are slow from the beginning."""
+    machine = Machine(2)
+    machine.busy = 2
+    count, used = machine.new_count(sees_others=False), list[int]()
+    for tokens in [32, 32, 32, *[1] * 20, *[8] * 20]:
+        used.append(count.count)
+        count.record(tokens, tokens * machine.step(count.count))
+    assert used[:3].count(2) <= 2
+    assert used[3:23].count(2) <= 3
+    assert used[23:].count(2) <= 3
+
+
 def test_a_thread_count_applies_to_all_batch_sizes() -> None:
     machine = Machine(2)
     count = machine.new_count()

@@ -64,6 +64,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         check_gguf(path)
         self._kept_messages: list[Sequence[Message]] = []
         self._threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
+        self._thread_count = ThreadCount(self._threads)  # it sees from now on what other programs use
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking)
         self._projector = find_projector(path, projector)
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
@@ -102,7 +103,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         )
 
     def _cache_factory(self, model: LlamaModel, context_tokens: int) -> CacheFactory:
-        return partial(LlamaContext, model, window=context_tokens, threads=ThreadCount(self._threads))
+        return partial(LlamaContext, model, window=context_tokens, threads=self._thread_count)
 
     def _open_prefix_cache(self, model: LlamaModel) -> LlamaPrefixCache:
         prefix_cache = LlamaPrefixCache(model)
