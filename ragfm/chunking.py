@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Tokenize: TypeAlias = Callable[[Sequence[str]], list[Offsets]]
 
-__all__ = ["CHUNKER_VERSION", "ChunkSettings", "chunk_document", "context_above"]
+__all__ = ["CHUNKER_VERSION", "ChunkSettings", "chunk_document"]
 
 CHUNKER_VERSION = "2"
 """Version of the chunker, part of the recipe: a new version parses and chunks all documents again.
@@ -93,28 +93,6 @@ def chunk_document(
     return _Splitter(document, tokenize, limit, min(settings.overlap, (limit - 1) // 2)).chunks()
 
 
-def context_above(document: Document, position: int) -> str:
-    """The names of a document and the headings above a position, without one that begins there; empty without any.
-
-    The context of a chunk, which also has the caption of a table, is shortened to fit the embedder's window.
-    """
-    headings = [mark for mark in document.marks if mark.kind == "heading" and mark.start < position]
-    *_, path = ((), *_heading_paths(headings))
-    names = [name for _, name in path]
-    return _SEPARATOR.join([*(name for name in document_names(document) if name not in names), *names])
-
-
-def _heading_paths(headings: Iterable[Mark]) -> Iterator[tuple[tuple[int, str], ...]]:
-    """For each heading, start and name of those that it is under, outermost first, and its own."""
-    open_headings: list[Mark] = []
-    for heading in headings:
-        while open_headings and open_headings[-1].level >= heading.level:
-            open_headings.pop()
-        open_headings.append(heading)
-        named = ((mark.start, _HASHES.sub("", " ".join(mark.value.split()))) for mark in open_headings)
-        yield tuple((start, name) for start, name in named if name)
-
-
 class _Outline:
     """The possible boundaries of a document by strength, and the marks at a position."""
 
@@ -125,7 +103,15 @@ class _Outline:
             for kind in ("page", "place", "heading", "table", "code", "figure")
         }
         self._starts = {kind: [mark.start for mark in marks] for kind, marks in self._marks.items()}
-        self._paths = list(_heading_paths(self._marks["heading"]))
+        self._paths: list[tuple[tuple[int, str], ...]] = []
+        open_headings: list[Mark] = []
+        for heading in self._marks["heading"]:
+            while open_headings and open_headings[-1].level >= heading.level:
+                open_headings.pop()
+            open_headings.append(heading)
+            named = ((mark.start, _HASHES.sub("", " ".join(mark.value.split()))) for mark in open_headings)
+            self._paths.append(tuple((start, name) for start, name in named if name))
+
         headings = [(mark.start, self.skip_space(mark.end, len(text))) for mark in self._marks["heading"]]
         self._captions = [self._table_forms(table) for table in self._marks["table"]]
         self._joined = [start for (_, body), (start, _) in pairwise(headings) if start == body]

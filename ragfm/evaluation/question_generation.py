@@ -1,7 +1,7 @@
 """Generate questions from a collection's own documents with a reader, if there are none from users.
 
-    passage, its document and headings → reader → question → search → kept if an index finds the passage
-                                                  answer → verifier → kept if it finds the same; else its own, if likely
+    passage of a document → reader → question → search → kept if the dense or the keyword index finds the passage
+                                     answer → verifier → kept if it finds the same answer; else its own, if likely
 
 Generated questions share more words with the text than users' questions do (Reddy et al. 2021).
 """
@@ -18,13 +18,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ragfm.chunking import context_above
 from ragfm.citations.verifier import shipped_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, ModelNotFoundError, TooLongError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.text import sentence_spans
-from ragfm.core.types import Hit, Message, Reader, Sampling, embedded_text
+from ragfm.core.types import Hit, Message, Reader, Sampling
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
@@ -42,21 +41,18 @@ _QUESTION_AND_ANSWER_PROMPT = (
 )
 _EXAMPLES = (
     (
-        "Annals of Tarn 1966 > The bridge over the Arn",
-        "It was opened in May. It replaced a ferry, and carries the road to the north.",
+        "The bridge over the Arn was opened in 1966. It replaced a ferry, and carries the road to the north.",
         "When was the bridge over the Arn opened?",
-        "in May",
+        "in 1966",
     ),
     (
-        "Rules for travel > Claims",
-        "Claims are due within 30 days. Those above 500 euros need the signature of a head of department.",
+        "Claims for travel are due within 30 days. Claims above 500 euros need the signature of a head of department.",
         "Who must sign claims for travel above 500 euros?",
         "a head of department",
     ),
 )
-"""Contexts and texts with a question and its answer; the first names what only the context does. With examples that had
-no context, 3 questions that readers of 0.1 and 0.5 B wrote about 12 passages of the sample handbook were kept; without
-examples, none of 13."""
+"""Texts with a question and its answer. With them, 3 questions that readers of 0.1 and 0.5 B wrote about 12 passages of
+the sample handbook were kept; without, none of 13."""
 _GRAMMAR = r"""root ::= "Question: " [^?\n]+ "?\nAnswer: " [^\n]+ "\n" """
 _MAX_ANSWER_WORDS = 12
 _MIN_AGREEMENT = 0.5  # token F1 of the written answer and the verifier's
@@ -113,12 +109,11 @@ def generate_questions(
         if not record and end is not None and time.monotonic() >= end:
             break
         if not record:
-            document = collection.document(gold.uri)
-            context, passage = context_above(document, gold.start or 0), document.text[gold.start : gold.end]
-            text, answer = _write_question(reader, context, passage, with_answer=answers)
+            passage = collection.document(gold.uri).text[gold.start : gold.end]
+            text, answer = _write_question(reader, passage, with_answer=answers)
             kept = bool(text) and text not in questions
             if text and kept and answers:
-                answer = _verified_answer(collection, text, context, passage, answer)
+                answer = _verified_answer(collection, text, passage, answer)
                 kept = answer is not None
             if text and kept:
                 kept = _is_found(collection, Question(str(number), text, (gold,)), depth)
@@ -153,11 +148,9 @@ def _is_found(collection: Collection, question: Question, depth: int) -> bool:
     return any(place.gold is not None for hits in rankings for place in rank_hits(question, hits, depth)[0])
 
 
-def _verified_answer(
-    collection: Collection, question: str, context: str, passage: str, written: str | None
-) -> str | None:
+def _verified_answer(collection: Collection, question: str, passage: str, written: str | None) -> str | None:
     """The written answer, if the verifier finds it or cannot read the passage, else the verifier's, if it is likely."""
-    hit = Hit("", passage, 0, len(passage), 0, None, {}, context=context)
+    hit = Hit("", passage, 0, len(passage), 0, None, {})
     try:
         readings = shipped_verifier().read(question, [hit], collection.language)
     except ModelNotFoundError:
@@ -195,18 +188,17 @@ def _sample_passages(collection: Collection, count: int, seed: int) -> Iterator[
         yield Gold(document.uri, start, min(spans[last][1], start + 4 * _PASSAGE_CHARACTERS))
 
 
-def _write_question(reader: Reader, context: str, passage: str, *, with_answer: bool) -> tuple[str | None, str | None]:
+def _write_question(reader: Reader, passage: str, *, with_answer: bool) -> tuple[str | None, str | None]:
     """A question and its answer; the answer is None if it is not in the passage, too long, or in the question."""
-    text = embedded_text(context, passage)
     if not with_answer:
-        messages = [Message("user", f"{text}\n\n{_QUESTION_PROMPT}")]
+        messages = [Message("user", f"{passage}\n\n{_QUESTION_PROMPT}")]
         with reader.stream(messages, Sampling(max_tokens=64)) as stream:
             return _parse_question("".join(stream).strip()), None
     messages = []
-    for *parts, question, answer in _EXAMPLES:
-        messages.append(Message("user", f"{embedded_text(*parts)}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
+    for text, question, answer in _EXAMPLES:
+        messages.append(Message("user", f"{text}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
         messages.append(Message("assistant", f"Question: {question}\nAnswer: {answer}"))
-    messages.append(Message("user", f"{text}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
+    messages.append(Message("user", f"{passage}\n\n{_QUESTION_AND_ANSWER_PROMPT}"))
     try:
         stream = reader.stream(messages, Sampling(max_tokens=96, grammar=_GRAMMAR))
     except UnsupportedError:  # a reader without grammars may still write this form
@@ -218,11 +210,11 @@ def _write_question(reader: Reader, context: str, passage: str, *, with_answer: 
             if len(output.partition("Answer:")[2].split()) > _MAX_ANSWER_WORDS + 1:
                 break
     output = output.strip()
-    asked, _, rest = output.partition("?")
-    written = _parse_question(f"{asked}?" if rest else "")
+    text, _, rest = output.partition("?")
+    written = _parse_question(f"{text}?" if rest else "")
     answer_lines = rest.partition("Answer:")[2].strip().splitlines()
     answer = re.split(r"[.;]\s", answer_lines[0])[0].strip(" *\"'“”.") if answer_lines else ""
-    if written in {question for *_, question, _ in _EXAMPLES}:  # a small reader may repeat one
+    if written in {question for _, question, _ in _EXAMPLES}:  # a small reader may repeat one
         written = None
     usable = (
         written

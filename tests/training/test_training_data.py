@@ -395,30 +395,6 @@ def test_the_verifier_checks_and_corrects_written_answers(towns: Collection) -> 
     }
 
 
-def test_the_writer_and_the_verifier_see_the_headings_above_a_passage(tmp_path: Path, collection: Collection) -> None:
-    """The passage does not say what opens at nine; a question that names it finds the passage and its answer."""
-    ferries = tmp_path / "Ferries 2031"
-    ferries.mkdir()
-    padding = "Tickets are sold on board. Dogs and bicycles travel free of charge, and groups get a discount. " * 12
-    for town in TOWNS:
-        (ferries / f"{town}.md").write_text(f"# Timetable\n\n## Harbour office\n\nIt opens at nine. {padding}\n")
-    collection.sync(ferries)
-
-    def script(messages: Sequence[Message]) -> str:
-        asked.append(messages[-1].content)
-        town = asked[-1].split()[0]
-        return f"Question: When does the harbour office of {town} open?\nAnswer: at nine\n"
-
-    asked = list[str]()
-    questions = generate_questions(collection, ScriptedReader(script), 100, answers=True)
-    beginnings = {text.partition("\n")[0].partition(" ")[2] for text in asked}
-    assert beginnings == {"> Timetable", "> Timetable > Harbour office"}  # a passage may begin with a heading
-    assert {question.answers for question in questions} == {("at nine",)}
-    assert {question.text for question in questions} == {
-        f"When does the harbour office of {text.split()[0]} open?" for text in asked if "It opens at nine." in text
-    }
-
-
 def test_kept_questions_are_not_checked_again(
     tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
