@@ -69,6 +69,7 @@ def reader_rates(side: str, seconds: float) -> dict[str, float]:
 
     if side.startswith("fixed"):
         ThreadCount.count = property(lambda self: self.maximum)  # type: ignore[assignment,method-assign]
+        ThreadCount.record = lambda *_: None  # type: ignore[method-assign]
     reader = LlamaCppReader("bundled", threads=1 if side == "fixed: one thread" else None, slots=SLOTS)
     for stream in [reader.stream(essay(topic), Sampling(max_tokens=2)) for topic in TOPICS]:
         list(stream)  # memory for all slots, and all prompts evaluated
