@@ -197,7 +197,7 @@ def cite_sentences(output: str, analysis: Analysis, pictured: Set[int] = frozens
     marker of one that does, if there is one.
     """
     question, windows, all_windows = analysis.question, analysis.windows, analysis.all_windows
-    plain, claims = _split(output, question.terms)
+    plain, claims = _split(output, question.terms, analysis.language)
     only_yes = not any(claim.terms.all for claim in claims)
     sentences, done = [], 0
     for claim in claims:
@@ -247,7 +247,7 @@ def cite_sentences(output: str, analysis: Analysis, pictured: Set[int] = frozens
     return sentences
 
 
-def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim]]:
+def _split(output: str, question_terms: frozenset[str], language: str) -> tuple[str, list[Claim]]:
     """The output without markers, and its sentences with the passages that markers in or right after them name."""
     plain, done = "", 0
     markers: list[tuple[int, int, tuple[int, ...]]] = []  # position in `plain`, length, passages
@@ -257,7 +257,7 @@ def _split(output: str, question_terms: frozenset[str]) -> tuple[str, list[Claim
         done = match.end()
     plain += output[done:]
     claims, previous_start = [], 0
-    spans = sentence_spans(plain)
+    spans = sentence_spans(plain, language)
     for number, (start, end) in enumerate(spans):
         next_start = spans[number + 1][0] if number + 1 < len(spans) else len(plain) + 1
         cited = tuple(

@@ -474,10 +474,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A question and the windows of each passage, by its number."""
+    """A question and the windows of each passage, by its number. `language` is that of the passages."""
 
     question: QuestionTerms
     windows: Mapping[int, Sequence[Window]]
+    language: str = "en"
 
     @property
     def all_windows(self) -> list[Window]:
@@ -493,10 +494,11 @@ def analyze(
     `language` is that of the passages, as ISO 639-1. The `subject` is by default that of the question.
     """
     terms, denying = terms_of(question).all, denies(question)
-    windows = {hit.n: list(_passage_windows(hit, terms)) for hit in passages if hit.n is not None}
+    own_language = language or "en"
+    windows = {hit.n: list(_passage_windows(hit, terms, own_language)) for hit in passages if hit.n is not None}
     counts = [len(window.question_terms) for of_passage in windows.values() for window in of_passage]
     subject = subject or subject_of(question, language)
-    return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject), windows)
+    return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject), windows, own_language)
 
 
 def nearest_window(analysis: Analysis) -> Window | None:
@@ -505,7 +507,7 @@ def nearest_window(analysis: Analysis) -> Window | None:
     return max(windows, key=lambda window: len(window.question_terms), default=None)
 
 
-def _passage_windows(hit: Hit, question_terms: frozenset[str]) -> Iterator[Window]:
+def _passage_windows(hit: Hit, question_terms: frozenset[str], language: str) -> Iterator[Window]:
     """The sentences of a passage."""
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
@@ -514,7 +516,7 @@ def _passage_windows(hit: Hit, question_terms: frozenset[str]) -> Iterator[Windo
     header, header_text, previous_text = _NO_TERMS, rows[-1] if rows else "", ""
     caption, scales = _NO_TERMS, context.magnitudes  # "in millions" above a table holds for its numbers
     passage_terms = context.all | terms_of(hit.text).all
-    for start, end in sentence_spans(hit.text):
+    for start, end in sentence_spans(hit.text, language):
         text = hit.text[start:end]
         own = terms_of(text)
         if not text.startswith("|"):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ragfm.citations.decision import compose, describe_contradiction, ground
-from ragfm.citations.grounding import cite, correct_answer
+from ragfm.citations.grounding import cite, cite_sentences, correct_answer
 from ragfm.citations.support import analyze, best_spans, terms_of
 from ragfm.citations.verifier import Reading
 from ragfm.core.text import MARKER
@@ -562,6 +562,14 @@ def test_chinese_and_japanese_are_compared_by_pairs_of_characters(
 )
 def test_chinese_numerals_are_numbers(numeral: str, number: str) -> None:
     assert terms_of(f"约{numeral}人").numbers == {number}
+
+
+def test_sentences_end_by_the_rules_of_the_passages_language() -> None:
+    text = "Der Antrag ist einzureichen. Resturlaub verfällt am 31. März des Folgejahres."
+    analysis = analyze("Wann verfällt Resturlaub?", _shown(text), "de")
+    (sentence,) = cite_sentences("Resturlaub verfällt am 31. März.", analysis)
+    assert sentence.text == "Resturlaub verfällt am 31. März [1]."
+    assert [found.quote for found in sentence.evidence] == ["Resturlaub verfällt am 31. März des Folgejahres."]
 
 
 def test_only_a_sentence_that_refers_back_borrows_a_name() -> None:
