@@ -1,12 +1,17 @@
 """Retrieval and answers over reports that look alike: financebench, 25 filings of 13 companies, with 55 questions.
 
     python benchmarks/bench_reports.py retrieval [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_reports.py prompts --reader NAME [--keep FOLDER] [--label NAME]
     python benchmarks/bench_reports.py answers --reader NAME [--keep FOLDER] [--label NAME]
     python benchmarks/bench_reports.py peers --reader NAME --python PEERS/bin/python --keep FOLDER [--label NAME]
 
 `retrieval`: the right document, and the page with the evidence, among the first 1, 5 and 10 hits of each mode, and of
 what `ask` reads (`ask`: re-ranked). Lines 2, 4, … of the question file may be used for tuning; "reporting" are the
 others.
+
+`prompts`: the share of the numbers of the evidence (of four digits or more; no years) that a reader is shown in the
+right document, and the tokens of the prompt: from 5 and 8 hits only, with the chunks next to them, and with their
+tables.
 
 `answers`: each answer is judged against the reference. Where the reference has a number, an answer is right if it has
 the first number of the reference, up to rounding, at the scale that the question or the reference names; others are
@@ -38,11 +43,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import data
+import numpy as np
 from measure import MODES, about, save
 
 from ragfm import Collection, Hit, Rag
 from ragfm.core.types import Message, Sampling
-from ragfm.generation.readers import load_reader
+from ragfm.evaluation.metrics import estimate_means
+from ragfm.generation.readers import MANY_PASSAGES, load_reader
 
 DATA = data.DATA / "financebench"
 LABELS = Path(__file__).parent / "labels" / "reports.jsonl"
@@ -120,6 +127,45 @@ def retrieval(folder: Path) -> dict[str, Any]:
             result[name]["median_ms"] = round(sorted(times)[len(times) // 2] * 1000, 1)
             print(f"{name:8}", "  ".join(f"{key} {value}" for key, value in result[name].items()), flush=True)
     return result
+
+
+def long_numbers(text: str) -> set[str]:
+    """The numbers of four characters or more, without separators of thousands; years are left out."""
+    found = (one.replace(",", "") for one in re.findall(r"\d[\d,]*(?:\.\d+)?", text))
+    return {one for one in found if len(one) > 3 and not re.fullmatch(r"(19|20)\d\d", one)}
+
+
+def prompts(folder: Path, reader: str) -> dict[str, Any]:
+    """What of the evidence is in the prompts, by what they show around the hits."""
+    asked = [
+        (question, long_numbers(" ".join(one["text"] for one in question["evidence"]))) for question in questions()
+    ]
+    asked = [(question, wanted) for question, wanted in asked if wanted]
+    ways: dict[str, Any] = {}
+    with Collection.open(folder / "collection") as collection:
+        collection.sync(DATA / "pdfs", name="reports")
+        base = load_reader(reader)
+        for k in (5, MANY_PASSAGES):
+            rag = Rag(collection, reader=base, k=k)
+            room = k * collection.embedder.max_tokens
+            tables, chunks = (collection.table_chunks, 2 * room), (collection.neighbours, room)
+            for name, parts in (("hits", ()), ("and chunks next to them", (chunks,)), ("and tables", (tables, chunks))):
+                rag._widening = lambda parts=parts: parts  # type: ignore[method-assign,misc]
+                shares, tokens = [], []
+                for question, wanted in asked:
+                    prompt = rag._build_prompt(rag._retrieve(question["question"], (), None, None), documents_only=True)
+                    assert prompt
+                    of_document = (hit.text for hit in prompt.shown if hit.uri.endswith(question["document"]))
+                    shares.append(len(wanted & long_numbers(" ".join(of_document))) / len(wanted))
+                    tokens.append(rag.reader.count_tokens(prompt.messages))
+                share = estimate_means(np.array(shares)[:, None])[0]
+                ways[f"{k} {name}"] = {
+                    "share": [share.value, share.low, share.high],
+                    "tokens": int(np.median(tokens)),
+                    "most tokens": max(tokens),
+                }
+                print(f"{k} {name}", ways[f"{k} {name}"], flush=True)
+    return {"reader": Path(reader).name, "questions": len(asked), "ways": ways}
 
 
 def numbers(text: str) -> list[tuple[float, float]]:
@@ -313,7 +359,7 @@ def peers(keep: Path, python: str, reader: str, count: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["retrieval", "answers", "peers"])
+    parser.add_argument("part", choices=["retrieval", "prompts", "answers", "peers"])
     parser.add_argument("--reader", default="bundled", help="reader of `answers` and `peers`")
     parser.add_argument("--python", default=sys.executable, help="Python of the environment of `peers`")
     parser.add_argument("--answers", type=int, default=28, help="number of questions that `peers` asks the readers")
@@ -322,10 +368,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
-        if options.part == "peers":
+        if options.part == "retrieval":
+            found = retrieval(folder)
+        elif options.part == "peers":
             found = peers(folder, options.python, options.reader, options.answers)
         else:
-            found = retrieval(folder) if options.part == "retrieval" else answers(folder, options.reader)
+            found = {"prompts": prompts, "answers": answers}[options.part](folder, options.reader)
         result = about("reports") | {"part": options.part} | found
     if options.label:
         save(result, f"reports-{options.part}-{options.label}")

@@ -997,6 +997,16 @@ def report_answers() -> str:
     return _table(["reader", *kinds, "right and verified", "wrong and verified", "seconds"], rows)
 
 
+def report_prompts() -> str:
+    rows = []
+    for path in sorted(RESULTS.glob("reports-prompts-*.json")):
+        result = _result(path.stem)
+        for way, found in result["ways"].items():
+            cells = (_interval(found["share"]), f"{found['tokens']:,}", f"{found['most tokens']:,}")
+            rows.append([result["reader"].removesuffix(".gguf"), way, *cells])
+    return _table(["reader", "passages from", "numbers shown [95 %]", "tokens", "most"], rows)
+
+
 def report_tables() -> str:
     result = _result("tables")
     own = result["ragfm"]
@@ -1127,6 +1137,7 @@ TABLES: dict[str, Callable[[], str]] = {
             reports,
             report_answers,
             report_tables,
+            report_prompts,
             report_peers,
             table_tools,
             ranking,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 T = TypeVar("T")
+_TABLE_CHUNKS = 4  # on each side of a hit
 _PAUSE_SECONDS = 0.1  # between two checks; between two slices, twice the interval at which others try to get the lock
 
 
@@ -475,6 +476,31 @@ class Collection:
                 loaded = load_hits(unscored(ids), catalog, snapshot)
                 near += [one for one in loaded if (one.uri, one.page, one.place, one.headings) == section]
             return near
+
+        return self._read(found)
+
+    def table_chunks(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The other chunks of the tables that hits are from, or introduce.
+
+        For each hit the four chunks after it at most, then the four before it, nearest first. The hits themselves are
+        left out. A hit of a document that has changed since has none.
+        """
+        from ragfm.retrieval.passages import table_around
+        from ragfm.retrieval.search import load_hits, unscored
+
+        def found(snapshot: SearchBackend) -> list[Hit]:
+            catalog, at = self._catalog(), snapshot.generation.id
+            ids: list[int] = []
+            for hit in hits:
+                document = catalog.chunk_rows([hit.chunk_id]).get(hit.chunk_id, ("", "", ""))[2]
+                if document[hit.start : hit.end] != hit.text:
+                    continue
+                start, end = table_around(document, hit.start, hit.end)
+                after = catalog.chunks_within(at, hit.chunk_id, hit.end, end)[:_TABLE_CHUNKS]
+                before = catalog.chunks_within(at, hit.chunk_id, start, hit.start)[-_TABLE_CHUNKS:]
+                ids += [*after, *reversed(before)]
+            known = {hit.chunk_id for hit in hits}
+            return load_hits(unscored([one for one in dict.fromkeys(ids) if one not in known]), catalog, snapshot)
 
         return self._read(found)
 

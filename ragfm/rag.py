@@ -25,9 +25,9 @@ from ragfm.core.types import Answer, Message, Sampling, Usage
 from ragfm.generation.answer_log import AnswerContext
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
-from ragfm.generation.prompt import Prompt, build_prompt, prompt_fingerprint, prompt_prefix
+from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint, prompt_prefix
 from ragfm.generation.prompt_template import load_strategy
-from ragfm.generation.readers import DEFAULT_PASSAGES, configured_reader
+from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, configured_reader
 from ragfm.generation.readers.images import check_images
 from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, is_greeting, needs_larger_reader
 from ragfm.models.adapters import serving_adapter
@@ -95,6 +95,7 @@ class Rag:
         passages: int = getattr(self.base_reader, "passages", DEFAULT_PASSAGES)
         self.k: int = k or settings.k or passages
         self._widens = settings.merge and passages > DEFAULT_PASSAGES
+        self._shows_tables = self._widens and passages >= MANY_PASSAGES
         if keep := getattr(self.base_reader, "keep", None):
             keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.reader = _scoped(self.base_reader, collection)
@@ -405,7 +406,6 @@ class Rag:
             except CollectionError:  # removed since
                 return None
 
-        widens = self._widens and retrieved.searched
         prompt = build_prompt(
             retrieved.query,
             retrieved.chosen,
@@ -417,12 +417,19 @@ class Rag:
             documents_only=documents_only,
             instruction=instruction,
             strategy=None if instruction else self.strategy,
-            neighbours=self.collection.neighbours if widens else None,
-            passage_tokens=self.k * self.collection.embedder.max_tokens if widens else 0,
+            widening=self._widening() if retrieved.searched else (),
             images=images,
             picture_of=picture_of if self._sees and pictures else None,
         )
         return replace(prompt, dropped=(*retrieved.duplicates, *prompt.dropped))
+
+    def _widening(self) -> tuple[Widening, ...]:
+        """What a reader that can use more is shown around the hits: whole tables, then the chunks next to the hits."""
+        if not self._widens:
+            return ()
+        tokens = self.k * self.collection.embedder.max_tokens
+        tables = ((self.collection.table_chunks, 2 * tokens),) if self._shows_tables else ()
+        return (*tables, (self.collection.neighbours, tokens))
 
 
 def _scoped(reader: Reader, collection: Collection) -> Reader:

@@ -12,12 +12,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import TypeAlias
 
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import ContextOverflowError, UnsupportedError
 from ragfm.core.types import Dropped, Hit, ImagePart, Message, Reader, embedded_text
 from ragfm.generation.prompt_template import PromptTexts, Strategy, load_strategy, number_passages
 from ragfm.retrieval.passages import passage_with
+
+Widening: TypeAlias = tuple[Callable[[Sequence[Hit]], Sequence[Hit]], int]
+"""Finds chunks around hits, and the tokens of all passages up to which they are shown."""
 
 _MAX_TURNS = 4  # of the history in a prompt: they follow the passages, so no prefix cache has them
 
@@ -66,8 +70,7 @@ def build_prompt(
     documents_only: bool = True,
     instruction: str | None = None,
     strategy: Strategy | None = None,
-    neighbours: Callable[[Sequence[Hit]], Sequence[Hit]] | None = None,
-    passage_tokens: int = 0,
+    widening: Sequence[Widening] = (),
     images: Sequence[ImagePart] = (),
     picture_of: Callable[[str], ImagePart | None] | None = None,
 ) -> Prompt:
@@ -90,9 +93,8 @@ def build_prompt(
         documents_only: Forbid the reader to answer from its own knowledge.
         instruction: Text before the question, instead of the strategy's request for an answer.
         strategy: Texts and examples. Default: `zero-shot`.
-        neighbours: Finds the chunks next to hits. As many as fit into `passage_tokens`, together with the hits, are
-            shown too.
-        passage_tokens: Tokens of all passages together, without pictures, that are filled up by neighbours.
+        widening: Finds chunks around hits, such as those next to them. As many as fit into a number of tokens, together
+            with all other passages and without pictures, are shown too.
         images: Images that the user asks about.
         picture_of: Finds the picture of a figure by its hash, None if there is none any more; for a reader with vision.
 
@@ -101,9 +103,7 @@ def build_prompt(
     """
     strategy = strategy or load_strategy()
     texts, room = strategy.texts(documents_only=documents_only), reader.context_tokens - answer_tokens
-    layout = _Layout(
-        reader, room, history, arrange, strategy, texts, instruction, neighbours, passage_tokens, picture_of
-    )
+    layout = _Layout(reader, room, history, arrange, strategy, texts, instruction, widening, picture_of)
     now = EarlierTurn(question, hits, len(history), images)
     prompt: Prompt | None = None
     for turn in (*earlier, now):
@@ -129,8 +129,7 @@ class _Layout:
     strategy: Strategy
     texts: PromptTexts
     instruction: str | None
-    neighbours: Callable[[Sequence[Hit]], Sequence[Hit]] | None
-    passage_tokens: int
+    widening: Sequence[Widening]
     picture_of: Callable[[str], ImagePart | None] | None
 
     def start(self, turn: EarlierTurn) -> Prompt | None:
@@ -194,24 +193,26 @@ class _Layout:
     def _fill_up(
         self, turn: EarlierTurn, hits: Sequence[Hit], recent: Sequence[Message], pictures: Mapping[str, ImagePart]
     ) -> Sequence[Hit]:
-        """The passages of hits and of as many of their neighbours as `passage_tokens` have room for."""
+        """The passages of hits, and of as many chunks around them as there is room for."""
+
+        def tokens(passages: Sequence[Hit], pictures: Mapping[str, ImagePart] = pictures) -> int:
+            return self.reader.count_tokens(self.messages(turn, passages, recent, pictures))
+
         passages = self.arrange(hits)
-        if self.neighbours is None or not hits:
+        if not self.widening or not hits:
             return passages
-        empty = self.reader.count_tokens(self.messages(turn, (), recent))
-        filled = self.reader.count_tokens(self.messages(turn, passages, recent, pictures))
-        of_pictures = filled - self.reader.count_tokens(self.messages(turn, passages, recent)) if pictures else 0
-        limit = min(self.room, empty + self.passage_tokens + of_pictures)
-        if filled >= limit:
-            return passages
-        near = self.neighbours(hits)
+        empty, of_pictures = tokens((), {}), tokens(passages) - tokens(passages, {}) if pictures else 0
+        chosen = list(hits)
+        for find, passage_tokens in self.widening:
+            known, limit = {hit.chunk_id for hit in chosen}, min(self.room, empty + passage_tokens + of_pictures)
+            longer = [*chosen, *(hit for hit in find(hits) if hit.chunk_id not in known)]
 
-        def exceeds(count: int) -> bool:
-            longer = self.arrange([*hits, *near[:count]])
-            return self.reader.count_tokens(self.messages(turn, longer, recent, pictures)) > limit
+            def exceeds(count: int, hits: Sequence[Hit] = longer, limit: int = limit) -> bool:
+                return tokens(self.arrange(hits[:count])) > limit
 
-        fitting = bisect_left(range(1, len(near) + 1), True, key=exceeds)
-        return self.arrange([*hits, *near[:fitting]])
+            fitting = bisect_left(range(len(chosen) + 1, len(longer) + 1), True, key=exceeds)
+            chosen = longer[: len(chosen) + fitting]
+        return self.arrange(chosen)
 
     def extend(self, previous: Prompt, turn: EarlierTurn) -> Prompt | None:
         """The previous prompt's passages, then the new ones of a turn; None if they do not fit."""

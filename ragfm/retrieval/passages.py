@@ -24,6 +24,7 @@ NEAR_DUPLICATE = 0.9
 _SHINGLE = 3  # words
 _WORD = re.compile(r"\w+")
 _HAS_DIGIT = re.compile(r"\d")
+_ROWS = re.compile(r"(?:\s*\|[^\n]*)*")
 
 
 def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
@@ -94,6 +95,24 @@ def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, 
             passage = replace(passage, text=text, start=start, end=end, context=first_hit.context, lines=joined)
         passages.append(passage)
     return passages
+
+
+def table_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span of `text[start:end]` together with the Markdown tables that it begins and ends in, or introduces.
+
+    Tables with only space between them count as one: parsers cut a table of a PDF file where its columns change.
+    """
+    rest = _ROWS.match(text, end)
+    assert rest
+    if text.startswith("|", start):
+        position = start
+        for line in reversed(text[:start].splitlines(keepends=True)):
+            position -= len(line)
+            if line.startswith("|"):
+                start = position
+            elif line.strip():
+                break
+    return start, rest.end()
 
 
 def passage_with(hit: Hit, passages: Iterable[Hit]) -> Hit | None:

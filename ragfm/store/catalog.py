@@ -451,6 +451,18 @@ class Catalog:
             after = connection.scalar(query.where(chunks.c.start > start).order_by(chunks.c.start))
         return [one for one in (before, after) if one is not None]
 
+    def chunks_within(self, generation: int, chunk_id: int, start: int, end: int) -> list[int]:
+        """The ids of the chunks that overlap a span of a chunk's document, at a generation, in order."""
+        document = sa.select(chunks.c.document_id).where(chunks.c.id == chunk_id).scalar_subquery()
+        query = (
+            sa.select(chunks.c.id)
+            .where(chunks.c.document_id == document, alive(chunks, generation))
+            .where(chunks.c.start < end, chunks.c.end > start)
+            .order_by(chunks.c.start)
+        )
+        with self.read() as connection:
+            return list(connection.execute(query).scalars())
+
     def chunk_texts(self, ids: Ids) -> Iterator[str]:
         """The indexed text (context and text) of each chunk, in the order of the ids; read in batches.
 

@@ -144,8 +144,8 @@ def test_images_of_the_user_precede_the_question() -> None:
 
 def test_neighbours_are_filled_up_with_text() -> None:
     near = [hit(number) for number in range(10, 20)]
-    filled = build([hit(1, "a")], neighbours=lambda hits: near, passage_tokens=120)
-    plain = build([hit(1)], neighbours=lambda hits: near, passage_tokens=120)
+    filled = build([hit(1, "a")], widening=[(lambda hits: near, 120)])
+    plain = build([hit(1)], widening=[(lambda hits: near, 120)])
     assert len(filled.shown) == len(plain.shown) == 3
     assert filled.pictured == {1}
 

@@ -10,7 +10,7 @@ import pytest
 from ragfm import Collection, Rag, Settings
 from ragfm.core.config import AskSection, ChunkSection, SearchSection
 from ragfm.core.types import Hit
-from ragfm.retrieval.passages import arrange, distinct
+from ragfm.retrieval.passages import arrange, distinct, table_around
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 TEXT = "The boat leaves at nine. It comes back at five.\n\nDogs stay ashore. Cats may come along, in a box."
@@ -131,3 +131,47 @@ def test_each_step_can_be_switched_off(tmp_path: Path) -> None:
     reader, answer = _asked(tmp_path, files, "When does the boat leave?", k=4, distinct=False, merge=False)
     assert reader.prompts[0][-1].content.count("The boat leaves at nine.") == 2
     assert [h.n for h in answer.hits] == [1, 2, 3, 4]  # type: ignore[attr-defined]
+
+
+ROWS = "\n".join(f"| Ship {number} | {number}00 tons | harbour {number} |" for number in range(12))
+REPORT = f"# Fleet\n\nAll ships:\n\n| Ship | Load | Place |\n| --- | --- | --- |\n{ROWS}\n\nNo ship was sold.\n"
+
+
+def test_a_table_is_found_from_each_of_its_rows_and_from_its_introduction() -> None:
+    first, last = REPORT.index("| Ship |"), REPORT.index("\n\nNo ship")
+    for row in (0, 5, 11):
+        start = REPORT.index(f"| Ship {row} ")
+        assert table_around(REPORT, start, REPORT.index("\n", start)) == (first, last)
+    introduction = REPORT.index("All ships")
+    assert table_around(REPORT, introduction, REPORT.index(":") + 1) == (introduction, last)
+    after = REPORT.index("No ship")
+    assert table_around(REPORT, after, len(REPORT)) == (after, len(REPORT))
+    pieces = f"| a | b |\n\n{REPORT[first:last]}\n\n| c | d |\n"  # one table, as parsers cut it
+    assert table_around(pieces, 20, 40) == (20, len(pieces) - 1)
+    assert table_around(pieces, 11, 12)[0] == 0
+    assert table_around("| a |", 0, 5) == (0, 5)
+
+
+class _WideReader(ScriptedReader):
+    passages = 8
+
+
+def test_a_reader_sees_the_whole_table_that_a_row_is_from(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "fleet.md").write_text(REPORT)
+    settings = Settings(chunk=ChunkSection(size=48), ask=AskSection(reranker="none"))
+    with Collection.open(
+        tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder(max_tokens=128)
+    ) as collection:
+        collection.sync(tmp_path / "docs")
+        hit = next(hit for hit in collection.search("harbour 6", 20) if "harbour 6" in hit.text)
+        after, *before = (chunk.text for chunk in collection.table_chunks([hit]))
+        assert after.startswith("| Ship 10 ")
+        assert [text.partition(" |\n")[0] for text in before] == [
+            "| Ship 2 | 200 tons | harbour 2",
+            "| Ship | Load | Place",
+        ]
+        reader = _WideReader(["600 tons [1]."])
+        Rag(collection, reader=reader, k=1).ask("What does the ship in harbour 6 carry, 600 tons?")
+    shown = reader.prompts[0][-1].text
+    assert [number for number in range(12) if f"harbour {number} " in shown] == list(range(12))
