@@ -314,11 +314,19 @@ def fair() -> str:
 
 def reader() -> str:
     results = _result("reader")
-    result = next(entry for name, entry in results.items() if name.endswith(".gguf"))
+    files = {name: entry for name, entry in results.items() if name.endswith(".gguf")}
+    result = next(iter(files.values()))
 
-    def rates(name: str) -> list[str]:
+    def rates(label: str, name: str) -> list[list[str]]:
+        """A row for each processor and weight format that was measured."""
         sides = ("at once", "llama_cpp.server", "llama-server", "Llama, one by one")
-        return [f"{result[name][side]:.3g}" if side in result[name] else "-" for side in sides]
+        return [
+            [
+                f"{label}; {entry['machine']['processor']}, {re.split('[.-]', file)[-2]}",
+                *(f"{entry[name][side]:.3g}" if side in entry[name] else "-" for side in sides),
+            ]
+            for file, entry in files.items()
+        ]
 
     def waits(name: str) -> list[str]:
         keys = [f"{side}, {name}" for side in ("ours", "llama_cpp.server", "llama-server")]
@@ -329,8 +337,8 @@ def reader() -> str:
 
     times, cold = result["follow_up"], result["cold"]
     rows = [
-        ["8 long answers at once, tokens/s", *rates("talking")],
-        ["8 prompts with a passage and short answers at once, tokens/s", *rates("together")],
+        *rates("8 long answers at once, tokens/s", "talking"),
+        *rates("8 prompts with a passage and short answers at once, tokens/s", "together"),
         ["longest pause of a stream while a prompt of 2,000 tokens is evaluated, s", *waits("longest")],
         ["time to first token of that prompt, s", *waits("first of the long one")],
         row(
