@@ -92,10 +92,8 @@ class Rag:
         else:
             self.reader_name = type(reader).__name__
             self.base_reader = reader
-        passages: int = getattr(self.base_reader, "passages", DEFAULT_PASSAGES)
-        self.k: int = k or settings.k or passages
-        self._widens = settings.merge and passages > DEFAULT_PASSAGES
-        self._shows_tables = self._widens and passages >= MANY_PASSAGES
+        self._passages: int = getattr(self.base_reader, "passages", DEFAULT_PASSAGES)
+        self.k: int = k or settings.k or self._passages
         if keep := getattr(self.base_reader, "keep", None):
             keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.reader = _scoped(self.base_reader, collection)
@@ -425,10 +423,10 @@ class Rag:
 
     def _widening(self) -> tuple[Widening, ...]:
         """What a reader that can use more is shown around the hits: whole tables, then the chunks next to the hits."""
-        if not self._widens:
+        if not self._settings.merge or self._passages <= DEFAULT_PASSAGES:
             return ()
         tokens = self.k * self.collection.embedder.max_tokens
-        tables = ((self.collection.table_chunks, 2 * tokens),) if self._shows_tables else ()
+        tables = ((self.collection.table_chunks, 2 * tokens),) if self._passages >= MANY_PASSAGES else ()
         return (*tables, (self.collection.neighbours, tokens))
 
 
