@@ -171,10 +171,11 @@ def _sample_passages(collection: Collection, count: int, seed: int) -> Iterator[
         raise DataError(f"{collection.path} contains no text to write questions from.", "Ingest documents first.")
     rng = random.Random(seed)  # noqa: S311
     lengths = list(accumulate(document.characters for document in documents))
+    language = collection.language or "en"
 
     @lru_cache(maxsize=64)
     def spans_of(uri: str) -> list[tuple[int, int]]:
-        return list(sentence_spans(collection.document(uri).text))
+        return list(sentence_spans(collection.document(uri).text, language))
 
     for _ in range(count):
         (document,) = rng.choices(documents, cum_weights=lengths)

@@ -21,6 +21,7 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Hit, Message
 from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
 from ragfm.evaluation.answer_matching import contains_answer
+from ragfm.evaluation.question_generation import _sample_passages
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, build_raft_dataset, load_held_out, read_examples
@@ -371,6 +372,19 @@ def test_in_other_languages_written_answers_are_words_of_the_text(towns: Collect
     questions = generate_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
     assert {question.answers for question in questions} == {("fishermen",)}
     assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
+
+
+def test_passages_end_with_the_sentences_of_their_language(tmp_path: Path, collection: Collection) -> None:
+    (tmp_path / "texte").mkdir()
+    for number in range(1, 13):
+        satz = f"Der Urlaub des Vorjahres verfällt am {number}. März des Folgejahres, wenn er bis dahin übrig ist. "
+        (tmp_path / "texte" / f"{number}.txt").write_text(satz * 20)
+    collection.sync(tmp_path / "texte")
+    assert collection.language == "de"
+    for gold in _sample_passages(collection, 40, seed=0):
+        assert gold.end is not None
+        text = collection.document(gold.uri).text
+        assert text[: gold.end].endswith("ist.")
 
 
 def test_the_verifier_checks_and_corrects_written_answers(towns: Collection) -> None:
