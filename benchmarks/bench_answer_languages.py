@@ -21,15 +21,14 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_confidence import SMALL, make_hit, read_lines
+from bench_confidence import SMALL, answer_record, make_hit, read_lines
 from data import xquad
 from measure import about, save
 
@@ -69,21 +68,12 @@ def ask(keep: Path, reader: str, k: int | None, language: str, count: int) -> No
                 article = question.gold[0].uri.rpartition("/")[0]
                 found = collection.search(question.text, rag.k + _MORE, rerank="auto")
                 hits = [hit for hit in found if hit.uri.rpartition("/")[0] != article][: rag.k]
-            begin = time.perf_counter()
-            stream = rag.stream(question.text, hits=hits)
-            output = "".join(stream)
             record = {
                 "reader": label,
                 "language": language,
                 "detected": collection.language,
-                "id": question.id,
-                "question": question.text,
-                "answers": question.answers,
                 "unanswerable": bool(number % 2),
-                "output": output,
-                "seconds": round(time.perf_counter() - begin, 2),
-                "hits": [asdict(hit) for hit in stream.answer.hits],
-                "passages": [asdict(hit) for hit in stream.prompt.shown] if stream.prompt else [],
+                **answer_record(rag, question, hits),
             }
             with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")

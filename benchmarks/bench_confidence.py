@@ -145,6 +145,22 @@ DOMAINS = {
 }
 
 
+def answer_record(rag: Rag, question: Question, hits: Sequence[Hit] | None) -> dict[str, Any]:
+    """Ask a question, and return it with the output, the hits, and the passages that the reader was shown."""
+    begin = time.perf_counter()
+    stream = rag.stream(question.text, hits=hits)
+    output = "".join(stream)
+    return {
+        "id": question.id,
+        "question": question.text,
+        "answers": question.answers,
+        "output": output,
+        "seconds": round(time.perf_counter() - begin, 2),
+        "hits": [asdict(hit) for hit in stream.answer.hits],
+        "passages": [asdict(hit) for hit in stream.prompt.shown] if stream.prompt else [],
+    }
+
+
 def ask(keep: Path, reader: str, adapter: str | None, k: int | None, names: Sequence[str], count: int) -> None:
     """Ask the questions of the sets, and keep passages and outputs."""
     file = keep / "answers.jsonl"
@@ -166,21 +182,12 @@ def ask(keep: Path, reader: str, adapter: str | None, k: int | None, names: Sequ
                     gold = {one.uri for one in question.gold}
                     found = collection.search(question.text, rag.k + _MORE, rerank="auto")
                     hits = [hit for hit in found if hit.uri not in gold][: rag.k]
-                begin = time.perf_counter()
-                stream = rag.stream(question.text, hits=hits)
-                output = "".join(stream)
                 record = {
                     "reader": label,
                     "set": name,
-                    "id": question.id,
-                    "question": question.text,
-                    "answers": question.answers,
                     "unanswerable": without or question.unanswerable,
-                    "output": output,
-                    "seconds": round(time.perf_counter() - begin, 2),
                     "language": collection.language,
-                    "hits": [asdict(hit) for hit in stream.answer.hits],
-                    "passages": [asdict(hit) for hit in stream.prompt.shown] if stream.prompt else [],
+                    **answer_record(rag, question, hits),
                 }
                 with file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")

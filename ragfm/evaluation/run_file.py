@@ -113,8 +113,9 @@ def run_questions(
 
 def question_count(done: int, about: Mapping[str, Any]) -> str:
     """The size of a run, as in `500 questions`, or `stopped: 20 of 500 questions` if it was interrupted."""
-    questions = counted(question=int(about["questions"]["count"]))
-    return questions if done == int(about["questions"]["count"]) else f"stopped: {done} of {questions}"
+    count = int(about["questions"]["count"])
+    questions = counted(question=count)
+    return questions if done == count else f"stopped: {done} of {questions}"
 
 
 def _line(value: Mapping[str, Any]) -> str:

@@ -248,7 +248,7 @@ def roll_back(place: Path) -> tuple[str, str | None]:
     return last["adapter"], last["before"]
 
 
-def _prepare(rag: Rag, folder: Path, settings: RefreshSettings, progress: ProgressCallback = ignore_progress) -> None:
+def _prepare(rag: Rag, folder: Path, settings: RefreshSettings, progress: ProgressCallback) -> None:
     """Write test questions and examples, unless an interrupted refresh has done so."""
     if read_card(folder / "examples"):
         return
@@ -293,7 +293,7 @@ def _make_dataset(
     questions: Sequence[Question],
     folder: Path,
     settings: RefreshSettings,
-    progress: ProgressCallback = ignore_progress,
+    progress: ProgressCallback,
 ) -> Dataset:
     """Examples from the questions and log entries that are not tested, and replayed examples."""
     recipe = Recipe(seed=settings.training.seed)
