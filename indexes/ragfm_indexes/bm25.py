@@ -45,6 +45,7 @@ class BM25Index:
         self._selections = [SelectionCache(_selection_of(part.ids)) for part in parts]
         self._n = sum(len(part.ids) for part in parts)
         self._mean_length = max(sum(int(part.lengths.sum()) for part in parts), 1) / max(self._n, 1)
+        self._last: tuple[str | None, Sequence[Vectors]] = None, ()
 
     @classmethod
     def build(cls, ids: Ids, texts: Iterable[str], *, language: str | None = None) -> BM25Index:
@@ -98,28 +99,10 @@ class BM25Index:
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got a string")
         allowed_rows = [None if allowed is None else selections.get(allowed).rows for selections in self._selections]
-        analyzer = Analyzer(self.language or "simple")
-        constant, slope = np.float32(K1 * (1 - B)), np.float32(K1 * B / self._mean_length)
         scores, ids = empty_results(len(queries), k)
         for n, query in enumerate(queries):
-            terms = Counter(term_key(term) for word in words(query) for term in analyzer.terms(word))
-            keys = np.array(sorted(terms), dtype=np.uint64)
-            postings = [part.lookup(keys) for part in self._parts]
-            lengths = np.array([[len(rows) for rows, _ in part_postings] for part_postings in postings])
-            df = lengths.reshape(len(postings), len(keys)).sum(axis=0)
-            idf = np.log1p((self._n - df + 0.5) / (df + 0.5))
-            weights = (idf * [terms[key] for key in sorted(terms)]).astype(np.float32)
-
             found_scores, found_ids = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.int64)]
-            for part, part_postings, removed, part_allowed in zip(
-                self._parts, postings, self._removed_rows, allowed_rows, strict=True
-            ):
-                # All parts add up the terms in the same order, so rounding is the same as in an index of one part.
-                part_scores = np.zeros(len(part.lengths), dtype=np.float32)
-                for (rows, counts), weight in zip(part_postings, weights, strict=True):
-                    tf = counts.astype(np.float32)
-                    part_scores[rows] += weight * tf / (tf + constant + slope * part.lengths[rows].astype(np.float32))
-                part_scores[removed] = 0
+            for part, part_scores, part_allowed in zip(self._parts, self._scores(query), allowed_rows, strict=True):
                 best = _top_rows(part_scores, k, part_allowed)
                 found_scores.append(part_scores[best])
                 found_ids.append(part.ids[best])
@@ -127,6 +110,32 @@ class BM25Index:
             order = np.lexsort((all_ids, -all_scores))[:k]
             scores[n, : len(order)], ids[n, : len(order)] = all_scores[order], all_ids[order]
         return scores, ids
+
+    def _scores(self, query: str) -> Sequence[Vectors]:
+        """The scores of all texts of each part; those of the last query are kept, since hybrid search asks twice."""
+        last_query, last_scores = self._last
+        if query == last_query:
+            return last_scores
+        analyzer = Analyzer(self.language or "simple")
+        constant, slope = np.float32(K1 * (1 - B)), np.float32(K1 * B / self._mean_length)
+        terms = Counter(term_key(term) for word in words(query) for term in analyzer.terms(word))
+        keys = np.array(sorted(terms), dtype=np.uint64)
+        postings = [part.lookup(keys) for part in self._parts]
+        lengths = np.array([[len(rows) for rows, _ in part_postings] for part_postings in postings])
+        df = lengths.reshape(len(postings), len(keys)).sum(axis=0)
+        idf = np.log1p((self._n - df + 0.5) / (df + 0.5))
+        weights = (idf * [terms[key] for key in sorted(terms)]).astype(np.float32)
+        scores = []
+        for part, part_postings, removed in zip(self._parts, postings, self._removed_rows, strict=True):
+            # All parts add up the terms in the same order, so rounding is the same as in an index of one part.
+            part_scores = np.zeros(len(part.lengths), dtype=np.float32)
+            for (rows, counts), weight in zip(part_postings, weights, strict=True):
+                tf = counts.astype(np.float32)
+                part_scores[rows] += weight * tf / (tf + constant + slope * part.lengths[rows].astype(np.float32))
+            part_scores[removed] = 0
+            scores.append(part_scores)
+        self._last = query, scores
+        return scores
 
     def save(self, folder: Path) -> None:
         """Write `bm25.json` and the arrays of one merged part, without removed texts, into an empty folder."""

@@ -426,3 +426,16 @@ def test_incomplete_files_are_refused(tmp_path: Path, name: str, harm: str) -> N
         path.write_bytes(path.read_bytes()[:-8] if harm == "cut" else b"")
     with pytest.raises(ValueError, match=r"."):
         BM25Index.load(tmp_path)
+
+
+def test_the_scores_of_the_last_query_are_kept() -> None:
+    """Hybrid search asks for the best texts, and then for the scores of the best vectors' texts."""
+    index = BM25Index.build(np.arange(40), texts(40))
+    every, some = hits(index, "wa wb", 40), np.arange(0, 40, 3)
+    scores = index._scores("wa wb")
+    assert hits(index, "wa wb", 40, allowed=some) == [(i, s) for i, s in every if i in some]
+    assert index._scores("wa wb") is scores
+    other = hits(index, "wc", 40)
+    assert other == hits(BM25Index.build(np.arange(40), texts(40)), "wc", 40) != every
+    assert hits(index, "wa wb", 40) == every
+    assert hits(index.updated(np.array([40]), ["wa wb"], removed=np.arange(2)), "wa wb", 41) != every
