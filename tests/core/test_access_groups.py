@@ -124,8 +124,8 @@ def test_a_restricted_handle_equals_a_collection_of_the_permitted_documents(tmp_
 
 
 @pytest.mark.slow
-def test_the_same_for_a_thousand_documents_and_ten_thousand_searches(tmp_path: Path) -> None:
-    _compare(tmp_path, documents=1000, groups=20, handles=10, searches=10_000)
+def test_the_same_for_a_thousand_documents_and_four_thousand_searches(tmp_path: Path) -> None:
+    _compare(tmp_path, documents=1000, groups=20, handles=10, searches=4_000)
 
 
 def test_filters_and_uris_reveal_nothing_about_closed_documents(tmp_path: Path, collection: Collection) -> None:

@@ -1,4 +1,7 @@
-"""A writer is killed at random times and at its writing system calls. Acknowledged commits are complete."""
+"""A writer is killed at random times and at its writing system calls. Acknowledged commits are complete.
+
+`benchmarks/torture.py` does so for longer.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,6 @@ from support.torture.fork_server import ForkServer
 from support.torture.kill import kill
 
 needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not installed, or may not trace here")
-
-
-@pytest.mark.slow
-def test_a_few_kills(fork_server: ForkServer, tmp_path: Path) -> None:
-    done = kill(fork_server, tmp_path, 8)
-    assert done["problems"] == []
-    assert done["commits_acknowledged"] > 0
 
 
 @pytest.mark.slow
@@ -36,17 +32,9 @@ def test_immediate_shutdowns_of_postgresql(fork_server: ForkServer, tmp_path: Pa
     assert done["commits_acknowledged"] > 0
 
 
-@needs_strace
 @pytest.mark.slow
-def test_kills_at_some_calls_of_a_commit(fork_server: ForkServer, tmp_path: Path) -> None:
-    done = faults.kill_at_calls(fork_server, tmp_path / "site", ("commit",), step=12)
-    assert done["problems"] == []
-    assert done["kills"]["commit"] >= 3
-
-
-@pytest.mark.slow
-def test_a_hundred_kills(fork_server: ForkServer, tmp_path: Path) -> None:
-    done = kill(fork_server, tmp_path, 100, seed=1)
+def test_forty_kills(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = kill(fork_server, tmp_path, 40, seed=1)
     assert done["problems"] == []
     assert done["commits_acknowledged"] > 0  # how many depends on the machine and its load
 

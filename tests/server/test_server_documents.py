@@ -382,7 +382,7 @@ def upload_until_killed(folder: Path, collection: Path, secret: str) -> dict[str
     return acknowledged
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_kill_loses_no_acknowledged_upload(tmp_path: Path, kills: int) -> None:
     collection, keys = make_collection(tmp_path), KeyFile(tmp_path / "keys.json")
     secret, acknowledged = keys.add(Key(name="guest", per_minute=1e6)), dict[str, bytes]()

@@ -229,8 +229,8 @@ def test_probes_find_nothing(running: Running) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_probes_find_nothing(running: Running) -> None:
-    probes(running, 10_000)
+def test_four_thousand_probes_find_nothing(running: Running) -> None:
+    probes(running, 4_000)
 
 
 def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: pytest.LogCaptureFixture) -> None:
