@@ -20,6 +20,7 @@ from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
+from ragfm.core.progress import ignore_progress
 from ragfm.core.types import Message
 from ragfm.evaluation import Difference, Gold, Question
 from ragfm.evaluation.settings_file import calibration_keys, write_keys
@@ -163,7 +164,7 @@ def test_a_question_is_tested_once_by_its_last_judgement(collection: Collection,
         )
     )
     settings = RefreshSettings(questions=tmp_path / "q.jsonl", licence="ours")
-    _prepare(Rag(collection, reader=ScriptedReader()), tmp_path, settings)
+    _prepare(Rag(collection, reader=ScriptedReader()), tmp_path, settings, ignore_progress)
     tested = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     assert [(line["question"], line["answers"]) for line in tested] == [(first, ["5"]), (second.lower(), ["9"])]
     card = json.loads((tmp_path / "examples" / "card.json").read_text())
@@ -182,11 +183,11 @@ def test_the_log_is_learned_even_if_no_question_yields_an_example(
     entries = rated_entries(log_of(collection, ("When does the office close?", "At five.", "up", None)).entries())
     (tmp_path / "test.jsonl").write_text(json.dumps({"question": "When is it open?", "answers": ["nine"]}) + "\n")
     rag, settings = Rag(collection, reader=ScriptedReader()), RefreshSettings(questions=tmp_path / "q.jsonl")
-    dataset = _make_dataset(rag, entries, [lost], tmp_path, settings)
+    dataset = _make_dataset(rag, entries, [lost], tmp_path, settings, ignore_progress)
     assert [example.completion[:9] for example in dataset.train] == ["At five ["]
     assert [source["name"] for source in dataset.card["sources"]] == ["the answer log"]
     with pytest.raises(DataError, match="no passage holds its answer: 1"):
-        _make_dataset(rag, [], [lost], tmp_path, settings)
+        _make_dataset(rag, [], [lost], tmp_path, settings, ignore_progress)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def replayed(collection: Collection, folder: Path, old: list[Example], asked: li
     (folder / "old.jsonl").write_text(json.dumps({"question": "Is it old?", "answers": ["yes"]}) + "\n")
     write_dataset(Dataset(tuple(old), ()), folder / "replay")
     settings = RefreshSettings(old=folder / "old.jsonl", replay=folder / "replay", replayed=9.0)
-    dataset = _make_dataset(Rag(collection, reader=ScriptedReader()), [], asked, folder, settings)
+    dataset = _make_dataset(Rag(collection, reader=ScriptedReader()), [], asked, folder, settings, ignore_progress)
     return [*dataset.train, *dataset.valid]
 
 
