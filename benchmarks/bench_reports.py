@@ -56,6 +56,7 @@ LABELS = Path(__file__).parent / "labels" / "reports.jsonl"
 RANKS = (1, 5, 10)
 PEERS = {"llamaindex": "LlamaIndex", "haystack": "Haystack"}
 PEER_WINDOW = 16_384  # tokens: ten passages of 200 words with many numbers
+PEER_TOKENS = 256  # of an answer, as ragfm's default; without a limit, a small reader may not end
 Passage: TypeAlias = tuple[str, Sequence[int | None]]
 """A file, and the pages that a passage is from."""
 _NUMBER = re.compile(
@@ -279,7 +280,7 @@ class PeerProcess:
                 told: dict[str, Any] = json.loads(line)
                 if "messages" in told:
                     messages = [Message(one["role"], one["content"]) for one in told["messages"]]
-                    text = "".join(reader.stream(messages, Sampling()))
+                    text = "".join(reader.stream(messages, Sampling(max_tokens=PEER_TOKENS)))
                     process.stdin.write(json.dumps({"text": text}) + "\n")
                     process.stdin.flush()
                 else:
