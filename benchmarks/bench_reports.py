@@ -9,7 +9,7 @@
 what `ask` reads (`ask`: re-ranked). Lines 2, 4, … of the question file may be used for tuning; "reporting" are the
 others.
 
-`prompts`: the share of the numbers of the evidence (of four digits or more; no years) that a reader is shown in the
+`prompts`: the share of the numbers of the evidence (of four characters or more; no years) that a reader is shown in the
 right document, and the tokens of the prompt: from 5 and 8 hits only, with the chunks next to them, and with their
 tables.
 
@@ -361,7 +361,7 @@ def peers(keep: Path, python: str, reader: str, count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["retrieval", "prompts", "answers", "peers"])
-    parser.add_argument("--reader", default="bundled", help="reader of `answers` and `peers`")
+    parser.add_argument("--reader", default="bundled", help="reader of `prompts`, `answers` and `peers`")
     parser.add_argument("--python", default=sys.executable, help="Python of the environment of `peers`")
     parser.add_argument("--answers", type=int, default=28, help="number of questions that `peers` asks the readers")
     parser.add_argument("--keep", type=Path, help="folder that keeps the collection")
