@@ -490,16 +490,16 @@ class Collection:
 
         def found(snapshot: SearchBackend) -> list[Hit]:
             catalog, at = self._catalog(), snapshot.generation.id
-            ids: list[int] = []
+            known, ids = {hit.chunk_id for hit in hits}, list[int]()
+            rows = catalog.chunk_rows(list(known))
             for hit in hits:
-                document = catalog.chunk_rows([hit.chunk_id]).get(hit.chunk_id, ("", "", ""))[2]
+                _, _, document = rows.get(hit.chunk_id, (None, "", ""))
                 if document[hit.start : hit.end] != hit.text:
                     continue
                 start, end = table_around(document, hit.start, hit.end)
                 after = catalog.chunks_within(at, hit.chunk_id, hit.end, end)[:_TABLE_CHUNKS]
                 before = catalog.chunks_within(at, hit.chunk_id, start, hit.start)[-_TABLE_CHUNKS:]
                 ids += [*after, *reversed(before)]
-            known = {hit.chunk_id for hit in hits}
             return load_hits(unscored([one for one in dict.fromkeys(ids) if one not in known]), catalog, snapshot)
 
         return self._read(found)

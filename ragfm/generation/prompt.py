@@ -204,7 +204,10 @@ class _Layout:
         empty, of_pictures = tokens((), {}), tokens(passages) - tokens(passages, {}) if pictures else 0
         chosen = list(hits)
         for find, passage_tokens in self.widening:
-            known, limit = {hit.chunk_id for hit in chosen}, min(self.room, empty + passage_tokens + of_pictures)
+            limit = min(self.room, empty + passage_tokens + of_pictures)
+            if tokens(self.arrange(chosen)) >= limit:
+                continue  # nothing has to be read
+            known = {hit.chunk_id for hit in chosen}
             longer = [*chosen, *(hit for hit in find(hits) if hit.chunk_id not in known)]
 
             def exceeds(count: int, hits: Sequence[Hit] = longer, limit: int = limit) -> bool:
