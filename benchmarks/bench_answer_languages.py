@@ -111,8 +111,8 @@ def judge_record(record: dict[str, Any]) -> Judged:
     def is_right(text: str) -> bool:
         return answerable and not is_abstention(text) and contains_answer(text, record["answers"])
 
-    words = cite_answer(question, output, passages, language, verify=False, corrects=False)
-    cited = cite_answer(question, output, passages, language, verify=True, corrects=small)
+    words = cite_answer(question, output, passages, language, verifier=None, corrects=False)
+    cited = cite_answer(question, output, passages, language, verifier="bundled", corrects=small)
     signals = answer_signals(cited, passages) if cited.sentences else {}
     confidence = UNREAD.confidence(signals) if signals.get("passage") else None
     calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT

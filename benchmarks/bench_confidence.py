@@ -229,7 +229,9 @@ def cite_record(record: dict[str, Any]) -> CitedAnswer:
     """The reader's output, cited as `Rag` does it."""
     passages = [make_hit(one) for one in record["passages"]]
     small = record["reader"] in SMALL
-    return cite_answer(record["question"], record["output"], passages, record["language"], verify=True, corrects=small)
+    return cite_answer(
+        record["question"], record["output"], passages, record["language"], verifier="bundled", corrects=small
+    )
 
 
 def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> Judged:

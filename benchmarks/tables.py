@@ -1098,6 +1098,25 @@ def adapted_retriever() -> str:
     return _table(("trained model", "search", "before [95 %]", "after", "difference", "p", "CPU minutes"), rows)
 
 
+def adapted_verifier() -> str:
+    claims, reports = _result("adapt_retriever")["parts"]["verifier"], _result("adapt_reports")
+    rows = []
+    for name, count, found in (
+        ("claims of SciFact", claims["questions"]["test"], claims["detection"]),
+        ("cells of filings", reports["questions"]["test"], reports["cells"]),
+    ):
+        change, low, high = found["difference"]
+        difference = f"{change:+.3f} [{low:+.3f}, {high:+.3f}]"
+        rows.append([f"{name} ({count})", "AUC", *(_interval(found[key]) for key in ("before", "after")), difference])
+    sides = [reports["before"], reports["after"]]
+    rows.append(["people's questions over filings (55)", "AUC", *(_interval(one["AUC"]) for one in sides), "-"])
+    for name, part in (("the same", None), ("odd lines only (28)", "reporting")):
+        pages = [one if part is None else one[part] for one in sides]
+        shares = [" / ".join(f"{one[f'page@{rank}']:.2f}" for rank in (1, 5, 10)) for one in pages]
+        rows.append([name, "page first / among 5 / 10", *shares, "-"])
+    return _table(("questions", "measure", "before [95 %]", "after", "difference"), rows)
+
+
 def adapted_methods() -> str:
     names = ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
     rows = []
@@ -1190,7 +1209,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(answer_languages, answer_languages_fit),
         *(injection, bias),
-        *(adapted_retriever, adapted_methods, reader_sizes, transfer),
+        *(adapted_retriever, adapted_verifier, adapted_methods, reader_sizes, transfer),
     ]
 }
 

@@ -33,7 +33,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -42,23 +42,22 @@ import numpy as np
 import torch
 from data import DATA
 from measure import about, save
-from safetensors.numpy import load_file, save_file
 from table_questions import Passage, invented_tables, passages, table_questions
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from ragfm import Collection, Settings
-from ragfm.citations.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier, with_learned
+from ragfm.citations.verifier import SHIPPED, WEIGHTS, WINDOW, Verifier
 from ragfm.core.types import Hit
-from ragfm.embedders.bert import Layer, read_weights
 from ragfm.evaluation import corpus_collection, load_questions
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model
 from ragfm.training.unanswerable_questions import names_in, near_misses
+from ragfm.training.verifier_ranker import trainable_verifier, write_verifier
 
 LEARNED, TUNED = 7, 10  # articles of SQuAD 2.0 dev, by title: [0, 7) are for training, [7, 10) for tuning
-BATCH, RANK = 32, 64
+BATCH = 32
 REWRITTEN = Path(__file__).parent / "verifier" / "rewritten.tsv.gz"
 NEAR, WITHHELD = 0.40, 0.35
 """Shares of questions that get an added near miss, or an added passage without the answer; see `examples`."""
@@ -258,17 +257,6 @@ def batches(some: Sequence[Example], chance: random.Random) -> list[list[Example
     return chance.sample(found, len(found))
 
 
-_NAMES = {
-    "qkv": [f"attention.self.{part}" for part in ("query", "key", "value")],
-    "out": ["attention.output.dense"],
-    "out_norm": ["attention.output.LayerNorm"],
-    "up": ["intermediate.dense"],
-    "down": ["output.dense"],
-    "down_norm": ["output.LayerNorm"],
-}
-"""The names that transformers gives to the parts of a layer."""
-
-
 def _above(example: Example) -> str:
     return f"{example.context}\n" if example.context else ""
 
@@ -280,28 +268,11 @@ class Learner:
         """`trained`: the verifier's weights to start from."""
         base = str(find_model("bundled", "embedder"))
         self._tokenizer = AutoTokenizer.from_pretrained(base)
-        self.model = AutoModelForQuestionAnswering.from_pretrained(base)
-        if trained:
-            self._load(trained)
+        self.model = trainable_verifier(trained) if trained else AutoModelForQuestionAnswering.from_pretrained(base)
         self.model.bert.embeddings.requires_grad_(requires_grad=False)
         for name, module in self.model.named_modules():
             if isinstance(module, torch.nn.Dropout) and name.endswith("attention.self.dropout"):
                 module.p = 0.0  # dropout in attention disables the fused kernel
-
-    def _load(self, trained: Path) -> None:
-        learned = {name: tensor.astype(np.float32) for name, tensor in load_file(trained / WEIGHTS).items()}
-        bert, state = with_learned(read_weights(find_model("bundled", "embedder")), learned), {}
-        for number, layer in enumerate(bert.layers):
-            for part, names in _NAMES.items():
-                linear = getattr(layer, part)
-                weights, biases = np.split(linear.weight, len(names)), np.split(linear.bias, len(names))
-                for name, weight, bias in zip(names, weights, biases, strict=True):
-                    state[f"bert.encoder.layer.{number}.{name}.weight"] = torch.from_numpy(weight.copy())
-                    state[f"bert.encoder.layer.{number}.{name}.bias"] = torch.from_numpy(bias.copy())
-        state["qa_outputs.weight"] = torch.from_numpy(learned["head.weight"])
-        state["qa_outputs.bias"] = torch.from_numpy(learned["head.bias"])
-        unexpected = self.model.load_state_dict(state, strict=False).unexpected_keys
-        assert not unexpected, unexpected
 
     def average(self, before: dict[str, torch.Tensor], share: float) -> None:
         """Give the weights `before` this share in the weights."""
@@ -369,27 +340,6 @@ class Learner:
             if kind == 1 and start - above < example.end <= end - above:
                 last = token
         return (first, last) if first and last else (0, 0)
-
-
-def learned(trained: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Differences of a trained model from the embedding model, in the format of `ragfm.citations.verifier`."""
-    base, model = read_weights(find_model("bundled", "embedder")), read_weights(trained)
-    head = load_file(trained / "model.safetensors")
-    found = {"head.weight": head["qa_outputs.weight"], "head.bias": head["qa_outputs.bias"]}
-    for number, (before, after) in enumerate(zip(base.layers, model.layers, strict=True)):
-        for part in fields(Layer):
-            name, old, new = f"{number}.{part.name}", getattr(before, part.name), getattr(after, part.name)
-            found[f"{name}.bias"], change = new.bias - old.bias, new.weight - old.weight
-            if change.ndim == 1:
-                found[f"{name}.weight"] = change
-                continue
-            u, s, v = np.linalg.svd(change, full_matrices=False)
-            rank = RANK * (3 if part.name == "qkv" else 1)  # three matrices in one
-            found[f"{name}.left"], found[f"{name}.right"] = (
-                u[:, :rank] * s[:rank] ** 0.5,
-                (s[:rank] ** 0.5)[:, None] * v[:rank],
-            )
-    return {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in found.items()}
 
 
 def judged(verifier: Verifier, some: Sequence[Example]) -> dict[str, Any]:
@@ -461,7 +411,7 @@ def main() -> None:
         learner.average(before, 0.5)
     learner.model.save_pretrained(args.trained)
     args.out.mkdir(parents=True, exist_ok=True)
-    save_file(learned(args.trained), args.out / WEIGHTS)
+    write_verifier(learner.model, args.out)
     result = {
         **about("verifier", ["ragfm", "torch", "transformers"]),
         "steps": len(losses),

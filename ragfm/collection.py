@@ -377,8 +377,8 @@ class Collection:
         """The `k` best chunks for a query, best first.
 
         `dense` ranks by the cosine of embeddings, `keyword` by BM25, `hybrid` by both. A reranker reorders the best
-        hits: `rerank` is its name, `none`, or `auto` for the bundled verifier where query and documents are in English;
-        by default the one that is configured. `auto` prefers the one that is configured, too.
+        hits: `rerank` is its name, `none`, or `auto` for the verifier of `ask` where query and documents are in
+        English; by default the one that is configured. `auto` prefers the one that is configured, too.
 
         With 2 or 3 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `auto` takes
         a second hop if the best text lacks much of the query. `record` is called for each search (docs/retrieval.md).
@@ -418,7 +418,8 @@ class Collection:
                 return hits
         reranker = None if rerank == "none" else self._store.reranker(None if rerank == "auto" else rerank)
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
-            reranker = self._store.reranker("verifier")
+            verifier = self.settings.ask.verifier
+            reranker = self._store.reranker("verifier" if verifier == "none" else f"verifier:{verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))

@@ -212,11 +212,12 @@ class Rag:
 
         # Cite: which passages support which sentence, and do they answer the question?
         numbered_hits, found_passages = match_hits(retrieved.hits, shown)
-        verify = calibration is not None and settings.verifier != "none"  # else nothing could weigh its readings
+        # Without a calibration, nothing could weigh the verifier's readings.
+        verifier = settings.verifier if calibration is not None and settings.verifier != "none" else None
         language = self.collection.language if shown else None
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        cited = cite_answer(query, output.text, shown, language, verify=verify, corrects=small, pictured=pictured)
+        cited = cite_answer(query, output.text, shown, language, verifier=verifier, corrects=small, pictured=pictured)
         handle.checking = False
         yield ""
 
@@ -229,7 +230,7 @@ class Rag:
                 tokens = output.usage.completion_tokens
                 signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
             confidence = calibration.confidence(signals, self.collection.contract.get("weights"))
-            if confidence is None and verify and signals.get("passage"):  # the verifier does not read this language
+            if confidence is None and verifier and signals.get("passage"):  # the verifier does not read this language
                 confidence = UNREAD.confidence(signals)
 
         # Decide: answer, or abstain? Small and unsure readers quote.

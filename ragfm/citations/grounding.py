@@ -136,36 +136,36 @@ def cite_answer(
     passages: Sequence[Hit],
     language: str | None,
     *,
-    verify: bool,
+    verifier: str | None,
     corrects: bool,
     pictured: Set[int] = frozenset(),
 ) -> CitedAnswer:
     """The reader's `output`, cited.
 
-    An abstention and an answer that repeats the question have no sentences. With `verify`, the verifier reads the
+    An abstention and an answer that repeats the question have no sentences. The `verifier` of this name reads the
     passages, and checks the citations; if it `corrects`, its answer replaces the output where they differ. In languages
     that it does not read, an output that no passage supports, such as an abstention, is replaced by the sentence that
     has most of the question's terms. `language` is that of the passages, as ISO 639-1. `pictured` are the numbers of
     the passages whose picture the reader saw.
     """
     readings: list[Reading] = []
-    if output and verify:
-        from ragfm.citations.verifier import shipped_verifier  # imports numpy
+    if output and verifier:
+        from ragfm.citations.verifier import load_verifier  # imports numpy
 
-        readings = shipped_verifier().read(question, passages, language)
+        readings = load_verifier(verifier).read(question, passages, language)
     analysis = analyze(question, passages, language)
     spans = best_spans(readings, analysis)
     text = correct_answer(output, spans) if spans and corrects else output
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
 
     sentences = _cite_text(text, question, analysis, pictured)
-    unread = output and verify and corrects and not readings
+    unread = output and verifier and corrects and not readings
     if unread and not any(one.supported for one in sentences) and (nearest := nearest_window(analysis)):
         text = f"{escape_markers(' '.join(nearest.text.split()))} [{nearest.hit.n}]"
         sentences = cite_sentences(text, analysis)
     if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis, pictured)
-    if verify:
+    if verifier:
         sentences = check_sentences(sentences, readings)
     if spans and len(sentences) == 1 and _agrees(text, spans[0][0]):  # a cell is as likely as what it was chosen for
         sentences = [replace(sentences[0], likelihood=max(sentences[0].likelihood, spans[0][2]))]

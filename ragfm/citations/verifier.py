@@ -5,7 +5,8 @@ being the last; the very first token stands for "not here" (Devlin et al. 2019, 
 reader's answer is then compared with its result (Hu et al. 2019). Reading takes as long as embedding the passages.
 
 The shipped verifier is the bundled embedding model, fine-tuned on SQuAD by low-rank matrices that are added to its
-weights. It knows English only. `benchmarks/train_verifier.py` trains it; see docs/answers.md.
+weights. It knows English only. `benchmarks/train_verifier.py` trains it; see docs/answers.md. One that is trained on a
+user's questions (`ragfm adapt retriever --part verifier`) has a folder of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.text import is_english
 from ragfm.embedders.backend_choice import load_choice
 from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
@@ -41,12 +43,15 @@ _log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "minilm-verifier"
 WEIGHTS = "verifier.safetensors"
+BASE = "base"
+"""The key of its metadata for the hash of the embedding model that the weights are added to."""
 WINDOW = 384
 """Tokens of question and passage that are read at once; a longer passage is read in parts."""
 MIN_TOKENS_TO_LOAD = 6_000
 """Tokens to rank per process below which numpy is used."""
 _FASTEST = ("openvino", "torch-bf16", "torch-fp32")
 _OVERLAP = 64
+BUNDLED = "bundled"
 _ANSWER = 16  # tokens of an answer at most
 _QUESTION = 96  # tokens; the rest of a longer one is not read
 _BLOCK_END = re.compile(r"\n[^\S\n]*(?=\n)|\n(?=\|)|\|")  # a blank line, or the border of a table's row or cell
@@ -177,11 +182,9 @@ class Verifier:
 
     @cached_property
     def _network(self) -> BertNetwork:
-        from safetensors.numpy import load_file
-
+        learned = read_learned(self._folder)
         folder = read_bert_folder(find_model("bundled", "embedder"))
         assert folder is not None
-        learned = {name: tensor.astype(np.float32) for name, tensor in load_file(self._folder / WEIGHTS).items()}
         head = Linear(learned["head.weight"], learned["head.bias"])
         return BertNetwork(folder, replace(with_learned(read_weights(folder.path), learned), head=head))
 
@@ -223,9 +226,20 @@ def _part(scores: Floats, spans: NDArray[np.int64]) -> Part:
 
 
 @cache
-def shipped_verifier() -> Verifier:
-    """The shipped verifier, with weights that all callers share."""
-    return Verifier()
+def load_verifier(name: str = BUNDLED) -> Verifier:
+    """The verifier `bundled`, or that of a folder, with weights that all callers share; they are read on first use.
+
+    Raises ModelNotFoundError if the folder has none.
+    """
+    if name == BUNDLED:
+        return Verifier()
+    folder = Path(name).expanduser()
+    if not (folder / WEIGHTS).is_file():
+        raise ModelNotFoundError(
+            f"There is no verifier in '{name}'.",
+            "Use a folder of `ragfm adapt retriever --part verifier`, or `bundled`.",
+        )
+    return Verifier(folder)
 
 
 class VerifierReranker:
@@ -237,7 +251,9 @@ class VerifierReranker:
     weight = 0.5
     calibrated = True
 
-    def __init__(self) -> None:
+    def __init__(self, verifier: str | Verifier = BUNDLED) -> None:
+        """`verifier` may be a name for `load_verifier`, whose errors this raises."""
+        self._verifier = load_verifier(verifier) if isinstance(verifier, str) else verifier
         self._seconds_per_character = 0.0  # of the last batch; 0 before the first
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
@@ -246,7 +262,7 @@ class VerifierReranker:
         With a budget, a batch of four is started only if the speed of the last one predicts that it ends in time. The
         time for loading the network does not count.
         """
-        verifier = shipped_verifier()
+        verifier = self._verifier
         if budget_ms is None:
             return verifier.likelihoods(query, texts)
         verifier.load()
@@ -262,6 +278,24 @@ class VerifierReranker:
             scores[at : at + 4] = verifier.likelihoods(query, batch)
             self._seconds_per_character = (time.monotonic() - began) / max(characters, 1)
         return scores
+
+
+def read_learned(folder: Path) -> dict[str, Floats]:
+    """The learned changes of a verifier, see `with_learned`.
+
+    Raises DamagedModelError, and UnsupportedError if they belong to another embedding model than the bundled one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            base = (file.metadata() or {}).get(BASE)
+            learned = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedModelError(f"{folder / WEIGHTS} cannot be read: {error}.", "Train it again.") from error
+    if base and base != weights_sha256(find_model("bundled", "embedder")):
+        raise UnsupportedError(f"The verifier in {folder} was trained from another embedding model.", "Train it again.")
+    return learned
 
 
 def with_learned(bert: Bert, learned: Mapping[str, Floats]) -> Bert:

@@ -155,9 +155,10 @@ class AskSection(_Section):
         None,
         description="Calibration of the confidence, written by `ragfm tune --confidence`. Default: one that ships.",
     )
-    verifier: Literal["bundled", "none"] = Field(
+    verifier: str = Field(
         "bundled",
-        description="Small network that also reads question and passages, for citations and confidence; or `none`.",
+        description="Small network that also reads question and passages, for ranking, citations and confidence: "
+        "`bundled`, a folder made by `ragfm adapt retriever --part verifier`, or `none`.",
     )
     contradictions: bool = Field(True, description="Report passages that contradict the answer.")
     distinct: bool = Field(True, description="Replace near-duplicates of better hits by the next hits.")

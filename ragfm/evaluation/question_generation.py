@@ -18,7 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ragfm.citations.verifier import shipped_verifier
+from ragfm.citations.verifier import load_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, ModelNotFoundError, TooLongError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback
@@ -152,7 +152,7 @@ def _verified_answer(collection: Collection, question: str, passage: str, writte
     """The written answer, if the verifier finds it or cannot read the passage, else the verifier's, if it is likely."""
     hit = Hit("", passage, 0, len(passage), 0, None, {})
     try:
-        readings = shipped_verifier().read(question, [hit], collection.language)
+        readings = load_verifier().read(question, [hit], collection.language)
     except ModelNotFoundError:
         return written
     if not readings:

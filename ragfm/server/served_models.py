@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ragfm.citations.verifier import shipped_verifier
+from ragfm.citations.verifier import BUNDLED, load_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
@@ -198,6 +198,7 @@ class ServedModels:
         """
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
+        verifiers = {collection.settings.ask.verifier for collection in collections.values()} - {"none"} or {BUNDLED}
         of_images = [collection.image_embedder for collection in collections.values()]
 
         def load_readers() -> None:
@@ -215,8 +216,9 @@ class ServedModels:
             for image_embedder in filter(None, of_images):
                 image_embedder.embed_queries(["warm"])
             if has_verifier():
-                shipped_verifier().warm_up()
-                shipped_verifier().likelihoods("warm", ["warm"])
+                for verifier in map(load_verifier, verifiers):
+                    verifier.warm_up()
+                    verifier.likelihoods("warm", ["warm"])
 
         for load_models, lower in ((load_readers, 1), (load_networks, 5)):
             with ThreadPoolExecutor(1, initializer=partial(_lower_priority, lower)) as background:

@@ -93,7 +93,7 @@ class CrossEncoderRanker(Ranker):
         from sentence_transformers import CrossEncoder
         from sentence_transformers.cross_encoder.losses import ListNetLoss
 
-        with hide_progress_bar(), _no_new_head_warning():
+        with hide_progress_bar(), no_new_head_warning():
             model = CrossEncoder(
                 str(find_model(base, "embedder" if base == "bundled" else "reranker")),
                 num_labels=1,
@@ -113,7 +113,7 @@ class CrossEncoderRanker(Ranker):
 
 
 @contextmanager
-def _no_new_head_warning() -> Iterator[None]:
+def no_new_head_warning() -> Iterator[None]:
     """Silence the warning of transformers that the head is newly initialized, which is intended."""
     logger = logging.getLogger("transformers")
     level = logger.level

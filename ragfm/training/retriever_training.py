@@ -1,4 +1,4 @@
-"""Train an embedder or a reranker on questions about a collection, and test whether retrieval gets better.
+"""Train an embedder, a reranker or the verifier on questions about a collection, and test whether it gets better.
 
 questions ─split─┬→ learn ─mine→ examples ─train→ model
 ├→ choose: the best epoch, and the weight of a reranker
@@ -10,31 +10,36 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ragfm.citations.verifier import BUNDLED, SHIPPED, WEIGHTS, Verifier, VerifierReranker
 from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
-from ragfm.core.errors import DataError
+from ragfm.core.errors import DataError, ModelNotFoundError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.core.types import Reranker, Vectors
+from ragfm.evaluation.confidence_calibration import auc
+from ragfm.evaluation.metrics import Estimate, bootstrap
 from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.retrieval_evaluation import evaluate_retrieval
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.retrieval.rerank import load_reranker
 from ragfm.retrieval.search import Mode
-from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
+from ragfm.training.hard_negatives import QuestionSplit, load_or_mine, mine_hard_negatives
 from ragfm.training.output_checks import check_output_folder
-from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker
+from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker, Ranker
 from ragfm.training.ranker_trainer import RankerSettings, train_ranker
+from ragfm.training.verifier_ranker import VerifierRanker
 
-Part: TypeAlias = Literal["embedder", "reranker"]
+Part: TypeAlias = Literal["embedder", "reranker", "verifier"]
 RECORD = "ragfm-retriever.json"
 BEFORE, AFTER = "before.run", "after.run"
 STATE = ".training"
@@ -42,9 +47,14 @@ STATE = ".training"
 them for the model."""
 RERANK_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 """The weights of a reranker's scores that are tried."""
-LEARNING_RATES: Mapping[Part, float] = {"embedder": 3e-5, "reranker": 5e-5}
-BATCH_SIZES: Mapping[Part, int] = {"embedder": 32, "reranker": 8}
-NEGATIVES: Mapping[Part, int] = {"embedder": 1, "reranker": 4}
+LEARNING_RATES: Mapping[Part, float] = {"embedder": 3e-5, "reranker": 5e-5, "verifier": 5e-5}
+BATCH_SIZES: Mapping[Part, int] = {"embedder": 32, "reranker": 8, "verifier": 16}
+NEGATIVES: Mapping[Part, int] = {"embedder": 1, "reranker": 4, "verifier": 2}
+_RANKERS: Mapping[Part, Callable[[str, int], Ranker]] = {
+    "embedder": EmbedderRanker,
+    "reranker": CrossEncoderRanker,
+    "verifier": VerifierRanker,
+}
 _K = 10  # hits that are evaluated
 
 
@@ -52,8 +62,8 @@ _K = 10  # hits that are evaluated
 class RetrieverSettings:
     """Settings of a retriever's training run. None is the default of the part.
 
-    - `part`: `embedder` or `reranker`.
-    - `base`: name or path of the model to start from.
+    - `part`: `embedder`, `reranker` or `verifier`.
+    - `base`: name or path of the model to start from; for the verifier `bundled`, or a folder with one.
     - `epochs`: number of passes over the examples.
     - `batch`: number of questions per step.
     - `rate`: peak learning rate.
@@ -89,6 +99,8 @@ class RetrieverReport:
     - `dense`: the same for vector search alone, for an embedder.
     - `weight`: the best weight of a reranker's scores in search.
     - `by_weight`: nDCG@10 by weight, over the questions that chose it.
+    - `detection`: for the verifier, the AUC of "the answer is here" over test questions, `before`, `after`, and the
+      `difference`, each with its 95 % interval: the passage that a question should find against the best hard negative.
     - `seconds`: duration of the whole run.
     """
 
@@ -101,12 +113,15 @@ class RetrieverReport:
     dense: tuple[Difference, ...] = ()
     weight: float | None = None
     by_weight: Mapping[str, float] = field(default_factory=dict)
+    detection: Mapping[str, Estimate] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def better(self) -> bool:
-        """Whether nDCG@10 is higher than before, beyond noise."""
+        """Whether nDCG@10 is higher than before, beyond noise; for the verifier the AUC, and nDCG@10 not lower."""
         first = self.differences[0]
+        if self.detection:
+            return self.detection["difference"].low > 0 and (first.noise or first.difference > 0)
         return not first.noise and first.difference > 0
 
 
@@ -121,16 +136,17 @@ def adapt_retriever(
     """Train a retriever into the folder `out` and compare retrieval before and after; an interrupted run continues.
 
     Checkpoints are in `out/.training/fit`. The collection does not change: `reembed` adopts an embedder, `[search]
-    reranker` in ragfm.toml a reranker. Progress has the stages "mine negatives", "train", "re-embed", "rerank weight W"
-    and "search RUN". Raises DataError if there is nothing to train on or `out` holds a retriever already.
+    reranker` in ragfm.toml a reranker, `[ask] verifier` a verifier. Progress has the stages "mine negatives", "train",
+    "re-embed", "rerank weight W" and "search RUN". Raises DataError if there is nothing to train on or `out` holds a
+    retriever already, and ModelNotFoundError.
     """
     report_progress = progress or ignore_progress
     start, folder = time.monotonic(), Path(out)
     if (folder / RECORD).exists():
         raise DataError(f"{folder} already contains a retriever.", "Use another folder, or delete this one.")
-    base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
+    base = _base(settings)
     check_output_folder(folder, base, checkpoint=STATE)
-    ranker_class = EmbedderRanker if settings.part == "embedder" else CrossEncoderRanker
+    ranker_class = _RANKERS[settings.part]
     negatives = NEGATIVES[settings.part] if settings.negatives is None else settings.negatives
     ranker = ranker_class(settings.base, negatives)
     state = folder / STATE
@@ -148,8 +164,11 @@ def adapt_retriever(
         progress=report_progress,
     )
     ranker.save(folder)
-    compare = _compare_embedder if settings.part == "embedder" else _compare_reranker
-    comparison = compare(collection, split, folder, report_progress)
+    if settings.part == "verifier":
+        comparison = _compare_verifier(collection, split, base, folder, report_progress)
+    else:
+        compare = _compare_embedder if settings.part == "embedder" else _compare_reranker
+        comparison = compare(collection, split, folder, report_progress)
     report = RetrieverReport(
         settings=settings,
         base={"name": settings.base, "sha256": weights_sha256(base)},
@@ -163,6 +182,16 @@ def adapt_retriever(
     write_durably(folder / RECORD, json.dumps({"format": 1, **asdict(report)}, indent=1).encode() + b"\n")
     shutil.rmtree(state)
     return report
+
+
+def _base(settings: RetrieverSettings) -> Path:
+    """The model that training starts from."""
+    if settings.part != "verifier":
+        return find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
+    folder = SHIPPED if settings.base == BUNDLED else Path(settings.base)
+    if not (folder / WEIGHTS).is_file():
+        raise ModelNotFoundError(f"There is no verifier in '{folder}'.", "Start from `bundled`, or train one first.")
+    return folder
 
 
 def _compare_embedder(
@@ -205,6 +234,28 @@ def _compare_reranker(
     with _open_reranked(collection, reranker, best) as handle:
         _search(handle, split.test, folder / AFTER, progress)
     return {"weight": best, "by_weight": {str(weight): round(score, 4) for weight, score in scores.items()}}
+
+
+def _compare_verifier(
+    collection: Collection, split: QuestionSplit, base: Path, folder: Path, progress: ProgressCallback
+) -> dict[str, Any]:
+    """Search the test questions with either verifier as the reranker, and measure what they say about passages."""
+    scores = []
+    examples = [one for one in mine_hard_negatives(collection, split.test) if one.negatives]
+    for path, run in ((base, BEFORE), (folder, AFTER)):
+        verifier = Verifier(path)
+        with _open_reranked(collection, VerifierReranker(verifier), VerifierReranker.weight) as handle:
+            _search(handle, split.test, folder / run, progress)
+        pairs = [verifier.likelihoods(one.question, [one.positive, one.negatives[0]]) for one in examples]
+        scores.append(np.array(pairs, dtype=np.float64).reshape(-1, 2))
+
+    def areas(sample: NDArray[np.float64]) -> NDArray[np.float64]:
+        right = np.broadcast_to(np.repeat([1.0, 0.0], sample.shape[-2]), (*sample.shape[:-2], 2 * sample.shape[-2]))
+        of_both = [auc(np.concatenate([sample[..., at], sample[..., at + 1]], axis=-1), right) for at in (0, 2)]
+        return np.stack([*of_both, of_both[1] - of_both[0]], axis=-1)
+
+    estimates = bootstrap(np.concatenate(scores, axis=1), areas) if examples else []
+    return {"detection": dict(zip(("before", "after", "difference"), estimates, strict=False))}
 
 
 def _search(

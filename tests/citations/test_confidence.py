@@ -66,7 +66,7 @@ def _rag(collection: Collection, docs: Path, script: list[str], **ask: object) -
 
 
 def cited(question: str, output: str, hits: list[Hit]) -> CitedAnswer:
-    return cite_answer(question, output, hits, "en", verify=False, corrects=False)
+    return cite_answer(question, output, hits, "en", verifier=None, corrects=False)
 
 
 def test_answer_signals_of_a_cited_answer() -> None:

@@ -11,7 +11,7 @@ from ragfm import Collection, Hit, Rag, Settings
 from ragfm.citations.decision import decide, nearest_sentences, select_quote, shown_text
 from ragfm.citations.grounding import cite_answer
 from ragfm.citations.support import analyze
-from ragfm.citations.verifier import shipped_verifier
+from ragfm.citations.verifier import load_verifier
 from ragfm.core.config import AskSection
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -39,7 +39,7 @@ def test_the_sentence_that_shares_most_with_the_question() -> None:
 def test_the_verifier_knows_better_than_words() -> None:
     passages = [hit("The fare of the boat is high. Passengers pay 12 crowns.", 1)]
     question = "How many crowns does the boat cost?"
-    readings = shipped_verifier().read(question, passages)
+    readings = load_verifier().read(question, passages)
     ((_, nearest),) = nearest_sentences(analyze(question, passages), readings)
     assert nearest.quote == "Passengers pay 12 crowns."
 
@@ -67,7 +67,7 @@ def test_a_small_readers_answer_comes_from_the_likeliest_sentence_or_is_unsure()
     sure = {}
     for output in ("Nine [1].", "Noon [1]."):
         cited = cite_answer(
-            "When does the boat leave the harbour?", output, passages, "en", verify=True, corrects=False
+            "When does the boat leave the harbour?", output, passages, "en", verifier="bundled", corrects=False
         )
         for small in (True, False):
             sure[output, small] = decide(cited, 0.9, None, AskSection(), small=small).status

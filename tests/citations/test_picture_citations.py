@@ -53,7 +53,7 @@ def test_labels_of_a_chart_verify_nothing() -> None:
         "North had 40 in 2024 [1].",
         [same],
         "en",
-        verify=False,
+        verifier=None,
         corrects=False,
     )
     assert cited.sentences[0].evidence[0].verified  # in a text, the same words are a sentence
@@ -64,11 +64,11 @@ def test_a_caption_is_a_text() -> None:
     chart = Hit("report.pdf", caption, 0, len(caption), 1, None, {}, n=1, image="a")
     question = "How much did sales in the northern region grow in 2024?"
     for output, verified in [(f"{caption[:-1]} [1].", True), ("They grew by 12 percent [1].", False)]:
-        cited = cite_answer(question, output, [chart], "en", verify=False, corrects=False, pictured={1})
+        cited = cite_answer(question, output, [chart], "en", verifier=None, corrects=False, pictured={1})
         assert cited.sentences[0].evidence[0].verified == verified
     # The verifier reads the caption, and finds the answer in it.
     cited = cite_answer(
-        question, "They grew by 12 percent [1].", [chart], "en", verify=True, corrects=False, pictured={1}
+        question, "They grew by 12 percent [1].", [chart], "en", verifier="bundled", corrects=False, pictured={1}
     )
     (evidence,) = cited.sentences[0].evidence
     assert evidence.verified

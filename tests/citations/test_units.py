@@ -46,7 +46,7 @@ def test_the_unit_of_a_row_is_in_the_caption_of_its_table() -> None:
     question = "What were the sales of 3M in 2018?"
 
     def cited(output: str) -> CitedAnswer:
-        return cite_answer(question, output, [hit], "en", verify=False, corrects=False)
+        return cite_answer(question, output, [hit], "en", verifier=None, corrects=False)
 
     (sentence,) = cited("32,765 [1].").sentences
     assert (sentence.text, sentence.supported) == ("$32,765 million [1].", True)

@@ -18,7 +18,7 @@ from ragfm.citations.grounding import (
     cite,
     cite_answer,
 )
-from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, shipped_verifier, with_learned
+from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, load_verifier, with_learned
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit
 from ragfm.embedders.bert import Bert, Layer, Linear
@@ -37,7 +37,7 @@ def _hit(text: str, n: int = 1, context: str = "") -> Hit:
 
 
 def _read(question: str, text: str, context: str = "") -> Reading:
-    return shipped_verifier().read(question, [_hit(text, context=context)])[0]
+    return load_verifier().read(question, [_hit(text, context=context)])[0]
 
 
 def _of(reading: Reading, text: str, words: str) -> float:
@@ -54,7 +54,7 @@ def test_the_verifier_finds_the_right_one_of_several_dates() -> None:
 
 
 def test_the_verifier_recognizes_a_passage_without_an_answer() -> None:
-    there, other = shipped_verifier().read(QUESTION, [_hit(MILL), _hit("Cheese is made of milk, rennet and salt.")])
+    there, other = load_verifier().read(QUESTION, [_hit(MILL), _hit("Cheese is made of milk, rennet and salt.")])
     assert there.anywhere > 0.5 > other.anywhere
     assert 0 <= other.within(0, 1000) <= other.anywhere
 
@@ -123,7 +123,7 @@ def likelihood(sentence: CitedSentence, readings: list[Reading]) -> float:
 
 def test_a_sentence_is_located_verbatim_or_by_its_quotes() -> None:
     hits = [_hit(MILL, 1), _hit("The mill opens at nine, and burned corn is sold there.", 2)]
-    readings = shipped_verifier().read(QUESTION, hits)
+    readings = load_verifier().read(QUESTION, hits)
     (year,), (other,) = (cite(QUESTION, text, hits) for text in ("1931 [1].", "1784 [1]."))
     assert likelihood(year, readings) == pytest.approx(_of(readings[0], MILL, "1931"))
     assert likelihood(year, readings) > 10 * likelihood(other, readings)
@@ -229,7 +229,7 @@ PAPER = "\n\n".join(
 )
 def test_lines_of_a_bibliography_are_not_verified(question: str) -> None:
     """They have the words of the question, and many others, but none of them is an answer."""
-    cited = cite_answer(question, " ".join(REFERENCES), [_hit(PAPER)], "en", verify=True, corrects=False)
+    cited = cite_answer(question, " ".join(REFERENCES), [_hit(PAPER)], "en", verifier="bundled", corrects=False)
     found = [one for sentence in cited.sentences for one in sentence.evidence]
     assert any(one.supports for one in found)
     assert not any(one.verified for one in found)

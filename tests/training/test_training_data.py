@@ -422,7 +422,7 @@ def test_kept_questions_are_not_checked_again(
     questions = written()
     assert {question.answers for question in questions} == {("fishermen",)}  # of the verifier
     monkeypatch.setattr(Collection, "search", None)
-    monkeypatch.setattr("ragfm.evaluation.question_generation.shipped_verifier", None)
+    monkeypatch.setattr("ragfm.evaluation.question_generation.load_verifier", None)
     assert written() == questions
 
 
