@@ -15,10 +15,10 @@ TEXT = Hit("report.pdf", "The office opens at nine and closes at five.", 0, 44, 
 QUESTION = "Which region sold most in 2024?"
 
 
-def citations(output: str, *, pictured: bool, question: str = QUESTION, verify: bool = False) -> tuple[Citation, ...]:
+def citations(output: str, *, pictured: bool, question: str = QUESTION) -> tuple[Citation, ...]:
     hits = [CHART, TEXT]
     seen = {1} if pictured else set()
-    cited = cite_answer(question, output, hits, "en", verify=verify, corrects=False, pictured=seen)
+    cited = cite_answer(question, output, hits, "en", verifier=None, corrects=False, pictured=seen)
     answer = compose(cited.sentences)
     return answer.citations
 
