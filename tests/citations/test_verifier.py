@@ -142,6 +142,25 @@ def _reading(hit: Hit, words: str, chance: float) -> Reading:
     return Reading(hit, (Part(np.array([[start, start + len(words)]]), first, last, 1 - chance**0.5),))
 
 
+@pytest.mark.parametrize(
+    ("output", "chance", "verified"),
+    [("1931", 0.4, True), ("I don't know.", 0.4, False), ("I don't know.", 0.6, True), ("1931", 0.3, False)],
+)
+def test_where_the_reader_abstained_the_verifier_must_be_surer(
+    monkeypatch: pytest.MonkeyPatch, output: str, chance: float, verified: bool
+) -> None:
+    hit = _hit("The mill burned down in 1931.")
+
+    class Reads:
+        def read(self, *_: object) -> list[Reading]:
+            return [_reading(hit, "1931", chance)]
+
+    monkeypatch.setattr("ragfm.citations.verifier.load_verifier", lambda _: Reads())
+    cited = cite_answer("When did the mill burn down?", output, [hit], "en", verifier="bundled", corrects=True)
+    assert "1931" in cited.text
+    assert cited.sentences[0].evidence[0].verified == verified
+
+
 def _judged(question: str, words: str, text: str, chance: float, context: str = "") -> tuple[bool, str | None]:
     hit = _hit(text, context=context)
     (sentence,) = cite(question, f"{words} [1].", [hit])
