@@ -174,10 +174,23 @@ def test_the_loss_of_the_verifier_knows_the_place_of_the_answer() -> None:
 
     assert loss("1570") < 0.5
     assert loss("1570") < loss("John Weir") - 1
+    assert loss("John Weir", "Who built the mill of Kelso?") < loss("John", "Who built the mill of Kelso?") - 0.2
     assert loss(None) < loss("1570")  # anywhere includes there
     assert loss(None) < loss(None, "How large is the harbour?") - 1
     without = ranker.loss([RankingExample("When was the mill of Kelso built?", text, (text,), (31, 35))]).item()
     assert without > loss("1570") + 1  # the same passage as a negative
+
+
+def test_the_place_of_an_answer_is_below_its_headings(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "guide.md").write_text("# Kelso today\n\nThe bakery was built in 1570.\n")
+    with Collection.open(tmp_path / ".ragfm") as collection:
+        collection.sync(tmp_path / "docs")
+        question = Question("1", "When was the bakery built?", (Gold("docs/guide.md"),), ("1570",))
+        (example,) = mine_hard_negatives(collection, [question])
+    assert example.answer is not None
+    assert example.positive[slice(*example.answer)] == "1570"
+    assert example.positive[: example.answer[0]].endswith("built in ")
 
 
 def test_the_place_of_an_answer_is_learned(towns: Collection) -> None:
