@@ -1135,6 +1135,19 @@ def adapted_methods() -> str:
     return _table((*head, *names), rows)
 
 
+def adapted_automatically() -> str:
+    rows = []
+    for name, row in _result("adapt_auto")["rows"].items():
+        new = row["new"]
+        change = f"{new['difference']:+.3f} [{new['low']:+.3f}, {new['high']:+.3f}]"
+        tested = new["wins"] + new["losses"] + new["ties"]
+        written = f"{row['written']} ({row['examples']['train'] + row['examples']['valid']}, {tested})"
+        figures = [f"{new['a']:.3f}", f"{new['b']:.3f}", change, _p(new["p"]), "yes" if row["adopted"] else "no"]
+        rows.append([name, written, f"{row['training_seconds']:.0f}", *figures])
+    head = ("collection", "questions written (learned, tested)", "training seconds", "F1 before", "after", "difference")
+    return _table((*head, "p", "adopted"), rows)
+
+
 def reader_sizes() -> str:
     rows = []
     for row in _result("reader_sizes")["rows"]:
@@ -1209,7 +1222,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(answer_languages, answer_languages_fit),
         *(injection, bias),
-        *(adapted_retriever, adapted_verifier, adapted_methods, reader_sizes, transfer),
+        *(adapted_retriever, adapted_verifier, adapted_methods, adapted_automatically, reader_sizes, transfer),
     ]
 }
 
