@@ -17,6 +17,8 @@ from typing import Any
 
 from measure import about, save
 
+from ragfm.training.refresh import DECISION
+
 ATTEMPTS = 3
 
 
@@ -25,10 +27,10 @@ def adapt(folder: Path, writer: str, hours: float) -> dict[str, Any]:
     adapters = folder.parent / ".ragfm-adapters"
     command = [sys.executable, "-m", "ragfm", "adapt", "auto", "-c", str(folder), "--hours", str(hours)]
     for _ in range(ATTEMPTS):
-        if list(adapters.glob("*/refresh.json")):
+        if list(adapters.glob(f"*/{DECISION}")):
             break
         subprocess.run([*command, "--writer", writer], check=False)
-    decisions = sorted(adapters.glob("*/refresh.json"))
+    decisions = sorted(adapters.glob(f"*/{DECISION}"))
     if not decisions:
         sys.exit(f"{folder} has no decision: too few questions were written. Use more --hours.")
     decision = json.loads(decisions[-1].read_bytes())

@@ -107,18 +107,17 @@ def adapt_to_reports(folder: Path, keep: Path, count: int, settings: RetrieverSe
         "cells": {name: [round(value, 4) for value in one.values()] for name, one in report["detection"].items()},
     }
     asked = report_questions()
-    scored: dict[str, list[list[float]]] = {}
     for name, verifier in (("before", "bundled"), ("after", str(out))):
         ask = AskSection(verifier=verifier)
         with Collection.open(folder, settings=Settings(ask=ask)) as collection:
             found = [collection.search(one["question"], 20, rerank="auto") for one in asked]
-        result[name] = halves(asked, [passages_of(hits)[:10] for hits in found])
-        scored[name] = [
+        result[name] = halves(asked, list(map(passages_of, found)))
+        scored = [
             [hit.scores["rerank"], float(has_evidence(one, passages_of([hit])))]
             for one, hits in zip(asked, found, strict=True)
             for hit in hits
         ]
-        scores, right = np.array(scored[name]).T
+        scores, right = np.array(scored).T
         result[name]["AUC"] = _rounded(estimate_auc(scores, right, 0))
         print(f"{name}: {json.dumps(result[name])}", flush=True)
     return result

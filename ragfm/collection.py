@@ -418,8 +418,7 @@ class Collection:
                 return hits
         reranker = None if rerank == "none" else self._store.reranker(None if rerank == "auto" else rerank)
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
-            verifier = self.settings.ask.verifier
-            reranker = self._store.reranker("verifier" if verifier == "none" else f"verifier:{verifier}")
+            reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))

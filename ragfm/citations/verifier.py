@@ -231,15 +231,18 @@ def load_verifier(name: str = BUNDLED) -> Verifier:
 
     Raises ModelNotFoundError if the folder has none.
     """
-    if name == BUNDLED:
-        return Verifier()
-    folder = Path(name).expanduser()
+    return Verifier(find_verifier(name))
+
+
+def find_verifier(name: str) -> Path:
+    """The folder of a verifier, by its name or path. Raises ModelNotFoundError if the folder has none."""
+    folder = SHIPPED if name == BUNDLED else Path(name).expanduser()
     if not (folder / WEIGHTS).is_file():
         raise ModelNotFoundError(
             f"There is no verifier in '{name}'.",
             "Use a folder of `ragfm adapt retriever --part verifier`, or `bundled`.",
         )
-    return Verifier(folder)
+    return folder
 
 
 class VerifierReranker:
@@ -251,9 +254,9 @@ class VerifierReranker:
     weight = 0.5
     calibrated = True
 
-    def __init__(self, verifier: str | Verifier = BUNDLED) -> None:
-        """`verifier` may be a name for `load_verifier`, whose errors this raises."""
-        self._verifier = load_verifier(verifier) if isinstance(verifier, str) else verifier
+    def __init__(self, name: str = BUNDLED) -> None:
+        """`name` is that of `load_verifier`, whose errors this raises."""
+        self._verifier = load_verifier(name)
         self._seconds_per_character = 0.0  # of the last batch; 0 before the first
 
     def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:

@@ -34,7 +34,7 @@ from ragfm.cli.output import print_json, print_table, print_text
     "--base",
     default="bundled",
     metavar="NAME",
-    help="Base model; a reranker may start from an embedder, the verifier from one trained before.",
+    help="Base model; a reranker may start from an embedder, a verifier from one trained before.",
 )
 @click.option(
     "--epochs",
@@ -92,10 +92,11 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
         for row in differences:
             interval = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
             rows.append((prefix + row.measure, f"{row.a:.3f}", f"{row.b:.3f}", interval, f"{row.p:.4f}"))
-    measure, noise = first.measure, first.noise
+    measure, noise, worse = first.measure, first.noise, first.measure
     if report.detection:
         before, after, change = (report.detection[name] for name in ("before", "after", "difference"))
         measure, noise = "AUC", change.low <= 0 <= change.high
+        worse = "AUC" if change.high < 0 else worse
         interval = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
         rows.append(("AUC of the answer being here", f"{before.value:.3f}", f"{after.value:.3f}", interval, ""))
     print_table(["", ">before", ">after", "difference, 95 % interval", ">p"], rows)
@@ -104,7 +105,7 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
     elif noise:
         print_text(f"\nBy {measure}, the change is within noise: there is no reason to adopt it. To do so anyway:")
     else:
-        print_text(f"\nThe result is worse by {first.measure}. Do not adopt it. To do so anyway:")
+        print_text(f"\nThe result is worse by {worse}. Do not adopt it. To do so anyway:")
     path = str(Path(out).absolute())
     value = json.dumps(path, ensure_ascii=False)
     if report.settings.part == "embedder":

@@ -180,6 +180,11 @@ class AskSection(_Section):
         4096, ge=256, description="The reader's window for prompt and answer, up to what the model was trained for."
     )
 
+    @property
+    def ranking_verifier(self) -> str:
+        """The verifier that ranks passages: the bundled one if answers are not verified."""
+        return "bundled" if self.verifier == "none" else self.verifier
+
 
 class FilesSection(_Section):
     """How folders are read."""

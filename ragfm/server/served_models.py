@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ragfm.citations.verifier import BUNDLED, load_verifier
+from ragfm.citations.verifier import load_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
@@ -198,7 +198,7 @@ class ServedModels:
         """
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
-        verifiers = {collection.settings.ask.verifier for collection in collections.values()} - {"none"} or {BUNDLED}
+        verifiers = {collection.settings.ask.ranking_verifier for collection in collections.values()}
         of_images = [collection.image_embedder for collection in collections.values()]
 
         def load_readers() -> None:

@@ -39,7 +39,7 @@ auto_adapt              refresh on questions that a reader writes
 retriever_training      train embedder, reranker or verifier, and test it
 hard_negatives          their training examples
 ranker_models           the models, with their losses
-verifier_ranker         the verifier as such a model
+verifier_ranker         the verifier as a ranking model
 ranker_trainer          their training loop
 """
 

@@ -128,8 +128,9 @@ def _mine_question(collection: Collection, question: Question) -> list[RankingEx
         if not found:
             in_document = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
             found = [hit for hit in in_document if any(gold.overlaps(hit) for gold in golds)]
-        places = [_place_of_answer(hit, question.answers, golds) for hit in found]
-        for hit, place in sorted(zip(found, places, strict=True), key=lambda one: one[1] is None)[:1]:
+        placed = [(hit, _place_of_answer(hit, question.answers, golds)) for hit in found]
+        placed.sort(key=lambda one: one[1] is None)  # which keeps the order of the ranking
+        for hit, place in placed[:1]:
             positives[embedded_text(hit.context, hit.text)] = place
     negatives: dict[str, None] = {}  # without repetitions, in order
     for hit in hits:
@@ -144,8 +145,8 @@ def _mine_question(collection: Collection, question: Question) -> list[RankingEx
 def _place_of_answer(hit: Hit, answers: Sequence[str], golds: Sequence[Gold]) -> tuple[int, int] | None:
     """The characters of an answer in the embedded text of a hit: the first within a gold span, else the first."""
     above = len(embedded_text(hit.context, hit.text)) - len(hit.text)
-    spans = [gold for gold in golds if gold.overlaps(hit) and gold.start is not None]
-    for begin in [*(max(0, (gold.start or 0) - hit.start) for gold in spans), 0]:
+    starts = [gold.start for gold in golds if gold.start is not None and gold.overlaps(hit)]
+    for begin in [*(max(0, start - hit.start) for start in starts), 0]:
         for answer in filter(None, answers):
             if (at := hit.text.find(answer, begin)) >= 0:
                 return above + at, above + at + len(answer)

@@ -12,16 +12,17 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.citations.verifier import BUNDLED, SHIPPED, WEIGHTS, Verifier, VerifierReranker
+from ragfm.citations.verifier import VerifierReranker, find_verifier, load_verifier
 from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
-from ragfm.core.errors import DataError, ModelNotFoundError
+from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.core.types import Reranker, Vectors
@@ -33,7 +34,7 @@ from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.retrieval.rerank import load_reranker
 from ragfm.retrieval.search import Mode
-from ragfm.training.hard_negatives import QuestionSplit, load_or_mine, mine_hard_negatives
+from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
 from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker, Ranker
 from ragfm.training.ranker_trainer import RankerSettings, train_ranker
@@ -164,11 +165,12 @@ def adapt_retriever(
         progress=report_progress,
     )
     ranker.save(folder)
-    if settings.part == "verifier":
-        comparison = _compare_verifier(collection, split, base, folder, report_progress)
-    else:
-        compare = _compare_embedder if settings.part == "embedder" else _compare_reranker
-        comparison = compare(collection, split, folder, report_progress)
+    compare: Mapping[Part, Callable[[Collection, QuestionSplit, Path, ProgressCallback], dict[str, Any]]] = {
+        "embedder": _compare_embedder,
+        "reranker": _compare_reranker,
+        "verifier": partial(_compare_verifier, settings.base),
+    }
+    comparison = compare[settings.part](collection, split, folder, report_progress)
     report = RetrieverReport(
         settings=settings,
         base={"name": settings.base, "sha256": weights_sha256(base)},
@@ -186,12 +188,9 @@ def adapt_retriever(
 
 def _base(settings: RetrieverSettings) -> Path:
     """The model that training starts from."""
-    if settings.part != "verifier":
-        return find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
-    folder = SHIPPED if settings.base == BUNDLED else Path(settings.base)
-    if not (folder / WEIGHTS).is_file():
-        raise ModelNotFoundError(f"There is no verifier in '{folder}'.", "Start from `bundled`, or train one first.")
-    return folder
+    if settings.part == "verifier":
+        return find_verifier(settings.base)
+    return find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
 
 
 def _compare_embedder(
@@ -237,14 +236,15 @@ def _compare_reranker(
 
 
 def _compare_verifier(
-    collection: Collection, split: QuestionSplit, base: Path, folder: Path, progress: ProgressCallback
+    base: str, collection: Collection, split: QuestionSplit, folder: Path, progress: ProgressCallback
 ) -> dict[str, Any]:
     """Search the test questions with either verifier as the reranker, and measure what they say about passages."""
     scores = []
-    examples = [one for one in mine_hard_negatives(collection, split.test) if one.negatives]
-    for path, run in ((base, BEFORE), (folder, AFTER)):
-        verifier = Verifier(path)
-        with _open_reranked(collection, VerifierReranker(verifier), VerifierReranker.weight) as handle:
+    mined = load_or_mine(collection, split.test, folder / STATE / "test.json", progress)
+    examples = [one for one in mined if one.negatives]
+    for name, run in ((base, BEFORE), (str(folder), AFTER)):
+        verifier = load_verifier(name)
+        with _open_reranked(collection, VerifierReranker(name), VerifierReranker.weight) as handle:
             _search(handle, split.test, folder / run, progress)
         pairs = [verifier.likelihoods(one.question, [one.positive, one.negatives[0]]) for one in examples]
         scores.append(np.array(pairs, dtype=np.float64).reshape(-1, 2))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch.nn import functional
 
-from ragfm.citations.verifier import BASE, SHIPPED, WEIGHTS, WINDOW, read_learned, with_learned
+from ragfm.citations.verifier import BASE, WEIGHTS, WINDOW, find_verifier, read_learned, with_learned
 from ragfm.core.durable_files import write_durably
 from ragfm.embedders.bert import Layer, read_weights
 from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
@@ -43,7 +43,7 @@ class VerifierRanker(Ranker):
     """The verifier, trained to find the answer in the passage of a question, and "not here" in its hard negatives.
 
     The loss is the cross-entropy of the answer's first and last token (Devlin et al. 2019); where the answer's place is
-    not known, that of its being anywhere in the passage (Clark and Gardner 2018). The result is the mean of the weights
+    not known, all tokens of the passage count as right (Clark and Gardner 2018). The result is the mean of the weights
     before and after, which keeps what was learned before (Wortsman et al. 2022).
     """
 
@@ -51,7 +51,7 @@ class VerifierRanker(Ranker):
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(str(find_model("bundled", "embedder")))
-        super().__init__(trainable_verifier(SHIPPED if base == "bundled" else Path(base)), negatives)
+        super().__init__(trainable_verifier(find_verifier(base)), negatives)
         self._before = {name: weight.clone() for name, weight in self.model.state_dict().items()}
 
     def loss(self, examples: Sequence[RankingExample]) -> torch.Tensor:
