@@ -95,7 +95,7 @@ def end_during_streams(handbook: Path, secret: str) -> int:
     return sum(datetime.fromisoformat(line["time"]) > signalled for line in answers)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_sigterm_during_streams_ends_them_cleanly(handbook: Path, times: int) -> None:
     secret = KeyFile(default_key_path(handbook / ".ragfm")).add(Key(name=f"ann{times}"))
     with ThreadPoolExecutor(min(times, 3)) as servers:  # one waits where another computes
