@@ -47,10 +47,8 @@ if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
     from ragfm.core.types import Hit
 
-MIN_LIKELIHOOD = 0.35
+MIN_LIKELIHOOD = 0.5
 """How likely the verifier must find the answer in a quote for it to be verified: decision 045."""
-MIN_LIKELIHOOD_ALONE = 0.5
-"""The same where the reader abstained, so that nothing else found the answer."""
 MIN_QUESTION_SHARE = 0.5
 """The share of the question's terms that a verified quote has, with its headings and table header."""
 SELF_CONTAINED = 4
@@ -168,8 +166,7 @@ def cite_answer(
     if (named := name_unit(text, sentences)) != text:
         text, sentences = named, cite_sentences(named, analysis, pictured)
     if verifier:
-        minimum = MIN_LIKELIHOOD_ALONE if is_abstention(output) else MIN_LIKELIHOOD
-        sentences = check_sentences(sentences, readings, minimum)
+        sentences = check_sentences(sentences, readings)
     if spans and len(sentences) == 1 and _agrees(text, spans[0][0]):  # a cell is as likely as what it was chosen for
         sentences = [replace(sentences[0], likelihood=max(sentences[0].likelihood, spans[0][2]))]
     return CitedAnswer(output, text, sentences, analysis, readings, agreement)
@@ -283,18 +280,16 @@ def _split(output: str, question_terms: frozenset[str], language: str) -> tuple[
 # --- The verifier's readings ----------------------------------------------------------------------------------------
 
 
-def check_sentences(
-    sentences: Sequence[CitedSentence], readings: Sequence[Reading], minimum: float = MIN_LIKELIHOOD
-) -> list[CitedSentence]:
+def check_sentences(sentences: Sequence[CitedSentence], readings: Sequence[Reading]) -> list[CitedSentence]:
     """The sentences with the verifier's likelihood, and the fault `unclear` where a quote may not answer the question.
 
     A quote stays verified if it has half of the question's terms, and the verifier, which has not seen the answer,
-    finds the answer to the question there, with the likelihood `minimum`: the words of the sentence, or others that say
-    the same. If one sentence has such a quote, a different one that adds many terms to the question is a statement by
-    itself, and need not be the answer. Without readings, in languages other than English, half of the question's terms
-    suffice.
+    finds the answer to the question there, with at least `MIN_LIKELIHOOD`: the words of the sentence, or others that
+    say the same. If one sentence has such a quote, a different one that adds many terms to the question is a statement
+    by itself, and need not be the answer. Without readings, in languages other than English, half of the question's
+    terms suffice.
     """
-    checked = [_check_sentence(sentence, readings, minimum) for sentence in sentences]
+    checked = [_check_sentence(sentence, readings) for sentence in sentences]
     if len(checked) == 1 or not any(found.verified for sentence in checked for found in sentence.evidence):
         return checked
     return [
@@ -311,7 +306,7 @@ def check_sentences(
     ]
 
 
-def _check_sentence(sentence: CitedSentence, readings: Sequence[Reading], minimum: float) -> CitedSentence:
+def _check_sentence(sentence: CitedSentence, readings: Sequence[Reading]) -> CitedSentence:
     """The sentence with the verifier's likelihood; quotes in which it does not find the answer are unclear."""
     verbatim = [
         (reading, start, end, reading.within(start, end))
@@ -330,7 +325,7 @@ def _check_sentence(sentence: CitedSentence, readings: Sequence[Reading], minimu
             _, start, end = reading.best_within(found.start, found.end)
             if term_overlap(sentence.plain, reading.passage.text[start:end]) >= MIN_OVERLAP:
                 likely.append(reading.within(start, end))
-        confirmed = not readings or max(likely, default=0.0) >= minimum
+        confirmed = not readings or max(likely, default=0.0) >= MIN_LIKELIHOOD
         if found.hit.image and found.fault == "unclear" and readings and confirmed:  # words of a figure's text
             found = replace(found, fault=None)
         unclear = found.verified and not (confirmed and share >= MIN_QUESTION_SHARE)

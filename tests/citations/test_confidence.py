@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ragfm import Answer, Collection, Rag, Settings
+from ragfm.citations import verifier
 from ragfm.citations.confidence import (
     DEFAULT,
     SHIPPED,
@@ -300,6 +302,12 @@ def test_a_calibration_gives_no_confidence_without_a_weighted_signal() -> None:
         assert one.withholds(0.9, 0.95)
     by_cosine = Calibration("r", -1.0, {"cosine": 10.0}, {"cosine": 0.5}, 0.5, embedder="one")
     assert by_cosine.confidence({"cosine": 0.9}, "other") is None
+
+
+def test_the_calibrations_were_fitted_to_the_verifier_that_ships() -> None:
+    """With other weights, likelihoods mean something else: fit again (decision 011), then change this hash."""
+    fitted_to = "98f1f774b11edfd6b3e1b20dc48e9e226158790779da63d802b5e4122feb421f"
+    assert sha256((verifier.SHIPPED / verifier.WEIGHTS).read_bytes()).hexdigest() == fitted_to
 
 
 def test_shipped_calibrations_apply_only_to_the_default_strategy(

@@ -142,11 +142,9 @@ def _reading(hit: Hit, words: str, chance: float) -> Reading:
     return Reading(hit, (Part(np.array([[start, start + len(words)]]), first, last, 1 - chance**0.5),))
 
 
-@pytest.mark.parametrize(
-    ("output", "chance", "verified"),
-    [("1931", 0.4, True), ("I don't know.", 0.4, False), ("I don't know.", 0.6, True), ("1931", 0.3, False)],
-)
-def test_where_the_reader_abstained_the_verifier_must_be_surer(
+@pytest.mark.parametrize("output", ["1931", "I don't know."])
+@pytest.mark.parametrize(("chance", "verified"), [(0.6, True), (0.4, False)])
+def test_a_quote_is_verified_where_the_answer_is_more_likely_than_not(
     monkeypatch: pytest.MonkeyPatch, output: str, chance: float, verified: bool
 ) -> None:
     hit = _hit("The mill burned down in 1931.")
