@@ -27,6 +27,7 @@ def check_keyword_index(index_class: type[KeywordIndex], *, k1: float = 1.2, b: 
     index = index_class.build(ids, iter(texts.texts), language="simple")
     ids[:] = 0  # an index that has not copied them fails the checks below
     _check_searches(index, texts)
+    _check_long_queries(index, texts)
     _check_refusals(index_class, index, texts)
     check_in_threads(lambda allowed: _check_hits(index, texts, 10, allowed), texts.ids)
     _check_saving(index_class, index, texts)
@@ -34,6 +35,7 @@ def check_keyword_index(index_class: type[KeywordIndex], *, k1: float = 1.2, b: 
     no_texts = texts.part(0, 0)
     empty = index_class.build(no_texts.ids, iter(()))
     _check_searches(empty, no_texts)
+    _check_long_queries(empty, no_texts)
     _check_saving(index_class, empty, no_texts)
     _check_languages(index_class)
 
@@ -100,6 +102,10 @@ def _check_searches(index: KeywordIndex, texts: _TestData) -> None:
         _check_hits(index, texts, len(texts.ids) + 5, allowed)
     scores, ids = index.search([], 4)
     require(scores.shape == ids.shape == (0, 4), f"no queries give shapes {scores.shape} and {ids.shape}")
+
+
+def _check_long_queries(index: KeywordIndex, texts: _TestData) -> None:
+    """Queries of 100,000 characters."""
     long_queries = [
         "kalo " * 20_000,
         "x" * 100_000,
