@@ -1,12 +1,14 @@
 """Compare fine-tuning methods for the bundled reader on the same examples: quality, parameters, time and memory.
 
-    python benchmarks/bench_adapt_methods.py [--examples DIR] [--train 300] [--test 100] [--methods lora,ia3]
+    python benchmarks/bench_adapt_methods.py [--train 3000] [--test 200] [--methods lora,ia3] [--seed 1]
+    python benchmarks/bench_adapt_methods.py --methods lora --form quoted
 
---examples is a folder from `ragfm adapt data`; by default it is made from SQuAD train in --keep. Each method trains in
+The examples are made from SQuAD train by `ragfm adapt data` in --keep, or come from --examples. Each method trains in
 its own process, on the same examples in the same order and with its default learning rate. It then answers prompts of
 other documents by greedy decoding with transformers, which supports every method. Times are CPU seconds including
 validation, since they depend less on other load. `none` is the reader without an adapter. qlora requires a base model
-in safetensors format (--base). Prints a table, and one JSON line last.
+in safetensors format (--base). An interrupted run continues at its last checkpoint; each finished method is saved at
+once, next to those of earlier runs over the same number of examples. Prints a table, and one JSON line last.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from data import DATA
 from measure import about, read, save
 
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import estimate_ratios
+from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.models.adapters import METHODS
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, read_examples
 
@@ -33,9 +37,9 @@ TO_VALIDATE = 24
 TOKENS = 48  # maximum per answer
 
 
-def make_examples(keep: Path, count: int) -> Path:
+def make_examples(keep: Path, count: int, form: str) -> Path:
     """Examples from SQuAD train, made by `ragfm adapt data`; a quarter of the documents are for validation and test."""
-    out = keep / "examples"
+    out = keep / f"examples-{form}"
     if not (out / CARD).exists():
         squad = DATA / "squad"
         command = [
@@ -49,6 +53,8 @@ def make_examples(keep: Path, count: int) -> Path:
             str(2 * count),
             "--valid",
             "0.25",
+            "--answers",
+            form,
             "--exclude-data",
             str(squad / "squad-v2.0-dev.json.gz"),
             "--keep",
@@ -76,8 +82,8 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
     test = valid[TO_VALIDATE : TO_VALIDATE + given.test]
     base, row, model = Base(given.base, four_bit=method == "qlora"), dict[str, Any](), None
     if method != "none":
-        settings = TrainSettings(MethodSettings(method), epochs=given.epochs)  # type: ignore[arg-type]
-        out = Path(given.keep) / f"{method}-{given.train}-{given.epochs}"
+        settings = TrainSettings(MethodSettings(method), epochs=given.epochs, seed=given.seed)  # type: ignore[arg-type]
+        out = Path(given.keep) / f"{row_name(method, given)}-{given.train}-{given.epochs}"
         training = Training(base, train, out, settings, valid=valid[:TO_VALIDATE])
         before = time.process_time()
         numbers = training.run(lambda step: print(f"{method}: step {step.done} of {step.total}", file=sys.stderr))
@@ -94,6 +100,7 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
     return {
         **row,
         "measures": answer_measures(test, answers),
+        "scores": [round(score(example, answer), 4) for example, answer in zip(test, answers, strict=True)],
         "seconds_an_answer": round((time.monotonic() - start) / len(test), 2),
     }
 
@@ -104,17 +111,34 @@ def generate(model: Any, base: Any, example: Example) -> str:
     return generate_greedy(model, base, example.messages, TOKENS)
 
 
+def row_name(method: str, given: argparse.Namespace) -> str:
+    """The method, with what differs from the default: seed and form of the answers."""
+    varied = [f"seed {given.seed}"] * (given.seed > 0) + [given.form] * (given.form != "phrase")
+    return ", ".join([method, *varied])
+
+
+def score(example: Example, answer: str) -> float:
+    """The score of an answer as in SQuAD 2.0: token F1, and 1 for an abstention where there is no answer.
+
+    Of an answer with its quote, what precedes the quote counts.
+    """
+    answer = answer.partition(": “")[0]
+    if not answer or is_abstention(answer):
+        return float(example.completion == ABSTENTION)
+    return max((token_f1(answer, right) for right in example.meta.get("answers", ())), default=0.0)
+
+
 def answer_measures(examples: list[Example], answers: list[str]) -> dict[str, Any]:
     """Measures of `ragfm eval answers` for the answers to the examples' prompts."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for example, answer in zip(examples, answers, strict=True):
         answerable, abstained = example.completion != ABSTENTION, not answer or is_abstention(answer)
         right = example.meta.get("answers", ())
-        f1 = max((token_f1(answer, one) for one in right), default=0.0) if not abstained else 0.0
         cited = f"[{example.completion.rpartition('[')[2].partition(']')[0]}]"
         contained = answerable and not abstained and contains_answer(answer, right)
         for name, value, of in (
-            ("f1, answerable", answerable * f1, answerable),
+            ("score", score(example, answer), 1),
+            ("f1, answerable", answerable * score(example, answer), answerable),
             ("contained, answerable", contained, answerable),
             ("abstention precision", abstained and not answerable, abstained),
             ("abstention recall", abstained and not answerable, not answerable),
@@ -130,14 +154,16 @@ def main() -> None:
     parser.add_argument("--examples", metavar="DIR")
     parser.add_argument("--keep", metavar="DIR", default="adapt-methods")
     parser.add_argument("--base", default="bundled")
-    parser.add_argument("--train", type=int, default=300)
-    parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--train", type=int, default=3000)
+    parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--form", choices=("phrase", "quoted"), default="phrase", help="form of the answers to learn")
     parser.add_argument("--methods", default=",".join(("none", *(method for method in METHODS if method != "qlora"))))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     Path(given.keep).mkdir(parents=True, exist_ok=True)
-    given.examples = given.examples or str(make_examples(Path(given.keep), given.train))
+    given.examples = given.examples or str(make_examples(Path(given.keep), given.train, given.form))
     if given.one:
         print(json.dumps(one(given.one, given)))
         return
@@ -147,8 +173,11 @@ def main() -> None:
     for method in given.methods.split(","):
         command = [sys.executable, __file__, "--one", method, *sys.argv[1:], "--examples", given.examples]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows[method] = json.loads(done.stdout.splitlines()[-1])
-        show(method, rows[method])
+        row = rows[row_name(method, given)] = json.loads(done.stdout.splitlines()[-1])
+        if method != "none" and "none" in rows:
+            untuned, tuned = (np.array(rows[name]["scores"])[:, None] for name in ("none", row_name(method, given)))
+            row["gain"] = asdict(paired_differences(["score"], untuned, tuned)[0])
+        show(row_name(method, given), row)
         if given.train >= 300:
             save(
                 {**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows},
@@ -160,7 +189,7 @@ def main() -> None:
 def show(method: str, row: dict[str, Any]) -> None:
     values = "  ".join(f"{name} {value[0]:.3f}" for name, value in row["measures"].items())
     learned, seconds, peak = (row.get(name, 0) for name in ("learned", "processor_seconds", "peak_mb"))
-    print(f"{method:7}{learned:>12,} learn {seconds:>6.0f} s {peak:>6} MB  {values}", flush=True)
+    print(f"{method:16}{learned:>12,} learn {seconds:>6.0f} s {peak:>6} MB  {values}", flush=True)
 
 
 if __name__ == "__main__":
