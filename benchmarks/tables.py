@@ -1035,8 +1035,10 @@ def report_peers() -> str:
     for framework, entry in _result("reports-peers")["frameworks"].items():
         for way, found in entry["ways"].items():
             cells = (f"{found[key]:.2f} ({found['reporting'][key]:.2f})" for key in keys)
-            rows.append([framework, way, *cells])
-    return _table(("framework", "search", *keys), rows)
+            answered = way == entry.get("answers from") and entry.get("answers")
+            right = f"{entry['counts'].get('right', 0)} of {len(entry['answers'])}" if answered else "-"
+            rows.append([framework, way, *cells, right])
+    return _table(("framework", "search", *keys, "right answers"), rows)
 
 
 def table_tools() -> str:
