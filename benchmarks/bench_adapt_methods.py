@@ -133,12 +133,12 @@ def answer_measures(examples: list[Example], answers: list[str]) -> dict[str, An
     pairs: dict[str, list[tuple[float, float]]] = {}
     for example, answer in zip(examples, answers, strict=True):
         answerable, abstained = example.completion != ABSTENTION, not answer or is_abstention(answer)
-        right = example.meta.get("answers", ())
+        right, earned = example.meta.get("answers", ()), score(example, answer)
         cited = f"[{example.completion.rpartition('[')[2].partition(']')[0]}]"
         contained = answerable and not abstained and contains_answer(answer, right)
         for name, value, of in (
-            ("score", score(example, answer), 1),
-            ("f1, answerable", answerable * score(example, answer), answerable),
+            ("score", earned, 1),
+            ("f1, answerable", answerable * earned, answerable),
             ("contained, answerable", contained, answerable),
             ("abstention precision", abstained and not answerable, abstained),
             ("abstention recall", abstained and not answerable, not answerable),
@@ -173,11 +173,12 @@ def main() -> None:
     for method in given.methods.split(","):
         command = [sys.executable, __file__, "--one", method, *sys.argv[1:], "--examples", given.examples]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = rows[row_name(method, given)] = json.loads(done.stdout.splitlines()[-1])
+        name = row_name(method, given)
+        row = rows[name] = json.loads(done.stdout.splitlines()[-1])
         if method != "none" and "none" in rows:
-            untuned, tuned = (np.array(rows[name]["scores"])[:, None] for name in ("none", row_name(method, given)))
+            untuned, tuned = (np.array(rows[key]["scores"])[:, None] for key in ("none", name))
             row["gain"] = asdict(paired_differences(["score"], untuned, tuned)[0])
-        show(row_name(method, given), row)
+        show(name, row)
         if given.train >= 300:
             save(
                 {**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows},
