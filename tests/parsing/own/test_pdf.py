@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pypdfium2
@@ -126,6 +127,100 @@ def test_page_numbers_below_a_text_that_ends_early_are_left_out() -> None:
     # Numbers that do not count the pages are text.
     sums = [lines(*PROSE) + lines(str(number * number), y=y) for number, y in enumerate(ends, 17)]
     assert "324" in document(pdf(*sums), "a.pdf").text
+
+
+def test_running_titles_that_change_with_the_section_are_left_out() -> None:
+    titles = ["1.1. Lamps", "1.1. Lamps", "1.2. Oil", "1.2. Oil", "2. Ships"]
+    pages = [
+        (lines(title, x=400, y=30) + lines(str(number), y=30))  # a left page
+        if number % 2
+        else (lines(title, y=30) + lines(str(number), x=520, y=30))
+        for number, title in enumerate(titles, 7)
+    ]
+    text = document(pdf(*(lines(*PROSE) + page for page in pages)), "a.pdf").text
+    assert text.count("red ink") == 5
+    assert not re.search(r"Lamps|Oil|2\. Ships|\b(7|8|9|10|11)\b", text)
+
+
+def test_footnotes_are_not_running_titles() -> None:
+    pages = [lines(*PROSE) + lines(f"{number} A note about {word}.", y=30) for number, word in enumerate("abcd", 1)]
+    text = document(pdf(*pages), "a.pdf").text
+    assert [text.count(f"{number} A note") for number in range(1, 5)] == [1] * 4
+
+
+LABELS = ("Sales", "Gains", "Taxes")
+CHAPTERS = ["Lamps", "How to trim a wick", "Fog signals", "The boat", "Stores and supplies", "Reports"]
+
+
+def book(contents: str, *, after: str = "", more: str = "", front: int = 1) -> bytes:
+    """A page of contents and `more`, then pages with a chapter each; `front` pages come before page 1."""
+    chapters = [
+        lines(f"{number} {title}", y=740, size=14) + lines(*PROSE, y=700) for number, title in enumerate(CHAPTERS, 1)
+    ]
+    empty = [lines(*PROSE)] * (front - 1 - bool(more))
+    return pdf(contents + after, *([more] if more else []), *empty, *chapters)
+
+
+def dotted(number: int, *, page: int | None = None, y: float = 0) -> str:
+    title = f"{number} {CHAPTERS[number - 1]}"
+    dots = " ." * (40 - len(title) // 2)
+    place = y or 700 - 14 * number
+    return lines(f"{title}{dots}", y=place) + lines(str(page or number), x=520, y=place)
+
+
+def spaced(number: int) -> str:
+    return lines(f"{number} {CHAPTERS[number - 1]}", y=700 - 14 * number) + lines(
+        str(number), x=520, y=700 - 14 * number
+    )
+
+
+@pytest.mark.parametrize("entry", [dotted, spaced])
+@pytest.mark.parametrize("front", [1, 4])
+def test_a_table_of_contents_is_left_out(entry: Callable[[int], str], front: int) -> None:
+    head = lines("Handbook", y=760, size=18) + lines("Contents", y=714, size=14) + lines("Page", x=500, y=700)
+    contents = head + "".join(map(entry, range(1, 7)))
+    text = document(book(contents, after=lines(*PROSE, y=500), front=front), "a.pdf").text
+    assert "Contents" not in text
+    assert "Page" not in text
+    assert ". ." not in text
+    assert [text.count(title) for title in CHAPTERS] == [1] * 6
+    assert text.startswith("# Handbook")
+    assert text.count("red ink") == 7 + front - 1
+
+
+def test_the_last_page_of_the_contents_may_have_one_entry() -> None:
+    first = "".join(map(dotted, range(1, 6)))
+    text = document(book(first, more=dotted(6, y=740) + lines(*PROSE, y=600), front=2), "a.pdf").text
+    assert [text.count(title) for title in CHAPTERS] == [1] * 6
+    assert text.count("red ink") == 7
+
+
+def test_rows_with_numbers_that_are_not_page_numbers_stay() -> None:
+    prices = "".join(dotted(number, page=10 * number) for number in range(1, 7))
+    descending = "".join(dotted(number, page=7 - number) for number in range(1, 7))
+    few = "".join(map(dotted, range(1, 3)))
+    for contents, count in ((prices, 6), (descending, 6), (few, 2)):
+        text = document(book(contents, after=lines(*PROSE, y=500)), "a.pdf").text
+        assert sum(text.count(title) for title in CHAPTERS) == 6 + count
+
+
+def test_a_statement_after_the_contents_keeps_its_rows() -> None:
+    for values in (("9", "202", "447"), ("2018", "9", "202"), ("6", "6", "7")):
+        rows = [
+            cells(label, value, y=740 - 14 * row, right=(530,))
+            for row, (label, value) in enumerate(zip(LABELS, values, strict=True))
+        ]
+        text = document(book("".join(map(dotted, range(1, 7))), more="".join(rows), front=2), "a.pdf").text
+        assert [text.count(label) for label in LABELS] == [1, 1, 1]
+
+
+def test_headings_with_numbers_at_the_top_of_pages_stay() -> None:
+    pages = [
+        lines(str(number), y=740, size=14) + lines(title, x=140, y=740, size=14) + lines(*PROSE, y=640)
+        for number, title in enumerate(CHAPTERS, 1)
+    ]
+    found = headings(document(pdf(*pages), "a.pdf"))
+    assert [title.split(" ", 1)[1] for _, title in found] == CHAPTERS, found
 
 
 def test_lists_and_broken_lines() -> None:

@@ -3,6 +3,7 @@
 pdf_document      the entry point: pages in reading order, headings
 pdf_page          the content of a page: words, rules, images, hidden text
 pdf_margins       page numbers and running titles
+pdf_contents      tables of contents
 pdf_drawing       rules, filled areas, images and links
 pdf_lines         words to lines, lines to paragraphs
 pdf_layout        tables, columns and paragraphs in reading order

@@ -13,6 +13,7 @@ from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
+from ragfm.parsing.own.pdf.pdf_contents import drop_contents
 from ragfm.parsing.own.pdf.pdf_layout import read_layout
 from ragfm.parsing.own.pdf.pdf_lines import Block
 from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
@@ -113,10 +114,14 @@ def build_text(
     pages = iter(pages)
     # The words of a page take far more memory than its text, so at most one window of pages is kept.
     while window := list(islice(pages, _WINDOW)):
+        scans += [
+            str(number)
+            for number, page in enumerate(window, len(blocks_by_page) + 1)
+            if not page.words and page.drawing.images
+        ]
         drop_running_titles(window, running_titles, len(blocks_by_page))
+        drop_contents(window)
         for number, page in enumerate(window, len(blocks_by_page) + 1):
-            if not page.words and page.drawing.images:
-                scans.append(str(number))
             hidden += page.hidden_text.split()
             blocks: list[Block] = []
             try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import median
 
 from ragfm.parsing.own.pdf.pdf_lines import line_of, rows_of
 from ragfm.parsing.own.pdf.pdf_page import PageContent
@@ -14,36 +16,76 @@ _MARGIN = 0.12  # share of the page height, at the top and the bottom
 _MIN_GAP = 0.7  # times the row height: white space between a running title and the text
 _MAX_TITLE_ROWS = 3
 _MIN_PAGES = 3  # pages on which a line must repeat
+_MIN_SHARE = 0.3  # of the pages on which it must
+_MIN_DENSITY = 0.5  # share of pages with a number that counts them, between the first and the last such page
 _PAGE_NUMBER = re.compile(r"(\D{0,8}?)(\d{1,4})(\D{0,3})")
+_COUNT = re.compile(r"(\d{1,4})|[ivxlc]{1,7}|[IVXLC]{1,7}")
+_MIN_COUNT_GAP = 2.0  # times the font size, between a running title and the number next to it
+_MAX_COUNT_SIZE = 1.1  # times the usual font size of the page
+_ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
 
 def drop_running_titles(pages: Sequence[PageContent], known: set[str], first: int) -> None:
-    """Remove page numbers and lines that repeat in the margins; the first occurrence of a line with letters stays.
+    """Remove page numbers and running titles from the margins.
+
+    A running title repeats, or changes with the section and has the number of the page next to it. The first occurrence
+    of one that repeats and has letters stays.
 
     `known` are the running titles of the pages before; those of these pages are added. The first page has the index
     `first`.
     """
-    rows_by_title: dict[str, list[tuple[int, list[Word]]]] = {}
-    for number, page in enumerate(pages):
+    by_title: dict[str, list[tuple[int, list[Word]]]] = {}
+    by_number: dict[str, list[tuple[int, list[Word]]]] = {}  # the key is the distance to the index of the page
+    for index, page in enumerate(pages):
+        sizes = [word.size for word in page.words]
+        largest = _MAX_COUNT_SIZE * median(sizes) if sizes else 0.0
         for row in [*_margin_rows(page.words, page.height), *_margin_rows(page.words, page.height, bottom=True)]:
-            title = re.sub(r"\d+", "#", line_of(row).plain)
-            rows_by_title.setdefault(title, []).append((number, row))
+            by_title.setdefault(re.sub(r"\d+", "#", line_of(row).plain), []).append((index, row))
+            is_heading = max(word.size for word in row) > largest  # "1  Introduction" at the top of the first page
+            for style, number in [] if is_heading else _outer_numbers(row):
+                by_number.setdefault(f"{style} {number - index - first:+}", []).append((index, row))
         # On a page that ends early, the page number may stand directly below the text: it counts the pages.
         if page.words:
             lowest = max(page.words, key=lambda word: word.bottom)
             row = [word for word in page.words if word is lowest or word.bottom > lowest.center_y]
             if found := _PAGE_NUMBER.fullmatch(line_of(row).plain):
-                title = f"{found[1]}#{found[3]} = page {int(found[2]) - number - first:+}"
-                rows_by_title.setdefault(title, []).append((number, row))
+                title = f"{found[1]}#{found[3]} = page {int(found[2]) - index - first:+}"
+                by_title.setdefault(title, []).append((index, row))
     dropped: dict[int, set[int]] = {}  # page: ids of words
-    for title, rows in rows_by_title.items():
-        if title in known or len({number for number, _ in rows}) >= max(_MIN_PAGES, 0.3 * len(pages)):
+    kept: set[int] = set()  # ids of words
+    for title, rows in by_title.items():
+        if title in known or len({index for index, _ in rows}) >= max(_MIN_PAGES, _MIN_SHARE * len(pages)):
             keeps_first = title not in known and any(map(str.isalpha, title.partition(" = ")[0]))
-            for number, row in rows[keeps_first:]:
-                dropped.setdefault(number, set()).update(map(id, row))
+            kept.update(id(word) for _, row in rows[:keeps_first] for word in row)
+            for index, row in rows[keeps_first:]:
+                dropped.setdefault(index, set()).update(map(id, row))
             known.add(title)
-    for number, words in dropped.items():
-        pages[number].words = [word for word in pages[number].words if id(word) not in words]
+    for distance, rows in by_number.items():
+        indexes = {index for index, _ in rows}
+        counts = len(indexes) >= max(_MIN_PAGES, _MIN_DENSITY * (max(indexes) - min(indexes) + 1))
+        if counts or distance in known:
+            for index, row in rows:
+                dropped.setdefault(index, set()).update(id(word) for word in row if id(word) not in kept)
+            known.add(distance)
+    for index, words in dropped.items():
+        pages[index].words = [word for word in pages[index].words if id(word) not in words]
+
+
+def _outer_numbers(row: Sequence[Word]) -> list[tuple[str, int]]:
+    """The numbers that stand apart at the ends of a row, each with its style, `decimal` or `roman`."""
+    words = sorted(row, key=lambda word: word.x0)
+    numbers = []
+    for outer, inner in [(words[0], words[1]), (words[-1], words[-2])] if len(words) > 1 else [(words[0], None)]:
+        found = _COUNT.fullmatch(outer.text)
+        gap = max(inner.x0 - outer.x1, outer.x0 - inner.x1) if inner else math.inf
+        if found and gap > _MIN_COUNT_GAP * outer.size:
+            numbers.append(("decimal", int(found[1])) if found[1] else ("roman", _roman(outer.text.lower())))
+    return numbers
+
+
+def _roman(digits: str) -> int:
+    values = [_ROMAN[digit] for digit in digits]
+    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
 
 
 def _margin_rows(words: Sequence[Word], height: float, *, bottom: bool = False) -> list[list[Word]]:
