@@ -45,6 +45,25 @@ def test_words_split_at_a_line_end_are_joined() -> None:
     assert parsed.text == "This is an example, a Case-Study."
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        ("Contact mia@qa.", "debian.org or the team.", "mia@qa.debian.org or"),
+        ("See https://example.org/doc/", "list-of-lamps.html.", "https://example.org/doc/list-of-lamps.html."),
+        ("See https://example.org/names-", "of-lamps.html.", "https://example.org/names-of-lamps.html."),
+        ("See https://example.org/", "and the list.", "https://example.org/ and"),
+        ("See https://example.org/doc", "or 3.5 of it.", "https://example.org/doc or"),
+        ("Write to ada@example.org.", "The list is long.", "ada@example.org. The"),
+        ("Oil and/", "or 3.5 of it.", "Oil and/ or"),
+    ],
+)
+def test_addresses_that_are_cut_at_a_line_end(first: str, second: str, joined: str) -> None:
+    filler = "Ships of all kinds that pass at dusk are written down before the next one comes near. "
+    line = filler[: 88 - len(first)] + first
+    parsed = document(pdf(lines(filler + filler[:8], line, second + " " + filler[:70])), "a.pdf")
+    assert joined in " ".join(parsed.text.split())
+
+
 def test_a_document_without_text_is_skipped() -> None:
     with pytest.raises(SkipDocument, match=r"a\.pdf has no text"):
         parse(Blob(pdf("", "")), "a.pdf")

@@ -14,6 +14,9 @@ from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Figure, Word
 _MIN_CELL_GAP = 0.9  # times the font size: a wider gap separates cells or columns
 _BULLET = re.compile(r"[•◦▪▫●○■□‣⁃∙·◆◇►▶➢➤✓✔*\u2013\u2014\uf0b7\uf0a7\uf0d8\x84-](?:\s+|$)")
 _NUMBER = re.compile(r"(?:\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{2,5})[.)])\s")
+# An address at the end of a line, and the word with which it goes on: "mia@qa." "debian.org".
+_CUT_ADDRESS = re.compile(r"(?:\w://|\bwww\.|\w@)\S*[./_=&?#-]$")
+_REST_OF_ADDRESS = re.compile(r"[a-z0-9]\S*[./_=&?#-]\w", re.IGNORECASE)
 _CJK = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 
@@ -136,7 +139,9 @@ def paragraphs(lines: Sequence[Line]) -> list[Block]:
         text = group[0].text
         for line, below in pairwise(group):
             first_word = below.words[0].text
-            if text.endswith(HYPHEN):
+            if _CUT_ADDRESS.search(line.words[-1].text.replace(HYPHEN, "-")) and _REST_OF_ADDRESS.match(below.text):
+                pass
+            elif text.endswith(HYPHEN):
                 text = text[:-1] if first_word[:1].islower() else f"{text[:-1]}-"
             elif _ends_early(line, below, right):
                 text += "\n"  # the author broke the line
