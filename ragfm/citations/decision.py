@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ragfm.citations.grounding import CitedAnswer, CitedSentence, cite
 from ragfm.citations.support import Analysis, Evidence
 from ragfm.core.abstention import ABSTENTION
-from ragfm.core.text import MARKER, escape_markers, line_range
+from ragfm.core.text import MARKER, QUESTION_MARKS, displayed_quote, escape_markers, line_range
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ def nearest_sentences(analysis: Analysis, readings: Sequence[Reading]) -> list[t
     """The sentence or table row of each passage that most likely contains the answer, with its score.
 
     The score is the share of the question's terms that the sentence contains and, with `readings`, how likely the
-    verifier finds the answer in it. Headings and table headers are left out. The citations are not verified, and have
-    no place in an answer.
+    verifier finds the answer in it. Headings, table headers and questions are left out. The citations are not verified,
+    and have no place in an answer.
     """
     number_of_terms = max(len(analysis.question.terms), 1)
     reading_of = {reading.passage.n: reading for reading in readings}
@@ -186,7 +186,7 @@ def nearest_sentences(analysis: Analysis, readings: Sequence[Reading]) -> list[t
                 window,
             )
             for window in windows
-            if not window.is_heading
+            if not window.is_heading and not window.text.endswith(QUESTION_MARKS)
         ]
         if scored:
             score, best = max(scored, key=lambda one: one[0])
@@ -213,7 +213,7 @@ def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small
         return text
     says = ""
     if quote:
-        words = escape_markers(" ".join(quote.quote.split()))
+        words = escape_markers(displayed_quote(quote.quote))
         if small and status == "unsure":
             return f"I am not sure. The documents say: “{words}” [{quote.n}]"
         if words.rstrip(".") not in MARKER.sub("", text):
@@ -225,6 +225,6 @@ def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small
 
 def describe_contradiction(contradiction: Contradiction) -> str:
     """The line that tells a user of a contradiction: `But [2] says otherwise: “…”`."""
-    quote = escape_markers(" ".join(contradiction.quote.split()))
+    quote = escape_markers(displayed_quote(contradiction.quote))
     ending = f": “{quote}”" if len(quote) <= _MAX_QUOTE else "."
     return f"But [{contradiction.n}] says otherwise{ending}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from ragfm.core.text import counted
+from ragfm.core.text import counted, displayed_quote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -274,7 +274,7 @@ def print_extraction(extraction: Extraction[Any]) -> None:
 
 
 def _quote(citation: Citation) -> Part:
-    return f"“{' '.join(citation.quote.split())}”", "dim"
+    return f"“{displayed_quote(citation.quote)}”", "dim"
 
 
 # --- Reports -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ _LINE = re.compile(
     r"|[ \t]*(?:[-*+•]|\d{1,3}\))[ \t])",  # the first line of a list item
     re.MULTILINE,
 )
+_HEADINGS_ABOVE = re.compile(r"(?:#{1,6}[ \t][^\n]*\n\s*)+(?=\S)")
+QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # also full-width and Arabic
 _MAX_ROW = 400  # characters of a table row that is one sentence; the cells of longer ones hold paragraphs
 _MIN_REPEATED_WORDS = 4
 _WINDOW = 2048  # characters; sentencex takes quadratic time on long paragraphs that are not ASCII
@@ -47,6 +49,11 @@ def line_range(text: str, start: int, end: int) -> tuple[int, int]:
     """The first and the last line of `text[start:end]`, from 1."""
     first = text.count("\n", 0, start) + 1
     return first, first + text[start:end].rstrip("\n").count("\n")
+
+
+def displayed_quote(quote: str) -> str:
+    """A quote in one line, without the headings above it."""
+    return " ".join(quote[match.end() if (match := _HEADINGS_ABOVE.match(quote)) else 0 :].split())
 
 
 def is_english(query: str, language: str | None) -> bool:

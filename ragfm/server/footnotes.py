@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ragfm.citations.decision import describe_contradiction
+from ragfm.core.text import displayed_quote
 from ragfm.core.types import Answer, Citation, Contradiction
 
 _ADDED_LINES = re.compile(
@@ -25,14 +26,11 @@ def footnotes(answer: Answer) -> str:
     lines = []
     for source in sources:
         page = f", page {source.page}" if source.page else ""
-        lines.append(f"[{source.n}] {_one_line(source.name or source.uri)}{page}: “{_one_line(source.quote)}”")
+        name = " ".join((source.name or source.uri).split())
+        lines.append(f"[{source.n}] {name}{page}: “{displayed_quote(source.quote)}”")
     return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""
 
 
 def without_footnotes(text: str) -> str:
     """The answer's own text, from a text that a client sends back."""
     return _ADDED_LINES.sub("", text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

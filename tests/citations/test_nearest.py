@@ -13,6 +13,8 @@ from ragfm.citations.grounding import cite_answer
 from ragfm.citations.support import analyze
 from ragfm.citations.verifier import load_verifier
 from ragfm.core.config import AskSection
+from ragfm.core.text import displayed_quote
+from ragfm.core.types import Citation
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 BOAT = "# The boat\n\nThe boat leaves at nine. It is painted red. Dogs stay ashore."
@@ -32,8 +34,21 @@ def test_the_sentence_that_shares_most_with_the_question() -> None:
     heading = hit("# Is the boat painted\n\nIt is red.", 1)
     ((_, headed),) = nearest_sentences(analyze("Is the boat painted?", [heading]), ())
     assert headed.quote == "It is red."
+    asked = hit("Is the boat painted? It was painted red.", 1)
+    ((_, answer),) = nearest_sentences(analyze("Is the boat painted?", [asked]), ())
+    assert answer.quote == "It was painted red."
+    assert nearest_sentences(analyze("Is the boat painted?", [hit("Is the boat painted?", 1)]), ()) == []
     each = nearest_sentences(analyze("What?", [hit(BOAT, n) for n in range(1, 6)]), ())
     assert [citation.n for _, citation in each] == [1, 2, 3, 4, 5]
+
+
+def test_a_quote_is_shown_without_the_headings_above_it() -> None:
+    assert displayed_quote("## Boats\n\n### 2.1 Fares\n\nThis is\n12 crowns.") == "This is 12 crowns."
+    assert displayed_quote("# Boats\n") == "# Boats"
+    assert displayed_quote("#1 of the list") == "#1 of the list"
+    boats = hit("### 2.1 Fares\n\nThis is the list of fares.", 1)
+    quote = Citation(1, "1.md", 1, 0, len(boats.text), boats.text, verified=True)
+    assert shown_text("12", "unsure", quote, small=True).endswith("The documents say: “This is the list of fares.” [1]")
 
 
 def test_the_verifier_knows_better_than_words() -> None:
