@@ -112,6 +112,12 @@ def test_headings_by_size_and_weight() -> None:
     assert headings(parsed) == [(1, "The lighthouse"), (2, "2 Keepers"), (3, "2.1 At night"), (4, "Ships")]
 
 
+def test_the_second_line_of_a_numbered_title_is_part_of_it() -> None:
+    title = lines("5.9 Moving and re-", y=740, size=14, font=2) + lines("moving of lamps", x=98, y=723, size=14, font=2)
+    parsed = document(pdf(title + lines(*PROSE, y=690)), "a.pdf")
+    assert [value for _, value in headings(parsed)] == ["5.9 Moving and removing of lamps"]
+
+
 def test_columns_are_read_one_after_the_other() -> None:
     left = [f"This is line number {i} of the left column," for i in range(1, 9)]
     right = [f"and this is line number {i} of the right one," for i in range(1, 9)]

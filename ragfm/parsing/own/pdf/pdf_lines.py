@@ -14,6 +14,7 @@ from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Figure, Word
 _MIN_CELL_GAP = 0.9  # times the font size: a wider gap separates cells or columns
 _BULLET = re.compile(r"[•◦▪▫●○■□‣⁃∙·◆◇►▶➢➤✓✔*\u2013\u2014\uf0b7\uf0a7\uf0d8\x84-](?:\s+|$)")
 _NUMBER = re.compile(r"(?:\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{2,5})[.)])\s")
+_SECTION = re.compile(r"\d{1,3}(?:\.\d{1,3})+\.?\s+[^\W\d]")  # the next line of such a title is below its first word
 # An address at the end of a line, and the word with which it goes on: "mia@qa." "debian.org".
 _CUT_ADDRESS = re.compile(r"(?:\w://|\bwww\.|\w@)\S*[./_=&?#-]$")
 _REST_OF_ADDRESS = re.compile(r"[a-z0-9]\S*[./_=&?#-]\w", re.IGNORECASE)
@@ -169,7 +170,7 @@ def _continues_paragraph(group: Sequence[Line], line: Line, usual_gap: float, ri
     if abs(last.x0 + last.x1 - line.x0 - line.x1) < 4:  # centred
         return True
     if line.x0 > last.x0 + size:
-        return len(group) == 1 and _starts_item(group[0].plain)
+        return len(group) == 1 and bool(_starts_item(group[0].plain) or _SECTION.match(group[0].plain))
     return line.x0 > last.x0 - size or len(group) == 1
 
 
