@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
 _VERSION = "5"
-# Of formats that have changed since: PDF, spreadsheets, and those that may have HTML in them.
+# Of formats that have changed since: PDF, text documents, spreadsheets, and those that may have HTML in them.
 _VERSIONS = {
-    **dict.fromkeys((formats.XML, formats.XLSX, formats.XLS, formats.ODS), "6"),
+    **dict.fromkeys((formats.XML, formats.XLSX, formats.XLS, formats.ODS, formats.DOCX, formats.DOC, formats.ODT), "6"),
     **dict.fromkeys((formats.HTML, formats.EPUB, formats.EML, formats.MSG), "7"),
     formats.PDF: "8",
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import docx
 import pytest
 from docx.document import Document as Written
+from docx.enum.style import WD_STYLE_TYPE
 from docx.opc.packuri import PackURI
 from docx.opc.part import Part
 from docx.oxml import parse_xml
@@ -85,6 +86,23 @@ def test_manual_breaks_count_without_rendered_breaks() -> None:
     plain = docx.Document()
     plain.add_paragraph("One")
     assert document(saved(plain), "a.docx").marks == ()
+
+
+def test_tables_of_contents_are_left_out() -> None:
+    written = docx.Document()
+    written.styles.add_style("toc 1", WD_STYLE_TYPE.PARAGRAPH)
+    written.add_paragraph("Contents", style="TOC Heading")
+    written.add_paragraph("Leave\t2", style="toc 1")
+    for gallery, text in (("Table of Contents", "Leave 2"), ("Cover Pages", "Cover")):
+        part = (
+            f"<w:sdtPr><w:docPartObj><w:docPartGallery w:val='{gallery}'/></w:docPartObj></w:sdtPr>"
+            f"<w:sdtContent><w:p><w:r><w:t>{text}</w:t></w:r><w:r><w:br w:type='page'/></w:r></w:p></w:sdtContent>"
+        )
+        written.element.body.insert(-1, parse_xml(f"<w:sdt {NAMESPACES}>{part}</w:sdt>"))
+    written.add_heading("Leave", 1)
+    parsed = document(saved(written), "a.docx")
+    assert parsed.text == "Cover\n\n# Leave"
+    assert [mark.value for mark in parsed.marks if mark.kind == "page"] == ["2", "3"]
 
 
 def test_numbers_are_as_in_word() -> None:

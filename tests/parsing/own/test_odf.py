@@ -28,6 +28,14 @@ def odf(body: str, kind: str = "text", manifest: str = "<manifest/>") -> bytes:
     return stream.getvalue()
 
 
+def test_tables_of_contents_are_left_out() -> None:
+    entry = "<text:index-body><text:p>{}<text:tab/>2</text:p></text:index-body>"
+    indexes = [("table-of-content", "Ships"), ("illustration-index", "Figure 1"), ("bibliography", "Ada 1843")]
+    body = "".join(f"<text:{kind}>{entry.format(title)}</text:{kind}>" for kind, title in indexes)
+    parsed = document(odf(body + '<text:h text:outline-level="1">Ships</text:h>'), "a.odt")
+    assert parsed.text == "Ada 1843 2\n\n# Ships"
+
+
 def test_text() -> None:
     cell = "<table:table-cell{0}><text:p>{1}</text:p></table:table-cell>"
     parsed = document(

@@ -92,6 +92,7 @@ class _BodyReader:
         self._page = 1
         self._note_count = 0
         self._images = images
+        self._in_contents = False
         self._pictures: list[tuple[str, str, int]] = []  # that wait for a caption
 
     def read_blocks(self, parent: Node) -> None:
@@ -103,16 +104,23 @@ class _BodyReader:
             elif name == "tbl":
                 self._add_table(node)
             elif name in _BLOCK_CONTAINERS:
+                gallery = attribute(child(node, "sdtPr", "docPartObj", "docPartGallery"), "val")
+                was_in_contents = self._in_contents
+                self._in_contents |= gallery == "Table of Contents"
                 self.read_blocks(node)
+                self._in_contents = was_in_contents
 
     # --- Paragraphs ---
 
     def _add_paragraph(self, node: Node) -> None:
         paragraph = self._read_paragraph(node)
+        style = attribute(child(node, "pPr", "pStyle"), "val")
+        if self._in_contents or self._styles.is_contents(style):
+            return
         text = paragraph.text()
         has_pictures = bool(self._pictures or paragraph.pictures)
         if has_pictures and text:
-            if self._styles.is_caption(attribute(child(node, "pPr", "pStyle"), "val")):
+            if self._styles.is_caption(style):
                 self._pictures += paragraph.pictures
                 self.add_pictures(text)
                 return

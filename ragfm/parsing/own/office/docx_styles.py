@@ -7,6 +7,7 @@ import re
 from ragfm.parsing.own.office.office_xml import Node, attribute, child, children
 
 _HEADING = re.compile(r"heading ([1-9])$", re.IGNORECASE)
+_CONTENTS = re.compile(r"(?:toc (?:[1-9]|heading)|table of figures)$", re.IGNORECASE)
 _MAX_CHAIN = 20  # styles based on styles
 
 
@@ -32,6 +33,10 @@ class Styles:
     def is_caption(self, style: str) -> bool:
         """Whether a style is that of captions, which has the same name in every language."""
         return any(attribute(child(node, "name"), "val").lower() == "caption" for node in self._chain(style))
+
+    def is_contents(self, style: str) -> bool:
+        """Whether a style is that of a table of contents or figures, which has the same name in every language."""
+        return any(_CONTENTS.match(attribute(child(node, "name"), "val")) for node in self._chain(style))
 
     def list_position(self, style: str, own: Node | None) -> tuple[str, int] | None:
         """The list id and the depth of a paragraph with a style and its `own` numPr; None outside of lists."""

@@ -15,8 +15,7 @@ _DROPPED = frozenset(
     " event-listeners ruby-text".split()
 )
 _CONTAINERS = frozenset(
-    "section index-body table-of-content frame text-box g custom-shape rect illustration-index bibliography user-index"
-    " soft-page-break".split()
+    "section index-body frame text-box g custom-shape rect bibliography user-index soft-page-break".split()
 )
 _ROW_GROUPS = frozenset({"table-rows", "table-header-rows", "table-row-group"})
 _MAX_REPEATS = 200  # repeated columns or rows; the last row of a sheet may be repeated a million times
