@@ -118,6 +118,16 @@ def test_the_second_line_of_a_numbered_title_is_part_of_it() -> None:
     assert [value for _, value in headings(parsed)] == ["5.9 Moving and removing of lamps"]
 
 
+def test_a_title_page_has_one_heading() -> None:
+    page = lines("The lamp book", y=600, size=24) + lines("Release 2", y=560, size=18) + lines("Ada", y=500, size=18)
+    chapters = [lines(title, y=740, size=14) + lines(*PROSE, y=700) for title in CHAPTERS]
+    book_headings = [(1, "The lamp book"), *((2, title) for title in CHAPTERS)]
+    assert headings(document(pdf(page, *chapters), "a.pdf")) == book_headings
+    # A first page with text, and a page on its own, keep theirs.
+    assert len(headings(document(pdf(page + lines(*PROSE, y=400), *chapters), "a.pdf"))) == 9
+    assert len(headings(document(pdf(page + lines("Oil the lamp at dusk, and wind the clock", y=400)), "a.pdf"))) == 3
+
+
 def test_columns_are_read_one_after_the_other() -> None:
     left = [f"This is line number {i} of the left column," for i in range(1, 9)]
     right = [f"and this is line number {i} of the right one," for i in range(1, 9)]

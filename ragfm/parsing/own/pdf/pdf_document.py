@@ -45,6 +45,7 @@ _SAME_EDGE = 6.0  # points: the right edges of the same column on two pages
 # Headings.
 _LARGER, _SMALLER = 1.15, 0.95  # times the body size
 _MAX_HEADING = 200  # characters
+_MAX_TITLE_BLOCKS = 8  # on a title page
 _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*)\.?\s")
 
 
@@ -139,7 +140,7 @@ def build_text(
     if hidden:
         metadata["hidden_text"] = clean(" ".join(hidden)[:_MAX_HIDDEN])
 
-    headings = _Headings([block for blocks in blocks_by_page for block in blocks])
+    headings = _Headings(blocks_by_page)
     builder = MarkdownBuilder()
     open_table: _OpenTable | None = None
     for number, blocks in enumerate(blocks_by_page, 1):
@@ -257,7 +258,9 @@ def _strip_controls(text: str) -> str:
 class _Headings:
     """Which blocks are headings. The level follows from the size first, then from the depth of the number."""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks_by_page: Sequence[Sequence[Block]]) -> None:
+        blocks = [block for blocks in blocks_by_page for block in blocks]
+        self._below_title = _blocks_below_title(blocks_by_page)
         sizes: Counter[float] = Counter()
         for block in blocks:
             sizes[_round(block.size)] += len(block.text)
@@ -284,7 +287,7 @@ class _Headings:
         text = block.text
         if block.rows or len(text) > _MAX_HEADING or block.lines > 3 or not any(map(str.isalpha, text)):
             return False
-        if text.startswith("- ") or text.endswith((",", ";")):
+        if text.startswith("- ") or text.endswith((",", ";")) or id(block) in self._below_title:
             return False
         if block.size >= _LARGER * self._body_size:
             return not text.endswith(".") or len(text) < 60
@@ -295,6 +298,17 @@ class _Headings:
             and block.lines <= 2
             and not text.endswith((".", ":"))
         )
+
+
+def _blocks_below_title(blocks_by_page: Sequence[Sequence[Block]]) -> set[int]:
+    """The ids of blocks on a title page, such as subtitle and authors: the title is its only heading."""
+    filled = [blocks for blocks in blocks_by_page if blocks]
+    if len(filled) < 2 or len(filled[0]) > _MAX_TITLE_BLOCKS:
+        return set()
+    if any(block.rows or len(block.text) > _MAX_HEADING for block in filled[0]):
+        return set()
+    title = max(filled[0], key=lambda block: block.size)
+    return {id(block) for block in filled[0] if block is not title and not _NUMBERED.match(block.text)}
 
 
 def _round(size: float) -> float:
