@@ -46,6 +46,12 @@ def test_open_touches_no_disk_and_all_but_sync_need_a_collection(collection: Col
     assert list(collection.path.parent.iterdir()) == []
 
 
+def test_the_folder_around_a_collection_is_not_one(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    with pytest.raises(CollectionNotFound, match=f"There is one at '{collection.path}'"):
+        Collection.open(collection.path.parent).status()
+
+
 @pytest.mark.both_databases
 def test_a_commit_is_there_or_awaited_or_lost(collection: Collection, docs: Path) -> None:
     collection.sync(docs)

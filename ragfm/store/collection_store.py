@@ -37,6 +37,7 @@ from ragfm.store.image_vectors import OF_IMAGES, ImageVectors
 from ragfm.store.search_backend import SearchBackend
 from ragfm.store.snapshot import Snapshot
 from ragfm.store.sqlite_database import SqliteDatabase
+from ragfm.store.sqlite_file import HEAD_FILE
 from ragfm.store.uploads import UploadFolder, UploadStore
 from ragfm.store.views import VIEWS_FOLDER
 
@@ -225,9 +226,11 @@ class Store:
         with self._lock:
             if self._catalog is None:
                 if not self.exists:
+                    inside = Path(self.database.location, ".ragfm")
+                    hint = "Create one with `ragfm ingest FOLDER`, or choose a different folder with -c."
                     raise CollectionNotFound(
                         f"There is no collection at '{self.database.location}'.",
-                        "Create one with `ragfm ingest FOLDER`, or choose a different folder with -c.",
+                        f"There is one at '{inside}'." if (inside / HEAD_FILE).exists() else hint,
                     )
                 if self.database.needs_migration:
                     with self.writing():
