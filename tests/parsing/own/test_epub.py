@@ -42,6 +42,17 @@ def test_chapters_in_the_order_of_the_spine() -> None:
     assert parsed.metadata == {"title": "The rules", "author": "Ada", "lang": "en"}
 
 
+def test_the_table_of_contents_is_left_out() -> None:
+    links = ["<a href='one.xhtml'>One</a>", "<a href='two%20b.xhtml#x'>Two</a>", "<a href='#three'>Three</a>"]
+    items = "".join(f"<li>{link}</li>" for link in links)
+    one = f"<html><body><h1>One</h1><p>Red is port.</p><ul>{items}</ul><p>{links[0]} and {links[1]}.</p></body></html>"
+    two = f"<html><body><p>Contents</p>{''.join(f'<p>{link}</p>' for link in links * 3)}</body></html>"
+    parsed = document(epub(**{"OEBPS/text/one.xhtml": one, "OEBPS/text/two b.xhtml": two}), "a.epub")
+    assert parsed.text == "# One\n\nRed is port.\n\nOne and Two."
+    elsewhere = one.replace("one.xhtml", "https://example.org/one.xhtml").replace("two%20b.xhtml", "three.xhtml")
+    assert "- Three" in document(epub(**{"OEBPS/text/one.xhtml": elsewhere}), "a.epub").text
+
+
 def test_files_that_cannot_be_read() -> None:
     method = "<e><EncryptionMethod Algorithm='http://www.w3.org/2001/04/xmlenc#aes128-cbc'/></e>"
     with pytest.raises(ParseError, match="encrypted"):

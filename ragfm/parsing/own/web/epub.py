@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
 from urllib.parse import unquote
 
 from ragfm.core.errors import ParseError
@@ -42,20 +43,29 @@ def read_epub(data: bytes, name: str, *, images: bool = False) -> ParsedText:
         for item in children(child(book, "manifest"), "item")
         if attribute(item, "media-type") in _HTML and "nav" not in attribute(item, "properties").split()
     }
+    folder = posixpath.dirname(path)
+    files = {posixpath.normpath(posixpath.join(folder, chapter)) for chapter in chapters.values()}
     builder = MarkdownBuilder()
     for entry in children(child(book, "spine"), "itemref"):
         chapter = chapters.get(attribute(entry, "idref"))
         if chapter is None:
             continue
-        chapter_path = posixpath.normpath(posixpath.join(posixpath.dirname(path), chapter))
+        chapter_path = posixpath.normpath(posixpath.join(folder, chapter))
 
-        def load(address: str, folder: str = posixpath.dirname(chapter_path)) -> bytes | None:
-            return read_entry(archive, posixpath.normpath(posixpath.join(folder, unquote(address))), name)
+        def resolve(address: str, chapter_path: str = chapter_path) -> str:
+            file = unquote(address.partition("#")[0])
+            return posixpath.normpath(posixpath.join(posixpath.dirname(chapter_path), file)) if file else chapter_path
+
+        def load(address: str, resolve: Callable[[str], str] = resolve) -> bytes | None:
+            return read_entry(archive, resolve(address), name)
+
+        def is_chapter(address: str, resolve: Callable[[str], str] = resolve) -> bool:
+            return resolve(address) in files
 
         page = read_entry(archive, chapter_path, name)
         text = decode(page) if page is not None else None
         if text is not None:
-            builder.add_parsed(read_html(text, name, images=images, load=load))
+            builder.add_parsed(read_html(text, name, images=images, load=load, is_chapter=is_chapter))
     metadata = core_metadata(child(book, "metadata"))
     language = child(book, "metadata", "language")
     if language is not None and (text := (language.text or "").strip()):

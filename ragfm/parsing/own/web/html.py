@@ -16,7 +16,7 @@ from ragfm.core.types import Scalar
 from ragfm.parsing.figures import kept_image
 from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.web.html_tree import BLOCKS, attribute, is_dropped, is_layout, is_permalink, walk
-from ragfm.parsing.own.web.main_content import find_main_content
+from ragfm.parsing.own.web.main_content import contents_of_book, find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
 if TYPE_CHECKING:
@@ -47,10 +47,18 @@ _TAG = re.compile(
 _MAX_DEPTH = 10_000  # lexbor takes quadratic time over the depth: 0.2 s here, minutes at 200,000
 
 
-def read_html(text: str, name: str, *, images: bool = False, load: LoadFile | None = None) -> ParsedText:
+def read_html(
+    text: str,
+    name: str,
+    *,
+    images: bool = False,
+    load: LoadFile | None = None,
+    is_chapter: Callable[[str], bool] | None = None,
+) -> ParsedText:
     """Return the main part of the page as Markdown-like text; metadata from `title`, `meta` and `lang`.
 
     With `images`, pictures are figures: those in `data:` addresses, and those that `load` returns for an address.
+    With `is_chapter`, which tells whether an address is part of the same book, its table of contents is left out.
     """
     if max(accumulate((-1 if end else 1) for end in _TAG.findall(text)), default=0) > _MAX_DEPTH:
         raise ParseError(f"{name} nests elements more than {_MAX_DEPTH:,} levels deep.")
@@ -72,6 +80,8 @@ def read_html(text: str, name: str, *, images: bool = False, load: LoadFile | No
     metadata: dict[str, Scalar] = {key: line for key, value in values.items() if (line := " ".join(value.split()))}
 
     main, left_out = find_main_content(body)
+    if is_chapter is not None:
+        left_out |= contents_of_book(main, is_chapter)
     parsed = _PageReader(left_out, (load or (lambda _: None)) if images else None).read(main, metadata)
     return parsed.with_title(only_with_metadata=True)
 

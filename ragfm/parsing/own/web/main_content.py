@@ -8,6 +8,7 @@ play no part. A run of text outside of links that is long enough to be a sentenc
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ _CARDS = frozenset("article blockquote dd figcaption p".split())
 _CONTAINERS = frozenset("aside center div fieldset footer form header menu ol section td ul".split())
 _LISTS = frozenset({"menu", "ol", "ul"})
 _HEADINGS = frozenset({"h2", "h3", "h4", "h5", "h6"})
+_BOOK_CONTENTS = frozenset({"dl", "nav", "ol", "table", "ul"})
 _PARTS = frozenset({"article", "main", "section"})  # may have a header and a footer of their own
 _DIGIT = re.compile(r"\d")
 _MIN_DENSITY = 0.75
@@ -170,6 +172,33 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
 
     walk(content, enter, leave)
     return found
+
+
+def contents_of_book(content: LexborNode, is_chapter: Callable[[str], bool]) -> set[int]:
+    """The outermost blocks that are lists of links to chapters; everything below `content` if that is one."""
+    found: set[int] = set()
+
+    def is_contents(node: LexborNode) -> bool:
+        links = node.css("a[href]")
+        chapters = sum(is_chapter(attribute(link, "href")) for link in links)
+        if len(links) < _MIN_LINKS or chapters < _MIN_FRAGMENTS * len(links):
+            return False
+        return sum(map(_letters, links)) >= _MIN_DENSITY * _letters(node)
+
+    def enter(node: LexborNode) -> bool:
+        if node.tag in _BOOK_CONTENTS and is_contents(node):
+            found.add(node.mem_id)
+            return False
+        return True
+
+    if is_contents(content):
+        return {node.mem_id for node in content.iter()}
+    walk(content, enter, lambda _: None)
+    return found
+
+
+def _letters(node: LexborNode) -> int:
+    return sum(map(str.isalnum, node.text()))
 
 
 def _belongs_to_text(block: LexborNode, counts: dict[int, _Counts], *, with_own_heading: bool) -> bool:
