@@ -159,6 +159,9 @@ def test_page_numbers_below_a_text_that_ends_early_are_left_out() -> None:
     text = document(pdf(*pages), "a.pdf").text
     assert "red ink" in text
     assert not re.search(r"\b(17|18|19|20)\b", text)
+    # On a few of many pages, white space must separate them from the text.
+    text = document(pdf(*pages, *[lines(*PROSE)] * 12), "a.pdf").text
+    assert re.findall(r"\b(17|18|19|20)\b", text) == ["17"]
     # Numbers that do not count the pages are text.
     sums = [lines(*PROSE) + lines(str(number * number), y=y) for number, y in enumerate(ends, 17)]
     assert "324" in document(pdf(*sums), "a.pdf").text
@@ -236,6 +239,7 @@ def test_rows_with_numbers_that_are_not_page_numbers_stay() -> None:
     few = "".join(map(dotted, range(1, 3)))
     for contents, count in ((prices, 6), (descending, 6), (few, 2)):
         text = document(book(contents, after=lines(*PROSE, y=500)), "a.pdf").text
+        assert ". ." not in text
         assert sum(text.count(title) for title in CHAPTERS) == 6 + count
 
 

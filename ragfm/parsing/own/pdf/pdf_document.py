@@ -37,6 +37,7 @@ _HEADNOTE_SCALE = re.compile(
     re.IGNORECASE,
 )
 _DOT_LEADER = re.compile(r"[\s.·…]*[.·…]\s*[.·…]\s*[.·…][\s.·…]*")
+_LONG_LEADER = re.compile(r" ?(?:[.·…] ?){6,}")
 _MAX_FIGURE_CAPTION = 600  # characters
 _LABEL = re.compile(r"[^\W\d]{1,12}\.?\s?[A-Z]?\d+(?:[.-]\d+)*\s*([.:|\u2013\u2014])?(?:\s|$)")
 _MAX_BETWEEN = 60  # characters of the only block between two parts of a table
@@ -150,16 +151,16 @@ def build_text(
         for at, block in enumerate(blocks):
             if at in captions.values():
                 continue
-            text = _strip_controls(block.text)
+            text = _text(block.text)
             if block.figure is not None:
-                texts = [_strip_controls(blocks[captions[at]].text) if at in captions else ""]
-                texts.append(_strip_controls(block.figure.text))
+                texts = [_text(blocks[captions[at]].text) if at in captions else ""]
+                texts.append(_text(block.figure.text))
                 stand_in = f"{number}-{at + 1}.png"  # of a figure without text
                 builder.add_figure(block.figure.image, texts, stand_in, block.figure.place)
                 above = []
                 continue
             if block.rows:
-                rows = [[_strip_controls(cell) for cell in row] for row in block.rows]
+                rows = [[_text(cell) for cell in row] for row in block.rows]
                 caption = own_caption = _caption_lines(above, headings)
                 if open_table is not None and open_table.continues_with(block, rows, above):
                     rows[0], caption = open_table.header, [*open_table.caption, *own_caption]
@@ -209,7 +210,7 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
     """The lines directly above a table that are its caption and unit rather than text: short, and not a sentence."""
     lines: list[str] = []
     for block in reversed(above[-_MAX_CAPTION_BLOCKS:]):
-        text = _strip_controls(block.text)
+        text = _text(block.text)
         if len(text) > _MAX_CAPTION or block.is_item or (text.endswith((".", ";")) and block.lines > 1):
             scale = None if block.is_item else _HEADNOTE_SCALE.search(text)
             lines[:0] = [" ".join(scale[0].strip("([ ").split())] if scale else []
@@ -251,8 +252,9 @@ def _is_labelled(block: Block) -> bool:
     return label is not None and (bool(label[1]) or (block.lines <= 3 and not block.text.endswith(".")))
 
 
-def _strip_controls(text: str) -> str:
-    return clean(_CONTROL_CHARACTERS.sub("", text)).strip()
+def _text(drawn: str) -> str:
+    """Text without control characters, and with one dot leader for many dots, each of which is a token."""
+    return _LONG_LEADER.sub(" … ", clean(_CONTROL_CHARACTERS.sub("", drawn))).strip()
 
 
 class _Headings:

@@ -14,6 +14,7 @@ from ragfm.parsing.own.pdf.pdf_types import Word
 
 _MARGIN = 0.12  # share of the page height, at the top and the bottom
 _MIN_GAP = 0.7  # times the row height: white space between a running title and the text
+_MIN_GAP_BELOW = 3.0  # times the row height: between the text and a page number below it, outside of the margin
 _MAX_TITLE_ROWS = 3
 _MIN_PAGES = 3  # pages on which a line must repeat
 _MIN_SHARE = 0.3  # of the pages on which it must
@@ -21,7 +22,7 @@ _MIN_DENSITY = 0.5  # share of pages with a number that counts them, between the
 _PAGE_NUMBER = re.compile(r"(\D{0,8}?)(\d{1,4})(\D{0,3})")
 _COUNT = re.compile(r"(\d{1,4})|[ivxlc]{1,7}|[IVXLC]{1,7}")
 _MIN_COUNT_GAP = 2.0  # times the font size, between a running title and the number next to it
-_MAX_COUNT_SIZE = 1.1  # times the usual font size of the page
+_MAX_COUNT_SIZE = 1.1  # times the usual font size
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
 
@@ -36,14 +37,12 @@ def drop_running_titles(pages: Sequence[PageContent], known: set[str], first: in
     """
     by_title: dict[str, list[tuple[int, list[Word]]]] = {}
     by_number: dict[str, list[tuple[int, list[Word]]]] = {}  # the key is the distance to the index of the page
-    for index, page in enumerate(pages):
-        sizes = [word.size for word in page.words]
-        largest = _MAX_COUNT_SIZE * median(sizes) if sizes else 0.0
-        for row in [*_margin_rows(page.words, page.height), *_margin_rows(page.words, page.height, bottom=True)]:
+    sizes = [median(word.size for word in page.words) if page.words else 0.0 for page in pages]
+    usual_size = median(filter(None, sizes)) if any(sizes) else 0.0
+    for index, (page, size) in enumerate(zip(pages, sizes, strict=True)):
+        rows = [*_margin_rows(page.words, page.height), *_margin_rows(page.words, page.height, bottom=True)]
+        for row in rows:
             by_title.setdefault(re.sub(r"\d+", "#", line_of(row).plain), []).append((index, row))
-            is_heading = max(word.size for word in row) > largest  # "1  Introduction" at the top of the first page
-            for style, number in [] if is_heading else _outer_numbers(row):
-                by_number.setdefault(f"{style} {number - index - first:+}", []).append((index, row))
         # On a page that ends early, the page number may stand directly below the text: it counts the pages.
         if page.words:
             lowest = max(page.words, key=lambda word: word.bottom)
@@ -51,6 +50,14 @@ def drop_running_titles(pages: Sequence[PageContent], known: set[str], first: in
             if found := _PAGE_NUMBER.fullmatch(line_of(row).plain):
                 title = f"{found[1]}#{found[3]} = page {int(found[2]) - index - first:+}"
                 by_title.setdefault(title, []).append((index, row))
+            top = min(word.top for word in row)
+            end = max((word.bottom for word in page.words if word.bottom < lowest.center_y), default=0.0)
+            if top - end > _MIN_GAP_BELOW * (lowest.bottom - lowest.top):
+                rows.append(row)
+        for row in rows:
+            if max(word.size for word in row) <= _MAX_COUNT_SIZE * max(size, usual_size):  # no "1  Introduction"
+                for style, number in _outer_numbers(row):
+                    by_number.setdefault(f"{style} {number - index - first:+}", []).append((index, row))
     dropped: dict[int, set[int]] = {}  # page: ids of words
     kept: set[int] = set()  # ids of words
     for title, rows in by_title.items():
