@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
+from typing import TypeAlias
 
 from ragfm.parsing.own.pdf.pdf_lines import line_of, rows_of
 from ragfm.parsing.own.pdf.pdf_page import PageContent
@@ -25,6 +26,9 @@ _MIN_COUNT_GAP = 2.0  # times the font size, between a running title and the num
 _MAX_COUNT_SIZE = 1.1  # times the usual font size
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
+Rows: TypeAlias = dict[str, list[tuple[int, list[Word]]]]
+"""Rows of words with the index of their page, by a key."""
+
 
 def drop_running_titles(pages: Sequence[PageContent], known: set[str], first: int) -> None:
     """Remove page numbers and running titles from the margins.
@@ -35,29 +39,7 @@ def drop_running_titles(pages: Sequence[PageContent], known: set[str], first: in
     `known` are the running titles of the pages before; those of these pages are added. The first page has the index
     `first`.
     """
-    by_title: dict[str, list[tuple[int, list[Word]]]] = {}
-    by_number: dict[str, list[tuple[int, list[Word]]]] = {}  # the key is the distance to the index of the page
-    sizes = [median(word.size for word in page.words) if page.words else 0.0 for page in pages]
-    usual_size = median(filter(None, sizes)) if any(sizes) else 0.0
-    for index, (page, size) in enumerate(zip(pages, sizes, strict=True)):
-        rows = [*_margin_rows(page.words, page.height), *_margin_rows(page.words, page.height, bottom=True)]
-        for row in rows:
-            by_title.setdefault(re.sub(r"\d+", "#", line_of(row).plain), []).append((index, row))
-        # On a page that ends early, the page number may stand directly below the text: it counts the pages.
-        if page.words:
-            lowest = max(page.words, key=lambda word: word.bottom)
-            row = [word for word in page.words if word is lowest or word.bottom > lowest.center_y]
-            if found := _PAGE_NUMBER.fullmatch(line_of(row).plain):
-                title = f"{found[1]}#{found[3]} = page {int(found[2]) - index - first:+}"
-                by_title.setdefault(title, []).append((index, row))
-            top = min(word.top for word in row)
-            end = max((word.bottom for word in page.words if word.bottom < lowest.center_y), default=0.0)
-            if top - end > _MIN_GAP_BELOW * (lowest.bottom - lowest.top):
-                rows.append(row)
-        for row in rows:
-            if max(word.size for word in row) <= _MAX_COUNT_SIZE * max(size, usual_size):  # no "1  Introduction"
-                for style, number in _outer_numbers(row):
-                    by_number.setdefault(f"{style} {number - index - first:+}", []).append((index, row))
+    by_title, by_number = _rows_in_margins(pages, first)
     dropped: dict[int, set[int]] = {}  # page: ids of words
     kept: set[int] = set()  # ids of words
     for title, rows in by_title.items():
@@ -76,6 +58,34 @@ def drop_running_titles(pages: Sequence[PageContent], known: set[str], first: in
             known.add(distance)
     for index, words in dropped.items():
         pages[index].words = [word for word in pages[index].words if id(word) not in words]
+
+
+def _rows_in_margins(pages: Sequence[PageContent], first: int) -> tuple[Rows, Rows]:
+    """Rows that may be running titles, by their text without numbers, and by the distance of a number to the page."""
+    by_title: Rows = {}
+    by_number: Rows = {}
+    sizes = [median(word.size for word in page.words) if page.words else 0.0 for page in pages]
+    usual_size = median(filter(None, sizes)) if any(sizes) else 0.0
+    for index, (page, size) in enumerate(zip(pages, sizes, strict=True)):
+        margins = [*_margin_rows(page.words, page.height), *_margin_rows(page.words, page.height, bottom=True)]
+        for row in margins:
+            by_title.setdefault(re.sub(r"\d+", "#", line_of(row).plain), []).append((index, row))
+        # On a page that ends early, the page number may stand directly below the text: it counts the pages.
+        if page.words:
+            lowest = max(page.words, key=lambda word: word.bottom)
+            row = [word for word in page.words if word is lowest or word.bottom > lowest.center_y]
+            if found := _PAGE_NUMBER.fullmatch(line_of(row).plain):
+                title = f"{found[1]}#{found[3]} = page {int(found[2]) - index - first:+}"
+                by_title.setdefault(title, []).append((index, row))
+            top = min(word.top for word in row)
+            end = max((word.bottom for word in page.words if word.bottom < lowest.center_y), default=0.0)
+            if top - end > _MIN_GAP_BELOW * (lowest.bottom - lowest.top):
+                margins.append(row)
+        for row in margins:
+            if max(word.size for word in row) <= _MAX_COUNT_SIZE * max(size, usual_size):  # no "1  Introduction"
+                for style, number in _outer_numbers(row):
+                    by_number.setdefault(f"{style} {number - index - first:+}", []).append((index, row))
+    return by_title, by_number
 
 
 def _outer_numbers(row: Sequence[Word]) -> list[tuple[str, int]]:
