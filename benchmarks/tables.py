@@ -1150,6 +1150,20 @@ def adapted_automatically() -> str:
     return _table((*head, "p", "adopted"), rows)
 
 
+def preferences() -> str:
+    rows = []
+    for method, row in _result("preference")["rows"].items():
+        is_tuned = "processor_seconds" in row
+        cells = [method, f"{row['processor_seconds'] / 60:.1f}" if is_tuned else "-"]
+        for name in ("margin", "words", "f1"):
+            change, low, high, p = row["change"][name]
+            cells.append(_interval(row["measures"][name]))
+            cells.append(f"{change:+.2f} [{low:+.2f}, {high:+.2f}], {_p(p)}" if is_tuned else "-")
+        rows.append(cells)
+    head = ("method", "CPU minutes", "margin [95 %]", "change", "words", "change", "F1", "change")
+    return _table(head, rows)
+
+
 def reader_sizes() -> str:
     rows = []
     for row in _result("reader_sizes")["rows"]:
@@ -1224,7 +1238,8 @@ TABLES: dict[str, Callable[[], str]] = {
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(answer_languages, answer_languages_fit),
         *(injection, bias),
-        *(adapted_retriever, adapted_verifier, adapted_methods, adapted_automatically, reader_sizes, transfer),
+        *(adapted_retriever, adapted_verifier, adapted_methods, adapted_automatically),
+        *(reader_sizes, preferences, transfer),
     ]
 }
 
