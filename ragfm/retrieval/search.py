@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -34,6 +36,9 @@ _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
 NEIGHBOUR_SHARE = 0.1
 """Share of a neighbour's likelihood that a chunk gains in reranking, and amount that it loses near a better chunk."""
 _NEAR = 3  # chunks
+NAME_SHARE = 0.05
+"""What a chunk gains in reranking if its document's name has all words of the query that tell documents apart."""
+_WORD = re.compile(r"[^\W\d_]+|\d+")
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -247,8 +252,8 @@ def rerank_hits(
 
     With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. The scores of
     a reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
-    counts. The search scores are then relative to the highest, and `weigh_neighbours` applies. Default: the reranker's
-    own weight, else 1.
+    counts. The search scores are then relative to the highest, and `match_names` and `weigh_neighbours` apply. Default:
+    the reranker's own weight, else 1.
     """
     if not hits:
         return []
@@ -263,6 +268,7 @@ def rerank_hits(
         sort_keys = np.full_like(scores, np.nan)
         if getattr(reranker, "calibrated", False):
             sums = weight * scores[scored] + (1 - weight) * own[scored] / max(own[scored].max(), 1e-9)
+            sums += NAME_SHARE * match_names(query, hits)[scored]
             ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)[scored]
             documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1][scored]
             sort_keys[scored] = weigh_neighbours(sums, scores[scored], ids, documents)
@@ -270,6 +276,24 @@ def rerank_hits(
             sort_keys[scored] = weight * min_max(scores[scored]) + (1 - weight) * min_max(own[scored])
     order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
+
+
+def match_names(query: str, hits: Sequence[Hit]) -> Vectors:
+    """The share of the query's names of documents that each hit's document has, in [0, 1]. *Shape:* (n,).
+
+    A word or number counts by how few of the hits' documents have it in their name: "Amcor" tells reports of companies
+    apart, and "report" does not. 0 if the query has no such word.
+    """
+    names = {hit.uri: set(_WORD.findall(hit.context.partition("\n")[0].partition(" > ")[0].lower())) for hit in hits}
+    matches = np.zeros(len(hits), dtype=np.float32)
+    total = 0.0
+    for word in set(_WORD.findall(query.lower())):
+        having = [uri for uri, name in names.items() if word in name]
+        if having:
+            rarity = math.log(len(names) / len(having))
+            matches += rarity * np.isin([hit.uri for hit in hits], having)
+            total += rarity
+    return matches / total if total else matches
 
 
 def weigh_neighbours(

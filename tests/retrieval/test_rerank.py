@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ragfm import Collection, Rag, Settings, load_reranker
+from ragfm import Collection, Hit, Rag, Settings, load_reranker
 from ragfm.citations.verifier import VerifierReranker
 from ragfm.core.config import SearchSection
 from ragfm.core.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
@@ -17,7 +17,7 @@ from ragfm.core.types import embedded_text
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker, MultiVectorReranker, SparseReranker
-from ragfm.retrieval.search import weigh_neighbours
+from ragfm.retrieval.search import match_names, rerank_hits, weigh_neighbours
 from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader, check_reranker
 
 QUERY = "how long may the boat stay in the harbour?"
@@ -343,6 +343,36 @@ def test_neighbours_count_as_evidence_and_chunks_near_a_better_one_lose() -> Non
     weighed = weigh_neighbours(scores, likelihoods, ids, np.zeros(5, dtype=np.int64))
     # 30 and 32 gain from 31, and all three around it follow what is elsewhere; 10 is too far away for both.
     np.testing.assert_allclose(weighed, [0.50, 0.51, 0.71, 0.46, 0.44], atol=1e-6)
+
+
+def test_names_of_documents_in_the_query_count_by_how_well_they_tell_documents_apart() -> None:
+    names = ["Amcor 2022 report", "Amcor 2023 report", "Amcor 2023 report", "Best Buy 2023 report"]
+    hits = [
+        Hit(f"{name}.pdf", "Text of Amcor.", 0, 14, at, 1.0, {}, context=f"{name} > Item 1\nAmcor in 2021")
+        for at, name in enumerate(names)
+    ]
+    amcor, year = np.log(3 / 2), np.log(3 / 2)  # three documents
+    found = match_names("What did AMCOR's report say of FY2023?", hits)
+    np.testing.assert_allclose(found, np.array([amcor, amcor + year, amcor + year, year]) / (amcor + year), atol=1e-6)
+    np.testing.assert_array_equal(match_names("What did the report say of 2021?", hits), np.zeros(4))
+    assert match_names("Amcor", []).shape == (0,)
+
+
+def test_a_document_whose_name_is_in_the_query_comes_first(tmp_path: Path) -> None:
+    class Alike:
+        weight, calibrated = 0.5, True
+
+        def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
+            return np.full(len(texts), 0.2, dtype=np.float32)
+
+    hits = [
+        Hit(f"{name}.md", "Costs rose.", 0, 11, at, score, {"fused": score}, context=name)
+        for at, (name, score) in enumerate([("Costco 2021", 0.9), ("Boeing 2022", 0.87), ("Boeing 2018", 0.6)])
+    ]
+    first, *_ = rerank_hits("How did Boeing's costs change in FY2022?", hits, Alike(), None)
+    assert first.uri == "Boeing 2022.md"
+    first, *_ = rerank_hits("How did costs change?", hits, Alike(), None)
+    assert first.uri == "Costco 2021.md"
 
 
 def test_the_second_hit_is_not_next_to_the_first(tmp_path: Path) -> None:
