@@ -386,6 +386,7 @@ def test_dot_leaders_are_left_out() -> None:
         "Vagrancy",
     ]
     assert ". ." not in parsed.text
+    assert "…" not in parsed.text
 
 
 def test_lines_below_sums_are_not_the_rules_of_a_grid() -> None:

@@ -173,7 +173,7 @@ def build_text(
             above.append(block)
             if level := headings.level_of(block):
                 builder.add_heading(level, " ".join(text.split()))
-            elif text and not _DOT_LEADER.fullmatch(text):
+            elif text and not _DOT_LEADER.fullmatch(block.text):
                 builder.add_block(text, tight=block.is_item)
         if not _is_short(above):
             open_table = None
