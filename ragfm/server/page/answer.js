@@ -102,11 +102,19 @@ function citeButton(turn, index, n) {
   );
 }
 
+/** A quote in one line, without the headings above it. */
+function displayedQuote(quote) {
+  return quote
+    .replace(/^(?:#{1,6}[ \t][^\n]*\n\s*)+(?=\S)/, '')
+    .replace(/\s+/g, ' ')
+    .trim();
+}
+
 /** What the documents say, next to an answer or in its place. */
 function quoteLine(turn) {
   const { status, quote, hidden } = turn.details ?? {};
   const unsure = status === 'unsure' ? (hidden ? 'I am not sure. ' : 'I am not sure of this. ') : '';
-  const words = quote?.quote.replace(/\s+/g, ' ').trim();
+  const words = quote && displayedQuote(quote.quote);
   if (!quote || (!unsure && turn.answer.includes(words))) return unsure ? [h('p', { class: 'unsure' }, unsure)] : [];
   const cite = citeButton(turn, evidenceOf(turn.details).length - 1, quote.n);
   return [h('p', { class: unsure ? 'unsure' : null }, `${unsure}The documents say: “${words}” `, cite)];
@@ -116,7 +124,7 @@ function quoteLine(turn) {
 function contradictionLines(turn) {
   const { citations = [], contradictions = [] } = turn.details ?? {};
   return contradictions.map(({ n, quote }, i) => {
-    const words = quote.replace(/\s+/g, ' ').trim();
+    const words = displayedQuote(quote);
     const ending = [...words].length <= MAX_QUOTE ? `: “${words}”` : '.';
     return h('p', {}, 'But ', citeButton(turn, citations.length + i, n), ` says otherwise${ending}`);
   });
@@ -127,7 +135,7 @@ function nearestLines(turn) {
   const { citations = [], contradictions = [], nearest = [] } = turn.details ?? {};
   if (!nearest.length) return [];
   const lines = nearest.map(({ n, quote }, i) =>
-    h('li', {}, `“${quote.replace(/\s+/g, ' ').trim()}” `, citeButton(turn, citations.length + contradictions.length + i, n)),
+    h('li', {}, `“${displayedQuote(quote)}” `, citeButton(turn, citations.length + contradictions.length + i, n)),
   );
   return [h('p', {}, 'The nearest passages say:'), h('ul', { class: 'nearest' }, lines)];
 }
