@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
-from ragfm.core.document_name import document_names
+from ragfm.core.document_name import SEPARATOR, document_names
 from ragfm.core.errors import ConfigError, TooLongError
 from ragfm.core.text import TABLE_RULE, row_cells, sentence_spans
 from ragfm.core.types import Chunk, Document, Mark
@@ -51,7 +51,6 @@ _SLICE = 10_000  # characters to tokenize at once; tokenizers are slow on megaby
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _LINE_BREAK = re.compile(r"\n")
 _HASHES = re.compile(r"^#{1,6} | #+$")
-_SEPARATOR = " > "
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ class _Splitter:
         offsets = tokenize([self._text[start:end] for start, end in slices])
         starts = [start + tokens[:, 0] for (start, _), tokens in zip(slices, offsets, strict=True)]
         self._token_starts: NDArray[np.int64] = np.sort(np.concatenate(starts))  # ascending
-        names = [_SEPARATOR, "\n", *sorted(self._outline.names())]
+        names = [SEPARATOR, "\n", *sorted(self._outline.names())]
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
         self._labels = [label for name in document_names(document) if (label := self._shorten(name, limit // 8))]
 
@@ -310,7 +309,7 @@ class _Splitter:
         path = self._outline.path(end - 1)
         headings = {name for _, name in path}
         names = [label for label in self._labels if label not in headings]
-        room = self._limit // 3 - sum(self._cost[name] + self._cost[_SEPARATOR] for name in names)
+        room = self._limit // 3 - sum(self._cost[name] + self._cost[SEPARATOR] for name in names)
         forms = self._outline.table_contexts(start)
         table = next((form for form in forms if self._cost[form] <= room), "")
         if table:
@@ -319,12 +318,12 @@ class _Splitter:
         for heading, name in reversed(path):
             if heading >= start:  # it is part of the chunk
                 continue
-            cost = self._cost[name] + (self._cost[_SEPARATOR] if names else 0)
+            cost = self._cost[name] + (self._cost[SEPARATOR] if names else 0)
             if cost > room:
                 break
             room -= cost
             names.insert(labels, name)
-        return "\n".join(filter(None, (_SEPARATOR.join(names), table))), self._limit // 3 - room
+        return "\n".join(filter(None, (SEPARATOR.join(names), table))), self._limit // 3 - room
 
     def _shorten(self, name: str, room: int) -> str:
         """The first words of a name that have at most `room` tokens. Its tokens are then in `_cost`."""

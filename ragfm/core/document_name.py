@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 if TYPE_CHECKING:
     from ragfm.core.types import Document
 
+SEPARATOR = " > "
+"""Between names and headings, which are the first line of a chunk's context."""
 _WORD = re.compile(r"[^\W_]+")
 _EXTENSION = re.compile(r"\.(?=[^\W\d_])[^\W_]{1,8}$")
 _DOCUMENT_EXTENSION = re.compile(r"\.(?:docx?|pptx?|xlsx?|pdf|od[tps]|rtf|txt|html?|md)$", re.IGNORECASE)
@@ -20,6 +22,11 @@ _GENERATED = re.compile(r"(?=.*\d)[\da-f-]{16,}|[\d\W_]+|index|readme|untitled|d
 _PROGRAM = re.compile(r"^Microsoft \w+ - ")  # before the title, in PDFs printed from Office
 _MIN_JOINED = 6  # letters of a word in a file name that may be several words
 _BEGINNING = 100_000  # characters in which the spelling of such a word is looked for
+
+
+def context_names(context: str) -> list[str]:
+    """The names of the document and the headings in a chunk's context, most general first."""
+    return context.partition("\n")[0].split(SEPARATOR)
 
 
 def document_names(document: Document) -> tuple[str, ...]:

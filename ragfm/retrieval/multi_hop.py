@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import regex
 
+from ragfm.core.document_name import context_names
 from ragfm.core.types import SearchStep, embedded_text
 from ragfm.retrieval.search import Mode, RankedChunks, find, min_max, unscored
 
@@ -150,7 +151,7 @@ class _LinkedChunks:
         for chunk, names in found.items():
             row, text, _ = self._rows[chunk]
             words = _words(embedded_text(row.context, text))
-            titles = [*row.headings, *row.context.partition("\n")[0].split(" > ")]
+            titles = [*row.headings, *context_names(row.context)]
             covered = float((self._has[chunk] * rest).sum() / max(best.sum(), 1e-9))
             strength = 0.0
             for rarity, name in names:

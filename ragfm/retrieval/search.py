@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from ragfm.core.document_name import context_names
 from ragfm.core.errors import TooLongError, UnsupportedError
 from ragfm.core.text import line_range
 from ragfm.core.types import Hit, embedded_text
@@ -284,7 +285,7 @@ def match_names(query: str, hits: Sequence[Hit]) -> Vectors:
     A word or number counts by how few of the hits' documents have it in their name: "Amcor" tells reports of companies
     apart, and "report" does not. 0 if the query has no such word.
     """
-    names = {hit.uri: set(_WORD.findall(hit.context.partition("\n")[0].partition(" > ")[0].lower())) for hit in hits}
+    names = {hit.uri: set(_WORD.findall(context_names(hit.context)[0].lower())) for hit in hits}
     matches = np.zeros(len(hits), dtype=np.float32)
     total = 0.0
     for word in set(_WORD.findall(query.lower())):

@@ -358,7 +358,7 @@ def test_names_of_documents_in_the_query_count_by_how_well_they_tell_documents_a
     assert match_names("Amcor", []).shape == (0,)
 
 
-def test_a_document_whose_name_is_in_the_query_comes_first(tmp_path: Path) -> None:
+def test_a_document_whose_name_is_in_the_query_comes_first() -> None:
     class Alike:
         weight, calibrated = 0.5, True
 
