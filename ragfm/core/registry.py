@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from ragfm.core.errors import ConfigError, MissingExtraError, UnknownPluginError
@@ -32,9 +35,24 @@ _DEFAULT_PLUGIN: dict[Kind, str] = {
 
 def plugins(kind: Kind) -> dict[str, EntryPoint]:
     """The registered plugins of a kind by name, in alphabetical order. Nothing is imported."""
+    return dict(_entry_points(kind, tuple(map(_state, sys.path))))
+
+
+@lru_cache(maxsize=2 * len(KINDS))
+def _entry_points(kind: Kind, _: tuple[tuple[int, ...], ...]) -> dict[str, EntryPoint]:
+    """The entry points of a kind. Finding them reads a file of every installed package, hence the cache."""
     from importlib.metadata import entry_points  # which imports the email package
 
     return {point.name: point for point in sorted(entry_points(group=f"ragfm.{kind}"), key=lambda point: point.name)}
+
+
+def _state(folder: str) -> tuple[int, ...]:
+    """Changes when a package is installed into a folder."""
+    try:
+        found = Path(folder).stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def load_plugin(kind: Kind, name: str) -> Any:

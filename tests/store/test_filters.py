@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,18 @@ TAGS = {
 }
 
 
-@pytest.fixture
-def tagged(tmp_path: Path, collection: Collection) -> Collection:
+def fill(collection: Collection, folder: Path) -> None:
     for name, tags in TAGS.items():
-        (tmp_path / name).write_text(f"Text of {name}.")
-        collection.sync(tmp_path / name, tags=tags)
-    return collection
+        (folder / name).write_text(f"Text of {name}.")
+        collection.sync(folder / name, tags=tags)
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
+    folder = tmp_path_factory.mktemp("tagged")
+    with Collection.open(folder / ".ragfm", settings=Settings(), embedder=HashingEmbedder()) as collection:
+        fill(collection, folder)
+        yield collection
 
 
 MATCHES = [
@@ -80,9 +87,7 @@ def test_matching_documents(tagged: Collection, text: str, expected: str) -> Non
 
 def test_matching_documents_on_postgresql(tmp_path: Path, address: str) -> None:
     collection = Collection.open(address, settings=Settings(), embedder=HashingEmbedder())
-    for name, tags in TAGS.items():
-        (tmp_path / name).write_text(f"Text of {name}.")
-        collection.sync(tmp_path / name, tags=tags)
+    fill(collection, tmp_path)
     found = {text: "".join(info.uri[0] for info in collection.documents(text)) for text, _ in MATCHES}
     assert found == dict(MATCHES)
     for text, expected in MATCHES:
