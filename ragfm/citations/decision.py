@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ragfm.citations.grounding import CitedAnswer, CitedSentence, cite
-from ragfm.citations.support import Analysis, Evidence
+from ragfm.citations.support import Analysis, Evidence, terms_of
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.text import MARKER, QUESTION_MARKS, displayed_quote, escape_markers, line_range
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
@@ -77,7 +77,7 @@ def decide(
     utility than saying nothing: a right answer counts 1, a wrong one minus `ask.wrong_cost` (Chow 1970). An answer of
     unknown confidence is given, as are all in `open` mode. An abstention of the reader keeps its wording; any other is
     `abstention`. The answers of a `small` reader are shown with a quote, and replaced by it where they are unsure. They
-    are `answered` only if they come from the sentence that most likely has the answer.
+    are `answered` only if they come from the sentence that most likely has the answer, or if that one has their words.
     """
     strict = settings.mode == "strict"
     answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
@@ -95,12 +95,14 @@ def decide(
     nearest = nearest_sentences(cited.analysis, cited.readings) if status != "answered" or small else []
     if status == "not_found":
         return Decision(status, answer, answer.text, None, tuple(citation for _, citation in nearest[:NEAREST]))
+    quote = select_quote(status, answer.citations, nearest) if nearest else None
     if status == "answered" and small and nearest and cited.readings:
         _, likeliest = max(nearest, key=lambda one: one[0])
         supporting = [one for one in answer.citations if one.supports and one.n == likeliest.n]
         if not any(one.start < likeliest.end and likeliest.start < one.end for one in supporting):
-            status = "unsure"
-    quote = select_quote(status, answer.citations, nearest) if nearest else None
+            quote = likeliest
+            if not terms_of(MARKER.sub("", answer.text)).all <= terms_of(quote.quote).all:
+                status = "unsure"
     return Decision(status, answer, shown_text(answer.text, status, quote, small=small), quote, ())
 
 

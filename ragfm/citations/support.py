@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from ragfm.core.text import TABLE_RULE, is_english, row_cells, sentence_spans
+from ragfm.core.text import TABLE_RULE, complete_pairs, is_english, row_cells, sentence_spans
 
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
@@ -767,6 +767,7 @@ def best_spans(readings: Sequence[Reading], analysis: Analysis) -> list[tuple[st
             ]
             if found:
                 likelihood, start, end, row = max(found, key=lambda one: one[0])
+        start, end = complete_pairs(reading.passage.text, start, end)
         text = reading.passage.text[start:end]
         if row is not None and (at := row.text.count("|", 1, start - row.start)):
             cells = row_cells(row.text)

@@ -25,6 +25,9 @@ _LINE = re.compile(
     r"|[ \t]*(?:[-*+•]|\d{1,3}\))[ \t])",  # the first line of a list item
     re.MULTILINE,
 )
+_PAIRS = (("(", ")"), ("[", "]"), ("“", "”"))
+_TO_PARTNER = 40  # characters up to the bracket that completes a pair
+_LINE_END = re.compile(r"[\n|]")  # also that of a table cell
 _HEADINGS_ABOVE = re.compile(r"(?:#{1,6}[ \t][^\n]*\n\s*)+(?=\S)")
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # also full-width and Arabic
 _MAX_ROW = 400  # characters of a table row that is one sentence; the cells of longer ones hold paragraphs
@@ -54,6 +57,30 @@ def line_range(text: str, start: int, end: int) -> tuple[int, int]:
 def displayed_quote(quote: str) -> str:
     """A quote in one line, without the headings above it."""
     return " ".join(quote[match.end() if (match := _HEADINGS_ABOVE.match(quote)) else 0 :].split())
+
+
+def complete_pairs(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span of text with the other one of each bracket or quotation mark that has its partner near, in the same line.
+
+    Without a partner, it ends before a bracket that opens.
+    """
+    before = _LINE_END.split(text[max(start - _TO_PARTNER, 0) : start])[-1]
+    after = _LINE_END.split(text[end : end + _TO_PARTNER])[0]
+    for left, right in _PAIRS:
+        inside = text[start:end]
+        excess = inside.count(left) - inside.count(right)
+        if excess > 0 and right in after:
+            end += after.index(right) + 1
+        elif excess > 0:
+            end = start + (len(inside[: inside.rindex(left)].rstrip()) or len(inside))
+        elif excess < 0 and left in before:
+            start -= len(before) - before.rindex(left)
+    if text.count('"', start, end) % 2:
+        if before.endswith('"'):
+            start -= 1
+        elif after.startswith('"'):
+            end += 1
+    return start, end
 
 
 def is_english(query: str, language: str | None) -> bool:

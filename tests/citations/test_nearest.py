@@ -78,19 +78,28 @@ def test_shown_text_by_status_and_size_of_the_reader() -> None:
 
 
 def test_a_small_readers_answer_comes_from_the_likeliest_sentence_or_is_unsure() -> None:
-    passages = [hit("The boat to the island leaves the harbour at nine. Dogs leave the boat at noon.", 1)]
+    passages = [
+        hit("The boat to the island leaves the harbour at nine. Dogs leave the boat at noon.", 1),
+        hit("Nine is when it sails.", 2),
+    ]
     sure = {}
-    for output in ("Nine [1].", "Noon [1]."):
+    for output in ("Nine [1].", "Noon [1].", "Nine [2]."):
         cited = cite_answer(
             "When does the boat leave the harbour?", output, passages, "en", verifier="bundled", corrects=False
         )
         for small in (True, False):
-            sure[output, small] = decide(cited, 0.9, None, AskSection(), small=small).status
+            decision = decide(cited, 0.9, None, AskSection(), small=small)
+            sure[output, small] = decision.status
+            if small:
+                assert decision.quote
+                assert decision.quote.quote == "The boat to the island leaves the harbour at nine."
     assert sure == {
         ("Nine [1].", True): "answered",
         ("Nine [1].", False): "answered",
         ("Noon [1].", True): "unsure",
         ("Noon [1].", False): "answered",
+        ("Nine [2].", True): "answered",  # that sentence says the same
+        ("Nine [2].", False): "answered",
     }
 
 

@@ -7,7 +7,7 @@ import sentencex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ragfm.core.text import sentence_spans
+from ragfm.core.text import complete_pairs, sentence_spans
 
 AWKWARD = st.text(
     st.sampled_from(list("aB1.!?()[]“”\"' \n\t-#|*=。！؟۔\u0301\u200b\u200d\u2003\u2028\x85\x1f\ud800\U0001f600"))
@@ -104,3 +104,28 @@ def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentencex, "segment", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sentence_spans("One. Two.")
+
+
+@pytest.mark.parametrize(
+    ("text", "span", "completed"),
+    [
+        ("The default is 0.1 (10% of table size).", "0.1 (10%", "0.1 (10% of table size)"),
+        ("It is 0.1 (10% of\nthe size).", "0.1 (10%", "0.1"),
+        ("| 0.1 (10% | size) |", "0.1 (10%", "0.1"),
+        (f"It is 0.1 (10%, {'as ever ' * 5}).", "0.1 (10%", "0.1"),
+        ("See (below and see)", "(below", "(below and see)"),
+        ("See (below\n", "(below", "(below"),
+        ("Call (0) 12 [a [b] c].", "[b] c", "[b] c"),
+        ("The (new) rule", "new) rule", "(new) rule"),
+        ("1) The rule", "1) The", "1) The"),
+        ('A "chocolate substitute" label', 'chocolate substitute" label', '"chocolate substitute" label'),
+        ('A label "chocolate"', 'label "chocolate', 'label "chocolate"'),
+        ('A screen of 27" or more', '27" or', '27" or'),
+        ("Der „neue“ und “new rule” hier", "“new", "“new rule”"),
+        ("no brackets", "no", "no"),
+    ],
+)
+def test_both_of_a_pair_of_brackets_or_quotation_marks(text: str, span: str, completed: str) -> None:
+    start = text.index(span)
+    first, last = complete_pairs(text, start, start + len(span))
+    assert text[first:last] == completed
