@@ -45,6 +45,8 @@ _WORD = re.compile(
     rf"|[{_KATAKANA}]+"
     rf"|[^\W\d_{_HAN}{_HIRAGANA}{_KATAKANA}]+"
 )
+_IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\w+)*|[^\W\d]\w+(?:\.[a-z_]\w+)+)")
+"""An option, a name with underscores or full stops within it: `--all`, `shared_buffers`, `json.dump`."""
 _MINUS = re.compile(r"[-−]|minus\s+")
 _THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _STOP_WORDS = frozenset(
@@ -92,8 +94,9 @@ class Terms:
 def terms_of(text: str) -> Terms:
     """The terms of a text, without stop words.
 
-    Numbers become digits with their sign and without thousands separators. Chinese characters and hiragana have no
-    spaces between words: each pair of neighbours is a term.
+    Numbers become digits with their sign and without thousands separators. An identifier is a name, besides the words
+    that it consists of. Chinese characters and hiragana have no spaces between words: each pair of neighbours is a
+    term.
     """
     terms, names, numbers, first = set[str](), set[str](), set[str](), ""
     for position, word, term, capitalised in _content_words(text):
@@ -103,7 +106,15 @@ def terms_of(text: str) -> Terms:
             numbers.add(term)
         elif capitalised:
             names.add(term)
-    return Terms(frozenset(terms), frozenset(names), frozenset(numbers), first)
+    identifiers = _identifiers(text)
+    return Terms(
+        frozenset(terms | identifiers.keys()), frozenset(names | identifiers.keys()), frozenset(numbers), first
+    )
+
+
+def _identifiers(text: str) -> dict[str, str]:
+    """The identifiers in a text by their terms."""
+    return {_term(match[0].casefold()): match[0] for match in _IDENTIFIER.finditer(text)}
 
 
 def matches(term: str, terms: Set[str], *, max_suffix: int | None = None) -> bool:
@@ -677,10 +688,10 @@ def _is_stitched(quotation: str, texts: Sequence[str]) -> bool:
 def subject_of(question: str, language: str | None = None) -> Subject:
     """The subject of a question about texts in a language (ISO 639-1, None if unknown).
 
-    Names are capitalised words, in English only: other languages capitalise other words, too. A word that opens a
-    sentence is not a name, nor is a unit. The numbers are those that are not part of a period.
+    Names are identifiers and capitalised words, these in English only: other languages capitalise other words, too. A
+    word that opens a sentence is not a name, nor is a unit. The numbers are those that are not part of a period.
     """
-    names: dict[str, str] = {}
+    names = _identifiers(question)
     for start, end in sentence_spans(question) if is_english(question, language) else ():
         for word in list(_NAME.finditer(question, start, end))[1:]:
             if not _PERIOD_WORD.fullmatch(word[0]) and not is_unit(word[0]):

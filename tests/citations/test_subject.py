@@ -31,12 +31,24 @@ def cited(question: str, answer: str, *hits: Hit) -> Citation:
         ("How did AMCOR do in the second quarter of 2023?", ["AMCOR"], {"Q2", "2023"}),
         ("how many days of leave do I get?", [], set()),
         ("Who leads Bell-Boeing in 2Q23?", ["Bell-Boeing"], {"Q2"}),
+        ("What does json.dump do with --all and shared_buffers?", ["json.dump", "--all", "shared_buffers"], set()),
+        ("Where is pg_hba.conf, e.g. in /etc/app/pg_hba.conf?", ["pg_hba.conf"], set()),
     ],
 )
 def test_names_and_periods(question: str, names: list[str], found: set[str]) -> None:
     subject = subject_of(question)
     assert list(dict.fromkeys(subject.names.values())) == names
     assert subject.periods == found
+
+
+def test_an_identifier_must_be_in_the_passage_or_above_it() -> None:
+    question, said = "What is the default value of shared_buffers?", "The default value is 32 [1]."
+    text = "Sets the number of buffers that are shared. The default value is 32."
+    other = hit(text, "Settings > wal_buffers (integer)")
+    citation = cited(question, said, other)
+    assert (citation.verified, citation.fault, citation.missing) == (False, "subject", ("shared_buffers",))
+    assert cited(question, said, hit(text, "Settings > shared_buffers (integer)")).verified
+    assert cited(question, said, hit(f"{text} It is the number of shared_buffers.", "Settings")).verified
 
 
 def test_numbers_are_not_years() -> None:
