@@ -836,6 +836,16 @@ def reports() -> str:
     return _table(["", "mode", *keys], rows)
 
 
+def definitions() -> str:
+    rows = []
+    for manual in ("postgresql", "python"):
+        for label in ("before", "now"):
+            result = _result(f"definitions-{manual}-{label}")
+            for way, shares in result["ways"].items():
+                rows.append([manual, label, way, f"{result['chunks']:,}", *map(_interval, shares.values())])
+    return _table(("manual", "", "", "chunks", "first", "among three", "among five"), rows)
+
+
 def _with_role(name: str, entry: dict[str, Any]) -> str:
     return f"{name.removesuffix(', tuning')} (tuning)" if entry["role"] == "tuning" else name
 
@@ -1191,6 +1201,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in [
         *(
             reports,
+            definitions,
             report_answers,
             report_tables,
             report_prompts,

@@ -77,6 +77,7 @@ class Mark:
     page       page number, from 1; the span is the page
     place      the format's name for the place, such as `Sheet1!A5` or `00:01:20`; each row of a table may have one
     heading    the heading's text; `level` is 1 for the outermost; the span is the heading itself
+               an empty one, with an empty span, ends the sections of its level and of deeper ones
     table      the lines of the caption, if any, then the header row or rows, as in the text; the span is the whole
                table, header included, without the caption
     code       the language, or empty; the span is the whole block

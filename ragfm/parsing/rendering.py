@@ -71,6 +71,10 @@ class MarkdownBuilder:
         """Add a heading; level 1 is the outermost."""
         self._add_marked("heading", f"{'#' * level} {text}", text, level)
 
+    def end_section(self, level: int) -> None:
+        """Blocks added from now on are no longer below headings of this level or of deeper ones."""
+        self._marks.append(Mark("heading", self.length, self.length, "", level))
+
     def add_table(
         self,
         rows: Sequence[Sequence[str]],

@@ -17,6 +17,9 @@ def check_invariants(parsed: Document) -> None:
     parsed.text.encode()
     assert list(parsed.marks) == sorted(parsed.marks, key=lambda mark: mark.start)
     for mark in parsed.marks:
+        if mark.kind == "heading" and not mark.value:
+            assert 0 <= mark.start == mark.end <= len(parsed.text)
+            continue
         assert 0 <= mark.start < mark.end <= len(parsed.text)
         marked_text = parsed.text[mark.start : mark.end]
         assert marked_text[-1] != "\n"

@@ -118,6 +118,22 @@ def test_the_contents_of_the_page_and_the_links_behind_headings_are_left_out() -
     assert "back to [1]" in page(f"<p>{SENTENCE} See <a href='#n1'>back to [1]</a>.</p>").text
 
 
+@pytest.mark.parametrize(
+    "bar",
+    [
+        "<table><tr><td><a accesskey=p href=1>Prev</a><th>Part VIII. Terms<td><a accesskey=n href=3>Next</a></table>",
+        "<ul><li><a rel=prev href=1>Before</a><li>Our manual<li><a rel='next nofollow' href=3>After</a></ul>",
+        "<div><p>Next: <a rel=next href=3>Gamma</a></div>",
+    ],
+)
+def test_links_to_the_next_page_are_left_out(bar: str) -> None:
+    text = page(f"{bar}<h1>Title</h1><p>{SENTENCE}</p><hr>{bar}").text
+    assert text == f"# Title\n\n{SENTENCE.strip()}"
+    other = bar.replace("accesskey=n", "class=n").replace("next", "bookmark")
+    assert page(f"{other}<h1>Title</h1><p>{SENTENCE}</p>").text != text
+    assert "In other places" in page(f"<div><p>In other places and in some more: {SENTENCE}{bar}</div>").text
+
+
 def test_landmarks_of_a_part_belong_to_it() -> None:
     part = f"<section><header>Section header</header><p>{SENTENCE}<div role=contentinfo>Caption</div></section>"
     text = page(f"<div role=banner>Banner</div>{part}<div role=contentinfo>Imprint</div><search>Find</search>").text

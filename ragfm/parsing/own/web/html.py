@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate, islice, takewhile
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +27,12 @@ LoadFile: TypeAlias = Callable[[str], bytes | None]
 """Returns the file with an address that a page names, None if it is not at hand."""
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset({"ol", "ul", "menu"})
+_MAX_DEFINITION = 200
+"""Characters of a definition that is in one paragraph with its term; the term is the heading of a longer one."""
+_SECTION = ", ".join(["pre", "table", "dl", *_LISTS, *_HEADINGS])
+"""Elements that one paragraph cannot have, as a CSS selector."""
+_MAX_LEVEL = 6
+_MAX_TERMS = 8  # of one definition
 _BREAK = "\0"  # stands for <br>; the text of a parsed page has no NUL
 _META_NAMES = {
     **{name: name for name in ("author", "date", "description")},
@@ -86,6 +93,14 @@ def read_html(
     return parsed.with_title(only_with_metadata=True)
 
 
+@dataclass(slots=True)
+class _Definitions:
+    """An open list of definitions: the level of its terms as headings, and whether it has any."""
+
+    level: int
+    has_headings: bool = False
+
+
 class _PageReader:
     """Converts a tree in one pass; blocks are added as their elements end."""
 
@@ -96,6 +111,9 @@ class _PageReader:
         self._texts: list[str] = []  # of the current paragraph
         self._lists: list[int | None] = []  # open lists: the number of the next item; None in an unordered list
         self._marker = ""  # of a list item without text so far
+        self._definitions: list[_Definitions] = []  # open ones
+        self._terms: list[str] = []  # of a definition without text so far
+        self._level = 1  # of the last heading outside of definitions
 
     def read(self, root: LexborNode, metadata: dict[str, Scalar]) -> ParsedText:
         walk(root, self._enter, self._leave)
@@ -116,6 +134,9 @@ class _PageReader:
         if tag not in BLOCKS:
             return True
         self._end_paragraph()
+        if tag == "dl":
+            level = self._definitions[-1].level if self._definitions else self._level
+            self._definitions.append(_Definitions(min(level + 1, _MAX_LEVEL)))
         if tag == "figure" and self._load is not None:
             caption = node.css_first("figcaption")
             text = _text_of(caption) if caption is not None else ""
@@ -153,14 +174,55 @@ class _PageReader:
     def _leave(self, node: LexborNode) -> None:
         tag = node.tag
         if tag in _HEADINGS:
-            if title := " ".join("".join(self._texts).replace(_BREAK, " ").split()):
-                self._builder.add_heading(_HEADINGS[tag], title)
-                self._marker = ""
+            level = _HEADINGS[tag]
+            if not self._definitions:
+                self._level = level
+            elif self._definitions[-1].has_headings:  # in a definition, it is below the term
+                level = min(max(level, self._definitions[-1].level + 1), _MAX_LEVEL)
+            self._add_heading(level, "".join(self._texts).replace(_BREAK, " "))
             self._texts.clear()
+        elif tag == "dt" and self._definitions:
+            self._end_term(node)
         elif tag in BLOCKS:
             self._end_paragraph()
             if tag in _LISTS:
                 self._lists.pop()
+            elif tag == "dd":
+                self._end_terms()
+            elif tag == "dl":
+                definitions = self._definitions.pop()
+                if definitions.has_headings:
+                    self._builder.end_section(definitions.level)
+
+    def _add_heading(self, level: int, text: str) -> None:
+        if title := " ".join(text.split()):
+            self._builder.add_heading(level, title)
+            self._marker = ""
+
+    def _end_term(self, node: LexborNode) -> None:
+        """Keep the term for the first paragraph of its definition, or add it as a heading if that is longer."""
+        self._terms.append("".join(self._texts).replace(_BREAK, " "))
+        self._texts.clear()
+        following = list(islice(_elements_after(node), _MAX_TERMS))
+        definition = list(takewhile(lambda one: one.tag == "dd", following))
+        if not definition:
+            if next((one.tag for one in following if one.tag != "dt"), None) != "dd":
+                self._end_terms()
+        elif any(one.css_first(_SECTION) is not None or len(one.text()) > _MAX_DEFINITION for one in definition):
+            if self._lists:
+                self._end_terms()
+            else:
+                self._add_heading(self._definitions[-1].level, ", ".join(self._terms))
+                self._terms.clear()
+                self._definitions[-1].has_headings = True
+
+    def _end_terms(self) -> None:
+        """Add terms that have no definition, or that are a paragraph of their own."""
+        self._end_paragraph()
+        if self._terms:
+            self._texts.append(", ".join(self._terms))
+            self._terms.clear()
+            self._end_paragraph()
 
     def _add_image(self, node: LexborNode, caption: str = "") -> bool:
         """Add a picture, once, if it is visible and its file is there. Returns whether it was added."""
@@ -183,11 +245,23 @@ class _PageReader:
         self._texts.clear()
         if not any(lines):
             return
+        if self._terms:
+            lines.insert(0, " ".join(", ".join(self._terms).split()))
+            self._terms.clear()
         depth = min(len(self._lists), _MAX_INDENT)
         indent = "  " * (depth - 1 if self._marker else depth)
         paragraph = f"\n{indent}".join(filter(None, lines))
         self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
         self._marker = ""
+
+
+def _elements_after(node: LexborNode) -> Iterator[LexborNode]:
+    """The elements after a node, in the same parent."""
+    following = node.next
+    while following is not None:
+        if not following.tag.startswith("-"):  # a text or a comment
+            yield following
+        following = following.next
 
 
 def _data_of(address: str) -> bytes | None:

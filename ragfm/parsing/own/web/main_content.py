@@ -2,7 +2,8 @@
 
 Landmarks (`main`, `article`, `nav`, `header`, `footer` and the ARIA roles for them) are used first. Blocks without one
 are judged by their link density: the share of their letters that stand in links and other controls. Names of classes
-play no part. A run of text outside of links that is long enough to be a sentence is never left out for its density.
+play no part. A run of text outside of links that is long enough to be a sentence is never left out for its density. A
+bar or table whose links all lead to the next page or the contents of a manual, by `rel` or `accesskey`, is left out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ _CARDS = frozenset("article blockquote dd figcaption p".split())
 _CONTAINERS = frozenset("aside center div fieldset footer form header menu ol section td ul".split())
 _LISTS = frozenset({"menu", "ol", "ul"})
 _HEADINGS = frozenset({"h2", "h3", "h4", "h5", "h6"})
+_NAVIGATION = frozenset("contents first home index last next prev previous start toc top up".split())
+"""Values of `rel`, and those that manuals of several pages use next to HTML's own."""
+_BARS = frozenset({"div", "li", "ol", "p", "table", "ul"})
+"""Elements that are a bar of links to the next and the previous page."""
 _BOOK_CONTENTS = frozenset({"dl", "nav", "ol", "table", "ul"})
 _PARTS = frozenset({"article", "main", "section"})  # may have a header and a footer of their own
 _DIGIT = re.compile(r"\d")
@@ -44,6 +49,7 @@ class _Counts:
     letters: int = 0
     prose: int = 0  # letters outside of links, controls and headings
     links: int = 0
+    to_pages: int = 0  # links that lead through the pages of a manual
     is_kept: bool = False  # has a sentence, the title, code or a table of data
     sentences_before: int = 0  # on the page
 
@@ -51,6 +57,7 @@ class _Counts:
         self.letters += other.letters
         self.prose += other.prose
         self.links += other.links
+        self.to_pages += other.to_pages
         self.is_kept |= other.is_kept
 
     def is_link_list(self, min_density: float) -> bool:
@@ -109,6 +116,7 @@ def _count(body: LexborNode) -> tuple[dict[int, _Counts], set[int], int]:
         is_table = tag == "table" and not is_layout(node)
         counts[node.mem_id] = _Counts(
             links=int(tag == "a" and is_control),
+            to_pages=int(tag == "a" and is_control and _leads_through_pages(node)),
             is_kept=is_table or tag in {"h1", "pre"},
             sentences_before=sentences,
         )
@@ -146,7 +154,10 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
         nonlocal inside
         tag = node.tag
         count = counts.get(node.mem_id)
-        if count is None or count.links < _MIN_LINKS:
+        if count is None or (count.links < _MIN_LINKS and not count.to_pages):
+            return False
+        if count.to_pages == count.links and tag in _BARS and (tag == "table" or not count.is_kept):
+            found.add(node.mem_id)
             return False
         inside += node.mem_id == inner.mem_id
         is_aside = tag == "aside" or attribute(node, "role") == "complementary"
@@ -172,6 +183,11 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
 
     walk(content, enter, leave)
     return found
+
+
+def _leads_through_pages(link: LexborNode) -> bool:
+    """Whether a link is one of those to the next and the previous page, the contents and so on."""
+    return "accesskey" in link.attributes or not _NAVIGATION.isdisjoint(attribute(link, "rel").lower().split())
 
 
 def contents_of_book(content: LexborNode, is_chapter: Callable[[str], bool]) -> set[int]:

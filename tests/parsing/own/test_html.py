@@ -1,0 +1,58 @@
+"""HTML: lists of definitions."""
+
+from __future__ import annotations
+
+from support.parsed_documents import document, headings
+
+from ragfm import Chunk
+from ragfm.chunking import ChunkSettings, chunk_document
+from ragfm.embedders import load_embedder
+
+LONG = "The server listens on this port, and each connection has one of the slots that it keeps. " * 3
+
+
+def test_a_term_is_in_one_paragraph_with_a_short_definition() -> None:
+    terms = "<dl><dt>AM<dd><p>Access <i>Method</i></p><p>Second.</p><dt>-a<dt>--all<dd>Everything<dt>Empty<dd></dl>"
+    parsed = document(f"<h2>Terms</h2>{terms}<p>After.", "a.html")
+    assert parsed.text == "## Terms\n\nAM\nAccess Method\n\nSecond.\n\n-a, --all\nEverything\n\nEmpty\n\nAfter."
+    assert headings(parsed) == [(2, "Terms")]
+
+
+def test_a_term_is_the_heading_of_a_long_definition() -> None:
+    inner = f"<dl><dt>slots</dt><dd>{LONG}</dd></dl>"
+    terms = f"<dl><dt><b>port</b> (integer)</dt><dd><p>{LONG}</p>{inner}<h3>Note</h3><p>On.</p></dd></dl>"
+    parsed = document(f"<h2>Settings</h2>{terms}<p>After.<h4>Deep</h4>Text.", "a.html")
+    long = LONG.strip()
+    sections = f"### port (integer)\n\n{long}\n\n#### slots\n\n{long}\n\n#### Note\n\nOn."
+    assert parsed.text == f"## Settings\n\n{sections}\n\nAfter.\n\n#### Deep\n\nText."
+    found = [(2, "Settings"), (3, "port (integer)"), (4, "slots"), (4, ""), (4, "Note"), (3, ""), (4, "Deep")]
+    assert headings(parsed) == found
+
+
+def test_text_after_definitions_is_not_part_of_the_last_one() -> None:
+    terms = "".join(f"<dt>{name}<dd><p>{LONG}<pre>{name}=1</pre>" for name in ("port", "slots"))
+    parsed = document(f"<h1>Manual</h1><h2>Settings</h2><dl>{terms}</dl><p>{LONG}<h2>Other</h2>Text.", "a.html")
+    embedder = load_embedder("bundled")
+
+    def chunks(size: int) -> list[Chunk]:
+        return chunk_document(parsed, embedder.tokenize, embedder.max_tokens, ChunkSettings(size))
+
+    assert [(chunk.text.partition("\n")[0], chunk.headings[1:]) for chunk in chunks(256)] == [
+        ("# Manual", ("Settings", "port")),
+        ("### slots", ("Settings", "slots")),
+        (LONG.strip(), ("Settings",)),
+        ("## Other", ("Other",)),
+    ]
+    parts = [chunk for chunk in chunks(48) if chunk.headings[-1:] == ("slots",)]
+    assert len(parts) > 2
+    assert all(part.context.endswith("Settings > slots") for part in parts[1:])
+
+
+def test_terms_without_a_definition_and_in_lists() -> None:
+    index = "".join(f"<dt>entry {number}" for number in range(3))
+    assert document(f"<dl>{index}</dl>", "a.html").text == "entry 0\n\nentry 1\n\nentry 2"
+    parsed = document(f"<ul><li>One<dl><dt>port<dd><pre>x</pre>{LONG}</dl></ul>", "a.html")
+    assert headings(parsed) == []
+    assert parsed.text.index("port") < parsed.text.index("```")
+    assert document("<dt>Term<dd>Text", "a.html").text == "Term\n\nText"
+    assert document(f"<dl><div><dt>Term<dd>{LONG}</div></dl>", "a.html").text == f"## Term\n\n{LONG.strip()}"
