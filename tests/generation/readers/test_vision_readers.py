@@ -158,7 +158,10 @@ def test_text_next_to_images_is_that_of_text_alone(vision: Reader) -> None:
         streams = [fresh.stream(prompt, Sampling(max_tokens=TOKENS)) for prompt in prompts]
         assert ["".join(stream) for stream in streams] == alone
         assert streams[1].usage.cached_tokens == 0
-    assert streams[0].usage.cached_tokens > len(LONG) // 2
+    for _ in range(2):  # where slots are added only when no stream runs, it depends on the time which were kept
+        stream = fresh.stream(TEXT, Sampling(max_tokens=TOKENS))
+        assert "".join(stream) == alone[0]
+    assert stream.usage.cached_tokens > len(LONG) // 2
 
 
 def test_the_window_has_room_for_images(vision: Reader) -> None:
