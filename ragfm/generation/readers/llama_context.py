@@ -147,7 +147,11 @@ class LlamaContext:
         return bool(state and llama_cpp.llama_state_seq_set_data(self._context, buffer, len(data), slot))
 
     def _fill_gaps(self, batch: Sequence[BatchToken]) -> list[BatchToken]:
-        """Tokens for idle slots between busy ones. Removing them afterwards is cheaper than a second batch."""
+        """Tokens for idle slots between busy ones. Removing them afterwards is cheaper than a second batch.
+
+        They are repeated from the batch. For a token that a model does not use, it may compute NaN, which would spoil
+        all later answers in the slot: llama.cpp multiplies removed values by zero.
+        """
         if not self.model.can_truncate:
             return []
         busy = sorted({entry.slot for entry in batch})
@@ -159,5 +163,5 @@ class LlamaContext:
                 length = int(llama_cpp.llama_memory_seq_pos_max(self._memory, slot)) + 1
                 if length >= self._window:
                     return []
-                fillers.append(BatchToken(0, length, slot, False))
+                fillers.append(BatchToken(batch[0].token, length, slot, False))
         return fillers

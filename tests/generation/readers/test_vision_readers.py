@@ -174,6 +174,21 @@ def test_the_window_has_room_for_images(vision: Reader) -> None:
     assert len(read(larger, ASKED, max_tokens=None)[1]) == 2
 
 
+def test_an_idle_slot_between_busy_ones_keeps_its_content(load: Callable[[str], Reader]) -> None:
+    """The embedding of token 0 of this model is zero, from which llama.cpp computes NaN."""
+    model = load("qwen2_vl.gguf")._engine.model
+    prompt = model.prompt_tokens(TEXT)
+    end = len(prompt) - 1
+    context = LlamaContext(model, slots=3, window=256, threads=ThreadCount(1))
+    for slot in range(3):
+        context.evaluate([BatchToken(token, at, slot, False) for at, token in enumerate(prompt[:-1])])
+    last = BatchToken(prompt[-1], end, 1, True)
+    expected = context.evaluate([last])[0].copy()
+    context.evaluate([last._replace(slot=slot) for slot in (0, 2)])
+    context.truncate(1, end)
+    np.testing.assert_array_equal(context.evaluate([last])[0], expected)
+
+
 def test_scores_of_continuations_after_images(vision: Reader) -> None:
     """The score of the text that was generated is the sum of its log-probabilities."""
     model = vision._engine.model
