@@ -1,13 +1,15 @@
 """Search in manuals made of definitions: whether the definition of a term is among the first hits.
 
-    apt-get download postgresql-doc-17 python3.13-doc     (and unpack each with `dpkg-deb -x`)
+    apt-get download postgresql-doc-17 python3.13-doc git-doc     (and unpack each with `dpkg-deb -x`)
     python benchmarks/bench_definitions.py postgresql FOLDER [--keep FOLDER] [--label NAME]
-    python benchmarks/bench_definitions.py python FOLDER [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_definitions.py python|git FOLDER [--keep FOLDER] [--label NAME]
 
-FOLDER has the HTML pages: of PostgreSQL (`html`) with 80 of its settings, or of Python (`html/library`) with 80 of its
-functions. Three questions for each: what it does, what its default is or what it returns, how it is set or called. A
-hit counts if it has a part of the definition itself, which begins after the term and ends at the next one of the page.
-`search` is the default search, `ask` the search of `ask`, with reranking. Nothing in ragfm was fitted to these manuals.
+FOLDER has the HTML pages: of PostgreSQL (`html`) or git (`git-doc`) with 80 of their settings, or of Python
+(`html/library`) with 80 of its functions. Three questions for each: what it does, what its default is or what it
+returns, how it is set or called. A hit counts if it has a part of the definition itself, which begins after the term
+and ends at the next one of the page. Settings of git are also explained on the pages of commands, which do not count.
+`search` is the default search, `ask` the search of `ask`, with reranking. Only the gain of identifiers in reranking was
+fitted to one of these manuals, PostgreSQL's.
 
 The last line is the result in JSON.
 """
@@ -36,6 +38,7 @@ QUESTIONS = {
     "postgresql": ("What does {} do?", "What is the default of {}?", "How do I set {}?"),
     "python": ("What does {} do?", "What does {} return?", "How do I call {}?"),
 }
+QUESTIONS["git"] = QUESTIONS["postgresql"]
 
 
 def term_of(node: LexborNode) -> str:
@@ -49,6 +52,8 @@ def name_of(manual: str, node: LexborNode) -> str | None:
     if manual == "postgresql":
         name = node.css_first("span.term > code.varname")
         return name.text() if name is not None and (node.id or "").startswith("GUC-") else None
+    if manual == "git":
+        return term_of(node) if re.fullmatch(r"[a-z]+\.[a-zA-Z]+", term_of(node)) else None
     is_function = node.parent is not None and "function" in (node.parent.attributes.get("class") or "").split()
     return node.id if is_function else None
 
@@ -57,10 +62,10 @@ def definitions(collection: Collection, manual: str, folder: Path) -> Mapping[st
     """The document of each definition by the term's name, and the characters where it stands."""
     uris = {Path(info.uri).name: info.uri for info in collection.documents()}
     found: dict[str, tuple[str, int, int]] = {}
-    for path in sorted(folder.glob("*.html")):
+    for path in sorted(folder.glob("git-config.html" if manual == "git" else "*.html")):
         text = collection.document(uris[path.name]).text
         open_name, start, position = None, 0, 0
-        for node in LexborHTMLParser(path.read_text(encoding="utf-8")).css("dt[id]"):
+        for node in LexborHTMLParser(path.read_text(encoding="utf-8")).css("dt" if manual == "git" else "dt[id]"):
             term = re.compile(r"\s+".join(map(re.escape, term_of(node).split()))).search(text, position)
             if term is None:
                 if name_of(manual, node):

@@ -838,7 +838,7 @@ def reports() -> str:
 
 def definitions() -> str:
     rows = []
-    for manual in ("postgresql", "python"):
+    for manual in ("postgresql", "python", "git"):
         for label in ("before", "now"):
             result = _result(f"definitions-{manual}-{label}")
             for way, shares in result["ways"].items():

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from ragfm.core.text import TABLE_RULE, complete_pairs, is_english, row_cells, sentence_spans
+from ragfm.core.text import IDENTIFIER, TABLE_RULE, complete_pairs, is_english, row_cells, sentence_spans
 
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
@@ -45,8 +45,6 @@ _WORD = re.compile(
     rf"|[{_KATAKANA}]+"
     rf"|[^\W\d_{_HAN}{_HIRAGANA}{_KATAKANA}]+"
 )
-_IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\w+)*|[^\W\d]\w+(?:\.[a-z_]\w+)+)")
-"""An option, a name with underscores or full stops within it: `--all`, `shared_buffers`, `json.dump`."""
 _MINUS = re.compile(r"[-−]|minus\s+")
 _THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _STOP_WORDS = frozenset(
@@ -114,7 +112,7 @@ def terms_of(text: str) -> Terms:
 
 def _identifiers(text: str) -> dict[str, str]:
     """The identifiers in a text by their terms."""
-    return {_term(match[0].casefold()): match[0] for match in _IDENTIFIER.finditer(text)}
+    return {_term(match[0].casefold()): match[0] for match in IDENTIFIER.finditer(text)}
 
 
 def matches(term: str, terms: Set[str], *, max_suffix: int | None = None) -> bool:

@@ -17,6 +17,8 @@ TABLE_RULE = re.compile(r"[|:\-\s]+")
 """The line below the header of a Markdown table."""
 MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`."""
+IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\w+)*|[^\W\d]\w+(?:\.[a-z_]\w+)+)")
+"""An option, a name with underscores or full stops within it: `--all`, `shared_buffers`, `json.dump`."""
 # The number of a list item: its full stop does not end a sentence.
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)
 _LINE = re.compile(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ragfm.core.document_name import context_names
 from ragfm.core.errors import TooLongError, UnsupportedError
-from ragfm.core.text import line_range
+from ragfm.core.text import IDENTIFIER, line_range
 from ragfm.core.types import Hit, embedded_text
 from ragfm.parsing.formats import WITH_LINES
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, weight_for
@@ -39,6 +39,8 @@ NEIGHBOUR_SHARE = 0.1
 _NEAR = 3  # chunks
 NAME_SHARE = 0.05
 """What a chunk gains in reranking if its document's name has all words of the query that tell documents apart."""
+IDENTIFIER_SHARE = 0.1
+"""What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
@@ -253,8 +255,8 @@ def rerank_hits(
 
     With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. The scores of
     a reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
-    counts. The search scores are then relative to the highest, and `match_names` and `weigh_neighbours` apply. Default:
-    the reranker's own weight, else 1.
+    counts. The search scores are then relative to the highest, and `match_names`, `match_identifiers` and
+    `weigh_neighbours` apply. Default: the reranker's own weight, else 1.
     """
     if not hits:
         return []
@@ -270,6 +272,7 @@ def rerank_hits(
         if getattr(reranker, "calibrated", False):
             sums = weight * scores[scored] + (1 - weight) * own[scored] / max(own[scored].max(), 1e-9)
             sums += NAME_SHARE * match_names(query, hits)[scored]
+            sums += IDENTIFIER_SHARE * match_identifiers(query, hits)[scored]
             ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)[scored]
             documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1][scored]
             sort_keys[scored] = weigh_neighbours(sums, scores[scored], ids, documents)
@@ -295,6 +298,13 @@ def match_names(query: str, hits: Sequence[Hit]) -> Vectors:
             matches += rarity * np.isin([hit.uri for hit in hits], having)
             total += rarity
     return matches / total if total else matches
+
+
+def match_identifiers(query: str, hits: Sequence[Hit]) -> Vectors:
+    """1 for hits whose innermost heading has an identifier of the query, such as `shared_buffers`. *Shape:* (n,)."""
+    asked = set(IDENTIFIER.findall(query))
+    found = [not asked.isdisjoint(IDENTIFIER.findall(hit.headings[-1])) if hit.headings else False for hit in hits]
+    return np.array(found, dtype=np.float32)
 
 
 def weigh_neighbours(

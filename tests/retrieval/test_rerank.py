@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ragfm.core.types import embedded_text
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker, MultiVectorReranker, SparseReranker
-from ragfm.retrieval.search import match_names, rerank_hits, weigh_neighbours
+from ragfm.retrieval.search import match_identifiers, match_names, rerank_hits, weigh_neighbours
 from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader, check_reranker
 
 QUERY = "how long may the boat stay in the harbour?"
@@ -358,13 +359,30 @@ def test_names_of_documents_in_the_query_count_by_how_well_they_tell_documents_a
     assert match_names("Amcor", []).shape == (0,)
 
 
+class Alike:
+    """Finds all texts equally likely."""
+
+    weight, calibrated = 0.5, True
+
+    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> np.ndarray:
+        return np.full(len(texts), 0.2, dtype=np.float32)
+
+
+def test_a_definition_of_an_identifier_in_the_query_comes_first() -> None:
+    headings = [(), ("Memory", "wal_buffers (integer)"), ("Memory", "shared_buffers (integer)"), ("json.dump(obj)",)]
+    scores = [0.9, 0.8, 0.8, 0.5]
+    hits = [
+        Hit("a.html", "Text.", 0, 5, 10 * at, score, {"fused": score}, headings=path)
+        for at, (score, path) in enumerate(zip(scores, headings, strict=True))
+    ]
+    np.testing.assert_array_equal(match_identifiers("What is shared_buffers?", hits), [0, 0, 1, 0])
+    np.testing.assert_array_equal(match_identifiers("What does json.dump do?", hits), [0, 0, 0, 1])
+    np.testing.assert_array_equal(match_identifiers("What are shared buffers in Memory?", hits), np.zeros(4))
+    reranked = rerank_hits("What is shared_buffers?", hits, Alike(), None)
+    assert [hit.chunk_id for hit in reranked] == [20, 0, 10, 30]
+
+
 def test_a_document_whose_name_is_in_the_query_comes_first() -> None:
-    class Alike:
-        weight, calibrated = 0.5, True
-
-        def rerank(self, query: str, texts: list[str], *, budget_ms: float | None = None) -> np.ndarray:
-            return np.full(len(texts), 0.2, dtype=np.float32)
-
     hits = [
         Hit(f"{name}.md", "Costs rose.", 0, 11, at, score, {"fused": score}, context=name)
         for at, (name, score) in enumerate([("Costco 2021", 0.9), ("Boeing 2022", 0.87), ("Boeing 2018", 0.6)])
