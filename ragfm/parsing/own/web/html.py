@@ -208,7 +208,7 @@ class _PageReader:
         if not definition:
             if next((one.tag for one in following if one.tag != "dt"), None) != "dd":
                 self._end_terms()
-        elif any(one.css_first(_SECTION) is not None or len(one.text()) > _MAX_DEFINITION for one in definition):
+        elif any(map(_is_section, definition)):
             if self._lists:
                 self._end_terms()
             else:
@@ -253,6 +253,10 @@ class _PageReader:
         paragraph = f"\n{indent}".join(filter(None, lines))
         self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
         self._marker = ""
+
+
+def _is_section(definition: LexborNode) -> bool:
+    return definition.css_first(_SECTION) is not None or len(_text_of(definition)) > _MAX_DEFINITION
 
 
 def _elements_after(node: LexborNode) -> Iterator[LexborNode]:
