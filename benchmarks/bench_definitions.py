@@ -64,17 +64,17 @@ def definitions(collection: Collection, manual: str, folder: Path) -> Mapping[st
     found: dict[str, tuple[str, int, int]] = {}
     for path in sorted(folder.glob("git-config.html" if manual == "git" else "*.html")):
         text = collection.document(uris[path.name]).text
-        open_name, start, position = None, 0, 0
+        open_name, start = None, 0
         for node in LexborHTMLParser(path.read_text(encoding="utf-8")).css("dt" if manual == "git" else "dt[id]"):
-            term = re.compile(r"\s+".join(map(re.escape, term_of(node).split()))).search(text, position)
+            term = re.compile(r"\s+".join(map(re.escape, term_of(node).split()))).search(text, start)
+            name = name_of(manual, node)
             if term is None:
-                if name_of(manual, node):
+                if name:
                     raise ValueError(f"{path.name} has lost the term {term_of(node)!r}")
                 continue
             if open_name:
                 found[open_name] = (uris[path.name], start, term.start())
-            open_name, start = name_of(manual, node), term.end() + 1
-            position = start
+            open_name, start = name, term.end() + 1
         if open_name:
             found[open_name] = (uris[path.name], start, len(text))
     return found

@@ -105,9 +105,9 @@ def terms_of(text: str) -> Terms:
         elif capitalised:
             names.add(term)
     identifiers = _identifiers(text)
-    return Terms(
-        frozenset(terms | identifiers.keys()), frozenset(names | identifiers.keys()), frozenset(numbers), first
-    )
+    terms.update(identifiers)
+    names.update(identifiers)
+    return Terms(frozenset(terms), frozenset(names), frozenset(numbers), first)
 
 
 def _identifiers(text: str) -> dict[str, str]:

@@ -68,8 +68,8 @@ def _check_parsed(parsed: ParsedText, name: str) -> None:
     previous = 0
     for mark in parsed.marks:
         require(isinstance(mark, Mark) and mark.kind in _KINDS, f"{mark!r} of {name} is not a Mark of a known kind")
-        ends_section = mark.kind == "heading" and not mark.value
-        inside = 0 <= mark.start <= mark.end - (not ends_section) < len(parsed.text) + ends_section
+        least = 0 if mark.kind == "heading" and not mark.value else 1  # an empty heading ends a section
+        inside = mark.start >= 0 and mark.start + least <= mark.end <= len(parsed.text)
         require(inside, f"{mark!r} of {name} is empty or not inside the text of {len(parsed.text)} characters")
         require(mark.start >= previous, f"the marks of {name} are not in the order of their starts")
         previous = mark.start

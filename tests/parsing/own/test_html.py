@@ -12,7 +12,8 @@ LONG = "The server listens on this port, and each connection has one of the slot
 
 
 def test_a_term_is_in_one_paragraph_with_a_short_definition() -> None:
-    terms = "<dl><dt>AM<dd><p>Access <i>Method</i></p><p>Second.</p><dt>-a<dt>--all<dd>Everything<dt>Empty<dd></dl>"
+    several = "<dt>\n-a\n</dt>\n<dt>\n--all\n</dt><dd>Everything"
+    terms = f"<dl><dt>AM<dd><p>Access <i>Method</i></p><p>Second.</p>{several}<dt>Empty<dd></dl>"
     parsed = document(f"<h2>Terms</h2>{terms}<p>After.", "a.html")
     assert parsed.text == "## Terms\n\nAM\nAccess Method\n\nSecond.\n\n-a, --all\nEverything\n\nEmpty\n\nAfter."
     assert headings(parsed) == [(2, "Terms")]

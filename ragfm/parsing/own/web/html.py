@@ -179,8 +179,7 @@ class _PageReader:
                 self._level = level
             elif self._definitions[-1].has_headings:  # in a definition, it is below the term
                 level = min(max(level, self._definitions[-1].level + 1), _MAX_LEVEL)
-            self._add_heading(level, "".join(self._texts).replace(_BREAK, " "))
-            self._texts.clear()
+            self._add_heading(level, self._take_line())
         elif tag == "dt" and self._definitions:
             self._end_term(node)
         elif tag in BLOCKS:
@@ -194,15 +193,26 @@ class _PageReader:
                 if definitions.has_headings:
                     self._builder.end_section(definitions.level)
 
-    def _add_heading(self, level: int, text: str) -> None:
-        if title := " ".join(text.split()):
+    def _take_line(self) -> str:
+        """The text of the element that ends, in one line."""
+        line = " ".join("".join(self._texts).replace(_BREAK, " ").split())
+        self._texts.clear()
+        return line
+
+    def _take_terms(self) -> str:
+        """The terms without a definition so far, in one line."""
+        terms = ", ".join(self._terms)
+        self._terms.clear()
+        return terms
+
+    def _add_heading(self, level: int, title: str) -> None:
+        if title:
             self._builder.add_heading(level, title)
             self._marker = ""
 
     def _end_term(self, node: LexborNode) -> None:
         """Keep the term for the first paragraph of its definition, or add it as a heading if that is longer."""
-        self._terms.append("".join(self._texts).replace(_BREAK, " "))
-        self._texts.clear()
+        self._terms.append(self._take_line())
         following = list(islice(_elements_after(node), _MAX_TERMS))
         definition = list(takewhile(lambda one: one.tag == "dd", following))
         if not definition:
@@ -212,16 +222,13 @@ class _PageReader:
             if self._lists:
                 self._end_terms()
             else:
-                self._add_heading(self._definitions[-1].level, ", ".join(self._terms))
-                self._terms.clear()
+                self._add_heading(self._definitions[-1].level, self._take_terms())
                 self._definitions[-1].has_headings = True
 
     def _end_terms(self) -> None:
         """Add terms that have no definition, or that are a paragraph of their own."""
-        self._end_paragraph()
         if self._terms:
-            self._texts.append(", ".join(self._terms))
-            self._terms.clear()
+            self._texts.append(self._take_terms())
             self._end_paragraph()
 
     def _add_image(self, node: LexborNode, caption: str = "") -> bool:
@@ -246,8 +253,7 @@ class _PageReader:
         if not any(lines):
             return
         if self._terms:
-            lines.insert(0, " ".join(", ".join(self._terms).split()))
-            self._terms.clear()
+            lines.insert(0, self._take_terms())
         depth = min(len(self._lists), _MAX_INDENT)
         indent = "  " * (depth - 1 if self._marker else depth)
         paragraph = f"\n{indent}".join(filter(None, lines))
