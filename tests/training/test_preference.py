@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import signal
 from dataclasses import replace
@@ -124,7 +123,7 @@ def test_a_run_stopped_by_ctrl_c_has_the_losses_of_an_uninterrupted_one(
 
         def progress(now: Progress, stop: int = stop) -> None:
             if now.done == stop:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
         stopped = training(folder, tmp_path / "stopped", objective, **changes)
         with pytest.raises(KeyboardInterrupt):
