@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -120,13 +121,21 @@ def find_candidates(
 ) -> RankedChunks:
     """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with all scores.
 
-    Scores that only one index returned are computed for the others; BM25 is 0 if chunk and query share no word. A query
-    over the window of the image model is searched for in texts only.
+    Vectors and words are searched at the same time. Scores that only one index returned are computed for the others;
+    BM25 is 0 if chunk and query share no word. A query over the window of the image model is searched for in texts
+    only.
     """
     vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
-    dense, dense_ids = snapshot.search(vector, count, where)
-    keyword, keyword_ids = snapshot.search_keywords(query, count, where)
+
+    def search_words() -> tuple[Vectors, Ids, Vectors]:
+        scores, ids = snapshot.search_keywords(query, count, where)
+        return scores, ids, snapshot.cosines(vector, ids)
+
+    with ThreadPoolExecutor(1, "ragfm-words") as thread:
+        words = thread.submit(search_words)
+        dense, dense_ids = snapshot.search(vector, count, where)
+        keyword, keyword_ids, keyword_cosines = words.result()
     ids = np.union1d(dense_ids, keyword_ids)
     image, vectors = None, images()
     if vectors is not None and len(figures := vectors.allowed(where)):
@@ -138,10 +147,11 @@ def find_candidates(
             ids = np.union1d(ids, vectors.nearest(image_query, count, figures))
             image = vectors.scores(image_query, ids)
     cosines, bm25 = _no_scores(ids), _no_scores(ids)
+    cosines[np.searchsorted(ids, keyword_ids)] = keyword_cosines
     cosines[np.searchsorted(ids, dense_ids)] = dense
     bm25[np.searchsorted(ids, keyword_ids)] = keyword
     unknown = np.isnan(cosines)
-    if unknown.any():
+    if unknown.any():  # found by their images only
         cosines[unknown] = snapshot.cosines(vector, ids[unknown])
     unknown = np.isnan(bm25)
     if len(keyword_ids) < count:  # the rest share no word with the query

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Barrier
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from ragfm import Collection, Settings
 from ragfm.core.config import Fusion, SearchSection
 from ragfm.retrieval.search import fuse
+from ragfm.store.snapshot import Snapshot
 from ragfm.testing import HashingEmbedder
 
 if TYPE_CHECKING:
@@ -251,6 +254,22 @@ def test_both_scores_are_exact_whichever_index_found_the_chunk(collection: Colle
             for hit in few.search(query, k=3, filter=narrowed):
                 assert hit.scores["dense"] == pytest.approx(true["dense"][hit.chunk_id])
                 assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
+
+
+def test_vectors_and_words_are_searched_at_the_same_time(
+    collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(parts)
+    expected = collection.search("pump P-4003/B")
+    both, search, search_keywords = Barrier(2), Snapshot.search, Snapshot.search_keywords
+
+    def wait_for_the_other(method: Callable[..., Any], *given: Any) -> Any:
+        both.wait(timeout=10)
+        return method(*given)
+
+    monkeypatch.setattr(Snapshot, "search", lambda *given: wait_for_the_other(search, *given))
+    monkeypatch.setattr(Snapshot, "search_keywords", lambda *given: wait_for_the_other(search_keywords, *given))
+    assert collection.search("pump P-4003/B") == expected
 
 
 def test_a_single_chunk_is_found(collection: Collection, tmp_path: Path) -> None:
