@@ -21,6 +21,7 @@ IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\
 """An option, a name with underscores or full stops within it: `--all`, `shared_buffers`, `json.dump`."""
 # The number of a list item: its full stop does not end a sentence.
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)
+_EMPHASIS_END = re.compile(r"([.!?])([*_~]{1,3})(?=\s|$)")  # of Markdown: "**A title.** Its text."
 _LINE = re.compile(
     r"^(?:\s*$"  # blank lines
     r"|[ \t]*((?:#{1,6}[ \t]|\|).*|(?:={3,}|-{3,})[ \t]*)$"  # a line of its own: heading, table row, underline
@@ -119,7 +120,7 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     """
     spans = []
     plain = text if text.isascii() else text.translate(_REPLACEMENTS)
-    plain = _NUMBER.sub(r"\1)", plain)  # still as long as the text
+    plain = _EMPHASIS_END.sub(r"\2\1", _NUMBER.sub(r"\1)", plain))  # still as long as the text
     bounds, rows = {0, len(plain)}, set[int]()
     for line in _LINE.finditer(plain):
         bounds.add(line.start())

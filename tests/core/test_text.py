@@ -60,6 +60,15 @@ def test_lines_that_open_a_block_end_a_sentence() -> None:
     ]
 
 
+def test_emphasis_ends_with_its_sentence() -> None:
+    assert sentences("**A killed ingestion.** *It* continues. _Really!_ It does.") == [
+        "**A killed ingestion.**",
+        "*It* continues.",
+        "_Really!_",
+        "It does.",
+    ]
+
+
 def test_a_table_row_is_one_sentence_unless_its_cells_hold_paragraphs() -> None:
     row = "| Curfew violations. . | 91.0 | Includes all. Excludes none. |"
     assert sentences(f"{row}\n| {'A long text. ' * 40}|")[:2] == [row, "| A long text."]
