@@ -62,7 +62,7 @@ class Stops(ScoringReader):
 
 def _rag(collection: Collection, docs: Path, script: list[str], **ask: object) -> Rag:
     collection.sync(docs)
-    settings = Settings(ask=AskSection(**{"confidence": BY_LIKELIHOOD, **ask}))  # type: ignore[arg-type]
+    settings = Settings(ask=AskSection(**{"confidence": BY_LIKELIHOOD, "reranker": "none", **ask}))  # type: ignore[arg-type]
     handle = Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
     return Rag(handle, reader=ScoringReader(script))
 
