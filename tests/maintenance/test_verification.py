@@ -23,7 +23,7 @@ WORDS = "leave office hours room desk parent holiday salary garden kitchen river
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     source = random.Random(7)
-    for name, count in (("open", 100), ("board", 20)):
+    for name, count in (("open", 40), ("board", 10)):
         (folder / name).mkdir()
         for number in range(count):
             lines = [f"{' '.join(source.choices(WORDS, k=40))}." for _ in range(8)]
@@ -38,7 +38,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def many(tmp_path: Path, template: Path) -> Collection:
-    """120 documents with several chunks; some are restricted to a group, one was replaced."""
+    """50 documents with several chunks; some are restricted to a group, one was replaced."""
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     return _open(tmp_path)
 
@@ -93,7 +93,7 @@ def test_an_intact_collection_has_no_findings(many: Collection) -> None:
     assert report.findings == ()
     assert not report.damaged
     status = many.status()
-    assert (report.documents, report.whole, report.chunks) == (120, 120, status.chunks)
+    assert (report.documents, report.whole, report.chunks) == (50, 50, status.chunks)
     assert (report.generation, report.views) == (status.generation, 1)
 
 
@@ -252,7 +252,7 @@ def test_a_damaged_head_is_rewritten_only_by_repair(many: Collection, damage: st
     report = many.verify(repair=True)
     assert report.findings == ()
     assert any("lost" in done and HEAD_FILE in done for done in report.mended)
-    assert _open(many.path.parent).status().documents == 120
+    assert _open(many.path.parent).status().documents == 50
 
 
 def test_a_head_is_not_written_for_a_damaged_catalog(many: Collection) -> None:
@@ -278,7 +278,7 @@ def test_verify_during_a_write(many: Collection, tmp_path: Path) -> None:
         source = catalog.sources()[0]
         catalog.commit(source, [], ["001.txt"])
         report = _open(tmp_path).verify()
-    assert (report.findings, report.documents) == ((), 119)
+    assert (report.findings, report.documents) == ((), 49)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.95])
@@ -286,7 +286,7 @@ def test_an_interrupted_checkpoint_is_not_damage(many: Collection, tmp_path: Pat
     """SQLite writes the logged pages in order. A kill or a full disk leaves the last of them half written."""
     with open_connection(many.path) as reader:  # while it reads, the log is not written into the file
         reader.exec_driver_sql("SELECT count(*) FROM chunks").all()
-        for number in range(60):
+        for number in range(25):
             (tmp_path / "open" / f"more {number}.txt").write_text(f"Number {number}. {' '.join(WORDS)}.")
         many.sync(tmp_path / "open")
         left = tmp_path / "left"
@@ -302,7 +302,7 @@ def test_an_interrupted_checkpoint_is_not_damage(many: Collection, tmp_path: Pat
     for folder, damaged in ((left, False), (without_log, True)):
         report = Collection.open(folder, settings=Settings(), embedder=HashingEmbedder()).verify()
         assert report.damaged == damaged, report.findings
-        assert damaged or report.documents == 180
+        assert damaged or report.documents == 75
 
 
 def test_no_collection(tmp_path: Path, many: Collection) -> None:
@@ -354,7 +354,7 @@ def test_all_intact_documents_are_saved(many: Collection, tmp_path: Path, table:
     assert verified.damaged
     saved, report = _salvaged(many, tmp_path)
     assert report.documents == len(saved.documents())  # type: ignore[attr-defined]
-    assert (report.documents == 120) == (verified.whole == 120)  # type: ignore[attr-defined]
+    assert (report.documents == 50) == (verified.whole == 50)  # type: ignore[attr-defined]
     left = {left.uri for left in report.left}  # type: ignore[attr-defined]
     after = _texts(saved)
     assert all(before[uri] == text for uri, text in after.items())
@@ -362,7 +362,7 @@ def test_all_intact_documents_are_saved(many: Collection, tmp_path: Path, table:
     if not TABLES[table]:
         assert after == before
     elif which == "middle" and len(pages) > 3:
-        assert 60 <= len(after) < 120, (len(after), len(pages))
+        assert 25 <= len(after) < 50, (len(after), len(pages))
     assert {info.uri for info in saved.as_groups(set()).documents()} <= allowed
     assert saved.verify().findings == ()
     assert _scores(saved) == {key: score for key, score in hits.items() if key[0] in after}
@@ -378,25 +378,25 @@ def test_unreadable_documents_without_uri_are_counted(many: Collection, tmp_path
     _damage_page(many.path, _pages_of(many.path, "documents")[-2])
     _damage_page(many.path, _pages_of(many.path, "documents_alive")[-1])
     report = many.salvage(tmp_path / "saved")
-    assert report.documents < 120
+    assert report.documents < 50
     assert None in {left.uri for left in report.left}
-    assert report.documents + len(report.left) >= 120
+    assert report.documents + len(report.left) >= 50
 
 
 def test_a_salvaged_collection_syncs(many: Collection, tmp_path: Path) -> None:
     """The next ingest finds the sources, and adds and embeds only the documents that were not saved."""
     _damage_page(many.path, _pages_of(many.path, "documents")[-2])
     report = many.salvage(tmp_path / "deeper" / "saved")
-    assert 0 < len(report.left) < 60
+    assert 0 < len(report.left) < 25
     embedder = HashingEmbedder()
     saved = Collection.open(tmp_path / "deeper" / "saved", settings=Settings(), embedder=embedder)
     synced = saved.sync()
     assert (synced.added, synced.failed) == (len(report.left), ())
-    assert synced.unchanged == 120 - len(report.left)
+    assert synced.unchanged == 50 - len(report.left)
     assert _texts(saved).keys() == {
-        f"{folder}/{n:03}.txt" for folder, m in (("open", 100), ("board", 20)) for n in range(m)
+        f"{folder}/{n:03}.txt" for folder, m in (("open", 40), ("board", 10)) for n in range(m)
     }
-    assert {info.uri for info in saved.as_groups(set()).documents()} == {f"open/{n:03}.txt" for n in range(100)}
+    assert {info.uri for info in saved.as_groups(set()).documents()} == {f"open/{n:03}.txt" for n in range(40)}
     assert saved.documents()[-1].metadata["year"] == 2026
 
 
@@ -432,7 +432,7 @@ def test_nothing_can_be_saved_without_the_schema(many: Collection, tmp_path: Pat
 def test_salvage_does_not_overwrite(many: Collection, tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match="already exists"):
         many.salvage(tmp_path / "open")
-    assert len(list((tmp_path / "open").iterdir())) == 100
+    assert len(list((tmp_path / "open").iterdir())) == 40
 
 
 def test_a_truncated_catalog(many: Collection, tmp_path: Path) -> None:
