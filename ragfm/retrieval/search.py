@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -43,6 +44,8 @@ NAME_SHARE = 0.05
 IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
+
+_second_thread = Lock()  # for one search at a time: a second thread saves time on an idle machine, and costs some else
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -121,21 +124,12 @@ def find_candidates(
 ) -> RankedChunks:
     """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with all scores.
 
-    Vectors and words are searched at the same time. Scores that only one index returned are computed for the others;
-    BM25 is 0 if chunk and query share no word. A query over the window of the image model is searched for in texts
-    only.
+    Scores that only one index returned are computed for the others; BM25 is 0 if chunk and query share no word. A query
+    over the window of the image model is searched for in texts only.
     """
     vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
-
-    def search_words() -> tuple[Vectors, Ids, Vectors]:
-        scores, ids = snapshot.search_keywords(query, count, where)
-        return scores, ids, snapshot.cosines(vector, ids)
-
-    with ThreadPoolExecutor(1, "ragfm-words") as thread:
-        words = thread.submit(search_words)
-        dense, dense_ids = snapshot.search(vector, count, where)
-        keyword, keyword_ids, keyword_cosines = words.result()
+    (dense, dense_ids), (keyword, keyword_ids, keyword_cosines) = _search_both(query, vector, count, snapshot, where)
     ids = np.union1d(dense_ids, keyword_ids)
     image, vectors = None, images()
     if vectors is not None and len(figures := vectors.allowed(where)):
@@ -151,7 +145,7 @@ def find_candidates(
     cosines[np.searchsorted(ids, dense_ids)] = dense
     bm25[np.searchsorted(ids, keyword_ids)] = keyword
     unknown = np.isnan(cosines)
-    if unknown.any():  # found by their images only
+    if unknown.any():
         cosines[unknown] = snapshot.cosines(vector, ids[unknown])
     unknown = np.isnan(bm25)
     if len(keyword_ids) < count:  # the rest share no word with the query
@@ -159,6 +153,30 @@ def find_candidates(
     elif unknown.any():
         bm25[unknown] = snapshot.bm25(query, ids[unknown])
     return RankedChunks(ids, cosines, bm25, _no_scores(ids), image)
+
+
+def _search_both(
+    query: str, vector: Vectors, count: int, snapshot: SearchBackend, where: Predicate | None
+) -> tuple[tuple[Vectors, Ids], tuple[Vectors, Ids, Vectors]]:
+    """Cosines and ids of the best `count` chunks by vector; BM25 scores, ids and cosines of those by words.
+
+    Both are searched at the same time, unless another search does so already; the cosines of words are NaN then.
+    """
+
+    def search_words() -> tuple[Vectors, Ids, Vectors]:
+        scores, ids = snapshot.search_keywords(query, count, where)
+        return scores, ids, snapshot.cosines(vector, ids)
+
+    if not _second_thread.acquire(blocking=False):
+        dense = snapshot.search(vector, count, where)
+        scores, ids = snapshot.search_keywords(query, count, where)
+        return dense, (scores, ids, _no_scores(ids))
+    try:
+        with ThreadPoolExecutor(1, "ragfm-words") as thread:
+            words = thread.submit(search_words)
+            return snapshot.search(vector, count, where), words.result()
+    finally:
+        _second_thread.release()
 
 
 def fuse(

@@ -12,6 +12,7 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.core.config import Fusion, SearchSection
+from ragfm.retrieval import search as search_module
 from ragfm.retrieval.search import fuse
 from ragfm.store.snapshot import Snapshot
 from ragfm.testing import HashingEmbedder
@@ -256,7 +257,7 @@ def test_both_scores_are_exact_whichever_index_found_the_chunk(collection: Colle
                 assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
 
 
-def test_vectors_and_words_are_searched_at_the_same_time(
+def test_vectors_and_words_are_searched_at_the_same_time_by_one_search(
     collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(parts)
@@ -267,6 +268,8 @@ def test_vectors_and_words_are_searched_at_the_same_time(
         both.wait(timeout=10)
         return method(*given)
 
+    with search_module._second_thread:  # another search is running
+        assert collection.search("pump P-4003/B") == expected
     monkeypatch.setattr(Snapshot, "search", lambda *given: wait_for_the_other(search, *given))
     monkeypatch.setattr(Snapshot, "search_keywords", lambda *given: wait_for_the_other(search_keywords, *given))
     assert collection.search("pump P-4003/B") == expected
