@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import ctypes
 import json
 import os
@@ -191,6 +192,12 @@ output = json.dumps(outcomes)
     assert {"limits", "capabilities", "landlock", "seccomp", "parent"} <= {*next(iter(pool._processes)).protections}
     assert {name: outcome for name, outcome in outcomes.items() if outcome not in ("refused", "")} == {}
     assert (tmp_path / "secret").read_text() == "canary"
+
+
+def test_the_main_script_may_be_one_of_python(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `python -m cProfile`: its folder is the standard library."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", cProfile.__file__, raising=False)
+    assert pool.submit(_code("output = 'parsed'"), "a.html").result().text == "parsed"
 
 
 def test_the_folder_of_a_worker_is_removed_with_it(pool: WorkerPool) -> None:

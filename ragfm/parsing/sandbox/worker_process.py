@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -115,10 +116,12 @@ class WorkerProcess:
             raise
 
     def _start(self) -> None:
-        # The working folder and the folder of the main script are not on the worker's path: nothing is imported there.
+        # The working folder and the folder of the main script are not on the worker's path: nothing is imported there,
+        # unless the script is one of Python's own, such as `python -m cProfile`.
         package_root = str(Path(__file__).parents[3])
         main_script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
         excluded = {os.getcwd(), os.path.dirname(os.path.abspath(main_script))}  # noqa: PTH100, PTH109, PTH120
+        excluded -= {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
         path = [entry for entry in map(os.path.abspath, filter(None, sys.path)) if entry not in excluded]
         path = path if package_root in path else [package_root, *path]
         cache = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")  # noqa: PTH111
