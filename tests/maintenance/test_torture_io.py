@@ -29,7 +29,7 @@ needs_strace = pytest.mark.skipif(not faults.has_strace(), reason="strace is not
 @pytest.mark.parametrize("change", faults.CHANGES)
 def test_many_calls_fail(fork_server: ForkServer, tmp_path: Path, change: str) -> None:
     # An odd step, since every second trial is a full disk, and the others an I/O error.
-    done = faults.fail_calls(fork_server, tmp_path / "site", (change,), step=31)
+    done = faults.fail_calls(fork_server, tmp_path / "site", (change,), step=41)
     assert done["problems"] == []
     assert change != "commit" or done["failures"]["DiskFullError"] >= 2
 

@@ -33,8 +33,8 @@ def test_immediate_shutdowns_of_postgresql(fork_server: ForkServer, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_forty_kills(fork_server: ForkServer, tmp_path: Path) -> None:
-    done = kill(fork_server, tmp_path, 40, seed=1)
+def test_twenty_kills(fork_server: ForkServer, tmp_path: Path) -> None:
+    done = kill(fork_server, tmp_path, 20, seed=1)
     assert done["problems"] == []
     assert done["commits_acknowledged"] > 0  # how many depends on the machine and its load
 
@@ -43,6 +43,6 @@ def test_forty_kills(fork_server: ForkServer, tmp_path: Path) -> None:
 @needs_strace
 @pytest.mark.parametrize("change", faults.CHANGES)
 def test_kills_at_many_calls(fork_server: ForkServer, tmp_path: Path, change: str) -> None:
-    done = faults.kill_at_calls(fork_server, tmp_path / "site", (change,), step=12)
+    done = faults.kill_at_calls(fork_server, tmp_path / "site", (change,), step=16)
     assert done["problems"] == []
     assert done["kills"][change] >= 3
