@@ -45,7 +45,8 @@ IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
-_second_thread = Lock()  # for one search at a time: a second thread saves time on an idle machine, and costs some else
+# For one search at a time: a second thread saves time on an idle machine, and costs throughput on a busy one.
+_second_thread = Lock()
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
