@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import resource
 import shutil
@@ -336,7 +335,7 @@ def test_a_ctrl_c_waits_for_the_step_and_a_second_one_does_not() -> None:
     def run(signals: int, *, stops: bool) -> None:
         with processes.defer_interrupts():
             for _ in range(signals):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             reached.append("end of the step")
             if stops:
                 processes.raise_if_interrupted(torch.device("cpu"))
