@@ -30,9 +30,27 @@ def openmp_threads() -> int:
 
 
 def physical_cores() -> int:
-    """Number of usable cores, counting hyper-threads once: a second thread on a core slows llama.cpp down."""
+    """Number of usable cores, counting hyper-threads once: a second thread on a core slows llama.cpp down.
+
+    At least one, and no more than the control groups of this process let it use at a time.
+    """
     siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in usable_cpus())
-    return len({file.read_text() if file.exists() else str(file) for file in siblings})
+    cores = len({file.read_text() if file.exists() else str(file) for file in siblings})
+    return max(1, math.floor(min(cores, cpu_quota())))
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """CPUs that control groups let this process use at a time, such as 1.5 after `docker run --cpus 1.5`.
+
+    Infinite without a limit.
+    """
+    quotas = [math.inf]
+    for file in _cgroup_files(root, "cpu", "cpu.max", "cpu.cfs_quota_us"):
+        quota, *period = file.read_text(encoding="utf-8").split()
+        if quota not in ("max", "-1"):
+            in_v1 = file.with_name("cpu.cfs_period_us")
+            quotas.append(int(quota) / int(period[0] if period else in_v1.read_text(encoding="utf-8")))
+    return min(quotas)
 
 
 class FreeCpus:
@@ -107,19 +125,26 @@ def memory_limit_bytes() -> int:
 
 
 def cgroup_memory_limits(root: Path = Path("/")) -> Iterator[Path]:
-    """Files with the memory limits, in bytes, of this process's control groups (versions 1 and 2)."""
+    """Files with the memory limits, in bytes, of this process's control groups."""
+    for limit in _cgroup_files(root, "memory", "memory.max", "memory.limit_in_bytes"):
+        if limit.read_text(encoding="utf-8").strip() != "max":
+            yield limit
+
+
+def _cgroup_files(root: Path, controller: str, name: str, name_in_v1: str) -> Iterator[Path]:
+    """Files of a controller in this process's control groups and their parents, of version 2 and of version 1."""
     try:
         memberships = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not on Linux
         return
     for membership in memberships:
         number, controllers, path = membership.split(":", 2)
-        if number != "0" and "memory" not in controllers.split(","):
+        if number != "0" and controller not in controllers.split(","):
             continue
-        top, name = ("", "memory.max") if number == "0" else ("memory", "memory.limit_in_bytes")
+        top, file_name = ("", name) if number == "0" else (controller, name_in_v1)
         folder = Path(path)
         # In a container, the path is often the host's while the files are the container's: try its parents, too.
         for parent in (folder, *folder.parents):
-            limit = root / "sys/fs/cgroup" / top / str(parent).lstrip("/") / name
-            if limit.is_file() and limit.read_text(encoding="utf-8").strip() != "max":
-                yield limit
+            file = root / "sys/fs/cgroup" / top / str(parent).lstrip("/") / file_name
+            if file.is_file():
+                yield file

@@ -23,6 +23,9 @@ MAX_LOSS = 0.02
 """Share of the time that trials may cost."""
 MAX_PAUSE = 30.0
 """Maximum seconds of evaluation between two trials."""
+_IDLE_PAUSE = 10.0
+"""Minimum seconds of evaluation before a trial with fewer threads while others leave all CPUs free: it would only delay
+a first answer. Not never, since a container may not see who else uses its CPUs."""
 _STEPS_BETWEEN_TRIALS = 8
 _FIRST_TRIAL = 2
 """Steps with a new size of batches before a trial: nobody knows yet how long they take when the machine is idle."""
@@ -99,12 +102,14 @@ class ThreadCount:
             free = self._free_cpus()
             self._start_trial(min(self.count - change, round(free)) if math.isfinite(free) else self.count // 2)
         elif self._steps >= _STEPS_BETWEEN_TRIALS:
-            may_grow = self.count < self.maximum and self._seconds >= self._pauses[+1]
-            free = self._free_cpus() if may_grow else 0.0
-            if round(min(free, self.maximum)) > self.count:
-                self._start_trial(round(free) if math.isfinite(free) else self.count + change)
-            elif self.count > 1 and self._seconds >= self._pauses[-1]:
-                self._start_trial(self.count - change)
+            free = self._free_cpus()
+            room = round(min(free, self.maximum))
+            if room > self.count and self._seconds >= self._pauses[+1]:
+                self._start_trial(room if math.isfinite(free) else self.count + change)
+            elif self.count > 1:
+                is_idle = math.isfinite(free) and room >= self.count
+                if self._seconds >= max(self._pauses[-1], _IDLE_PAUSE if is_idle else 0.0):
+                    self._start_trial(self.count - change)
 
     def _start_trial(self, count: int) -> None:
         self._count_before = self.count

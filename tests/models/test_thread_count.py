@@ -63,6 +63,15 @@ def test_an_idle_machine_uses_all_threads(cores: int, seed: int) -> None:
     assert used.count(cores) > 0.9 * len(used)
 
 
+def test_a_first_answer_on_an_idle_machine_is_not_delayed_by_a_trial() -> None:
+    machine = Machine(4)
+    count, used = machine.new_count(), list[int]()
+    for tokens in [*[128] * 5, 60, *[1] * 50]:
+        used.append(count.count)
+        count.record(tokens, tokens * machine.step(count.count))
+    assert set(used) == {4}
+
+
 @pytest.mark.parametrize(("cores", "busy"), [(2, 1), (2, 2), (4, 1), (4, 3), (16, 1), (16, 6)])
 @pytest.mark.parametrize("from_start", [True, False])
 def test_other_programs_get_their_cores(cores: int, busy: int, from_start: bool) -> None:
@@ -136,7 +145,7 @@ def test_batches_are_compared_with_batches_of_their_size() -> None:
 def test_a_trial_ends_with_a_batch_of_a_new_size() -> None:
     """More requests begin during a trial: how long their steps take with all threads is not known."""
     machine = Machine(2)
-    count = machine.new_count()
+    count = machine.new_count(sees_others=False)
     while count.count == count.maximum:
         count.record(1, machine.step(count.count))
     used = []

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from ragfm.core.registry import plugins
-from ragfm.models import hardware
-from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.store.index_selection import choose_kind, default_memory, index_bytes
 
 GB = 10**9
@@ -77,33 +75,3 @@ def test_estimated_size_matches_the_files(kind: str, tmp_path: Path) -> None:
 def test_default_memory_is_at_most_a_quarter() -> None:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < default_memory() <= physical // 4
-
-
-@pytest.mark.parametrize(
-    ("membership", "files", "limits"),
-    [
-        ("0::/app/web", {"app/web/memory.max": "max", "app/memory.max": "4096", "memory.max": "8192"}, [4096, 8192]),
-        ("0::/of/the/host", {"memory.max": "4096\n"}, [4096]),
-        ("5:cpu:/a\n4:memory:/a", {"memory/a/memory.limit_in_bytes": "12288", "cpu/a/memory.max": "1"}, [12288]),
-        ("4:cpu,memory:/", {"memory/memory.limit_in_bytes": "12288"}, [12288]),
-        ("0::/", {}, []),
-    ],
-)
-def test_limits_of_control_groups_are_honoured(
-    tmp_path: Path, membership: str, files: dict[str, str], limits: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(membership + "\n")
-    for name, text in files.items():
-        path = tmp_path / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    found = list(cgroup_memory_limits(tmp_path))
-    assert [int(file.read_text()) for file in found] == limits
-    monkeypatch.setattr(hardware, "cgroup_memory_limits", lambda: found)
-    if limits:
-        assert default_memory() == limits[0] // 4
-
-
-def test_without_control_groups_there_are_no_limits(tmp_path: Path) -> None:
-    assert list(cgroup_memory_limits(tmp_path)) == []
