@@ -33,6 +33,7 @@ import gzip
 import json
 import os
 import random
+import re
 import resource
 import statistics
 import subprocess
@@ -374,15 +375,17 @@ def main() -> None:
             print(f"round {number + 1}, {name}: {rounds[-1]}", file=sys.stderr, flush=True)
     bench = Bench(args)
     kept = measure.read("reader")
-    found = kept.pop(bench.file.name, {})
+    about = _about(args)
+    name = f"{about['machine']['processor']}, {re.split('[.-]', bench.file.name)[-2]}"
+    found = kept.pop(name, {})
     if args.rounds:
-        found |= _about(args) | {"rounds": args.rounds, "tokens": args.tokens}
+        found |= about | {"rounds": args.rounds, "tokens": args.tokens}
         found |= {name: medians(rounds) for name, rounds in parts.items()}
     if args.soak:
-        found["soak"] = _about(args) | soak(bench.file, args.threads, bench.prompts.together, args.soak)
+        found["soak"] = about | soak(bench.file, args.threads, bench.prompts.together, args.soak)
     if args.alike:
         kept["alike"] = _about(args, "transformers", "torch") | alike(args.alike, args.threads)
-    kept |= {bench.file.name: found} if found else {}
+    kept |= {name: found} if found else {}
     measure.save(kept, "reader")
     print(json.dumps(kept))
 

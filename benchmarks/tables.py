@@ -314,18 +314,18 @@ def fair() -> str:
 
 def reader() -> str:
     results = _result("reader")
-    files = {name: entry for name, entry in results.items() if name.endswith(".gguf")}
-    result = next(iter(files.values()))
+    alike = results.pop("alike")
+    result = next(entry for entry in results.values() if "soak" in entry)
 
     def rates(label: str, name: str) -> list[list[str]]:
         """A row for each processor and weight format that was measured."""
         sides = ("at once", "llama_cpp.server", "llama-server", "Llama, one by one")
         return [
             [
-                f"{label}; {entry['machine']['processor']}, {re.split('[.-]', file)[-2]}",
+                f"{label}; {machine}",
                 *(f"{entry[name][side]:.3g}" if side in entry[name] else "-" for side in sides),
             ]
-            for file, entry in files.items()
+            for machine, entry in results.items()
         ]
 
     def waits(name: str) -> list[str]:
@@ -358,16 +358,16 @@ def reader() -> str:
             f"{cold['first process']:.2f}, {cold['second process']:.2f}",
         ),
     ]
-    if soak := result.get("soak"):
-        first_mb, *_, last_mb = soak["megabytes"]
-        rows += [
-            row(
-                f"32 clients for {soak['seconds']:.0f} s: answers, cancelled; mixed up, failed",
-                f"{soak['answers']:,}, {soak['stopped']:,}; {soak['mixed']}, {soak['failed']}",
-            ),
-            row("memory in that run, MB: after a tenth, at the end", f"{first_mb:,.0f}, {last_mb:,.0f}"),
-        ]
-    for form, entry in results.get("alike", {}).items():
+    soak = result["soak"]
+    first_mb, *_, last_mb = soak["megabytes"]
+    rows += [
+        row(
+            f"32 clients for {soak['seconds']:.0f} s: answers, cancelled; mixed up, failed",
+            f"{soak['answers']:,}, {soak['stopped']:,}; {soak['mixed']}, {soak['failed']}",
+        ),
+        row("memory in that run, MB: after a tenth, at the end", f"{first_mb:,.0f}, {last_mb:,.0f}"),
+    ]
+    for form, entry in alike.items():
         if isinstance(entry, dict) and "same_texts" in entry:
             shares = f"{entry['same_texts']:.1%} of texts, {entry['same_tokens']:.1%} of tokens"
             rows.append(row(f"greedy output equal to transformers': {form}", shares))

@@ -30,7 +30,10 @@ _STEPS_BETWEEN_TRIALS = 8
 _FIRST_TRIAL = 2
 """Steps with a new size of batches before a trial: nobody knows yet how long they take when the machine is idle."""
 _SLOW, _VERY_SLOW = 1.6, 4.0
-"""Two steps, or one, that take this many times as long as the fastest one start a trial with fewer threads at once."""
+"""Two steps, or one, that take this many times as long as the fastest one start a trial with fewer threads at once; two
+only where others use the CPUs, since steps also take longer as a prompt grows."""
+_FIXED_WORK = 4
+"""What a step costs besides its tokens, in tokens: SmolLM2-135M takes 7 ms for 1 token, and 0.14 to 0.25 s for 128."""
 _NEW, _FADING = 0.25, 1.01
 """Weight of a step in the average, and growth of the fastest step's time: steps take longer as a text grows."""
 
@@ -40,18 +43,18 @@ class _BatchSize:
     """Steps with batches of about the same size."""
 
     average: float = 0.0
-    """Seconds of a step with the present number of threads; 0 before the first one."""
+    """Seconds per unit of work with the present number of threads; 0 before the first step."""
     fastest: float = math.inf
-    """Seconds of the fastest step, multiplied by its number of threads."""
+    """Seconds per unit of work in the fastest step, multiplied by its number of threads."""
     slow_steps: int = 0
 
 
 class ThreadCount:
     """The number of threads for the next step. Starts with the CPUs that other programs left free since it was made.
 
-    A few steps are tried with fewer threads as soon as steps are slow, and at intervals. A few are tried with more when
-    other programs leave CPUs free (`free_cpus`). The number is kept if it is faster. A trial ends at once when it is
-    clearly slower; the more it has cost, the later the next one follows.
+    A few steps are tried with fewer threads as soon as steps are slow, and at intervals. A few are tried with more as
+    soon as other programs leave CPUs free (`free_cpus`). The number is kept if it is faster. A trial ends at once when
+    it is clearly slower; the more it has cost, the later the next one follows.
     """
 
     def __init__(self, maximum: int, free_cpus: Callable[[], float] | None = None) -> None:
@@ -78,38 +81,41 @@ class ThreadCount:
         if self.maximum == 1:
             return
         size = self._sizes[tokens.bit_length()]
+        work = tokens + _FIXED_WORK
         if self._count_before:
-            self._steps += 1
-            self._seconds += seconds
-            self._expected += size.average
-            if not size.average:  # nothing to compare with
-                self._count, self._count_before = self._count_before, 0
-                self._steps, self._seconds = 0, 0.0
-            elif self._seconds > self._expected + size.average / 2 or self._steps == TRIAL_STEPS:
-                self._end_trial()
+            self._record_trial(size, work, seconds)
             return
         if not size.average:  # these steps may be slow, too
             self._steps = max(self._steps, _STEPS_BETWEEN_TRIALS - _FIRST_TRIAL)
         self._steps += 1
         self._seconds += seconds
-        size.average += _NEW * (seconds - size.average) if size.average else seconds
-        size.fastest = min(seconds * self.count, size.fastest * _FADING)
-        slowness = seconds * self.count / size.fastest
+        pace = seconds / work
+        size.average += _NEW * (pace - size.average) if size.average else pace
+        size.fastest = min(pace * self.count, size.fastest * _FADING)
+        slowness = pace * self.count / size.fastest
         size.slow_steps = size.slow_steps + 1 if slowness > _SLOW else 0
-        is_slow = slowness > _VERY_SLOW or size.slow_steps > 1
-        change = max(1, self.count // 8)
-        if is_slow and self.count > 1:
-            free = self._free_cpus()
-            self._start_trial(min(self.count - change, round(free)) if math.isfinite(free) else self.count // 2)
-        elif self._steps >= _STEPS_BETWEEN_TRIALS:
-            free = self._free_cpus()
-            room = round(min(free, self.maximum))
-            if room > self.count and self._seconds >= self._pauses[+1]:
-                self._start_trial(room if math.isfinite(free) else self.count + change)
-            elif self.count > 1:
-                is_idle = math.isfinite(free) and room >= self.count
-                if self._seconds >= max(self._pauses[-1], _IDLE_PAUSE if is_idle else 0.0):
-                    self._start_trial(self.count - change)
+        free, change = self._free_cpus(), max(1, self.count // 8)
+        knows_free, room = math.isfinite(free), round(min(free, self.maximum))
+        is_idle = knows_free and room >= self.count
+        is_due = self._steps >= _STEPS_BETWEEN_TRIALS
+        if self.count > 1 and (slowness > _VERY_SLOW or (size.slow_steps > 1 and not is_idle)):
+            self._start_trial(min(self.count - change, round(free)) if knows_free else self.count // 2)
+        elif room > self.count and self._seconds >= self._pauses[+1] and (knows_free or is_due):
+            self._start_trial(room if knows_free else self.count + change)
+        elif self.count > 1 and is_due and self._seconds >= max(self._pauses[-1], _IDLE_PAUSE if is_idle else 0.0):
+            self._start_trial(self.count - change)
+
+    def _record_trial(self, size: _BatchSize, work: float, seconds: float) -> None:
+        if not size.average:  # nothing to compare with
+            if self.count < self._count_before:
+                self._count, self._count_before = self._count_before, 0
+                self._steps, self._seconds = 0, 0.0
+            return
+        self._steps += 1
+        self._seconds += seconds
+        self._expected += size.average * work
+        if self._seconds > self._expected + size.average * work / 2 or self._steps == TRIAL_STEPS:
+            self._end_trial()
 
     def _start_trial(self, count: int) -> None:
         self._count_before = self.count

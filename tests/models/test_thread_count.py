@@ -72,6 +72,18 @@ def test_a_first_answer_on_an_idle_machine_is_not_delayed_by_a_trial() -> None:
     assert set(used) == {4}
 
 
+def test_cpus_that_become_free_are_used_from_the_next_step() -> None:
+    """While a model loads, helper processes start: a first prompt begins with few threads."""
+    machine = Machine(4)
+    machine.busy = 3
+    count, used = machine.new_count(), list[int]()
+    for _ in range(8):
+        used.append(count.count)
+        machine.busy = 0
+        count.record(128, 128 * machine.step(count.count))
+    assert used == [1, 4, 4, 4, 4, 4, 4, 4]
+
+
 @pytest.mark.parametrize(("cores", "busy"), [(2, 1), (2, 2), (4, 1), (4, 3), (16, 1), (16, 6)])
 @pytest.mark.parametrize("from_start", [True, False])
 def test_other_programs_get_their_cores(cores: int, busy: int, from_start: bool) -> None:
