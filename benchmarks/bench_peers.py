@@ -65,6 +65,8 @@ def squad_dev() -> QuestionSet:
 SETS: dict[str, Callable[[], QuestionSet]] = {
     "SQuAD dev": squad_dev,
     "SciFact test": lambda: beir("scifact", "test"),
+    "HotpotQA": hotpotqa,
+    "MuSiQue": musique,
     "HotpotQA odd": lambda: every_second(hotpotqa(), even=False),
     "MuSiQue odd": lambda: every_second(musique(), even=False),
 }
@@ -148,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="Python of the peers' environment")
     parser.add_argument("--keep", metavar="DIR", type=Path)
-    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--sets", default=",".join(name for name in SETS if "odd" not in name))
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--untimed", action="store_true")
