@@ -140,7 +140,7 @@ def test_the_verifier_learns_and_can_be_adopted(tmp_path: Path) -> None:
                 (folder / f"{at}-{noun[0]}-{verb[0]}.txt").write_text(text)
             gold = Gold(f"docs/{at}-{noun[0]}-b.txt")
             questions.append(Question(text, f"When was the {noun} of {town} built?", (gold,), (str(year),)))
-    settings = RetrieverSettings("verifier", epochs=6, rate=3e-4, batch=4)
+    settings = RetrieverSettings("verifier", epochs=16, rate=3e-4, batch=4)
     split = split_questions(questions, 0.5)
     with Collection.open(tmp_path / ".ragfm") as collection:
         collection.sync(folder)
