@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -18,6 +18,7 @@ import numpy as np
 
 from ragfm.core.document_name import context_names
 from ragfm.core.errors import TooLongError, UnsupportedError
+from ragfm.core.fork import reset_in_children
 from ragfm.core.text import IDENTIFIER, line_range
 from ragfm.core.types import Hit, embedded_text
 from ragfm.parsing.formats import WITH_LINES
@@ -43,12 +44,24 @@ NAME_SHARE = 0.05
 """What a chunk gains in reranking if its document's name has all words of the query that tell documents apart."""
 IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
+_LARGE = 10_000  # chunks; a search of fewer takes as long as handing it to another thread
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
-# For one search at a time: a second thread saves time on an idle machine, and costs throughput on a busy one.
-_second_thread = Lock()
-
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
+
+
+class _SecondThread:
+    """A thread for one search at a time: it saves time on an idle machine, and costs throughput on a busy one."""
+
+    def __init__(self) -> None:
+        self.reset_after_fork()
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        self.lock, self.pool = Lock(), ThreadPoolExecutor(1, "ragfm-words")
+
+
+_second_thread = _SecondThread()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,23 +174,33 @@ def _search_both(
 ) -> tuple[tuple[Vectors, Ids], tuple[Vectors, Ids, Vectors]]:
     """Cosines and ids of the best `count` chunks by vector; BM25 scores, ids and cosines of those by words.
 
-    Both are searched at the same time, unless another search does so already; the cosines of words are NaN then.
+    In large collections, both are searched at the same time, unless another search does so already, or the second
+    thread has not begun when the first is done. Otherwise the cosines of words are NaN.
     """
 
     def search_words() -> tuple[Vectors, Ids, Vectors]:
         scores, ids = snapshot.search_keywords(query, count, where)
         return scores, ids, snapshot.cosines(vector, ids)
 
-    if not _second_thread.acquire(blocking=False):
+    words: Future[tuple[Vectors, Ids, Vectors]] | None = None
+    if len(snapshot) >= _LARGE and _second_thread.lock.acquire(blocking=False):
+        try:
+            words = _second_thread.pool.submit(search_words)
+            try:
+                dense = snapshot.search(vector, count, where)
+            finally:
+                if words.cancel():
+                    words = None
+                else:
+                    wait([words])
+        finally:
+            _second_thread.lock.release()
+    else:
         dense = snapshot.search(vector, count, where)
-        scores, ids = snapshot.search_keywords(query, count, where)
-        return dense, (scores, ids, _no_scores(ids))
-    try:
-        with ThreadPoolExecutor(1, "ragfm-words") as thread:
-            words = thread.submit(search_words)
-            return snapshot.search(vector, count, where), words.result()
-    finally:
-        _second_thread.release()
+    if words:
+        return dense, words.result()
+    scores, ids = snapshot.search_keywords(query, count, where)
+    return dense, (scores, ids, _no_scores(ids))
 
 
 def fuse(

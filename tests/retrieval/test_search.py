@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -262,17 +262,39 @@ def test_vectors_and_words_are_searched_at_the_same_time_by_one_search(
 ) -> None:
     collection.sync(parts)
     expected = collection.search("pump P-4003/B")
+    monkeypatch.setattr(search_module, "_LARGE", 0)
     both, search, search_keywords = Barrier(2), Snapshot.search, Snapshot.search_keywords
 
     def wait_for_the_other(method: Callable[..., Any], *given: Any) -> Any:
         both.wait(timeout=10)
         return method(*given)
 
-    with search_module._second_thread:  # another search is running
+    with search_module._second_thread.lock:  # another search is running
         assert collection.search("pump P-4003/B") == expected
     monkeypatch.setattr(Snapshot, "search", lambda *given: wait_for_the_other(search, *given))
     monkeypatch.setattr(Snapshot, "search_keywords", lambda *given: wait_for_the_other(search_keywords, *given))
     assert collection.search("pump P-4003/B") == expected
+
+
+def test_a_second_thread_that_is_not_there_holds_up_nothing(
+    collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(parts)
+    expected, begin = collection.search("pump P-4003/B"), Event()
+    monkeypatch.setattr(search_module, "_LARGE", 0)
+    held = search_module._second_thread.pool.submit(begin.wait, 60)
+    assert collection.search("pump P-4003/B") == expected
+    assert not held.done()
+    begin.set()
+
+    def fail(*_: Any) -> Any:
+        raise OSError("no vectors")
+
+    monkeypatch.setattr(Snapshot, "search", fail)
+    with pytest.raises(OSError, match="no vectors"):
+        collection.search("pump P-4003/B")
+    assert search_module._second_thread.lock.acquire(blocking=False), "the next search may use the thread"
+    search_module._second_thread.lock.release()
 
 
 def test_a_single_chunk_is_found(collection: Collection, tmp_path: Path) -> None:
