@@ -8,7 +8,8 @@ reader     tokens/s of the bundled reader, one answer and eight at once, alongsi
            core: ragfm as it is, fixed numbers of threads, and llama-cpp-python's `Llama` on the idle machine
 search     median milliseconds of a hybrid search of the sample handbook, and of FAISS for one query and 100,000 vectors
 
-Run it on an idle machine. Each side of the reader runs in its own process. Prints a table, and one JSON line last.
+Each side of the reader runs in its own process. Prints a table, and one JSON line last. The result is only saved on an
+idle machine.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ragfm.core import registry
 from ragfm.core.types import Stream
 from ragfm.embedders import load_embedder
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-from ragfm.models.hardware import physical_cores
+from ragfm.models.hardware import FreeCpus, physical_cores, usable_cpus
 from ragfm.models.llama_library import llama_cpp
 from ragfm.models.model_lookup import find_model
 from ragfm.models.thread_count import ThreadCount
@@ -48,6 +49,8 @@ SIDES = ("ragfm", "fixed: all threads, short spinning", "fixed: one thread", "fi
 TOPICS = ("rivers", "chess", "the sea", "bread", "maps", "glass", "winter", "trains")
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
 VECTORS, DIMENSIONS = 100_000, 384
+MAX_BUSY = 0.2
+"""CPUs that other programs may use when the measurement starts."""
 
 
 def essay(topic: str) -> list[Message]:
@@ -171,6 +174,11 @@ def main() -> None:
     if args.one:
         print(json.dumps(reader_rates(args.one, args.seconds)))
         return
+    free = FreeCpus()
+    time.sleep(1)
+    busy = len(usable_cpus()) - free()
+    if busy > MAX_BUSY and not args.no_save:
+        raise SystemExit(f"Other programs use {busy:.1f} CPUs: the result would say little. Use --no-save to see it.")
     about = measure.about("machine", ("ragfm", "llama-cpp-python", "torch", "openvino", "faiss-cpu", "numpy"))
     embedder: Any = load_embedder("bundled")
     backends = {
