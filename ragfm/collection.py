@@ -96,6 +96,8 @@ class Collection:
     """
 
     def __init__(self, store: Store, groups: frozenset[str] | None = None, oldest: int | None = None) -> None:
+        if isinstance(store, str | Path):
+            raise TypeError(f"a collection is opened with Collection.open({str(store)!r})")
         self._store = store
         self._groups = groups
         self._oldest = oldest

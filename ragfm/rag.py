@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.citations.confidence import UNREAD, answer_signals, reader_signals, select_calibration
@@ -78,6 +79,8 @@ class Rag:
         strategy: str | None = None,
         hops: Hops | None = None,
     ) -> None:
+        if isinstance(collection, str | Path):
+            raise TypeError(f"Rag takes a collection, such as Collection.open({str(collection)!r})")
         self.collection = collection
         settings = self._settings = collection.settings.ask
         self.strategy = load_strategy(strategy or settings.strategy, collection.settings_file.parent)

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,13 @@ def test_every_module_is_listed_in_the_docs() -> None:
         listed = package.parent.name != "ragfm" and ast.get_docstring(ast.parse(package.read_text(encoding="utf-8")))
         named = re.search(rf"\b{path.stem}\b", listed or "") or re.search(rf"\b{path.stem}\.py\b", page)
         assert named, f"{path} is named in neither docs/architecture.md nor the docstring of its package"
+
+
+@pytest.mark.parametrize("kind", [ragfm.Collection, ragfm.Rag])
+def test_a_path_instead_of_a_collection_names_what_opens_it(kind: Any, tmp_path: Path) -> None:
+    for path in (tmp_path, str(tmp_path)):
+        with pytest.raises(TypeError, match=re.escape(f"Collection.open({str(tmp_path)!r})")):
+            kind(path)
 
 
 def test_importing_loads_no_heavy_library() -> None:
