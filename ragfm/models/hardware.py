@@ -32,11 +32,11 @@ def openmp_threads() -> int:
 def physical_cores() -> int:
     """Number of usable cores, counting hyper-threads once: a second thread on a core slows llama.cpp down.
 
-    At least one, and no more than the control groups of this process let it use at a time.
+    No more than the control groups of this process let it use at a time, rounded up.
     """
     siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in usable_cpus())
     cores = len({file.read_text() if file.exists() else str(file) for file in siblings})
-    return max(1, math.floor(min(cores, cpu_quota())))
+    return math.ceil(min(cores, cpu_quota()))
 
 
 def cpu_quota(root: Path = Path("/")) -> float:

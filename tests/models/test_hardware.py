@@ -49,8 +49,10 @@ def test_processors_of_control_groups_are_honoured(
 ) -> None:
     write_control_groups(tmp_path, membership, files)
     assert cpu_quota(tmp_path) == quota
-    monkeypatch.setattr(hardware, "cpu_quota", lambda: 0.5)
-    assert physical_cores() == 1
+    cores = physical_cores()
+    for allowed, threads in ((0.5, 1), (1.0, 1), (1.5, 2), (math.inf, cores)):
+        monkeypatch.setattr(hardware, "cpu_quota", lambda allowed=allowed: allowed)
+        assert physical_cores() == min(threads, cores)
 
 
 def write_control_groups(root: Path, membership: str, files: dict[str, str]) -> None:
