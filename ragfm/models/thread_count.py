@@ -106,7 +106,7 @@ class ThreadCount:
             self._start_trial(self.count - change)
 
     def _record_trial(self, size: _BatchSize, work: float, seconds: float) -> None:
-        if not size.average:  # nothing to compare with
+        if not size.average:  # nothing to compare with: a slow trial with fewer threads would go on
             if self.count < self._count_before:
                 self._count, self._count_before = self._count_before, 0
                 self._steps, self._seconds = 0, 0.0
