@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ragfm.store.search_backend import Predicate, SearchBackend
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 RRF_K = 60
 """The constant of reciprocal rank fusion, as in the paper."""
 DOCUMENT_SHARE = 0.05
@@ -59,6 +60,26 @@ class _SecondThread:
 
     def reset_after_fork(self) -> None:
         self.lock, self.pool = Lock(), ThreadPoolExecutor(1, "ragfm-words")
+
+    def start(self, job: Callable[[], _T]) -> Future[_T] | None:
+        """Run a job in the thread, None if another search uses it. `finish` frees the thread."""
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            return self.pool.submit(job)
+        except BaseException:  # as Ctrl-C, or a search while Python ends
+            self.lock.release()
+            raise
+
+    def finish(self, future: Future[Any]) -> bool:
+        """Wait for a job that has begun, and cancel another. Whether it had begun."""
+        try:
+            if future.cancel():
+                return False
+            wait([future])
+            return True
+        finally:
+            self.lock.release()
 
 
 _second_thread = _SecondThread()
@@ -182,22 +203,12 @@ def _search_both(
         scores, ids = snapshot.search_keywords(query, count, where)
         return scores, ids, snapshot.cosines(vector, ids)
 
-    words: Future[tuple[Vectors, Ids, Vectors]] | None = None
-    if len(snapshot) >= _LARGE and _second_thread.lock.acquire(blocking=False):
-        try:
-            words = _second_thread.pool.submit(search_words)
-            try:
-                dense = snapshot.search(vector, count, where)
-            finally:
-                if words.cancel():
-                    words = None
-                else:
-                    wait([words])
-        finally:
-            _second_thread.lock.release()
-    else:
+    words = _second_thread.start(search_words) if len(snapshot) >= _LARGE else None
+    try:
         dense = snapshot.search(vector, count, where)
-    if words:
+    finally:
+        has_begun = words is not None and _second_thread.finish(words)
+    if words and has_begun:
         return dense, words.result()
     scores, ids = snapshot.search_keywords(query, count, where)
     return dense, (scores, ids, _no_scores(ids))
