@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from ragfm.core.cache import cache_folder, read_json, replace_file
 from ragfm.core.types import Vectors
 from ragfm.embedders.networks import Backend, Network, TokenizedTexts
-from ragfm.models.hardware import cpu_info, has_gpu, openmp_threads
+from ragfm.models.hardware import compute_threads, cpu_info, has_gpu
 from ragfm.models.sample_text import SAMPLE_TEXT
 
 MIN_COSINE = 0.999
@@ -163,7 +163,7 @@ def save_choice(weights: str, results: Sequence[Measurement]) -> None:
 
 def machine_info() -> dict[str, Any]:
     """Everything apart from the weights that a choice depends on: hardware and library versions."""
-    info = {"processor": cpu_info()[0], "cores": openmp_threads(), "gpu": has_gpu(), "forms": BACKENDS_VERSION}
+    info = {"processor": cpu_info()[0], "cores": compute_threads(), "gpu": has_gpu(), "forms": BACKENDS_VERSION}
     for name in _LIBRARIES:
         try:
             info[name] = version(name)

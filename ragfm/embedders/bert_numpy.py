@@ -16,7 +16,7 @@ from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
-from ragfm.models.hardware import openmp_threads
+from ragfm.models.hardware import compute_threads
 
 BATCH_TOKENS = 1024
 """Maximum tokens of a batch, padding included: larger batches do not fit into the processor cache."""
@@ -48,7 +48,7 @@ class NumpyBackend:
         all_ids, masks = zip(*batches, strict=True)
         if len(masks) == 1:
             return map(self._forward, all_ids, masks)
-        with ThreadPoolExecutor(openmp_threads(), "ragfm-embed") as pool:
+        with ThreadPoolExecutor(compute_threads(), "ragfm-embed") as pool:
             return list(pool.map(self._forward, all_ids, masks))
 
 

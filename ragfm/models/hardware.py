@@ -23,16 +23,19 @@ def usable_cpus() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def openmp_threads() -> int:
-    """Number of threads that OpenMP libraries start: all usable CPUs, or OMP_NUM_THREADS if that is lower."""
-    usable, limit = len(usable_cpus()), os.environ.get("OMP_NUM_THREADS", "")
-    return min(usable, int(limit)) if limit.isdigit() and int(limit) else usable
+def compute_threads() -> int:
+    """Number of threads that a library computes with: all usable CPUs, or OMP_NUM_THREADS if that is lower.
+
+    No more than `cpu_quota`, rounded up.
+    """
+    threads, limit = math.ceil(min(len(usable_cpus()), cpu_quota())), os.environ.get("OMP_NUM_THREADS", "")
+    return min(threads, int(limit)) if limit.isdigit() and int(limit) else threads
 
 
 def physical_cores() -> int:
     """Number of usable cores, counting hyper-threads once: a second thread on a core slows llama.cpp down.
 
-    No more than the control groups of this process let it use at a time, rounded up.
+    No more than `cpu_quota`, rounded up.
     """
     siblings = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in usable_cpus())
     cores = len({file.read_text() if file.exists() else str(file) for file in siblings})

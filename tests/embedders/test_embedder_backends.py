@@ -20,10 +20,11 @@ from filelock import FileLock
 from ragfm.core.errors import TooLongError
 from ragfm.embedders import SentenceTransformerEmbedder, backend_choice, sentence_transformer
 from ragfm.embedders.backend_choice import Measurement, fastest, load_choice, save_choice
+from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
 from ragfm.embedders.sorted_batches import embed_sorted
-from ragfm.models.hardware import has_gpu
+from ragfm.models.hardware import compute_threads, has_gpu
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.testing import check_embedder
 
@@ -343,6 +344,16 @@ def test_many_queries_load_openvino_without_warming_up(bundled: Path, monkeypatc
     assert loaded == ["numpy-fp32", "openvino-fp32"]
     for vectors in later:
         np.testing.assert_allclose(vectors, first, atol=1e-6)
+
+
+def test_two_threads_embed_a_question(bundled: Path) -> None:
+    bert_openvino = pytest.importorskip("ragfm.embedders.bert_openvino")
+    folder = read_bert_folder(bundled)
+    assert folder is not None
+    compiled = bert_openvino.OpenVinoBackend(folder, read_weights(bundled), "f32")._compiled
+    threads = compute_threads()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+    assert compiled.get_property("NUM_STREAMS") == max(1, threads // 2)
 
 
 def test_openvino_sends_no_telemetry_and_forks_nothing() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ragfm.models import hardware
-from ragfm.models.hardware import cgroup_memory_limits, cpu_quota, physical_cores
+from ragfm.models.hardware import cgroup_memory_limits, compute_threads, cpu_quota, physical_cores
 from ragfm.store.index_selection import default_memory
 
 
@@ -49,10 +49,15 @@ def test_processors_of_control_groups_are_honoured(
 ) -> None:
     write_control_groups(tmp_path, membership, files)
     assert cpu_quota(tmp_path) == quota
-    cores = physical_cores()
-    for allowed, threads in ((0.5, 1), (1.0, 1), (1.5, 2), (math.inf, cores)):
-        monkeypatch.setattr(hardware, "cpu_quota", lambda allowed=allowed: allowed)
-        assert physical_cores() == min(threads, cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for count in (physical_cores, compute_threads):
+        cores = count()
+        for allowed, threads in ((0.5, 1), (1.0, 1), (1.5, 2), (math.inf, cores)):
+            with monkeypatch.context() as within:
+                within.setattr(hardware, "cpu_quota", lambda allowed=allowed: allowed)
+                assert count() == min(threads, cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert compute_threads() == 1
 
 
 def write_control_groups(root: Path, membership: str, files: dict[str, str]) -> None:
