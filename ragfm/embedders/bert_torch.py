@@ -17,6 +17,7 @@ from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
+from ragfm.models.hardware import cpu_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,8 @@ class TorchBackend:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         """One thread for each core that torch may use; in each of them torch runs single-threaded."""
-        count = torch.get_num_threads()
+        for_torch = torch.get_num_threads()
+        count = min(for_torch, cpu_count())
         barrier = threading.Barrier(count + 1)
 
         def start() -> None:
@@ -66,7 +68,7 @@ class TorchBackend:
         for _ in range(count):
             pool.submit(start)
         barrier.wait()
-        torch.set_num_threads(count)
+        torch.set_num_threads(for_torch)
         return pool
 
     @torch.inference_mode()

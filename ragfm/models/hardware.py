@@ -23,13 +23,15 @@ def usable_cpus() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def compute_threads() -> int:
-    """Number of threads that a library computes with: all usable CPUs, or OMP_NUM_THREADS if that is lower.
+def cpu_count() -> int:
+    """Number of CPUs that this process may use at a time: no more than `cpu_quota`, rounded up."""
+    return math.ceil(min(len(usable_cpus()), cpu_quota()))
 
-    No more than `cpu_quota`, rounded up.
-    """
-    threads, limit = math.ceil(min(len(usable_cpus()), cpu_quota())), os.environ.get("OMP_NUM_THREADS", "")
-    return min(threads, int(limit)) if limit.isdigit() and int(limit) else threads
+
+def compute_threads() -> int:
+    """Number of threads that a library computes with: `cpu_count`, or OMP_NUM_THREADS if that is lower."""
+    count, limit = cpu_count(), os.environ.get("OMP_NUM_THREADS", "")
+    return min(count, int(limit)) if limit.isdigit() and int(limit) else count
 
 
 def physical_cores() -> int:

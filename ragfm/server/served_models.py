@@ -23,7 +23,7 @@ from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
 from ragfm.generation.readers.local_reader import LocalReader
-from ragfm.models.hardware import usable_cpus
+from ragfm.models.hardware import cpu_count
 from ragfm.rag import Rag, prompt_scope
 from ragfm.retrieval.rerank import has_verifier
 from ragfm.server.api_keys import Key
@@ -32,7 +32,7 @@ from ragfm.store.uploads import UploadStore
 
 T = TypeVar("T")
 _NO_GROUPS: frozenset[str] = frozenset()
-_COMPUTE_SLOTS = min(8, max(2, len(usable_cpus())))  # with more than cores, each request would only take longer
+_COMPUTE_SLOTS = min(8, max(2, cpu_count()))  # with more than cores, each request would only take longer
 _EMBEDDING_SLOTS = 2
 _DOCUMENT_SLOTS = 4
 _SPARE_THREADS = 8

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from ragfm.core.errors import ParseError, RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
-from ragfm.models.hardware import usable_cpus
+from ragfm.models.hardware import cpu_count
 from ragfm.parsing import media_type, parse
 from ragfm.parsing.parsers import OWN, ParserChoice
 from ragfm.parsing.sandbox.worker_process import FOLDER_PREFIX, Job, Limits, WorkerEnded, WorkerProcess
@@ -40,11 +40,11 @@ _Task: TypeAlias = tuple[Job, Future[Document]]
 
 
 class WorkerPool:
-    """Parses documents in up to `count` processes at a time; by default one per core, up to 8."""
+    """Parses documents in up to `count` processes at a time; by default one per CPU, up to 8."""
 
     def __init__(self, limits: Limits | None = None, count: int | None = None) -> None:
         self._limits = limits or Limits()
-        self._count = count or min(8, len(usable_cpus()))
+        self._count = count or min(8, cpu_count())
         self._changed = threading.Condition()
         self._queue: deque[_Task] = deque()
         self._threads = 0

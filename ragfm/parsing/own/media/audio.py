@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
-from ragfm.models.hardware import usable_cpus
+from ragfm.models.hardware import cpu_count
 from ragfm.parsing import heartbeat
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
@@ -185,7 +185,7 @@ def _model() -> Any:
     from ragfm.models.model_lookup import find_model
 
     folder = find_model("bundled", "speech")
-    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=min(len(usable_cpus()), 8))
+    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=min(cpu_count(), 8))
 
 
 def group_paragraphs(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
