@@ -168,7 +168,8 @@ def main() -> None:
         print(json.dumps(one(given.one, given)))
         return
     facts = {"base": given.base, "examples": given.train, "epochs": given.epochs, "asked": given.test}
-    before = read("adapt_methods")
+    result = f"adapt_methods-{given.train}"
+    before = read(result)
     rows = before.get("rows", {}) if all(before.get(key) == value for key, value in facts.items()) else {}
     for method in given.methods.split(","):
         command = [sys.executable, __file__, "--one", method, *sys.argv[1:], "--examples", given.examples]
@@ -180,10 +181,7 @@ def main() -> None:
             row["gain"] = asdict(paired_differences(["score"], untuned, tuned)[0])
         show(name, row)
         if given.train >= 300:
-            save(
-                {**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows},
-                "adapt_methods",
-            )
+            save({**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows}, result)
     print(json.dumps({**facts, "rows": rows}))
 
 

@@ -1132,7 +1132,7 @@ def adapted_verifier() -> str:
 def adapted_methods() -> str:
     names = ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
     rows = []
-    for method, row in _result("adapt_methods")["rows"].items():
+    for method, row in _result("adapt_methods-300")["rows"].items():
         costs = ["-"] * 4
         if "learned" in row:  # `none` trains nothing
             costs = [
