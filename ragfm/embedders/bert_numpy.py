@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,14 @@ class _NumpyOperations:
         return x[:, 0] if self._cls else np.einsum("blh,bl->bh", x, mask)
 
 
+@cache
+def _blas_libraries() -> Any:
+    """The controller of the loaded BLAS libraries, numpy's included. Looking for them takes two milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
 _limits_lock = threading.Lock()
 _limits: list[Any] = []  # one entry for each call in progress; the first is the limit that is in force
 
@@ -104,10 +112,8 @@ _limits: list[Any] = []  # one entry for each call in progress; the first is the
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread. The limit is process-wide: the first caller sets it, the last one lifts it."""
-    from threadpoolctl import threadpool_limits
-
     with _limits_lock:
-        _limits.append(None if _limits else threadpool_limits(1, "blas"))
+        _limits.append(None if _limits else _blas_libraries().limit(limits=1))
         first = _limits[0]
     try:
         yield
