@@ -73,13 +73,20 @@ def format_seconds(seconds: float) -> str:
 @contextmanager
 def _lines(unit: str) -> Iterator[ProgressCallback]:
     start = previous = monotonic()
+    stage, first_done, stage_start = "", 0, start
 
     def show(progress: Progress) -> None:
-        nonlocal previous
+        nonlocal previous, stage, first_done, stage_start
         now = monotonic()
+        if progress.stage != stage:
+            stage, first_done, stage_start = progress.stage, progress.done, now
         if now - previous >= LINE_INTERVAL:
             previous = now
-            details = "".join(f", {figure}" for figure in _figures(progress, now - start))
+            figures = _figures(progress, now - start)
+            if progress.total and progress.done > first_done and "seconds_left" not in progress.figures:
+                left = (progress.total - progress.done) * (now - stage_start) / (progress.done - first_done)
+                figures += [f"about {format_seconds(left)} left"] if left else []
+            details = "".join(f", {figure}" for figure in figures)
             print_note(f"{progress.stage}: {_count(progress, unit)}, {format_seconds(now - start)}{details}")
 
     yield show

@@ -33,7 +33,7 @@ def test_without_a_terminal_it_is_a_line_every_few_seconds(clock: Clock, capsys:
             clock.now += 0.125
             progress(Progress("verify", done, 80))
     assert capsys.readouterr().err.splitlines() == [
-        "verify: 40 of 80 documents, 5 s",
+        "verify: 40 of 80 documents, 5 s, about 5 s left",
         "verify: 80 of 80 documents, 10 s",
     ]
 
@@ -61,6 +61,20 @@ def test_figures_and_units(clock: Clock, capsys: pytest.CaptureFixture[str]) -> 
         "ingest: 5 documents, 20 s, 40 chunks, 2/s",
         "write questions: 12, 25 s, about 31 passages, 60 s left",
         "backup: 1.5 MB of 3.0 MB, 5 s",
+    ]
+
+
+def test_the_time_left_is_that_of_the_stage(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that continues has done a part before."""
+    with show_progress("texts") as progress:
+        progress(Progress("read", 0, 2))
+        clock.now = 100
+        progress(Progress("embed", 500, 1000))
+        clock.now = 110
+        progress(Progress("embed", 600, 1000))
+    assert capsys.readouterr().err.splitlines() == [
+        "embed: 500 of 1000 texts, 100 s",
+        "embed: 600 of 1000 texts, 110 s, about 40 s left",
     ]
 
 
