@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ import openvino
 from openvino import opset13 as op
 
 from ragfm.core.fork import reset_in_children
+from ragfm.core.own_thread import in_own_thread
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.bert_numpy import NumpyBackend
@@ -56,7 +57,7 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": max(1, threads // 2) if precision == "f32" else threads,
         }
-        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        self._compiled = _compile(model, settings)
         self._parallel_requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         reset_in_children(self)
 
@@ -89,6 +90,11 @@ class OpenVinoBackend:
             running.append(request)
         while running:
             yield _output(running.popleft())
+
+
+@in_own_thread
+def _compile(model: Any, settings: Mapping[str, Any]) -> Any:
+    return openvino.Core().compile_model(model, "CPU", settings)
 
 
 _process = os.getpid()

@@ -14,11 +14,12 @@ import numpy as np
 
 from ragfm.core.errors import EmbeddingError, RagfmError, UnsupportedError
 from ragfm.core.fork import reset_in_children
+from ragfm.core.own_thread import in_own_thread
 from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.token_offsets import check_lengths, estimated_offsets
 from ragfm.models.gguf_header import check_gguf
 from ragfm.models.hardware import physical_cores
-from ragfm.models.llama_library import free_on_collection, in_own_thread, last_error, llama_cpp, load_model
+from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp, load_model
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.models.thread_count import ThreadCount
 

@@ -14,41 +14,18 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 # The alias exports the name.
 import llama_cpp as llama_cpp
 
 from ragfm.core.errors import DamagedModelError
+from ragfm.core.own_thread import in_own_thread
 from ragfm.models.model_lookup import is_pinned
 from ragfm.models.model_probe import probe_model
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _log = logging.getLogger(__name__)
-
-
-def in_own_thread(function: Callable[P, T]) -> Callable[P, T]:
-    """Run each call of a function in a new thread, which ends with the call. For what llama.cpp computes.
-
-    - On processors with AMX, llama.cpp configures the matrix registers of a thread once. oneDNN (torch, OpenVINO)
-      changes that configuration. If both compute in one thread, the processor raises "illegal instruction".
-    - OpenMP keeps a pool for each thread that has computed. As soon as its pools have more threads than the machine
-      has cores, they sleep at each barrier instead of spinning. And in a forked process, a thread with a pool waits
-      forever for the pool's threads, which only the parent has.
-    """
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with ThreadPoolExecutor(1, "ragfm-llama") as thread:
-            return thread.submit(function, *args, **kwargs).result()
-
-    return run
 
 
 @in_own_thread

@@ -356,6 +356,25 @@ def test_two_threads_embed_a_question(bundled: Path) -> None:
     assert compiled.get_property("NUM_STREAMS") == max(1, threads // 2)
 
 
+def test_ctrl_c_works_after_another_thread_has_freed_the_model() -> None:
+    pytest.importorskip("openvino")
+    code = """
+import faulthandler, signal, threading
+from ragfm.embedders import load_embedder
+faulthandler.enable()  # as pytest does: its signal stack is replaced, too
+backends = [load_embedder("bundled")._network.load("openvino-fp32")]
+thread = threading.Thread(target=backends.clear)
+thread.start()
+thread.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
 def test_openvino_sends_no_telemetry_and_forks_nothing() -> None:
     """It would at import, to Google Analytics, from a forked process."""
     pytest.importorskip("openvino")

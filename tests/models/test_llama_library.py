@@ -96,7 +96,7 @@ def test_llama_cpp_and_torch_never_compute_in_the_same_thread(tmp_path: Path, mo
     assert all(watch.threads.values())  # none was missed
     computing = set[threading.Thread]().union(*watch.threads.values())
     assert threading.main_thread() not in computing
-    assert {thread.name.split("_")[0] for thread in computing} == {"ragfm-reader", "ragfm-llama"}
+    assert {thread.name.split("_")[0] for thread in computing} == {"ragfm-reader", "ragfm-own"}
 
 
 def test_ctrl_c_while_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

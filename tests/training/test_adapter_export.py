@@ -19,6 +19,7 @@ from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM
 
 from ragfm.core.errors import AdapterMismatchError, DataError, ModelNotFoundError, UnsupportedError
+from ragfm.core.own_thread import in_own_thread
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers.weight_format import quantize
 from ragfm.models.adapters import (
@@ -31,7 +32,7 @@ from ragfm.models.adapters import (
     serving_adapter,
     trained_weights_sha256,
 )
-from ragfm.models.llama_library import in_own_thread, load_model
+from ragfm.models.llama_library import load_model
 from ragfm.training.adapter_export import compare_readers, export_adapter, load_adapter
 from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base

@@ -123,8 +123,7 @@ def test_a_run_stopped_by_ctrl_c_has_the_losses_of_an_uninterrupted_one(
 
         def progress(now: Progress, stop: int = stop) -> None:
             if now.done == stop:
-                # Not raised: without a handler, it would end the process of the tests without a word.
-                signal.getsignal(signal.SIGINT)(signal.SIGINT, None)
+                signal.raise_signal(signal.SIGINT)
 
         stopped = training(folder, tmp_path / "stopped", objective, **changes)
         with pytest.raises(KeyboardInterrupt):

@@ -22,11 +22,12 @@ import numpy as np
 
 from ragfm.core.cache import cache_folder, file_identity, read_json, replace_file
 from ragfm.core.errors import RagfmError
+from ragfm.core.own_thread import in_own_thread
 from ragfm.generation.readers.engine import PREFILL_BLOCK, BatchToken
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.hardware import physical_cores
-from ragfm.models.llama_library import in_own_thread, last_error, llama_cpp
+from ragfm.models.llama_library import last_error, llama_cpp
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 from ragfm.models.sample_text import SAMPLE_TEXT
 from ragfm.models.thread_count import ThreadCount

@@ -19,6 +19,7 @@ import pytest
 from support.tiny_gguf import write_lora, write_tiny
 
 from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, RagfmError, ReaderBusyError
+from ragfm.core.own_thread import in_own_thread
 from ragfm.core.types import CLOSED, Message, Sampling, Stream
 from ragfm.generation.readers import continuous_batching
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken
@@ -27,7 +28,6 @@ from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.slots import Slot, assign_slot
-from ragfm.models.llama_library import in_own_thread
 from ragfm.models.thread_count import ThreadCount
 
 LONG = "The handbook says that employees get leave when they ask for it in time. "
