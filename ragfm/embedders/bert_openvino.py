@@ -26,7 +26,7 @@ from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.bert_numpy import NumpyBackend
 from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
-from ragfm.models.hardware import compute_threads
+from ragfm.models.hardware import compute_threads, physical_cores
 
 BATCH_TOKENS = 2048
 """Maximum tokens of a batch, padding included."""
@@ -51,11 +51,14 @@ class OpenVinoBackend:
             return
         ids, mask = op.parameter([-1, -1], np.int64), op.parameter([-1, -1], np.float32)
         model = openvino.Model([forward(_OpenVinoOperations(folder), bert, ids, mask)], [ids, mask], "bert")
-        threads = compute_threads()
+        threads = streams = compute_threads()
+        if precision == "f32":
+            threads = min(threads, physical_cores())  # hyper-threads of one core would wait for each other
+            streams = max(1, threads // 2)
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": max(1, threads // 2) if precision == "f32" else threads,
+            "NUM_STREAMS": streams,
         }
         self._compiled = _compile(model, settings)
         self._parallel_requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))

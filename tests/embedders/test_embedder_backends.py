@@ -24,7 +24,7 @@ from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
 from ragfm.embedders.sorted_batches import embed_sorted
-from ragfm.models.hardware import compute_threads, has_gpu
+from ragfm.models.hardware import compute_threads, has_gpu, physical_cores
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.testing import check_embedder
 
@@ -351,7 +351,7 @@ def test_two_threads_embed_a_question(bundled: Path) -> None:
     folder = read_bert_folder(bundled)
     assert folder is not None
     compiled = bert_openvino.OpenVinoBackend(folder, read_weights(bundled), "f32")._compiled
-    threads = compute_threads()
+    threads = min(compute_threads(), physical_cores())
     assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
     assert compiled.get_property("NUM_STREAMS") == max(1, threads // 2)
 
