@@ -19,8 +19,8 @@ from ragfm.models.model_lookup import find_model, processor_sha256, weights_sha2
 
 MIN_TOKENS_TO_LOAD = 2_000
 """Passage tokens per process below which the exact backend is used: any other takes a second to load."""
-MIN_QUERIES_TO_LOAD = 64
-"""Queries per process from which loading OpenVINO for them pays off: it takes as long as it saves on 60 queries."""
+MIN_QUERIES_TO_LOAD = 16
+"""Queries per process at which OpenVINO is loaded for them: it takes as long as it saves on 60, but more may come."""
 MIN_TOKENS_TO_MEASURE = 20_000
 """Passage tokens per process from which measuring the backends pays off."""
 
@@ -32,7 +32,7 @@ class SentenceTransformerEmbedder:
 
     The model's own prompts are prepended to queries and passages. Queries are always embedded in fp32, passages by the
     fastest backend whose vectors have a cosine of at least 0.999 to fp32; see docs/decisions/005-embedding.md.
-    Long-lived processes call `warm_up`; others load OpenVINO after 64 queries, if it is installed. All methods are
+    Long-lived processes call `warm_up`; others load OpenVINO at the 16th query, if it is installed. All methods are
     thread-safe.
     """
 
