@@ -14,4 +14,5 @@ output_folder    folders of results, which are never ingested
 document_name    what people call a document: its file name and its title
 cache            measurements of this machine
 fork             what a forked process cannot use of its parent
+own_thread       a thread for one call
 """
