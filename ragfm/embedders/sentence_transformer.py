@@ -54,6 +54,7 @@ class SentenceTransformerEmbedder:
         self._for_queries: Backend | None = None
         self._passage_tokens = 0
         self._queries = 0
+        self._is_warm = False
         reset_in_children(self)
 
     def reset_after_fork(self) -> None:
@@ -105,9 +106,11 @@ class SentenceTransformerEmbedder:
         tokenized = self._tokenize(texts, "query")
         if self._for_queries is None:
             self._queries += len(texts)  # without the lock, which is held while passages wait for a measurement
-            if self._queries >= MIN_QUERIES_TO_LOAD and self._network.fast_exact_backend.startswith("openvino"):
+            is_many = self._queries >= MIN_QUERIES_TO_LOAD and self._network.fast_exact_backend.startswith("openvino")
+            if is_many or self._is_warm:
+                load_fast_exact = partial(self._network.load, self._network.fast_exact_backend)
                 with self._lock:
-                    self._load_for_queries()
+                    self._for_queries = self._for_queries or self._load_or_exact(load_fast_exact)
         return self._run(tokenized, self._for_queries or self._exact)
 
     def embed_images(self, images: Sequence[bytes]) -> Vectors:
@@ -122,18 +125,15 @@ class SentenceTransformerEmbedder:
         return self._network.embed_images(images)
 
     def warm_up(self) -> None:
-        """Load the backends that embed many queries and passages fastest, which takes seconds.
+        """Load the backend that embeds many passages fastest, and with the next query that for queries.
 
-        Without it, queries and the first thousands of passage tokens use the backend that is quickest to load.
+        Both take seconds. The threads of a backend inherit the priority of the thread that loads it. Without this call,
+        queries and the first thousands of passage tokens use the backend that is quickest to load.
         """
         with self._lock:
             self._passage_tokens = max(self._passage_tokens, MIN_TOKENS_TO_MEASURE)
             self._chosen = self._chosen or self._load_or_exact(self._choose_backend)
-            self._load_for_queries()
-
-    def _load_for_queries(self) -> None:
-        load_fast_exact = partial(self._network.load, self._network.fast_exact_backend)
-        self._for_queries = self._for_queries or self._load_or_exact(load_fast_exact)
+        self._is_warm = True
 
     def measure(self) -> list[Measurement]:
         """Measure the backends for this model on this machine, the exact one first, and store the choice."""

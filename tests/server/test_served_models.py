@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -79,12 +80,14 @@ def test_readyz_waits_for_the_models(tmp_path: Path) -> None:
             return super().count_tokens(messages)
 
     reader = Loading(["Yes."])
+    gc.unfreeze()
     with serve(tmp_path, reader) as it, it.client(None) as client:
         assert client.get("/healthz").status_code == 200
         waiting = client.get("/readyz")
         assert (waiting.status_code, waiting.json()) == (503, {"status": "loading models"})
         reader.loaded.set()
         assert eventually(lambda: client.get("/readyz").status_code == 200)
+        assert gc.get_freeze_count() > 10_000  # garbage collections look through later objects only
 
 
 def test_two_collections_of_one_name_are_refused(tmp_path: Path) -> None:
