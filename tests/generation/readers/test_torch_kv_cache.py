@@ -6,6 +6,7 @@ The models are tiny and have random weights. Masks and caches are those of large
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -281,11 +282,16 @@ def test_an_adapter_folder_is_served_directly(tmp_path: Path) -> None:
         serving_adapter(tmp_path / "adapter", "openai:m", "few-shot")
 
 
-def test_excess_requests_wait_or_are_refused(tmp_path: Path) -> None:
+def test_excess_requests_wait_or_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = make_reader(tmp_path, slots=1, waiting=1)
+    compute, may_compute = reader._engine.model._model, threading.Event()
+    monkeypatch.setattr(
+        reader._engine.model, "_model", lambda *args, **named: may_compute.wait(60) and compute(*args, **named)
+    )
     streams = [reader.stream(ASKED[4], Sampling(max_tokens=100)) for _ in range(2)]
     with pytest.raises(ReaderBusyError, match="serves 1 requests"):
         reader.stream(ASKED[4])
+    may_compute.set()
     for stream in streams:
         stream.close()
 
