@@ -166,7 +166,8 @@ def judge(future: Future[Document]) -> tuple[str, str]:
     except Exception as error:
         return "exception", f"{type(error).__name__}: {error}"
     for mark in document.marks:
-        if not 0 <= mark.start < mark.end <= len(document.text):
+        may_be_empty = mark.kind == "heading" and not mark.value  # the end of sections
+        if not 0 <= mark.start <= mark.end <= len(document.text) or (mark.start == mark.end and not may_be_empty):
             return "exception", f"ValueError: a mark from {mark.start} to {mark.end} of {len(document.text)} characters"
     return "parsed", ""
 
