@@ -14,7 +14,7 @@ from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import Bert
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.models.hardware import cpu_info, has_gpu
+from ragfm.models.hardware import cpu_info, has_gpu, limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ class LibraryNetwork:
                 f"The model {self._name!r} has a vector for each token, which only `image_embedder` supports.",
                 f"Use multi-vector:{self._name} there.",
             )
+        limit_torch_threads()
         with hide_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
         if not getattr(model.tokenizer, "is_fast", False):

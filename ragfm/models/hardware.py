@@ -34,6 +34,17 @@ def compute_threads() -> int:
     return min(count, int(limit)) if limit.isdigit() and int(limit) else count
 
 
+def limit_torch_threads() -> None:
+    """Make torch use at most `cpu_count` threads, from this thread and from later ones: it knows no CPU quotas.
+
+    With more threads than the quota allows, each operation waits until the quota of the next period.
+    """
+    import torch
+
+    if torch.get_num_threads() > cpu_count():
+        torch.set_num_threads(cpu_count())
+
+
 def physical_cores() -> int:
     """Number of usable cores, counting hyper-threads once: a second thread on a core slows llama.cpp down.
 

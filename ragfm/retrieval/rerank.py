@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.registry import make
+from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import find_model, hide_progress_bar
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class _ModelReranker(ABC):
                     f"The model {self._name!r} is a {architecture}, not a {self.kinds[0]}.",
                     "Use a model that was trained to rerank.",
                 )
+        limit_torch_threads()
         with hide_progress_bar():
             return self._load()
 

@@ -17,7 +17,7 @@ from ragfm.generation.readers.chat_template import ChatTemplate, close_thinking
 from ragfm.generation.readers.images import IMAGE_SIDE, check_images
 from ragfm.generation.readers.torch_model import process_images
 from ragfm.generation.readers.transformers_reader import has_vision
-from ragfm.models.hardware import cpu_info
+from ragfm.models.hardware import cpu_info, limit_torch_threads
 from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
 from ragfm.training.examples import Example
 
@@ -58,6 +58,7 @@ class Base:
 
         `vision` loads it with its vision part or without, by default as the transformers reader does.
         """
+        limit_torch_threads()
         self.name = name
         self.path = find_model(name, "reader")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,6 +17,7 @@ import torch
 from ragfm.core.errors import DataError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.models.adapters import CHECKPOINT
+from ragfm.models.hardware import limit_torch_threads
 from ragfm.training import checkpoint
 from ragfm.training.base_model import in_bfloat16
 from ragfm.training.checkpoint import BEST, defer_interrupt
@@ -71,6 +72,7 @@ def train_ranker(
     checkpoint. Raises DataError if the checkpoint belongs to a different run or the loss is not finite.
     """
     report = progress or ignore_progress
+    limit_torch_threads()
     torch.manual_seed(settings.seed)
     epochs = [epoch_batches(examples, epoch, settings, ranker.negatives) for epoch in range(settings.epochs)]
     steps = [batch for epoch in epochs for batch in epoch]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from ragfm.models import hardware
-from ragfm.models.hardware import cgroup_memory_limits, compute_threads, cpu_quota, physical_cores
+from ragfm.models.hardware import cgroup_memory_limits, compute_threads, cpu_quota, limit_torch_threads, physical_cores
 from ragfm.store.index_selection import default_memory
 
 
@@ -58,6 +60,22 @@ def test_processors_of_control_groups_are_honoured(
                 assert count() == min(threads, cores)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert compute_threads() == 1
+
+
+def test_torch_heeds_the_quota_of_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.setattr(hardware, "cpu_count", lambda: 3)
+        limit_torch_threads()
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        monkeypatch.setattr(hardware, "cpu_count", lambda: 8)
+        limit_torch_threads()  # never more than OMP_NUM_THREADS, or what the user has set
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def write_control_groups(root: Path, membership: str, files: dict[str, str]) -> None:

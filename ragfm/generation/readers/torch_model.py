@@ -25,6 +25,7 @@ from ragfm.core.types import Message
 from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, ImagePrompt
 from ragfm.generation.readers.images import IMAGE_SIDE, prepare_image
+from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar
 
 Bits: TypeAlias = Literal[4, 8]
@@ -64,6 +65,7 @@ class TorchModel:
         thinking: bool = False,
     ) -> None:
         _check_options(device, dtype, attention)
+        limit_torch_threads()
         on_gpu = torch.cuda.is_available() if device is None else not device.startswith("cpu")
 
         folder = path.parent if path.is_file() else path
