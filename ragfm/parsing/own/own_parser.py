@@ -15,8 +15,9 @@ _VERSION = "5"
 # Of formats that have changed since: PDF, text documents, spreadsheets, and those that may have HTML in them.
 _VERSIONS = {
     **dict.fromkeys((formats.XML, formats.XLSX, formats.XLS, formats.ODS, formats.DOCX, formats.DOC, formats.ODT), "6"),
-    **dict.fromkeys((formats.HTML, formats.EML, formats.MSG, formats.PDF), "8"),
-    formats.EPUB: "9",
+    formats.PDF: "8",
+    **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "9"),
+    formats.EPUB: "10",
 }
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {

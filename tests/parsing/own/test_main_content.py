@@ -134,6 +134,36 @@ def test_links_to_the_next_page_are_left_out(bar: str) -> None:
     assert "In other places" in page(f"<div><p>In other places and in some more: {SENTENCE}{bar}</div>").text
 
 
+def test_a_bar_may_have_a_few_other_links_but_no_text() -> None:
+    table = "<table><tr><td><a accesskey=p href=1>Before</a><td><a accesskey=n href=3>After</a></table>"
+    contents = f"<div><ul>{LINKS}</ul></div>"
+    for other in ("<a href=bugs>Report a bug</a>", "<a href=bugs>Report</a><a href=edit>Edit</a>"):
+        bar = f"<div>{table}{other}</div>"
+        assert page(f"<h1>Title</h1><p>{SENTENCE}</p>{bar}").text == f"# Title\n\n{SENTENCE.strip()}"
+        index = page(f"{bar}<h1>Index</h1>{contents}{bar}").text  # the letters of bars are no share of its text
+        assert "Gamma" in index
+        assert "After" not in index
+        assert "Report" not in index
+    assert "Report" in page(f"<h1>Title</h1><p>{SENTENCE}</p><div>{table}{SENTENCE}{other}</div>").text
+
+
+def test_links_at_the_top_of_a_page_are_no_text_of_it() -> None:
+    link = "<a href=/book>Download the book</a>"
+    text = f"<p>{SENTENCE}</p>"
+    assert page(f"<div>{link}</div><p><a href=/><img src=logo.png></a></p><h1>Title</h1>{text}").text.startswith(
+        "# Tit"
+    )
+    for kept in (
+        f"<h1>Title</h1><div>{link}</div>{text}",  # the author, below the title
+        f"<div>{link} now</div>{text}",
+        f"<p>{link}</p>{text}",
+        f"<div><h2>{link}</h2></div>{text}",
+        f"{text}<div>{link}</div>",
+        f"<div>{link}</div>",
+    ):
+        assert "Download the book" in page(kept).text, kept
+
+
 def test_landmarks_of_a_part_belong_to_it() -> None:
     part = f"<section><header>Section header</header><p>{SENTENCE}<div role=contentinfo>Caption</div></section>"
     text = page(f"<div role=banner>Banner</div>{part}<div role=contentinfo>Imprint</div><search>Find</search>").text

@@ -28,12 +28,16 @@ _NAVIGATION = frozenset("contents first home index last next prev previous start
 """Values of `rel`, and those that manuals of several pages use next to HTML's own."""
 _BARS = frozenset({"div", "li", "ol", "p", "table", "ul"})
 """Elements that are a bar of links to the next and the previous page."""
+_BANNERS = frozenset({"center", "div", "section"})
+"""Elements that are left out at the top of a page if they have only links."""
 _BOOK_CONTENTS = frozenset({"dl", "nav", "ol", "table", "ul"})
 _PARTS = frozenset({"article", "main", "section"})  # may have a header and a footer of their own
 _DIGIT = re.compile(r"\d")
 _MIN_DENSITY = 0.75
 _MIN_ASIDE_DENSITY = 0.5
 _MIN_LINKS = 3
+_MIN_TO_PAGES = 0.5
+"""Share of the links of a bar without other text that lead through the pages: others report an error in the page."""
 _MIN_FRAGMENTS = 0.9
 """Share of a table of contents' links that lead to places of the same page."""
 _SENTENCE_BYTES = 40  # UTF-8 bytes, since a Chinese character says as much as several Latin letters
@@ -51,6 +55,7 @@ class _Counts:
     links: int = 0
     to_pages: int = 0  # links that lead through the pages of a manual
     is_kept: bool = False  # has a sentence, the title, code or a table of data
+    is_first: bool = False  # the page has no text outside of links before its end
     sentences_before: int = 0  # on the page
 
     def add(self, other: _Counts) -> None:
@@ -59,6 +64,12 @@ class _Counts:
         self.links += other.links
         self.to_pages += other.to_pages
         self.is_kept |= other.is_kept
+
+    @property
+    def is_bar(self) -> bool:
+        """Whether all links lead through the pages, or, if there is no other text, most of them."""
+        needed = _MIN_TO_PAGES * self.links if self.prose == 0 else self.links
+        return not self.is_kept and 0 < needed <= self.to_pages
 
     def is_link_list(self, min_density: float) -> bool:
         return not self.is_kept and self.links >= _MIN_LINKS and self.letters - self.prose >= min_density * self.letters
@@ -78,8 +89,9 @@ def find_main_content(body: LexborNode) -> tuple[LexborNode, frozenset[int]]:
         found = counts.get(landmark.mem_id, _Counts())
         if found.letters and found.prose >= _MIN_PROSE_SHARE * counts[body.mem_id].prose:
             content = landmark
-    total = counts[content.mem_id].letters
-    lists = _link_lists(content, counts, sentences)
+    bars, lists = _link_lists(content, counts, sentences)
+    left_out |= bars
+    total = counts[content.mem_id].letters - sum(counts[node].letters for node in bars)
     if total - sum(counts[node].letters for node in lists) >= _MIN_TEXT_SHARE * total:
         left_out |= lists
     return content, frozenset(left_out)
@@ -90,18 +102,21 @@ def _count(body: LexborNode) -> tuple[dict[int, _Counts], set[int], int]:
     counts = {body.mem_id: _Counts()}
     left_out: set[int] = set()
     path = [counts[body.mem_id]]
-    in_control = [False]  # for each element of the path, as is the next
+    in_control = [False]  # for each element of the path, as are the next two
+    in_link = [False]
     sentences = 0
+    begun = False  # whether there was text outside of links
     in_part = [False]  # in an element that may have a header and a footer of its own
 
     def enter(node: LexborNode) -> bool:
-        nonlocal sentences
+        nonlocal sentences, begun
         tag = node.tag
         if tag == "-text":
             text = " ".join((node.text_content or "").split())
             length = len(text) - text.count(" ")
             path[-1].letters += length
             is_prose = not in_control[-1]
+            begun |= length > 0 and not in_link[-1]
             path[-1].prose += length * is_prose
             is_sentence = is_prose and len(text.encode()) >= _SENTENCE_BYTES
             sentences += is_sentence
@@ -121,27 +136,33 @@ def _count(body: LexborNode) -> tuple[dict[int, _Counts], set[int], int]:
             sentences_before=sentences,
         )
         path.append(counts[node.mem_id])
+        in_link.append(in_link[-1] or is_control)
         in_control.append(tag not in _CARDS and (in_control[-1] or is_control or tag in _HEADINGS))
         in_part.append(in_part[-1] or tag in _PARTS or role == "main")
         return True
 
     def leave(node: LexborNode) -> None:
-        path[-2].add(path.pop())
+        count = path.pop()
+        count.is_first = not begun
+        if node.tag == "table" and count.links and count.to_pages == count.links:
+            count.is_kept = False
+        path[-1].add(count)
         in_control.pop()
+        in_link.pop()
         in_part.pop()
 
     walk(body, enter, leave)
     return counts, left_out, sentences
 
 
-def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int) -> set[int]:
-    """The outermost blocks that are lists of links and not part of the text.
+def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int) -> tuple[set[int], set[int]]:
+    """The outermost bars that lead through the pages, and other blocks of links that are not part of the text.
 
     A list that follows text in the same element belongs to this text, as does a block of links below a heading: "See
     also", the children of a page. Without landmarks, a block with its own heading may also be a sidebar: it belongs to
     the text only where text follows. The table of contents of the page repeats its headings, and never belongs to it.
     """
-    found: set[int] = set()
+    bars, found = set[int](), set[int]()
     places = {attribute(node, name) for name in ("id", "name") for node in content.css(f"[{name}]")}
     # Links next to the only article of `main` are not part of it, whatever their heading.
     articles = content.css("article") if content.tag != "article" else []
@@ -154,9 +175,13 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
         nonlocal inside
         tag = node.tag
         count = counts.get(node.mem_id)
-        if count is None or (count.links < _MIN_LINKS and not count.to_pages):
+        if count is None or (count.links < _MIN_LINKS and not count.to_pages and not count.is_first):
             return False
-        if count.to_pages == count.links and tag in _BARS and (tag == "table" or not count.is_kept):
+        if tag in _BARS and count.is_bar:
+            bars.add(node.mem_id)
+            return False
+        is_banner = count.is_first and count.letters and tag in _BANNERS and not count.is_kept
+        if is_banner and node.css_first("h1, h2, h3, h4, h5, h6") is None:
             found.add(node.mem_id)
             return False
         inside += node.mem_id == inner.mem_id
@@ -182,7 +207,7 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
         inside -= node.mem_id == inner.mem_id
 
     walk(content, enter, leave)
-    return found
+    return bars, found
 
 
 def _leads_through_pages(link: LexborNode) -> bool:
