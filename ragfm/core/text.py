@@ -33,7 +33,7 @@ _TO_PARTNER = 40  # characters up to the bracket that completes a pair
 _LINE_END = re.compile(r"[\n|]")  # also that of a table cell
 _HEADINGS_ABOVE = re.compile(r"(?:#{1,6}[ \t][^\n]*\n\s*)+(?=\S)")
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # also full-width and Arabic
-_MAX_ROW = 400  # characters of a table row that is one sentence; the cells of longer ones hold paragraphs
+_MAX_ROW = 400  # characters of a heading or table row that is one sentence; the cells of longer ones hold paragraphs
 _MIN_REPEATED_WORDS = 4
 _WINDOW = 2048  # characters; sentencex takes quadratic time on long paragraphs that are not ASCII
 # sentencex panics at "B\u2003." (a multi-byte space before a full stop), and Rust accepts no lone surrogates.
@@ -121,15 +121,15 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     spans = []
     plain = text if text.isascii() else text.translate(_REPLACEMENTS)
     plain = _EMPHASIS_END.sub(r"\2\1", _NUMBER.sub(r"\1)", plain))  # still as long as the text
-    bounds, rows = {0, len(plain)}, set[int]()
+    bounds, whole = {0, len(plain)}, set[int]()
     for line in _LINE.finditer(plain):
         bounds.add(line.start())
         if line[1]:
             bounds.add(line.end())
-            if line[1].startswith("|") and len(line[1]) <= _MAX_ROW:
-                rows.add(line.start())
+            if line[1].startswith(("#", "|")) and len(line[1]) <= _MAX_ROW:
+                whole.add(line.start())
     for start, end in pairwise(sorted(bounds)):
-        for first, last in [(start, end)] if start in rows else _segments(plain, start, end, language):
+        for first, last in [(start, end)] if start in whole else _segments(plain, start, end, language):
             words = text[first:last]
             if stripped := words.strip():
                 first += len(words) - len(words.lstrip())

@@ -43,6 +43,17 @@ def test_abbreviations_end_no_sentence() -> None:
     assert sentences("Das ist z. B. gut. Ja.", "de") == ["Das ist z. B. gut.", "Ja."]
 
 
+def test_a_heading_is_one_sentence() -> None:
+    assert sentences("## 3.5. Cut\n\nDr. Ada cuts. Then she pastes.\n# Who? Why?\nShe.") == [
+        "## 3.5. Cut",
+        "Dr. Ada cuts.",
+        "Then she pastes.",
+        "# Who? Why?",
+        "She.",
+    ]
+    assert len(sentences("# " + "A title. " * 99)) == 99
+
+
 def test_lines_that_open_a_block_end_a_sentence() -> None:
     text = "# Leave\nYou have\n30 days\n- of rest\n  at home\n- of work\n1. First\n| a |\n|---|\nEnd\n===\nof\n \nall"
     assert sentences(text) == [
