@@ -846,6 +846,19 @@ def definitions() -> str:
     return _table(("manual", "", "", "chunks", "first", "among three", "among five"), rows)
 
 
+def instructions() -> str:
+    keys = ("answered", "unsure", "not_found", "useful", "not useful", "answered, not useful")
+    rows = []
+    for label in ("before", "now"):
+        for manual, counts in _result(f"instructions-{label}")["manuals"].items():
+            rows.append([manual, label, *(str(counts.get(key, 0)) for key in keys)])
+        every = list(_result(f"instructions-{label}")["manuals"].values())
+        rows.append(["all", label, *(str(sum(counts.get(key, 0) for counts in every)) for key in keys)])
+    return _table(
+        ("manual", "", "answered", "unsure", "not found", "useful", "not useful", "answered, not useful"), rows
+    )
+
+
 def _with_role(name: str, entry: dict[str, Any]) -> str:
     return f"{name.removesuffix(', tuning')} (tuning)" if entry["role"] == "tuning" else name
 
@@ -1202,6 +1215,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(
             reports,
             definitions,
+            instructions,
             report_answers,
             report_tables,
             report_prompts,

@@ -30,7 +30,7 @@ from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_finge
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, configured_reader
 from ragfm.generation.readers.images import check_images
-from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, is_greeting, needs_larger_reader
+from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
 from ragfm.models.adapters import serving_adapter
 from ragfm.retrieval.passages import arrange, match_hits
 
@@ -237,7 +237,15 @@ class Rag:
                 confidence = UNREAD.confidence(signals)
 
         # Decide: answer, or abstain? Small and unsure readers quote.
-        decision = decide(cited, confidence, calibration, settings, small=small, abstention=abstention)
+        decision = decide(
+            cited,
+            confidence,
+            calibration,
+            settings,
+            small=small,
+            abstention=abstention,
+            instructions=asks_how(query),
+        )
         composed = decision.answer
         answer = Answer(
             question=retrieved.question,

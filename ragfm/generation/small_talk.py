@@ -1,4 +1,4 @@
-"""Messages that no passage answers: greetings, and requests that a small reader cannot meet."""
+"""Messages that a short answer does not fit: greetings, and requests that a small reader cannot meet."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ _REQUEST = re.compile(
     r"|(?:give|show|make|create)\s+(?:me\s+)?(?:an?|the|all)\b)",
     re.IGNORECASE,
 )
+_INSTRUCTIONS = re.compile(
+    r"\W*(?:please\s+)?(?:(?:tell|show) me\s+)?"
+    r"(?:how\s+to\b|how\s+(?:do|can|could|may|might|must|shall|should|would)\s+(?:i|we|you|one|people)\b"
+    r"|what\s+(?:do|can|must|shall|should)\s+(?:i|we|you|one|people)\s+(?:(?:have|need)\s+to\s+)?do\b)",
+    re.IGNORECASE,
+)
 
 
 def is_greeting(message: str) -> bool:
@@ -31,3 +37,8 @@ def is_greeting(message: str) -> bool:
 def needs_larger_reader(request: str) -> bool:
     """Whether an English message asks for a new text, such as a summary, rather than for a fact."""
     return bool(_REQUEST.match(request))
+
+
+def asks_how(question: str) -> bool:
+    """Whether an English question asks how to do something, which takes more than a few words of a passage."""
+    return bool(_INSTRUCTIONS.match(question))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from support.shell import Shell
 
 from ragfm import Collection, Hit, Rag, Settings
+from ragfm.citations import decision as decision_module
 from ragfm.citations.decision import decide, nearest_sentences, select_quote, shown_text
 from ragfm.citations.grounding import cite_answer
 from ragfm.citations.support import analyze
@@ -105,6 +107,35 @@ def test_a_small_readers_answer_comes_from_the_likeliest_sentence_or_is_unsure()
         ("Nine [2].", True): "answered",  # that sentence says the same
         ("Nine [2].", False): "answered",
     }
+
+
+def test_a_small_reader_shows_how_a_passage_with_instructions_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = "Open the valve by hand. Wait until the lamp is green. " + "Then read the meter. " * 20
+    passages = [
+        replace(hit(f"## 3.1. Pump\n\n{steps}", 1), headings=("Manual", "3. Machines", "3.1. Pump")),
+        hit("The pump is a machine of 1962 that starts every morning.", 2),
+    ]
+    question = "How do I start the pump?"
+    cited = cite_answer(question, "Every morning [2].", passages, "en", verifier="bundled", corrects=False)
+    for confidence in (0.9, 0.2):
+        decision = decide(cited, confidence, None, AskSection(), small=True, instructions=True)
+        assert decision.status == "unsure"
+        assert decision.quote
+        begun = decision.quote.quote
+        assert steps.startswith(begun)
+        assert 350 < len(begun) <= 400
+        assert decision.shown == f"I am not sure. The documents say, under “3. Machines > 3.1. Pump”: “{begun}” [1]"
+        larger = decide(cited, confidence, None, AskSection(), small=False, instructions=True)
+        assert larger == decide(cited, confidence, None, AskSection(), small=False)
+    missing = replace(cited, sentences=[])
+    nearest = decide(missing, None, None, AskSection(), small=True, instructions=True).nearest
+    assert [one.n for one in nearest] == [1, 2]
+    assert nearest[0].quote == begun
+    monkeypatch.setattr(decision_module, "_LIKELY", 0.4)
+    question, likely = "How do I reach the officer?", "You reach the officer by radio on channel 8. It is loud."
+    cited = cite_answer(question, "By radio [1].", [hit(likely, 1)], "en", verifier="bundled", corrects=False)
+    decision = decide(cited, 0.9, None, AskSection(), small=True, instructions=True)
+    assert (decision.status, decision.quote and decision.quote.quote) == ("answered", likely.partition(" It")[0])
 
 
 def test_a_sure_answer_shows_its_evidence_and_an_unsure_one_the_likeliest_sentence() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ragfm import Collection, Rag
 from ragfm.core.calibration import Calibration
-from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, is_greeting, needs_larger_reader
+from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
 from ragfm.testing import ScriptedReader
 
 
@@ -34,6 +34,19 @@ def test_requests_and_questions() -> None:
         assert needs_larger_reader(request)
     for question in ("Which rooms are there?", "Who lists the rooms?", "What is a summary?", "Is writing allowed?"):
         assert not needs_larger_reader(question)
+
+
+def test_questions_how_to_do_something() -> None:
+    for question in (
+        "How do I restore a backup?",
+        "how can we log in without a password",
+        "Please tell me how to cut out a picture.",
+        "What should I do if I forgot the passphrase?",
+        "What do I have to do first?",
+    ):
+        assert asks_how(question)
+    for question in ("How many days do I get?", "How do plants breathe?", "What do I pay?", "Who knows how to dive?"):
+        assert not asks_how(question)
 
 
 def test_no_reader_is_asked(collection: Collection, docs: Path) -> None:
