@@ -145,6 +145,7 @@ def test_a_bar_may_have_a_few_other_links_but_no_text() -> None:
         assert "After" not in index
         assert "Report" not in index
     assert "Report" in page(f"<h1>Title</h1><p>{SENTENCE}</p><div>{table}{SENTENCE}{other}</div>").text
+    assert "Gamma" in page(f"<div>{table}<h2>Index</h2>{contents}{table}</div>").text  # most links lead through pages
 
 
 def test_links_at_the_top_of_a_page_are_no_text_of_it() -> None:

@@ -65,10 +65,9 @@ class _Counts:
         self.to_pages += other.to_pages
         self.is_kept |= other.is_kept
 
-    @property
-    def is_bar(self) -> bool:
-        """Whether all links lead through the pages, or, if there is no other text, most of them."""
-        needed = _MIN_TO_PAGES * self.links if self.prose == 0 else self.links
+    def is_bar(self, *, links_only: bool) -> bool:
+        """Whether all links lead through the pages, or at least half of them where there are only links."""
+        needed = _MIN_TO_PAGES * self.links if links_only else self.links
         return not self.is_kept and 0 < needed <= self.to_pages
 
     def is_link_list(self, min_density: float) -> bool:
@@ -177,11 +176,11 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
         count = counts.get(node.mem_id)
         if count is None or (count.links < _MIN_LINKS and not count.to_pages and not count.is_first):
             return False
-        if tag in _BARS and count.is_bar:
+        links_only = not count.prose and node.css_first("h1, h2, h3, h4, h5, h6") is None
+        if tag in _BARS and count.is_bar(links_only=links_only):
             bars.add(node.mem_id)
             return False
-        is_banner = count.is_first and count.letters and tag in _BANNERS and not count.is_kept
-        if is_banner and node.css_first("h1, h2, h3, h4, h5, h6") is None:
+        if links_only and count.is_first and count.letters and tag in _BANNERS and not count.is_kept:
             found.add(node.mem_id)
             return False
         inside += node.mem_id == inner.mem_id
