@@ -15,6 +15,7 @@ from ragfm.core.config import SearchSection
 from ragfm.core.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
 from ragfm.core.registry import plugins
 from ragfm.core.types import embedded_text
+from ragfm.models import hardware
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker, MultiVectorReranker, SparseReranker
@@ -139,6 +140,19 @@ def test_models_of_another_kind_are_refused(
     with pytest.raises(UnsupportedError, match=message) as raised:
         reranker(str(path)).rerank(QUERY, TEXTS)
     assert hint in (raised.value.hint or "")
+
+
+def test_a_model_heeds_the_cpu_quota(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(hardware, "cpu_count", lambda: 1)
+        CrossEncoderReranker(str(model), device="cpu").rerank(QUERY, TEXTS[:1])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_scores_are_those_of_the_model(model: Path) -> None:

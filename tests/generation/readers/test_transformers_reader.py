@@ -16,6 +16,7 @@ from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.torch_model import _end_tokens
 from ragfm.generation.readers.transformers_reader import TransformersReader
+from ragfm.models import hardware
 from ragfm.testing import check_reader
 
 pytestmark = pytest.mark.slow  # the bundled weights are dequantised for it, which takes about ten seconds
@@ -146,6 +147,18 @@ def test_a_folder_of_safetensors_is_the_same_model(reader: TransformersReader, t
     other = cast("TransformersReader", load_reader(str(tmp_path)))
     assert other.count_tokens(ASKED) == reader.count_tokens(ASKED)
     assert read(other, ASKED) == read(reader, ASKED)
+
+
+def test_a_reader_heeds_the_cpu_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(hardware, "cpu_count", lambda: 1)
+        other = cast("TransformersReader", load_reader("transformers:bundled"))
+        assert read(other, ASKED, max_tokens=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_no_warnings(tmp_path: Path) -> None:
