@@ -850,10 +850,10 @@ def instructions() -> str:
     keys = ("answered", "unsure", "not_found", "useful", "not useful", "answered, not useful")
     rows = []
     for label in ("before", "now"):
-        for manual, counts in _result(f"instructions-{label}")["manuals"].items():
+        manuals = _result(f"instructions-{label}")["manuals"]
+        every = {key: sum(counts.get(key, 0) for counts in manuals.values()) for key in keys}
+        for manual, counts in {**manuals, "all": every}.items():
             rows.append([manual, label, *(str(counts.get(key, 0)) for key in keys)])
-        every = list(_result(f"instructions-{label}")["manuals"].values())
-        rows.append(["all", label, *(str(sum(counts.get(key, 0) for counts in every)) for key in keys)])
     return _table(
         ("manual", "", "answered", "unsure", "not found", "useful", "not useful", "answered, not useful"), rows
     )

@@ -89,16 +89,14 @@ def decide(
     answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
     if settings.mode == "open":  # the passages say little about an answer from memory
         confidence = None
+    instructions &= small and settings.mode != "open" and all(one.best[0] < _LIKELY for one in cited.readings)
     withheld = calibration is not None and calibration.withholds(confidence, settings.min_confidence)
     status: AnswerStatus = "answered"
     if cited.abstains:
         answer, status = ComposedAnswer(cited.text), "not_found"
     elif not answer.text or withheld or (strict and not answer.citations):
         answer, status = ComposedAnswer(abstention), "not_found"
-    elif confidence is not None and confidence < settings.wrong_cost * (1 - confidence):
-        status = "unsure"
-    instructions &= small and settings.mode != "open" and all(one.best[0] < _LIKELY for one in cited.readings)
-    if instructions and status == "answered":
+    elif instructions or (confidence is not None and confidence < settings.wrong_cost * (1 - confidence)):
         status = "unsure"
 
     nearest: Sequence[tuple[float, Citation]] = ()
