@@ -175,11 +175,11 @@ def main() -> None:
         command = [sys.executable, __file__, "--one", method, *sys.argv[1:], "--examples", given.examples]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         name = row_name(method, given)
-        row = rows[name] = json.loads(done.stdout.splitlines()[-1])
-        if method != "none" and "none" in rows:
-            untuned, tuned = (np.array(rows[key]["scores"])[:, None] for key in ("none", name))
-            row["gain"] = asdict(paired_differences(["score"], untuned, tuned)[0])
-        show(name, row)
+        rows[name] = json.loads(done.stdout.splitlines()[-1])
+        for other in rows.keys() - {"none"} if "none" in rows else ():
+            untuned, tuned = (np.array(rows[key]["scores"])[:, None] for key in ("none", other))
+            rows[other]["gain"] = asdict(paired_differences(["score"], untuned, tuned)[0])
+        show(name, rows[name])
         if given.train >= 300:
             save({**about("adapt_methods", ("ragfm", "torch", "peft", "transformers")), **facts, "rows": rows}, result)
     print(json.dumps({**facts, "rows": rows}))
