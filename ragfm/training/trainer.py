@@ -126,7 +126,7 @@ class Training:
         if settings.judge == "answers" and self._valid.examples and not self._asked:
             raise DataError("No validation example has a good answer.", "Train with `--judge loss`.")
         self.examples, self.valid_examples = len(self._train.examples), len(self._valid.examples)
-        self._pack_prefixes = shares_prefixes(base.model.config.get_text_config(), method)
+        self._pack_prefixes = shares_prefixes(base.model.config.get_text_config())
         rows, lengths = self._pack(self._train)
         self.steps: list[Step] = plan_steps(
             rows,
@@ -158,6 +158,8 @@ class Training:
                 if key not in ("checkpoint_seconds", "max_seconds")
             },
         }
+        if self._pack_prefixes and method in ("prefix", "prompt"):  # unlike in checkpoints of older versions
+            self.configuration["packed"] = True
         if settings.objective == "likelihood":  # as in checkpoints from before there were others
             self.configuration = {
                 key: one for key, one in self.configuration.items() if key not in ("objective", "beta")
@@ -512,15 +514,12 @@ class Training:
             checkpoint.save_checkpoint(path, self.model, self._optimizer, self.configuration, state, self._random_state)
 
 
-def shares_prefixes(config: Any, method: str) -> bool:
-    """Whether rows of several examples work: the model takes any attention mask, and there are no virtual tokens.
-
-    Sliding attention does not take a mask of its own.
-    """
+def shares_prefixes(config: Any) -> bool:
+    """Whether rows of several examples work: the model takes any attention mask, which sliding attention does not."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     full_attention = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
     takes_masks = config._attn_implementation == "sdpa"  # noqa: SLF001
-    return full_attention and takes_masks and method not in ("prefix", "prompt")
+    return full_attention and takes_masks
 
 
 def _peak_mb(device: torch.device) -> float:

@@ -41,6 +41,7 @@ from ragfm.models.adapters import (
     METHODS,
     NOT_IN_GGUF,
     RECORD,
+    Method,
     check_adapter,
     read_record,
     serving_adapter,
@@ -48,9 +49,10 @@ from ragfm.models.adapters import (
 from ragfm.training.adapter_export import load_adapter
 from ragfm.training.adapter_folder import PAGE, write_adapter
 from ragfm.training.base_model import Base
-from ragfm.training.checkpoint import read_tensors, weight_tensors, write_tensors
+from ragfm.training.checkpoint import read_tensors, trainable_parameters, weight_tensors, write_tensors
 from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_to_jsonl
+from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_logprobs, pack_rows, plan_steps, row_tokens
@@ -137,22 +139,26 @@ def test_qlora_refuses_gguf_files(folder: Path) -> None:
         Base(str(find_model("bundled", "reader")), four_bit=True)
 
 
-def test_the_loss_is_that_of_the_completions_regardless_of_padding(folder: Path) -> None:
+@pytest.mark.parametrize("method", ["full", "prefix", "prompt"])
+def test_the_loss_is_that_of_the_completions_regardless_of_padding(folder: Path, method: Method) -> None:
     base = Base(str(folder))
+    model = apply_method(base.model, MethodSettings(method, tokens=5), str(folder))
     encoded = [base.encode(example) for example in tiny_examples(8)]
-    logprobs, count = completion_logprobs(base.model, [[one] for one in encoded], base.pad, base.device)
+    logprobs, count = completion_logprobs(model, [[one] for one in encoded], base.pad, base.device)
     expected = 0.0
-    for one in encoded:  # each alone, by transformers' own loss
+    for one in encoded:  # each alone, by transformers' and PEFT's own loss
         labels = torch.tensor([[-100] * one.start + list(one.ids[one.start :])])
-        expected += float(base.model(torch.tensor([one.ids]), labels=labels).loss) * (len(one.ids) - one.start)
+        expected += float(model(torch.tensor([one.ids]), labels=labels).loss) * (len(one.ids) - one.start)
     assert count == sum(len(one.ids) - one.start for one in encoded)
     assert float(-logprobs.sum()) == pytest.approx(expected, rel=1e-4)
     text = base.tokenizer.decode(encoded[1].ids[encoded[1].start :])
     assert text == "It is 1 [1].<|im_end|>"
 
 
-def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Path) -> None:
+@pytest.mark.parametrize("method", ["full", "prefix", "prompt"])
+def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Path, method: Method) -> None:
     base = Base(str(folder))
+    model = apply_method(base.model, MethodSettings(method, tokens=5), str(folder))
     texts = ["Alpha beta gamma delta. " * 8, "Epsilon zeta eta theta. " * 8]
     examples = [
         Example((Message("system", "Be short."), Message("user", f"{text}\n\nQuestion {at}{'?' * at}")), f"It is {at}.")
@@ -167,14 +173,13 @@ def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Pat
     assert max(map(len, pack_rows(encoded, 1))) == 1
 
     def learned(rows: list[tuple[int, ...]]) -> tuple[float, int, torch.Tensor]:
-        base.model.zero_grad()
+        model.zero_grad()
         packed = [[encoded[at] for at in row] for row in rows]
-        logprobs, count = completion_logprobs(base.model, packed, base.pad, base.device)
+        logprobs, count = completion_logprobs(model, packed, base.pad, base.device)
         loss = -logprobs.sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item(), count, torch.cat([one.grad.flatten() for one in base.model.parameters()])
+        return loss.item(), count, torch.cat([one.grad.flatten() for one in trainable_parameters(model).values()])
 
-    base.model.requires_grad_(True)
     shared, count, gradient = learned(rows)
     alone, same_count, expected = learned([(at,) for at in range(len(encoded))])
     assert count == same_count
@@ -184,10 +189,9 @@ def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Pat
 
 def test_prefixes_are_shared_only_if_the_model_takes_any_mask(folder: Path) -> None:
     config = Base(str(folder)).model.config
-    assert shares_prefixes(config, "lora")
-    assert not shares_prefixes(config, "prompt")
+    assert shares_prefixes(config)
     config.sliding_window = 128
-    assert not shares_prefixes(config, "lora")
+    assert not shares_prefixes(config)
 
 
 def test_each_example_occurs_once_per_epoch_in_batches_of_similar_length() -> None:
@@ -266,6 +270,7 @@ from pathlib import Path
 from support.tiny_models import tiny_examples
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors
+from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training
 from ragfm.models.adapters import CHECKPOINT

@@ -113,7 +113,7 @@ def test_examples_with_images_are_not_packed_and_text_is(folder: Path) -> None:
     assert encoded[3].ids == encoded[4].ids
     rows = pack_rows(encoded, 2048)
     assert sorted(rows, key=len) == [(3,), (4,), (0, 1, 2)]
-    if not shares_prefixes(base.model.config.get_text_config(), "lora"):
+    if not shares_prefixes(base.model.config.get_text_config()):
         return  # Gemma 3, which has sliding attention
     with torch.no_grad():
         shared, _ = completion_logprobs(base.model, [encoded[:3]], base.pad, base.device)

@@ -309,13 +309,13 @@ def cache_argument(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def virtual_cache(peft_model: Any) -> Any:
-    """A KV cache of transformers with the virtual tokens of a PEFT model (prefix or prompt tuning) in one row.
+def virtual_cache(peft_model: Any, rows: int = 1) -> Any:
+    """A KV cache of transformers with the virtual tokens of a PEFT model (prefix or prompt tuning) in each row.
 
     Prefix tuning stores keys and values, prompt tuning the embeddings that the base model computes them from. PEFT's
     own `generate` (0.21) does not find the cache of transformers 5, whose name has changed.
     """
-    prompt, model = peft_model.get_prompt(batch_size=1), peft_model.get_base_model()
+    prompt, model = peft_model.get_prompt(batch_size=rows), peft_model.get_base_model()
     if not isinstance(prompt, torch.Tensor):
         return prompt
     embeddings = prompt.to(model.device, model.get_input_embeddings().weight.dtype)
