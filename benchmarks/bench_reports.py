@@ -2,7 +2,8 @@
 
     python benchmarks/bench_reports.py retrieval [--keep FOLDER] [--label NAME]
     python benchmarks/bench_reports.py prompts --reader NAME [--keep FOLDER] [--label NAME]
-    python benchmarks/bench_reports.py answers --reader NAME [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_reports.py answers --reader NAME [--evidence] [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_reports.py label --label NAME
     python benchmarks/bench_reports.py peers --reader NAME --python PEERS/bin/python --keep FOLDER [--label NAME]
 
 `retrieval`: the right document, and the page with the evidence, among the first 1, 5 and 10 hits of each mode, and of
@@ -16,7 +17,10 @@ tables.
 `answers`: each answer is judged against the reference. Where the reference has a number, an answer is right if it has
 the first number of the reference, up to rounding, at the scale that the question or the reference names; others are
 judged by `labels/reports.jsonl`, a list of answers that people judged. An answer that is in no list counts as
-`unjudged`, and is printed.
+`unjudged`, and is printed. With `--evidence`, readers are shown the pages with the evidence instead of what is found:
+what they can do if retrieval makes no mistake.
+
+`label`: judges the saved answers again, after new ones were added to the list.
 
 `peers`: LlamaIndex and Haystack compared with ragfm (`baselines/filings.py`), with the same embedding model and reader:
 the pages that they find, and their answers to the reporting half. Each answers from the search with which it finds most
@@ -44,7 +48,7 @@ from typing import Any, TypeAlias
 
 import data
 import numpy as np
-from measure import MODES, about, save
+from measure import MODES, about, read, save
 
 from ragfm import Collection, Hit, Rag
 from ragfm.core.types import Message, Sampling
@@ -204,42 +208,69 @@ def report_labels() -> dict[tuple[str, str], str]:
     return {(entry["id"], entry["answer"]): entry["label"] for entry in entries}
 
 
-def answers(folder: Path, reader: str) -> dict[str, Any]:
-    """Ask all questions, and count what comes back."""
+def evidence_pages(question: dict[str, Any], collection: Collection) -> list[Hit]:
+    """All chunks of the pages with the evidence, in their order."""
+    names = (document.uri for document in collection.documents())
+    uri = next(name for name in names if name.endswith(question["document"]))
+    pages = {one["page"] for one in question["evidence"]}
+    hits = collection.search(question["question"], 2000, filter=f"uri = '{uri}'")
+    return sorted((hit for hit in hits if hit.page in pages), key=lambda hit: hit.start)
+
+
+def answers(folder: Path, reader: str, *, evidence: bool = False) -> dict[str, Any]:
+    """Ask all questions, and count what comes back; with `evidence`, about the pages that have it."""
     labels = report_labels()
-    counts: dict[str, Counter[str]] = {"all": Counter(), "reporting": Counter()}
+    counts, reporting = Counter[str](), Counter[str]()
     times, asked = [], []
     with Collection.open(folder / "collection") as collection:
         collection.sync(DATA / "pdfs", name="reports")
         rag = Rag(collection, reader=reader)
         for question in questions():
             begin = time.perf_counter()
-            answer = rag.ask(question["question"])
+            hits = evidence_pages(question, collection) if evidence else None
+            answer = rag.ask(question["question"], hits=hits)
             times.append(time.perf_counter() - begin)
             plain = re.sub(r"\s*\[[\d, ]+\]", "", answer.text)
             verdict = "not found" if answer.abstained else judge(question, plain, labels)
             if answer.status == "unsure":
                 verdict = f"unsure, {verdict}"
             verified = any(citation.verified for citation in answer.citations)
-            read = has_evidence(question, passages_of([hit for hit in answer.hits if hit.n]))
-            outcome = [
-                verdict,
-                *([f"{verdict} and verified"] if verified else []),
-                *(["evidence read"] if read else []),
-            ]
-            counts["all"].update(outcome)
+            shown = has_evidence(question, passages_of([hit for hit in answer.hits if hit.n]))
+            counts.update(["evidence read"] * shown)
             if not question["tuning"]:
-                counts["reporting"].update(outcome)
+                reporting.update(["evidence read"] * shown)
             asked.append(
                 {"id": question["id"], "answer": " ".join(plain.split()), "label": verdict, "verified": verified}
             )
             print(json.dumps(asked[-1] | {"reference": question["answer"][:100]}, ensure_ascii=False), flush=True)
     return {
         "reader": reader,
-        "counts": {name: dict(sorted(found.items())) for name, found in counts.items()},
+        "counts": {"all": outcomes(asked) | counts, "reporting": outcomes(asked, reporting=True) | reporting},
         "median_seconds": round(sorted(times)[len(times) // 2], 2),
         "answers": asked,
     }
+
+
+def outcomes(asked: Sequence[dict[str, Any]], *, reporting: bool = False) -> dict[str, int]:
+    """How many answers have each label, and how many of them are verified; of all questions, or the reporting half."""
+    half = {question["id"] for question in questions() if not question["tuning"]}
+    of_half = [one for one in asked if not reporting or one["id"] in half]
+    counts = Counter(one["label"] for one in of_half)
+    counts.update(f"{one['label']} and verified" for one in of_half if one["verified"])
+    return dict(sorted(counts.items()))
+
+
+def label_again(name: str) -> dict[str, Any]:
+    """The saved result of `answers` with the labels of today."""
+    found, labels, by_id = read(name), report_labels(), {question["id"]: question for question in questions()}
+    for one in found["answers"]:
+        if "not found" not in one["label"]:
+            unsure, _, _ = one["label"].rpartition(", ")
+            one["label"] = ", ".join(filter(None, (unsure, judge(by_id[one["id"]], one["answer"], labels))))
+    for part in ("all", "reporting"):
+        read_pages = {"evidence read": found["counts"][part].get("evidence read", 0)}
+        found["counts"][part] = outcomes(found["answers"], reporting=part == "reporting") | read_pages
+    return found
 
 
 # --- Peers -------------------------------------------------------------------------------------------------------
@@ -360,21 +391,27 @@ def peers(keep: Path, python: str, reader: str, count: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["retrieval", "prompts", "answers", "peers"])
+    parser.add_argument("part", choices=["retrieval", "prompts", "answers", "label", "peers"])
     parser.add_argument("--reader", default="bundled", help="reader of `prompts`, `answers` and `peers`")
+    parser.add_argument("--evidence", action="store_true", help="show `answers` the pages of the evidence")
     parser.add_argument("--python", default=sys.executable, help="Python of the environment of `peers`")
     parser.add_argument("--answers", type=int, default=28, help="number of questions that `peers` asks the readers")
     parser.add_argument("--keep", type=Path, help="folder that keeps the collection")
     parser.add_argument("--label", help="name of the variant, to save the result")
     options = parser.parse_args()
+    if options.part == "label":
+        save(label_again(f"reports-answers-{options.label}"), f"reports-answers-{options.label}")
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         if options.part == "retrieval":
             found = retrieval(folder)
         elif options.part == "peers":
             found = peers(folder, options.python, options.reader, options.answers)
+        elif options.part == "prompts":
+            found = prompts(folder, options.reader)
         else:
-            found = {"prompts": prompts, "answers": answers}[options.part](folder, options.reader)
+            found = answers(folder, options.reader, evidence=options.evidence)
         result = about("reports") | {"part": options.part} | found
     if options.label:
         save(result, f"reports-{options.part}-{options.label}")

@@ -1020,7 +1020,8 @@ def report_answers() -> str:
     for path in sorted(RESULTS.glob("reports-answers-*.json")):
         result = _result(path.stem)
         counts = result["counts"]["all"]
-        label = path.stem.removeprefix("reports-answers-").replace("-", " ")
+        name = path.stem.removeprefix("reports-answers-")
+        label = name.replace("-evidence", ", pages of the evidence").replace("-", " ")
         cells = [str(counts.get(kind, 0)) for kind in kinds]
         for verified in ("right and verified", "wrong and verified"):
             cells += [str(counts.get(verified, 0) + counts.get(f"unsure, {verified}", 0))]
