@@ -634,7 +634,9 @@ class Reranker(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """A foundation model that answers. Created as `Reader(model)`; loads on first use. Thread-safe.
+    """A foundation model that answers. Loads on first use. Thread-safe.
+
+    Created as `Reader(model, context_tokens=…)`, with the options of the settings as further keyword arguments.
 
     Optional attributes:
 

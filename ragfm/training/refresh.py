@@ -407,8 +407,9 @@ def _compare(
 
 
 def _calibration_for(rag: Rag, adapter: str) -> Calibration | None:
-    """The current calibration, assigned to another adapter."""
-    return rag.calibration and replace(rag.calibration, adapter=adapter_hash(adapter))
+    """The current calibration, assigned to another adapter; that for all readers is for all adapters, too."""
+    calibration = rag.calibration
+    return replace(calibration, adapter=adapter_hash(adapter)) if calibration and calibration.reader else calibration
 
 
 def _adopt(place: Path, folder: Path, report: RefreshReport, calibration: Calibration | None) -> None:
@@ -421,7 +422,7 @@ def _adopt(place: Path, folder: Path, report: RefreshReport, calibration: Calibr
         "why": report.why,
     }
     keys = {"": {"adapter": entry["adapter"]}}
-    if calibration:
+    if calibration and calibration.reader:
         before = settings.ask.confidence
         entry["confidence"] = before and calibration_keys(before)["ask"]["confidence"]
         keys |= calibration_keys(calibration)

@@ -7,7 +7,8 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
@@ -15,9 +16,10 @@ from support.shell import InProcessShell
 from support.tiny_models import tiny_model
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
-from ragfm.citations.confidence import adapter_hash
+from ragfm.citations.confidence import DEFAULT, adapter_hash
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.calibration import Calibration
+from ragfm.core.config import load_settings
 from ragfm.core.errors import DataError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.progress import ignore_progress
@@ -35,7 +37,10 @@ from ragfm.training.log_examples import preferences_from_log
 from ragfm.training.refresh import (
     DECISION,
     HISTORY,
+    RefreshReport,
     RefreshSettings,
+    _adopt,
+    _calibration_for,
     _export,
     _is_test,
     _make_dataset,
@@ -523,6 +528,16 @@ def test_too_few_written_questions_are_reported(
     run("ingest", docs)
     assert "1 written questions are too few: 20 are needed" in run("adapt", "auto", code=1)
     assert not (tmp_path / "ragfm.toml").exists()
+
+
+def test_a_calibration_of_another_reader_is_kept(tmp_path: Path) -> None:
+    """The one for all readers is used with the new adapter anyway."""
+    own = Calibration("other", 0.0, {"covered": 9.0}, {"covered": 9.0}, threshold=0.1)
+    write_keys(tmp_path, calibration_keys(own))
+    rag = cast(Rag, SimpleNamespace(calibration=DEFAULT))
+    assert _calibration_for(rag, str(tmp_path)) == DEFAULT
+    _adopt(tmp_path, tmp_path / "001", cast(RefreshReport, SimpleNamespace(why="better")), DEFAULT)
+    assert load_settings(tmp_path).ask.confidence == own
 
 
 @pytest.mark.slow
