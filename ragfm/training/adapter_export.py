@@ -34,7 +34,7 @@ from ragfm.training.base_model import Base
 from ragfm.training.examples import Example
 from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
 from ragfm.training.gguf_merge import Quantisation, merge_gguf
-from ragfm.training.methods import import_peft
+from ragfm.training.methods import import_peft, refuse_other_adapters
 from ragfm.training.ollama import MODELFILE, write_modelfile
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
@@ -142,8 +142,9 @@ def export_adapter(
 
 
 def load_adapter(base: Base, folder: str | Path) -> Any:
-    """The base with the adapter of a PEFT folder, in evaluation mode."""
-    return import_peft().PeftModel.from_pretrained(base.model, str(folder)).eval()
+    """The base with the adapter of a PEFT folder, in evaluation mode. Raises AdapterMismatchError."""
+    with refuse_other_adapters(folder, base.name):
+        return import_peft().PeftModel.from_pretrained(base.model, str(folder)).eval()
 
 
 def compare_readers(
@@ -210,13 +211,15 @@ def _export_to_vllm(adapter: Path, out: str | Path | None, record: AdapterRecord
     if reason:
         merge = "Merge it into the weights: --to merged." if record.method in MERGES else "Use the transformers reader."
         raise UnsupportedError(f"vLLM cannot use the adapter in {adapter}: {reason}.", merge)
+    check_adapter(adapter, None)
     folder = Path(out)
     check_output_folder(folder, adapter, adapter=adapter)
     check_no_adapter(folder)
     make_output(folder)
-    write_durably(folder / PEFT_CONFIG, json.dumps(config, indent=2).encode() + b"\n")
+    (folder / PEFT_CONFIG).unlink(missing_ok=True)  # vLLM reads no adapter without it, half of an older one included
     write_durably(folder / WEIGHTS, (adapter / WEIGHTS).read_bytes())
     write_durably(folder / CARD, adapter_card(record).encode())
+    write_durably(folder / PEFT_CONFIG, json.dumps(config, indent=2).encode() + b"\n")
     return folder
 
 

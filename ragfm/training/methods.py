@@ -14,12 +14,15 @@ Of a model with vision, only the layers of its language part are adapted.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ragfm.core.errors import ConfigError, MissingExtraError
-from ragfm.models.adapters import Method, read_record
+from ragfm.core.errors import AdapterMismatchError, ConfigError, MissingExtraError
+from ragfm.models.adapters import METHODS, Method, read_record
 from ragfm.models.model_lookup import silence_kernel_warning
 from ragfm.training.train_settings import MethodSettings
 
@@ -61,15 +64,17 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
         if method != settings.method:
             raise ConfigError(
                 f"The adapter to continue from was trained with {method}, not {settings.method}.",
-                f"Use --method {method}.",
+                f"Use --method {method}." if method in METHODS else "Start from another adapter.",
             )
         config = peft.PeftConfig.from_pretrained(start)
-        if config.is_prompt_learning:  # PEFT's `from_pretrained` loads these for inference only
-            config.inference_mode = False
-            model = peft.get_peft_model(model, config)
-            peft.set_peft_model_state_dict(model, peft.load_peft_weights(start))
-        else:
-            model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
+        with refuse_other_adapters(start, name):
+            if config.is_prompt_learning:  # PEFT's `from_pretrained` loads these for inference only
+                config.inference_mode = False
+                config.prefix_projection = False  # the stored weights are projected already
+                model = peft.get_peft_model(model, config)
+                peft.set_peft_model_state_dict(model, peft.load_peft_weights(start))
+            else:
+                model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
         layers = _language_layers(model) if getattr(model.config, "vision_config", None) else []
         common = {"task_type": "CAUSAL_LM", "inference_mode": False, "base_model_name_or_path": name}
@@ -103,6 +108,17 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model
+
+
+@contextmanager
+def refuse_other_adapters(adapter: str | Path, base: str) -> Iterator[None]:
+    """Raise AdapterMismatchError where PEFT cannot load an adapter, one of another base for example."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise AdapterMismatchError(
+            f"'{adapter}' is not an adapter for '{base}': {error}.", "Specify the model that it was trained on."
+        ) from error
 
 
 def _language_layers(model: Any) -> list[str]:

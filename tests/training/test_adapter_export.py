@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -18,12 +19,19 @@ from support.shell import Shell
 from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM
 
-from ragfm.core.errors import AdapterMismatchError, DataError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import (
+    AdapterMismatchError,
+    DamagedModelError,
+    DataError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
 from ragfm.core.own_thread import in_own_thread
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers.weight_format import quantize
 from ragfm.models.adapters import (
     GGUF_PROMPT,
+    PEFT_CONFIG,
     RECORD,
     WEIGHTS,
     AdapterRecord,
@@ -39,6 +47,7 @@ from ragfm.training.base_model import Base
 from ragfm.training.examples import examples_to_jsonl
 from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, peft_to_gguf
 from ragfm.training.gguf_merge import merge_gguf
+from ragfm.training.methods import apply_method
 from ragfm.training.refresh import _start_adapter
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training
@@ -194,6 +203,36 @@ def test_an_adapter_trained_on_a_folder_serves_over_its_gguf_file(tmp_path: Path
     assert not (tmp_path / "no.gguf").exists()
     # What goes on from it over that file starts from its GGUF form, which is that file's.
     assert _start_adapter(str(written), str(file), tmp_path / "again") == str(tmp_path / "again" / "start")
+
+
+def test_an_adapter_of_another_trainer_for_another_base_is_refused(tmp_path: Path) -> None:
+    """It does not say what it was trained on."""
+    random_lora(Base(str(tiny_model(tmp_path / "large", hidden_size=128))).model, tmp_path / "lora")
+    base = Base(str(tiny_model(tmp_path / "model")))
+    with pytest.raises(AdapterMismatchError, match="is not an adapter for"):
+        apply_method(base.model, MethodSettings("lora"), base.name, str(tmp_path / "lora"))
+    base = Base(str(tmp_path / "model"))
+    with pytest.raises(AdapterMismatchError, match="is not an adapter for"):
+        load_adapter(base, tmp_path / "lora")
+
+
+def test_an_export_for_vllm_is_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, target = recorded(tiny_model(tmp_path / "model"), tmp_path / "lora"), tmp_path / "vllm"
+    export_adapter(out, "vllm", out=target)
+    assert (target / PEFT_CONFIG).exists()
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ragfm.training.adapter_export.write_durably", full)
+        with pytest.raises(OSError, match="No space"):
+            export_adapter(out, "vllm", out=target)
+    assert not (target / PEFT_CONFIG).exists()
+    export_adapter(out, "vllm", out=target)
+    random_lora(Base(str(tmp_path / "model")).model, out)  # other weights than those of the record
+    with pytest.raises(DamagedModelError, match="do not match"):
+        export_adapter(out, "vllm", out=target)
 
 
 def test_the_base_and_foreign_files_are_never_replaced(tmp_path: Path) -> None:
