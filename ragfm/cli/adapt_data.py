@@ -115,6 +115,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
         shuffle=not options["keep_order"],
         together=not options["apart"],
     )
+    make_output(out)  # an error now loses nothing
     with data_collection(loaded, collection, options) as (handle, _, _):
         held_out = load_held_out(options["exclude_data"])
         if unknown := held_out.unknown_uris(handle):
@@ -128,7 +129,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
                 loaded,
                 recipe,
                 write=options["write"],
-                written=make_output(out) / "written.run" if options["write"] else None,
+                written=Path(out) / "written.run" if options["write"] else None,
                 from_log=options["from_log"],
                 preferences=options["preferences"],
                 held_out=held_out,

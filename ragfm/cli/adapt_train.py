@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,9 +22,11 @@ from ragfm.cli.options import (
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import format_seconds, show_progress
-from ragfm.models.adapters import METHODS
+from ragfm.core.errors import RagfmError
+from ragfm.models.adapters import METHODS, Method, read_record
 
 PREFERENCES = ("dpo", "kto")
+_LOW_RANK: tuple[Method, ...] = ("lora", "dora", "qlora")
 
 if TYPE_CHECKING:
     from ragfm.training import TrainingEstimate
@@ -102,7 +106,7 @@ def train(
     from ragfm.training.distributed import is_main_process, unused_gpus
 
     if options["method"] in PREFERENCES:
-        options["objective"], options["method"] = options["method"], "lora"
+        options["objective"], options["method"] = options["method"], _low_rank_method(options["start"])
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
     plan: dict[str, Any] = {}
@@ -159,3 +163,11 @@ def train(
             f"the weights of step {figures['kept_step']} are kept"
         )
         print_written(out)
+
+
+def _low_rank_method(start: str | None) -> Method:
+    """The method of an adapter of low-rank matrices to train further; `lora` without one."""
+    with suppress(RagfmError):  # the training run reports it
+        if start and Path(start).expanduser().is_dir() and (method := read_record(start).method) in _LOW_RANK:
+            return method
+    return "lora"

@@ -6,6 +6,7 @@ After a crash, a file has either its old or its new content.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import secrets
@@ -25,6 +26,12 @@ def temporary_path(path: Path) -> Path:
     The suffix is random: threads share a process id, and in a container it is the same at every start.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+
+
+def remove_temporary(path: Path) -> None:
+    """Delete files of `temporary_path` that killed processes left for a path."""
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.new"):
+        leftover.unlink(missing_ok=True)
 
 
 def storage_failure(folder: Path, error: BaseException) -> tuple[type[CollectionError], str]:

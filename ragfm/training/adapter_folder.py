@@ -18,12 +18,12 @@ from ragfm.core.output_folder import make_output
 from ragfm.evaluation.html_report import html_page, settings_section
 from ragfm.evaluation.plots import lines
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.models.adapters import CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
+from ragfm.models.adapters import BEST, CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
 from ragfm.models.model_lookup import hide_progress_bar
 from ragfm.training.adapter_card import CARD as MODEL_CARD
 from ragfm.training.adapter_card import adapter_card
 from ragfm.training.base_model import Base
-from ragfm.training.checkpoint import BEST, translate_safetensors_errors
+from ragfm.training.checkpoint import translate_safetensors_errors
 from ragfm.training.preference import REFERENCE
 from ragfm.training.trainer import Training
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ragfm.core.errors import DamagedModelError, DataError
 from ragfm.core.output_folder import OUTPUT
-from ragfm.models.adapters import CHECKPOINT, PEFT_CONFIG, RECORD
+from ragfm.models.adapters import BEST, CHECKPOINT, PEFT_CONFIG, RECORD
 from ragfm.models.gguf_header import read_header
 
 
@@ -37,6 +37,8 @@ def check_output_folder(
         return
     for pattern in ("*.safetensors", "config.json", PEFT_CONFIG):
         for path in sorted(folder.glob(pattern)):
+            if checkpoint and path.name == BEST:  # a training run that was killed before its first checkpoint
+                continue
             raise DataError(f"{folder} already has a model: {path.name}.", "Use another folder, or delete this one.")
 
 

@@ -62,11 +62,18 @@ class Sequences:
 
 
 def encode_sequences(
-    base: Base, examples: Sequence[Example], objective: Objective, max_tokens: int, *, wanted: bool = True
+    base: Base,
+    examples: Sequence[Example],
+    objective: Objective,
+    max_tokens: int,
+    *,
+    wanted: bool = True,
+    others: Sequence[Example] = (),
 ) -> Sequences:
     """Encode the examples that an objective can use.
 
-    Raises DataError if there is none, unless not `wanted`, and if examples without an answer to learn would be used.
+    The mismatched answers of kto may also be those of `others`. Raises DataError if there is no example, unless not
+    `wanted`, and if examples without an answer to learn would be used.
     """
     if objective == "likelihood":
         if not all(example.completion for example in examples):
@@ -106,15 +113,17 @@ def encode_sequences(
         )
     if objective == "kto":
         result.good = [not example.rejected for example in result.examples]
-        result.mismatched = list(_mismatched(base, result.examples, max_tokens))
+        result.mismatched = list(_mismatched(base, result.examples, others, max_tokens))
     return result
 
 
-def _mismatched(base: Base, examples: Sequence[Example], max_tokens: int) -> Iterator[Encoded]:
-    """For each example, its prompt with the answer of the next example that has another prompt."""
+def _mismatched(
+    base: Base, examples: Sequence[Example], others: Sequence[Example], max_tokens: int
+) -> Iterator[Encoded]:
+    """For each example, its prompt with the answer of the next example, or of another, that has another prompt."""
     for index, example in enumerate(examples):
-        others = itertools.chain(examples[index + 1 :], examples[:index])
-        other = next((one for one in others if one.messages != example.messages), None)
+        candidates = itertools.chain(examples[index + 1 :], examples[:index], others)
+        other = next((one for one in candidates if one.messages != example.messages), None)
         if other is None:
             raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
         encoded = base.encode(replace(example, completion=other.completion))

@@ -16,11 +16,11 @@ import torch
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.models.adapters import CHECKPOINT
+from ragfm.models.adapters import BEST, CHECKPOINT
 from ragfm.models.hardware import limit_torch_threads
 from ragfm.training import checkpoint
 from ragfm.training.base_model import in_bfloat16
-from ragfm.training.checkpoint import BEST, defer_interrupt
+from ragfm.training.checkpoint import defer_interrupt
 from ragfm.training.distributed import Processes
 from ragfm.training.hard_negatives import RankingExample
 from ragfm.training.ranker_models import Ranker
@@ -93,6 +93,8 @@ def train_ranker(
     state, path = _State(), folder / CHECKPOINT
     if path.exists():
         state = _State(**checkpoint.load_checkpoint(path, model, optimizer, configuration))
+        if state.valid:  # a damaged file is reported now, not after the last step
+            checkpoint.read_tensors(folder / BEST)
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)

@@ -11,6 +11,7 @@ of a step, and the step is the one that a single process would take.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -22,20 +23,23 @@ from typing import Any
 
 import torch
 
-from ragfm.core.errors import ConfigError, DataError, RagfmError, UnsupportedError
+from ragfm.core.durable_files import remove_temporary
+from ragfm.core.errors import ConfigError, DamagedModelError, DataError, RagfmError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.models.adapters import CHECKPOINT, read_record
+from ragfm.generation.readers.torch_model import has_only_attention
+from ragfm.models.adapters import BEST, CHECKPOINT, read_record, trained_weights_sha256, virtual_tokens
 from ragfm.models.hardware import peak_memory_bytes
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded, in_bfloat16
-from ragfm.training.checkpoint import BEST, defer_interrupt
+from ragfm.training.checkpoint import defer_interrupt
 from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_digest
 from ragfm.training.methods import LEARNING_RATES, PREFERENCE_RATE, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
 from ragfm.training.preference import (
+    REFERENCE,
     Sequences,
     dpo_losses,
     encode_sequences,
@@ -59,6 +63,8 @@ from ragfm.training.validation import MAX_EXAMPLES, score_answers
 
 _MAX_GRADIENT_NORM = 1.0
 _MAX_BATCH_TOKENS = 2048  # that go through the model at once
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -116,9 +122,19 @@ class Training:
             )
 
         # Tokens, rows and steps.
-        max_tokens = min(settings.most_tokens, base.window)
+        if method in ("prefix", "prompt") and not has_only_attention(base.model.config.get_text_config()):
+            raise ConfigError(
+                f"{base.name} has layers other than attention, which the method {method} cannot train.",
+                "Use --method lora.",
+            )
+        virtual = settings.method.tokens if method in ("prefix", "prompt") else 0
+        if virtual and settings.start:
+            virtual = virtual_tokens(settings.start)
+        max_tokens = min(settings.most_tokens, base.window - virtual)
         self._train = encode_sequences(base, examples, settings.objective, max_tokens)
-        self._valid = encode_sequences(base, valid, settings.objective, max_tokens, wanted=False)
+        self._valid = encode_sequences(
+            base, valid, settings.objective, max_tokens, wanted=False, others=self._train.examples
+        )
         self.too_long = self._train.too_long + self._valid.too_long
         self._asked = [
             example for example in self._valid.examples if not example.rejected or settings.objective == "dpo"
@@ -173,6 +189,7 @@ class Training:
         torch.manual_seed(settings.seed)
         if settings.start:
             with as_peft_folder(settings.start, base) as start:
+                self.configuration["start_weights"] = trained_weights_sha256(start)
                 self.model = apply_method(base.model, settings.method, base.name, str(start))
                 self.licence = read_record(start).licence
             config = self.model.peft_config["default"]
@@ -238,18 +255,25 @@ class Training:
         """
         check_training_output(self.folder, self.base.path)
         make_output(self.folder)
-        free_mb = shutil.disk_usage(self.folder).free / 2**20
+        path = self.folder / CHECKPOINT
+        if self.processes.is_main:
+            for name in (CHECKPOINT, BEST, REFERENCE):
+                remove_temporary(self.folder / name)
+        kept = sum(file.stat().st_size for file in (path, self.folder / BEST) if file.exists())
+        free_mb = (shutil.disk_usage(self.folder).free + kept) / 2**20
         if free_mb < self._disk_mb:
             raise RagfmError(
                 f"The disk of {self.folder} has {free_mb:,.0f} MB left, and training needs {self._disk_mb:,.0f} MB.",
                 "Free some space, or use a folder on another disk.",
             )
-        path = self.folder / CHECKPOINT
         if self.settings.objective != "likelihood":
+            if path.exists():  # before the reference of another run is replaced
+                checkpoint.check_configuration(path, self.configuration)
             self._compute_reference()
         if path.exists():
             saved = checkpoint.load_checkpoint(path, self.model, self._optimizer, self.configuration)
             self.state = _State(**saved)
+            self._check_best()
         # The initial weights are random, and random numbers differ between GPUs.
         self.processes.broadcast(parameter.data for parameter in self._parameters)
         self.processes.barrier()  # all have read the checkpoint that the main process will replace
@@ -263,7 +287,7 @@ class Training:
             self._save()
             self.processes.barrier()  # the launcher ends all processes when one ends
             raise
-        if self.valid_examples and self.processes.is_main:
+        if self.state.best_step and self.processes.is_main:
             tensors, _ = checkpoint.read_tensors(self.folder / BEST)
             checkpoint.set_weights(self.model, tensors)
         self.finished = self.processes.is_main
@@ -277,7 +301,7 @@ class Training:
             "of_steps": len(self.steps),
             "loss": {"first": state.losses[0][1], "last_5": sum(last) / len(last)},
             "valid": dict(state.valid),
-            "kept_step": state.best_step if self.valid_examples else state.step,
+            "kept_step": state.best_step or state.step,
             "seconds": round(state.seconds, 1),
             "tokens_per_second": round(speed, 1),
             "peak_mb": round(_peak_mb(self.base.device)),
@@ -289,6 +313,15 @@ class Training:
             "bfloat16": self._bfloat16,
         }
 
+    def _check_best(self) -> None:
+        """If the best weights so far are lost or damaged, those of the next validation are kept."""
+        try:
+            if self.state.best_step:
+                checkpoint.read_tensors(self.folder / BEST)
+        except DamagedModelError as error:
+            _log.warning("The best weights so far are lost, later ones are kept instead: %s", error.message)
+            self.state.best, self.state.best_step, self.state.worse = math.inf, 0, 0
+
     def _run_steps(self, progress: ProgressCallback) -> float:
         """Run the remaining steps; returns tokens per second."""
         begin = saved = time.monotonic()
@@ -299,7 +332,7 @@ class Training:
             tokens += sum(self._padded_tokens(batch) for batch in self.steps[self.state.step])
             loss = self._train_step()
             self.state.seconds = time.monotonic() - start
-            time_is_up = self.settings.max_seconds is not None and self.state.seconds >= self.settings.max_seconds
+            time_is_up = self._time_is_up()
             self._validate_if_due(now=time_is_up)
             self.state.ended |= time_is_up
             elapsed = time.monotonic() - begin
@@ -320,6 +353,14 @@ class Training:
                 saved = time.monotonic()
             self.processes.raise_if_interrupted(self.base.device)
         return tokens / max(1e-9, time.monotonic() - begin)
+
+    def _time_is_up(self) -> bool:
+        """Whether training has to end, by the clock of the main process."""
+        if self.settings.max_seconds is None:
+            return False
+        is_up = torch.tensor(float(self.state.seconds >= self.settings.max_seconds), device=self.base.device)
+        self.processes.broadcast([is_up])
+        return bool(is_up)
 
     def _train_step(self) -> float:
         """Run one optimizer step; returns the loss per token."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
-from ragfm.models.adapters import CHECKPOINT, AdapterRecord, Method, read_record
+from ragfm.models.adapters import BEST, CHECKPOINT, AdapterRecord, Method, read_record
 from ragfm.models.model_lookup import find_model
 from ragfm.training.examples import TRAIN, VALID, Example, read_card, read_examples
 from ragfm.training.output_checks import check_training_output
@@ -146,7 +146,6 @@ def _prepare(
     check_training_output(out, find_model(base, "reader"))
 
     from ragfm.training.base_model import Base
-    from ragfm.training.checkpoint import BEST
     from ragfm.training.distributed import join_processes
     from ragfm.training.preference import REFERENCE
     from ragfm.training.trainer import Training

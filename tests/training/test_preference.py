@@ -15,12 +15,13 @@ import torch
 from support.shell import Shell
 from support.tiny_models import tiny_model
 
+from ragfm.cli.adapt_train import _low_rank_method
 from ragfm.core.errors import DataError
 from ragfm.core.progress import Progress
 from ragfm.core.types import Message, Sampling
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.generation.readers import load_reader
-from ragfm.models.adapters import read_record
+from ragfm.models.adapters import RECORD, AdapterRecord, read_record
 from ragfm.training import Example, MethodSettings, TrainSettings, read_examples, train
 from ragfm.training.adapter_export import load_adapter
 from ragfm.training.base_model import Base
@@ -67,6 +68,21 @@ def margin(training: Training) -> float:
         logprobs, _ = completion_logprobs(training.model, rows, training.base.pad, training.base.device)
     training.model.train()
     return float((logprobs[0::2] - logprobs[1::2]).mean())
+
+
+def test_one_validation_example_is_enough_for_kto(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, objective="kto", epochs=1)
+    Training(Base(str(folder)), rated(8), tmp_path / "out", settings, valid=rated(1, start=20)).run()
+    with pytest.raises(DataError, match="to the same question"):
+        Training(Base(str(folder)), rated(1), tmp_path / "other", settings)
+
+
+@pytest.mark.parametrize(("method", "goes_on"), [("dora", "dora"), ("prefix", "lora"), (None, "lora")])
+def test_preferences_continue_an_adapter_with_its_method(tmp_path: Path, method: Any, goes_on: str) -> None:
+    if method:
+        record = AdapterRecord(method, {"name": "tiny", "sha256": "0"}, "prompt", "0")
+        (tmp_path / RECORD).write_bytes(record.to_json())
+    assert _low_rank_method(str(tmp_path)) == goes_on
 
 
 def test_the_losses_are_those_of_the_papers() -> None:

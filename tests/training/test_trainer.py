@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
 from ragfm.models.adapters import (
+    BEST,
     CHECKPOINT,
     MERGES,
     METHODS,
@@ -252,6 +254,97 @@ def test_the_learning_rate_falls_in_the_time_that_is_left(folder: Path, tmp_path
     assert len(rates) == len(trained.steps)
     assert max(rates[1:]) <= 1e-3 * (1 + math.cos(math.pi * 0.9)) / 2
     assert max(left) <= 100
+
+
+def interrupted(folder: Path, out: Path, settings: TrainSettings, **given: Any) -> Training:
+    """A training run that a Ctrl-C ended after six of its steps."""
+    trained = training(folder, out, settings, **given)
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained.run(stop)
+    return trained
+
+
+@pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "lost"])
+def test_a_run_goes_on_without_its_best_weights(
+    folder: Path, tmp_path: Path, damaged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(SETTINGS, validate_every=2)
+    given = {"valid": tiny_examples(2)}
+    whole = training(folder, tmp_path / "whole", settings, **given)
+    whole.run()
+    interrupted(folder, tmp_path / "out", settings, **given)
+    best = tmp_path / "out" / BEST
+    if damaged:
+        best.write_bytes(best.read_bytes()[:100])
+    else:
+        best.unlink()
+    resumed = training(folder, tmp_path / "out", settings, **given)
+    numbers = resumed.run()
+    assert "The best weights so far are lost" in caplog.text
+    assert numbers["kept_step"] > 6
+    assert [loss for _, loss in resumed.state.losses] == pytest.approx([loss for _, loss in whole.state.losses])
+
+    best.unlink()  # between the last step and the adapter
+    again = training(folder, tmp_path / "out", settings, **given)
+    numbers = again.run()
+    assert numbers["kept_step"] == len(again.steps)
+    write_adapter(again, numbers, card={})
+
+
+def test_what_a_killed_run_left_needs_no_more_disk(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = interrupted(folder, tmp_path / "out", SETTINGS)
+    half_written = tmp_path / "out" / f"{CHECKPOINT}.0123abcd.new"
+    half_written.write_bytes(b"half")
+    saved = (tmp_path / "out" / CHECKPOINT).stat().st_size
+    needed = int(trained._disk_mb * 2**20)
+    resumed = training(folder, tmp_path / "out", SETTINGS)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - saved - 1))
+    with pytest.raises(RagfmError, match="MB left"):
+        resumed.run()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - saved + 1))
+    resumed.run()
+    assert not half_written.exists()
+
+
+def test_another_start_adapter_is_another_run(folder: Path, tmp_path: Path) -> None:
+    start = training(folder, tmp_path / "start")
+    write_adapter(start, start.run(), card={})
+    settings = replace(SETTINGS, start=str(tmp_path / "start"))
+    interrupted(folder, tmp_path / "out", settings)
+    shutil.rmtree(tmp_path / "start")
+    other = training(folder, tmp_path / "start", replace(SETTINGS, seed=1))
+    write_adapter(other, other.run(), card={})
+    with pytest.raises(DataError, match="a different training run: start_weights"):
+        training(folder, tmp_path / "out", settings).run()
+
+
+def test_a_run_that_was_killed_before_its_checkpoint_begins_again(folder: Path, tmp_path: Path) -> None:
+    """In a folder with files of others, which has no mark."""
+    (tmp_path / "notes.txt").write_text("mine")
+    write_tensors(tmp_path / BEST, {}, {})
+    trained = training(folder, tmp_path)
+    write_adapter(trained, trained.run(), card={})
+    assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_virtual_tokens_need_attention_and_room(folder: Path, tmp_path: Path, method: Method) -> None:
+    base, settings = Base(str(folder)), replace(SETTINGS, method=MethodSettings(method, tokens=9))
+    longest = max(len(base.encode(example).ids) for example in tiny_examples())
+    base.window = longest + 9
+    assert Training(base, tiny_examples(), tmp_path / "out", settings).too_long == 0
+    base.window -= 1
+    assert Training(base, tiny_examples(), tmp_path / "out", settings).too_long > 0
+    base.model.config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(ConfigError, match=f"which the method {method} cannot train"):
+        Training(base, tiny_examples(), tmp_path / "out", settings)
 
 
 def test_validation_can_score_answers(folder: Path, tmp_path: Path) -> None:
