@@ -316,6 +316,26 @@ def test_text_hidden_by_a_style_is_dropped(style: str, visible: bool) -> None:
     assert ("secret" in document(f'<p>Visible.</p><p style="{style}">secret</p>', "a.html").text) is visible
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        # What MJML writes around a column, and inline blocks without gaps.
+        ("<table><tr><td style='font-size:0px;padding:9px'><div style='font-size:13px'>A</div></table>", "A"),
+        ("<p style='font-size:0'><b style='font-size:small'>A</b> <b style='font-size:1rem'>b</b></p>", "A b"),
+        ("<p>A<b style='font-size:0'>secret <i style='font-size:9pt'>b</i> secret</b>c</p>", "Abc"),
+        ("<b style='font-size:0'><i style='font-size:9pt'>A<u style='font-size:.0em'>secret</u></i></b>", "A"),
+        ("<p>A<b style='font-size:0'><i style='font-size:2em'>secret</i></b></p>", "A"),
+        ("<p>A<b style='font-size:0'><i style='font-size:larger'>secret</i></b></p>", "A"),
+        ("<p>A<b style='font-size:0'><i style='{font-size:9px;}'>secret</i></b></p>", "A"),
+        ("<p>A<b style='font-size:0!important;font-size:9px'>secret</b></p>", "A"),
+        ("<p>A<pre>b <b style='font-size:0'>secret</b>c</pre>", "A\n\n```\nb c\n```"),
+        ("<table><tr><td>a<td style='font-size:0'>secret<td>b</table>", "| a |  | b |\n| --- | --- | --- |"),
+    ],
+)
+def test_text_without_size_is_dropped_but_not_its_children_with_a_size(page: str, text: str) -> None:
+    assert document(f"<html>{page}", "a.html").text == text
+
+
 def test_html_becomes_its_visible_text() -> None:
     parsed = document(PAGE, "a.html")
     assert parsed.text == (

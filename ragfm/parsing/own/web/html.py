@@ -16,7 +16,15 @@ from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
 from ragfm.parsing.figures import kept_image
 from ragfm.parsing.own.media.picture import add_picture
-from ragfm.parsing.own.web.html_tree import BLOCKS, attribute, is_dropped, is_layout, is_permalink, walk
+from ragfm.parsing.own.web.html_tree import (
+    BLOCKS,
+    attribute,
+    is_dropped,
+    is_layout,
+    is_permalink,
+    remove_text_without_size,
+    walk,
+)
 from ragfm.parsing.own.web.main_content import contents_of_book, find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
@@ -86,6 +94,7 @@ def read_html(
         values["lang"] = attribute(html, "lang")
     metadata: dict[str, Scalar] = {key: line for key, value in values.items() if (line := " ".join(value.split()))}
 
+    remove_text_without_size(body)
     main, left_out = find_main_content(body)
     if is_chapter is not None:
         left_out |= contents_of_book(main, is_chapter)
