@@ -359,6 +359,21 @@ def test_html_becomes_its_visible_text() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("inner", "code"),
+    [
+        ("a<br>b<br><br>  c", "a\nb\n\n  c"),
+        ("<code><span>a<br></span><span>b<br></span></code>", "a\nb"),
+        ("<ol><li>a</li><li><i>b</i> c</li></ol>d", "a\nb c\nd"),
+        ("<div>a</div>\n<div>b\n</div><div><br></div><div>c</div>", "a\nb\n\nc"),
+        ("<ol>\n  <li>a</li>\n  <li><b>b</b> <p>c</p></li></ol>", "  a\n  b \nc"),
+        ("a<b hidden>secret</b><svg><text>Copy</text></svg> b<div style='display:none'>secret</div>", "a b"),
+    ],
+)
+def test_lines_of_code(inner: str, code: str) -> None:
+    assert document(f"<html><pre>{inner}</pre>", "a.html").text == f"```\n{code}\n```"
+
+
 def test_html_metadata() -> None:
     page = (
         '<html><meta property="article:published_time" content="2026-03-01T10:00:00Z"><meta name=date content=later>'

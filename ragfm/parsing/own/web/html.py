@@ -161,7 +161,7 @@ class _PageReader:
             if item_number is not None:
                 self._lists[-1] = item_number + 1
         elif tag == "pre":
-            text = node.text().replace("\r", "\n").strip("\n").rstrip()
+            text = _code_of(node).replace("\r", "\n").strip("\n").rstrip()
             if text.strip():
                 code = node.css_first("code")
                 classes = " ".join(attribute(element, "class") for element in (node, code) if element is not None)
@@ -328,6 +328,36 @@ def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
 def _span(cell: LexborNode, name: str) -> int:
     digits = attribute(cell, name).strip()
     return max(int(digits), 1) if digits.isdecimal() and len(digits) < 6 else 1
+
+
+def _code_of(pre: LexborNode) -> str:
+    texts: list[str] = []
+    at_edge = False  # of a block
+    in_line = False  # the line has text
+
+    def enter(node: LexborNode) -> bool:
+        nonlocal at_edge, in_line
+        if is_dropped(node):
+            return False
+        if node.tag not in {"-text", "br"}:
+            at_edge |= node.tag in BLOCKS
+            return True
+        text = "\n" if node.tag == "br" else node.text_content or ""
+        if at_edge and in_line and (node.tag == "br" or not text.startswith("\n")):
+            texts.append("\n")
+            in_line = False
+        texts.append(text)
+        *ended, line = text.rsplit("\n", 1)
+        in_line = bool(line.strip()) or (in_line and not ended)
+        at_edge = False
+        return False
+
+    def leave(node: LexborNode) -> None:
+        nonlocal at_edge
+        at_edge |= node.tag in BLOCKS
+
+    walk(pre, enter, leave)
+    return "".join(texts)
 
 
 def _text_of(root: LexborNode) -> str:
