@@ -382,6 +382,23 @@ def test_html_metadata() -> None:
     assert document(page, "a.html").metadata == {"date": "2026-03-01T10:00:00Z", "author": "Ann"}
 
 
+@pytest.mark.parametrize("head", ["<?xml version='1.0'?><html>", "<html xmlns='http://www.w3.org/1999/xhtml'>"])
+def test_text_after_empty_elements_of_xhtml(head: str) -> None:
+    table = "<table><tr><td>a<select/></td><td/><td>b</td></tr></table>"
+    page = (
+        f"{head}<head><title/><script src='a/b.js' type = \"text/javascript\"\n/></head><body><p><a id='x'/>One<br/>"
+        f"<img src='x.png'/>two</p><iframe src='x'/>{table}<div style='display:none'/>secret</div></body></html>"
+    )
+    assert document(page, "a.xhtml").text == "One\ntwo\n\n| a |  | b |\n| --- | --- | --- |"
+
+
+def test_long_tags_of_xhtml_take_linear_time() -> None:
+    start = time.thread_time()
+    for tag in ("<a ", '<a x="', ' c="<a b=\'" c="\' d=\'"', "<a b", " x", " x='y'", "a", " ", "x = "):
+        document("<?xml version='1.0'?><p>Text.</p><a" + tag * (500_000 // len(tag)), "a.html")
+    assert time.thread_time() - start < 5
+
+
 def test_html_main_part() -> None:
     assert document("<html>Out<main><header>Head</header>In</main>", "a.html").text == "Head\n\nIn"
     assert document("<html>Out<article>In</article>", "a.html").text == "In"

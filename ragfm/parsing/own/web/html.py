@@ -59,6 +59,15 @@ _TAG = re.compile(
     r"|option|colgroup)\b)[a-z][^<>]*(?<!/)>",
     re.IGNORECASE,
 )
+# An empty element of XHTML, which is only a start tag in HTML: all that follows a <title/> or <script/> is lost in it.
+_EMPTY_ELEMENT = re.compile(
+    r"""<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)([a-z][\w:-]*)
+        ((?:\s+[\w:.-]+(?:\s*=\s*(?:"[^"]*"|'[^']*'))?)*)\s*/>""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_HIDING = re.compile(r"\s(?:style|hidden|aria-hidden|role)\b", re.IGNORECASE)
+_XHTML = re.compile(r"<\?xml\s|http://www\.w3\.org/1999/xhtml")
+_XHTML_START = 2_000  # characters that tell whether a page is XHTML
 _MAX_DEPTH = 10_000  # lexbor takes quadratic time over the depth: 0.2 s here, minutes at 200,000
 
 
@@ -75,6 +84,11 @@ def read_html(
     With `images`, pictures are figures: those in `data:` addresses, and those that `load` returns for an address.
     With `is_chapter`, which tells whether an address is part of the same book, its table of contents is left out.
     """
+    if is_chapter is not None or _XHTML.search(text, 0, _XHTML_START):
+        # Browsers may read the page as HTML, where <div hidden/> hides what follows. Books are always XHTML.
+        text = _EMPTY_ELEMENT.sub(
+            lambda tag: f"<{tag[1]}{tag[2]}></{tag[1]}>" if is_chapter or not _HIDING.search(tag[2]) else tag[0], text
+        )
     if max(accumulate((-1 if end else 1) for end in _TAG.findall(text)), default=0) > _MAX_DEPTH:
         raise ParseError(f"{name} nests elements more than {_MAX_DEPTH:,} levels deep.")
     page = LexborHTMLParser(text)
