@@ -42,8 +42,9 @@ class MailConnector:
     """All emails in a folder at any depth, in an mbox file, or in a single `.eml`.
 
     The path of an email is its Message-ID, so an email stored twice is one document; without a Message-ID it is a
-    hash of the email. The text is the subject, then the plain text or else the HTML. An attachment has the path
-    `<Message-ID>/<file name>`; inline images are left out. Headers become metadata.
+    hash of the email. The text is the subject, then all parts of the body: of alternatives, the plain text if it
+    is not empty, or else the HTML. An attachment has the path `<Message-ID>/<file name>`; inline images are left out.
+    Headers become metadata.
 
     Encrypted emails and emails larger than `max_bytes` are skipped. An email that cannot be read does not affect the
     others.

@@ -316,6 +316,26 @@ def test_text_hidden_by_a_style_is_dropped(style: str, visible: bool) -> None:
     assert ("secret" in document(f'<p>Visible.</p><p style="{style}">secret</p>', "a.html").text) is visible
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        # What MJML writes around a column, and inline blocks without gaps.
+        ("<table><tr><td style='font-size:0px;padding:9px'><div style='font-size:13px'>A</div></table>", "A"),
+        ("<p style='font-size:0'><b style='font-size:small'>A</b> <b style='font-size:1rem'>b</b></p>", "A b"),
+        ("<p>A<b style='font-size:0'>secret <i style='font-size:9pt'>b</i> secret</b>c</p>", "Abc"),
+        ("<b style='font-size:0'><i style='font-size:9pt'>A<u style='font-size:.0em'>secret</u></i></b>", "A"),
+        ("<p>A<b style='font-size:0'><i style='font-size:2em'>secret</i></b></p>", "A"),
+        ("<p>A<b style='font-size:0'><i style='font-size:larger'>secret</i></b></p>", "A"),
+        ("<p>A<b style='font-size:0'><i style='{font-size:9px;}'>secret</i></b></p>", "A"),
+        ("<p>A<b style='font-size:0!important;font-size:9px'>secret</b></p>", "A"),
+        ("<p>A<pre>b <b style='font-size:0'>secret</b>c</pre>", "A\n\n```\nb c\n```"),
+        ("<table><tr><td>a<td style='font-size:0'>secret<td>b</table>", "| a |  | b |\n| --- | --- | --- |"),
+    ],
+)
+def test_text_without_size_is_dropped_but_not_its_children_with_a_size(page: str, text: str) -> None:
+    assert document(f"<html>{page}", "a.html").text == text
+
+
 def test_html_becomes_its_visible_text() -> None:
     parsed = document(PAGE, "a.html")
     assert parsed.text == (
@@ -339,12 +359,44 @@ def test_html_becomes_its_visible_text() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("inner", "code"),
+    [
+        ("a<br>b<br><br>  c", "a\nb\n\n  c"),
+        ("<code><span>a<br></span><span>b<br></span></code>", "a\nb"),
+        ("<ol><li>a</li><li><i>b</i> c</li></ol>d", "a\nb c\nd"),
+        ("<div>a</div>\n<div>b\n</div><div><br></div><div>c</div>", "a\nb\n\nc"),
+        ("<ol>\n  <li>a</li>\n  <li><b>b</b> <p>c</p></li></ol>", "  a\n  b \nc"),
+        ("a<b hidden>secret</b><svg><text>Copy</text></svg> b<div style='display:none'>secret</div>", "a b"),
+    ],
+)
+def test_lines_of_code(inner: str, code: str) -> None:
+    assert document(f"<html><pre>{inner}</pre>", "a.html").text == f"```\n{code}\n```"
+
+
 def test_html_metadata() -> None:
     page = (
         '<html><meta property="article:published_time" content="2026-03-01T10:00:00Z"><meta name=date content=later>'
         "<meta name=DC.creator content=Ann><meta property=og:type content=article><p>Oaks."
     )
     assert document(page, "a.html").metadata == {"date": "2026-03-01T10:00:00Z", "author": "Ann"}
+
+
+@pytest.mark.parametrize("head", ["<?xml version='1.0'?><html>", "<html xmlns='http://www.w3.org/1999/xhtml'>"])
+def test_text_after_empty_elements_of_xhtml(head: str) -> None:
+    table = "<table><tr><td>a<select/></td><td/><td>b</td></tr></table>"
+    page = (
+        f"{head}<head><title/><script src='a/b.js' type = \"text/javascript\"\n/></head><body><p><a id='x'/>One<br/>"
+        f"<img src='x.png'/>two</p><iframe src='x'/>{table}<div style='display:none'/>secret</div></body></html>"
+    )
+    assert document(page, "a.xhtml").text == "One\ntwo\n\n| a |  | b |\n| --- | --- | --- |"
+
+
+def test_long_tags_of_xhtml_take_linear_time() -> None:
+    start = time.thread_time()
+    for tag in ("<a ", '<a x="', ' c="<a b=\'" c="\' d=\'"', "<a b", " x", " x='y'", "a", " ", "x = "):
+        document("<?xml version='1.0'?><p>Text.</p><a" + tag * (500_000 // len(tag)), "a.html")
+    assert time.thread_time() - start < 5
 
 
 def test_html_main_part() -> None:

@@ -53,6 +53,14 @@ def test_the_table_of_contents_is_left_out() -> None:
     assert "- Three" in document(epub(**{"OEBPS/text/one.xhtml": elsewhere}), "a.epub").text
 
 
+def test_chapters_with_empty_elements() -> None:
+    one = "<html><head><title/></head><body><p>Red is port.</p></body></html>"
+    body = "<p>Green.</p><video style='width:9px' src='x'/><p>Starboard.</p>"
+    two = f"<html><head><script src='x.js'/></head><body>{body}</body></html>"
+    parsed = document(epub(**{"OEBPS/text/one.xhtml": one, "OEBPS/text/two b.xhtml": two}), "a.epub")
+    assert parsed.text == "Red is port.\n\nGreen.\n\nStarboard."
+
+
 def test_files_that_cannot_be_read() -> None:
     method = "<e><EncryptionMethod Algorithm='http://www.w3.org/2001/04/xmlenc#aes128-cbc'/></e>"
     with pytest.raises(ParseError, match="encrypted"):

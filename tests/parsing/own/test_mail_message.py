@@ -40,6 +40,46 @@ def test_html_without_plain_text_becomes_its_visible_text() -> None:
     assert document(message.as_bytes(), "a.eml").text == "# x\n\n## Lights\n\n- Red"
 
 
+BLANK = ("text/plain", " \n")
+PLAIN = ("text/plain", "Plain <b>.\n\nTwo &\nthree")
+HTML = ("text/html", "<h2>Lights</h2><p>Red is <b>port</b>.")
+PDF = ("application/pdf; name=a.pdf", "x")
+
+
+def multipart(subtype: str, *parts: tuple[str, str] | EmailMessage) -> EmailMessage:
+    message = EmailMessage()
+    message["Content-Type"] = f"multipart/{subtype}"
+    for part in parts:
+        if isinstance(part, tuple):
+            media_type, text = part
+            part = EmailMessage()
+            part["Content-Type"] = media_type
+            part.set_payload(text)
+        message.attach(part)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (multipart("alternative", BLANK, HTML), "{html}"),
+        (multipart("alternative", HTML, PLAIN), "{plain}"),
+        (multipart("mixed", HTML, PLAIN), "{html}\n\n{plain}"),  # a list adds its footer
+        (multipart("mixed", multipart("alternative", PLAIN, HTML), PLAIN), "{plain}\n\n{plain}"),
+        (multipart("mixed", HTML, PDF, HTML), "{html}\n\n{html}\n\nAttachments: a.pdf"),
+        (multipart("alternative", BLANK, multipart("mixed", multipart("related", HTML), HTML)), "{html}\n\n{html}"),
+        (
+            multipart("mixed", ("text/plain; name=a.txt", "Body"), ("text/plain; name=b.txt", "No"), PLAIN),
+            "Body\n\n{plain}\n\nAttachments: a.txt, b.txt",
+        ),
+    ],
+)
+def test_text_of_several_parts(message: EmailMessage, text: str) -> None:
+    message["Subject"] = "x"
+    expected = text.format(html="## Lights\n\nRed is port.", plain=PLAIN[1])
+    assert document(message.as_bytes(), "a.eml").text == f"# x\n\n{expected}"
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8"])
 def test_encodings(encoding: str) -> None:
     data = mail().as_bytes().decode().encode(encoding)

@@ -16,7 +16,15 @@ from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
 from ragfm.parsing.figures import kept_image
 from ragfm.parsing.own.media.picture import add_picture
-from ragfm.parsing.own.web.html_tree import BLOCKS, attribute, is_dropped, is_layout, is_permalink, walk
+from ragfm.parsing.own.web.html_tree import (
+    BLOCKS,
+    attribute,
+    is_dropped,
+    is_layout,
+    is_permalink,
+    remove_text_without_size,
+    walk,
+)
 from ragfm.parsing.own.web.main_content import contents_of_book, find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
 
@@ -51,6 +59,15 @@ _TAG = re.compile(
     r"|option|colgroup)\b)[a-z][^<>]*(?<!/)>",
     re.IGNORECASE,
 )
+# An empty element of XHTML, which is only a start tag in HTML: all that follows a <title/> or <script/> is lost in it.
+_EMPTY_ELEMENT = re.compile(
+    r"""<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)([a-z][\w:-]*)
+        ((?:\s+[\w:.-]+(?:\s*=\s*(?:"[^"]*"|'[^']*'))?)*)\s*/>""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_HIDING = re.compile(r"\s(?:style|hidden|aria-hidden|role)\b", re.IGNORECASE)
+_XHTML = re.compile(r"<\?xml\s|http://www\.w3\.org/1999/xhtml")
+_XHTML_START = 2_000  # characters that tell whether a page is XHTML
 _MAX_DEPTH = 10_000  # lexbor takes quadratic time over the depth: 0.2 s here, minutes at 200,000
 
 
@@ -67,6 +84,11 @@ def read_html(
     With `images`, pictures are figures: those in `data:` addresses, and those that `load` returns for an address.
     With `is_chapter`, which tells whether an address is part of the same book, its table of contents is left out.
     """
+    if is_chapter is not None or _XHTML.search(text, 0, _XHTML_START):
+        # Browsers may read the page as HTML, where <div hidden/> hides what follows. Books are always XHTML.
+        text = _EMPTY_ELEMENT.sub(
+            lambda tag: f"<{tag[1]}{tag[2]}></{tag[1]}>" if is_chapter or not _HIDING.search(tag[2]) else tag[0], text
+        )
     if max(accumulate((-1 if end else 1) for end in _TAG.findall(text)), default=0) > _MAX_DEPTH:
         raise ParseError(f"{name} nests elements more than {_MAX_DEPTH:,} levels deep.")
     page = LexborHTMLParser(text)
@@ -86,6 +108,7 @@ def read_html(
         values["lang"] = attribute(html, "lang")
     metadata: dict[str, Scalar] = {key: line for key, value in values.items() if (line := " ".join(value.split()))}
 
+    remove_text_without_size(body)
     main, left_out = find_main_content(body)
     if is_chapter is not None:
         left_out |= contents_of_book(main, is_chapter)
@@ -152,7 +175,7 @@ class _PageReader:
             if item_number is not None:
                 self._lists[-1] = item_number + 1
         elif tag == "pre":
-            text = node.text().replace("\r", "\n").strip("\n").rstrip()
+            text = _code_of(node).replace("\r", "\n").strip("\n").rstrip()
             if text.strip():
                 code = node.css_first("code")
                 classes = " ".join(attribute(element, "class") for element in (node, code) if element is not None)
@@ -319,6 +342,36 @@ def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
 def _span(cell: LexborNode, name: str) -> int:
     digits = attribute(cell, name).strip()
     return max(int(digits), 1) if digits.isdecimal() and len(digits) < 6 else 1
+
+
+def _code_of(pre: LexborNode) -> str:
+    texts: list[str] = []
+    at_edge = False  # of a block
+    in_line = False  # the line has text
+
+    def enter(node: LexborNode) -> bool:
+        nonlocal at_edge, in_line
+        if is_dropped(node):
+            return False
+        if node.tag not in {"-text", "br"}:
+            at_edge |= node.tag in BLOCKS
+            return True
+        text = "\n" if node.tag == "br" else node.text_content or ""
+        if at_edge and in_line and (node.tag == "br" or not text.startswith("\n")):
+            texts.append("\n")
+            in_line = False
+        texts.append(text)
+        *ended, line = text.rsplit("\n", 1)
+        in_line = bool(line.strip()) or (in_line and not ended)
+        at_edge = False
+        return False
+
+    def leave(node: LexborNode) -> None:
+        nonlocal at_edge
+        at_edge |= node.tag in BLOCKS
+
+    walk(pre, enter, leave)
+    return "".join(texts)
 
 
 def _text_of(root: LexborNode) -> str:

@@ -20,8 +20,16 @@ _DROPPED = frozenset(
 )
 _HIDDEN = re.compile(
     r"""display\s*:\s*none | visibility\s*:\s*(?:hidden|collapse)
-      | (?<![\w-])(?:font-size|opacity)\s*:\s*0(?:\.0+)?(?:px|pt|r?em|%)?\s*(?:[;!]|$)
+      | (?<![\w-])opacity\s*:\s*0(?:\.0+)?(?:px|pt|r?em|%)?\s*(?:[;!]|$)
       | (?<![\w-])(?:left|right|top|bottom|text-indent)\s*:\s*-\d{4}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NO_SIZE = re.compile(r"(?<![\w-])font-size\s*:\s*(?:0+(?:\.0*)?|\.0+)(?:[a-z]+|%)?\s*(?:[;!]|$)", re.IGNORECASE)
+# Others, such as 2em and larger, are a multiple of the inherited size.
+_ABSOLUTE_SIZE = re.compile(
+    r"""(?:^|;)\s*font-size\s*:\s*
+        (?:(?=[\d.]*[1-9])[\d.]+(?:px|pt|pc|in|cm|mm|rem|vw|vh) | (?:x{1,3}-)?(?:small|large) | medium)
+        \s*(?:[;!]|$)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _COLOUR = re.compile(r"(?<![\w-])(color|background(?:-color)?)\s*:\s*(#[0-9a-f]{3,6}|[a-z]+)", re.IGNORECASE)
@@ -72,6 +80,30 @@ def is_dropped(node: LexborNode) -> bool:
             colour = "#" + "".join(2 * digit for digit in colour[1:])
         colours[name[:5].lower()] = colour
     return "color" in colours and colours["color"] == colours.get("backg")
+
+
+def remove_text_without_size(root: LexborNode) -> None:
+    """Remove text of font size 0 below `root`; a child that sets a size of its own is visible."""
+    if not any(_NO_SIZE.search(attribute(node, "style")) for node in root.css("[style]")):
+        return
+    has_size = [True]
+    hidden: list[LexborNode] = []
+
+    def enter(node: LexborNode) -> bool:
+        if node.tag == "-text":
+            if not has_size[-1] and (node.text_content or "").strip():
+                hidden.append(node)
+            return False
+        style = attribute(node, "style")
+        has_size.append(not _NO_SIZE.search(style) and (has_size[-1] or bool(_ABSOLUTE_SIZE.search(style))))
+        return True
+
+    def leave(_: LexborNode) -> None:
+        has_size.pop()
+
+    walk(root, enter, leave)
+    for node in hidden:
+        node.decompose()
 
 
 def is_permalink(node: LexborNode) -> bool:

@@ -14,6 +14,7 @@ from email.message import EmailMessage, MIMEPart
 from email.policy import EmailPolicy, default
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from html import escape
 from typing import Any
 
 from ragfm.core.errors import MissingExtraError, ParseError, SkipDocument
@@ -122,18 +123,36 @@ def is_encrypted(message: EmailMessage) -> bool:
 
 
 def extract_body(message: EmailMessage) -> tuple[str, str]:
-    """Return the text of a message, and its media type: all text/plain parts, or text/html without any."""
-    body = message.get_body(("plain", "html"))
-    media_type = body.get_content_type() if body is not None else "text/plain"
-    text = _decode_part(body) if body is not None else ""
-    if media_type == "text/plain":
-        other_texts = [
-            _decode_part(part)
-            for part in _leaf_parts(message)
-            if part is not body and part.get_content_type() == "text/plain" and not _is_attachment(part)
-        ]
-        text = "\n\n".join(part for part in (text.strip("\n"), *other_texts) if part.strip())
-    return text, media_type
+    """Return the text of a message and its media type: text/plain, or text/html if HTML has no plain alternative."""
+    texts = _body_texts(message, message.get_body(("plain", "html")))
+    if not any(is_html for _, is_html in texts):
+        return "\n\n".join(text.strip("\n") for text, _ in texts), "text/plain"
+    pages = []
+    for text, is_html in texts:
+        paragraphs = escape(text.strip("\n")).replace("\n\n", "<p>").replace("\n", "<br>")
+        pages.append(text if is_html else f"<p>{paragraphs}</p>")
+    return "<hr>".join(pages), "text/html"
+
+
+def _body_texts(part: MIMEPart, body: MIMEPart | None) -> list[tuple[str, bool]]:
+    """The texts of a part, and whether each is HTML; `body` is one even if it has a file name.
+
+    Of alternatives, those in plain text are taken, or else the first that has text.
+    """
+    if not part.is_multipart():
+        media_type = part.get_content_type()
+        if media_type not in ("text/plain", "text/html") or (part is not body and _is_attachment(part)):
+            return []
+        text = _decode_part(part)
+        return [(text, media_type == "text/html")] if text.strip() else []
+    if part.get_content_maintype() == "message":
+        return []
+    found = [
+        texts for inner in part.iter_parts() if isinstance(inner, MIMEPart) and (texts := _body_texts(inner, body))
+    ]
+    if part.get_content_type() == "multipart/alternative":
+        found = [texts for texts in found if not any(is_html for _, is_html in texts)] or found[:1]
+    return [text for texts in found for text in texts]
 
 
 def find_attachments(message: EmailMessage) -> list[MIMEPart]:
