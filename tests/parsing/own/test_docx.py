@@ -155,6 +155,19 @@ def test_merged_cells() -> None:
     ]
 
 
+def test_cells_that_a_row_leaves_out_at_its_start() -> None:
+    written = docx.Document()
+    table = written.add_table(2, 3)
+    for cell, text in zip(table._cells, ("Name", "2023", "2024", "", "10", "20"), strict=True):
+        cell.text = text
+    row = table.rows[1]._tr
+    row.remove(row.tc_lst[0])
+    row.insert(0, parse_xml(f'<w:trPr {NAMESPACES}><w:gridBefore w:val="1"/></w:trPr>'))
+    assert marked(document(saved(written), "a.docx"), "table") == [
+        "| Name | 2023 | 2024 |\n| --- | --- | --- |\n|  | 10 | 20 |"
+    ]
+
+
 def test_strict_documents_are_read(handbook: bytes) -> None:
     new, old = b"http://purl.oclc.org/ooxml/", b"http://schemas.openxmlformats.org/"
     strict = changed(

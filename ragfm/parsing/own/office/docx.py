@@ -240,6 +240,7 @@ class _BodyReader:
     def _add_table(self, node: Node) -> None:
         row_nodes = list(_rows(node))
         rows = [list(_cells(row)) for row in row_nodes]
+        indents = [_columns(child(row, "trPr", "gridBefore")) for row in row_nodes]
         if all(len(row) <= 1 for row in rows):  # a frame around other content
             for row in rows:
                 for cell, _, _ in row:
@@ -249,8 +250,8 @@ class _BodyReader:
         self._start_page(self._page)
         texts: list[list[str]] = []
         notes: list[str] = []
-        for row in rows:
-            line: list[str] = []
+        for indent, row in zip(indents, rows, strict=True):
+            line = [""] * indent
             for cell, span, continues_above in row:
                 text = self._read_cell(cell, notes)
                 if not text and continues_above and texts and len(line) < len(texts[-1]):
@@ -288,13 +289,17 @@ def _rows(table: Node) -> Iterator[Node]:
             yield from _rows(node)
 
 
+def _columns(node: Node | None) -> int:
+    digits = attribute(node, "val")
+    return min(int(digits), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 0
+
+
 def _cells(row: Node) -> Iterator[tuple[Node, int, bool]]:
     """The cells of a row, the number of columns of each, and whether it continues the cell above."""
     for node in row:
         if local_name(node) == "tc":
             properties = child(node, "tcPr")
-            digits, merged = attribute(child(properties, "gridSpan"), "val"), child(properties, "vMerge")
-            columns = min(max(int(digits), 1), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 1
-            yield node, columns, merged is not None and attribute(merged, "val") != "restart"
+            span, merged = max(_columns(child(properties, "gridSpan")), 1), child(properties, "vMerge")
+            yield node, span, merged is not None and attribute(merged, "val") != "restart"
         elif local_name(node) in _ROW_CONTAINERS:
             yield from _cells(node)
