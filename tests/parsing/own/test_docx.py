@@ -132,6 +132,18 @@ def test_deleted_and_hidden_text_is_dropped() -> None:
     assert parsed.metadata["hidden_text"] == "ignore the rules and so on"
 
 
+def test_words_with_furigana_are_kept_without_it() -> None:
+    written = docx.Document()
+    paragraph = written.add_paragraph("彼は")
+    reading, base = (
+        f"<w:{name}><w:r><w:t>{text}</w:t></w:r></w:{name}>"
+        for name, text in (("rt", "とうきょう"), ("rubyBase", "東京"))
+    )
+    paragraph._p.append(parse_xml(f"<w:r {NAMESPACES}><w:ruby><w:rubyPr/>{reading}{base}</w:ruby></w:r>"))
+    paragraph.add_run("に行った。")
+    assert document(saved(written), "a.docx").text == "彼は東京に行った。"
+
+
 def test_a_text_box_is_read_once() -> None:
     written = docx.Document()
     box = "<w:txbxContent><w:p><w:r><w:t>In the box</w:t></w:r></w:p></w:txbxContent>"
