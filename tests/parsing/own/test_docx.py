@@ -114,6 +114,37 @@ def test_numbers_are_as_in_word() -> None:
     assert document(saved(written), "a.docx").text == "1. Weigh\n2. Measure\n- On land\n\nBetween\n\n3. Write down"
 
 
+def test_lists_that_restart_or_use_a_list_style() -> None:
+    def definition(number: int, content: str) -> str:
+        return f'<w:abstractNum {NAMESPACES} w:abstractNumId="{number}">{content}</w:abstractNum>'
+
+    def level(number_format: str, text: str) -> str:
+        formats = f'<w:start w:val="1"/><w:numFmt w:val="{number_format}"/><w:lvlText w:val="{text}"/>'
+        return f'<w:lvl w:ilvl="0">{formats}</w:lvl>'
+
+    def use(number: int, of: int, content: str = "") -> str:
+        return f'<w:num {NAMESPACES} w:numId="{number}"><w:abstractNumId w:val="{of}"/>{content}</w:num>'
+
+    written = docx.Document()
+    numbering = written.part.numbering_part.element
+    for xml in (
+        definition(70, level("decimalZero", "%1.")),
+        definition(71, '<w:numStyleLink w:val="Articles"/>'),
+        definition(72, '<w:styleLink w:val="Articles"/>' + level("decimal", "Article %1")),
+        use(80, 70),
+        use(81, 70, '<w:lvlOverride w:ilvl="0"><w:startOverride w:val="1"/></w:lvlOverride>'),
+        use(82, 71),
+    ):
+        numbering.append(parse_xml(xml))
+    for text, number in [("Weigh", 80), ("Load", 80), ("Drain", 81), ("Close", 81), ("Sign", 80), ("Scope", 82)]:
+        properties = written.add_paragraph(text)._p.get_or_add_pPr().get_or_add_numPr()
+        properties.get_or_add_ilvl().val = 0
+        properties.get_or_add_numId().val = number
+    assert document(saved(written), "a.docx").text == (
+        "01. Weigh\n02. Load\n01. Drain\n02. Close\n03. Sign\nArticle 1 Scope"
+    )
+
+
 def test_deleted_and_hidden_text_is_dropped() -> None:
     written = docx.Document()
     paragraph = written.add_paragraph("Ships ")
