@@ -183,7 +183,11 @@ def test_a_text_box_is_read_once() -> None:
         f"<mc:Fallback><w:pict>{box}</w:pict></mc:Fallback></mc:AlternateContent></w:r>"
     )
     written.add_paragraph("Beside")._p.append(parse_xml(run))
-    assert document(saved(written), "a.docx").text == "Beside\n\nIn the box"
+    table = written.add_table(1, 2)
+    table.cell(0, 0).paragraphs[0]._p.append(parse_xml(run))
+    table.cell(0, 1).text = "Next"
+    text = "Beside\n\nIn the box\n\n| In the box | Next |\n| --- | --- |"
+    assert document(saved(written), "a.docx").text == text
 
 
 def test_merged_cells() -> None:
@@ -251,5 +255,9 @@ def test_a_chart_becomes_a_table() -> None:
     number = written.part.relate_to(chart, f"{r}/chart")
     drawn = f"<w:r {NAMESPACES}><w:drawing><c:chart {c} xmlns:r='{r}' r:id='{number}'/></w:drawing></w:r>"
     place._p.append(parse_xml(drawn))
+    cells = written.add_table(1, 2)
+    cells.cell(0, 0).text = "In a cell:"
+    cells.cell(0, 1).paragraphs[0]._p.append(parse_xml(drawn))
     table = "|  | Steamers |\n| --- | --- |\n| May | 12 |"
-    assert document(saved(written), "a.docx").text == f"Ships:\n\n{table}"
+    text = f"Ships:\n\n{table}\n\n| In a cell: |  |\n| --- | --- |\n\n{table}"
+    assert document(saved(written), "a.docx").text == text

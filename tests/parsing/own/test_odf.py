@@ -64,6 +64,20 @@ def test_text() -> None:
     assert parsed.metadata["title"] == "Rules"
 
 
+def test_boxes_notes_and_comments_in_a_cell() -> None:
+    note = (
+        "<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Left.</text:p></text:note-body>"
+    )
+    cells = (
+        "<text:p>Oil<draw:frame><draw:text-box><text:p>Daily</text:p></draw:text-box></draw:frame></text:p>",
+        f"<text:p>Port{note}</text:note><office:annotation><text:p>Check</text:p></office:annotation></text:p>",
+    )
+    row = "".join(f"<table:table-cell>{cell}</table:table-cell>" for cell in cells)
+    body = f"<table:table><table:table-row>{row}</table:table-row></table:table><text:p>After</text:p>"
+    text = "| Oil Daily | Port[1] |\n| --- | --- |\n\n[1] Left.\n\nAfter"
+    assert document(odf(body), "a.odt").text == text
+
+
 def test_presentation() -> None:
     page = (
         '<draw:page><draw:frame presentation:class="title"><draw:text-box><text:p>{0}</text:p></draw:text-box>'

@@ -140,6 +140,9 @@ class _BodyReader:
                 self.builder.add_block(text)
         for text_box in paragraph.text_boxes:
             self.read_blocks(text_box)
+        self._add_charts_and_notes(paragraph)
+
+    def _add_charts_and_notes(self, paragraph: _Paragraph) -> None:
         for relation_id in paragraph.charts:
             relation = self._relations.get(relation_id)
             chart = self._package.xml(relation.target) if relation else None
@@ -212,7 +215,7 @@ class _BodyReader:
                 if note is not None:
                     self._note_count += 1
                     mark = f"[{self._note_count}]"
-                    texts = [self._read_paragraph(inner).text() for inner in descendants(note, "p")]
+                    texts = [self._read_paragraph(inner).text() for inner in _paragraphs(note)]
                     if text := " ".join(filter(None, texts)):
                         paragraph.parts.append(mark)
                         paragraph.notes.append(f"{mark} {text}")
@@ -249,11 +252,11 @@ class _BodyReader:
         self.add_pictures()
         self._start_page(self._page)
         texts: list[list[str]] = []
-        notes: list[str] = []
+        below = _Paragraph(page=self._page)  # what cells cannot hold
         for indent, row in zip(indents, rows, strict=True):
             line = [""] * indent
             for cell, span, continues_above in row:
-                text = self._read_cell(cell, notes)
+                text = self._read_cell(cell, below)
                 if not text and continues_above and texts and len(line) < len(texts[-1]):
                     text = texts[-1][len(line)]
                 line += [text, *([""] * (span - 1))]
@@ -262,23 +265,32 @@ class _BodyReader:
         if texts:
             header_rows = sum(child(row, "trPr", "tblHeader") is not None for row in row_nodes) or 1
             self.builder.add_table(texts, min(header_rows, len(texts)))
-        for note in notes:
-            self.builder.add_block(note)
+        self._add_charts_and_notes(below)
         self.add_pictures()
 
-    def _read_cell(self, cell: Node, notes: list[str]) -> str:
-        """The text of a cell, including nested tables, in one line."""
+    def _read_cell(self, cell: Node, below: _Paragraph) -> str:
+        """The text of a cell, including nested tables and text boxes, in one line."""
         texts = []
-        for node in descendants(cell, "p"):
+        for node in _paragraphs(cell):
             paragraph = self._read_paragraph(node)
             text = paragraph.text()
             _, position = self._outline(node)
             if position and text:
                 text = f"{self._numbering.next_label(*position)} {text}"
-            texts.append(text)
-            notes += paragraph.notes
-            self._pictures += paragraph.pictures
+            texts += [text, *(self._read_cell(text_box, below) for text_box in paragraph.text_boxes)]
+            below.charts += paragraph.charts
+            below.notes += paragraph.notes
+            below.pictures += paragraph.pictures
         return " ".join(filter(None, texts))
+
+
+def _paragraphs(parent: Node) -> Iterator[Node]:
+    """The paragraphs at any depth, without those of text boxes in a paragraph."""
+    for node in parent:
+        if local_name(node) == "p":
+            yield node
+        elif local_name(node) not in _DROPPED:
+            yield from _paragraphs(node)
 
 
 def _rows(table: Node) -> Iterator[Node]:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from ragfm.core.errors import ParseError
 from ragfm.parsing.own.media.picture import add_picture
-from ragfm.parsing.own.office.office_xml import Node, attribute, child, children, core_metadata, local_name, parse_xml
+from ragfm.parsing.own.office.office_xml import (
+    Node,
+    attribute,
+    child,
+    children,
+    core_metadata,
+    descendants,
+    local_name,
+    parse_xml,
+)
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
@@ -61,10 +70,8 @@ class _BodyReader:
 
     def read_blocks(self, parent: Node, depth: int = -1, marker: str = "") -> None:
         """Add the paragraphs, lists and tables below a node; `depth` is the depth of the list around them."""
-        if self._load is not None and local_name(parent) == "frame":
-            texts = [(text.text or "") for text in parent if local_name(text) in ("title", "desc")]
-            for path in (attribute(image, "href") for image in children(parent, "image")):
-                add_picture(self.builder, self._load(path), ["", *texts], path.rpartition("/")[2])
+        if local_name(parent) == "frame":
+            self._add_pictures(parent)
         for node in parent:
             kind = local_name(node)
             if kind in ("h", "p"):
@@ -77,13 +84,19 @@ class _BodyReader:
             elif kind == "table":
                 self._add_table(node)
             elif kind == "frame" and attribute(node, "class") in ("title", "subtitle"):
-                title = self._joined_text(node.iter(), ("p", "h"))
+                title = self._joined_text(node)
                 if title and attribute(node, "class") == "title":
                     self.builder.add_heading(1, title)
                 elif title:
                     self.builder.add_block(title)
             elif kind in _CONTAINERS:
                 self.read_blocks(node, depth, marker)
+
+    def _add_pictures(self, frame: Node) -> None:
+        texts = [(text.text or "") for text in frame if local_name(text) in ("title", "desc")]
+        for path in (attribute(image, "href") for image in children(frame, "image")):
+            if self._load is not None:
+                add_picture(self.builder, self._load(path), ["", *texts], path.rpartition("/")[2])
 
     def _add_paragraph(self, node: Node, depth: int, marker: str) -> None:
         text = self._text(node)
@@ -104,9 +117,9 @@ class _BodyReader:
         for note in notes:
             self.builder.add_block(note)
 
-    def _joined_text(self, nodes: Iterable[Node], kinds: tuple[str, ...]) -> str:
-        """The text of all nodes of some kinds in one line."""
-        return " ".join(filter(None, [self._text(node) for node in nodes if local_name(node) in kinds]))
+    def _joined_text(self, parent: Node) -> str:
+        """The text of all paragraphs below a node in one line."""
+        return " ".join(filter(None, map(self._text, _paragraphs(parent))))
 
     def _text(self, node: Node) -> str:
         lines = "".join(self._text_parts(node)).split("\n")
@@ -126,7 +139,7 @@ class _BodyReader:
             elif kind == "note":
                 citation, body = child(inner, "note-citation"), child(inner, "note-body")
                 mark = f"[{(citation.text or '').strip() if citation is not None else ''}]"
-                if body is not None and (text := self._joined_text(body.iter(), ("p",))):
+                if body is not None and (text := self._joined_text(body)):
                     self._pending_notes.append(f"{mark} {text}")
                     yield mark
             elif kind in ("frame", "custom-shape", "g"):
@@ -142,7 +155,7 @@ class _BodyReader:
             row: list[str] = []
             for cell in row_node:
                 if local_name(cell) in ("table-cell", "covered-table-cell"):
-                    row += [self._joined_text(cell.iter(), ("p", "h"))] * _repeats(cell, "number-columns-repeated")
+                    row += [self._joined_text(cell)] * _repeats(cell, "number-columns-repeated")
             while row and not row[-1]:
                 row.pop()
             if row:
@@ -152,7 +165,20 @@ class _BodyReader:
         else:
             for row in rows:
                 self.builder.add_block(row[0])
+        self._pending_frames = []  # their text is in the cells
+        for frame in descendants(table, "frame"):
+            self._add_pictures(frame)
         self._add_notes()
+
+
+def _paragraphs(parent: Node) -> Iterator[Node]:
+    """The paragraphs and headings at any depth, without those of notes and comments."""
+    for node in parent:
+        kind = local_name(node)
+        if kind in ("p", "h"):
+            yield node
+        if kind != "note" and kind not in _DROPPED:
+            yield from _paragraphs(node)
 
 
 def _rows(parent: Node | None) -> Iterator[Node]:
