@@ -163,6 +163,22 @@ def test_deleted_and_hidden_text_is_dropped() -> None:
     assert parsed.metadata["hidden_text"] == "ignore the rules and so on"
 
 
+def test_a_field_within_the_instruction_of_another_is_not_text() -> None:
+    def run(text: str, *kinds: str) -> str:
+        return "".join(f'<w:fldChar w:fldCharType="{kind}"/>' for kind in kinds) + text
+
+    parts = (
+        run("<w:instrText> IF </w:instrText>", "begin") + run("<w:instrText> MERGEFIELD Sex </w:instrText>", "begin"),
+        run("<w:t>m</w:t>", "separate") + run('<w:instrText> = "m" "Sir" "Madam" </w:instrText>', "end"),
+        run("<w:t>Sir</w:t>", "separate") + run("<w:t> Ada</w:t>", "end"),
+    )
+    written = docx.Document()
+    paragraph = written.add_paragraph("Dear ")
+    for part in parts:
+        paragraph._p.append(parse_xml(f"<w:r {NAMESPACES}>{part}</w:r>"))
+    assert document(saved(written), "a.docx").text == "Dear Sir Ada"
+
+
 def test_words_with_furigana_are_kept_without_it() -> None:
     written = docx.Document()
     paragraph = written.add_paragraph("彼は")

@@ -87,6 +87,22 @@ def test_presentation() -> None:
     assert marked(parsed, "page") == ["# One\n\nFirst.", "# Two\n\nSecond."]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<draw:ellipse>{}</draw:ellipse>",
+        "<draw:path>{}</draw:path>",
+        "<draw:connector>{}</draw:connector>",
+        "<draw:a><draw:frame><draw:text-box>{}</draw:text-box></draw:frame></draw:a>",
+        "<text:numbered-paragraph>{}</text:numbered-paragraph>",
+        "<text:p>Red<draw:ellipse>{}</draw:ellipse></text:p>",
+    ],
+)
+def test_text_in_shapes_links_and_numbered_paragraphs(body: str) -> None:
+    parsed = document(odf(body.format("<text:p>Port</text:p>")), "a.odt")
+    assert parsed.text.split("\n\n") == (["Red", "Port"] if "Red" in body else ["Port"])
+
+
 def test_files_that_cannot_be_read() -> None:
     with pytest.raises(ParseError, match="protected by a password"):
         parse(Blob(odf("", manifest="<m><encryption-data/></m>")), "a.odt")

@@ -61,6 +61,7 @@ class _Paragraph:
     text_boxes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     charts: list[str] = field(default_factory=list)  # ids of relations
+    fields: list[bool] = field(default_factory=list)  # of those around: whether the result has begun
     alt_text: str = ""  # of the drawing that is being read
     pictures: list[tuple[str, str, int]] = field(default_factory=list)  # ids of relations, alt texts, pages
 
@@ -182,7 +183,16 @@ class _BodyReader:
         for node in parent:
             name = local_name(node)
             if name == "t":
-                paragraph.parts.append(node.text or "")
+                if all(paragraph.fields[:-1]):  # otherwise it is an operand of the field around
+                    paragraph.parts.append(node.text or "")
+            elif name == "fldChar":
+                kind = attribute(node, "fldCharType")
+                if kind == "begin":
+                    paragraph.fields.append(False)
+                elif kind == "separate" and paragraph.fields:
+                    paragraph.fields[-1] = True
+                elif kind == "end" and paragraph.fields:
+                    paragraph.fields.pop()
             elif name == "r":
                 properties = child(node, "rPr")
                 vanish = child(properties, "vanish")

@@ -23,8 +23,12 @@ _DROPPED = frozenset(
     "tracked-changes annotation annotation-end desc title bookmark sequence-decls forms note-citation notes"
     " event-listeners ruby-text".split()
 )
-_CONTAINERS = frozenset(
-    "section index-body frame text-box g custom-shape rect bibliography user-index soft-page-break".split()
+_SHAPES = frozenset(
+    "frame custom-shape g rect ellipse circle path line polyline polygon regular-polygon connector measure"
+    " caption".split()
+)
+_CONTAINERS = _SHAPES | frozenset(
+    "a section index-body text-box bibliography user-index soft-page-break numbered-paragraph".split()
 )
 _ROW_GROUPS = frozenset({"table-rows", "table-header-rows", "table-row-group"})
 _MAX_REPEATS = 200  # repeated columns or rows; the last row of a sheet may be repeated a million times
@@ -142,7 +146,7 @@ class _BodyReader:
                 if body is not None and (text := self._joined_text(body)):
                     self._pending_notes.append(f"{mark} {text}")
                     yield mark
-            elif kind in ("frame", "custom-shape", "g"):
+            elif kind in _SHAPES:
                 self._pending_frames.append(inner)
             elif kind not in _DROPPED:
                 yield from self._text_parts(inner)
