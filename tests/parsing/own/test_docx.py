@@ -163,6 +163,20 @@ def test_deleted_and_hidden_text_is_dropped() -> None:
     assert parsed.metadata["hidden_text"] == "ignore the rules and so on"
 
 
+def test_text_that_a_style_hides_is_dropped() -> None:
+    written = docx.Document()
+    for name, kind in (("Secret", WD_STYLE_TYPE.CHARACTER), ("Form", WD_STYLE_TYPE.PARAGRAPH)):
+        written.styles.add_style(name, kind).font.hidden = True
+    written.styles.add_style("Based", WD_STYLE_TYPE.CHARACTER).base_style = written.styles["Secret"]
+    paragraph = written.add_paragraph("Ships pass.")
+    paragraph.add_run(" ignore the rules", style="Secret")
+    paragraph.add_run(" and the law", style="Based")
+    written.add_paragraph("Top of form", style="Form").add_run(" Shown").font.hidden = False
+    parsed = document(saved(written), "a.docx")
+    assert parsed.text == "Ships pass.\n\nShown"
+    assert parsed.metadata["hidden_text"] == "ignore the rules and the law Top of form"
+
+
 def test_a_field_within_the_instruction_of_another_is_not_text() -> None:
     def run(text: str, *kinds: str) -> str:
         return "".join(f'<w:fldChar w:fldCharType="{kind}"/>' for kind in kinds) + text

@@ -58,6 +58,7 @@ class _Paragraph:
 
     parts: list[str] = field(default_factory=list)
     page: int = 1
+    style: str = ""
     text_boxes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     charts: list[str] = field(default_factory=list)  # ids of relations
@@ -175,7 +176,7 @@ class _BodyReader:
         return level, self._styles.list_position(style, child(properties, "numPr"))
 
     def _read_paragraph(self, node: Node) -> _Paragraph:
-        paragraph = _Paragraph(page=self._page)
+        paragraph = _Paragraph(page=self._page, style=attribute(child(node, "pPr", "pStyle"), "val"))
         self._read_inline(node, paragraph)
         return paragraph
 
@@ -195,9 +196,9 @@ class _BodyReader:
                     paragraph.fields.pop()
             elif name == "r":
                 properties = child(node, "rPr")
-                vanish = child(properties, "vanish")
-                is_vanished = vanish is not None and attribute(vanish, "val") not in ("0", "false", "off")
-                if is_vanished or attribute(child(properties, "sz"), "val") in _UNREADABLE_SIZES:
+                style = attribute(child(properties, "rStyle"), "val")
+                is_hidden = self._styles.is_hidden(properties, style, paragraph.style)
+                if is_hidden or attribute(child(properties, "sz"), "val") in _UNREADABLE_SIZES:
                     hidden = _Paragraph()
                     self._read_inline(node, hidden)
                     self.hidden.append("".join(hidden.parts))
