@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
 _VERSION = "5"
-# Of formats that have changed since: PDF, text documents, spreadsheets, and those that may have HTML in them.
+# Of formats that have changed since.
 _VERSIONS = {
-    **dict.fromkeys((formats.XLSX, formats.XLS, formats.ODS, formats.DOCX, formats.DOC, formats.ODT), "6"),
+    **dict.fromkeys((formats.XLS, formats.ODS, formats.ODP, formats.RTF), "6"),
+    **dict.fromkeys((formats.XLSX, formats.DOCX, formats.DOC, formats.ODT), "7"),
     formats.PDF: "8",
     formats.XML: "7",
     **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "10"),

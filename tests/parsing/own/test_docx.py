@@ -114,6 +114,37 @@ def test_numbers_are_as_in_word() -> None:
     assert document(saved(written), "a.docx").text == "1. Weigh\n2. Measure\n- On land\n\nBetween\n\n3. Write down"
 
 
+def test_lists_that_restart_or_use_a_list_style() -> None:
+    def definition(number: int, content: str) -> str:
+        return f'<w:abstractNum {NAMESPACES} w:abstractNumId="{number}">{content}</w:abstractNum>'
+
+    def level(number_format: str, text: str) -> str:
+        formats = f'<w:start w:val="1"/><w:numFmt w:val="{number_format}"/><w:lvlText w:val="{text}"/>'
+        return f'<w:lvl w:ilvl="0">{formats}</w:lvl>'
+
+    def use(number: int, of: int, content: str = "") -> str:
+        return f'<w:num {NAMESPACES} w:numId="{number}"><w:abstractNumId w:val="{of}"/>{content}</w:num>'
+
+    written = docx.Document()
+    numbering = written.part.numbering_part.element
+    for xml in (
+        definition(70, level("decimalZero", "%1.")),
+        definition(71, '<w:numStyleLink w:val="Articles"/>'),
+        definition(72, '<w:styleLink w:val="Articles"/>' + level("decimal", "Article %1")),
+        use(80, 70),
+        use(81, 70, '<w:lvlOverride w:ilvl="0"><w:startOverride w:val="1"/></w:lvlOverride>'),
+        use(82, 71),
+    ):
+        numbering.append(parse_xml(xml))
+    for text, number in [("Weigh", 80), ("Load", 80), ("Drain", 81), ("Close", 81), ("Sign", 80), ("Scope", 82)]:
+        properties = written.add_paragraph(text)._p.get_or_add_pPr().get_or_add_numPr()
+        properties.get_or_add_ilvl().val = 0
+        properties.get_or_add_numId().val = number
+    assert document(saved(written), "a.docx").text == (
+        "01. Weigh\n02. Load\n01. Drain\n02. Close\n03. Sign\nArticle 1 Scope"
+    )
+
+
 def test_deleted_and_hidden_text_is_dropped() -> None:
     written = docx.Document()
     paragraph = written.add_paragraph("Ships ")
@@ -132,6 +163,48 @@ def test_deleted_and_hidden_text_is_dropped() -> None:
     assert parsed.metadata["hidden_text"] == "ignore the rules and so on"
 
 
+def test_text_that_a_style_hides_is_dropped() -> None:
+    written = docx.Document()
+    for name, kind in (("Secret", WD_STYLE_TYPE.CHARACTER), ("Form", WD_STYLE_TYPE.PARAGRAPH)):
+        written.styles.add_style(name, kind).font.hidden = True
+    written.styles.add_style("Based", WD_STYLE_TYPE.CHARACTER).base_style = written.styles["Secret"]
+    paragraph = written.add_paragraph("Ships pass.")
+    paragraph.add_run(" ignore the rules", style="Secret")
+    paragraph.add_run(" and the law", style="Based")
+    written.add_paragraph("Top of form", style="Form").add_run(" Shown").font.hidden = False
+    parsed = document(saved(written), "a.docx")
+    assert parsed.text == "Ships pass.\n\nShown"
+    assert parsed.metadata["hidden_text"] == "ignore the rules and the law Top of form"
+
+
+def test_a_field_within_the_instruction_of_another_is_not_text() -> None:
+    def run(text: str, *kinds: str) -> str:
+        return "".join(f'<w:fldChar w:fldCharType="{kind}"/>' for kind in kinds) + text
+
+    parts = (
+        run("<w:instrText> IF </w:instrText>", "begin") + run("<w:instrText> MERGEFIELD Sex </w:instrText>", "begin"),
+        run("<w:t>m</w:t>", "separate") + run('<w:instrText> = "m" "Sir" "Madam" </w:instrText>', "end"),
+        run("<w:t>Sir</w:t>", "separate") + run("<w:t> Ada</w:t>", "end"),
+    )
+    written = docx.Document()
+    paragraph = written.add_paragraph("Dear ")
+    for part in parts:
+        paragraph._p.append(parse_xml(f"<w:r {NAMESPACES}>{part}</w:r>"))
+    assert document(saved(written), "a.docx").text == "Dear Sir Ada"
+
+
+def test_words_with_furigana_are_kept_without_it() -> None:
+    written = docx.Document()
+    paragraph = written.add_paragraph("彼は")
+    reading, base = (
+        f"<w:{name}><w:r><w:t>{text}</w:t></w:r></w:{name}>"
+        for name, text in (("rt", "とうきょう"), ("rubyBase", "東京"))
+    )
+    paragraph._p.append(parse_xml(f"<w:r {NAMESPACES}><w:ruby><w:rubyPr/>{reading}{base}</w:ruby></w:r>"))
+    paragraph.add_run("に行った。")
+    assert document(saved(written), "a.docx").text == "彼は東京に行った。"
+
+
 def test_a_text_box_is_read_once() -> None:
     written = docx.Document()
     box = "<w:txbxContent><w:p><w:r><w:t>In the box</w:t></w:r></w:p></w:txbxContent>"
@@ -140,7 +213,11 @@ def test_a_text_box_is_read_once() -> None:
         f"<mc:Fallback><w:pict>{box}</w:pict></mc:Fallback></mc:AlternateContent></w:r>"
     )
     written.add_paragraph("Beside")._p.append(parse_xml(run))
-    assert document(saved(written), "a.docx").text == "Beside\n\nIn the box"
+    table = written.add_table(1, 2)
+    table.cell(0, 0).paragraphs[0]._p.append(parse_xml(run))
+    table.cell(0, 1).text = "Next"
+    text = "Beside\n\nIn the box\n\n| In the box | Next |\n| --- | --- |"
+    assert document(saved(written), "a.docx").text == text
 
 
 def test_merged_cells() -> None:
@@ -152,6 +229,19 @@ def test_merged_cells() -> None:
     table.cell(1, 2).merge(table.cell(2, 2)).text = "high"
     assert marked(document(saved(written), "a.docx"), "table") == [
         "| wide |  | 2 |\n| --- | --- | --- |\n| 3 | 4 | high |\n| 6 | 7 | high |"
+    ]
+
+
+def test_cells_that_a_row_leaves_out_at_its_start() -> None:
+    written = docx.Document()
+    table = written.add_table(2, 3)
+    for cell, text in zip(table._cells, ("Name", "2023", "2024", "", "10", "20"), strict=True):
+        cell.text = text
+    row = table.rows[1]._tr
+    row.remove(row.tc_lst[0])
+    row.insert(0, parse_xml(f'<w:trPr {NAMESPACES}><w:gridBefore w:val="1"/></w:trPr>'))
+    assert marked(document(saved(written), "a.docx"), "table") == [
+        "| Name | 2023 | 2024 |\n| --- | --- | --- |\n|  | 10 | 20 |"
     ]
 
 
@@ -195,5 +285,9 @@ def test_a_chart_becomes_a_table() -> None:
     number = written.part.relate_to(chart, f"{r}/chart")
     drawn = f"<w:r {NAMESPACES}><w:drawing><c:chart {c} xmlns:r='{r}' r:id='{number}'/></w:drawing></w:r>"
     place._p.append(parse_xml(drawn))
+    cells = written.add_table(1, 2)
+    cells.cell(0, 0).text = "In a cell:"
+    cells.cell(0, 1).paragraphs[0]._p.append(parse_xml(drawn))
     table = "|  | Steamers |\n| --- | --- |\n| May | 12 |"
-    assert document(saved(written), "a.docx").text == f"Ships:\n\n{table}"
+    text = f"Ships:\n\n{table}\n\n| In a cell: |  |\n| --- | --- |\n\n{table}"
+    assert document(saved(written), "a.docx").text == text

@@ -10,19 +10,34 @@ from ragfm.core.errors import ParseError
 from ragfm.core.types import Blob
 from ragfm.parsing import parse
 
-NAMES = {prefix: prefix for prefix in ("office", "text", "table", "presentation", "meta")} | {"draw": "drawing"}
+NAMES = {prefix: prefix for prefix in ("office", "style", "text", "table", "presentation", "meta")}
+NAMES["draw"] = "drawing"
 NAMESPACES = " ".join(
     f'xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for prefix, name in NAMES.items()
 )
 META = '<office:meta><dc:title xmlns:dc="http://purl.org/dc/elements/1.1/">Rules</dc:title></office:meta>'
 
 
-def odf(body: str, kind: str = "text", manifest: str = "<manifest/>") -> bytes:
+STYLES = "".join(
+    f'<style:style style:name="{name}" style:family="{family}" {more}>'
+    f"<style:{family}-properties {hides}/></style:style>"
+    for name, family, more, hides in (
+        ("Secret", "text", "", 'text:display="none"'),
+        ("T1", "text", 'style:parent-style-name="Secret"', ""),
+        ("T2", "text", 'style:parent-style-name="Secret"', 'text:display="true"'),
+        ("dp1", "drawing-page", "", 'presentation:visibility="hidden"'),
+    )
+)
+
+
+def odf(body: str, kind: str = "text", manifest: str = "<manifest/>", styles: str = STYLES) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("mimetype", f"application/vnd.oasis.opendocument.{kind}")
         content = f"<office:body><office:{kind}>{body}</office:{kind}></office:body>"
         archive.writestr("content.xml", f"<office:document-content {NAMESPACES}>{content}</office:document-content>")
+        styles = f"<office:styles>{styles}</office:styles>"
+        archive.writestr("styles.xml", f"<office:document-styles {NAMESPACES}>{styles}</office:document-styles>")
         archive.writestr("meta.xml", f"<office:document-meta {NAMESPACES}>{META}</office:document-meta>")
         archive.writestr("META-INF/manifest.xml", manifest)
     return stream.getvalue()
@@ -64,6 +79,20 @@ def test_text() -> None:
     assert parsed.metadata["title"] == "Rules"
 
 
+def test_boxes_notes_and_comments_in_a_cell() -> None:
+    note = (
+        "<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Left.</text:p></text:note-body>"
+    )
+    cells = (
+        "<text:p>Oil<draw:frame><draw:text-box><text:p>Daily</text:p></draw:text-box></draw:frame></text:p>",
+        f"<text:p>Port{note}</text:note><office:annotation><text:p>Check</text:p></office:annotation></text:p>",
+    )
+    row = "".join(f"<table:table-cell>{cell}</table:table-cell>" for cell in cells)
+    body = f"<table:table><table:table-row>{row}</table:table-row></table:table><text:p>After</text:p>"
+    text = "| Oil Daily | Port[1] |\n| --- | --- |\n\n[1] Left.\n\nAfter"
+    assert document(odf(body), "a.odt").text == text
+
+
 def test_presentation() -> None:
     page = (
         '<draw:page><draw:frame presentation:class="title"><draw:text-box><text:p>{0}</text:p></draw:text-box>'
@@ -71,6 +100,49 @@ def test_presentation() -> None:
     )
     parsed = document(odf(page.format("One", "First.") + page.format("Two", "Second."), "presentation"), "a.odp")
     assert marked(parsed, "page") == ["# One\n\nFirst.", "# Two\n\nSecond."]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<draw:ellipse>{}</draw:ellipse>",
+        "<draw:path>{}</draw:path>",
+        "<draw:connector>{}</draw:connector>",
+        "<draw:a><draw:frame><draw:text-box>{}</draw:text-box></draw:frame></draw:a>",
+        "<text:numbered-paragraph>{}</text:numbered-paragraph>",
+        "<text:p>Red<draw:ellipse>{}</draw:ellipse></text:p>",
+    ],
+)
+def test_text_in_shapes_links_and_numbered_paragraphs(body: str) -> None:
+    parsed = document(odf(body.format("<text:p>Port</text:p>")), "a.odt")
+    assert parsed.text.split("\n\n") == (["Red", "Port"] if "Red" in body else ["Port"])
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        '<text:section text:display="none"><text:p>Secret</text:p></text:section>',
+        '<text:p><text:hidden-text text:is-hidden="true">Secret</text:hidden-text></text:p>',
+        '<text:p><text:hidden-paragraph text:is-hidden="true"/>Secret</text:p>',
+        '<text:p><text:span text:style-name="T1">Secret</text:span></text:p>',
+    ],
+)
+def test_hidden_text_is_dropped(hidden: str) -> None:
+    cells = f"<table:table-cell>{hidden}</table:table-cell><table:table-cell><text:p>A</text:p></table:table-cell>"
+    table = f"<table:table><table:table-row>{cells}</table:table-row></table:table>"
+    shown = '<text:p>Shown<text:span text:style-name="T2"> too</text:span></text:p>'
+    parsed = document(odf(hidden + table + shown), "a.odt")
+    assert parsed.text == "|  | A |\n| --- | --- |\n\nShown too"
+    assert parsed.metadata["hidden_text"] == "Secret Secret"
+
+
+def test_hidden_slides_are_left_out() -> None:
+    page = '<draw:page draw:style-name="{0}"><draw:rect><text:p>{1}</text:p></draw:rect></draw:page>'
+    slides = page.format("dp1", "One") + page.format("dp2", "Two")
+    parsed = document(odf(slides, "presentation"), "a.odp")
+    assert marked(parsed, "page") == ["Two"]
+    assert [mark.value for mark in parsed.marks if mark.kind == "page"] == ["2"]
+    assert parsed.metadata["hidden_slides"] == "1"
 
 
 def test_files_that_cannot_be_read() -> None:

@@ -17,6 +17,23 @@ def test_paragraphs() -> None:
     assert document(RTF, "really.doc").text.startswith("Red")
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (rb"Red{\v  and {\b green\}}} is port.", "Red is port."),
+        (rb"Red\v  and green\v0  is port.", "Red is port."),
+        (rb"Red\v  and\par green\plain  is port.", "Red\n\nis port."),
+        (rb"Red {\deleted and green }is port.", "Red is port."),
+        (rb"\viewkind4\v0 Red is port.", "Red is port."),
+        (rb"{\v a\cell}b\cell\row", "|b|"),
+        (rb"Red{\super\chftn{\footnote\pard\plain {\super\chftn} Or left.}} is port.", "Red [Or left.] is port."),
+        (rb"Red{\super\chftn{\*\footnote\chftn\pard Or {\v right}left.}} is port.", "Red [Or left.] is port."),
+    ],
+)
+def test_hidden_text_and_footnotes(source: bytes, expected: str) -> None:
+    assert document(rb"{\rtf1\ansi " + source + rb"\par}", "a.rtf").text == expected
+
+
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "striprtf.striprtf", None)
     with pytest.raises(MissingExtraError, match=r"ragfm\[documents\]"):

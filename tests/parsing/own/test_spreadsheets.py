@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import datetime
 import io
+import struct
 import sys
+import zipfile
 
 import openpyxl
 import pytest
@@ -135,6 +137,53 @@ def test_charts_and_merged_cells() -> None:
     parsed = document(saved(written), "a.xlsx")
     assert "| Holm | 3 |\n| Holm | 4 |\n| Skerry | 5 |" in parsed.text
     assert "By port" in parsed.text
+
+
+def test_a_damaged_chart_does_not_cost_the_sheets() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in (["Port", "May"], ["Holm", 3]):
+        sheet.append(row)
+    chart = BarChart()
+    chart.add_data(Reference(sheet, min_col=2, min_row=1, max_row=2), titles_from_data=True)
+    sheet.add_chart(chart, "E1")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved(written))) as whole, zipfile.ZipFile(stream, "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, b"<c:chart" if "/chart1.xml" in name else whole.read(name))
+    assert document(stream.getvalue(), "a.xlsx").text == "# Sheet\n\n| Port | May |\n| --- | --- |\n| Holm | 3 |"
+
+
+def test_xlsb() -> None:
+    def record(kind: int, data: bytes = b"") -> bytes:
+        number = bytes([kind]) if kind < 128 else bytes([kind & 127 | 128, kind >> 7])
+        return number + bytes([len(data)]) + data
+
+    def wide(text: str) -> bytes:
+        return struct.pack("<I", len(text)) + text.encode("utf-16-le")
+
+    def relations(part: str, kind: str) -> str:
+        target = f'Id="r1" Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/{kind}"'
+        names = 'xmlns="http://schemas.openxmlformats.org/package/2006/relationships"'
+        return f'<Relationships {names}><Relationship {target} Target="{part}"/></Relationships>'
+
+    bundle = record(156, struct.pack("<II", 0, 1) + wide("r1") + wide("Ships"))
+    cells = b"".join(
+        record(0, struct.pack("<I", row) + bytes(13))
+        + b"".join(record(6, struct.pack("<II", column, 0) + wide(text)) for column, text in enumerate(texts))
+        for row, texts in enumerate((["Name", "Port"], ["Skua", "Holm"]))
+    )
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("_rels/.rels", relations("xl/workbook.bin", "officeDocument"))
+        archive.writestr("xl/_rels/workbook.bin.rels", relations("worksheets/sheet1.bin", "worksheet"))
+        archive.writestr("xl/workbook.bin", record(131) + record(143) + bundle + record(144) + record(132))
+        dimensions = record(148, struct.pack("<IIII", 0, 1, 0, 1))
+        sheet = record(129) + dimensions + record(145) + cells + record(146) + record(130)
+        archive.writestr("xl/worksheets/sheet1.bin", sheet)
+    assert document(stream.getvalue(), "a.xlsb").text == "# Ships\n\n| Name | Port |\n| --- | --- |\n| Skua | Holm |"
 
 
 def test_damaged_and_without_the_extra(book: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

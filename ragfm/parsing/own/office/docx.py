@@ -14,7 +14,7 @@ from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
-_DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "ruby"})
+_DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "rt"})
 _BLOCK_CONTAINERS = frozenset(
     {"sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag", "AlternateContent", "Choice"}
 )
@@ -58,9 +58,11 @@ class _Paragraph:
 
     parts: list[str] = field(default_factory=list)
     page: int = 1
+    style: str = ""
     text_boxes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     charts: list[str] = field(default_factory=list)  # ids of relations
+    fields: list[bool] = field(default_factory=list)  # of those around: whether the result has begun
     alt_text: str = ""  # of the drawing that is being read
     pictures: list[tuple[str, str, int]] = field(default_factory=list)  # ids of relations, alt texts, pages
 
@@ -140,6 +142,9 @@ class _BodyReader:
                 self.builder.add_block(text)
         for text_box in paragraph.text_boxes:
             self.read_blocks(text_box)
+        self._add_charts_and_notes(paragraph)
+
+    def _add_charts_and_notes(self, paragraph: _Paragraph) -> None:
         for relation_id in paragraph.charts:
             relation = self._relations.get(relation_id)
             chart = self._package.xml(relation.target) if relation else None
@@ -171,7 +176,7 @@ class _BodyReader:
         return level, self._styles.list_position(style, child(properties, "numPr"))
 
     def _read_paragraph(self, node: Node) -> _Paragraph:
-        paragraph = _Paragraph(page=self._page)
+        paragraph = _Paragraph(page=self._page, style=attribute(child(node, "pPr", "pStyle"), "val"))
         self._read_inline(node, paragraph)
         return paragraph
 
@@ -179,12 +184,21 @@ class _BodyReader:
         for node in parent:
             name = local_name(node)
             if name == "t":
-                paragraph.parts.append(node.text or "")
+                if all(paragraph.fields[:-1]):  # otherwise it is an operand of the field around
+                    paragraph.parts.append(node.text or "")
+            elif name == "fldChar":
+                kind = attribute(node, "fldCharType")
+                if kind == "begin":
+                    paragraph.fields.append(False)
+                elif kind == "separate" and paragraph.fields:
+                    paragraph.fields[-1] = True
+                elif kind == "end" and paragraph.fields:
+                    paragraph.fields.pop()
             elif name == "r":
                 properties = child(node, "rPr")
-                vanish = child(properties, "vanish")
-                is_vanished = vanish is not None and attribute(vanish, "val") not in ("0", "false", "off")
-                if is_vanished or attribute(child(properties, "sz"), "val") in _UNREADABLE_SIZES:
+                style = attribute(child(properties, "rStyle"), "val")
+                is_hidden = self._styles.is_hidden(properties, style, paragraph.style)
+                if is_hidden or attribute(child(properties, "sz"), "val") in _UNREADABLE_SIZES:
                     hidden = _Paragraph()
                     self._read_inline(node, hidden)
                     self.hidden.append("".join(hidden.parts))
@@ -212,7 +226,7 @@ class _BodyReader:
                 if note is not None:
                     self._note_count += 1
                     mark = f"[{self._note_count}]"
-                    texts = [self._read_paragraph(inner).text() for inner in descendants(note, "p")]
+                    texts = [self._read_paragraph(inner).text() for inner in _paragraphs(note)]
                     if text := " ".join(filter(None, texts)):
                         paragraph.parts.append(mark)
                         paragraph.notes.append(f"{mark} {text}")
@@ -240,6 +254,7 @@ class _BodyReader:
     def _add_table(self, node: Node) -> None:
         row_nodes = list(_rows(node))
         rows = [list(_cells(row)) for row in row_nodes]
+        indents = [_columns(child(row, "trPr", "gridBefore")) for row in row_nodes]
         if all(len(row) <= 1 for row in rows):  # a frame around other content
             for row in rows:
                 for cell, _, _ in row:
@@ -248,11 +263,11 @@ class _BodyReader:
         self.add_pictures()
         self._start_page(self._page)
         texts: list[list[str]] = []
-        notes: list[str] = []
-        for row in rows:
-            line: list[str] = []
+        below = _Paragraph(page=self._page)  # what cells cannot hold
+        for indent, row in zip(indents, rows, strict=True):
+            line = [""] * indent
             for cell, span, continues_above in row:
-                text = self._read_cell(cell, notes)
+                text = self._read_cell(cell, below)
                 if not text and continues_above and texts and len(line) < len(texts[-1]):
                     text = texts[-1][len(line)]
                 line += [text, *([""] * (span - 1))]
@@ -261,23 +276,32 @@ class _BodyReader:
         if texts:
             header_rows = sum(child(row, "trPr", "tblHeader") is not None for row in row_nodes) or 1
             self.builder.add_table(texts, min(header_rows, len(texts)))
-        for note in notes:
-            self.builder.add_block(note)
+        self._add_charts_and_notes(below)
         self.add_pictures()
 
-    def _read_cell(self, cell: Node, notes: list[str]) -> str:
-        """The text of a cell, including nested tables, in one line."""
+    def _read_cell(self, cell: Node, below: _Paragraph) -> str:
+        """The text of a cell, including nested tables and text boxes, in one line."""
         texts = []
-        for node in descendants(cell, "p"):
+        for node in _paragraphs(cell):
             paragraph = self._read_paragraph(node)
             text = paragraph.text()
             _, position = self._outline(node)
             if position and text:
                 text = f"{self._numbering.next_label(*position)} {text}"
-            texts.append(text)
-            notes += paragraph.notes
-            self._pictures += paragraph.pictures
+            texts += [text, *(self._read_cell(text_box, below) for text_box in paragraph.text_boxes)]
+            below.charts += paragraph.charts
+            below.notes += paragraph.notes
+            below.pictures += paragraph.pictures
         return " ".join(filter(None, texts))
+
+
+def _paragraphs(parent: Node) -> Iterator[Node]:
+    """The paragraphs at any depth, without those of text boxes in a paragraph."""
+    for node in parent:
+        if local_name(node) == "p":
+            yield node
+        elif local_name(node) not in _DROPPED:
+            yield from _paragraphs(node)
 
 
 def _rows(table: Node) -> Iterator[Node]:
@@ -288,13 +312,17 @@ def _rows(table: Node) -> Iterator[Node]:
             yield from _rows(node)
 
 
+def _columns(node: Node | None) -> int:
+    digits = attribute(node, "val")
+    return min(int(digits), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 0
+
+
 def _cells(row: Node) -> Iterator[tuple[Node, int, bool]]:
     """The cells of a row, the number of columns of each, and whether it continues the cell above."""
     for node in row:
         if local_name(node) == "tc":
             properties = child(node, "tcPr")
-            digits, merged = attribute(child(properties, "gridSpan"), "val"), child(properties, "vMerge")
-            columns = min(max(int(digits), 1), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 1
-            yield node, columns, merged is not None and attribute(merged, "val") != "restart"
+            span, merged = max(_columns(child(properties, "gridSpan")), 1), child(properties, "vMerge")
+            yield node, span, merged is not None and attribute(merged, "val") != "restart"
         elif local_name(node) in _ROW_CONTAINERS:
             yield from _cells(node)

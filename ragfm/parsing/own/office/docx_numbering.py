@@ -24,22 +24,39 @@ class Numbering:
     """Counts the items of all lists of a document."""
 
     def __init__(self, root: Node | None) -> None:
-        abstract = {attribute(node, "abstractNumId"): _read_levels(node) for node in children(root, "abstractNum")}
+        abstract: dict[str, dict[int, _Level]] = {}
+        styles: dict[str, str] = {}  # list style: the definition of its levels
+        links: dict[str, str] = {}  # definition without levels: its list style
+        for node in children(root, "abstractNum"):
+            name = attribute(node, "abstractNumId")
+            abstract[name] = _read_levels(node)
+            styles[attribute(child(node, "styleLink"), "val")] = name
+            links[name] = attribute(child(node, "numStyleLink"), "val")
         self._lists: dict[str, tuple[str, dict[int, _Level]]] = {}
+        self._restarts: set[tuple[str, int]] = set()  # lists and depths that restart at their first item
         for node in children(root, "num"):
-            name = attribute(child(node, "abstractNumId"), "val")
-            overrides: dict[int, _Level] = {}
+            list_id, name = attribute(node, "numId"), attribute(child(node, "abstractNumId"), "val")
+            if link := links.get(name):
+                name = styles.get(link, name)
+            levels = dict(abstract.get(name, {}))
             for override in children(node, "lvlOverride"):
-                overrides |= _read_levels(override)
-            self._lists[attribute(node, "numId")] = (name, abstract.get(name, {}) | overrides)
+                levels |= _read_levels(override)
+                depth, start = attribute(override, "ilvl"), attribute(child(override, "startOverride"), "val")
+                if depth.isdecimal() and start.isdecimal() and int(depth) in levels:
+                    levels[int(depth)] = levels[int(depth)]._replace(start=int(start))
+                    self._restarts.add((list_id, int(depth)))
+            self._lists[list_id] = (name, levels)
         self._counts: dict[str, dict[int, int]] = {}
 
     def next_label(self, list_id: str, depth: int) -> str:
         """Count the next item of a list, and return its number, or `-` for a bullet."""
         name, levels = self._lists.get(list_id, ("", {}))
         level = levels.get(depth)
-        # Lists with the same definition share their count, whatever their own ids are.
+        # Lists with the same definition share their count, whatever their own ids are, unless one restarts.
         counts = self._counts.setdefault(name or list_id, {})
+        if (list_id, depth) in self._restarts:
+            self._restarts.remove((list_id, depth))
+            counts.pop(depth, None)
         counts[depth] = counts[depth] + 1 if depth in counts else (level.start if level else 1)
         for deeper in [other for other in counts if other > depth]:
             del counts[deeper]
@@ -75,4 +92,4 @@ def _format_number(number: int, number_format: str) -> str:
             roman += letters * (number // value)
             number %= value
         return roman.upper() if number_format == "upperRoman" else roman
-    return str(number)
+    return f"{number:02}" if number_format == "decimalZero" else str(number)

@@ -1,4 +1,4 @@
-"""Paragraph styles of a DOCX: which paragraphs are headings, and which are list items."""
+"""Styles of a DOCX: which paragraphs are headings, which are list items, and which text is hidden."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from ragfm.parsing.own.office.office_xml import Node, attribute, child, children
 _HEADING = re.compile(r"heading ([1-9])$", re.IGNORECASE)
 _CONTENTS = re.compile(r"(?:toc (?:[1-9]|heading)|table of figures)$", re.IGNORECASE)
 _MAX_CHAIN = 20  # styles based on styles
+_OFF = frozenset({"0", "false", "off"})
 
 
 class Styles:
-    """The paragraph styles by id, each with the styles that it is based on."""
+    """The styles by id, each with the styles that it is based on."""
 
     def __init__(self, root: Node | None) -> None:
         self._styles = {attribute(style, "styleId"): style for style in children(root, "style")}
+        self._hidden: dict[str, bool] = {}  # of styles that say so themselves, or are based on such a style
+        for style in self._styles:
+            for vanish in (child(node, "rPr", "vanish") for node in self._chain(style)):
+                if vanish is not None:
+                    self._hidden.setdefault(style, attribute(vanish, "val") not in _OFF)
 
     def heading_level(self, style: str) -> int:
         """The heading level of a style; 0 where it is not a heading style."""
@@ -37,6 +43,13 @@ class Styles:
     def is_contents(self, style: str) -> bool:
         """Whether a style is that of a table of contents or figures, which has the same name in every language."""
         return any(_CONTENTS.match(attribute(child(node, "name"), "val")) for node in self._chain(style))
+
+    def is_hidden(self, own: Node | None, *styles: str) -> bool:
+        """Whether a run is hidden, by its `own` rPr, or else by the first of its styles that decides it."""
+        vanish = child(own, "vanish")
+        if vanish is not None:
+            return attribute(vanish, "val") not in _OFF
+        return next((self._hidden[style] for style in styles if style and style in self._hidden), False)
 
     def list_position(self, style: str, own: Node | None) -> tuple[str, int] | None:
         """The list id and the depth of a paragraph with a style and its `own` numPr; None outside of lists."""

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ragfm.core.errors import ParseError
 from ragfm.parsing.own.media.picture import add_picture
-from ragfm.parsing.own.office.office_xml import Node, attribute, child, children, core_metadata, local_name, parse_xml
+from ragfm.parsing.own.office.office_xml import (
+    Node,
+    attribute,
+    child,
+    children,
+    core_metadata,
+    descendants,
+    local_name,
+    parse_xml,
+)
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 
@@ -14,19 +23,26 @@ _DROPPED = frozenset(
     "tracked-changes annotation annotation-end desc title bookmark sequence-decls forms note-citation notes"
     " event-listeners ruby-text".split()
 )
-_CONTAINERS = frozenset(
-    "section index-body frame text-box g custom-shape rect bibliography user-index soft-page-break".split()
+_SHAPES = frozenset(
+    "frame custom-shape g rect ellipse circle path line polyline polygon regular-polygon connector measure"
+    " caption".split()
 )
+_CONTAINERS = _SHAPES | frozenset(
+    "a section index-body text-box bibliography user-index soft-page-break numbered-paragraph".split()
+)
+_STYLE_FAMILIES = {"p": "paragraph", "h": "paragraph", "span": "text", "page": "drawing-page"}
 _ROW_GROUPS = frozenset({"table-rows", "table-header-rows", "table-row-group"})
 _MAX_REPEATS = 200  # repeated columns or rows; the last row of a sheet may be repeated a million times
 _MAX_SPACES = 100
 _MAX_LEVEL = 9  # of headings and lists
+_MAX_CHAIN = 20  # styles based on styles
+_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 
 
 def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     """Return the body as Markdown-like text, with `images` its pictures as figures.
 
-    Metadata: `title`, `author`, `modified`. Raises ParseError.
+    Metadata: `title`, `author`, `modified`; `hidden_text` and `hidden_slides`, which are left out. Raises ParseError.
     """
     archive = open_zip(data, name)
     content = read_entry(archive, "content.xml", name)
@@ -35,12 +51,18 @@ def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     manifest = read_entry(archive, "META-INF/manifest.xml", name)
     if manifest is not None and b"encryption-data" in manifest:
         raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
-    body = child(parse_xml(content, name), "body")
-    reader = _BodyReader((lambda path: read_entry(archive, path, name)) if images else None)
+    root, styles = parse_xml(content, name), read_entry(archive, "styles.xml", name)
+    hidden_styles = _hidden_styles([parse_xml(styles, name), root] if styles is not None else [root])
+    reader = _BodyReader((lambda path: read_entry(archive, path, name)) if images else None, hidden_styles)
+    body = child(root, "body")
+    hidden_slides: list[str] = []
     try:
         for part in body if body is not None else ():
             if local_name(part) == "presentation":
                 for number, slide in enumerate(children(part, "page"), 1):
+                    if reader.is_hidden(slide):
+                        hidden_slides.append(str(number))
+                        continue
                     reader.builder.start_page(number)
                     reader.read_blocks(slide)
             else:
@@ -49,25 +71,44 @@ def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
         raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
     meta = read_entry(archive, "meta.xml", name)
     metadata = core_metadata(parse_xml(meta, name) if meta is not None else None)
+    if reader.hidden:
+        metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])
+    if hidden_slides:
+        metadata["hidden_slides"] = ", ".join(hidden_slides)
     return reader.builder.build(metadata).with_title(only_with_metadata=True)
 
 
 class _BodyReader:
-    def __init__(self, load: Callable[[str], bytes | None] | None) -> None:
+    def __init__(self, load: Callable[[str], bytes | None] | None, hidden_styles: set[tuple[str, str]]) -> None:
         self.builder = MarkdownBuilder()
+        self.hidden: list[str] = []
+        self._hidden_styles = hidden_styles
         self._load = load  # a file of the archive; None without images
         self._pending_notes: list[str] = []  # of the current paragraph or table
         self._pending_frames: list[Node] = []  # of the current paragraph
 
+    def is_hidden(self, node: Node) -> bool:
+        """Whether a slide, section, paragraph or part of it is hidden, by itself or by its style."""
+        kind = local_name(node)
+        if kind in ("p", "h") and any(
+            attribute(field, "is-hidden") == "true" for field in children(node, "hidden-paragraph")
+        ):
+            return True
+        return (
+            attribute(node, "display") == "none"
+            or attribute(node, "is-hidden") == "true"
+            or (_STYLE_FAMILIES.get(kind, ""), attribute(node, "style-name")) in self._hidden_styles
+        )
+
     def read_blocks(self, parent: Node, depth: int = -1, marker: str = "") -> None:
         """Add the paragraphs, lists and tables below a node; `depth` is the depth of the list around them."""
-        if self._load is not None and local_name(parent) == "frame":
-            texts = [(text.text or "") for text in parent if local_name(text) in ("title", "desc")]
-            for path in (attribute(image, "href") for image in children(parent, "image")):
-                add_picture(self.builder, self._load(path), ["", *texts], path.rpartition("/")[2])
+        if local_name(parent) == "frame":
+            self._add_pictures(parent)
         for node in parent:
             kind = local_name(node)
-            if kind in ("h", "p"):
+            if self.is_hidden(node):
+                self.hidden += node.itertext()
+            elif kind in ("h", "p"):
                 self._add_paragraph(node, depth, marker)
                 marker = "  " if marker else ""
             elif kind == "list":
@@ -77,13 +118,19 @@ class _BodyReader:
             elif kind == "table":
                 self._add_table(node)
             elif kind == "frame" and attribute(node, "class") in ("title", "subtitle"):
-                title = self._joined_text(node.iter(), ("p", "h"))
+                title = self._joined_text(node)
                 if title and attribute(node, "class") == "title":
                     self.builder.add_heading(1, title)
                 elif title:
                     self.builder.add_block(title)
             elif kind in _CONTAINERS:
                 self.read_blocks(node, depth, marker)
+
+    def _add_pictures(self, frame: Node) -> None:
+        texts = [(text.text or "") for text in frame if local_name(text) in ("title", "desc")]
+        for path in (attribute(image, "href") for image in children(frame, "image")):
+            if self._load is not None:
+                add_picture(self.builder, self._load(path), ["", *texts], path.rpartition("/")[2])
 
     def _add_paragraph(self, node: Node, depth: int, marker: str) -> None:
         text = self._text(node)
@@ -104,9 +151,22 @@ class _BodyReader:
         for note in notes:
             self.builder.add_block(note)
 
-    def _joined_text(self, nodes: Iterable[Node], kinds: tuple[str, ...]) -> str:
-        """The text of all nodes of some kinds in one line."""
-        return " ".join(filter(None, [self._text(node) for node in nodes if local_name(node) in kinds]))
+    def _joined_text(self, parent: Node) -> str:
+        """The text of all paragraphs below a node in one line."""
+        return " ".join(filter(None, map(self._text, self._paragraphs(parent))))
+
+    def _paragraphs(self, parent: Node) -> Iterator[Node]:
+        """The paragraphs and headings at any depth, without hidden ones and those of notes and comments."""
+        for node in parent:
+            kind = local_name(node)
+            if self.is_hidden(node):
+                if kind in ("p", "h", "section"):  # _text_parts records what a paragraph hides
+                    self.hidden += node.itertext()
+                continue
+            if kind in ("p", "h"):
+                yield node
+            if kind != "note" and kind not in _DROPPED:
+                yield from self._paragraphs(node)
 
     def _text(self, node: Node) -> str:
         lines = "".join(self._text_parts(node)).split("\n")
@@ -116,7 +176,9 @@ class _BodyReader:
         yield node.text or ""
         for inner in node:
             kind = local_name(inner)
-            if kind == "s":
+            if self.is_hidden(inner):
+                self.hidden += inner.itertext()
+            elif kind == "s":
                 count = attribute(inner, "c")
                 yield " " * (min(int(count), _MAX_SPACES) if count.isdecimal() else 1)
             elif kind == "tab":
@@ -126,10 +188,10 @@ class _BodyReader:
             elif kind == "note":
                 citation, body = child(inner, "note-citation"), child(inner, "note-body")
                 mark = f"[{(citation.text or '').strip() if citation is not None else ''}]"
-                if body is not None and (text := self._joined_text(body.iter(), ("p",))):
+                if body is not None and (text := self._joined_text(body)):
                     self._pending_notes.append(f"{mark} {text}")
                     yield mark
-            elif kind in ("frame", "custom-shape", "g"):
+            elif kind in _SHAPES:
                 self._pending_frames.append(inner)
             elif kind not in _DROPPED:
                 yield from self._text_parts(inner)
@@ -142,7 +204,7 @@ class _BodyReader:
             row: list[str] = []
             for cell in row_node:
                 if local_name(cell) in ("table-cell", "covered-table-cell"):
-                    row += [self._joined_text(cell.iter(), ("p", "h"))] * _repeats(cell, "number-columns-repeated")
+                    row += [self._joined_text(cell)] * _repeats(cell, "number-columns-repeated")
             while row and not row[-1]:
                 row.pop()
             if row:
@@ -152,7 +214,33 @@ class _BodyReader:
         else:
             for row in rows:
                 self.builder.add_block(row[0])
+        self._pending_frames = []  # their text is in the cells
+        for frame in descendants(table, "frame"):
+            self._add_pictures(frame)
         self._add_notes()
+
+
+def _hidden_styles(roots: Sequence[Node]) -> set[tuple[str, str]]:
+    """Family and name of the styles that hide text or slides; those of later roots replace earlier ones."""
+    styles = {
+        (attribute(style, "family"), attribute(style, "name")): style
+        for root in roots
+        for part in root
+        for style in children(part, "style")
+    }
+    hidden = set()
+    for family, name in styles:
+        parent: Node | None = styles[family, name]
+        for _ in range(_MAX_CHAIN):
+            if parent is None:
+                break
+            values = [attribute(node, key) for node in parent for key in ("display", "visibility")]
+            if any(values):
+                if {"none", "hidden"} & set(values):
+                    hidden.add((family, name))
+                break
+            parent = styles.get((family, attribute(parent, "parent-style-name")))
+    return hidden
 
 
 def _rows(parent: Node | None) -> Iterator[Node]:

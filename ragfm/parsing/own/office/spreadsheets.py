@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -71,17 +72,22 @@ def read_spreadsheet(data: bytes, name: str) -> ParsedText:
 
 
 def _read_charts(package: Package) -> dict[str, list[Node]]:
-    """The charts of an XLSX by sheet name."""
+    """The charts of an XLSX by sheet name; without those that are damaged."""
     path = package.related_part("", "officeDocument")
+    if not path.endswith(".xml"):  # XLSB has binary parts
+        return {}
     root, relations = package.xml(path), package.relations(path)
     charts: dict[str, list[Node]] = {}
     for sheet in descendants(root, "sheet"):
         sheet_path = next((relations[value].target for value in sheet.attrib.values() if value in relations), "")
         for drawing in package.relations(sheet_path).values() if sheet_path else ():
             for relation in package.relations(drawing.target).values() if drawing.kind == "drawing" else ():
-                chart = package.xml(relation.target) if relation.kind == "chart" else None
-                if chart is not None:
-                    charts.setdefault(attribute(sheet, "name"), []).append(chart)
+                if relation.kind != "chart":
+                    continue
+                with suppress(ParseError):
+                    chart = package.xml(relation.target)
+                    if chart is not None:
+                        charts.setdefault(attribute(sheet, "name"), []).append(chart)
     return charts
 
 
