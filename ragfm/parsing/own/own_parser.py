@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _VERSION = "5"
 # Of formats that have changed since: PDF, text documents, spreadsheets, and those that may have HTML in them.
 _VERSIONS = {
+    **dict.fromkeys((formats.CSV, formats.TSV), "6"),
     **dict.fromkeys((formats.XLSX, formats.XLS, formats.ODS, formats.DOCX, formats.DOC, formats.ODT), "6"),
     formats.XML: "7",
     formats.PDF: "8",
