@@ -135,26 +135,6 @@ def test_metadata_of_the_source_overrides_that_of_the_document() -> None:
 
 # --- Text --------------------------------------------------------------------------------------------------------
 
-UMLAUTS = "Grüße aus München – für dich.\n" * 20
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        UMLAUTS.encode(),
-        UMLAUTS.encode("utf-8-sig"),
-        UMLAUTS.encode("utf-16"),
-        b"\xfe\xff" + UMLAUTS.encode("utf-16-be"),
-        UMLAUTS.encode("utf-16-le"),
-        UMLAUTS.encode("utf-16-be"),
-        UMLAUTS.encode("utf-32"),
-        UMLAUTS.encode("cp1252"),
-        UMLAUTS.replace("\n", "\r\n").encode(),
-    ],
-)
-def test_encodings(data: bytes) -> None:
-    assert document(data, "a.txt").text == UMLAUTS
-
 
 def test_text_is_kept_character_for_character() -> None:
     text = "\n # not Markdown\n\n| a |\n|---|\n\x0c\ttab \u2028 😀 e\u0301\rend  \n\n"
@@ -162,12 +142,6 @@ def test_text_is_kept_character_for_character() -> None:
     assert parsed.text == text
     assert parsed.marks == ()
     assert document(text, "a.md").text == text
-
-
-def test_the_declared_charset_decodes_eight_bit_text() -> None:
-    assert document("Привет, мир".encode("koi8-r"), "page", "text/plain; charset=koi8-r").text == "Привет, мир"
-    page = '<html><meta charset="windows-1251"><p>Привет, мир'.encode("cp1251")
-    assert document(page, "a.html").text == "Привет, мир"
 
 
 # --- Markdown ----------------------------------------------------------------------------------------------------

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
 _VERSION = "5"
-# Of formats that have changed since: PDF, text documents, spreadsheets, and those that may have HTML in them.
+# Of formats that have changed since: PDF, text, text documents, spreadsheets, and those that may have HTML in them.
 _VERSIONS = {
-    **dict.fromkeys((formats.CSV, formats.TSV), "6"),
+    **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.CSV, formats.TSV, formats.JSON, formats.CODE), "6"),
     **dict.fromkeys((formats.XLSX, formats.XLS, formats.ODS, formats.DOCX, formats.DOC, formats.ODT), "6"),
     formats.XML: "7",
     formats.PDF: "8",
-    **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "9"),
-    formats.EPUB: "10",
+    **dict.fromkeys((formats.EML, formats.MSG), "9"),
+    formats.HTML: "10",
+    formats.EPUB: "11",
 }
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
