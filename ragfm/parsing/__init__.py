@@ -6,7 +6,8 @@ they come from the structure of the source, so a paragraph that only looks like 
 
     formats        the table of formats: names and suffixes
     parsers        the installed parsers, and which of them reads which format
-    media_types    detection of media type and encoding
+    media_types    detection of the media type
+    text_encoding  decoding of text
     rendering      builds the text and its marks
     figures        images of documents: which are kept, and in which size
     image_preparation  images for models: decoded and scaled in a confined process (image_service)

@@ -1,8 +1,7 @@
-"""Detect the media type and the encoding of bytes, by content first, then by name and declaration."""
+"""Detect the media type of bytes, by content first, then by name and declaration."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import io
 import json
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ragfm.parsing import formats
 from ragfm.parsing.parsers import known_formats
+from ragfm.parsing.text_encoding import decode
 
 _PROLOGUE = r"(?>\s+|<!--.*?-->|<\?xml.*?\?>)*"  # atomic: backtracking would take exponential time
 _HTML = re.compile(rf"{_PROLOGUE}<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
@@ -34,16 +34,6 @@ _MAYBE_AUDIO = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|.{4}ftyp", re.DOTALL
 _VIDEO = re.compile(rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI |.{4}ftyp(?:isom|iso\d|mp4\d|avc1|dash|M4V |qt  )", re.DOTALL)
 _OOXML_FOLDERS = (("word/", formats.DOCX), ("ppt/", formats.PPTX), ("xl/", formats.XLSX))
 _MIMETYPE_ENTRIES = {kind.encode(): kind for kind in (formats.EPUB, formats.ODT, formats.ODP, formats.ODS)}
-# The first match wins: the byte order mark of UTF-32 begins with that of UTF-16.
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_CONTROLS = bytes(code for code in range(32) if code not in b"\b\t\n\v\f\r\x1a\x1b")  # rare in 8-bit text
-_SAMPLE = 1 << 16  # bytes from which an unknown encoding is guessed
 
 
 class ExpectedFormat(NamedTuple):
@@ -148,51 +138,10 @@ def _archive_type(data: bytes) -> str:
     return formats.BINARY
 
 
-def decode(data: bytes, charset: str | None = None) -> str | None:
-    """Decode text; line ends become LF and a byte order mark is removed. None where the bytes are not text.
-
-    `charset` is the encoding that the source or the document declares. It counts only where there is no byte order
-    mark and the bytes are not valid UTF-8: text in another encoding is hardly ever valid UTF-8.
-    """
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            return _decode_as(encoding, data)
-    if b"\0" in data:
-        # UTF-16 without a mark: in most texts, every second byte is often NUL and the others never.
-        even, odd = data[::2].count(0), data[1::2].count(0)
-        if odd > len(data) / 8 and not even:
-            return _decode_as("utf-16-le", data)
-        return _decode_as("utf-16-be", data) if even > len(data) / 8 and not odd else None
-    text = _decode_as("utf-8", data)
-    if text is not None or len(data) - len(data.translate(None, _CONTROLS)) > len(data) / 1000:
-        return text
-    if charset and (text := _decode_as(charset, data)):
-        return text
-    from charset_normalizer import from_bytes
-
-    sample = data[:_SAMPLE]
-    if len(data) > _SAMPLE:  # end the sample at a line feed, which is never the second byte of a character
-        sample = sample[: sample.rfind(b"\n") + 1] or sample
-    best = from_bytes(sample).best()
-    return _decode_as(best.encoding, data) if best else None
-
-
-def _decode_as(encoding: str, data: bytes) -> str | None:
-    try:
-        text = data.decode(encoding)
-    except (LookupError, ValueError):  # an unknown encoding; bytes that it does not allow
-        return None
-    return None if "\0" in text else text.replace("\r\n", "\n")
-
-
 def _declared_charset(data: bytes, declared: str | None) -> str | None:
     """The encoding that the source declares, else an XML declaration or a `meta` element at the start."""
     match = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", declared or "", re.IGNORECASE)
     if match:
-        charset = match[1].lower()
-    elif element := _XML_CHARSET.match(data) or _META_CHARSET.search(data[:4096]):
-        charset = element[1].decode().lower()
-    else:
-        return None
-    # Browsers read Latin-1 as Windows-1252 (https://encoding.spec.whatwg.org/#names-and-labels).
-    return "cp1252" if charset in {"iso-8859-1", "latin1", "latin-1", "us-ascii", "ascii"} else charset
+        return match[1]
+    element = _XML_CHARSET.match(data) or _META_CHARSET.search(data[:4096])
+    return element[1].decode() if element else None

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import get_args, get_type_hints
 
 from ragfm.core.types import Mark, Scalar
-from ragfm.parsing.media_types import decode
 from ragfm.parsing.parsers import Parser
 from ragfm.parsing.rendering import ParsedText, clean
 from ragfm.parsing.sandbox.confined_service import SERVICE_LIMITS, ConfinedService
 from ragfm.parsing.sandbox.worker_process import Limits
+from ragfm.parsing.text_encoding import decode
 from ragfm.testing.contract_checks import require
 
 _KINDS = get_args(get_type_hints(Mark)["kind"])

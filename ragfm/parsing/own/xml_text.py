@@ -76,6 +76,9 @@ def _values(node: Node, path: str, children: list[Node]) -> Iterator[tuple[str, 
         key = key.rsplit("}", 1)[-1]
         if value.strip():
             yield (f"{path}.{key}" if path else key), " ".join(value.split())
+    if len(children) == len(node) and any(child.tail and child.tail.strip() for child in children):
+        yield path, _text_of(node)  # a sentence with inline elements
+        return
     if node.text and node.text.strip():
         yield path, " ".join(node.text.split())
     for child in children:

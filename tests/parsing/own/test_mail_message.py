@@ -86,6 +86,23 @@ def test_encodings(encoding: str) -> None:
     assert "Red is port." in document(data, "a.eml").text
 
 
+@pytest.mark.parametrize(
+    ("charset", "body", "expected"),
+    [
+        ("iso-8859-1", b"The \x93price\x94 is \x80 50", "The “price” is € 50"),
+        ("gb2312", "朱镕基，會議".encode("gbk"), "朱镕基，會議"),
+        ("iso-8859-8-i", "שלום".encode("iso-8859-8"), "שלום"),
+        ("iso-2022-jp", "日本語".encode("iso-2022-jp"), "日本語"),
+        ("utf-8", "Grüße aus Köln".encode() + b" \xff", "Grüße aus Köln \ufffd"),
+        ("utf-8", b"a\0b \xff", "a\ufffdb ÿ"),
+        ("unknown-8bit", "Grüße".encode("cp1252"), "Grüße"),
+    ],
+)
+def test_the_declared_charset_decodes_the_body(charset: str, body: bytes, expected: str) -> None:
+    head = f"Subject: x\r\nContent-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+    assert document(head.encode() + body + b"\r\n", "a.eml").text == f"# x\n\n{expected}"
+
+
 def test_messages_that_cannot_be_read() -> None:
     with pytest.raises(ParseError, match="no headers"):
         parse(Blob(b"\n\nHello"), "a.eml")

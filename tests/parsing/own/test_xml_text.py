@@ -27,6 +27,13 @@ def test_prose_has_headings_and_paragraphs() -> None:
     assert headings(parsed) == [(1, "Rules"), (2, "Lights")]
 
 
+def test_data_keeps_sentences_with_inline_elements() -> None:
+    records = "".join(f"<item><sku>{number}</sku><name>Part</name></item>" for number in range(30))
+    note = "<item><note id='n'>Handle <b>only</b> with <i>gloves</i> and goggles.</note></item>"
+    text = document(f"<catalog>{records}{note}</catalog>", "a.xml").text
+    assert text.endswith("\n\nitem.note.id: n\nitem.note: Handle only with gloves and goggles.")
+
+
 def test_html_in_an_element_becomes_its_visible_text() -> None:
     html = "&lt;p&gt;Red&lt;/p&gt;&lt;script&gt;x&lt;/script&gt;"
     xml = f"<item><title>a</title><text>{html}</text></item><item><b>1</b></item>"

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 from ragfm.core.errors import ParseError
-from ragfm.parsing.media_types import decode
 from ragfm.parsing.own.office.office_xml import attribute, child, children, core_metadata, descendants, parse_xml
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
 from ragfm.parsing.own.web.html import read_html
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
+from ragfm.parsing.text_encoding import decode
 
 _HTML = frozenset({"application/xhtml+xml", "text/html"})
 # Algorithms that obfuscate fonts only.

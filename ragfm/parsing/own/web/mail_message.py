@@ -19,9 +19,9 @@ from typing import Any
 
 from ragfm.core.errors import MissingExtraError, ParseError, SkipDocument
 from ragfm.core.types import Scalar
-from ragfm.parsing.media_types import decode
 from ragfm.parsing.own.web.html import read_html
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.text_encoding import decode
 
 _MBOX_QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)  # how an mbox escapes a line that begins with From
 _MAX_HEADER = 1_000  # characters that the standard library's header parser gets
@@ -203,7 +203,5 @@ def _decode_part(part: MIMEPart) -> str:
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):
         return ""
-    for charset in (part.get_content_charset(), "utf-8"):
-        with contextlib.suppress(LookupError, UnicodeDecodeError):
-            return payload.decode(charset or "utf-8").replace("\r\n", "\n")
-    return payload.decode("cp1252", "replace").replace("\r\n", "\n")
+    text = decode(payload, part.get_content_charset())
+    return payload.decode("cp1252", "replace").replace("\r\n", "\n") if text is None else text
