@@ -15,7 +15,7 @@ _VERSION = "5"
 # Of formats that have changed since: PDF, text documents, spreadsheets, and those that may have HTML in them.
 _VERSIONS = {
     **dict.fromkeys((formats.XML, formats.XLSX, formats.XLS, formats.ODS, formats.DOCX, formats.DOC, formats.ODT), "6"),
-    formats.PDF: "8",
+    formats.PDF: "9",
     **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "9"),
     formats.EPUB: "10",
 }

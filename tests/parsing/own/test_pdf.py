@@ -142,6 +142,31 @@ def test_columns_are_read_one_after_the_other() -> None:
     assert parsed.text.index("number 8 of the left") < parsed.text.index("number 1 of the right")
 
 
+@pytest.mark.parametrize(
+    ("drawn", "read"),
+    [
+        ("ccccc WINDOWS SERVER 2019 bbbbb aaaaa", "aaaaa bbbbb WINDOWS SERVER 2019 ccccc"),
+        ("ccc +49 30 1234567890 bbb aaa", "aaa bbb +49 30 1234567890 ccc"),
+        ("bbb 10 - 5 aaa", "aaa 5 - 10 bbb"),
+        ("bbbbbb aaaaaa WINDOWS 10 2.", "2. WINDOWS 10 aaaaaa bbbbbb"),
+        ("ccc ACME - bbb - aaa", "aaa - bbb - ACME ccc"),
+        ("THE NAME ccc - bbb 7 aaa MEANS HOUSE", "THE NAME aaa 7 bbb - ccc MEANS HOUSE"),
+    ],
+    ids=["words", "phone number", "range", "list item", "punctuation", "line from left to right"],
+)
+def test_words_of_two_directions_in_a_line(drawn: str, read: str) -> None:
+    """Lower case stands for Hebrew: the codes of a to z are mapped to it."""
+    ranges = "1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfrange <61> <7a> <05d0> endbfrange"
+    cmap = f"/CIDInit /ProcSet findresource begin 12 dict begin begincmap {ranges} endcmap end end"
+    font = "/Type /Font /Subtype /Type1 /BaseFont /Helvetica"
+    fonts = f"/Resources << /Font << /F1 << {font} >> /F2 << {font} /ToUnicode 3 0 R >> >> >>"
+    shown = "".join(f"/F{1 + word.islower()} 10 Tf ({word} ) Tj " for word in drawn.split())
+    stream = f"<< /Length {len(cmap)} >>\nstream\n{cmap}\nendstream"
+    parsed = document(pdf(f"BT 72 720 Td {shown} ET", page=fonts, extra=(stream,)), "a.pdf")
+    hebrew = {ord("a") + i: 0x5D0 + i for i in range(26)}
+    assert parsed.text == read.translate(hebrew)
+
+
 def test_running_titles_are_left_out() -> None:
     pages = [
         lines("Lighthouse rules 2026", y=770) + lines(*PROSE) + lines(f"Page {number} of 4", y=30)
