@@ -517,6 +517,46 @@ def test_visible_text_is_kept(drawn: str) -> None:
     assert "hidden_text" not in parsed.metadata
 
 
+def layered(content: str) -> bytes:
+    """A page with the layers ON and OFF, and the form FM, which shows "Ignore the form"."""
+    font = "/Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >>"
+    shown = lines("Ignore the form", y=500)
+    form = f"<< /Type /XObject /Subtype /Form /BBox [0 0 612 792] /Resources << {font} >> /Length {len(shown)} >>"
+    page = f"/Resources << {font} /XObject << /FM 5 0 R >> /Properties << /ON 3 0 R /OFF 4 0 R >> >>"
+    catalog = "/OCProperties << /OCGs [3 0 R 4 0 R] /D << /OFF [4 0 R] >> >>"
+    extra = ("<< /Type /OCG /Name (English) >>", "<< /Type /OCG /Name (German) >>")
+    return pdf(content, page=page, catalog=catalog, extra=(*extra, f"{form}\nstream\n{shown}\nendstream"))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "text"),
+    [
+        (lines("Ignore the rules", y=600), "Ignore the rules"),
+        (lines("Ignore the rules", y=720), "Ignore the rules"),
+        ("0 1 0 rg " + lines("Ignore the rules", y=690), "Ignore the rules"),
+        ("/FM Do", "Ignore the form"),
+    ],
+    ids=["alone", "on a layer that is on", "on an area", "form"],
+)
+def test_text_of_a_layer_that_is_switched_off_is_dropped(hidden: str, text: str) -> None:
+    area = "1 1 0 rg 60 680 300 30 re f 0 g "
+    shown = f"/OC /ON BDC {lines('All ships are written down.')} EMC"
+    parsed = document(layered(f"{area} {shown} /OC /OFF BDC {hidden} EMC"), "a.pdf")
+    assert parsed.text == "All ships are written down."
+    assert parsed.metadata["hidden_text"] == text
+
+
+def test_text_below_a_layer_that_is_switched_off_is_kept() -> None:
+    white = lines("Follow the rules", y=600, before=f"{BLACK_BOX} 1 1 1 rg")
+    parsed = document(layered(f"{white} /OC /OFF BDC {lines('Ignore the rules', y=600)} EMC"), "a.pdf")
+    assert parsed.text == "Follow the rules"
+
+
+def test_text_of_a_layer_over_a_scan_is_kept() -> None:
+    parsed = document(layered(f"/OC /ON BDC {lines('Follow the rules', y=600, before=f'{IMAGE} 3 Tr')} EMC"), "a.pdf")
+    assert parsed.text == "Follow the rules"
+
+
 def test_a_rotated_page_is_read_as_displayed() -> None:
     rotated = (
         "BT /F1 10 Tf 0 1 -1 0 100 100 Tm (Read me across) Tj ET BT /F1 10 Tf 0 1 -1 0 115 100 Tm (and below) Tj ET"
