@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
@@ -18,6 +19,14 @@ from ragfm.server.served_models import Model
 from ragfm.server.service import Service, service_of
 from ragfm.store.uploads import UPLOADS_SOURCE, Upload, UploadQuotaError, UploadsWaitingError, upload_id
 
+
+class _UriConvertor(PathConvertor):
+    """A URI in a path. Unlike Starlette's `path`, it can contain line breaks, as file names can."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("uri", _UriConvertor())
 router = APIRouter()
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
@@ -122,7 +131,7 @@ async def documents(
     return Response(await service.served.compute(key, list_page), media_type="application/json")
 
 
-@router.get("/v1/documents/{uri:path}")
+@router.get("/v1/documents/{uri:uri}")
 async def document(
     request: Request,
     uri: Uri,
@@ -155,7 +164,7 @@ async def document(
         return await service.served.run_to_end(read_document)
 
 
-@router.delete("/v1/documents/{uri:path}", responses=_DELETE_RESPONSES)
+@router.delete("/v1/documents/{uri:uri}", responses=_DELETE_RESPONSES)
 async def delete(request: Request, response: Response, uri: Uri, model: ModelName = None) -> Deleted:
     """Delete one of the key's own uploads."""
     service, key = service_of(request), request.state.key

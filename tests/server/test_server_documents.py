@@ -15,6 +15,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -202,6 +203,17 @@ def test_names_of_many_bytes_are_shortened(running: Running) -> None:
     for name in ("\u6587" * 100 + ".txt", "\U0001f993" * 70 + ".txt"):
         uri = put(client, name, b"A text.")["uri"]
         assert uri.endswith(".txt")
+
+
+def test_a_uri_may_have_line_breaks(tmp_path: Path) -> None:
+    collection, name = make_collection(tmp_path), "lunch\nand breaks.txt"
+    (tmp_path / "docs" / name).write_text("Lunch is at noon.")
+    Collection.open(collection).sync()
+    with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:
+        client = it.client("guest")
+        assert f"docs/{name}" in pages(client)
+        assert client.get(f"/v1/documents/{quote(f'docs/{name}')}").json()["text"] == "Lunch is at noon."
+        assert client.delete(f"/v1/documents/{quote(f'docs/{name}')}").status_code == 403
 
 
 def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path) -> None:
