@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from ragfm.core.errors import (
     CollectionBusyError,
@@ -123,4 +124,13 @@ def error_response(error: ApiError) -> JSONResponse:
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """FastAPI's exception handler. Leaves the exception for the request log."""
     request.state.error = error
-    return error_response(as_api_error(error))
+    response = error_response(as_api_error(error))
+    if response.status_code == 405:  # Starlette's own header has the methods of one route of the path only
+        routes, scope = request.app.routes, request.scope
+        allowed = (
+            method
+            for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+            if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+        )
+        response.headers["Allow"] = ", ".join(allowed)
+    return response

@@ -45,12 +45,14 @@ class Health(BaseModel):
     status: str
 
 
+@_operations.head("/healthz", include_in_schema=False)
 @_operations.get("/healthz")
 async def healthz() -> Health:
     """Report that the process is alive."""
     return Health(status="ok")
 
 
+@_operations.head("/readyz", include_in_schema=False)
 @_operations.get("/readyz", responses={503: {"model": Health, "description": "The server is not ready."}})
 async def readyz(request: Request, response: Response) -> Health:
     """Report whether the models are loaded, the databases reachable, and the server is not shutting down."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
@@ -18,10 +19,19 @@ from ragfm.server.served_models import Model
 from ragfm.server.service import Service, service_of
 from ragfm.store.uploads import UPLOADS_SOURCE, Upload, UploadQuotaError, UploadsWaitingError, upload_id
 
+
+class _UriConvertor(PathConvertor):
+    """A URI in a path. Unlike Starlette's `path`, it can contain line breaks, as file names can."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("uri", _UriConvertor())
 router = APIRouter()
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000
+_FORM_ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}  # of file names, by the HTML standard
 _log = logging.getLogger(__name__)
 _WAITING_RETRY_SECONDS = 2  # about the time of a slice of indexing
 _FAILED_RETRY_SECONDS = 60
@@ -50,14 +60,20 @@ async def upload(
     shared = [group for group in groups or [] if group]
     if unknown := set(shared) - set(key.groups):
         raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")
+    if len((await request.form()).getlist("file")) > 1:
+        message = "The form has more than one `file`. Send a request for each file."
+        raise ApiError(400, message, code="invalid_request", param="file")
     if not file.filename:
         raise ApiError(400, "The file has no name.", code="invalid_request", param="file")
+    name = file.filename
+    for code, character in _FORM_ESCAPES.items():
+        name = name.replace(code, character)
     store, max_waiting = service.uploads[target.collection].store, target.rag.collection.settings.uploads.waiting
     limits = {"max_bytes": key.uploads_mb * _MB, "max_waiting": max_waiting}
     groups = [key.own_group, *shared]
     try:
         async with service.served.document_queue.slot(key.name):
-            stored = await service.served.run_to_end(partial(store, file.file, file.filename, groups, **limits))
+            stored = await service.served.run_to_end(partial(store, file.file, name, groups, **limits))
     except UploadsWaitingError as error:
         message = f"{max_waiting} uploads of this key wait to be indexed, which is the limit (`uploads.waiting`). "
         why, seconds = service.index_supervisors[target.collection].error, _WAITING_RETRY_SECONDS
@@ -115,7 +131,7 @@ async def documents(
     return Response(await service.served.compute(key, list_page), media_type="application/json")
 
 
-@router.get("/v1/documents/{uri:path}")
+@router.get("/v1/documents/{uri:uri}")
 async def document(
     request: Request,
     uri: Uri,
@@ -148,7 +164,7 @@ async def document(
         return await service.served.run_to_end(read_document)
 
 
-@router.delete("/v1/documents/{uri:path}", responses=_DELETE_RESPONSES)
+@router.delete("/v1/documents/{uri:uri}", responses=_DELETE_RESPONSES)
 async def delete(request: Request, response: Response, uri: Uri, model: ModelName = None) -> Deleted:
     """Delete one of the key's own uploads."""
     service, key = service_of(request), request.state.key

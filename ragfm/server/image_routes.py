@@ -39,7 +39,7 @@ _FIGURE: dict[int | str, dict[str, Any]] = {
 _log = logging.getLogger(__name__)
 
 
-@router.get("/v1/pages/{uri:path}", response_class=Response, responses={**_IMAGE, **_UNAVAILABLE})
+@router.get("/v1/pages/{uri:uri}", response_class=Response, responses={**_IMAGE, **_UNAVAILABLE})
 async def page_image(
     request: Request,
     uri: Uri,
@@ -65,7 +65,7 @@ async def page_image(
         return await service.served.run_to_end(render)
 
 
-@router.get("/v1/boxes/{uri:path}", responses=_UNAVAILABLE)
+@router.get("/v1/boxes/{uri:uri}", responses=_UNAVAILABLE)
 async def page_boxes(
     request: Request, uri: Uri, page: PageNumber, start: Offset, end: Offset, model: ModelName = None
 ) -> PageBoxes:

@@ -36,7 +36,7 @@ UPLOADS_ADDRESS = "uploads://"
 ACCESS_FILE = ".ragfm-access"
 _ID = re.compile(r"[0-9a-f]{16}")
 _MAX_NAME_BYTES = 200  # of 255 that file systems allow
-_MAX_SUFFIX_BYTES = 20
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,20}\Z")
 OVERHEAD_BYTES = 12 * 2**10
 """What each upload takes besides its content: a folder and an access file."""
 _UNSAFE_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
@@ -305,14 +305,7 @@ def safe_file_name(name: str) -> str:
     """A file name without path separators and special characters. It is not hidden, not too long and not empty."""
     base = unicodedata.normalize("NFC", name.replace("\\", "/").rsplit("/", 1)[-1])
     base = _UNSAFE_CHARACTERS.sub("_", base).encode("utf-8", "replace").decode().strip(". ")
-    stem, dot, suffix = base.rpartition(".")
-    if dot:
-        suffix = f".{_first_bytes(suffix, _MAX_SUFFIX_BYTES)}"
-    else:
-        stem, suffix = suffix, ""
-    return f"{_first_bytes(stem.strip(), _MAX_NAME_BYTES - len(suffix.encode())) or 'document'}{suffix}"
-
-
-def _first_bytes(text: str, limit: int) -> str:
-    """The first characters of a text, with up to `limit` bytes in UTF-8."""
-    return text.encode()[:limit].decode("utf-8", "ignore")
+    found = _SUFFIX.search(base)
+    suffix = found[0] if found else ""
+    stem = base.removesuffix(suffix).strip().encode()[: _MAX_NAME_BYTES - len(suffix)].decode("utf-8", "ignore")
+    return f"{stem or 'document'}{suffix}"

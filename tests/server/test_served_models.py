@@ -82,9 +82,11 @@ def test_readyz_waits_for_the_models(tmp_path: Path) -> None:
     reader = Loading(["Yes."])
     gc.unfreeze()
     with serve(tmp_path, reader) as it, it.client(None) as client:
-        assert client.get("/healthz").status_code == 200
+        assert client.get("/healthz").status_code == client.head("/healthz").status_code == 200
         waiting = client.get("/readyz")
         assert (waiting.status_code, waiting.json()) == (503, {"status": "loading models"})
+        head = client.head("/readyz")
+        assert (head.status_code, head.content) == (503, b"")
         reader.loaded.set()
         assert eventually(lambda: client.get("/readyz").status_code == 200)
         assert gc.get_freeze_count() > 10_000  # garbage collections look through later objects only

@@ -181,6 +181,22 @@ def test_a_request_has_an_id(running: Running) -> None:
     assert re.fullmatch("[0-9a-f]{16}", odd)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/healthz", "GET, HEAD"),
+        ("PUT", "/v1/documents", "GET, POST"),
+        ("HEAD", "/v1/documents/docs/leave.md", "DELETE, GET"),
+        ("POST", "/", "GET, HEAD"),
+    ],
+)
+def test_other_methods_get_405_with_those_that_are_allowed(
+    running: Running, method: str, path: str, allowed: str
+) -> None:
+    refused = running.client().request(method, path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+
+
 def test_figures(running: Running) -> None:
     running.client().post("/v1/search", json={"query": "leave"})
     text = running.client().get("/metrics").text

@@ -15,6 +15,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -181,11 +182,38 @@ def test_every_upload_ends_in_a_state_with_a_reason(running: Running) -> None:
     assert listed == dict.fromkeys(uris, "failed")
 
 
+def test_quotes_and_line_breaks_in_names_are_decoded_and_replaced(running: Running) -> None:
+    client = running.client("guest")
+    uri = put(client, 'Prüfung "x"\r\n100%.txt', b"The zebra is called Bob.")["uri"]
+    assert uri.endswith("/Prüfung _x___100%.txt")
+    client.delete(f"/v1/documents/{uri}")
+
+
+def test_a_form_with_two_files_is_refused(running: Running) -> None:
+    client = running.client("guest")
+    files = [("file", (name, b"The zebra is called Bob.")) for name in ("first.txt", "second.txt")]
+    refused = client.post("/v1/documents", files=files)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith("The form has more than one `file`.")
+    assert not any(uri.endswith(("first.txt", "second.txt")) for uri in pages(client, mine=True))
+
+
 def test_names_of_many_bytes_are_shortened(running: Running) -> None:
     client = running.client("guest")
     for name in ("\u6587" * 100 + ".txt", "\U0001f993" * 70 + ".txt"):
         uri = put(client, name, b"A text.")["uri"]
         assert uri.endswith(".txt")
+
+
+def test_a_uri_may_have_line_breaks(tmp_path: Path) -> None:
+    collection, name = make_collection(tmp_path), "lunch\nand breaks.txt"
+    (tmp_path / "docs" / name).write_text("Lunch is at noon.")
+    Collection.open(collection).sync()
+    with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:
+        client = it.client("guest")
+        assert f"docs/{name}" in pages(client)
+        assert client.get(f"/v1/documents/{quote(f'docs/{name}')}").json()["text"] == "Lunch is at noon."
+        assert client.delete(f"/v1/documents/{quote(f'docs/{name}')}").status_code == 403
 
 
 def test_lists_come_in_pages_with_what_waits_and_what_is_indexed(tmp_path: Path) -> None:
@@ -290,7 +318,9 @@ def test_while_uploads_are_indexed_a_key_finds_what_it_has_seen(tmp_path: Path) 
         ("é" * 300 + ".pdf", "é" * 98 + ".pdf"),
         ("文" * 100 + ".pdf", "文" * 65 + ".pdf"),
         ("🦓" * 70, "🦓" * 50),
-        ("x." + "y" * 90, "x." + "y" * 20),
+        ("x." + "y" * 90, "x." + "y" * 90),
+        ("Report no. 5 of the working group on taxes", "Report no. 5 of the working group on taxes"),
+        ("v1.0 " + "y" * 300, "v1.0 " + "y" * 195),
         ("\ud800.txt", "?.txt"),
         ("  report .txt", "report.txt"),
     ],

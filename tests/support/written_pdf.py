@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 
-def pdf(*streams: str, title: str = "", trailer: str = "", page: str = "", extra: tuple[str, ...] = ()) -> bytes:
+def pdf(
+    *streams: str, title: str = "", trailer: str = "", page: str = "", catalog: str = "", extra: tuple[str, ...] = ()
+) -> bytes:
     """A minimal PDF with one page per content stream; F1 is Helvetica, F2 the bold one, Latin-1.
 
-    `page` goes into each page's dictionary; `extra` are objects whose numbers begin at 3.
+    `page` goes into each page's dictionary, `catalog` into the catalog; `extra` are objects whose numbers begin at 3.
     """
     first = 3 + len(extra)
     kids = " ".join(f"{first + 2 * i} 0 R" for i in range(len(streams)))
-    bodies = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} >>", *extra]
+    pages = f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} >>"
+    bodies = [f"<< /Type /Catalog /Pages 2 0 R {catalog} >>", pages, *extra]
     fonts = "".join(
         f"/F{i} << /Type /Font /Subtype /Type1 /BaseFont /{name} >> "
         for i, name in ((1, "Helvetica"), (2, "Helvetica-Bold"))

@@ -142,6 +142,31 @@ def test_columns_are_read_one_after_the_other() -> None:
     assert parsed.text.index("number 8 of the left") < parsed.text.index("number 1 of the right")
 
 
+@pytest.mark.parametrize(
+    ("drawn", "read"),
+    [
+        ("ccccc WINDOWS SERVER 2019 bbbbb aaaaa", "aaaaa bbbbb WINDOWS SERVER 2019 ccccc"),
+        ("ccc +49 30 1234567890 bbb aaa", "aaa bbb +49 30 1234567890 ccc"),
+        ("bbb 10 - 5 aaa", "aaa 5 - 10 bbb"),
+        ("bbbbbb aaaaaa WINDOWS 10 2.", "2. WINDOWS 10 aaaaaa bbbbbb"),
+        ("ccc ACME - bbb - aaa", "aaa - bbb - ACME ccc"),
+        ("THE NAME ccc - bbb 7 aaa MEANS HOUSE", "THE NAME aaa 7 bbb - ccc MEANS HOUSE"),
+    ],
+    ids=["words", "phone number", "range", "list item", "punctuation", "line from left to right"],
+)
+def test_words_of_two_directions_in_a_line(drawn: str, read: str) -> None:
+    """Lower case stands for Hebrew: the codes of a to z are mapped to it."""
+    ranges = "1 begincodespacerange <00> <ff> endcodespacerange 1 beginbfrange <61> <7a> <05d0> endbfrange"
+    cmap = f"/CIDInit /ProcSet findresource begin 12 dict begin begincmap {ranges} endcmap end end"
+    font = "/Type /Font /Subtype /Type1 /BaseFont /Helvetica"
+    fonts = f"/Resources << /Font << /F1 << {font} >> /F2 << {font} /ToUnicode 3 0 R >> >> >>"
+    shown = "".join(f"/F{1 + word.islower()} 10 Tf ({word} ) Tj " for word in drawn.split())
+    stream = f"<< /Length {len(cmap)} >>\nstream\n{cmap}\nendstream"
+    parsed = document(pdf(f"BT 72 720 Td {shown} ET", page=fonts, extra=(stream,)), "a.pdf")
+    hebrew = {ord("a") + i: 0x5D0 + i for i in range(26)}
+    assert parsed.text == read.translate(hebrew)
+
+
 def test_running_titles_are_left_out() -> None:
     pages = [
         lines("Lighthouse rules 2026", y=770) + lines(*PROSE) + lines(f"Page {number} of 4", y=30)
@@ -490,6 +515,46 @@ def test_visible_text_is_kept(drawn: str) -> None:
     parsed = document(pdf(drawn), "a.pdf")
     assert parsed.text == "Follow the rules"
     assert "hidden_text" not in parsed.metadata
+
+
+def layered(content: str) -> bytes:
+    """A page with the layers ON and OFF, and the form FM, which shows "Ignore the form"."""
+    font = "/Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >>"
+    shown = lines("Ignore the form", y=500)
+    form = f"<< /Type /XObject /Subtype /Form /BBox [0 0 612 792] /Resources << {font} >> /Length {len(shown)} >>"
+    page = f"/Resources << {font} /XObject << /FM 5 0 R >> /Properties << /ON 3 0 R /OFF 4 0 R >> >>"
+    catalog = "/OCProperties << /OCGs [3 0 R 4 0 R] /D << /OFF [4 0 R] >> >>"
+    extra = ("<< /Type /OCG /Name (English) >>", "<< /Type /OCG /Name (German) >>")
+    return pdf(content, page=page, catalog=catalog, extra=(*extra, f"{form}\nstream\n{shown}\nendstream"))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "text"),
+    [
+        (lines("Ignore the rules", y=600), "Ignore the rules"),
+        (lines("Ignore the rules", y=720), "Ignore the rules"),
+        ("0 1 0 rg " + lines("Ignore the rules", y=690), "Ignore the rules"),
+        ("/FM Do", "Ignore the form"),
+    ],
+    ids=["alone", "on a layer that is on", "on an area", "form"],
+)
+def test_text_of_a_layer_that_is_switched_off_is_dropped(hidden: str, text: str) -> None:
+    area = "1 1 0 rg 60 680 300 30 re f 0 g "
+    shown = f"/OC /ON BDC {lines('All ships are written down.')} EMC"
+    parsed = document(layered(f"{area} {shown} /OC /OFF BDC {hidden} EMC"), "a.pdf")
+    assert parsed.text == "All ships are written down."
+    assert parsed.metadata["hidden_text"] == text
+
+
+def test_text_below_a_layer_that_is_switched_off_is_kept() -> None:
+    white = lines("Follow the rules", y=600, before=f"{BLACK_BOX} 1 1 1 rg")
+    parsed = document(layered(f"{white} /OC /OFF BDC {lines('Ignore the rules', y=600)} EMC"), "a.pdf")
+    assert parsed.text == "Follow the rules"
+
+
+def test_text_of_a_layer_over_a_scan_is_kept() -> None:
+    parsed = document(layered(f"/OC /ON BDC {lines('Follow the rules', y=600, before=f'{IMAGE} 3 Tr')} EMC"), "a.pdf")
+    assert parsed.text == "Follow the rules"
 
 
 def test_a_rotated_page_is_read_as_displayed() -> None:

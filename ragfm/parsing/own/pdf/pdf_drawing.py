@@ -26,6 +26,8 @@ _PAPER = (255, 255, 255)
 _MIN_DIFFERENCE = 24  # of 255: two colours that differ by less in all channels look the same
 _MAX_DEPTH = 8  # forms within forms
 _MAX_ANNOTATIONS = 2_000
+_MAX_LAYERS = 8  # of one page; the text of all others is checked together
+_OC = "OC".encode("utf-16-le")
 # PDFium's numbers of object types, segment types, annotation types and actions.
 _TEXT, _PATH, _IMAGE, _SHADING, _FORM = 1, 2, 3, 4, 5
 _LINE_TO, _MOVE_TO = 0, 2
@@ -58,6 +60,10 @@ class Drawing:
     paint_order: dict[int, int] = field(default_factory=dict)
     """Position of each text object, by its address, in the order of painting."""
     links: list[tuple[Box, str]] = field(default_factory=list)
+    layers: dict[str, list[Any]] = field(default_factory=dict)
+    """The text objects of each layer, which may be switched off."""
+    layer_names: dict[int, str] = field(default_factory=dict)
+    """The layer of each text object that has one, by its address."""
 
     def may_hide(self, box: Box, order: int, colour: Colour) -> bool:
         """Whether text of a colour might be invisible: the page or an area has its colour, or an area covers it.
@@ -146,15 +152,22 @@ class _ObjectReader:
         self._to_box = to_box
         self._order = 0
 
-    def read(self, item: Any, matrix: _Matrix, depth: int) -> None:
+    def read(self, item: Any, matrix: _Matrix, depth: int, layer: str | None = None) -> None:
         import pypdfium2.raw as pdfium
 
         if not item or self._order > _MAX_OBJECTS:
             return
         self._order += 1
         kind = pdfium.FPDFPageObj_GetType(item)
+        if kind in (_TEXT, _FORM):
+            layer = _layer_of(item) or layer
         if kind == _TEXT:
-            self._drawing.paint_order[ctypes.addressof(item.contents)] = self._order
+            address, layers = ctypes.addressof(item.contents), self._drawing.layers
+            self._drawing.paint_order[address] = self._order
+            if layer is not None:
+                name = layer if layer in layers or len(layers) < _MAX_LAYERS else "others"
+                layers.setdefault(name, []).append(item)
+                self._drawing.layer_names[address] = name
         elif kind == _PATH:
             self._read_path(item, matrix)
         elif kind in (_IMAGE, _SHADING):
@@ -165,7 +178,7 @@ class _ObjectReader:
         elif kind == _FORM and depth < _MAX_DEPTH:
             inner = _multiply(_matrix_of(item), matrix)
             for i in range(pdfium.FPDFFormObj_CountObjects(item)):
-                self.read(pdfium.FPDFFormObj_GetObject(item, i), inner, depth + 1)
+                self.read(pdfium.FPDFFormObj_GetObject(item, i), inner, depth + 1, layer)
 
     def _read_path(self, item: Any, matrix: _Matrix) -> None:
         import pypdfium2.raw as pdfium
@@ -233,6 +246,21 @@ class _ObjectReader:
         corners = [_apply(matrix, x.value, y.value) for x in (left, right) for y in (bottom, top)]
         xs, ys = zip(*corners, strict=True)
         return self._to_box(min(xs), min(ys), max(xs), max(ys))
+
+
+def _layer_of(item: Any) -> str | None:
+    """The name of the layer that an object is marked with, None if there is none."""
+    import pypdfium2.raw as pdfium
+
+    names = []
+    for i in range(pdfium.FPDFPageObj_CountMarks(item)):
+        mark, length = pdfium.FPDFPageObj_GetMark(item, i), ctypes.c_ulong()
+        buffer = (pdfium.FPDF_WCHAR * 128)()
+        pdfium.FPDFPageObjMark_GetName(mark, buffer, ctypes.sizeof(buffer), length)
+        if bytes(buffer)[: length.value - 2] == _OC:
+            pdfium.FPDFPageObjMark_GetParamStringValue(mark, b"Name", buffer, ctypes.sizeof(buffer), length)
+            names.append(bytes(buffer)[: length.value].decode("utf-16-le", "replace"))
+    return "/".join(names) if names else None
 
 
 def _matrix_of(item: Any) -> _Matrix:

@@ -20,6 +20,7 @@ _CUT_ADDRESS = re.compile(r"(?:\w://|\bwww\.|\w@)\S*[./_=&?#-]$")
 _REST_OF_ADDRESS = re.compile(r"[a-z0-9]\S*[./_=&?#-]\w", re.IGNORECASE)
 _CJK = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
+_LTR = re.compile(r"[^\W\d_\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 
 
 @dataclass(slots=True)
@@ -80,15 +81,39 @@ class Block:
 
 def line_of(words: Sequence[Word]) -> Line:
     """One line of adjacent words, ordered from right to left if most letters are of such a script."""
-    rtl_letters = len(_RTL.findall("".join(word.text for word in words)))
-    right_to_left = rtl_letters * 2 > sum(len(word.text) for word in words)
+    text = "".join(word.text for word in words)
+    rtl_letters = len(_RTL.findall(text))
+    right_to_left = rtl_letters > len(_LTR.findall(text))
+    ordered = sorted(words, key=lambda word: word.x0, reverse=right_to_left)
+    if rtl_letters:
+        ordered = _reverse_runs(ordered, right_to_left)
     return Line(
-        sorted(words, key=lambda word: word.x0, reverse=right_to_left),
+        ordered,
         min(word.x0 for word in words),
         min(word.top for word in words),
         max(word.x1 for word in words),
         max(word.bottom for word in words),
     )
+
+
+def _reverse_runs(words: Iterable[Word], right_to_left: bool) -> list[Word]:
+    """Reverse the runs of words whose script has the other direction than the line, as in Unicode's algorithm.
+
+    Numbers in a line from right to left belong to such a run only next to words, or if they begin with a plus on the
+    left, as in "+49 30 12345". "5 - 10" is displayed as "10 - 5".
+    """
+    along, against, ends = (_RTL, _LTR, re.compile(r"\w")) if right_to_left else (_LTR, _RTL, _RTL)
+    ordered: list[Word] = []
+    for is_along, group in groupby(words, key=lambda word: along.search(word.text) is not None):
+        run = list(group)
+        is_number = right_to_left and run[-1].text.startswith("+")
+        if not is_along and (is_number or any(against.search(word.text) for word in run)):
+            # Bullets, numbers of list items and punctuation around the run keep their places.
+            inner = [i for i, word in enumerate(run) if ends.search(word.text) and not _NUMBER.match(f"{word.text} ")]
+            if inner:
+                run[inner[0] : inner[-1] + 1] = run[inner[0] : inner[-1] + 1][::-1]
+        ordered += run
+    return ordered
 
 
 def rows_of(words: Iterable[Word]) -> list[list[Word]]:

@@ -15,7 +15,7 @@ from ragfm.parsing.own.media.picture import recognized_text
 from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, read_drawing, read_links
 from ragfm.parsing.own.pdf.pdf_figures import find_figures, text_in
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Figure, Word
-from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, rasterize, render
+from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, find_switched_off, rasterize, render
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
@@ -52,7 +52,7 @@ class PageContent:
     """The whole page as an image, if it is kept."""
     hidden_text: str = ""
     """Text that the page has but does not show: white on white, off the page, too small, covered, in an invisible
-    mode."""
+    mode, in a layer that is switched off."""
 
     @property
     def is_scan(self) -> bool:
@@ -68,6 +68,7 @@ class _Style(NamedTuple):
     face: str
     rotated: bool
     visible: bool | None  # None where only the rasterized page can decide
+    layer: str | None
 
 
 def read_page(document: PdfDocument, index: int, *, images: bool | Literal["pages"] = False) -> PageContent:
@@ -90,11 +91,17 @@ def read_page(document: PdfDocument, index: int, *, images: bool | Literal["page
         try:
             content = PageContent(geometry.width, geometry.height, drawing=read_drawing(page, geometry.to_box))
             content.drawing.links = links
-            suspects = _WordReader(text_page, geometry, content).read()
+            reader = _WordReader(text_page, geometry, content)
+            suspects = reader.read()
+            words, invisible = content.words, set[int]()
+            if reader.layered:
+                invisible |= find_switched_off(page, content.drawing.layers, reader.layered)
+                content.words = [word for word in words if id(word) not in invisible]
             if suspects:
-                invisible = find_invisible(page, suspects, content.words)
-                content.words = [word for word in content.words if id(word) not in invisible]
-                content.hidden_text += " " + " ".join(word.text for word in suspects if id(word) in invisible)
+                invisible |= find_invisible(page, suspects, content.words)
+                content.words = [word for word in words if id(word) not in invisible]
+            if invisible:
+                content.hidden_text += " " + " ".join(word.text for word in words if id(word) in invisible)
         finally:
             text_page.close()
         is_scan = content.is_scan
@@ -163,9 +170,11 @@ class _WordReader:
         self._styles: dict[int, _Style] = {}  # by the address of the text object
         self._faces: dict[int, str] = {}  # by the address of the font
         self._suspects: list[Word] = []
+        self.layered: dict[str, list[Word]] = {}
+        """The words of each layer."""
         self._characters: list[str] = []  # of the current word
         self._box = self._last_box = Box(0, 0, 0, 0)  # of the current word, and of its last character
-        self._style = _Style(0, "", False, True)
+        self._style = _Style(0, "", False, True, None)
         # Filled by PDFium for each text object, which some files have one of per character.
         self._matrix = pdfium.FS_MATRIX()
         self._channels = tuple(ctypes.c_uint() for _ in range(4))
@@ -222,7 +231,8 @@ class _WordReader:
                 overlap = min(box.bottom, word.bottom) - max(box.top, word.top)
                 same_line = overlap > 0.4 * min(box.bottom - box.top, word.bottom - word.top)
                 gap = max(box.x0 - word.x1, word.x0 - box.x1)
-                separate = gap > 0.3 * style.size or style.visible != self._style.visible
+                other_visibility = style.visible != self._style.visible or style.layer != self._style.layer
+                separate = gap > 0.3 * style.size or other_visibility
                 if not same_line or separate or self._characters[-1] == HYPHEN:
                     self._end_word()
             if not self._characters:
@@ -252,6 +262,9 @@ class _WordReader:
         self._content.words.append(word)
         if style.visible is None:
             self._suspects.append(word)
+        # The recognized text of a scan is invisible.
+        if style.layer is not None and not any(image.contains(x, y) for image in self._content.drawing.images):
+            self.layered.setdefault(style.layer, []).append(word)
 
     def _read_style(self, index: int, text_object: Any, key: int, box: Box) -> _Style:
         import pypdfium2.raw as pdfium
@@ -271,8 +284,8 @@ class _WordReader:
             is_bold = pdfium.FPDFFont_GetWeight(font) >= 600 or _BOLD.search(name)
             is_italic = not is_bold and (pdfium.FPDFFont_GetFlags(font) & _ITALIC_FLAG or _ITALIC.search(name))
             self._faces[font_key] = "bold" if is_bold else "italic" if is_italic else ""
-        face = self._faces.get(font_key, "")
-        return _Style(size, face, self._geometry.is_rotated(matrix.a, matrix.b), visible)
+        face, layer = self._faces.get(font_key, ""), self._content.drawing.layer_names.get(key)
+        return _Style(size, face, self._geometry.is_rotated(matrix.a, matrix.b), visible, layer)
 
     def _is_visible(self, text_object: Any, key: int, box: Box) -> bool | None:
         import pypdfium2.raw as pdfium

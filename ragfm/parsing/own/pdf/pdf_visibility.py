@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ragfm.parsing.figures import MAX_SIDE, encoded
 from ragfm.parsing.own.pdf.pdf_types import Box, Word
@@ -63,4 +63,28 @@ def find_invisible(page: PdfPage, suspects: Sequence[Word], words: Iterable[Word
             if width > 0 and height > 0 and width * height > _MAX_OVERLAP * area:
                 invisible.add(id(word))
                 break
+    return invisible
+
+
+def find_switched_off(page: PdfPage, layers: Mapping[str, Sequence[Any]], words: Mapping[str, list[Word]]) -> set[int]:
+    """Return the `id` of each word of a layer without which the page looks the same in the word's box.
+
+    `layers` has the text objects of each layer, `words` the words whose visibility depends on it.
+    """
+    import pypdfium2.raw as pdfium
+
+    pixels = rasterize(page, _SCALE)
+    scale = pixels.shape[1] / max(page.get_size()[0], 1)
+    invisible: set[int] = set()
+    for name, layer_words in words.items():
+        for item in layers[name]:
+            pdfium.FPDFPageObj_SetIsActive(item, False)
+        without = rasterize(page, _SCALE)
+        for item in layers[name]:
+            pdfium.FPDFPageObj_SetIsActive(item, True)
+        for word in layer_words:
+            rows = slice(max(int(word.top * scale), 0), int(word.bottom * scale) + 1)
+            columns = slice(max(int(word.x0 * scale), 0), int(word.x1 * scale) + 1)
+            if (pixels[rows, columns] == without[rows, columns]).all():
+                invisible.add(id(word))
     return invisible
