@@ -1144,21 +1144,36 @@ def adapted_verifier() -> str:
 
 
 def adapted_methods() -> str:
-    names = ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
+    return _methods("adapt_methods-3000", ("score", "f1, answerable", "abstention precision", "abstention recall"))
+
+
+def adapted_methods_few() -> str:
+    return _methods(
+        "adapt_methods-300", ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
+    )
+
+
+def _methods(result: str, names: Sequence[str]) -> str:
+    found = _result(result)["rows"]
+    gains = ["gain in score"] if any("gain" in row for row in found.values()) else []
     rows = []
-    for method, row in _result("adapt_methods-300")["rows"].items():
-        costs = ["-"] * 4
+    for method, row in sorted(found.items(), key=lambda one: one[0] != "none"):
+        costs = ["-"] * 5
         if "learned" in row:  # `none` trains nothing
             costs = [
                 f"{row['learned']:,}",
                 f"{row['processor_seconds'] / 60:.1f}",
                 f"{row['peak_mb']:,}",
+                f"{row['megabytes']:.1f}",
                 f"{row['loss']['first']:.2f} → {row['loss']['last_5']:.2f}",
             ]
         values = [_interval(row["measures"][name]) if name in row["measures"] else "-" for name in names]
+        if gains:
+            gain = row.get("gain")
+            values.append(f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]" if gain else "-")
         rows.append([method, *costs, *values])
-    head = ("method", "trainable parameters", "CPU minutes", "peak MB", "loss per token, first → last steps")
-    return _table((*head, *names), rows)
+    head = ("method", "trainable parameters", "CPU minutes", "peak MB", "MB on disk", "loss per token, first → last")
+    return _table((*head, *names, *gains), rows)
 
 
 def adapted_automatically() -> str:
@@ -1264,7 +1279,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(answer_languages, answer_languages_fit),
         *(injection, bias),
-        *(adapted_retriever, adapted_verifier, adapted_methods, adapted_automatically),
+        *(adapted_retriever, adapted_verifier, adapted_methods, adapted_methods_few, adapted_automatically),
         *(reader_sizes, preferences, transfer),
     ]
 }
