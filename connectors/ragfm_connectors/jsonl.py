@@ -62,7 +62,7 @@ class JsonlConnector:
     ) -> None:
         """`encoding` is that of text files, `max_bytes` limits one record. Raises SourceError and ConfigError."""
         self._fields = Fields(id, title, tuple(text), metadata, media_type)
-        self._files = FilesConnector(location, include=include, exclude=exclude, max_bytes=sys.maxsize)
+        self._files = FilesConnector(location, include=include, exclude=exclude, archives=False, max_bytes=sys.maxsize)
         self.root = self._files.root
         """The absolute path of the folder or file."""
         try:
@@ -227,7 +227,10 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
                 yield line.decode(encoding, "replace")
 
     rows = csv.reader(lines(), delimiter=delimiter)
-    header = next(rows, [])
+    try:
+        header = next(filter(None, rows), [])  # after empty lines
+    except csv.Error as error:
+        raise ConnectorError(f"its header is not CSV: {error}.") from error
     while True:
         offset = end_offset
         try:
@@ -263,7 +266,7 @@ def _read_parquet(file: BinaryIO, *_: object) -> _Records:
                 for row in range(batch.num_rows):
                     yield number, batch.slice(row, 1).to_pylist()[0]
                     number += 1
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, LookupError, OverflowError) as error:  # the latter two for times
         raise ConnectorError(f"the Parquet file is damaged or not supported: {error}.") from error
     except ArchiveLimitError as error:
         raise ConnectorError(f"the Parquet file {error}.") from error
