@@ -5,6 +5,7 @@ Feeds are parsed here rather than by feedparser, see docs/decisions/020-ingestio
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import zlib
 from collections.abc import Iterable, Iterator
@@ -77,10 +78,11 @@ def parse_page_list(page: Page) -> PageList | None:
             raise ConnectorError(f"{page.url} cannot be decompressed: {error}.") from error
         if decompressor.unconsumed_tail:
             raise ConnectorError(f"{page.url} has more than {_MAX_UNPACKED:,} bytes when decompressed.")
+    data = data.removeprefix(codecs.BOM_UTF8).lstrip()
     if data.startswith((b"http://", b"https://")) and page.url.endswith(".txt"):  # a sitemap as plain text
         lines = data.decode("utf-8", "replace").splitlines()
         return PageList("sitemap", pages=_listed_pages(lines, page.url))
-    if not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<") or is_html(page):
+    if not data.startswith(b"<") or is_html(page):
         return None
     try:
         root = fromstring(data)
