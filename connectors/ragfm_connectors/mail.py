@@ -25,7 +25,8 @@ from ragfm.parsing.own.web.mail_message import (
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 
-_FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # the first line of an email in an mbox, after an empty line
+# The first line of an email in an mbox, after an empty line. Text may begin so, too: "From 10:30 on, it is closed."
+_FROM_LINE = re.compile(rb"From \S(?=.*\b(?:19|20)\d\d\b).*\d\d:\d\d")
 _MESSAGE_ID = re.compile(  # the value may be in the next line, which then begins with a space
     rb"^message-id:(?:[ \t]|\r?\n[ \t])*(?:<([^<>\r\n]+)>|<?([^\s<>]+))", re.IGNORECASE | re.MULTILINE
 )

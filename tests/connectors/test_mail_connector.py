@@ -112,6 +112,17 @@ def test_message_ids(tmp_path: Path, headers: str, identity: str | None) -> None
     assert ref.path == (identity or ref.revision)
 
 
+def test_a_paragraph_that_begins_with_from_and_a_time_is_text(tmp_path: Path) -> None:
+    text = b"Hello.\n\nFrom 10:30 to 12:00 the room is closed.\n"
+    headers = b"Message-ID: <%d@example.org>\nSubject: Room\n\n"
+    start = b"From ann@example.org Mon Mar  2 10:00:00 2026\n"
+    (tmp_path / "box").write_bytes(b"".join(start + headers % number + text + b"\n" for number in (1, 2)))
+    connector = MailConnector(tmp_path / "box")
+    refs = list(connector.refs())
+    assert [ref.path for ref in refs] == ["1@example.org", "2@example.org"]
+    assert b"the room is closed" in connector.fetch(refs[0]).data
+
+
 def test_archives_next_to_mails_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "1.eml").write_bytes(bytes(message(1)))
     with ZipFile(tmp_path / "old.zip", "w") as archive:
