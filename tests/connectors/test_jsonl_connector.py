@@ -204,6 +204,12 @@ def test_times_of_parquet_that_python_cannot_represent_are_reported(
     assert "is damaged or not supported" in (listed(tmp_path / "r.parquet")[""].error or "")
 
 
+def test_text_in_binary_columns_of_parquet(tmp_path: Path) -> None:
+    rows = {"_id": [b"1", b"2"], "title": [b"Trees", None], "text": ["Bäume".encode(), b"\xff\xfe\0"]}
+    pq.write_table(pa.table(rows), tmp_path / "r.parquet")
+    assert texts(JsonlConnector(tmp_path / "r.parquet")) == {"1": "Trees\n\nBäume", "2": ""}
+
+
 def test_archives_next_to_files_of_records_are_skipped(tmp_path: Path) -> None:
     lines(tmp_path / "r.jsonl", ROWS[0])
     with ZipFile(tmp_path / "backup.zip", "w") as archive:
