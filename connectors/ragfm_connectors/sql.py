@@ -143,7 +143,7 @@ class SqlConnector:
             schema, _, table = self._name.rpartition(".")
             return sa.table(table, schema=schema or None)
         query = _PARAMETER.sub(r"\\:", self._query.strip().rstrip(";"))
-        return sa.text(query).columns(sa.column(self._id)).subquery("ragfm_rows")
+        return sa.text(f"{query}\n").columns(sa.column(self._id)).subquery("ragfm_rows")
 
     @contextmanager
     def _reading(self, error_class: type[SourceError]) -> Iterator[sa.Connection]:

@@ -162,6 +162,10 @@ def test_a_query_and_its_columns(base: Database) -> None:
     assert [ref.error.endswith("has no 'id'") for ref in twice.values() if ref.error] == [True]
 
 
+def test_a_query_that_ends_in_a_comment(base: Database) -> None:
+    assert list(listed(base.location, query="SELECT id, text FROM notes WHERE id = 1 -- for now")) == ["1"]
+
+
 def test_a_change_within_the_tick_of_the_clock_is_seen(base: Database) -> None:
     before = listed(base.table, changed="changed")
     base.put(3, "changed at once", changed=False)  # as new as it was
