@@ -212,6 +212,7 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
     csv.field_size_limit(max(csv.field_size_limit(), min(max_bytes, 2**31 - 1)))
     end_offset = 0
     problems: list[str] = []  # of the current row
+    row_lines: list[str] = []
 
     def lines() -> Iterator[str]:
         nonlocal end_offset
@@ -221,10 +222,11 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
                 problems.append(f"a line is too long; the limit is {max_bytes:,} bytes.")
                 line = b"\n"
             try:
-                yield line.decode(encoding)
+                row_lines.append(line.decode(encoding))
             except UnicodeDecodeError as error:
                 problems.append(f"it is not in {encoding}: {error}.")
-                yield line.decode(encoding, "replace")
+                row_lines.append(line.decode(encoding, "replace"))
+            yield row_lines[-1]
 
     rows = csv.reader(lines(), delimiter=delimiter)
     try:
@@ -233,8 +235,11 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
         raise ConnectorError(f"its header is not CSV: {error}.") from error
     while True:
         offset = end_offset
+        row_lines.clear()
         try:
             row = next(rows, None)
+            if len(row_lines) > 1:  # a quotation mark that is not closed takes the records below into this one
+                next(csv.reader(row_lines, delimiter=delimiter, strict=True))
         except csv.Error as error:
             row = []
             problems.append(f"it is not CSV: {error}.")

@@ -190,6 +190,14 @@ def test_empty_lines_above_the_header_of_a_csv_are_ignored(tmp_path: Path, text:
     assert texts(JsonlConnector(tmp_path / "r.csv")) == {"1": "Oaks"}
 
 
+@pytest.mark.parametrize("rest", ["3,Pines", '3,"Pines"', '3,Pines "x" y'])
+def test_a_quote_that_takes_in_other_records_is_reported(tmp_path: Path, rest: str) -> None:
+    (tmp_path / "r.csv").write_text(f'_id,text\n1,"Two\nlines, ""quoted"""\n2,"Elms\n{rest}\n')
+    connector = JsonlConnector(tmp_path / "r.csv")
+    assert "record 2: it is not CSV" in (listed(tmp_path / "r.csv")[""].error or "")
+    assert texts(connector) == {"1": 'Two\nlines, "quoted"'}
+
+
 def test_a_header_that_is_not_csv_is_reported(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_bytes(b"_id,text\r1,Oaks\r")
     assert "its header is not CSV" in (listed(tmp_path / "r.csv")[""].error or "")
