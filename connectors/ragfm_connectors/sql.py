@@ -174,6 +174,9 @@ class SqlConnector:
             with self._engine.connect().execution_options(**options) as connection:
                 if self._engine.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA query_only = ON")
+                    # One row that is not UTF-8 must not hide all others.
+                    driver: Any = connection.connection.driver_connection
+                    driver.text_factory = lambda data: data.decode("utf-8", "replace")
                 yield connection
                 connection.rollback()
         except SQLAlchemyError as error:

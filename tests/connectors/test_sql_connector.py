@@ -165,6 +165,13 @@ def test_a_query_and_its_columns(base: Database) -> None:
     assert [ref.error.endswith("has no 'id'") for ref in twice.values() if ref.error] == [True]
 
 
+def test_text_of_sqlite_that_is_not_utf_8(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        database.execute("CREATE TABLE a AS SELECT 1 AS id, CAST(x'636166e9' AS TEXT) AS text UNION SELECT 2, 'Oaks'")
+    connector = SqlConnector(f"sqlite:///{tmp_path}/a.db#a")
+    assert [connector.fetch(ref).data.decode() for ref in connector.refs()] == ["caf\ufffd", "Oaks"]
+
+
 def test_a_query_that_ends_in_a_comment(base: Database) -> None:
     assert list(listed(base.location, query="SELECT id, text FROM notes WHERE id = 1 -- for now")) == ["1"]
 
