@@ -158,8 +158,11 @@ class WebConnector:
         self._check_count(len(listed))
         seen: set[str] = set()
         for entry in listed:
-            foreign = page_list.kind == "sitemap" and origin_of(entry.url) != origin  # not for a sitemap to list
-            if not foreign and self._includes(entry.url):
+            if not self._includes(entry.url):
+                continue
+            if page_list.kind == "sitemap" and origin_of(entry.url) != origin:  # not for a sitemap to list
+                yield from _yield_once(Ref(entry.url, skip=f"the sitemap is of a different site, {origin}"), seen)
+            else:
                 yield from self._examine(entry, seen)
 
     def _check_count(self, count: int) -> None:

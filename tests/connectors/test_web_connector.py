@@ -89,7 +89,8 @@ def test_a_sitemap(site: Site, packed: bool) -> None:
     )
     site.page("/index.xml", index, Content_Type="text/xml")
     found = listed(site.url("/index.xml"))
-    assert [path.rpartition("/")[2] for path in found] == ["a", "b", "style"]
+    assert [path.rpartition("/")[2] for path in found] == ["a", "b", "style", "x"]
+    assert found["http://example.com/x"].skip == f"the sitemap is of a different site, {site.url('')}"
     assert found[site.url("/a")].revision == 'etag:"1"'
     assert found[site.url("/b")].revision.startswith("hash:")
     assert found[site.url("/style")].skip == "of type text/css"
