@@ -19,6 +19,8 @@ from selectolax.lexbor import LexborHTMLParser
 
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Scalar
+from ragfm.parsing.media_types import declared_charset
+from ragfm.parsing.text_encoding import decode
 from ragfm_connectors.web_client import Page, canonical_url
 
 _MAX_UNPACKED = 100 * 2**20  # bytes of a compressed sitemap; the protocol allows 50 MiB
@@ -55,7 +57,8 @@ def parse_links(page: Page) -> tuple[str | None, list[str]]:
 
     Relative URLs are resolved against `<base>`.
     """
-    tree = LexborHTMLParser(page.data)
+    charset = declared_charset(page.data, page.headers.get("Content-Type"))
+    tree = LexborHTMLParser(decode(page.data, charset) or page.data)
     base_node = tree.css_first("base[href]")
     base = (_resolve(base_node.attributes.get("href"), page.url) if base_node else None) or page.url
     canonical_node = tree.css_first('link[rel="canonical"][href]')

@@ -161,6 +161,17 @@ def test_pages_with_a_dot_in_their_name_have_links(site: Site) -> None:
     assert "/d/x.pdf" not in site.asked("GET")
 
 
+@pytest.mark.parametrize(
+    ("charset", "meta"), [("iso-8859-1", ""), ("shift_jis", ""), ("shift_jis", '<meta charset="shift_jis">')]
+)
+def test_links_in_the_encoding_of_the_page(site: Site, charset: str, meta: str) -> None:
+    name, address = ("été", "%C3%A9t%C3%A9") if charset == "iso-8859-1" else ("夏", "%E5%A4%8F")
+    content_type = "text/html" if meta else f"text/html; charset={charset}"
+    site.page("/d/", f'{meta}<a href="{name}.html">{name}</a>'.encode(charset), Content_Type=content_type)
+    site.page(f"/d/{address}.html", "Oaks")
+    assert list(listed(site.url("/d/"), links=True)) == [site.url("/d/"), site.url(f"/d/{address}.html")]
+
+
 def test_a_slash_in_a_query_is_not_a_folder(site: Site) -> None:
     site.page("/d/?page=/a/b", '<a href="a.html">a</a>')
     site.page("/d/a.html", "Oaks")
