@@ -9,6 +9,7 @@ as in a folder.
 from __future__ import annotations
 
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ MAX_DEPTH = 2
 _Groups: TypeAlias = tuple[str, ...] | None
 _OpenArchive: TypeAlias = tuple[ConfinedArchive, dict[str, Member]]
 """An archive, and its files by path."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # also bytes that are not UTF-8
 _HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _MAX_ACCESS_FILE = 1 << 21
 _MAX_OPEN = 8  # archives that stay open, since a sync may read several in turn
@@ -163,9 +165,8 @@ def _by_path(found: list[Member]) -> dict[str, Member]:
         parts = [part for part in member.name.replace("\\", "/").split("/") if part not in ("", ".")]
         if ".." in parts or member.name[:1] in ("/", "\\") or member.name[1:2] == ":":
             member = replace(member, skip=f"its path leads out of the archive: {member.name!r}")
-        elif not member.name.isprintable():
+        elif _UNPRINTABLE.search(member.name):
             member = replace(member, skip="its name is not printable")
         path = "/".join("__" if part == ".." else part for part in parts)
-        printable = "".join(character if character.isprintable() else "\ufffd" for character in path)
-        members[printable or "__"] = member
+        members[_UNPRINTABLE.sub("\ufffd", path) or "__"] = member
     return members

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import lzma
 import struct
@@ -113,6 +114,7 @@ class ZipArchive:
         entries = self._zip.infolist()
         _check_entries(len(entries), max_entries)
         check_size(sum(entry.file_size for entry in entries), size)
+        self._entries = {_zip_entry_name(entry): entry for entry in entries}
         # Overlapping entries would unpack the same bytes many times.
         positions = sorted((entry.header_offset, entry.compress_size) for entry in entries)
         for (start, packed), (following, _) in pairwise(positions):
@@ -121,7 +123,7 @@ class ZipArchive:
 
     def members(self) -> Iterator[Member]:
         """The files, see Archive."""
-        for entry in sorted(self._zip.NameToInfo.values(), key=lambda entry: entry.header_offset):
+        for name, entry in sorted(self._entries.items(), key=lambda item: item[1].header_offset):
             if entry.is_dir():
                 continue
             try:
@@ -141,12 +143,13 @@ class ZipArchive:
                 skip = f"it would be {entry.file_size // max(1, entry.compress_size):,} times as large unpacked"
 
             revision = f"{entry.file_size}:{entry.CRC:08x}"
-            yield Member(entry.filename, entry.file_size, revision, modified, skip)
+            yield Member(name, entry.file_size, revision, modified, skip)
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The content of a file; its checksum is verified. Raises ValueError if it is larger than `max_bytes`."""
-        with self._zip.open(name) as file:
-            return _read(file, min(max_bytes, self._zip.getinfo(name).file_size))
+        entry = self._entries[name]
+        with self._zip.open(entry) as file:
+            return _read(file, min(max_bytes, entry.file_size))
 
 
 class TarArchive:
@@ -229,6 +232,14 @@ def check_size(unpacked: int, size: int) -> None:
             f"would be over {unpacked >> 20:,} MiB unpacked, {unpacked // max(1, size):,} times its size; "
             f"the limit is {limit >> 20:,} MiB"
         )
+
+
+def _zip_entry_name(entry: zipfile.ZipInfo) -> str:
+    """The name of an entry. Many programs write UTF-8 without the flag for it, which zipfile decodes as cp437."""
+    if not entry.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            return entry.filename.encode("cp437").decode()
+    return entry.filename
 
 
 def _check_entries(count: int, max_entries: int) -> None:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from dulwich.client import get_transport_and_path
 from dulwich.config import ConfigFile
 from dulwich.errors import GitProtocolError, NotGitRepository
+from dulwich.object_format import DEFAULT_OBJECT_FORMAT
 from dulwich.object_store import BaseObjectStore, DiskObjectStore
 from dulwich.objects import Blob as GitBlob
 from dulwich.objects import ObjectID, Tree
@@ -204,9 +205,13 @@ class GitConnector:
 
     def _open(self) -> Repo:
         try:
-            return SafeRepo(os.fspath(self.root))
+            repository = SafeRepo(os.fspath(self.root))
+            if repository.object_format != DEFAULT_OBJECT_FORMAT:
+                repository.close()
+                raise UnsupportedExtension(f"objectFormat = {repository.object_format.name}")
         except NotGitRepository as error:
-            raise SourceError(f"There is no git repository at {str(self.root)!r}.", "Check the path.") from error
+            hint = "Specify its top folder, or an address such as https://HOST/PATH or ssh://USER@HOST/PATH."
+            raise SourceError(f"There is no git repository at {str(self.root)!r}.", hint) from error
         except (UnsupportedExtension, UnsupportedVersion) as error:
             raise SourceError(
                 f"The git repository {str(self.root)!r} has an unsupported storage format: {error}.", "Clone it again."
@@ -214,6 +219,7 @@ class GitConnector:
         except (OSError, ValueError) as error:  # a ValueError quotes the configuration
             reason = error.strerror if isinstance(error, OSError) else "its configuration is invalid"
             raise SourceError(f"The git repository {str(self.root)!r} cannot be opened: {reason}.") from error
+        return repository
 
     def _clone(self) -> tuple[ConfinedRepository, str]:
         """A temporary clone of the commit at `ref`, without history, and the commit's hash."""

@@ -62,7 +62,7 @@ class JsonlConnector:
     ) -> None:
         """`encoding` is that of text files, `max_bytes` limits one record. Raises SourceError and ConfigError."""
         self._fields = Fields(id, title, tuple(text), metadata, media_type)
-        self._files = FilesConnector(location, include=include, exclude=exclude, max_bytes=sys.maxsize)
+        self._files = FilesConnector(location, include=include, exclude=exclude, archives=False, max_bytes=sys.maxsize)
         self.root = self._files.root
         """The absolute path of the folder or file."""
         try:
@@ -212,6 +212,7 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
     csv.field_size_limit(max(csv.field_size_limit(), min(max_bytes, 2**31 - 1)))
     end_offset = 0
     problems: list[str] = []  # of the current row
+    row_lines: list[str] = []
 
     def lines() -> Iterator[str]:
         nonlocal end_offset
@@ -221,17 +222,24 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
                 problems.append(f"a line is too long; the limit is {max_bytes:,} bytes.")
                 line = b"\n"
             try:
-                yield line.decode(encoding)
+                row_lines.append(line.decode(encoding))
             except UnicodeDecodeError as error:
                 problems.append(f"it is not in {encoding}: {error}.")
-                yield line.decode(encoding, "replace")
+                row_lines.append(line.decode(encoding, "replace"))
+            yield row_lines[-1]
 
     rows = csv.reader(lines(), delimiter=delimiter)
-    header = next(rows, [])
+    try:
+        header = next(filter(None, rows), [])  # after empty lines
+    except csv.Error as error:
+        raise ConnectorError(f"its header is not CSV: {error}.") from error
     while True:
         offset = end_offset
+        row_lines.clear()
         try:
             row = next(rows, None)
+            if len(row_lines) > 1:  # a quotation mark that is not closed takes the records below into this one
+                next(csv.reader(row_lines, delimiter=delimiter, strict=True))
         except csv.Error as error:
             row = []
             problems.append(f"it is not CSV: {error}.")
@@ -263,7 +271,7 @@ def _read_parquet(file: BinaryIO, *_: object) -> _Records:
                 for row in range(batch.num_rows):
                     yield number, batch.slice(row, 1).to_pylist()[0]
                     number += 1
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, LookupError, OverflowError) as error:  # the latter two for times
         raise ConnectorError(f"the Parquet file is damaged or not supported: {error}.") from error
     except ArchiveLimitError as error:
         raise ConnectorError(f"the Parquet file {error}.") from error

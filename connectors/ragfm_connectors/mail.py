@@ -25,8 +25,11 @@ from ragfm.parsing.own.web.mail_message import (
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 
-_FROM_LINE = re.compile(rb"From \S.*\d\d:\d\d")  # the first line of an email in an mbox, after an empty line
-_MESSAGE_ID = re.compile(rb"^message-id:\s*<?([^\s<>]+)", re.IGNORECASE | re.MULTILINE)
+# The first line of an email in an mbox, after an empty line. Text may begin so, too: "From 10:30 on, it is closed."
+_FROM_LINE = re.compile(rb"From \S(?=.*\b(?:19|20)\d\d\b).*\d\d:\d\d")
+_MESSAGE_ID = re.compile(  # the value may be in the next line, which then begins with a space
+    rb"^message-id:(?:[ \t]|\r?\n[ \t])*(?:<([^<>\r\n]+)>|<?([^\s<>]+))", re.IGNORECASE | re.MULTILINE
+)
 _MAX_ATTACHMENTS = 1_000
 _MAX_EXAMPLES = 3  # of files that cannot be read
 
@@ -60,7 +63,9 @@ class MailConnector:
     ) -> None:
         """`include` and `exclude` are patterns for files, not for mails. Raises SourceError and ConfigError."""
         # The names of Maildir subfolders begin with a dot.
-        self._files = FilesConnector(location, include=include, exclude=exclude, hidden=True, max_bytes=sys.maxsize)
+        self._files = FilesConnector(
+            location, include=include, exclude=exclude, hidden=True, archives=False, max_bytes=sys.maxsize
+        )
         self.root = self._files.root
         """The absolute path of the folder or file."""
         self._max_bytes = max_bytes
@@ -132,7 +137,8 @@ class MailConnector:
                 headers = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
                 message_id = _MESSAGE_ID.search(headers)
                 revision = _hash(data)
-                path = as_path(message_id[1].decode("utf-8", "replace")) if message_id else revision
+                identity = (message_id[1] or message_id[2]).strip() if message_id else b""
+                path = as_path(identity.decode("utf-8", "replace")) if identity else revision
                 if path in self._positions or not data.strip():
                     continue  # the same mail in another folder
                 self._positions[path] = _Position(file, start, size, None)

@@ -17,7 +17,7 @@ class PathFilter:
 
     `*.md` matches at any depth. A pattern with a `/` before its end starts at the source's root. `**` matches any
     number of folders. A pattern that matches a folder matches everything in it. `glob`, which comes from the source's
-    location, always matches the whole path from the root. Raises ConfigError for an empty pattern.
+    location, always matches the whole path from the root. Raises ConfigError for an empty pattern and for `!PATTERN`.
     """
 
     def __init__(self, include: Sequence[str], exclude: Sequence[str], glob: str = "") -> None:
@@ -57,6 +57,11 @@ def _parse(patterns: Sequence[str]) -> list[Pattern]:
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not parts:
             raise ConfigError(f"{pattern!r} is not a pattern for paths.", "Use a pattern such as *.md or drafts/**.")
+        if pattern.startswith("!"):
+            raise ConfigError(
+                f"The pattern {pattern!r} is not supported: it begins with !.",
+                "Specify what to ingest with --include. For a name that begins with !, write **/!NAME.",
+            )
         anchored = "/" in pattern.rstrip("/")
         parsed.append((*(() if anchored else ("**",)), *parts, "**"))
     return parsed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import math
@@ -57,7 +58,7 @@ class Fields:
     def identity(self, record: Record) -> str | None:
         """The identity of a record as a path; None if it has none. Raises ConnectorError if the id field is missing."""
         for name in (self.id,) if self.id is not None else _DEFAULT_IDS:
-            value = _find(record, name)
+            value = _decoded(_find(record, name))
             value = value if isinstance(value, str) else scalar(value)
             if value is not None and value != "":
                 return as_path(str(value))
@@ -146,7 +147,16 @@ def _find(record: Record, name: str) -> Any:
     return _find(inner, rest) if isinstance(inner, Mapping) else _ABSENT
 
 
+def _decoded(value: Any) -> Any:
+    """A value, as text if it is bytes in UTF-8: many Parquet files and databases store text in binary columns."""
+    if isinstance(value, bytes | memoryview):
+        with contextlib.suppress(UnicodeDecodeError):
+            return bytes(value).decode()
+    return value
+
+
 def _text(value: Any) -> str:
+    value = _decoded(value)
     if isinstance(value, list | tuple):
         return "\n\n".join(part for part in map(_text, value) if part)
     if isinstance(value, Mapping):

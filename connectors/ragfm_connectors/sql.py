@@ -77,7 +77,7 @@ class SqlConnector:
                         f"{self.root} has no column {name!r}; its columns are {', '.join(map(repr, columns))}.",
                         "Set the options id, text and changed.",
                     )
-            for number, (value, revision) in enumerate(self._revisions(connection, rows), 1):
+            for number, (value, revision, problem) in enumerate(self._revisions(connection, rows), 1):
                 path = as_path(str(value))
                 if scalar(value) is None:
                     yield Ref(f"#{number}", error=f"row {number:,} has no {self._id!r}")
@@ -85,7 +85,7 @@ class SqlConnector:
                     yield Ref(f"{path}#{number}", skip=f"another row has the same {self._id!r}")
                 else:
                     self._ids[path] = value
-                    yield Ref(path, revision)
+                    yield Ref(path, revision, error=problem)
 
     def fetch(self, ref: Ref) -> Blob:
         """The current content of a row. Raises ConnectorError if it is gone, or the database cannot be reached."""
@@ -100,15 +100,22 @@ class SqlConnector:
             with self._reading(ConnectorError) as connection:
                 query = sa.select(sa.text("*")).select_from(self._rows()).where(sa.column(self._id).in_(values))
                 rows = connection.execute(query).mappings().all()
-            self._fetched = {as_path(str(row[self._id])): self._blob(row) for row in reversed(rows)}
+            self._fetched = {}
+            for row in reversed(rows):
+                path = as_path(str(row[self._id]))
+                try:
+                    self._fetched[path] = self._blob(row)
+                except ConnectorError:
+                    if path == ref.path:
+                        raise
         if ref.path not in self._fetched:
             raise ConnectorError(
                 f"The row {ref.path!r} was removed after it was listed.", "The next ingest removes its document."
             )
         return self._fetched[ref.path]
 
-    def _revisions(self, connection: sa.Connection, rows: sa.FromClause) -> Iterator[tuple[Any, str]]:
-        """The id and revision of each row.
+    def _revisions(self, connection: sa.Connection, rows: sa.FromClause) -> Iterator[tuple[Any, str, str | None]]:
+        """The id and revision of each row, and why its content cannot be read.
 
         A row can change again within the tick of the clock in which it was listed, so for rows with the newest value of
         `changed`, and for rows without one, the revision includes the content.
@@ -116,16 +123,23 @@ class SqlConnector:
         all_columns = sa.select(sa.text("*")).select_from(rows)
         if self._changed is None:
             for row in connection.execute(all_columns).mappings():
-                yield row[self._id], record_revision(self._blob(row))
+                yield row[self._id], *self._content_revision(row)
             return
         changed: sa.ColumnClause[Any] = sa.column(self._changed)
         newest = connection.execute(sa.select(sa.func.max(changed)).select_from(rows)).scalar()
         fields_hash = blake2b(repr(self._fields).encode(), digest_size=8).hexdigest()
         for row in connection.execute(all_columns.where(sa.or_(changed == newest, changed.is_(None)))).mappings():
-            yield row[self._id], f"{row[self._changed]}:{fields_hash}:{record_revision(self._blob(row))}"
+            content, problem = self._content_revision(row)
+            yield row[self._id], f"{row[self._changed]}:{fields_hash}:{content}", problem
         older = sa.select(sa.column(self._id), changed).select_from(rows).where(changed != newest)
         for value, changed_value in connection.execute(older):
-            yield value, f"{changed_value}:{fields_hash}"
+            yield value, f"{changed_value}:{fields_hash}", None
+
+    def _content_revision(self, row: sa.RowMapping) -> tuple[str, str | None]:
+        try:
+            return record_revision(self._blob(row)), None
+        except ConnectorError as error:
+            return "", error.message
 
     def _blob(self, row: sa.RowMapping) -> Blob:
         record = dict(row)
@@ -143,7 +157,7 @@ class SqlConnector:
             schema, _, table = self._name.rpartition(".")
             return sa.table(table, schema=schema or None)
         query = _PARAMETER.sub(r"\\:", self._query.strip().rstrip(";"))
-        return sa.text(query).columns(sa.column(self._id)).subquery("ragfm_rows")
+        return sa.text(f"{query}\n").columns(sa.column(self._id)).subquery("ragfm_rows")
 
     @contextmanager
     def _reading(self, error_class: type[SourceError]) -> Iterator[sa.Connection]:
@@ -160,6 +174,9 @@ class SqlConnector:
             with self._engine.connect().execution_options(**options) as connection:
                 if self._engine.dialect.name == "sqlite":
                     connection.exec_driver_sql("PRAGMA query_only = ON")
+                    # One row that is not UTF-8 must not hide all others.
+                    driver: Any = connection.connection.driver_connection
+                    driver.text_factory = lambda data: data.decode("utf-8", "replace")
                 yield connection
                 connection.rollback()
         except SQLAlchemyError as error:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
+from mimetypes import guess_type
 from pathlib import PurePosixPath
 from tempfile import TemporaryFile
 from typing import BinaryIO, NamedTuple, cast
@@ -157,8 +158,11 @@ class WebConnector:
         self._check_count(len(listed))
         seen: set[str] = set()
         for entry in listed:
-            foreign = page_list.kind == "sitemap" and origin_of(entry.url) != origin  # not for a sitemap to list
-            if not foreign and self._includes(entry.url):
+            if not self._includes(entry.url):
+                continue
+            if page_list.kind == "sitemap" and origin_of(entry.url) != origin:  # not for a sitemap to list
+                yield from _yield_once(Ref(entry.url, skip=f"the sitemap is of a different site, {origin}"), seen)
+            else:
                 yield from self._examine(entry, seen)
 
     def _check_count(self, count: int) -> None:
@@ -193,7 +197,7 @@ class WebConnector:
 
     def _crawl(self, start: Page) -> Iterator[Ref]:
         """All pages within the folder of the location, from link to link."""
-        folder = self.root[: self.root.rindex("/") + 1]
+        folder = self.root[: self.root.partition("?")[0].rindex("/") + 1]
         if not canonical_url(start.url).startswith(folder):  # redirected to https, or to a login page
             raise SourceError(f"{self.root} redirects to {start.url}.", "If that is the site, use it as the location.")
         waiting = deque([self.root])
@@ -224,7 +228,9 @@ class WebConnector:
             new_links = [link for link in links if link.startswith(folder) and link not in known]
             known.update(new_links)
             for link in new_links:
-                if PurePosixPath(urlsplit(link).path).suffix.lower() in _HTML_SUFFIXES:  # it may have links itself
+                link_path = urlsplit(link).path
+                suffix = PurePosixPath(link_path).suffix.lower()
+                if suffix in _HTML_SUFFIXES or not any(guess_type(link_path)):  # it may have links itself
                     waiting.append(link)
                 elif self._includes(link):
                     yield from self._examine(ListedPage(link), listed)

@@ -63,10 +63,14 @@ def is_public(address: str) -> bool:
 def connect(host: str, port: int, timeout: float | None, allowed: Collection[str]) -> socket.socket:
     """A connection to a host whose addresses are all public, unless `allowed` contains `host` or `host:port`.
 
-    Raises RefusedAddressError, and OSError if the host cannot be resolved or reached.
+    Raises RefusedAddressError, ConnectorError for an invalid name, and OSError if the host cannot be resolved or
+    reached.
     """
     name = host.strip("[]").rstrip(".").lower()
-    addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    try:
+        addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except UnicodeError:  # an empty label, or one of more than 63 characters
+        raise ConnectorError(f"{host!r} is not a valid host name.") from None
     if name not in allowed and f"{name}:{port}" not in allowed:
         for *_, address in addresses:
             if not is_public(str(address[0])):

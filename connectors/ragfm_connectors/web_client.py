@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection
@@ -90,10 +91,10 @@ class Client:
             if rules is not None and not rules.can_fetch(url, self._settings.user_agent):
                 raise RobotsError(f"{url}: robots.txt disallows it.")
             page = self._request_with_retries(url, method, self._settings.max_bytes)
-            target = page.headers.get("Location")
-            if page.status not in _REDIRECT_STATUSES or not target:
+            target = _redirect_target(page)
+            if target is None:
                 return page
-            url = canonical_url(target, base=url)
+            url = target
         raise ConnectorError(f"{url}: more than {_MAX_REDIRECTS} redirects.")
 
     def _fetch_robots(self, origin: str) -> Protego | None:
@@ -104,15 +105,15 @@ class Client:
                 page = self._request_with_retries(url, "GET", _MAX_ROBOTS_BYTES)
             except TooLargeError:
                 return None
-            target = page.headers.get("Location")
-            if page.status in _REDIRECT_STATUSES and target:
-                url = canonical_url(target, base=url)
+            target = _redirect_target(page)
+            if target is not None:
+                url = target
                 continue
             if page.status >= 500 or page.status == 429:
                 raise ConnectorError(
                     f"{url}: the server responded with status {page.status}, so no page of the site is fetched."
                 )
-            return Protego.parse(page.data.decode("utf-8", "replace")) if page.status == 200 else None
+            return Protego.parse(page.data.decode("utf-8-sig", "replace")) if page.status == 200 else None
         return None
 
     def _request_with_retries(self, url: str, method: str, max_bytes: int) -> Page:
@@ -196,6 +197,16 @@ def _parse_url(url: str) -> Url:
         return parse_url(url)
     except LocationParseError:
         raise ConfigError(f"{url!a} is not a valid address.") from None
+
+
+def _redirect_target(page: Page) -> str | None:
+    """The URL that a response redirects to. Raises ConnectorError unless it is http or https."""
+    target = page.headers.get("Location")
+    if page.status not in _REDIRECT_STATUSES or not target:
+        return None
+    with contextlib.suppress(UnicodeError):  # headers are decoded as Latin-1, but servers send UTF-8
+        target = target.encode("latin-1").decode()
+    return canonical_url(target, base=page.url)
 
 
 def _read(response: BaseHTTPResponse, url: str, max_bytes: int) -> bytes:

@@ -5,6 +5,7 @@ Feeds are parsed here rather than by feedparser, see docs/decisions/020-ingestio
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import zlib
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from selectolax.lexbor import LexborHTMLParser
 
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Scalar
+from ragfm.parsing.media_types import declared_charset
+from ragfm.parsing.text_encoding import decode
 from ragfm_connectors.web_client import Page, canonical_url
 
 _MAX_UNPACKED = 100 * 2**20  # bytes of a compressed sitemap; the protocol allows 50 MiB
@@ -54,7 +57,8 @@ def parse_links(page: Page) -> tuple[str | None, list[str]]:
 
     Relative URLs are resolved against `<base>`.
     """
-    tree = LexborHTMLParser(page.data)
+    charset = declared_charset(page.data, page.headers.get("Content-Type"))
+    tree = LexborHTMLParser(decode(page.data, charset) or page.data)
     base_node = tree.css_first("base[href]")
     base = (_resolve(base_node.attributes.get("href"), page.url) if base_node else None) or page.url
     canonical_node = tree.css_first('link[rel="canonical"][href]')
@@ -77,10 +81,11 @@ def parse_page_list(page: Page) -> PageList | None:
             raise ConnectorError(f"{page.url} cannot be decompressed: {error}.") from error
         if decompressor.unconsumed_tail:
             raise ConnectorError(f"{page.url} has more than {_MAX_UNPACKED:,} bytes when decompressed.")
+    data = data.removeprefix(codecs.BOM_UTF8).lstrip()
     if data.startswith((b"http://", b"https://")) and page.url.endswith(".txt"):  # a sitemap as plain text
         lines = data.decode("utf-8", "replace").splitlines()
         return PageList("sitemap", pages=_listed_pages(lines, page.url))
-    if not data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<") or is_html(page):
+    if not data.startswith(b"<") or is_html(page):
         return None
     try:
         root = fromstring(data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from ragfm.core.access_groups import changed_groups, restrict_groups
 from ragfm.core.config import SETTINGS_FILE
-from ragfm.core.errors import MassDeleteError, SourceError
+from ragfm.core.errors import ConfigError, MassDeleteError, MissingExtraError, SourceError, UnknownPluginError
 from ragfm.ingestion.document_outcomes import stored_failures
 from ragfm.ingestion.document_tags import check_tag_names, matches_uri
 from ragfm.ingestion.image_embedding import embed_figures
@@ -60,9 +60,9 @@ def sync_sources(
     `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
     view is saved after the last one, and every few slices. With a number of `workers`, processes prepare the documents:
     this many of this machine, or with the `executor` "ray" of a cluster, and all others that run `ragfm worker`. A
-    SourceError of a requested source ends the sync; without a request, it is reported as a failure and the other
-    sources continue. A source that lost over half of its documents raises MassDeleteError unless `allow_mass_delete` is
-    set.
+    requested source that cannot be read or has invalid options ends the sync; without a request, it is reported as a
+    failure and the other sources continue. A source that lost over half of its documents raises MassDeleteError unless
+    `allow_mass_delete` is set.
     """
     sync_all = not requests
     if sync_all and not store.exists:
@@ -118,8 +118,8 @@ def sync_sources(
                 if shared is None and store.database.shared:
                     # What an interrupted sync with workers has left.
                     WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog, source.id)
-            except SourceError as error:
-                if not sync_all:
+            except (SourceError, ConfigError, MissingExtraError, UnknownPluginError) as error:
+                if not sync_all or (run is not None and not isinstance(error, SourceError)):
                     if run is not None:
                         store.save_view(catalog)  # of the commits before the error
                     raise

@@ -105,7 +105,7 @@ def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
         return formats.VIDEO, ""
     if named != formats.BINARY:
         return named, ""
-    text = decode(data, _declared_charset(data, declared))
+    text = decode(data, declared_charset(data, declared))
     if text is None or text.startswith(_POSTSCRIPT):
         return (formats.PDF if b"%PDF-" in data[:1024] else formats.BINARY), ""
     if _HTML.match(text):
@@ -138,7 +138,7 @@ def _archive_type(data: bytes) -> str:
     return formats.BINARY
 
 
-def _declared_charset(data: bytes, declared: str | None) -> str | None:
+def declared_charset(data: bytes, declared: str | None) -> str | None:
     """The encoding that the source declares, else an XML declaration or a `meta` element at the start."""
     match = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", declared or "", re.IGNORECASE)
     if match:

@@ -72,6 +72,26 @@ def test_files_of_an_archive_are_documents_and_their_changes_are_seen(
     assert sorted(path.name for path in docs.iterdir()) == [kind, "plain.md"]
 
 
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar"])
+def test_names_in_archives_may_have_any_spaces_and_joiners(tmp_path: Path, kind: str) -> None:
+    names = ["Shot 10.00\u202fAM.txt", "東京\u3000案内.txt", "no\u00a0break.txt", "\U0001f468\u200d\U0001f469.txt"]
+    _pack(tmp_path / kind, dict.fromkeys([*names, "line\nbreak.txt"], "Oaks"))
+    connector = FilesConnector(tmp_path)
+    assert set(_texts(connector)) == {f"{kind}/{name}" for name in names}
+    assert _reasons(connector) == {f"{kind}/line\ufffdbreak.txt": "its name is not printable"}
+
+
+def test_names_of_zips_in_utf_8_without_the_flag_for_it(tmp_path: Path) -> None:
+    path = _pack(tmp_path / "a.zip", {"cafXX.txt": "Oaks", "grYYn.txt": "Elms", "a.txt": "Pines"})
+    # In UTF-8, and in cp437, as which names without the flag are defined.
+    path.write_bytes(path.read_bytes().replace(b"cafXX", "café".encode()).replace(b"grYYn", b"gr\x81\x81n"))
+    assert _texts(FilesConnector(tmp_path)) == {
+        "a.zip/café.txt": b"Oaks",
+        "a.zip/grüün.txt": b"Elms",
+        "a.zip/a.txt": b"Pines",
+    }
+
+
 def test_the_contract(tmp_path: Path) -> None:
     for kind in KINDS:
         _pack(

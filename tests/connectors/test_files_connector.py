@@ -137,6 +137,13 @@ def test_include_and_exclude(docs: Path, include: list[str], exclude: list[str],
     assert list(listed(docs, include=include, exclude=exclude)) == paths
 
 
+def test_a_name_that_begins_with_an_exclamation_mark(docs: Path) -> None:
+    write(docs / "a" / "!b.md")
+    assert list(listed(docs, include=["**/!b.md"])) == ["a/!b.md"]
+    with pytest.raises(ConfigError, match=r"'!b\.md' is not supported"):  # it would not mean what it means to git
+        FilesConnector(docs, exclude=["*.md", "!b.md"])
+
+
 @pytest.mark.parametrize("pattern", ["", "/", "./"])
 def test_an_empty_pattern_is_refused(docs: Path, pattern: str) -> None:
     with pytest.raises(ConfigError, match="not a pattern"):

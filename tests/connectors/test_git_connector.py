@@ -152,6 +152,12 @@ def test_only_the_storage_settings_of_the_configuration_are_read(work: Work) -> 
         assert "secret" not in str(caught.value)
 
 
+def test_a_repository_with_sha_256_is_not_supported(work: Work) -> None:
+    work("init", "-q", "--object-format=sha256", "other")
+    with pytest.raises(SourceError, match="unsupported storage format: objectFormat = sha256"):
+        GitConnector(work.folder / "other")
+
+
 def test_no_program_of_the_user_configuration_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".gitconfig").write_text(f"[core]\n\tsshCommand = touch {tmp_path}/canary;\n")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -181,6 +182,50 @@ def test_damaged_files_are_reported(tmp_path: Path) -> None:
     assert "record 2: it has 3 fields" in (found[""].error or "")
     assert "record 3: it is not in utf-8" in (found[""].error or "")
     assert len(listed(tmp_path / "r.csv", encoding="latin-1")) == 4
+
+
+@pytest.mark.parametrize("text", ["\n\n_id,text\n1,Oaks\n", "\r\n_id,text\r\n1,Oaks\r\n"])
+def test_empty_lines_above_the_header_of_a_csv_are_ignored(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.csv").write_bytes(text.encode())
+    assert texts(JsonlConnector(tmp_path / "r.csv")) == {"1": "Oaks"}
+
+
+@pytest.mark.parametrize("rest", ["3,Pines", '3,"Pines"', '3,Pines "x" y'])
+def test_a_quote_that_takes_in_other_records_is_reported(tmp_path: Path, rest: str) -> None:
+    (tmp_path / "r.csv").write_text(f'_id,text\n1,"Two\nlines, ""quoted"""\n2,"Elms\n{rest}\n')
+    connector = JsonlConnector(tmp_path / "r.csv")
+    assert "record 2: it is not CSV" in (listed(tmp_path / "r.csv")[""].error or "")
+    assert texts(connector) == {"1": 'Two\nlines, "quoted"'}
+
+
+def test_a_header_that_is_not_csv_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes(b"_id,text\r1,Oaks\r")
+    assert "its header is not CSV" in (listed(tmp_path / "r.csv")[""].error or "")
+
+
+@pytest.mark.parametrize(("value", "zone"), [(1, "No/Where"), (10**18, None)])
+def test_times_of_parquet_that_python_cannot_represent_are_reported(
+    tmp_path: Path, value: int, zone: str | None
+) -> None:
+    times = pa.array([value], pa.timestamp("us", zone))
+    pq.write_table(pa.table({"_id": ["1"], "text": ["Oaks"], "at": times}), tmp_path / "r.parquet")
+    assert "is damaged or not supported" in (listed(tmp_path / "r.parquet")[""].error or "")
+
+
+def test_text_in_binary_columns_of_parquet(tmp_path: Path) -> None:
+    rows = {"_id": [b"1", b"2"], "title": [b"Trees", None], "text": ["Bäume".encode(), b"\xff\xfe\0"]}
+    pq.write_table(pa.table(rows), tmp_path / "r.parquet")
+    assert texts(JsonlConnector(tmp_path / "r.parquet")) == {"1": "Trees\n\nBäume", "2": ""}
+
+
+def test_archives_next_to_files_of_records_are_skipped(tmp_path: Path) -> None:
+    lines(tmp_path / "r.jsonl", ROWS[0])
+    with ZipFile(tmp_path / "backup.zip", "w") as archive:
+        archive.write(tmp_path / "r.jsonl", "r.jsonl")
+    found = listed(tmp_path)
+    assert list(found) == ["backup.zip", "r.jsonl/a"]
+    assert found["backup.zip"].skip
+    assert not found["backup.zip"].error
 
 
 def test_files_that_unpack_to_absurd_sizes_are_refused(tmp_path: Path) -> None:

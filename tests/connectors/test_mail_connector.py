@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from ragfm_connectors import mail
@@ -92,6 +93,43 @@ def test_a_tree_of_single_mails_and_who_may_see_them(tmp_path: Path) -> None:
     assert list(listed(tmp_path / "one.eml")) == ["1@example.org"]
     shutil.copy(tmp_path / "in/two.EML", tmp_path / "copy.eml")
     assert len([path for path in listed(tmp_path) if path == "2@example.org"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "identity"),
+    [
+        ("Message-ID:\nFrom: ann@example.org", None),
+        ("Message-ID: \r\nFrom: ann@example.org", None),
+        ("Message-ID: <>\nFrom: ann@example.org", None),
+        ("Message-ID:\r\n <1@example.org>\r\nFrom: ann@example.org", "1@example.org"),
+        ("Message-ID: 1@example.org", "1@example.org"),
+        ("Message-ID: <no 1 of 2@example.org>", "no 1 of 2@example.org"),
+    ],
+)
+def test_message_ids(tmp_path: Path, headers: str, identity: str | None) -> None:
+    (tmp_path / "1.eml").write_bytes(f"{headers}\nSubject: Oaks\n\nOaks grow slowly.\n".encode())
+    (ref,) = MailConnector(tmp_path).refs()
+    assert ref.path == (identity or ref.revision)
+
+
+def test_a_paragraph_that_begins_with_from_and_a_time_is_text(tmp_path: Path) -> None:
+    text = b"Hello.\n\nFrom 10:30 to 12:00 the room is closed.\n"
+    headers = b"Message-ID: <%d@example.org>\nSubject: Room\n\n"
+    start = b"From ann@example.org Mon Mar  2 10:00:00 2026\n"
+    (tmp_path / "box").write_bytes(b"".join(start + headers % number + text + b"\n" for number in (1, 2)))
+    connector = MailConnector(tmp_path / "box")
+    refs = list(connector.refs())
+    assert [ref.path for ref in refs] == ["1@example.org", "2@example.org"]
+    assert b"the room is closed" in connector.fetch(refs[0]).data
+
+
+def test_archives_next_to_mails_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "1.eml").write_bytes(bytes(message(1)))
+    with ZipFile(tmp_path / "old.zip", "w") as archive:
+        archive.write(tmp_path / "1.eml", "1.eml")
+    found = listed(tmp_path)
+    assert list(found) == ["1@example.org", "#files/old.zip"]
+    assert not any(ref.error for ref in found.values())
 
 
 def test_html_and_pictures_and_other_parts(tmp_path: Path) -> None:

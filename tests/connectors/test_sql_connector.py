@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -160,6 +163,34 @@ def test_a_query_and_its_columns(base: Database) -> None:
     twice = listed(base.location, query="SELECT 1 AS id, text FROM notes UNION ALL SELECT NULL, 'x'")
     assert len([ref for ref in twice.values() if ref.skip == "another row has the same 'id'"]) == 3
     assert [ref.error.endswith("has no 'id'") for ref in twice.values() if ref.error] == [True]
+
+
+def test_text_of_sqlite_that_is_not_utf_8(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        database.execute("CREATE TABLE a AS SELECT 1 AS id, CAST(x'636166e9' AS TEXT) AS text UNION SELECT 2, 'Oaks'")
+    connector = SqlConnector(f"sqlite:///{tmp_path}/a.db#a")
+    assert [connector.fetch(ref).data.decode() for ref in connector.refs()] == ["caf\ufffd", "Oaks"]
+
+
+def test_a_query_that_ends_in_a_comment(base: Database) -> None:
+    assert list(listed(base.location, query="SELECT id, text FROM notes WHERE id = 1 -- for now")) == ["1"]
+
+
+@pytest.mark.parametrize("options", [{}, {"changed": "changed"}])
+def test_a_row_without_the_nested_text_fails_alone(tmp_path: Path, options: dict[str, Any]) -> None:
+    sqlite3.register_converter("JSON", json.loads)
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        database.execute("CREATE TABLE a (id INTEGER, data JSON, changed INTEGER)")
+        rows = [(1, '{"body": "Oaks"}', 1), (2, '{"body": "Elms"}', 1), (3, None, 1), (4, '{"body": "Pines"}', 2)]
+        database.executemany("INSERT INTO a VALUES (?, ?, ?)", rows)
+        database.commit()
+    connector = SqlConnector(f"sqlite:///{tmp_path}/a.db?detect_types=1#a", text=["data.body"], **options)
+    refs = {ref.path: ref for ref in connector.refs()}
+    assert [connector.fetch(refs[path]).data for path in ("1", "2", "4")] == [b"Oaks", b"Elms", b"Pines"]
+    with pytest.raises(ConnectorError, match=r"none of the text fields 'data\.body'"):
+        connector.fetch(refs["3"])
+    if not options:
+        assert "none of the text fields" in (refs["3"].error or "")
 
 
 def test_a_change_within_the_tick_of_the_clock_is_seen(base: Database) -> None:

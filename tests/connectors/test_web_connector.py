@@ -89,7 +89,8 @@ def test_a_sitemap(site: Site, packed: bool) -> None:
     )
     site.page("/index.xml", index, Content_Type="text/xml")
     found = listed(site.url("/index.xml"))
-    assert [path.rpartition("/")[2] for path in found] == ["a", "b", "style"]
+    assert [path.rpartition("/")[2] for path in found] == ["a", "b", "style", "x"]
+    assert found["http://example.com/x"].skip == f"the sitemap is of a different site, {site.url('')}"
     assert found[site.url("/a")].revision == 'etag:"1"'
     assert found[site.url("/b")].revision.startswith("hash:")
     assert found[site.url("/style")].skip == "of type text/css"
@@ -147,6 +148,60 @@ def test_links_within_a_folder(site: Site) -> None:
         listed(url, links=True, max_pages=3)
 
 
+def test_pages_with_a_dot_in_their_name_have_links(site: Site) -> None:
+    site.page("/d/", '<a href="3.12/">1</a> <a href="St._Gallen">2</a> <a href="x.pdf">3</a>', ETag="1")
+    site.page("/d/3.12/", '<a href="tutorial.html">t</a>', ETag="2")
+    site.page("/d/3.12/tutorial.html", "Oaks")
+    site.page("/d/St._Gallen", '<a href="Appenzell">a</a>')
+    site.page("/d/Appenzell", "Elms")
+    site.page("/d/x.pdf", "%PDF", Content_Type="application/pdf", ETag="3")
+    url = site.url("/d/")
+    paths = {path.removeprefix(url) for path in listed(url, links=True)}
+    assert paths == {"", "3.12/", "3.12/tutorial.html", "St._Gallen", "Appenzell", "x.pdf"}
+    assert "/d/x.pdf" not in site.asked("GET")
+
+
+@pytest.mark.parametrize(
+    ("charset", "meta"), [("iso-8859-1", ""), ("shift_jis", ""), ("shift_jis", '<meta charset="shift_jis">')]
+)
+def test_links_in_the_encoding_of_the_page(site: Site, charset: str, meta: str) -> None:
+    name, address = ("été", "%C3%A9t%C3%A9") if charset == "iso-8859-1" else ("夏", "%E5%A4%8F")
+    content_type = "text/html" if meta else f"text/html; charset={charset}"
+    site.page("/d/", f'{meta}<a href="{name}.html">{name}</a>'.encode(charset), Content_Type=content_type)
+    site.page(f"/d/{address}.html", "Oaks")
+    assert list(listed(site.url("/d/"), links=True)) == [site.url("/d/"), site.url(f"/d/{address}.html")]
+
+
+def test_a_slash_in_a_query_is_not_a_folder(site: Site) -> None:
+    site.page("/d/?page=/a/b", '<a href="a.html">a</a>')
+    site.page("/d/a.html", "Oaks")
+    assert list(listed(site.url("/d/?page=/a/b"), links=True)) == [site.url("/d/?page=/a/b"), site.url("/d/a.html")]
+
+
+def test_a_redirect_in_utf_8_is_followed(site: Site) -> None:
+    site.page("/old", status=301, Location="/caf\u00c3\u00a9")  # the server writes Latin-1
+    site.page("/caf%C3%A9", "Oaks")
+    assert list(listed(site.url("/old"))) == [site.url("/caf%C3%A9")]
+
+
+@pytest.mark.parametrize("host", ["www..example.com", f"{'a' * 64}.example.com"])
+def test_an_invalid_host_in_a_feed_fails_alone(site: Site, host: str) -> None:
+    site.page("/1", "<p>One")
+    items = f"<item><link>http://{host}/</link></item><item><link>{site.url('/1')}</link></item>"
+    site.page("/rss", f"<rss><channel>{items}</channel></rss>", Content_Type="application/xml")
+    found = listed(site.url("/rss"))
+    assert "is not a valid host name" in (found[f"http://{host}/"].error or "")
+    assert not found[site.url("/1")].error
+
+
+def test_an_empty_line_or_a_byte_order_mark_above_a_sitemap(site: Site) -> None:
+    site.page("/a", "a")
+    url = sitemap(site, "/a")
+    site.page("/sitemap.xml", f"\n{site.pages['/sitemap.xml'].body!s}", Content_Type="application/xml")
+    site.page("/sitemap.txt", f"\ufeff{site.url('/a')}\r\n", Content_Type="text/plain")
+    assert list(listed(url)) == list(listed(site.url("/sitemap.txt"))) == [site.url("/a")]
+
+
 def test_a_redirected_site_is_an_error_that_names_its_target(site: Site) -> None:
     url = linked(site)
     site.page("/old/", status=301, Location=url)
@@ -187,6 +242,13 @@ def test_addresses_are_written_in_one_way() -> None:
 
 
 # --- Request settings ----------------------------------------------------------------------------------------------
+
+
+def test_a_byte_order_mark_in_robots_txt_is_ignored(site: Site) -> None:
+    site.page("/a", "a")
+    site.page("/robots.txt", "\ufeffUser-agent: *\nDisallow: /a")
+    with pytest.raises(ConnectorError, match="disallows"):
+        listed(site.url("/a"))
 
 
 def test_robots_txt_is_obeyed(site: Site) -> None:

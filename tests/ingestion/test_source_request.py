@@ -11,6 +11,7 @@ from ragfm_connectors.files import FilesConnector
 from ragfm import Collection
 from ragfm.core.errors import SourceError
 from ragfm.ingestion.source_request import SourceEntry, refresh_request, resolve_source
+from ragfm.testing import HashingEmbedder
 
 
 @pytest.fixture
@@ -53,6 +54,29 @@ def test_several_sources_build_one_connector_each(
     with pytest.raises(SourceError, match="overlaps"):  # each is valid alone
         collection.sync(inner.parent, inner)
     assert len(built) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ('connector = "nowhere"', "nowhere"),
+        ("options = {nothing = 1}", "has no option 'nothing'"),
+        ('connector = "jsonl"\noptions = {encoding = "utf-99"}', "There is no encoding"),
+    ],
+)
+def test_a_source_with_invalid_settings_does_not_stop_the_others(
+    tmp_path: Path, embedder: HashingEmbedder, docs: Path, setting: str, reason: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    with Collection.open(tmp_path / ".ragfm", embedder=embedder) as collection:
+        collection.sync(docs)
+    (tmp_path / "ragfm.toml").write_text(f'[[sources]]\nlocation = "other"\n{setting}\n')
+    (docs / "new.md").write_text("Oaks grow slowly.")
+    with Collection.open(tmp_path / ".ragfm", embedder=embedder) as collection:
+        report = collection.sync()
+        assert (report.added, report.unchanged) == (1, 4)
+        (failed,) = report.failed
+        assert reason in failed.error
 
 
 def test_a_request_follows_what_another_process_has_changed(
