@@ -64,6 +64,16 @@ def test_addresses_that_are_cut_at_a_line_end(first: str, second: str, joined: s
     assert joined in " ".join(parsed.text.split())
 
 
+def test_superscripts_of_numbers_are_not_digits_of_them() -> None:
+    def shown(*texts: str) -> str:
+        return "".join(f"/F1 {6 if i % 2 else 10} Tf {4 * (i % 2)} Ts ({text}) Tj " for i, text in enumerate(texts))
+
+    page = shown("It shone 10", "6", " hours in 2022.", "3", " Oil", "1", " for 85", "2,3", ", or 5", "\\(4\\)")
+    assert document(pdf(f"BT 72 700 Td {page} ET"), "a.pdf").text == (
+        "It shone 10⁶ hours in 2022.³ Oil1 for 85²,³, or 5(4)"
+    )
+
+
 def test_a_document_without_text_is_skipped() -> None:
     with pytest.raises(SkipDocument, match=r"a\.pdf has no text"):
         parse(Blob(pdf("", "")), "a.pdf")
@@ -378,6 +388,20 @@ def test_numbers_with_a_full_stop_for_thousands_are_cells() -> None:
     assert table.replace("’", "'").split("\n")[2:] == [f"| {' | '.join(row)} |" for row in rows]
 
 
+def test_numbers_with_a_minus_behind_or_with_thin_spaces_are_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    get_code = pypdfium2.raw.FPDFText_GetUnicode
+    monkeypatch.setattr(
+        pypdfium2.raw,
+        "FPDFText_GetUnicode",
+        lambda page, index: 0x202F if (code := get_code(page, index)) == 0x2019 else int(code),
+    )
+    table = cells("", "2018", "2017", y=700) + cells("Oil", "1,234-", "1,100-", y=686)
+    table += cells("Lamps", "12'345", "7", y=672) + cells("Wicks", "5", "12", y=658)
+    assert marked(document(pdf(table), "a.pdf"), "table") == [
+        "|  | 2018 | 2017 |\n| --- | --- | --- |\n| Oil | 1,234- | 1,100- |\n| Lamps | 12 345 | 7 |\n| Wicks | 5 | 12 |"
+    ]
+
+
 def test_dot_leaders_are_left_out() -> None:
     rows = cells("Weapons, etc. .", "132.9", "27.1", y=700) + cells("Vagrancy. . . . . . .", "26.6", "2.2", y=686)
     parsed = document(pdf(rows + lines(". . . . . . . . . . .", y=640) + lines(*PROSE, y=580)), "a.pdf")
@@ -498,6 +522,21 @@ def test_a_rotated_page_is_read_as_displayed() -> None:
     )
     assert document(pdf(rotated, page="/Rotate 90"), "a.pdf").text == "Read me across and below"
     assert "Read me across" in document(pdf(rotated), "a.pdf").text
+
+
+def test_a_table_that_is_drawn_sideways_keeps_its_rows_and_columns() -> None:
+    shown = ""
+    for i, row in enumerate(
+        (("", "2023", "2024"), ("Lamps", "1,234", "900"), ("Oil", "234", "190"), ("Wicks", "1", "8"))
+    ):
+        for text, y in zip(row, (72, 272, 372), strict=True):
+            shown += f"BT /F1 10 Tf 0 1 -1 0 {150 + 14 * i} {y} Tm ({text}) Tj ET "
+    downwards = "".join(f"BT /F1 10 Tf 0 -1 1 0 {x} 700 Tm ({text}) Tj ET " for x, text in ((86, "Two"), (100, "One")))
+    parsed = document(pdf(shown, lines(*PROSE) + downwards), "a.pdf")
+    assert marked(parsed, "table") == [
+        "|  | 2023 | 2024 |\n| --- | --- | --- |\n| Lamps | 1,234 | 900 |\n| Oil | 234 | 190 |\n| Wicks | 1 | 8 |"
+    ]
+    assert parsed.text.endswith(f"{PROSE[-1]}\n\nOne Two")
 
 
 # --- Real files --------------------------------------------------------------------------------------------------

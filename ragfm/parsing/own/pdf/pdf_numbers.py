@@ -33,11 +33,11 @@ _DIGITS = (
     r"|\d[\d,]*(?:\.\d+)?|\.\d+)"
 )
 _NUMBER = re.compile(
-    rf"[(<~+]*[-\u2013\u2014\u2212+]?{_CURRENCY}?\(?[-\u2013\u2212]?{_DIGITS}(?:[%x]|bps|pts)?\)*[%x]?(?:\([a-z\d]{{1,2}}\)|[*†‡])*"
+    rf"[(<~+]*[-\u2013\u2014\u2212+]?{_CURRENCY}?\(?[-\u2013\u2212]?{_DIGITS}(?:[%x]|bps|pts)?[-\u2212{HYPHEN}]?\)*[%x]?(?:\([a-z\d]{{1,2}}\)|[*†‡⁰¹²³⁴-⁹])*"
 )
 _PLACEHOLDER = re.compile(rf"{_CURRENCY}?\(?(?:[\u2012-\u2015\u2212-]+|N/?[AM]|n/?[am]|\*{{1,3}})\)?%?\*?")
 _FOOTNOTE = re.compile(r"\(?(?:\d|[a-z]{1,3})\)(?:\(?\w\))*|[*†‡]+")
-_YEAR = re.compile(r"(?:19|20)\d\d(?:\s?\(\w\)|[*†])?")
+_YEAR = re.compile(r"(?:19|20)\d\d(?:\s?\(\w\)|[*†]|[⁰¹²³⁴-⁹]+)?")
 _PERIOD = re.compile(
     r"\b(?:(?:19|20)\d\d|jan|feb|mar|apr|may|june?|july?|aug|sep|oct|nov|dec|q[1-4]|years?|quarters?|months?|weeks?|ended)",
     re.IGNORECASE,
@@ -219,7 +219,7 @@ def _piece(kind: str, words: list[Word]) -> _Piece:
         follows_sign = not any(map(str.isalnum, before)) and not is_range
         text += word.text if follows_sign or _CLOSING.fullmatch(word.text) else f" {word.text}"
         if any(map(str.isdigit, word.text)) and not (before and _FOOTNOTE.fullmatch(word.text)):
-            behind = len(word.text) - len(word.text.rstrip(")%*†‡x"))
+            behind = len(word.text) - len(word.text.rstrip(f")%*†‡x⁰¹²³⁴⁵⁶⁷⁸⁹-\u2212{HYPHEN}"))
             edge = word.x1 - 0.8 * behind * (word.x1 - word.x0) / len(word.text)
         before = word.text
     return _Piece(words, kind, text, x0, x1, edge)
