@@ -402,6 +402,25 @@ def test_numbers_with_a_minus_behind_or_with_thin_spaces_are_cells(monkeypatch: 
     ]
 
 
+def test_empty_cells_keep_the_columns_of_the_others() -> None:
+    def row(label: str, *numbers: str, y: float) -> str:
+        shown = [(number, right) for number, right in zip(numbers, (300, 380, 460), strict=True) if number]
+        return cells(label, *(number for number, _ in shown), y=y, right=tuple(right for _, right in shown))
+
+    header = row("", "2018", "2017", "2016", y=700)
+    table = (
+        row("Lamps", "1,234", "", "900", y=686) + row("Oil", "", "190", "", y=672) + row("Horns", "1", "8", "3", y=658)
+    )
+    assert marked(document(pdf(header + table), "a.pdf"), "table") == [
+        "|  | 2018 | 2017 | 2016 |\n| --- | --- | --- | --- |\n"
+        "| Lamps | 1,234 |  | 900 |\n| Oil |  | 190 |  |\n| Horns | 1 | 8 | 3 |"
+    ]
+    table = row("Lamps", "1,234", "", "900", y=686) + row("Horns", "1", "", "3", y=672)
+    assert marked(document(pdf(header + table), "a.pdf"), "table") == [
+        "|  | 2018 | 2016 |\n| --- | --- | --- |\n| Lamps | 1,234 | 900 |\n| Horns | 1 | 3 |"
+    ]
+
+
 def test_dot_leaders_are_left_out() -> None:
     rows = cells("Weapons, etc. .", "132.9", "27.1", y=700) + cells("Vagrancy. . . . . . .", "26.6", "2.2", y=686)
     parsed = document(pdf(rows + lines(". . . . . . . . . . .", y=640) + lines(*PROSE, y=580)), "a.pdf")

@@ -235,13 +235,16 @@ def _end_of_table(rows: Sequence[_Row], start: int) -> int:
     right = max(piece.x1 for piece in rows[start].values)
     margin = rows[start].pieces[0].x0
     known = rows[start].values
+    # The line above may have the headers of columns whose first cells are empty.
+    above = rows[start - 1].pieces if start and not rows[start - 1].values else []
+    headers = [piece for piece in above if piece.x0 > rows[start].pieces[0].x1] if len(above) > 1 else []
     for i in range(start + 1, len(rows)):
         row, above = rows[i], rows[i - 1]
         height = min(row.bottom - row.top, 2 * row.size)
         if row.top - above.bottom > _MAX_GAP * height or i - end >= _MAX_TEXT_LINES:
             break
         if row.values:
-            aligned = [piece for piece in row.values if any(_aligned(piece, other) for other in known)]
+            aligned = [piece for piece in row.values if any(_aligned(piece, other) for other in (*known, *headers))]
             if not aligned and (len(row.values) > 1 or len(row.pieces) == 1 or len(known) > 1):
                 break
             if len(row.pieces) == 1 and (not above.values or row.top - above.bottom > 1.2 * height):
@@ -596,7 +599,10 @@ def _spread(
         return best[width][1]
     found: list[_Piece | None] = [None] * width  # more headers than columns
     for piece in pieces:
-        found[min(range(width), key=lambda j: abs(sum(spans[j]) / 2 - piece.center))] = piece
+        distance, j = min((abs(sum(span) / 2 - piece.center), j) for j, span in enumerate(spans))
+        other = found[j]
+        if other is None or distance < abs(sum(spans[j]) / 2 - other.center):
+            found[j] = piece
     return found
 
 
