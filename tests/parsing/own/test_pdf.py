@@ -122,6 +122,12 @@ def test_headings_by_size_and_weight() -> None:
     assert headings(parsed) == [(1, "The lighthouse"), (2, "2 Keepers"), (3, "2.1 At night"), (4, "Ships")]
 
 
+@pytest.mark.parametrize(("initial", "rest", "joined"), [("T", "he keeper", "The keeper"), ("A", "keeper", "A keeper")])
+def test_a_large_initial_is_part_of_the_first_line(initial: str, rest: str, joined: str) -> None:
+    shown = lines(initial, y=686, size=36) + lines(f"{rest} {PROSE[0][11:]}", *PROSE[1:], x=97, y=705)
+    assert document(pdf(shown), "a.pdf").text == f"{joined} {PROSE[0][11:]} {PROSE[1]} {PROSE[2]}"
+
+
 def test_the_second_line_of_a_numbered_title_is_part_of_it() -> None:
     title = lines("5.9 Moving and re-", y=740, size=14, font=2) + lines("moving of lamps", x=98, y=723, size=14, font=2)
     parsed = document(pdf(title + lines(*PROSE, y=690)), "a.pdf")

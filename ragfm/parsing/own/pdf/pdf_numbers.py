@@ -236,8 +236,8 @@ def _end_of_table(rows: Sequence[_Row], start: int) -> int:
     margin = rows[start].pieces[0].x0
     known = rows[start].values
     # The line above may have the headers of columns whose first cells are empty.
-    above = rows[start - 1].pieces if start and not rows[start - 1].values else []
-    headers = [piece for piece in above if piece.x0 > rows[start].pieces[0].x1] if len(above) > 1 else []
+    headers = rows[start - 1].pieces if start and not rows[start - 1].values else []
+    headers = [piece for piece in headers if piece.x0 > rows[start].pieces[0].x1] if len(headers) > 1 else []
     for i in range(start + 1, len(rows)):
         row, above = rows[i], rows[i - 1]
         height = min(row.bottom - row.top, 2 * row.size)

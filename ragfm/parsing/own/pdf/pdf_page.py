@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
@@ -33,6 +34,7 @@ _LIGATURES = {0xFB00 + i: letters for i, letters in enumerate(("ff", "fi", "fl",
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MAX_SUPERSCRIPT = 0.8  # times the font size of the text before
 _MIN_RISE = 0.2  # times the font size of the text before
+_MIN_INITIAL = 1.8  # times the font size: a letter at the start of a paragraph that is as high as two lines
 _SPACES = frozenset({0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000})  # thin ones separate thousands
 _IGNORED_CODES = frozenset({0, 0xAD, 0x200B, 0xFEFF, 0xFFFF})
 _MAX_SCAN_CHARACTERS = 30  # a scanned page may have a page number or a stamp as text
@@ -259,6 +261,7 @@ class _WordReader:
                 )
             self._last_box = box
         self._end_word()
+        self._join_initials()
         self._content.hidden_text = _join_surrogates("".join(hidden)).strip()
         self._content.slanted = _join_surrogates("".join(slanted)).strip()
         return self._suspects
@@ -278,6 +281,29 @@ class _WordReader:
         self._content.words.append(word)
         if style.visible is None:
             self._suspects.append(word)
+
+    def _join_initials(self) -> None:
+        """Join the large letter with which a paragraph begins to the rest of its word, at the top right of it."""
+        words = self._content.words
+        joined = set()
+        for initial, rest in pairwise(words):
+            if (
+                initial.size > _MIN_INITIAL * rest.size
+                and len(initial.text) == 1
+                and (initial.text + rest.text[0]).isalpha()
+                and initial.text.isupper()
+                and initial.bottom - rest.bottom > 0.5 * rest.size
+                and rest.center_y > initial.top
+                and -0.1 * initial.size < rest.x0 - initial.x1 < rest.size
+            ):
+                if initial.text == "A" and len(rest.text) > 2:  # more often a word than the start of one
+                    initial.top, initial.bottom, initial.size = rest.top, rest.bottom, rest.size
+                    initial.x0 = initial.x1 = rest.x0 - 0.3 * rest.size
+                    continue
+                rest.text = initial.text + rest.text
+                joined.add(id(initial))
+        if joined:
+            self._content.words = [word for word in words if id(word) not in joined]
 
     def _is_exponent(self, style: _Style, box: Box, size: float, bottom: float) -> bool:
         """Whether a character is a superscript of a number: an exponent or a footnote. The one in "(1)" is clear."""
