@@ -113,6 +113,17 @@ def test_shapes_of_a_group_are_read_from_top_to_bottom() -> None:
     assert texts == ["left 1", "left 2", "left 3", "right 1", "right 2", "right 3"]
 
 
+def test_superscripts_of_numbers_are_not_digits_of_them() -> None:
+    written = pptx.Presentation()
+    slide = written.slides.add_slide(written.slide_layouts[6])
+    paragraph = slide.shapes.add_textbox(Cm(2), Cm(2), Cm(10), Cm(2)).text_frame.paragraphs[0]
+    for text, baseline in (("It shone 10", 0), ("6", 30_000), (" hours of 1", 0), ("2", -25_000), (".", 0)):
+        run = paragraph.add_run()
+        run.text = text
+        run._r.get_or_add_rPr().set("baseline", str(baseline))
+    assert document(saved(written), "a.pptx").text == "It shone 10⁶ hours of 12."
+
+
 def test_damaged(talk: bytes) -> None:
     with pytest.raises(ParseError, match=r"a\.pptx"):
         parse(Blob(talk[:-100] + bytes(100)), "a.pptx")

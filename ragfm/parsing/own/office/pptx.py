@@ -15,7 +15,7 @@ from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, slide number, header
@@ -226,10 +226,15 @@ def _position(shape: Node) -> tuple[int, int] | None:
 
 
 def _paragraph_text(paragraph: Node) -> str:
-    parts = []
+    parts = [""]
+    is_raised = False
     for node in paragraph.iter():
-        if local_name(node) == "t":
-            parts.append(node.text or "")
-        elif local_name(node) in ("br", "tab"):
+        name = local_name(node)
+        if name == "r":
+            baseline = attribute(child(node, "rPr"), "baseline")  # negative for a subscript
+            is_raised = baseline[:1].isdecimal() and baseline != "0"
+        elif name == "t":
+            parts.append(raised(node.text or "", parts[-1]) if is_raised else node.text or "")
+        elif name in ("br", "tab"):
             parts.append(" ")
     return clean(" ".join("".join(parts).split()))

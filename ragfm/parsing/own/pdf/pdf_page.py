@@ -17,6 +17,7 @@ from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, rea
 from ragfm.parsing.own.pdf.pdf_figures import find_figures, text_in
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Figure, Word
 from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, rasterize, render
+from ragfm.parsing.rendering import SUPERSCRIPTS
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
@@ -31,7 +32,6 @@ _BOLD = re.compile(r"bold|black|heavy|demi|medi\b|^(?:.{6}\+)?(?:cm|sf|ec|lm)[a-
 _ITALIC = re.compile(r"italic|oblique|^(?:.{6}\+)?(?:cm|sf|ec)ti", re.IGNORECASE)
 _ITALIC_FLAG = 64
 _LIGATURES = {0xFB00 + i: letters for i, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MAX_SUPERSCRIPT = 0.8  # times the font size of the text before
 _MIN_RISE = 0.2  # times the font size of the text before
 _MIN_INITIAL = 1.8  # times the font size: a letter at the start of a paragraph that is as high as two lines
@@ -252,7 +252,7 @@ class _WordReader:
                 if style.size >= _MAX_SUPERSCRIPT * self._style.size:
                     self._last_large = character if character.isalnum() else self._last_large
                 elif self._is_exponent(style, box, self._style.size, word.bottom):
-                    character = character.translate(_SUPERSCRIPTS)  # 10⁶, not 106
+                    character = character.translate(SUPERSCRIPTS)  # 10⁶, not 106
                 # PDFium reverses the letters of one glyph in words that run from right to left.
                 is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
                 self._characters.insert(len(self._characters) - is_reversed, character)
