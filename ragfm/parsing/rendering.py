@@ -14,6 +14,8 @@ from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE
 
 _MAX_CAPTION = 200  # characters that stay with each part of a long figure
 _MAX_PADDING = 100  # cells, so that one long row does not multiply the size of all others
+SUPERSCRIPTS = str.maketrans("0123456789-\u2212", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
+_EXPONENT = re.compile(r"[-\u2212]?\d+(?:,\s?\d+)*")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # UTF-8 cannot encode surrogates, and SQLite ends a text at NUL
 
 
@@ -178,6 +180,11 @@ def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
         lines.append(f"| {line} |{'  |' * min(width - len(row), _MAX_PADDING)}")
     lines.insert(1, f"|{' --- |' * width}")
     return lines
+
+
+def raised(text: str, before: str) -> str:
+    """A superscript, in Unicode's characters if it is a number behind the one that ends `before`: 10⁶, not 106."""
+    return text.translate(SUPERSCRIPTS) if before[-1:].isdecimal() and _EXPONENT.fullmatch(text) else text
 
 
 def clean(text: str) -> str:

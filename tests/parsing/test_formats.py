@@ -196,6 +196,25 @@ def test_the_first_title_is_used_without_front_matter() -> None:
     assert document("## Two\n\n# One\n", "a.md").metadata == {"title": "One"}
 
 
+def test_headings_in_html_are_headings_of_markdown() -> None:
+    text = (
+        '<h1 align="center">\n  <img src="lamp.svg"><br>\n  The lamp\n</h1>\n\n<h2>Install</h2>\nText\n\n'
+        "<!-- <h2>Draft</h2> -->\n\n## Use\n\n<details>\n<h3 id=x>More</h3> and <h3>more</h3>\n</details>\n\n"
+        "> <h2>Quoted</h2>\n"
+    )
+    parsed = document(text, "a.md")
+    assert parsed.text == text
+    assert headings(parsed) == [(1, "The lamp"), (2, "Install"), (2, "Use"), (3, "More")]
+    assert marked(parsed, "heading")[1] == "<h2>Install</h2>"
+
+
+def test_front_matter_in_toml() -> None:
+    parsed = document('+++\ntitle = "Leave"\nyear = 2026\nvalid = 2026-01-31\n[extra]\nx = 1\n+++\n# Days\n', "a.md")
+    assert dict(parsed.metadata) == {"title": "Leave", "year": 2026, "valid": "2026-01-31"}
+    assert headings(parsed) == [(1, "Days")]
+    assert headings(document("+++\n# One\n+++\n# Two\n", "a.md")) == [(1, "Two")]
+
+
 @pytest.mark.parametrize("matter", ["title: a: b", "# note\ndate: 2026-99-99", "key: [" + "[" * 5000])
 def test_front_matter_with_invalid_yaml_is_not_a_heading(matter: str) -> None:
     assert headings(document(f"---\n{matter}\n---\n# Real\n", "a.md")) == [(1, "Real")]

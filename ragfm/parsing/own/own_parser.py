@@ -15,7 +15,7 @@ _VERSION = "5"
 # Of formats that have changed since.
 _VERSIONS = {
     **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.CSV, formats.TSV, formats.JSON, formats.CODE), "6"),
-    **dict.fromkeys((formats.XLS, formats.ODS, formats.ODP, formats.RTF), "6"),
+    **dict.fromkeys((formats.PPTX, formats.PPT, formats.XLS, formats.ODS, formats.ODP, formats.RTF), "6"),
     **dict.fromkeys((formats.XLSX, formats.DOCX, formats.DOC, formats.ODT, formats.XML), "7"),
     formats.PDF: "9",
     **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "10"),

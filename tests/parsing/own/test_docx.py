@@ -205,6 +205,14 @@ def test_words_with_furigana_are_kept_without_it() -> None:
     assert document(saved(written), "a.docx").text == "彼は東京に行った。"
 
 
+def test_superscripts_of_numbers_are_not_digits_of_them() -> None:
+    written = docx.Document()
+    paragraph = written.add_paragraph()
+    for text in ("It shone 10", "-6", " hours on 5 m", "2", " in 2022", "[1]", "."):
+        paragraph.add_run(text).font.superscript = text in ("-6", "2", "[1]")
+    assert document(saved(written), "a.docx").text == "It shone 10⁻⁶ hours on 5 m2 in 2022[1]."
+
+
 def test_a_text_box_is_read_once() -> None:
     written = docx.Document()
     box = "<w:txbxContent><w:p><w:r><w:t>In the box</w:t></w:r></w:p></w:txbxContent>"

@@ -64,6 +64,16 @@ def test_addresses_that_are_cut_at_a_line_end(first: str, second: str, joined: s
     assert joined in " ".join(parsed.text.split())
 
 
+def test_superscripts_of_numbers_are_not_digits_of_them() -> None:
+    def shown(*texts: str) -> str:
+        return "".join(f"/F1 {6 if i % 2 else 10} Tf {4 * (i % 2)} Ts ({text}) Tj " for i, text in enumerate(texts))
+
+    page = shown("It shone 10", "6", " hours in 2022.", "3", " Oil", "1", " for 85", "2,3", ", or 5", "\\(4\\)")
+    assert document(pdf(f"BT 72 700 Td {page} ET"), "a.pdf").text == (
+        "It shone 10⁶ hours in 2022.³ Oil1 for 85²,³, or 5(4)"
+    )
+
+
 def test_a_document_without_text_is_skipped() -> None:
     with pytest.raises(SkipDocument, match=r"a\.pdf has no text"):
         parse(Blob(pdf("", "")), "a.pdf")
@@ -110,6 +120,12 @@ def test_headings_by_size_and_weight() -> None:
     )
     parsed = document(pdf(page), "a.pdf")
     assert headings(parsed) == [(1, "The lighthouse"), (2, "2 Keepers"), (3, "2.1 At night"), (4, "Ships")]
+
+
+@pytest.mark.parametrize(("initial", "rest", "joined"), [("T", "he keeper", "The keeper"), ("A", "keeper", "A keeper")])
+def test_a_large_initial_is_part_of_the_first_line(initial: str, rest: str, joined: str) -> None:
+    shown = lines(initial, y=686, size=36) + lines(f"{rest} {PROSE[0][11:]}", *PROSE[1:], x=97, y=705)
+    assert document(pdf(shown), "a.pdf").text == f"{joined} {PROSE[0][11:]} {PROSE[1]} {PROSE[2]}"
 
 
 def test_the_second_line_of_a_numbered_title_is_part_of_it() -> None:
@@ -403,6 +419,39 @@ def test_numbers_with_a_full_stop_for_thousands_are_cells() -> None:
     assert table.replace("’", "'").split("\n")[2:] == [f"| {' | '.join(row)} |" for row in rows]
 
 
+def test_numbers_with_a_minus_behind_or_with_thin_spaces_are_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    get_code = pypdfium2.raw.FPDFText_GetUnicode
+    monkeypatch.setattr(
+        pypdfium2.raw,
+        "FPDFText_GetUnicode",
+        lambda page, index: 0x202F if (code := get_code(page, index)) == 0x2019 else int(code),
+    )
+    table = cells("", "2018", "2017", y=700) + cells("Oil", "1,234-", "1,100-", y=686)
+    table += cells("Lamps", "12'345", "7", y=672) + cells("Wicks", "5", "12", y=658)
+    assert marked(document(pdf(table), "a.pdf"), "table") == [
+        "|  | 2018 | 2017 |\n| --- | --- | --- |\n| Oil | 1,234- | 1,100- |\n| Lamps | 12 345 | 7 |\n| Wicks | 5 | 12 |"
+    ]
+
+
+def test_empty_cells_keep_the_columns_of_the_others() -> None:
+    def row(label: str, *numbers: str, y: float) -> str:
+        shown = [(number, right) for number, right in zip(numbers, (300, 380, 460), strict=True) if number]
+        return cells(label, *(number for number, _ in shown), y=y, right=tuple(right for _, right in shown))
+
+    header = row("", "2018", "2017", "2016", y=700)
+    table = (
+        row("Lamps", "1,234", "", "900", y=686) + row("Oil", "", "190", "", y=672) + row("Horns", "1", "8", "3", y=658)
+    )
+    assert marked(document(pdf(header + table), "a.pdf"), "table") == [
+        "|  | 2018 | 2017 | 2016 |\n| --- | --- | --- | --- |\n"
+        "| Lamps | 1,234 |  | 900 |\n| Oil |  | 190 |  |\n| Horns | 1 | 8 | 3 |"
+    ]
+    table = row("Lamps", "1,234", "", "900", y=686) + row("Horns", "1", "", "3", y=672)
+    assert marked(document(pdf(header + table), "a.pdf"), "table") == [
+        "|  | 2018 | 2016 |\n| --- | --- | --- |\n| Lamps | 1,234 | 900 |\n| Horns | 1 | 3 |"
+    ]
+
+
 def test_dot_leaders_are_left_out() -> None:
     rows = cells("Weapons, etc. .", "132.9", "27.1", y=700) + cells("Vagrancy. . . . . . .", "26.6", "2.2", y=686)
     parsed = document(pdf(rows + lines(". . . . . . . . . . .", y=640) + lines(*PROSE, y=580)), "a.pdf")
@@ -563,6 +612,21 @@ def test_a_rotated_page_is_read_as_displayed() -> None:
     )
     assert document(pdf(rotated, page="/Rotate 90"), "a.pdf").text == "Read me across and below"
     assert "Read me across" in document(pdf(rotated), "a.pdf").text
+
+
+def test_a_table_that_is_drawn_sideways_keeps_its_rows_and_columns() -> None:
+    shown = ""
+    for i, row in enumerate(
+        (("", "2023", "2024"), ("Lamps", "1,234", "900"), ("Oil", "234", "190"), ("Wicks", "1", "8"))
+    ):
+        for text, y in zip(row, (72, 272, 372), strict=True):
+            shown += f"BT /F1 10 Tf 0 1 -1 0 {150 + 14 * i} {y} Tm ({text}) Tj ET "
+    downwards = "".join(f"BT /F1 10 Tf 0 -1 1 0 {x} 700 Tm ({text}) Tj ET " for x, text in ((86, "Two"), (100, "One")))
+    parsed = document(pdf(shown, lines(*PROSE) + downwards), "a.pdf")
+    assert marked(parsed, "table") == [
+        "|  | 2023 | 2024 |\n| --- | --- | --- |\n| Lamps | 1,234 | 900 |\n| Oil | 234 | 190 |\n| Wicks | 1 | 8 |"
+    ]
+    assert parsed.text.endswith(f"{PROSE[-1]}\n\nOne Two")
 
 
 # --- Real files --------------------------------------------------------------------------------------------------

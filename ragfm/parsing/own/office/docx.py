@@ -12,7 +12,7 @@ from ragfm.parsing.own.office.docx_numbering import Numbering
 from ragfm.parsing.own.office.docx_styles import Styles
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
 
 _DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "rt"})
 _BLOCK_CONTAINERS = frozenset(
@@ -202,8 +202,12 @@ class _BodyReader:
                     hidden = _Paragraph()
                     self._read_inline(node, hidden)
                     self.hidden.append("".join(hidden.parts))
-                else:
-                    self._read_inline(node, paragraph)
+                    continue
+                start = len(paragraph.parts)
+                self._read_inline(node, paragraph)
+                if attribute(child(properties, "vertAlign"), "val") == "superscript":
+                    before = "".join(paragraph.parts[max(start - 2, 0) : start])
+                    paragraph.parts[start:] = [raised("".join(paragraph.parts[start:]), before)]
             elif name in _DROPPED:
                 continue
             elif name in _CHARACTERS:

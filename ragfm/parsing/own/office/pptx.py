@@ -15,7 +15,7 @@ from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, slide number, header
@@ -84,9 +84,8 @@ class _SlideReader:
         The text of images is read only on slides that have no other text.
         """
         length_before = self._builder.length
-        shapes = list(self._shapes(child(slide, "cSld", "spTree")))
-        shapes.sort(key=lambda shape: (shape.placeholder not in _TITLES, shape.top // _ROW_HEIGHT, shape.left))
-        for shape in shapes:
+        shapes = self._shapes(child(slide, "cSld", "spTree"))
+        for shape in sorted(shapes, key=lambda shape: (shape.placeholder not in _TITLES, _row_and_left(shape))):
             if shape.placeholder in _MARGINAL:
                 continue
             if local_name(shape.node) == "sp":
@@ -119,13 +118,13 @@ class _SlideReader:
         return next((relation.target for relation in self._relations.values() if relation.kind == kind), "")
 
     def _shapes(self, parent: Node | None) -> Iterator[_Shape]:
-        """Shapes at any depth; those of a group have the position of the group."""
+        """Shapes at any depth; those of a group have the position of the group, and are ordered by their own."""
         kinds = _SHAPES if self._size is None else _SHAPES_AND_PICTURES
         for node in parent if parent is not None else ():
             kind = local_name(node)
             if kind == "grpSp":
                 top, left = _position(node) or (0, 0)
-                for shape in self._shapes(node):
+                for shape in sorted(self._shapes(node), key=_row_and_left):
                     yield shape._replace(top=top, left=left)
             elif kind in ("AlternateContent", "Choice"):
                 yield from self._shapes(node)
@@ -204,6 +203,10 @@ class _SlideReader:
             self._builder.add_table(rows)
 
 
+def _row_and_left(shape: _Shape) -> tuple[int, int]:
+    return shape.top // _ROW_HEIGHT, shape.left
+
+
 def _placeholder(shape: Node) -> tuple[str, str]:
     """Type and index of a placeholder; empty for other shapes."""
     node = next(descendants(shape, "ph"), None)
@@ -223,10 +226,15 @@ def _position(shape: Node) -> tuple[int, int] | None:
 
 
 def _paragraph_text(paragraph: Node) -> str:
-    parts = []
+    parts = [""]
+    is_raised = False
     for node in paragraph.iter():
-        if local_name(node) == "t":
-            parts.append(node.text or "")
-        elif local_name(node) in ("br", "tab"):
+        name = local_name(node)
+        if name == "r":
+            baseline = attribute(child(node, "rPr"), "baseline")  # negative for a subscript
+            is_raised = baseline[:1].isdecimal() and baseline != "0"
+        elif name == "t":
+            parts.append(raised(node.text or "", parts[-1]) if is_raised else node.text or "")
+        elif name in ("br", "tab"):
             parts.append(" ")
     return clean(" ".join("".join(parts).split()))

@@ -119,7 +119,7 @@ def build_text(
         scans += [
             str(number)
             for number, page in enumerate(window, len(blocks_by_page) + 1)
-            if not page.words and page.drawing.images
+            if not (page.words or page.turned) and page.drawing.images
         ]
         drop_running_titles(window, running_titles, len(blocks_by_page))
         drop_contents(window)

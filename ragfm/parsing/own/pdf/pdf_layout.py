@@ -9,8 +9,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
+from ragfm.parsing.own.pdf.pdf_drawing import Drawing
 from ragfm.parsing.own.pdf.pdf_lines import Block, Line, line_of, paragraphs, rows_of, segments
 from ragfm.parsing.own.pdf.pdf_numbers import number_tables
 from ragfm.parsing.own.pdf.pdf_page import PageContent
@@ -25,7 +27,7 @@ _MIN_REGION_GAP = 1.2  # times the font size: white space that separates two reg
 
 
 def read_layout(content: PageContent) -> list[Block]:
-    """Return everything visible on the page, in reading order; rotated text comes last."""
+    """Return everything visible on the page, in reading order; text in other directions comes last."""
     tables: list[tuple[Word, Block]] = []
     words, rules = content.words, content.drawing.rules
     if content.figures:
@@ -50,7 +52,13 @@ def read_layout(content: PageContent) -> list[Block]:
     words = [word for word in words if id(word) not in inside]
     blocks = _LayoutReader(tables).read([*words, *(placeholder for placeholder, _ in tables)], 0)
     blocks += [block for _, block in tables if block not in blocks]
-    return blocks + [Block(text, content.height) for text in content.rotated]
+    for degrees, words in content.turned.items():
+        is_main = len(words) > len(content.words)  # a landscape table; otherwise labels of axes and notes in the margin
+        turned_rules = [content.turned_box(rule, degrees) for rule in content.drawing.rules] if is_main else []
+        size = (content.width, content.height) if degrees == 180 else (content.height, content.width)
+        for block in read_layout(PageContent(*size, words, drawing=Drawing(turned_rules))):
+            blocks.append(block if is_main else replace(block, top=content.height, size=0, bold=False))
+    return blocks + [Block(content.slanted, content.height)] * bool(content.slanted)
 
 
 class _LayoutReader:

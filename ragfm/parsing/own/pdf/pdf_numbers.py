@@ -33,11 +33,11 @@ _DIGITS = (
     r"|\d[\d,]*(?:\.\d+)?|\.\d+)"
 )
 _NUMBER = re.compile(
-    rf"[(<~+]*[-\u2013\u2014\u2212+]?{_CURRENCY}?\(?[-\u2013\u2212]?{_DIGITS}(?:[%x]|bps|pts)?\)*[%x]?(?:\([a-z\d]{{1,2}}\)|[*†‡])*"
+    rf"[(<~+]*[-\u2013\u2014\u2212+]?{_CURRENCY}?\(?[-\u2013\u2212]?{_DIGITS}(?:[%x]|bps|pts)?[-\u2212{HYPHEN}]?\)*[%x]?(?:\([a-z\d]{{1,2}}\)|[*†‡⁰¹²³⁴-⁹])*"
 )
 _PLACEHOLDER = re.compile(rf"{_CURRENCY}?\(?(?:[\u2012-\u2015\u2212-]+|N/?[AM]|n/?[am]|\*{{1,3}})\)?%?\*?")
 _FOOTNOTE = re.compile(r"\(?(?:\d|[a-z]{1,3})\)(?:\(?\w\))*|[*†‡]+")
-_YEAR = re.compile(r"(?:19|20)\d\d(?:\s?\(\w\)|[*†])?")
+_YEAR = re.compile(r"(?:19|20)\d\d(?:\s?\(\w\)|[*†]|[⁰¹²³⁴-⁹]+)?")
 _PERIOD = re.compile(
     r"\b(?:(?:19|20)\d\d|jan|feb|mar|apr|may|june?|july?|aug|sep|oct|nov|dec|q[1-4]|years?|quarters?|months?|weeks?|ended)",
     re.IGNORECASE,
@@ -219,7 +219,7 @@ def _piece(kind: str, words: list[Word]) -> _Piece:
         follows_sign = not any(map(str.isalnum, before)) and not is_range
         text += word.text if follows_sign or _CLOSING.fullmatch(word.text) else f" {word.text}"
         if any(map(str.isdigit, word.text)) and not (before and _FOOTNOTE.fullmatch(word.text)):
-            behind = len(word.text) - len(word.text.rstrip(")%*†‡x"))
+            behind = len(word.text) - len(word.text.rstrip(f")%*†‡x⁰¹²³⁴⁵⁶⁷⁸⁹-\u2212{HYPHEN}"))
             edge = word.x1 - 0.8 * behind * (word.x1 - word.x0) / len(word.text)
         before = word.text
     return _Piece(words, kind, text, x0, x1, edge)
@@ -235,13 +235,16 @@ def _end_of_table(rows: Sequence[_Row], start: int) -> int:
     right = max(piece.x1 for piece in rows[start].values)
     margin = rows[start].pieces[0].x0
     known = rows[start].values
+    # The line above may have the headers of columns whose first cells are empty.
+    headers = rows[start - 1].pieces if start and not rows[start - 1].values else []
+    headers = [piece for piece in headers if piece.x0 > rows[start].pieces[0].x1] if len(headers) > 1 else []
     for i in range(start + 1, len(rows)):
         row, above = rows[i], rows[i - 1]
         height = min(row.bottom - row.top, 2 * row.size)
         if row.top - above.bottom > _MAX_GAP * height or i - end >= _MAX_TEXT_LINES:
             break
         if row.values:
-            aligned = [piece for piece in row.values if any(_aligned(piece, other) for other in known)]
+            aligned = [piece for piece in row.values if any(_aligned(piece, other) for other in (*known, *headers))]
             if not aligned and (len(row.values) > 1 or len(row.pieces) == 1 or len(known) > 1):
                 break
             if len(row.pieces) == 1 and (not above.values or row.top - above.bottom > 1.2 * height):
@@ -596,7 +599,10 @@ def _spread(
         return best[width][1]
     found: list[_Piece | None] = [None] * width  # more headers than columns
     for piece in pieces:
-        found[min(range(width), key=lambda j: abs(sum(spans[j]) / 2 - piece.center))] = piece
+        distance, j = min((abs(sum(span) / 2 - piece.center), j) for j, span in enumerate(spans))
+        other = found[j]
+        if other is None or distance < abs(sum(spans[j]) / 2 - other.center):
+            found[j] = piece
     return found
 
 

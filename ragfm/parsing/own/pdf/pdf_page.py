@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
@@ -16,6 +17,7 @@ from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, rea
 from ragfm.parsing.own.pdf.pdf_figures import find_figures, text_in
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Figure, Word
 from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, find_switched_off, rasterize, render
+from ragfm.parsing.rendering import SUPERSCRIPTS
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
@@ -30,6 +32,10 @@ _BOLD = re.compile(r"bold|black|heavy|demi|medi\b|^(?:.{6}\+)?(?:cm|sf|ec|lm)[a-
 _ITALIC = re.compile(r"italic|oblique|^(?:.{6}\+)?(?:cm|sf|ec)ti", re.IGNORECASE)
 _ITALIC_FLAG = 64
 _LIGATURES = {0xFB00 + i: letters for i, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}
+_MAX_SUPERSCRIPT = 0.8  # times the font size of the text before
+_MIN_RISE = 0.2  # times the font size of the text before
+_MIN_INITIAL = 1.8  # times the font size: a letter at the start of a paragraph that is as high as two lines
+_SPACES = frozenset({0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000})  # thin ones separate thousands
 _IGNORED_CODES = frozenset({0, 0xAD, 0x200B, 0xFEFF, 0xFFFF})
 _MAX_SCAN_CHARACTERS = 30  # a scanned page may have a page number or a stamp as text
 _SCAN_AREA = 0.3  # share of the page that an image must cover to be a scan of it
@@ -44,8 +50,11 @@ class PageContent:
     width: float
     height: float
     words: list[Word] = field(default_factory=list)
-    rotated: list[str] = field(default_factory=list)
-    """Text that does not run from left to right, line by line."""
+    turned: dict[int, list[Word]] = field(default_factory=dict)
+    """Words that run from left to right once the page is turned clockwise by 90, 180 or 270 degrees, with the
+    coordinates of the turned page."""
+    slanted: str = ""
+    """Text that runs in another direction, such as a watermark."""
     drawing: Drawing = field(default_factory=Drawing)
     figures: list[Figure] = field(default_factory=list)
     image: bytes = b""
@@ -54,11 +63,19 @@ class PageContent:
     """Text that the page has but does not show: white on white, off the page, too small, covered, in an invisible
     mode, in a layer that is switched off."""
 
+    def turned_box(self, box: Box, degrees: int) -> Box:
+        """A box in the coordinates of the page turned clockwise by 90, 180 or 270 degrees."""
+        if degrees == 90:
+            return Box(self.height - box.bottom, box.x0, self.height - box.top, box.x1)
+        if degrees == 180:
+            return Box(self.width - box.x1, self.height - box.bottom, self.width - box.x0, self.height - box.top)
+        return Box(box.top, self.width - box.x1, box.bottom, self.width - box.x0)
+
     @property
     def is_scan(self) -> bool:
         """Whether the page is an image with hardly any text of its own."""
         image_area = max(((box.x1 - box.x0) * (box.bottom - box.top) for box in self.drawing.images), default=0)
-        characters = sum(len(word.text) for word in self.words)
+        characters = sum(len(word.text) for words in (self.words, *self.turned.values()) for word in words)
         min_share = _SCAN_AREA if characters else _SCAN_AREA_WITHOUT_TEXT
         return characters < _MAX_SCAN_CHARACTERS and image_area > min_share * self.width * self.height
 
@@ -66,7 +83,7 @@ class PageContent:
 class _Style(NamedTuple):
     size: float
     face: str
-    rotated: bool
+    turn: int | None  # degrees to turn the page clockwise, to read from left to right; None if no quarter turn does
     visible: bool | None  # None where only the rasterized page can decide
     layer: str | None
 
@@ -109,7 +126,7 @@ def read_page(document: PdfDocument, index: int, *, images: bool | Literal["page
             pixels = rasterize(page, _OCR_SCALE)
             words = recognize_words(pixels, pixels.shape[1] / max(content.width, 1))
             content.words = words or content.words
-        is_blank = not (content.words or content.drawing.images or content.drawing.shapes)
+        is_blank = not (content.words or content.turned or content.drawing.images or content.drawing.shapes)
         if (images == "pages" and not is_blank) or (images and is_scan):
             content.image = render(page, Box(0, 0, content.width, content.height))
         elif images:
@@ -152,10 +169,11 @@ class _Geometry:
             return Box(self._x1 - right, bottom - self._y0, self._x1 - left, top - self._y0)
         return Box(self._y1 - top, self._x1 - right, self._y1 - bottom, self._x1 - left)
 
-    def is_rotated(self, a: float, b: float) -> bool:
-        """Whether text with a matrix that begins with a, b does not run from left to right on the displayed page."""
-        degrees = (math.degrees(math.atan2(b, a)) - self._rotation + 180) % 360 - 180
-        return not -10 < degrees < 10
+    def turn(self, a: float, b: float) -> int | None:
+        """The degrees by which to turn the displayed page, so that text whose matrix begins with a, b is upright."""
+        degrees = math.degrees(math.atan2(b, a)) - self._rotation
+        nearest = 90 * round(degrees / 90)
+        return nearest % 360 if abs(degrees - nearest) < 10 else None
 
 
 class _WordReader:
@@ -174,7 +192,8 @@ class _WordReader:
         """The words of each layer."""
         self._characters: list[str] = []  # of the current word
         self._box = self._last_box = Box(0, 0, 0, 0)  # of the current word, and of its last character
-        self._style = _Style(0, "", False, True, None)
+        self._style = _Style(0, "", 0, True, None)
+        self._last_large = ""  # letter or digit of the current word that is not a superscript
         # Filled by PDFium for each text object, which some files have one of per character.
         self._matrix = pdfium.FS_MATRIX()
         self._channels = tuple(ctypes.c_uint() for _ in range(4))
@@ -196,13 +215,13 @@ class _WordReader:
         rect_pointer, address = ctypes.byref(rect), ctypes.addressof
         to_box, page_right, page_bottom = self._geometry.to_box, self._geometry.width + 1, self._geometry.height + 1
         hidden: list[str] = []
-        rotated: list[str] = []
+        slanted: list[str] = []
         for i in range(count):
             code = get_code(handle, i)
             text_object = get_object(handle, i)
-            if (code <= 32 and code != 2) or code == 0xA0:
+            if (code <= 32 and code != 2) or code in _SPACES:
                 self._end_word()
-                for text in (hidden, rotated):
+                for text in (hidden, slanted):
                     if text and text[-1] != " ":
                         text.append(" ")
                 continue
@@ -223,9 +242,11 @@ class _WordReader:
             if style.visible is False or not on_page:
                 hidden.append(character)
                 continue
-            if style.rotated:
-                rotated.append(character)
+            if style.turn is None:
+                slanted.append(character)
                 continue
+            if style.turn:
+                box = self._content.turned_box(box, style.turn)
             word = self._box
             if self._characters:
                 overlap = min(box.bottom, word.bottom) - max(box.top, word.top)
@@ -233,11 +254,15 @@ class _WordReader:
                 gap = max(box.x0 - word.x1, word.x0 - box.x1)
                 other_visibility = style.visible != self._style.visible or style.layer != self._style.layer
                 separate = gap > 0.3 * style.size or other_visibility
-                if not same_line or separate or self._characters[-1] == HYPHEN:
+                if style.turn != self._style.turn or not same_line or separate or self._characters[-1] == HYPHEN:
                     self._end_word()
             if not self._characters:
-                self._characters, self._box, self._style = [character], box, style
+                self._characters, self._box, self._style, self._last_large = [character], box, style, character
             else:
+                if style.size >= _MAX_SUPERSCRIPT * self._style.size:
+                    self._last_large = character if character.isalnum() else self._last_large
+                elif self._is_exponent(style, box, self._style.size, word.bottom):
+                    character = character.translate(SUPERSCRIPTS)  # 10⁶, not 106
                 # PDFium reverses the letters of one glyph in words that run from right to left.
                 is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
                 self._characters.insert(len(self._characters) - is_reversed, character)
@@ -246,9 +271,9 @@ class _WordReader:
                 )
             self._last_box = box
         self._end_word()
+        self._join_initials()
         self._content.hidden_text = _join_surrogates("".join(hidden)).strip()
-        if rotated_text := _join_surrogates("".join(rotated)).strip():
-            self._content.rotated.append(rotated_text)
+        self._content.slanted = _join_surrogates("".join(slanted)).strip()
         return self._suspects
 
     def _end_word(self) -> None:
@@ -256,6 +281,10 @@ class _WordReader:
             return
         text, box, style = _join_surrogates("".join(self._characters)), self._box, self._style
         self._characters = []
+        if style.turn:
+            word = Word(text, box.x0, box.top, box.x1, box.bottom, style.size, style.face)
+            self._content.turned.setdefault(style.turn, []).append(word)
+            return
         x, y = box.center
         link = next((address for link_box, address in self._content.drawing.links if link_box.contains(x, y)), "")
         word = Word(text, box.x0, box.top, box.x1, box.bottom, style.size, style.face, link)
@@ -265,6 +294,34 @@ class _WordReader:
         # The recognized text of a scan is invisible.
         if style.layer is not None and not any(image.contains(x, y) for image in self._content.drawing.images):
             self.layered.setdefault(style.layer, []).append(word)
+
+    def _join_initials(self) -> None:
+        """Join the large letter with which a paragraph begins to the rest of its word, at the top right of it."""
+        words = self._content.words
+        joined = set()
+        for initial, rest in pairwise(words):
+            if (
+                initial.size > _MIN_INITIAL * rest.size
+                and len(initial.text) == 1
+                and (initial.text + rest.text[0]).isalpha()
+                and initial.text.isupper()
+                and initial.bottom - rest.bottom > 0.5 * rest.size
+                and rest.center_y > initial.top
+                and -0.1 * initial.size < rest.x0 - initial.x1 < rest.size
+            ):
+                if initial.text == "A" and len(rest.text) > 2:  # more often a word than the start of one
+                    initial.top, initial.bottom, initial.size = rest.top, rest.bottom, rest.size
+                    initial.x0 = initial.x1 = rest.x0 - 0.3 * rest.size
+                    continue
+                rest.text = initial.text + rest.text
+                joined.add(id(initial))
+        if joined:
+            self._content.words = [word for word in words if id(word) not in joined]
+
+    def _is_exponent(self, style: _Style, box: Box, size: float, bottom: float) -> bool:
+        """Whether a character is a superscript of a number: an exponent or a footnote. The one in "(1)" is clear."""
+        is_raised = style.size < _MAX_SUPERSCRIPT * size and box.bottom < bottom - _MIN_RISE * size
+        return is_raised and self._last_large.isdecimal() and self._characters.count("(") == self._characters.count(")")
 
     def _read_style(self, index: int, text_object: Any, key: int, box: Box) -> _Style:
         import pypdfium2.raw as pdfium
@@ -285,7 +342,7 @@ class _WordReader:
             is_italic = not is_bold and (pdfium.FPDFFont_GetFlags(font) & _ITALIC_FLAG or _ITALIC.search(name))
             self._faces[font_key] = "bold" if is_bold else "italic" if is_italic else ""
         face, layer = self._faces.get(font_key, ""), self._content.drawing.layer_names.get(key)
-        return _Style(size, face, self._geometry.is_rotated(matrix.a, matrix.b), visible, layer)
+        return _Style(size, face, self._geometry.turn(matrix.a, matrix.b), visible, layer)
 
     def _is_visible(self, text_object: Any, key: int, box: Box) -> bool | None:
         import pypdfium2.raw as pdfium
