@@ -229,6 +229,8 @@ def cite_sentences(output: str, analysis: Analysis, pictured: Set[int] = frozens
             inside = (one.question_terms for one in of_passage if found.start <= one.start and one.end <= found.end)
             shares.append(len(frozenset[str]().union(*inside)) / len(question.terms) if question.terms else 1.0)
         words_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
+        if plain[words_end : claim.end] == "..":  # the first one belongs to an abbreviation
+            words_end += 1
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
         text = f"{plain[done:words_end]}{f' {markers}' if markers else ''}{plain[words_end : claim.end]}"
         sentences.append(

@@ -153,7 +153,7 @@ def _content_words(text: str) -> Iterator[tuple[int, str, str, bool]]:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    for match in _WORD.finditer(text):
+    for match in _WORD.finditer(_join_units(text)):
         run = match["unspaced"]
         if match["numeral"]:
             yield str(_han_number(match["numeral"]))
@@ -174,6 +174,8 @@ def _han_number(numeral: str) -> int:
             digit = value
         elif value < 10_000:
             section, digit = section + (digit or 1) * value, 0
+        elif total > value:  # the 万 of 一亿二千万 does not multiply the 亿
+            total, section, digit = total + (section + digit or 1) * value, 0, 0
         else:
             total, section, digit = (total + section + digit or 1) * value, 0, 0
     return total + section + digit
@@ -196,7 +198,7 @@ def _is_number(word: str) -> bool:
 
 _CLAUSE = re.compile(r"[,;:()—–]|\s-\s")
 _DENIAL = re.compile(
-    r"\b(?:not(?!\s+only)|no|never|none|nobody|nothing|neither|nor|without|cannot|can['’]t|won['’]t)\b|n['’]t\b",
+    r"\b(?:not(?!\s+only)|(?!no\.\s?(?:\d|of\b)|(?-i:(?<=\w\s)No\s\d))no|never|none|nobody|nothing|neither|nor|without|cannot|can['’]t|won['’]t)\b|n['’]t\b",
     re.IGNORECASE,
 )
 
@@ -268,6 +270,7 @@ _PER = frozenset("a an per each every /".split())
 _UNIT_DISTANCE = 2  # words after a number among which its unit may stand: "30 working days"
 _MEASURE_TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+|[^\w\s]")
 _MERIDIEM = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
+_PER_CENT = re.compile(r"\b(per)\s(cent)\b", re.IGNORECASE)
 _OPPOSITES = [
     (re.compile(rf"\b(?:{one})\b", re.IGNORECASE), re.compile(rf"\b(?:{other})\b", re.IGNORECASE))
     for one, other in (
@@ -306,14 +309,18 @@ def addresses(text: str) -> list[str]:
     return [match[0].rstrip(".,;:!?'’]").casefold() for match in _ADDRESS.finditer(text)]
 
 
+def _join_units(text: str) -> str:
+    """The text with `9 am` for `9 a.m.`, and `percent` for `per cent`."""
+    return _PER_CENT.sub(r"\1\2", _MERIDIEM.sub(r"\1m", text))
+
+
 def _has_only_first(text: str, pair: tuple[re.Pattern[str], re.Pattern[str]]) -> bool:
     return bool(pair[0].search(text)) and not pair[1].search(text)
 
 
 def _measures(text: str) -> dict[tuple[str, str], set[str]]:
     """The units of each number, keyed by ("30", "unit"), and the periods that it is for, keyed by ("30", "each")."""
-    normalized = _MERIDIEM.sub(r"\1m", text).casefold().replace("per cent", "percent")
-    tokens = _MEASURE_TOKEN.findall(normalized)
+    tokens = _MEASURE_TOKEN.findall(_join_units(text).casefold())
     measures: dict[tuple[str, str], set[str]] = {}
     for at, token in enumerate(tokens):
         if not _is_number(number := _term(token)):
@@ -387,7 +394,7 @@ _ORDINALS = ("first", "second", "third", "fourth")
 _QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS)})[\s-]+quarter", re.IGNORECASE)
 _DECIMAL = re.compile(r"\d+(?:\.\d+)?")
 _RANGE = re.compile(rf"(?<![\d.,])({_DECIMAL.pattern})\s*(?:to|[-–])\s*({_DECIMAL.pattern})(?!\d|[.,]\d)")
-_PERIOD_WORD = re.compile(r"(?:FY|[1-4]?Q)\d*", re.IGNORECASE)  # part of a period, not a name
+_NOT_A_NAME = re.compile(r"(?:FY|[1-4]?Q)\d*|No\.?\d*", re.IGNORECASE)  # part of a period, or `No. 5`
 _NAME = re.compile(r"[^\W\d_][\w&.'’-]*")
 _MAX_ABBREVIATION = 5  # letters
 _NO_TERMS = terms_of("")
@@ -615,12 +622,20 @@ def _rank(evidence: Evidence) -> tuple[bool, int, float]:
 
 
 def _matched_terms(claim: Claim, new: frozenset[str], window: Window) -> frozenset[str]:
-    """The terms of a claim that a window has. A name must be a name there too, unless it opens the claim."""
+    """The terms of a claim that a window has. A name must be a name there too, unless it opens the claim.
+
+    The unit of a number may have another form: `30 euros` for `€30`.
+    """
     names, first = claim.terms.names, claim.terms.first
+    units = set[str]()
+    if not _UNITS.keys().isdisjoint(new):
+        stated = _measures(window.text)
+        units = {unit for key, claimed in _measures(claim.text).items() for unit in claimed & stated.get(key, set())}
     return frozenset(
         term
         for term in new
-        if (
+        if _UNITS.get(term) in units
+        or (
             matches(term, window.terms if term == first else window.names, max_suffix=2)
             if term in names
             else matches(term, window.terms)
@@ -687,12 +702,14 @@ def subject_of(question: str, language: str | None = None) -> Subject:
     """The subject of a question about texts in a language (ISO 639-1, None if unknown).
 
     Names are identifiers and capitalised words, these in English only: other languages capitalise other words, too. A
-    word that opens a sentence is not a name, nor is a unit. The numbers are those that are not part of a period.
+    word that opens a sentence is not a name, nor is a unit, nor any word of a question in capitals. The numbers are
+    those that are not part of a period.
     """
     names = _identifiers(question)
-    for start, end in sentence_spans(question) if is_english(question, language) else ():
+    has_names = is_english(question, language) and not question.isupper()
+    for start, end in sentence_spans(question) if has_names else ():
         for word in list(_NAME.finditer(question, start, end))[1:]:
-            if not _PERIOD_WORD.fullmatch(word[0]) and not is_unit(word[0]):
+            if not _NOT_A_NAME.fullmatch(word[0]) and not is_unit(word[0]):
                 names |= dict.fromkeys(terms_of(f". {word[0]}").names, word[0])
     rest = _QUARTER.sub(" ", _YEAR.sub(" ", question))
     numbers = {term: word for word in _tokens(rest) for term in terms_of(word).numbers}

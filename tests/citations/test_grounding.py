@@ -67,6 +67,11 @@ def test_several_markers_are_several_citations() -> None:
     assert [citation.n for citation in citations] == [1, 2]
 
 
+def test_a_marker_does_not_split_an_abbreviation_from_its_full_stop() -> None:
+    text, _ = ground("Where is it made?", "It is made in the U.S. [1].", _shown("It is made in the U.S. only."))
+    assert text == "It is made in the U.S. [1]."
+
+
 def test_a_marker_without_a_passage_is_removed() -> None:
     text, citations = ground("Leave?", "Cats sleep a lot [7].", _shown(LEAVE))
     assert (text, citations) == ("Cats sleep a lot.", ())
@@ -515,6 +520,24 @@ def test_units_opposites_and_addresses_must_be_the_same(text: str, right: str, w
     assert (verified(question, right, text), verified(question, wrong, text)) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "holds"),
+    [
+        ("The fee is 5 percent.", "The fee is 5%.", True),
+        ("The fee is 5 per cent.", "The fee is 5%.", True),
+        ("The fee is 30 euros.", "The fee is €30.", True),
+        ("The fee is 30 USD.", "The fee is $30.", True),
+        ("The fee is 30 euros.", "The fee is $30.", False),
+        ("The fee is 30 euros.", "The fee is 30.", False),
+        ("30 minutes.", "The fee is paid within 30 min.", True),
+        ("9 a.m.", "The fee is due at 9 am.", True),
+        ("9 a.m.", "The fee is due at 9 pm.", False),
+    ],
+)
+def test_a_unit_may_have_another_form(said: str, text: str, holds: bool) -> None:
+    assert verified("What is the fee?", said, text) is holds
+
+
 ZH = "会议室在三楼。我们每周五开会，会议持续四十五分钟。停车费每天二十元，找前台的张伟付。"
 JA = "会議室は三階にあります。プロジェクターは受付の田中さんに借ります。駐車料金は１日500円です。"
 
@@ -558,6 +581,8 @@ def test_chinese_and_japanese_are_compared_by_pairs_of_characters(
         ("三千五百", "3500"),
         ("一万二千", "12000"),
         ("三億", "300000000"),
+        ("一亿二千万", "120000000"),
+        ("一万二千亿", "1200000000000"),
     ],
 )
 def test_chinese_numerals_are_numbers(numeral: str, number: str) -> None:
