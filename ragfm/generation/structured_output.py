@@ -25,6 +25,10 @@ from ragfm.generation.prompt import Prompt
 
 T = TypeVar("T")
 
+_NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
+_ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
+_AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
+
 INSTRUCTION = "Using only the passages above, answer as JSON, with null for what they do not say: {form}\n"
 
 
@@ -165,8 +169,9 @@ class _FieldChecker:
             notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
             texts = [text for text in dict.fromkeys(notations) if float(text) == value]  # none is rounded
         if isinstance(value, int | float) and not isinstance(value, bool):
-            # The unit that is asked for tells 31 days from three weeks.
-            unit = next((word for word in re.findall(r"[^\W\d_]+", f"{name} {self._query}") if is_unit(word)), "")
+            # The unit that is asked for tells 31 days from three weeks. That of "a fee per year" is not the year.
+            words = [*_NAME_PARTS.findall(name), *" ".join(map(" ".join, _ASKED.findall(self._query))).split()]
+            unit = next((word for word in words if is_unit(word) and word.lower() not in _AMBIGUOUS), "")
             texts = [f"{text} {unit}".strip() for text in texts]
         for text in texts:
             cited = cite(question, text, self._passages, subject=self._subject)

@@ -82,6 +82,25 @@ def test_a_number_of_another_unit_is_not_supported(tmp_path: Path) -> None:
     assert not asked.supported
 
 
+@pytest.mark.parametrize(
+    ("question", "name", "text"),
+    [
+        ("How old must I be for a licence?", "min_age", "You must be 18 years old for a licence."),
+        ("What is the pay in the second year?", "pay", "The pay in the second year is 18 euros."),
+        ("What is the pay per hour?", "pay", "The pay is 18 euros per hour."),
+        ("What is the pay?", "payPerHour", "The pay is 18 euros per hour."),
+        ("How many working hours has a week?", "amount", "A week has 18 working hours."),
+        ("How long is the break in minutes?", "length", "The break is 18 min."),
+    ],
+)
+def test_a_word_that_may_be_a_unit_is_not_always_that_of_the_number(question: str, name: str, text: str) -> None:
+    prompt = Prompt((Message("user", question),), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
+    schema = output_schema(an_object(**{name: {"type": ["integer", "null"]}}))
+    reader = ScriptedReader([json.dumps({name: 18})])
+    data, _, _ = fill_schema(schema, question, reader, prompt, Sampling())
+    assert data == {name: 18}
+
+
 def test_properties_are_not_names_of_the_question(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "leave.md").write_text("Each member gets 28 days off.")
