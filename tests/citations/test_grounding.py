@@ -72,6 +72,17 @@ def test_a_marker_does_not_split_an_abbreviation_from_its_full_stop() -> None:
     assert text == "It is made in the U.S. [1]."
 
 
+def test_a_subscript_in_code_is_not_a_marker() -> None:
+    passages = _shown("The first argument is in `sys.argv[1]`.", "Call main to start it.")
+    said = "Read `sys.argv[1]`, the first argument [1]. Call main to start it[2]."
+    sentences = cite("How do I read the argument?", said, passages)
+    answer = compose(sentences)
+    assert answer.text == "Read `sys.argv[\u200c1]`, the first argument [1]. Call main to start it [2]."
+    assert [citation.n for citation in answer.citations] == [1, 2]
+    assert [said[start:end] for start, end in answer.output_spans] == [said[:43], said[44:]]
+    assert ground("What?", "```\nx = a[0]\n```", passages)[0] == "```\nx = a[\u200c0]\n```"
+
+
 def test_a_marker_without_a_passage_is_removed() -> None:
     text, citations = ground("Leave?", "Cats sleep a lot [7].", _shown(LEAVE))
     assert (text, citations) == ("Cats sleep a lot.", ())
