@@ -47,6 +47,7 @@ _WORD = re.compile(
 )
 _MINUS = re.compile(r"[-−]|minus\s+")
 _THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_POINTS = re.compile(r"-?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")  # as thousands separators
 _STOP_WORDS = frozenset(
     """
     a according an and are as at based be been but by can did do does for from get gets go goes got had has have how i
@@ -186,6 +187,8 @@ def _term(word: str) -> str:
         return _NUMBER_WORDS[word]
     if _is_number(word):
         number = _MINUS.sub("-", unicodedata.normalize("NFKC", word))  # full-width digits, too
+        if _POINTS.fullmatch(number):
+            return number.replace(".", "").replace(",", ".")
         return number.replace(",", "" if _THOUSANDS.fullmatch(number) else ".")
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 

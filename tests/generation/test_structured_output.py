@@ -163,6 +163,31 @@ def test_a_number_is_not_a_rounded_one(value: float, text: str, supported: bool)
     assert field.supported is supported
 
 
+@pytest.mark.parametrize(
+    ("value", "text", "supported"),
+    [
+        ("2024-05-01", "The invoice is of 1 May 2024.", True),
+        ("2024-05-01", "The invoice is of May 1st, 2024.", True),
+        ("2024-05-01", "The invoice is of 01.05.2024.", True),
+        ("2024-05-01", "The invoice is of 1.5.2024.", True),
+        ("2024-05-01", "The invoice is of 5/1/2024.", True),
+        ("2024-05-01", "The invoice is of 2024-05-01.", True),
+        ("2024-05-01", "The invoice is of 2 May 2024.", False),
+        ("2024-05-01", "The invoice is of 1 June 2024.", False),
+        ("2024-09-12", "The invoice is of 12 Sep 2024.", True),
+        ("09:00:00", "The invoice is of 9:00.", True),
+        ("09:00", "The invoice is of 9:00.", True),
+        ("09:00", "The invoice is of 09:30.", False),
+    ],
+)
+def test_dates_and_times_are_found_as_documents_write_them(value: str, text: str, supported: bool) -> None:
+    form = OutputSchema.of(an_object(of={"type": "string"}))
+    prompt = Prompt((), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
+    reader = ScriptedReader([json.dumps({"of": value})])
+    (field,) = fill_schema(form, "When is the invoice of?", reader, prompt, Sampling())[1]
+    assert field.supported is supported
+
+
 def test_fields_of_lists_and_objects_within(handbook: Collection) -> None:
     schema = an_object(pets=an_object(days={"type": "array", "items": {"type": ["string", "null"]}}))
     found = said(handbook, {"pets": {"days": ["Fridays", "Mondays"]}}, schema, "When are dogs welcome?")
