@@ -154,7 +154,7 @@ def _content_words(text: str) -> Iterator[tuple[int, str, str, bool]]:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    for match in _WORD.finditer(_join_units(text)):
+    for match in _WORD.finditer(_join_words(text)):
         run = match["unspaced"]
         if match["numeral"]:
             yield str(_han_number(match["numeral"]))
@@ -243,6 +243,7 @@ _UNITS = {
             foot feet ft
             yard yards
             mile miles
+            μg µg mcg microgram micrograms
             mg milligram milligrams
             gram grams g
             kg kilo kilos kilogram kilograms
@@ -253,6 +254,15 @@ _UNITS = {
             euro euros € eur
             pound pounds £ gbp lb lbs
             yen ¥ jpy
+            franc francs chf
+            rupee rupees ₹ inr
+            yuan cny rmb
+            sek
+            nok
+            dkk
+            pln
+            cad
+            aud
             cent cents
             % percent
             am
@@ -263,23 +273,37 @@ _UNITS = {
             mb
             gb
             tb
+            kw
+            mw
+            gw
+            kwh
+            mwh
+            gwh
         """.strip().splitlines()
     )
     for word in (unit, *aliases)
 }
-_BEFORE = frozenset("$€£¥")
+_BEFORE = frozenset("$€£¥₹")
 _PERIODS = frozenset("second minute hour day week month year".split())
 _PER = frozenset("a an per each every /".split())
 _UNIT_DISTANCE = 2  # words after a number among which its unit may stand: "30 working days"
 _MEASURE_TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+|[^\w\s]")
 _MERIDIEM = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
-_PER_CENT = re.compile(r"\b(per)\s(cent)\b", re.IGNORECASE)
+_PARTS = re.compile(r"\b(?:(per)\s(?=cent\b)|(non)[-\u2011](?=[^\W\d_]))", re.IGNORECASE)
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+_ORDINAL = re.compile(rf"(?<!per\s)\b(?:(\d{{1,4}})(?:st|nd|rd|th)|{'|'.join(_ORDINALS)})\b", re.IGNORECASE)
 _OPPOSITES = [
     (re.compile(rf"\b(?:{one})\b", re.IGNORECASE), re.compile(rf"\b(?:{other})\b", re.IGNORECASE))
     for one, other in (
         (r"more|(?:over|above)(?=\W+\d)|at least", r"fewer|less|(?:under|below)(?=\W+\d)|at most|up to"),
         ("before|until", "after|since"),
         ("always|usually|often", "never|rarely|seldom"),
+        (r"increas\w*|rose|risen|grew|grown", r"decreas\w*|declin\w*|fell|fallen|shrank|shrunk"),
+        ("maximum", "minimum"),
+        ("highest|largest", "lowest|smallest"),
+        ("allowed|permitted", "forbidden|prohibited"),
+        ("enabled?", "disabled?"),
+        ("mandatory|compulsory|obligatory", "optional|voluntary"),
     )
 ]
 _ADDRESS = re.compile(r"[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~?(?:/[^\s/]+){2,}")
@@ -289,11 +313,15 @@ def details_differ(claim: str, text: str) -> bool:
     """Whether a text has a different unit for one of a claim's numbers, or says the opposite of the claim.
 
         "30 weeks" – "30 days"    "9 am" – "9 pm"    "30 euros a month" – "a year"    "before 9" – "after 9"
+        "the first floor" – "the second floor"
 
     A number without a unit, as in a table, may have any.
     """
     claimed, stated = _measures(claim), _measures(text)
     if any(not units & stated[key] for key, units in claimed.items() if key in stated):
+        return True
+    first, second = _ordinals(claim), _ordinals(text)
+    if not (first <= second or second <= first):
         return True
     return any(
         _has_only_first(claim, pair) and _has_only_first(text, pair[::-1])
@@ -312,9 +340,15 @@ def addresses(text: str) -> list[str]:
     return [match[0].rstrip(".,;:!?'’]").casefold() for match in _ADDRESS.finditer(text)]
 
 
-def _join_units(text: str) -> str:
-    """The text with `9 am` for `9 a.m.`, and `percent` for `per cent`."""
-    return _PER_CENT.sub(r"\1\2", _MERIDIEM.sub(r"\1m", text))
+def _join_words(text: str) -> str:
+    """The text with `9 am` for `9 a.m.`, `percent` for `per cent`, and `nonrefundable` for `non-refundable`."""
+    return _PARTS.sub(r"\1\2", _MERIDIEM.sub(r"\1m", text))
+
+
+def _ordinals(text: str) -> set[int]:
+    """The numbers of `first` to `tenth` and `1st`, `2nd` and so on."""
+    found = _ORDINAL.finditer(text)
+    return {int(one[1]) if one[1] else 1 + _ORDINALS.index(one[0].casefold()) for one in found}
 
 
 def _has_only_first(text: str, pair: tuple[re.Pattern[str], re.Pattern[str]]) -> bool:
@@ -323,7 +357,7 @@ def _has_only_first(text: str, pair: tuple[re.Pattern[str], re.Pattern[str]]) ->
 
 def _measures(text: str) -> dict[tuple[str, str], set[str]]:
     """The units of each number, keyed by ("30", "unit"), and the periods that it is for, keyed by ("30", "each")."""
-    tokens = _MEASURE_TOKEN.findall(_join_units(text).casefold())
+    tokens = _MEASURE_TOKEN.findall(_join_words(text).casefold())
     measures: dict[tuple[str, str], set[str]] = {}
     for at, token in enumerate(tokens):
         if not _is_number(number := _term(token)):
@@ -393,8 +427,7 @@ MIN_SIMILARITY = 0.7
 
 _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
 _YEAR = re.compile(r"(?<![\d.,])(?:FY\s?|['’])?((?:19|20)\d\d)(?![\ds]|[.,]\d)|\bFY\s?['’]?(\d\d)\b")
-_ORDINALS = ("first", "second", "third", "fourth")
-_QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS)})[\s-]+quarter", re.IGNORECASE)
+_QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS[:4])})[\s-]+quarter", re.IGNORECASE)
 _DECIMAL = re.compile(r"\d+(?:\.\d+)?")
 _RANGE = re.compile(rf"(?<![\d.,])({_DECIMAL.pattern})\s*(?:to|[-–])\s*({_DECIMAL.pattern})(?!\d|[.,]\d)")
 _NOT_A_NAME = re.compile(r"(?:FY|[1-4]?Q)\d*|No\.?\d*", re.IGNORECASE)  # part of a period, or `No. 5`
