@@ -25,6 +25,9 @@ from ragfm.generation.prompt import Prompt
 
 T = TypeVar("T")
 
+_WRAPPED = re.compile(  # by servers that do not enforce a schema
+    r"\s*(?:<think>.*?</think>\s*)?(?:```\w*\s*)?(\{.*\})\s*(?:```\s*)?", re.DOTALL
+)
 _NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
 _ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
 _AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
@@ -100,8 +103,9 @@ def fill_schema(
     """
     with reader.stream(prompt.messages, replace(sampling, schema=schema.bounded)) as stream:
         output = "".join(stream)
+    wrapped = _WRAPPED.fullmatch(output)
     try:
-        data = json.loads(output, strict=False)
+        data = json.loads(wrapped[1] if wrapped else output, strict=False)
     except ValueError as error:
         if stream.finish_reason == "length":
             raise ExtractionError(

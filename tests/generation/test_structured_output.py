@@ -264,6 +264,13 @@ def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None
         rag.extract("What?", schema)
 
 
+@pytest.mark.parametrize(
+    "output", ['```json\n{"days": 28}\n```', '<think>\n{28}?\n</think>\n\n{"days": 28}', '```\n{"days": 28}```\n']
+)
+def test_reasoning_and_code_fences_around_the_object_are_left_out(handbook: Collection, output: str) -> None:
+    assert said(handbook, output, Leave).data == {"days": 28}
+
+
 def test_output_that_is_not_json_or_violates_the_schema_is_an_error(handbook: Collection) -> None:
     with pytest.raises(ExtractionError, match="not JSON"):
         said(handbook, "You get 28.", Leave)
