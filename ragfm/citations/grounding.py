@@ -64,6 +64,8 @@ _SCALE = re.compile(
 _DOLLARS = re.compile(r"\$|\b(?:US\s+)?dollars?\b|\bUSD\b", re.IGNORECASE)
 _OWN_SCALE = re.compile(r"per[\s-]+share|%|percent|\bratio\b|\bnumber\b|\bshares\b", re.IGNORECASE)
 _SIGNS = "$€£¥"
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)  # in Markdown
+_SUBSCRIPT = re.compile(r"(?<=[\w\])])\[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,8 @@ def cite_sentences(output: str, analysis: Analysis, pictured: Set[int] = frozens
             inside = (one.question_terms for one in of_passage if found.start <= one.start and one.end <= found.end)
             shares.append(len(frozenset[str]().union(*inside)) / len(question.terms) if question.terms else 1.0)
         words_end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
+        if plain[words_end : claim.end] == "..":  # the first one belongs to an abbreviation
+            words_end += 1
         markers = "".join(f"[{found.hit.n}]" for found in evidence)
         text = f"{plain[done:words_end]}{f' {markers}' if markers else ''}{plain[words_end : claim.end]}"
         sentences.append(
@@ -248,11 +252,20 @@ def cite_sentences(output: str, analysis: Analysis, pictured: Set[int] = frozens
 
 
 def _split(output: str, question_terms: frozenset[str], language: str) -> tuple[str, list[Claim]]:
-    """The output without markers, and its sentences with the passages that markers in or right after them name."""
+    """The output without markers, and its sentences with the passages that markers in or right after them name.
+
+    The subscript of `sys.argv[1]` in code is not a marker.
+    """
     plain, done = "", 0
     markers: list[tuple[int, int, tuple[int, ...]]] = []  # position in `plain`, length, passages
+    code = [match.span() for match in _CODE.finditer(output)]
     for match in MARKER.finditer(output):
         plain += output[done : match.start()]
+        if _SUBSCRIPT.match(output, match.start()) and any(start < match.start() < end for start, end in code):
+            plain += escape_markers(match[0])
+            markers.append((len(plain), -1, ()))
+            done = match.end()
+            continue
         markers.append((len(plain), len(match[0]), tuple(int(n) for n in re.findall(r"\d+", match[1]))))
         done = match.end()
     plain += output[done:]

@@ -47,6 +47,7 @@ _WORD = re.compile(
 )
 _MINUS = re.compile(r"[-−]|minus\s+")
 _THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_POINTS = re.compile(r"-?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")  # as thousands separators
 _STOP_WORDS = frozenset(
     """
     a according an and are as at based be been but by can did do does for from get gets go goes got had has have how i
@@ -153,7 +154,7 @@ def _content_words(text: str) -> Iterator[tuple[int, str, str, bool]]:
 
 
 def _tokens(text: str) -> Iterator[str]:
-    for match in _WORD.finditer(text):
+    for match in _WORD.finditer(_join_words(text)):
         run = match["unspaced"]
         if match["numeral"]:
             yield str(_han_number(match["numeral"]))
@@ -174,6 +175,8 @@ def _han_number(numeral: str) -> int:
             digit = value
         elif value < 10_000:
             section, digit = section + (digit or 1) * value, 0
+        elif total > value:  # the 万 of 一亿二千万 does not multiply the 亿
+            total, section, digit = total + (section + digit or 1) * value, 0, 0
         else:
             total, section, digit = (total + section + digit or 1) * value, 0, 0
     return total + section + digit
@@ -184,6 +187,8 @@ def _term(word: str) -> str:
         return _NUMBER_WORDS[word]
     if _is_number(word):
         number = _MINUS.sub("-", unicodedata.normalize("NFKC", word))  # full-width digits, too
+        if _POINTS.fullmatch(number):
+            return number.replace(".", "").replace(",", ".")
         return number.replace(",", "" if _THOUSANDS.fullmatch(number) else ".")
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
@@ -196,7 +201,7 @@ def _is_number(word: str) -> bool:
 
 _CLAUSE = re.compile(r"[,;:()—–]|\s-\s")
 _DENIAL = re.compile(
-    r"\b(?:not(?!\s+only)|no|never|none|nobody|nothing|neither|nor|without|cannot|can['’]t|won['’]t)\b|n['’]t\b",
+    r"\b(?:not(?!\s+only)|(?!no\.\s?(?:\d|of\b)|(?-i:(?<=\w\s)No\s\d))no|never|none|nobody|nothing|neither|nor|without|cannot|can['’]t|won['’]t)\b|n['’]t\b",
     re.IGNORECASE,
 )
 
@@ -238,6 +243,7 @@ _UNITS = {
             foot feet ft
             yard yards
             mile miles
+            μg µg mcg microgram micrograms
             mg milligram milligrams
             gram grams g
             kg kilo kilos kilogram kilograms
@@ -248,6 +254,15 @@ _UNITS = {
             euro euros € eur
             pound pounds £ gbp lb lbs
             yen ¥ jpy
+            franc francs chf
+            rupee rupees ₹ inr
+            yuan cny rmb
+            sek
+            nok
+            dkk
+            pln
+            cad
+            aud
             cent cents
             % percent
             am
@@ -258,22 +273,37 @@ _UNITS = {
             mb
             gb
             tb
+            kw
+            mw
+            gw
+            kwh
+            mwh
+            gwh
         """.strip().splitlines()
     )
     for word in (unit, *aliases)
 }
-_BEFORE = frozenset("$€£¥")
+_BEFORE = frozenset("$€£¥₹")
 _PERIODS = frozenset("second minute hour day week month year".split())
 _PER = frozenset("a an per each every /".split())
 _UNIT_DISTANCE = 2  # words after a number among which its unit may stand: "30 working days"
 _MEASURE_TOKEN = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+|[^\w\s]")
 _MERIDIEM = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
+_PARTS = re.compile(r"\b(?:(per)\s(?=cent\b)|(non)[-\u2011](?=[^\W\d_]))", re.IGNORECASE)
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+_ORDINAL = re.compile(rf"(?<!per\s)\b(?:(\d{{1,4}})(?:st|nd|rd|th)|{'|'.join(_ORDINALS)})\b", re.IGNORECASE)
 _OPPOSITES = [
     (re.compile(rf"\b(?:{one})\b", re.IGNORECASE), re.compile(rf"\b(?:{other})\b", re.IGNORECASE))
     for one, other in (
         (r"more|(?:over|above)(?=\W+\d)|at least", r"fewer|less|(?:under|below)(?=\W+\d)|at most|up to"),
         ("before|until", "after|since"),
         ("always|usually|often", "never|rarely|seldom"),
+        (r"increas\w*|rose|risen|grew|grown", r"decreas\w*|declin\w*|fell|fallen|shrank|shrunk"),
+        ("maximum", "minimum"),
+        ("highest|largest", "lowest|smallest"),
+        ("allowed|permitted", "forbidden|prohibited"),
+        ("enabled?", "disabled?"),
+        ("mandatory|compulsory|obligatory", "optional|voluntary"),
     )
 ]
 _ADDRESS = re.compile(r"[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~?(?:/[^\s/]+){2,}")
@@ -283,11 +313,15 @@ def details_differ(claim: str, text: str) -> bool:
     """Whether a text has a different unit for one of a claim's numbers, or says the opposite of the claim.
 
         "30 weeks" – "30 days"    "9 am" – "9 pm"    "30 euros a month" – "a year"    "before 9" – "after 9"
+        "the first floor" – "the second floor"
 
     A number without a unit, as in a table, may have any.
     """
     claimed, stated = _measures(claim), _measures(text)
     if any(not units & stated[key] for key, units in claimed.items() if key in stated):
+        return True
+    first, second = _ordinals(claim), _ordinals(text)
+    if not (first <= second or second <= first):
         return True
     return any(
         _has_only_first(claim, pair) and _has_only_first(text, pair[::-1])
@@ -306,14 +340,24 @@ def addresses(text: str) -> list[str]:
     return [match[0].rstrip(".,;:!?'’]").casefold() for match in _ADDRESS.finditer(text)]
 
 
+def _join_words(text: str) -> str:
+    """The text with `9 am` for `9 a.m.`, `percent` for `per cent`, and `nonrefundable` for `non-refundable`."""
+    return _PARTS.sub(r"\1\2", _MERIDIEM.sub(r"\1m", text))
+
+
+def _ordinals(text: str) -> set[int]:
+    """The numbers of `first` to `tenth` and `1st`, `2nd` and so on."""
+    found = _ORDINAL.finditer(text)
+    return {int(one[1]) if one[1] else 1 + _ORDINALS.index(one[0].casefold()) for one in found}
+
+
 def _has_only_first(text: str, pair: tuple[re.Pattern[str], re.Pattern[str]]) -> bool:
     return bool(pair[0].search(text)) and not pair[1].search(text)
 
 
 def _measures(text: str) -> dict[tuple[str, str], set[str]]:
     """The units of each number, keyed by ("30", "unit"), and the periods that it is for, keyed by ("30", "each")."""
-    normalized = _MERIDIEM.sub(r"\1m", text).casefold().replace("per cent", "percent")
-    tokens = _MEASURE_TOKEN.findall(normalized)
+    tokens = _MEASURE_TOKEN.findall(_join_words(text).casefold())
     measures: dict[tuple[str, str], set[str]] = {}
     for at, token in enumerate(tokens):
         if not _is_number(number := _term(token)):
@@ -383,11 +427,10 @@ MIN_SIMILARITY = 0.7
 
 _REFERS_BACK = re.compile(r"(?:\w+\W+){0,3}?(?:he|she|it|they|his|her|its|their|this|these|those)\b", re.IGNORECASE)
 _YEAR = re.compile(r"(?<![\d.,])(?:FY\s?|['’])?((?:19|20)\d\d)(?![\ds]|[.,]\d)|\bFY\s?['’]?(\d\d)\b")
-_ORDINALS = ("first", "second", "third", "fourth")
-_QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS)})[\s-]+quarter", re.IGNORECASE)
+_QUARTER = re.compile(rf"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q|\b({'|'.join(_ORDINALS[:4])})[\s-]+quarter", re.IGNORECASE)
 _DECIMAL = re.compile(r"\d+(?:\.\d+)?")
 _RANGE = re.compile(rf"(?<![\d.,])({_DECIMAL.pattern})\s*(?:to|[-–])\s*({_DECIMAL.pattern})(?!\d|[.,]\d)")
-_PERIOD_WORD = re.compile(r"(?:FY|[1-4]?Q)\d*", re.IGNORECASE)  # part of a period, not a name
+_NOT_A_NAME = re.compile(r"(?:FY|[1-4]?Q)\d*|No\.?\d*", re.IGNORECASE)  # part of a period, or `No. 5`
 _NAME = re.compile(r"[^\W\d_][\w&.'’-]*")
 _MAX_ABBREVIATION = 5  # letters
 _NO_TERMS = terms_of("")
@@ -615,12 +658,20 @@ def _rank(evidence: Evidence) -> tuple[bool, int, float]:
 
 
 def _matched_terms(claim: Claim, new: frozenset[str], window: Window) -> frozenset[str]:
-    """The terms of a claim that a window has. A name must be a name there too, unless it opens the claim."""
+    """The terms of a claim that a window has. A name must be a name there too, unless it opens the claim.
+
+    The unit of a number may have another form: `30 euros` for `€30`.
+    """
     names, first = claim.terms.names, claim.terms.first
+    units = set[str]()
+    if not _UNITS.keys().isdisjoint(new):
+        stated = _measures(window.text)
+        units = {unit for key, claimed in _measures(claim.text).items() for unit in claimed & stated.get(key, set())}
     return frozenset(
         term
         for term in new
-        if (
+        if _UNITS.get(term) in units
+        or (
             matches(term, window.terms if term == first else window.names, max_suffix=2)
             if term in names
             else matches(term, window.terms)
@@ -687,12 +738,14 @@ def subject_of(question: str, language: str | None = None) -> Subject:
     """The subject of a question about texts in a language (ISO 639-1, None if unknown).
 
     Names are identifiers and capitalised words, these in English only: other languages capitalise other words, too. A
-    word that opens a sentence is not a name, nor is a unit. The numbers are those that are not part of a period.
+    word that opens a sentence is not a name, nor is a unit, nor any word of a question in capitals. The numbers are
+    those that are not part of a period.
     """
     names = _identifiers(question)
-    for start, end in sentence_spans(question) if is_english(question, language) else ():
+    has_names = is_english(question, language) and not question.isupper()
+    for start, end in sentence_spans(question) if has_names else ():
         for word in list(_NAME.finditer(question, start, end))[1:]:
-            if not _PERIOD_WORD.fullmatch(word[0]) and not is_unit(word[0]):
+            if not _NOT_A_NAME.fullmatch(word[0]) and not is_unit(word[0]):
                 names |= dict.fromkeys(terms_of(f". {word[0]}").names, word[0])
     rest = _QUARTER.sub(" ", _YEAR.sub(" ", question))
     numbers = {term: word for word in _tokens(rest) for term in terms_of(word).numbers}

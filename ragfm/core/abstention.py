@@ -15,6 +15,10 @@ _SOURCES = rf"(?:\w+\ )?(?:{_SHOWN}|{_FILES})"
 _TELL = r"(?:mention|say|state|specify|answer|tell|explain|indicate|describe)"
 _HOLD = r"(?:contain|provide|include|give|have)"
 _PLACED = r"(?:\ (?:above|below|given|provided))"
+_GIVEN = (
+    r"(?:answered|available|clear|contained|derived|described|determined|found|given|included|inferred|known|listed"
+    r"|mentioned|present|provided|shown|specified|stated|supported)"
+)
 _NOT = r"(?:do(?:es)?\ not|don't|doesn't)\ (?:\w+ly\ )?"
 _ABSTAINS = re.compile(
     rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately|(?:based\ on|according\ to)\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
@@ -33,6 +37,7 @@ _ABSTAINS = re.compile(
       | there\ is\ (?:no|not\ enough)\ (?:mention|answer
           | information(?=\W*$|,|\ (?:about|on|in|regarding|concerning|available|given|provided|that|to|as|of|for)\b))
       | (?:the|this|that)\ (?:answer|information)\ (?:is\ not|isn't|cannot\ be|can't\ be|could\ not\ be)
+        \ (?:\w+ly\ )?(?:{_GIVEN}|in\ (?:the|these|those|any)\ {_SOURCES})
       | (?:it|this|that)\ is\ not\ (?:(?:known|stated|mentioned|specified)(?=\W*$)
           | (?:stated|mentioned|specified)\ (?:who|what|when|where|why|how|which|whether|if)
           | (?:known|stated|mentioned|specified|given|provided)\ (?:in|by)\ (?:the|these|those)\ {_SOURCES})

@@ -204,7 +204,7 @@ def load_squad(
                 if not articles:
                     documents[uri] = context
                 for question in paragraph["qas"] if file == path else ():
-                    marked = question.get("answers", ())
+                    marked = question.get("answers") or ()
                     gold = Gold(f"{CORPUS}/{uri}")
                     if articles and marked:
                         spans = Counter((a["answer_start"], a["answer_start"] + len(a["text"])) for a in marked)
@@ -228,7 +228,11 @@ def load_jsonl(path: Path, *, answers: bool | None = False) -> QuestionSet:
     """
     questions: dict[str, Question] = {}
     for where, record in _read_records(path):
+        # Tables that were exported have null where they have no value.
+        record = {name: value for name, value in record.items() if value is not None}
         text = _text(record, "question", where)
+        if not text.strip():
+            raise DataError(f"{where}: the question is empty.")
         start, end = record.get("start"), record.get("end")
         span = (start, end) if isinstance(start, int) and isinstance(end, int) and 0 <= start < end else (None, None)
         if (start, end) != span:
@@ -242,7 +246,7 @@ def load_jsonl(path: Path, *, answers: bool | None = False) -> QuestionSet:
         if not isinstance(right, list) or not all(isinstance(answer, str) and answer.strip() for answer in right):
             raise DataError(f"{where}: answers are {value!r}; give a text or a list of texts.")
         unanswerable = record.get("unanswerable") is True
-        without_uri = record.get("uri") is None and (right or unanswerable)
+        without_uri = "uri" not in record and (right or unanswerable)
         gold = () if without_uri else (Gold(_text(record, "uri", where), *span),)
         questions[key] = replace(
             known,

@@ -48,7 +48,7 @@ def read_turns(path: Path) -> list[Turn]:
             turn = Turn(given["question"], given["answer"], tuple(map(_citation, given["citations"])))
             if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
                 raise TypeError("a question or an answer is not a string")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{path}, line {number}, is not a turn of a conversation.", "Name another file.") from error
         turns.append(turn)
     return turns

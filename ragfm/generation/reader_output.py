@@ -2,7 +2,7 @@
 
     <think>…</think>                                    reasoning, kept apart from the answer
     "Based on the passages, …", "Answer: …"             the preamble is left out
-    [Source 1], [1-3], [[1]], 【1】, 【4:1†source】, (1)   become [1], [1, 2, 3], [1], …
+    [Source 1], [1-3], [[1]], **[1]**, 【1】, 【4:1†source】, (1)   become [1], [1, 2, 3], [1], …
 
 Text is held back only while it may become one of these.
 """
@@ -10,6 +10,7 @@ Text is held back only while it may become one of these.
 from __future__ import annotations
 
 import re
+from functools import partial
 
 _THINK, _END_OF_THINKING = "<think>", "</think>"
 
@@ -34,13 +35,13 @@ _MAX_PREAMBLE = 80  # characters
 _LABEL = r"(?:passages?|sources?|documents?|docs?|citations?|refs?)\.?\s*"
 _NUMBERS = rf"\d{{1,2}}(?:\s*(?:[,;，、&–-]|and|to)\s*(?:{_LABEL})?\d{{1,2}})*"
 _MARKER = re.compile(
-    rf"""\[{{1,2}}\^?\s*(?:{_LABEL})?(?P<square>{_NUMBERS})(?:†[^\]\n]*)?\s*\]{{1,2}}
+    rf"""(?P<stars>\*{{1,2}})?\[{{1,2}}\^?\s*(?:{_LABEL})?(?P<square>{_NUMBERS})(?:†[^\]\n]*)?\s*\]{{1,2}}(?(stars)(?P=stars))
     | 【\s*(?:{_LABEL})?(?:\d+:)?(?P<lenticular>{_NUMBERS})(?:†[^】\n]*)?\s*】
     | \((?:see\ )?{_LABEL}(?P<labelled>{_NUMBERS})\)
     | (?<=[\w%"'”’]\ )\((?P<round>{_NUMBERS})\)(?=\s*(?:[.,;!?]|$))""",
     re.IGNORECASE | re.VERBOSE,
 )
-_UNFINISHED_MARKER = re.compile(r"(?:\[{1,2}|【|\()[^\[\]()【】\n]{0,40}(?:[\])】]\]?\s*)?$")
+_UNFINISHED_MARKER = re.compile(r"(?:\*{0,2}(?:\[{1,2}|【|\()[^\[\]()【】\n]{0,40}(?:[\])】]\]?\s*\*{0,2})?|\*{1,2})$")
 
 
 class OutputNormalizer:
@@ -96,15 +97,17 @@ class OutputNormalizer:
         certain = self._held[: unfinished.start()] if unfinished else self._held
         self._held = self._held[len(certain) :]
         before = self._returned[-2:]  # the text before a marker matters
-        text = _MARKER.sub(self._canonical, before + certain)[len(before) :]
+        text = _MARKER.sub(partial(self._canonical, final=final), before + certain)[len(before) :]
         self._returned += text
         return text
 
-    def _canonical(self, marker: re.Match[str]) -> str:
+    def _canonical(self, marker: re.Match[str], *, final: bool) -> str:
         listed = marker["square"] or marker["lenticular"] or marker["labelled"] or marker["round"]
         numbers: list[int] = []
         for first, last in re.findall(r"(\d+)(?:\s*(?:-|–|to)\s*(\d+))?", listed):
             numbers += range(int(first), int(last or first) + 1)
+        if marker["round"] and not final and not marker.string[marker.end() :].strip():
+            return marker[0]  # another bracket follows: only one at the end of a clause is a marker
         in_prompt = all(1 <= number <= self._passages for number in numbers)
         if not numbers or (not in_prompt and (marker["round"] or len(numbers) > listed.count(",") + 1)):
             return marker[0]

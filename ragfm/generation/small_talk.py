@@ -17,8 +17,9 @@ _GREETING = re.compile(
 )
 _REQUEST = re.compile(
     r"\W*(?:please\s+|(?:can|could|would|will) you\s+(?:please\s+)?)?"
-    r"(?:summari[sz]e|compare|contrast|describe|explain|outline|translate|rewrite|rephrase|draft|write|compose|list"
-    r"|(?:give|show|make|create)\s+(?:me\s+)?(?:an?|the|all)\b)",
+    r"(?:summari[sz]e|compare|contrast|describe|explain|outline|translate|rewrite|rephrase|draft|write|compose"
+    r"|list(?!\s+price)|(?:make|create)\s+(?:me\s+)?(?:an?|the|all)\b"
+    r"|(?:give|show)\s+(?:me\s+)?(?:an?|all|the\s+(?:\w+\s+){0,2}(?:lists?|summary|overview|differences?|details))\b)",
     re.IGNORECASE,
 )
 _INSTRUCTIONS = re.compile(

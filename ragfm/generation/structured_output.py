@@ -25,6 +25,16 @@ from ragfm.generation.prompt import Prompt
 
 T = TypeVar("T")
 
+_WRAPPED = re.compile(  # by servers that do not enforce a schema
+    r"\s*(?:<think>.*?</think>\s*)?(?:```\w*\s*)?(\{.*\})\s*(?:```\s*)?", re.DOTALL
+)
+_NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
+_ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
+_AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
+_DATE = re.compile(r"([12]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
+_TIME = re.compile(r"0?(\d{1,2}):(\d\d)(?::00)?")
+_MONTHS = "January February March April May June July August September October November December".split()
+
 INSTRUCTION = "Using only the passages above, answer as JSON, with null for what they do not say: {form}\n"
 
 
@@ -93,8 +103,9 @@ def fill_schema(
     """
     with reader.stream(prompt.messages, replace(sampling, schema=schema.bounded)) as stream:
         output = "".join(stream)
+    wrapped = _WRAPPED.fullmatch(output)
     try:
-        data = json.loads(output, strict=False)
+        data = json.loads(wrapped[1] if wrapped else output, strict=False)
     except ValueError as error:
         if stream.finish_reason == "length":
             raise ExtractionError(
@@ -161,12 +172,21 @@ class _FieldChecker:
         question, texts = f"{self._query} {name}", [str(value)]
         if isinstance(value, bool):
             question, texts = self._query, [name if value else f"not {name}"]
+        elif isinstance(value, str) and (date := _DATE.fullmatch(value)):
+            # The order of the numbers does not matter to the comparison.
+            year, month, day = map(int, date.groups())
+            name = _MONTHS[month - 1]
+            texts += [f"{day:02}.{month:02}.{year}", f"{day}.{month}.{year}", f"{day}/{month}/{year}"]
+            texts += [f"{day} {name} {year}", f"{day} {name[:3]} {year}"]
+        elif isinstance(value, str) and (time := _TIME.fullmatch(value)):
+            texts += [f"{time[1].zfill(2)}:{time[2]}", f"{time[1]}:{time[2]}"]
         elif isinstance(value, float):
             notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
             texts = [text for text in dict.fromkeys(notations) if float(text) == value]  # none is rounded
         if isinstance(value, int | float) and not isinstance(value, bool):
-            # The unit that is asked for tells 31 days from three weeks.
-            unit = next((word for word in re.findall(r"[^\W\d_]+", f"{name} {self._query}") if is_unit(word)), "")
+            # The unit that is asked for tells 31 days from three weeks. That of "a fee per year" is not the year.
+            words = [*_NAME_PARTS.findall(name), *" ".join(map(" ".join, _ASKED.findall(self._query))).split()]
+            unit = next((word for word in words if is_unit(word) and word.lower() not in _AMBIGUOUS), "")
             texts = [f"{text} {unit}".strip() for text in texts]
         for text in texts:
             cited = cite(question, text, self._passages, subject=self._subject)

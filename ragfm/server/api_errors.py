@@ -83,7 +83,14 @@ def as_api_error(error: Exception) -> ApiError:
             return error
         case RequestValidationError():
             detail = error.errors()[0]
-            param = ".".join(str(part) for part in detail["loc"] if part not in ("body", "query", "path"))
+            part, *where = detail["loc"]
+            if detail["type"] == "json_invalid":
+                message = f"The body is not JSON: {detail['ctx']['error']} at character {where[0]}."
+                return ApiError(400, message, code="invalid_request")
+            if part == "body" and not where:
+                message = "The body is not a JSON object, or lacks the header `Content-Type: application/json`."
+                return ApiError(400, message, code="invalid_request")
+            param = ".".join(map(str, where if part in ("body", "query", "path") else detail["loc"]))
             message = f"{param}: {detail['msg'][0].lower()}{detail['msg'][1:]}" if param else detail["msg"]
             return ApiError(400, f"{message}.", code="invalid_request", param=param or None)
         case HTTPException():

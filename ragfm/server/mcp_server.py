@@ -100,7 +100,7 @@ class _Tools:
     ) -> SearchResults:
         """Find the passages that match a query best."""
         async with self._call(ctx, collection, query=query) as (key, model):
-            run_search = partial(model.handle(key).search, query, k, mode=mode, filter=filter)
+            run_search = partial(model.handle(key).search, query, k, mode=mode, filter=filter or None)
             return SearchResults(collection=model.collection, hits=await self._served.compute(key, run_search))
 
     async def ask(
@@ -119,7 +119,7 @@ class _Tools:
         answer the question, or be about another subject.
         """
         async with self._call(ctx, collection, question=question) as (key, model):
-            start_stream = partial(self._service.rag(key, model, k=k).stream, question, filter=filter)
+            start_stream = partial(self._service.rag(key, model, k=k).stream, question, filter=filter or None)
             start = monotonic()
             async with self._service.open_stream(key, model, start_stream) as stream:
                 async for _ in self._service.pieces(key, stream, start):
@@ -142,7 +142,7 @@ class _Tools:
     ) -> DocumentPage:
         """List the documents with their metadata."""
         async with self._call(ctx, collection) as (key, model):
-            list_documents = partial(model.handle(key).documents, filter, after=after, limit=_PAGE_SIZE + 1)
+            list_documents = partial(model.handle(key).documents, filter or None, after=after, limit=_PAGE_SIZE + 1)
             documents = await self._served.compute(key, list_documents)
             await self._served.run(model.handles.saw_newest, key)
             following = documents[_PAGE_SIZE - 1].uri if len(documents) > _PAGE_SIZE else None
@@ -156,7 +156,7 @@ class _Tools:
     async def _call(self, ctx: CallContext, collection: str | None, **texts: str) -> AsyncIterator[tuple[Key, Model]]:
         """The key and model of a call. Errors, also those in the block, become a ToolError; texts must not be empty."""
         key = self._key_of(ctx)
-        model = self._served.find(key, collection)
+        model = self._served.find(key, collection or None)  # language models leave out an argument as ""
         if model is None:
             names = ", ".join(model.name for model in self._served.for_key(key)) or "none"
             raise ToolError(f"There is no collection {collection!r}. There are: {names}.")

@@ -10,7 +10,8 @@ r"""Filters over metadata: `year >= 2024 and (team = hr or not status in (draft,
 Keys are metadata keys, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as numbers. Other
 values compare as text, by their first 200 characters, so ISO dates compare as dates. The pattern of `like` must match
 the whole text: `%` stands for any characters, `_` for one, and `\` before one of these three for itself; the case
-of ASCII letters does not matter. A document without the key meets no comparison, not even `!=`.
+of ASCII letters does not matter, nor does that of `true` and `false`. A document without the key meets no comparison,
+not even `!=`.
 """
 
 from __future__ import annotations
@@ -226,6 +227,8 @@ def _compare(key: str, sign: str, value: str) -> Condition:
         number, matches = None, compare(tags.c.text, value)
     else:
         number, matches = as_number(value), compare(tags.c.text, value[:MAX_COMPARED_CHARACTERS])
+        if sign in ("=", "!=") and value.lower() in ("true", "false"):  # `True` in Python, `true` in the catalog
+            matches = compare(sa.func.lower(tags.c.text), value.lower())
     if number is not None:
         matches = sa.or_(compare(tags.c.number, number), sa.and_(tags.c.number.is_(None), matches))
     return documents.c.id.in_(sa.select(tags.c.document_id).where(tags.c.key == key, matches))

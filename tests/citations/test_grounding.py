@@ -67,6 +67,22 @@ def test_several_markers_are_several_citations() -> None:
     assert [citation.n for citation in citations] == [1, 2]
 
 
+def test_a_marker_does_not_split_an_abbreviation_from_its_full_stop() -> None:
+    text, _ = ground("Where is it made?", "It is made in the U.S. [1].", _shown("It is made in the U.S. only."))
+    assert text == "It is made in the U.S. [1]."
+
+
+def test_a_subscript_in_code_is_not_a_marker() -> None:
+    passages = _shown("The first argument is in `sys.argv[1]`.", "Call main to start it.")
+    said = "Read `sys.argv[1]`, the first argument [1]. Call main to start it[2]."
+    sentences = cite("How do I read the argument?", said, passages)
+    answer = compose(sentences)
+    assert answer.text == "Read `sys.argv[\u200c1]`, the first argument [1]. Call main to start it [2]."
+    assert [citation.n for citation in answer.citations] == [1, 2]
+    assert [said[start:end] for start, end in answer.output_spans] == [said[:43], said[44:]]
+    assert ground("What?", "```\nx = a[0]\n```", passages)[0] == "```\nx = a[\u200c0]\n```"
+
+
 def test_a_marker_without_a_passage_is_removed() -> None:
     text, citations = ground("Leave?", "Cats sleep a lot [7].", _shown(LEAVE))
     assert (text, citations) == ("Cats sleep a lot.", ())
@@ -165,6 +181,9 @@ def test_a_number_in_words_is_a_number() -> None:
         ("3,5 degrees", "The lowest temperature is 3.5 degrees.", True),
         ("3,500 degrees", "The lowest temperature is 3500 degrees.", True),
         ("1,250.50 degrees", "The lowest temperature is 1250.50 degrees.", True),
+        ("1,250.50 degrees", "The lowest temperature is 1.250,50 degrees.", True),
+        ("1,250,000 degrees", "The lowest temperature is 1.250.000 degrees.", True),
+        ("1,250 degrees", "The lowest temperature is 1.250 degrees.", False),
         ("0,500 degrees", "The lowest temperature is 500 degrees.", False),
         ("0,500 degrees", "The lowest temperature is 0.500 degrees.", True),
     ],
@@ -503,6 +522,26 @@ def test_words_of_headings_count_for_a_quote_but_numbers_do_not() -> None:
             "It has over 50 people at work.",
             "Fewer than 50 people work there.",
         ),
+        ("The house is non-refundable.", "The house is nonrefundable.", "The house is refundable."),
+        (
+            "The house is on the second floor of the yard.",
+            "The house is on the second floor of the yard.",
+            "The house is on the first floor of the yard.",
+        ),
+        ("It rose by 5 euros last year.", "It grew by 5 euros last year.", "It fell by 5 euros last year."),
+        (
+            "The minimum age at night is 18 years.",
+            "At night, the minimum age is 18.",
+            "The maximum age at night is 18.",
+        ),
+        (
+            "Bikes in the front yard are prohibited.",
+            "Bikes in the yard are prohibited.",
+            "Bikes in the front yard are allowed.",
+        ),
+        ("It is disabled in version 5 of the gate.", "It is disabled in version 5.", "It is enabled in version 5."),
+        ("The dose is 400 µg per day.", "The dose is 400 mcg a day.", "The dose is 400 mg per day."),
+        ("It costs 30 CHF a month.", "It costs 30 francs a month.", "It costs $30 a month."),
         ("Call before 9 on weekdays.", "Call until 9 on weekdays.", "Call after 9 on weekdays."),
         ("The gate is always open at night.", "It is open at night, always.", "It is rarely open at night."),
         ("Write to help@acme.com for help.", "Write to help@acme.com.", "Write to sales@acme.com for help."),
@@ -513,6 +552,24 @@ def test_words_of_headings_count_for_a_quote_but_numbers_do_not() -> None:
 def test_units_opposites_and_addresses_must_be_the_same(text: str, right: str, wrong: str) -> None:
     question = "What about the house, the gate, the fee and how to write to them?"
     assert (verified(question, right, text), verified(question, wrong, text)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "holds"),
+    [
+        ("The fee is 5 percent.", "The fee is 5%.", True),
+        ("The fee is 5 per cent.", "The fee is 5%.", True),
+        ("The fee is 30 euros.", "The fee is €30.", True),
+        ("The fee is 30 USD.", "The fee is $30.", True),
+        ("The fee is 30 euros.", "The fee is $30.", False),
+        ("The fee is 30 euros.", "The fee is 30.", False),
+        ("30 minutes.", "The fee is paid within 30 min.", True),
+        ("9 a.m.", "The fee is due at 9 am.", True),
+        ("9 a.m.", "The fee is due at 9 pm.", False),
+    ],
+)
+def test_a_unit_may_have_another_form(said: str, text: str, holds: bool) -> None:
+    assert verified("What is the fee?", said, text) is holds
 
 
 ZH = "会议室在三楼。我们每周五开会，会议持续四十五分钟。停车费每天二十元，找前台的张伟付。"
@@ -558,6 +615,8 @@ def test_chinese_and_japanese_are_compared_by_pairs_of_characters(
         ("三千五百", "3500"),
         ("一万二千", "12000"),
         ("三億", "300000000"),
+        ("一亿二千万", "120000000"),
+        ("一万二千亿", "1200000000000"),
     ],
 )
 def test_chinese_numerals_are_numbers(numeral: str, number: str) -> None:

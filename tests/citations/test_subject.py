@@ -32,6 +32,8 @@ def cited(question: str, answer: str, *hits: Hit) -> Citation:
         ("how many days of leave do I get?", [], set()),
         ("Who leads Bell-Boeing in 2Q23?", ["Bell-Boeing"], {"Q2"}),
         ("What does json.dump do with --all and shared_buffers?", ["json.dump", "--all", "shared_buffers"], set()),
+        ("WHO LEADS ACME TODAY?", [], set()),
+        ("Who works in Room No. 5 or in Room No.6?", ["Room"], set()),
         ("Where is pg_hba.conf, e.g. in /etc/app/pg_hba.conf?", ["pg_hba.conf"], set()),
     ],
 )
@@ -39,6 +41,13 @@ def test_names_and_periods(question: str, names: list[str], found: set[str]) -> 
     subject = subject_of(question)
     assert list(dict.fromkeys(subject.names.values())) == names
     assert subject.periods == found
+
+
+def test_the_no_of_a_number_is_not_a_negation() -> None:
+    text = hit("Regulation 44 is about child seats.")
+    assert cited("What is Regulation No. 44 about?", "Child seats.", text).verified
+    assert cited("What is Regulation No 44 about?", "Child seats.", text).verified
+    assert cited("Which regulation has no 44 articles?", "Child seats.", text).missing == ("no",)
 
 
 def test_an_identifier_must_be_in_the_passage_or_above_it() -> None:

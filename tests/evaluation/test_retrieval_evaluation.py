@@ -185,6 +185,12 @@ def test_answers_have_spans_in_articles(tmp_path: Path) -> None:
     assert (plain.documents or {})["Oil.txt"][gold.start : gold.end] == "1973"  # as most annotators have it
 
 
+def test_a_squad_question_with_null_for_answers_is_unanswerable(tmp_path: Path) -> None:
+    path = squad_file(tmp_path / "s.json")
+    path.write_text(path.read_text(encoding="utf-8").replace('"answers": []', '"answers": null'), encoding="utf-8")
+    assert load_questions(path, answers=None).questions[-1].unanswerable
+
+
 def test_a_jsonl_of_questions(tmp_path: Path) -> None:
     path = write_lines(
         tmp_path / "q.jsonl",
@@ -194,14 +200,16 @@ def test_a_jsonl_of_questions(tmp_path: Path) -> None:
         {"question": "b?", "uri": "y", "id": "b"},
         {"question": "b?", "uri": "y", "id": "b"},
         {"question": "c?", "unanswerable": True},
+        {"id": None, "question": "d?", "uri": "z", "start": None, "end": None, "answers": None},
     )
     data = load_questions(path)
     assert data.questions == (
         Question("1", "a?", (Gold("x"),)),
         Question("b", "b?", (Gold("x", 3, 9), Gold("y"))),
+        Question("7", "d?", (Gold("z"),)),
     )
     assert (data.left_out, data.documents) == ({"unanswerable": 1}, None)
-    assert [question.by_passage for question in data.questions] == [False, True]
+    assert [question.by_passage for question in data.questions] == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +218,7 @@ def test_a_jsonl_of_questions(tmp_path: Path) -> None:
         ("{", r"line 2 is not JSON"),
         ("[1]", r"line 2 is not a JSON object but list"),
         ({"question": "b?"}, r"line 2: 'uri' is missing"),
+        ({"question": " ", "uri": "x"}, r"line 2: the question is empty"),
         ({"question": 7, "uri": "x"}, r"line 2: 'question' is 7, not a text"),
         ({"question": "b?", "uri": "x", "start": 3}, r"line 2: start is 3 and end None"),
         ({"question": "b?", "uri": "x", "start": 3, "end": 3}, r"line 2: start is 3 and end 3"),

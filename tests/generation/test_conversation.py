@@ -175,7 +175,8 @@ def test_a_conversation_in_a_file(tmp_path: Path) -> None:
     write_turns(path, turns)
     assert read_turns(path) == turns
     assert messages_of(turns)[:2] == [Message("user", "Leave?"), Message("assistant", "28 days [1].\nNo more.")]
-    for line in ("{", "[]", json.dumps({"question": 1, "answer": "", "citations": []}), '{"question": "a"}'):
+    invalid = [{"question": 1, "answer": "", "citations": []}, {"question": "a", "answer": "", "citations": ["x"]}]
+    for line in ("{", "[]", *map(json.dumps, invalid), '{"question": "a"}'):
         path.write_text(line)
         with pytest.raises(DataError, match="line 1"):
             read_turns(path)

@@ -179,6 +179,10 @@ def test_the_prompt_is_the_one_that_adapters_were_trained_for() -> None:
         "It is not stated who built it.",
         "It is not given in the text.",
         "That is not provided by the passages [1].",
+        "This information isn't provided.",
+        "The answer is not explicitly stated in the text.",
+        "The answer is not in the passages.",
+        "The answer cannot be determined.",
     ],
 )
 def test_an_abstention_is_seen(text: str) -> None:
@@ -207,6 +211,10 @@ def test_an_abstention_is_seen(text: str) -> None:
         "The sources contain no salt.",
         "None of the documents needs a stamp [1].",
         "None of the documents have a signature.",
+        "This information is not public.",
+        "The information is not to be shared with guests [1].",
+        "That information cannot be disclosed to third parties.",
+        "The answer is not a number.",
     ],
 )
 def test_an_answer_is_not_an_abstention(text: str) -> None:

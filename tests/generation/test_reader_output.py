@@ -31,6 +31,8 @@ MARKERS = [
     ("You get 28 days (see source 1).", "You get 28 days [1]."),
     ("You get 28 days (1).", "You get 28 days [1]."),
     ("You get 28 days (1, 2). Parents get more (3)", "You get 28 days [1, 2]. Parents get more [3]"),
+    ("You get 28 days **[1]**.", "You get 28 days [1]."),
+    ("You get **28 days [1]** *[2]*", "You get **28 days [1]** [2]"),
     ("You get 28 days 【1】.", "You get 28 days [1]."),
     ("You get 28 days【4:1†source】.", "You get 28 days[1]."),  # OpenAI: Chainlit/openai-assistant, issue 4
     ("You get 28 days【4:2†leave.pdf】.", "You get 28 days[2]."),  # OpenAI: glific/glific, pull request 4011
@@ -42,6 +44,8 @@ NO_MARKERS = [
     "Sites (9).",  # there are three passages
     "(1) Fill in the form. (2) Pin the receipts to it.",
     "See section 4(1).",
+    "The range is 12 (3) [1].",
+    "**[1] Leave** and **pay**",
     "Read [the handbook](https://example.org).",
     "f(x) = [a, b]",
     "an open bracket [1",

@@ -30,9 +30,18 @@ def test_requests_and_questions() -> None:
         "please list all rooms",
         "Can you explain it?",
         "Give me an overview",
+        "Give me the main differences between the rooms",
+        "Show me all rooms",
     ):
         assert needs_larger_reader(request)
-    for question in ("Which rooms are there?", "Who lists the rooms?", "What is a summary?", "Is writing allowed?"):
+    for question in (
+        "Which rooms are there?",
+        "Who lists the rooms?",
+        "What is a summary?",
+        "Is writing allowed?",
+        "Give me the phone number of the IT desk.",
+        "List price of the X200?",
+    ):
         assert not needs_larger_reader(question)
 
 

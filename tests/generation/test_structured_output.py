@@ -82,6 +82,25 @@ def test_a_number_of_another_unit_is_not_supported(tmp_path: Path) -> None:
     assert not asked.supported
 
 
+@pytest.mark.parametrize(
+    ("question", "name", "text"),
+    [
+        ("How old must I be for a licence?", "min_age", "You must be 18 years old for a licence."),
+        ("What is the pay in the second year?", "pay", "The pay in the second year is 18 euros."),
+        ("What is the pay per hour?", "pay", "The pay is 18 euros per hour."),
+        ("What is the pay?", "payPerHour", "The pay is 18 euros per hour."),
+        ("How many working hours has a week?", "amount", "A week has 18 working hours."),
+        ("How long is the break in minutes?", "length", "The break is 18 min."),
+    ],
+)
+def test_a_word_that_may_be_a_unit_is_not_always_that_of_the_number(question: str, name: str, text: str) -> None:
+    prompt = Prompt((Message("user", question),), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
+    schema = output_schema(an_object(**{name: {"type": ["integer", "null"]}}))
+    reader = ScriptedReader([json.dumps({name: 18})])
+    data, _, _ = fill_schema(schema, question, reader, prompt, Sampling())
+    assert data == {name: 18}
+
+
 def test_properties_are_not_names_of_the_question(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "leave.md").write_text("Each member gets 28 days off.")
@@ -141,6 +160,31 @@ def test_a_number_is_not_a_rounded_one(value: float, text: str, supported: bool)
     prompt = Prompt((), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
     reader = ScriptedReader([json.dumps({"it": value})])
     (field,) = fill_schema(form, "What is the value in degrees?", reader, prompt, Sampling())[1]
+    assert field.supported is supported
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "supported"),
+    [
+        ("2024-05-01", "The invoice is of 1 May 2024.", True),
+        ("2024-05-01", "The invoice is of May 1st, 2024.", True),
+        ("2024-05-01", "The invoice is of 01.05.2024.", True),
+        ("2024-05-01", "The invoice is of 1.5.2024.", True),
+        ("2024-05-01", "The invoice is of 5/1/2024.", True),
+        ("2024-05-01", "The invoice is of 2024-05-01.", True),
+        ("2024-05-01", "The invoice is of 2 May 2024.", False),
+        ("2024-05-01", "The invoice is of 1 June 2024.", False),
+        ("2024-09-12", "The invoice is of 12 Sep 2024.", True),
+        ("09:00:00", "The invoice is of 9:00.", True),
+        ("09:00", "The invoice is of 9:00.", True),
+        ("09:00", "The invoice is of 09:30.", False),
+    ],
+)
+def test_dates_and_times_are_found_as_documents_write_them(value: str, text: str, supported: bool) -> None:
+    form = OutputSchema.of(an_object(of={"type": "string"}))
+    prompt = Prompt((), (Hit("a.md", text, 0, len(text), 1, 0.5, {}, n=1),), ())
+    reader = ScriptedReader([json.dumps({"of": value})])
+    (field,) = fill_schema(form, "When is the invoice of?", reader, prompt, Sampling())[1]
     assert field.supported is supported
 
 
@@ -218,6 +262,13 @@ def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None
     rag = Rag(collection, reader=ScriptedReader(['{"text": "' + "word " * 600], context_tokens=1000))
     with pytest.raises(ExtractionError, match=r"limit of 500 tokens.*maxLength"):
         rag.extract("What?", schema)
+
+
+@pytest.mark.parametrize(
+    "output", ['```json\n{"days": 28}\n```', '<think>\n{28}?\n</think>\n\n{"days": 28}', '```\n{"days": 28}```\n']
+)
+def test_reasoning_and_code_fences_around_the_object_are_left_out(handbook: Collection, output: str) -> None:
+    assert said(handbook, output, Leave).data == {"days": 28}
 
 
 def test_output_that_is_not_json_or_violates_the_schema_is_an_error(handbook: Collection) -> None:

@@ -138,6 +138,21 @@ def test_a_lone_surrogate_is_a_client_error(running: Running, route: str, asked:
     assert said.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("asked", "param", "message"),
+    [
+        (b'{"query": ""}', "query", "query: string should have at least 1 character."),
+        (b"{}", "query", "query: field required."),
+        (b'{"query": "leave"', None, "The body is not JSON: Expecting ',' delimiter at character 17."),
+        (b'"leave"', None, "The body is not a JSON object, or lacks the header `Content-Type: application/json`."),
+    ],
+)
+def test_an_invalid_body_is_named(running: Running, asked: bytes, param: str | None, message: str) -> None:
+    said = running.client().post("/v1/search", content=asked, headers={"content-type": "application/json"})
+    error = said.json()["error"]
+    assert (said.status_code, error["param"], error["message"]) == (400, param, message)
+
+
 def test_an_error_of_the_reader_gives_no_details(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> str:
         raise RuntimeError(SECRET)

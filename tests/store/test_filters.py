@@ -12,10 +12,10 @@ from ragfm.core.errors import FilterError
 from ragfm.store.filters import quote_value
 from ragfm.testing import HashingEmbedder
 
-TAGS = {
+TAGS: dict[str, dict[str, str | bool]] = {
     "a.txt": {"year": "2024", "team": "hr", "from": "2024-03-01"},
     "b.txt": {"year": "2026", "team": "legal", "from": "2026-01-15", "state": "in review"},
-    "c.txt": {"year": "10", "team": "O'Neill", "number": "12345678901234567891"},
+    "c.txt": {"year": "10", "team": "O'Neill", "number": "12345678901234567891", "open": True},
     "d.txt": {},
 }
 
@@ -57,6 +57,10 @@ MATCHES = [
     ("year != hr", "abc"),
     ("number = 12345678901234567891", "c"),
     ("number = 1_000", ""),
+    ("open = true", "c"),
+    ("open = True", "c"),
+    ("open != FALSE", "c"),
+    ("open = False", ""),
     ("year = 2026 AND NOT team = hr", "b"),
     ("team not in (hr, legal)", "c"),
     ("uri like 'A%'", "a"),
@@ -153,7 +157,7 @@ def test_like_with_many_wildcards_takes_little_time(tmp_path: Path, collection: 
         ("yaer", "Keys: year, from, "),
         ("Year", "Keys: year, "),
         ("URI", "Keys: uri, "),
-        ("x", "Keys: from, modified, number, state, team, year, uri, source, media_type."),
+        ("x", "Keys: from, modified, number, open, state, team, year, uri, source, media_type."),
     ],
 )
 def test_a_key_that_no_document_has_is_an_error(tagged: Collection, key: str, listed: str) -> None:

@@ -353,13 +353,17 @@ class _Response:
     def texts(self, chunks: Iterator[ChatCompletionChunk]) -> Iterator[str]:
         """The text of the chunks, one piece per chunk that has some."""
         for chunk in chunks:
-            if used := chunk.usage:
+            used = chunk.usage
+            if used and used.prompt_tokens is not None and used.completion_tokens is not None:
                 cached = used.prompt_tokens_details.cached_tokens if used.prompt_tokens_details else 0
                 self.usage = Usage(used.prompt_tokens, cached or 0, used.completion_tokens)
-            for choice in chunk.choices[:1]:
+            for choice in (chunk.choices or ())[:1]:  # servers leave out what is empty
                 if choice.logprobs and choice.logprobs.content:
                     self.logprobs += [token.logprob for token in choice.logprobs.content]
-                if text := choice.delta.content:
+                content: Any = choice.delta.content if choice.delta else None
+                if isinstance(content, list):  # Mistral's parts: reasoning and text
+                    content = "".join(part["text"] for part in content if part.get("type") == "text")
+                if text := content:
                     self.characters += len(text)
                     yield text
                 if choice.finish_reason == "content_filter":

@@ -113,8 +113,9 @@ class ServerPool:
                 parameters = await _parameters(server, request, scope, adapter)
                 async with await client.chat.completions.create(**parameters, extra_headers=server.headers) as response:
                     async for chunk in response:
-                        spoke = spoke or any(choice.delta.content for choice in chunk.choices)
-                        finished = finished or any(choice.finish_reason for choice in chunk.choices)
+                        choices = chunk.choices or ()
+                        spoke = spoke or any(choice.delta and choice.delta.content for choice in choices)
+                        finished = finished or any(choice.finish_reason for choice in choices)
                         yield chunk
                 if not finished:
                     self._leave_out(server)

@@ -144,6 +144,23 @@ def test_errors_do_not_contain_the_key(
     assert f"127.0.0.1:{server.server_address[1]}" in str(caught.value)
 
 
+def test_chunks_of_other_servers_are_read(server: Server) -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    chunks: list[dict[str, Any]] = [
+        {"choices": None},
+        {"choices": [{"index": 0, "delta": {"content": [thinking, {"type": "text", "text": "One"}]}}]},
+        {"choices": [{"index": 0, "delta": {"content": ", two"}}]},
+        {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]},
+        {"usage": {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}},
+    ]
+    body = "".join(f"data: {json.dumps({'id': '1', 'model': 'm', **chunk})}\n\n" for chunk in chunks)
+    server.failures = [(200, {"Content-Type": "text/event-stream"}, f"{body}data: [DONE]\n\n".encode())]
+    prices = {"m": {"prompt": 1.0, "completion": 1.0}}
+    stream = load_reader("openai:m", prices=prices).stream(ASKED)
+    assert "".join(stream) == "One, two"
+    assert (stream.finish_reason, stream.usage.completion_tokens) == ("stop", 2)
+
+
 def test_silence_is_an_error(server: Server) -> None:
     server.pause = 5.0
     with pytest.raises(EndpointError, match=r"sent nothing for too long after 4 characters"):
