@@ -446,10 +446,6 @@ def test_empty_cells_keep_the_columns_of_the_others() -> None:
         "|  | 2018 | 2017 | 2016 |\n| --- | --- | --- | --- |\n"
         "| Lamps | 1,234 |  | 900 |\n| Oil |  | 190 |  |\n| Horns | 1 | 8 | 3 |"
     ]
-    table = row("Lamps", "1,234", "", "900", y=686) + row("Horns", "1", "", "3", y=672)
-    assert marked(document(pdf(header + table), "a.pdf"), "table") == [
-        "|  | 2018 | 2016 |\n| --- | --- | --- |\n| Lamps | 1,234 | 900 |\n| Horns | 1 | 3 |"
-    ]
 
 
 def test_dot_leaders_are_left_out() -> None:

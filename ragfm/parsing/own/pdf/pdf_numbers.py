@@ -599,10 +599,7 @@ def _spread(
         return best[width][1]
     found: list[_Piece | None] = [None] * width  # more headers than columns
     for piece in pieces:
-        distance, j = min((abs(sum(span) / 2 - piece.center), j) for j, span in enumerate(spans))
-        other = found[j]
-        if other is None or distance < abs(sum(spans[j]) / 2 - other.center):
-            found[j] = piece
+        found[min(range(width), key=lambda j: abs(sum(spans[j]) / 2 - piece.center))] = piece
     return found
 
 
