@@ -1,6 +1,6 @@
 """Normalise a reader's output while it streams: reasoning, preambles and citation markers of different model families.
 
-    <think>…</think>                                    reasoning, kept apart from the answer
+    <think>…</think>, <thinking>…, [THINK]…[/THINK]     reasoning, kept apart from the answer
     "Based on the passages, …", "Answer: …"             the preamble is left out
     [Source 1], [1-3], [[1]], **[1]**, 【1】, 【4:1†source】, (1)   become [1], [1, 2, 3], [1], …
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from functools import partial
 
-_THINK, _END_OF_THINKING = "<think>", "</think>"
+_THINK = "<think>"
+_END_OF_THINKING = {_THINK: "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
 
 _SOURCES = r"(?:passages?|context|texts?|excerpts?|documents?|sources?|information)"
 _PREAMBLE = re.compile(
@@ -57,6 +58,7 @@ class OutputNormalizer:
         self._passages = passages
         self._held = ""
         self._returned = ""
+        self._tag = _THINK
         self._stage = "reasoning" if in_reasoning else "start"
 
     def feed(self, piece: str) -> str:
@@ -71,14 +73,15 @@ class OutputNormalizer:
     def _release(self, *, final: bool) -> str:
         if self._stage == "start":
             beginning = self._held.lstrip()
-            if _THINK.startswith(beginning) and not final:
+            if any(tag.startswith(beginning) for tag in _END_OF_THINKING) and not final:
                 return ""
-            self._stage = "reasoning" if beginning.startswith(_THINK) else "opening"
+            self._tag = next((tag for tag in _END_OF_THINKING if beginning.startswith(tag)), "")
+            self._stage = "reasoning" if self._tag else "opening"
         if self._stage == "reasoning":
-            reasoning, tag, answer = self._held.partition(_END_OF_THINKING)
-            if not tag and not final:
+            reasoning, end, answer = self._held.partition(_END_OF_THINKING[self._tag])
+            if not end and not final:
                 return ""
-            self.reasoning = reasoning.strip().removeprefix(_THINK).strip()
+            self.reasoning = reasoning.strip().removeprefix(self._tag).strip()
             self._held, self._stage = answer, "opening"
         if self._stage == "opening":
             self._held = self._held.lstrip()

@@ -76,6 +76,10 @@ NO_PREAMBLES = [
 REASONING = [
     # Qwen 3 without thinking: huggingface.co/blog/qwen-3-chat-template-deep-dive
     ("<think>\n\n</think>\n\nYou get 28 days [1].", "", "You get 28 days [1]."),
+    # Magistral, and models that are told to think in tags
+    ("[THINK]Passage [1] says 28.[/THINK]You get 28 days [1].", "Passage [1] says 28.", "You get 28 days [1]."),
+    ("<thinking>\nHm.\n</thinking>\n\nYou get 28 days [1].", "Hm.", "You get 28 days [1]."),
+    ("[1] says so: 28 days.", "", "[1] says so: 28 days."),
     # Qwen 3 and SmolLM3 with thinking
     (
         "<think>\nPassage [1] says 28 days.\n</think>\n\nYou get 28 days.",
