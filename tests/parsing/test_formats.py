@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
 import time
@@ -497,6 +498,36 @@ def test_long_csv_takes_linear_time() -> None:
 
 
 # --- JSON --------------------------------------------------------------------------------------------------------
+
+
+def test_notebooks_are_texts_code_and_what_it_printed() -> None:
+    picture = {"image/png": "iVBORw0KGgo=" * 100, "text/plain": "<Figure size 640x480 with 1 Axes>"}
+    cells = [
+        {"cell_type": "markdown", "source": ["# Sales\n", "\n", "By **region**."]},
+        {
+            "cell_type": "code",
+            "source": "for row in rows:\n    print(row)",
+            "outputs": [
+                {"output_type": "stream", "text": ["north 3\n", "south 5\n"]},
+                {"output_type": "display_data", "data": picture},
+                {"output_type": "execute_result", "data": {"text/plain": ["8"]}},
+                {"output_type": "error", "ename": "KeyError", "evalue": "'west'", "traceback": ["\x1b[0m"]},
+                {"output_type": "execute_result", "data": {"text/markdown": "| a |\n| --- |\n| 1 |"}},
+            ],
+        },
+        {"cell_type": "code", "source": [], "outputs": []},
+        "damaged",
+        {"cell_type": "code", "source": "'```'", "outputs": [{"data": 5}]},
+    ]
+    notebook = {"nbformat": 4, "metadata": {"language_info": {"name": "python"}}, "cells": cells}
+    parsed = document(json.dumps(notebook), "sales.ipynb")
+    assert parsed.text == (
+        "# Sales\n\nBy **region**.\n\n```python\nfor row in rows:\n    print(row)\n```\n\n"
+        "```\nnorth 3\nsouth 5\n```\n\n```\n8\n```\n\n```\nKeyError: 'west'\n```\n\n| a |\n| --- |\n| 1 |\n\n"
+        "````python\n'```'\n````"
+    )
+    assert marked(parsed, "heading") == ["# Sales"]
+    assert len(marked(parsed, "code")) == 5
 
 
 def test_json_becomes_lines() -> None:
