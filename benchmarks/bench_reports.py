@@ -226,8 +226,8 @@ def answers(folder: Path, reader: str, *, evidence: bool = False) -> dict[str, A
         collection.sync(DATA / "pdfs", name="reports")
         rag = Rag(collection, reader=reader)
         for question in questions():
-            begin = time.perf_counter()
             hits = evidence_pages(question, collection) if evidence else None
+            begin = time.perf_counter()
             answer = rag.ask(question["question"], hits=hits)
             times.append(time.perf_counter() - begin)
             plain = re.sub(r"\s*\[[\d, ]+\]", "", answer.text)

@@ -10,7 +10,7 @@ import glob
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,10 +28,9 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
 
 
-def remove_temporary(path: Path) -> None:
-    """Delete files of `temporary_path` that killed processes left for a path."""
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.new"):
-        leftover.unlink(missing_ok=True)
+def temporary_paths(path: Path) -> Iterator[Path]:
+    """The existing temporary files and folders of a path, such as those that killed processes left."""
+    return path.parent.glob(f"{glob.escape(path.name)}.*.new")
 
 
 def storage_failure(folder: Path, error: BaseException) -> tuple[type[CollectionError], str]:

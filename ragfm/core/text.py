@@ -19,6 +19,7 @@ MARKER = re.compile(r"\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`."""
 IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\w+)*|[^\W\d]\w+(?:\.[a-z_]\w+)+)")
 """An option, a name with underscores or full stops within it: `--all`, `shared_buffers`, `json.dump`."""
+MONTHS = "January February March April May June July August September October November December".split()
 # The number of a list item: its full stop does not end a sentence.
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)
 _EMPHASIS_END = re.compile(r"([.!?])([*_~]{1,3})(?=\s|$)")  # of Markdown: "**A title.** Its text."

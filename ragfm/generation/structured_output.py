@@ -19,6 +19,7 @@ from ragfm.citations.decision import citation_of
 from ragfm.citations.grounding import cite
 from ragfm.citations.support import is_unit, subject_of
 from ragfm.core.errors import ExtractionError
+from ragfm.core.text import MONTHS
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
 from ragfm.generation.prompt import Prompt
@@ -33,7 +34,6 @@ _ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.
 _AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
 _DATE = re.compile(r"([12]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 _TIME = re.compile(r"0?(\d{1,2}):(\d\d)(?::00)?")
-_MONTHS = "January February March April May June July August September October November December".split()
 
 INSTRUCTION = "Using only the passages above, answer as JSON, with null for what they do not say: {form}\n"
 
@@ -175,7 +175,7 @@ class _FieldChecker:
         elif isinstance(value, str) and (date := _DATE.fullmatch(value)):
             # The order of the numbers does not matter to the comparison.
             year, month, day = map(int, date.groups())
-            name = _MONTHS[month - 1]
+            name = MONTHS[month - 1]
             texts += [f"{day:02}.{month:02}.{year}", f"{day}.{month}.{year}", f"{day}/{month}/{year}"]
             texts += [f"{day} {name} {year}", f"{day} {name[:3]} {year}"]
         elif isinstance(value, str) and (time := _TIME.fullmatch(value)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from ragfm.core.config import SETTINGS_FILE
-from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path
+from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path, temporary_paths
 from ragfm.core.errors import (
     AccessDeniedError,
     CollectionBusyError,
@@ -339,8 +338,7 @@ class SqliteDatabase:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files and folders of a collection. Under its lock, they are those of writers that were killed."""
-    created = folder.parent.glob(f"{glob.escape(folder.name)}.*.new")
-    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *created])
+    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *temporary_paths(folder)])
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ragfm.core.durable_files import remove_temporary
+from ragfm.core.durable_files import temporary_paths
 from ragfm.core.errors import ConfigError, DamagedModelError, DataError, RagfmError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
@@ -122,15 +122,15 @@ class Training:
             )
 
         # Tokens, rows and steps.
-        if method in ("prefix", "prompt") and not has_only_attention(base.model.config.get_text_config()):
-            raise ConfigError(
-                f"{base.name} has layers other than attention, which the method {method} cannot train.",
-                "Use --method lora.",
-            )
-        virtual = settings.method.tokens if method in ("prefix", "prompt") else 0
-        if virtual and settings.start:
-            virtual = virtual_tokens(settings.start)
-        max_tokens = min(settings.most_tokens, base.window - virtual)
+        window, adds_tokens = base.window, method in ("prefix", "prompt")
+        if adds_tokens:
+            if not has_only_attention(base.model.config.get_text_config()):
+                raise ConfigError(
+                    f"{base.name} has layers other than attention, which the method {method} cannot train.",
+                    "Use --method lora.",
+                )
+            window -= virtual_tokens(settings.start) if settings.start else settings.method.tokens
+        max_tokens = min(settings.most_tokens, window)
         self._train = encode_sequences(base, examples, settings.objective, max_tokens)
         self._valid = encode_sequences(
             base, valid, settings.objective, max_tokens, wanted=False, others=self._train.examples
@@ -174,7 +174,7 @@ class Training:
                 if key not in ("checkpoint_seconds", "max_seconds")
             },
         }
-        if self._pack_prefixes and method in ("prefix", "prompt"):  # unlike in checkpoints of older versions
+        if self._pack_prefixes and adds_tokens:  # unlike in checkpoints of older versions
             self.configuration["packed"] = True
         if settings.objective == "likelihood":  # as in checkpoints from before there were others
             self.configuration = {
@@ -257,8 +257,9 @@ class Training:
         make_output(self.folder)
         path = self.folder / CHECKPOINT
         if self.processes.is_main:
-            for name in (CHECKPOINT, BEST, REFERENCE):
-                remove_temporary(self.folder / name)
+            for name in (CHECKPOINT, BEST, REFERENCE):  # what killed runs left
+                for leftover in temporary_paths(self.folder / name):
+                    leftover.unlink()
         kept = sum(file.stat().st_size for file in (path, self.folder / BEST) if file.exists())
         free_mb = (shutil.disk_usage(self.folder).free + kept) / 2**20
         if free_mb < self._disk_mb:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ragfm.generation.readers.torch_model import cache_argument, virtual_cache
+from ragfm.generation.readers.torch_model import cache_argument, has_virtual_tokens, virtual_cache
 from ragfm.training.base_model import Encoded
 
 Row: TypeAlias = tuple[int, ...]
@@ -138,7 +138,7 @@ def completion_logprobs(
     columns = (targets >= 0).any(0).nonzero().flatten()
     targets = targets[:, columns].to(device)
     virtual, options = 0, dict[str, Any](images)
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+    if has_virtual_tokens(model):
         virtual = model.active_peft_config.num_virtual_tokens
         cache, model = virtual_cache(model, len(rows)), model.get_base_model()
         options[cache_argument(model)] = cache

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ragfm.core.text import MONTHS
 from ragfm.generation.followups.list_items import nth_item
 
 
@@ -94,12 +95,11 @@ _PARTICIPLE = re.compile(
 
 # --- Phrases that can be swapped ---------------------------------------------------------------------------------
 
-_MONTHS = "January February March April May June July August September October November December".split()
 _PERIODS = {  # one unit each: a new quarter replaces a quarter and leaves the year
     "year": re.compile(r"(?:\bFY ?|\bfiscal (?:year )?|\b)(?:19|20)\d\d\b", re.IGNORECASE),
     "half": re.compile(r"\bH[12]\b|\b(?:first|second) half\b", re.IGNORECASE),
     "quarter": re.compile(r"\bQ[1-4]\b|\b(?:first|second|third|fourth|last) quarter\b", re.IGNORECASE),
-    "month": re.compile(rf"(?<=.)\b(?:{'|'.join(_MONTHS)})\b"),  # "May I …?" is not a month
+    "month": re.compile(rf"(?<=.)\b(?:{'|'.join(MONTHS)})\b"),  # "May I …?" is not a month
     "weekday": re.compile(r"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|week(?:day|end)s?)\b", re.IGNORECASE),
     "season": re.compile(r"\b(?:spring|summer|autumn|winter)\b", re.IGNORECASE),
     "relative": re.compile(r"\b(?:this|last|next|the same) (?:year|quarter|month|week)\b", re.IGNORECASE),

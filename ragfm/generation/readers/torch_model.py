@@ -309,6 +309,11 @@ def cache_argument(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
+def has_virtual_tokens(model: Any) -> bool:
+    """Whether a model is one of PEFT with virtual tokens (prefix or prompt tuning)."""
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+
+
 def virtual_cache(peft_model: Any, rows: int = 1) -> Any:
     """A KV cache of transformers with the virtual tokens of a PEFT model (prefix or prompt tuning) in each row.
 
