@@ -17,7 +17,7 @@ _VERSIONS = {
     **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.CSV, formats.TSV, formats.JSON, formats.CODE), "6"),
     **dict.fromkeys((formats.PPTX, formats.PPT, formats.XLS, formats.ODS, formats.ODP, formats.RTF), "6"),
     **dict.fromkeys((formats.XLSX, formats.DOCX, formats.DOC, formats.ODT, formats.XML), "7"),
-    formats.PDF: "9",
+    formats.PDF: "10",
     **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "10"),
     formats.EPUB: "11",
 }

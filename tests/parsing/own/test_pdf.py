@@ -45,6 +45,15 @@ def test_words_split_at_a_line_end_are_joined() -> None:
     assert parsed.text == "This is an example, a Case-Study."
 
 
+def test_hyphens_at_a_line_end_stay_where_the_rest_of_the_document_has_them() -> None:
+    debt = lines("The long-term debt is due. The long-", "term debt of the third-", "party is not, says the reader.")
+    syllables = lines("The reader asks a writer. The wri-", "ter and the rea-", "der own the sea-", "side house.")
+    assert document(pdf(debt), "a.pdf").text == (
+        "The long-term debt is due. The long-term debt of the third-party is not, says the reader."
+    )
+    assert document(pdf(syllables), "a.pdf").text.endswith("The writer and the reader own the seaside house.")
+
+
 @pytest.mark.parametrize(
     ("first", "second", "joined"),
     [

@@ -6,6 +6,7 @@ pdf_margins       page numbers and running titles
 pdf_contents      tables of contents
 pdf_drawing       rules, filled areas, images and links
 pdf_lines         words to lines, lines to paragraphs
+pdf_hyphens       hyphens at the end of a line
 pdf_layout        tables, columns and paragraphs in reading order
 pdf_tables        tables with and without rules
 pdf_numbers       tables of numbers, as in financial reports

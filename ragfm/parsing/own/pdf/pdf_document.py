@@ -6,7 +6,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
@@ -14,6 +14,7 @@ from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.pdf.pdf_contents import drop_contents
+from ragfm.parsing.own.pdf.pdf_hyphens import resolve_hyphens
 from ragfm.parsing.own.pdf.pdf_layout import read_layout
 from ragfm.parsing.own.pdf.pdf_lines import Block
 from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
@@ -133,6 +134,7 @@ def build_text(
             blocks_by_page.append(blocks)
             if page.image:
                 page_images[number] = page.image
+    resolve_hyphens(chain.from_iterable(blocks_by_page))
     metadata: dict[str, Scalar] = {}
     if scans:
         metadata["pages_without_text"] = ", ".join(scans)

@@ -165,16 +165,17 @@ def paragraphs(lines: Sequence[Line]) -> list[Block]:
         text = group[0].text
         for line, below in pairwise(group):
             first_word = below.words[0].text
-            if _CUT_ADDRESS.search(line.words[-1].text.replace(HYPHEN, "-")) and _REST_OF_ADDRESS.match(below.text):
+            last_word = line.words[-1].text.replace(HYPHEN, "-")
+            in_address = _CUT_ADDRESS.search(last_word) and _REST_OF_ADDRESS.match(below.text)
+            if text.endswith(HYPHEN):
+                text = text if first_word[:1].islower() and not in_address else f"{text[:-1]}-"
+            elif in_address:
                 pass
-            elif text.endswith(HYPHEN):
-                text = text[:-1] if first_word[:1].islower() else f"{text[:-1]}-"
             elif _ends_early(line, below, right):
                 text += "\n"  # the author broke the line
             elif not (_CJK.match(text[-1:]) and _CJK.match(first_word[:1])):
                 text += " "
             text += below.text
-        text = text.replace(HYPHEN, "-")
         bullet = _BULLET.match(text)
         if bullet:
             text = f"- {text[bullet.end() :]}"

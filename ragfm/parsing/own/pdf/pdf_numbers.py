@@ -429,7 +429,7 @@ def _body(rows: Sequence[_Row], columns: Sequence[_Column], border: float, left:
         above = row
     if crowded > _MAX_CROWDED * len(rows):
         return []
-    return [[_without_leader(cell).replace(HYPHEN, "-") for cell in row] for row in table]
+    return [[_without_leader(cell) for cell in row] for row in table]
 
 
 def _without_leader(cell: str) -> str:
@@ -442,7 +442,7 @@ def _without_leader(cell: str) -> str:
 
 def _join(first: str, second: str) -> str:
     if first.endswith(HYPHEN) and second[:1].islower():
-        return first[:-1] + second
+        return first + second
     return f"{first} {second}" if first and second else first or second
 
 
@@ -553,7 +553,7 @@ def _header(rows: Sequence[_Row], columns: Sequence[_Column], border: float) -> 
                 parts.append(header.text)
         keys = list(zip(groups, map(id, found), strict=True))
         groups = list(accumulate((before != after for before, after in pairwise(keys)), initial=0))
-    return [" ".join(parts).replace(HYPHEN, "-") for parts in texts]
+    return [" ".join(parts) for parts in texts]
 
 
 def _split_below(above: Sequence[_Piece], piece: _Piece, size: float) -> Iterator[_Piece]:

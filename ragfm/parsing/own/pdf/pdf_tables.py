@@ -139,10 +139,10 @@ def _cell_text(words: Sequence[Word]) -> str:
     for row in rows_of(words):
         line = line_of(row)
         if text.endswith(HYPHEN) and line.words[0].text[:1].islower():
-            text = text[:-1] + line.text
+            text += line.text
         else:
             text = f"{text} {line.text}" if text else line.text
-    return text.replace(HYPHEN, "-")
+    return text
 
 
 def _grids(rules: Sequence[Box]) -> list[_Grid]:
@@ -279,7 +279,7 @@ def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
             table.append(cells)
         bottom = max(line.bottom for line in row)
 
-    texts = [[" ".join(line.text for line in cell).replace(HYPHEN, "-") for cell in cells] for cells in table]
+    texts = [[" ".join(line.text for line in cell) for cell in cells] for cells in table]
     filled = [cell for cells in texts for cell in cells if cell]
     if len(texts) < 2 or len(filled) < 0.5 * len(texts) * width:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 HYPHEN = "\x02"
-"""Stands for a hyphen that splits a word at the end of a line; PDFium distinguishes it from other hyphens."""
+"""A hyphen at the end of a line, which PDFium distinguishes from others. It may not belong to the word."""
 
 
 class Box(NamedTuple):
