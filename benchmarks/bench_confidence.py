@@ -3,6 +3,7 @@
     python benchmarks/bench_confidence.py ask --reader NAME [--adapter none] [--k K] [--set SET] [--keep FOLDER]
     python benchmarks/bench_confidence.py report [--keep FOLDER] [--label NAME]
     python benchmarks/bench_confidence.py fit [--set SET] [--keep FOLDER]
+    python benchmarks/bench_confidence.py limits [--keep FOLDER]
     python benchmarks/bench_confidence.py unlabelled [--keep FOLDER]
 
 `ask` keeps the passages and the output of each question in FOLDER/answers.jsonl, and continues there. `report` computes
@@ -21,6 +22,10 @@ abstains.
 with what stands above it: does the quote state what question and sentence say together? Verified ones that do, of all
 verified ones with a label, are the precision of `verified`; of all that do, its recall. `unlabelled` prints those
 without a label, without saying which are verified. The file has hashes, not texts.
+
+`limits` shows the outcome for other thresholds of the confidence, chosen in hindsight, and for a perfect confidence, by
+which exactly the right answers are `answered`. Its precision is that of noticing: of the answers that are not
+`answered`, the share to questions without an answer.
 
 Where a set has only questions with an answer, every second one is asked without the passages of its gold documents: it
 has no answer, unless another passage has it. An answer is right if it has a right answer in it; over reports, by
@@ -69,6 +74,7 @@ WEIGHED = ("located", "agree", "grounded")
 SMALL = ("bundled", "none")
 """Readers that the verifier corrects."""
 LABELS = Path(__file__).parent / "labels" / "citations.jsonl"
+THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 _ABOVE = 250  # characters above a quote that `unlabelled` prints
 _MORE = 12  # hits that a question without its gold passages is answered from the best of
 
@@ -329,6 +335,33 @@ def report(keep: Path) -> dict[str, Any]:
     return {"rows": rows, "answered is right": _reliability(judged)}
 
 
+def limits(keep: Path) -> dict[str, Any]:
+    """For each reader and set, the outcome at other thresholds of the confidence, and that of a perfect confidence."""
+    labels = report_labels()
+    judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
+    rows = []
+    for reader, name in dict.fromkeys((one.reader, one.set) for one in judged):
+        of_set = [one for one in judged if (one.reader, one.set) == (reader, name) and one.right is not None]
+        right, none = sum(bool(one.right) for one in of_set), sum(not one.answerable for one in of_set)
+        thresholds = {}
+        for threshold in THRESHOLDS:
+            noticed = [one for one in of_set if (one.confidence or 0.0) < threshold]
+            kept = right - sum(bool(one.right) for one in noticed)
+            found = sum(not one.answerable for one in noticed)
+            wrong = len(of_set) - len(noticed) - kept
+            thresholds[threshold] = [kept, wrong, found, round(found / max(len(noticed), 1), 3)]
+        perfect = round(none / max(len(of_set) - right, 1), 3)
+        counts = {
+            "questions": len(of_set),
+            "right": right,
+            "no answer": none,
+            "precision of a perfect confidence": perfect,
+        }
+        rows.append({"reader": reader, "set": name, **counts, "perfect precision": perfect, "thresholds": thresholds})
+        print(json.dumps(rows[-1]), flush=True)
+    return {"rows": rows}
+
+
 def unlabelled(keep: Path) -> None:
     """Print the citations that have no label yet, in an order that tells nothing."""
     known = {json.loads(line)["key"] for line in LABELS.read_text(encoding="utf-8").splitlines()}
@@ -433,7 +466,7 @@ def make_hit(record: dict[str, Any]) -> Hit:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("ask", "report", "fit", "unlabelled"))
+    parser.add_argument("what", choices=("ask", "report", "fit", "limits", "unlabelled"))
     parser.add_argument(
         "--set", action="append", choices=DOMAINS, dest="sets", help="of `ask` and `fit`; may be repeated; default: all"
     )
@@ -454,8 +487,12 @@ def main() -> None:
     if args.what == "fit":
         print(json.dumps(fit(args.keep, args.sets or list(DOMAINS))))
         return
-    result = {**about("confidence and verified citations", ["ragfm"]), **report(args.keep)}
-    save(result, args.label)
+    if args.what == "limits":
+        measured, label = limits(args.keep), "confidence_limits"
+    else:
+        measured, label = report(args.keep), args.label
+    result = {**about("confidence and verified citations", ["ragfm"]), **measured}
+    save(result, label)
     print(json.dumps(result))
 
 
