@@ -54,7 +54,7 @@ from ragfm.parsing.formats import BINARY
 from ragfm.parsing.own.media import ocr
 from ragfm.parsing.own.media.audio import has_audio
 from ragfm.parsing.own.own_parser import OwnParser
-from ragfm.parsing.own.web.html import table_rows
+from ragfm.parsing.own.web.html import read_table
 from ragfm.parsing.rendering import table_lines
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
 
@@ -147,7 +147,7 @@ def unstructured_tool() -> Callable[[bytes, str], ParsedFile]:
         parts = []
         for element in elements:
             table = LexborHTMLParser(element.metadata.text_as_html or "").css_first("table")
-            rows = table_rows(table)[0] if element.category == "Table" and table is not None else []
+            rows = read_table(table).rows if element.category == "Table" and table is not None else []
             text = "\n".join(table_lines(rows)) if rows else element.text
             parts.append(f"# {' '.join(text.split())}" if element.category == "Title" else text)
         return ParsedFile("\n\n".join(parts))

@@ -9,6 +9,7 @@ they come from the structure of the source, so a paragraph that only looks like 
     media_types    detection of the media type
     text_encoding  decoding of text
     rendering      builds the text and its marks
+    table_layout   headers over several columns, symbols in cells of their own
     figures        images of documents: which are kept, and in which size
     image_preparation  images for models: decoded and scaled in a confined process (image_service)
     own/           text, Markdown, CSV and TSV, JSON, XML, source code

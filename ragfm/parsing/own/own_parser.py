@@ -15,11 +15,12 @@ _VERSION = "5"
 # Of formats that have changed since.
 _VERSIONS = {
     **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.CSV, formats.TSV, formats.JSON, formats.CODE), "6"),
-    **dict.fromkeys((formats.PPTX, formats.PPT, formats.XLS, formats.ODS, formats.ODP, formats.RTF), "6"),
-    **dict.fromkeys((formats.XLSX, formats.DOCX, formats.DOC, formats.ODT, formats.XML), "7"),
+    **dict.fromkeys((formats.XLS, formats.ODS, formats.RTF), "6"),
+    **dict.fromkeys((formats.XLSX, formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
+    **dict.fromkeys((formats.DOCX, formats.DOC, formats.ODT), "8"),
     formats.PDF: "10",
-    **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "10"),
-    formats.EPUB: "11",
+    **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "11"),
+    formats.EPUB: "12",
 }
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {

@@ -18,14 +18,15 @@ from ragfm.parsing import formats
 from ragfm.parsing.formats import FORMATS, Format
 from ragfm.parsing.own.media.image import read_image
 from ragfm.parsing.own.office.legacy_office import convert
-from ragfm.parsing.own.web.html import table_rows
+from ragfm.parsing.own.web.html import read_table
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
+from ragfm.parsing.table_layout import ArrangedTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LIBRARY_VERSION = version("unstructured")  # without it, loading the plugin raises ModuleNotFoundError
-_VERSION = "1"
+_VERSION = "2"
 RST = Format("text/x-rst", "reStructuredText", (".rst", ".rest"))
 ORG = Format("text/x-org", "Org", (".org",))
 HEIC = Format("image/heic", "HEIC", (".heic", ".heif"), binary=True)
@@ -117,10 +118,10 @@ def _render(elements: Iterable[Any]) -> ParsedText:
             builder.start_page(about.page_number)
         depth = about.category_depth
         outer_depth = None if category != "ListItem" else depth or 0 if outer_depth is None else outer_depth
-        rows, header_rows = _table(about.text_as_html) if category == "Table" else ([], 0)
+        table = _table(about.text_as_html) if category == "Table" else None
         before = builder.length
-        if rows:
-            builder.add_table(rows, header_rows or 1)
+        if table is not None:
+            table.add_to(builder)
         elif category == "Title" and depth is not None:
             builder.add_heading(min(depth, 5) + 1, " ".join(text.split()))
         elif outer_depth is not None:
@@ -134,9 +135,9 @@ def _render(elements: Iterable[Any]) -> ParsedText:
     return builder.build().with_title()
 
 
-def _table(html: str | None) -> tuple[list[list[str]], int]:
-    """The cells of a table, and the number of header rows."""
+def _table(html: str | None) -> ArrangedTable | None:
     from selectolax.lexbor import LexborHTMLParser
 
     node = LexborHTMLParser(html).css_first("table") if html else None
-    return table_rows(node) if node is not None else ([], 0)
+    table = read_table(node) if node is not None else None
+    return table if table and table.rows else None

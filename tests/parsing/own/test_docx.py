@@ -240,6 +240,18 @@ def test_merged_cells() -> None:
     ]
 
 
+def test_two_header_rows_become_one() -> None:
+    written = docx.Document()
+    table = written.add_table(3, 3)
+    for cell, text in zip(table._cells, ("", "", "", "", "Q1", "Q2", "Cost", "1", "2"), strict=True):
+        cell.text = text
+    table.cell(0, 0).merge(table.cell(1, 0)).text = "Item"
+    table.cell(0, 1).merge(table.cell(0, 2)).text = "2023"
+    assert marked(document(saved(written), "a.docx"), "table") == [
+        "| Item | 2023 Q1 | 2023 Q2 |\n| --- | --- | --- |\n| Cost | 1 | 2 |"
+    ]
+
+
 def test_cells_that_a_row_leaves_out_at_its_start() -> None:
     written = docx.Document()
     table = written.add_table(2, 3)
@@ -297,5 +309,5 @@ def test_a_chart_becomes_a_table() -> None:
     cells.cell(0, 0).text = "In a cell:"
     cells.cell(0, 1).paragraphs[0]._p.append(parse_xml(drawn))
     table = "|  | Steamers |\n| --- | --- |\n| May | 12 |"
-    text = f"Ships:\n\n{table}\n\n| In a cell: |  |\n| --- | --- |\n\n{table}"
+    text = f"Ships:\n\n{table}\n\n| In a cell: |\n| --- |\n\n{table}"
     assert document(saved(written), "a.docx").text == text

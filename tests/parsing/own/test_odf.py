@@ -93,6 +93,19 @@ def test_boxes_notes_and_comments_in_a_cell() -> None:
     assert document(odf(body), "a.odt").text == text
 
 
+def test_two_header_rows_become_one() -> None:
+    cell, covered = "<table:table-cell {0}><text:p>{1}</text:p></table:table-cell>", "<table:covered-table-cell/>"
+    high, wide = 'table:number-rows-spanned="2"', 'table:number-columns-spanned="2"'
+    rows = (
+        cell.format(high, "Item") + cell.format(wide, "2023") + covered + cell.format(high, "Note"),
+        covered + cell.format("", "Q1") + cell.format("", "Q2") + covered,
+        "".join(cell.format("", text) for text in ("Cost", "1", "2", "none")),
+    )
+    body = "".join(f"<table:table-row>{row}</table:table-row>" for row in rows)
+    text = "| Item | 2023 Q1 | 2023 Q2 | Note |\n| --- | --- | --- | --- |\n| Cost | 1 | 2 | none |"
+    assert document(odf(f"<table:table>{body}</table:table>"), "a.odt").text == text
+
+
 def test_presentation() -> None:
     page = (
         '<draw:page><draw:frame presentation:class="title"><draw:text-box><text:p>{0}</text:p></draw:text-box>'
@@ -132,7 +145,7 @@ def test_hidden_text_is_dropped(hidden: str) -> None:
     table = f"<table:table><table:table-row>{cells}</table:table-row></table:table>"
     shown = '<text:p>Shown<text:span text:style-name="T2"> too</text:span></text:p>'
     parsed = document(odf(hidden + table + shown), "a.odt")
-    assert parsed.text == "|  | A |\n| --- | --- |\n\nShown too"
+    assert parsed.text == "| A |\n| --- |\n\nShown too"
     assert parsed.metadata["hidden_text"] == "Secret Secret"
 
 

@@ -65,6 +65,21 @@ def test_slides(talk: bytes) -> None:
     assert parsed.metadata["hidden_slides"] == "3"
 
 
+def test_two_header_rows_become_one() -> None:
+    written = pptx.Presentation()
+    slide = written.slides.add_slide(written.slide_layouts[6])
+    table = slide.shapes.add_table(4, 3, Cm(2), Cm(5), Cm(10), Cm(2)).table
+    texts = ("Item", "2023", "", "", "Q1", "Q2", "Cost", "1", "2", "", "3", "4")
+    for cell, text in zip(table.iter_cells(), texts, strict=True):
+        cell.text = text
+    table.cell(0, 0).merge(table.cell(1, 0))
+    table.cell(0, 1).merge(table.cell(0, 2))
+    table.cell(2, 0).merge(table.cell(3, 0))
+    assert marked(document(saved(written), "a.pptx"), "table") == [
+        "| Item | 2023 Q1 | 2023 Q2 |\n| --- | --- | --- |\n| Cost | 1 | 2 |\n| Cost | 3 | 4 |"
+    ]
+
+
 def chart_text(kind: XL_CHART_TYPE, chart: ChartData) -> str:
     written = pptx.Presentation()
     slide = written.slides.add_slide(written.slide_layouts[6])

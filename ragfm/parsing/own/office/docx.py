@@ -13,6 +13,7 @@ from ragfm.parsing.own.office.docx_styles import Styles
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
+from ragfm.parsing.table_layout import Cell, arrange_table
 
 _DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "rt"})
 _BLOCK_CONTAINERS = frozenset(
@@ -266,20 +267,23 @@ class _BodyReader:
             return
         self.add_pictures()
         self._start_page(self._page)
-        texts: list[list[str]] = []
+        cells: list[list[Cell]] = []
+        above: dict[int, str] = {}  # texts of the row above by first column
         below = _Paragraph(page=self._page)  # what cells cannot hold
         for indent, row in zip(indents, rows, strict=True):
-            line = [""] * indent
+            line = [Cell("")] * indent
+            texts: dict[int, str] = {}
             for cell, span, continues_above in row:
-                text = self._read_cell(cell, below)
-                if not text and continues_above and texts and len(line) < len(texts[-1]):
-                    text = texts[-1][len(line)]
-                line += [text, *([""] * (span - 1))]
-            if any(line):
-                texts.append(line)
-        if texts:
-            header_rows = sum(child(row, "trPr", "tblHeader") is not None for row in row_nodes) or 1
-            self.builder.add_table(texts, min(header_rows, len(texts)))
+                column = sum(one.columns for one in line)
+                text = self._read_cell(cell, below) or (above.get(column, "") if continues_above else "")
+                line.append(Cell(text, span))
+                texts[column] = text
+            if any(texts.values()):
+                cells.append(line)
+                above = texts
+        if cells:
+            header_rows = sum(child(row, "trPr", "tblHeader") is not None for row in row_nodes)
+            arrange_table(cells, header_rows).add_to(self.builder)
         self._add_charts_and_notes(below)
         self.add_pictures()
 

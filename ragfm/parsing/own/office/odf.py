@@ -18,6 +18,7 @@ from ragfm.parsing.own.office.office_xml import (
 )
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.table_layout import Cell, arrange_table
 
 _DROPPED = frozenset(
     "tracked-changes annotation annotation-end desc title bookmark sequence-decls forms note-citation notes"
@@ -199,21 +200,37 @@ class _BodyReader:
 
     def _add_table(self, table: Node) -> None:
         header_rows = len(list(_rows(child(table, "table-header-rows"))))
-        rows: list[list[str]] = []
+        rows: list[list[Cell]] = []
+        open_spans: dict[int, tuple[int, Cell]] = {}  # first column: number of rows to come
         for row_node in _rows(table):
-            row: list[str] = []
-            for cell in row_node:
-                if local_name(cell) in ("table-cell", "covered-table-cell"):
-                    row += [self._joined_text(cell)] * _repeats(cell, "number-columns-repeated")
-            while row and not row[-1]:
+            row: list[Cell] = []
+            column = covered = 0
+            for node in row_node:
+                for _ in range(_repeats(node, "number-columns-repeated")):
+                    if local_name(node) == "covered-table-cell" and covered:  # by the cell to the left
+                        covered -= 1
+                        continue
+                    if local_name(node) == "covered-table-cell":
+                        rows_left, cell = open_spans.pop(column, (0, Cell("")))
+                    elif local_name(node) == "table-cell":
+                        cell = Cell(self._joined_text(node), _repeats(node, "number-columns-spanned"))
+                        rows_left = _repeats(node, "number-rows-spanned")
+                    else:
+                        continue
+                    if rows_left > 1:
+                        open_spans[column] = (rows_left - 1, cell)
+                    row.append(cell)
+                    column += cell.columns
+                    covered = cell.columns - 1
+            while row and not row[-1].text:
                 row.pop()
             if row:
                 rows += [row] * _repeats(row_node, "number-rows-repeated")
-        if rows and max(map(len, rows)) > 1:
-            self.builder.add_table(rows, min(max(header_rows, 1), len(rows)))
+        if any(len(row) > 1 for row in rows):
+            arrange_table(rows, header_rows).add_to(self.builder)
         else:
             for row in rows:
-                self.builder.add_block(row[0])
+                self.builder.add_block(row[0].text)
         self._pending_frames = []  # their text is in the cells
         for frame in descendants(table, "frame"):
             self._add_pictures(frame)

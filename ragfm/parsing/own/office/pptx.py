@@ -16,11 +16,13 @@ from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
+from ragfm.parsing.table_layout import Cell, arrange_table
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, slide number, header
 _BULLETED = frozenset({"body", "obj", "", "half"})  # placeholders whose paragraphs have bullets by default
 _MAX_INDENT = 9  # levels of lists
+_MAX_SPAN = 100  # columns of one cell
 _SHAPES, _SHAPES_AND_PICTURES = ("sp", "graphicFrame"), ("sp", "graphicFrame", "pic")
 _MIN_OCR_LETTERS = 3  # in an image; fewer are shapes that resemble letters
 _ROW_HEIGHT = 50_000  # English Metric Units; shapes whose tops differ by less are in the same row
@@ -189,18 +191,26 @@ class _SlideReader:
                             self._builder.add_block(f"- {text}", tight=True)
 
     def _add_table(self, table: Node) -> None:
-        rows: list[list[str]] = []
+        rows: list[list[Cell]] = []
+        above: dict[int, Cell] = {}  # cells of the row above by first column
         for row_node in children(table, "tr"):
-            row: list[str] = []
-            for cell in children(row_node, "tc"):
-                text = " ".join(filter(None, map(_paragraph_text, descendants(cell, "p"))))
-                if attribute(cell, "vMerge") in ("1", "true") and rows and len(row) < len(rows[-1]):
-                    text = rows[-1][len(row)]
-                row.append(text)
-            if any(row):
-                rows.append(row)
+            cells: dict[int, Cell] = {}
+            column = 0
+            for node in children(row_node, "tc"):
+                if attribute(node, "hMerge") in ("1", "true") and cells:
+                    continue
+                span = attribute(node, "gridSpan")
+                columns = min(int(span), _MAX_SPAN) if span.isdecimal() and len(span) < 6 and int(span) else 1
+                cell = Cell(" ".join(filter(None, map(_paragraph_text, descendants(node, "p")))), columns)
+                if attribute(node, "vMerge") in ("1", "true"):
+                    cell = above.get(column, cell)
+                cells[column] = cell
+                column += cell.columns
+            if any(cell.text for cell in cells.values()):
+                rows.append(list(cells.values()))
+                above = cells
         if rows:
-            self._builder.add_table(rows)
+            arrange_table(rows).add_to(self._builder)
 
 
 def _row_and_left(shape: _Shape) -> tuple[int, int]:

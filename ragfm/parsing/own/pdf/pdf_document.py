@@ -21,6 +21,7 @@ from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
 from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
 from ragfm.parsing.own.pdf.pdf_types import Box
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.table_layout import MAX_CAPTION, MAX_CAPTION_LINES, scale_of
 
 _LOCK = threading.Lock()  # PDFium is not thread-safe, not even across documents
 _CONTROL_CHARACTERS = re.compile("[\x01-\x08\x0b\x0e-\x1f\ufffe\uffff]")
@@ -30,13 +31,6 @@ _MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 _WINDOW = 200  # pages whose words are in memory at once
 
 # Captions of tables, and tables that continue on the next page.
-_MAX_CAPTION_BLOCKS = 3
-_MAX_CAPTION = 160  # characters of a block
-# The scale of a table, at the start of a longer headnote or in brackets: "[In thousands (1.2 represents 1,200) …".
-_HEADNOTE_SCALE = re.compile(
-    r"(?:^|[(\[])\s*(?:[\w-]+ ){0,4}?in (?:thousands|millions|billions)\b(?:, except [\w\s,-]{0,120}(?=[;:.()\[\]]))?",
-    re.IGNORECASE,
-)
 _DOT_LEADER = re.compile(r"[\s.·…]*[.·…]\s*[.·…]\s*[.·…][\s.·…]*")
 _LONG_LEADER = re.compile(r" ?(?:[.·…] ?){6,}")
 _MAX_FIGURE_CAPTION = 600  # characters
@@ -211,11 +205,10 @@ def _is_short(blocks: Sequence[Block]) -> bool:
 def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
     """The lines directly above a table that are its caption and unit rather than text: short, and not a sentence."""
     lines: list[str] = []
-    for block in reversed(above[-_MAX_CAPTION_BLOCKS:]):
+    for block in reversed(above[-MAX_CAPTION_LINES:]):
         text = _text(block.text)
-        if len(text) > _MAX_CAPTION or block.is_item or (text.endswith((".", ";")) and block.lines > 1):
-            scale = None if block.is_item else _HEADNOTE_SCALE.search(text)
-            lines[:0] = [" ".join(scale[0].strip("([ ").split())] if scale else []
+        if len(text) > MAX_CAPTION or block.is_item or (text.endswith((".", ";")) and block.lines > 1):
+            lines[:0] = [] if block.is_item else [scale_of(text)]
             break
         parts = [text] if headings.level_of(block) else text.splitlines()
         lines[:0] = [" ".join(part.split()) for part in parts]

@@ -27,6 +27,7 @@ from ragfm.parsing.own.web.html_tree import (
 )
 from ragfm.parsing.own.web.main_content import contents_of_book, find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
+from ragfm.parsing.table_layout import MAX_CAPTION_LINES, ArrangedTable, Cell, arrange_table, caption_lines
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
@@ -137,6 +138,7 @@ class _PageReader:
         self._definitions: list[_Definitions] = []  # open ones
         self._terms: list[str] = []  # of a definition without text so far
         self._level = 1  # of the last heading outside of definitions
+        self._above: list[str] = []  # paragraphs since the last block of another kind
 
     def read(self, root: LexborNode, metadata: dict[str, Scalar]) -> ParsedText:
         walk(root, self._enter, self._leave)
@@ -181,15 +183,17 @@ class _PageReader:
                 classes = " ".join(attribute(element, "class") for element in (node, code) if element is not None)
                 language = re.search(r"\blang(?:uage)?-([\w+#-]+)", classes)
                 self._builder.add_code(text, language[1] if language else "")
+                self._above.clear()
                 self._marker = ""
             return False
         elif tag == "table" and not is_layout(node):
             caption = node.css_first("caption")
+            titles, rows = read_table(node)
             if caption is not None and (caption_text := _text_of(caption)):
-                self._builder.add_block(caption_text)
-            rows, header_rows = table_rows(node)
-            if rows:
-                self._builder.add_table(rows, header_rows)
+                titles.insert(0, caption_text)
+            ArrangedTable(titles, rows).add_to(self._builder, caption_lines(self._above))
+            if titles or rows:
+                self._above.clear()
                 self._marker = ""
             return False
         return True
@@ -231,6 +235,7 @@ class _PageReader:
     def _add_heading(self, level: int, title: str) -> None:
         if title:
             self._builder.add_heading(level, title)
+            self._above.clear()
             self._marker = ""
 
     def _end_term(self, node: LexborNode) -> None:
@@ -281,6 +286,7 @@ class _PageReader:
         indent = "  " * (depth - 1 if self._marker else depth)
         paragraph = f"\n{indent}".join(filter(None, lines))
         self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
+        self._above = [] if self._lists else [*self._above[1 - MAX_CAPTION_LINES :], paragraph]
         self._marker = ""
 
 
@@ -306,37 +312,50 @@ def _data_of(address: str) -> bytes | None:
         return None
 
 
-def table_rows(table: LexborNode) -> tuple[list[list[str]], int]:
-    """Return the rows of a table and the number of header rows; a cell over several rows is repeated in each."""
-    rows: list[list[str]] = []
+def read_table(table: LexborNode) -> ArrangedTable:
+    """The rows of a table; a cell over several rows is repeated in each. Without text, there are no rows."""
+    rows: list[list[Cell]] = []
     header_rows = 0
-    open_spans: dict[int, tuple[int, str]] = {}  # column: number of rows to come, text
+    only_headers: list[int] = []  # rows
+    labels_only: bool | None = None  # as in the first row with several cells
+    open_spans: dict[int, tuple[int, Cell]] = {}  # first column: number of rows to come
     row_nodes = table.css("tr")
     repeats_left = _MAX_REPEATS
     for row_node in row_nodes:
-        row: list[str] = []
-        cells = [cell for cell in row_node.iter() if cell.tag in {"td", "th"} and not is_dropped(cell)]
-        for cell in [*cells, None]:
-            while len(row) in open_spans:
-                column = len(row)
-                rows_left, text = open_spans.pop(column)
+        row: list[Cell] = []
+        column = 0
+        nodes = [cell for cell in row_node.iter() if cell.tag in {"td", "th"} and not is_dropped(cell)]
+        for node in [*nodes, None]:
+            while column in open_spans:
+                rows_left, cell = open_spans.pop(column)
                 if rows_left > 1:
-                    open_spans[column] = (rows_left - 1, text)
-                row.append(text)
-            if cell is None:
+                    open_spans[column] = (rows_left - 1, cell)
+                row.append(cell)
+                column += cell.columns
+            if node is None:
                 break
-            texts = [_text_of(cell)] + [""] * (min(_span(cell, "colspan"), _MAX_SPAN) - 1)
-            more_rows = min(_span(cell, "rowspan"), len(row_nodes)) - 1
-            if 0 < more_rows * len(texts) <= repeats_left:
-                repeats_left -= more_rows * len(texts)
-                open_spans |= {len(row) + i: (more_rows, text[:_MAX_REPEATED]) for i, text in enumerate(texts)}
-            row += texts
+            cell = Cell(_text_of(node), min(_span(node, "colspan"), _MAX_SPAN))
+            more_rows = min(_span(node, "rowspan"), len(row_nodes)) - 1
+            if 0 < more_rows * cell.columns <= repeats_left:
+                repeats_left -= more_rows * cell.columns
+                open_spans[column] = (more_rows, cell._replace(text=cell.text[:_MAX_REPEATED]))
+            row.append(cell)
+            column += cell.columns
         # Spans continue beyond the last cell; a row without text of its own or from spans is dropped.
-        if any(row):
+        if any(cell.text for cell in row):
             rows.append(row)
-            parent = row_node.parent
-            header_rows += parent is not None and parent.tag == "thead" and header_rows == len(rows) - 1
-    return rows, min(max(header_rows, 1), len(rows))
+            if len(nodes) > 1 and labels_only is None:
+                labels_only = nodes[0].tag == "th" and all(node.tag == "td" for node in nodes[1:])
+            if row_node.parent is not None and row_node.parent.tag == "thead":
+                header_rows += header_rows == len(rows) - 1
+            elif all(node.tag == "th" for node in nodes):
+                only_headers.append(len(rows) - 1)
+    if not rows:
+        return ArrangedTable([], [])
+    width = max(sum(cell.columns for cell in row) for row in rows)
+    for at in only_headers:  # without <thead>
+        header_rows += at == header_rows and len(rows[at]) > 1 and sum(cell.columns for cell in rows[at]) == width
+    return arrange_table(rows, header_rows, labels_only=bool(labels_only))
 
 
 def _span(cell: LexborNode, name: str) -> int:

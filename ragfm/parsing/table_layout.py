@@ -1,0 +1,188 @@
+"""Tables that are laid out for the eye, as tables whose rows can be read one by one.
+
+Reports write "Year ended December 31," over two columns and the years below it, put "$" and ")" into cells of their
+own, and separate columns by empty ones. `arrange_table` merges the header rows into one, which says all about each
+column, and gives each value one cell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ragfm.parsing.rendering import MarkdownBuilder
+
+MAX_CAPTION_LINES = 3
+MAX_CAPTION = 160  # characters of a line
+_MAX_HEADER_ROWS = 6
+_MAX_REPEATED = 100  # characters of a header over several columns that the others repeat
+_MAX_SYMBOL = 5  # characters
+_NEAR = 3  # columns between a symbol and its value, plus one
+# The scale of a table, at the start of a longer headnote or in brackets: "[In thousands (1.2 represents 1,200) …".
+_SCALE = re.compile(
+    r"(?:^|[(\[])\s*(?:[\w-]+ ){0,4}?in (?:thousands|millions|billions)\b(?:, except [\w\s,-]{0,120}(?=[;:.()\[\]]))?",
+    re.IGNORECASE,
+)
+_CURRENCY = r"[A-Z]{0,3}[$€£¥₹₩]"
+_VALUE = re.compile(
+    rf"(?!(?:19|20)\d\d$|\d{{1,2}}[./]\d{{1,2}}[./](?:\d\d){{1,2}}$)"  # neither a year nor a date, as headers have
+    rf"[-\u2212\u2013+~<>≈±]?\s*[(\[]?\s*(?:{_CURRENCY})?\s*[-\u2212\u2013(]?\s*\d[\d.,'\s]*(?:%|‰|x|bps|pts)?[)\]]*\s*%?"
+)
+_NOTHING = re.compile(r"[-\u2212\u2013\u2014]")  # in place of a value
+_OPENING = re.compile(rf"\(|\(?{_CURRENCY}\(?")  # in a cell of its own, in front of a value
+_CLOSING = re.compile(r"[)%‰]{1,3}")  # behind one
+
+
+class Cell(NamedTuple):
+    """A cell of a table. `columns`: how many it covers."""
+
+    text: str
+    columns: int = 1
+
+
+class ArrangedTable(NamedTuple):
+    """The rows of a table, the first of which is the header; `titles` are the lines above it, over all columns."""
+
+    titles: list[str]
+    rows: list[list[str]]
+
+    def add_to(self, builder: MarkdownBuilder, caption: Sequence[str] = ()) -> None:
+        """Add titles and rows. `caption`: what the text above says about the table."""
+        for title in self.titles:
+            builder.add_block(title)
+        if self.rows:
+            builder.add_table(self.rows, caption=[*caption, *self.titles])
+
+
+def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, labels_only: bool = False) -> ArrangedTable:
+    """Arrange rows, none of which is empty. `header_rows`: how many the document marks as header, 0 if none.
+
+    Without such marks, the first row is the header, with the rows below it as long as they lack a label or belong to
+    a header over several columns; a row with numbers other than years is never one of these. With `labels_only`, the
+    document marks the first cells of rows as their labels: the header is empty.
+    """
+    if header_rows >= len(rows) or header_rows > _MAX_HEADER_ROWS:  # all rows are marked, for their looks
+        header_rows = min(header_rows, 1)
+    width = max(sum(cell.columns for cell in row) for row in rows)
+    titles: list[str] = []
+    first_value = next((at for at, row in enumerate(rows) if _has_value(row)), len(rows))
+    has_values = first_value < len(rows)
+    # Of a table of texts, nobody knows whether the row below the title is a header.
+    while len(rows) > 1 and (labels_only or (has_values and first_value > 1)) and (title := _title(rows[0], width)):
+        titles.append(title)
+        rows, header_rows, first_value = rows[1:], max(header_rows - 1, 0), first_value - 1
+    if labels_only:
+        rows, header_rows, first_value = [[Cell("")], *rows], 1, first_value + 1
+    body = header_rows or (first_value if has_values else 1)
+
+    texts = [_texts(row, width) for row in rows]
+    values = Counter(
+        start
+        for row in rows[body:]
+        for cell, start, _ in _spans(row)
+        if cell.columns == 1 and _VALUE.fullmatch(cell.text)
+    )
+    for row, line in zip(rows[body:], texts[body:], strict=True):
+        _align_values(row, line, values)
+        _join_symbols(line)
+    if not header_rows:
+        header_rows = 1
+        has_text = [any(line[at] for line in texts[body:]) for at in range(width)]
+        while has_values and header_rows < min(first_value, _MAX_HEADER_ROWS):
+            if texts[header_rows][0] and not _has_group(rows[header_rows - 1], has_text):
+                break
+            header_rows += 1
+
+    filled = texts[header_rows if body else 0 :] or texts
+    kept = [any(line[at] for line in filled) for at in range(width)]
+    headers = [_header(row, width, kept) for row in rows[:header_rows]] if body else texts[:1]
+    columns = [at for at in range(width) if kept[at]]
+    merged = [" ".join(dict.fromkeys(filter(None, (line[at] for line in headers)))) for at in columns]
+    return ArrangedTable(titles, [merged, *([line[at] for at in columns] for line in texts[header_rows:])])
+
+
+def caption_lines(above: Sequence[str]) -> list[str]:
+    """The paragraphs directly above a table that are its caption and unit rather than text: short, and no sentence."""
+    lines: list[str] = []
+    for text in reversed(above[-MAX_CAPTION_LINES:]):
+        line = " ".join(text.split())
+        if len(line) > MAX_CAPTION or line.endswith((".", ";")):
+            return [*filter(None, [scale_of(line)]), *lines]
+        lines.insert(0, line)
+    return lines
+
+
+def scale_of(text: str) -> str:
+    """The scale in a line above a table, such as "In millions, except per share amounts"; empty without one."""
+    found = _SCALE.search(text)
+    return " ".join(found[0].strip("([ ").split()) if found else ""
+
+
+def _title(row: Sequence[Cell], width: int) -> str:
+    """The text of a row with one cell over all columns."""
+    filled = [cell for cell in row if cell.text]
+    return filled[0].text if len(filled) == 1 and (len(row) == 1 or filled[0].columns == width) else ""
+
+
+def _has_value(row: Sequence[Cell]) -> bool:
+    return any(_VALUE.fullmatch(cell.text) for cell in row[1:])
+
+
+def _spans(row: Sequence[Cell]) -> Iterator[tuple[Cell, int, int]]:
+    """The cells of a row, with the first column of each and the one behind it."""
+    ends = accumulate(cell.columns for cell in row)
+    return ((cell, end - cell.columns, end) for cell, end in zip(row, ends, strict=True))
+
+
+def _texts(row: Sequence[Cell], width: int) -> list[str]:
+    """The texts by column; a cell over several columns has its text in the first."""
+    line = [""] * width
+    for cell, start, _ in _spans(row):
+        line[start] = cell.text
+    return line
+
+
+def _align_values(row: Sequence[Cell], line: list[str], values: Counter[int]) -> None:
+    """Move a value over several columns, such as those of "$" and the number, to the one where others have theirs."""
+    for cell, start, end in _spans(row):
+        if cell.columns > 1 and start and (_VALUE.fullmatch(cell.text) or _NOTHING.fullmatch(cell.text)):
+            best = max(range(start, end), key=lambda at: (values[at], -at))
+            line[start], line[best] = "", cell.text
+
+
+def _join_symbols(line: list[str]) -> None:
+    """Join currency signs, brackets and percent signs in cells of their own with the value next to them."""
+    for at, text in enumerate(line):
+        if not at or not text or len(text) > _MAX_SYMBOL:
+            continue
+        if _OPENING.fullmatch(text):
+            value = next((i for i in range(at + 1, min(at + _NEAR, len(line))) if line[i]), at)
+            if value > at and (line[value][:1].isdigit() or line[value][0] in "(-\u2212\u2013\u2014."):
+                line[at], line[value] = "", text + line[value]
+        elif _CLOSING.fullmatch(text):
+            value = next((i for i in range(at - 1, max(at - _NEAR, 0), -1) if line[i]), at)
+            if value < at and any(map(str.isdigit, line[value])):
+                line[at], line[value] = "", line[value] + text
+
+
+def _header(row: Sequence[Cell], width: int, kept: list[bool]) -> list[str]:
+    """The texts that a header row has over each column. Columns with nothing but a header are kept, too."""
+    line = [""] * width
+    for cell, start, end in _spans(row):
+        if not cell.text:
+            continue
+        if not any(kept[start:end]):
+            kept[start] = True
+        first = start + kept[start:end].index(True)
+        line[first:end] = [cell.text[:_MAX_REPEATED] if cell.columns < width else ""] * (end - first)
+        line[first] = cell.text
+    return line
+
+
+def _has_group(row: Sequence[Cell], has_text: Sequence[bool]) -> bool:
+    """Whether a header is over several columns, so that the row below it has their headers."""
+    return any(cell.text and sum(has_text[start:end]) > 1 for cell, start, end in _spans(row))
