@@ -391,23 +391,28 @@ def with_unit(answer: str, quote: str, above: str) -> str:
     """The answer, with the unit of its number if it is nothing but a number; else unchanged.
 
     In prose, the unit is next to the number: a currency sign, `%`, or a word such as `days` or `million`. In a
-    table row, the scale and the currency are in the text `above`, the header and the caption.
+    table row, the scale and the currency are in the text `above`, the header and the caption; a negative number is in
+    brackets there, which are part of it.
     """
     bare = _BARE.fullmatch(answer)
     found = re.search(rf"(?<![\w.,]){re.escape(bare['number'])}(?![\w]|[.,]\d)", quote) if bare else None
     if bare is None or found is None:
         return answer
     number = bare["number"]
-    sign = quote[: found.start()].rstrip()[-1:]
+    start, end = found.span()
+    is_row = quote.startswith("|")
+    if is_row and re.search(rf"\|\s*[{_SIGNS}]?\s*\($", quote[:start]) and quote[end : end + 1] == ")":
+        start, end = start - 1, end + 1
+    sign = quote[:start].rstrip()[-1:]
     sign = sign if sign in _SIGNS else ""
-    after = re.match(r"\s?(%)|[\s-]{1,2}([^\W\d_]+)", quote[found.end() :])
+    after = re.match(r"\s?(%)|[\s-]{1,2}([^\W\d_]+)", quote[end:])
     unit = ""
     if after and (after[1] or is_unit(after[2])):
         unit = after[1] or f" {after[2]}"
-    if quote.startswith("|") and not unit:
+    if is_row and not unit:
         label = quote.strip("| ").partition("|")[0]
         scale = _SCALE.search(above)
         if scale and not _OWN_SCALE.search(label):
             unit = f" {scale['scale'].lower()}"
             sign = sign or ("$" if scale["dollars"] or _DOLLARS.search(above) else "")
-    return answer.replace(number, f"{sign}{number}{unit}", 1) if sign or unit else answer
+    return answer.replace(number, f"{sign}{quote[start:end]}{unit}", 1)

@@ -21,6 +21,9 @@ CAPTION = "3M 2018 10K\nConsolidated balance sheet, $ in millions, except per sh
         ("12.5", "Sales grew by 12.5 % in 2018.", "", "12.5%"),
         ("36.4", "Sales were $36.4 billion.", "", "$36.4 billion"),
         ("36,386", "| Cost of sales | 36,386 | 34,435 |", CAPTION, "$36,386 million"),
+        ("565", "| Other income, net | (565) | (334) |", CAPTION, "$(565) million"),
+        ("3", "| Growth | (3)% | 8% |", CAPTION, "(3)%"),
+        ("1", "| Net sales (1) | 12 |", CAPTION, "$1 million"),
         ("8.54", "| Earnings per share | 8.54 | 7.93 |", CAPTION, "8.54"),
         (
             "1,577",
