@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_CAPTION_LINES = 3
 MAX_CAPTION = 160  # characters of a line
-_MAX_HEADER_ROWS = 6
+MAX_HEADER_ROWS = 6
 _MAX_REPEATED = 100  # characters of a header over several columns that the others repeat
 _MAX_SYMBOL = 5  # characters
 _NEAR = 3  # columns between a symbol and its value, plus one
@@ -65,7 +65,7 @@ def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, label
     a header over several columns; a row with numbers other than years is never one of these. With `labels_only`, the
     document marks the first cells of rows as their labels: the header is empty.
     """
-    if header_rows >= len(rows) or header_rows > _MAX_HEADER_ROWS:  # all rows are marked, for their looks
+    if header_rows >= len(rows) or header_rows > MAX_HEADER_ROWS:  # all rows are marked, for their looks
         header_rows = min(header_rows, 1)
     width = max(sum(cell.columns for cell in row) for row in rows)
     titles: list[str] = []
@@ -92,7 +92,7 @@ def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, label
     if not header_rows:
         header_rows = 1
         has_text = [any(line[at] for line in texts[body:]) for at in range(width)]
-        while has_values and header_rows < min(first_value, _MAX_HEADER_ROWS):
+        while has_values and header_rows < min(first_value, MAX_HEADER_ROWS):
             if texts[header_rows][0] and not _has_group(rows[header_rows - 1], has_text):
                 break
             header_rows += 1

@@ -139,6 +139,20 @@ def test_charts_and_merged_cells() -> None:
     assert "By port" in parsed.text
 
 
+def test_two_header_rows_become_one() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in ([], [None, "Item", "2023", None, "2022"], [None, None, "Q1", "Q2", "Q1"], [None, "Cost", 1, 2, 3]):
+        sheet.append(row)
+    sheet.merge_cells("B2:B3")
+    sheet.merge_cells("C2:D2")
+    parsed = document(saved(written), "a.xlsx")
+    table = "| Item | 2023 Q1 | 2023 Q2 | 2022 Q1 |\n| --- | --- | --- | --- |\n| Cost | 1 | 2 | 3 |"
+    assert marked(parsed, "table") == [table]
+    assert [mark.value for mark in parsed.marks if mark.kind == "place"] == ["Sheet!B2", "Sheet!B4"]
+
+
 def test_a_damaged_chart_does_not_cost_the_sheets() -> None:
     written = openpyxl.Workbook()
     sheet = written.active

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,6 +15,8 @@ from ragfm.parsing import heartbeat
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import Node, Package, attribute, descendants
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.table_layout import MAX_HEADER_ROWS, arrange_table
+from ragfm.parsing.table_layout import Cell as TableCell
 
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet
@@ -97,6 +99,10 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
             f"{name} has a sheet of {sheet.height:,} by {sheet.width:,} cells; the limit is {_MAX_CELLS:,} cells."
         )
     _, first_column = sheet.start or (0, 0)
+    wide: dict[int, dict[int, int]] = {}  # row: first column of a merged cell: number of columns
+    for (top, left), (_, right) in sheet.merged_cell_ranges or ():
+        if right > left:
+            wide.setdefault(top, {})[left] = right - left + 1
     title = clean(" ".join(sheet.name.split()))
     prefix = title if title.isidentifier() else f"'{title}'"
     count = 0
@@ -125,14 +131,35 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
                 builder.add_place(f"{prefix}!{column}{first_row + i}", start)
             table = rows[title_rows:]
             if table:
+                first_row += title_rows
+                merged = 0  # header rows that are one with the first
+                if any(number in wide for number in range(first_row - 1, first_row + MAX_HEADER_ROWS)):
+                    arranged = arrange_table(_table_cells(table, first_row - 1, first_column + left, wide)).rows
+                    table, merged = arranged, len(table) - len(arranged)
                 step = -(-len(table) // _MAX_PLACES)
-                places = {i: f"{prefix}!{column}{first_row + title_rows + i}" for i in range(0, len(table), step)}
+                places = {i: f"{prefix}!{column}{first_row + i + merged * (i > 0)}" for i in range(0, len(table), step)}
                 titles = [" ".join(filter(None, row)) for row in rows[max(0, title_rows - _MAX_TITLES) : title_rows]]
                 caption = [line for line in titles if len(line) <= _MAX_TITLE]
                 builder.add_table(table, caption=caption, places=places)
     if has_charts and not count:
         builder.add_heading(1, title)
     return count
+
+
+def _table_cells(
+    table: Sequence[Sequence[str]], first_row: int, first_column: int, wide: Mapping[int, Mapping[int, int]]
+) -> list[list[TableCell]]:
+    """The cells of a table, those of `wide` over several columns."""
+    rows = []
+    for number, texts in enumerate(table, first_row):
+        cells: list[TableCell] = []
+        at = 0
+        while at < len(texts):
+            columns = min(wide.get(number, {}).get(first_column + at, 1), len(texts) - at)
+            cells.append(TableCell(texts[at], columns))
+            at += columns
+        rows.append(cells)
+    return rows
 
 
 def _count_notes(rows: Sequence[Sequence[str]]) -> int:
