@@ -57,3 +57,25 @@ def test_terms_without_a_definition_and_in_lists() -> None:
     assert parsed.text.index("port") < parsed.text.index("```")
     assert document("<dt>Term<dd>Text", "a.html").text == "Term\n\nText"
     assert document(f"<dl><div><dt>Term<dd>{LONG}</div></dl>", "a.html").text == f"## Term\n\n{LONG.strip()}"
+
+
+def test_bold_paragraphs_are_headings_of_a_page_without_any() -> None:
+    body = (
+        "<div><span style='font-weight:700'>Item 1A. Risk Factors</span></div>"
+        "<p>Ships may sink, and <b>lamps</b> may fail. Keepers may fall asleep at night.</p>"
+        "<p><b>Weather:</b></p><p><b>Storms</b></p><p>They come in winter.</p>"
+        "<table><tr><td><b>Port</b><td>May<tr><td>Holm<td>3</table><ul><li><b>One</b></ul>"
+        "<div style='font-weight:bold'><span style='font-weight:normal'>All ships have lamps at night.</span></div>"
+    )
+    assert headings(document(f"<html><body>{body}".encode(), "a.html")) == [(2, "Item 1A. Risk Factors"), (2, "Storms")]
+    assert headings(document(f"<html><body><h3>Ships</h3>{body}".encode(), "a.html")) == [(3, "Ships")]
+    assert not headings(document(b"<html><body><p><b>Ships at night</b><p><b>They have lamps</b><p>Or not", "a.html"))
+
+
+def test_lists_that_are_laid_out_as_tables_are_lists() -> None:
+    row = "<tr><td>{}</td><td></td><td>{}</td></tr>"
+    bullets = f"<table>{row.format('•', 'Ships')}{row.format('•', 'Lamps')}</table>"
+    letters = f"<table>{row.format('(a)', 'Ships')}{row.format('(b)', 'Lamps')}</table>"
+    assert document(f"<html>{bullets}<p>and</p>{letters}".encode(), "a.html").text == (
+        "- Ships\n- Lamps\n\nand\n\n(a) Ships\n(b) Lamps"
+    )

@@ -19,6 +19,7 @@ from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.web.html_tree import (
     BLOCKS,
     attribute,
+    find_bold_headings,
     is_dropped,
     is_layout,
     is_permalink,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LoadFile: TypeAlias = Callable[[str], bytes | None]
 """Returns the file with an address that a page names, None if it is not at hand."""
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_BOLD_LEVEL = 2  # of headings that are bold paragraphs
 _LISTS = frozenset({"ol", "ul", "menu"})
 _MAX_DEFINITION = 200
 """Characters of a definition that is in one paragraph with its term; the term is the heading of a longer one."""
@@ -42,6 +44,8 @@ _SECTION = ", ".join(["pre", "table", "dl", *_LISTS, *_HEADINGS])
 """Elements that one paragraph cannot have, as a CSS selector."""
 _MAX_LEVEL = 6
 _MAX_TERMS = 8  # of one definition
+_BULLETS = "•◦▪▫●○■□‣⁃∙·◆◇►▶➢➤✓✔*-\u2013\u2014"
+_ITEM_MARKER = re.compile(rf"[{re.escape(_BULLETS)}☐☑☒]|\(?(?:\d{{1,2}}|[a-z]|[ivx]{{1,4}})[.)]", re.IGNORECASE)
 _BREAK = "\0"  # stands for <br>; the text of a parsed page has no NUL
 _META_NAMES = {
     **{name: name for name in ("author", "date", "description")},
@@ -138,9 +142,11 @@ class _PageReader:
         self._definitions: list[_Definitions] = []  # open ones
         self._terms: list[str] = []  # of a definition without text so far
         self._level = 1  # of the last heading outside of definitions
+        self._bold_headings = frozenset[int]()  # identifiers of blocks
         self._above: list[str] = []  # paragraphs since the last block of another kind
 
     def read(self, root: LexborNode, metadata: dict[str, Scalar]) -> ParsedText:
+        self._bold_headings = find_bold_headings(root)
         walk(root, self._enter, self._leave)
         self._end_paragraph()
         return self._builder.build(metadata)
@@ -191,7 +197,13 @@ class _PageReader:
             titles, rows = read_table(node)
             if caption is not None and (caption_text := _text_of(caption)):
                 titles.insert(0, caption_text)
-            ArrangedTable(titles, rows).add_to(self._builder, caption_lines(self._above))
+            if (
+                rows and not titles and all(len(row) == 2 and _ITEM_MARKER.fullmatch(row[0]) for row in rows)
+            ):  # a list, laid out as a table
+                for marker, text in rows:
+                    self._builder.add_block(f"{'-' if marker in _BULLETS else marker} {text}", tight=True)
+            else:
+                ArrangedTable(titles, rows).add_to(self._builder, caption_lines(self._above))
             if titles or rows:
                 self._above.clear()
                 self._marker = ""
@@ -207,6 +219,8 @@ class _PageReader:
             elif self._definitions[-1].has_headings:  # in a definition, it is below the term
                 level = min(max(level, self._definitions[-1].level + 1), _MAX_LEVEL)
             self._add_heading(level, self._take_line())
+        elif node.mem_id in self._bold_headings:
+            self._add_heading(_BOLD_LEVEL, self._take_line())
         elif tag == "dt" and self._definitions:
             self._end_term(node)
         elif tag in BLOCKS:

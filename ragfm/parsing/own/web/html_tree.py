@@ -32,6 +32,9 @@ _ABSOLUTE_SIZE = re.compile(
         \s*(?:[;!]|$)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_WEIGHT = re.compile(r"(?<![\w-])font-weight\s*:\s*(?:(bold|[6-9]00)|\w+)", re.IGNORECASE)
+_MAX_HEADING = 120  # characters
+_MAX_BOLD = 0.4  # of all text
 _COLOUR = re.compile(r"(?<![\w-])(color|background(?:-color)?)\s*:\s*(#[0-9a-f]{3,6}|[a-z]+)", re.IGNORECASE)
 _NAMED_COLOURS = {"white": "#ffffff", "black": "#000000"}
 
@@ -104,6 +107,46 @@ def remove_text_without_size(root: LexborNode) -> None:
     walk(root, enter, leave)
     for node in hidden:
         node.decompose()
+
+
+def find_bold_headings(root: LexborNode) -> frozenset[int]:
+    """The identifiers of the blocks that are headings of a page without heading elements: short, with bold text only.
+
+    Where much of the text is bold, bold means nothing. Tables and lists have no headings.
+    """
+    if root.css_first("h1, h2, h3, h4, h5, h6") is not None:
+        return frozenset()
+    bold = [False]
+    counts = [[0, 0]]  # characters of open blocks outside of their inner blocks: plain, bold
+    total = [0, 0]
+    found = list[int]()
+
+    def enter(node: LexborNode) -> bool:
+        if node.tag == "-text":
+            length = len((node.text_content or "").strip())
+            counts[-1][bold[-1]] += length
+            total[bold[-1]] += length
+            return False
+        if node.tag in {"li", "pre", "dl"} or is_dropped(node) or (node.tag == "table" and not is_layout(node)):
+            return False
+        weight = _WEIGHT.search(attribute(node, "style"))
+        bold.append(bool(weight[1]) if weight else bold[-1] or node.tag in {"b", "strong"})
+        if node.tag in BLOCKS:
+            counts.append([0, 0])
+        return True
+
+    def leave(node: LexborNode) -> None:
+        bold.pop()
+        if node.tag in BLOCKS:
+            plain, of_bold = counts.pop()
+            if of_bold and not plain and is_heading(" ".join(node.text().split())):
+                found.append(node.mem_id)
+
+    def is_heading(text: str) -> bool:
+        return len(text) <= _MAX_HEADING and not text.endswith((".", ":", ",", ";")) and any(map(str.isalpha, text))
+
+    walk(root, enter, leave)
+    return frozenset(found if total[1] <= _MAX_BOLD * sum(total) else ())
 
 
 def is_permalink(node: LexborNode) -> bool:
