@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from support.parsed_documents import document
 
 from ragfm.parsing.own.web.html import read_html
 from ragfm.parsing.table_layout import ArrangedTable, Cell, arrange_table, caption_lines
@@ -90,6 +91,8 @@ def test_rows_with_labels_only_have_no_header() -> None:
     parsed = read_html(page + "</table>", "a.html")
     assert parsed.text == "Lamp\n\n|  |  |\n| --- | --- |\n| Weight | 5 kg |\n| Height | 9 |"
     assert [mark.value for mark in parsed.marks] == ["Lamp"]
+    page = "<table><tr><th>Item</th><td>Price</td></tr><tr><td>Lamp</td><td>9</td></tr><tr><td>Oil</td><td>2</td></tr>"
+    assert document(f"{page}</table>".encode(), "a.html").text.startswith("| Item | Price |")
 
 
 def test_the_lines_above_a_table_of_a_page_say_what_it_is() -> None:

@@ -331,7 +331,7 @@ def read_table(table: LexborNode) -> ArrangedTable:
     rows: list[list[Cell]] = []
     header_rows = 0
     only_headers: list[int] = []  # rows
-    labels_only: bool | None = None  # as in the first row with several cells
+    labelled: list[bool] = []  # of rows with several cells: the first is a header, the others are not
     open_spans: dict[int, tuple[int, Cell]] = {}  # first column: number of rows to come
     row_nodes = table.css("tr")
     repeats_left = _MAX_REPEATS
@@ -358,8 +358,8 @@ def read_table(table: LexborNode) -> ArrangedTable:
         # Spans continue beyond the last cell; a row without text of its own or from spans is dropped.
         if any(cell.text for cell in row):
             rows.append(row)
-            if len(nodes) > 1 and labels_only is None:
-                labels_only = nodes[0].tag == "th" and all(node.tag == "td" for node in nodes[1:])
+            if len(nodes) > 1:
+                labelled.append(nodes[0].tag == "th" and all(node.tag == "td" for node in nodes[1:]))
             if row_node.parent is not None and row_node.parent.tag == "thead":
                 header_rows += header_rows == len(rows) - 1
             elif all(node.tag == "th" for node in nodes):
@@ -369,7 +369,7 @@ def read_table(table: LexborNode) -> ArrangedTable:
     width = max(sum(cell.columns for cell in row) for row in rows)
     for at in only_headers:  # without <thead>
         header_rows += at == header_rows and len(rows[at]) > 1 and sum(cell.columns for cell in rows[at]) == width
-    return arrange_table(rows, header_rows, labels_only=bool(labels_only))
+    return arrange_table(rows, header_rows, labels_only=any(labelled[:1]) and 2 * sum(labelled) > len(labelled))
 
 
 def _span(cell: LexborNode, name: str) -> int:
