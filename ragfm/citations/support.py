@@ -460,8 +460,9 @@ class Window:
     `own` are the terms of its text. `terms` and `names` include those of the headings above it and of the table header
     above a row. A sentence that refers back ("She was …") also has those of the sentence before, and then starts there.
     `question_terms` are the terms of the question that match one of `terms`. `passage_terms` are those of the whole
-    passage. `header` is the table header above a row, in the passage or in its context. `is_heading`: it is a heading,
-    a table's header or the rule below that, which is not evidence.
+    passage. `header` is the table header above a row, in the passage or in its context, `section` the last row above it
+    that has only a label ("Net sales:"). `is_heading`: it is a heading, a table's header or the rule below that, which
+    is not evidence.
     """
 
     hit: Hit
@@ -474,7 +475,13 @@ class Window:
     question_terms: frozenset[str]
     passage_terms: frozenset[str]
     header: str = ""
+    section: str = ""
     is_heading: bool = False
+
+    @property
+    def above(self) -> str:
+        """The context of the passage, and the section of a row."""
+        return f"{self.hit.context}\n{self.section}" if self.section else self.hit.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,21 +574,31 @@ def _passage_windows(hit: Hit, question_terms: frozenset[str], language: str) ->
     rows = [line for line in hit.context.splitlines() if line.startswith("|") and not TABLE_RULE.fullmatch(line)]
     header, header_text, previous_text = _NO_TERMS, rows[-1] if rows else "", ""
     caption, scales = _NO_TERMS, context.magnitudes  # "in millions" above a table holds for its numbers
+    section, section_text = _NO_TERMS, ""
     passage_terms = context.all | terms_of(hit.text).all
     for start, end in sentence_spans(hit.text, language):
         text = hit.text[start:end]
         own = terms_of(text)
         if not text.startswith("|"):
             header, header_text, caption, scales = _NO_TERMS, "", own, frozenset()
+            section, section_text = _NO_TERMS, ""
         elif previous and TABLE_RULE.fullmatch(text):
             header, header_text = previous[1], previous_text
             scales = caption.magnitudes | header.magnitudes | context.magnitudes
-        terms = own.all | (context.all - context.numbers) | (header.all - header.numbers) | scales
-        names = own.names | context.names | header.names
+        label, *others = row_cells(text) if text.startswith("|") else [""]
+        if label and others and not any(others):
+            section, section_text = own, label
+        terms = own.all | scales
+        names = own.names
+        for above in (context, header, section):
+            terms |= above.all - above.numbers
+            names |= above.names
         below = hit.text[end:].lstrip("\n").partition("\n")[0] if text.startswith("|") else ""
         is_heading = text.startswith("#") or any(TABLE_RULE.fullmatch(row) for row in (text, below) if row[:1] == "|")
         asked = matching_terms(question_terms, terms)
-        yield Window(hit, start, end, text, own, terms, names, asked, passage_terms, header_text, is_heading)
+        yield Window(
+            hit, start, end, text, own, terms, names, asked, passage_terms, header_text, section_text, is_heading
+        )
         if previous and _REFERS_BACK.match(text):
             terms, names = terms | previous[1].names, names | previous[1].names
             asked = matching_terms(question_terms, terms)
@@ -636,7 +653,7 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
                 question.subject,
                 window.hit.text[window.start : window.end],
                 header=window.header,
-                context=window.hit.context,
+                context=window.above,
                 passage_terms=window.passage_terms,
                 numbers=claim.terms.numbers,
             )
@@ -846,7 +863,7 @@ def _has_subject(row: Window, subject: Subject) -> bool:
         replace(subject, negation=""),
         row.text,
         header=row.header,
-        context=row.hit.context,
+        context=row.above,
         passage_terms=row.passage_terms,
         numbers=frozenset(),
     )

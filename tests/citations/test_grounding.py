@@ -9,7 +9,7 @@ import pytest
 
 from ragfm.citations.decision import compose, describe_contradiction, ground
 from ragfm.citations.grounding import cite, cite_sentences, correct_answer
-from ragfm.citations.support import analyze, best_spans, terms_of
+from ragfm.citations.support import analyze, best_spans, nearest_window, terms_of
 from ragfm.citations.verifier import Reading
 from ragfm.core.text import MARKER
 from ragfm.core.types import Hit
@@ -102,6 +102,18 @@ def test_the_header_of_a_table_counts_for_its_cells() -> None:
     years = "| room | 1911 |\n| --- | --- |\n| Oak | 12 |\n\nElm is new."
     for said in ("Oak 1911 [1]", "Elm is a room [1]"):
         assert [c.verified for c in ground("Which rooms are there?", said, _shown(years))[1]] == [False]
+
+
+def test_a_row_belongs_to_the_section_above_it() -> None:
+    rows = "| Sales: | |\n| Boats | 7 |\n| Lamps | 4 |\n| Costs: | |\n| Boats | 7 |\n| Lamps | 3 |\n\nBoats are red."
+    passages = _shown(f"| | 2023 |\n| --- | --- |\n{rows}")
+    for question, quote in (("What were the costs of lamps?", "| Lamps | 3 |"), ("Sales of lamps?", "| Lamps | 4 |")):
+        found = nearest_window(analyze(question, passages))
+        assert found is not None
+        assert found.text == quote
+    _, (citation,) = ground("What were the costs of boats in 2023?", "7 [1]", passages)
+    assert citation.start == passages[0].start + passages[0].text.rindex("| Boats | 7 |")
+    assert [window.section for window in analyze("Why?", passages).all_windows][-2:] == ["Costs:", ""]
 
 
 def test_the_question_tells_which_of_two_equal_numbers_is_meant() -> None:
