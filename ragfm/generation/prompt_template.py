@@ -16,12 +16,12 @@ from typing import Any
 
 from ragfm.core.errors import ConfigError, DataError
 from ragfm.core.types import KeywordIndex, Message
+from ragfm.generation.reader_output import split_reasoning
 
 _FOLDER = Path(__file__).parent / "prompt_templates"
 STRATEGIES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 _KEYS = {"system", "ask", "open", "examples", "pool", "pick", "answer_after", "thinking_tokens"}
 _PICK = 3
-_END_OF_REASONING = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,11 @@ class Strategy:
 
     def split_reasoning(self, output: str) -> tuple[str, str]:
         """Split a reader's output into its reasoning and its answer."""
-        reasoning, marker, answer = output.rpartition(_END_OF_REASONING)
+        reasoning, answer = split_reasoning(output)
         if self.answer_after and self.answer_after in answer:
             more, _, answer = answer.rpartition(self.answer_after)
             reasoning += more
-        text = answer if reasoning or marker else output
-        return reasoning.removeprefix("<think>").strip(), text.strip()
+        return reasoning.strip(), answer.strip()
 
     @property
     def fingerprint(self) -> str:

@@ -23,12 +23,11 @@ from ragfm.core.text import MONTHS
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
 from ragfm.generation.prompt import Prompt
+from ragfm.generation.reader_output import split_reasoning
 
 T = TypeVar("T")
 
-_WRAPPED = re.compile(  # by servers that do not enforce a schema
-    r"\s*(?:<think>.*?</think>\s*)?(?:```\w*\s*)?(\{.*\})\s*(?:```\s*)?", re.DOTALL
-)
+_OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 _NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
 _ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
 _AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
@@ -103,9 +102,9 @@ def fill_schema(
     """
     with reader.stream(prompt.messages, replace(sampling, schema=schema.bounded)) as stream:
         output = "".join(stream)
-    wrapped = _WRAPPED.fullmatch(output)
+    found = _OBJECT.search(split_reasoning(output)[1])  # servers that do not enforce a schema may write text around it
     try:
-        data = json.loads(wrapped[1] if wrapped else output, strict=False)
+        data = json.loads(found[0] if found else output, strict=False)
     except ValueError as error:
         if stream.finish_reason == "length":
             raise ExtractionError(

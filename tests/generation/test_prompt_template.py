@@ -146,6 +146,9 @@ def test_errors_in_a_pool_are_reported(custom: Path) -> None:
         ("chain-of-thought", "<think>a</think>b Answer: c", "ab", "c"),
         ("zero-shot", "<think>\nHm.\n</think>\n\n28 days.", "Hm.", "28 days."),
         ("zero-shot", "</think>28 days.", "", "28 days."),
+        ("zero-shot", "Hm.[/THINK]28 days.", "Hm.", "28 days."),
+        ("zero-shot", "<thinking>28 or", "28 or", ""),
+        ("chain-of-thought", "Answer: 28 days.", "", "28 days."),
         ("zero-shot", " Answer: 28 days. ", "", "Answer: 28 days."),
     ],
 )

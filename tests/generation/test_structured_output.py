@@ -265,9 +265,17 @@ def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None
 
 
 @pytest.mark.parametrize(
-    "output", ['```json\n{"days": 28}\n```', '<think>\n{28}?\n</think>\n\n{"days": 28}', '```\n{"days": 28}```\n']
+    "output",
+    [
+        '```json\n{"days": 28}\n```',
+        '```\n{"days": 28}```\n',
+        'Here is the object:\n\n```json\n{"days": 28}\n```\nIt has one field.',
+        '<think>\n{28}?\n</think>\n\n{"days": 28}',
+        '[THINK]{28}?[/THINK]{"days": 28}',
+        'Perhaps {28}?\n</thinking>\n{"days": 28}',
+    ],
 )
-def test_reasoning_and_code_fences_around_the_object_are_left_out(handbook: Collection, output: str) -> None:
+def test_reasoning_and_text_around_the_object_are_left_out(handbook: Collection, output: str) -> None:
     assert said(handbook, output, Leave).data == {"days": 28}
 
 

@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.core.types import Message
+from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, ImagePrompt
 from ragfm.generation.readers.images import IMAGE_SIDE, prepare_image
@@ -132,6 +133,10 @@ class TorchModel:
         self._encoder = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
         self._encoder.no_truncation()
         self._encoder.no_padding()
+        special = (token for token in self._encoder.get_added_tokens_decoder().items() if token[1].special)
+        tags = {tag for tags in REASONING_TAGS.items() for tag in tags}
+        self._special_tags = {number: token.content for number, token in special if token.content in tags}
+        """Reasoning tags that are special tokens in this model."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation. The template writes all special tokens, including the first one."""
@@ -162,7 +167,7 @@ class TorchModel:
         """For each token, the characters that it completes."""
         decoder = DecodeStream(skip_special_tokens=True)
         for token in tokens:
-            yield decoder.step(self._encoder, int(token)) or ""
+            yield decoder.step(self._encoder, int(token)) or self._special_tags.get(int(token), "")
 
     def is_end_token(self, token: int) -> bool:
         """Whether the token ends the model's turn."""
