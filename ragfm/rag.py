@@ -317,7 +317,8 @@ class Rag:
         """Extract an object that meets a JSON schema or a pydantic model, with citations for each field.
 
         A value that no passage supports is null where the schema allows it, else its field is marked as unsupported.
-        Strings and lists without a maximum length have at most 200 characters and 10 items.
+        Strings and lists without a maximum length have at most 200 characters and 10 items, others 1,000 more than the
+        minimum.
 
         Raises ConfigError for a schema and UnsupportedError for a reader that cannot be used, ExtractionError if the
         object is cut off or does not meet the schema, and the errors of `stream`.

@@ -7,8 +7,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field
+from support.tiny_gguf import write_tiny
 
 from ragfm import Collection, Rag, Settings, load_reader
 from ragfm.core.config import AskSection
@@ -17,6 +19,8 @@ from ragfm.core.types import Hit, Message, Sampling
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.generation.json_schema import DEFAULT_MAX_ITEMS, DEFAULT_MAX_LENGTH, OutputSchema
 from ragfm.generation.prompt import Prompt
+from ragfm.generation.readers.llama_model import LlamaModel
+from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.structured_output import fill_schema, output_schema
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -347,6 +351,39 @@ def test_a_schema_is_made_finite() -> None:
         "note": "z" * DEFAULT_MAX_LENGTH,
     }
     assert len(json.dumps(longest)) <= form.characters < 2 * len(json.dumps(longest))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "string", "maxLength": 5_000},
+        {"type": "string", "minLength": 3_000, "maxLength": 9_000.0},
+        {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 5_000},
+    ],
+)
+def test_long_strings_and_lists_get_a_grammar(kind: dict[str, Any], tmp_path: Path) -> None:
+    model = LlamaModel(write_tiny(tmp_path / "model.gguf"))
+    GrammarSampler(model.vocab, Sampling(grammar=output_schema(an_object(x=kind)).grammar))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches", "other"),
+    [
+        (r"^\d{4}-\d{2}$", "2024-05", "May 2024"),
+        (r"^\+?\d+\.\d{2}$", "+12.50", "12,50"),
+        (r"^[\w\-.]+@\w+\.[a-z]+$", "a.b-c@d.org", "a b@d.org"),
+        (r"^\S+ \D$", "a-1 b", "a-1 2"),
+        (r"^\[\d\]$", "[1]", "1"),
+    ],
+)
+def test_patterns_with_escapes_get_a_grammar(pattern: str, matches: str, other: str, tmp_path: Path) -> None:
+    model = LlamaModel(write_tiny(tmp_path / "model.gguf"))
+    grammar = output_schema(an_object(x={"type": "string", "pattern": pattern})).grammar
+    for text, accepted in ((matches, True), (other, False)):
+        sampler = GrammarSampler(model.vocab, Sampling(grammar=grammar))
+        wanted = [3 + byte for byte in f'{{"x":"{text}"}}'.encode()]  # the tokens of the tiny model are bytes
+        picked = [sampler.pick(np.eye(model.vocab_size, dtype=np.float32)[token]) for token in wanted]
+        assert (picked == wanted) is accepted
 
 
 def test_parts_that_are_merged() -> None:
