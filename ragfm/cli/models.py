@@ -270,13 +270,13 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
         _confirm_licence(wanted, licence, accepted=accept_licence)
         with show_progress("bytes") as progress:
             path, sha256 = download(wanted, progress)
+        if not sha256:
+            print_note("The file was not verified: the hub states no checksum for it.")
     described = _describe(path)
     if as_json:
         print_json({"name": name if wanted is None else str(path), **described, "sha256": sha256})
         return
     print_text(f"{path}, {described['megabytes']} MB. Use it with --reader {name if wanted is None else path}")
-    if wanted and not sha256:
-        print_note("The file was not verified: the hub states no checksum for it.")
     if wanted is None and described["licence"] is None:
         print_note("The model does not state its licence.")
     elif wanted is None and (warning := licence_warning(described["licence"])):

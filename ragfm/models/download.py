@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.models.model_lookup import hub_errors
+from ragfm.models.model_lookup import hub_errors, weights_sha256
 from ragfm.models.recommended import RECOMMENDED
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -73,12 +73,21 @@ def find_hub_file(name: str, file: str | None) -> HubFile | None:
 
 
 def cached_file(wanted: HubFile) -> Path | None:
-    """The file in the Hugging Face cache, or None. Its checksum was verified when it was downloaded."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    """The file in the Hugging Face cache, or None. Its checksum was verified when it was downloaded.
 
-    path = try_to_load_from_cache(
-        wanted.repository, wanted.file, cache_dir=constants.HF_HUB_CACHE, revision=wanted.revision
-    )
+    Raises ModelNotFoundError for a name that no repository can have.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(
+            wanted.repository, wanted.file, cache_dir=constants.HF_HUB_CACHE, revision=wanted.revision
+        )
+    except HFValidationError:
+        raise ModelNotFoundError(
+            f"'{wanted.repository}' is not a valid name on the Hugging Face hub.", "Specify OWNER/NAME."
+        ) from None
     return Path(path) if isinstance(path, str) else None
 
 
@@ -117,6 +126,9 @@ def download(wanted: HubFile, progress: ProgressCallback = ignore_progress) -> t
         blob, partial = folder / metadata.etag, folder / f"{metadata.etag}.part"
         folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder / f"{metadata.etag}.lock"):
+            if expected and (cached := cached_file(wanted)) and weights_sha256(cached) != expected:
+                cached.resolve().unlink()  # damaged since, or copied there incompletely
+                cached.unlink(missing_ok=True)  # the link to it
             if not blob.exists():
                 with _no_bar(), _ReportedFile(partial, metadata.size, progress) as file:
                     have = file.tell()
