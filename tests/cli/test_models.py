@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from gguf import GGUFWriter
 from support.tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
@@ -74,6 +75,20 @@ def test_info_describes_a_model(tmp_path: Path) -> None:
     assert (folder["architecture"], folder["context_tokens"], folder["quantisation"]) == ("llama", 512, "bfloat16")
     assert (folder["licence"], folder["licence_restricts"], folder["chat_template"]) == ("llama3.2", True, True)
     assert folder["megabytes_per_slot"] == round(2 * 2 * 2 * 2 * 16 * 512 / 1e6, 1)
+
+
+def test_info_describes_unusual_models(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    config = {"model_type": "llama", "text_config": None, "quantization_config": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_bytes("---\nlicense: mit\n---\nFür Köln.".encode("latin-1"))
+    described = json.loads(run("info", str(folder), "--json"))
+    assert (described["architecture"], described["quantisation"], described["licence"]) == ("llama", None, "mit")
+    writer = GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert json.loads(run("info", str(tmp_path / "vocabulary.gguf"), "--json"))["quantisation"] is None
 
 
 def _folder(tmp_path: Path) -> Path:
