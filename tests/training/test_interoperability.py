@@ -19,7 +19,7 @@ from support.shell import InProcessShell, Shell
 from support.tiny_models import TEMPLATE, tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ragfm.core.errors import DataError, EndpointError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, DataError, EndpointError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
@@ -128,6 +128,15 @@ def test_a_half_written_adapter_of_ragfm_is_not_taken_for_one_of_another_trainer
     (theirs / OUTPUT).touch()
     with pytest.raises(ModelNotFoundError, match="training has not finished"):
         serving_adapter(theirs, f"transformers:{folder}", prompt_fingerprint())
+
+
+def test_an_incomplete_copy_of_an_adapter_of_another_trainer_is_an_error(folder: Path, tmp_path: Path) -> None:
+    adapter = other_trainers_adapter(folder, tmp_path / "adapter", "trl")
+    weights = (adapter / WEIGHTS).read_bytes()
+    (adapter / WEIGHTS).write_bytes(weights[:-8])
+    for form in ("gguf", "merged", "vllm"):
+        with pytest.raises(DamagedModelError, match="Cannot read"):
+            export_adapter(adapter, form, base=str(folder), out=tmp_path / form)
 
 
 def test_an_adapter_with_whole_layers_cannot_run_elsewhere_and_merges(folder: Path, tmp_path: Path) -> None:
@@ -278,6 +287,17 @@ def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
     odd = Dataset((Example((Message("user", "a"), Message("user", "b")), "c"),), ())
     with pytest.raises(UnsupportedError, match="one after the other"):
         write_example_format(odd, tmp_path, "alpaca")
+
+
+def test_the_command_for_vllm_has_the_rank_of_the_adapter(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "mine")
+    path = tmp_path / "mine" / PEFT_CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), "r": 24, "rank_pattern": {"q_proj": 40}}))
+    monkeypatch.chdir(tmp_path)
+    printed = InProcessShell()("adapt", "export", "mine", "--to", "vllm", "--out", "for-vllm")
+    assert "--max-lora-rank 64 " in printed
 
 
 @pytest.mark.slow
