@@ -275,7 +275,7 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings, progress: Progre
             f"{len(entries)} judged answers in the log and {len(questions)} questions are too few to test with.",
             "Judge more answers (`ragfm log thumbs`), or add questions with answers.",
         )
-    (folder / _TEST).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_durably(folder / _TEST, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     write_durably(folder / _INPUTS, json.dumps(inputs).encode())  # before the card, which marks the end of this step
     write_dataset(_make_dataset(rag, entries, questions, folder, settings, progress), folder / "examples")
 
