@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
-from ragfm.generation.readers.chat_template import ChatTemplate, close_thinking
+from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.images import IMAGE_SIDE, check_images
 from ragfm.generation.readers.torch_model import process_images
 from ragfm.generation.readers.transformers_reader import has_vision
@@ -101,10 +100,7 @@ class Base:
         self.window = int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20))
         # The text that the template writes before an answer, and the tokens after it up to the end of the turn.
         turns = [Message("user", "q"), Message("assistant", _PLACEHOLDER)]
-        try:
-            prompt, conversation = self.render(turns[:1]), self.render(turns, opens_answer=False)
-        except (TemplateError, ValueError) as error:
-            raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
+        prompt, conversation = self.render(turns[:1]), self.render(turns, opens_answer=False)
         before, _, after = conversation.rpartition(_PLACEHOLDER)
         self._answer_prefix = before[len(prompt) :] if before.startswith(prompt) else ""
         tokens = self._tokens(after)
@@ -117,13 +113,13 @@ class Base:
         return weights_sha256(self.path)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of a prompt, as the readers build it; the chat template writes the special tokens."""
+        """The tokens of a prompt, as the readers build it; the chat template writes the special tokens.
+
+        Raises UnsupportedError.
+        """
         if any(message.images for message in messages):
             return [int(token) for token in self._process(messages)["input_ids"][0]]
-        try:
-            return self._tokens(self.render(messages))
-        except (TemplateError, ValueError) as error:
-            raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
+        return self._tokens(self.render(messages))
 
     def encode(self, example: Example) -> Encoded:
         """The tokens of prompt and completion, including the token that ends the turn."""
@@ -156,16 +152,12 @@ class Base:
         return process_images(self.processor, self.render(messages), messages, side=IMAGE_SIDE, path=self.path)
 
     def render(self, messages: Sequence[Message], *, opens_answer: bool = True) -> str:
-        """A conversation without reasoning, as the readers render it."""
-        if self.processor is not None:
-            tokens = self.tokenizer.special_tokens_map.items()
-            variables: dict[str, Any] = {name: text for name, text in tokens if isinstance(text, str)}
-            variables["add_generation_prompt"] = opens_answer
-            source = self.tokenizer.get_chat_template()
-            return ChatTemplate(source, variables, self.path, vision=True).render(messages)
-        turns = [{"role": message.role, "content": message.text} for message in messages]
-        options = {"tokenize": False, "enable_thinking": False, "add_generation_prompt": opens_answer}
-        return close_thinking(str(self.tokenizer.apply_chat_template(turns, **options)))
+        """A conversation without reasoning, as the readers render it. Raises UnsupportedError."""
+        tokens = self.tokenizer.special_tokens_map.items()
+        variables: dict[str, Any] = {name: text for name, text in tokens if isinstance(text, str)}
+        variables["add_generation_prompt"] = opens_answer
+        source = self.tokenizer.get_chat_template()
+        return ChatTemplate(source, variables, self.path, vision=self.processor is not None).render(messages)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
