@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from math import isfinite
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -104,7 +105,8 @@ def fill_schema(
         output = "".join(stream)
     found = _OBJECT.search(split_reasoning(output)[1])  # servers that do not enforce a schema may write text around it
     try:
-        data = json.loads(found[0] if found else output, strict=False)
+        text = found[0] if found else output
+        data = json.loads(text, strict=False, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         if stream.finish_reason == "length":
             raise ExtractionError(
@@ -118,6 +120,13 @@ def fill_schema(
     checker = _FieldChecker(query, prompt.shown)
     data = checker.check(data, schema.bounded, "")
     return data, checker.fields, stream.usage
+
+
+def _finite(number: str) -> float:
+    """A number that JSON can hold. Raises ValueError for others, such as NaN and 1e999."""
+    if not isfinite(value := float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return value
 
 
 def validate_output(data: Any, form: OutputSchema, schema: Mapping[str, Any] | type[BaseModel]) -> Any:

@@ -286,6 +286,9 @@ def test_reasoning_and_text_around_the_object_are_left_out(handbook: Collection,
 def test_output_that_is_not_json_or_violates_the_schema_is_an_error(handbook: Collection) -> None:
     with pytest.raises(ExtractionError, match="not JSON"):
         said(handbook, "You get 28.", Leave)
+    for number in ("NaN", "1e999", "-Infinity"):
+        with pytest.raises(ExtractionError, match="not a finite number"):
+            said(handbook, f'{{"days": {number}}}', an_object(days={"type": "number"}))
     with pytest.raises(ExtractionError, match=r"28 is less than the minimum of 30 at \$\.days"):
         said(handbook, {"days": 28}, an_object(days={"type": "integer", "minimum": 30}))
 
