@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from ragfm.core.cache import read_json
-from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, RagfmError, UnsupportedError
 
 Job: TypeAlias = Literal["embedder", "reader", "reranker", "speech"]
 
@@ -169,6 +169,20 @@ def hide_progress_bar(*, gguf: bool = False) -> Iterator[None]:
             stack.callback(setattr, module, "tqdm", module.tqdm)
             module.tqdm = partial(module.tqdm, disable=True)
         yield
+
+
+@contextmanager
+def report_damage(library: str, path: Path) -> Iterator[None]:
+    """Raise DamagedModelError if a library cannot load a model: damaged files make it raise all kinds of errors.
+
+    RagfmError, and ImportError for a missing package, are raised as they are.
+    """
+    try:
+        yield
+    except (RagfmError, ImportError):
+        raise
+    except Exception as error:
+        raise DamagedModelError(f"{library} cannot load '{path}': {error}.", "Download the model again.") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, ImagePrompt
 from ragfm.generation.readers.images import IMAGE_SIDE, prepare_image
 from ragfm.models.hardware import limit_torch_threads
-from ragfm.models.model_lookup import hide_progress_bar
+from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
 Bits: TypeAlias = Literal[4, 8]
 KeysAndValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -83,7 +83,7 @@ class TorchModel:
         auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
         self._processor: Any = None
         try:
-            with hide_progress_bar(gguf=path.is_file()):
+            with report_damage("transformers", path), hide_progress_bar(gguf=path.is_file()):
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, **load_options)
                 if vision:
                     self._processor = AutoProcessor.from_pretrained(folder, **load_options)
@@ -92,10 +92,6 @@ class TorchModel:
             extra = "vision" if vision else "qlora" if bits else "transformers"
             hint = f"Run `pip install 'ragfm[{extra}]'`."
             raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
-        except Exception as error:  # damaged files make transformers and safetensors raise all kinds of errors
-            raise DamagedModelError(
-                f"transformers cannot load '{path}': {error}.", "Download the model again."
-            ) from error
         if not self._tokenizer.chat_template and vision:
             self._tokenizer.chat_template = self._processor.chat_template
         if not self._tokenizer.chat_template:
