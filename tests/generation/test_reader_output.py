@@ -16,6 +16,7 @@ from ragfm.core.types import Message
 from ragfm.generation.reader_output import OutputNormalizer
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.torch_model import TorchModel
+from ragfm.rag import CUT_OFF
 from ragfm.testing import ScriptedReader
 from ragfm.training.gguf_lora import ModelShape
 
@@ -133,6 +134,14 @@ def test_a_server_whose_output_starts_within_the_reasoning(collection: Collectio
     reader = ScriptedReader([f"Passage 1 says 25 or 28.\n{end}\n\nYou get 28 days of leave [1]."])
     answer = Rag(collection, reader=reader, k=1).ask("How many days of leave do I get?")
     assert (answer.text, answer.reasoning) == ("You get 28 days of leave [1].", "Passage 1 says 25 or 28.")
+
+
+def test_a_reader_that_is_cut_off_in_its_reasoning_is_noted(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    reader = ScriptedReader(["<think>\n" + "Passage 1 says so. " * 200])
+    answer = Rag(collection, reader=reader, k=1).ask("How many days of leave do I get?")
+    assert (answer.status, answer.notes) == ("not_found", (CUT_OFF,))
+    assert answer.reasoning.startswith("Passage 1 says so.")
 
 
 def test_tags_that_are_control_tokens_are_text(tmp_path: Path) -> None:
