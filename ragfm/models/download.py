@@ -126,15 +126,16 @@ def download(wanted: HubFile, progress: ProgressCallback = ignore_progress) -> t
         blob, partial = folder / metadata.etag, folder / f"{metadata.etag}.part"
         folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder / f"{metadata.etag}.lock"):
-            if expected and (cached := cached_file(wanted)) and weights_sha256(cached) != expected:
-                cached.resolve().unlink()  # damaged since, or copied there incompletely
-                cached.unlink(missing_ok=True)  # the link to it
+            link = cached_file(wanted) if wanted.sha256 else None  # without a pinned hash, an older version is valid
+            for file in (link, blob):
+                if expected and file and file.exists() and weights_sha256(file) != expected:
+                    file.unlink()
             if not blob.exists():
-                with _no_bar(), _ReportedFile(partial, metadata.size, progress) as file:
-                    have = file.tell()
+                with _no_bar(), _ReportedFile(partial, metadata.size, progress) as target:
+                    have = target.tell()
                     if metadata.size is None or have < metadata.size:
                         http_get(
-                            metadata.location, file, resume_size=have, headers=headers, expected_size=metadata.size
+                            metadata.location, target, resume_size=have, headers=headers, expected_size=metadata.size
                         )
                 _verify(partial, expected, wanted)
                 partial.rename(blob)

@@ -19,9 +19,10 @@ from ragfm.embedders.backend_choice import MIN_COSINE
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers import weight_format as module
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-from ragfm.generation.readers.reader_speed import ReaderSpeed
+from ragfm.generation.readers.reader_speed import ReaderSpeed, measure_speed
 from ragfm.models.model_card import first_use_warning, licence_warning
 from ragfm.models.model_lookup import find_model
+from ragfm.testing import ScriptedReader
 
 
 @pytest.fixture(autouse=True)
@@ -186,6 +187,12 @@ def test_a_readers_speed_is_stored_for_its_file(monkeypatch: pytest.MonkeyPatch)
         run("bench", "--reader", name)
     bundled = find_model("bundled", "reader")
     assert paths == [bundled, bundled, None]
+
+
+def test_a_speed_that_cannot_be_stored_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    speed = measure_speed(ScriptedReader(["A short text."], context_tokens=100_000), write_tiny(tmp_path / "tiny.gguf"))
+    assert speed.tokens_per_second > 0
 
 
 FREE_LICENCES = ["apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0"]

@@ -106,7 +106,7 @@ def test_a_damaged_download_is_deleted(hub: LocalHub, weights: bytes, tmp_path: 
 
 
 def test_a_cached_file_that_was_damaged_since_is_downloaded_again(
-    hub: LocalHub, weights: bytes, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = replace(
         RECOMMENDED[0],
@@ -123,9 +123,11 @@ def test_a_cached_file_that_was_damaged_since_is_downloaded_again(
     assert json.loads(pull(pinned.name, "--json").stdout)["sha256"] == pinned.sha256
     assert place.read_bytes() == weights
     place.unlink()
-    place.write_bytes(weights[:-8])  # copied there by hand
+    (own := tmp_path / "own.gguf").write_bytes(weights[:-8])
+    place.symlink_to(own)  # another file, linked by hand
     pull(pinned.name)
     assert place.read_bytes() == weights
+    assert own.exists()
 
 
 def test_a_pinned_checksum_counts_more_than_the_hubs(hub: LocalHub, weights: bytes) -> None:
