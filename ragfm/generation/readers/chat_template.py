@@ -41,7 +41,7 @@ class ChatTemplate:
     def __init__(
         self,
         source: str,
-        variables: Mapping[str, str],
+        variables: Mapping[str, Any],
         model: Path,
         *,
         thinking: bool = False,
@@ -66,6 +66,18 @@ class ChatTemplate:
         if vision:
             with suppress(UnsupportedError):
                 self._takes_text = _PROBE in self._call([{"role": "user", "content": _PROBE}])
+
+    @classmethod
+    def of_tokenizer(
+        cls, tokenizer: Any, model: Path, *, thinking: bool = False, vision: bool = False, opens_answer: bool = True
+    ) -> ChatTemplate:
+        """The template of a tokenizer of transformers; with `opens_answer`, prompts end where the answer starts.
+
+        Raises UnsupportedError.
+        """
+        variables = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        variables["add_generation_prompt"] = opens_answer
+        return cls(tokenizer.get_chat_template(), variables, model, thinking=thinking, vision=vision)
 
     def render(self, messages: Sequence[Message]) -> str:
         """Render a conversation.

@@ -108,7 +108,7 @@ class TorchModel:
         self.config = model.config.get_text_config()
         self.prefill_block = _GPU_PREFILL_BLOCK if on_gpu else PREFILL_BLOCK
         self.trained_tokens: int | None = getattr(self.config, "max_position_embeddings", None)
-        self.end_tokens = _end_tokens(self._tokenizer, model)
+        self.end_tokens = end_tokens(self._tokenizer, model)
         self.supports_batching = (
             can_batch(self.config) and "position_ids" in inspect.signature(model.forward).parameters
         )
@@ -152,11 +152,11 @@ class TorchModel:
 
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation in the model's chat template. Raises UnsupportedError."""
-        source = self._tokenizer.get_chat_template()
-        if self._template is None or self._template.source != source:
-            tokens = {name: text for name, text in self._tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        if self._template is None or self._template.source != self._tokenizer.get_chat_template():
             vision = self._processor is not None
-            self._template = ChatTemplate(source, tokens, self.path, thinking=self._thinking, vision=vision)
+            self._template = ChatTemplate.of_tokenizer(
+                self._tokenizer, self.path, thinking=self._thinking, vision=vision
+            )
         return self._template.render(messages)
 
     def detokenize(self, tokens: Iterator[float]) -> Iterator[str]:
@@ -352,7 +352,7 @@ def _check_options(device: str | None, dtype: str | None, attention: str | None)
         )
 
 
-def _end_tokens(tokenizer: Any, model: Any) -> set[int]:
+def end_tokens(tokenizer: Any, model: Any) -> set[int]:
     """The tokens that end a turn, from the tokenizer and from the generation settings (one token or a list)."""
     configured = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
