@@ -65,8 +65,8 @@ def adapt_automatically(
         if changed or not folder.is_dir() or (folder / DECISION).exists():
             folder = None
     if folder is None:
-        make_output(parent, mode=0o700)
         inputs = json.dumps([reader_name, seed, collection_content(collection)[1], dict(collection.contract)])
+        make_output(parent, mode=0o700)
         run = parent / f"written-{blake2b(inputs.encode(), digest_size=4).hexdigest()}.run"
         questions = generate_questions(
             collection,

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import click
 import pytest
+from gguf import GGUFWriter
 from support.shell import InProcessShell
 from support.tiny_models import tiny_model
 
@@ -505,11 +506,18 @@ def test_what_cannot_be_trained_is_refused_before_questions_are_written(
 ) -> None:
     asked = list[Any]()
     monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader(asked.append))
+    assert "no collection" in run("adapt", "auto", code=1)
     run("ingest", docs)
     (tmp_path / "ragfm.toml").write_text(
         'reader = "openai:large"\n[reader_options.openai]\nbase_url = "http://127.0.0.1:9/v1"\n'
     )
     assert "does not run in this process" in run("adapt", "auto", "--writer", "bundled", code=1)
+    writer = GGUFWriter(tmp_path / "other.gguf", "smollm3")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    (tmp_path / "ragfm.toml").write_text('reader = "other.gguf"\n')
+    assert "architecture 'smollm3' cannot be made" in run("adapt", "auto", "--writer", "bundled", code=1)
     (tmp_path / "ragfm.toml").write_text("")
     monkeypatch.setitem(sys.modules, "tomlkit", None)
     assert "requires the module 'tomlkit'" in run("adapt", "auto", code=1)
