@@ -185,12 +185,14 @@ class _Bounder:
 
 
 def _plain(pattern: str) -> str:
-    r"""A regular expression without the escapes that grammars lack, such as `\d` and `\.`."""
+    r"""A regular expression without the signs that grammars lack, such as `\d`, `\.` and `(?:…)`."""
     plain, in_class = "", False
-    for match in re.finditer(r"\\(.)|.", pattern, re.DOTALL):
+    for match in re.finditer(r"\\(.)|\(\?:|.", pattern, re.DOTALL):
         piece, escaped = match[0], match[1] or ""
         if not escaped and piece in "[]":
             in_class = piece == "["
+        elif piece == "(?:" and not in_class:
+            piece = "("
         elif escaped in _CHARACTERS:
             piece = _CHARACTERS[escaped] if in_class else f"[{_CHARACTERS[escaped]}]"
         elif escaped in _OTHER_CHARACTERS and not in_class:

@@ -377,9 +377,10 @@ def test_long_strings_and_lists_get_a_grammar(kind: dict[str, Any], tmp_path: Pa
         (r"^[\w\-.]+@\w+\.[a-z]+$", "a.b-c@d.org", "a b@d.org"),
         (r"^\S+ \D$", "a-1 b", "a-1 2"),
         (r"^\[\d\]$", "[1]", "1"),
+        (r"^(?:[(?:]\d|n/a)$", "(1", "1"),
     ],
 )
-def test_patterns_with_escapes_get_a_grammar(pattern: str, matches: str, other: str, tmp_path: Path) -> None:
+def test_patterns_with_escapes_and_groups_get_a_grammar(pattern: str, matches: str, other: str, tmp_path: Path) -> None:
     model = LlamaModel(write_tiny(tmp_path / "model.gguf"))
     grammar = output_schema(an_object(x={"type": "string", "pattern": pattern})).grammar
     for text, accepted in ((matches, True), (other, False)):
