@@ -75,8 +75,8 @@ class ChatTemplate:
 
         Raises UnsupportedError.
         """
-        variables = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
-        variables["add_generation_prompt"] = opens_answer
+        tokens = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        variables = {**tokens, "add_generation_prompt": opens_answer}
         return cls(tokenizer.get_chat_template(), variables, model, thinking=thinking, vision=vision)
 
     def render(self, messages: Sequence[Message]) -> str:
