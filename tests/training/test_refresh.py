@@ -33,6 +33,7 @@ from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.training import Dataset, Recipe, build_raft_dataset, examples_from_log, rated_entries, write_dataset
+from ragfm.training.auto_adapt import adapt_automatically
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.log_examples import preferences_from_log
 from ragfm.training.refresh import (
@@ -523,6 +524,24 @@ def test_what_cannot_be_trained_is_refused_before_questions_are_written(
     assert "requires the module 'tomlkit'" in run("adapt", "auto", code=1)
     assert not asked
     assert not (tmp_path / ".ragfm-adapters").exists()
+
+
+def test_a_stopped_run_does_not_continue_with_the_questions_of_another_writer(
+    collection: Collection, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    writers = []
+
+    def write(*_: Any, out: Path, reader_name: str, **__: Any) -> list[Question]:
+        out.touch()
+        writers.append(reader_name)
+        return [Question(str(n), f"Question {n} of {reader_name}?", (Gold("docs/leave.md", 0, 9),)) for n in range(20)]
+
+    monkeypatch.setattr("ragfm.training.auto_adapt.generate_questions", write)
+    monkeypatch.setattr("ragfm.training.auto_adapt.refresh", lambda _, folder, *__, **___: folder.mkdir(exist_ok=True))
+    for name in ("small", "small", "large"):
+        adapt_automatically(collection, ScriptedReader(), 1, reader_name=name, out=tmp_path / "adapters")
+    assert writers == ["small", "large"]
 
 
 def test_too_few_written_questions_are_reported(
