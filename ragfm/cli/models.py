@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,9 @@ from ragfm.models.recommended import RECOMMENDED
 
 MEMORY_SHARE = 0.6
 """Share of the memory that a recommended reader may take: the rest is for indexes, parsers and other programs."""
+
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+"""The end of the name of a file of a model that is split into several."""
 
 _model_argument = click.argument("model", default="bundled", metavar="[MODEL]", type=NON_EMPTY)
 
@@ -272,6 +276,8 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
             path, sha256 = download(wanted, progress)
         if not sha256:
             print_note("The file was not verified: the hub states no checksum for it.")
+    if wanted and (part := _PART.search(wanted.file)):
+        print_note(f"The model has {int(part[1])} files: pull the others, too, and use the first.")
     described = _describe(path)
     if as_json:
         print_json({"name": name if wanted is None else str(path), **described, "sha256": sha256})

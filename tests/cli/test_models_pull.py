@@ -142,6 +142,11 @@ def test_a_file_without_a_checksum_is_not_called_verified(hub: LocalHub) -> None
     assert "was not verified" in pull("me/tiny", "tiny.gguf").stderr
 
 
+def test_a_file_of_a_split_model_has_a_note(hub: LocalHub, weights: bytes) -> None:
+    hub.files["tiny-00001-of-00003.gguf"] = weights
+    assert "has 3 files: pull the others" in pull("me/tiny", "tiny-00001-of-00003.gguf").stderr
+
+
 def test_a_repository_of_gguf_files_needs_the_file(hub: LocalHub) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no \.safetensors file.*`ragfm models pull me/tiny FILE`"):
         pull("me/tiny")
