@@ -90,6 +90,8 @@ class OpenAIReader:
         vision: bool | str = False,
         image_side: int = IMAGE_SIDE,
     ) -> None:
+        if model == "bundled":  # for a plugin without a name
+            raise ConfigError("The reader 'openai' needs the name of a model.", "Use openai:NAME.")
         self.context_tokens = int_option("context_tokens", context_tokens, 1)
         self._model = model
         self._urls = server_urls(base_url)
