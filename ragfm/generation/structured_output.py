@@ -162,7 +162,7 @@ class _FieldChecker:
             return {name: self.check(part, properties.get(name, {}), f"{path}/{name}") for name, part in value.items()}
         if isinstance(value, list):
             array = next((option for option in _options(schema) if option.get("type") == "array"), {})
-            schemas = array.get("prefixItems") or [array.get("items", {})] * len(value)
+            schemas = [*array.get("prefixItems", ()), *[array.get("items", {})] * len(value)]
             return [
                 self.check(part, own, f"{path}/{n}") for n, (part, own) in enumerate(zip(value, schemas, strict=False))
             ]

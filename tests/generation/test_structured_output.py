@@ -286,6 +286,9 @@ def test_reasoning_and_text_around_the_object_are_left_out(handbook: Collection,
 def test_output_that_is_not_json_or_violates_the_schema_is_an_error(handbook: Collection) -> None:
     with pytest.raises(ExtractionError, match="not JSON"):
         said(handbook, "You get 28.", Leave)
+    pair = {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "integer"}], "maxItems": 2}
+    with pytest.raises(ExtractionError, match="too long"):  # it is not cut
+        said(handbook, {"days": [28, 16, 2]}, an_object(days=pair))
     for number in ("NaN", "1e999", "-Infinity"):
         with pytest.raises(ExtractionError, match="not a finite number"):
             said(handbook, f'{{"days": {number}}}', an_object(days={"type": "number"}))
