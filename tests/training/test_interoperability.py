@@ -13,6 +13,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from support.openai_server import running_server
 from support.shell import InProcessShell, Shell
@@ -24,9 +25,9 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
-from ragfm.models.adapters import GGUF, PEFT_CONFIG, WEIGHTS, read_record, serving_adapter
+from ragfm.models.adapters import GGUF, PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
 from ragfm.training import Dataset, Example, MethodSettings, TrainSettings, train
-from ragfm.training.adapter_card import CARD
+from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_export import export_adapter, load_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.example_formats import write_example_format
@@ -166,6 +167,9 @@ def test_an_adapter_has_a_model_card_with_data_licence_and_figures(trained: Path
     assert "| training examples | 8 |" in card
     loss = read_record(trained).numbers["loss"]
     assert f"{loss['first']:.3f}, {loss['last_5']:.3f}" in card
+    record = AdapterRecord("lora", {"name": "my: model", "sha256": ""}, "", "", licence="CC0: see LICENCE")
+    metadata = yaml.safe_load(adapter_card(record).split("---")[1])
+    assert (metadata["base_model"], metadata["license"]) == ("my: model", "CC0: see LICENCE")
 
 
 def test_an_export_for_vllm_is_a_peft_folder_with_a_card(trained: Path, tmp_path: Path) -> None:
