@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from support.tiny_gguf import write_tiny
 
 from ragfm import Collection, Rag, Settings, load_reader
+from ragfm.cli.options import read_schema
 from ragfm.core.config import AskSection
 from ragfm.core.errors import ConfigError, ExtractionError, UnsupportedError
 from ragfm.core.types import Hit, Message, Sampling
@@ -435,6 +436,13 @@ def test_the_bundled_reader_fills_in_a_form(handbook: Collection, bundled: Any) 
 
 
 # --- The command line --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_schema_files_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
+    schema = an_object(größe={"type": "number"})
+    (tmp_path / "schema.json").write_text(json.dumps(schema, ensure_ascii=False), encoding=encoding)
+    assert read_schema(str(tmp_path / "schema.json")) == schema
 
 
 def test_ask_with_a_schema(handbook: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
