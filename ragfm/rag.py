@@ -48,6 +48,8 @@ Model = TypeVar("Model", bound="BaseModel")
 
 CANNOT_SEE = "The reader cannot see pictures; figures were used by their text."
 """A note of answers that a reader without vision gave from figures."""
+CUT_OFF = "The reader's tokens ran out before it answered; raise ask.answer_tokens."
+"""A note of answers of a reader that was cut off in its reasoning."""
 
 
 class Rag:
@@ -247,6 +249,8 @@ class Rag:
             instructions=asks_how(query),
         )
         composed = decision.answer
+        notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
+        notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []
         answer = Answer(
             question=retrieved.question,
             query=query,
@@ -268,7 +272,7 @@ class Rag:
             finish_reason=output.finish_reason,
             reasoning=output.reasoning,
             searches=tuple(retrieved.searches),
-            notes=(CANNOT_SEE,) if not self._sees and any(hit.image for hit in shown) else (),
+            notes=tuple(notes),
         )
 
         # Finish the stream.
@@ -317,7 +321,8 @@ class Rag:
         """Extract an object that meets a JSON schema or a pydantic model, with citations for each field.
 
         A value that no passage supports is null where the schema allows it, else its field is marked as unsupported.
-        Strings and lists without a maximum length have at most 200 characters and 10 items.
+        Strings and lists without a maximum length have at most 200 characters and 10 items, others 1,000 more than the
+        minimum.
 
         Raises ConfigError for a schema and UnsupportedError for a reader that cannot be used, ExtractionError if the
         object is cut off or does not meet the schema, and the errors of `stream`.

@@ -11,10 +11,12 @@ import click
 from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
-from ragfm.models.adapters import read_record, served_name
+from ragfm.core.cache import read_json
+from ragfm.models.adapters import PEFT_CONFIG, read_record, served_name
 from ragfm.models.model_lookup import find_model
 
 _MAX_DIFFERENCES = 3  # texts that are printed
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maximum
 
 
 @click.command()
@@ -100,10 +102,10 @@ def export(
     if load:
         print_text(f"The server has the adapter. To use it: --reader openai:MODEL --adapter {name}")
     elif form == "vllm":
-        record = read_record(adapter)
-        model = base or record.base["name"]
-        rank = record.settings.get("method", {}).get("rank", 16)
-        print_text(f"vllm serve {model} --enable-lora --max-lora-rank {max(8, rank)} --lora-modules {name}={written}")
+        model, config = base or read_record(adapter).base["name"], read_json(written / PEFT_CONFIG)
+        largest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+        rank = next((rank for rank in _VLLM_RANKS if rank >= largest), largest)
+        print_text(f"vllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules {name}={written}")
     elif form == "gguf":
         serving = find_model(base or read_record(adapter).base["name"], "reader")
         if serving.is_dir():

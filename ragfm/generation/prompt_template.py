@@ -16,12 +16,12 @@ from typing import Any
 
 from ragfm.core.errors import ConfigError, DataError
 from ragfm.core.types import KeywordIndex, Message
+from ragfm.generation.reader_output import split_reasoning
 
 _FOLDER = Path(__file__).parent / "prompt_templates"
 STRATEGIES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 _KEYS = {"system", "ask", "open", "examples", "pool", "pick", "answer_after", "thinking_tokens"}
 _PICK = 3
-_END_OF_REASONING = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,11 @@ class Strategy:
 
     def split_reasoning(self, output: str) -> tuple[str, str]:
         """Split a reader's output into its reasoning and its answer."""
-        reasoning, marker, answer = output.rpartition(_END_OF_REASONING)
+        reasoning, answer = split_reasoning(output)
         if self.answer_after and self.answer_after in answer:
             more, _, answer = answer.rpartition(self.answer_after)
             reasoning += more
-        text = answer if reasoning or marker else output
-        return reasoning.removeprefix("<think>").strip(), text.strip()
+        return reasoning.strip(), answer.strip()
 
     @property
     def fingerprint(self) -> str:
@@ -123,9 +122,14 @@ def load_strategy(name: str = "zero-shot", folder: Path = Path()) -> Strategy:
         hint = f"Name one of {', '.join(STRATEGIES)}, or a TOML file; see docs/readers.md."
         raise ConfigError(f"Unknown strategy {name!r}.", hint)
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        config = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if unknown := set(config) - _KEYS:
             raise ValueError(f"there is no key `{min(unknown)}`")
+        for key, least in (("pick", 1), ("thinking_tokens", 0)):
+            if not isinstance(value := config.get(key, least), int) or value < least:
+                raise ValueError(f"`{key}` is {value!r}, not a whole number of at least {least}")
+        if not isinstance(config.get("answer_after", ""), str):
+            raise ValueError("`answer_after` is not a string")
         strict = _prompt_texts(config)
         return Strategy(
             name,
@@ -133,9 +137,9 @@ def load_strategy(name: str = "zero-shot", folder: Path = Path()) -> Strategy:
             _prompt_texts(config.get("open", config)),
             tuple(_example(example, strict) for example in config.get("examples", ())),
             tuple(_read_pool(path.parent / config["pool"], strict)) if "pool" in config else (),
-            int(config.get("pick", _PICK)),
+            config.get("pick", _PICK),
             config.get("answer_after"),
-            int(config.get("thinking_tokens", 0)),
+            config.get("thinking_tokens", 0),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
@@ -156,8 +160,10 @@ def _example(example: Mapping[str, Any], texts: PromptTexts) -> Example:
         topic, answer = turns[-1].text.rpartition("\n\n")[2], example["completion"]
     else:
         topic, answer = example["question"], example["answer"]
-        request = texts.ask.replace("{question}", topic)
-        turns = [Message("user", "\n\n".join([*number_passages(example["passages"]), request]))]
+        passages, request = example["passages"], texts.ask.replace("{question}", topic)
+        if not isinstance(passages, list) or not all(isinstance(passage, str) for passage in passages):
+            raise ValueError("the passages of an example must be a list of strings")
+        turns = [Message("user", "\n\n".join([*number_passages(passages), request]))]
     if not all(isinstance(text, str) and text for text in (topic, answer)):
         raise ValueError("question and answer of an example must be non-empty strings")
     return Example(topic, (*turns, Message("assistant", answer)))
@@ -167,7 +173,7 @@ def _read_pool(path: Path, texts: PromptTexts) -> list[Example]:
     if not path.is_file():
         raise DataError(f"The file of examples '{path}' does not exist.", "Correct `pool` in the strategy's file.")
     examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # JSON may contain U+2028
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):  # JSON may contain U+2028
         if line.strip():
             try:
                 examples.append(_example(json.loads(line), texts))

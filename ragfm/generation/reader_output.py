@@ -12,8 +12,10 @@ from __future__ import annotations
 import re
 from functools import partial
 
-_THINK = "<think>"
-_END_OF_THINKING = {_THINK: "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
+REASONING_TAGS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
+"""The tags around the reasoning of different model families: the end by the beginning."""
+_REASONING_START = re.compile(rf"\s*(?:{'|'.join(map(re.escape, REASONING_TAGS))})")
+_REASONING_END = re.compile("|".join(map(re.escape, REASONING_TAGS.values())))
 
 _SOURCES = r"(?:passages?|context|texts?|excerpts?|documents?|sources?|information)"
 _PREAMBLE = re.compile(
@@ -45,6 +47,15 @@ _MARKER = re.compile(
 _UNFINISHED_MARKER = re.compile(r"(?:\*{0,2}(?:\[{1,2}|【|\()[^\[\]()【】\n]{0,40}(?:[\])】]\]?\s*\*{0,2})?|\*{1,2})$")
 
 
+def split_reasoning(output: str) -> tuple[str, str]:
+    """Split a whole output into its reasoning and its answer. It may start within the reasoning, or end there."""
+    start, ends = _REASONING_START.match(output), list(_REASONING_END.finditer(output))
+    if not start and not ends:
+        return "", output.strip()
+    reasoning, answer = (output[: ends[-1].start()], output[ends[-1].end() :]) if ends else (output, "")
+    return reasoning[start.end() if start else 0 :].strip(), answer.strip()
+
+
 class OutputNormalizer:
     """Takes a reader's output piece by piece and returns the normalised text as soon as it is certain.
 
@@ -58,7 +69,6 @@ class OutputNormalizer:
         self._passages = passages
         self._held = ""
         self._returned = ""
-        self._tag = _THINK
         self._stage = "reasoning" if in_reasoning else "start"
 
     def feed(self, piece: str) -> str:
@@ -73,16 +83,15 @@ class OutputNormalizer:
     def _release(self, *, final: bool) -> str:
         if self._stage == "start":
             beginning = self._held.lstrip()
-            if any(tag.startswith(beginning) for tag in _END_OF_THINKING) and not final:
+            if any(tag.startswith(beginning) for tag in REASONING_TAGS) and not final:
                 return ""
-            self._tag = next((tag for tag in _END_OF_THINKING if beginning.startswith(tag)), "")
-            self._stage = "reasoning" if self._tag else "opening"
+            self._stage = "reasoning" if _REASONING_START.match(self._held) else "opening"
         if self._stage == "reasoning":
-            reasoning, end, answer = self._held.partition(_END_OF_THINKING[self._tag])
+            end = _REASONING_END.search(self._held)
             if not end and not final:
                 return ""
-            self.reasoning = reasoning.strip().removeprefix(self._tag).strip()
-            self._held, self._stage = answer, "opening"
+            reasoning, self._held = (self._held[: end.start()], self._held[end.end() :]) if end else (self._held, "")
+            self.reasoning, self._stage = _REASONING_START.sub("", reasoning, count=1).strip(), "opening"
         if self._stage == "opening":
             self._held = self._held.lstrip()
             preamble = _PREAMBLE.match(self._held)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from math import isfinite
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -23,12 +24,11 @@ from ragfm.core.text import MONTHS
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
 from ragfm.generation.prompt import Prompt
+from ragfm.generation.reader_output import split_reasoning
 
 T = TypeVar("T")
 
-_WRAPPED = re.compile(  # by servers that do not enforce a schema
-    r"\s*(?:<think>.*?</think>\s*)?(?:```\w*\s*)?(\{.*\})\s*(?:```\s*)?", re.DOTALL
-)
+_OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 _NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
 _ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
 _AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
@@ -103,9 +103,10 @@ def fill_schema(
     """
     with reader.stream(prompt.messages, replace(sampling, schema=schema.bounded)) as stream:
         output = "".join(stream)
-    wrapped = _WRAPPED.fullmatch(output)
+    found = _OBJECT.search(split_reasoning(output)[1])  # servers that do not enforce a schema may write text around it
     try:
-        data = json.loads(wrapped[1] if wrapped else output, strict=False)
+        text = found[0] if found else output
+        data = json.loads(text, strict=False, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         if stream.finish_reason == "length":
             raise ExtractionError(
@@ -119,6 +120,13 @@ def fill_schema(
     checker = _FieldChecker(query, prompt.shown)
     data = checker.check(data, schema.bounded, "")
     return data, checker.fields, stream.usage
+
+
+def _finite(number: str) -> float:
+    """A number that JSON can hold. Raises ValueError for others, such as NaN and 1e999."""
+    if not isfinite(value := float(number)):
+        raise ValueError(f"{number} is not a finite number")
+    return value
 
 
 def validate_output(data: Any, form: OutputSchema, schema: Mapping[str, Any] | type[BaseModel]) -> Any:
@@ -154,7 +162,7 @@ class _FieldChecker:
             return {name: self.check(part, properties.get(name, {}), f"{path}/{name}") for name, part in value.items()}
         if isinstance(value, list):
             array = next((option for option in _options(schema) if option.get("type") == "array"), {})
-            schemas = array.get("prefixItems") or [array.get("items", {})] * len(value)
+            schemas = [*array.get("prefixItems", ()), *[array.get("items", {})] * len(value)]
             return [
                 self.check(part, own, f"{path}/{n}") for n, (part, own) in enumerate(zip(value, schemas, strict=False))
             ]

@@ -103,7 +103,16 @@ def is_peft_folder(folder: Path) -> bool:
 
 def _peft_record(folder: Path) -> AdapterRecord:
     """The record of a PEFT adapter, from its configuration. Raises DamagedModelError."""
+    from safetensors import SafetensorError, safe_open
+
     config = _peft_config(folder)
+    try:
+        with safe_open(folder / WEIGHTS, "numpy"):  # a copy may be incomplete
+            pass
+    except SafetensorError as error:
+        raise DamagedModelError(
+            f"Cannot read '{folder / WEIGHTS}': {error}.", "Train or copy the adapter again."
+        ) from error
     kind, base = str(config.get("peft_type")).lower(), str(config.get("base_model_name_or_path") or "")
     method = "dora" if config.get("use_dora") else _METHOD_OF_PEFT_TYPE.get(kind, kind)
     return AdapterRecord(method, {"name": base, "sha256": ""}, "", trained_weights_sha256(folder))

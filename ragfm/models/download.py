@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.models.model_lookup import hub_errors
+from ragfm.models.model_lookup import hub_errors, weights_sha256
 from ragfm.models.recommended import RECOMMENDED
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -73,12 +73,21 @@ def find_hub_file(name: str, file: str | None) -> HubFile | None:
 
 
 def cached_file(wanted: HubFile) -> Path | None:
-    """The file in the Hugging Face cache, or None. Its checksum was verified when it was downloaded."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    """The file in the Hugging Face cache, or None. Its checksum was verified when it was downloaded.
 
-    path = try_to_load_from_cache(
-        wanted.repository, wanted.file, cache_dir=constants.HF_HUB_CACHE, revision=wanted.revision
-    )
+    Raises ModelNotFoundError for a name that no repository can have.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(
+            wanted.repository, wanted.file, cache_dir=constants.HF_HUB_CACHE, revision=wanted.revision
+        )
+    except HFValidationError:
+        raise ModelNotFoundError(
+            f"'{wanted.repository}' is not a valid name on the Hugging Face hub.", "Specify OWNER/NAME."
+        ) from None
     return Path(path) if isinstance(path, str) else None
 
 
@@ -117,12 +126,16 @@ def download(wanted: HubFile, progress: ProgressCallback = ignore_progress) -> t
         blob, partial = folder / metadata.etag, folder / f"{metadata.etag}.part"
         folder.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder / f"{metadata.etag}.lock"):
+            link = cached_file(wanted) if wanted.sha256 else None  # without a pinned hash, an older version is valid
+            for file in (link, blob):
+                if expected and file and file.exists() and weights_sha256(file) != expected:
+                    file.unlink()
             if not blob.exists():
-                with _no_bar(), _ReportedFile(partial, metadata.size, progress) as file:
-                    have = file.tell()
+                with _no_bar(), _ReportedFile(partial, metadata.size, progress) as target:
+                    have = target.tell()
                     if metadata.size is None or have < metadata.size:
                         http_get(
-                            metadata.location, file, resume_size=have, headers=headers, expected_size=metadata.size
+                            metadata.location, target, resume_size=have, headers=headers, expected_size=metadata.size
                         )
                 _verify(partial, expected, wanted)
                 partial.rename(blob)

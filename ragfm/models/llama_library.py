@@ -36,7 +36,6 @@ def load_model(path: Path) -> Any:
     """
     if not is_pinned(path):
         probe_model(path)
-    llama_cpp.llama_log_set(_forward_log, None)
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = -1
@@ -102,6 +101,9 @@ def _forward_log(level: int, text: bytes, _: Any) -> None:
         _thread_state.last_error = line.rstrip(".")
     if line:
         _log.debug(line)
+
+
+llama_cpp.llama_log_set(_forward_log, None)
 
 
 def last_error() -> str:

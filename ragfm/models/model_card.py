@@ -71,7 +71,7 @@ def read_licence(path: Path) -> str | None:
     readme = path / "README.md"
     if not readme.is_file():
         return None
-    match = re.search(r"^license: *[\"']?([^\s\"']+)", readme.read_text("utf-8"), re.MULTILINE)
+    match = re.search(r"^license: *[\"']?([^\s\"']+)", readme.read_text("utf-8", "replace"), re.MULTILINE)
     return match[1] if match else None
 
 
@@ -108,7 +108,7 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
     type_names = {
         value: name.removeprefix(prefix) for name, value in vars(llama_cpp).items() if name.startswith(prefix)
     }
-    most_frequent_type = max(header.types, key=lambda kind: header.types[kind])
+    most_frequent_type = max(header.types, key=lambda kind: header.types[kind], default=None)
     return {
         "model": metadata.get("general.name"),
         "weight_bytes": path.stat().st_size,
@@ -122,11 +122,11 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
 
 def _describe_folder(folder: Path) -> dict[str, Any]:
     config, tokenizer = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
-    config = config.get("text_config", config)
+    config = config.get("text_config") or config
     heads = config.get("num_attention_heads") or 0
     head_size = config.get("head_dim") or ((config.get("hidden_size") or 0) // heads if heads else 0)
     kv_heads = config.get("num_key_value_heads") or heads
-    quantisation = config.get("quantization_config", {}).get("quant_method")
+    quantisation = (config.get("quantization_config") or {}).get("quant_method")
     window = config.get("max_position_embeddings")
     numbers_per_token = 2 * (config.get("num_hidden_layers") or 0) * kv_heads * head_size
     files = (*folder.glob("*.safetensors"), *folder.glob("*.gguf"), *folder.glob("*/*.safetensors"))

@@ -18,7 +18,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
-from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.core.cache import read_json
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, RagfmError, UnsupportedError
 
 Job: TypeAlias = Literal["embedder", "reader", "reranker", "speech"]
 
@@ -170,6 +171,20 @@ def hide_progress_bar(*, gguf: bool = False) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def report_damage(library: str, path: Path) -> Iterator[None]:
+    """Raise DamagedModelError if a library cannot load a model: damaged files make it raise all kinds of errors.
+
+    RagfmError, and ImportError for a missing package, are raised as they are.
+    """
+    try:
+        yield
+    except (RagfmError, ImportError):
+        raise
+    except Exception as error:
+        raise DamagedModelError(f"{library} cannot load '{path}': {error}.", "Download the model again.") from error
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files, or else the GGUF files, in a folder and in its subfolders."""
     for pattern in _WEIGHT_PATTERNS:
@@ -179,19 +194,28 @@ def _weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder has weights, and all files of its index: a download may have been interrupted."""
+    indexes = map(read_json, folder.glob("*.safetensors.index.json"))
+    files = {folder / name for index in indexes for name in index.get("weight_map", {}).values()}
+    return bool(_weight_files(folder)) and all(file.is_file() for file in files)
+
+
 def _check_weights(path: Path, job: Job) -> Path:
     """The path itself. Raises ModelNotFoundError or UnsupportedError if it has no weights that may be loaded."""
     if path.is_file():
         if path.suffix != ".gguf" or job == "reranker":
             forms = "a folder" if job == "reranker" else "a .gguf file or a folder"
             raise UnsupportedError(f"The file '{path}' is not a {job}.", f"Use {forms} with .safetensors files.")
-    elif not _weight_files(path):
+    elif not (files := _weight_files(path)):
         if any((*path.glob("*.bin"), *path.glob("*/*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))):
             raise UnsupportedError(
                 f"The model in '{path}' has only pickled weights, which can run code when they are loaded.",
                 "Convert it to safetensors.",
             )
         raise ModelNotFoundError(f"The folder '{path}' has no .safetensors or .gguf file.", "Check the path.")
+    elif files[0].suffix == ".gguf":
+        raise UnsupportedError(f"The folder '{path}' has only GGUF files.", f"Specify the file: {files[0]}")
     return path
 
 
@@ -224,8 +248,8 @@ def _find_on_hub(name: str, job: Job) -> Path:
 
     try:
         cached = Path(snapshot_download(name, local_files_only=True))
-        if _weight_files(cached):
-            return cached
+        if _is_complete(cached):
+            return _check_weights(cached, job)
     except LocalEntryNotFoundError:
         pass
     except HFValidationError:
@@ -236,6 +260,11 @@ def _find_on_hub(name: str, job: Job) -> Path:
         folder = snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED)
     except hub_errors() as error:
         raise _not_found(name, job, f"its download failed ({error})") from error
+    if not _weight_files(Path(folder)):
+        raise ModelNotFoundError(
+            f"The repository '{name}' on the Hugging Face hub has no .safetensors file.",
+            f"For a GGUF file in it, run `ragfm models pull {name} FILE` and specify the path that it prints.",
+        )
     return _check_weights(Path(folder), job)
 
 
@@ -245,7 +274,7 @@ def hub_unavailable(name: str) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
-        return "it is not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
+        return "it is not in the Hugging Face cache, or not complete, and HF_HUB_OFFLINE is set"
     reasons: queue.Queue[str] = queue.Queue()
 
     def ask_hub() -> None:

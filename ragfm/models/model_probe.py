@@ -95,7 +95,9 @@ def probe_model(model: Path, adapter: Path | None = None, *, projector: Path | N
             "Set the reader option projector to the model's own file, or to `none`.",
         )
     if done.returncode:
-        raise DamagedModelError(f"llama.cpp cannot load '{path}': {_failure(done)}.", "Download the file again.")
+        why = _failure(done)
+        hint = "Put all files of the model into one folder." if "GGUF split" in why else "Download the file again."
+        raise DamagedModelError(f"llama.cpp cannot load '{path}': {why}.", hint)
 
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)

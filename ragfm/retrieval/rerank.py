@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.registry import make
 from ragfm.models.hardware import limit_torch_threads
-from ragfm.models.model_lookup import find_model, hide_progress_bar
+from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage
 
 if TYPE_CHECKING:
     from ragfm.core.types import Reranker, Vectors
@@ -148,7 +148,7 @@ class _ModelReranker(ABC):
                     "Use a model that was trained to rerank.",
                 )
         limit_torch_threads()
-        with hide_progress_bar():
+        with report_damage("sentence-transformers", self._path), hide_progress_bar():
             return self._load()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import yaml
+
 from ragfm.models.adapters import AdapterRecord
 
 CARD = "README.md"
@@ -10,10 +12,14 @@ CARD = "README.md"
 def adapter_card(record: AdapterRecord) -> str:
     """A model card in Markdown, with the metadata of the Hugging Face hub."""
     data, numbers = record.data, record.numbers
-    front = ["---", f"base_model: {record.base['name']}"]
-    front += [f"license: {record.licence}"] if record.licence else []
-    front += ["library_name: peft" if record.method != "full" else "library_name: transformers"]
-    front += ["pipeline_tag: text-generation", "tags: [rag, ragfm]", "---", ""]
+    metadata = {
+        "base_model": record.base["name"],
+        **({"license": record.licence} if record.licence else {}),
+        "library_name": "transformers" if record.method == "full" else "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["rag", "ragfm"],
+    }
+    front = ["---", yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True) + "---", ""]
     trained = f"`{record.base['name']}`" + (f" (sha256 `{record.base['sha256']}`)" if record.base["sha256"] else "")
     objective = f" and {record.settings['objective']}" if record.settings.get("objective") else ""
     lines = [

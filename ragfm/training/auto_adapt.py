@@ -59,15 +59,15 @@ def adapt_automatically(
     path = parent / "written.jsonl"
     settings = replace(defaults, training=training, questions=path)
     check_refreshable(Rag(collection), settings)
+    inputs = json.dumps([reader_name, seed, collection_content(collection)[1], dict(collection.contract)])
+    run = parent / f"written-{blake2b(inputs.encode(), digest_size=4).hexdigest()}.run"
     folder: Path | None = None
-    if path.is_file():  # of an earlier run, which may have been interrupted while training
+    if path.is_file() and run.is_file():  # of an earlier run, which may have been interrupted while training
         folder, changed = next_folder(collection, settings, parent)
         if changed or not folder.is_dir() or (folder / DECISION).exists():
             folder = None
     if folder is None:
         make_output(parent, mode=0o700)
-        inputs = json.dumps([reader_name, seed, collection_content(collection)[1], dict(collection.contract)])
-        run = parent / f"written-{blake2b(inputs.encode(), digest_size=4).hexdigest()}.run"
         questions = generate_questions(
             collection,
             reader,

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, UnsupportedError
+from ragfm.core.errors import ConfigError, MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
-from ragfm.generation.readers.chat_template import ChatTemplate, close_thinking
+from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.images import IMAGE_SIDE, check_images
-from ragfm.generation.readers.torch_model import process_images
+from ragfm.generation.readers.torch_model import end_tokens, process_images
 from ragfm.generation.readers.transformers_reader import has_vision
 from ragfm.models.hardware import cpu_info, limit_torch_threads
-from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256
+from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage, weights_sha256
 from ragfm.training.examples import Example
 
 _PLACEHOLDER = "ANSWER"
@@ -74,7 +72,7 @@ class Base:
         auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
         self.processor: Any = None
         try:
-            with hide_progress_bar(gguf=self.path.is_file()):
+            with report_damage("transformers", self.path), hide_progress_bar(gguf=self.path.is_file()):
                 self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
                 if vision:
                     self.processor = AutoProcessor.from_pretrained(folder, **options)
@@ -87,24 +85,16 @@ class Base:
             raise MissingExtraError(
                 f"Cannot load {self.path}: {error}.", f"Run `pip install 'ragfm[{extra}]'`."
             ) from error
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise DamagedModelError(
-                f"transformers cannot load {self.path}: {error}", "Download the model again."
-            ) from error
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")
         model.name_or_path = name  # PEFT stores it; the path on this machine must not get into the adapter
         self.model = model if four_bit else model.to(self.device)
-        eos = model.generation_config.eos_token_id
-        self.ends = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        self.ends = end_tokens(self.tokenizer, model)
         self.pad = next(iter(self.ends), 0)
         self.window = int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 20))
         # The text that the template writes before an answer, and the tokens after it up to the end of the turn.
         turns = [Message("user", "q"), Message("assistant", _PLACEHOLDER)]
-        try:
-            prompt, conversation = self.render(turns[:1]), self.render(turns, opens_answer=False)
-        except (TemplateError, ValueError) as error:
-            raise UnsupportedError(f"The chat template of {self.path} cannot be used: {error}") from error
+        prompt, conversation = self.render(turns[:1]), self.render(turns, opens_answer=False)
         before, _, after = conversation.rpartition(_PLACEHOLDER)
         self._answer_prefix = before[len(prompt) :] if before.startswith(prompt) else ""
         tokens = self._tokens(after)
@@ -117,13 +107,13 @@ class Base:
         return weights_sha256(self.path)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of a prompt, as the readers build it; the chat template writes the special tokens."""
+        """The tokens of a prompt, as the readers build it; the chat template writes the special tokens.
+
+        Raises UnsupportedError.
+        """
         if any(message.images for message in messages):
             return [int(token) for token in self._process(messages)["input_ids"][0]]
-        try:
-            return self._tokens(self.render(messages))
-        except (TemplateError, ValueError) as error:
-            raise UnsupportedError(f"The chat template of {self.path} refuses these messages: {error}") from error
+        return self._tokens(self.render(messages))
 
     def encode(self, example: Example) -> Encoded:
         """The tokens of prompt and completion, including the token that ends the turn."""
@@ -156,16 +146,10 @@ class Base:
         return process_images(self.processor, self.render(messages), messages, side=IMAGE_SIDE, path=self.path)
 
     def render(self, messages: Sequence[Message], *, opens_answer: bool = True) -> str:
-        """A conversation without reasoning, as the readers render it."""
-        if self.processor is not None:
-            tokens = self.tokenizer.special_tokens_map.items()
-            variables: dict[str, Any] = {name: text for name, text in tokens if isinstance(text, str)}
-            variables["add_generation_prompt"] = opens_answer
-            source = self.tokenizer.get_chat_template()
-            return ChatTemplate(source, variables, self.path, vision=True).render(messages)
-        turns = [{"role": message.role, "content": message.text} for message in messages]
-        options = {"tokenize": False, "enable_thinking": False, "add_generation_prompt": opens_answer}
-        return close_thinking(str(self.tokenizer.apply_chat_template(turns, **options)))
+        """A conversation without reasoning, as the readers render it. Raises UnsupportedError."""
+        vision = self.processor is not None
+        template = ChatTemplate.of_tokenizer(self.tokenizer, self.path, vision=vision, opens_answer=opens_answer)
+        return template.render(messages)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)

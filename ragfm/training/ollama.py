@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import TemplateError
-
+from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message
 from ragfm.models.gguf_header import read_header
 from ragfm.training.base_model import Base
@@ -93,7 +92,7 @@ def _read_turns(base: Base, bos: str = "") -> tuple[dict[str, tuple[str, str]], 
 def _render(base: Base, bos: str, messages: Sequence[Message], *, opens: bool) -> str | None:
     try:
         text = base.render(messages, opens_answer=opens)
-    except (TemplateError, ValueError):
+    except UnsupportedError:
         return None
     return text.removeprefix(bos)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ragfm.citations.decision import ground
 from ragfm.core.abstention import ABSTENTION
-from ragfm.core.errors import TooLongError
+from ragfm.core.errors import CollectionError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit, embedded_text
@@ -104,9 +104,12 @@ class _ExampleBuilder:
         answers = question.answers
         if not answers:  # the spans of the document are the answers
             text_of = self._rag.collection.document
-            answers = tuple(
-                text_of(gold.uri).text[gold.start : gold.end] for gold in question.gold if gold.start is not None
-            )
+            try:
+                answers = tuple(
+                    text_of(gold.uri).text[gold.start : gold.end] for gold in question.gold if gold.start is not None
+                )
+            except CollectionError as error:
+                raise _LeftOut("its document is not in the collection") from error
         verdict = is_yes_no(answers)
         if verdict and not question.gold:
             raise _LeftOut("yes or no, of no document")

@@ -40,6 +40,7 @@ from ragfm.evaluation.settings_file import calibration_keys, import_tomlkit, wri
 from ragfm.generation.log_entries import LogEntry
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, METHODS, RECORD, Method, read_record
+from ragfm.models.gguf_header import read_header
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.rag import Rag
 from ragfm.training.adapter_export import export_adapter
@@ -47,6 +48,7 @@ from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
 from ragfm.training.examples import TRAIN, VALID, Example, examples_digest, read_card, read_examples
+from ragfm.training.gguf_lora import ARCHITECTURES
 from ragfm.training.held_out import load_held_out
 from ragfm.training.log_examples import examples_from_log, is_outdated
 from ragfm.training.raft import build_raft_dataset
@@ -155,6 +157,13 @@ def check_refreshable(rag: Rag, settings: RefreshSettings) -> tuple[str, str]:
             f"{plugin} cannot serve adapters trained with {method}.",
             f"It serves {', '.join(_SERVABLE_METHODS[plugin])}.",
         )
+    if plugin == "llama-cpp":
+        architecture = read_header(find_model(model, "reader")).metadata.get("general.architecture")
+        if architecture not in ARCHITECTURES.values():
+            raise UnsupportedError(
+                f"Adapters for GGUF models of the architecture '{architecture}' cannot be made.",
+                f"Supported architectures: {', '.join(dict.fromkeys(ARCHITECTURES.values()))}.",
+            )
     return plugin, model
 
 
@@ -275,7 +284,7 @@ def _prepare(rag: Rag, folder: Path, settings: RefreshSettings, progress: Progre
             f"{len(entries)} judged answers in the log and {len(questions)} questions are too few to test with.",
             "Judge more answers (`ragfm log thumbs`), or add questions with answers.",
         )
-    (folder / _TEST).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_durably(folder / _TEST, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     write_durably(folder / _INPUTS, json.dumps(inputs).encode())  # before the card, which marks the end of this step
     write_dataset(_make_dataset(rag, entries, questions, folder, settings, progress), folder / "examples")
 

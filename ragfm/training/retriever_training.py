@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ragfm.citations.verifier import VerifierReranker, find_verifier, load_verifier
 from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
-from ragfm.core.errors import DataError
+from ragfm.core.errors import DataError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.core.types import Reranker, Vectors
@@ -139,7 +139,7 @@ def adapt_retriever(
     Checkpoints are in `out/.training/fit`. The collection does not change: `reembed` adopts an embedder, `[search]
     reranker` in ragfm.toml a reranker, `[ask] verifier` a verifier. Progress has the stages "mine negatives", "train",
     "re-embed", "rerank weight W" and "search RUN". Raises DataError if there is nothing to train on or `out` holds a
-    retriever already, and ModelNotFoundError.
+    retriever already, UnsupportedError for a base that cannot be trained, and ModelNotFoundError.
     """
     report_progress = progress or ignore_progress
     start, folder = time.monotonic(), Path(out)
@@ -190,7 +190,12 @@ def _base(settings: RetrieverSettings) -> Path:
     """The model that training starts from."""
     if settings.part == "verifier":
         return find_verifier(settings.base)
-    return find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
+    base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
+    if base.is_file():
+        raise UnsupportedError(
+            f"'{base}' is a GGUF file, which cannot be trained.", "Use a sentence-transformers folder."
+        )
+    return base
 
 
 def _compare_embedder(

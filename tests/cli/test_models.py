@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from gguf import GGUFWriter
 from support.tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
@@ -18,9 +19,10 @@ from ragfm.embedders.backend_choice import MIN_COSINE
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers import weight_format as module
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-from ragfm.generation.readers.reader_speed import ReaderSpeed
+from ragfm.generation.readers.reader_speed import ReaderSpeed, measure_speed
 from ragfm.models.model_card import first_use_warning, licence_warning
 from ragfm.models.model_lookup import find_model
+from ragfm.testing import ScriptedReader
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,20 @@ def test_info_describes_a_model(tmp_path: Path) -> None:
     assert (folder["architecture"], folder["context_tokens"], folder["quantisation"]) == ("llama", 512, "bfloat16")
     assert (folder["licence"], folder["licence_restricts"], folder["chat_template"]) == ("llama3.2", True, True)
     assert folder["megabytes_per_slot"] == round(2 * 2 * 2 * 2 * 16 * 512 / 1e6, 1)
+
+
+def test_info_describes_unusual_models(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    config = {"model_type": "llama", "text_config": None, "quantization_config": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "README.md").write_bytes("---\nlicense: mit\n---\nFür Köln.".encode("latin-1"))
+    described = json.loads(run("info", str(folder), "--json"))
+    assert (described["architecture"], described["quantisation"], described["licence"]) == ("llama", None, "mit")
+    writer = GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert json.loads(run("info", str(tmp_path / "vocabulary.gguf"), "--json"))["quantisation"] is None
 
 
 def _folder(tmp_path: Path) -> Path:
@@ -171,6 +187,12 @@ def test_a_readers_speed_is_stored_for_its_file(monkeypatch: pytest.MonkeyPatch)
         run("bench", "--reader", name)
     bundled = find_model("bundled", "reader")
     assert paths == [bundled, bundled, None]
+
+
+def test_a_speed_that_cannot_be_stored_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    speed = measure_speed(ScriptedReader(["A short text."], context_tokens=100_000), write_tiny(tmp_path / "tiny.gguf"))
+    assert speed.tokens_per_second > 0
 
 
 FREE_LICENCES = ["apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0"]

@@ -51,7 +51,7 @@ def test_a_file_is_downloaded_and_verified(hub: LocalHub, weights: bytes) -> Non
     assert result["sha256"] == sha256(weights).hexdigest()
     listed = CliRunner().invoke(models, ["list", "--json"], catch_exceptions=False)
     assert result["file"] in [row["name"] for row in json.loads(listed.stdout)["models"]]
-    pull("me/tiny", "tiny.gguf")
+    assert "not verified" not in pull("me/tiny", "tiny.gguf").stderr
     assert len(hub.ranges) == 1  # the second time it is in the cache
 
 
@@ -105,6 +105,31 @@ def test_a_damaged_download_is_deleted(hub: LocalHub, weights: bytes, tmp_path: 
     assert not list((tmp_path / "hub").rglob("*.gguf"))
 
 
+def test_a_cached_file_that_was_damaged_since_is_downloaded_again(
+    hub: LocalHub, weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = replace(
+        RECOMMENDED[0],
+        repository="me/tiny",
+        file="tiny.gguf",
+        revision=COMMIT,
+        sha256=sha256(weights).hexdigest(),
+        licence="mit",
+    )
+    monkeypatch.setattr(module, "RECOMMENDED", (pinned,))
+    pull(pinned.name)
+    place = HubFile("me/tiny", "tiny.gguf", COMMIT).target
+    place.resolve().write_bytes(weights[:-8])  # a bad disk
+    assert json.loads(pull(pinned.name, "--json").stdout)["sha256"] == pinned.sha256
+    assert place.read_bytes() == weights
+    place.unlink()
+    (own := tmp_path / "own.gguf").write_bytes(weights[:-8])
+    place.symlink_to(own)  # another file, linked by hand
+    pull(pinned.name)
+    assert place.read_bytes() == weights
+    assert own.exists()
+
+
 def test_a_pinned_checksum_counts_more_than_the_hubs(hub: LocalHub, weights: bytes) -> None:
     with pytest.raises(DamagedModelError, match="expected sha256 0000"):
         download(HubFile("me/tiny", "tiny.gguf", sha256="0" * 64))
@@ -115,6 +140,16 @@ def test_a_pinned_checksum_counts_more_than_the_hubs(hub: LocalHub, weights: byt
 def test_a_file_without_a_checksum_is_not_called_verified(hub: LocalHub) -> None:
     hub.etags["tiny.gguf"] = "a" * 40
     assert "was not verified" in pull("me/tiny", "tiny.gguf").stderr
+
+
+def test_a_file_of_a_split_model_has_a_note(hub: LocalHub, weights: bytes) -> None:
+    hub.files["tiny-00001-of-00003.gguf"] = weights
+    assert "has 3 files: pull the others" in pull("me/tiny", "tiny-00001-of-00003.gguf").stderr
+
+
+def test_a_repository_of_gguf_files_needs_the_file(hub: LocalHub) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no \.safetensors file.*`ragfm models pull me/tiny FILE`"):
+        pull("me/tiny")
 
 
 @pytest.mark.parametrize(("licence", "said"), [("llama3.2", "Licence of me/tiny: llama3.2"), (None, "does not state")])
@@ -140,7 +175,12 @@ def test_a_flag_accepts_the_licence(hub: LocalHub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "why"), [("me/tiny", "evil.bin", "not a GGUF"), ("me/tiny", "no.gguf", "no.g")]
+    ("name", "file", "why"),
+    [
+        ("me/tiny", "evil.bin", "not a GGUF"),
+        ("me/tiny", "no.gguf", "no.g"),
+        ("my tiny", "tiny.gguf", "not a valid name"),
+    ],
 )
 def test_other_files_are_refused(hub: LocalHub, name: str, file: str, why: str) -> None:
     with pytest.raises(RagfmError, match=why):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from ragfm.core.config import Settings, SourceSection, TagsSection, load_settings
 from ragfm.core.errors import ConfigError
+from ragfm.evaluation.settings_file import write_keys
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -21,6 +22,13 @@ def test_environment_goes_over_the_file_and_options_over_both(tmp_path: Path, mo
     settings = load_settings(tmp_path, embedder="option", reader=None)
     assert (settings.index, settings.reader, settings.embedder) == ("file", "environment", "option")
     assert (settings.chunk.size, settings.chunk.overlap) == (100, 20)
+
+
+def test_a_file_of_windows_is_read_and_written(tmp_path: Path) -> None:
+    (tmp_path / "ragfm.toml").write_text('reader = "a.gguf"\r\n', encoding="utf-8-sig", newline="")
+    assert load_settings(tmp_path).reader == "a.gguf"
+    write_keys(tmp_path, {"": {"adapter": "none"}})
+    assert (load_settings(tmp_path).reader, load_settings(tmp_path).adapter) == ("a.gguf", "none")
 
 
 def test_no_file_gives_the_defaults(tmp_path: Path) -> None:

@@ -256,6 +256,8 @@ def test_temporary_failures_are_retried(server: Server) -> None:
         ((401, {}, {"error": {"message": "Incorrect API key provided: sk-secret-1"}}), "status 401, Incorrect"),
         ((200, {}, {"data": []}), "shape"),
         ((200, {}, {"nothing": 1}), "cannot be read"),
+        ((200, {}, {"data": [{"index": 0, "embedding": [None, None]}]}), "zeros or null"),
+        ((200, {}, {"data": [{"index": 0, "embedding": [0, 0]}]}), "zeros or null"),
     ],
 )
 def test_permanent_failures_are_reported_at_once_and_without_the_key(

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
 
-from ragfm.core.errors import ConfigError, ModelNotFoundError, TooLongError, UnknownPluginError
+from ragfm.core.errors import (
+    ConfigError,
+    DamagedModelError,
+    ModelNotFoundError,
+    TooLongError,
+    UnknownPluginError,
+    UnsupportedError,
+)
 from ragfm.core.registry import plugins
 from ragfm.core.types import Embedder
 from ragfm.embedders import SentenceTransformerEmbedder, load_embedder
@@ -119,3 +131,29 @@ def test_a_path_gives_the_same_contract(bundled: Embedder) -> None:
     by_path = load_embedder(str(find_model("bundled", "embedder")))
     assert {**by_path.fingerprint, "model": "bundled"} == dict(bundled.fingerprint)
     assert Path(str(by_path.fingerprint["model"])).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("model.safetensors", b"\x08\0\0"), ("config.json", b"{"), ("tokenizer.json", b"{}")]
+)
+def test_a_damaged_folder_is_reported(tmp_path: Path, file: str, content: bytes) -> None:
+    folder = Path(shutil.copytree(find_model("bundled", "embedder"), tmp_path / "model"))
+    (folder / file).write_bytes(content)
+    with pytest.raises(DamagedModelError, match="cannot load"):
+        load_embedder(str(folder)).embed_queries(["boats"])
+
+
+def test_weights_in_bfloat16_are_read(bundled: Embedder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(find_model("bundled", "embedder"), tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, folder / "model.safetensors")
+    vectors = load_embedder(str(folder)).embed_queries(["boats"])
+    assert (vectors * bundled.embed_queries(["boats"])).sum() > 0.999
+
+
+def test_a_static_model_names_its_plugin(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(find_model("bundled", "embedder") / "tokenizer.json"))
+    embeddings = np.ones((tokenizer.get_vocab_size(), 8), dtype=np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embeddings)]).save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(UnsupportedError, match="Use model2vec:"):
+        _ = load_embedder(str(tmp_path / "model")).dim

@@ -107,12 +107,14 @@ def test_control_tokens_in_passages_question_and_history_become_ordinary_text() 
         if llama_cpp.llama_vocab_is_control(vocabulary[0], token)
     ]
     assert "<|im_end|>" in control
-    attack = "x".join([*control, "</s>", "[/INST]", "<start_of_turn>", "<｜end｜>"])
+    attack = "x".join([*control, "</s>", "[/INST]", "<start_of_turn>", "<｜end｜>", "[|endofturn|]", "<seed:eos>"])
     prompt = build_prompt(attack, [hit(1, attack, attack)], ScriptedReader(), history=[Message("user", attack)])
     for message in prompt.messages:
         tokens = model.tokenize(message.content.encode(), add_bos=False, special=True)
         assert not [t for t in tokens if llama_cpp.llama_vocab_is_control(vocabulary[0], t)]
-        assert not any(word in message.content for word in ("</s>", "[/INST]", "<start_of_turn>", "<｜"))
+        assert not any(
+            word in message.content for word in ("</s>", "[/INST]", "<start_of_turn>", "<｜", "[|", "<seed:")
+        )
 
 
 def test_ordinary_signs_stay_as_they_are() -> None:

@@ -116,6 +116,10 @@ def test_labels_are_the_name_of_a_strategy_or_name_and_content_of_a_file(tmp_pat
         ("system = 'S'\nask = '{question}'\nshots = 3", "no key `shots`"),
         ("system = ", "cannot be read"),
         ("system = 'S'\nask = '{question}'\n[[examples]]\nquestion = 'q'", "lacks 'answer'"),
+        ("system = 'S'\nask = '{question}'\n[[examples]]\nquestion = 'q'\nanswer = 'a'\npassages = 'p'", "list of str"),
+        ("system = 'S'\nask = '{question}'\nanswer_after = 5", "`answer_after` is not a string"),
+        ("system = 'S'\nask = '{question}'\npick = 0", "`pick` is 0, not a whole number of at least 1"),
+        ("system = 'S'\nask = '{question}'\nthinking_tokens = -1", "`thinking_tokens` is -1"),
     ],
 )
 def test_errors_in_a_strategy_file_are_reported(tmp_path: Path, content: str, said: str) -> None:
@@ -128,6 +132,12 @@ def test_an_example_of_a_pool_may_have_any_line_break(custom: Path) -> None:
     shot = {"passages": ["Dogs\u2028bark.\x85"], "question": "Do dogs bark?", "answer": "Yes [1]."}
     (custom / "pool.jsonl").write_text(json.dumps(shot, ensure_ascii=False), encoding="utf-8")
     assert "Dogs\u2028bark.\x85" in asked("Dogs?", "my.toml", custom)[1].content
+
+
+def test_files_of_windows_are_read(custom: Path) -> None:
+    for path in (custom / "my.toml", custom / "pool.jsonl"):
+        path.write_text(path.read_text().replace("\n", "\r\n"), encoding="utf-8-sig", newline="")
+    assert load_strategy(str(custom / "my.toml")).example_turns("When is tea?")
 
 
 def test_errors_in_a_pool_are_reported(custom: Path) -> None:
@@ -146,6 +156,9 @@ def test_errors_in_a_pool_are_reported(custom: Path) -> None:
         ("chain-of-thought", "<think>a</think>b Answer: c", "ab", "c"),
         ("zero-shot", "<think>\nHm.\n</think>\n\n28 days.", "Hm.", "28 days."),
         ("zero-shot", "</think>28 days.", "", "28 days."),
+        ("zero-shot", "Hm.[/THINK]28 days.", "Hm.", "28 days."),
+        ("zero-shot", "<thinking>28 or", "28 or", ""),
+        ("chain-of-thought", "Answer: 28 days.", "", "28 days."),
         ("zero-shot", " Answer: 28 days. ", "", "Answer: 28 days."),
     ],
 )

@@ -8,10 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.tiny_models import SPECIAL, alphabet, tiny_config, tiny_gguf, tiny_model
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ragfm import Collection, Rag
+from ragfm.core.types import Message
 from ragfm.generation.reader_output import OutputNormalizer
+from ragfm.generation.readers.llama_model import LlamaModel
+from ragfm.generation.readers.torch_model import TorchModel
+from ragfm.rag import CUT_OFF
 from ragfm.testing import ScriptedReader
+from ragfm.training.gguf_lora import ModelShape
 
 PASSAGES = 3
 MARKERS = [
@@ -119,6 +126,40 @@ def test_a_reader_that_starts_within_its_reasoning() -> None:
     normalizer = OutputNormalizer(PASSAGES, in_reasoning=True)
     assert normalizer.feed(output) + normalizer.finish() == "Hello! How can I assist you today?"
     assert normalizer.reasoning == 'Alright, the user just said "hello."'
+
+
+@pytest.mark.parametrize("end", ["</think>", "</thinking>", "[/THINK]"])
+def test_a_server_whose_output_starts_within_the_reasoning(collection: Collection, docs: Path, end: str) -> None:
+    collection.sync(docs)
+    reader = ScriptedReader([f"Passage 1 says 25 or 28.\n{end}\n\nYou get 28 days of leave [1]."])
+    answer = Rag(collection, reader=reader, k=1).ask("How many days of leave do I get?")
+    assert (answer.text, answer.reasoning) == ("You get 28 days of leave [1].", "Passage 1 says 25 or 28.")
+
+
+def test_a_reader_that_is_cut_off_in_its_reasoning_is_noted(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    reader = ScriptedReader(["<think>\n" + "Passage 1 says so. " * 200])
+    answer = Rag(collection, reader=reader, k=1).ask("How many days of leave do I get?")
+    assert (answer.status, answer.notes) == ("not_found", (CUT_OFF,))
+    assert answer.reasoning.startswith("Passage 1 says so.")
+
+
+def test_tags_that_are_control_tokens_are_text(tmp_path: Path) -> None:
+    """As in Magistral's tokenizer: without them, its reasoning would be part of the answer."""
+    tags = ["[THINK]", "[/THINK]"]
+    config = tiny_config(vocab_size=len(alphabet()) + len(tags))
+    model = AutoModelForCausalLM.from_config(config)
+    path = tiny_gguf(model, tmp_path / "model.gguf", ModelShape.from_config(config), extra_special=tags)
+    folder = tiny_model(tmp_path / "model", vocab_size=config.vocab_size)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": [SPECIAL[1], *tags]})
+    tokenizer.save_pretrained(folder)
+    said = f"[THINK]Hm.[/THINK]28 days.{SPECIAL[1]}"
+    for loaded in (LlamaModel(path), TorchModel(folder)):
+        tokens = loaded.prompt_tokens([Message("user", said)])
+        text = "".join(loaded.detokenize(iter(tokens)))
+        assert "[THINK]Hm.[/THINK]28 days." in text
+        assert SPECIAL[1] not in text
 
 
 def test_an_answer_streams_normalised(collection: Collection, docs: Path) -> None:

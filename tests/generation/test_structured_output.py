@@ -7,16 +7,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field
+from support.tiny_gguf import write_tiny
 
 from ragfm import Collection, Rag, Settings, load_reader
+from ragfm.cli.options import read_schema
 from ragfm.core.config import AskSection
 from ragfm.core.errors import ConfigError, ExtractionError, UnsupportedError
 from ragfm.core.types import Hit, Message, Sampling
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.generation.json_schema import DEFAULT_MAX_ITEMS, DEFAULT_MAX_LENGTH, OutputSchema
 from ragfm.generation.prompt import Prompt
+from ragfm.generation.readers.llama_model import LlamaModel
+from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.structured_output import fill_schema, output_schema
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -265,15 +270,29 @@ def test_an_object_that_is_cut_off_names_the_limit(handbook: Collection) -> None
 
 
 @pytest.mark.parametrize(
-    "output", ['```json\n{"days": 28}\n```', '<think>\n{28}?\n</think>\n\n{"days": 28}', '```\n{"days": 28}```\n']
+    "output",
+    [
+        '```json\n{"days": 28}\n```',
+        '```\n{"days": 28}```\n',
+        'Here is the object:\n\n```json\n{"days": 28}\n```\nIt has one field.',
+        '<think>\n{28}?\n</think>\n\n{"days": 28}',
+        '[THINK]{28}?[/THINK]{"days": 28}',
+        'Perhaps {28}?\n</thinking>\n{"days": 28}',
+    ],
 )
-def test_reasoning_and_code_fences_around_the_object_are_left_out(handbook: Collection, output: str) -> None:
+def test_reasoning_and_text_around_the_object_are_left_out(handbook: Collection, output: str) -> None:
     assert said(handbook, output, Leave).data == {"days": 28}
 
 
 def test_output_that_is_not_json_or_violates_the_schema_is_an_error(handbook: Collection) -> None:
     with pytest.raises(ExtractionError, match="not JSON"):
         said(handbook, "You get 28.", Leave)
+    pair = {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "integer"}], "maxItems": 2}
+    with pytest.raises(ExtractionError, match="too long"):  # it is not cut
+        said(handbook, {"days": [28, 16, 2]}, an_object(days=pair))
+    for number in ("NaN", "1e999", "-Infinity"):
+        with pytest.raises(ExtractionError, match="not a finite number"):
+            said(handbook, f'{{"days": {number}}}', an_object(days={"type": "number"}))
     with pytest.raises(ExtractionError, match=r"28 is less than the minimum of 30 at \$\.days"):
         said(handbook, {"days": 28}, an_object(days={"type": "integer", "minimum": 30}))
 
@@ -341,6 +360,40 @@ def test_a_schema_is_made_finite() -> None:
     assert len(json.dumps(longest)) <= form.characters < 2 * len(json.dumps(longest))
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "string", "maxLength": 5_000},
+        {"type": "string", "minLength": 3_000, "maxLength": 9_000.0},
+        {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 5_000},
+    ],
+)
+def test_long_strings_and_lists_get_a_grammar(kind: dict[str, Any], tmp_path: Path) -> None:
+    model = LlamaModel(write_tiny(tmp_path / "model.gguf"))
+    GrammarSampler(model.vocab, Sampling(grammar=output_schema(an_object(x=kind)).grammar))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches", "other"),
+    [
+        (r"^\d{4}-\d{2}$", "2024-05", "May 2024"),
+        (r"^\+?\d+\.\d{2}$", "+12.50", "12,50"),
+        (r"^[\w\-.]+@\w+\.[a-z]+$", "a.b-c@d.org", "a b@d.org"),
+        (r"^\S+ \D$", "a-1 b", "a-1 2"),
+        (r"^\[\d\]$", "[1]", "1"),
+        (r"^(?:[(?:]\d|n/a)$", "(1", "1"),
+    ],
+)
+def test_patterns_with_escapes_and_groups_get_a_grammar(pattern: str, matches: str, other: str, tmp_path: Path) -> None:
+    model = LlamaModel(write_tiny(tmp_path / "model.gguf"))
+    grammar = output_schema(an_object(x={"type": "string", "pattern": pattern})).grammar
+    for text, accepted in ((matches, True), (other, False)):
+        sampler = GrammarSampler(model.vocab, Sampling(grammar=grammar))
+        wanted = [3 + byte for byte in f'{{"x":"{text}"}}'.encode()]  # the tokens of the tiny model are bytes
+        picked = [sampler.pick(np.eye(model.vocab_size, dtype=np.float32)[token]) for token in wanted]
+        assert (picked == wanted) is accepted
+
+
 def test_parts_that_are_merged() -> None:
     schema = {
         "allOf": [{"$ref": "#/$defs/a"}, {"properties": {"b": {"type": "integer"}}, "required": ["b"]}],
@@ -383,6 +436,13 @@ def test_the_bundled_reader_fills_in_a_form(handbook: Collection, bundled: Any) 
 
 
 # --- The command line --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_schema_files_of_windows_are_read(tmp_path: Path, encoding: str) -> None:
+    schema = an_object(größe={"type": "number"})
+    (tmp_path / "schema.json").write_text(json.dumps(schema, ensure_ascii=False), encoding=encoding)
+    assert read_schema(str(tmp_path / "schema.json")) == schema
 
 
 def test_ask_with_a_schema(handbook: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFWriter
 from support.tiny_gguf import damage, write_lora, write_tiny
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, RagfmError
@@ -78,6 +79,21 @@ def test_a_new_file_is_loaded_once_in_a_child_process(tiny: Path, cache: Path, m
     assert "".join(again.stream(ASKED, Sampling(max_tokens=4))) == text
     find = LlamaCppReader("bundled", context_tokens=256)  # it is pinned
     assert find.count_tokens(ASKED)
+
+
+def test_a_missing_file_of_a_split_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_header = GGUFWriter.write_header_to_file
+
+    def write_split_header(writer: GGUFWriter) -> None:
+        writer.add_uint16("split.no", 0)
+        writer.add_uint16("split.count", 2)
+        writer.add_int32("split.tensors.count", 21)
+        write_header(writer)
+
+    monkeypatch.setattr(GGUFWriter, "write_header_to_file", write_split_header)
+    path = write_tiny(tmp_path / "model-00001-of-00002.gguf")
+    with pytest.raises(DamagedModelError, match=r"model-00002-of-00002\.gguf.*all files of the model"):
+        _ = LlamaCppReader(str(path)).context_tokens
 
 
 def test_the_reason_of_llama_cpp_is_in_the_message(tiny: Path, cache: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -116,6 +118,16 @@ def test_ctrl_c_while_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(KeyboardInterrupt):
             load_reader(str(tiny)).count_tokens(ASKED)
     assert load_reader(str(tiny)).count_tokens(ASKED) > 1
+
+
+def test_a_file_is_quantised_silently(tmp_path: Path) -> None:
+    paths = [str(write_tiny(tmp_path / "tiny.gguf")), str(tmp_path / "out.gguf")]
+    code = (
+        "import sys; from pathlib import Path; from ragfm.generation.readers.weight_format import *\n"
+        "quantize(*map(Path, sys.argv[1:]), WEIGHT_FORMATS['Q8_0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_errors_of_llama_cpp_reach_the_calling_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

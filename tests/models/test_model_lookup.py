@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from hashlib import sha256
@@ -105,6 +106,26 @@ def test_a_cached_model_without_weights_is_not_used(offline: Path) -> None:
         find_model("someone/model", "reader")
     (folder / "model.safetensors").write_bytes(b"weights")
     assert find_model("someone/model", "reader") == folder
+
+
+def test_a_cached_model_whose_download_was_interrupted_is_not_used(offline: Path) -> None:
+    folder = cache_model(offline, "someone/model")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"weights")
+    with pytest.raises(ModelNotFoundError, match="not complete"):
+        find_model("someone/model", "reader")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"weights")
+    assert find_model("someone/model", "reader") == folder
+
+
+def test_a_folder_of_gguf_files_names_one(offline: Path, tmp_path: Path) -> None:
+    cached = cache_model(offline, "someone/model-GGUF")
+    (tmp_path / "model").mkdir()
+    for name, folder in (("someone/model-GGUF", cached), (str(tmp_path / "model"), tmp_path / "model")):
+        (folder / "model.Q4_0.gguf").write_bytes(b"GGUF")
+        with pytest.raises(UnsupportedError, match=r"only GGUF files.*model\.Q4_0\.gguf"):
+            find_model(name, "reader")
 
 
 @pytest.mark.usefixtures("offline")

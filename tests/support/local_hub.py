@@ -38,6 +38,13 @@ class LocalHub:
                 self.do_GET()
 
             def do_GET(self) -> None:
+                if self.path.startswith("/api/models/me/tiny/tree/"):
+                    tree = [
+                        {"type": "file", "path": name, "size": len(data), "oid": sha256(data).hexdigest()}
+                        for name, data in hub.files.items()
+                    ]
+                    self.respond(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+                    return
                 if self.path.startswith("/api/models/me/tiny"):
                     card = {"license": hub.licence} if hub.licence else {}
                     data = json.dumps({"id": "me/tiny", "sha": COMMIT, "cardData": card, "siblings": []}).encode()

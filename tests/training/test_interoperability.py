@@ -13,20 +13,21 @@ from typing import Any
 import peft
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from support.openai_server import running_server
 from support.shell import InProcessShell, Shell
 from support.tiny_models import TEMPLATE, tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ragfm.core.errors import DataError, EndpointError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, DataError, EndpointError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
-from ragfm.models.adapters import GGUF, PEFT_CONFIG, WEIGHTS, read_record, serving_adapter
+from ragfm.models.adapters import GGUF, PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
 from ragfm.training import Dataset, Example, MethodSettings, TrainSettings, train
-from ragfm.training.adapter_card import CARD
+from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_export import export_adapter, load_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.example_formats import write_example_format
@@ -130,6 +131,15 @@ def test_a_half_written_adapter_of_ragfm_is_not_taken_for_one_of_another_trainer
         serving_adapter(theirs, f"transformers:{folder}", prompt_fingerprint())
 
 
+def test_an_incomplete_copy_of_an_adapter_of_another_trainer_is_an_error(folder: Path, tmp_path: Path) -> None:
+    adapter = other_trainers_adapter(folder, tmp_path / "adapter", "trl")
+    weights = (adapter / WEIGHTS).read_bytes()
+    (adapter / WEIGHTS).write_bytes(weights[:-8])
+    for form in ("gguf", "merged", "vllm"):
+        with pytest.raises(DamagedModelError, match="Cannot read"):
+            export_adapter(adapter, form, base=str(folder), out=tmp_path / form)
+
+
 def test_an_adapter_with_whole_layers_cannot_run_elsewhere_and_merges(folder: Path, tmp_path: Path) -> None:
     theirs = other_trainers_adapter(folder, tmp_path / "theirs", "axolotl")
     for form in ("gguf", "vllm"):
@@ -157,6 +167,9 @@ def test_an_adapter_has_a_model_card_with_data_licence_and_figures(trained: Path
     assert "| training examples | 8 |" in card
     loss = read_record(trained).numbers["loss"]
     assert f"{loss['first']:.3f}, {loss['last_5']:.3f}" in card
+    record = AdapterRecord("lora", {"name": "my: model", "sha256": ""}, "", "", licence="CC0: see LICENCE")
+    metadata = yaml.safe_load(adapter_card(record).split("---")[1])
+    assert (metadata["base_model"], metadata["license"]) == ("my: model", "CC0: see LICENCE")
 
 
 def test_an_export_for_vllm_is_a_peft_folder_with_a_card(trained: Path, tmp_path: Path) -> None:
@@ -278,6 +291,17 @@ def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
     odd = Dataset((Example((Message("user", "a"), Message("user", "b")), "c"),), ())
     with pytest.raises(UnsupportedError, match="one after the other"):
         write_example_format(odd, tmp_path, "alpaca")
+
+
+def test_the_command_for_vllm_has_the_rank_of_the_adapter(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "mine")
+    path = tmp_path / "mine" / PEFT_CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), "r": 24, "rank_pattern": {"q_proj": 40}}))
+    monkeypatch.chdir(tmp_path)
+    printed = InProcessShell()("adapt", "export", "mine", "--to", "vllm", "--out", "for-vllm")
+    assert "--max-lora-rank 64 " in printed
 
 
 @pytest.mark.slow

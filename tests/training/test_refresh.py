@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import click
 import pytest
+from gguf import GGUFWriter
 from support.shell import InProcessShell
 from support.tiny_models import tiny_model
 
@@ -32,6 +33,7 @@ from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, RECORD, AdapterRecord, check_adapter
 from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.training import Dataset, Recipe, build_raft_dataset, examples_from_log, rated_entries, write_dataset
+from ragfm.training.auto_adapt import adapt_automatically
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.log_examples import preferences_from_log
 from ragfm.training.refresh import (
@@ -505,16 +507,41 @@ def test_what_cannot_be_trained_is_refused_before_questions_are_written(
 ) -> None:
     asked = list[Any]()
     monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader(asked.append))
+    assert "no collection" in run("adapt", "auto", code=1)
     run("ingest", docs)
     (tmp_path / "ragfm.toml").write_text(
         'reader = "openai:large"\n[reader_options.openai]\nbase_url = "http://127.0.0.1:9/v1"\n'
     )
     assert "does not run in this process" in run("adapt", "auto", "--writer", "bundled", code=1)
+    writer = GGUFWriter(tmp_path / "other.gguf", "smollm3")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    (tmp_path / "ragfm.toml").write_text('reader = "other.gguf"\n')
+    assert "architecture 'smollm3' cannot be made" in run("adapt", "auto", "--writer", "bundled", code=1)
     (tmp_path / "ragfm.toml").write_text("")
     monkeypatch.setitem(sys.modules, "tomlkit", None)
     assert "requires the module 'tomlkit'" in run("adapt", "auto", code=1)
     assert not asked
     assert not (tmp_path / ".ragfm-adapters").exists()
+
+
+def test_a_stopped_run_does_not_continue_with_the_questions_of_another_writer(
+    collection: Collection, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    writers = []
+
+    def write(*_: Any, out: Path, reader_name: str, **__: Any) -> list[Question]:
+        out.touch()
+        writers.append(reader_name)
+        return [Question(str(n), f"Question {n} of {reader_name}?", (Gold("docs/leave.md", 0, 9),)) for n in range(20)]
+
+    monkeypatch.setattr("ragfm.training.auto_adapt.generate_questions", write)
+    monkeypatch.setattr("ragfm.training.auto_adapt.refresh", lambda _, folder, *__, **___: folder.mkdir(exist_ok=True))
+    for name in ("small", "small", "large"):
+        adapt_automatically(collection, ScriptedReader(), 1, reader_name=name, out=tmp_path / "adapters")
+    assert writers == ["small", "large"]
 
 
 def test_too_few_written_questions_are_reported(

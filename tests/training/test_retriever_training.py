@@ -13,7 +13,7 @@ from support.shell import InProcessShell
 from ragfm import Collection, Rag, Settings
 from ragfm.citations.verifier import WEIGHTS, load_verifier
 from ragfm.core.config import AskSection, SearchSection
-from ragfm.core.errors import DataError, ModelNotFoundError
+from ragfm.core.errors import DataError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.progress import Progress
 from ragfm.embedders.model_folder import read_bert_folder
@@ -210,6 +210,13 @@ def test_a_folder_without_a_verifier_is_refused(towns: Collection, tmp_path: Pat
         adapt_retriever(towns, PARTS, tmp_path / "out", settings)
     with pytest.raises(ModelNotFoundError, match="no verifier"):
         towns.search("Kelso", rerank=f"verifier:{tmp_path}")
+
+
+def test_a_gguf_file_is_refused(towns: Collection, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    settings = RetrieverSettings(base=str(tmp_path / "model.gguf"))
+    with pytest.raises(UnsupportedError, match="cannot be trained"):
+        adapt_retriever(towns, PARTS, tmp_path / "out", settings)
 
 
 def test_parts_of_a_split_share_no_document() -> None:

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import torch
 from support.shell import Shell
-from support.tiny_models import tiny_examples, tiny_model
+from support.tiny_models import TEMPLATE, tiny_examples, tiny_model
+from transformers import PreTrainedTokenizerFast
 
 from ragfm.core.errors import (
     AdapterMismatchError,
@@ -36,6 +37,7 @@ from ragfm.core.progress import Progress
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
+from ragfm.generation.readers.torch_model import TorchModel
 from ragfm.models.adapters import (
     BEST,
     CHECKPOINT,
@@ -78,6 +80,24 @@ def training(folder: Path, out: Path, settings: TrainSettings = SETTINGS, **give
     if four_bit := settings.method.method == "qlora":
         pytest.importorskip("bitsandbytes")
     return Training(Base(str(folder), four_bit=four_bit), examples, out, settings, **given)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE,  # Gemma 2
+        TEMPLATE.replace(" in messages %}", " in messages if message.role != 'system' %}"),
+        TEMPLATE + "{% if add_generation_prompt %}<think>\n{% endif %}",  # DeepSeek R1
+    ],
+)
+def test_prompts_are_those_of_the_reader(tmp_path: Path, template: str) -> None:
+    folder, messages = tiny_model(tmp_path / "model"), tiny_examples(1)[0].messages
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    rendered = Base(str(folder)).render(messages)
+    assert rendered == TorchModel(folder).render(messages)
+    assert "Answer." in rendered
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -269,6 +269,11 @@ def test_the_same_seed_makes_the_same_examples(towns: Collection) -> None:
     assert made(towns, seed=3).train != made(towns, seed=4).train
 
 
+def test_a_question_about_a_document_that_is_gone_is_left_out(towns: Collection) -> None:
+    gone = Question("gone", "When was Ilmen founded?", (Gold("towns/Ilmen.txt", 3, 9),))
+    assert made(towns, [*QUESTIONS, gone], abstain=0.0).card["left_out"] == {"its document is not in the collection": 1}
+
+
 def test_held_out_data_is_not_learned(towns: Collection, tmp_path: Path) -> None:
     paragraph = "The town of Brista was founded in 1507, by fishermen from THE coast."
     asked = {"id": "1", "question": "how many houses are there in Aldon", "answers": [{"text": "x", "answer_start": 0}]}

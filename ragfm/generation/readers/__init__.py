@@ -62,9 +62,22 @@ def configured_reader(name: str, settings: Settings, adapter: str | None = None)
 
 
 def reader_options(name: str, settings: Settings) -> dict[str, Any]:
-    """The options for a reader in the settings."""
+    """The options for a reader in the settings. Raises ConfigError for options of an unknown reader.
+
+    A name may have `_` for a hyphen, which variables of the environment cannot have.
+    """
     plugin, _ = registry.plugin_and_model("readers", name)
-    return {"context_tokens": settings.ask.context_tokens, **settings.reader_options.get(plugin, {})}
+    known = {other: one for one in registry.plugins("readers") for other in (one.replace("-", "_"), one)}
+    options: dict[str, Any] = {"context_tokens": settings.ask.context_tokens}
+    for given, values in settings.reader_options.items():
+        if given not in known:
+            raise ConfigError(
+                f"There is no reader {given!r}, so its reader_options have no effect.",
+                f"Use one of {', '.join(registry.plugins('readers'))}.",
+            )
+        if known[given] == plugin:
+            options |= values
+    return options
 
 
 def int_option(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:

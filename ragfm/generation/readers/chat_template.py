@@ -14,12 +14,11 @@ from typing import Any
 
 from ragfm.core.errors import RagfmError, UnsupportedError, WorkerError
 from ragfm.core.types import Message
+from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.parsing.sandbox.confined_service import ConfinedService
 from ragfm.parsing.sandbox.worker_process import Limits
 
-_THINK = "<think>"
 _PROBE = "probe"
-_NO_THOUGHT = "\n\n</think>\n\n"
 
 SECONDS = 2.0
 """Time limit of a template, not counting time spent waiting for a processor. The slowest known one takes 10 ms."""
@@ -42,7 +41,7 @@ class ChatTemplate:
     def __init__(
         self,
         source: str,
-        variables: Mapping[str, str],
+        variables: Mapping[str, Any],
         model: Path,
         *,
         thinking: bool = False,
@@ -67,6 +66,18 @@ class ChatTemplate:
         if vision:
             with suppress(UnsupportedError):
                 self._takes_text = _PROBE in self._call([{"role": "user", "content": _PROBE}])
+
+    @classmethod
+    def of_tokenizer(
+        cls, tokenizer: Any, model: Path, *, thinking: bool = False, vision: bool = False, opens_answer: bool = True
+    ) -> ChatTemplate:
+        """The template of a tokenizer of transformers; with `opens_answer`, prompts end where the answer starts.
+
+        Raises UnsupportedError.
+        """
+        tokens = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        variables = {**tokens, "add_generation_prompt": opens_answer}
+        return cls(tokenizer.get_chat_template(), variables, model, thinking=thinking, vision=vision)
 
     def render(self, messages: Sequence[Message]) -> str:
         """Render a conversation.
@@ -124,9 +135,11 @@ class ChatTemplate:
 
 def opens_thinking(prompt: str) -> bool:
     """Whether a rendered conversation ends with the start of the model's reasoning, which its output then lacks."""
-    return prompt.rstrip().endswith(_THINK)
+    return prompt.rstrip().endswith(tuple(REASONING_TAGS))
 
 
 def close_thinking(prompt: str) -> str:
     """A rendered conversation, with an empty reasoning if it opens the model's reasoning."""
-    return prompt.rstrip() + _NO_THOUGHT if opens_thinking(prompt) else prompt
+    opened = prompt.rstrip()
+    end = next((end for start, end in REASONING_TAGS.items() if opened.endswith(start)), None)
+    return f"{opened}\n\n{end}\n\n" if end else prompt

@@ -15,6 +15,7 @@ from typing import Any
 from ragfm.core.cache import file_identity
 from ragfm.core.errors import DamagedModelError, UnsupportedError
 from ragfm.core.types import Message
+from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, ImagePrompt
 from ragfm.generation.readers.images import IMAGE_SIDE
@@ -101,11 +102,11 @@ class LlamaModel:
             size = -count
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of a token, which may be part of a character."""
-        size = 32
+        """The bytes of a token, which may be part of a character; none of a control token, except reasoning tags."""
+        size, is_tag = 32, token in self._tag_tokens
         while True:
             piece = ctypes.create_string_buffer(size)
-            count = llama_cpp.llama_token_to_piece(self.vocab, token, piece, size, 0, False)
+            count = llama_cpp.llama_token_to_piece(self.vocab, token, piece, size, 0, is_tag)
             if count >= 0:
                 return piece.raw[:count]
             size = -count
@@ -132,6 +133,12 @@ class LlamaModel:
             adapter.check_unchanged()
             self._adapters[adapter] = loaded
         return self._adapters[adapter]
+
+    @cached_property
+    def _tag_tokens(self) -> frozenset[int]:
+        """The reasoning tags that are a token; some models have them as control tokens."""
+        tags = [self.tokenize(tag, special=True) for tags in REASONING_TAGS.items() for tag in tags]
+        return frozenset(tokens[0] for tokens in tags if len(tokens) == 1)
 
     @cached_property
     def _template(self) -> ChatTemplate:

@@ -90,11 +90,13 @@ class OpenAIReader:
         vision: bool | str = False,
         image_side: int = IMAGE_SIDE,
     ) -> None:
+        if model == "bundled":  # for a plugin without a name
+            raise ConfigError("The reader 'openai' needs the name of a model.", "Use openai:NAME.")
         self.context_tokens = int_option("context_tokens", context_tokens, 1)
         self._model = model
         self._urls = server_urls(base_url)
         self.slots = SLOTS * len(self._urls)
-        self._omit = frozenset([omit] if isinstance(omit, str) else omit)
+        self._omit = frozenset(map(str.strip, omit.split(",") if isinstance(omit, str) else omit))
         self.vision = bool_option("vision", vision)
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
         self._price: tuple[float, float, float] | None = None

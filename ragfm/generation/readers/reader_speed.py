@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from ragfm.models.sample_text import SAMPLE_TEXT
 PROMPT_TOKENS, ANSWER_TOKENS, CONCURRENT_ANSWERS = 500, 32, 4
 _SHORT_PROMPT_TOKENS = 50
 _INSTRUCTION = "\n\nSay what this is about, at length."
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,10 @@ def measure_speed(reader: Reader, path: Path | None = None) -> ReaderSpeed:
     )
     if path:
         speeds = {**read_json(_file()), file_identity(path): asdict(speed)}
-        replace_file(_file(), json.dumps(speeds, indent=1).encode())
+        try:
+            replace_file(_file(), json.dumps(speeds, indent=1).encode())
+        except OSError as error:
+            _log.warning("The speed cannot be stored in %s: %s", _file(), error)
     return speed
 
 

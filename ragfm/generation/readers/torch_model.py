@@ -22,11 +22,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.core.types import Message
+from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, ImagePrompt
 from ragfm.generation.readers.images import IMAGE_SIDE, prepare_image
 from ragfm.models.hardware import limit_torch_threads
-from ragfm.models.model_lookup import hide_progress_bar
+from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
 Bits: TypeAlias = Literal[4, 8]
 KeysAndValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -82,7 +83,7 @@ class TorchModel:
         auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
         self._processor: Any = None
         try:
-            with hide_progress_bar(gguf=path.is_file()):
+            with report_damage("transformers", path), hide_progress_bar(gguf=path.is_file()):
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, **load_options)
                 if vision:
                     self._processor = AutoProcessor.from_pretrained(folder, **load_options)
@@ -91,10 +92,6 @@ class TorchModel:
             extra = "vision" if vision else "qlora" if bits else "transformers"
             hint = f"Run `pip install 'ragfm[{extra}]'`."
             raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
-        except Exception as error:  # damaged files make transformers and safetensors raise all kinds of errors
-            raise DamagedModelError(
-                f"transformers cannot load '{path}': {error}.", "Download the model again."
-            ) from error
         if not self._tokenizer.chat_template and vision:
             self._tokenizer.chat_template = self._processor.chat_template
         if not self._tokenizer.chat_template:
@@ -111,7 +108,7 @@ class TorchModel:
         self.config = model.config.get_text_config()
         self.prefill_block = _GPU_PREFILL_BLOCK if on_gpu else PREFILL_BLOCK
         self.trained_tokens: int | None = getattr(self.config, "max_position_embeddings", None)
-        self.end_tokens = _end_tokens(self._tokenizer, model)
+        self.end_tokens = end_tokens(self._tokenizer, model)
         self.supports_batching = (
             can_batch(self.config) and "position_ids" in inspect.signature(model.forward).parameters
         )
@@ -132,6 +129,10 @@ class TorchModel:
         self._encoder = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
         self._encoder.no_truncation()
         self._encoder.no_padding()
+        special = (token for token in self._encoder.get_added_tokens_decoder().items() if token[1].special)
+        tags = {tag for tags in REASONING_TAGS.items() for tag in tags}
+        self._special_tags = {number: token.content for number, token in special if token.content in tags}
+        """Reasoning tags that are special tokens in this model."""
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation. The template writes all special tokens, including the first one."""
@@ -151,18 +152,18 @@ class TorchModel:
 
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation in the model's chat template. Raises UnsupportedError."""
-        source = self._tokenizer.get_chat_template()
-        if self._template is None or self._template.source != source:
-            tokens = {name: text for name, text in self._tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        if self._template is None or self._template.source != self._tokenizer.get_chat_template():
             vision = self._processor is not None
-            self._template = ChatTemplate(source, tokens, self.path, thinking=self._thinking, vision=vision)
+            self._template = ChatTemplate.of_tokenizer(
+                self._tokenizer, self.path, thinking=self._thinking, vision=vision
+            )
         return self._template.render(messages)
 
     def detokenize(self, tokens: Iterator[float]) -> Iterator[str]:
         """For each token, the characters that it completes."""
         decoder = DecodeStream(skip_special_tokens=True)
         for token in tokens:
-            yield decoder.step(self._encoder, int(token)) or ""
+            yield decoder.step(self._encoder, int(token)) or self._special_tags.get(int(token), "")
 
     def is_end_token(self, token: int) -> bool:
         """Whether the token ends the model's turn."""
@@ -351,7 +352,7 @@ def _check_options(device: str | None, dtype: str | None, attention: str | None)
         )
 
 
-def _end_tokens(tokenizer: Any, model: Any) -> set[int]:
+def end_tokens(tokenizer: Any, model: Any) -> set[int]:
     """The tokens that end a turn, from the tokenizer and from the generation settings (one token or a list)."""
     configured = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from json import loads
 from pathlib import Path
+from typing import cast
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -52,7 +53,8 @@ class TransformersReader(LocalReader[TorchModel]):
     ) -> None:
         path = find_model(model, "reader")
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
-        self._device, self._dtype, self._bits, self._attention = device, dtype, bits, attention
+        self._device, self._dtype, self._attention = device, dtype, attention
+        self._bits = None if bits is None else cast("Bits", int_option("bits", bits, 1))
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
         self.vision = has_vision(path, vision)
 

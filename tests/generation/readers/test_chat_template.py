@@ -174,6 +174,13 @@ def test_a_model_thinks_only_if_it_is_told_to(source: str, monkeypatch: pytest.M
     assert not opens_thinking(silent)
 
 
+def test_the_reasoning_ends_with_the_tag_of_its_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, question = DEEPSEEK_R1.replace("<think>", "[THINK]"), [Message("user", "Hi")]
+    path = find_model("bundled", "reader")
+    assert with_template(LlamaModel(path), source, monkeypatch).render(question).endswith("[THINK]\n\n[/THINK]\n\n")
+    assert opens_thinking(with_template(LlamaModel(path, thinking=True), source, monkeypatch).render(question))
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -299,11 +299,17 @@ def test_an_invalid_option_is_an_error(option: dict[str, object]) -> None:
         load_reader("openai:m", **option)
 
 
+@pytest.mark.parametrize("name", ["openai", "openai:"])
+def test_a_model_has_to_be_named(name: str) -> None:
+    with pytest.raises(ConfigError, match="Use openai:NAME"):
+        load_reader(name)
+
+
 def test_omitted_parameters_are_not_sent() -> None:
     how = Sampling(temperature=0.7, min_p=0.1)
     assert OpenAIReader("m", omit=("min_p",))._request(ASKED, how, 5).keys().isdisjoint({"extra_body", "min_p"})
-    sent = OpenAIReader("m", omit="temperature")._request(ASKED, how, 5)  # as a setting may have it
-    assert "temperature" not in sent
+    sent = OpenAIReader("m", omit="temperature, seed")._request(ASKED, how, 5)  # as the environment may have it
+    assert sent.keys().isdisjoint({"temperature", "seed"})
     assert sent["extra_body"] == {"min_p": 0.1}
 
 

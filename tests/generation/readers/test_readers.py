@@ -13,6 +13,7 @@ import llama_cpp
 import pytest
 from support.tiny_gguf import write_lora
 
+from ragfm.core.config import load_settings
 from ragfm.core.errors import (
     ConfigError,
     ContextOverflowError,
@@ -23,7 +24,7 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import Message, Sampling, Stream, Usage
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import load_reader, stream_until_stop
+from ragfm.generation.readers import load_reader, reader_options, stream_until_stop
 from ragfm.generation.readers.engine import PREFILL_BLOCK
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.models.model_lookup import find_model
@@ -36,6 +37,15 @@ ASKED = [Message("user", "Is water wet? Answer yes or no.")]
 @pytest.fixture(scope="module")
 def reader() -> LlamaCppReader:
     return LlamaCppReader("bundled", threads=1)
+
+
+def test_options_of_an_unknown_reader_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAGFM_READER_OPTIONS__LLAMA_CPP__SLOTS", "2")
+    assert reader_options("bundled", load_settings(tmp_path)) == {"context_tokens": 4096, "slots": "2"}
+    assert reader_options("openai:m", load_settings(tmp_path)) == {"context_tokens": 4096}
+    (tmp_path / "ragfm.toml").write_text('[reader_options.open-ai]\nbase_url = "http://localhost:8000/v1"\n')
+    with pytest.raises(ConfigError, match=r"no reader 'open-ai'.*openai"):  # its passages would go to OpenAI
+        reader_options("openai:m", load_settings(tmp_path))
 
 
 def read(reader: LlamaCppReader, messages: Sequence[Message], **sampling: object) -> str:

@@ -320,6 +320,9 @@ def test_quantised_weights_answer(bits: int) -> None:
 def test_unsupported_bits_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="3 bits"):
         _ = make_reader(tmp_path, bits=3).context_tokens
+    assert make_reader(tmp_path, bits="4")._bits == 4  # from the environment
+    with pytest.raises(ConfigError, match="bits: 'four'"):
+        make_reader(tmp_path, bits="four")
 
 
 @pytest.mark.parametrize(

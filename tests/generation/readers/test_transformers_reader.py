@@ -14,7 +14,7 @@ from ragfm.core.errors import DamagedModelError, ModelNotFoundError, Unsupported
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-from ragfm.generation.readers.torch_model import _end_tokens
+from ragfm.generation.readers.torch_model import end_tokens
 from ragfm.generation.readers.transformers_reader import TransformersReader
 from ragfm.models import hardware
 from ragfm.testing import check_reader
@@ -117,9 +117,9 @@ def test_sampling_is_seeded_bounded_and_leaves_torch_alone(reader: TransformersR
     assert read(reader, ASKED, **hot, min_p=1.0) == greedy
 
 
-def test_all_end_tokens_are_used(reader: TransformersReader) -> None:
+def test_allend_tokens_are_used(reader: TransformersReader) -> None:
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[5, 6]))
-    assert _end_tokens(reader._engine.model._tokenizer, model) == {2, 5, 6}
+    assert end_tokens(reader._engine.model._tokenizer, model) == {2, 5, 6}
 
 
 def test_unsupported_options_are_errors(reader: TransformersReader) -> None:
