@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, POSITIVE, json_option, split_names, text_option
+from ragfm.cli.options import NON_EMPTY, POSITIVE, Number, json_option, split_names, text_option
 from ragfm.cli.output import print_json, print_result, print_table
 from ragfm.cli.serve import collection_folders, key_store, keys_option, server_debug_option
 from ragfm.core.errors import ConfigError
@@ -43,7 +43,7 @@ def _key_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--rate", type=POSITIVE, default=600.0, metavar="N", help="Maximum number of requests a minute.")
 @click.option(
     "--uploads-mb",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=1000.0,
     metavar="N",
     help="Maximum size of all uploads to a collection, in MB.",

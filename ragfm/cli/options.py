@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -49,9 +50,20 @@ class Rounds(click.IntRange):
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
+class Number(click.FloatRange):
+    """A number in a range: not infinite, and not NaN, which no limit of a range refuses."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
 NON_EMPTY = NonEmptyText()
 OUTPUT_FILE = click.Path(dir_okay=False)
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Number(min=0, min_open=True)
 text_option = partial(click.option, type=NON_EMPTY)
 
 
@@ -59,7 +71,7 @@ def share_option(
     name: str, default: float, limits: tuple[float, float], description: str, **kwargs: Any
 ) -> Callable[..., Any]:
     """Return an option whose value is a share, between the limits."""
-    number = click.FloatRange(*limits)
+    number = Number(*limits)
     return click.option(name, default=default, type=number, metavar="SHARE", help=description, **kwargs)
 
 
@@ -161,7 +173,7 @@ run_option = click.option(
 report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
 price_option = click.option(
     "--price-per-hour",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="P",
     help="Hourly price of this machine, for costs.",
 )

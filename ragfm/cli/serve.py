@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import adapter_option, text_option, usage_error
+from ragfm.cli.options import Number, adapter_option, text_option, usage_error
 from ragfm.cli.output import print_note
 from ragfm.core.errors import ConfigError, MissingExtraError
 
@@ -59,14 +59,14 @@ server_debug_option = click.option(
 @click.option("--no-auth", is_flag=True, help="Require no API keys; allowed on loopback addresses only.")
 @click.option(
     "--drain",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=30.0,
     metavar="SECONDS",
     help="Grace period for answers in progress at shutdown.",
 )
 @click.option(
     "--shutdown-delay",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.0,
     metavar="SECONDS",
     help="After SIGTERM, keep accepting requests while /readyz fails, until a proxy has noticed.",

@@ -35,7 +35,7 @@ class Key(BaseModel):
     total size of its uploads to a collection. Uploads belong to the name: a later key of the same name has them again.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=_NAME)
     sha256: str = ""

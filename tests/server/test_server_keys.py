@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import socket
 import stat
@@ -101,6 +102,14 @@ def test_groups_of_a_key_are_validated(group: str) -> None:
 
 
 @pytest.mark.timing
+@pytest.mark.parametrize("limit", ["per_minute", "uploads_mb"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_limits_of_a_key_are_finite(limit: str, value: float) -> None:
+    # JSON has no infinity: the key file could not be read again, and no key would be valid
+    with pytest.raises(ValueError, match=limit):
+        Key(name="ann", **{limit: value})
+
+
 def test_a_key_has_its_collections_and_its_rate(running: Running) -> None:
     secret = running.keys.add(Key(name="strict", collections=("payroll",), per_minute=3))
     client = httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"})
