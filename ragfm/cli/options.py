@@ -239,7 +239,7 @@ def split_names(texts: Iterable[str]) -> tuple[str, ...]:
 def read_schema(path: str) -> Mapping[str, Any]:
     """Return the JSON schema in a file. Raises ConfigError."""
     try:
-        schema = json.loads(Path(path).read_text(encoding="utf-8"))
+        schema = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"'{path}' cannot be read: {error}.", "Specify a file with a JSON schema.") from error
     if not isinstance(schema, dict):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import ConfigError
@@ -28,7 +28,7 @@ AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ChunkSection(_Section):
@@ -247,6 +247,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
@@ -333,17 +334,26 @@ def load_settings(place: Path, **options: Any) -> Settings:
     values: dict[str, Any] = {}
     if path.is_file():
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from error
     try:
         settings = Settings(**values)
+    except SettingsError as error:  # a variable of a section or a list
+        text = getattr(error.__cause__, "doc", "")
+        names = (name for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value == text)
+        raise ConfigError(f"Environment variable {next(names, _PREFIX)}: {text!r} is not JSON.", _HINT) from error
     except ValidationError as error:
         first = error.errors()[0]
-        key, reason = ".".join(map(str, first["loc"])), f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        keys = [str(part) for part in first["loc"]]
+        key, reason = ".".join(keys), f"{first['msg'][0].lower()}{first['msg'][1:]}"
         problem = f"`{key}`: {reason}, but it is {first['input']!r}"
         if first["type"] == "extra_forbidden":
             problem = f"there is no key `{key}`"
-        raise ConfigError(f"{path if values else 'The environment'}: {problem}.", _HINT) from error
+        # The variable of the key, or of a section or list that it is in; its value overrides that of the file.
+        variables = {name.upper(): name for name, value in os.environ.items() if value}
+        wanted = (f"{_PREFIX}{'__'.join(keys[:end])}".upper() for end in range(len(keys), 0, -1))
+        variable = next((variables[name] for name in wanted if name in variables), None)
+        raise ConfigError(f"{f'Environment variable {variable}' if variable else path}: {problem}.", _HINT) from error
     given = {key: value for key, value in options.items() if value is not None}
     return settings.model_copy(update=given)

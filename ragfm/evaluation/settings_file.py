@@ -45,7 +45,7 @@ def write_keys(place: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     load_settings(place)
     path = settings_path(place)
     library = import_tomlkit()
-    document = library.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    document = library.parse(path.read_text(encoding="utf-8-sig") if path.is_file() else "")
     for section, values in sections.items():
         table = document.setdefault(section, library.table()) if section else document
         for key, value in values.items():

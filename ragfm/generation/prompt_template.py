@@ -123,7 +123,7 @@ def load_strategy(name: str = "zero-shot", folder: Path = Path()) -> Strategy:
         hint = f"Name one of {', '.join(STRATEGIES)}, or a TOML file; see docs/readers.md."
         raise ConfigError(f"Unknown strategy {name!r}.", hint)
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        config = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if unknown := set(config) - _KEYS:
             raise ValueError(f"there is no key `{min(unknown)}`")
         strict = _prompt_texts(config)
