@@ -18,7 +18,7 @@ from support.running_server import QUESTION, SECRET, Running, eventually
 
 from ragfm.cli import ragfm
 from ragfm.core.errors import ConfigError
-from ragfm.server.api_keys import Key, KeyFile
+from ragfm.server.api_keys import Key, KeyFile, default_key_path
 
 PUBLIC = {"/healthz", "/readyz"}
 
@@ -74,6 +74,13 @@ def test_a_key_is_shown_once_kept_as_a_hash_and_refused_once_revoked(running: Ru
         file.add(Key(name="ann"))
     CliRunner().invoke(ragfm, ["keys", "revoke", "ann", *options])
     assert not file.find(secret)
+
+
+def test_the_collection_of_keys_may_have_a_name_as_for_serve(tmp_path: Path) -> None:
+    folder = tmp_path / "handbook"
+    assert CliRunner().invoke(ragfm, ["keys", "add", "ann", "-c", f"hb={folder}"]).exit_code == 0
+    (key,) = KeyFile(default_key_path(folder)).keys()
+    assert key.name == "ann"
 
 
 def test_a_running_server_follows_its_file_of_keys(running: Running) -> None:
