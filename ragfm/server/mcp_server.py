@@ -197,6 +197,7 @@ def run_stdio(served: ServedModels, key: Key) -> None:
         service = Service(served, Limits(answer_seconds=_STDIO_ANSWER_SECONDS))
         warm_up = asyncio.create_task(served.run(service.warm_up))
         await tool_server(service, lambda _: key, describe=_describe_to_owner).run_stdio_async()
+        service.stop()
         warm_up.cancel()
 
     try:
