@@ -308,6 +308,15 @@ def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -
     assert re.search(r"/sources \[N\] +show the passages", done.stdout)
 
 
+def test_a_chat_is_not_saved_over_another_file(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    before = (docs / "leave.md").read_bytes()
+    done = shell("chat", typed="/save docs/leave.md\n/save talk.jsonl\n/save talk.jsonl\n/quit\n")
+    assert "docs/leave.md, line 1, is not a turn of a conversation. Name another file." in done.stderr
+    assert done.stdout.count("Saved.") == 2
+    assert (docs / "leave.md").read_bytes() == before
+
+
 def test_without_a_command_there_is_help(shell: Shell) -> None:
     assert "Usage: " in shell().stdout
 
