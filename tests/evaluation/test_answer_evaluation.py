@@ -289,6 +289,14 @@ def test_any_reader_can_judge(handbook: Collection, refused: tuple[str, ...], ri
     assert ('{"right": true}' in judge.prompts[-1][-1].content) == bool(refused)
 
 
+def test_questions_without_a_right_answer_are_refused_before_the_first_question(handbook: Collection) -> None:
+    reader = ScriptedReader(["28 days"])
+    unknown = Question("open", "How many?", (Gold("docs/leave.md"),))
+    with pytest.raises(DataError, match=r"'open' has no right answer\. Load questions with `answers=True`"):
+        evaluate_answers(Rag(handbook, reader=reader), [LEAVE, unknown])
+    assert not reader.prompts
+
+
 def test_a_judge_without_a_verdict_is_refused_before_the_first_question(handbook: Collection, tmp_path: Path) -> None:
     reader = ScriptedReader(["28 days"])
     with pytest.raises(UnsupportedError, match=r"no verdict.*Hard to say"):
