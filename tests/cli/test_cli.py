@@ -278,6 +278,9 @@ def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
         shown = shell(*words).stdout
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
     assert "\\x1b]0;PWNED" in shell("search", "lamp").stdout
+    (docs.parent / "\x1b[31mempty").mkdir()
+    warning = shell("ingest", "\x1b[31mempty").stderr
+    assert "Warning: The source \\x1b[31mempty contains no document" in warning
     assert len(shell("documents").stdout.splitlines()) == 1 + 5
 
 
