@@ -116,9 +116,9 @@ class RequestCounter:
     def take(self, key: Key) -> float:
         """Count a request, see `KeyStore.take`."""
         with self._lock:
-            now = monotonic()
-            left, updated = self._buckets.get(key.name, (key.per_minute, now))
-            left = min(max(1.0, key.per_minute), left + (now - updated) * key.per_minute / 60)
+            now, full = monotonic(), max(1.0, key.per_minute)
+            left, updated = self._buckets.get(key.name, (full, now))
+            left = min(full, left + (now - updated) * key.per_minute / 60)
             if left < 1:
                 return (1 - left) * 60 / key.per_minute
             self._buckets[key.name] = (left - 1, now)

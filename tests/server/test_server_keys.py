@@ -18,7 +18,7 @@ from support.running_server import QUESTION, SECRET, Running, eventually
 
 from ragfm.cli import ragfm
 from ragfm.core.errors import ConfigError
-from ragfm.server.api_keys import Key, KeyFile, default_key_path
+from ragfm.server.api_keys import Key, KeyFile, RequestCounter, default_key_path
 
 PUBLIC = {"/healthz", "/readyz"}
 
@@ -115,6 +115,12 @@ def test_limits_of_a_key_are_finite(limit: str, value: float) -> None:
     # JSON has no infinity: the key file could not be read again, and no key would be valid
     with pytest.raises(ValueError, match=limit):
         Key(name="ann", **{limit: value})
+
+
+def test_the_first_request_of_a_key_is_allowed_at_any_rate() -> None:
+    take, key = RequestCounter().take, Key(name="ann", per_minute=0.5)
+    assert take(key) == 0
+    assert 119 < take(key) <= 120
 
 
 def test_a_key_has_its_collections_and_its_rate(running: Running) -> None:
