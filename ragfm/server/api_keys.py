@@ -145,19 +145,18 @@ class KeyFile:
         with self._lock:
             try:
                 status = self.path.stat()
+                version = (status.st_ino, status.st_mtime_ns, status.st_size)
+                if version != self._file_version:
+                    with self.path.open("rb") as file:
+                        self._keys = _KeyFileContent.model_validate_json(file.read(_MAX_FILE_BYTES)).keys
+                    self._file_version = version
             except FileNotFoundError:
                 return ()
             except OSError as error:
                 raise ConfigError(f"The key file '{self.path}' cannot be read: {error.strerror}.") from error
-            version = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if version != self._file_version:
-                try:
-                    with self.path.open("rb") as file:
-                        self._keys = _KeyFileContent.model_validate_json(file.read(_MAX_FILE_BYTES)).keys
-                except (OSError, ValidationError) as error:
-                    hint = "Repair the file, or delete it and create new keys."
-                    raise ConfigError(f"The key file '{self.path}' is not valid.", hint) from error
-                self._file_version = version
+            except ValidationError as error:
+                hint = "Repair the file, or delete it and create new keys."
+                raise ConfigError(f"The key file '{self.path}' is not valid.", hint) from error
             return self._keys
 
     def find(self, secret: str) -> Key | None:

@@ -96,6 +96,12 @@ def test_a_running_server_follows_its_file_of_keys(running: Running) -> None:
     assert running.client().get("/v1/models").status_code == 200
 
 
+def test_a_key_file_that_cannot_be_read_is_not_called_invalid(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory") as raised:
+        KeyFile(tmp_path).keys()
+    assert "delete" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a" * 65, "-x", "a\n"])
 def test_names_of_keys_are_plain(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
