@@ -657,9 +657,13 @@ def test_questions_with_answers_are_loaded(tmp_path: Path) -> None:
     found = load_questions(path)
     assert [q.text for q in found.questions] == ["When?", "Where?"]
     assert found.left_out == {"without a uri": 1, "unanswerable": 1}
-    path.write_text(json.dumps({"question": "How many?", "answers": [28]}) + "\n")
-    with pytest.raises(DataError, match=r"line 1: answers are \[28\]"):
-        load_questions(path, answers=True)
+    for wrong, message in (
+        ({"answers": [28]}, r"answers are \[28\]; give a text or a list of texts"),
+        ({"uri": "docs/a.md", "unanswerable": "true"}, "unanswerable is 'true'; give true or false"),
+    ):
+        path.write_text(json.dumps({"question": "How many?", **wrong}) + "\n")
+        with pytest.raises(DataError, match=f"line 1: {message}"):
+            load_questions(path, answers=True)
 
 
 def test_a_span_is_an_answer(handbook: Collection) -> None:
