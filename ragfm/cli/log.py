@@ -97,9 +97,13 @@ def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction:
 @_thumbs_option
 @collection_options
 def export(collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any) -> None:
-    """Export to OUT the answers that were rated good or corrected, as questions for `ragfm eval answers`."""
+    """Export the answers that were rated good or corrected, as questions for `ragfm eval answers`.
+
+    They are written to OUT, or to standard output.
+    """
     from ragfm.evaluation.log_questions import questions_from_log
 
+    out = None if out == "-" else out
     if as_json and out is None:
         usage_error("--json requires OUT: standard output has the report.")
     entries = _open(collection).entries(_selection(text=text, thumbs=thumbs))
