@@ -92,8 +92,8 @@ class SearchSection(_Section):
     reranker: str | None = Field(
         None,
         description="Model that reranks hits: `verifier` (bundled, English), a cross-encoder as a folder or a name on "
-        "the Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, or "
-        "`PLUGIN:NAME`.",
+        "the Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, "
+        "`PLUGIN:NAME`, or `none`.",
     )
     rerank_weight: float | None = Field(
         None,
