@@ -7,6 +7,7 @@ Unknown keys are errors.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -23,6 +24,7 @@ CONFIG_VARIABLE = "RAGFM_CONFIG"
 """Names the settings file of a collection on PostgreSQL."""
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
+_TYPE_NAME = re.compile(r"(?:constrained-)?(?:str|int|float|bool)|(?:list|literal)\[.+\]")
 Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
@@ -320,6 +322,12 @@ def settings_path(place: Path) -> Path:
     return place / SETTINGS_FILE if place.is_dir() else place
 
 
+def _keys(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys that lead to a value, without the name of a type, which pydantic adds if there are several."""
+    *keys, last = map(str, location)
+    return tuple(keys) if keys and _TYPE_NAME.fullmatch(last) else (*keys, last)
+
+
 def load_settings(place: Path, **options: Any) -> Settings:
     """Load a settings file, or that of a folder, if it exists, then the environment, then options that are not None.
 
@@ -344,10 +352,12 @@ def load_settings(place: Path, **options: Any) -> Settings:
         names = (name for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value == text)
         raise ConfigError(f"Environment variable {next(names, _PREFIX)}: {text!r} is not JSON.", _HINT) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        keys = [str(part) for part in first["loc"]]
-        key, reason = ".".join(keys), f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        problem = f"`{key}`: {reason}, but it is {first['input']!r}"
+        reasons: dict[tuple[str, ...], list[str]] = {}  # a value that may have several types has an error for each
+        for one in error.errors():
+            reasons.setdefault(_keys(one["loc"]), []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
+        first, keys = error.errors()[0], next(iter(reasons))
+        key = ".".join(keys)
+        problem = f"`{key}`: {' or '.join(reasons[keys])}, but it is {first['input']!r}"
         if first["type"] == "extra_forbidden":
             problem = f"there is no key `{key}`"
         # The variable of the key, or of a section or list that it is in; its value overrides that of the file.

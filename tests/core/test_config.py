@@ -54,6 +54,7 @@ def test_errors_in_settings_name_the_file(tmp_path: Path, content: str, message:
         ("RAGFM_ASK__K", "none", r"RAGFM_ASK__K: `ask\.k`: .*it is 'none'"),
         ("ragfm_ask__kk", "3", r"ragfm_ask__kk: there is no key `ask\.kk`"),
         ("RAGFM_SOURCES", '[{"name": "x"}]', r"RAGFM_SOURCES: `sources\.0\.location`: field required"),
+        ("RAGFM_PARSE__IMAGES", "page", r"`parse\.images`: .*valid boolean.* or input should be 'pages'"),
         ("RAGFM_SOURCES", "docs", "RAGFM_SOURCES: 'docs' is not JSON"),
         ("RAGFM_PARSE__PARSERS", "docx", "RAGFM_PARSE__PARSERS: 'docx' is not JSON"),
     ],
