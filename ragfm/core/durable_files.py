@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,12 +97,19 @@ def replaceable_file(path: Path) -> Path:
 
 
 def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Replace the content of a file atomically and durably. `mode` is that of `new_file_mode` by default."""
+    """Replace the content of a file atomically and durably. `mode` is that of `new_file_mode` by default.
+
+    If the administrator replaces a file of another user, it stays that user's.
+    """
     path = replaceable_file(path)
     mode = new_file_mode(path.parent) if mode is None else mode
     temporary = temporary_path(path)
     try:
         with create_file(temporary, mode) as file:
+            if os.geteuid() == 0 and path.exists():
+                owner = path.stat()
+                with suppress(OSError):  # not in all containers
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

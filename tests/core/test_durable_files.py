@@ -27,3 +27,14 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not a regular file"):
         write_durably(pipe, b"x")
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the administrator can give files away")
+def test_the_administrator_takes_no_file_from_its_owner(tmp_path: Path) -> None:
+    # `sudo ragfm keys add` would lock all keys out of a server that runs as another user
+    file = tmp_path / "keys.json"
+    file.touch()
+    os.chown(file, 65534, 65533)
+    write_durably(file, b"{}", mode=0o600)
+    status = file.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, 65533, 0o600)
