@@ -15,6 +15,7 @@ import click
 
 from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
+from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import MAX_HOPS
@@ -59,6 +60,23 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
+
+
+class ReportFile(click.Path):
+    """A file that is written after a long run. Raises OSError before it if that will not be possible."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the path. Its folder is created."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            probe = temporary_path(path)
+            probe.touch()
+            probe.unlink()
+        return str(path)
 
 
 NON_EMPTY = NonEmptyText()
@@ -172,7 +190,7 @@ seed_option = click.option(
 run_option = click.option(
     "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; running the command again resumes it."
 )
-report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
+report_option = click.option("--report", type=ReportFile(), help="Write an HTML report.")
 price_option = click.option(
     "--price-per-hour",
     type=Number(min=0),
