@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -734,6 +736,18 @@ def test_the_reader_of_ragfm_toml_has_its_adapter_in_a_comparison(
     assert named() == ["mine.gguf + my-adapter"]
     assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
     assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
+
+
+def test_a_full_disk_is_not_called_a_bug_of_the_reader(tmp_path: Path) -> None:
+    paragraph = {"context": "Leave is 28 days.", "qas": [{"id": "1", "question": "How many?", "answers": []}]}
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"title": "a", "paragraphs": [paragraph]}]}))
+    source = {"data": "squad.json", "keep": "squad.json/collection"}  # like a folder that cannot be written to
+    job = json.dumps({"contender": {"reader": "bundled"}, "source": source, "out": "run.jsonl"})
+    command = [sys.executable, "-m", "ragfm.evaluation.comparison_worker"]
+    done = subprocess.run(command, input=job, cwd=tmp_path, capture_output=True, text=True, check=False)
+    error = json.loads(done.stdout.splitlines()[-1])["error"]
+    assert "squad.json" in error["message"]
+    assert error["hint"] == "Check the path, its permissions and the free space."
 
 
 def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
