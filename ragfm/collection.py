@@ -418,7 +418,7 @@ class Collection:
                 for step in steps:
                     record(step)
                 return hits
-        reranker = None if rerank == "none" else self._store.reranker(None if rerank == "auto" else rerank)
+        reranker = self._store.reranker(None if rerank == "auto" else rerank)
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
             reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k

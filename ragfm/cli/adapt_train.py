@@ -14,6 +14,7 @@ from ragfm.cli.options import (
     INTERRUPTED,
     NON_EMPTY,
     POSITIVE,
+    Number,
     json_options,
     out_folder_option,
     price_option,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     "--from", "start", metavar="ADAPTER", help="Adapter to train further, with its rank: a folder or a GGUF file."
 )
 @click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
-@click.option("--dropout", default=0.0, type=click.FloatRange(0, 0.9), help="Dropout (lora, dora, qlora).")
+@click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, dora, qlora).")
 @click.option(
     "--virtual-tokens",
     "tokens",

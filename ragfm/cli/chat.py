@@ -102,6 +102,8 @@ class _Session:
 
     def handle(self, line: str) -> None:
         """Answer a question, or run a command, which begins with a slash. Raises RagfmError."""
+        from ragfm.generation.conversation import read_turns
+
         command, _, argument = line.partition(" ")
         argument = argument.strip()
         if not line.startswith("/"):
@@ -127,7 +129,9 @@ class _Session:
             self._turns, self._answer = [], None
             self._write(self._keep)
         elif command == "/save" and argument:
-            self._write(Path(argument).expanduser())
+            path = Path(argument).expanduser()
+            read_turns(path)  # a file that is not a conversation is not replaced
+            self._write(path)
             print_text("Saved.\n")
         elif command == "/save":
             print_text("Specify a file: /save talk.jsonl\n")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, POSITIVE, json_option, split_names, text_option
+from ragfm.cli.options import NON_EMPTY, POSITIVE, Number, json_option, split_names, text_option
 from ragfm.cli.output import print_json, print_result, print_table
-from ragfm.cli.serve import collection_folders, key_store, keys_option, server_debug_option
+from ragfm.cli.serve import first_collection, key_store, keys_option, server_debug_option
 from ragfm.core.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ def _key_options(command: Callable[..., None]) -> Callable[..., None]:
         "-c",
         "--collection",
         "collections",
-        metavar="DIR",
+        metavar="[NAME=]DIR",
         multiple=True,
         help="First collection that is served.  [default: .ragfm]",
     )
@@ -43,7 +43,7 @@ def _key_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--rate", type=POSITIVE, default=600.0, metavar="N", help="Maximum number of requests a minute.")
 @click.option(
     "--uploads-mb",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=1000.0,
     metavar="N",
     help="Maximum size of all uploads to a collection, in MB.",
@@ -76,7 +76,7 @@ def add(
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ConfigError(f"The key '{name}' cannot be created: {field}: {first['msg']}.") from error
-    secret = key_store(keys_path, collection_folders(collections)[0]).add(key)
+    secret = key_store(keys_path, first_collection(collections)).add(key)
     print_result({"name": name, "key": secret}, secret, as_json=as_json)
 
 
@@ -84,7 +84,7 @@ def add(
 @_key_options
 def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> None:
     """List the API keys, without their secrets."""
-    listed = key_store(keys_path, collection_folders(collections)[0]).keys()
+    listed = key_store(keys_path, first_collection(collections)).keys()
     if as_json:
         print_json({"keys": [key.model_dump(exclude={"sha256"}) for key in listed]})
         return
@@ -106,5 +106,5 @@ def list_keys(collections: tuple[str, ...], keys_path: str | None, as_json: bool
 @_key_options
 def revoke(name: str, collections: tuple[str, ...], keys_path: str | None, as_json: bool) -> None:
     """Revoke an API key; a running server refuses it at once."""
-    key_store(keys_path, collection_folders(collections)[0]).revoke(name)
+    key_store(keys_path, first_collection(collections)).revoke(name)
     print_result({"revoked": name}, f"{name} is revoked.", as_json=as_json)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, collection_options, text_option, usage_error
+from ragfm.cli.options import NON_EMPTY, Number, collection_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_result, print_table, print_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _containing_option = text_option("--text", help="Select entries that contain TEX
 _redacted_option = text_option(
     "--text", help="Text to redact; case-insensitive. Default: all text of the selected entries."
 )
+_MAX_DAYS = 36_500
 _MARKS = {"up": "+", "down": "-", None: " "}
 
 
@@ -96,9 +97,13 @@ def thumbs(collection: str, as_json: bool, number: int, thumbs: Any, correction:
 @_thumbs_option
 @collection_options
 def export(collection: str, as_json: bool, out: str | None, everything: bool, text: str | None, thumbs: Any) -> None:
-    """Export to OUT the answers that were rated good or corrected, as questions for `ragfm eval answers`."""
+    """Export the answers that were rated good or corrected, as questions for `ragfm eval answers`.
+
+    They are written to OUT, or to standard output.
+    """
     from ragfm.evaluation.log_questions import questions_from_log
 
+    out = None if out == "-" else out
     if as_json and out is None:
         usage_error("--json requires OUT: standard output has the report.")
     entries = _open(collection).entries(_selection(text=text, thumbs=thumbs))
@@ -115,7 +120,7 @@ def export(collection: str, as_json: bool, out: str | None, everything: bool, te
 def _ids_and_age_options(command: Callable[..., None]) -> Callable[..., None]:
     ids = click.argument("numbers", metavar="[ID]…", nargs=-1, type=int)
     older_than = click.option(
-        "--older-than", metavar="DAYS", type=click.FloatRange(min=0), help="Select entries older than DAYS."
+        "--older-than", metavar="DAYS", type=Number(0, _MAX_DAYS), help="Select entries older than DAYS."
     )
     return ids(older_than(collection_options(command)))
 

@@ -32,7 +32,7 @@ from ragfm.cli.log import log
 from ragfm.cli.mcp import mcp
 from ragfm.cli.models import models
 from ragfm.cli.options import FAILED, INTERRUPTED, OK, USAGE
-from ragfm.cli.output import print_error, print_json
+from ragfm.cli.output import print_error, print_json, printable
 from ragfm.cli.plugins import plugins
 from ragfm.cli.reembed import reembed
 from ragfm.cli.remove import remove
@@ -168,8 +168,8 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class _LogFormatter(logging.Formatter):
-    """`Warning: MESSAGE`."""
+    """`Warning: MESSAGE`, without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message, after its level."""
-        return f"{record.levelname.capitalize()}: {super().format(record)}"
+        return printable(f"{record.levelname.capitalize()}: {super().format(record)}")

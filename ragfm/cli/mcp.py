@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ragfm.cli.options import split_names, text_option, usage_error
 from ragfm.cli.serve import named_collections, named_readers, serve
@@ -36,6 +37,10 @@ def mcp(
     context = click.get_current_context()
     if http and groups:
         usage_error("--groups cannot be combined with --http, where each API key has its groups.")
+    for option in context.command.params:
+        is_given = context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+        if is_given and option.name in server_options and not http:
+            usage_error(f"{option.opts[0]} requires --http.")
     try:
         from ragfm.server.mcp_server import run_stdio
     except ModuleNotFoundError as error:

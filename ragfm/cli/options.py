@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ import click
 
 from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
+from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import MAX_HOPS
@@ -49,9 +51,37 @@ class Rounds(click.IntRange):
         return value if value == "auto" else super().convert(value, param, ctx)
 
 
+class Number(click.FloatRange):
+    """A number in a range: not infinite, and not NaN, which no limit of a range refuses."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
+class ReportFile(click.Path):
+    """A file that is written after a long run. Raises OSError before it if that will not be possible."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the path. Its folder is created."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            probe = temporary_path(path)
+            probe.touch()
+            probe.unlink()
+        return str(path)
+
+
 NON_EMPTY = NonEmptyText()
 OUTPUT_FILE = click.Path(dir_okay=False)
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Number(min=0, min_open=True)
 text_option = partial(click.option, type=NON_EMPTY)
 
 
@@ -59,7 +89,7 @@ def share_option(
     name: str, default: float, limits: tuple[float, float], description: str, **kwargs: Any
 ) -> Callable[..., Any]:
     """Return an option whose value is a share, between the limits."""
-    number = click.FloatRange(*limits)
+    number = Number(*limits)
     return click.option(name, default=default, type=number, metavar="SHARE", help=description, **kwargs)
 
 
@@ -154,14 +184,16 @@ def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use a random sample of N questions."
 )
-seed_option = click.option("--seed", default=0, help="Random seed.")
+seed_option = click.option(
+    "--seed", default=0, type=click.IntRange(0, 2**32 - 1), metavar="N", help="Random seed, 0 or more."
+)
 run_option = click.option(
     "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; running the command again resumes it."
 )
-report_option = click.option("--report", type=OUTPUT_FILE, help="Write an HTML report.")
+report_option = click.option("--report", type=ReportFile(), help="Write an HTML report.")
 price_option = click.option(
     "--price-per-hour",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="P",
     help="Hourly price of this machine, for costs.",
 )

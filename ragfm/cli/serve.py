@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import adapter_option, text_option, usage_error
+from ragfm.cli.options import Number, adapter_option, text_option, usage_error
 from ragfm.cli.output import print_note
 from ragfm.core.errors import ConfigError, MissingExtraError
 
@@ -59,14 +58,14 @@ server_debug_option = click.option(
 @click.option("--no-auth", is_flag=True, help="Require no API keys; allowed on loopback addresses only.")
 @click.option(
     "--drain",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=30.0,
     metavar="SECONDS",
     help="Grace period for answers in progress at shutdown.",
 )
 @click.option(
     "--shutdown-delay",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.0,
     metavar="SECONDS",
     help="After SIGTERM, keep accepting requests while /readyz fails, until a proxy has noticed.",
@@ -115,31 +114,29 @@ def serve(
     server.run()
 
 
-def collection_folders(collections: tuple[str, ...]) -> list[str]:
-    """Return the folders that were named, or the default one."""
-    return list(collections) or [os.environ.get("RAGFM_COLLECTION") or ".ragfm"]
-
-
 def named_collections(collections: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return the name and folder of each collection, of texts `NAME=DIR` or `DIR`."""
+    """Return the name and folder of each collection, of texts `NAME=DIR` or `DIR`; by default that of the folder."""
     from ragfm.store.collection_store import open_database
-    from ragfm.store.database import is_address
 
-    def default_name(location: str) -> str:
-        return open_database(location).default_name
-
-    folders = collection_folders(collections)
-    return [_split_name(text, default_name, Path(text).is_dir() or is_address(text)) for text in folders]
+    return [
+        (_check_name(name or open_database(folder).default_name), folder)
+        for name, folder in _split_collections(collections)
+    ]
 
 
 def named_readers(readers: tuple[str, ...]) -> list[tuple[str, str | None]]:
     """Return the name and model of each reader, of texts `NAME=MODEL` or `MODEL`; by default the collection's own."""
-
-    def default_name(model: str) -> str:
+    named = list[tuple[str, str | None]]()
+    for text in readers:
+        name, model = _split_name(text, ":" in text)
         file = model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
-        return re.sub(r"[^\w.@-]+", "-", file).strip("-")
+        named.append((_check_name(name or re.sub(r"[^\w.@-]+", "-", file).strip("-")), model))
+    return named or [("", None)]
 
-    return [_split_name(text, default_name, ":" in text) for text in readers] or [("", None)]
+
+def first_collection(collections: tuple[str, ...]) -> str:
+    """Return the folder of the first collection, of texts `NAME=DIR` or `DIR`; its keys are those of the server."""
+    return _split_collections(collections)[0][1]
 
 
 def key_store(path: str | None, collection: str) -> KeyStore:
@@ -154,10 +151,22 @@ def key_store(path: str | None, collection: str) -> KeyStore:
     return KeyFile(path or default_key_path(collection))
 
 
-def _split_name(text: str, default_name: Callable[[str], str], may_contain_equals: bool) -> tuple[str, str]:
+def _split_collections(collections: tuple[str, ...]) -> list[tuple[str, str]]:
+    from ragfm.store.database import is_address
+
+    texts = collections or (os.environ.get("RAGFM_COLLECTION") or ".ragfm",)
+    return [_split_name(text, Path(text).is_dir() or is_address(text)) for text in texts]
+
+
+def _split_name(text: str, may_contain_equals: bool) -> tuple[str, str]:
+    """The name, empty if there is none, and the value of `NAME=VALUE`."""
     name, equals, value = text.partition("=")
     if not equals or not value or (may_contain_equals and not _NAME.fullmatch(name)):
-        name, value = default_name(text), text
+        return "", text
+    return name, value
+
+
+def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"'{name}' is not a valid model name.", "Specify a name: NAME=VALUE.")
-    return name, value
+    return name

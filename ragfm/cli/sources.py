@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -18,20 +19,23 @@ def sources(collection: str, as_json: bool) -> None:
     """List the sources: their location, options and failed documents."""
     with Collection.open(collection) as store:
         status = store.status()
-    listed = []
-    for source in status.sources:
-        prefix = "" if source["name"] == "." else source["name"].rstrip("/") + "/"
-        inside = (it for it in status.failed if it.uri == source["name"] or it.uri.startswith(prefix))
-        failures = [asdict(failure) for failure in inside]
-        listed.append({**source, "failures": failures})
+    failures: dict[str, list[dict[str, Any]]] = {source["name"]: [] for source in status.sources}
+    by_length = sorted(failures, key=lambda name: (name == ".", -len(name)))  # "." has all that belong to no other one
+    for failure in status.failed:
+        for name in by_length:
+            if name == "." or failure.uri == name or failure.uri.startswith(f"{name.rstrip('/')}/"):
+                failures[name].append(asdict(failure))
+                break
+    listed = [{**source, "failures": failures[source["name"]]} for source in status.sources]
     if as_json:
         print_json({"sources": listed})
         return
     for source in listed:
         print_text((source["name"], "bold"), f"  {counted(document=source['documents'])} by {source['connector']}")
-        tags = [f"{key}={value}" for key, value in source["tags"].items()]
         for name in ("location", "connector", "options", "include", "exclude", "tags", "allow"):
-            value = tags if name == "tags" else source.get(name)
+            value = source.get(name)
+            if isinstance(value, dict):
+                value = [f"{key}={item}" for key, item in value.items()]
             if value:
                 print_text(f"    {name:<9} {value if isinstance(value, str) else ', '.join(value)}")
         for failure in source["failures"]:

@@ -16,6 +16,7 @@ from ragfm.cli.evaluation_data import (
 )
 from ragfm.cli.options import (
     OUTPUT_FILE,
+    ReportFile,
     collection_options,
     data_options,
     seed_option,
@@ -71,7 +72,7 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
     type=OUTPUT_FILE,
     help="Keep the answers (with --confidence) or the written questions in FILE; running the command again resumes it.",
 )
-@click.option("--report", type=OUTPUT_FILE, help="With --confidence: write an HTML report.")
+@click.option("--report", type=ReportFile(), help="With --confidence: write an HTML report.")
 @text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option

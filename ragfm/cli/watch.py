@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragfm.cli.options import collection_options
+from ragfm.cli.options import Number, collection_options
 from ragfm.cli.output import print_json, print_note
 from ragfm.cli.stop_signals import stop_event
 from ragfm.collection import Collection
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--interval",
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     default=300.0,
     metavar="SECONDS",
     help="Time between two syncs of a source that does not report changes.",

@@ -31,7 +31,7 @@ class Calibration:
     strategy: str = "zero-shot"
 
     # Unknown keys in ragfm.toml are errors, here too.
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012
 
     @property
     def uses_reader(self) -> bool:

@@ -7,12 +7,13 @@ Unknown keys are errors.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import ConfigError
@@ -23,12 +24,13 @@ CONFIG_VARIABLE = "RAGFM_CONFIG"
 """Names the settings file of a collection on PostgreSQL."""
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
+_TYPE_NAME = re.compile(r"(?:constrained-)?(?:str|int|float|bool)|(?:list|literal)\[.+\]")
 Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ChunkSection(_Section):
@@ -92,8 +94,8 @@ class SearchSection(_Section):
     reranker: str | None = Field(
         None,
         description="Model that reranks hits: `verifier` (bundled, English), a cross-encoder as a folder or a name on "
-        "the Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, or "
-        "`PLUGIN:NAME`.",
+        "the Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, "
+        "`PLUGIN:NAME`, or `none`.",
     )
     rerank_weight: float | None = Field(
         None,
@@ -247,6 +249,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
@@ -319,6 +322,12 @@ def settings_path(place: Path) -> Path:
     return place / SETTINGS_FILE if place.is_dir() else place
 
 
+def _keys(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys that lead to a value, without the name of a type, which pydantic adds if there are several."""
+    *keys, last = map(str, location)
+    return tuple(keys) if keys and _TYPE_NAME.fullmatch(last) else (*keys, last)
+
+
 def load_settings(place: Path, **options: Any) -> Settings:
     """Load a settings file, or that of a folder, if it exists, then the environment, then options that are not None.
 
@@ -338,12 +347,23 @@ def load_settings(place: Path, **options: Any) -> Settings:
             raise ConfigError(f"{path} cannot be read: {error}.") from error
     try:
         settings = Settings(**values)
+    except SettingsError as error:  # a variable of a section or a list
+        text = getattr(error.__cause__, "doc", "")
+        names = (name for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value == text)
+        raise ConfigError(f"Environment variable {next(names, _PREFIX)}: {text!r} is not JSON.", _HINT) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key, reason = ".".join(map(str, first["loc"])), f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        problem = f"`{key}`: {reason}, but it is {first['input']!r}"
+        reasons: dict[tuple[str, ...], list[str]] = {}  # a value that may have several types has an error for each
+        for one in error.errors():
+            reasons.setdefault(_keys(one["loc"]), []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
+        first, keys = error.errors()[0], next(iter(reasons))
+        key = ".".join(keys)
+        problem = f"`{key}`: {' or '.join(reasons[keys])}, but it is {first['input']!r}"
         if first["type"] == "extra_forbidden":
             problem = f"there is no key `{key}`"
-        raise ConfigError(f"{path if values else 'The environment'}: {problem}.", _HINT) from error
+        # The variable of the key, or of a section or list that it is in; its value overrides that of the file.
+        variables = {name.upper(): name for name, value in os.environ.items() if value}
+        wanted = (f"{_PREFIX}{'__'.join(keys[:end])}".upper() for end in range(len(keys), 0, -1))
+        variable = next((variables[name] for name in wanted if name in variables), None)
+        raise ConfigError(f"{f'Environment variable {variable}' if variable else path}: {problem}.", _HINT) from error
     given = {key: value for key, value in options.items() if value is not None}
     return settings.model_copy(update=given)

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,12 +85,31 @@ def create_file(path: Path, mode: int = 0o600) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb")
 
 
+def replaceable_file(path: Path) -> Path:
+    """The file at a path, or the one that a link there names; it may not exist. A rename may replace it.
+
+    Raises OSError for anything else: renaming a file to `/dev/null` would remove the device.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+    return path
+
+
 def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Replace the content of a file atomically and durably. `mode` is that of `new_file_mode` by default."""
+    """Replace the content of a file atomically and durably. `mode` is that of `new_file_mode` by default.
+
+    If the administrator replaces a file of another user, it stays that user's.
+    """
+    path = replaceable_file(path)
     mode = new_file_mode(path.parent) if mode is None else mode
     temporary = temporary_path(path)
     try:
         with create_file(temporary, mode) as file:
+            if os.geteuid() == 0 and path.exists():
+                owner = path.stat()
+                with suppress(OSError):  # not in all containers
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -68,12 +68,15 @@ def load_plugin(kind: Kind, name: str) -> Any:
         )
     try:
         return known[name].load()
-    except ModuleNotFoundError as error:
+    except (ImportError, AttributeError) as error:
+        why = f"cannot be loaded: {error}"  # a library has another version than the plugin expects
+        if isinstance(error, ModuleNotFoundError):
+            why = f"needs the module {error.name!r}, which is not installed"
         distribution = known[name].dist
         package = distribution.name if distribution else "the package that provides it"
         extras = distribution.metadata.get_all("Provides-Extra") or [] if distribution else []
         raise MissingExtraError(
-            f"The plugin {name!r} needs the module {error.name!r}, which is not installed.",
+            f"The plugin {name!r} {why}.",
             f"Run `pip install '{package}[{name}]'`."
             if name in extras
             else f"Install it, or reinstall {package} with `pip install --force-reinstall {package}`.",

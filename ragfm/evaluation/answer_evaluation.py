@@ -168,13 +168,16 @@ def evaluate_answers(
     - `about`: further facts to store in the report and the run file.
     - `partial`: a Ctrl-C returns the report on the questions so far, if there are any.
 
-    Raises, before the first question, DataError if no gold document is in the collection or `out` belongs to a
-    different run, and UnsupportedError if the judge gives no verdict.
+    Raises, before the first question, DataError if a question has no right answer, if no gold document is in the
+    collection, or if `out` belongs to a different run, and UnsupportedError if the judge gives no verdict.
     """
     if not questions or not contexts:
         raise ValueError(
             f"Questions and contexts must not be empty: {len(questions)} questions, {len(contexts)} contexts"
         )
+    for question in questions:
+        if not (question.answers or question.unanswerable or question.by_passage):
+            raise DataError(f"The question {question.id!r} has no right answer.", "Load questions with `answers=True`.")
     rag = rag.with_options()
     rag.log = None
     uris, digest = collection_content(rag.collection)

@@ -94,8 +94,10 @@ def main() -> int:
         return 1
     except Exception as error:
         traceback.print_exc()
-        message = f"{type(error).__name__}: {error}."
-        send("error", {"type": type(error).__name__, "message": message, "hint": "This is a bug in ragfm."})
+        message, hint = f"{type(error).__name__}: {error}.", "This is a bug in ragfm."
+        if isinstance(error, OSError):
+            hint = "Check the path, its permissions and the free space."
+        send("error", {"type": type(error).__name__, "message": message, "hint": hint})
         return 1
 
 

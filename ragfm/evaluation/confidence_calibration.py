@@ -75,6 +75,11 @@ def calibrate(
     interrupted run is resumed from that file. Raises DataError if fewer than 20 answers are right, or fewer than 20
     are not.
     """
+    if len(questions) < 2 * MIN_ANSWERS:
+        raise DataError(
+            f"{len(questions)} questions are too few to calibrate the confidence.",
+            f"{MIN_ANSWERS} right and {MIN_ANSWERS} wrong answers are needed.",
+        )
     previous = rag.calibration
     if corrects is None:
         corrects = previous is not None and previous.corrects

@@ -245,7 +245,9 @@ def load_jsonl(path: Path, *, answers: bool | None = False) -> QuestionSet:
         right = [value] if isinstance(value, str) else value
         if not isinstance(right, list) or not all(isinstance(answer, str) and answer.strip() for answer in right):
             raise DataError(f"{where}: answers are {value!r}; give a text or a list of texts.")
-        unanswerable = record.get("unanswerable") is True
+        unanswerable = record.get("unanswerable", False)
+        if not isinstance(unanswerable, bool):
+            raise DataError(f"{where}: unanswerable is {unanswerable!r}; give true or false.")
         without_uri = "uri" not in record and (right or unanswerable)
         gold = () if without_uri else (Gold(_text(record, "uri", where), *span),)
         questions[key] = replace(

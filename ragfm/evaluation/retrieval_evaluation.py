@@ -157,7 +157,7 @@ def missing_gold(collection: Collection, uris: Set[str], questions: Sequence[Que
     if missing and len(missing) == len(gold_uris):
         raise DataError(
             f"None of the {len(missing)} gold documents is in {collection.path}, for example {missing[0]!r}.",
-            "`ragfm documents` lists the addresses there; name the collection with -c.",
+            "`ragfm documents --json` lists the uris there, not only the names; name the collection with -c.",
         )
     return tuple(missing)
 

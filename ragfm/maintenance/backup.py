@@ -84,8 +84,8 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             "Use `pg_dump --schema=NAME` or continuous archiving; docs/scale-out.md explains both.",
         )
     start, catalog = time.monotonic(), store.catalog
-    if out.is_dir() or (out.exists() and not force):
-        hint = "Choose a file." if out.is_dir() else "Choose a different file, or overwrite it with --force."
+    if out.exists() and not (force and out.is_file()):
+        hint = "Choose a different file, or overwrite it with --force." if out.is_file() else "Choose a file."
         raise CollectionError(f"'{out}' already exists.", hint)
     temporary = temporary_path(out)
     try:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import sync_folder, temporary_path, write_error
+from ragfm.core.durable_files import replaceable_file, sync_folder, temporary_path, write_error
 from ragfm.core.errors import MissingExtraError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import Discrepancy, LiveDocuments
@@ -71,20 +71,20 @@ def export(
     records = _Records(catalog, conditions, vectors, progress or ignore_progress)
     write = _write_jsonl if format == "jsonl" else _write_parquet
     if isinstance(out, Path):
-        temporary = temporary_path(out)
         try:
-            if out.is_dir():
-                raise IsADirectoryError(21, "It is a folder", str(out))
-            with temporary.open("wb") as file:
-                write(records, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(out)
-            sync_folder(out.parent)
+            target = replaceable_file(out)
+            temporary = temporary_path(target)
+            try:
+                with temporary.open("wb") as file:
+                    write(records, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(target.parent)
         except OSError as error:
             raise write_error("export", out, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
     else:
         write(records, out)
     seconds = round(time.monotonic() - start, 3)

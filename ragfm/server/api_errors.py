@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -26,6 +27,7 @@ from ragfm.core.errors import (
 from ragfm.server.fair_queue import QueueFullError
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TYPE_NAME = re.compile(r"str|constrained-str|list\[.+\]")  # pydantic's, in the place of an error
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -82,15 +84,16 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RequestValidationError():
-            detail = error.errors()[0]
-            part, *where = detail["loc"]
+            # Of a value that may have several types, the error of the one that it comes nearest to.
+            detail = max(error.errors(), key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
+            part, *where = (key for key in detail["loc"] if not _TYPE_NAME.fullmatch(str(key)))
             if detail["type"] == "json_invalid":
                 message = f"The body is not JSON: {detail['ctx']['error']} at character {where[0]}."
                 return ApiError(400, message, code="invalid_request")
             if part == "body" and not where:
                 message = "The body is not a JSON object, or lacks the header `Content-Type: application/json`."
                 return ApiError(400, message, code="invalid_request")
-            param = ".".join(map(str, where if part in ("body", "query", "path") else detail["loc"]))
+            param = ".".join(map(str, where if part in ("body", "query", "path") else [part, *where]))
             message = f"{param}: {detail['msg'][0].lower()}{detail['msg'][1:]}" if param else detail["msg"]
             return ApiError(400, f"{message}.", code="invalid_request", param=param or None)
         case HTTPException():

@@ -35,7 +35,7 @@ class Key(BaseModel):
     total size of its uploads to a collection. Uploads belong to the name: a later key of the same name has them again.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=_NAME)
     sha256: str = ""
@@ -116,9 +116,9 @@ class RequestCounter:
     def take(self, key: Key) -> float:
         """Count a request, see `KeyStore.take`."""
         with self._lock:
-            now = monotonic()
-            left, updated = self._buckets.get(key.name, (key.per_minute, now))
-            left = min(max(1.0, key.per_minute), left + (now - updated) * key.per_minute / 60)
+            now, full = monotonic(), max(1.0, key.per_minute)
+            left, updated = self._buckets.get(key.name, (full, now))
+            left = min(full, left + (now - updated) * key.per_minute / 60)
             if left < 1:
                 return (1 - left) * 60 / key.per_minute
             self._buckets[key.name] = (left - 1, now)
@@ -145,19 +145,18 @@ class KeyFile:
         with self._lock:
             try:
                 status = self.path.stat()
+                version = (status.st_ino, status.st_mtime_ns, status.st_size)
+                if version != self._file_version:
+                    with self.path.open("rb") as file:
+                        self._keys = _KeyFileContent.model_validate_json(file.read(_MAX_FILE_BYTES)).keys
+                    self._file_version = version
             except FileNotFoundError:
                 return ()
             except OSError as error:
                 raise ConfigError(f"The key file '{self.path}' cannot be read: {error.strerror}.") from error
-            version = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if version != self._file_version:
-                try:
-                    with self.path.open("rb") as file:
-                        self._keys = _KeyFileContent.model_validate_json(file.read(_MAX_FILE_BYTES)).keys
-                except (OSError, ValidationError) as error:
-                    hint = "Repair the file, or delete it and create new keys."
-                    raise ConfigError(f"The key file '{self.path}' is not valid.", hint) from error
-                self._file_version = version
+            except ValidationError as error:
+                hint = "Repair the file, or delete it and create new keys."
+                raise ConfigError(f"The key file '{self.path}' is not valid.", hint) from error
             return self._keys
 
     def find(self, secret: str) -> Key | None:

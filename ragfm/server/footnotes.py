@@ -10,7 +10,7 @@ from ragfm.core.types import Answer, Citation, Contradiction
 
 _ADDED_LINES = re.compile(
     r"(?:\n\nBut \[\d+\] says otherwise[^\n]*(?:\nBut \[\d+\] says otherwise[^\n]*)*)?"
-    r"(?:\n\nSources:(?:\n\[\d+\] [^\n]*)+)?\s*\Z"
+    r"(?:\n\nSources:(?:\n\[\d+\] [^\n]*)+)?\Z"
 )
 
 
@@ -33,4 +33,4 @@ def footnotes(answer: Answer) -> str:
 
 def without_footnotes(text: str) -> str:
     """The answer's own text, from a text that a client sends back."""
-    return _ADDED_LINES.sub("", text)
+    return _ADDED_LINES.sub("", text.rstrip())

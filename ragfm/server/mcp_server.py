@@ -91,16 +91,16 @@ class _Tools:
         ctx: CallContext,
         query: Annotated[Question, Field(description="A question, or words from the text.")],
         collection: CollectionName = None,
-        k: Annotated[int, Field(ge=1, le=50, description="Number of passages.")] = 5,
+        k: Annotated[int | None, Field(ge=1, le=50, description="Number of passages. Default: a few.")] = None,
         mode: Annotated[
-            Literal["hybrid", "dense", "keyword"],
-            Field(description="`dense` finds similar meaning, `keyword` the words, `hybrid` both."),
-        ] = "hybrid",
+            Literal["hybrid", "dense", "keyword"] | None,
+            Field(description="`dense` finds similar meaning, `keyword` the words, `hybrid` (the default) both."),
+        ] = None,
         filter: Filter = None,
     ) -> SearchResults:
         """Find the passages that match a query best."""
         async with self._call(ctx, collection, query=query) as (key, model):
-            run_search = partial(model.handle(key).search, query, k, mode=mode, filter=filter or None)
+            run_search = partial(model.handle(key).search, query, k, mode=mode or "hybrid", filter=filter or None)
             return SearchResults(collection=model.collection, hits=await self._served.compute(key, run_search))
 
     async def ask(
@@ -197,6 +197,7 @@ def run_stdio(served: ServedModels, key: Key) -> None:
         service = Service(served, Limits(answer_seconds=_STDIO_ANSWER_SECONDS))
         warm_up = asyncio.create_task(served.run(service.warm_up))
         await tool_server(service, lambda _: key, describe=_describe_to_owner).run_stdio_async()
+        service.stop()
         warm_up.cancel()
 
     try:

@@ -136,6 +136,8 @@ class ServedModels:
                 names = [name] if i == 0 else []
                 if label:
                     names.append(f"{name}:{label}")
+                    if names[-1] in self.models:
+                        raise ConfigError(f"Two readers are named {label!r}.", "Rename one with `--reader NAME=MODEL`.")
                 self.models |= {alias: Model(alias, name, self.handles[name], rag, queue) for alias in names or [name]}
         self.compute_queue = shared_queue(_COMPUTE_SLOTS)
         """For what needs a core: searches, lists, retrieval and check of an answer, each batch of embeddings."""

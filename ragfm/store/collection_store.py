@@ -199,9 +199,14 @@ class Store:
             return embedder
 
     def reranker(self, name: str | None = None) -> Reranker | None:
-        """A reranker by name, by default that of the caller or of the settings. Raises the errors of `make`."""
+        """A reranker by name, by default that of the caller or of the settings; None for `none`.
+
+        Raises the errors of `make`.
+        """
         with self._lock:
             reranker = name or self._reranker or self.settings.search.reranker
+            if reranker == "none":
+                return None
             if isinstance(reranker, str):
                 if reranker not in self._rerankers:
                     self._rerankers[reranker] = make("rerankers", reranker)

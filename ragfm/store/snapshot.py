@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfm.core.config import Settings
+from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import Ids, KeywordIndex, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
@@ -276,12 +277,20 @@ class Snapshot:
         return self.keywords().language
 
     def new_keywords(self) -> KeywordIndex:
-        """A keyword index built from all texts: its statistics and language do not depend on earlier generations."""
+        """A keyword index built from all texts: its statistics and language do not depend on earlier generations.
+
+        Raises ConfigError if it does not support the language of the settings.
+        """
         ids = self._catalog.chunk_ids(self.generation.id)
         if self._catalog.floor() > self.generation.id:
             raise StaleReadError
         texts, language = self._catalog.chunk_texts(ids), self._settings.language
-        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=language)
+        try:
+            index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=language)
+        except ValueError as error:
+            if language is None:
+                raise
+            raise ConfigError(f"`language`: {error}.", "Correct it in ragfm.toml.") from error
         return index
 
     def search_keywords(self, query: str, k: int, where: Predicate | None = None) -> tuple[Vectors, Ids]:

@@ -99,7 +99,7 @@ def mine_hard_negatives(
     if not examples:
         raise DataError(
             "None of the questions finds a passage to train on.",
-            "Check the addresses of the questions; `ragfm documents` lists those of the collection.",
+            "Check the uris of the questions; `ragfm documents --json` lists those of the collection.",
         )
     return examples
 

@@ -470,6 +470,8 @@ def test_chance_is_not_adopted_and_too_few_right_answers_are_said(
     assert [path.name for path in store_calibration(report, tmp_path)] == ["ragfm-confidence.json"]
     with pytest.raises(DataError, match="0 of 120 answers are right"):
         calibrate(_rag(collection, docs, ["Nine weeks."], confidence=None, verifier="none"), questions)
+    with pytest.raises(DataError, match="39 questions are too few"):  # before the first answer
+        calibrate(_rag(collection, docs, [], confidence=None), questions[:39])
 
 
 @pytest.mark.slow

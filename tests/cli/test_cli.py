@@ -127,7 +127,16 @@ WRONG = {
     "empty collection": (["ingest", "docs", "-c", ""], 2, "empty"),
     "empty group": (["ingest", "docs", "--allow", ""], 2, "empty"),
     "a path that cannot be written": (["demo", "/proc/nowhere"], 1, "No such file"),
+    "a report in a file": (
+        ["eval", "retrieval", "docs", "--report", "docs/leave.md/r.html"],
+        1,
+        "Access to 'docs/leave.md' failed",
+    ),
     "wrong tag": (["ingest", "docs", "--tag", "year"], 2, "KEY=VALUE"),
+    "infinite number": (["keys", "add", "ann", "--rate", "inf"], 2, "inf is not a finite number"),
+    "not a number": (["watch", "--interval", "nan"], 2, "nan is not a finite number"),
+    "negative seed": (["adapt", "auto", "--seed", "-1"], 2, "--seed"),
+    "too long a time": (["log", "forget", "--older-than", "999999"], 2, "--older-than"),
     "not UTF-8": (["search", "caf\udce9"], 2, "The argument caf\\xe9 is not UTF-8"),
 }
 
@@ -275,6 +284,9 @@ def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
         shown = shell(*words).stdout
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
     assert "\\x1b]0;PWNED" in shell("search", "lamp").stdout
+    (docs.parent / "\x1b[31mempty").mkdir()
+    warning = shell("ingest", "\x1b[31mempty").stderr
+    assert "Warning: The source \\x1b[31mempty contains no document" in warning
     assert len(shell("documents").stdout.splitlines()) == 1 + 5
 
 
@@ -303,6 +315,15 @@ def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -
     done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
     assert "100 tokens" in done.stderr
     assert re.search(r"/sources \[N\] +show the passages", done.stdout)
+
+
+def test_a_chat_is_not_saved_over_another_file(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs")
+    before = (docs / "leave.md").read_bytes()
+    done = shell("chat", typed="/save docs/leave.md\n/save talk.jsonl\n/save talk.jsonl\n/quit\n")
+    assert "docs/leave.md, line 1, is not a turn of a conversation. Name another file." in done.stderr
+    assert done.stdout.count("Saved.") == 2
+    assert (docs / "leave.md").read_bytes() == before
 
 
 def test_without_a_command_there_is_help(shell: Shell) -> None:

@@ -38,6 +38,20 @@ def test_sources(shell: Shell, tmp_path: Path) -> None:
         assert part in text
 
 
+def test_sources_show_their_own_failures_and_the_values_of_options(shell: Shell, tmp_path: Path) -> None:
+    project, other = tmp_path / "project", tmp_path / "other"
+    for folder in (project, other):
+        folder.mkdir()
+        (folder / f"{folder.name}.pdf").write_bytes(b"no pdf")
+    collection = ("-c", project / ".ragfm")
+    shell("ingest", project, "--option", "archives=false", *collection, code=3)
+    shell("ingest", other, *collection, code=3)
+    listed = {source["name"]: source["failures"] for source in shell.json("sources", *collection)["sources"]}
+    assert [failure["uri"] for failure in listed["."]] == ["project.pdf"]
+    assert [failure["uri"] for failure in listed[str(other)]] == [f"{other}/other.pdf"]
+    assert "options   archives=false\n" in shell("sources", *collection).stdout
+
+
 def test_tag(shell: Shell, tmp_path: Path) -> None:
     assert shell("tag", "docs/*.md", "team=people & culture", "draft=no").stdout == "1 document matches docs/*.md.\n"
     report = shell.json("tag", "docs", "draft=")

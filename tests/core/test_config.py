@@ -45,6 +45,7 @@ def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
         ("[[sources]]\nname = 'x'", "`sources.0.location`: field required"),
         ("[[tags]]\nmatch = 'x'", "`tags.0.tags`: field required"),
         ("[[tags]]\nmatch = ''\ntags = {}", "`tags.0.match`: .*at least 1 character"),
+        ("[files]\nmax_mb = inf", "`files.max_mb`: input should be a finite number"),
         ("reader = ", "cannot be read"),
     ],
 )
@@ -55,10 +56,37 @@ def test_errors_in_settings_name_the_file(tmp_path: Path, content: str, message:
     assert "ragfm.toml" in str(raised.value)
 
 
-def test_a_wrong_environment_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAGFM_ASK__K", "none")
-    with pytest.raises(ConfigError, match=r"`ask\.k`"):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RAGFM_ASK__K", "none", r"RAGFM_ASK__K: `ask\.k`: .*it is 'none'"),
+        ("ragfm_ask__kk", "3", r"ragfm_ask__kk: there is no key `ask\.kk`"),
+        ("RAGFM_SOURCES", '[{"name": "x"}]', r"RAGFM_SOURCES: `sources\.0\.location`: field required"),
+        ("RAGFM_PARSE__IMAGES", "page", r"`parse\.images`: .*valid boolean.* or input should be 'pages'"),
+        ("RAGFM_SOURCES", "docs", "RAGFM_SOURCES: 'docs' is not JSON"),
+        ("RAGFM_PARSE__PARSERS", "docx", "RAGFM_PARSE__PARSERS: 'docx' is not JSON"),
+    ],
+)
+def test_a_wrong_environment_variable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    (tmp_path / "ragfm.toml").write_text("[ask]\nk = 3\n")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message) as raised:
         load_settings(tmp_path)
+    assert "ragfm.toml" not in str(raised.value)
+
+
+def test_an_empty_environment_variable_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ragfm.toml").write_text('reader = "file"\n')
+    monkeypatch.setenv("RAGFM_READER", "")
+    monkeypatch.setenv("RAGFM_SEARCH__WEIGHT", "")
+    assert load_settings(tmp_path).reader == "file"
+
+
+def test_a_byte_order_mark_is_not_content(tmp_path: Path) -> None:
+    (tmp_path / "ragfm.toml").write_text('reader = "file"\n', encoding="utf-8-sig")
+    assert load_settings(tmp_path).reader == "file"
 
 
 def test_an_environment_variable_that_is_not_a_setting_is_named(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -287,6 +289,14 @@ def test_any_reader_can_judge(handbook: Collection, refused: tuple[str, ...], ri
     assert trial == asked
     assert (asked.grammar is None, asked.schema is None) == (bool(refused), len(refused) != 1)
     assert ('{"right": true}' in judge.prompts[-1][-1].content) == bool(refused)
+
+
+def test_questions_without_a_right_answer_are_refused_before_the_first_question(handbook: Collection) -> None:
+    reader = ScriptedReader(["28 days"])
+    unknown = Question("open", "How many?", (Gold("docs/leave.md"),))
+    with pytest.raises(DataError, match=r"'open' has no right answer\. Load questions with `answers=True`"):
+        evaluate_answers(Rag(handbook, reader=reader), [LEAVE, unknown])
+    assert not reader.prompts
 
 
 def test_a_judge_without_a_verdict_is_refused_before_the_first_question(handbook: Collection, tmp_path: Path) -> None:
@@ -649,9 +659,13 @@ def test_questions_with_answers_are_loaded(tmp_path: Path) -> None:
     found = load_questions(path)
     assert [q.text for q in found.questions] == ["When?", "Where?"]
     assert found.left_out == {"without a uri": 1, "unanswerable": 1}
-    path.write_text(json.dumps({"question": "How many?", "answers": [28]}) + "\n")
-    with pytest.raises(DataError, match=r"line 1: answers are \[28\]"):
-        load_questions(path, answers=True)
+    for wrong, message in (
+        ({"answers": [28]}, r"answers are \[28\]; give a text or a list of texts"),
+        ({"uri": "docs/a.md", "unanswerable": "true"}, "unanswerable is 'true'; give true or false"),
+    ):
+        path.write_text(json.dumps({"question": "How many?", **wrong}) + "\n")
+        with pytest.raises(DataError, match=f"line 1: {message}"):
+            load_questions(path, answers=True)
 
 
 def test_a_span_is_an_answer(handbook: Collection) -> None:
@@ -722,6 +736,18 @@ def test_the_reader_of_ragfm_toml_has_its_adapter_in_a_comparison(
     assert named() == ["mine.gguf + my-adapter"]
     assert named("--reader", "bundled", "--reader", "mine.gguf") == ["bundled", "mine.gguf + my-adapter"]
     assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
+
+
+def test_a_full_disk_is_not_called_a_bug_of_the_reader(tmp_path: Path) -> None:
+    paragraph = {"context": "Leave is 28 days.", "qas": [{"id": "1", "question": "How many?", "answers": []}]}
+    (tmp_path / "squad.json").write_text(json.dumps({"data": [{"title": "a", "paragraphs": [paragraph]}]}))
+    source = {"data": "squad.json", "keep": "squad.json/collection"}  # like a folder that cannot be written to
+    job = json.dumps({"contender": {"reader": "bundled"}, "source": source, "out": "run.jsonl"})
+    command = [sys.executable, "-m", "ragfm.evaluation.comparison_worker"]
+    done = subprocess.run(command, input=job, cwd=tmp_path, capture_output=True, text=True, check=False)
+    error = json.loads(done.stdout.splitlines()[-1])["error"]
+    assert "squad.json" in error["message"]
+    assert error["hint"] == "Check the path, its permissions and the free space."
 
 
 def test_a_comparison_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

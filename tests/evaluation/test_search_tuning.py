@@ -161,6 +161,7 @@ def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
         "",
         "# mine\nreader = 'x.gguf'  # good\n[search]\nk = 7\nweight = 0.9 # mine\n[[sources]]\nlocation = 'docs'\n",
         "search.k = 7\nreader = 'x.gguf'\n",
+        "\ufeffsearch.k = 7\nreader = 'x.gguf'\n",
         "search = {k = 7}\n[ask]\nk = 2\n",
         "[ask]\nk = 2",
     ],

@@ -417,6 +417,7 @@ def test_the_commands(run: Callable[..., str], log: AnswerLog, tmp_path: Path) -
     assert "of Anna" in run("log", "show", "1")
     assert json.loads(run("log", "show", "1", "--json"))["thumbs"] == "up"
     assert [json.loads(line)["id"] for line in run("log", "export").splitlines()] == ["log-1", "log-2"]
+    assert run("log", "export", "-") == run("log", "export")
     assert json.loads(run("log", "export", "--json", "q.jsonl")) == {"path": "q.jsonl", "entries": 2, "lines": 2}
     assert len((tmp_path / "q.jsonl").read_text().splitlines()) == 2
     assert len(run("log", "export", "--all").splitlines()) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,13 @@ def test_a_long_question_is_not_built_upon() -> None:
 )
 def test_the_items_of_a_list_in_an_answer(answer: str, items: list[str]) -> None:
     assert list_items(answer) == items
+
+
+@pytest.mark.parametrize("space", [3 * " ", "\n"])
+def test_white_space_in_an_answer_takes_linear_time(space: str) -> None:
+    start = time.thread_time()
+    assert len(list_items(f"There are two: Cirrus{space * 50_000}, and Stratus.")) == 2
+    assert time.thread_time() - start < 2
 
 
 def test_an_ordinal_may_mean_a_source_or_an_older_answer() -> None:

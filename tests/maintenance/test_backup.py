@@ -129,8 +129,10 @@ def test_nothing_is_overwritten_without_force(filled: Collection, tmp_path: Path
     filled.backup(out, force=True)
     with pytest.raises(CollectionError, match="already exists"):
         filled.restore(out)
-    with pytest.raises(CollectionError, match="already exists"):
-        filled.backup(tmp_path / "docs", force=True)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("docs", "pipe"):
+        with pytest.raises(CollectionError, match=r"already exists\. Choose a file"):
+            filled.backup(tmp_path / name, force=True)
     with pytest.raises(CollectionError, match=r"cannot be written: No such file"):
         filled.backup(tmp_path / "nowhere" / "b.tar")
     (tmp_path / "all.jsonl").write_text('{"uri": "a"}\n' * 99)

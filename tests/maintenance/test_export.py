@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,8 +146,11 @@ def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) 
     assert not list(tmp_path.glob("*.new"))
     filled.export(out)
     assert len(_lines(out.read_bytes())) == 5
-    with pytest.raises(CollectionError, match="cannot be written"):
-        filled.export(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):  # as the administrator, /dev/null was replaced by a file
+        with pytest.raises(CollectionError, match="cannot be written: It is not a regular file"):
+            filled.export(path)
+    assert (tmp_path / "pipe").is_fifo()
     with pytest.raises(CollectionError, match="No such file"):
         filled.export(tmp_path / "nowhere" / "out.jsonl")
 

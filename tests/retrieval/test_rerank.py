@@ -441,6 +441,7 @@ def test_the_settings_name_a_reranker_and_groups_share_it(harbour: Collection) -
     handle = _named(harbour, reranker="overlap")
     assert "rerank" in handle.search(QUERY, k=1)[0].scores
     assert handle.as_groups(set())._store.reranker() is handle._store.reranker()
+    assert "rerank" not in _named(harbour, reranker="none").search(QUERY, k=1)[0].scores
     with pytest.raises(ModelNotFoundError):
         _named(harbour, reranker="nobody/reranker").search(QUERY)
 

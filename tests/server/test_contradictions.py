@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,6 +80,12 @@ def test_lines_and_footnotes() -> None:
         assert without_footnotes(TEXT + added) == TEXT
     kept = "But [2] says otherwise: “a”\n\nSources:\nnone"
     assert without_footnotes(kept) == kept
+
+
+def test_white_space_in_a_message_does_not_stop_the_server() -> None:
+    start = time.thread_time()
+    assert without_footnotes(f"a{' ' * 100_000}b \n") == f"a{' ' * 100_000}b"
+    assert time.thread_time() - start < 1  # half a minute, if each space is tried as the end of the text
 
 
 @pytest.mark.parametrize("notes", ["false", "true"])

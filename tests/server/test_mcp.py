@@ -86,8 +86,10 @@ def test_a_process_serves_its_tools_over_its_input_and_output(tmp_path: Path) ->
         found = await client.call_tool("search", {"query": "days of leave", "k": 1, "filter": "uri like '%LEAVE%'"})
         (hit,) = found.structured_content["hits"]
         assert (hit["uri"], hit["name"], hit["lines"]) == ("docs/leave.md", "docs/leave.md", [1, 3])
-        found = await client.call_tool("search", {"query": "days of leave", "collection": "", "filter": ""})
-        assert found.structured_content["hits"]
+        empty = {"collection": "", "filter": ""}
+        for left_out in (empty, dict.fromkeys(("k", "mode", "collection", "filter"))):
+            found = await client.call_tool("search", {"query": "days of leave", **left_out})
+            assert found.structured_content["hits"]
         assert "There are: handbook, handbook:tiny." in await refused(
             client, "search", query="leave", collection="nothing"
         )
@@ -102,6 +104,7 @@ def test_a_failed_start_prints_one_line(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     assert shell("mcp", "-c", "nothing", code=1, typed="").stderr.startswith("Error: There is no collection")
     assert "--groups cannot be combined with --http" in shell("mcp", "--http", "--groups", "hr", code=2).stderr
+    assert "--port requires --http" in shell("mcp", "--port", "8001", code=2, typed="").stderr
 
 
 def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,12 @@ def test_two_collections_of_one_name_are_refused(tmp_path: Path) -> None:
         ServedModels([("a", folder), ("a", folder)], [("script", ScriptedReader(["Yes."]))])
 
 
+def test_two_readers_of_one_name_are_refused(tmp_path: Path) -> None:
+    readers = [("script", ScriptedReader(["Yes."])), ("script", ScriptedReader(["No."]))]
+    with pytest.raises(ConfigError, match="Two readers are named 'script'"):
+        ServedModels([("a", make_collection(tmp_path))], readers)
+
+
 def test_a_key_with_more_requests_waiting_computes_at_a_lower_priority(tmp_path: Path) -> None:
     served = ServedModels([("handbook", make_collection(tmp_path))], [("script", ScriptedReader(["Yes."]))])
 

@@ -119,6 +119,28 @@ def test_invalid_requests_are_refused_as_by_openai(
 
 
 @pytest.mark.parametrize(
+    ("route", "asked", "message"),
+    [
+        ("embeddings", {"input": []}, "input: list should have at least 1 item"),
+        ("embeddings", {"input": [[1, 2]]}, "input.0: input should be a valid string"),
+        ("chat/completions", {"messages": QUESTION, "stop": ["."] * 17}, "stop: list should have at most 16 items"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]},
+            "messages.0.content.0: input tag 'file' found using 'type' does not match",
+        ),
+    ],
+    ids=["no text", "tokens", "stop", "part"],
+)
+def test_the_error_of_a_value_with_several_types_is_that_of_the_nearest_one(
+    running: Running, route: str, asked: dict[str, object], message: str
+) -> None:
+    error = running.client().post(f"/v1/{route}", json={"model": "handbook", **asked}).json()["error"]
+    assert error["message"].startswith(message)
+    assert error["param"] == message.partition(":")[0]
+
+
+@pytest.mark.parametrize(
     ("route", "asked"),
     [
         ("chat/completions", b'{"model": "handbook", "messages": [{"role": "user", "content": "leave \\ud800"}]}'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import socket
 import stat
@@ -17,7 +18,7 @@ from support.running_server import QUESTION, SECRET, Running, eventually
 
 from ragfm.cli import ragfm
 from ragfm.core.errors import ConfigError
-from ragfm.server.api_keys import Key, KeyFile
+from ragfm.server.api_keys import Key, KeyFile, RequestCounter, default_key_path
 
 PUBLIC = {"/healthz", "/readyz"}
 
@@ -75,6 +76,13 @@ def test_a_key_is_shown_once_kept_as_a_hash_and_refused_once_revoked(running: Ru
     assert not file.find(secret)
 
 
+def test_the_collection_of_keys_may_have_a_name_as_for_serve(tmp_path: Path) -> None:
+    folder = tmp_path / "handbook"
+    assert CliRunner().invoke(ragfm, ["keys", "add", "ann", "-c", f"hb={folder}"]).exit_code == 0
+    (key,) = KeyFile(default_key_path(folder)).keys()
+    assert key.name == "ann"
+
+
 def test_a_running_server_follows_its_file_of_keys(running: Running) -> None:
     secret = running.keys.add(Key(name="brief"))
     ask = lambda: httpx.get(f"{running.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})  # noqa: E731
@@ -86,6 +94,12 @@ def test_a_running_server_follows_its_file_of_keys(running: Running) -> None:
     assert running.client().get("/v1/models").status_code == 503  # no key is valid
     running.keys.path.write_bytes(kept)
     assert running.client().get("/v1/models").status_code == 200
+
+
+def test_a_key_file_that_cannot_be_read_is_not_called_invalid(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory") as raised:
+        KeyFile(tmp_path).keys()
+    assert "delete" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a" * 65, "-x", "a\n"])
@@ -101,6 +115,20 @@ def test_groups_of_a_key_are_validated(group: str) -> None:
 
 
 @pytest.mark.timing
+@pytest.mark.parametrize("limit", ["per_minute", "uploads_mb"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_limits_of_a_key_are_finite(limit: str, value: float) -> None:
+    # JSON has no infinity: the key file could not be read again, and no key would be valid
+    with pytest.raises(ValueError, match=limit):
+        Key(name="ann", **{limit: value})
+
+
+def test_the_first_request_of_a_key_is_allowed_at_any_rate() -> None:
+    take, key = RequestCounter().take, Key(name="ann", per_minute=0.5)
+    assert take(key) == 0
+    assert 119 < take(key) <= 120
+
+
 def test_a_key_has_its_collections_and_its_rate(running: Running) -> None:
     secret = running.keys.add(Key(name="strict", collections=("payroll",), per_minute=3))
     client = httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"})

@@ -21,11 +21,11 @@ _ORDINAL = re.compile(
     re.IGNORECASE,
 )
 _CITED = ("source", "citation", "document", "passage")
-_LINE = re.compile(r"^\s*(?:[-*•–]|\(?\d{1,2}[.)])\s+(?P<item>.+)$", re.MULTILINE)
+_LINE = re.compile(r"^[^\S\n]*(?:[-*•–]|\(?\d{1,2}[.)])\s+(?P<item>.+)$", re.MULTILINE)
 _BEFORE = re.compile(
     r".*(?::|\b(?:is|are|was|were|has|have|includes?|include|offers?|lends?|sells?|mean|and also)\b)\s+"
 )
-_SPLIT = re.compile(r"\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+")
+_SPLIT = re.compile(r"(?<!\s)(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)")
 _MAX_ITEM_WORDS = 8  # words of an item within a sentence
 _ARTICLE = re.compile(r"^(?:an?|one)\s+(?=\w)", re.IGNORECASE)
 
