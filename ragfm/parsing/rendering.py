@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from ragfm.core.types import Box, Mark, Scalar, image_key
 from ragfm.parsing import heartbeat
 from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE
+from ragfm.parsing.table_layout import MAX_CAPTION_LINES, caption_lines
 
 _MAX_CAPTION = 200  # characters that stay with each part of a long figure
 _MAX_PADDING = 100  # cells, so that one long row does not multiply the size of all others
@@ -48,6 +49,7 @@ class MarkdownBuilder:
         self._last_is_tight = False
         self._marks: list[Mark] = []
         self._images: dict[str, bytes] = {}
+        self._above: list[str] = []  # paragraphs since the last block of another kind
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
@@ -62,6 +64,7 @@ class MarkdownBuilder:
         self._parts += (separator, text)
         self.length = start + len(text)
         self._last_is_tight = tight
+        self._above = [] if tight else [*self._above[1 - MAX_CAPTION_LINES :], text]
         return start
 
     def start_page(self, number: int) -> None:
@@ -80,18 +83,22 @@ class MarkdownBuilder:
     def add_table(
         self,
         rows: Sequence[Sequence[str]],
-        header_rows: int = 1,
         *,
-        caption: Sequence[str] = (),
+        titles: Sequence[str] = (),
+        caption: Sequence[str] | None = None,
         places: Mapping[int, str] | None = None,
     ) -> None:
-        """Add a Markdown table.
+        """Add a Markdown table; the first row is its header.
 
-        `caption` are the lines above the table that belong to it; they are part of the mark, not of the text. `places`
-        maps row numbers to the places (such as `Sheet1!A5`) of these rows.
+        `titles` are lines that belong to the table, and are added above it. `caption` are the lines of the text above
+        that are about it, by default short paragraphs; it is part of the mark, as titles and header are. `places` maps
+        row numbers to the places (such as `Sheet1!A5`) of these rows.
         """
+        caption = [*(caption_lines(self._above) if caption is None else caption), *titles]
+        for title in titles:
+            self.add_block(title)
         lines = table_lines(rows)
-        header = lines[: header_rows + 1] if any(map(any, rows[:header_rows])) else []
+        header = lines[:2] if any(rows[0]) else []
         start = self._add_marked("table", "\n".join(lines), "\n".join([*caption, *header]))
         if places:
             starts = [start, *(start + end for end in accumulate(len(line) + 1 for line in lines))]
@@ -159,6 +166,7 @@ class MarkdownBuilder:
     def _add_marked(self, kind: Literal["heading", "table", "code"], text: str, value: str, level: int = 0) -> int:
         start = self.add_block(text)
         self._marks.append(Mark(kind, start, self.length, value, level))
+        self._above.clear()
         return start
 
     def _end_page(self) -> None:

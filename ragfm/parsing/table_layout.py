@@ -11,10 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from ragfm.parsing.rendering import MarkdownBuilder
+from typing import NamedTuple
 
 MAX_CAPTION_LINES = 3
 MAX_CAPTION = 160  # characters of a line
@@ -49,13 +46,6 @@ class ArrangedTable(NamedTuple):
 
     titles: list[str]
     rows: list[list[str]]
-
-    def add_to(self, builder: MarkdownBuilder, caption: Sequence[str] = ()) -> None:
-        """Add titles and rows. `caption`: what the text above says about the table."""
-        for title in self.titles:
-            builder.add_block(title)
-        if self.rows:
-            builder.add_table(self.rows, caption=[*caption, *self.titles])
 
 
 def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, labels_only: bool = False) -> ArrangedTable:

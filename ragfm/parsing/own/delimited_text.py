@@ -43,9 +43,7 @@ def read_csv(text: str, name: str, *, prefer_tabs: bool = False) -> ParsedText:
     titles = len(list(takewhile(lambda count: count == 1, values)))
     if sum(count > 1 for count in values) <= (len(rows) - titles) / 2:  # a list of single values
         titles = 0
-    for row in rows[:titles]:
-        builder.add_block("".join(row).strip())
-    builder.add_table(rows[titles:])
+    builder.add_table(rows[titles:], titles=["".join(row).strip() for row in rows[:titles]])
     return builder.build({"rows": len(rows) - titles - 1})
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 _VERSION = "5"
 # Of formats that have changed since.
 _VERSIONS = {
-    **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.CSV, formats.TSV, formats.JSON, formats.CODE), "6"),
-    formats.RTF: "6",
-    **dict.fromkeys((formats.XLS, formats.ODS, formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
+    **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.JSON, formats.CODE, formats.RTF), "6"),
+    **dict.fromkeys((formats.CSV, formats.TSV, formats.XLS, formats.ODS), "7"),
+    **dict.fromkeys((formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
     **dict.fromkeys((formats.XLSX, formats.DOCX, formats.DOC, formats.ODT), "8"),
     formats.PDF: "10",
     **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "11"),

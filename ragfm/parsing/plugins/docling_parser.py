@@ -13,9 +13,10 @@ from ragfm.core.errors import MissingExtraError
 from ragfm.parsing import formats
 from ragfm.parsing.formats import FORMATS, Format
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
+from ragfm.parsing.table_layout import Cell, arrange_table
 
 _LIBRARY_VERSION = version("docling-slim")  # without it, loading the plugin raises ModuleNotFoundError
-_VERSION = "1"
+_VERSION = "2"
 _ASCIIDOC = Format("text/asciidoc", "AsciiDoc", (".adoc", ".asciidoc"))
 _LATEX = Format("text/x-tex", "LaTeX", (".tex",))
 _WEBVTT = Format("text/vtt", "WebVTT", (".vtt",))
@@ -64,10 +65,11 @@ def _render(document: Any) -> ParsedText:
             label = label if label == "list_item" else "text"
         if label == "table":
             grid = item.data.grid
-            rows = [[" ".join(cell.text.split()) for cell in row] for row in grid]
+            rows = [[Cell(" ".join(cell.text.split())) for cell in row] for row in grid]
             headers = [any(cell.column_header for cell in row) for row in grid]
-            if any(map(any, rows)):
-                builder.add_table(rows, max(1, (*headers, False).index(False)))
+            if any(cell.text for row in rows for cell in row):
+                table = arrange_table(rows, (*headers, False).index(False))
+                builder.add_table(table.rows, titles=table.titles)
             continue
         if not text:
             continue

@@ -121,7 +121,7 @@ def _render(elements: Iterable[Any]) -> ParsedText:
         table = _table(about.text_as_html) if category == "Table" else None
         before = builder.length
         if table is not None:
-            table.add_to(builder)
+            builder.add_table(table.rows, titles=table.titles)
         elif category == "Title" and depth is not None:
             builder.add_heading(min(depth, 5) + 1, " ".join(text.split()))
         elif outer_depth is not None:

@@ -311,3 +311,13 @@ def test_a_chart_becomes_a_table() -> None:
     table = "|  | Steamers |\n| --- | --- |\n| May | 12 |"
     text = f"Ships:\n\n{table}\n\n| In a cell: |\n| --- |\n\n{table}"
     assert document(saved(written), "a.docx").text == text
+
+
+def test_a_short_paragraph_above_a_table_is_its_caption() -> None:
+    written = docx.Document()
+    written.add_paragraph("The ships are counted at night.")
+    written.add_paragraph("Table 1: Ships (in thousands)")
+    for cell, text in zip(written.add_table(2, 2)._cells, ("Port", "Ships", "Holm", "3"), strict=True):
+        cell.text = text
+    (table,) = (mark.value for mark in document(saved(written), "a.docx").marks if mark.kind == "table")
+    assert table == "Table 1: Ships (in thousands)\n| Port | Ships |\n| --- | --- |"

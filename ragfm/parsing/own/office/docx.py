@@ -283,7 +283,8 @@ class _BodyReader:
                 above = texts
         if cells:
             header_rows = sum(child(row, "trPr", "tblHeader") is not None for row in row_nodes)
-            arrange_table(cells, header_rows).add_to(self.builder)
+            table = arrange_table(cells, header_rows)
+            self.builder.add_table(table.rows, titles=table.titles)
         self._add_charts_and_notes(below)
         self.add_pictures()
 

@@ -227,7 +227,8 @@ class _BodyReader:
             if row:
                 rows += [row] * _repeats(row_node, "number-rows-repeated")
         if any(len(row) > 1 for row in rows):
-            arrange_table(rows, header_rows).add_to(self.builder)
+            titles, texts = arrange_table(rows, header_rows)
+            self.builder.add_table(texts, titles=titles)
         else:
             for row in rows:
                 self.builder.add_block(row[0].text)

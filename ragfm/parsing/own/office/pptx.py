@@ -210,7 +210,8 @@ class _SlideReader:
                 rows.append(list(cells.values()))
                 above = cells
         if rows:
-            arrange_table(rows).add_to(self._builder)
+            titles, texts = arrange_table(rows)
+            self._builder.add_table(texts, titles=titles)
 
 
 def _row_and_left(shape: _Shape) -> tuple[int, int]:

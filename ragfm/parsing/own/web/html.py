@@ -28,7 +28,7 @@ from ragfm.parsing.own.web.html_tree import (
 )
 from ragfm.parsing.own.web.main_content import contents_of_book, find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
-from ragfm.parsing.table_layout import MAX_CAPTION_LINES, ArrangedTable, Cell, arrange_table, caption_lines
+from ragfm.parsing.table_layout import ArrangedTable, Cell, arrange_table
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
@@ -143,7 +143,6 @@ class _PageReader:
         self._terms: list[str] = []  # of a definition without text so far
         self._level = 1  # of the last heading outside of definitions
         self._bold_headings = frozenset[int]()  # identifiers of blocks
-        self._above: list[str] = []  # paragraphs since the last block of another kind
 
     def read(self, root: LexborNode, metadata: dict[str, Scalar]) -> ParsedText:
         self._bold_headings = find_bold_headings(root)
@@ -189,24 +188,10 @@ class _PageReader:
                 classes = " ".join(attribute(element, "class") for element in (node, code) if element is not None)
                 language = re.search(r"\blang(?:uage)?-([\w+#-]+)", classes)
                 self._builder.add_code(text, language[1] if language else "")
-                self._above.clear()
                 self._marker = ""
             return False
         elif tag == "table" and not is_layout(node):
-            caption = node.css_first("caption")
-            titles, rows = read_table(node)
-            if caption is not None and (caption_text := _text_of(caption)):
-                titles.insert(0, caption_text)
-            if (
-                rows and not titles and all(len(row) == 2 and _ITEM_MARKER.fullmatch(row[0]) for row in rows)
-            ):  # a list, laid out as a table
-                for marker, text in rows:
-                    self._builder.add_block(f"{'-' if marker in _BULLETS else marker} {text}", tight=True)
-            else:
-                ArrangedTable(titles, rows).add_to(self._builder, caption_lines(self._above))
-            if titles or rows:
-                self._above.clear()
-                self._marker = ""
+            self._add_table(read_table(node))
             return False
         return True
 
@@ -234,6 +219,19 @@ class _PageReader:
                 if definitions.has_headings:
                     self._builder.end_section(definitions.level)
 
+    def _add_table(self, table: ArrangedTable) -> None:
+        titles, rows = table
+        if not rows:
+            for title in titles:
+                self._builder.add_block(title)
+        elif not titles and all(len(row) == 2 and _ITEM_MARKER.fullmatch(row[0]) for row in rows):
+            for marker, text in rows:  # a list, laid out as a table
+                self._builder.add_block(f"{'-' if marker in _BULLETS else marker} {text}", tight=True)
+        else:
+            self._builder.add_table(rows, titles=titles)
+        if titles or rows:
+            self._marker = ""
+
     def _take_line(self) -> str:
         """The text of the element that ends, in one line."""
         line = " ".join("".join(self._texts).replace(_BREAK, " ").split())
@@ -249,7 +247,6 @@ class _PageReader:
     def _add_heading(self, level: int, title: str) -> None:
         if title:
             self._builder.add_heading(level, title)
-            self._above.clear()
             self._marker = ""
 
     def _end_term(self, node: LexborNode) -> None:
@@ -300,7 +297,6 @@ class _PageReader:
         indent = "  " * (depth - 1 if self._marker else depth)
         paragraph = f"\n{indent}".join(filter(None, lines))
         self._builder.add_block(indent + self._marker + paragraph, tight=bool(self._lists))
-        self._above = [] if self._lists else [*self._above[1 - MAX_CAPTION_LINES :], paragraph]
         self._marker = ""
 
 
@@ -327,7 +323,9 @@ def _data_of(address: str) -> bytes | None:
 
 
 def read_table(table: LexborNode) -> ArrangedTable:
-    """The rows of a table; a cell over several rows is repeated in each. Without text, there are no rows."""
+    """The rows of a table, with its `caption` as a title; a cell over several rows is repeated in each."""
+    caption = table.css_first("caption")
+    captions = [_text_of(caption)] if caption is not None and _text_of(caption) else []
     rows: list[list[Cell]] = []
     header_rows = 0
     only_headers: list[int] = []  # rows
@@ -365,11 +363,13 @@ def read_table(table: LexborNode) -> ArrangedTable:
             elif all(node.tag == "th" for node in nodes):
                 only_headers.append(len(rows) - 1)
     if not rows:
-        return ArrangedTable([], [])
+        return ArrangedTable(captions, [])
     width = max(sum(cell.columns for cell in row) for row in rows)
     for at in only_headers:  # without <thead>
         header_rows += at == header_rows and len(rows[at]) > 1 and sum(cell.columns for cell in rows[at]) == width
-    return arrange_table(rows, header_rows, labels_only=any(labelled[:1]) and 2 * sum(labelled) > len(labelled))
+    labels_only = any(labelled[:1]) and 2 * sum(labelled) > len(labelled)
+    arranged = arrange_table(rows, header_rows, labels_only=labels_only)
+    return arranged._replace(titles=[*captions, *arranged.titles])
 
 
 def _span(cell: LexborNode, name: str) -> int:
