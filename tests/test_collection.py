@@ -444,6 +444,18 @@ def test_a_collection_created_again_is_noticed(docs: Path, collection: Collectio
     assert reader.search("all new words", k=1)[0].text == "All new words."
 
 
+def test_a_sync_does_not_take_settings_of_sources_from_a_collection_that_was_replaced(
+    docs: Path, collection: Collection, embedder: HashingEmbedder
+) -> None:
+    collection.sync(docs, tags={"year": 2025})
+    shutil.rmtree(collection.path)
+    created_again = Collection.open(collection.location, settings=Settings(), embedder=embedder)
+    created_again.sync(docs, allow=["hr"])
+    collection.sync()  # as `ragfm watch` does, which was running all the time
+    assert created_again.as_groups(set()).documents() == []
+    assert created_again.status().sources[0]["tags"] == {}
+
+
 def test_a_search_is_never_of_two_collections(
     tmp_path: Path, collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,9 +284,7 @@ class Store:
         If another collection takes its place meanwhile, the result is entirely from the new one.
         """
         for attempt in range(_READ_ATTEMPTS):
-            identity = self.database.identity()
-            if self._catalog is not None and self._catalog_id != identity:
-                self.close()
+            identity = self._close_if_replaced()
             try:
                 result = action(self.catalog)
             except StaleReadError:
@@ -305,6 +303,13 @@ class Store:
         raise CollectionBusyError(
             f"The collection '{self.database.location}' changes faster than it can be read.", "Run the command again."
         )
+
+    def _close_if_replaced(self) -> object:
+        """Close the catalog if another collection has taken its place. Returns the identity of the present one."""
+        identity = self.database.identity()
+        if self._catalog is not None and self._catalog_id != identity:
+            self.close()
+        return identity
 
     def snapshot(self) -> SearchBackend:
         """The snapshot of the newest generation. Raises StaleReadError if another process replaces what is read.
@@ -406,6 +411,7 @@ class Store:
 
         Raises CollectionBusyError, which names the holder of the lock, and CollectionReadOnlyError.
         """
+        self._close_if_replaced()
         if not self.exists:
             name = self._embedder_or_name(self.settings.embedder)
             embedder = load_embedder(name) if isinstance(name, str) else name
