@@ -7,11 +7,11 @@ r"""Filters over metadata: `year >= 2024 and (team = hr or not status in (draft,
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | ["not"] "like"
     value      = a word, or any text in "double" or 'single' quotes; a quote inside is doubled
 
-Keys are metadata keys, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as numbers. Other
-values compare as text, by their first 200 characters, so ISO dates compare as dates. The pattern of `like` must match
-the whole text: `%` stands for any characters, `_` for one, and `\` before one of these three for itself; the case
-of ASCII letters does not matter, nor does that of `true` and `false`. A document without the key meets no comparison,
-not even `!=`.
+Keys are metadata keys, and `uri`, `source` and `media_type`. Decimal numbers, and integers of up to fifteen
+digits, compare as numbers. Other values compare as text, by their first 200 characters, so ISO dates compare as dates.
+The pattern of `like` must match the whole text: `%` stands for any characters, `_` for one, and `\` before one of these
+three for itself; the case of ASCII letters does not matter, nor does that of `true` and `false`. A document without the
+key meets no comparison, not even `!=`.
 """
 
 from __future__ import annotations
