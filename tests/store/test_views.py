@@ -11,6 +11,7 @@ from ragfm_indexes.bm25 import BM25Index
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.registry import KINDS, plugins
 from ragfm.store import snapshot, views
 from ragfm.testing import HashingEmbedder
 
@@ -121,6 +122,20 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     index = exact.status().indexes[0]
     assert (index["kind"], index["vectors"], index["pending"]) == ("exact", len(expected), 0)
     assert (index["state"], index["saved"]) == ("checked", True)
+
+
+def test_a_view_whose_plugin_was_removed_is_replaced(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _reopen(collection, index="exact").sync(docs)
+    expected = _ask(collection)
+    others = {kind: {k: v for k, v in plugins(kind).items() if k != "exact"} for kind in KINDS}
+    monkeypatch.setattr("ragfm.core.registry.plugins", others.get)
+    late = _reopen(collection)
+    assert _ask(late) == expected
+    assert "is not used: There is no plugin 'exact'" in caplog.text
+    late.sync(docs)
+    assert _reopen(collection).status().indexes[0]["kind"] == "faiss-flat"
 
 
 @pytest.mark.in_a_folder
