@@ -46,6 +46,23 @@ def test_open_touches_no_disk_and_all_but_sync_need_a_collection(collection: Col
     assert list(collection.path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("wrong", [{"index": "faiss-hsnw"}, {"backend": "pgvektor"}, {"language": "xx"}])
+def test_wrong_settings_of_indexes_are_refused_before_anything_is_embedded(
+    docs: Path, collection: Collection, embedder: HashingEmbedder, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(RagfmError, match="|".join(wrong.values())):
+        Collection.open(collection.path, settings=Settings(**wrong), embedder=embedder).sync(docs)  # type: ignore[arg-type]
+    assert not collection.path.exists()
+
+
+def test_without_a_view_a_wrong_language_is_an_error(docs: Path, collection: Collection) -> None:
+    collection.sync(docs)
+    shutil.rmtree(collection.path / "views")
+    late = Collection.open(collection.path, settings=Settings(language="xx"), embedder=HashingEmbedder())
+    with pytest.raises(ConfigError, match="`language` is not valid: expected a language among ar, ca"):
+        late.search("leave")
+
+
 def test_the_folder_around_a_collection_is_not_one(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     with pytest.raises(CollectionNotFound, match=f"There is one at '{collection.path}'"):

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragfm.core.config import Settings
+from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import Ids, KeywordIndex, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
@@ -281,6 +282,7 @@ class Snapshot:
         if self._catalog.floor() > self.generation.id:
             raise StaleReadError
         texts, language = self._catalog.chunk_texts(ids), self._settings.language
+        check_language(language)
         index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=language)
         return index
 
@@ -379,6 +381,18 @@ class Snapshot:
             positions = np.searchsorted(self._dead, ids[0]) % len(self._dead)
             valid &= self._dead[positions] != ids[0]
         return scores[0][valid], ids[0][valid]
+
+
+def check_language(language: str | None) -> None:
+    """Raise ConfigError for a language of the settings that the keyword index does not have."""
+    if language is None:
+        return
+    try:
+        load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(np.empty(0, dtype=np.int64), (), language=language)
+    except ValueError as error:
+        raise ConfigError(
+            f"The setting `language` is not valid: {error}.", "Correct it, or leave it out: then it is detected."
+        ) from error
 
 
 def _cosines(rows: Vectors, query: Vectors) -> Vectors:
