@@ -633,7 +633,8 @@ class PostgresDatabase:
         # libpq's second line asks "Is the server running …?", which the hint of the error does, too.
         why = " ".join(str(error.orig).partition("\n\tIs the server")[0].split()).rstrip(".")
         # Classes of states: 08 connection exception, 28 authorization, 3D unknown database, 57 server is shut down.
-        if error.connection_invalidated or not state or state[:2] in ("08", "28", "3D", "57"):
+        unknown = not state and not isinstance(error, sa.exc.DataError)  # psycopg itself refuses a NUL
+        if error.connection_invalidated or unknown or state[:2] in ("08", "28", "3D", "57"):
             return CollectionUnavailableError, why
         return _ERRORS.get(state, CollectionError), why
 
