@@ -288,6 +288,7 @@ class Collection:
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
 
         """
+        from ragfm.core.text import check_characters
         from ragfm.ingestion.source_request import SourceEntry, resolve_source
         from ragfm.ingestion.sources import sync_sources
 
@@ -295,6 +296,8 @@ class Collection:
         for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
             if names is not None:
                 _names(names, what)
+        for group in allow or ():
+            check_characters("group", group)
         _check_tags(tags or {})
         settings = {
             "connector": connector,
@@ -544,7 +547,8 @@ class Collection:
 
         conditions = self._conditions(filter)
         if below is not None:
-            conditions += [documents.c.uri > f"{below}/", documents.c.uri < f"{below}0"]  # 0 comes next after /
+            folder = below.rstrip("/")
+            conditions += [documents.c.uri > f"{folder}/", documents.c.uri < f"{folder}0"]  # 0 comes next after /
         if after is not None:
             conditions.append(documents.c.uri > after)
         return self._listed(conditions, limit)
@@ -854,9 +858,12 @@ def _indexes(store: Store, snapshot: SearchBackend) -> tuple[Mapping[str, Any], 
 
 
 def _check_tags(tags: Mapping[str, Any]) -> None:
+    from ragfm.core.text import check_characters
+
     for key, value in tags.items():
         if not isinstance(value, Scalar):
             raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
+        check_characters("tag", f"{key}={value}")
 
 
 def _names(names: Iterable[str], what: str) -> frozenset[str]:

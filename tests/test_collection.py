@@ -451,6 +451,37 @@ def test_a_source_that_cannot_be_listed_is_not_kept(docs: Path, collection: Coll
     assert [source["name"] for source in collection.status().sources] == ["docs"]
 
 
+@pytest.mark.both_databases
+def test_names_that_are_not_valid_text_are_refused(docs: Path, tmp_path: Path, collection: Collection) -> None:
+    collection.sync(docs)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("Text.")
+    name = os.fsdecode(b"B\xfcro")
+    for use in (
+        lambda: collection.document(name),
+        lambda: collection.documents(below=name),
+        lambda: collection.image(name),
+        lambda: collection.remove(name),
+        lambda: collection.as_groups({name}).search("leave"),
+        lambda: collection.tag("docs/leave.md", {name: "x"}),
+        lambda: collection.sync(docs, tags={"room": name}),
+        lambda: collection.sync(docs, allow=[name]),
+        lambda: collection.sync(tmp_path / "other", name=name),
+    ):
+        with pytest.raises(UnsupportedError, match="is not valid text"):
+            use()
+    assert collection.sync().unchanged == 4  # no source has kept one of them
+
+
+def test_documents_below_a_folder(docs: Path, collection: Collection) -> None:
+    (docs / "sub").mkdir()
+    (docs / "sub" / "a.txt").write_text("Text.")
+    (docs / "sub.txt").write_text("Text.")
+    collection.sync(docs)
+    for below in ("docs/sub", "docs/sub/"):
+        assert [info.uri for info in collection.documents(below=below)] == ["docs/sub/a.txt"]
+
+
 def test_a_collection_created_again_is_noticed(docs: Path, collection: Collection, embedder: HashingEmbedder) -> None:
     collection.sync(docs)
     reader = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())

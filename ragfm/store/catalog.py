@@ -31,6 +31,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.text import check_characters
 from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text, image_key
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
@@ -171,6 +172,9 @@ class Catalog:
             raise self.database.read_error(error) from error
         except json.JSONDecodeError as error:  # a zeroed page at the end of a long row
             raise self.damage_error(f"a value is not valid JSON ({error})") from error
+        except UnicodeEncodeError as error:
+            check_characters("name", error.object)
+            raise
 
     def damage_error(self, damage: str) -> DamagedCollectionError:
         """The error to raise for damage of the catalog."""
