@@ -268,6 +268,7 @@ def test_a_prepared_generation_serves_until_the_next_is_ready(
     _reopen(collection).sync(docs)
     assert _ask(ready) == before
     collection.refresh()
+    collection._store.settle()  # the newer view is opened in the background
     with monkeypatch.context() as changes:
         changes.setattr(BM25Index, "updated", None)  # a search has nothing left to do
         assert "docs/more.txt" in [uri for uri, _ in _ask(ready)]
