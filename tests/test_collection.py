@@ -451,6 +451,17 @@ def test_a_source_that_cannot_be_listed_is_not_kept(docs: Path, collection: Coll
     assert [source["name"] for source in collection.status().sources] == ["docs"]
 
 
+@pytest.mark.parametrize("name", ["50%25 #?", os.fsdecode(b"B\xfcro")])
+def test_a_collection_is_in_a_folder_of_any_name(docs: Path, tmp_path: Path, name: str) -> None:
+    collection = Collection.open(tmp_path / name / "c", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(docs)
+    collection.backup(tmp_path / name / "backup")
+    restored = Collection.open(tmp_path / name / "r", settings=Settings(), embedder=HashingEmbedder())
+    restored.restore(tmp_path / name / "backup")
+    assert restored.search("leave") == collection.search("leave")
+    assert not restored.verify().damaged
+
+
 @pytest.mark.both_databases
 def test_names_that_are_not_valid_text_are_refused(docs: Path, tmp_path: Path, collection: Collection) -> None:
     collection.sync(docs)
