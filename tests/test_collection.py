@@ -462,6 +462,33 @@ def test_a_collection_is_in_a_folder_of_any_name(docs: Path, tmp_path: Path, nam
     assert not restored.verify().damaged
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_larger_disk_may_stand_for_the_folder(docs: Path, tmp_path: Path, exists: bool) -> None:
+    for name in ("c", "r"):
+        if exists:
+            (tmp_path / f"large-{name}").mkdir()
+        (tmp_path / name).symlink_to(tmp_path / f"large-{name}")
+    collection = Collection.open(tmp_path / "c", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(docs)
+    collection.backup(tmp_path / "backup")
+    restored = Collection.open(tmp_path / "r", settings=Settings(), embedder=HashingEmbedder())
+    restored.restore(tmp_path / "backup")
+    for name in ("c", "r"):
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / f"large-{name}" / CATALOG_FILE).exists()
+    assert restored.search("leave") == collection.search("leave")
+
+
+def test_a_file_is_not_a_collection(docs: Path, tmp_path: Path) -> None:
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        (tmp_path / "file").write_text("Text.")
+        collection = Collection.open(place, settings=Settings(), embedder=HashingEmbedder())
+        with pytest.raises(CollectionNotFound):
+            collection.search("leave")
+        with pytest.raises(CollectionError, match="cannot be created"):
+            collection.sync(docs)
+
+
 @pytest.mark.both_databases
 def test_names_that_are_not_valid_text_are_refused(docs: Path, tmp_path: Path, collection: Collection) -> None:
     collection.sync(docs)

@@ -123,7 +123,7 @@ class SqliteDatabase:
         """Device and inode of the database file, None if there is none."""
         try:
             status = (self.folder / CATALOG_FILE).stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_dev, status.st_ino
 
@@ -135,14 +135,15 @@ class SqliteDatabase:
                 f"The folder '{self.folder}' is not empty and is not a collection.",
                 "Choose a different folder with -c.",
             )
-        temporary = temporary_path(self.folder)
+        folder = self.folder.resolve()  # it may be a link to a larger disk
+        temporary = temporary_path(folder)
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir(0o700)  # it holds the text of all documents
             yield SqliteDatabase(temporary)
-            temporary.rename(self.folder)
+            temporary.rename(folder)
         except (OSError, sa.exc.DBAPIError, CollectionError) as error:
-            error_type, why = storage_failure(self.folder.parent, error)
+            error_type, why = storage_failure(folder.parent, error)
             if isinstance(error, CollectionError):
                 error_type = type(error)
             elif error_type is AccessDeniedError:
@@ -224,12 +225,13 @@ class SqliteDatabase:
                 "Searching and asking still work.",
             )
         with write_lock(self.folder):
+            parent = self.folder.resolve().parent
             try:
-                sync_folder(self.folder.parent)  # the process that created the folder may not have done it
+                sync_folder(parent)  # the process that created the folder may not have done it
             except OSError as error:
-                error_type, why = storage_failure(self.folder.parent, error)
+                error_type, why = storage_failure(parent, error)
                 raise error_type(
-                    f"The folder '{self.folder.parent}' cannot be synced: {why}.",
+                    f"The folder '{parent}' cannot be synced: {why}.",
                     "Nothing was written. Run the command again.",
                 ) from error
             for leftover in leftovers(self.folder):
@@ -338,7 +340,7 @@ class SqliteDatabase:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files and folders of a collection. Under its lock, they are those of writers that were killed."""
-    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *temporary_paths(folder)])
+    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *temporary_paths(folder.resolve())])
 
 
 @contextmanager
