@@ -289,7 +289,7 @@ class Collection:
 
         """
         from ragfm.core.text import check_characters
-        from ragfm.ingestion.source_request import SourceEntry, resolve_source
+        from ragfm.ingestion.source_request import SourceEntry, resolve_source, stored_sources
         from ragfm.ingestion.sources import sync_sources
 
         self._owner()
@@ -308,7 +308,9 @@ class Collection:
             "allow": allow,
         }
         # A wrong source fails here, before the collection is created.
-        requests = [resolve_source(self._store, SourceEntry(str(source), name, settings)) for source in sources]
+        stored = stored_sources(self._store)
+        entries = [SourceEntry(str(source), name, settings) for source in sources]
+        requests = [resolve_source(self._store, entry, stored) for entry in entries]
         return sync_sources(
             self._store,
             requests,
