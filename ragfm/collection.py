@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -865,6 +866,8 @@ def _check_tags(tags: Mapping[str, Any]) -> None:
     for key, value in tags.items():
         if not isinstance(value, Scalar):
             raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"the tag {key!r} is {value!r}, which JSON cannot represent")
         check_characters("tag", f"{key}={value}")
 
 
