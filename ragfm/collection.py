@@ -610,7 +610,7 @@ class Collection:
         return page_boxes(self._store, row, text, marks or (), page, start, end)
 
     def status(self) -> Status:
-        """Counts, failures, embedder, indexes and sources; only counts for restricted handles."""
+        """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
         return self._store.read(self._status)
 
     def _status(self, snapshot: SearchBackend) -> Status:
@@ -797,13 +797,11 @@ class Collection:
         return self._store.read_catalog(lambda _: action(self._catalog()))
 
     def _row(self, catalog: Catalog, name: str) -> Any:
-        """The row of the document with this uri, else of the one with this display name."""
-        from ragfm.store.tables import documents
-
-        for uri in dict.fromkeys((name, catalog.display_names().uri_of(name))):
-            for row in catalog.documents(None, documents.c.uri == uri, *self._conditions(None)):
-                return row
-        raise CollectionError(f"There is no document {name!r} in {self.location}.", "`ragfm documents` lists them.")
+        """The row of the document with this uri or display name."""
+        row = catalog.named(name, *self._conditions(None))
+        if row is None:
+            raise CollectionError(f"There is no document {name!r} in {self.location}.", "`ragfm documents` lists them.")
+        return row
 
     def _conditions(self, text: str | None) -> list[Any]:
         from ragfm.store.filters import check_keys, parse_filter, visible_to

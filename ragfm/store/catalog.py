@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 from zlib import crc32
 
 import numpy as np
@@ -303,6 +304,17 @@ class Catalog:
         if generation is not None and self.floor() > generation:
             raise StaleReadError
         return rows
+
+    def named(self, name: str, *conditions: sa.ColumnElement[bool]) -> Any | None:
+        """The live document with this uri, else the one with this display name, if it meets the conditions.
+
+        Names are the same in both Unicode forms: macOS decomposes letters with accents, keyboards do not.
+        """
+        for uri in dict.fromkeys((name, self.display_names().uri_of(name))):
+            for written in dict.fromkeys((uri, normalize("NFC", uri), normalize("NFD", uri))):
+                for row in self.documents(None, documents.c.uri == written, *conditions):
+                    return row
+        return None
 
     def counts(self, generation: int, *conditions: sa.ColumnElement[bool]) -> dict[str, tuple[int, int]]:
         """Number of documents and of chunks at a generation that meet the conditions, by name of the source.

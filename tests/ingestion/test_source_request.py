@@ -12,7 +12,7 @@ from ragfm_connectors.files import FilesConnector
 from ragfm import Collection
 from ragfm.core.errors import SourceError
 from ragfm.ingestion.source_request import SourceEntry, refresh_request, resolve_source, stored_sources
-from ragfm.store.catalog import Catalog
+from ragfm.store.catalog import Catalog, Source
 from ragfm.testing import HashingEmbedder
 
 
@@ -65,7 +65,12 @@ def test_many_files_as_sources_take_linear_time(
     for file in files:
         file.write_text(f"Text of {file.name}.")
     read, reads = Catalog.sources, list[Catalog]()
-    monkeypatch.setattr(Catalog, "sources", lambda catalog: (reads.append(catalog), read(catalog))[1])
+
+    def counted(catalog: Catalog) -> list[Source]:
+        reads.append(catalog)
+        return read(catalog)
+
+    monkeypatch.setattr(Catalog, "sources", counted)
     assert collection.sync(*files).added == 20
     assert collection.sync().unchanged == 20
     assert len(reads) < 10
