@@ -542,6 +542,39 @@ def test_a_sync_does_not_take_settings_of_sources_from_a_collection_that_was_rep
     assert created_again.status().sources[0]["tags"] == {}
 
 
+FORK = """
+import os, sys
+from pathlib import Path
+from ragfm import Collection, Settings
+from ragfm.testing import HashingEmbedder
+
+place, docs = sys.argv[1], Path(sys.argv[2])
+with Collection.open(place, settings=Settings(), embedder=HashingEmbedder()) as collection:
+    collection.search("leave")
+    reading, writing = os.pipe()
+    child = os.fork()
+    for _ in range(20):  # both at the same time
+        assert collection.search("leave", k=1)[0].uri.endswith("leave.md")
+    if not child:
+        os.read(reading, 1)
+        found, damaged = collection.search("watchmen", k=1)[0].uri, collection.verify().damaged
+        os._exit(0 if found.endswith("more.txt") and not damaged else 3)
+(docs / "more.txt").write_text("Night watchmen sleep by day.")
+with Collection.open(place, settings=Settings(), embedder=HashingEmbedder()) as collection:
+    collection.sync(docs)
+os.write(writing, b"go")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.both_databases
+def test_a_forked_process_opens_connections_of_its_own(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    collection.close()  # on SQLite, the last connection removes the write-ahead log
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, collection.location, str(docs)]
+    subprocess.run(command, check=True, timeout=60)  # Python 3.12 warns of forks
+
+
 def test_a_search_is_never_of_two_collections(
     tmp_path: Path, collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

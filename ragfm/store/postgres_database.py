@@ -52,6 +52,7 @@ from ragfm.core.errors import (
     DiskFullError,
     MissingExtraError,
 )
+from ragfm.core.fork import reset_in_children
 from ragfm.store.catalog import has_images
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images
@@ -142,6 +143,13 @@ class PostgresDatabase:
         self._collection_id: str | None = None
         self._compiled: dict[sa.Select[Any], tuple[str, Mapping[str, Any]]] = {}
         self._restricting: dict[str, str] | None = None  # settings, besides the groups, that make policies apply
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Leave connections and the write lock to the parent of a forked process."""
+        self._token, self._head_lock = None, threading.Lock()
+        if "_engine" in self.__dict__:  # once it is made
+            self._engine.dispose(close=False)
 
     # --- Where things are ----------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pysqlite3
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from ragfm.core.errors import (
     CollectionReadOnlyError,
     DamagedCollectionError,
 )
+from ragfm.core.fork import reset_in_children
 from ragfm.store.catalog import read_generation, read_property
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images, migrate, needs_migration
@@ -92,6 +94,13 @@ class SqliteDatabase:
         self.settings_file = folder.parent / SETTINGS_FILE
         self.name = str(folder / CATALOG_FILE)
         self._prepared: dict[sa.Select[Any], _PreparedQuery] = {}
+        self._engines: WeakSet[sa.Engine] = WeakSet()
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Close the connections in a forked process: the locks of their files are those of the parent."""
+        for engine in self._engines:
+            engine.dispose()
 
     @property
     def default_name(self) -> str:
@@ -248,7 +257,9 @@ class SqliteDatabase:
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine for the database file."""
-        return open_engine(self.folder, writable=writable)
+        engine = open_engine(self.folder, writable=writable)
+        self._engines.add(engine)
+        return engine
 
     def fetch(
         self, engine: sa.Engine, query: sa.Select[Any], parameters: Mapping[str, Any], groups: frozenset[str] | None
