@@ -101,8 +101,8 @@ class Snapshot:
     ) -> bool:
         """Save a view of the newest generation if it is outdated, or always. Returns whether it did.
 
-        A view is outdated if it has another kind or language, or differs in over a tenth or 10,000 of its chunks; below
-        5,000 chunks, any difference counts.
+        A view is outdated if it has another kind, language or version of the keyword index, or differs in over a tenth
+        or 10,000 of its chunks; below 5,000 chunks, any difference counts.
         """
         newest, language = catalog.at(), settings.language
         with catalog.database.views_lock() as is_free:
@@ -159,8 +159,8 @@ class Snapshot:
 
     @property
     def outdated(self) -> bool:
-        """Whether a view is missing, or so many chunks were born or died since that searches get slow."""
-        if self.view is None:
+        """Whether a view or its words are missing, or so many chunks were born or died since that searches get slow."""
+        if self.view is None or self.view.keywords is None:
             return len(self) > 0
         size = self.view.count
         return self.pending > (0 if size < _SMALL_VIEW else min(size // 10, _MAX_TAIL))

@@ -124,6 +124,20 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     assert (index["state"], index["saved"]) == ("checked", True)
 
 
+def test_the_next_sync_rebuilds_a_keyword_index_of_an_older_version(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("ragfm_indexes.bm25.FINGERPRINT", "1")
+        collection.sync(docs)
+        expected = _ask(collection)
+    late = _reopen(collection)
+    assert _ask(late) == expected
+    late.sync(docs)
+    words = _reopen(collection).status().indexes[1]
+    assert (words["saved"], words["texts"]) == (True, late.status().chunks)
+
+
 def test_a_view_whose_plugin_was_removed_is_replaced(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
