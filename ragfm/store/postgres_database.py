@@ -193,8 +193,11 @@ class PostgresDatabase:
             return bool(connection.scalar(sa.select(sa.exists(sa.select(generations.c.id)))))
 
     def identity(self) -> str | None:
-        """The id of the collection, as last seen."""
-        return self._collection_id
+        """The id of the collection, as last seen; None if there is none."""
+        try:
+            return self.collection_id
+        except CollectionNotFound:
+            return None
 
     def replaced(self, connection: sa.Connection) -> bool:
         """Whether the schema now has another collection, which is then used."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ragfm_indexes.bm25 import BM25Index
@@ -122,6 +124,24 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     index = exact.status().indexes[0]
     assert (index["kind"], index["vectors"], index["pending"]) == ("exact", len(expected), 0)
     assert (index["state"], index["saved"]) == ("checked", True)
+
+
+def test_the_first_search_opens_its_view_once(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    opened = list[Path]()
+    read = views.View.__init__
+
+    def counted(view: views.View, folder: Path, manifest: Mapping[str, Any]) -> None:
+        opened.append(folder)
+        read(view, folder, manifest)
+
+    monkeypatch.setattr(views.View, "__init__", counted)
+    late = _reopen(collection)
+    _ask(late)
+    _ask(late)
+    assert len(opened) == 1
 
 
 def test_the_next_sync_rebuilds_a_keyword_index_of_an_older_version(
