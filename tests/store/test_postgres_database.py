@@ -428,6 +428,18 @@ def test_a_running_process_notices_lost_commits(address: str, docs: Path, postgr
         collection.search("leave")
 
 
+def test_a_leftover_that_vanishes_hides_no_upload(address: str, docs: Path) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    uploads = collection.open_uploads()
+    stored = uploads.store(io.BytesIO(b"Text."), "a.txt", ["key:ann"])
+    cache = collection.path / "uploads"
+    cache.mkdir()
+    (cache / "leftover").symlink_to("nowhere")  # cannot be examined, like one that is gone
+    collection.sync(uploads.source, name=".uploads")
+    assert stored.uri in {info.uri for info in collection.documents()}
+
+
 def test_another_collection_in_its_place_is_noticed(address: str, docs: Path, postgres: PostgresServer) -> None:
     reader = _open(address)
     reader.sync(docs)
