@@ -37,6 +37,7 @@ RESERVED_KEYS = ("uri", "source", "media_type")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>(?:[^"]|"")*)"|'(?P<single>(?:[^']|'')*)'|(?P<word>[^\s=!<>(),"']+))"""
 )
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")  # spaces and joiners of all scripts are allowed
 _MAX_CHARACTERS = 10_000
 _MAX_DEPTH = 50  # of nested parentheses and `not`; SQLite allows a depth of 1,000 for the whole statement
 _MAX_COMPARISONS = 500
@@ -64,7 +65,7 @@ class Filter(NamedTuple):
 
 def parse_filter(text: str) -> Filter:
     """Parse a filter. Values become bound parameters, never SQL. Raises FilterError."""
-    if not text.isprintable() or len(text) > _MAX_CHARACTERS:
+    if _UNPRINTABLE.search(text) or len(text) > _MAX_CHARACTERS:
         raise FilterError(
             f"The filter has characters that cannot be printed, or more than {_MAX_CHARACTERS} characters."
         )
