@@ -284,7 +284,9 @@ class Store:
         If another collection takes its place meanwhile, the result is entirely from the new one.
         """
         for attempt in range(_READ_ATTEMPTS):
-            identity = self._close_if_replaced()
+            identity = self.database.identity()
+            if self._catalog is not None and self._catalog_id != identity:
+                self.close()
             try:
                 result = action(self.catalog)
             except StaleReadError:
@@ -303,13 +305,6 @@ class Store:
         raise CollectionBusyError(
             f"The collection '{self.database.location}' changes faster than it can be read.", "Run the command again."
         )
-
-    def _close_if_replaced(self) -> object:
-        """Close the catalog if another collection has taken its place. Returns the identity of the present one."""
-        identity = self.database.identity()
-        if self._catalog is not None and self._catalog_id != identity:
-            self.close()
-        return identity
 
     def snapshot(self) -> SearchBackend:
         """The snapshot of the newest generation. Raises StaleReadError if another process replaces what is read.
@@ -412,7 +407,9 @@ class Store:
         Raises CollectionBusyError, which names the holder of the lock, CollectionReadOnlyError, and the errors of
         `load_plugin` and ConfigError for settings with which a view could not be saved at the end.
         """
-        self._close_if_replaced()
+        if self._catalog is not None:  # a read notices if another collection has taken its place
+            with contextlib.suppress(CollectionError):
+                self.read_catalog(Catalog.generation)
         check_language(self.settings.language)
         if self.settings.index != "auto":
             load_plugin("indexes", self.settings.index)

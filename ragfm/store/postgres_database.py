@@ -355,6 +355,7 @@ class PostgresDatabase:
             self._create_tables(connection)
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
+        self._collection_id = self._seen = None  # of one that was dropped
         self.saw(generation, digest)
 
     @contextmanager

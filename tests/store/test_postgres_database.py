@@ -452,6 +452,20 @@ def test_another_collection_in_its_place_is_noticed(address: str, docs: Path, po
     assert reader.search("walnuts", 1)[0].text == "Nothing but walnuts."
 
 
+def test_a_sync_notices_that_its_collection_was_dropped(address: str, docs: Path, postgres: PostgresServer) -> None:
+    collection = _open(address)
+    for created_again in (True, False):
+        collection.sync(docs, tags={"year": 2025})
+        collection.search("leave")
+        postgres.sql(f"DROP SCHEMA {_schema(address)} CASCADE")
+        if created_again:
+            _open(address).sync(docs, allow=["hr"])
+        collection.sync(docs)
+        assert collection.status().sources[0]["allow"] == (["hr"] if created_again else [])
+        assert collection.status().sources[0]["tags"] == {}
+        assert not collection.verify().damaged
+
+
 def test_damage_is_found(address: str, docs: Path, postgres: PostgresServer) -> None:
     collection = _open(address)
     collection.sync(docs)
