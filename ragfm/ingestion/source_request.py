@@ -145,6 +145,8 @@ def _read_sources(store: Store) -> list[Source]:
 
 def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Mapping[str, StoredSource]) -> Source:
     """The source that an entry means; with root None, as far as the location alone shows, and unchecked."""
+    if not entry.location:
+        raise SourceError("The location of a source is empty.", "Specify a folder, a file or an address.")
     absolute = entry.location
     if "://" not in absolute:
         absolute = os.path.abspath(absolute)  # noqa: PTH100  keeps a glob's `..` literal

@@ -19,7 +19,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.durable_files import sync_folder, temporary_path, write_error
-from ragfm.core.errors import MissingExtraError
+from ragfm.core.errors import CollectionError, MissingExtraError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import Discrepancy, LiveDocuments
 from ragfm.store.catalog import Catalog, has_images
@@ -71,10 +71,10 @@ def export(
     records = _Records(catalog, conditions, vectors, progress or ignore_progress)
     write = _write_jsonl if format == "jsonl" else _write_parquet
     if isinstance(out, Path):
+        if out.is_dir():
+            raise CollectionError(f"'{out}' is a folder.", "Choose a file.")
         temporary = temporary_path(out)
         try:
-            if out.is_dir():
-                raise IsADirectoryError(21, "It is a folder", str(out))
             with temporary.open("wb") as file:
                 write(records, file)
                 file.flush()

@@ -76,6 +76,12 @@ def test_many_files_as_sources_take_linear_time(
     assert len(reads) < 10
 
 
+def test_an_empty_location_is_not_the_working_directory(collection: Collection) -> None:
+    with pytest.raises(SourceError, match="is empty"):
+        collection.sync("")
+    assert not collection.path.exists()
+
+
 def test_an_address_is_outside_of_the_folder_around_the_collection(tmp_path: Path, collection: Collection) -> None:
     (tmp_path / "a.txt").write_text("A file.")
     with sqlite3.connect(tmp_path.with_name(f"{tmp_path.name}.db")) as database:

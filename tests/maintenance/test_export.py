@@ -145,10 +145,15 @@ def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) 
     assert not list(tmp_path.glob("*.new"))
     filled.export(out)
     assert len(_lines(out.read_bytes())) == 5
-    with pytest.raises(CollectionError, match="cannot be written"):
-        filled.export(tmp_path)
     with pytest.raises(CollectionError, match="No such file"):
         filled.export(tmp_path / "nowhere" / "out.jsonl")
+
+
+def test_a_folder_is_not_replaced(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "/", str(tmp_path)):
+        with pytest.raises(CollectionError, match="is a folder"):
+            filled.export(folder)
 
 
 @pytest.mark.in_a_folder
