@@ -95,12 +95,19 @@ class SqliteDatabase:
         self.name = str(folder / CATALOG_FILE)
         self._prepared: dict[sa.Select[Any], _PreparedQuery] = {}
         self._engines: WeakSet[sa.Engine] = WeakSet()
+        self._inherited: list[sa.Pool] = []  # connections from before a fork
         reset_in_children(self)
 
     def reset_after_fork(self) -> None:
-        """Close the connections in a forked process: the locks of their files are those of the parent."""
+        """Put the connections aside until this process opens its own: another thread may just have been in SQLite."""
         for engine in self._engines:
-            engine.dispose()
+            self._inherited.append(engine.pool)
+            engine.dispose(close=False)
+
+    def _close_inherited(self) -> None:
+        # The locks of their files belong to the parent, and SQLite would count them as those of this process.
+        while self._inherited:
+            self._inherited.pop().dispose()
 
     @property
     def default_name(self) -> str:
@@ -257,7 +264,7 @@ class SqliteDatabase:
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine for the database file."""
-        engine = open_engine(self.folder, writable=writable)
+        engine = open_engine(self.folder, writable=writable, before_connect=self._close_inherited)
         self._engines.add(engine)
         return engine
 
