@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -288,13 +289,16 @@ class Collection:
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
 
         """
-        from ragfm.ingestion.source_request import SourceEntry, resolve_source
+        from ragfm.core.text import check_characters
+        from ragfm.ingestion.source_request import SourceEntry, resolve_source, stored_sources
         from ragfm.ingestion.sources import sync_sources
 
         self._owner()
         for what, names in (("include", include), ("exclude", exclude), ("allow", allow)):
             if names is not None:
                 _names(names, what)
+        for group in allow or ():
+            check_characters("group", group)
         _check_tags(tags or {})
         settings = {
             "connector": connector,
@@ -305,7 +309,9 @@ class Collection:
             "allow": allow,
         }
         # A wrong source fails here, before the collection is created.
-        requests = [resolve_source(self._store, SourceEntry(str(source), name, settings)) for source in sources]
+        stored = stored_sources(self._store)
+        entries = [SourceEntry(str(source), name, settings) for source in sources]
+        requests = [resolve_source(self._store, entry, stored) for entry in entries]
         return sync_sources(
             self._store,
             requests,
@@ -544,7 +550,8 @@ class Collection:
 
         conditions = self._conditions(filter)
         if below is not None:
-            conditions += [documents.c.uri > f"{below}/", documents.c.uri < f"{below}0"]  # 0 comes next after /
+            folder = below.rstrip("/")
+            conditions += [documents.c.uri > f"{folder}/", documents.c.uri < f"{folder}0"]  # 0 comes next after /
         if after is not None:
             conditions.append(documents.c.uri > after)
         return self._listed(conditions, limit)
@@ -603,7 +610,7 @@ class Collection:
         return page_boxes(self._store, row, text, marks or (), page, start, end)
 
     def status(self) -> Status:
-        """Counts, failures, embedder, indexes and sources; only counts for restricted handles."""
+        """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
         return self._store.read(self._status)
 
     def _status(self, snapshot: SearchBackend) -> Status:
@@ -790,13 +797,11 @@ class Collection:
         return self._store.read_catalog(lambda _: action(self._catalog()))
 
     def _row(self, catalog: Catalog, name: str) -> Any:
-        """The row of the document with this uri, else of the one with this display name."""
-        from ragfm.store.tables import documents
-
-        for uri in dict.fromkeys((name, catalog.display_names().uri_of(name))):
-            for row in catalog.documents(None, documents.c.uri == uri, *self._conditions(None)):
-                return row
-        raise CollectionError(f"There is no document {name!r} in {self.location}.", "`ragfm documents` lists them.")
+        """The row of the document with this uri or display name."""
+        row = catalog.named(name, *self._conditions(None))
+        if row is None:
+            raise CollectionError(f"There is no document {name!r} in {self.location}.", "`ragfm documents` lists them.")
+        return row
 
     def _conditions(self, text: str | None) -> list[Any]:
         from ragfm.store.filters import check_keys, parse_filter, visible_to
@@ -854,9 +859,14 @@ def _indexes(store: Store, snapshot: SearchBackend) -> tuple[Mapping[str, Any], 
 
 
 def _check_tags(tags: Mapping[str, Any]) -> None:
+    from ragfm.core.text import check_characters
+
     for key, value in tags.items():
         if not isinstance(value, Scalar):
             raise TypeError(f"the tag {key!r} is {value!r}; it must be a string, a number or a boolean")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"the tag {key!r} is {value!r}, which JSON cannot represent")
+        check_characters("tag", f"{key}={value}")
 
 
 def _names(names: Iterable[str], what: str) -> frozenset[str]:

@@ -46,6 +46,23 @@ def test_open_touches_no_disk_and_all_but_sync_need_a_collection(collection: Col
     assert list(collection.path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("wrong", [{"index": "faiss-hsnw"}, {"backend": "pgvektor"}, {"language": "xx"}])
+def test_wrong_settings_of_indexes_are_refused_before_anything_is_embedded(
+    docs: Path, collection: Collection, embedder: HashingEmbedder, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(RagfmError, match="|".join(wrong.values())):
+        Collection.open(collection.path, settings=Settings(**wrong), embedder=embedder).sync(docs)  # type: ignore[arg-type]
+    assert not collection.path.exists()
+
+
+def test_without_a_view_a_wrong_language_is_an_error(docs: Path, collection: Collection) -> None:
+    collection.sync(docs)
+    shutil.rmtree(collection.path / "views")
+    late = Collection.open(collection.path, settings=Settings(language="xx"), embedder=HashingEmbedder())
+    with pytest.raises(ConfigError, match="`language` is not valid: expected a language among ar, ca"):
+        late.search("leave")
+
+
 def test_the_folder_around_a_collection_is_not_one(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     with pytest.raises(CollectionNotFound, match=f"There is one at '{collection.path}'"):
@@ -440,6 +457,75 @@ def test_a_source_that_cannot_be_listed_is_not_kept(docs: Path, collection: Coll
     assert [source["name"] for source in collection.status().sources] == ["docs"]
 
 
+@pytest.mark.parametrize("name", ["50%25 #?", os.fsdecode(b"B\xfcro")])
+def test_a_collection_is_in_a_folder_of_any_name(docs: Path, tmp_path: Path, name: str) -> None:
+    collection = Collection.open(tmp_path / name / "c", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(docs)
+    collection.backup(tmp_path / name / "backup")
+    restored = Collection.open(tmp_path / name / "r", settings=Settings(), embedder=HashingEmbedder())
+    restored.restore(tmp_path / name / "backup")
+    assert restored.search("leave") == collection.search("leave")
+    assert not restored.verify().damaged
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_larger_disk_may_stand_for_the_folder(docs: Path, tmp_path: Path, exists: bool) -> None:
+    for name in ("c", "r"):
+        if exists:
+            (tmp_path / f"large-{name}").mkdir()
+        (tmp_path / name).symlink_to(tmp_path / f"large-{name}")
+    collection = Collection.open(tmp_path / "c", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(docs)
+    collection.backup(tmp_path / "backup")
+    restored = Collection.open(tmp_path / "r", settings=Settings(), embedder=HashingEmbedder())
+    restored.restore(tmp_path / "backup")
+    for name in ("c", "r"):
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / f"large-{name}" / CATALOG_FILE).exists()
+    assert restored.search("leave") == collection.search("leave")
+
+
+def test_a_file_is_not_a_collection(docs: Path, tmp_path: Path) -> None:
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        (tmp_path / "file").write_text("Text.")
+        collection = Collection.open(place, settings=Settings(), embedder=HashingEmbedder())
+        with pytest.raises(CollectionNotFound):
+            collection.search("leave")
+        with pytest.raises(CollectionError, match="cannot be created"):
+            collection.sync(docs)
+
+
+@pytest.mark.both_databases
+def test_names_that_are_not_valid_text_are_refused(docs: Path, tmp_path: Path, collection: Collection) -> None:
+    collection.sync(docs)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("Text.")
+    name = os.fsdecode(b"B\xfcro")
+    for use in (
+        lambda: collection.document(name),
+        lambda: collection.documents(below=name),
+        lambda: collection.image(name),
+        lambda: collection.remove(name),
+        lambda: collection.as_groups({name}).search("leave"),
+        lambda: collection.tag("docs/leave.md", {name: "x"}),
+        lambda: collection.sync(docs, tags={"room": name}),
+        lambda: collection.sync(docs, allow=[name]),
+        lambda: collection.sync(tmp_path / "other", name=name),
+    ):
+        with pytest.raises(UnsupportedError, match="is not valid text"):
+            use()
+    assert collection.sync().unchanged == 4  # no source has kept one of them
+
+
+def test_documents_below_a_folder(docs: Path, collection: Collection) -> None:
+    (docs / "sub").mkdir()
+    (docs / "sub" / "a.txt").write_text("Text.")
+    (docs / "sub.txt").write_text("Text.")
+    collection.sync(docs)
+    for below in ("docs/sub", "docs/sub/"):
+        assert [info.uri for info in collection.documents(below=below)] == ["docs/sub/a.txt"]
+
+
 def test_a_collection_created_again_is_noticed(docs: Path, collection: Collection, embedder: HashingEmbedder) -> None:
     collection.sync(docs)
     reader = Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder())
@@ -448,6 +534,51 @@ def test_a_collection_created_again_is_noticed(docs: Path, collection: Collectio
     (docs / "leave.md").write_text("All new words.")
     Collection.open(collection.location, settings=Settings(), embedder=embedder).sync(docs)
     assert reader.search("all new words", k=1)[0].text == "All new words."
+
+
+def test_a_sync_does_not_take_settings_of_sources_from_a_collection_that_was_replaced(
+    docs: Path, collection: Collection, embedder: HashingEmbedder
+) -> None:
+    collection.sync(docs, tags={"year": 2025})
+    shutil.rmtree(collection.path)
+    created_again = Collection.open(collection.location, settings=Settings(), embedder=embedder)
+    created_again.sync(docs, allow=["hr"])
+    collection.sync()  # as `ragfm watch` does, which was running all the time
+    assert created_again.as_groups(set()).documents() == []
+    assert created_again.status().sources[0]["tags"] == {}
+
+
+FORK = """
+import os, sys
+from pathlib import Path
+from ragfm import Collection, Settings
+from ragfm.testing import HashingEmbedder
+
+place, docs = sys.argv[1], Path(sys.argv[2])
+with Collection.open(place, settings=Settings(), embedder=HashingEmbedder()) as collection:
+    collection.search("leave")
+    reading, writing = os.pipe()
+    child = os.fork()
+    for _ in range(20):  # both at the same time
+        assert collection.search("leave", k=1)[0].uri.endswith("leave.md")
+    if not child:
+        os.read(reading, 1)
+        found, damaged = collection.search("watchmen", k=1)[0].uri, collection.verify().damaged
+        os._exit(0 if found.endswith("more.txt") and not damaged else 3)
+(docs / "more.txt").write_text("Night watchmen sleep by day.")
+with Collection.open(place, settings=Settings(), embedder=HashingEmbedder()) as collection:
+    collection.sync(docs)
+os.write(writing, b"go")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.both_databases
+def test_a_forked_process_opens_connections_of_its_own(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    collection.close()  # on SQLite, the last connection removes the write-ahead log
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, collection.location, str(docs)]
+    subprocess.run(command, check=True, timeout=60)  # Python 3.12 warns of forks
 
 
 def test_a_search_is_never_of_two_collections(

@@ -32,6 +32,7 @@ class FaissIvfIndex(FaissIndex):
         lists = faiss.downcast_InvertedLists(index.invlists)
         if isinstance(lists, faiss.OnDiskInvertedLists):
             lists.prefetch_nthread = 0  # otherwise every search starts 32 threads
+        self._longest = max(map(lists.list_size, range(lists.nlist)))
 
     @classmethod
     def _new_index(cls, count: int, dim: int) -> Any:
@@ -46,6 +47,9 @@ class FaissIvfIndex(FaissIndex):
         # The best selected vectors are farther away than the best of all, so a larger part of them must be scored.
         share = 1.0 if selection is None else selection.share
         max_codes = max(k, round(PROBED_LISTS * len(self) / self._index.nlist * math.sqrt(share)))
+        if selection is not None:
+            # FAISS counts the selected vectors, but reads no more of a list, selected or not, than is left to count.
+            max_codes += self._longest
         params = faiss.SearchParametersIVF(
             nprobe=self._index.nlist, max_codes=max_codes, sel=selection and selection.selector
         )

@@ -49,10 +49,10 @@ _SCRIPTS = {
 def words(text: str) -> list[str]:
     """The words of a text in order. A compound such as `AB-1234/5` is one word.
 
-    In scripts without spaces, each pair of adjacent characters is a word. A text in capitals is read as lower case,
-    since its capitals do not tell acronyms from words.
+    In scripts without spaces, each pair of adjacent characters is a word. A text of several words in capitals is read
+    as lower case, since its capitals do not tell acronyms from words.
     """
-    if text.isupper():
+    if text.isupper() and len(text.split(maxsplit=1)) > 1:
         text = text.lower()
     if text.isascii():
         return _ASCII_WORDS.findall(text)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 from ragfm.core.errors import ConfigError
 from ragfm.store.filters import RESERVED_KEYS
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 def matches_uri(pattern: str, uri: str) -> bool:
     """Whether a glob matches a uri, one of its folders, or the end of either: `hr/*.md` matches `docs/hr/leave.md`.
 
-    `*` stays within a level, `**` matches any number of levels. A name with `[` matches itself, too.
+    `*` stays within a level, `**` matches any number of levels. A name with `[` matches itself, too. Both may be in
+    either Unicode form.
     """
+    pattern, uri = normalize("NFC", pattern), normalize("NFC", uri)
     if pattern == uri or uri.endswith(f"/{pattern}"):
         return True
     levels = uri.split("/")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -54,28 +54,49 @@ class SourceRequest:
     connector: Connector
 
 
-def resolve_source(store: Store, entry: SourceEntry) -> SourceRequest:
-    """Resolve an entry and build its connector.
+class StoredSource(NamedTuple):
+    """A source of an earlier sync, with its location as an absolute path, and the real path of its root."""
+
+    source: Source
+    location: str
+    root: str
+
+
+def stored_sources(store: Store) -> dict[str, StoredSource]:
+    """The sources of earlier syncs by name, to be read once for many entries."""
+    return {source.name: stored_source(store, source) for source in _read_sources(store)}
+
+
+def stored_source(store: Store, source: Source) -> StoredSource:
+    """A source as `stored_sources` has it."""
+    return StoredSource(source, _absolute_path(store, source.location), _real_path(store, source.root))
+
+
+def resolve_source(store: Store, entry: SourceEntry, stored: Mapping[str, StoredSource] | None = None) -> SourceRequest:
+    """Resolve an entry and build its connector. `stored` are those of `stored_sources`.
 
     Raises SourceError where there is nothing at the location or the source overlaps another one, ConfigError for
     invalid options and tags, and UnknownPluginError.
     """
     # Options may come from the source's last sync. That source is found by its root, which the connector knows, but
     # also by the location, so one connector is enough unless the location's root has changed since.
-    expected = _make_source(store, entry, None)
+    stored = stored_sources(store) if stored is None else stored
+    expected = _make_source(store, entry, None, stored)
     connector = build_source(store, expected)
-    source = _make_source(store, entry, _relative_path(store, str(connector.root)))
+    source = _make_source(store, entry, _relative_path(store, str(connector.root)), stored)
     if (source.connector, source.options) != (expected.connector, expected.options):
         connector = build_source(store, source)
     return SourceRequest(entry, source, connector)
 
 
-def refresh_request(store: Store, request: SourceRequest) -> SourceRequest:
-    """The request as of now. The connector is built again only if another process has changed the source's options.
+def refresh_request(store: Store, request: SourceRequest, stored: Mapping[str, StoredSource]) -> SourceRequest:
+    """The request as of now, with the sources that are `stored` now.
+
+    The connector is built again only if another process has changed the source's options.
 
     Raises SourceError and ConfigError as `resolve_source` does.
     """
-    source, resolved = _make_source(store, request.entry, request.source.root), request.source
+    source, resolved = _make_source(store, request.entry, request.source.root, stored), request.source
     if (source.connector, source.options) == (resolved.connector, resolved.options):
         return SourceRequest(request.entry, source, request.connector)
     return SourceRequest(request.entry, source, build_source(store, source))
@@ -101,7 +122,7 @@ def known_sources(store: Store) -> list[SourceEntry]:
         for section in store.settings.sources
     ]
     listed = {entry.location for entry in entries}
-    for source in _stored_sources(store):
+    for source in _read_sources(store):
         location = _absolute_path(store, source.location)
         if location not in listed:
             entries.append(SourceEntry(location, source.name, {}))
@@ -112,19 +133,20 @@ def known_name(store: Store, entry: SourceEntry) -> str:
     """The name of a source, which may no longer exist."""
     if entry.name:
         return entry.name
-    for source in _stored_sources(store):
+    for source in _read_sources(store):
         if _absolute_path(store, source.location) == entry.location:
             return source.name
     return entry.location
 
 
-def _stored_sources(store: Store) -> list[Source]:
+def _read_sources(store: Store) -> list[Source]:
     return store.catalog.sources() if store.exists else []
 
 
-def _make_source(store: Store, entry: SourceEntry, root: str | None) -> Source:
+def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Mapping[str, StoredSource]) -> Source:
     """The source that an entry means; with root None, as far as the location alone shows, and unchecked."""
-    stored = _stored_sources(store)
+    if not entry.location:
+        raise SourceError("The location of a source is empty.", "Specify a folder, a file or an address.")
     absolute = entry.location
     if "://" not in absolute:
         absolute = os.path.abspath(absolute)  # noqa: PTH100  keeps a glob's `..` literal
@@ -141,15 +163,15 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None) -> Source:
 
     plugin = settings.get("connector")
     if not plugin:
-        synced_with = [row.connector for row in stored if _absolute_path(store, row.location) == absolute]
-        plugin = synced_with[0] if synced_with else _default_connector(entry.location)
+        synced_with = (row.source.connector for row in stored.values() if row.location == absolute)
+        plugin = next(synced_with, None) or _default_connector(entry.location)
 
     # Find the source's last sync.
-    known = None
-    for row in stored:
-        same_place = _has_root(store, row, root or location, name) or (root is None and row.location == location)
-        if same_place and name in (None, row.name):
-            known = row
+    known, real_root = None, _real_path(store, root or location)
+    for row in stored.values():
+        same_place = _has_root(row, real_root, name) or (root is None and row.source.location == location)
+        if same_place and name in (None, row.source.name):
+            known = row.source
             break
     if root is not None and known is not None and location not in (known.location, root):
         raise SourceError(
@@ -175,7 +197,7 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None) -> Source:
         allow=tuple(settings.get("allow", known.allow if known else ())),
     )
     if root is not None:
-        _check_overlap(store, source, stored)
+        _check_overlap(store, source, real_root, stored)
     return source
 
 
@@ -208,33 +230,34 @@ def build_source(store: Store, source: Source) -> Connector:
     return build_connector(source.connector, location, source.options, defaults)
 
 
-def _check_overlap(store: Store, source: Source, stored: Sequence[Source]) -> None:
+def _check_overlap(store: Store, source: Source, root: str, stored: Mapping[str, StoredSource]) -> None:
+    """Raise SourceError if a source, with the real path of its root, would have documents of another one."""
     folder = None if store.database.shared else os.path.realpath(store.folder)
-    root = _real_path(store, source.root)
-    for other in stored:
-        if other.name == source.name and _has_root(store, other, source.root, source.name):
+    # Uploads are in the collection's own folder, which sources around it leave out.
+    inside = folder is not None and _is_below(root, folder)
+    for name, other in stored.items():
+        if name == source.name and _has_root(other, root, source.name):
             continue
-        # Uploads are in the collection's own folder, which sources around it leave out.
-        other_root = _real_path(store, other.root)
-        inside = [folder is not None and PurePath(path).is_relative_to(folder) for path in (root, other_root)]
-        separated = inside[0] != inside[1]
-        same_documents = not separated and _nested(other_root, root)
-        same_names = _nested(other.name, source.name) and not (separated and "." in (other.name, source.name))
-        if same_documents or same_names:
+        separated = inside != (folder is not None and _is_below(other.root, folder))
+        same_documents = not separated and (_is_below(other.root, root) or _is_below(root, other.root))
+        same_names = _is_below(name, source.name) or _is_below(source.name, name)
+        if same_documents or (same_names and not (separated and "." in (name, source.name))):
             raise SourceError(
-                f"The source {source.name!r} ({source.root}) overlaps the source {other.name!r} ({other.root}).",
+                f"The source {source.name!r} ({source.root}) overlaps the source {name!r} ({other.source.root}).",
                 "Sync the larger one alone, or leave files out with --exclude.",
             )
 
 
-def _has_root(store: Store, source: Source, root: str, name: str | None) -> bool:
-    """Whether a stored source covers the root. Uploads do by name, since they move with the collection."""
-    return _real_path(store, source.root) == _real_path(store, root) or source.name == name == UPLOADS_SOURCE
+def _has_root(stored: StoredSource, root: str, name: str | None) -> bool:
+    """Whether a source covers the real path of a root. Uploads do by name, since they move with the collection."""
+    return stored.root == root or stored.source.name == name == UPLOADS_SOURCE
 
 
-def _nested(first: str, second: str) -> bool:
-    a, b = PurePath(first), PurePath(second)
-    return a.is_relative_to(b) or b.is_relative_to(a)
+def _is_below(place: str, folder: str) -> bool:
+    """Whether a path or an address is a folder or address, or inside it. All relative paths are inside `.`."""
+    if folder == ".":
+        return "://" not in place and not place.startswith("/")
+    return place == folder or place.startswith(folder if folder.endswith("/") else f"{folder}/")
 
 
 def _real_path(store: Store, location: str) -> str:

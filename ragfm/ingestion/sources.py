@@ -19,10 +19,13 @@ from ragfm.ingestion.shared_work import SharedWork, check_connector
 from ragfm.ingestion.source_request import (
     SourceEntry,
     SourceRequest,
+    StoredSource,
     has_patterns,
     known_sources,
     refresh_request,
     resolve_source,
+    stored_source,
+    stored_sources,
     unfiltered_connector,
 )
 from ragfm.ingestion.sync import Sync, list_refs
@@ -82,18 +85,23 @@ def sync_sources(
         chunk_settings = store.chunk_settings(int(catalog.at().contract["max_tokens"]))
         after_commit = partial(store.save_grown_view, catalog)
         work: Sequence[SourceRequest | SourceEntry] = requests or known_sources(store)
+        stored = stored_sources(store)
         for item in work:
             entry = item.entry if isinstance(item, SourceRequest) else item
             run = None
             try:
                 request = (
-                    refresh_request(store, item) if isinstance(item, SourceRequest) else resolve_source(store, item)
+                    refresh_request(store, item, stored)
+                    if isinstance(item, SourceRequest)
+                    else resolve_source(store, item, stored)
                 )
                 uploads = request.source.name == UPLOADS_SOURCE
                 if shared is not None and not uploads:
                     check_connector(request.connector, request.source.connector)
                 refs = list_refs(request.connector)
-                source = _save_source(catalog, request.source, refs)  # only after it was listed
+                known = stored.get(request.source.name)
+                source = _save_source(catalog, request.source, refs, known)  # only after it was listed
+                stored[source.name] = stored_source(store, source)
                 unfiltered = partial(_list_unfiltered, store, source) if has_patterns(source) else None
                 run = Sync(
                     catalog,
@@ -154,14 +162,13 @@ def failed_documents(catalog: Catalog) -> tuple[Failed, ...]:
     )
 
 
-def _save_source(catalog: CatalogWriter, source: Source, refs: Sequence[Ref]) -> Source:
+def _save_source(catalog: CatalogWriter, source: Source, refs: Sequence[Ref], known: StoredSource | None) -> Source:
     """Store the source. If its groups change, documents that the listing closes are closed first."""
-    for known in catalog.sources():
-        if known.name == source.name and set(known.allow) != set(source.allow):
-            groups = {path: row.allow for path, row in catalog.current(known.id).items()}
-            closed = changed_groups(groups, restrict_groups(groups, refs))
-            if closed:
-                catalog.restrict(known, closed)
+    if known is not None and set(known.source.allow) != set(source.allow):
+        groups = {path: row.allow for path, row in catalog.current(known.source.id).items()}
+        closed = changed_groups(groups, restrict_groups(groups, refs))
+        if closed:
+            catalog.restrict(known.source, closed)
     return catalog.save_source(source)
 
 

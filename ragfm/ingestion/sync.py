@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 MAX_COMMIT_DOCUMENTS = 500
 """Maximum number of documents in one commit."""
 _MAX_COMMIT_IMAGES = 64 << 20  # bytes
+_MAX_URI_BYTES = 2_500  # on PostgreSQL, whose indexes take up to 2,704
 PARSE_WAIT_SECONDS = 2.0
 """How long to wait for a document to be parsed before the window collected so far is embedded."""
 
@@ -222,6 +223,9 @@ class Sync:
     def _must_fetch(self, ref: Ref, retry: bool, turns: Turns | None) -> bool:
         """Find out whether an entry is new or changed; record its outcome if not."""
         known = self._current.get(ref.path)
+        if self._catalog.database.shared and len(self._uri(ref.path).encode()) > _MAX_URI_BYTES:
+            self._skipped[ref.path] = f"its uri has more than {_MAX_URI_BYTES:,} bytes, which PostgreSQL cannot index"
+            return False
         if ref.error is not None:
             self._fail(ref, "list", ref.error)
             return False

@@ -6,6 +6,7 @@ read, as the connector `files` and its sandbox read files.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -94,8 +95,9 @@ class UploadConnector:
         if self._folder is None:
             self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
             for old in self._cache.iterdir():  # of processes that were killed
-                if old.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-                    shutil.rmtree(old, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):  # another process may be removing it
+                    if old.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+                        shutil.rmtree(old, ignore_errors=True)
             self._folder = Path(tempfile.mkdtemp(dir=self._cache))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pysqlite3
 import sqlalchemy as sa
@@ -48,6 +47,7 @@ from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     PAGE_BYTES,
     damaged_page,
+    file_address,
     open_connection,
     write_head,
 )
@@ -123,7 +123,7 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
         progress(Progress("backup", (total - remaining) * PAGE_BYTES, total * PAGE_BYTES))
 
     create_file(folder / CATALOG_FILE).close()
-    address = f"file:{quote(str((folder / CATALOG_FILE).absolute()))}?vfs=cksmvfs"
+    address = file_address(folder / CATALOG_FILE, "vfs=cksmvfs")
     with closing(pysqlite3.connect(address, uri=True)) as target, catalog.driver() as source:
         # Without a transaction, a commit in between would restart the copy.
         source.execute("BEGIN")

@@ -152,15 +152,14 @@ def _prepare(reading: sa.Connection, engine: sa.Engine, location: str) -> int:
 
 
 def _missing_vectors(reading: sa.Connection, engine: sa.Engine) -> Iterator[list[dict[str, Any]]]:
-    """The vectors that follow the last one of an interrupted copy, in order of their key."""
-    order = (vectors.c.contract_id, vectors.c.text_hash)
-    query = sa.select(vectors).order_by(*order)
-    with engine.begin() as writing:
-        last = writing.execute(sa.select(*order).order_by(*(column.desc() for column in order)).limit(1)).one_or_none()
-    if last is not None:
-        later = sa.and_(vectors.c.contract_id == last.contract_id, vectors.c.text_hash > last.text_hash)
-        query = query.where(sa.or_(vectors.c.contract_id > last.contract_id, later))
-    yield from _rows(reading, query)
+    """The vectors that an interrupted copy has not copied."""
+    key = (vectors.c.contract_id, vectors.c.text_hash)
+    for rows in _rows(reading, sa.select(vectors)):
+        query = sa.select(*key).where(vectors.c.text_hash.in_([row["text_hash"] for row in rows]))
+        with engine.begin() as writing:
+            known = set(map(tuple, writing.execute(query)))
+        if missing := [row for row in rows if (row["contract_id"], row["text_hash"]) not in known]:
+            yield missing
 
 
 def _rows(reading: sa.Connection, query: sa.Select[Any], size: int | None = None) -> Iterator[list[dict[str, Any]]]:

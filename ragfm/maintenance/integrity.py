@@ -61,8 +61,8 @@ class Discrepancy(NamedTuple):
 class StoredDocument:
     """A document's row, its live chunks ordered by id, its vectors by hash of the embedded text, and its images.
 
-    `damage` concerns text, chunks, vectors and images. `derived` concerns its rows in `tags` and `groups`, which follow
-    from its metadata, its source and the connector's rules.
+    `damage` concerns text, chunks, vectors and images. `tags` and `groups` concern its rows in these tables, which
+    follow from its metadata, its source and the connector's rules.
     """
 
     row: Any
@@ -70,7 +70,8 @@ class StoredDocument:
     vectors: Mapping[bytes, bytes]
     images: Mapping[str, bytes]
     damage: Sequence[Discrepancy]
-    derived: Sequence[Discrepancy]
+    tags: Sequence[Discrepancy]
+    groups: Sequence[Discrepancy]
 
 
 def newest_generation(connection: sa.Connection) -> Generation:
@@ -147,7 +148,7 @@ class LiveDocuments:
             return Discrepancy(f"the source of {row.uri}", "readable", "missing or damaged")
         chunk_rows = self._chunks_of(document_id)
         stored = self._vectors_of(document_id, chunk_rows) if self._with_vectors else {}
-        derived = list(self._check_derived(row, source))
+        wrong_tags, wrong_groups = list(self._check_tags(row)), list(self._check_groups(row, source))
         damage: list[Discrepancy] = []
         uri, actual = row.uri, text_hash(row.text)
         if actual != row.text_hash:
@@ -175,7 +176,7 @@ class LiveDocuments:
             stored_images[key] = data or b""
             damage += check_image(key, data, f"the image {key} of {uri}")
         stored_vectors = {key: vector for key, (vector, _) in stored.items()}
-        return StoredDocument(row, chunk_rows, stored_vectors, stored_images, damage, derived)
+        return StoredDocument(row, chunk_rows, stored_vectors, stored_images, damage, wrong_tags, wrong_groups)
 
     def _savepoint(self) -> AbstractContextManager[Any]:
         """Limit what a failed statement undoes: on PostgreSQL, it would end the whole transaction."""
@@ -218,8 +219,8 @@ class LiveDocuments:
                 return None
         return None if row is None else (row.vector, row.checksum)
 
-    def _check_derived(self, row: Any, source: Source) -> Iterator[Discrepancy]:
-        """Compare the rows of a document in `tags` and `groups` with what follows from its own row."""
+    def _check_tags(self, row: Any) -> Iterator[Discrepancy]:
+        """Compare the rows of a document in `tags` with its metadata."""
         stored_tags = {(tag.key, tag.text, tag.number) for tag in self._connection.execute(_TAGS, {"id": row.id})}
         expected_tags = set()
         for key, value in row.metadata.items():
@@ -227,6 +228,9 @@ class LiveDocuments:
             expected_tags.add((tag["key"], tag["text"], tag["number"]))
         if stored_tags != expected_tags:
             yield Discrepancy(f"the tags of {row.uri}", _excerpt(expected_tags), _excerpt(stored_tags))
+
+    def _check_groups(self, row: Any, source: Source) -> Iterator[Discrepancy]:
+        """Compare the rows of a document in `groups` with the rules of its source and connector."""
         names = allowed_groups(source.allow, row.allow)
         stored_groups = set(self._connection.execute(_GROUPS, {"id": row.id}).scalars())
         if bool(row.restricted) != (names is not None) or stored_groups != set(names or ()):

@@ -11,7 +11,6 @@ from ragfm.core.errors import CollectionError
 from ragfm.ingestion.source_request import known_sources
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.collection_store import Store
-from ragfm.store.tables import documents
 
 _MAX_SUGGESTION_URIS = 10_000  # compared with an unknown name
 
@@ -59,9 +58,9 @@ def _find(catalog: Catalog, name: str) -> tuple[Source, Any | None]:
     sources = {source.name: source for source in catalog.sources()}
     if name in sources or name.rstrip("/") in sources:
         return sources.get(name) or sources[name.rstrip("/")], None
-    for uri in dict.fromkeys((name, catalog.display_names().uri_of(name))):
-        for row in catalog.documents(None, documents.c.uri == uri):
-            return sources[row.source], row
+    row = catalog.named(name)
+    if row is not None:
+        return sources[row.source], row
     uris = [row.uri for row in catalog.documents(None)[:_MAX_SUGGESTION_URIS]]
     similar = get_close_matches(name, [*sources, *uris], n=3)
     suggestion = f"Similar names: {', '.join(similar)}. " if similar else ""

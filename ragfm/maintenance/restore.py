@@ -61,19 +61,20 @@ def restore(store: Store, file: Path, progress: ProgressCallback | None = None) 
         raise CollectionError(
             f"'{folder}' already exists.", "Choose a different folder with -c: a restore does not overwrite."
         )
-    temporary = temporary_path(folder)
+    place = folder.resolve()  # the folder may be a link
+    temporary = temporary_path(place)
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir(0o700)
         try:
             with file.open("rb") as opened:
                 generation, uploads = _Archive(file, opened).unpack(temporary, progress or ignore_progress)
-            temporary.rename(folder)
-            sync_folder(folder.parent)
+            temporary.rename(place)
+            sync_folder(place.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        error_type, why = storage_failure(folder.parent, error)
+        error_type, why = storage_failure(place.parent, error)
         raise error_type(f"'{error.filename or folder}': {why}.", "Nothing was restored.") from error
     with store.writing() as catalog:
         relocate_uploads(catalog, folder)

@@ -125,8 +125,8 @@ class _Salvage:
                 document = self._live.read(document_id)
                 if isinstance(document, Discrepancy):
                     self.lost.append(LostDocument(uri, str(document)))
-                elif document.damage or document.derived:
-                    self.lost.append(LostDocument(uri, str([*document.damage, *document.derived][0])))
+                elif damage := [*document.damage, *document.groups]:  # tags follow from the metadata
+                    self.lost.append(LostDocument(uri, str(damage[0])))
                 else:
                     source = sources[document.row.source_id]
                     size = sum(new.size for new in self._batch)

@@ -217,8 +217,8 @@ class _Check:
                 self._add_damage(*discrepancy)
             if document.damage:
                 self.lost.append(uri or f"document {document_id}")
-            if document.derived:
-                self.findings += [Finding(CATALOG_FILE, *discrepancy) for discrepancy in document.derived]
+            if derived := [*document.tags, *document.groups]:
+                self.findings += [Finding(CATALOG_FILE, *discrepancy) for discrepancy in derived]
                 self.derived_ids.append(document_id)
         if total and self.documents != total:
             self._add_damage("the number of documents", total, self.documents)

@@ -99,5 +99,6 @@ def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Docume
     if not parsed.text.strip():
         raise SkipDocument(f"{name} has no text.")
     period = stated_period(parsed.text)
-    metadata = {**({"period": period} if period else {}), **parsed.metadata, **blob.metadata}
+    found = {**({"period": period} if period else {}), **parsed.metadata, **blob.metadata}
+    metadata = {clean(key): clean(value) if isinstance(value, str) else value for key, value in found.items()}
     return Document(uri, parsed.text, kind, metadata, parsed.marks, parsed.images)

@@ -103,7 +103,7 @@ def _wanted_hops(query: str, snapshot: SearchBackend, where: Predicate | None) -
     """2 if the best text lacks many of the question's words that the best texts contain together, by BM25; else 1."""
     words = list(dict.fromkeys(_WORD.findall(query)))
     ids = snapshot.search_keywords(query, _COMPARED, where)[1]
-    if not len(ids):
+    if not words or not len(ids):
         return 1
     order = np.argsort(ids)
     has = np.array([snapshot.bm25(word, ids[order]) for word in words])

@@ -333,7 +333,8 @@ def rerank_hits(
         own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)
         sort_keys = np.full_like(scores, np.nan)
         if getattr(reranker, "calibrated", False):
-            sums = weight * scores[scored] + (1 - weight) * own[scored] / max(own[scored].max(), 1e-9)
+            relative = own[scored].clip(min=0) / max(own[scored].max(), 1e-9)  # cosines may be negative
+            sums = weight * scores[scored] + (1 - weight) * relative
             sums += NAME_SHARE * match_names(query, hits)[scored]
             sums += IDENTIFIER_SHARE * match_identifiers(query, hits)[scored]
             ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)[scored]

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 from zlib import crc32
 
 import numpy as np
@@ -31,6 +32,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.text import check_characters
 from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text, image_key
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
@@ -171,6 +173,9 @@ class Catalog:
             raise self.database.read_error(error) from error
         except json.JSONDecodeError as error:  # a zeroed page at the end of a long row
             raise self.damage_error(f"a value is not valid JSON ({error})") from error
+        except UnicodeEncodeError as error:
+            check_characters("name", error.object)
+            raise
 
     def damage_error(self, damage: str) -> DamagedCollectionError:
         """The error to raise for damage of the catalog."""
@@ -299,6 +304,17 @@ class Catalog:
         if generation is not None and self.floor() > generation:
             raise StaleReadError
         return rows
+
+    def named(self, name: str, *conditions: sa.ColumnElement[bool]) -> Any | None:
+        """The live document with this uri, else the one with this display name, if it meets the conditions.
+
+        Names are the same in both Unicode forms: macOS decomposes letters with accents, keyboards do not.
+        """
+        for uri in dict.fromkeys((name, self.display_names().uri_of(name))):
+            for written in dict.fromkeys((uri, normalize("NFC", uri), normalize("NFD", uri))):
+                for row in self.documents(None, documents.c.uri == written, *conditions):
+                    return row
+        return None
 
     def counts(self, generation: int, *conditions: sa.ColumnElement[bool]) -> dict[str, tuple[int, int]]:
         """Number of documents and of chunks at a generation that meet the conditions, by name of the source.

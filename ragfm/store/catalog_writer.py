@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError
+from ragfm.core.text import check_characters
 from ragfm.core.types import Scalar, Vectors
 from ragfm.store.catalog import Catalog, Source, batches
 from ragfm.store.document_rows import (
@@ -114,6 +115,9 @@ class CatalogWriter(Catalog):
                     "Choose a different --name for one of them.",
                 ) from error
             raise self.database.write_error(error) from error
+        except UnicodeEncodeError as error:
+            check_characters("name", error.object)
+            raise
 
     @contextmanager
     def new_generation(self) -> Iterator[Commit]:

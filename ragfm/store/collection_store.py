@@ -35,7 +35,7 @@ from ragfm.store.database import is_address
 from ragfm.store.embedding_contract import check_contract, make_contract, same_contract
 from ragfm.store.image_vectors import OF_IMAGES, ImageVectors
 from ragfm.store.search_backend import SearchBackend
-from ragfm.store.snapshot import Snapshot
+from ragfm.store.snapshot import Snapshot, check_language
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import HEAD_FILE
 from ragfm.store.uploads import UploadFolder, UploadStore
@@ -409,8 +409,16 @@ class Store:
     def writing(self) -> Iterator[CatalogWriter]:
         """The catalog for writing, under the collection's lock. Creates the collection if there is none.
 
-        Raises CollectionBusyError, which names the holder of the lock, and CollectionReadOnlyError.
+        Raises CollectionBusyError, which names the holder of the lock, CollectionReadOnlyError, and the errors of
+        `load_plugin` and ConfigError for settings with which a view could not be saved at the end.
         """
+        if self._catalog is not None:  # a read notices if another collection has taken its place
+            with contextlib.suppress(CollectionError):
+                self.read_catalog(Catalog.generation)
+        check_language(self.settings.language)
+        if self.settings.index != "auto":
+            load_plugin("indexes", self.settings.index)
+        _ = self.backend
         if not self.exists:
             name = self._embedder_or_name(self.settings.embedder)
             embedder = load_embedder(name) if isinstance(name, str) else name

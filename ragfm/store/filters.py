@@ -7,11 +7,11 @@ r"""Filters over metadata: `year >= 2024 and (team = hr or not status in (draft,
     operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | ["not"] "like"
     value      = a word, or any text in "double" or 'single' quotes; a quote inside is doubled
 
-Keys are metadata keys, and `uri`, `source` and `media_type`. Numbers of up to fifteen digits compare as numbers. Other
-values compare as text, by their first 200 characters, so ISO dates compare as dates. The pattern of `like` must match
-the whole text: `%` stands for any characters, `_` for one, and `\` before one of these three for itself; the case
-of ASCII letters does not matter, nor does that of `true` and `false`. A document without the key meets no comparison,
-not even `!=`.
+Keys are metadata keys, and `uri`, `source` and `media_type`. Decimal numbers, and integers of up to fifteen
+digits, compare as numbers. Other values compare as text, by their first 200 characters, so ISO dates compare as dates.
+The pattern of `like` must match the whole text: `%` stands for any characters, `_` for one, and `\` before one of these
+three for itself; the case of ASCII letters does not matter, nor does that of `true` and `false`. A document without the
+key meets no comparison, not even `!=`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ RESERVED_KEYS = ("uri", "source", "media_type")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<sign>!=|<=|>=|[=<>(),])|"(?P<double>(?:[^"]|"")*)"|'(?P<single>(?:[^']|'')*)'|(?P<word>[^\s=!<>(),"']+))"""
 )
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")  # spaces and joiners of all scripts are allowed
 _MAX_CHARACTERS = 10_000
 _MAX_DEPTH = 50  # of nested parentheses and `not`; SQLite allows a depth of 1,000 for the whole statement
 _MAX_COMPARISONS = 500
@@ -64,7 +65,7 @@ class Filter(NamedTuple):
 
 def parse_filter(text: str) -> Filter:
     """Parse a filter. Values become bound parameters, never SQL. Raises FilterError."""
-    if not text.isprintable() or len(text) > _MAX_CHARACTERS:
+    if _UNPRINTABLE.search(text) or len(text) > _MAX_CHARACTERS:
         raise FilterError(
             f"The filter has characters that cannot be printed, or more than {_MAX_CHARACTERS} characters."
         )

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from ragfm.core.durable_files import storage_failure, sync_file, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError
-from ragfm.store.sqlite_file import CATALOG_FILE, create_database, open_engine
+from ragfm.store.sqlite_file import CATALOG_FILE, create_database, file_address, open_engine
 from ragfm.store.tables import SCHEMA, SCHEMA_VERSION, WITH_IMAGES, chunks, images, properties, text_hash
 
 SCHEMA_1_FILE = "catalog.sqlite"
@@ -93,7 +93,7 @@ def _copy_tables(old: Path, folder: Path) -> None:
             driver.create_function("crc32", 1, crc32, deterministic=True)
             driver.create_function("text_hash", 1, text_hash, deterministic=True)
             cursor = driver.cursor()
-            cursor.execute("ATTACH ? AS old", (f"file:{old}?mode=rw",))
+            cursor.execute("ATTACH ? AS old", (file_address(old, "mode=rw"),))
             schema = cursor.execute("SELECT value FROM old.properties WHERE key = 'schema'").fetchone()
             if schema != ("1",):
                 raise CollectionError(f"The catalog '{old}' has schema {schema}, expected 1.")

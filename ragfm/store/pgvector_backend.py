@@ -87,6 +87,7 @@ class PgvectorSnapshot(VectorServerSnapshot):
     @classmethod
     def _update_rows(cls, catalog: CatalogWriter, settings: Settings) -> int:
         """Create the table and its index if there are none, and add the vectors that it lacks."""
+        _check_server(catalog)
         import psycopg  # a folder is refused without it
 
         generation, added = catalog.at(), 0

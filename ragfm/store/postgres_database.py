@@ -52,6 +52,7 @@ from ragfm.core.errors import (
     DiskFullError,
     MissingExtraError,
 )
+from ragfm.core.fork import reset_in_children
 from ragfm.store.catalog import has_images
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images
@@ -142,6 +143,13 @@ class PostgresDatabase:
         self._collection_id: str | None = None
         self._compiled: dict[sa.Select[Any], tuple[str, Mapping[str, Any]]] = {}
         self._restricting: dict[str, str] | None = None  # settings, besides the groups, that make policies apply
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Leave connections and the write lock to the parent of a forked process."""
+        self._token, self._head_lock = None, threading.Lock()
+        if "_engine" in self.__dict__:  # once it is made
+            self._engine.dispose(close=False)
 
     # --- Where things are ----------------------------------------------------------------------------------------
 
@@ -185,8 +193,11 @@ class PostgresDatabase:
             return bool(connection.scalar(sa.select(sa.exists(sa.select(generations.c.id)))))
 
     def identity(self) -> str | None:
-        """The id of the collection, as last seen."""
-        return self._collection_id
+        """The id of the collection, as last seen; None if there is none."""
+        try:
+            return self.collection_id
+        except CollectionNotFound:
+            return None
 
     def replaced(self, connection: sa.Connection) -> bool:
         """Whether the schema now has another collection, which is then used."""
@@ -344,6 +355,7 @@ class PostgresDatabase:
             self._create_tables(connection)
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
+        self._collection_id = self._seen = None  # of one that was dropped
         self.saw(generation, digest)
 
     @contextmanager
@@ -633,7 +645,8 @@ class PostgresDatabase:
         # libpq's second line asks "Is the server running …?", which the hint of the error does, too.
         why = " ".join(str(error.orig).partition("\n\tIs the server")[0].split()).rstrip(".")
         # Classes of states: 08 connection exception, 28 authorization, 3D unknown database, 57 server is shut down.
-        if error.connection_invalidated or not state or state[:2] in ("08", "28", "3D", "57"):
+        unknown = not state and not isinstance(error, sa.exc.DataError)  # psycopg itself refuses a NUL
+        if error.connection_invalidated or unknown or state[:2] in ("08", "28", "3D", "57"):
             return CollectionUnavailableError, why
         return _ERRORS.get(state, CollectionError), why
 

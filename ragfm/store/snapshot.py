@@ -101,8 +101,8 @@ class Snapshot:
     ) -> bool:
         """Save a view of the newest generation if it is outdated, or always. Returns whether it did.
 
-        A view is outdated if it has another kind or language, or differs in over a tenth or 10,000 of its chunks; below
-        5,000 chunks, any difference counts.
+        A view is outdated if it has another kind, language or version of the keyword index, or differs in over a tenth
+        or 10,000 of its chunks; below 5,000 chunks, any difference counts.
         """
         newest, language = catalog.at(), settings.language
         with catalog.database.views_lock() as is_free:
@@ -159,8 +159,8 @@ class Snapshot:
 
     @property
     def outdated(self) -> bool:
-        """Whether a view is missing, or so many chunks were born or died since that searches get slow."""
-        if self.view is None:
+        """Whether a view or its words are missing, or so many chunks were born or died since that searches get slow."""
+        if self.view is None or self.view.keywords is None:
             return len(self) > 0
         size = self.view.count
         return self.pending > (0 if size < _SMALL_VIEW else min(size // 10, _MAX_TAIL))
@@ -285,12 +285,8 @@ class Snapshot:
         if self._catalog.floor() > self.generation.id:
             raise StaleReadError
         texts, language = self._catalog.chunk_texts(ids), self._settings.language
-        try:
-            index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=language)
-        except ValueError as error:
-            if language is None:
-                raise
-            raise ConfigError(f"`language`: {error}.", "Correct it in ragfm.toml.") from error
+        check_language(language)
+        index: KeywordIndex = load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(ids, texts, language=language)
         return index
 
     def search_keywords(self, query: str, k: int, where: Predicate | None = None) -> tuple[Vectors, Ids]:
@@ -388,6 +384,18 @@ class Snapshot:
             positions = np.searchsorted(self._dead, ids[0]) % len(self._dead)
             valid &= self._dead[positions] != ids[0]
         return scores[0][valid], ids[0][valid]
+
+
+def check_language(language: str | None) -> None:
+    """Raise ConfigError for a language of the settings that the keyword index does not have."""
+    if language is None:
+        return
+    try:
+        load_plugin("keyword_indexes", KEYWORD_PLUGIN).build(np.empty(0, dtype=np.int64), (), language=language)
+    except ValueError as error:
+        raise ConfigError(
+            f"The setting `language` is not valid: {error}.", "Correct it, or leave it out: then it is detected."
+        ) from error
 
 
 def _cosines(rows: Vectors, query: Vectors) -> Vectors:

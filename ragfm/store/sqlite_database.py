@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pysqlite3
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ from ragfm.core.errors import (
     CollectionReadOnlyError,
     DamagedCollectionError,
 )
+from ragfm.core.fork import reset_in_children
 from ragfm.store.catalog import read_generation, read_property
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images, migrate, needs_migration
@@ -92,6 +94,20 @@ class SqliteDatabase:
         self.settings_file = folder.parent / SETTINGS_FILE
         self.name = str(folder / CATALOG_FILE)
         self._prepared: dict[sa.Select[Any], _PreparedQuery] = {}
+        self._engines: WeakSet[sa.Engine] = WeakSet()
+        self._inherited: list[sa.Pool] = []  # connections from before a fork
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Put the connections aside until this process opens its own: another thread may just have been in SQLite."""
+        for engine in self._engines:
+            self._inherited.append(engine.pool)
+            engine.dispose(close=False)
+
+    def _close_inherited(self) -> None:
+        # The locks of their files belong to the parent, and SQLite would count them as those of this process.
+        while self._inherited:
+            self._inherited.pop().dispose()
 
     @property
     def default_name(self) -> str:
@@ -123,7 +139,7 @@ class SqliteDatabase:
         """Device and inode of the database file, None if there is none."""
         try:
             status = (self.folder / CATALOG_FILE).stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_dev, status.st_ino
 
@@ -135,14 +151,15 @@ class SqliteDatabase:
                 f"The folder '{self.folder}' is not empty and is not a collection.",
                 "Choose a different folder with -c.",
             )
-        temporary = temporary_path(self.folder)
+        folder = self.folder.resolve()  # it may be a link to a larger disk
+        temporary = temporary_path(folder)
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir(0o700)  # it holds the text of all documents
             yield SqliteDatabase(temporary)
-            temporary.rename(self.folder)
+            temporary.rename(folder)
         except (OSError, sa.exc.DBAPIError, CollectionError) as error:
-            error_type, why = storage_failure(self.folder.parent, error)
+            error_type, why = storage_failure(folder.parent, error)
             if isinstance(error, CollectionError):
                 error_type = type(error)
             elif error_type is AccessDeniedError:
@@ -224,12 +241,13 @@ class SqliteDatabase:
                 "Searching and asking still work.",
             )
         with write_lock(self.folder):
+            parent = self.folder.resolve().parent
             try:
-                sync_folder(self.folder.parent)  # the process that created the folder may not have done it
+                sync_folder(parent)  # the process that created the folder may not have done it
             except OSError as error:
-                error_type, why = storage_failure(self.folder.parent, error)
+                error_type, why = storage_failure(parent, error)
                 raise error_type(
-                    f"The folder '{self.folder.parent}' cannot be synced: {why}.",
+                    f"The folder '{parent}' cannot be synced: {why}.",
                     "Nothing was written. Run the command again.",
                 ) from error
             for leftover in leftovers(self.folder):
@@ -246,7 +264,9 @@ class SqliteDatabase:
 
     def open_engine(self, *, writable: bool) -> sa.Engine:
         """An engine for the database file."""
-        return open_engine(self.folder, writable=writable)
+        engine = open_engine(self.folder, writable=writable, before_connect=self._close_inherited)
+        self._engines.add(engine)
+        return engine
 
     def fetch(
         self, engine: sa.Engine, query: sa.Select[Any], parameters: Mapping[str, Any], groups: frozenset[str] | None
@@ -338,7 +358,7 @@ class SqliteDatabase:
 
 def leftovers(folder: Path) -> list[Path]:
     """Temporary files and folders of a collection. Under its lock, they are those of writers that were killed."""
-    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *temporary_paths(folder)])
+    return sorted([*folder.glob("*.new"), *(folder / VIEWS_FOLDER).glob("*.new"), *temporary_paths(folder.resolve())])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,24 +71,29 @@ def create_database(folder: Path) -> None:
         raise OSError(number, why, str(file)) from error
 
 
-def open_engine(folder: Path, *, writable: bool) -> sa.Engine:
+def file_address(path: Path, options: str) -> str:
+    """The address of a database file for SQLite, whatever characters or bytes its path has."""
+    return f"file:{quote(os.fsencode(path.absolute()))}?{options}"
+
+
+def open_engine(folder: Path, *, writable: bool, before_connect: Callable[[], None] = lambda: None) -> sa.Engine:
     """An engine for the database of a collection. Connections of a reader cannot write.
 
-    The execution option `begin` is the SQL statement that starts a transaction, `BEGIN` by default.
+    `before_connect` is called before each connection is opened. The execution option `begin` is the SQL statement that
+    starts a transaction, `BEGIN` by default.
     """
-    name = quote(str((folder / CATALOG_FILE).absolute()))
     if writable or os.access(folder, os.W_OK):
         mode = "rw"  # for readers too: SQLite must create its shared-memory file; `query_only` prevents writes
     elif os.statvfs(folder).f_flag & os.ST_RDONLY and not _has_wal(folder):
         mode = "ro&immutable=1"  # SQLite needs no shared memory if the file cannot change
     else:
         mode = "ro"
+    address = file_address(folder / CATALOG_FILE, f"mode={mode}&vfs=cksmvfs")
 
     def connect() -> Any:
+        before_connect()
         _register_checksum_vfs()
-        connection = pysqlite3.connect(
-            f"file:{name}?mode={mode}&vfs=cksmvfs", uri=True, check_same_thread=False, timeout=30
-        )
+        connection = pysqlite3.connect(address, uri=True, check_same_thread=False, timeout=30)
         connection.isolation_level = None  # SQLAlchemy begins and commits, see below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")

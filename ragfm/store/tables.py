@@ -262,10 +262,11 @@ sa.Index("work_waiting", work.c.id, postgresql_where=work.c.outcome.is_(None))
 def as_number(text: str) -> float | None:
     """The number that a metadata value is compared as, None if it is compared as text.
 
-    Numbers have at most fifteen digits, which a float represents exactly; longer ones are identifiers.
+    Integers have at most fifteen digits, which a float represents exactly; longer ones are identifiers.
     """
-    is_number = _NUMBER.fullmatch(text) and sum(map(str.isdigit, text)) <= 15
-    return float(text) if is_number else None
+    digits = text.lstrip("+-")
+    is_identifier = len(digits) > 15 and digits.isdigit()
+    return float(text) if _NUMBER.fullmatch(text) and not is_identifier else None
 
 
 def text_hash(text: str) -> bytes:

@@ -30,7 +30,7 @@ from ragfm.core.durable_files import (
     temporary_path,
     write_durably,
 )
-from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.errors import CollectionError, DamagedCollectionError, MissingExtraError, UnknownPluginError
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import KeywordIndex, VectorIndex
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
@@ -126,9 +126,10 @@ def block_checksums(path: Path) -> Iterator[str]:
 
 
 def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | None:
-    """The newest intact view of a collection, None if there is none. Damaged ones are logged.
+    """The newest intact view of a collection, None if there is none.
 
-    Raises StaleReadError if a writer just replaced it, DamagedCollectionError if it is newer than the catalog.
+    A damaged one, or one whose plugin is not installed, is logged. Raises StaleReadError if a writer just replaced it,
+    DamagedCollectionError if it is newer than the catalog.
     """
     views_folder = root / VIEWS_FOLDER
     try:
@@ -148,6 +149,8 @@ def newest_view(root: Path, catalog: Catalog, generation: Generation) -> View | 
             warn_damaged(folder, f"{Path(error.filename or MANIFEST).name} is missing")
         except (OSError, ValueError) as error:
             warn_damaged(folder, str(error))
+        except (UnknownPluginError, MissingExtraError) as error:
+            _log.warning("The view %s is not used: %s", folder, error)
     return None
 
 

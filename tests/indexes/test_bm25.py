@@ -289,6 +289,7 @@ def test_texts_are_not_kept_during_a_build(monkeypatch: pytest.MonkeyPatch) -> N
         ("U.S. sales in the US, for IT", "en", "u.s us sale us it"),
         ("tell us who it is, at 3 p.m.", "en", "tell us 3 p.m pm"),
         ("WHO IS IT FOR", "en", ""),
+        ("WHO", "en", "who"),  # a query for an acronym
         ("self.readAll(utf8Text)", "en", "self.readall self readal self.read read utf8text 8text utf text utf8 8"),
         ("カタカナ ﾊﾞﾝ", "ja", "カタ タカ カナ バン"),
         ("ＡＢ－１２", "en", "ab-12 ab 12"),

@@ -563,6 +563,22 @@ def test_a_filter_far_from_the_query_is_followed(monkeypatch: pytest.MonkeyPatch
         assert set(index.search(query, 40, allowed=np.sort(allowed))[1][0]) >= set(best)
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_filter_finds_what_is_far_back_in_a_long_list(tmp_path: Path, saved: bool) -> None:
+    vectors = unit(3000)
+    vectors[:600] = vectors[0]  # one list of many
+    index = FaissIvfIndex.build(np.arange(3000), vectors)
+    if saved:
+        index.save(tmp_path)
+        index = FaissIvfIndex.load(tmp_path)
+    queries = unit(300, seed=1)
+    for step in (3000, 150):
+        for number, query in enumerate(queries):
+            allowed = np.arange(number % step, 3000, step)
+            _, ids = index.search(query[None], len(allowed), allowed=allowed)
+            assert set(ids[0]) == set(allowed.tolist())
+
+
 def test_the_same_vectors_give_the_same_lists(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

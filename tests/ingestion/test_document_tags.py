@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -122,6 +123,8 @@ def test_reserved_names_are_refused(collection: Collection, docs: Path, embedder
         collection.tag("*", {"source": "a"})
     with pytest.raises(TypeError, match="must be a string"):
         collection.tag("*", {"a": [1]})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="JSON cannot represent"):
+        collection.tag("leave.md", {"score": math.nan})
 
 
 def test_given_tags_stay_with_the_document(

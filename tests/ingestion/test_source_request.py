@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from ragfm_connectors.files import FilesConnector
 
 from ragfm import Collection
 from ragfm.core.errors import SourceError
-from ragfm.ingestion.source_request import SourceEntry, refresh_request, resolve_source
+from ragfm.ingestion.source_request import SourceEntry, refresh_request, resolve_source, stored_sources
+from ragfm.store.catalog import Catalog, Source
 from ragfm.testing import HashingEmbedder
 
 
@@ -56,6 +58,45 @@ def test_several_sources_build_one_connector_each(
     assert len(built) == 2
 
 
+def test_many_files_as_sources_take_linear_time(
+    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"{number}.txt" for number in range(20)]
+    for file in files:
+        file.write_text(f"Text of {file.name}.")
+    read, reads = Catalog.sources, list[Catalog]()
+
+    def counted(catalog: Catalog) -> list[Source]:
+        reads.append(catalog)
+        return read(catalog)
+
+    monkeypatch.setattr(Catalog, "sources", counted)
+    assert collection.sync(*files).added == 20
+    assert collection.sync().unchanged == 20
+    assert len(reads) < 10
+
+
+def test_an_empty_location_is_not_the_working_directory(collection: Collection) -> None:
+    with pytest.raises(SourceError, match="is empty"):
+        collection.sync("")
+    assert not collection.path.exists()
+
+
+def test_an_address_is_outside_of_the_folder_around_the_collection(tmp_path: Path, collection: Collection) -> None:
+    (tmp_path / "a.txt").write_text("A file.")
+    with sqlite3.connect(tmp_path.with_name(f"{tmp_path.name}.db")) as database:
+        database.execute("CREATE TABLE notes (id INTEGER, text TEXT)")
+        database.execute("INSERT INTO notes VALUES (1, 'A row.')")
+    database.close()
+    address = f"sqlite:///{tmp_path}.db"
+    query = {"query": "SELECT id, text FROM notes"}
+    for _ in range(2):
+        collection.sync(tmp_path)
+        collection.sync(address, connector="sql", options=query)
+    assert [source["name"] for source in collection.status().sources] == [".", address]
+    assert [info.uri for info in collection.documents()] == ["a.txt", f"{address}/1"]
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
@@ -85,10 +126,10 @@ def test_a_request_follows_what_another_process_has_changed(
     store = collection._store
     collection.sync(docs, name="handbook", tags={"year": 2025})
     request = resolve_source(store, SourceEntry(str(docs), None, {}))
-    assert refresh_request(store, request) == request
+    assert refresh_request(store, request, stored_sources(store)) == request
     collection.sync(docs, include=["*.md"], tags={"year": 2026})
     built.clear()
-    fresh = refresh_request(store, request)
+    fresh = refresh_request(store, request, stored_sources(store))
     assert (fresh.source.name, fresh.source.tags) == ("handbook", {"year": 2026})
     assert fresh.source.options == {"include": ["*.md"], "exclude": []}
     assert built == [fresh.connector]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 from ragfm_connectors.files import FilesConnector
@@ -47,6 +48,16 @@ def test_a_second_sync_embeds_nothing(collection: Collection, docs: Path, embedd
     assert _counts(collection.sync(docs)) == (0, 0, 0, 4, 0)
     assert embedder.embedded == embedded
     assert collection.status().generation == 1
+
+
+def test_a_uri_that_postgresql_cannot_index_does_not_stop_the_others(tmp_path: Path, address: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"id": 1, "text": "A."}}\n{{"id": "{token_hex(2000)}", "text": "B."}}\n')
+    collection = Collection.open(address, settings=Settings(), embedder=HashingEmbedder())
+    report = collection.sync(tmp_path / "a.jsonl", connector="jsonl")
+    assert (report.added, [skipped.why for skipped in report.skipped]) == (
+        1,
+        ["its uri has more than 2,500 bytes, which PostgreSQL cannot index"],
+    )
 
 
 def test_only_changed_documents_are_updated(collection: Collection, docs: Path, embedder: HashingEmbedder) -> None:

@@ -155,6 +155,13 @@ def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) 
         filled.export(tmp_path / "nowhere" / "out.jsonl")
 
 
+def test_a_folder_is_not_replaced(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "/", str(tmp_path)):
+        with pytest.raises(CollectionError, match="is a folder"):
+            filled.export(folder)
+
+
 @pytest.mark.in_a_folder
 def test_damage_is_never_exported(filled: Collection, tmp_path: Path) -> None:
     from ragfm.store.sqlite_file import open_engine

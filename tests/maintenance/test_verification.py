@@ -383,6 +383,14 @@ def test_unreadable_documents_without_uri_are_counted(many: Collection, tmp_path
     assert report.documents + len(report.left) >= 50
 
 
+def test_documents_with_wrong_tags_are_saved(many: Collection, tmp_path: Path) -> None:
+    many.close()
+    _execute(many.path, "UPDATE tags SET text = 'wrong'")
+    saved, report = _salvaged(many, tmp_path)
+    assert report.documents == len(many.documents())  # type: ignore[attr-defined]
+    assert saved.verify().findings == ()
+
+
 def test_a_salvaged_collection_syncs(many: Collection, tmp_path: Path) -> None:
     """The next ingest finds the sources, and adds and embeds only the documents that were not saved."""
     _damage_page(many.path, _pages_of(many.path, "documents")[-2])

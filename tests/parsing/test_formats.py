@@ -128,6 +128,11 @@ def test_errors_name_the_file_and_the_reason(data: bytes, uri: str, error: type[
     assert "\n" not in str(raised.value)
 
 
+def test_metadata_that_cannot_be_stored_is_replaced() -> None:
+    blob = Blob(b"Text.", "text/plain", {"ti\0tle": "A\0\ud800", "year": 2024})
+    assert parse(blob, "a.txt").metadata == {"ti\ufffdtle": "A\ufffd\ufffd", "year": 2024}
+
+
 def test_metadata_of_the_source_overrides_that_of_the_document() -> None:
     parsed = parse(Blob(b"---\ntitle: Inner\nyear: 2026\n---\nx", metadata={"title": "Outer"}), "a.md")
     assert dict(parsed.metadata) == {"title": "Outer", "year": 2026}

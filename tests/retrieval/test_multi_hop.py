@@ -114,6 +114,13 @@ def test_auto_hops_only_where_the_best_text_lacks_much_of_the_question(collectio
     assert rounds == [2, 1]
 
 
+def test_a_question_without_letters_and_digits(collection: Collection, tmp_path: Path) -> None:
+    (tmp_path / "loop.py").write_text("for _ in range(3):\n    print('Lindenau')\n")
+    collection.sync(tmp_path / "loop.py")
+    for hops in (2, "auto"):
+        assert [hit.uri for hit in collection.search("_", hops=hops)] == ["loop.py"]  # type: ignore[arg-type]
+
+
 def test_scripts_without_capitals(collection: Collection, tmp_path: Path) -> None:
     folder = tmp_path / "arabic"
     folder.mkdir()

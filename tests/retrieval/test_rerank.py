@@ -407,6 +407,17 @@ def test_a_document_whose_name_is_in_the_query_comes_first() -> None:
     assert first.uri == "Costco 2021.md"
 
 
+def test_likelihoods_decide_between_hits_with_negative_cosines() -> None:
+    class Likelihoods:
+        weight, calibrated = 0.5, True
+
+        def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> np.ndarray:
+            return np.array([0.1, 0.9], dtype=np.float32)
+
+    hits = [Hit(f"{at}.md", "Text.", 0, 5, at, cosine, {"dense": cosine}) for at, cosine in enumerate((-0.01, -0.02))]
+    assert [hit.uri for hit in rerank_hits("query", hits, Likelihoods(), None)] == ["1.md", "0.md"]
+
+
 def test_the_second_hit_is_not_next_to_the_first(tmp_path: Path) -> None:
     class Likelihoods:
         weight, calibrated = 0.99, True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 
@@ -68,3 +70,19 @@ def test_documents_are_found_by_name_and_uri(tmp_path: Path, embedder: HashingEm
     with pytest.raises(CollectionError, match="no document"):
         inside.document("reports/b.txt")
     assert inside.remove(hit.name).uri == hit.uri
+
+
+@pytest.mark.parametrize(("stored", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_the_same_in_both_unicode_forms(
+    tmp_path: Path, collection: Collection, stored: Literal["NFC", "NFD"], typed: Literal["NFC", "NFD"]
+) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / normalize(stored, "Büro.txt")).write_text("The office.")
+    collection.sync(folder)
+    (info,) = collection.documents()
+    name = normalize(typed, info.uri)
+    assert name != info.uri
+    assert collection.document(name).uri == info.uri
+    assert collection.tag(normalize(typed, "Bü*"), {"floor": 2}).documents == (info.uri,)
+    assert collection.remove(name).uri == info.uri

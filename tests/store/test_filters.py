@@ -12,9 +12,16 @@ from ragfm.core.errors import FilterError
 from ragfm.store.filters import quote_value
 from ragfm.testing import HashingEmbedder
 
-TAGS: dict[str, dict[str, str | bool]] = {
-    "a.txt": {"year": "2024", "team": "hr", "from": "2024-03-01"},
-    "b.txt": {"year": "2026", "team": "legal", "from": "2026-01-15", "state": "in review"},
+TAGS: dict[str, dict[str, str | float | bool]] = {
+    "a.txt": {"year": "2024", "team": "hr", "from": "2024-03-01", "score": 9.5, "name": "Screenshot at 9.41\u202fAM"},
+    "b.txt": {
+        "year": "2026",
+        "team": "legal",
+        "from": "2026-01-15",
+        "state": "in review",
+        "score": 10.123456789012345,
+        "name": "\u6771\u4eac\u3000\u5927\u962a",
+    },
     "c.txt": {"year": "10", "team": "O'Neill", "number": "12345678901234567891", "open": True},
     "d.txt": {},
 }
@@ -57,6 +64,12 @@ MATCHES = [
     ("year != hr", "abc"),
     ("number = 12345678901234567891", "c"),
     ("number = 1_000", ""),
+    ("number = 12345678901234567892", ""),  # an identifier, which a float would round
+    ("score > 9.5", "b"),
+    ("name = 'Screenshot at 9.41\u202fAM'", "a"),
+    ("name =\n\t'\u6771\u4eac\u3000\u5927\u962a'", "b"),
+    ("score < 10.123456789012346", "ab"),
+    ("score = 10.123456789012345", "b"),
     ("open = true", "c"),
     ("open = True", "c"),
     ("open != FALSE", "c"),
@@ -157,7 +170,7 @@ def test_like_with_many_wildcards_takes_little_time(tmp_path: Path, collection: 
         ("yaer", "Keys: year, from, "),
         ("Year", "Keys: year, "),
         ("URI", "Keys: uri, "),
-        ("x", "Keys: from, modified, number, open, state, team, year, uri, source, media_type."),
+        ("x", "Keys: from, modified, name, number, open, score, state, team, year, uri, source, media_type."),
     ],
 )
 def test_a_key_that_no_document_has_is_an_error(tagged: Collection, key: str, listed: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -19,10 +20,14 @@ OLD = Path(__file__).parent / "collections" / "schema-1"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A collection with schema 1, and its documents."""
-    folder = tmp_path / ".ragfm"
-    folder.mkdir()
+    return _old_collection(tmp_path)
+
+
+def _old_collection(parent: Path) -> Path:
+    folder = parent / ".ragfm"
+    folder.mkdir(parents=True)
     shutil.copy(OLD / "HEAD", folder)
-    shutil.copytree(OLD / "docs", tmp_path / "docs")
+    shutil.copytree(OLD / "docs", parent / "docs")
     connection = sqlite3.connect(folder / SCHEMA_1_FILE)
     connection.executescript((OLD / "catalog.sql").read_text())
     connection.execute("PRAGMA journal_mode=WAL")
@@ -50,6 +55,11 @@ def test_schema_1_opens_with_the_same_content(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir() if "catalog" in path.name and "-" not in path.name) == [
         "catalog.db"
     ]
+
+
+@pytest.mark.parametrize("name", ["50%25", "a#b", "what?", os.fsdecode(b"B\xfcro")])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    assert len(_open(_old_collection(tmp_path / name)).search("days of leave", k=9)) == 3
 
 
 def test_the_next_sync_parses_again_and_embeds_what_has_another_context(folder: Path) -> None:

@@ -222,6 +222,8 @@ def test_a_folder_is_refused(docs: Path, tmp_path: Path) -> None:
     _open(tmp_path / ".ragfm", "local").sync(docs)
     with pytest.raises(ConfigError, match="it is a folder"):
         _open(tmp_path / ".ragfm").search("leave")
+    with pytest.raises(ConfigError, match="it is a folder"):
+        _open(tmp_path / "other").sync(docs)
 
 
 def test_an_old_pgvector_is_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -428,6 +428,18 @@ def test_a_running_process_notices_lost_commits(address: str, docs: Path, postgr
         collection.search("leave")
 
 
+def test_a_leftover_that_vanishes_hides_no_upload(address: str, docs: Path) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    uploads = collection.open_uploads()
+    stored = uploads.store(io.BytesIO(b"Text."), "a.txt", ["key:ann"])
+    cache = collection.path / "uploads"
+    cache.mkdir()
+    (cache / "leftover").symlink_to("nowhere")  # cannot be examined, like one that is gone
+    collection.sync(uploads.source, name=".uploads")
+    assert stored.uri in {info.uri for info in collection.documents()}
+
+
 def test_another_collection_in_its_place_is_noticed(address: str, docs: Path, postgres: PostgresServer) -> None:
     reader = _open(address)
     reader.sync(docs)
@@ -438,6 +450,20 @@ def test_another_collection_in_its_place_is_noticed(address: str, docs: Path, po
     (docs / "leave.md").write_text("Nothing but walnuts.")
     _open(address).sync(docs)
     assert reader.search("walnuts", 1)[0].text == "Nothing but walnuts."
+
+
+def test_a_sync_notices_that_its_collection_was_dropped(address: str, docs: Path, postgres: PostgresServer) -> None:
+    collection = _open(address)
+    for created_again in (True, False):
+        collection.sync(docs, tags={"year": 2025})
+        collection.search("leave")
+        postgres.sql(f"DROP SCHEMA {_schema(address)} CASCADE")
+        if created_again:
+            _open(address).sync(docs, allow=["hr"])
+        collection.sync(docs)
+        assert collection.status().sources[0]["allow"] == (["hr"] if created_again else [])
+        assert collection.status().sources[0]["tags"] == {}
+        assert not collection.verify().damaged
 
 
 def test_damage_is_found(address: str, docs: Path, postgres: PostgresServer) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ragfm_indexes.bm25 import BM25Index
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.registry import KINDS, plugins
 from ragfm.store import snapshot, views
 from ragfm.testing import HashingEmbedder
 
@@ -121,6 +124,52 @@ def test_another_index_kind_is_built_from_the_catalog(collection: Collection, do
     index = exact.status().indexes[0]
     assert (index["kind"], index["vectors"], index["pending"]) == ("exact", len(expected), 0)
     assert (index["state"], index["saved"]) == ("checked", True)
+
+
+def test_the_first_search_opens_its_view_once(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.sync(docs)
+    opened = list[Path]()
+    read = views.View.__init__
+
+    def counted(view: views.View, folder: Path, manifest: Mapping[str, Any]) -> None:
+        opened.append(folder)
+        read(view, folder, manifest)
+
+    monkeypatch.setattr(views.View, "__init__", counted)
+    late = _reopen(collection)
+    _ask(late)
+    _ask(late)
+    assert len(opened) == 1
+
+
+def test_the_next_sync_rebuilds_a_keyword_index_of_an_older_version(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("ragfm_indexes.bm25.FINGERPRINT", "1")
+        collection.sync(docs)
+        expected = _ask(collection)
+    late = _reopen(collection)
+    assert _ask(late) == expected
+    late.sync(docs)
+    words = _reopen(collection).status().indexes[1]
+    assert (words["saved"], words["texts"]) == (True, late.status().chunks)
+
+
+def test_a_view_whose_plugin_was_removed_is_replaced(
+    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _reopen(collection, index="exact").sync(docs)
+    expected = _ask(collection)
+    others = {kind: {k: v for k, v in plugins(kind).items() if k != "exact"} for kind in KINDS}
+    monkeypatch.setattr("ragfm.core.registry.plugins", others.get)
+    late = _reopen(collection)
+    assert _ask(late) == expected
+    assert "is not used: There is no plugin 'exact'" in caplog.text
+    late.sync(docs)
+    assert _reopen(collection).status().indexes[0]["kind"] == "faiss-flat"
 
 
 @pytest.mark.in_a_folder
@@ -253,6 +302,7 @@ def test_a_prepared_generation_serves_until_the_next_is_ready(
     _reopen(collection).sync(docs)
     assert _ask(ready) == before
     collection.refresh()
+    collection._store.settle()  # the newer view is opened in the background
     with monkeypatch.context() as changes:
         changes.setattr(BM25Index, "updated", None)  # a search has nothing left to do
         assert "docs/more.txt" in [uri for uri, _ in _ask(ready)]
