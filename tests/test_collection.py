@@ -133,12 +133,6 @@ def test_modes(collection: Collection, docs: Path) -> None:
         collection.search("leave", k=0)
 
 
-def test_a_language_that_the_keyword_index_does_not_know(tmp_path: Path, docs: Path) -> None:
-    collection = Collection.open(tmp_path / "c", settings=Settings(language="german"), embedder=HashingEmbedder())
-    with pytest.raises(ConfigError, match=r"`language`: expected a language among ar, .*, got 'german'"):
-        collection.sync(docs)
-
-
 def test_groups_see_what_is_open_and_what_is_theirs(tmp_path: Path, collection: Collection) -> None:
     for name, allow in (("open", []), ("staff", ["staff"]), ("board", ["board", "chair"])):
         (tmp_path / name).mkdir()

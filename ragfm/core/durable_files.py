@@ -92,7 +92,8 @@ def replaceable_file(path: Path) -> Path:
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+        reason = "It is a folder" if path.is_dir() else "It is not a regular file"
+        raise OSError(errno.EINVAL, reason, str(path))
     return path
 
 

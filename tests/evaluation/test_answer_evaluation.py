@@ -190,7 +190,7 @@ def test_a_failed_question_does_not_stop_the_others(handbook: Collection, docs: 
         Question("gone", "How many?", (Gold("docs/gone.md", 0, 5),)),
         Question("beyond", "How many?", (Gold("docs/leave.md", end, end + 5),)),
         Question("odd", "When does the odd office open?", (Gold(odd),), ("nine",)),
-        Question("unprintable", "When?", (Gold("docs/a\n.txt"),), ("nine",)),
+        Question("unprintable", "When?", (Gold("docs/a\a.txt"),), ("nine",)),
         HOURS,
     ]
     report = evaluate_answers(Rag(handbook, reader=ScriptedReader(["At nine."])), questions, contexts=["gold"])

@@ -147,9 +147,8 @@ def test_an_old_file_is_replaced_atomically(filled: Collection, tmp_path: Path) 
     filled.export(out)
     assert len(_lines(out.read_bytes())) == 5
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe"):  # as the administrator, /dev/null was replaced by a file
-        with pytest.raises(CollectionError, match="cannot be written: It is not a regular file"):
-            filled.export(path)
+    with pytest.raises(CollectionError, match="cannot be written: It is not a regular file"):
+        filled.export(tmp_path / "pipe")  # as the administrator, /dev/null was replaced by a file
     assert (tmp_path / "pipe").is_fifo()
     with pytest.raises(CollectionError, match="No such file"):
         filled.export(tmp_path / "nowhere" / "out.jsonl")
