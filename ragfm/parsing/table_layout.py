@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import NamedTuple
 
 MAX_CAPTION_LINES = 3
 MAX_CAPTION = 160  # characters of a line
 MAX_HEADER_ROWS = 6
 _MAX_REPEATED = 100  # characters of a header over several columns that the others repeat
-_MAX_SYMBOL = 5  # characters
+_MAX_SYMBOL, _MAX_VALUE = 5, 40  # characters
 _NEAR = 3  # columns between a symbol and its value, plus one
 # The scale of a table, at the start of a longer headnote or in brackets: "[In thousands (1.2 represents 1,200) …".
 _SCALE = re.compile(
@@ -69,30 +69,26 @@ def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, label
         rows, header_rows, first_value = [[Cell("")], *rows], 1, first_value + 1
     body = header_rows or (first_value if has_values else 1)
 
-    texts = [_texts(row, width) for row in rows]
+    texts = [_texts(row) for row in rows]
     values = Counter(
-        start
-        for row in rows[body:]
-        for cell, start, _ in _spans(row)
-        if cell.columns == 1 and _VALUE.fullmatch(cell.text)
+        start for row in rows[body:] for cell, start, _ in _spans(row) if cell.columns == 1 and _is_value(cell.text)
     )
     for row, line in zip(rows[body:], texts[body:], strict=True):
         _align_values(row, line, values)
         _join_symbols(line)
     if not header_rows:
         header_rows = 1
-        has_text = [any(line[at] for line in texts[body:]) for at in range(width)]
+        has_text = _filled(texts[body:], width)
         while has_values and header_rows < min(first_value, MAX_HEADER_ROWS):
             if texts[header_rows][0] and not _has_group(rows[header_rows - 1], has_text):
                 break
             header_rows += 1
 
-    filled = texts[header_rows if body else 0 :] or texts
-    kept = [any(line[at] for line in filled) for at in range(width)]
+    kept = _filled(texts[header_rows if body else 0 :] or texts, width)
     headers = [_header(row, width, kept) for row in rows[:header_rows]] if body else texts[:1]
     columns = [at for at in range(width) if kept[at]]
-    merged = [" ".join(dict.fromkeys(filter(None, (line[at] for line in headers)))) for at in columns]
-    return ArrangedTable(titles, [merged, *([line[at] for at in columns] for line in texts[header_rows:])])
+    merged = [" ".join(dict.fromkeys(line[at] for line in headers if at < len(line) and line[at])) for at in columns]
+    return ArrangedTable(titles, [merged, *(list(compress(line, kept)) for line in texts[header_rows:])])
 
 
 def caption_lines(above: Sequence[str]) -> list[str]:
@@ -118,8 +114,12 @@ def _title(row: Sequence[Cell], width: int) -> str:
     return filled[0].text if len(filled) == 1 and (len(row) == 1 or filled[0].columns == width) else ""
 
 
+def _is_value(text: str) -> bool:
+    return len(text) <= _MAX_VALUE and _VALUE.fullmatch(text) is not None
+
+
 def _has_value(row: Sequence[Cell]) -> bool:
-    return any(_VALUE.fullmatch(cell.text) for cell in row[1:])
+    return any(_is_value(cell.text) for cell in row[1:])
 
 
 def _spans(row: Sequence[Cell]) -> Iterator[tuple[Cell, int, int]]:
@@ -128,18 +128,25 @@ def _spans(row: Sequence[Cell]) -> Iterator[tuple[Cell, int, int]]:
     return ((cell, end - cell.columns, end) for cell, end in zip(row, ends, strict=True))
 
 
-def _texts(row: Sequence[Cell], width: int) -> list[str]:
-    """The texts by column; a cell over several columns has its text in the first."""
-    line = [""] * width
-    for cell, start, _ in _spans(row):
-        line[start] = cell.text
-    return line
+def _texts(row: Sequence[Cell]) -> list[str]:
+    """The texts by column, up to the row's last; a cell over several columns has its text in the first."""
+    return [text for cell in row for text in (cell.text, *[""] * (cell.columns - 1))]
+
+
+def _filled(lines: Sequence[Sequence[str]], width: int) -> list[bool]:
+    """Which columns have a text."""
+    filled = [False] * width
+    for line in lines:
+        for at, text in enumerate(line):
+            if text:
+                filled[at] = True
+    return filled
 
 
 def _align_values(row: Sequence[Cell], line: list[str], values: Counter[int]) -> None:
     """Move a value over several columns, such as those of "$" and the number, to the one where others have theirs."""
     for cell, start, end in _spans(row):
-        if cell.columns > 1 and start and (_VALUE.fullmatch(cell.text) or _NOTHING.fullmatch(cell.text)):
+        if cell.columns > 1 and start and (_is_value(cell.text) or _NOTHING.fullmatch(cell.text)):
             best = max(range(start, end), key=lambda at: (values[at], -at))
             line[start], line[best] = "", cell.text
 

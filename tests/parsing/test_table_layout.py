@@ -119,4 +119,9 @@ def test_no_text_is_lost() -> None:
         found: ArrangedTable = arrange_table(rows, chance.randint(0, 3), labels_only=chance.random() < 0.2)
         text = "\n".join([*found.titles, *map("".join, found.rows)])
         assert all(cell.text in text for row in rows for cell in row)
-        assert len({len(row) for row in found.rows}) == 1
+        assert len(found.rows[0]) == max(map(len, found.rows))
+
+
+def test_a_wide_row_does_not_widen_all_others() -> None:
+    rows = [[Cell("a", 50)] * 400, *([[Cell("b")]] * 20_000)]
+    assert sum(map(len, arrange_table(rows).rows)) < 30_000
