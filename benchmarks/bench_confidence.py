@@ -348,16 +348,15 @@ def limits(keep: Path) -> dict[str, Any]:
             noticed = [one for one in of_set if (one.confidence or 0.0) < threshold]
             kept = right - sum(bool(one.right) for one in noticed)
             found = sum(not one.answerable for one in noticed)
-            wrong = len(of_set) - len(noticed) - kept
-            thresholds[threshold] = [kept, wrong, found, round(found / max(len(noticed), 1), 3)]
+            thresholds[threshold] = {
+                "right, answered": kept,
+                "wrong, answered": len(of_set) - len(noticed) - kept,
+                "no answer, noticed": found,
+                "precision": round(found / max(len(noticed), 1), 3),
+            }
         perfect = round(none / max(len(of_set) - right, 1), 3)
-        counts = {
-            "questions": len(of_set),
-            "right": right,
-            "no answer": none,
-            "precision of a perfect confidence": perfect,
-        }
-        rows.append({"reader": reader, "set": name, **counts, "perfect precision": perfect, "thresholds": thresholds})
+        counts = {"questions": len(of_set), "right": right, "no answer": none, "perfect precision": perfect}
+        rows.append({"reader": reader, "set": name, **counts, "thresholds": thresholds})
         print(json.dumps(rows[-1]), flush=True)
     return {"rows": rows}
 
