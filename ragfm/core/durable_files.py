@@ -100,7 +100,7 @@ def replaceable_file(path: Path) -> Path:
 def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Replace the content of a file atomically and durably. `mode` is that of `new_file_mode` by default.
 
-    If the administrator replaces a file of another user, it stays that user's.
+    If the administrator replaces another user's file, it stays that user's.
     """
     path = replaceable_file(path)
     mode = new_file_mode(path.parent) if mode is None else mode

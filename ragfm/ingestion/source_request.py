@@ -231,7 +231,7 @@ def build_source(store: Store, source: Source) -> Connector:
 
 
 def _check_overlap(store: Store, source: Source, root: str, stored: Mapping[str, StoredSource]) -> None:
-    """Raise SourceError if a source, with the real path of its root, would have documents of another one."""
+    """Raise SourceError if a source, with the real path of its root, would have another source's documents."""
     folder = None if store.database.shared else os.path.realpath(store.folder)
     # Uploads are in the collection's own folder, which sources around it leave out.
     inside = folder is not None and _is_below(root, folder)
