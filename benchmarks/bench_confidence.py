@@ -297,8 +297,7 @@ def report(keep: Path) -> dict[str, Any]:
     states = {one["key"]: one["states"] for one in map(json.loads, LABELS.read_text(encoding="utf-8").splitlines())}
     judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
     rows = []
-    for reader, name in dict.fromkeys((one.reader, one.set) for one in judged):
-        of_set = [one for one in judged if (one.reader, one.set) == (reader, name) and one.right is not None]
+    for (reader, name), of_set in _by_set(judged).items():
         right, rest = [one for one in of_set if one.right], [one for one in of_set if not one.right]
         verified = [one for one in of_set if one.verified]
         labelled = [
@@ -335,13 +334,21 @@ def report(keep: Path) -> dict[str, Any]:
     return {"rows": rows, "answered is right": _reliability(judged)}
 
 
+def _by_set(judged: Sequence[Judged]) -> dict[tuple[str, str], list[Judged]]:
+    """The answers that somebody has judged, by reader and set."""
+    found: dict[tuple[str, str], list[Judged]] = {(one.reader, one.set): [] for one in judged}
+    for one in judged:
+        if one.right is not None:
+            found[one.reader, one.set].append(one)
+    return found
+
+
 def limits(keep: Path) -> dict[str, Any]:
     """For each reader and set, the outcome at other thresholds of the confidence, and that of a perfect confidence."""
     labels = report_labels()
     judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
     rows = []
-    for reader, name in dict.fromkeys((one.reader, one.set) for one in judged):
-        of_set = [one for one in judged if (one.reader, one.set) == (reader, name) and one.right is not None]
+    for (reader, name), of_set in _by_set(judged).items():
         right, none = sum(bool(one.right) for one in of_set), sum(not one.answerable for one in of_set)
         thresholds = {}
         for threshold in THRESHOLDS:

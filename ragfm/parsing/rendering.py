@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -49,7 +50,7 @@ class MarkdownBuilder:
         self._last_is_tight = False
         self._marks: list[Mark] = []
         self._images: dict[str, bytes] = {}
-        self._above: list[str] = []  # paragraphs since the last block of another kind
+        self._above: deque[str] = deque(maxlen=MAX_CAPTION_LINES)  # the last paragraphs, if nothing else follows them
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
@@ -64,7 +65,10 @@ class MarkdownBuilder:
         self._parts += (separator, text)
         self.length = start + len(text)
         self._last_is_tight = tight
-        self._above = [] if tight else [*self._above[1 - MAX_CAPTION_LINES :], text]
+        if tight:
+            self._above.clear()
+        else:
+            self._above.append(text)
         return start
 
     def start_page(self, number: int) -> None:

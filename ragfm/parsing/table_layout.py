@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Reversible, Sequence
 from itertools import accumulate, compress
 from typing import NamedTuple
 
@@ -91,10 +91,10 @@ def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, label
     return ArrangedTable(titles, [merged, *(list(compress(line, kept)) for line in texts[header_rows:])])
 
 
-def caption_lines(above: Sequence[str]) -> list[str]:
-    """The paragraphs directly above a table that are its caption and unit rather than text: short, and no sentence."""
+def caption_lines(above: Reversible[str]) -> list[str]:
+    """Those of the paragraphs directly above a table that are its caption and unit: short, and no sentence."""
     lines: list[str] = []
-    for text in reversed(above[-MAX_CAPTION_LINES:]):
+    for text in reversed(above):
         line = " ".join(text.split())
         if len(line) > MAX_CAPTION or line.endswith((".", ";")):
             return [*filter(None, [scale_of(line)]), *lines]

@@ -11,7 +11,16 @@ from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.docx_numbering import Numbering
 from ragfm.parsing.own.office.docx_styles import Styles
 from ragfm.parsing.own.office.office_charts import add_chart
-from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
+from ragfm.parsing.own.office.office_xml import (
+    Node,
+    Package,
+    attribute,
+    child,
+    children,
+    column_count,
+    descendants,
+    local_name,
+)
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
 from ragfm.parsing.table_layout import Cell, arrange_table
 
@@ -21,7 +30,6 @@ _BLOCK_CONTAINERS = frozenset(
 )
 _ROW_CONTAINERS = frozenset({"sdt", "sdtContent", "ins", "customXml"})
 _PICTURES, _DRAWINGS = frozenset({"blip", "imagedata"}), frozenset({"inline", "anchor", "shape"})
-_MAX_SPAN = 100  # columns of one cell
 _MAX_INDENT = 9  # levels of lists
 _MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 _UNREADABLE_SIZES = frozenset("01234")  # half-points: text of two points or less
@@ -259,7 +267,7 @@ class _BodyReader:
     def _add_table(self, node: Node) -> None:
         row_nodes = list(_rows(node))
         rows = [list(_cells(row)) for row in row_nodes]
-        indents = [_columns(child(row, "trPr", "gridBefore")) for row in row_nodes]
+        indents = [column_count(child(row, "trPr", "gridBefore"), "val") for row in row_nodes]
         if all(len(row) <= 1 for row in rows):  # a frame around other content
             for row in rows:
                 for cell, _, _ in row:
@@ -271,13 +279,13 @@ class _BodyReader:
         above: dict[int, str] = {}  # texts of the row above by first column
         below = _Paragraph(page=self._page)  # what cells cannot hold
         for indent, row in zip(indents, rows, strict=True):
-            line = [Cell("")] * indent
+            line, column = [Cell("")] * indent, indent
             texts: dict[int, str] = {}
             for cell, span, continues_above in row:
-                column = sum(one.columns for one in line)
                 text = self._read_cell(cell, below) or (above.get(column, "") if continues_above else "")
                 line.append(Cell(text, span))
                 texts[column] = text
+                column += span
             if any(texts.values()):
                 cells.append(line)
                 above = texts
@@ -321,17 +329,12 @@ def _rows(table: Node) -> Iterator[Node]:
             yield from _rows(node)
 
 
-def _columns(node: Node | None) -> int:
-    digits = attribute(node, "val")
-    return min(int(digits), _MAX_SPAN) if digits.isdecimal() and len(digits) < 6 else 0
-
-
 def _cells(row: Node) -> Iterator[tuple[Node, int, bool]]:
     """The cells of a row, the number of columns of each, and whether it continues the cell above."""
     for node in row:
         if local_name(node) == "tc":
             properties = child(node, "tcPr")
-            span, merged = max(_columns(child(properties, "gridSpan")), 1), child(properties, "vMerge")
+            span, merged = column_count(child(properties, "gridSpan"), "val") or 1, child(properties, "vMerge")
             yield node, span, merged is not None and attribute(merged, "val") != "restart"
         elif local_name(node) in _ROW_CONTAINERS:
             yield from _cells(node)

@@ -23,6 +23,7 @@ _METADATA_KEYS = {
     "modified": "modified",
     "date": "modified",
 }
+_MAX_COLUMNS = 100  # of one cell of a table
 _DEFAULT_VALUES = frozenset({"Word Document", "PowerPoint Presentation", "PowerPoint-Präsentation", "python-docx"})
 
 
@@ -58,6 +59,12 @@ def attribute(node: Node | None, name: str) -> str:
         if key == name or key.endswith(f"}}{name}"):
             return value
     return ""
+
+
+def column_count(node: Node | None, name: str) -> int:
+    """The number of table columns in an attribute, at most 100; 0 where there is none."""
+    digits = attribute(node, name)
+    return min(int(digits), _MAX_COLUMNS) if digits.isdecimal() and len(digits) < 6 else 0
 
 
 def child(node: Node | None, *path: str) -> Node | None:

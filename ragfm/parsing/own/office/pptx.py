@@ -14,7 +14,16 @@ from ragfm.parsing.own.media.image import read_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_charts import add_chart
-from ragfm.parsing.own.office.office_xml import Node, Package, attribute, child, children, descendants, local_name
+from ragfm.parsing.own.office.office_xml import (
+    Node,
+    Package,
+    attribute,
+    child,
+    children,
+    column_count,
+    descendants,
+    local_name,
+)
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
 from ragfm.parsing.table_layout import Cell, arrange_table
 
@@ -22,7 +31,6 @@ _TITLES = frozenset({"title", "ctrTitle"})
 _MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, slide number, header
 _BULLETED = frozenset({"body", "obj", "", "half"})  # placeholders whose paragraphs have bullets by default
 _MAX_INDENT = 9  # levels of lists
-_MAX_SPAN = 100  # columns of one cell
 _SHAPES, _SHAPES_AND_PICTURES = ("sp", "graphicFrame"), ("sp", "graphicFrame", "pic")
 _MIN_OCR_LETTERS = 3  # in an image; fewer are shapes that resemble letters
 _ROW_HEIGHT = 50_000  # English Metric Units; shapes whose tops differ by less are in the same row
@@ -199,9 +207,8 @@ class _SlideReader:
             for node in children(row_node, "tc"):
                 if attribute(node, "hMerge") in ("1", "true") and cells:
                     continue
-                span = attribute(node, "gridSpan")
-                columns = min(int(span), _MAX_SPAN) if span.isdecimal() and len(span) < 6 and int(span) else 1
-                cell = Cell(" ".join(filter(None, map(_paragraph_text, descendants(node, "p")))), columns)
+                text = " ".join(filter(None, map(_paragraph_text, descendants(node, "p"))))
+                cell = Cell(text, column_count(node, "gridSpan") or 1)
                 if attribute(node, "vMerge") in ("1", "true"):
                     cell = above.get(column, cell)
                 cells[column] = cell

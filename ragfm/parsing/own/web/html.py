@@ -325,7 +325,8 @@ def _data_of(address: str) -> bytes | None:
 def read_table(table: LexborNode) -> ArrangedTable:
     """The rows of a table, with its `caption` as a title; a cell over several rows is repeated in each."""
     caption = table.css_first("caption")
-    captions = [_text_of(caption)] if caption is not None and _text_of(caption) else []
+    caption_text = _text_of(caption) if caption is not None else ""
+    captions = [caption_text] if caption_text else []
     rows: list[list[Cell]] = []
     header_rows = 0
     only_headers: list[int] = []  # rows
