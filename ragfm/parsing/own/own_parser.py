@@ -15,9 +15,10 @@ _VERSION = "5"
 # Of formats that have changed since.
 _VERSIONS = {
     **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.JSON, formats.CODE, formats.RTF), "6"),
-    **dict.fromkeys((formats.CSV, formats.TSV, formats.XLS, formats.ODS), "7"),
+    **dict.fromkeys((formats.CSV, formats.TSV, formats.ODS), "7"),
     **dict.fromkeys((formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
-    **dict.fromkeys((formats.XLSX, formats.DOCX, formats.DOC, formats.ODT), "8"),
+    **dict.fromkeys((formats.XLS, formats.DOCX, formats.DOC, formats.ODT), "8"),
+    formats.XLSX: "9",
     formats.PDF: "10",
     **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "11"),
     formats.EPUB: "12",

@@ -153,6 +153,46 @@ def test_two_header_rows_become_one() -> None:
     assert [mark.value for mark in parsed.marks if mark.kind == "place"] == ["Sheet!B2", "Sheet!B4"]
 
 
+@pytest.mark.parametrize("title", ["", "Results"])
+def test_a_header_over_some_columns_is_not_a_title(title: str) -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in ([title], [None, "Revenue"], ["Item", "2023", "2022"], ["Tea", 31, 28], ["Cocoa", 17, 19]):
+        sheet.append(row)
+    sheet.merge_cells("A1:C1")
+    sheet.merge_cells("B2:C2")
+    parsed = document(saved(written), "a.xlsx")
+    header = "| Item | Revenue 2023 | Revenue 2022 |\n| --- | --- | --- |"
+    assert marked(parsed, "table") == [f"{header}\n| Tea | 31 | 28 |\n| Cocoa | 17 | 19 |"]
+    assert parsed.text.startswith(f"# Sheet\n\n{title}".rstrip())
+
+
+def test_headers_over_columns_are_not_notes() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in ([None, "Sold", None, "Costs"], ["Item", "Tons", "Price", "Rent", "Pay"], ["Tea", 1, 2, 3, 4]):
+        sheet.append(row)
+    sheet.merge_cells("B1:C1")
+    sheet.merge_cells("D1:E1")
+    parsed = document(saved(written), "a.xlsx")
+    assert marked(parsed, "table")[0].startswith("| Item | Sold Tons | Sold Price | Costs Rent | Costs Pay |\n")
+
+
+def test_lines_over_several_columns_are_text() -> None:
+    written = openpyxl.Workbook()
+    sheet = written.active
+    assert sheet is not None
+    for row in (["Rules"], [None, "Wash your hands."], [None, "Close the door."]):
+        sheet.append(row)
+    sheet.merge_cells("B2:E2")
+    sheet.merge_cells("B3:E3")
+    parsed = document(saved(written), "a.xlsx")
+    assert parsed.text.split() == "# Sheet Rules Wash your hands. Close the door.".split()
+    assert marked(parsed, "table") == []
+
+
 def test_a_damaged_chart_does_not_cost_the_sheets() -> None:
     written = openpyxl.Workbook()
     sheet = written.active

@@ -119,13 +119,20 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
             used = [i for i, row in enumerate(cells) if any(row[left:right])]
             rows = [row[left:right] for row in cells[used[0] : used[-1] + 1]]
             column, first_row = _column_letters(first_column + left), top + used[0] + 1
+            has_group = [
+                _has_group(wide.get(number, {}), first_column + left, below)
+                for number, below in enumerate([*rows[1:], []], first_row - 1)
+            ]
             # Rows with one cell are titles of the table below, or text where there is no table.
             title_rows = 0
             while title_rows < len(rows) and (right - left == 1 or sum(map(bool, rows[title_rows])) <= 1):
+                if has_group[title_rows]:
+                    break
                 title_rows += 1
             if len(rows) - title_rows == 1:  # one row is not a table
                 title_rows = 1 if len(rows) == 1 else 0
-            title_rows += _count_notes(rows[title_rows:])
+            if not any(has_group[title_rows : title_rows + _MAX_NOTES]):
+                title_rows += _count_notes(rows[title_rows:])
             for i, row in enumerate(rows[:title_rows]):
                 start = builder.add_block(" | ".join(filter(None, row)), tight=i > 0)
                 builder.add_place(f"{prefix}!{column}{first_row + i}", start)
@@ -160,6 +167,12 @@ def _table_cells(
             at += columns
         rows.append(cells)
     return rows
+
+
+def _has_group(wide: Mapping[int, int], first_column: int, below: Sequence[str]) -> bool:
+    """Whether a row has a header over several columns, but not the first, whose own headers are in the row below."""
+    inner = ((at - first_column, at - first_column + columns) for at, columns in wide.items() if at > first_column)
+    return any(sum(map(bool, below[start:end])) > 1 for start, end in inner)
 
 
 def _count_notes(rows: Sequence[Sequence[str]]) -> int:
