@@ -58,6 +58,8 @@ _TILE, _PATCH = 512, 28  # pixels
 _MILLION = 1_000_000
 _MAX_COUNTS = 4096
 """Token counts that are kept."""
+_RESERVED = frozenset({"model", "messages", "stream"})
+_TEMPLATE = "chat_template_kwargs"
 _RETRY_HINT = "Check the server and its address, and ask again."
 
 
@@ -70,6 +72,7 @@ class OpenAIReader:
     pauses, or after the delay that the server requests. `seconds` is the maximum silence of the server. `prices` has,
     by model, the price of a million tokens: `prompt`, `completion`, and `cached` if it differs. Parameters in `omit`
     are not sent (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know them).
+    `extra_body` has parameters that are sent in addition, or instead of the reader's own.
 
     With `vision`, messages may have images, which are sent as `data:` URIs, scaled to `image_side` pixels.
 
@@ -87,6 +90,7 @@ class OpenAIReader:
         retries: int = RETRIES,
         prices: Mapping[str, Mapping[str, float]] | None = None,
         omit: Sequence[str] = (),
+        extra_body: Mapping[str, Any] | str = {},
         vision: bool | str = False,
         image_side: int = IMAGE_SIDE,
     ) -> None:
@@ -97,6 +101,7 @@ class OpenAIReader:
         self._urls = server_urls(base_url)
         self.slots = SLOTS * len(self._urls)
         self._omit = frozenset(map(str.strip, omit.split(",") if isinstance(omit, str) else omit))
+        self._extra_body = _extra_body(extra_body)
         self.vision = bool_option("vision", vision)
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
         self._price: tuple[float, float, float] | None = None
@@ -153,6 +158,8 @@ class OpenAIReader:
             return estimate_tokens(messages) + sum(image_tokens(image.width, image.height) for image in images)
         request = self._request(messages, Sampling(), 1)
         prompt = {name: request[name] for name in ("model", "messages")}
+        if _TEMPLATE in self._extra_body:
+            prompt[_TEMPLATE] = self._extra_body[_TEMPLATE]
         key = blake2b(json.dumps(prompt).encode()).digest()
         tokens = self._counts.get(key)
         if tokens is None:
@@ -263,6 +270,8 @@ class OpenAIReader:
             schema = {"name": "answer", "schema": dict(OutputSchema.of(sampling.schema).bounded), "strict": True}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
         parameters = {name: value for name, value in parameters.items() if name not in self._omit}
+        if self._extra_body:
+            parameters["extra_body"] = parameters.get("extra_body", {}) | self._extra_body
         turns = [{"role": message.role, "content": self._content(message)} for message in messages]
         return {"model": self._model, "messages": turns, "stream": True, **parameters}
 
@@ -372,6 +381,20 @@ class _Response:
                     raise EndpointError("The server's content filter blocked the answer.", "Change the question.")
                 self.finished = self.finished or choice.finish_reason is not None
                 self.truncated = self.truncated or choice.finish_reason == "length"
+
+
+def _extra_body(value: Mapping[str, Any] | str) -> dict[str, Any]:
+    """The option `extra_body`, a table or, from the environment, JSON. Raises ConfigError."""
+    hint = """Set it to a table, such as extra_body = { reasoning_effort = "low" }."""
+    try:
+        body = json.loads(value) if isinstance(value, str) else json.loads(json.dumps(dict(value)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Invalid reader option extra_body: {error}.", hint) from error
+    if not isinstance(body, dict):
+        raise ConfigError(f"Invalid reader option extra_body: {value!r} is not a table.", hint)
+    if reserved := sorted(_RESERVED & body.keys()):
+        raise ConfigError(f"Invalid reader option extra_body: ragfm itself sets {reserved[0]!r}.", "Leave it out.")
+    return body
 
 
 def server_urls(base_url: str | None) -> list[str]:

@@ -36,7 +36,7 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import CLOSED, ImagePart, Message, Sampling, Usage
 from ragfm.evaluation.judge import judge_answer, verdict_sampling
-from ragfm.generation.readers import load_reader
+from ragfm.generation.readers import configured_reader, load_reader
 from ragfm.generation.readers.openai_reader import OpenAIReader, estimate_tokens
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import HashingEmbedder, check_reader
@@ -311,6 +311,31 @@ def test_omitted_parameters_are_not_sent() -> None:
     sent = OpenAIReader("m", omit="temperature, seed")._request(ASKED, how, 5)  # as the environment may have it
     assert sent.keys().isdisjoint({"temperature", "seed"})
     assert sent["extra_body"] == {"min_p": 0.1}
+
+
+def test_parameters_in_addition(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}, "temperature": 0.6}
+    how = Sampling(temperature=0.7, min_p=0.1, max_tokens=5)
+    "".join(OpenAIReader("m", extra_body=extra).stream(ASKED, how))
+    assert server.asked[0][1].items() >= {**extra, "min_p": 0.1}.items()
+    monkeypatch.setenv("RAGFM_READER_OPTIONS__OPENAI__EXTRA_BODY", json.dumps(extra))
+    reader = configured_reader("openai:m", Settings())
+    "".join(reader.stream(ASKED, how))
+    assert server.asked[1][1].items() >= extra.items()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("[1]", "not a table"),
+        ("{", "extra_body: "),
+        ({"model": "x"}, "itself sets 'model'"),
+        ({"a": {1}}, "not JSON serializable"),
+    ],
+)
+def test_an_invalid_extra_body_is_an_error(extra: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OpenAIReader("m", extra_body=extra)
 
 
 # --- llama-cpp-python's server -----------------------------------------------------------------------------------
