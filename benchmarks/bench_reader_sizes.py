@@ -1,12 +1,13 @@
-"""Compare the adapted reader of 135 M parameters with an untuned one of 0.5 B: quality, time, memory and cost.
+"""Compare the adapted reader of 135 M parameters with one of 0.5 B, untuned and adapted: quality, time, memory, cost.
 
-    python benchmarks/bench_reader_sizes.py ask [--reader GGUF] [--set SET] [--questions N] [--minutes M]
+    python benchmarks/bench_reader_sizes.py ask [--reader GGUF [--adapter GGUF]] [--set SET] [--questions N] [--untimed]
     python benchmarks/bench_reader_sizes.py reuse --confidence FOLDER
     python benchmarks/bench_reader_sizes.py report
 
 `ask` answers the questions of `squad` (25 articles of SQuAD 2.0 dev), `reports` (the reporting half of financebench),
 `canal` and `handbook` as `ragfm ask` does, with all defaults, and keeps each answer in --keep; it continues there. A
-reader has a process of its own, since its peak memory is recorded. `reuse` takes the outputs that
+reader has a process of its own, since its peak memory is recorded. With --untimed no times are kept, for use next to
+other programs; the same command without it asks again, and keeps them. `reuse` takes the outputs that
 `bench_confidence.py` keeps in FOLDER, cited and decided by the current code, and the answers over reports from
 results/reports-answers-*.json; they have no times. `report` measures what is kept, writes results/reader_sizes.json,
 and draws docs/reader-sizes.svg.
@@ -51,21 +52,23 @@ from ragfm.evaluation.run_comparison import paired_differences
 
 SETS = {"squad": 80, "reports": 28, "canal": 60, "handbook": 30}
 PLOT = Path(__file__).parents[1] / "docs" / "reader-sizes.svg"
-ALONE = ", alone"
+ADAPTED, ALONE = ", adapted", ", alone"
 COUNTS = ("right", "right, unsure", "wrong", "wrong, unsure", "not found", "not found, rightly")
 
 
-def ask(keep: Path, reader: str, names: Sequence[str], count: int, minutes: float) -> None:
+def ask(
+    keep: Path, reader: str, adapter: str | None, names: Sequence[str], count: int, minutes: float, *, timed: bool
+) -> None:
     """Answer questions in a random order, the same for each reader, until the time is over.
 
-    Those that are kept without times are asked again.
+    Those that are kept without times are asked again, unless this run keeps none either.
     """
-    file, label = keep / "answers.jsonl", Path(reader).stem
-    done = {(one["reader"], one["set"], one["id"]) for one in read_answers(keep) if "cpu" in one}
+    file, label = keep / "answers.jsonl", Path(reader).stem + ADAPTED * bool(adapter)
+    done = {(one["reader"], one["set"], one["id"]) for one in read_answers(keep) if "cpu" in one or not timed}
     end = time.monotonic() + 60 * minutes
     for name in names:
         with DOMAINS[name].open(keep) as (collection, questions):
-            rag = Rag(collection, reader=reader)
+            rag = Rag(collection, reader=reader, adapter=adapter)
             rag.log = None
             rag.ask("Is this a question to warm up with?")
             asked = random.Random(1).sample(list(questions), len(questions))[: min(SETS[name], count)]
@@ -75,6 +78,8 @@ def ask(keep: Path, reader: str, names: Sequence[str], count: int, minutes: floa
                 if time.monotonic() > end:
                     return
                 record = {"reader": label, "set": name, **answer(rag, question)}
+                for key in () if timed else ("seconds", "cpu", "check", "peak_mb"):
+                    del record[key]
                 with file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(record, ensure_ascii=False) + "\n")
         print(f"{label}: {name}, {len(asked)} questions", file=sys.stderr, flush=True)
@@ -228,20 +233,21 @@ def _rounded(estimate: Estimate) -> list[float]:
 
 # --- The plot ----------------------------------------------------------------------------------------------------
 
-_PANEL, _GAP, _TALL, _TOP, _SIDE = 190, 34, 240, 84, 48  # of the view box
-_COLOURS = ("#0b6e4f", "#7fb8a4", "#b23a48", "#e0a3aa")
+_PANEL, _GAP, _TALL, _TOP, _SIDE = 190, 34, 240, 106, 48  # of the view box
+_COLOURS = ("#0b6e4f", "#7fb8a4", "#b23a48", "#e0a3aa", "#2b5c9e", "#a3bbdc")
 _TITLES = {
     "squad": "SQuAD 2.0",
     "reports": "annual reports",
     "bundled": "135 M, adapted",
     "qwen2.5-coder-0.5b-q4_k_m": "0.5 B, untuned",
+    "qwen2.5-coder-0.5b-q4_k_m, adapted": "0.5 B, adapted",
 }
 
 
 def plot(rows: Sequence[dict[str, Any]], machine: str) -> str:
     """An SVG file: quality against CPU seconds, a panel for each set and a point with its interval for each reader."""
     readers = list(dict.fromkeys(row["reader"] for row in rows))
-    readers.sort(key=lambda reader: (reader.removesuffix(ALONE), reader))
+    readers.sort(key=lambda reader: (reader.removesuffix(ALONE), reader))  # the same reader alone comes second
     rows = [row for row in rows if row["timed"]]
     names = list(dict.fromkeys(row["set"] for row in rows))
     right = max(row["p50 cpu seconds"][0] for row in rows) * 1.1
@@ -251,10 +257,10 @@ def plot(rows: Sequence[dict[str, Any]], machine: str) -> str:
         _label(_SIDE, 24, "Quality of answers against their CPU seconds (median), with 95 % intervals", "start", 15),
     ]
     for number, reader in enumerate(readers):
-        x = _SIDE + number * (width - 2 * _SIDE) / len(readers)
+        x, y = _SIDE + number // 2 * (width - 2 * _SIDE) / 3, 46 + number % 2 * 22
         name = reader.removesuffix(ALONE)
         label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (with verifier)")
-        parts += [_dot(x + 5, 46, _COLOURS[number]), _label(x + 16, 50, label, "start", 12)]
+        parts += [_dot(x + 5, y, _COLOURS[number]), _label(x + 16, y + 4, label, "start", 12)]
     for column, name in enumerate(names):
         left = _SIDE + column * (_PANEL + _GAP)
         of_set = [row for row in rows if row["set"] == name]
@@ -302,16 +308,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("ask", "reuse", "report"))
     parser.add_argument("--reader", default="bundled")
+    parser.add_argument("--adapter", help="adapter of the reader; `none` for the bundled one without its own")
     parser.add_argument("--set", action="append", choices=SETS, dest="sets", help="may be repeated; default: all")
     parser.add_argument("--questions", type=int, default=100, help="maximum per set")
     parser.add_argument("--minutes", type=float, default=1e6, help="time limit of `ask`")
+    parser.add_argument("--untimed", action="store_true", help="keep no times")
     parser.add_argument("--confidence", type=Path, help="folder of `bench_confidence.py`, for `reuse`")
     parser.add_argument("--price", type=float, default=0.04, help="of a core hour, in dollars")
     parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-reader-sizes"))
     args = parser.parse_args()
     args.keep.mkdir(parents=True, exist_ok=True)
     if args.what == "ask":
-        ask(args.keep, args.reader, args.sets or list(SETS), args.questions, args.minutes)
+        names = args.sets or list(SETS)
+        ask(args.keep, args.reader, args.adapter, names, args.questions, args.minutes, timed=not args.untimed)
         return
     if args.what == "reuse":
         reuse(args.keep, args.confidence)
