@@ -251,7 +251,8 @@ def print_evidence(answer: Answer) -> None:
         print_text("The nearest passages say:")
     for nearest in answer.nearest:
         print_text(f"  {one_line(_location(nearest))}: ", _quote(nearest))
-    if answer.status == "answered" and not any(citation.supports for citation in answer.citations):
+    generated = answer.usage.completion_tokens  # a greeting is not
+    if generated and answer.status == "answered" and not any(citation.supports for citation in answer.citations):
         print_text(("  (no passage supports this answer)", "dim"))
         return
     if answer.abstained and answer.confidence is not None:

@@ -328,6 +328,21 @@ def _keys(location: tuple[int | str, ...]) -> tuple[str, ...]:
     return tuple(keys) if keys and _TYPE_NAME.fullmatch(last) else (*keys, last)
 
 
+def _locate_models(values: dict[str, Any], folder: Path) -> None:
+    """Replace models that are files or folders next to the settings file by their paths, whatever directory we are in.
+
+    The embedder stays, since collections record its name.
+    """
+    ask = values.get("ask")
+    for key, table in (("reader", values), ("adapter", values), ("verifier", ask if isinstance(ask, dict) else {})):
+        name = table.get(key)
+        if not isinstance(name, str) or name in ("bundled", "none"):
+            continue
+        plugin, colon, model = name.rpartition(":")
+        if model and (path := folder.absolute() / model).exists():
+            table[key] = f"{plugin}{colon}{path}"
+
+
 def load_settings(place: Path, **options: Any) -> Settings:
     """Load a settings file, or that of a folder, if it exists, then the environment, then options that are not None.
 
@@ -345,6 +360,7 @@ def load_settings(place: Path, **options: Any) -> Settings:
             values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from error
+    _locate_models(values, path.parent)
     try:
         settings = Settings(**values)
     except SettingsError as error:  # a variable of a section or a list

@@ -31,6 +31,22 @@ def test_a_file_of_windows_is_read_and_written(tmp_path: Path) -> None:
     assert (load_settings(tmp_path).reader, load_settings(tmp_path).adapter) == ("a.gguf", "none")
 
 
+def test_models_next_to_the_file_are_found_from_every_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    for name in ("models/a.gguf", "adapters/b", "bundled", "verifier"):
+        (project / name).mkdir(parents=True)
+    file = project / "ragfm.toml"
+    file.write_text('reader = "llama-cpp:models/a.gguf"\nadapter = "adapters/b"\n[ask]\nverifier = "verifier"\n')
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(Path("project"))
+    assert settings.reader == f"llama-cpp:{project / 'models/a.gguf'}"
+    assert (settings.adapter, settings.ask.verifier) == (str(project / "adapters/b"), str(project / "verifier"))
+    file.write_text('reader = "bundled"\nadapter = "adapters/c"\n')
+    assert (load_settings(project).reader, load_settings(project).adapter) == ("bundled", "adapters/c")
+
+
 def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_settings(tmp_path) == Settings()
 

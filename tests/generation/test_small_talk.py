@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Rag
+from ragfm.cli.output import print_answer
 from ragfm.core.calibration import Calibration
 from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
 from ragfm.testing import ScriptedReader
@@ -58,12 +59,14 @@ def test_questions_how_to_do_something() -> None:
         assert not asks_how(question)
 
 
-def test_no_reader_is_asked(collection: Collection, docs: Path) -> None:
+def test_no_reader_is_asked(collection: Collection, docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collection.sync(docs)
     reader = ScriptedReader([])
     rag = Rag(collection, reader=reader)
     greeted = rag.ask("Hello!")
     assert (greeted.text, greeted.status, greeted.hits) == (GREETING, "answered", ())
+    print_answer(greeted)
+    assert capsys.readouterr().out == f"{GREETING}\n"
     rag.calibration = Calibration("", 0.0, {}, {}, 0.0, corrects=True)  # a small reader
     asked = rag.ask("Summarise the leave policy")
     assert (asked.shown, asked.status) == (NEEDS_LARGER_READER, "not_found")
