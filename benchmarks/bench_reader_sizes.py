@@ -190,31 +190,32 @@ def report(keep: Path, price: float) -> dict[str, Any]:
             if (one["reader"], one["set"]) == (readers[0], name)
             and all((reader, name, one["id"]) in kept for reader in readers)
         ]
-        first: Any = None
+        qualities: dict[str, Any] = {}
         for reader, alone in [(reader, alone) for alone in (False, True) for reader in readers]:
             of_set = [kept[reader, name, key] for key in common]
             if not of_set or (alone and any("said" not in one for one in of_set)):
                 continue
             found = [judge_answer(one, alone=alone, labels=labels) for one in of_set]
             quality = np.array([[one["quality"]] for one in found])
-            first = quality if first is None else first
-            (difference,) = paired_differences(["quality"], first, quality)
+            label = reader + ALONE * alone
+            qualities[label] = quality
+            untuned = qualities.get(label.replace(ADAPTED, ""))
             outcomes = [one["outcome"] for one in found]
             timed = [one for one in records if (one["reader"], one["set"]) == (reader, name) and "cpu" in one]
             cpu = [one["cpu"] - alone * one["check"] for one in timed]
             row = {
                 "set": name,
-                "reader": reader + (ALONE if alone else ""),
+                "reader": label,
                 "questions": len(found),
                 "unanswerable": sum(one["unanswerable"] for one in of_set),
                 "measure": "right" if name == "reports" else "F1",
                 "quality": _rounded(estimate_means(quality)[0]),
-                "difference": [
-                    round(value, 4) for value in (difference.difference, difference.low, difference.high, difference.p)
-                ],
+                "difference": _difference(next(iter(qualities.values())), quality),
                 "outcomes": {key: outcomes.count(key) for key in COUNTS},
                 "timed": len(timed),
             }
+            if ADAPTED in reader and untuned is not None:
+                row["gain"] = _difference(untuned, quality)
             if timed:
                 mean = sum(cpu) / len(cpu)
                 row["p50 cpu seconds"] = _rounded(estimate_percentiles(cpu)["p50"])
@@ -225,6 +226,11 @@ def report(keep: Path, price: float) -> dict[str, Any]:
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return {"price of a core hour": price, "weights": weights(), "rows": rows}
+
+
+def _difference(before: Any, after: Any) -> list[float]:
+    (found,) = paired_differences(["quality"], before, after)
+    return [round(value, 4) for value in (found.difference, found.low, found.high, found.p)]
 
 
 def _rounded(estimate: Estimate) -> list[float]:
@@ -257,7 +263,8 @@ def plot(rows: Sequence[dict[str, Any]], machine: str) -> str:
         _label(_SIDE, 24, "Quality of answers against their CPU seconds (median), with 95 % intervals", "start", 15),
     ]
     for number, reader in enumerate(readers):
-        x, y = _SIDE + number // 2 * (width - 2 * _SIDE) / 3, 46 + number % 2 * 22
+        x = _SIDE + number // 2 * (width - 2 * _SIDE) / 3
+        y = 46 + number % 2 * 22.0
         name = reader.removesuffix(ALONE)
         label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (with verifier)")
         parts += [_dot(x + 5, y, _COLOURS[number]), _label(x + 16, y + 4, label, "start", 12)]

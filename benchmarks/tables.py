@@ -1144,16 +1144,15 @@ def adapted_verifier() -> str:
 
 
 def adapted_methods() -> str:
-    return _methods("adapt_methods-3000", ("score", "f1, answerable", "abstention precision", "abstention recall"))
+    return _methods("adapt_methods-3000", "score")
 
 
 def adapted_methods_few() -> str:
-    return _methods(
-        "adapt_methods-300", ("f1, answerable", "abstention precision", "abstention recall", "right passage cited")
-    )
+    return _methods("adapt_methods-300")
 
 
-def _methods(result: str, names: Sequence[str]) -> str:
+def _methods(result: str, *names: str) -> str:
+    names = (*names, "f1, answerable", "abstention precision", "abstention recall", "right passage cited")
     found = _result(result)["rows"]
     gains = ["gain in score"] if any("gain" in row for row in found.values()) else []
     rows = []
@@ -1215,14 +1214,17 @@ def reader_sizes() -> str:
                 row["reader"],
                 _interval(row["quality"]),
                 _p(row["difference"][3]) if any(row["difference"][:3]) else "-",
+                _difference(row.get("gain", [])[:3] or None),
                 *(right, wrong, nothing),
                 f"{row['p50 cpu seconds'][0]:.1f} ({row['timed']})" if timed else "-",
                 f"{row['peak_mb']:,}" if timed else "-",
                 f"{row['cost of 1,000']:.3f}" if timed else "-",
             ]
         )
-    head = ("set (questions), measure", "reader", "quality [95 %]", "p", "right + unsure", "wrong + unsure")
-    return _table((*head, "not found (rightly)", "p50 CPU s (timed)", "peak MB", "cost of 1,000"), rows)
+    head = ("set (questions), measure", "reader", "quality [95 %]", "p", "gain by its adapter", "right + unsure")
+    return _table(
+        (*head, "wrong + unsure", "not found (rightly)", "p50 CPU s (timed)", "peak MB", "cost of 1,000"), rows
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
