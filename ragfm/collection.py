@@ -406,8 +406,8 @@ class Collection:
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
-        if hops != "auto" and not 1 <= hops <= MAX_HOPS:
-            raise ValueError(f"hops is {hops}; it must be `auto`, or between 1 and {MAX_HOPS}")
+        if hops not in ("auto", *range(1, MAX_HOPS + 1)):
+            raise ValueError(f"hops is {hops!r}; it must be `auto`, or between 1 and {MAX_HOPS}")
         settings = self.settings.search
         if hops != 1:
             steps: list[SearchStep] = []

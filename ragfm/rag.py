@@ -98,14 +98,14 @@ class Rag:
             self.reader_name = type(reader).__name__
             self.base_reader = reader
         self._passages: int = getattr(self.base_reader, "passages", DEFAULT_PASSAGES)
-        self.k: int = k or settings.k or self._passages
+        self.k: int = _checked(k) or settings.k or self._passages
         if keep := getattr(self.base_reader, "keep", None):
             keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.reader = _scoped(self.base_reader, collection)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
-        self._retriever = PassageRetriever(settings, hops or settings.hops)
+        self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
     def with_options(
         self,
@@ -123,7 +123,7 @@ class Rag:
         other.collection, other.base_reader = collection or self.collection, reader or self.base_reader
         if collection is not None or reader is not None:
             other.reader = _scoped(other.base_reader, other.collection)
-        other.k = self.k if k is None else k
+        other.k = _checked(k) or self.k
         other.sampling = sampling or self.sampling
         return other
 
@@ -458,3 +458,9 @@ def _scoped(reader: Reader, collection: Collection) -> Reader:
 def prompt_scope(groups: Set[str]) -> str:
     """The scope of the reader for users with these groups, see `LocalReader.scoped`."""
     return "\n".join(["groups", *sorted(groups)])
+
+
+def _checked(k: int | None) -> int | None:
+    if k is not None and k < 1:
+        raise ValueError(f"k is {k}; it must be at least 1")
+    return k

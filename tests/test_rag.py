@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,9 @@ def test_options_make_another_rag_and_leave_the_first(handbook: Collection) -> N
     assert (other.collection, other.k, other.sampling.max_tokens, other.reader) == (closed, 1, 7, rag.reader)
     assert (rag.collection, rag.k, rag.with_options().k) == (handbook, 2, 2)
     assert rag.sampling.max_tokens == 256
+    for make in (rag.with_options, partial(Rag, handbook, reader=ScriptedReader([]))):
+        with pytest.raises(ValueError, match="k is 0"):
+            make(k=0)
 
 
 def test_an_answer_says_whether_it_was_cut_off(handbook: Collection) -> None:
