@@ -222,6 +222,8 @@ class WebConnector:
                 continue
             canonical, links = parse_links(page) if is_html(page) else (None, [])
             path = canonical if canonical and canonical.startswith(folder) else url
+            if path == self.root and _without_index(url) != _without_index(path):
+                path = url  # a template that names the home page on all pages would leave nothing else
             if path not in listed and self._includes(path):
                 listed.add(path)
                 yield self._store_page(page, path)
@@ -262,6 +264,13 @@ def _yield_once(ref: Ref, listed: set[str]) -> Iterator[Ref]:
     if ref.path not in listed:
         listed.add(ref.path)
         yield ref
+
+
+def _without_index(url: str) -> str:
+    """The path of a URL, without a query and the name of an index page."""
+    path = urlsplit(url).path
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/" if name.partition(".")[0] == "index" else path
 
 
 def _failed_ref(url: str, error: ConnectorError) -> Ref:

@@ -220,6 +220,13 @@ def test_a_page_that_names_another_as_its_own(site: Site) -> None:
     assert [path.rpartition("/")[2] for path in listed(site.url("/d/"), links=True)] == ["", "a", "to", "bad"]
 
 
+def test_a_site_whose_pages_all_name_the_home_page(site: Site) -> None:
+    site.page("/d/", '<a href="a">1</a><a href="b/index.html">2</a><a href="index.html">3</a><a href="?utm=1">4</a>')
+    for path in ("a", "b/index.html", "index.html", "?utm=1"):
+        site.page(f"/d/{path}", '<link rel="canonical" href="/d/">Oaks')
+    assert [path.partition("/d/")[2] for path in listed(site.url("/d/"), links=True)] == ["", "a", "b/index.html"]
+
+
 def test_addresses_are_written_in_one_way() -> None:
     for spelling in ("HTTP://Example.COM:80/a/../b#x", "http://user:pw@example.com/b", " http://example.com/./b\n"):
         assert canonical_url(spelling) == "http://example.com/b"
