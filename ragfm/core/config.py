@@ -331,10 +331,14 @@ def _keys(location: tuple[int | str, ...]) -> tuple[str, ...]:
 def _locate_models(values: dict[str, Any], folder: Path) -> None:
     """Replace models that are files or folders next to the settings file by their paths, whatever directory we are in.
 
-    The embedder stays, since collections record its name.
+    Embedders stay, since collections record their names.
     """
-    ask = values.get("ask")
-    for key, table in (("reader", values), ("adapter", values), ("verifier", ask if isinstance(ask, dict) else {})):
+    options = values.get("reader_options")
+    readers = options.values() if isinstance(options, dict) else ()
+    named = [(values, "reader"), (values, "adapter"), (values.get("ask"), "verifier")]
+    for table, key in [*named, *((reader, "projector") for reader in readers)]:
+        if not isinstance(table, dict):
+            continue
         name = table.get(key)
         if not isinstance(name, str) or name in ("bundled", "none"):
             continue

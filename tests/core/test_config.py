@@ -35,14 +35,20 @@ def test_models_next_to_the_file_are_found_from_every_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = tmp_path / "project"
-    for name in ("models/a.gguf", "adapters/b", "bundled", "verifier"):
+    for name in ("models/a.gguf", "models/mmproj.gguf", "adapters/b", "bundled", "verifier"):
         (project / name).mkdir(parents=True)
     file = project / "ragfm.toml"
     file.write_text('reader = "llama-cpp:models/a.gguf"\nadapter = "adapters/b"\n[ask]\nverifier = "verifier"\n')
+    with file.open("a") as more:
+        more.write('[reader_options.llama-cpp]\nprojector = "models/mmproj.gguf"\n')
     monkeypatch.chdir(tmp_path)
     settings = load_settings(Path("project"))
     assert settings.reader == f"llama-cpp:{project / 'models/a.gguf'}"
     assert (settings.adapter, settings.ask.verifier) == (str(project / "adapters/b"), str(project / "verifier"))
+    assert settings.reader_options == {"llama-cpp": {"projector": str(project / "models/mmproj.gguf")}}
+    file.write_text('reader = "bundled"\nadapter = "adapters/c"\nask = 3\nreader_options = 4\n')
+    with pytest.raises(ConfigError, match="`reader_options`"):
+        load_settings(project)
     file.write_text('reader = "bundled"\nadapter = "adapters/c"\n')
     assert (load_settings(project).reader, load_settings(project).adapter) == ("bundled", "adapters/c")
 
