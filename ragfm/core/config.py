@@ -343,7 +343,7 @@ def _locate_models(values: dict[str, Any], folder: Path) -> None:
         if not isinstance(name, str) or name in ("bundled", "none"):
             continue
         plugin, colon, model = name.rpartition(":")
-        if model and (path := folder.absolute() / model).exists():
+        if plugin != "openai" and model and (path := folder.absolute() / model).exists():
             table[key] = f"{plugin}{colon}{path}"
 
 

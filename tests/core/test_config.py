@@ -49,6 +49,8 @@ def test_models_next_to_the_file_are_found_from_every_directory(
     file.write_text('reader = "bundled"\nadapter = "adapters/c"\nask = 3\nreader_options = 4\n')
     with pytest.raises(ConfigError, match="`reader_options`"):
         load_settings(project)
+    file.write_text('reader = "openai:models"\n')
+    assert load_settings(project).reader == "openai:models"
     file.write_text('reader = "bundled"\nadapter = "adapters/c"\n')
     assert (load_settings(project).reader, load_settings(project).adapter) == ("bundled", "adapters/c")
 
