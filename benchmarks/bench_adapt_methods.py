@@ -169,11 +169,13 @@ def main() -> None:
         return
     facts = {"base": given.base, "examples": given.train, "epochs": given.epochs, "asked": given.test}
     result = f"adapt_methods-{given.train}"
-    before = read(result)
-    rows = before.get("rows", {}) if all(before.get(key) == value for key, value in facts.items()) else {}
+    rows: dict[str, Any] = {}
     for method in given.methods.split(","):
         command = [sys.executable, __file__, "--one", method, *sys.argv[1:], "--examples", given.examples]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        before = read(result)  # another run may have saved its rows meanwhile
+        if all(before.get(key) == value for key, value in facts.items()):
+            rows = before["rows"]
         name = row_name(method, given)
         rows[name] = json.loads(done.stdout.splitlines()[-1])
         for other in rows.keys() - {"none"} if "none" in rows else ():
