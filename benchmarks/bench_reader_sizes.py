@@ -180,7 +180,7 @@ def judge_answer(record: dict[str, Any], *, alone: bool, labels: dict[tuple[str,
 def report(keep: Path, price: float) -> dict[str, Any]:
     """Measure all readers, each over the questions that all of them have answered."""
     records, labels = read_answers(keep), report_labels()
-    readers = list(dict.fromkeys(one["reader"] for one in records))
+    readers = sorted({one["reader"] for one in records})  # the bundled one first; the others are compared with it
     kept = {(one["reader"], one["set"], one["id"]): one for one in records}
     rows = []
     for name in SETS:
