@@ -387,7 +387,7 @@ def _extra_body(value: Mapping[str, Any] | str) -> dict[str, Any]:
     """The option `extra_body`, a table or, from the environment, JSON. Raises ConfigError."""
     hint = """Set it to a table, such as extra_body = { reasoning_effort = "low" }."""
     try:
-        body = json.loads(value) if isinstance(value, str) else json.loads(json.dumps(dict(value)))
+        body = json.loads(value if isinstance(value, str) else json.dumps(dict(value)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"Invalid reader option extra_body: {error}.", hint) from error
     if not isinstance(body, dict):

@@ -119,19 +119,19 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
             used = [i for i, row in enumerate(cells) if any(row[left:right])]
             rows = [row[left:right] for row in cells[used[0] : used[-1] + 1]]
             column, first_row = _column_letters(first_column + left), top + used[0] + 1
-            has_group = [
-                _has_group(wide.get(number, {}), first_column + left, below)
-                for number, below in enumerate([*rows[1:], []], first_row - 1)
-            ]
+            groups = (
+                i
+                for i, below in enumerate(rows[1:])
+                if _has_group(wide.get(first_row - 1 + i, {}), first_column + left, below)
+            )
+            group = next(groups, len(rows)) if wide else len(rows)  # the first row with a header over several columns
             # Rows with one cell are titles of the table below, or text where there is no table.
             title_rows = 0
-            while title_rows < len(rows) and (right - left == 1 or sum(map(bool, rows[title_rows])) <= 1):
-                if has_group[title_rows]:
-                    break
+            while title_rows < group and (right - left == 1 or sum(map(bool, rows[title_rows])) <= 1):
                 title_rows += 1
             if len(rows) - title_rows == 1:  # one row is not a table
                 title_rows = 1 if len(rows) == 1 else 0
-            if not any(has_group[title_rows : title_rows + _MAX_NOTES]):
+            if group >= min(title_rows + _MAX_NOTES, len(rows)):
                 title_rows += _count_notes(rows[title_rows:])
             for i, row in enumerate(rows[:title_rows]):
                 start = builder.add_block(" | ".join(filter(None, row)), tight=i > 0)
