@@ -1,10 +1,13 @@
-"""The BERT network (Devlin et al. 2019), independent of the library that runs it: numpy, torch or OpenVINO.
+"""The networks BERT (Devlin et al. 2019) and MPNet (Song et al. 2020), independent of the library that runs them.
+
+The libraries are numpy, torch and OpenVINO. MPNet adds a bias to the attention scores, by the distance of two tokens.
 
 Shapes: `B` texts padded to `L` tokens, `H` the hidden size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +23,10 @@ MASK_BIAS = -3e4
 """Added to the attention scores of padding: exp of it is 0, and half precision can represent it."""
 
 
-_LAYER_TENSORS = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "attention.output.LayerNorm",
-    "intermediate.dense",
-    "output.dense",
-    "output.LayerNorm",
-)
+BERT_PARTS = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
+MPNET_PARTS = ("attn.q", "attn.k", "attn.v", "attn.o", "LayerNorm")
+"""The names of the attention's tensors: query, key, value, output and normalization."""
+_BUCKETS, _FARTHEST = 32, 128  # of MPNet's distances: half of the buckets for each direction, and the farthest one
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,8 @@ class Layer:
 class Bert:
     """Weights of a model. *Shape:* `words` (vocabulary, H), `positions` (max tokens, H).
 
-    `positions` includes the embedding of the first token type. A model with a `head` scores tokens, others embed texts.
+    `positions` includes the embedding of the first token type. `distances` are MPNet's biases of the attention, *shape*
+    (heads, max tokens, max tokens). A model with a `head` scores tokens, others embed texts.
     """
 
     words: Any
@@ -73,6 +71,7 @@ class Bert:
     norm: Linear
     layers: tuple[Layer, ...]
     head: Linear | None = None
+    distances: Any = None
 
 
 class Operations(Protocol):
@@ -93,7 +92,7 @@ class Operations(Protocol):
     def gelu(self, x: Any) -> Any:
         """The product x Φ(x) (Hendrycks and Gimpel 2016), computed with erf, not tanh."""
 
-    def attention(self, qkv: Any, mask: Any) -> Any:
+    def attention(self, qkv: Any, mask: Any, distances: Any) -> Any:
         """Multi-head softmax attention. *Shape:* (B, L, H) for qkv (B, L, 3 H)."""
 
     def pool(self, x: Any, mask: Any) -> Any:
@@ -107,7 +106,8 @@ def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
     """
     x = ops.norm(ops.lookup(bert.words, ids) + ops.first_rows(bert.positions, ids), bert.norm)
     for layer in bert.layers:
-        x = ops.norm(x + ops.linear(ops.attention(ops.linear(x, layer.qkv), mask), layer.out), layer.out_norm)
+        mixed = ops.attention(ops.linear(x, layer.qkv), mask, bert.distances)
+        x = ops.norm(x + ops.linear(mixed, layer.out), layer.out_norm)
         x = ops.norm(x + ops.linear(ops.gelu(ops.linear(x, layer.up)), layer.down), layer.down_norm)
     return ops.pool(x, mask) if bert.head is None else ops.linear(x, bert.head)
 
@@ -137,11 +137,34 @@ def _read_weights(file: Path) -> Bert:
     def linear(name: str) -> Linear:
         return Linear(tensor(f"{name}.weight"), tensor(f"{name}.bias"))
 
-    count = sum(name.endswith("attention.self.query.weight") for name in tensors)
-    token_type = tensor("embeddings.token_type_embeddings.weight")[0]
+    mpnet = f"{prefix}encoder.relative_attention_bias.weight" in tensors
+    positions = tensor("embeddings.position_embeddings.weight")
+    # Of MPNet, the first token has position 2.
+    positions = positions[2:] if mpnet else positions + tensor("embeddings.token_type_embeddings.weight")[0]
+    attention = [f"attention.{part}" for part in (MPNET_PARTS if mpnet else BERT_PARTS)]
+    parts = (*attention, "intermediate.dense", "output.dense", "output.LayerNorm")
+    count = sum(name.endswith(f"{attention[0]}.weight") for name in tensors)
     return Bert(
         words=tensor("embeddings.word_embeddings.weight"),
-        positions=tensor("embeddings.position_embeddings.weight") + token_type,
+        positions=positions,
         norm=linear("embeddings.LayerNorm"),
-        layers=tuple(Layer.of(linear(f"encoder.layer.{n}.{part}") for part in _LAYER_TENSORS) for n in range(count)),
+        layers=tuple(Layer.of(linear(f"encoder.layer.{n}.{part}") for part in parts) for n in range(count)),
+        distances=_distances(tensor("encoder.relative_attention_bias.weight"), len(positions)) if mpnet else None,
     )
+
+
+def _distances(biases: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:
+    """The bias for each pair of tokens: exact for near ones, then by logarithmic buckets (Raffel et al. 2020).
+
+    *Shape:* (heads, tokens, tokens) for biases (buckets, heads).
+    """
+    import numpy as np
+
+    half = _BUCKETS // 2
+    exact = half // 2
+    ahead = np.arange(tokens)[None, :] - np.arange(tokens)[:, None]
+    distance = np.abs(ahead)
+    near = np.maximum(distance, 1).astype(np.float32) / exact  # in single precision, as the model was trained
+    far = np.log(near) / np.float32(math.log(_FARTHEST / exact)) * (half - exact)
+    bucket = np.where(distance < exact, distance, np.minimum(exact + far.astype(np.int64), half - 1))
+    return np.ascontiguousarray(biases[bucket + half * (ahead > 0)].transpose(2, 0, 1))

@@ -82,10 +82,12 @@ class _NumpyOperations:
         y *= np.float32(0.5)
         return y
 
-    def attention(self, qkv: Any, mask: Any) -> Any:
+    def attention(self, qkv: Any, mask: Any, distances: Any) -> Any:
         texts, tokens, width = qkv.shape
         q, k, v = qkv.reshape(texts, tokens, 3, self._heads, -1).transpose(2, 0, 3, 1, 4)
         scores = (q * np.float32(q.shape[-1] ** -0.5)) @ k.swapaxes(-1, -2)
+        if distances is not None:
+            scores += distances[:, :tokens, :tokens]
         if not mask.all():
             scores += (1 - mask[:, None, None]) * np.float32(MASK_BIAS)
         scores -= scores.max(-1, keepdims=True)

@@ -135,12 +135,17 @@ class _OpenVinoOperations:
     def gelu(self, x: Any) -> Any:
         return op.gelu(x, "ERF")
 
-    def attention(self, qkv: Any, mask: Any) -> Any:
+    def attention(self, qkv: Any, mask: Any, distances: Any) -> Any:
         parts = op.reshape(qkv, _constant([0, 0, 3, self._heads, -1]), True)
         q, k, v = (
             op.transpose(op.gather(parts, _constant(part), _constant(2)), _constant([0, 2, 1, 3])) for part in range(3)
         )
         bias = op.unsqueeze((op.constant(np.float32(1)) - mask) * op.constant(np.float32(MASK_BIAS)), _constant([1, 2]))
+        if distances is not None:
+            tokens = op.gather(op.shape_of(mask), _constant([1, 1]), _constant(0))
+            bias = bias + op.slice(
+                op.constant(distances), _constant([0, 0]), tokens, _constant([1, 1]), _constant([1, 2])
+            )
         out = op.scaled_dot_product_attention(q, k, v, bias)
         return op.reshape(op.transpose(out, _constant([0, 2, 1, 3])), _constant([0, 0, -1]), True)
 

@@ -97,10 +97,13 @@ class _TorchOperations:
     def gelu(self, x: Any) -> Any:
         return functional.gelu(x)
 
-    def attention(self, qkv: Any, mask: Any) -> Any:
+    def attention(self, qkv: Any, mask: Any, distances: Any) -> Any:
         texts, tokens, width = qkv.shape
         q, k, v = qkv.view(texts, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
         bias = None if bool(mask.all()) else ((1 - mask[:, None, None]) * MASK_BIAS).to(qkv.dtype)
+        if distances is not None:
+            near = distances[:, :tokens, :tokens]
+            bias = near if bias is None else bias + near
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return out.transpose(1, 2).reshape(texts, tokens, width // 3)
 

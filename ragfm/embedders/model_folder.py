@@ -24,9 +24,11 @@ _OTHER_TRANSFORMER_KEYS = {
     "processing_kwargs",
 }
 _TEXT_OUTPUT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-_BERT_DEFAULTS = {
-    "model_type": "bert",
+_TOKENIZERS = {"bert": "BertTokenizer", "mpnet": "MPNetTokenizer"}
+"""The networks that `ragfm.embedders.bert` runs, and their tokenizers, which are alike but for the special tokens."""
+_DEFAULTS = {
     "hidden_act": "gelu",
+    "relative_attention_num_buckets": 32,
     "position_embedding_type": "absolute",
     "is_decoder": False,
 }
@@ -34,7 +36,7 @@ _BERT_DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class BertFolder:
-    """A BERT model with mean or CLS pooling: its files, and the processing before and after the network.
+    """A BERT or MPNet model with mean or CLS pooling: its files, and the processing before and after the network.
 
     `window` is the maximum number of tokens, including special tokens and the prompt. `pooling` is the pooling part of
     the embedding contract, in the format of sentence-transformers 6. `lowercase` means that the library lowercases
@@ -53,7 +55,7 @@ class BertFolder:
 
 
 def read_bert_folder(path: Path) -> BertFolder | None:
-    """Read a folder. None if the model is not such a BERT, or has any setting that is not known to be harmless."""
+    """Read a folder. None if the model is not such a one, or has any setting that is not known to be harmless."""
     try:
         modules = [(module["type"], module["path"]) for module in _json(path / "modules.json")]
         # `sentence_transformers.models.Transformer` and newer paths of the same class are both "Transformer".
@@ -73,10 +75,12 @@ def read_bert_folder(path: Path) -> BertFolder | None:
             return None
         if any(config.get(key) for key in ("quantization_config", "add_cross_attention", "auto_map")):
             return None
-        if any(config.get(key, value) != value for key, value in _BERT_DEFAULTS.items()):
+        kind = config.get("model_type", "bert")
+        if kind not in _TOKENIZERS or any(config.get(key, value) != value for key, value in _DEFAULTS.items()):
             return None
-        window = _window(folder, own, config)
-        if window is None or not _is_plain_tokenizer(folder):
+        positions = int(config["max_position_embeddings"]) - 2 * (kind == "mpnet")  # its first token has position 2
+        window = _window(folder, own, positions)
+        if window is None or not _is_plain_tokenizer(folder, _TOKENIZERS[kind]):
             return None
         dim = int(config["hidden_size"])
         layers = [{"embedding_dimension": dim, "pooling_mode": str(modes[0]), "include_prompt": True}]
@@ -103,7 +107,7 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _window(folder: Path, own: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+def _window(folder: Path, own: Mapping[str, Any], positions: int) -> int | None:
     """Maximum tokens as sentence-transformers computes them: its own setting, else the tokenizer's or the positions.
 
     None if the library's configuration has a setting that is not known here.
@@ -116,20 +120,19 @@ def _window(folder: Path, own: Mapping[str, Any], config: Mapping[str, Any]) -> 
         or own.get("processing_kwargs")
     ):
         return None
-    positions = int(config["max_position_embeddings"])
     window = own.get("max_seq_length")
     if window is None:
         window = min(int(_json(folder / "tokenizer_config.json").get("model_max_length", positions)), positions)
     return int(window) if window <= positions else None
 
 
-def _is_plain_tokenizer(folder: Path) -> bool:
-    """Whether transformers, which rebuilds a BERT tokenizer from its configuration, gets the same as the saved one."""
+def _is_plain_tokenizer(folder: Path, kind: str) -> bool:
+    """Whether transformers, which rebuilds such a tokenizer from its configuration, gets the same as the saved one."""
     saved = _json(folder / "tokenizer.json")
     config = _json(folder / "tokenizer_config.json")
     normalizer = saved["normalizer"]
     return (
-        str(config.get("tokenizer_class", "BertTokenizer")).removesuffix("Fast") == "BertTokenizer"
+        str(config.get("tokenizer_class", kind)).removesuffix("Fast") == kind
         and saved["model"].get("type", "WordPiece") == "WordPiece"
         and normalizer["type"] == "BertNormalizer"
         and normalizer["lowercase"] == config.get("do_lower_case", True)

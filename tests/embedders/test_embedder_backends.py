@@ -109,6 +109,44 @@ def test_each_backend_gives_the_vectors_of_sentence_transformers(name: str, bund
     assert lowest > (0.999999 if "fp32" in name else backend_choice.MIN_COSINE)
 
 
+def tiny_mpnet(folder: Path) -> Path:
+    """An MPNet of 2 small layers with random weights, as sentence-transformers saves it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import MPNetConfig, MPNetModel, MPNetTokenizer
+
+    words = find_model("bundled", "embedder") / "vocab.txt"
+    special = ["<s>", "<pad>", "</s>", "<mask>", "[UNK]"]
+    vocabulary = {word: n for n, word in enumerate(dict.fromkeys([*special, *words.read_text().splitlines()]))}
+    config = MPNetConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=386,
+        initializer_range=0.3,
+    )
+    MPNetModel(config).save_pretrained(folder / "mpnet")
+    MPNetTokenizer(vocab=vocabulary, model_max_length=384).save_pretrained(folder / "mpnet")
+    modules = [Transformer(str(folder / "mpnet")), Pooling(48), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.mark.parametrize("name", backends())
+def test_each_backend_runs_mpnet(name: str, tmp_path: Path) -> None:
+    path = tiny_mpnet(tmp_path)
+    folder = read_bert_folder(path)
+    assert folder is not None
+    network, library = BertNetwork(folder), LibraryNetwork(path, str(path))
+    ids = [encoding.ids for encoding in network.tokenizer.encode_batch(TEXTS)]
+    assert ids == [encoding.ids for encoding in library.tokenizer.encode_batch(TEXTS)]
+    texts = TokenizedTexts(TEXTS, "", ids)
+    lowest = (network.load(name)(texts) * library.load("fp32")(texts)).sum(1).min()
+    assert lowest > (0.99999 if "fp32" in name else 0.99)  # bf16 has large errors where weights are random
+
+
 @pytest.mark.parametrize("changes", [{}, {"pooling": "cls"}, {"normalize": False}, {"prompts": {"query": "ask: "}}])
 def test_other_berts_have_the_vectors_and_contract_of_the_library(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tiny(tmp_path, **changes)
