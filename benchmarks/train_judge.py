@@ -1,0 +1,339 @@
+"""Train the judge's base model from all-mpnet-base-v2, in rounds that can be stopped and continued at any time.
+
+    python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4]
+
+BACKBONE is a folder with the official weights. FOLDER keeps the state after each round (about 1.2 GB) and `log.jsonl`
+with the loss, the speed and, every eighth round, the figures on the tuning sets. The same command continues. The rate
+is constant after a warm-up, and falls to its end over the last `--decay` rounds, after which the weights are final;
+`--evaluate` prints the figures of the present weights only. A round has about 1,400 examples, see `judge_examples.py`.
+
+The network reads `<s> question </s> statement </s> context </s> text </s>`. Each token of the text gets a score for
+being the first and the last of the answer, and `<s>` stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018);
+the state of `<s>` says whether the text supports the statement, contradicts it, or neither (Bowman et al. 2015).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from judge_examples import CONTRADICTS, NEITHER, SUPPORTS, Example, Rounds, tuning
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel
+
+from ragfm.evaluation.answer_matching import token_f1
+from ragfm.evaluation.confidence_calibration import estimate_auc
+
+WINDOW, QUESTION, STATEMENT, CONTEXT = 384, 96, 128, 96
+"""Tokens that are read at once; at most of a question, of a statement, and of the end of a context."""
+BATCH_TOKENS = 4_000
+FROZEN = 3
+"""Layers from below that keep their weights, as the embeddings do."""
+RATE, HEAD_RATE, WARM_UP = 4e-5, 2e-4, 150
+AVERAGE = 0.99
+"""Share of the average of the weights that is kept at a step; the average is evaluated (Izmailov et al. 2018)."""
+
+
+class Judge(nn.Module):
+    """The backbone with a head for the answer's first and last token, and one for the stance of the text."""
+
+    def __init__(self, backbone: str) -> None:
+        super().__init__()
+        self.encoder = AutoModel.from_pretrained(backbone, add_pooling_layer=False)
+        width = self.encoder.config.hidden_size
+        self.span = nn.Linear(width, 2)
+        self.pool = nn.Linear(width, width)
+        self.stance = nn.Linear(width, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """*Shape:* `ids`, `mask` (B, L); scores of tokens (B, L, 2), and of the stance (B, 3)."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.span(states), self.stance(torch.tanh(self.pool(states[:, 0])))
+
+    def freeze(self, layers: int) -> None:
+        """Fix the embeddings and this number of layers."""
+        self.encoder.embeddings.requires_grad_(requires_grad=False)
+        for layer in self.encoder.encoder.layer[:layers]:
+            layer.requires_grad_(requires_grad=False)
+
+
+class Encoded:
+    """A batch of examples as tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> None:
+        start, end, pad = map(tokenizer.token_to_id, ("<s>", "</s>", "<pad>"))
+        parts = [
+            [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+            for texts in (
+                [one.question for one in examples],
+                [one.statement for one in examples],
+                [one.context for one in examples],
+            )
+        ]
+        texts = tokenizer.encode_batch([one.text for one in examples], add_special_tokens=False)
+        rows, self.offsets, self.spans, self.begin = [], [], [], []
+        for at, (one, text) in enumerate(zip(examples, texts, strict=True)):
+            question, statement, context = (part[at] for part in parts)
+            above = [start, *question[:QUESTION], end, *statement[:STATEMENT], end, *context[-CONTEXT:], end]
+            room = WINDOW - len(above) - 1
+            rows.append([*above, *text.ids[:room], end])
+            offsets = text.offsets[:room]
+            self.begin.append(len(above))
+            self.offsets.append(offsets)
+            self.spans.append(_tokens(one, offsets, len(above)))
+        longest = max(map(len, rows))
+        self.ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+        self.mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        self.read = torch.zeros_like(self.mask, dtype=torch.bool)  # tokens that the answer may begin or end with
+        self.read[:, 0] = True
+        for row, (begin, offsets) in enumerate(zip(self.begin, self.offsets, strict=True)):
+            self.read[row, begin : begin + len(offsets)] = True
+
+
+def _tokens(one: Example, offsets: Sequence[tuple[int, int]], before: int) -> tuple[int, int] | None:
+    """The first and the last token of the answer; 0, 0 if it is not in the text, None if it is unknown."""
+    if one.start is None or one.end is None:
+        return None
+    inside = [n for n, (first, last) in enumerate(offsets) if first < one.end and last > one.start]
+    return (before + inside[0], before + inside[-1]) if one.start >= 0 and inside else (0, 0)
+
+
+def losses(
+    model: Judge, batch: Encoded, examples: Sequence[Example]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Cross-entropy of the answer's tokens, and of the stance, each a mean over the examples that have one."""
+    with torch.autocast("cpu", torch.bfloat16):
+        spans, stances = model(batch.ids, batch.mask)
+    known = [row for row, span in enumerate(batch.spans) if span is not None]
+    stated = [row for row, one in enumerate(examples) if one.stance is not None]
+    span_loss = stance_loss = None
+    if known:
+        scores = spans[known].float().masked_fill(~batch.read[known].unsqueeze(-1), -1e4)
+        wanted = torch.tensor([batch.spans[row] for row in known])
+        span_loss = functional.cross_entropy(scores.transpose(1, 2).reshape(2 * len(known), -1), wanted.reshape(-1))
+    if stated:
+        wanted = torch.tensor([examples[row].stance for row in stated])
+        stance_loss = functional.cross_entropy(stances[stated].float(), wanted)
+    return span_loss, stance_loss
+
+
+def batches(examples: Sequence[Example], rng: random.Random) -> list[list[Example]]:
+    """Batches of examples of similar length, in random order."""
+
+    def length(one: Example) -> float:
+        characters = min(len(one.question), 400) + len(one.statement) + min(len(one.context), 300) + len(one.text)
+        return min(WINDOW, 8 + characters / 3.9)
+
+    found, batch = list[list[Example]](), list[Example]()
+    for one in sorted(examples, key=lambda one: (length(one), rng.random())):
+        if batch and (len(batch) + 1) * length(one) > BATCH_TOKENS:
+            found.append(batch)
+            batch = []
+        batch.append(one)
+    return rng.sample([*found, batch], len(found) + 1)
+
+
+@torch.inference_mode()
+def read(model: Judge, tokenizer: Tokenizer, examples: Sequence[Example]) -> Iterator[tuple[float, str, np.ndarray]]:
+    """For each example: how likely the text has the answer, the likeliest answer, and the chances of the stances."""
+    model.eval()
+    order = sorted(range(len(examples)), key=lambda n: len(examples[n].text))
+    results: dict[int, tuple[float, str, np.ndarray]] = {}
+    for at in range(0, len(order), 16):
+        some = [examples[n] for n in order[at : at + 16]]
+        batch = Encoded(tokenizer, some)
+        with torch.autocast("cpu", torch.bfloat16):
+            spans, stances = model(batch.ids, batch.mask)
+        chances = spans.float().masked_fill(~batch.read.unsqueeze(-1), -1e4).softmax(dim=1).numpy()
+        for row, one in enumerate(some):
+            begin, offsets = batch.begin[row], batch.offsets[row]
+            first, last = chances[row, begin : begin + len(offsets)].T
+            pairs = np.triu(np.outer(first, last))
+            pairs -= np.triu(pairs, 40)
+            a, b = np.unravel_index(pairs.argmax(), pairs.shape) if pairs.size else (0, 0)
+            best = one.text[offsets[a][0] : offsets[b][1]] if offsets else ""
+            stance = stances[row].float().softmax(dim=0).numpy()
+            results[order[at + row]] = (1 - float(chances[row, 0].mean()), best, stance)
+    model.train()
+    yield from (results[n] for n in range(len(examples)))
+
+
+def figures(model: Judge, tokenizer: Tokenizer, sets: dict[str, list[Example]]) -> dict[str, dict[str, float]]:
+    """F1 of the best span, AUC of "has an answer", AUC of "supports" and accuracy of the stance, where they apply."""
+    found = dict[str, dict[str, float]]()
+    for name, examples in sets.items():
+        readings = list(read(model, tokenizer, examples))
+        of: dict[str, float] = {"examples": len(examples)}
+        answered = [one.start is not None and one.start >= 0 for one in examples]
+        f1 = [
+            token_f1(best, one.text[one.start : one.end])
+            for one, (_, best, _) in zip(examples, readings, strict=True)
+            if one.start is not None and one.start >= 0
+        ]
+        if f1:
+            of["f1"] = round(float(np.mean(f1)), 4)
+        known = [n for n, one in enumerate(examples) if one.start is not None]
+        if known and 0 < sum(answered[n] for n in known) < len(known):
+            there = np.array([readings[n][0] for n in known])
+            of["answers auc"] = round(estimate_auc(there, np.array([float(answered[n]) for n in known]), 0).value, 4)
+        stated = [n for n, one in enumerate(examples) if one.stance is not None]
+        if stated:
+            wanted = np.array([examples[n].stance for n in stated])
+            supports = np.array([readings[n][2][SUPPORTS] for n in stated])
+            of["supports auc"] = round(estimate_auc(supports, (wanted == SUPPORTS).astype(float), 0).value, 4)
+            if name != "table pairs":
+                guessed = np.array([readings[n][2].argmax() for n in stated])
+                of["stance"] = round(float((guessed == wanted).mean()), 4)
+                for kind, number in (("contradicts", CONTRADICTS), ("neither", NEITHER)):
+                    if (wanted == number).any():
+                        of[f"{kind}, found"] = round(float((guessed == number)[wanted == number].mean()), 4)
+            else:
+                of["told apart"] = round(float((supports[::2] > supports[1::2]).mean()), 4)
+        found[name] = of
+    return found
+
+
+class Training:
+    """The model, its optimizer and the average of its weights, which a folder keeps."""
+
+    def __init__(self, backbone: str, folder: Path) -> None:
+        self.folder, self.rounds, self.steps = folder, 0, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = Tokenizer.from_file(str(Path(backbone) / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        torch.manual_seed(0)
+        self.model = Judge(backbone)
+        self.model.freeze(FROZEN)
+        learned = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
+        self.names = [name for name, _ in learned]
+        body = [weight for name, weight in learned if name.startswith("encoder.")]
+        head = [weight for name, weight in learned if not name.startswith("encoder.")]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": body, "lr": RATE}, {"params": head, "lr": HEAD_RATE}], weight_decay=0.01
+        )
+        self.average = {name: weight.detach().clone() for name, weight in learned}
+        state_file = folder / "state.pt"
+        if state_file.exists():
+            state = torch.load(state_file, weights_only=True)
+            self.model.load_state_dict(state["model"], strict=False)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average, self.rounds, self.steps = state["average"], state["rounds"], state["steps"]
+
+    def save(self) -> None:
+        """Replace the state in the folder."""
+        learned = {name: weight for name, weight in self.model.state_dict().items() if name in set(self.names)}
+        state = {
+            "model": learned,
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "rounds": self.rounds,
+            "steps": self.steps,
+        }
+        part = self.folder / "state.part"
+        torch.save(state, part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.rename(self.folder / "state.pt")
+
+    def averaged(self) -> Judge:
+        """The model with the average of its weights; call `restore` afterwards."""
+        self._kept = {
+            name: weight.detach().clone() for name, weight in self.model.named_parameters() if name in self.average
+        }
+        self.model.load_state_dict(self.average, strict=False)
+        return self.model
+
+    def restore(self) -> None:
+        """Go back to the weights before `averaged`."""
+        self.model.load_state_dict(self._kept, strict=False)
+
+    def run(self, rounds: Rounds, factor: Sequence[float]) -> dict[str, float]:
+        """Train on one round, while the rates go from the first to the second factor of their peaks."""
+        steps = batches(rounds.examples(self.rounds), random.Random(self.rounds))
+        begin, tokens, count = time.monotonic(), 0, 0
+        sums: dict[str, list[float]] = {"span": [], "stance": []}
+        self.model.train()
+        for at, examples in enumerate(steps):
+            share = factor[0] + (factor[1] - factor[0]) * at / len(steps)
+            for group, peak in zip(self.optimizer.param_groups, (RATE, HEAD_RATE), strict=True):
+                group["lr"] = peak * share * min(1.0, (self.steps + 1) / WARM_UP)
+            batch = Encoded(self.tokenizer, examples)
+            span, stance = losses(self.model, batch, examples)
+            total = torch.zeros(())
+            for name, loss, rows in (
+                ("span", span, sum(one is not None for one in batch.spans)),
+                ("stance", stance, sum(one.stance is not None for one in examples)),
+            ):
+                if loss is not None:
+                    total = total + loss * rows / len(examples)
+                    sums[name].append(loss.item())
+            total.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.steps += 1
+            kept = min(AVERAGE, self.steps / (self.steps + 10))
+            with torch.no_grad():
+                for name, weight in self.model.named_parameters():
+                    if name in self.average:
+                        self.average[name].lerp_(weight, 1 - kept)
+            tokens += int(batch.mask.sum())
+            count += len(examples)
+            if at % 20 == 19:
+                took = time.monotonic() - begin
+                recent = ", ".join(f"{name} {np.mean(values[-20:]):.3f}" for name, values in sums.items() if values)
+                print(
+                    f"round {self.rounds}, step {at + 1} of {len(steps)}: {recent}, {count / took:.1f} examples/s, "
+                    f"{tokens / took:.0f} tokens/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        self.rounds += 1
+        return {
+            "examples": count,
+            "seconds": round(time.monotonic() - begin),
+            **{name: round(float(np.mean(values)), 4) for name, values in sums.items()},
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=20, help="Round to stop after, counted from the start")
+    parser.add_argument("--decay", type=int, default=0, help="Number of last rounds in which the rate falls")
+    parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
+    args = parser.parse_args()
+    training = Training(args.backbone, args.folder)
+    sets = tuning()
+    if args.evaluate:
+        print(json.dumps(figures(training.averaged(), training.tokenizer, sets), indent=1))
+        return
+    rounds = Rounds()
+    while training.rounds < args.rounds:
+        left = args.rounds - training.rounds
+        factor = [max(0.02, min(1.0, rest / args.decay)) if args.decay else 1.0 for rest in (left, left - 1)]
+        entry: dict[str, Any] = {"round": training.rounds, **training.run(rounds, factor)}
+        training.save()
+        if training.rounds % 8 == 0 or training.rounds == args.rounds:
+            entry["tuning"] = figures(training.averaged(), training.tokenizer, sets)
+            training.restore()
+        with (args.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+        print(json.dumps(entry), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
