@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel
+from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
@@ -51,6 +53,11 @@ class Judge(nn.Module):
     def __init__(self, backbone: str) -> None:
         super().__init__()
         self.encoder = AutoModel.from_pretrained(backbone, add_pooling_layer=False)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # sampling it takes a fifth of the time on a processor
+            if isinstance(module, MPNetSelfAttention):
+                module.forward = MethodType(_fused_attention, module)
         width = self.encoder.config.hidden_size
         self.span = nn.Linear(width, 2)
         self.pool = nn.Linear(width, width)
@@ -64,8 +71,20 @@ class Judge(nn.Module):
     def freeze(self, layers: int) -> None:
         """Fix the embeddings and this number of layers."""
         self.encoder.embeddings.requires_grad_(requires_grad=False)
+        self.encoder.encoder.relative_attention_bias.requires_grad_(requires_grad=False)
         for layer in self.encoder.encoder.layer[:layers]:
             layer.requires_grad_(requires_grad=False)
+
+
+def _fused_attention(
+    self: MPNetSelfAttention, states: torch.Tensor, mask: torch.Tensor | None, position_bias: torch.Tensor, **_: Any
+) -> tuple[torch.Tensor]:
+    """The attention of the library in one kernel. Its biases by distance stay as they are."""
+    shape = (*states.shape[:-1], -1, self.attention_head_size)
+    q, k, v = (part(states).view(shape).transpose(1, 2) for part in (self.q, self.k, self.v))
+    bias = position_bias.detach() if mask is None else position_bias.detach() + mask
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    return (self.o(mixed.transpose(1, 2).reshape(states.shape)),)
 
 
 class Encoded:
@@ -221,7 +240,7 @@ class Training:
         body = [weight for name, weight in learned if name.startswith("encoder.")]
         head = [weight for name, weight in learned if not name.startswith("encoder.")]
         self.optimizer = torch.optim.AdamW(
-            [{"params": body, "lr": RATE}, {"params": head, "lr": HEAD_RATE}], weight_decay=0.01
+            [{"params": body, "lr": RATE}, {"params": head, "lr": HEAD_RATE}], weight_decay=0.01, fused=True
         )
         self.average = {name: weight.detach().clone() for name, weight in learned}
         state_file = folder / "state.pt"
