@@ -41,7 +41,7 @@ from ragfm.core.registry import load_plugin
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Chunk, Document, Embedder, Hit, KeywordIndex, embedded_text
 from ragfm.embedders import load_embedder
-from ragfm.embedders.bert import Linear, read_weights
+from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork
 from ragfm.evaluation.metrics import rank_hits, ranking_measures
@@ -103,8 +103,7 @@ def late_vectors(chunks: Sequence[Sequence[Chunk]]) -> NDArray[np.float32]:
     folder = read_bert_folder(find_model("bundled", "embedder"))
     assert folder is not None
     weights = read_weights(folder.path)
-    same = Linear(np.eye(folder.dim, dtype=np.float32), np.zeros(folder.dim, dtype=np.float32))
-    network = BertNetwork(folder, replace(weights, head=same))
+    network = BertNetwork(folder, replace(weights, pooled=False))
     backend = network.load_bert("openvino" if "openvino" in network.backends() else "numpy-fp32")
     start, end = map(network.tokenizer.token_to_id, ("[CLS]", "[SEP]"))
     found: list[NDArray[np.float32]] = []
@@ -121,7 +120,7 @@ def late_vectors(chunks: Sequence[Sequence[Chunk]]) -> NDArray[np.float32]:
                 head = [start, *context.ids[: max(room - 1, 0)]]
                 windows.append(([*head, *encoding.ids], [len(head)]))
             windows[-1][1].append(len(windows[-1][0]))
-        states = backend.token_scores([[*ids, end] for ids, _ in windows])
+        states = backend.token_states([[*ids, end] for ids, _ in windows])
         for (_, bounds), tokens in zip(windows, states, strict=True):
             found += [tokens[a:b].mean(axis=0) for a, b in pairwise(bounds)]
     vectors = np.array(found, dtype=np.float32)

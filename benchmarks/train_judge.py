@@ -4,8 +4,9 @@
 
 BACKBONE is a folder with the official weights. FOLDER keeps the state after each round (about 1.2 GB) and `log.jsonl`
 with the loss, the speed and, every eighth round, the figures on the tuning sets. The same command continues. The rate
-is constant after a warm-up, and falls to its end over the last `--decay` rounds, after which the weights are final;
-`--evaluate` prints the figures of the present weights only. A round has about 1,400 examples, see `judge_examples.py`.
+is constant after a warm-up, and falls to its end over the last `--decay` rounds, after which the weights are final.
+`--evaluate` prints the figures of the present weights only, and `--export OUT` writes them for `ragfm`. A round has
+about 1,400 examples, see `judge_examples.py`.
 
 The network reads `<s> question </s> statement </s> context </s> text </s>`. Each token of the text gets a score for
 being the first and the last of the answer, and `<s>` stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018);
@@ -22,23 +23,29 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from judge_examples import CONTRADICTS, NEITHER, SUPPORTS, Example, Rounds, tuning
+from safetensors.numpy import save
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
+from ragfm.answering.judge import BASE, CONTEXT, QUESTION, STATEMENT, WEIGHTS, WINDOW, low_rank_changes
+from ragfm.core.durable_files import write_durably
+from ragfm.embedders.bert import read_weights
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
+from ragfm.models.model_lookup import weights_sha256
 
-WINDOW, QUESTION, STATEMENT, CONTEXT = 384, 96, 128, 96
-"""Tokens that are read at once; at most of a question, of a statement, and of the end of a context."""
+RANK = 64
+"""Rank of the changes that are exported, of each square matrix."""
 BATCH_TOKENS = 4_000
 FROZEN = 3
 """Layers from below that keep their weights, as the embeddings do."""
@@ -266,6 +273,20 @@ class Training:
             os.fsync(file.fileno())
         part.rename(self.folder / "state.pt")
 
+    def export(self, backbone: Path, out: Path) -> None:
+        """Write the average of the weights as changes of low rank, in half precision, and the heads."""
+        model = self.averaged()
+        with TemporaryDirectory() as whole:
+            model.encoder.save_pretrained(whole)
+            changes: dict[str, Any] = low_rank_changes(read_weights(backbone), read_weights(Path(whole)), RANK)
+        for name in ("span", "pool", "stance"):
+            head = getattr(model, name)
+            changes |= {f"{name}.weight": head.weight.detach().numpy(), f"{name}.bias": head.bias.detach().numpy()}
+        self.restore()
+        halves = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in changes.items()}
+        out.mkdir(parents=True, exist_ok=True)
+        write_durably(out / WEIGHTS, save(halves, {BASE: weights_sha256(backbone)}))
+
     def averaged(self) -> Judge:
         """The model with the average of its weights; call `restore` afterwards."""
         self._kept = {
@@ -334,8 +355,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="Round to stop after, counted from the start")
     parser.add_argument("--decay", type=int, default=0, help="Number of last rounds in which the rate falls")
     parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
+    parser.add_argument("--export", type=Path, metavar="OUT", help="Only write the present weights")
     args = parser.parse_args()
     training = Training(args.backbone, args.folder)
+    if args.export:
+        training.export(Path(args.backbone), args.export)
+        return
     sets = tuning()
     if args.evaluate:
         print(json.dumps(figures(training.averaged(), training.tokenizer, sets), indent=1))

@@ -173,7 +173,9 @@ class Verifier:
             cut.append([([*encoding.ids[at : at + room], end], spans[at : at + room]) for at in starts])
         ids = [asked + part for parts in cut for part, _ in parts]
         backend = self._backend(sum(map(len, ids))) if fast else self._exact
-        scores = iter(backend.token_scores(ids) if ids else ())
+        head = self._learned
+        states = backend.token_states(ids) if ids else ()
+        scores = iter([one @ head["head.weight"].T + head["head.bias"] for one in states])
         return [tuple(_part(next(scores), spans) for _, spans in parts) for parts in cut]
 
     @cached_property
@@ -182,11 +184,13 @@ class Verifier:
 
     @cached_property
     def _network(self) -> BertNetwork:
-        learned = read_learned(self._folder)
         folder = read_bert_folder(find_model("bundled", "embedder"))
         assert folder is not None
-        head = Linear(learned["head.weight"], learned["head.bias"])
-        return BertNetwork(folder, replace(with_learned(read_weights(folder.path), learned), head=head))
+        return BertNetwork(folder, replace(with_learned(read_weights(folder.path), self._learned), pooled=False))
+
+    @cached_property
+    def _learned(self) -> dict[str, Floats]:
+        return read_learned(self._folder)
 
     @cached_property
     def _exact(self) -> BertBackend:

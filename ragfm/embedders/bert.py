@@ -63,15 +63,15 @@ class Bert:
     """Weights of a model. *Shape:* `words` (vocabulary, H), `positions` (max tokens, H).
 
     `positions` includes the embedding of the first token type. `distances` are MPNet's biases of the attention, *shape*
-    (heads, max tokens, max tokens). A model with a `head` scores tokens, others embed texts.
+    (heads, max tokens, max tokens). A model that is not `pooled` gives the states of tokens, others embed texts.
     """
 
     words: Any
     positions: Any
     norm: Linear
     layers: tuple[Layer, ...]
-    head: Linear | None = None
     distances: Any = None
+    pooled: bool = True
 
 
 class Operations(Protocol):
@@ -100,7 +100,7 @@ class Operations(Protocol):
 
 
 def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
-    """Vectors of texts, *shape* (B, H), or with a head the scores of their tokens, *shape* (B, L, out).
+    """Vectors of texts, *shape* (B, H), or if the model is not pooled the states of their tokens, *shape* (B, L, H).
 
     *Shape:* `ids` and `mask` (B, L); `mask` is 1 for tokens and 0 for padding.
     """
@@ -109,7 +109,7 @@ def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
         mixed = ops.attention(ops.linear(x, layer.qkv), mask, bert.distances)
         x = ops.norm(x + ops.linear(mixed, layer.out), layer.out_norm)
         x = ops.norm(x + ops.linear(ops.gelu(ops.linear(x, layer.up)), layer.down), layer.down_norm)
-    return ops.pool(x, mask) if bert.head is None else ops.linear(x, bert.head)
+    return ops.pool(x, mask) if bert.pooled else x
 
 
 def read_weights(path: Path) -> Bert:

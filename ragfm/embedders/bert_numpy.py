@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
+from ragfm.embedders.sorted_batches import Batch, embed_sorted, states_sorted
 from ragfm.models.hardware import compute_threads
 
 BATCH_TOKENS = 1024
@@ -39,10 +39,10 @@ class NumpyBackend:
         with _one_blas_thread():
             return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS)
 
-    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """*Shape:* (tokens, out) for each text, if the model has a head."""
+    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """*Shape:* (tokens, dim) for each text, if the model is not pooled."""
         with _one_blas_thread():  # small batches, so that a few passages occupy all cores
-            return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS // 2)
+            return states_sorted(ids, self._run, max_tokens=BATCH_TOKENS // 2)
 
     def _run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
         all_ids, masks = zip(*batches, strict=True)

@@ -25,7 +25,7 @@ from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.bert_numpy import NumpyBackend
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
+from ragfm.embedders.sorted_batches import Batch, embed_sorted, states_sorted
 from ragfm.models.hardware import compute_threads, physical_cores
 
 BATCH_TOKENS = 2048
@@ -74,11 +74,11 @@ class OpenVinoBackend:
             return self._numpy(ids)
         return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
 
-    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """*Shape:* (tokens, out) for each text, if the model has a head."""
+    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """*Shape:* (tokens, dim) for each text, if the model is not pooled."""
         if _is_forked():
-            return self._numpy.token_scores(ids)
-        return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
+            return self._numpy.token_states(ids)
+        return states_sorted(ids, self._run, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
 
     def _run(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
         # No callbacks: one that runs while the model is being deleted waits for the GIL, which the deletion holds:

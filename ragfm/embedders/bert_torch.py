@@ -16,7 +16,7 @@ from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.embedders.sorted_batches import Batch, embed_sorted, score_sorted
+from ragfm.embedders.sorted_batches import Batch, embed_sorted, states_sorted
 from ragfm.models.hardware import cpu_count
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ class TorchBackend:
         """*Shape:* (len(ids), dim)."""
         return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS[self._device])
 
-    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """*Shape:* (tokens, out) for each text, if the model has a head."""
-        return score_sorted(ids, self._run, max_tokens=BATCH_TOKENS[self._device])
+    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """*Shape:* (tokens, dim) for each text, if the model is not pooled."""
+        return states_sorted(ids, self._run, max_tokens=BATCH_TOKENS[self._device])
 
     def reset_after_fork(self) -> None:
         """Forget the threads: they do not exist in a forked process."""

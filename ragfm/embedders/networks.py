@@ -42,8 +42,8 @@ class BertBackend(Protocol):
     def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
         """Unit vectors of tokenized texts. *Shape:* (len(ids), dim)."""
 
-    def token_scores(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """Scores of the tokens of each text, from a model with a head. *Shape:* (tokens, out) for each text."""
+    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """States of the tokens of each text, from a model that is not pooled. *Shape:* (tokens, dim) for each text."""
 
 
 class BertNetwork:

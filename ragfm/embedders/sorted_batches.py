@@ -53,19 +53,19 @@ def embed_sorted(
     return vectors
 
 
-def score_sorted(
+def states_sorted(
     ids: Sequence[Sequence[int]],
     run: Callable[[Iterable[Batch]], Iterable[NDArray[np.float32]]],
     *,
     max_tokens: int,
     multiple: int = 1,
 ) -> list[NDArray[np.float32]]:
-    """The scores of each text's tokens, in the order of the texts; see `run_sorted`. *Shape:* (tokens, out) each."""
-    scores: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(ids)
-    for rows, batch_scores in run_sorted(ids, run, max_tokens=max_tokens, multiple=multiple):
-        for row, of_text in zip(rows.tolist(), batch_scores, strict=True):
-            scores[row] = of_text[: len(ids[row])]
-    return scores
+    """The states of each text's tokens, in the order of the texts; see `run_sorted`. *Shape:* (tokens, dim) each."""
+    states: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(ids)
+    for rows, batch_states in run_sorted(ids, run, max_tokens=max_tokens, multiple=multiple):
+        for row, of_text in zip(rows.tolist(), batch_states, strict=True):
+            states[row] = of_text[: len(ids[row])]
+    return states
 
 
 def _padded(ids: Sequence[Sequence[int]], rows: NDArray[np.int64], multiple: int) -> Batch:

@@ -1,0 +1,249 @@
+"""The judge: a network that reads a question, a statement and a text, and tells what the text says.
+
+It gives the probability that the text answers the question, with the characters of the answer (Devlin et al. 2019,
+Rajpurkar et al. 2018), and those that it supports the statement and that it contradicts it (Bowman et al. 2015). It is
+the only part that decides about evidence by meaning. `benchmarks/train_judge.py` trains it; its weights are changes
+of low rank that are added to those of an embedding model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ragfm.core.errors import DamagedModelError, UnsupportedError
+from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
+from ragfm.embedders.model_folder import read_bert_folder
+from ragfm.embedders.networks import BertNetwork
+from ragfm.models.model_lookup import weights_sha256
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ragfm.embedders.networks import BertBackend
+
+    Floats = NDArray[np.float32]
+
+WEIGHTS = "judge.safetensors"
+BASE = "base"
+"""The key of its metadata for the hash of the embedding model that the weights are added to."""
+WINDOW, QUESTION, STATEMENT, CONTEXT = 384, 96, 128, 96
+"""Tokens that are read at once; maximum tokens of a question, of a statement, and of the end of a context.
+
+A longer text is read in parts.
+"""
+_OVERLAP = 64  # tokens of a text that two parts share
+_ANSWER = 40  # tokens of an answer at most
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A text to read with a question, a statement, or both, and what stands above it: headings, a table's header."""
+
+    text: str
+    question: str = ""
+    statement: str = ""
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens that were read at once: their characters, and how likely the answer begins or ends with each.
+
+    `nowhere` is how likely there is no answer. *Shape:* `spans` (tokens, 2), `first` and `last` (tokens,).
+    """
+
+    spans: NDArray[np.int64]
+    first: Floats
+    last: Floats
+    nowhere: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the judge read in a text; probabilities in [0, 1]. `supports` and `contradicts` concern the statement."""
+
+    parts: tuple[Part, ...]
+    supports: float
+    contradicts: float
+
+    @property
+    def answers(self) -> float:
+        """How likely the text answers the question."""
+        return max((1 - part.nowhere for part in self.parts), default=0.0)
+
+    def within(self, start: int, end: int) -> float:
+        """How likely the answer begins and ends between two characters of the text."""
+        found = 0.0
+        for part in self.parts:
+            inside = (part.spans[:, 0] >= start) & (part.spans[:, 1] <= end)
+            found = max(found, float(part.first[inside].sum() * part.last[inside].sum()))
+        return found
+
+    def best(self, bounds: Sequence[int]) -> tuple[float, int, int]:
+        """The likeliest answer that crosses none of the bounds: how likely it is, and its characters."""
+        found = (0.0, 0, 0)
+        for part in self.parts:
+            for start, end in pairwise(bounds):
+                inside = np.flatnonzero((part.spans[:, 0] >= start) & (part.spans[:, 1] <= end))
+                if not inside.size:
+                    continue
+                chances = np.outer(part.first[inside], part.last[inside])
+                chances = np.triu(chances) - np.triu(chances, _ANSWER)
+                first, last = np.unravel_index(chances.argmax(), chances.shape)
+                characters = int(part.spans[inside[first], 0]), int(part.spans[inside[last], 1])
+                found = max(found, (float(chances[first, last]), *characters))
+        return found
+
+
+class Judge:
+    """The weights in `folder`, added to those of the embedding model in `base`. Thread-safe; loads on first use.
+
+    Raises DamagedModelError on first use for weights that cannot be read, and UnsupportedError if they belong to
+    another embedding model.
+    """
+
+    def __init__(self, folder: Path, base: Path) -> None:
+        self._folder, self._base = folder, base
+
+    def read(self, evidence: Sequence[Evidence], backend: str = "numpy-fp32") -> list[Judgement]:
+        """A judgement of each text, by a backend of `BertNetwork`."""
+        tokenizer, (start, end) = self._network.tokenizer, self._special
+        encoded = [
+            tokenizer.encode_batch([getattr(one, name) for one in evidence], add_special_tokens=False)
+            for name in ("question", "statement", "context", "text")
+        ]
+        rows: list[list[int]] = []
+        spans: list[NDArray[np.int64]] = []
+        counts: list[int] = []
+        for question, statement, context, text in zip(*encoded, strict=True):
+            above = [
+                start,
+                *question.ids[:QUESTION],
+                end,
+                *statement.ids[:STATEMENT],
+                end,
+                *context.ids[-CONTEXT:],
+                end,
+            ]
+            room = WINDOW - len(above) - 1
+            offsets = np.array(text.offsets, dtype=np.int64).reshape(-1, 2)
+            starts = range(0, max(1, len(offsets) - _OVERLAP), room - _OVERLAP)
+            rows += [[*above, *text.ids[at : at + room], end] for at in starts]
+            spans += [offsets[at : at + room] for at in starts]
+            counts.append(len(starts))
+        states = self._backend(backend).token_states(rows) if rows else []
+        read = iter([self._part(*one) for one in zip(states, spans, strict=True)])
+        judgements = []
+        for count in counts:
+            parts = [next(read) for _ in range(count)]
+            supports, contradicts = (max(float(stance[at]) for _, stance in parts) for at in (0, 1))
+            judgements.append(Judgement(tuple(part for part, _ in parts), supports, contradicts))
+        return judgements
+
+    def _part(self, states: Floats, spans: NDArray[np.int64]) -> tuple[Part, Floats]:
+        """The part that was read, and the probabilities of its stance."""
+        heads = self._learned
+        pooled = np.tanh(heads["pool.weight"] @ states[0] + heads["pool.bias"])
+        stance = _softmax(heads["stance.weight"] @ pooled + heads["stance.bias"])
+        here = np.r_[0, len(states) - 1 - len(spans) : len(states) - 1]  # "not here", and the text
+        chances = _softmax(states[here] @ heads["span.weight"].T + heads["span.bias"])
+        return Part(spans, chances[1:, 0], chances[1:, 1], float(chances[0].mean())), stance
+
+    @cached_property
+    def _special(self) -> tuple[int, int]:
+        """The tokens at the start and after each part."""
+        tokenizer = self._network.tokenizer
+        start, end = ("<s>", "</s>") if tokenizer.token_to_id("</s>") is not None else ("[CLS]", "[SEP]")
+        return tokenizer.token_to_id(start), tokenizer.token_to_id(end)
+
+    @cached_property
+    def _learned(self) -> dict[str, Floats]:
+        return read_learned(self._folder, self._base)
+
+    @cached_property
+    def _network(self) -> BertNetwork:
+        folder = read_bert_folder(self._base)
+        assert folder is not None
+        return BertNetwork(folder, replace(with_learned(read_weights(folder.path), self._learned), pooled=False))
+
+    def _backend(self, name: str) -> BertBackend:
+        if name not in self._backends:
+            self._backends[name] = self._network.load_bert(name)
+        return self._backends[name]
+
+    @cached_property
+    def _backends(self) -> dict[str, BertBackend]:
+        return {}
+
+
+def _softmax(scores: Floats) -> Floats:
+    """Probabilities along the first axis."""
+    chances = np.exp(scores - scores.max(axis=0))
+    found: Floats = chances / chances.sum(axis=0)
+    return found
+
+
+def read_learned(folder: Path, base: Path) -> dict[str, Floats]:
+    """The learned changes of a judge, see `with_learned`, and its heads.
+
+    Raises DamagedModelError, and UnsupportedError if they belong to another embedding model than `base`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            expected = (file.metadata() or {}).get(BASE)
+            learned = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedModelError(f"{folder / WEIGHTS} cannot be read: {error}.", "Train it again.") from error
+    if expected != weights_sha256(base):
+        raise UnsupportedError(
+            f"The judge in '{folder}' was trained from another model than '{base}'.", "Train it again."
+        )
+    return learned
+
+
+def with_learned(bert: Bert, learned: Mapping[str, Floats]) -> Bert:
+    """The weights with the learned changes added: a vector as it is, a matrix as the product of two thin ones."""
+
+    def linear(name: str, by: Linear) -> Linear:
+        left, right = (learned.get(f"{name}.{side}") for side in ("left", "right"))
+        more = left @ right if left is not None and right is not None else learned.get(f"{name}.weight", 0)
+        return Linear(by.weight + more, by.bias + learned.get(f"{name}.bias", 0))
+
+    layers = tuple(
+        Layer(**{part.name: linear(f"{number}.{part.name}", getattr(layer, part.name)) for part in fields(Layer)})
+        for number, layer in enumerate(bert.layers)
+    )
+    return replace(bert, layers=layers)
+
+
+def low_rank_changes(before: Bert, after: Bert, rank: int) -> dict[str, NDArray[Any]]:
+    """The differences of a trained network, as `with_learned` adds them: those of matrices have a low rank.
+
+    That is the nearest matrix of this rank (Eckart and Young 1936); query, key and value, which are one matrix, have
+    three times the rank. Layers that did not change are left out.
+    """
+    changes: dict[str, NDArray[Any]] = {}
+    for number, (old_layer, new_layer) in enumerate(zip(before.layers, after.layers, strict=True)):
+        for part in fields(Layer):
+            name, old, new = f"{number}.{part.name}", getattr(old_layer, part.name), getattr(new_layer, part.name)
+            change = new.weight - old.weight
+            if not change.any():
+                continue
+            changes[f"{name}.bias"] = new.bias - old.bias
+            if change.ndim == 1:
+                changes[f"{name}.weight"] = change
+                continue
+            u, s, v = np.linalg.svd(change, full_matrices=False)
+            kept = rank * (3 if part.name == "qkv" else 1)
+            changes[f"{name}.left"] = u[:, :kept] * s[:kept] ** 0.5
+            changes[f"{name}.right"] = (s[:kept] ** 0.5)[:, None] * v[:kept]
+    return changes
