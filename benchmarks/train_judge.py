@@ -1,12 +1,12 @@
-"""Train the judge's base model from all-mpnet-base-v2, in rounds that can be stopped and continued at any time.
+"""Train a judge from an embedding model, in rounds that can be stopped and continued at any time.
 
     python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4]
 
-BACKBONE is a folder with the official weights. FOLDER keeps the state after each round (about 1.2 GB) and `log.jsonl`
-with the loss, the speed and, every eighth round, the figures on the tuning sets. The same command continues. The rate
-is constant after a warm-up, and falls to its end over the last `--decay` rounds, after which the weights are final.
-`--evaluate` prints the figures of the present weights only, and `--export OUT` writes them for `ragfm`. A round has
-about 1,400 examples, see `judge_examples.py`.
+BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2, which starts from the verifier. FOLDER
+keeps the state after each round and `log.jsonl` with the loss, the speed and, every eighth round, the figures on the
+tuning sets. The same command continues. The rate is constant after a warm-up, and falls to its end over the last
+`--decay` rounds, after which the weights are final. `--evaluate` prints the figures of the present weights only, and
+`--export OUT` writes them for `ragfm`. A round has about 1,400 examples, see `judge_examples.py`.
 
 The network reads `<s> question </s> statement </s> context </s> text </s>`. Each token of the text gets a score for
 being the first and the last of the answer, and `<s>` stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018);
@@ -38,18 +38,22 @@ from transformers import AutoModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from ragfm.answering.judge import BASE, CONTEXT, QUESTION, STATEMENT, WEIGHTS, WINDOW, low_rank_changes
+from ragfm.citations.verifier import SHIPPED
 from ragfm.core.durable_files import write_durably
 from ragfm.embedders.bert import read_weights
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
-from ragfm.models.model_lookup import weights_sha256
+from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.training.verifier_ranker import trainable_verifier
 
 RANK = 64
 """Rank of the changes that are exported, of each square matrix."""
 BATCH_TOKENS = 4_000
-FROZEN = 3
-"""Layers from below that keep their weights, as the embeddings do."""
-RATE, HEAD_RATE, WARM_UP = 4e-5, 2e-4, 150
+FROZEN = {12: 3, 6: 0}
+"""Layers from below that keep their weights, as the embeddings do, by the number of layers."""
+RATES = {12: 4e-5, 6: 1.5e-4}
+"""Peak learning rate by the number of layers; that of the heads is five times as high."""
+WARM_UP = 150  # steps
 AVERAGE = 0.99
 """Share of the average of the weights that is kept at a step; the average is evaluated (Izmailov et al. 2018)."""
 
@@ -59,28 +63,29 @@ class Judge(nn.Module):
 
     def __init__(self, backbone: str) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(backbone, add_pooling_layer=False)
+        small = backbone == str(find_model("bundled", "embedder"))
+        started = trainable_verifier(SHIPPED) if small else None
+        self.encoder = started.bert if started else AutoModel.from_pretrained(backbone, add_pooling_layer=False)
         for module in self.encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # sampling it takes a fifth of the time on a processor
             if isinstance(module, MPNetSelfAttention):
                 module.forward = MethodType(_fused_attention, module)
         width = self.encoder.config.hidden_size
-        self.span = nn.Linear(width, 2)
+        self.span = started.qa_outputs if started else nn.Linear(width, 2)
         self.pool = nn.Linear(width, width)
         self.stance = nn.Linear(width, 3)
+        self.layers: int = self.encoder.config.num_hidden_layers
+        self.encoder.embeddings.requires_grad_(requires_grad=False)
+        for layer in self.encoder.encoder.layer[: FROZEN[self.layers]]:
+            layer.requires_grad_(requires_grad=False)
+        if hasattr(self.encoder.encoder, "relative_attention_bias"):
+            self.encoder.encoder.relative_attention_bias.requires_grad_(requires_grad=False)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """*Shape:* `ids`, `mask` (B, L); scores of tokens (B, L, 2), and of the stance (B, 3)."""
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.span(states), self.stance(torch.tanh(self.pool(states[:, 0])))
-
-    def freeze(self, layers: int) -> None:
-        """Fix the embeddings and this number of layers."""
-        self.encoder.embeddings.requires_grad_(requires_grad=False)
-        self.encoder.encoder.relative_attention_bias.requires_grad_(requires_grad=False)
-        for layer in self.encoder.encoder.layer[:layers]:
-            layer.requires_grad_(requires_grad=False)
 
 
 def _fused_attention(
@@ -98,7 +103,9 @@ class Encoded:
     """A batch of examples as tokens."""
 
     def __init__(self, tokenizer: Tokenizer, examples: Sequence[Example]) -> None:
-        start, end, pad = map(tokenizer.token_to_id, ("<s>", "</s>", "<pad>"))
+        mpnet = tokenizer.token_to_id("</s>") is not None
+        special = ("<s>", "</s>", "<pad>") if mpnet else ("[CLS]", "[SEP]", "[PAD]")
+        start, end, pad = map(tokenizer.token_to_id, special)
         parts = [
             [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
             for texts in (
@@ -241,14 +248,13 @@ class Training:
         self.tokenizer.no_padding()
         torch.manual_seed(0)
         self.model = Judge(backbone)
-        self.model.freeze(FROZEN)
+        self.rates = (RATES[self.model.layers], 5 * RATES[self.model.layers])
         learned = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
         self.names = [name for name, _ in learned]
         body = [weight for name, weight in learned if name.startswith("encoder.")]
         head = [weight for name, weight in learned if not name.startswith("encoder.")]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": body, "lr": RATE}, {"params": head, "lr": HEAD_RATE}], weight_decay=0.01, fused=True
-        )
+        groups = [{"params": part, "lr": rate} for part, rate in zip((body, head), self.rates, strict=True)]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
         self.average = {name: weight.detach().clone() for name, weight in learned}
         state_file = folder / "state.pt"
         if state_file.exists():
@@ -307,7 +313,7 @@ class Training:
         self.model.train()
         for at, examples in enumerate(steps):
             share = factor[0] + (factor[1] - factor[0]) * at / len(steps)
-            for group, peak in zip(self.optimizer.param_groups, (RATE, HEAD_RATE), strict=True):
+            for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = peak * share * min(1.0, (self.steps + 1) / WARM_UP)
             batch = Encoded(self.tokenizer, examples)
             span, stance = losses(self.model, batch, examples)
@@ -331,7 +337,7 @@ class Training:
                         self.average[name].lerp_(weight, 1 - kept)
             tokens += int(batch.mask.sum())
             count += len(examples)
-            if at % 20 == 19:
+            if at % 10 == 9:
                 took = time.monotonic() - begin
                 recent = ", ".join(f"{name} {np.mean(values[-20:]):.3f}" for name, values in sums.items() if values)
                 print(
@@ -357,6 +363,8 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
     parser.add_argument("--export", type=Path, metavar="OUT", help="Only write the present weights")
     args = parser.parse_args()
+    if args.backbone == "bundled":
+        args.backbone = str(find_model("bundled", "embedder"))
     training = Training(args.backbone, args.folder)
     if args.export:
         training.export(Path(args.backbone), args.export)
