@@ -657,15 +657,6 @@ def injection() -> str:
     return _table(head, rows)
 
 
-def bias() -> str:
-    keys = ("changed", "verdict changed", "first right", "second right")
-    rows = [
-        [name, f"{values['pairs']}", *(_interval(list(values[key].values())) for key in keys)]
-        for name, values in _result("bias")["swapped"].items()
-    ]
-    return _table(("swapped", "pairs", "answer changed", "only one right", "first right", "second right"), rows)
-
-
 def index() -> str:
     rows = []
     for kind, entry in _result("index")["kinds"].items():
@@ -1280,7 +1271,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ),
         *(citations, quotations, contradictions, answers, sizes, confidence, readers_confidence, verified_citations),
         *(answer_languages, answer_languages_fit),
-        *(injection, bias),
+        injection,
         *(adapted_retriever, adapted_verifier, adapted_methods, adapted_methods_few, adapted_automatically),
         *(reader_sizes, preferences, transfer),
     ]

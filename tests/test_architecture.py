@@ -17,7 +17,7 @@ LAYERS = (
     ("parsing", "chunking", "embedders"),
     ("store",),
     ("ingestion", "maintenance", "retrieval"),
-    ("citations", "generation"),
+    ("answering", "citations", "generation"),
     ("collection",),
     ("rag",),
     ("evaluation",),

@@ -4,7 +4,7 @@ Use          demo, ingest, search, ask, chat, log
 Collection   status, sources, documents, tag, remove, export, verify, backup, restore, copy, compact, reembed,
              watch, worker
 Serve        serve, keys, mcp
-Evaluate     eval, eval_retrieval, eval_answers, eval_bias, eval_compare, compare, tune
+Evaluate     eval, eval_retrieval, eval_answers, eval_compare, compare, tune
 Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_refresh, adapt_retriever, models, plugins
 
 main             the entry point, errors and exit codes

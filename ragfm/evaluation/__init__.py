@@ -8,7 +8,6 @@ Measure:
 - `evaluate_retrieval(collection, questions)`: nDCG, MRR, MAP, recall and latency of searches.
 - `evaluate_answers(rag, questions)`: F1, exact match, abstention, citations and latency of answers; `risk_coverage`
   gives the share of wrong answers by confidence.
-- `evaluate_bias` (in `bias_evaluation`): how often answers change when names, gender or countries are swapped.
 
 Compare:
 
@@ -37,7 +36,6 @@ Modules:
     question_sets, question_generation, log_questions   questions: labelled, generated, from the answer log
     corpus                                              the documents of a data set as a collection
     retrieval_evaluation, answer_evaluation             evaluate searches and answers
-    bias_evaluation                                     counterfactual questions
     answer_matching, judge, metrics                     compare answers; measures and intervals
     run_file, run_comparison                            run files, and two of them compared
     reader_comparison, comparison_worker                readers compared, each in its process
