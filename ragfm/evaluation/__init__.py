@@ -36,7 +36,7 @@ Modules:
     question_sets, question_generation, log_questions   questions: labelled, generated, from the answer log
     corpus                                              the documents of a data set as a collection
     retrieval_evaluation, answer_evaluation             evaluate searches and answers
-    answer_matching, judge, metrics                     compare answers; measures and intervals
+    answer_matching, reader_verdict, metrics            compare answers; measures and intervals
     run_file, run_comparison                            run files, and two of them compared
     reader_comparison, comparison_worker                readers compared, each in its process
     search_tuning, confidence_calibration               tune search; calibrate confidence

@@ -26,9 +26,9 @@ from ragfm.core.progress import ProgressCallback
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit, Message, Reader
 from ragfm.evaluation.answer_matching import MARKER, contains_answer, normalize, passage_has_answer, token_f1
-from ragfm.evaluation.judge import judge_answer, verdict_sampling
 from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ratios
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
+from ragfm.evaluation.reader_verdict import judge_answer, verdict_sampling
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts, missing_gold
 from ragfm.evaluation.run_file import load_finished, parse_records, run_questions
 from ragfm.rag import Rag

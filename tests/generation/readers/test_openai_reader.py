@@ -35,7 +35,7 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.core.types import CLOSED, ImagePart, Message, Sampling, Usage
-from ragfm.evaluation.judge import judge_answer, verdict_sampling
+from ragfm.evaluation.reader_verdict import judge_answer, verdict_sampling
 from ragfm.generation.readers import configured_reader, load_reader
 from ragfm.generation.readers.openai_reader import OpenAIReader, estimate_tokens
 from ragfm.models.model_lookup import find_model
