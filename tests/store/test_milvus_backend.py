@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milvus_lite.server_manager import server_manager_instance
 from pydantic import SecretStr
 from support.generated_chunks import add, check_recall, predicate, unit, written
-from support.milvus_lite import milvus_settings
 
 from ragfm import Collection
 from ragfm.core.config import MilvusSection, Settings
@@ -20,6 +18,9 @@ from ragfm.store import milvus_backend
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.milvus_backend import MilvusSnapshot, _Rows
 from ragfm.testing import HashingEmbedder, check_backend
+
+server_manager_instance = pytest.importorskip("milvus_lite.server_manager").server_manager_instance
+from support.milvus_lite import milvus_settings  # noqa: E402  it needs milvus-lite
 
 
 @pytest.fixture
