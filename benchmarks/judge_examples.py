@@ -15,9 +15,10 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from data import DATA
@@ -42,6 +43,7 @@ _WH = re.compile(
 _VALUE = re.compile(r"\d[\d.,]*\d|\d|\b[A-Z][a-zé]{2,}\b")
 
 Item = TypeVar("Item")
+Spans: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Example:
 
     - `start`, `end`: characters of the answer in the text; -1, -1 if it has none; None if nothing is known of it.
     - `stance`: SUPPORTS, CONTRADICTS or NEITHER, of the statement; None without a statement.
+    - `odd_question`, `odd_statement`: characters of the words that the text does not state; None if they are unknown.
     """
 
     question: str
@@ -59,6 +62,8 @@ class Example:
     context: str = ""
     statement: str = ""
     stance: int | None = None
+    odd_question: Spans | None = None
+    odd_statement: Spans | None = None
 
 
 # --- sources of SQuAD's form ----------------------------------------------------------------------------------------
@@ -109,7 +114,9 @@ def policies(*, reporting: bool) -> list[Asked]:
 
 def whole(one: Asked) -> Example:
     """The question over its whole paragraph."""
-    return Example(one.question, one.context, one.start, one.start + len(one.answer) if one.start >= 0 else -1)
+    if one.start < 0:
+        return Example(one.question, one.context)
+    return Example(one.question, one.context, one.start, one.start + len(one.answer), odd_question=())
 
 
 def cropped(example: Example, rng: random.Random, *, around: int = -1) -> Example:
@@ -152,6 +159,33 @@ def as_statement(question: str, answer: str, sentence: str, rng: random.Random) 
     return sentence.strip()
 
 
+def occurrences(words: str, text: str) -> Spans | None:
+    """Where words occur in a text; None if they do not."""
+    return tuple((at.start(), at.end()) for at in re.finditer(re.escape(words), text, re.IGNORECASE)) or None
+
+
+def changed_words(before: str, after: str) -> Spans | None:
+    """The words of a changed text that are not in the text before; None if most are new, or if words were removed."""
+    old, new = [list(re.finditer(r"\w+", text)) for text in (before, after)]
+    matcher = SequenceMatcher(None, [m[0].lower() for m in old], [m[0].lower() for m in new], autojunk=False)
+    spans = [
+        (new[a].start(), new[b - 1].end()) for kind, _, _, a, b in matcher.get_opcodes() if kind != "equal" and b > a
+    ]
+    return tuple(spans) if spans and matcher.ratio() > 0.6 else None
+
+
+def token_spans(text: str, tokens: Sequence[str], marked: Sequence[bool]) -> Spans:
+    """The characters of the marked tokens of a text."""
+    at, spans = 0, []
+    for token, is_marked in zip(tokens, marked, strict=True):
+        start = text.find(token, at)
+        if start >= 0:
+            at = start + len(token)
+            if is_marked:
+                spans.append((start, at))
+    return tuple(spans)
+
+
 def squad_stances(one: Asked, others: Sequence[Asked], rng: random.Random) -> Iterator[Example]:
     """Statements over the sentence that answers a question: the right one, and one that is not stated.
 
@@ -165,11 +199,11 @@ def squad_stances(one: Asked, others: Sequence[Asked], rng: random.Random) -> It
         return
     place = (at, at + len(one.answer))
     right = as_statement(one.question, one.answer, sentence, rng)
-    example = Example(one.question, sentence, *place, context.strip(), right, SUPPORTS)
+    example = Example(one.question, sentence, *place, context.strip(), right, SUPPORTS, (), ())
     if right.strip() == sentence.strip() or one.question.rstrip("? ").count(" ") < 3 or rng.random() < 0.85:
         yield example
     else:
-        yield replace(example, question="", start=None, end=None)
+        yield replace(example, question="", start=None, end=None, odd_question=None)
     kind = rng.random()
     elsewhere = [other for other in others if other.start >= 0 and other.answer.lower() not in one.answer.lower()]
     if kind < 0.45:  # another answer of the same paragraph or article: what the sentence states is different
@@ -179,7 +213,7 @@ def squad_stances(one: Asked, others: Sequence[Asked], rng: random.Random) -> It
             wrong = rng.choice(shaped or pool)
             changed = sentence[:at] + wrong + sentence[at + len(one.answer) :]
             statement = as_statement(one.question, wrong, changed, rng)
-            yield replace(example, statement=statement, stance=CONTRADICTS)
+            yield replace(example, statement=statement, stance=CONTRADICTS, odd_statement=occurrences(wrong, statement))
     elif kind < 0.7:  # a number or name changed in the statement
         values = list(_VALUE.finditer(right))
         pool = [m.group() for other in elsewhere for m in _VALUE.finditer(f"{other.answer} {other.question[1:]}")]
@@ -192,20 +226,22 @@ def squad_stances(one: Asked, others: Sequence[Asked], rng: random.Random) -> It
                 digits[spot] = rng.choice([digit for digit in "123456789" if digit != digits[spot]])
                 same = ["".join(digits)]
             if same:
-                changed = right[: value.start()] + rng.choice(same) + right[value.end() :]
-                yield replace(example, statement=changed, stance=CONTRADICTS)
+                other = rng.choice(same)
+                changed = right[: value.start()] + other + right[value.end() :]
+                odd = ((value.start(), value.start() + len(other)),)
+                yield replace(example, statement=changed, stance=CONTRADICTS, odd_statement=odd)
     elif kind < 0.85 and elsewhere:  # the right statement over a sentence that says something else
-        other = rng.choice(elsewhere)
-        first, last, _ = sentence_around(other, other.start)
+        asked_there = rng.choice(elsewhere)
+        first, last, _ = sentence_around(asked_there, asked_there.start)
         if (first, last) != (start, end) and one.answer.lower() not in one.context[first:last].lower():
             text = one.context[first:last]
             yield Example(one.question, text, -1, -1, example.context, right, NEITHER)
     elif elsewhere:  # the answer to another question
-        other = rng.choice(elsewhere)
-        first, last, _ = sentence_around(other, other.start)
+        asked_there = rng.choice(elsewhere)
+        first, last, _ = sentence_around(asked_there, asked_there.start)
         if (first, last) != (start, end):
-            text, at = one.context[first:last], other.start - first
-            statement = as_statement(one.question, other.answer, text, rng) if rng.random() < 0.5 else other.answer
+            text, said = one.context[first:last], asked_there.answer
+            statement = as_statement(one.question, said, text, rng) if rng.random() < 0.5 else said
             yield Example(one.question, text, -1, -1, example.context, statement, NEITHER)
 
 
@@ -245,7 +281,10 @@ def rewritten_examples(item: tuple[Asked, list[tuple[bool, str]]], rng: random.R
     if rng.random() < 0.6:
         over = cropped(over, rng)
     for same, text in forms:
-        yield replace(over, question=text) if same else replace(over, question=text, start=-1, end=-1)
+        if same:
+            yield replace(over, question=text)
+        else:
+            yield replace(over, question=text, start=-1, end=-1, odd_question=changed_words(one.question, text))
     start, end, before = sentence_around(one, one.start)
     sentence, at = one.context[start:end], one.start - start
     if at + len(one.answer) <= len(sentence):
@@ -253,7 +292,8 @@ def rewritten_examples(item: tuple[Asked, list[tuple[bool, str]]], rng: random.R
             statement = as_statement(text, one.answer.strip(), sentence, rng)
             place = (at, at + len(one.answer)) if same else (-1, -1)
             context = f"{one.title}\n{before}".strip() if rng.random() < 0.5 else ""
-            yield Example(text, sentence, *place, context, statement, SUPPORTS if same else NEITHER)
+            odd = () if same else changed_words(one.question, text)
+            yield Example(text, sentence, *place, context, statement, SUPPORTS if same else NEITHER, odd)
 
 
 # --- hard negatives -------------------------------------------------------------------------------------------------
@@ -299,7 +339,8 @@ def fool_me_twice(*, reporting: bool) -> list[Example]:
         context = f"{claim['wikipedia_page'].replace('_', ' ')} > {header}"
         stance = SUPPORTS if claim["label"] == "SUPPORTS" else CONTRADICTS
         text = " ".join(one["text"] for one in evidence)
-        found.append(Example("", text, None, None, context, claim["text"], stance))
+        odd = () if stance == SUPPORTS else None
+        found.append(Example("", text, None, None, context, claim["text"], stance, odd_statement=odd))
     return found
 
 
@@ -330,7 +371,10 @@ def wice(*, reporting: bool) -> list[Example]:
             text = " ".join(evidence[n] for n in chosen)[:1200]
             title = evidence[0].removeprefix("(meta data) TITLE: ")[:100]
             stance = SUPPORTS if claim["label"] == "supported" else NEITHER
-            found.append(Example("", text, None, None, title, claim["claim"], stance))
+            odd = () if stance == SUPPORTS else None
+            if "claim_tokens" in claim:
+                odd = token_spans(claim["claim"], claim["claim_tokens"], claim["non_supported_spans"])
+            found.append(Example("", text, None, None, title, claim["claim"], stance, odd_statement=odd))
     return found
 
 
@@ -361,10 +405,11 @@ def table_pairs(*, reporting: bool) -> list[tuple[Example, Example]]:
             continue
         header, rows = rendered_table(table["csv"])
         context = f"{table['page']}\n{header}"
+        odd = changed_words(pair["true"], pair["false"])
         found.append(
             (
-                Example("", rows, None, None, context, pair["true"], SUPPORTS),
-                Example("", rows, None, None, context, pair["false"], CONTRADICTS),
+                Example("", rows, None, None, context, pair["true"], SUPPORTS, odd_statement=()),
+                Example("", rows, None, None, context, pair["false"], CONTRADICTS, odd_statement=odd),
             )
         )
     return found
@@ -380,7 +425,8 @@ def table_statements() -> list[Example]:
         context = f"{table['caption']}\n{header}"
         for statement, label in zip(table["statements"], table["labels"], strict=True):
             stance = SUPPORTS if label else CONTRADICTS
-            found.append(Example("", rows, None, None, context, statement, stance))
+            odd = () if label else None
+            found.append(Example("", rows, None, None, context, statement, stance, odd_statement=odd))
     return found
 
 
@@ -494,7 +540,8 @@ class Rounds:
                 found.append(titled(_part(Example(one.question, text), rng), title, rng))
         for one in some(self._train[1::2], 0.04):
             for miss in list(near_misses(one.question, rng.sample(self._names, 400), rng))[:1]:
-                missed = replace(whole(one), question=miss.text, start=-1, end=-1)
+                odd = changed_words(one.question, miss.text)
+                missed = replace(whole(one), question=miss.text, start=-1, end=-1, odd_question=odd)
                 found.append(titled(_part(missed, rng, around=one.start), one.title, rng))
         for item in some(self._rewritten, 0.07):
             found += rewritten_examples(item, rng)

@@ -10,7 +10,9 @@ tuning sets. The same command continues. The rate is constant after a warm-up, a
 
 The network reads `<s> question </s> statement </s> context </s> text </s>`. Each token of the text gets a score for
 being the first and the last of the answer, and `<s>` stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018);
-the state of `<s>` says whether the text supports the statement, contradicts it, or neither (Bowman et al. 2015).
+the state of `<s>` says whether the text supports the statement, contradicts it, or neither (Bowman et al. 2015). Each
+token of question and statement gets a score for being stated by the text; the least one takes part in both decisions.
+Where it is known which words are not stated, since they were changed, these scores are learned word by word.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ RANK = 64
 BATCH_TOKENS = 4_000
 FROZEN = {12: 3, 6: 0}
 """Layers from below that keep their weights, as the embeddings do, by the number of layers."""
-RATES = {12: 4e-5, 6: 1.5e-4}
+RATES = {12: 4e-5, 6: 1e-4}
 """Peak learning rate by the number of layers; that of the heads is five times as high."""
 WARM_UP = 150  # steps
 AVERAGE = 0.99
@@ -75,6 +77,10 @@ class Judge(nn.Module):
         self.span = started.qa_outputs if started else nn.Linear(width, 2)
         self.pool = nn.Linear(width, width)
         self.stance = nn.Linear(width, 3)
+        self.stated = nn.Linear(width, 1)
+        self.least = nn.Linear(1, 4, bias=False)  # weights of the least score: for the stances, and "not here"
+        with torch.no_grad():
+            self.least.weight[:, 0] = torch.tensor([0.5, -0.25, -0.25, -0.5])
         self.layers: int = self.encoder.config.num_hidden_layers
         self.encoder.embeddings.requires_grad_(requires_grad=False)
         for layer in self.encoder.encoder.layer[: FROZEN[self.layers]]:
@@ -82,10 +88,25 @@ class Judge(nn.Module):
         if hasattr(self.encoder.encoder, "relative_attention_bias"):
             self.encoder.encoder.relative_attention_bias.requires_grad_(requires_grad=False)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """*Shape:* `ids`, `mask` (B, L); scores of tokens (B, L, 2), and of the stance (B, 3)."""
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return self.span(states), self.stance(torch.tanh(self.pool(states[:, 0])))
+    def forward(self, batch: Encoded) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores of tokens as first and last of the answer, of the stance, and of tokens as stated.
+
+        *Shape:* (B, L, 2), (B, 3), (B, L).
+        """
+        states = self.encoder(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+        spans, stances = self.span(states).float(), self.stance(torch.tanh(self.pool(states[:, 0]))).float()
+        stated = self.stated(states).squeeze(-1).float()
+        weights = self.least.weight.squeeze(-1)
+        stances = stances + _least(stated, batch.question | batch.statement) * weights[:3]
+        nowhere = _least(stated, batch.question) * weights[3]
+        spans = torch.cat([spans[:, :1] + nowhere.unsqueeze(-1), spans[:, 1:]], dim=1)
+        return spans, stances, stated
+
+
+def _least(scores: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The soft minimum of the scores in each row; 0 for a row without any. *Shape:* (B, 1) for (B, L)."""
+    least = -torch.logsumexp((-scores).masked_fill(~where, -1e4), dim=1, keepdim=True)
+    return torch.where(where.any(dim=1, keepdim=True), least, torch.zeros_like(least))
 
 
 def _fused_attention(
@@ -106,19 +127,14 @@ class Encoded:
         mpnet = tokenizer.token_to_id("</s>") is not None
         special = ("<s>", "</s>", "<pad>") if mpnet else ("[CLS]", "[SEP]", "[PAD]")
         start, end, pad = map(tokenizer.token_to_id, special)
-        parts = [
-            [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
-            for texts in (
-                [one.question for one in examples],
-                [one.statement for one in examples],
-                [one.context for one in examples],
-            )
+        encoded = [
+            tokenizer.encode_batch([getattr(one, name) for one in examples], add_special_tokens=False)
+            for name in ("question", "statement", "context", "text")
         ]
-        texts = tokenizer.encode_batch([one.text for one in examples], add_special_tokens=False)
         rows, self.offsets, self.spans, self.begin = [], [], [], []
-        for at, (one, text) in enumerate(zip(examples, texts, strict=True)):
-            question, statement, context = (part[at] for part in parts)
-            above = [start, *question[:QUESTION], end, *statement[:STATEMENT], end, *context[-CONTEXT:], end]
+        for one, question, statement, context, text in zip(examples, *encoded, strict=True):
+            above = [start, *question.ids[:QUESTION], end, *statement.ids[:STATEMENT], end]
+            above += [*context.ids[-CONTEXT:], end]
             room = WINDOW - len(above) - 1
             rows.append([*above, *text.ids[:room], end])
             offsets = text.offsets[:room]
@@ -128,7 +144,18 @@ class Encoded:
         longest = max(map(len, rows))
         self.ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
         self.mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        self.read = torch.zeros_like(self.mask, dtype=torch.bool)  # tokens that the answer may begin or end with
+        self.question = torch.zeros_like(self.mask, dtype=torch.bool)
+        self.statement = torch.zeros_like(self.question)
+        self.stated = torch.full(self.mask.shape, -1.0)  # 1 for a token that the text states, 0 for others, -1: unknown
+        for row, one in enumerate(examples):
+            counts = [min(len(encoded[0][row].ids), QUESTION), min(len(encoded[1][row].ids), STATEMENT)]
+            places = ((self.question, one.odd_question, 1), (self.statement, one.odd_statement, 2 + counts[0]))
+            for part, (where, odd, begin) in enumerate(places):
+                where[row, begin : begin + counts[part]] = True
+                if odd is not None:
+                    for n, (first, last) in enumerate(encoded[part][row].offsets[: counts[part]]):
+                        self.stated[row, begin + n] = float(not any(first < b and last > a for a, b in odd))
+        self.read = torch.zeros_like(self.question)  # tokens that the answer may begin or end with
         self.read[:, 0] = True
         for row, (begin, offsets) in enumerate(zip(self.begin, self.offsets, strict=True)):
             self.read[row, begin : begin + len(offsets)] = True
@@ -144,21 +171,26 @@ def _tokens(one: Example, offsets: Sequence[tuple[int, int]], before: int) -> tu
 
 def losses(
     model: Judge, batch: Encoded, examples: Sequence[Example]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Cross-entropy of the answer's tokens, and of the stance, each a mean over the examples that have one."""
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Cross-entropy of the answer's tokens, of the stance, and of stated tokens: a mean over what is known."""
     with torch.autocast("cpu", torch.bfloat16):
-        spans, stances = model(batch.ids, batch.mask)
+        spans, stances, stated_tokens = model(batch)
     known = [row for row, span in enumerate(batch.spans) if span is not None]
     stated = [row for row, one in enumerate(examples) if one.stance is not None]
-    span_loss = stance_loss = None
+    span_loss = stance_loss = token_loss = None
     if known:
         scores = spans[known].float().masked_fill(~batch.read[known].unsqueeze(-1), -1e4)
         wanted = torch.tensor([batch.spans[row] for row in known])
         span_loss = functional.cross_entropy(scores.transpose(1, 2).reshape(2 * len(known), -1), wanted.reshape(-1))
     if stated:
         wanted = torch.tensor([examples[row].stance for row in stated])
-        stance_loss = functional.cross_entropy(stances[stated].float(), wanted)
-    return span_loss, stance_loss
+        stance_loss = functional.cross_entropy(stances[stated], wanted)
+    marked = batch.stated >= 0
+    if marked.any():
+        wanted = batch.stated[marked]
+        weights = 1 + 4 * (1 - wanted)  # few tokens are not stated
+        token_loss = functional.binary_cross_entropy_with_logits(stated_tokens[marked], wanted, weights)
+    return span_loss, stance_loss, token_loss
 
 
 def batches(examples: Sequence[Example], rng: random.Random) -> list[list[Example]]:
@@ -187,7 +219,7 @@ def read(model: Judge, tokenizer: Tokenizer, examples: Sequence[Example]) -> Ite
         some = [examples[n] for n in order[at : at + 16]]
         batch = Encoded(tokenizer, some)
         with torch.autocast("cpu", torch.bfloat16):
-            spans, stances = model(batch.ids, batch.mask)
+            spans, stances, _ = model(batch)
         chances = spans.float().masked_fill(~batch.read.unsqueeze(-1), -1e4).softmax(dim=1).numpy()
         for row, one in enumerate(some):
             begin, offsets = batch.begin[row], batch.offsets[row]
@@ -285,9 +317,10 @@ class Training:
         with TemporaryDirectory() as whole:
             model.encoder.save_pretrained(whole)
             changes: dict[str, Any] = low_rank_changes(read_weights(backbone), read_weights(Path(whole)), RANK)
-        for name in ("span", "pool", "stance"):
+        for name in ("span", "pool", "stance", "stated"):
             head = getattr(model, name)
             changes |= {f"{name}.weight": head.weight.detach().numpy(), f"{name}.bias": head.bias.detach().numpy()}
+        changes["least.weight"] = model.least.weight.detach().numpy()
         self.restore()
         halves = {name: np.ascontiguousarray(values, dtype=np.float16) for name, values in changes.items()}
         out.mkdir(parents=True, exist_ok=True)
@@ -309,18 +342,19 @@ class Training:
         """Train on one round, while the rates go from the first to the second factor of their peaks."""
         steps = batches(rounds.examples(self.rounds), random.Random(self.rounds))
         begin, tokens, count = time.monotonic(), 0, 0
-        sums: dict[str, list[float]] = {"span": [], "stance": []}
+        sums: dict[str, list[float]] = {"span": [], "stance": [], "stated": []}
         self.model.train()
         for at, examples in enumerate(steps):
             share = factor[0] + (factor[1] - factor[0]) * at / len(steps)
             for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = peak * share * min(1.0, (self.steps + 1) / WARM_UP)
             batch = Encoded(self.tokenizer, examples)
-            span, stance = losses(self.model, batch, examples)
+            span, stance, stated = losses(self.model, batch, examples)
             total = torch.zeros(())
             for name, loss, rows in (
                 ("span", span, sum(one is not None for one in batch.spans)),
                 ("stance", stance, sum(one.stance is not None for one in examples)),
+                ("stated", stated, len(examples)),
             ):
                 if loss is not None:
                     total = total + loss * rows / len(examples)
