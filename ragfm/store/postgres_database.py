@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,16 @@ from ragfm.store.catalog import has_images
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.tables import SCHEMA, SERVER_STATE, chunks, generations, images, properties
+from ragfm.store.tables import (
+    SCHEMA,
+    SERVER_STATE,
+    chunks,
+    document_checksums,
+    generations,
+    images,
+    properties,
+    uploads,
+)
 
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
@@ -91,11 +100,23 @@ _POLICIES: Mapping[str, str] = {
     "failures": "false",
 }
 _SERVER_POLICIES: Mapping[str, str] = {
+    "document_checksums": "false",
     "answer_log": f"groups <@ {_CURRENT_GROUPS}",  # all groups that it was answered for
     "uploads": f"{_CURRENT_GROUPS} ? owner",
     "upload_parts": "EXISTS (SELECT FROM {schema}.uploads u WHERE u.id = upload_id)",
     "work": "false",
 }
+SEALED = "document checksums"
+"""The property with the generation up to which `document_checksums` is current; versions without it raise only this."""
+# Everything in the row of a document that no other checksum covers, except what changes with the source's listing, and
+# its groups.
+_ROW_CHECKSUM = """
+    sha256(convert_to(json_build_array(
+        source_id, born, restricted, characters, chunk_count, encode(text_hash, 'hex'), digest, recipe, media_type,
+        path, uri, allow, metadata, marks,
+        (SELECT json_agg(g.name ORDER BY g.name) FROM {schema}.groups g WHERE g.document_id = documents.id)
+    )::text, 'UTF8'))
+"""
 _ERRORS: Mapping[str, type[CollectionError]] = {
     "25006": CollectionReadOnlyError,  # read_only_sql_transaction
     "42501": AccessDeniedError,  # insufficient_privilege
@@ -337,6 +358,56 @@ class PostgresDatabase:
             yield connection
             connection.execute(_renewal(_WRITER))
 
+    # --- Checksums of rows, which pages need not have ---------------------------------------------------------------
+
+    def seal(self, connection: sa.Connection, generation: int, written: Sequence[int] | None) -> None:
+        """Store checksums of these documents, or of all; then those of this generation are complete.
+
+        Without the table, or the right to write it, they stay incomplete until the owner of the tables writes.
+        """
+        if not self.may(connection, document_checksums, "UPDATE"):
+            return
+        schema = f'"{self._schema}"'
+        if written != []:
+            statement = (
+                f"INSERT INTO {schema}.document_checksums "  # noqa: S608  our own names
+                f"SELECT id, {_ROW_CHECKSUM.format(schema=schema)} FROM {schema}.documents "
+                f"{'' if written is None else 'WHERE id = ANY(:ids)'} "
+                "ON CONFLICT (document_id) DO UPDATE SET checksum = excluded.checksum"
+            )
+            connection.execute(sa.text(statement), {} if written is None else {"ids": written})
+        upsert = insert(properties).values(key=SEALED, value=str(generation))
+        connection.execute(upsert.on_conflict_do_update(index_elements=["key"], set_={"value": upsert.excluded.value}))
+
+    def _is_sealed(self, connection: sa.Connection) -> bool:
+        """Whether the newest generation, like all before it, was written by a version that stores checksums."""
+        newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
+        return bool(connection.scalar(_property(SEALED)) == str(newest))
+
+    def damaged_rows(self, connection: sa.Connection) -> Iterator[tuple[str, str, str]]:
+        """See Database. Checksums are compared if they are complete, and this role may read them."""
+        if self._is_sealed(connection) and self.may(connection, document_checksums, "SELECT"):
+            schema = f'"{self._schema}"'
+            query = sa.text(
+                "SELECT uri, encode(checksum, 'hex') AS expected, encode(actual, 'hex') AS actual FROM "  # noqa: S608
+                f"(SELECT id, uri, died, {_ROW_CHECKSUM.format(schema=schema)} AS actual FROM {schema}.documents) d "
+                f"LEFT JOIN {schema}.document_checksums ON document_id = id "
+                "WHERE died IS NULL AND checksum IS DISTINCT FROM actual ORDER BY id"
+            )
+            for row in connection.execute(query):
+                yield row.uri, str(row.expected), row.actual
+
+    def open_tables(self, connection: sa.Connection) -> list[str]:
+        """See Database."""
+        names = list(connection.execute(_WITHOUT_SECURITY, {"schema": self._schema}).scalars())
+        return [name for name in names if self._policy(name) is not None]
+
+    def _policy(self, table: str) -> str | None:
+        """The policy that a table should have."""
+        if table.startswith("pgvector_"):
+            return f"EXISTS (SELECT FROM {{schema}}.chunks c WHERE c.text_hash = {table}.text_hash)"
+        return {**_POLICIES, **_SERVER_POLICIES}.get(table)
+
     # --- Creation ------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -391,21 +462,20 @@ class PostgresDatabase:
 
     def _create_tables(self, connection: sa.Connection) -> None:
         SCHEMA.create_all(connection, checkfirst=False)
-        self._create_policies(connection, _POLICIES)
         self._create_server_tables(connection)
+        self.create_policies(connection, self.open_tables(connection))
 
     def _create_server_tables(self, connection: sa.Connection) -> None:
-        SERVER_STATE.create_all(connection)  # an older ragfm may have created the keys
+        SERVER_STATE.create_all(connection)  # an older ragfm may have created some
         connection.exec_driver_sql(
             f'ALTER TABLE "{self._schema}".upload_parts ALTER COLUMN data SET STORAGE EXTERNAL'  # not compressed
         )
-        self._create_policies(connection, _SERVER_POLICIES)
 
-    def _create_policies(self, connection: sa.Connection, policies: Mapping[str, str]) -> None:
-        """Let restricted transactions see only some rows; see `restrict`. Others see all rows."""
-        for name, condition in policies.items():
+    def create_policies(self, connection: sa.Connection, tables: Iterable[str]) -> None:
+        """Let restricted transactions see only some rows of tables; see `restrict`. Others see all rows."""
+        for name in tables:
             table = f'"{self._schema}".{name}'
-            visible = condition.format(schema=f'"{self._schema}"')
+            visible = str(self._policy(name)).format(schema=f'"{self._schema}"')
             for statement in (
                 f"DROP POLICY IF EXISTS access ON {table}",  # some of the tables may be those of an older ragfm
                 f"CREATE POLICY access ON {table} USING ({_UNRESTRICTED} OR {visible})",
@@ -415,20 +485,37 @@ class PostgresDatabase:
                 connection.exec_driver_sql(statement)
 
     def migrate(self) -> None:
-        """Create what an older ragfm did not, if this role owns the tables: policies, tables of servers, images."""
+        """Create what an older ragfm did not, or what was switched off, if this role owns the tables."""
         with self.committing() as connection:
-            names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work")}
-            lacks = connection.execute(_LACKS, names).one_or_none()
-            if lacks is not None and (lacks.policies or lacks.server_tables or not has_images(connection)):
-                # Several processes may open the collection at once.
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
-                lacks = connection.execute(_LACKS, names).one()
-                if not (with_images := has_images(connection)):
-                    add_images(connection, f'"{self._schema}".{chunks.name}')
-                if lacks.policies or not with_images:
-                    self._create_policies(connection, _POLICIES)
-                if lacks.server_tables:
-                    self._create_server_tables(connection)
+            if not self._lacks(connection):
+                return
+            # Several processes may open the collection at once.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
+            if not has_images(connection):
+                add_images(connection, f'"{self._schema}".{chunks.name}')
+            self._create_server_tables(connection)
+            if not self.has_checksums(connection):
+                for column in (uploads.c.digest, uploads.c.checksum):
+                    definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                    connection.exec_driver_sql(f'ALTER TABLE "{self._schema}".uploads ADD COLUMN {definition}')
+            self.create_policies(connection, self.open_tables(connection))
+            if not self._is_sealed(connection):
+                newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
+                self.seal(connection, int(newest or 0), None)
+
+    def _lacks(self, connection: sa.Connection) -> bool:
+        """Whether `migrate` has something to create, and this role owns the tables."""
+        names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work", "document_checksums")}
+        lacks = connection.execute(_LACKS, names).one_or_none()
+        if lacks is None:
+            return False
+        return bool(
+            lacks.server_tables
+            or not has_images(connection)
+            or not self.has_checksums(connection)
+            or not self._is_sealed(connection)
+            or self.open_tables(connection)
+        )
 
     def check_server(self) -> None:
         """Raise CollectionError for a server that may lose acknowledged commits, or that cannot be written."""
@@ -498,6 +585,19 @@ class PostgresDatabase:
         """Whether this role may write to the collection, and the server is not a standby."""
         query = sa.text("SELECT NOT pg_is_in_recovery() AND has_table_privilege(:table, 'INSERT')")
         return bool(connection.scalar(query, {"table": f'"{self._schema}".generations'}))
+
+    def may(self, connection: sa.Connection, table: sa.Table, privilege: str) -> bool:
+        """Whether the table exists and this role has a privilege on it."""
+        query = sa.text("SELECT has_table_privilege(oid, :privilege) FROM pg_class WHERE oid = to_regclass(:table)")
+        values = {"table": f'"{self._schema}".{table.name}', "privilege": privilege}
+        return bool(connection.scalar(query, values))
+
+    def has_checksums(self, connection: sa.Connection) -> bool:
+        """Whether uploads have digests and checksums, which an older ragfm did not store."""
+        query = sa.text(
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(:uploads) AND attname = 'checksum'"
+        )
+        return bool(connection.scalar(query, {"uploads": f'"{self._schema}".uploads'}))
 
     @contextmanager
     def _keeping_lease(self, token: str, name: str) -> Iterator[None]:
@@ -696,10 +796,14 @@ _WALL = sa.text(
     "SELECT current_user AS name, relrowsecurity AS has_policies, row_security_active(oid) AS apply, "
     "pg_has_role(CAST(:role AS name), 'MEMBER') AS may_switch FROM pg_class WHERE oid = CAST(:table AS regclass)"
 )
+_WITHOUT_SECURITY = sa.text(
+    "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = :schema "
+    "AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity AND EXISTS "
+    "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access')) ORDER BY relname"
+)
 _LACKS = sa.text(
-    "SELECT NOT relrowsecurity AS policies, "
-    "to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL AS server_tables FROM pg_class "
-    "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
+    "SELECT to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL OR to_regclass(:document_checksums) IS NULL "
+    "AS server_tables FROM pg_class WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
 

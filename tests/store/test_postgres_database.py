@@ -408,7 +408,7 @@ def test_a_restored_dump_verifies_and_an_older_one_is_refused(
     copy = _open(restored)
     assert copy.search("leave", 10) == expected
     assert not copy.verify().damaged
-    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "11"
+    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "12"
     copy.close()
     assert _open(restored).sync(docs).added == 1  # sequences are restored, too
 
@@ -477,6 +477,46 @@ def test_damage_is_found(address: str, docs: Path, postgres: PostgresServer) -> 
     assert any(what.startswith("the tags of docs/") for what in found)
     postgres.sql(f"UPDATE {schema}.documents SET text = replace(text, '29', '28')")
     assert not collection.verify(repair=True).damaged
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "uri = uri || 'x'",
+        "digest = 'x'",
+        "recipe = '{}'",
+        """allow = '["board"]', restricted = true""",
+        "path = path || 'x'",
+        "media_type = 'text/x'",
+    ],
+)
+def test_a_changed_row_of_a_document_is_found(address: str, docs: Path, postgres: PostgresServer, change: str) -> None:
+    collection, schema = _open(address), _schema(address)
+    collection.sync(docs, tags={"year": 2025})
+    collection.tag("docs/leave.md", {"team": "hr"})
+    collection.sync(docs, allow=["hr"])
+    assert not collection.verify().damaged
+    postgres.sql(f"UPDATE {schema}.documents SET {change} WHERE uri = 'docs/leave.md'")
+    if "restricted" in change:  # with rows that agree
+        postgres.sql(f"""UPDATE {schema}.sources SET allow = '["board"]'; UPDATE {schema}.groups SET name = 'board'""")
+    report = collection.verify()
+    assert [found.what for found in report.findings if found.what.startswith("the checksum of the row of docs/leave")]
+    assert report.lost
+
+
+def test_rows_that_an_older_version_has_changed_are_not_damage(
+    address: str, docs: Path, postgres: PostgresServer
+) -> None:
+    collection, schema = _open(address), _schema(address)
+    collection.sync(docs)
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr("ragfm.store.postgres_database.PostgresDatabase.seal", lambda *_: None)
+        collection.tag("docs/leave.md", {"team": "hr"})
+    assert not collection.verify().damaged
+    collection.tag("docs/hours.txt", {"team": "hr"})
+    assert not collection.verify().damaged
+    postgres.sql(f"UPDATE {schema}.documents SET digest = 'x' WHERE uri = 'docs/leave.md'")
+    assert collection.verify().lost == ("docs/leave.md",)
 
 
 def test_backups_are_those_of_the_server(address: str, docs: Path, tmp_path: Path) -> None:
