@@ -11,6 +11,10 @@ Tables with the content of documents have policies, by which `restrict` hides ro
 
 HEAD, in the local folder, records the newest generation that this machine has seen and its digest. A database that has
 lost it, such as a standby that was promoted too early or an older backup, is refused.
+
+A dump keeps the collection's id. So the folder is named after the id and the place of the collection: server, database
+and schema. The property `home` is the place where it was last written. A collection elsewhere is a clone, and has a
+folder of its own; the first writer there gives it an id of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +111,8 @@ _SERVER_POLICIES: Mapping[str, str] = {
     "upload_parts": "EXISTS (SELECT FROM {schema}.uploads u WHERE u.id = upload_id)",
     "work": "false",
 }
+HOME = "home"
+"""The property with the place where the collection was last written; another value makes it a clone."""
 SEALED = "document checksums"
 """The property with the generation up to which `document_checksums` is current; versions without it raise only this."""
 # Everything in the row of a document that no other checksum covers, except what changes with the source's listing, and
@@ -161,7 +168,7 @@ class PostgresDatabase:
         self._token: str | None = None  # of the lease, while this process holds it
         self._seen: tuple[int, str] | None = None  # the newest generation that this process has seen, and its digest
         self._head_lock = threading.Lock()
-        self._collection_id: str | None = None
+        self._key: str | None = None  # the name of the folder
         self._compiled: dict[sa.Select[Any], tuple[str, Mapping[str, Any]]] = {}
         self._restricting: dict[str, str] | None = None  # settings, besides the groups, that make policies apply
         reset_in_children(self)
@@ -179,23 +186,40 @@ class PostgresDatabase:
         """What to do if acknowledged commits are missing."""
         return (
             "Connect to the server that has them. If an older state was restored on purpose, remove the folder "
-            f"'{self.folder}' on every machine."
+            f"'{self.folder}' on every machine. If the server is a copy of another one's files, give the collection "
+            "another `home` there: docs/scale-out.md."
         )
 
     @property
     def folder(self) -> Path:
         """The folder of HEAD and views on this machine, which may not exist. Raises CollectionNotFound."""
-        return self._cache / self.collection_id
-
-    @property
-    def collection_id(self) -> str:
-        """The collection's unique id. Raises CollectionNotFound."""
-        if self._collection_id is None:
+        if self._key is None:
             if not self.exists:
                 raise self._not_found()
             with self.reading() as connection:
-                self._collection_id = str(connection.scalar(_property("collection")))
-        return self._collection_id
+                self._key = self._read_key(connection)
+        return self._cache / self._key
+
+    def _read_key(self, connection: sa.Connection) -> str:
+        """The collection's id with a hash of its place, and of its home if that is another place."""
+        place, home = self._place(connection), connection.scalar(_property(HOME))
+        if home not in (None, place):
+            _log.warning(
+                "%s is a clone of a collection elsewhere. It has views and a record of commits of its own; the next "
+                "ingest gives it an id of its own.",
+                self.location,
+            )
+        names = json.dumps([place] if home is None else sorted({place, home}))
+        digest = blake2b(names.encode(), digest_size=4).hexdigest()
+        return f"{connection.scalar(_property('collection'))}-{digest}"
+
+    def _place(self, connection: sa.Connection) -> str:
+        """The server, which a standby has in common with its primary server, the database, and the schema."""
+        may = sa.text("SELECT has_function_privilege('pg_control_system()', 'EXECUTE')")
+        server = sa.text("SELECT system_identifier FROM pg_control_system()")
+        database = sa.text("SELECT oid FROM pg_database WHERE datname = current_database()")
+        system = connection.scalar(server) if connection.scalar(may) else "unknown"
+        return f"{system}/{connection.scalar(database)}/{self._schema}"
 
     @property
     def settings_file(self) -> Path:
@@ -214,18 +238,18 @@ class PostgresDatabase:
             return bool(connection.scalar(sa.select(sa.exists(sa.select(generations.c.id)))))
 
     def identity(self) -> str | None:
-        """The id of the collection, as last seen; None if there is none."""
+        """The name of the folder, as last seen; None if there is no collection."""
         try:
-            return self.collection_id
+            return self.folder.name
         except CollectionNotFound:
             return None
 
     def replaced(self, connection: sa.Connection) -> bool:
         """Whether the schema now has another collection, which is then used."""
-        current = str(connection.scalar(_property("collection")))
-        if current == self._collection_id:
+        current = self._read_key(connection)
+        if current == self._key:
             return False
-        self._collection_id, self._seen = current, None
+        self._key, self._seen = current, None
         return True
 
     # --- Connections ---------------------------------------------------------------------------------------------
@@ -426,7 +450,7 @@ class PostgresDatabase:
             self._create_tables(connection)
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
-        self._collection_id = self._seen = None  # of one that was dropped
+        self._key = self._seen = None  # of one that was dropped
         self.saw(generation, digest)
 
     @contextmanager
@@ -485,8 +509,12 @@ class PostgresDatabase:
                 connection.exec_driver_sql(statement)
 
     def migrate(self) -> None:
-        """Create what an older ragfm did not, or what was switched off, if this role owns the tables."""
+        """Create what an older ragfm did not, or what was switched off, if this role owns the tables.
+
+        A clone gets an id of its own.
+        """
         with self.committing() as connection:
+            self._settle(connection)
             if not self._lacks(connection):
                 return
             # Several processes may open the collection at once.
@@ -502,6 +530,18 @@ class PostgresDatabase:
             if not self._is_sealed(connection):
                 newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
                 self.seal(connection, int(newest or 0), None)
+
+    def _settle(self, connection: sa.Connection) -> None:
+        """Record where the collection is. If it was elsewhere, it gets a new id."""
+        place, home = self._place(connection), connection.scalar(_property(HOME))
+        if home == place:
+            return
+        upsert = insert(properties).values(key=HOME, value=place)
+        connection.execute(upsert.on_conflict_do_update(index_elements=["key"], set_={"value": place}))
+        if home is not None:
+            new_id = properties.update().where(properties.c.key == "collection").values(value=uuid.uuid4().hex)
+            connection.execute(new_id)
+            self._key = self._seen = None
 
     def _lacks(self, connection: sa.Connection) -> bool:
         """Whether `migrate` has something to create, and this role owns the tables."""
