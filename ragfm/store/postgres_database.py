@@ -429,7 +429,8 @@ class PostgresDatabase:
     def _policy(self, table: str) -> str | None:
         """The policy that a table should have."""
         if table.startswith("pgvector_"):
-            return f"EXISTS (SELECT FROM {{schema}}.chunks c WHERE c.text_hash = {table}.text_hash)"
+            # With OFFSET, the subquery is never planned as a scan of all chunks: a search visits few rows.
+            return f"EXISTS (SELECT FROM {{schema}}.chunks c WHERE c.text_hash = {table}.text_hash OFFSET 0)"
         return {**_POLICIES, **_SERVER_POLICIES}.get(table)
 
     # --- Creation ------------------------------------------------------------------------------------------------
@@ -783,7 +784,8 @@ class PostgresDatabase:
         """The type of error to raise, and the reason in one line."""
         state = getattr(error.orig, "sqlstate", None) or ""
         # libpq's second line asks "Is the server running …?", which the hint of the error does, too.
-        why = " ".join(str(error.orig).partition("\n\tIs the server")[0].split()).rstrip(".")
+        primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)  # without the statement
+        why = " ".join((primary or str(error.orig)).partition("\n\tIs the server")[0].split()).rstrip(".")
         # Classes of states: 08 connection exception, 28 authorization, 3D unknown database, 57 server is shut down.
         unknown = not state and not isinstance(error, sa.exc.DataError)  # psycopg itself refuses a NUL
         if error.connection_invalidated or unknown or state[:2] in ("08", "28", "3D", "57"):

@@ -110,6 +110,29 @@ def test_a_failed_document_is_code_3_and_the_others_are_ingested(shell: Shell, d
     assert shell.json("status")["failed"][0]["attempts"] == 2
 
 
+def test_known_failures_can_be_tolerated(shell: Shell, docs: Path) -> None:
+    (docs / "fake.pdf").write_text("Hello, I am not a PDF.")
+    os.utime(docs / "fake.pdf", (1e9, 1e9))
+    words = ("ingest", "docs", "--tolerate-failed")
+    assert [failure["known"] for failure in shell.json(*words, code=3)["failed"]] == [False]
+    for retry in ((), ("--retry",)):
+        assert [failure["known"] for failure in shell.json(*words, *retry)["failed"]] == [True]
+    (docs / "fake.pdf").write_text("Hello, I am no PDF either.")
+    os.utime(docs / "fake.pdf", (1.1e9, 1.1e9))
+    shell(*words, code=3)
+    shell(*words)
+    (docs / "other.pdf").write_text("Hello, I am not a PDF.")
+    shell(*words, code=3)
+    shell("ingest", "docs", code=3)
+
+
+def test_a_source_that_cannot_be_read_is_never_tolerated(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs", "--tolerate-failed")
+    docs.rename(docs.with_name("gone"))
+    for _ in range(2):
+        shell("ingest", "--tolerate-failed", code=3)
+
+
 WRONG = {
     "no such path": (["ingest", "missing"], 1, "missing"),
     "no source": (["ingest"], 1, "no source"),
