@@ -298,13 +298,16 @@ def _verify_views(
         name = f"{VIEWS_FOLDER}/{folder.name}"
         try:
             manifest = read_checksummed(folder / MANIFEST)
+            if manifest.get("format") != FORMAT:  # of another version: it is not used
+                yield name, []
+                continue
             view_generation = int(manifest.get("generation", -1))
             if generation is not None and view_generation > generation:
                 expected = f"at least {view_generation}, the generation of the view {name}"
                 yield CATALOG_FILE, [Discrepancy("its newest generation", expected, str(generation))]
                 continue
             found = [Discrepancy(*damage) for damage in damaged_blocks(folder, manifest.get("files", {}))]
-            if not found and catalog is not None and manifest.get("format") == FORMAT:
+            if not found and catalog is not None:
                 view = View(folder, manifest)
                 found = list(_check_view(view, str(manifest["digest"]), int(manifest["contract"]), catalog))
             yield name, found

@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.shell import HIT_KEYS, InProcessShell, Shell
+from support.torture.full_disk import small_disk
 from support.written_pdf import lines, pdf
 
 from ragfm.cli.main import SECTIONS
@@ -324,6 +326,19 @@ def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> 
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1
         assert "No space left" in done.stderr
+
+
+def test_a_read_only_file_system_is_an_access_error(shell: Shell, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with ExitStack() as mounts:
+        try:
+            mounts.enter_context(small_disk(disk))
+        except OSError as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        error = shell.json("keys", "add", "ann", "--keys", disk / "keys.json", code=1)["error"]
+    assert (error["type"], "Read-only file system" in error["message"]) == ("AccessDeniedError", True)
 
 
 def test_an_error_of_the_system_says_what_failed_and_what_to_check(shell: Shell) -> None:
