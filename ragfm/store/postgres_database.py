@@ -270,7 +270,7 @@ class PostgresDatabase:
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 "A collection on PostgreSQL needs psycopg, which is not installed.",
-                "Run `pip install 'ragfm[postgres]'`.",
+                "Run `pip install -e '.[postgres]'` in ragfm's source folder.",
             ) from error
         sa.event.listen(engine, "connect", _allow_prepared)
         return engine

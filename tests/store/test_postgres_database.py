@@ -232,7 +232,7 @@ def test_importing_ragfm_does_not_import_psycopg() -> None:
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[postgres\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[postgres\]'"):
         Collection.open("postgresql:///db").search("x")
 
 
