@@ -841,8 +841,9 @@ _WALL = sa.text(
 _WITHOUT_SECURITY = sa.text(
     "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = :schema "
     "AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity AND EXISTS "
-    "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access')) ORDER BY relname"
-)
+    "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access' "
+    "AND position(:setting IN pg_get_expr(polqual, polrelid)) > 0)) ORDER BY relname"
+).bindparams(setting=_GROUPS)
 _LACKS = sa.text(
     "SELECT to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL OR to_regclass(:document_checksums) IS NULL "
     "AS server_tables FROM pg_class WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"

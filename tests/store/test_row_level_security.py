@@ -210,8 +210,12 @@ def test_a_dump_by_the_owner_of_the_tables_has_all_rows(address: str, docs: Path
 
 @pytest.mark.parametrize(
     "statement",
-    ["ALTER TABLE {}.chunks DISABLE ROW LEVEL SECURITY", "DROP POLICY access ON {}.chunks"],
-    ids=["disabled", "dropped"],
+    [
+        "ALTER TABLE {}.chunks DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY access ON {}.chunks",
+        "ALTER POLICY access ON {}.chunks USING (true)",
+    ],
+    ids=["disabled", "dropped", "opened"],
 )
 def test_row_level_security_that_is_off_is_found_and_switched_on(
     restricted: Collection, address: str, postgres: PostgresServer, statement: str
