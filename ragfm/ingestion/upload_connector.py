@@ -44,8 +44,7 @@ class UploadFolderConnector:
 
     def refs(self) -> Iterator[Ref]:
         """The files of all uploads, with the groups of their records."""
-        self._records = self._uploads.records()
-        return _restricted(self._files.refs(), self._records)
+        return _restricted(self._files.refs(), self._uploads.records)
 
     def fetch(self, ref: Ref) -> Blob:
         """The content of a file. Raises ConnectorError, also if it is not the content that was uploaded."""
@@ -76,7 +75,7 @@ class UploadConnector:
 
     def refs(self) -> Iterator[Ref]:
         """The files of all uploads, in order of their ids, with the groups of their records."""
-        return _restricted(self._refs(), self._table.records())
+        return _restricted(self._refs(), self._table.records)
 
     def _refs(self) -> Iterator[Ref]:
         listings = self._table.listings(self._listed_with)
@@ -145,13 +144,15 @@ class UploadConnector:
         shutil.rmtree(self._contents() / number, ignore_errors=True)
 
 
-def _restricted(refs: Iterable[Ref], records: Mapping[str, UploadRecord]) -> Iterator[Ref]:
+def _restricted(refs: Iterable[Ref], records: Callable[[], Mapping[str, UploadRecord]]) -> Iterator[Ref]:
     """The entries, which only the groups in the record of their upload may see; without a valid one, nobody."""
-    reported = set[str]()
+    known, missing = records(), set[str]()
     for ref in refs:
         number = ref.path.partition("/")[0]
-        record = records.get(number)
-        if record is None and ref.skip is None and number not in reported:
-            reported.add(number)
-            _log.warning("The upload %s has no valid record, so nobody may see it (`ragfm verify`).", number)
+        if number not in known and number not in missing and ref.skip is None:
+            known = records()  # it may have been stored since
+            if number not in known:
+                missing.add(number)
+                _log.warning("The upload %s has no valid record, so nobody may see it (`ragfm verify`).", number)
+        record = known.get(number)
         yield replace(ref, allow=intersect_groups(ref.allow, record.groups if record else ()))

@@ -167,8 +167,9 @@ class UploadTable:
             if not self._database.may(connection, uploads, "UPDATE") or not self._database.has_checksums(connection):
                 return
             rows = self._rows(connection, uploads.c.state != _REMOVED, uploads.c.checksum.is_(None))
+            columns = ("id", "name", "groups", "bytes")
             new = [
-                upload_values(id := row["id"], row["name"], row["groups"], row["bytes"], self._digest(connection, id))
+                upload_values(*(row[key] for key in columns), self._digest(connection, row["id"]))
                 for row in rows
                 if _record(row) is not None
             ]

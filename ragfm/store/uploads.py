@@ -288,8 +288,12 @@ class UploadFolder:
     def records(self) -> dict[str, UploadRecord]:
         """The valid records by id, those of access files where there is none. Raises CollectionError."""
         rows = self._rows()
-        found = {id: valid_record(rows[id]) if id in rows else self._legacy_record(id) for id in self._ids()}
-        return {number: record for number, record in found.items() if record is not None}
+        records = {}
+        for number in self._ids():
+            record = valid_record(rows[number]) if number in rows else self._legacy_record(number)
+            if record is not None:
+                records[number] = record
+        return records
 
     def differences(self) -> Iterator[tuple[str, str, str, str]]:
         """See UploadStore."""
@@ -410,8 +414,9 @@ class UploadFolder:
                     number = hidden.name.removeprefix(".")
                     connection.execute(uploads_table.delete().where(uploads_table.c.id == number))
         except CollectionError:  # a full disk, for example: its empty folder stays for `begin`
-            for file in hidden.iterdir():
-                file.unlink()
+            with suppress(OSError):
+                for file in hidden.iterdir():
+                    file.unlink()
         else:
             shutil.rmtree(hidden, ignore_errors=True)
 

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ragfm_connectors.files import FilesConnector
 from support.postgres_server import PostgresServer
 
 from ragfm import Collection, Settings
+from ragfm.core.types import Ref
+from ragfm.ingestion.upload_connector import UploadFolderConnector
 from ragfm.store.sqlite_file import open_connection
 from ragfm.store.tables import uploads as uploads_table
-from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, upload_id
+from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, UploadFolder, upload_id
 from ragfm.testing import HashingEmbedder
 
 
@@ -121,6 +124,20 @@ def test_a_changed_byte_of_an_upload_does_not_replace_its_text(folder: Collectio
     assert "is damaged: its content has the checksum" in report.failed[0].error
     assert folder.document(uri).text == "The zebra is called Bob."
     assert _findings(folder) == [(f"uploads/{upload_id(uri)}", "the checksum of zebra.txt")]
+
+
+def test_an_upload_that_is_stored_during_the_listing_has_its_groups(folder: Collection) -> None:
+    uploads = folder.open_uploads()
+    assert isinstance(uploads, UploadFolder)
+
+    class Late(FilesConnector):
+        def refs(self) -> Iterator[Ref]:
+            uploads.store(io.BytesIO(b"Late."), "late.txt", ["key:ann"])
+            yield from super().refs()
+
+    _upload(folder)
+    listed = list(UploadFolderConnector(uploads, Late(uploads.folder)).refs())
+    assert [ref.allow for ref in listed if ref.path.endswith("late.txt")] == [("key:ann",)]
 
 
 def test_a_lost_file_is_found(folder: Collection) -> None:
