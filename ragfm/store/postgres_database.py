@@ -421,10 +421,10 @@ class PostgresDatabase:
             for row in connection.execute(query):
                 yield row.uri, str(row.expected), row.actual
 
-    def open_tables(self, connection: sa.Connection) -> list[str]:
-        """See Database."""
-        names = list(connection.execute(_WITHOUT_SECURITY, {"schema": self._schema}).scalars())
-        return [name for name in names if self._policy(name) is not None]
+    def open_tables(self, connection: sa.Connection, *, own: bool = False) -> list[str]:
+        """See Database. With `own`, only those that this role may change."""
+        rows = connection.execute(_WITHOUT_SECURITY, {"schema": self._schema}).all()
+        return [row.relname for row in rows if self._policy(row.relname) is not None and (row.own or not own)]
 
     def _policy(self, table: str) -> str | None:
         """The policy that a table should have."""
@@ -527,7 +527,7 @@ class PostgresDatabase:
                 for column in (uploads.c.digest, uploads.c.checksum):
                     definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
                     connection.exec_driver_sql(f'ALTER TABLE "{self._schema}".uploads ADD COLUMN {definition}')
-            self.create_policies(connection, self.open_tables(connection))
+            self.create_policies(connection, self.open_tables(connection, own=True))
             if not self._is_sealed(connection):
                 newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
                 self.seal(connection, int(newest or 0), None)
@@ -555,7 +555,7 @@ class PostgresDatabase:
             or not has_images(connection)
             or not self.has_checksums(connection)
             or not self._is_sealed(connection)
-            or self.open_tables(connection)
+            or self.open_tables(connection, own=True)
         )
 
     def check_server(self) -> None:
@@ -839,7 +839,8 @@ _WALL = sa.text(
     "pg_has_role(CAST(:role AS name), 'MEMBER') AS may_switch FROM pg_class WHERE oid = CAST(:table AS regclass)"
 )
 _WITHOUT_SECURITY = sa.text(
-    "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = :schema "
+    "SELECT relname, pg_has_role(relowner, 'USAGE') AS own FROM pg_class "
+    "JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = :schema "
     "AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity AND EXISTS "
     "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access' "
     "AND position(:setting IN pg_get_expr(polqual, polrelid)) > 0)) ORDER BY relname"

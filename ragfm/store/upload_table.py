@@ -167,12 +167,11 @@ class UploadTable:
             if not self._database.may(connection, uploads, "UPDATE") or not self._database.has_checksums(connection):
                 return
             rows = self._rows(connection, uploads.c.state != _REMOVED, uploads.c.checksum.is_(None))
-            columns = ("id", "name", "groups", "bytes")
-            new = [
-                upload_values(*(row[key] for key in columns), self._digest(connection, row["id"]))
-                for row in rows
-                if _record(row) is not None
-            ]
+            new = []
+            for row in rows:
+                if _record(row) is not None:
+                    digest = self._digest(connection, row["id"])
+                    new.append(upload_values(row["id"], row["name"], row["groups"], row["bytes"], digest))
         if new:
             with self._database.committing() as connection:
                 for values in new:

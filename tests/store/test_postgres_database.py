@@ -438,11 +438,11 @@ def test_an_older_dump_in_the_same_place_is_refused(address: str, docs: Path, po
     collection.close()
     postgres.sql(f"DROP SCHEMA {schema} CASCADE")
     postgres.restore(file, "postgres")
-    with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged: commits were lost") as raised:
+    with pytest.raises(DamagedCollectionError, match=r"was acknowledged: commits were lost") as raised:
         _open(address).search("leave", 10)
     assert str(collection.path) in raised.value.hint
     shutil.rmtree(collection.path)  # as the hint says
-    assert len(_open(address).search("leave", 10)) == 5
+    assert len(_open(address).documents()) == 4
 
 
 def test_a_physical_copy_is_told_apart_by_its_home(address: str, docs: Path, postgres: PostgresServer) -> None:
