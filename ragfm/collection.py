@@ -364,7 +364,7 @@ class Collection:
     ) -> None:
         """Sync all sources, then each when it changes and every `interval` seconds, until `stop` is set.
 
-        `callback` is called after each sync, failed ones included, which are retried. Needs `ragfm[watch]`.
+        `callback` is called after each sync, failed ones included, which are retried. Needs the extra `watch`.
         """
         from ragfm.ingestion.source_watcher import watch
 

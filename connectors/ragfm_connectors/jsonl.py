@@ -257,7 +257,9 @@ def _read_parquet(file: BinaryIO, *_: object) -> _Records:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise MissingExtraError("Parquet files need pyarrow.", "Run `pip install 'ragfm[parquet]'`.") from error
+        raise MissingExtraError(
+            "Parquet files need pyarrow.", "Run `pip install -e '.[parquet]'` in ragfm's source folder."
+        ) from error
     number = 0
     try:
         metadata = pyarrow.parquet.read_metadata(file)

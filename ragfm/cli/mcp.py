@@ -45,7 +45,7 @@ def mcp(
         from ragfm.server.mcp_server import run_stdio
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"`ragfm mcp` requires {error.name}.", "Install it with `pip install 'ragfm[mcp]'`."
+            f"`ragfm mcp` requires {error.name}.", "Install it with `pip install -e '.[mcp]'` in ragfm's source folder."
         ) from error
     if http:
         context.invoke(serve, collections=collections, readers=readers, adapter=adapter, **server_options)

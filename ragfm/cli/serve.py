@@ -93,7 +93,8 @@ def serve(
         from ragfm.server.uvicorn_server import Server
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"The server requires {error.name}.", "Install it with `pip install 'ragfm[server]'`."
+            f"The server requires {error.name}.",
+            "Install it with `pip install -e '.[server]'` in ragfm's source folder.",
         ) from error
     folders = named_collections(collections)
     keys = None if no_auth else key_store(keys_path, folders[0][1])

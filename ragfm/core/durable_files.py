@@ -45,7 +45,7 @@ def storage_failure(folder: Path, error: BaseException) -> tuple[type[Collection
         cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     elif "readonly" in str(cause):
         cause = OSError(errno.EACCES, str(cause))
-    elif not isinstance(cause, OSError):
+    elif not isinstance(cause, OSError) or cause.errno is None:  # numpy's errors have no number
         probe = temporary_path(folder / "probe")
         try:
             with probe.open("xb") as file:

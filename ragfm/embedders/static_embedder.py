@@ -71,7 +71,7 @@ class StaticEmbedder:
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 "Static embedding models require model2vec, which is not installed.",
-                "Run `pip install 'ragfm[static]'`.",
+                "Run `pip install -e '.[static]'` in ragfm's source folder.",
             ) from error
         with report_damage("model2vec", self._path):
             return StaticModel.from_pretrained(str(self._path), max_length=None)  # changing it later is not thread-safe

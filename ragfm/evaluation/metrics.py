@@ -89,7 +89,7 @@ def ranking_measures(places: Sequence[Ranked], grades: Mapping[int, int], k: int
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"Evaluation needs the module {error.name!r}, which is not installed.",
-            "Install it with `pip install 'ragfm[eval]'`.",
+            "Install it with `pip install -e '.[eval]'` in ragfm's source folder.",
         ) from error
     measures: dict[str, Any] = {
         f"nDCG@{CUTOFF}": ir_measures.nDCG @ CUTOFF,

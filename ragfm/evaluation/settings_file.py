@@ -87,7 +87,7 @@ def import_tomlkit() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"Writing {SETTINGS_FILE} requires the module {error.name!r}, which is not installed.",
-            "Install it with `pip install 'ragfm[eval]'`.",
+            "Install it with `pip install -e '.[eval]'` in ragfm's source folder.",
         ) from error
     return tomlkit
 

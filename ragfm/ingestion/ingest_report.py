@@ -18,7 +18,8 @@ class Skipped:
 class Failed:
     """A document that failed at a stage (list, fetch, parse), or a source that failed (list, remove).
 
-    `attempts` counts consecutive failures. `stale`: an older version is still in the collection.
+    `attempts` counts consecutive failures. `stale`: an older version is still in the collection. `known`: it had failed
+    at an earlier sync, and neither it nor its settings or parsers have changed since.
     """
 
     uri: str
@@ -26,6 +27,7 @@ class Failed:
     error: str
     attempts: int
     stale: bool
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ def _switch(
             new_recipe = json.dumps(json.loads(row.recipe or "{}") | chunking, sort_keys=True)
             values = {"chunk_count": len(new_chunks), "recipe": new_recipe}
             commit.connection.execute(documents.update().where(documents.c.id == row.id).values(**values))
+            commit.written.append(row.id)
             commit.chunks += len(new_chunks)
         commit.record("embedder", dict(contract))
     seconds = round(time.monotonic() - start, 3)

@@ -81,7 +81,7 @@ class SharedWork:
         if executor not in ("local", "ray"):
             raise UnsupportedError(f"There is no executor {executor!r}.", "Choose local or ray.")
         if executor == "ray" and find_spec("ray") is None:
-            raise MissingExtraError("Ray is not installed.", "Run `pip install 'ragfm[ray]'`.")
+            raise MissingExtraError("Ray is not installed.", "Run `pip install -e '.[ray]'` in ragfm's source folder.")
         database = cast("PostgresDatabase", store.database)
         self.max_bytes = int(store.settings.files.max_mb * 2**20)
         self._queue = WorkQueue(database)

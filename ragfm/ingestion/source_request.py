@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from ragfm.core.errors import SourceError
 from ragfm.ingestion.connector_options import build_connector
 from ragfm.ingestion.document_tags import check_tag_names
-from ragfm.ingestion.upload_connector import UploadConnector
+from ragfm.ingestion.upload_connector import UploadConnector, UploadFolderConnector
 from ragfm.store.catalog import Source
 from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ragfm.core.types import Connector
     from ragfm.store.collection_store import Store
     from ragfm.store.upload_table import UploadTable
+    from ragfm.store.uploads import UploadFolder
 
 _PATTERN_OPTIONS = ("include", "exclude")
 
@@ -227,6 +228,8 @@ def build_source(store: Store, source: Source) -> Connector:
                 lambda folder: build_connector("files", str(folder), source.options, defaults),
                 json.dumps([version("ragfm"), defaults, dict(source.options)], sort_keys=True),
             )
+        files = build_connector(source.connector, location, source.options, defaults)
+        return UploadFolderConnector(cast("UploadFolder", store.open_uploads()), files)
     return build_connector(source.connector, location, source.options, defaults)
 
 

@@ -52,7 +52,9 @@ def watch(store: Store, callback: Callable[[WatchEvent], None], interval: float,
     try:
         import watchfiles  # noqa: F401
     except ModuleNotFoundError as error:
-        raise MissingExtraError("Watching needs watchfiles.", "Run `pip install 'ragfm[watch]'`.") from error
+        raise MissingExtraError(
+            "Watching needs watchfiles.", "Run `pip install -e '.[watch]'` in ragfm's source folder."
+        ) from error
     if not known_sources(store):
         raise SourceError("There is no source to watch.", "Ingest a folder first, or list sources in ragfm.toml.")
     try:

@@ -157,7 +157,7 @@ def sync_sources(
 def failed_documents(catalog: Catalog) -> tuple[Failed, ...]:
     """The documents that failed at the last sync of their source."""
     return tuple(
-        Failed(document_uri(row.source, row.path), row.stage, row.error, row.attempts, bool(row.stale))
+        Failed(document_uri(row.source, row.path), row.stage, row.error, row.attempts, bool(row.stale), known=True)
         for row in stored_failures(catalog)
     )
 

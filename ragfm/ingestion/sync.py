@@ -196,7 +196,8 @@ class Sync:
     @property
     def report(self) -> SyncReport:
         """The result so far."""
-        failures = sorted([*self._failures, *self._kept_failures], key=lambda failure: failure.path)
+        failures = [(failure, failure.attempts > 1) for failure in self._failures]
+        failures += [(failure, True) for failure in self._kept_failures]
         return SyncReport(
             added=self._added,
             updated=self._updated,
@@ -206,7 +207,8 @@ class Sync:
             seconds=round(time.monotonic() - self._start, 3),
             skipped=tuple(Skipped(self._uri(path), reason) for path, reason in sorted(self._skipped.items())),
             failed=tuple(
-                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current) for f in failures
+                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current, known)
+                for f, known in sorted(failures, key=lambda failure: failure[0].path)
             ),
         )
 

@@ -1,32 +1,63 @@
-"""The uploads in a collection's database as a source.
+"""The uploads of a collection as a source. Their records decide who may see them, and what their content is.
 
-Files are listed once and then known to all machines. Their content is written to the machine's cache folder to be
-read, as the connector `files` and its sandbox read files.
+Files in the collection's database are listed once and then known to all machines. Their content is written to the
+machine's cache folder to be read, as the connector `files` and its sandbox read files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import tempfile
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ragfm.core.access_groups import intersect_groups
 from ragfm.core.durable_files import write_error
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Connector, Ref
-from ragfm.store.uploads import UPLOADS_ADDRESS
+from ragfm.store.uploads import UPLOADS_ADDRESS, check_content, content_digest
 
 if TYPE_CHECKING:
     from ragfm.store.upload_table import UploadTable
+    from ragfm.store.uploads import UploadFolder, UploadRecord
 
 _MAX_KEPT_BYTES = 2**30  # of contents in the cache folder, which members of archives are read from in turns
 _LEFTOVER_SECONDS = 86_400
+_log = logging.getLogger(__name__)
+
+
+class UploadFolderConnector:
+    """The uploads in a folder, which `files` lists and reads."""
+
+    def __init__(self, uploads: UploadFolder, files: Connector) -> None:
+        self._uploads, self._files = uploads, files
+        self.root = files.root
+        self._records: Mapping[str, UploadRecord] = {}
+        self._intact: set[str] = set()  # uploads whose content has matched its digest
+
+    def refs(self) -> Iterator[Ref]:
+        """The files of all uploads, with the groups of their records."""
+        return _restricted(self._files.refs(), self._uploads.records)
+
+    def fetch(self, ref: Ref) -> Blob:
+        """The content of a file. Raises ConnectorError, also if it is not the content that was uploaded."""
+        number = ref.path.partition("/")[0]
+        if number not in self._intact:
+            if number not in self._records:
+                self._records = self._uploads.records()
+            record = self._records.get(number)
+            if record is not None and record.digest is not None:
+                with (self._uploads.folder / number / record.name).open("rb") as file:
+                    check_content(number, record.digest, content_digest(file))
+            self._intact.add(number)
+        return self._files.fetch(ref)
 
 
 class UploadConnector:
@@ -43,7 +74,10 @@ class UploadConnector:
         self._opened: OrderedDict[str, tuple[Connector, int]] = OrderedDict()  # by id, with the size in bytes
 
     def refs(self) -> Iterator[Ref]:
-        """The files of all uploads, in order of their ids."""
+        """The files of all uploads, in order of their ids, with the groups of their records."""
+        return _restricted(self._refs(), self._table.records)
+
+    def _refs(self) -> Iterator[Ref]:
         listings = self._table.listings(self._listed_with)
         for number in self._opened.keys() - listings.keys():  # deleted
             self._remove(number)
@@ -54,6 +88,9 @@ class UploadConnector:
             try:
                 listed = list(self._files_of(number).refs())
             except FileNotFoundError:  # deleted meanwhile
+                continue
+            except ConnectorError as error:
+                yield Ref(number, error=str(error))
                 continue
             refs = [replace(ref, path=f"{number}/{ref.path}" if ref.path else number) for ref in listed]
             if not any(ref.error for ref in refs):
@@ -105,3 +142,17 @@ class UploadConnector:
     def _remove(self, number: str) -> None:
         del self._opened[number]
         shutil.rmtree(self._contents() / number, ignore_errors=True)
+
+
+def _restricted(refs: Iterable[Ref], records: Callable[[], Mapping[str, UploadRecord]]) -> Iterator[Ref]:
+    """The entries, which only the groups in the record of their upload may see; without a valid one, nobody."""
+    known, missing = records(), set[str]()
+    for ref in refs:
+        number = ref.path.partition("/")[0]
+        if number not in known and number not in missing and ref.skip is None:
+            known = records()  # it may have been stored since
+            if number not in known:
+                missing.add(number)
+                _log.warning("The upload %s has no valid record, so nobody may see it (`ragfm verify`).", number)
+        record = known.get(number)
+        yield replace(ref, allow=intersect_groups(ref.allow, record.groups if record else ()))

@@ -51,7 +51,7 @@ from ragfm.store.sqlite_file import (
     open_connection,
     write_head,
 )
-from ragfm.store.uploads import UPLOADS
+from ragfm.store.uploads import UPLOADS, UploadFolder
 from ragfm.store.views import block_checksums
 
 MANIFEST = "manifest.json"
@@ -93,6 +93,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
         try:
             _copy_database(catalog, temporary, progress or ignore_progress)
             copy_uploads(store.folder, temporary)
+            UploadFolder(temporary).drop_records()  # of uploads that were removed since
             with open_connection(temporary, writable=True) as connection:
                 newest = newest_generation(connection)
             write_head(temporary, newest.id, newest.digest)

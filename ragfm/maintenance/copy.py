@@ -25,7 +25,7 @@ from ragfm.maintenance.upload_files import copy_to_database
 from ragfm.maintenance.verification import verify
 from ragfm.store.catalog import columns_of, has_images
 from ragfm.store.collection_store import Store
-from ragfm.store.postgres_database import NO_LEASE
+from ragfm.store.postgres_database import HOME, NO_LEASE, SEALED
 from ragfm.store.tables import (
     WITH_IMAGES,
     chunks,
@@ -44,7 +44,7 @@ from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
 _BATCH_ROWS, _BATCH_IMAGES = 1_000, 20
 _COPY_OF = "copy of"  # key of the source's id in `properties`
-_OWN_PROPERTIES = ("collection", _COPY_OF, *NO_LEASE)
+_OWN_PROPERTIES = ("collection", _COPY_OF, HOME, SEALED, *NO_LEASE)
 _TABLES = (generations, sources, documents, chunks, tags, groups, failures, images)
 _NUMBERED = (contracts, sources, documents, chunks)  # with ids that the database assigns
 

@@ -65,7 +65,7 @@ def export(
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 "Parquet requires the library pyarrow, which is not installed.",
-                "Install it: `pip install 'ragfm[parquet]'`.",
+                "Install it: `pip install -e '.[parquet]'` in ragfm's source folder.",
             ) from error
     start = time.monotonic()
     records = _Records(catalog, conditions, vectors, progress or ignore_progress)

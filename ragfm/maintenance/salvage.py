@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -29,6 +30,7 @@ from ragfm.store.document_rows import NewDocument
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
 from ragfm.store.tables import failures
+from ragfm.store.uploads import UploadFolder
 
 _MAX_BATCH_DOCUMENTS, _MAX_BATCH_SIZE = 200, 4_000_000  # per commit
 
@@ -77,6 +79,8 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
             run = _Salvage(live, temporary, store.folder.parent, out.parent)
             run.run(connection, progress or ignore_progress)
         copy_uploads(store.folder, temporary)
+        with suppress(CollectionError):  # damaged records: the access files count
+            UploadFolder(temporary).copy_records(UploadFolder(store.folder))
         temporary.rename(out)
         sync_folder(out.parent)
     except READ_ERRORS as error:

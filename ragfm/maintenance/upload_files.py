@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.sqlite_database import COPYING
-from ragfm.store.uploads import UPLOADS, UPLOADS_SOURCE, upload_id
+from ragfm.store.uploads import UPLOADS, UPLOADS_SOURCE
 
 if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
@@ -63,18 +63,18 @@ def copy_to_database(source: Store, target: Store) -> int:
         there.mkdir(mode=0o700, exist_ok=True)
     copied = 0
     with tempfile.TemporaryDirectory(prefix="ragfm-copy-") as temporary:
-        for upload in source.open_uploads().all():
-            number = str(upload_id(upload.uri))
+        for number, record in source.open_uploads().records().items():
             folder = (here or there or Path(temporary)) / number
             try:
                 if here is None:
                     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted copy
                     folder.mkdir(mode=0o700)
                     cast("UploadTable", source.open_uploads()).write_to(folder, number)
-                if there is not None or cast("UploadTable", target.open_uploads()).add_from(folder):
+                if there is not None or cast("UploadTable", target.open_uploads()).add_from(folder, record):
                     copied += 1
             except FileNotFoundError:  # deleted meanwhile
-                shutil.rmtree(folder, ignore_errors=True)
+                if there is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
             if folder.parent == Path(temporary):
                 shutil.rmtree(folder, ignore_errors=True)
     return copied

@@ -5,6 +5,8 @@
                   chunks, vectors, images, access groups and tags
     views/        checksums of all blocks, the ids, and a sample of scores
     backend       what the search backend keeps elsewhere: all vectors, in tables of the database or in Milvus
+    uploads/      records of who may see them, and their content
+    PostgreSQL    the rows of documents, and that row-level security is on
 
 Views, what a backend keeps, and rows that follow from documents, can be rebuilt from the catalog: see `repair`. If the
 catalog itself is damaged, its intact documents can be saved into a new collection: see `salvage`.
@@ -166,6 +168,7 @@ class _Check:
                     self.catalog_damaged |= name == CATALOG_FILE
             if catalog is not None:
                 self.findings += [Finding(*found) for found in store.backend.differences(catalog, store.settings)]
+                self.findings += [Finding(*found) for found in store.open_uploads().differences()]
         finally:
             if catalog is not None:
                 catalog.close()
@@ -198,6 +201,12 @@ class _Check:
         except READ_ERRORS as error:
             self._add_damage("generations and vectors", "readable", getattr(error, "orig", error))
         self._check_documents(live)
+        for uri, expected, actual in self._database.damaged_rows(connection):
+            self._add_damage(f"the checksum of the row of {uri}", expected, actual)
+            if uri not in self.lost:
+                self.lost.append(uri)
+        for table in self._database.open_tables(connection):
+            self.findings.append(Finding(table, "row-level security", "on", "off"))
         if self.chunks != newest.chunks:
             self._add_damage(f"the chunks of generation {newest.id}", newest.chunks, self.chunks)
 
@@ -289,13 +298,16 @@ def _verify_views(
         name = f"{VIEWS_FOLDER}/{folder.name}"
         try:
             manifest = read_checksummed(folder / MANIFEST)
+            if manifest.get("format") != FORMAT:  # of another version: it is not used
+                yield name, []
+                continue
             view_generation = int(manifest.get("generation", -1))
             if generation is not None and view_generation > generation:
                 expected = f"at least {view_generation}, the generation of the view {name}"
                 yield CATALOG_FILE, [Discrepancy("its newest generation", expected, str(generation))]
                 continue
             found = [Discrepancy(*damage) for damage in damaged_blocks(folder, manifest.get("files", {}))]
-            if not found and catalog is not None and manifest.get("format") == FORMAT:
+            if not found and catalog is not None:
                 view = View(folder, manifest)
                 found = list(_check_view(view, str(manifest["digest"]), int(manifest["contract"]), catalog))
             yield name, found

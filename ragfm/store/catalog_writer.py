@@ -54,13 +54,17 @@ class Failure:
 
 @dataclass(slots=True)
 class Commit:
-    """An uncommitted generation. The digest of the history is a hash chain over the recorded changes."""
+    """An uncommitted generation. The digest of the history is a hash chain over the recorded changes.
+
+    `written` are the ids of documents whose rows were inserted or changed.
+    """
 
     connection: sa.Connection
     generation: int
     contract_id: int
     chunks: int
     changes: list[Any] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
 
     def record(self, *change: Any) -> None:
         """Add a change, as values that JSON can hold, to the history."""
@@ -136,6 +140,7 @@ class CatalogWriter(Catalog):
                     created=_now(),
                 )
             )
+            self.database.seal(connection, commit.generation, commit.written)
         self.database.write_head(commit.generation, digest)
 
     def commit(self, source: Source, added: Sequence[NewDocument], removed: Sequence[str]) -> int:
@@ -153,7 +158,7 @@ class CatalogWriter(Catalog):
                     "Run `ragfm ingest` once as the owner of its tables, which adds the table of images.",
                 )
             for new in added:
-                insert_document(commit.connection, source, new, commit.generation)
+                commit.written.append(insert_document(commit.connection, source, new, commit.generation))
                 commit.chunks += len(new.chunks)
                 commit.record("+", new.document.uri, new.digest, new.recipe, len(new.chunks))
             _clear_failures(commit.connection, source.id, ended)
@@ -197,14 +202,14 @@ class CatalogWriter(Catalog):
             return saved
         with self.new_generation() as commit:
             commit.connection.execute(update)
-            update_groups(commit.connection, saved, None)
+            commit.written += update_groups(commit.connection, saved, None)
             commit.record("allow", source.name, sorted(source.allow))
         return saved
 
     def restrict(self, source: Source, paths: Mapping[str, tuple[str, ...] | None]) -> None:
         """Apply the access groups that the connector reports for these paths to all their versions, at once."""
         with self.new_generation() as commit:
-            update_groups(commit.connection, source, paths)
+            commit.written += update_groups(commit.connection, source, paths)
             commit.record("allow", source.name, sorted(paths.items()))
 
     def retag(self, source: Source, changes: Mapping[str, tuple[Mapping[str, Scalar | None], str]]) -> None:
@@ -214,7 +219,7 @@ class CatalogWriter(Catalog):
         """
         with self.new_generation() as commit:
             for path, (metadata, recipe) in changes.items():
-                update_tags(commit.connection, source.id, path, metadata, recipe)
+                commit.written.append(update_tags(commit.connection, source.id, path, metadata, recipe))
             commit.record("tags", source.name, sorted((path, recipe) for path, (_, recipe) in changes.items()))
 
     def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:

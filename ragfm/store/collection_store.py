@@ -433,6 +433,7 @@ class Store:
         with self.database.lock():
             catalog = CatalogWriter(self.database)
             try:
+                self.open_uploads().add_records()
                 yield catalog
             finally:
                 catalog.close()

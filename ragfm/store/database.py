@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,6 +92,15 @@ class Database(Protocol):
 
     def begin_write(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
         """A transaction of the holder of the lock; durable when the block ends."""
+
+    def seal(self, connection: sa.Connection, generation: int, written: Sequence[int]) -> None:
+        """Store checksums of the rows of documents that a new generation has written, unless pages have checksums."""
+
+    def damaged_rows(self, connection: sa.Connection) -> Iterator[tuple[str, str, str]]:
+        """The uris of documents whose row differs from its checksum, with the expected and the actual one."""
+
+    def open_tables(self, connection: sa.Connection) -> list[str]:
+        """The tables whose rows `restrict` should hide, but does not, since they have no policy."""
 
     @property
     def seen(self) -> tuple[int, str] | None:

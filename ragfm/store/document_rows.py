@@ -56,8 +56,8 @@ class NewDocument:
         return len(self.document.text) + sum(map(len, self.document.images.values()))
 
 
-def insert_document(connection: sa.Connection, source: Source, new: NewDocument, generation: int) -> None:
-    """Insert a document version with its chunks, tags and groups."""
+def insert_document(connection: sa.Connection, source: Source, new: NewDocument, generation: int) -> int:
+    """Insert a document version with its chunks, tags and groups. Returns its id."""
     document = new.document
     metadata = dict(document.metadata)
     names = allowed_groups(source.allow, new.allow)
@@ -82,12 +82,13 @@ def insert_document(connection: sa.Connection, source: Source, new: NewDocument,
         )
     ).inserted_primary_key
     assert inserted is not None
-    document_id = inserted[0]
+    document_id = int(inserted[0])
     _insert_tags(connection, document_id, metadata)
     if names:
         connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
     insert_images(connection, document.images)
     insert_chunks(connection, document_id, new.chunks, new.hashes, generation)
+    return document_id
 
 
 def insert_chunks(
@@ -162,14 +163,15 @@ def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str
 
 def update_tags(
     connection: sa.Connection, source_id: int, path: str, changes: Mapping[str, Scalar | None], recipe: str
-) -> None:
-    """Change metadata and recipe of the live document at a path; None deletes a key."""
+) -> int:
+    """Change metadata and recipe of the live document at a path; None deletes a key. Returns its id."""
     live = (documents.c.source_id == source_id, documents.c.path == path, documents.c.died.is_(None))
     row = connection.execute(sa.select(documents.c.id, documents.c.metadata).where(*live)).one()
     metadata = {key: value for key, value in {**row.metadata, **changes}.items() if value is not None}
     connection.execute(documents.update().where(documents.c.id == row.id).values(metadata=metadata, recipe=recipe))
     connection.execute(tags.delete().where(tags.c.document_id == row.id))
     _insert_tags(connection, row.id, metadata)
+    return int(row.id)
 
 
 def _insert_tags(connection: sa.Connection, document_id: int, metadata: Mapping[str, Scalar]) -> None:
@@ -194,14 +196,16 @@ def allowed_groups(source: Sequence[str], document: Sequence[str] | None) -> lis
     return sorted(set(document) & set(source) if source else set(document))
 
 
-def update_groups(connection: sa.Connection, source: Source, paths: Mapping[str, tuple[str, ...] | None] | None) -> int:
-    """Rewrite the groups of all document versions of a source, in a new generation. Returns the number of updated rows.
+def update_groups(
+    connection: sa.Connection, source: Source, paths: Mapping[str, tuple[str, ...] | None] | None
+) -> list[int]:
+    """Rewrite the groups of all document versions of a source, in a new generation. Returns the ids of updated rows.
 
     `paths` maps paths to the connector's current rules, and only those are updated. With None, all documents are,
     with the rules in their rows.
     """
     query = sa.select(documents.c.id, documents.c.path, documents.c.allow).where(documents.c.source_id == source.id)
-    changed = 0
+    changed = []
     for document_id, path, stored in connection.execute(query).all():
         if paths is not None and path not in paths:
             continue
@@ -215,7 +219,7 @@ def update_groups(connection: sa.Connection, source: Source, paths: Mapping[str,
         connection.execute(groups.delete().where(groups.c.document_id == document_id))
         if names:
             connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
-        changed += 1
+        changed.append(document_id)
     newest = sa.select(sa.cast(sa.func.max(generations.c.id) + 1, sa.String)).scalar_subquery()
     connection.execute(properties.delete().where(properties.c.key == ACCESS_CHANGED))
     connection.execute(properties.insert().values(key=ACCESS_CHANGED, value=newest))

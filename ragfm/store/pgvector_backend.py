@@ -1,7 +1,7 @@
 """The search backend `pgvector`: vectors are searched in PostgreSQL, words in the keyword index of this machine.
 
     pgvector_1      a table of the collection's schema, for the embedding contract 1: hash of an embedded text, and its
-                    vector in half precision, with an HNSW index (https://arxiv.org/abs/1603.09320)
+                    vector in half precision, with an HNSW index (https://arxiv.org/abs/1603.09320) and a policy
 
 Chunks find their vector by the hash of their text, as they do in the catalog. So generations, filters and groups are
 conditions on the catalog's own rows, and nothing has to be updated when a chunk dies. Vectors that the table lacks
@@ -15,7 +15,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from zlib import crc32
 
 import numpy as np
@@ -30,6 +30,9 @@ from ragfm.store.search_backend import Predicate
 from ragfm.store.snapshot import MAX_TIES
 from ragfm.store.tables import chunks, documents, vectors
 from ragfm.store.vector_server import VectorServerSnapshot
+
+if TYPE_CHECKING:
+    from ragfm.store.postgres_database import PostgresDatabase
 
 _EXTRA = 20  # candidates beyond k, since half precision may change their order
 _FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
@@ -98,9 +101,18 @@ class PgvectorSnapshot(VectorServerSnapshot):
                 'Use an embedder with fewer, or `backend = "local"`.',
             )
         table = _index_table(generation)
+        database = cast("PostgresDatabase", catalog.database)
         with catalog.write() as connection:
             name = f'"{_schema(connection)}".{table.name}'
             if not _exists(connection, table.name):
+                may_create = sa.text("SELECT has_schema_privilege(:schema, 'CREATE')")
+                if not connection.scalar(may_create, {"schema": _schema(connection)}):
+                    _log.warning(
+                        "%s: the table %s does not exist, and this role may not create it. The next `ragfm ingest` of "
+                        "the schema's owner does; until then, all vectors are in memory.",
+                        *(database.location, table.name),
+                    )
+                    return 0
                 connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
                 connection.execute(
                     sa.text(
@@ -110,11 +122,15 @@ class PgvectorSnapshot(VectorServerSnapshot):
                         f'REFERENCES "{_schema(connection)}".vectors ON DELETE CASCADE)'
                     )
                 )
+                database.create_policies(connection, [table.name])
         lacking = ~sa.exists().where(table.c.text_hash == vectors.c.text_hash)
         query = sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum).where(
             vectors.c.contract_id == generation.contract_id, lacking
         )
-        statement = f"COPY {name} (text_hash, embedding) FROM STDIN (FORMAT BINARY)"
+        # COPY cannot write to a table with row-level security.
+        create = f"CREATE TEMPORARY TABLE ragfm_new (text_hash bytea, embedding halfvec({dim})) ON COMMIT DROP"
+        statement = "COPY pg_temp.ragfm_new FROM STDIN (FORMAT BINARY)"
+        insert = f"INSERT INTO {name} (text_hash, embedding) SELECT text_hash, embedding FROM pg_temp.ragfm_new"  # noqa: S608
         with catalog.read() as reading:
             # One query for all batches: before the server has statistics of the new table, each takes seconds.
             for rows in reading.execute(query.execution_options(yield_per=_BATCH_ROWS)).partitions():
@@ -123,15 +139,18 @@ class PgvectorSnapshot(VectorServerSnapshot):
                 data = _COPY_START + b"".join(_copy_row(row.text_hash, row.vector) for row in rows) + _COPY_END
                 try:
                     with catalog.write() as connection:
+                        connection.execute(sa.text(create))
                         driver: Any = connection.connection.driver_connection
                         with driver.cursor() as cursor, cursor.copy(statement) as copy:
                             copy.write(data)
+                        connection.execute(sa.text(insert))
                 except psycopg.Error as error:  # of `copy`, which SQLAlchemy does not know
                     raise catalog.database.write_error(sa.exc.DatabaseError(statement, None, error)) from error
                 added += len(rows)
         with catalog.write() as connection:
             # After the first rows, since building an index is faster than adding to one.
-            if generation.chunks and not _exists(connection, f"{table.name}_hnsw"):
+            indexed = _exists(connection, f"{table.name}_hnsw")
+            if generation.chunks and not indexed and _is_owner(connection, table.name):
                 _create_index(connection, table, dim)
             if added:
                 for changed in (table, chunks, documents):
@@ -320,6 +339,12 @@ def _exists(connection: sa.Connection, name: str) -> bool:
     """Whether the collection's schema has a table or an index of this name."""
     found = sa.func.to_regclass(f'"{_schema(connection)}".{name}')
     return bool(connection.scalar(sa.select(found.is_not(None))))
+
+
+def _is_owner(connection: sa.Connection, table: str) -> bool:
+    """Whether this role may create an index of a table."""
+    query = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:name)")
+    return bool(connection.scalar(query, {"name": f'"{_schema(connection)}".{table}'}))
 
 
 def _schema(connection: sa.Connection) -> str:

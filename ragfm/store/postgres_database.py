@@ -11,6 +11,10 @@ Tables with the content of documents have policies, by which `restrict` hides ro
 
 HEAD, in the local folder, records the newest generation that this machine has seen and its digest. A database that has
 lost it, such as a standby that was promoted too early or an older backup, is refused.
+
+A dump keeps the collection's id. So the folder is named after the id and the place of the collection: server, database
+and schema. The property `home` is the place where it was last written. A collection elsewhere is a clone, and has a
+folder of its own; the first writer there gives it an id of its own.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +62,16 @@ from ragfm.store.catalog import has_images
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.tables import SCHEMA, SERVER_STATE, chunks, generations, images, properties
+from ragfm.store.tables import (
+    SCHEMA,
+    SERVER_STATE,
+    chunks,
+    document_checksums,
+    generations,
+    images,
+    properties,
+    uploads,
+)
 
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
@@ -91,11 +105,25 @@ _POLICIES: Mapping[str, str] = {
     "failures": "false",
 }
 _SERVER_POLICIES: Mapping[str, str] = {
+    "document_checksums": "false",
     "answer_log": f"groups <@ {_CURRENT_GROUPS}",  # all groups that it was answered for
     "uploads": f"{_CURRENT_GROUPS} ? owner",
     "upload_parts": "EXISTS (SELECT FROM {schema}.uploads u WHERE u.id = upload_id)",
     "work": "false",
 }
+HOME = "home"
+"""The property with the place where the collection was last written; another value makes it a clone."""
+SEALED = "document checksums"
+"""The property with the generation up to which `document_checksums` is current; versions without it raise only this."""
+# Everything in the row of a document that no other checksum covers, except what changes with the source's listing, and
+# its groups.
+_ROW_CHECKSUM = """
+    sha256(convert_to(json_build_array(
+        source_id, born, restricted, characters, chunk_count, encode(text_hash, 'hex'), digest, recipe, media_type,
+        path, uri, allow, metadata, marks,
+        (SELECT json_agg(g.name ORDER BY g.name) FROM {schema}.groups g WHERE g.document_id = documents.id)
+    )::text, 'UTF8'))
+"""
 _ERRORS: Mapping[str, type[CollectionError]] = {
     "25006": CollectionReadOnlyError,  # read_only_sql_transaction
     "42501": AccessDeniedError,  # insufficient_privilege
@@ -140,7 +168,7 @@ class PostgresDatabase:
         self._token: str | None = None  # of the lease, while this process holds it
         self._seen: tuple[int, str] | None = None  # the newest generation that this process has seen, and its digest
         self._head_lock = threading.Lock()
-        self._collection_id: str | None = None
+        self._key: str | None = None  # the name of the folder
         self._compiled: dict[sa.Select[Any], tuple[str, Mapping[str, Any]]] = {}
         self._restricting: dict[str, str] | None = None  # settings, besides the groups, that make policies apply
         reset_in_children(self)
@@ -158,23 +186,40 @@ class PostgresDatabase:
         """What to do if acknowledged commits are missing."""
         return (
             "Connect to the server that has them. If an older state was restored on purpose, remove the folder "
-            f"'{self.folder}' on every machine."
+            f"'{self.folder}' on every machine. If the server is a copy of another one's files, give the collection "
+            "another `home` there: docs/scale-out.md."
         )
 
     @property
     def folder(self) -> Path:
         """The folder of HEAD and views on this machine, which may not exist. Raises CollectionNotFound."""
-        return self._cache / self.collection_id
-
-    @property
-    def collection_id(self) -> str:
-        """The collection's unique id. Raises CollectionNotFound."""
-        if self._collection_id is None:
+        if self._key is None:
             if not self.exists:
                 raise self._not_found()
             with self.reading() as connection:
-                self._collection_id = str(connection.scalar(_property("collection")))
-        return self._collection_id
+                self._key = self._read_key(connection)
+        return self._cache / self._key
+
+    def _read_key(self, connection: sa.Connection) -> str:
+        """The collection's id with a hash of its place, and of its home if that is another place."""
+        place, home = self._place(connection), connection.scalar(_property(HOME))
+        if home not in (None, place):
+            _log.warning(
+                "%s is a clone of a collection elsewhere. It has views and a record of commits of its own; the next "
+                "ingest gives it an id of its own.",
+                self.location,
+            )
+        names = json.dumps([place] if home is None else sorted({place, home}))
+        digest = blake2b(names.encode(), digest_size=4).hexdigest()
+        return f"{connection.scalar(_property('collection'))}-{digest}"
+
+    def _place(self, connection: sa.Connection) -> str:
+        """The server, which a standby has in common with its primary server, the database, and the schema."""
+        may = sa.text("SELECT has_function_privilege('pg_control_system()', 'EXECUTE')")
+        server = sa.text("SELECT system_identifier FROM pg_control_system()")
+        database = sa.text("SELECT oid FROM pg_database WHERE datname = current_database()")
+        system = connection.scalar(server) if connection.scalar(may) else "unknown"
+        return f"{system}/{connection.scalar(database)}/{self._schema}"
 
     @property
     def settings_file(self) -> Path:
@@ -193,18 +238,18 @@ class PostgresDatabase:
             return bool(connection.scalar(sa.select(sa.exists(sa.select(generations.c.id)))))
 
     def identity(self) -> str | None:
-        """The id of the collection, as last seen; None if there is none."""
+        """The name of the folder, as last seen; None if there is no collection."""
         try:
-            return self.collection_id
+            return self.folder.name
         except CollectionNotFound:
             return None
 
     def replaced(self, connection: sa.Connection) -> bool:
         """Whether the schema now has another collection, which is then used."""
-        current = str(connection.scalar(_property("collection")))
-        if current == self._collection_id:
+        current = self._read_key(connection)
+        if current == self._key:
             return False
-        self._collection_id, self._seen = current, None
+        self._key, self._seen = current, None
         return True
 
     # --- Connections ---------------------------------------------------------------------------------------------
@@ -225,7 +270,7 @@ class PostgresDatabase:
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 "A collection on PostgreSQL needs psycopg, which is not installed.",
-                "Run `pip install 'ragfm[postgres]'`.",
+                "Run `pip install -e '.[postgres]'` in ragfm's source folder.",
             ) from error
         sa.event.listen(engine, "connect", _allow_prepared)
         return engine
@@ -337,6 +382,57 @@ class PostgresDatabase:
             yield connection
             connection.execute(_renewal(_WRITER))
 
+    # --- Checksums of rows, which pages need not have ---------------------------------------------------------------
+
+    def seal(self, connection: sa.Connection, generation: int, written: Sequence[int] | None) -> None:
+        """Store checksums of these documents, or of all; then those of this generation are complete.
+
+        Without the table, or the right to write it, they stay incomplete until the owner of the tables writes.
+        """
+        if not self.may(connection, document_checksums, "UPDATE"):
+            return
+        schema = f'"{self._schema}"'
+        if written != []:
+            statement = (
+                f"INSERT INTO {schema}.document_checksums "  # noqa: S608  our own names
+                f"SELECT id, {_ROW_CHECKSUM.format(schema=schema)} FROM {schema}.documents "
+                f"{'' if written is None else 'WHERE id = ANY(:ids)'} "
+                "ON CONFLICT (document_id) DO UPDATE SET checksum = excluded.checksum"
+            )
+            connection.execute(sa.text(statement), {} if written is None else {"ids": written})
+        upsert = insert(properties).values(key=SEALED, value=str(generation))
+        connection.execute(upsert.on_conflict_do_update(index_elements=["key"], set_={"value": upsert.excluded.value}))
+
+    def _is_sealed(self, connection: sa.Connection) -> bool:
+        """Whether the newest generation, like all before it, was written by a version that stores checksums."""
+        newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
+        return bool(connection.scalar(_property(SEALED)) == str(newest))
+
+    def damaged_rows(self, connection: sa.Connection) -> Iterator[tuple[str, str, str]]:
+        """See Database. Checksums are compared if they are complete, and this role may read them."""
+        if self._is_sealed(connection) and self.may(connection, document_checksums, "SELECT"):
+            schema = f'"{self._schema}"'
+            query = sa.text(
+                "SELECT uri, encode(checksum, 'hex') AS expected, encode(actual, 'hex') AS actual FROM "  # noqa: S608
+                f"(SELECT id, uri, died, {_ROW_CHECKSUM.format(schema=schema)} AS actual FROM {schema}.documents) d "
+                f"LEFT JOIN {schema}.document_checksums ON document_id = id "
+                "WHERE died IS NULL AND checksum IS DISTINCT FROM actual ORDER BY id"
+            )
+            for row in connection.execute(query):
+                yield row.uri, str(row.expected), row.actual
+
+    def open_tables(self, connection: sa.Connection, *, own: bool = False) -> list[str]:
+        """See Database. With `own`, only those that this role may change."""
+        rows = connection.execute(_WITHOUT_SECURITY, {"schema": self._schema}).all()
+        return [row.relname for row in rows if self._policy(row.relname) is not None and (row.own or not own)]
+
+    def _policy(self, table: str) -> str | None:
+        """The policy that a table should have."""
+        if table.startswith("pgvector_"):
+            # With OFFSET, the subquery is never planned as a scan of all chunks: a search visits few rows.
+            return f"EXISTS (SELECT FROM {{schema}}.chunks c WHERE c.text_hash = {table}.text_hash OFFSET 0)"
+        return {**_POLICIES, **_SERVER_POLICIES}.get(table)
+
     # --- Creation ------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -355,7 +451,7 @@ class PostgresDatabase:
             self._create_tables(connection)
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
-        self._collection_id = self._seen = None  # of one that was dropped
+        self._key = self._seen = None  # of one that was dropped
         self.saw(generation, digest)
 
     @contextmanager
@@ -391,21 +487,20 @@ class PostgresDatabase:
 
     def _create_tables(self, connection: sa.Connection) -> None:
         SCHEMA.create_all(connection, checkfirst=False)
-        self._create_policies(connection, _POLICIES)
         self._create_server_tables(connection)
+        self.create_policies(connection, self.open_tables(connection))
 
     def _create_server_tables(self, connection: sa.Connection) -> None:
-        SERVER_STATE.create_all(connection)  # an older ragfm may have created the keys
+        SERVER_STATE.create_all(connection)  # an older ragfm may have created some
         connection.exec_driver_sql(
             f'ALTER TABLE "{self._schema}".upload_parts ALTER COLUMN data SET STORAGE EXTERNAL'  # not compressed
         )
-        self._create_policies(connection, _SERVER_POLICIES)
 
-    def _create_policies(self, connection: sa.Connection, policies: Mapping[str, str]) -> None:
-        """Let restricted transactions see only some rows; see `restrict`. Others see all rows."""
-        for name, condition in policies.items():
+    def create_policies(self, connection: sa.Connection, tables: Iterable[str]) -> None:
+        """Let restricted transactions see only some rows of tables; see `restrict`. Others see all rows."""
+        for name in tables:
             table = f'"{self._schema}".{name}'
-            visible = condition.format(schema=f'"{self._schema}"')
+            visible = str(self._policy(name)).format(schema=f'"{self._schema}"')
             for statement in (
                 f"DROP POLICY IF EXISTS access ON {table}",  # some of the tables may be those of an older ragfm
                 f"CREATE POLICY access ON {table} USING ({_UNRESTRICTED} OR {visible})",
@@ -415,20 +510,53 @@ class PostgresDatabase:
                 connection.exec_driver_sql(statement)
 
     def migrate(self) -> None:
-        """Create what an older ragfm did not, if this role owns the tables: policies, tables of servers, images."""
+        """Create what an older ragfm did not, or what was switched off, if this role owns the tables.
+
+        A clone gets an id of its own.
+        """
         with self.committing() as connection:
-            names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work")}
-            lacks = connection.execute(_LACKS, names).one_or_none()
-            if lacks is not None and (lacks.policies or lacks.server_tables or not has_images(connection)):
-                # Several processes may open the collection at once.
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
-                lacks = connection.execute(_LACKS, names).one()
-                if not (with_images := has_images(connection)):
-                    add_images(connection, f'"{self._schema}".{chunks.name}')
-                if lacks.policies or not with_images:
-                    self._create_policies(connection, _POLICIES)
-                if lacks.server_tables:
-                    self._create_server_tables(connection)
+            self._settle(connection)
+            if not self._lacks(connection):
+                return
+            # Several processes may open the collection at once.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
+            if not has_images(connection):
+                add_images(connection, f'"{self._schema}".{chunks.name}')
+            self._create_server_tables(connection)
+            if not self.has_checksums(connection):
+                for column in (uploads.c.digest, uploads.c.checksum):
+                    definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                    connection.exec_driver_sql(f'ALTER TABLE "{self._schema}".uploads ADD COLUMN {definition}')
+            self.create_policies(connection, self.open_tables(connection, own=True))
+            if not self._is_sealed(connection):
+                newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
+                self.seal(connection, int(newest or 0), None)
+
+    def _settle(self, connection: sa.Connection) -> None:
+        """Record where the collection is. If it was elsewhere, it gets a new id."""
+        place, home = self._place(connection), connection.scalar(_property(HOME))
+        if home == place:
+            return
+        upsert = insert(properties).values(key=HOME, value=place)
+        connection.execute(upsert.on_conflict_do_update(index_elements=["key"], set_={"value": place}))
+        if home is not None:
+            new_id = properties.update().where(properties.c.key == "collection").values(value=uuid.uuid4().hex)
+            connection.execute(new_id)
+            self._key = self._seen = None
+
+    def _lacks(self, connection: sa.Connection) -> bool:
+        """Whether `migrate` has something to create, and this role owns the tables."""
+        names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work", "document_checksums")}
+        lacks = connection.execute(_LACKS, names).one_or_none()
+        if lacks is None:
+            return False
+        return bool(
+            lacks.server_tables
+            or not has_images(connection)
+            or not self.has_checksums(connection)
+            or not self._is_sealed(connection)
+            or self.open_tables(connection, own=True)
+        )
 
     def check_server(self) -> None:
         """Raise CollectionError for a server that may lose acknowledged commits, or that cannot be written."""
@@ -498,6 +626,19 @@ class PostgresDatabase:
         """Whether this role may write to the collection, and the server is not a standby."""
         query = sa.text("SELECT NOT pg_is_in_recovery() AND has_table_privilege(:table, 'INSERT')")
         return bool(connection.scalar(query, {"table": f'"{self._schema}".generations'}))
+
+    def may(self, connection: sa.Connection, table: sa.Table, privilege: str) -> bool:
+        """Whether the table exists and this role has a privilege on it."""
+        query = sa.text("SELECT has_table_privilege(oid, :privilege) FROM pg_class WHERE oid = to_regclass(:table)")
+        values = {"table": f'"{self._schema}".{table.name}', "privilege": privilege}
+        return bool(connection.scalar(query, values))
+
+    def has_checksums(self, connection: sa.Connection) -> bool:
+        """Whether uploads have digests and checksums, which an older ragfm did not store."""
+        query = sa.text(
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(:uploads) AND attname = 'checksum'"
+        )
+        return bool(connection.scalar(query, {"uploads": f'"{self._schema}".uploads'}))
 
     @contextmanager
     def _keeping_lease(self, token: str, name: str) -> Iterator[None]:
@@ -643,7 +784,8 @@ class PostgresDatabase:
         """The type of error to raise, and the reason in one line."""
         state = getattr(error.orig, "sqlstate", None) or ""
         # libpq's second line asks "Is the server running …?", which the hint of the error does, too.
-        why = " ".join(str(error.orig).partition("\n\tIs the server")[0].split()).rstrip(".")
+        primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)  # without the statement
+        why = " ".join((primary or str(error.orig)).partition("\n\tIs the server")[0].split()).rstrip(".")
         # Classes of states: 08 connection exception, 28 authorization, 3D unknown database, 57 server is shut down.
         unknown = not state and not isinstance(error, sa.exc.DataError)  # psycopg itself refuses a NUL
         if error.connection_invalidated or unknown or state[:2] in ("08", "28", "3D", "57"):
@@ -696,10 +838,16 @@ _WALL = sa.text(
     "SELECT current_user AS name, relrowsecurity AS has_policies, row_security_active(oid) AS apply, "
     "pg_has_role(CAST(:role AS name), 'MEMBER') AS may_switch FROM pg_class WHERE oid = CAST(:table AS regclass)"
 )
+_WITHOUT_SECURITY = sa.text(
+    "SELECT relname, pg_has_role(relowner, 'USAGE') AS own FROM pg_class "
+    "JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = :schema "
+    "AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity AND EXISTS "
+    "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access' "
+    "AND position(:setting IN pg_get_expr(polqual, polrelid)) > 0)) ORDER BY relname"
+).bindparams(setting=_GROUPS)
 _LACKS = sa.text(
-    "SELECT NOT relrowsecurity AS policies, "
-    "to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL AS server_tables FROM pg_class "
-    "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
+    "SELECT to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL OR to_regclass(:document_checksums) IS NULL "
+    "AS server_tables FROM pg_class WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
 

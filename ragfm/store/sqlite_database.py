@@ -292,6 +292,17 @@ class SqliteDatabase:
         with engine.execution_options(begin="BEGIN IMMEDIATE").begin() as connection:
             yield connection
 
+    def seal(self, connection: sa.Connection, generation: int, written: Sequence[int]) -> None:
+        """Do nothing: all pages have checksums."""
+
+    def damaged_rows(self, connection: sa.Connection) -> Iterator[tuple[str, str, str]]:
+        """None: see `seal`."""
+        return iter(())
+
+    def open_tables(self, connection: sa.Connection) -> list[str]:
+        """None: see `restrict`."""
+        return []
+
     def saw(self, generation: int, digest: str) -> None:
         """Do nothing: HEAD is in the same folder, and the writer writes it."""
 

@@ -168,8 +168,8 @@ failures = sa.Table(
     sa.Column("at", _String, nullable=False),
 )
 
-# What servers and workers of a collection on PostgreSQL share. It belongs to no generation: copies and digests leave it
-# out.
+# What only a collection on PostgreSQL has, such as the state of its servers and workers. It belongs to no generation:
+# copies and digests leave it out. A folder has `uploads` as well, without their content.
 SERVER_STATE = sa.MetaData()
 DATABASE_NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 """The clock that servers and workers share, in seconds."""
@@ -228,6 +228,8 @@ uploads = sa.Table(
     sa.Column("error", sa.Text),  # why it failed
     sa.Column("listing", sa.JSON(none_as_null=True)),  # its files, as last listed
     sa.Column("listed_with", _String),  # the version and the limits of that listing
+    sa.Column("digest", _String),  # of the content; NULL if an older ragfm stored it, like the checksum
+    sa.Column("checksum", _String),  # of id, owner, name, groups, bytes and digest
 )
 
 upload_parts = sa.Table(
@@ -236,6 +238,14 @@ upload_parts = sa.Table(
     sa.Column("upload_id", sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+# Checksums of the rows of documents, which PostgreSQL's pages need not have, see `PostgresDatabase.seal`.
+document_checksums = sa.Table(
+    "document_checksums",
+    SERVER_STATE,
+    sa.Column("document_id", sa.ForeignKey(documents.c.id, ondelete="CASCADE"), primary_key=True),
+    sa.Column("checksum", sa.LargeBinary, nullable=False),
 )
 
 # Entries of sources that workers prepare, see `work_queue`.

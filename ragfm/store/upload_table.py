@@ -9,30 +9,38 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 import sqlalchemy as sa
+import xxhash
 
 from ragfm.core.durable_files import create_file
-from ragfm.core.errors import CollectionNotFound
+from ragfm.core.errors import AccessDeniedError, CollectionNotFound
 from ragfm.core.types import Ref
 from ragfm.store.postgres_database import UPLOADS_TURN, PostgresDatabase
 from ragfm.store.tables import stored_ref, upload_parts, uploads
 from ragfm.store.uploads import (
     ACCESS_FILE,
     OVERHEAD_BYTES,
+    UPLOADS,
     UPLOADS_ADDRESS,
     UPLOADS_SOURCE,
     SliceReport,
     Upload,
     UploadQuotaError,
+    UploadRecord,
     UploadsWaitingError,
+    check_content,
+    content_digest,
+    record_checksum,
     safe_file_name,
     upload_id,
+    upload_values,
+    valid_record,
 )
 
 _PART_BYTES = 2**20
@@ -50,6 +58,7 @@ class UploadTable:
         self._database = database
         self._owners: dict[str, str] = {}  # by id
         self._checked = False  # whether the server keeps what it acknowledges
+        self._has_checksums = False  # which an older ragfm has not made
 
     def store(
         self,
@@ -81,7 +90,7 @@ class UploadTable:
             if owned.used + size > max_bytes:
                 raise UploadQuotaError(int(owned.used), size)
             number, file_name = secrets.token_hex(8), safe_file_name(name)
-            _insert(connection, number, file_name, groups, file, size, time.time())
+            self._insert(connection, number, file_name, groups, file, size, time.time())
         return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
 
     def find(self, uri: str, owner: str) -> Upload | None:
@@ -98,18 +107,75 @@ class UploadTable:
         return self._select(None)
 
     def _select(self, owner: str | None, *conditions: sa.ColumnElement[bool]) -> list[Upload]:
-        query = sa.select(uploads.c.id, uploads.c.name, uploads.c.owner, uploads.c.bytes, uploads.c.error)
-        query = query.where(uploads.c.state != _REMOVED, *conditions).order_by(uploads.c.id)
+        conditions = (uploads.c.state != _REMOVED, *conditions)
         try:
             with self._database.reading() as connection:
                 if owner is not None:
                     self._database.restrict(connection, frozenset({owner}))
-                    query = query.where(uploads.c.owner == owner)
-                rows = connection.execute(query).all()
+                    conditions = (*conditions, uploads.c.owner == owner)
+                rows = self._rows(connection, *conditions)
         except CollectionNotFound:  # an older ragfm created the collection
             return []
-        self._owners.update((row.id, row.owner) for row in rows)
-        return [Upload(f"{UPLOADS_SOURCE}/{row.id}/{row.name}", row.owner, row.bytes, row.error) for row in rows]
+        rows = [row for row in rows if _record(row) is not None]
+        self._owners.update((row["id"], row["owner"]) for row in rows)
+        return [
+            Upload(f"{UPLOADS_SOURCE}/{row['id']}/{row['name']}", row["owner"], row["bytes"], row["error"])
+            for row in rows
+        ]
+
+    def _rows(self, connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Sequence[sa.RowMapping]:
+        """Rows without their listing, in order of their ids; without checksums if an older ragfm made the table."""
+        self._has_checksums = self._has_checksums or self._database.has_checksums(connection)
+        added = ("digest", "checksum")
+        columns = [
+            sa.null().label(column.name) if column.name in added and not self._has_checksums else column
+            for column in uploads.c
+            if column.name != "listing"
+        ]
+        return connection.execute(sa.select(*columns).where(*conditions).order_by(uploads.c.id)).mappings().all()
+
+    def records(self) -> dict[str, UploadRecord]:
+        """The valid records by id, see UploadStore."""
+        with self._database.reading() as connection:
+            rows = self._rows(connection, uploads.c.state != _REMOVED)
+        found = {row["id"]: _record(row) for row in rows}
+        return {number: record for number, record in found.items() if record is not None}
+
+    def differences(self) -> Iterator[tuple[str, str, str, str]]:
+        """See UploadStore."""
+        try:
+            with self._database.reading() as connection:
+                for row in self._rows(connection, uploads.c.state != _REMOVED):
+                    place, digest = f"{UPLOADS}/{row['id']}", row["digest"]
+                    if _record(row) is None:
+                        found = f"{record_checksum(row)}, so nobody may see it"
+                        yield place, "the checksum of its record", str(row["checksum"]), found
+                    elif digest is not None and (actual := self._digest(connection, row["id"])) != digest:
+                        yield place, f"the checksum of {row['name']}", digest, actual
+        except (AccessDeniedError, CollectionNotFound):  # this role may not read them, or an older ragfm made no table
+            return
+
+    def _digest(self, connection: sa.Connection, number: str) -> str:
+        digest = xxhash.xxh3_128()
+        for data in _parts(connection, number):
+            digest.update(data)
+        return digest.hexdigest()
+
+    def add_records(self) -> None:
+        """See UploadStore."""
+        with self._database.reading() as connection:
+            if not self._database.may(connection, uploads, "UPDATE") or not self._database.has_checksums(connection):
+                return
+            rows = self._rows(connection, uploads.c.state != _REMOVED, uploads.c.checksum.is_(None))
+            new = []
+            for row in rows:
+                if _record(row) is not None:
+                    digest = self._digest(connection, row["id"])
+                    new.append(upload_values(row["id"], row["name"], row["groups"], row["bytes"], digest))
+        if new:
+            with self._database.committing() as connection:
+                for values in new:
+                    connection.execute(uploads.update().where(uploads.c.id == values["id"]).values(values))
 
     def owner_of_path(self, path: str) -> str:
         """The owner of the upload that a path of the source belongs to; empty if there is no such upload."""
@@ -189,37 +255,65 @@ class UploadTable:
             connection.execute(uploads.update().where(row).values(values))
 
     def write_to(self, folder: Path, number: str) -> None:
-        """Write the content of an upload and its access file to a folder. Raises FileNotFoundError if it is gone."""
-        parts = sa.select(upload_parts.c.data).where(upload_parts.c.upload_id == number).order_by(upload_parts.c.number)
-        with self._database.reading() as connection:
-            row = connection.execute(sa.select(uploads).where(uploads.c.id == number)).one_or_none()
-            if row is None or row.state == _REMOVED:
-                raise FileNotFoundError(number)
-            with create_file(folder / ACCESS_FILE) as access:
-                access.write("\n".join(row.groups).encode())
-            with create_file(folder / row.name) as file:
-                for (data,) in connection.execute(parts.execution_options(stream_results=True, max_row_buffer=2)):
-                    file.write(data)
-        os.utime(folder / row.name, (row.created, row.created))
+        """Write the content of an upload and its access file to a folder.
 
-    def add_from(self, folder: Path) -> bool:
+        Raises FileNotFoundError if it is gone, ConnectorError if it is damaged.
+        """
+        with self._database.reading() as connection:
+            row = next(iter(self._rows(connection, uploads.c.id == number)), None)
+            if row is None or row["state"] == _REMOVED:
+                raise FileNotFoundError(number)
+            record, digest = _record(row), xxhash.xxh3_128()
+            with create_file(folder / ACCESS_FILE) as access:
+                access.write("\n".join(record.groups if record else ()).encode())
+            with create_file(folder / row["name"]) as file:
+                for data in _parts(connection, number):
+                    digest.update(data)
+                    file.write(data)
+        if record is not None and record.digest is not None:
+            check_content(number, record.digest, digest.hexdigest())
+        os.utime(folder / row["name"], (row["created"], row["created"]))
+
+    def add_from(self, folder: Path, record: UploadRecord) -> bool:
         """Add an upload from a folder as UploadFolder keeps it, under its id. False if it is there already."""
-        groups = (folder / ACCESS_FILE).read_text(encoding="utf-8").split("\n")
-        path = next(path for path in folder.iterdir() if path.name != ACCESS_FILE)
-        with path.open("rb") as file, self._database.committing() as connection:
+        with (folder / record.name).open("rb") as file, self._database.committing() as connection:
             if connection.scalar(sa.select(uploads.c.id).where(uploads.c.id == folder.name)):
                 return False
-            status = os.fstat(file.fileno())
-            _insert(connection, folder.name, path.name, groups, file, status.st_size + OVERHEAD_BYTES, status.st_mtime)
+            status, groups = os.fstat(file.fileno()), list(record.groups)
+            size = status.st_size + OVERHEAD_BYTES
+            self._insert(connection, folder.name, record.name, groups, file, size, status.st_mtime)
         return True
 
+    def _insert(
+        self,
+        connection: sa.Connection,
+        number: str,
+        name: str,
+        groups: list[str],
+        file: BinaryIO,
+        size: int,
+        created: float,
+    ) -> None:
+        values = upload_values(number, name, groups, size, content_digest(file))
+        self._has_checksums = self._has_checksums or self._database.has_checksums(connection)
+        if not self._has_checksums:
+            del values["digest"], values["checksum"]
+        connection.execute(uploads.insert().values(**values, created=created, state=_QUEUED))
+        file.seek(0)
+        count = 0
+        while data := file.read(_PART_BYTES):
+            connection.execute(upload_parts.insert(), {"upload_id": number, "number": count, "data": data})
+            count += 1
 
-def _insert(
-    connection: sa.Connection, number: str, name: str, groups: list[str], file: BinaryIO, size: int, created: float
-) -> None:
-    values = {"id": number, "owner": groups[0], "name": name, "groups": groups, "bytes": size, "created": created}
-    connection.execute(uploads.insert().values(**values, state=_QUEUED))
-    count = 0
-    while data := file.read(_PART_BYTES):
-        connection.execute(upload_parts.insert(), {"upload_id": number, "number": count, "data": data})
-        count += 1
+
+def _record(row: sa.RowMapping) -> UploadRecord | None:
+    """The valid record in a row. That of an older ragfm has no checksum until the next write."""
+    if row["checksum"] is None and row["groups"][:1] == [row["owner"]]:
+        return UploadRecord(row["name"], tuple(row["groups"]), None)
+    return valid_record(row)
+
+
+def _parts(connection: sa.Connection, number: str) -> Iterator[bytes]:
+    """The content of an upload in parts."""
+    parts = sa.select(upload_parts.c.data).where(upload_parts.c.upload_id == number).order_by(upload_parts.c.number)
+    yield from connection.execute(parts.execution_options(stream_results=True, max_row_buffer=2)).scalars()

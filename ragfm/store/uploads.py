@@ -1,31 +1,47 @@
 """Uploads: what a server needs of their storage, and the storage as files in the collection's folder.
 
     uploads/3f9c51d2a07be846/report.pdf         a folder for each upload, so that names are not visible to others
-    uploads/3f9c51d2a07be846/.ragfm-access      the groups that may see it, the uploader's own group first
+    uploads/3f9c51d2a07be846/.ragfm-access      the groups that may see it, for older versions of ragfm
+    catalog.db                                  a record of each upload in the table `uploads`, with a checksum
+
+The record decides who may see an upload: the groups in it, the uploader's own group first, and nobody if it is damaged.
+Where an older ragfm stored an upload without a record, the access file counts until the next write adds the record;
+without either, nobody may see it. An access file that differs can close an upload, but never open it.
 
 An acknowledged upload is stored completely before it is indexed. The uploads are a source named `.uploads`, which
-`ragfm ingest` without arguments syncs like any other.
+`ragfm ingest` without arguments syncs like any other. While an upload is stored or removed, its folder has a hidden
+name, `.ID`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import secrets
 import shutil
 import threading
+import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from time import monotonic
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
+
+import pysqlite3
+import sqlalchemy as sa
+import xxhash
 
 from ragfm.core.access_groups import OWN_GROUP_PREFIX
-from ragfm.core.durable_files import create_file, sync_folder, write_error
+from ragfm.core.durable_files import create_file, sync_folder, write_durably, write_error
+from ragfm.core.errors import CollectionError, ConnectorError
+from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
+from ragfm.store.tables import uploads as uploads_table
 
 UPLOADS = "uploads"
 """Name of the folder, inside a collection, that holds uploaded files."""
@@ -53,6 +69,18 @@ class Upload:
     owner: str
     bytes: int
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """The valid record of an upload: its file's name, the groups that may see it, and the digest of its content.
+
+    The uploader's own group is the first. `digest` is None if an older ragfm stored the upload.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +145,15 @@ class UploadStore(Protocol):
     def owner_of_path(self, path: str) -> str:
         """The owner of the upload that a path of the source belongs to; empty if there is no such upload."""
 
+    def records(self) -> Mapping[str, UploadRecord]:
+        """The valid records by id. Nobody may see an upload that is not among them."""
+
+    def differences(self) -> Iterator[tuple[str, str, str, str]]:
+        """What differs from the records: the upload, what it is, the expected and the actual value."""
+
+    def add_records(self) -> None:
+        """Add the records of uploads that an older ragfm stored, for the holder of the write lock."""
+
     def remove(self, upload: Upload) -> None:
         """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
 
@@ -145,6 +182,7 @@ class UploadFolder:
     shared = False
 
     def __init__(self, collection: Path) -> None:
+        self._collection = collection
         self.folder = collection / UPLOADS
         self.source = str(self.folder)
         self._lock = threading.Lock()
@@ -183,7 +221,7 @@ class UploadFolder:
             temporary.mkdir(mode=0o700)
             try:
                 with create_file(temporary / ACCESS_FILE) as access:
-                    access.write("\n".join(groups).encode())
+                    access.write(_access_file(groups))
                     access.flush()
                     os.fsync(access.fileno())
                 with create_file(temporary / file_name) as copy:
@@ -191,9 +229,12 @@ class UploadFolder:
                     copy.flush()
                     os.fsync(copy.fileno())
                 sync_folder(temporary)
+                file.seek(0)
+                values = upload_values(number, file_name, groups, size, content_digest(file))
+                self._insert([values])
                 temporary.rename(self.folder / number)
             except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
+                self._forget(temporary)
                 raise
             sync_folder(self.folder)
             sync_folder(self.folder.parent)
@@ -208,8 +249,7 @@ class UploadFolder:
 
     def find(self, uri: str, owner: str) -> Upload | None:
         """The owner's upload that a document is or is part of."""
-        number = upload_id(uri)
-        upload = self._read(self.folder / number) if number else None
+        upload = self._get(upload_id(uri) or "")
         if upload is None or upload.owner != owner:
             return None
         belongs = uri == upload.uri or uri.startswith(f"{upload.uri}/")
@@ -221,40 +261,169 @@ class UploadFolder:
 
     def all(self) -> Iterator[Upload]:
         """All uploads in order of URI."""
-        try:
-            names = sorted(entry.name for entry in os.scandir(self.folder) if _ID.fullmatch(entry.name))
-        except FileNotFoundError:
-            names = []
-        cache, uploads = self._cache, dict[str, Upload]()
+        names = self._ids()
+        records = self.records() if set(names) - self._cache.keys() else {}
+        uploads = dict[str, Upload]()
         for name in names:
-            upload = cache.get(name) or self._read(self.folder / name)
-            if upload:
+            upload = self._cache.get(name)
+            if upload is None and (record := records.get(name)) is not None:
+                with suppress(FileNotFoundError):  # removed by another request
+                    size = (self.folder / name / record.name).stat().st_size + OVERHEAD_BYTES
+                    upload = Upload(f"{UPLOADS_SOURCE}/{name}/{record.name}", record.groups[0], size)
+            if upload is not None:
                 uploads[name] = upload
         self._cache = uploads
         yield from uploads.values()
 
     def owner_of_path(self, path: str) -> str:
         """The owner of the upload that a path below the folder belongs to; empty if there is no such upload."""
-        number = path.partition("/")[0]
-        upload = self._cache.get(number) or self._read(self.folder / number)
-        if upload is None:
-            return ""
-        self._cache[number] = upload
-        return upload.owner
+        upload = self._get(path.partition("/")[0])
+        return upload.owner if upload else ""
+
+    def _get(self, number: str) -> Upload | None:
+        if number not in self._cache:
+            list(self.all())
+        return self._cache.get(number) if (self.folder / number).exists() else None
+
+    def records(self) -> dict[str, UploadRecord]:
+        """The valid records by id, those of access files where there is none. Raises CollectionError."""
+        rows = self._rows()
+        records = {}
+        for number in self._ids():
+            record = valid_record(rows[number]) if number in rows else self._legacy_record(number)
+            if record is not None:
+                records[number] = record
+        return records
+
+    def differences(self) -> Iterator[tuple[str, str, str, str]]:
+        """See UploadStore."""
+        rows = self._rows()
+        for number in sorted({*rows, *self._ids()}):
+            place, folder, row = f"{UPLOADS}/{number}", self.folder / number, rows.get(number)
+            if row is None:
+                if self._legacy_record(number) is None and folder.exists():
+                    yield place, "its record", "there", "missing, so nobody may see it"
+                continue
+            if (actual := record_checksum(row)) != row["checksum"]:
+                yield place, "the checksum of its record", str(row["checksum"]), f"{actual}, so nobody may see it"
+                continue
+            try:
+                with (folder / row["name"]).open("rb") as file:
+                    if (actual := content_digest(file)) != row["digest"]:
+                        yield place, f"the checksum of {row['name']}", row["digest"], actual
+                groups = (folder / ACCESS_FILE).read_bytes()
+                if groups != _access_file(row["groups"]):
+                    yield place, ACCESS_FILE, str(row["groups"]), str(groups.decode(errors="replace").split("\n"))
+            except OSError as error:
+                # Otherwise it is being stored, or was removed meanwhile.
+                if not folder.with_name(f".{number}").exists() and number in self._rows():
+                    found = "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+                    yield place, Path(error.filename).name, "there", found
+
+    def rewrite_access_files(self) -> Iterator[str]:
+        """Write the access files that differ from the records. Yields their uploads' ids. Raises OSError."""
+        for number, record in self.records().items():
+            file = self.folder / number / ACCESS_FILE
+            if not file.exists() or file.read_bytes() != _access_file(record.groups):
+                write_durably(file, _access_file(record.groups), mode=0o600)
+                yield number
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes to the catalog, whoever holds the collection's lock. Raises CollectionError."""
+        try:
+            with (
+                open_connection(self._collection, writable=True) as connection,
+                connection.execution_options(begin="BEGIN IMMEDIATE").begin(),
+            ):
+                yield connection
+        except (sa.exc.DatabaseError, pysqlite3.Error) as error:
+            raise write_error("record of an upload", self._collection / CATALOG_FILE, error) from error
+
+    def _rows(self) -> dict[str, Mapping[str, Any]]:
+        try:
+            with open_connection(self._collection) as connection:
+                if not _has_records(connection):
+                    return {}
+                return {row["id"]: dict(row) for row in connection.execute(sa.select(uploads_table)).mappings()}
+        except (sa.exc.DatabaseError, pysqlite3.Error) as error:
+            raise read_error(self._collection, error) from error
+
+    def _ids(self) -> list[str]:
+        try:
+            return sorted(entry.name for entry in os.scandir(self.folder) if _ID.fullmatch(entry.name))
+        except FileNotFoundError:
+            return []
+
+    def _legacy_record(self, number: str) -> UploadRecord | None:
+        """What the access file says of an upload that an older ragfm stored; None if it is missing or not valid."""
+        try:
+            groups = (self.folder / number / ACCESS_FILE).read_text(encoding="utf-8").split("\n")
+            files = [entry.name for entry in (self.folder / number).iterdir() if entry.name != ACCESS_FILE]
+        except (OSError, UnicodeDecodeError):
+            return None
+        valid = len(files) == 1 and groups[0].startswith(OWN_GROUP_PREFIX)
+        return UploadRecord(files[0], tuple(groups), None) if valid else None
+
+    def add_records(self) -> None:
+        """See UploadStore."""
+        ids = self._ids()
+        rows, new = self._rows() if ids else {}, []
+        for number in ids:
+            record = None if number in rows else self._legacy_record(number)
+            if record is not None:
+                with suppress(OSError), (self.folder / number / record.name).open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size + OVERHEAD_BYTES
+                    new.append(upload_values(number, record.name, record.groups, size, content_digest(file)))
+        self._insert(new)
+
+    def copy_records(self, other: UploadFolder) -> None:
+        """Add the records that another collection, whose uploads were copied here, has of them."""
+        ids, columns = self._ids(), ("id", "owner", "name", "groups", "bytes", "digest", "checksum")
+        rows = other._rows() if ids else {}
+        self._insert([{key: rows[number][key] for key in columns} for number in ids if number in rows])
+
+    def drop_records(self) -> None:
+        """Delete the records of uploads that are not here."""
+        if gone := self._rows().keys() - self._ids():
+            with self._writing() as connection:
+                connection.execute(uploads_table.delete().where(uploads_table.c.id.in_(gone)))
+
+    def _insert(self, records: Sequence[Mapping[str, Any]]) -> None:
+        if records:
+            rows = [{**values, "created": time.time(), "state": "ready"} for values in records]
+            with self._writing() as connection:
+                uploads_table.create(connection, checkfirst=True)
+                connection.execute(uploads_table.insert(), rows)
 
     def remove(self, upload: Upload) -> None:
         """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
-        removed = self.folder / f".{secrets.token_hex(8)}"
-        (self.folder / str(upload_id(upload.uri))).rename(removed)
+        number = str(upload_id(upload.uri))
+        removed = self.folder / f".{number}"
+        (self.folder / number).rename(removed)
         sync_folder(self.folder)
-        shutil.rmtree(removed)
+        self._forget(removed)
         with self._lock:
-            self._pending[str(upload_id(upload.uri))] = "", monotonic()
+            self._pending[number] = "", monotonic()
+
+    def _forget(self, hidden: Path) -> None:
+        """Delete the record and the hidden folder of an upload that is not stored."""
+        try:
+            with self._writing() as connection:
+                if _has_records(connection):
+                    number = hidden.name.removeprefix(".")
+                    connection.execute(uploads_table.delete().where(uploads_table.c.id == number))
+        except CollectionError:  # a full disk, for example: its empty folder stays for `begin`
+            with suppress(OSError):
+                for file in hidden.iterdir():
+                    file.unlink()
+        else:
+            shutil.rmtree(hidden, ignore_errors=True)
 
     def begin(self) -> None:
         """Delete the remains of uploads and deletions that a crash interrupted before they were acknowledged."""
         for folder in self.folder.glob(".*") if self.folder.exists() else ():
-            shutil.rmtree(folder, ignore_errors=True)
+            self._forget(folder)
 
     def work(self) -> tuple[bool, bool]:
         """Whether there were uploads, and that no other server has the turn."""
@@ -282,16 +451,41 @@ class UploadFolder:
     def _with_error(self, upload: Upload) -> Upload:
         return replace(upload, error=self._failed.get(upload.uri))
 
-    def _read(self, folder: Path) -> Upload | None:
-        try:
-            owner = (folder / ACCESS_FILE).read_text(encoding="utf-8").split("\n", 1)[0]
-            files = [entry for entry in folder.iterdir() if entry.name != ACCESS_FILE]
-            if not files or not owner.startswith(OWN_GROUP_PREFIX):
-                return None
-            size = files[0].stat().st_size + OVERHEAD_BYTES
-            return Upload(f"{UPLOADS_SOURCE}/{folder.name}/{files[0].name}", owner, size)
-        except OSError:  # removed by another request
-            return None
+
+def content_digest(file: BinaryIO) -> str:
+    """The digest of the rest of a file."""
+    digest = xxhash.xxh3_128()
+    while data := file.read(2**20):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def check_content(number: str, digest: str, actual: str) -> None:
+    """Raise ConnectorError if the content of an upload does not have its digest."""
+    if actual != digest:
+        raise ConnectorError(
+            f"The upload {number} is damaged: its content has the checksum {actual}, expected {digest}.",
+            "Restore it from a backup, or delete it and upload the file again.",
+        )
+
+
+def upload_values(number: str, name: str, groups: Sequence[str], size: int, digest: str) -> dict[str, Any]:
+    """The record of an upload, as values of the table `uploads`."""
+    values = {"id": number, "owner": groups[0], "name": name, "groups": list(groups), "bytes": size, "digest": digest}
+    return values | {"checksum": record_checksum(values)}
+
+
+def valid_record(row: Mapping[str, Any] | sa.RowMapping) -> UploadRecord | None:
+    """The record in a row of the table `uploads`; None if it is damaged."""
+    if row["checksum"] != record_checksum(row):
+        return None
+    return UploadRecord(row["name"], tuple(row["groups"]), row["digest"])
+
+
+def record_checksum(values: Mapping[str, Any] | sa.RowMapping) -> str:
+    """The checksum of a record."""
+    covered = [values[key] for key in ("id", "owner", "name", "groups", "bytes", "digest")]
+    return blake2b(json.dumps(covered).encode(), digest_size=16).hexdigest()
 
 
 def upload_id(uri: str) -> str | None:
@@ -309,3 +503,12 @@ def safe_file_name(name: str) -> str:
     suffix = found[0] if found else ""
     stem = base.removesuffix(suffix).strip().encode()[: _MAX_NAME_BYTES - len(suffix)].decode("utf-8", "ignore")
     return f"{stem or 'document'}{suffix}"
+
+
+def _access_file(groups: Sequence[str]) -> bytes:
+    return "\n".join(groups).encode()
+
+
+def _has_records(connection: sa.Connection) -> bool:
+    """Whether the catalog of a folder has records; the table is created with the first one."""
+    return sa.inspect(connection).has_table(uploads_table.name)

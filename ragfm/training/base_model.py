@@ -83,7 +83,7 @@ class Base:
         except ImportError as error:
             extra = "vision" if vision else "train"
             raise MissingExtraError(
-                f"Cannot load {self.path}: {error}.", f"Run `pip install 'ragfm[{extra}]'`."
+                f"Cannot load {self.path}: {error}.", f"Run `pip install -e '.[{extra}]'` in ragfm's source folder."
             ) from error
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")
@@ -170,7 +170,9 @@ class Base:
             import bitsandbytes  # noqa: F401
             from transformers import BitsAndBytesConfig
         except ImportError as error:
-            raise MissingExtraError("qlora needs bitsandbytes.", "Run `pip install 'ragfm[qlora]'`.") from error
+            raise MissingExtraError(
+                "qlora needs bitsandbytes.", "Run `pip install -e '.[qlora]'` in ragfm's source folder."
+            ) from error
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

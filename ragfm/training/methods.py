@@ -142,7 +142,9 @@ def import_peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise MissingExtraError("Training needs peft.", "Run `pip install 'ragfm[train]'`.") from error
+        raise MissingExtraError(
+            "Training needs peft.", "Run `pip install -e '.[train]'` in ragfm's source folder."
+        ) from error
     return peft
 
 

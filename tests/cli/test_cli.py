@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.shell import HIT_KEYS, InProcessShell, Shell
+from support.torture.full_disk import small_disk
 from support.written_pdf import lines, pdf
 
 from ragfm.cli.main import SECTIONS
@@ -108,6 +110,29 @@ def test_a_failed_document_is_code_3_and_the_others_are_ingested(shell: Shell, d
     lines = shell("ingest", "docs", code=3).stderr.splitlines()
     assert [line for line in lines if "fake.pdf" in line and "is not a PDF" in line]
     assert shell.json("status")["failed"][0]["attempts"] == 2
+
+
+def test_known_failures_can_be_tolerated(shell: Shell, docs: Path) -> None:
+    (docs / "fake.pdf").write_text("Hello, I am not a PDF.")
+    os.utime(docs / "fake.pdf", (1e9, 1e9))
+    words = ("ingest", "docs", "--tolerate-failed")
+    assert [failure["known"] for failure in shell.json(*words, code=3)["failed"]] == [False]
+    for retry in ((), ("--retry",)):
+        assert [failure["known"] for failure in shell.json(*words, *retry)["failed"]] == [True]
+    (docs / "fake.pdf").write_text("Hello, I am no PDF either.")
+    os.utime(docs / "fake.pdf", (1.1e9, 1.1e9))
+    shell(*words, code=3)
+    shell(*words)
+    (docs / "other.pdf").write_text("Hello, I am not a PDF.")
+    shell(*words, code=3)
+    shell("ingest", "docs", code=3)
+
+
+def test_a_source_that_cannot_be_read_is_never_tolerated(shell: Shell, docs: Path) -> None:
+    shell("ingest", "docs", "--tolerate-failed")
+    docs.rename(docs.with_name("gone"))
+    for _ in range(2):
+        shell("ingest", "--tolerate-failed", code=3)
 
 
 WRONG = {
@@ -301,6 +326,19 @@ def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> 
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1
         assert "No space left" in done.stderr
+
+
+def test_a_read_only_file_system_is_an_access_error(shell: Shell, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with ExitStack() as mounts:
+        try:
+            mounts.enter_context(small_disk(disk))
+        except OSError as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        error = shell.json("keys", "add", "ann", "--keys", disk / "keys.json", code=1)["error"]
+    assert (error["type"], "Read-only file system" in error["message"]) == ("AccessDeniedError", True)
 
 
 def test_an_error_of_the_system_says_what_failed_and_what_to_check(shell: Shell) -> None:

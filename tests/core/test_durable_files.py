@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support.torture.full_disk import fill, small_disk
 
-from ragfm.core.durable_files import write_durably
+from ragfm.core.durable_files import storage_failure, write_durably
+from ragfm.core.errors import DiskFullError
 
 
 def test_the_file_that_a_link_names_is_replaced(tmp_path: Path) -> None:
@@ -27,6 +31,22 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not a regular file"):
         write_durably(pipe, b"x")
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("kind", ["array", "file"])
+def test_a_full_disk_is_told_from_other_failures(tmp_path: Path, kind: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with ExitStack() as mounts:
+        try:
+            mounts.enter_context(small_disk(disk))
+        except OSError as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+        fill(disk, 8192)
+        file, rows = disk / "file.npy", np.zeros(1_000_000)
+        with pytest.raises(OSError, match=r"written|No space") as raised:
+            np.save(file, rows) if kind == "array" else file.write_bytes(rows.tobytes())
+        assert storage_failure(disk, raised.value) == (DiskFullError, "No space left on device")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the administrator can give files away")

@@ -144,7 +144,7 @@ def test_offsets_are_estimated_from_token_counts() -> None:
 @pytest.fixture(scope="module")
 def static_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model's token embeddings, as a static model."""
-    model2vec = pytest.importorskip("model2vec", reason="needs `pip install 'ragfm[static]'`")
+    model2vec = pytest.importorskip("model2vec", reason="needs `pip install -e '.[static]'`")
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 

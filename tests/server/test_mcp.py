@@ -111,7 +111,7 @@ def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "ragfm.server.mcp_server", None)
     failed = CliRunner().invoke(mcp_command, []).exception
     assert isinstance(failed, MissingExtraError)
-    assert "pip install 'ragfm[mcp]'" in str(failed)
+    assert "pip install -e '.[mcp]'" in str(failed)
 
 
 def requests(caplog: pytest.LogCaptureFixture, field: str) -> list[dict[str, Any]]:

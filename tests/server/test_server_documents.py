@@ -330,7 +330,7 @@ def test_file_names_are_safe(name: str, fit: str) -> None:
 
 
 def test_remains_of_a_crash_are_removed(tmp_path: Path) -> None:
-    uploads = UploadFolder(tmp_path)
+    uploads = UploadFolder(make_collection(tmp_path))
     kept = uploads.store(io.BytesIO(b"kept"), "kept.txt", ["key:a"])
     (uploads.folder / ".0123456789abcdef").mkdir()
     (uploads.folder / ".0123456789abcdef" / "half.txt").write_text("half")

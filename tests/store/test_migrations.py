@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Settings
+from ragfm.core.durable_files import encode_checksummed
 from ragfm.core.errors import CollectionError
 from ragfm.store.migrations import SCHEMA_1_FILE
 from ragfm.testing import HashingEmbedder
@@ -55,6 +56,15 @@ def test_schema_1_opens_with_the_same_content(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir() if "catalog" in path.name and "-" not in path.name) == [
         "catalog.db"
     ]
+
+
+def test_verify_ignores_a_view_of_schema_1(folder: Path) -> None:
+    view = folder / "views" / "dense-0000000002"
+    view.mkdir(parents=True)
+    manifest = {"generation": 2, "kind": "flat", "files": {"index.npy": "0f" * 16}}
+    (view / "manifest.json").write_bytes(encode_checksummed(manifest))
+    report = _open(folder).verify()
+    assert (report.views, report.findings) == (1, ())
 
 
 @pytest.mark.parametrize("name", ["50%25", "a#b", "what?", os.fsdecode(b"B\xfcro")])

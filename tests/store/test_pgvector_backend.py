@@ -15,7 +15,7 @@ from support.torture.full_disk import small_disk
 
 from ragfm import Collection
 from ragfm.core.config import Settings
-from ragfm.core.errors import CollectionError, ConfigError
+from ragfm.core.errors import AccessDeniedError, CollectionError, ConfigError
 from ragfm.store import pgvector_backend
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.pgvector_backend import PgvectorSnapshot
@@ -216,6 +216,50 @@ def test_another_embedder_gets_an_index_of_its_own(address: str, docs: Path, pos
     collection.compact()
     counts = f"SELECT (SELECT count(*) FROM {schema}.pgvector_1), (SELECT count(*) FROM {schema}.pgvector_2)"
     assert postgres.sql(counts) == f"0|{collection.status().chunks}"
+
+
+def test_a_restricted_transaction_sees_no_vector_of_another_group(
+    address: str, docs: Path, postgres: PostgresServer
+) -> None:
+    schema = sa.make_url(address).query["collection"]
+    postgres.sql("CREATE EXTENSION IF NOT EXISTS vector")
+    postgres.sql(f"CREATE ROLE {schema}_owner LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {schema}_owner")
+    collection = _open(address.replace("owner@", f"{schema}_owner@"))
+    collection.sync(docs, allow=["hr"])
+
+    def count(groups: set[str] | None) -> int:
+        handle = collection if groups is None else collection.as_groups(groups)
+        with handle._catalog().read() as connection:
+            return int(connection.exec_driver_sql(f"SELECT count(*) FROM {schema}.pgvector_1").scalar_one())
+
+    assert (count({"sales"}), count({"hr"}), count(None)) == (0, 5, 5)
+    postgres.sql(
+        f"ALTER TABLE {schema}.pgvector_1 DISABLE ROW LEVEL SECURITY; DROP POLICY access ON {schema}.pgvector_1"
+    )
+    assert [finding.file for finding in collection.verify().findings] == ["pgvector_1"]  # as an older ragfm left it
+    collection.remove("docs/hours.txt")
+    assert not collection.verify().damaged
+    collection.compact()
+    assert (count({"sales"}), count({"hr"}), count(None)) == (0, 4, 4)
+
+
+def test_a_writer_that_may_not_create_the_table_leaves_it_to_the_owner(
+    address: str, docs: Path, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = sa.make_url(address).query["collection"]
+    _open(address, "local").sync(docs)
+    postgres.sql(f"CREATE ROLE {schema}_writer LOGIN; GRANT USAGE ON SCHEMA {schema} TO {schema}_writer")
+    postgres.sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {schema}_writer")
+    postgres.sql(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {schema}_writer")
+    writer = _open(address.replace("owner@", f"{schema}_writer@"))
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    assert writer.sync(docs).added == 1
+    assert "the table pgvector_1 does not exist, and this role may not create it" in caplog.text
+    assert writer.search("watchmen", 1)[0].uri == "docs/more.txt"
+    _open(address).sync()
+    (docs / "more.txt").write_text("Night watchmen sleep in the morning.")
+    with pytest.raises(AccessDeniedError, match=r"permission denied for table pgvector_1\. [A-Z]"):
+        writer.sync(docs)
 
 
 def test_a_folder_is_refused(docs: Path, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_importing_ragfm_does_not_import_psycopg() -> None:
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[postgres\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[postgres\]'"):
         Collection.open("postgresql:///db").search("x")
 
 
@@ -387,30 +387,69 @@ def test_a_server_that_may_lose_commits_is_refused(
     assert _open(address).sync(docs).added == 4
 
 
-def test_a_restored_dump_verifies_and_an_older_one_is_refused(
-    address: str, docs: Path, postgres: PostgresServer
-) -> None:
-    collection = _open(address)
-    collection.sync(docs)
-    expected = collection.search("leave", 10)
+def _clone(address: str, postgres: PostgresServer) -> str:
+    """Restore a dump of a collection in another database. Returns its address there."""
+    database = f"d{_schema(address)}"
     file = postgres.folder / f"{_schema(address)}.dump"  # where the user of the server may write
     postgres.dump(f"--schema={_schema(address)}", "--format=custom", f"--file={file}")
-    (docs / "more.txt").write_text("Night watchmen sleep by day.")
-    collection.sync(docs)
-    database = f"d{_schema(address)}"
     postgres.sql(f"CREATE DATABASE {database}")
     postgres.restore(file, database)
-    restored = postgres.address(_schema(address), database)
-    with pytest.raises(DamagedCollectionError, match=r"generation 2 .* was acknowledged: commits were lost") as raised:
-        _open(restored).search("leave", 10)
+    return postgres.address(_schema(address), database)
+
+
+def test_a_clone_is_a_collection_of_its_own(
+    address: str, docs: Path, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = _open(address)
+    original.sync(docs)
+    expected = original.search("leave", 10)
+    cloned = _clone(address, postgres)
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    original.sync(docs)
+    clone = _open(cloned)
+    assert "is a clone of a collection elsewhere" not in caplog.text
+    assert clone.search("leave", 10) == expected
+    assert caplog.text.count("is a clone of a collection elsewhere") == 1
+    assert not clone.verify().damaged
+    assert clone.path != original.path
+    policies = f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'"
+    assert postgres.sql(policies, cloned.partition("@/")[2].partition("?")[0]) == "12"
+    for change in ("Dogs bark.", "Dogs bark at night."):
+        (docs / "dogs.txt").write_text(change)
+        _open(cloned).sync(docs)  # sequences are restored, too
+    assert clone.search("bark", 1)[0].text == "Dogs bark at night."
+    assert original.search("watchmen", 1)[0].uri == "docs/more.txt"
+    assert not _open(address).verify().damaged
+    caplog.clear()
+    assert not _open(cloned).verify().damaged
+    assert "clone" not in caplog.text  # it has an id of its own by now
+    ids = [postgres.sql(f"SELECT value FROM {_schema(address)}.properties WHERE key = 'collection'")]
+    ids.append(_open(cloned).path.name.partition("-")[0])
+    assert ids[0] != ids[1]
+
+
+def test_an_older_dump_in_the_same_place_is_refused(address: str, docs: Path, postgres: PostgresServer) -> None:
+    collection, schema = _open(address), _schema(address)
+    collection.sync(docs)
+    file = postgres.folder / f"{schema}.dump"
+    postgres.dump(f"--schema={schema}", "--format=custom", f"--file={file}")
+    (docs / "more.txt").write_text("Night watchmen sleep by day.")
+    collection.sync(docs)
+    collection.close()
+    postgres.sql(f"DROP SCHEMA {schema} CASCADE")
+    postgres.restore(file, "postgres")
+    with pytest.raises(DamagedCollectionError, match=r"was acknowledged: commits were lost") as raised:
+        _open(address).search("leave", 10)
     assert str(collection.path) in raised.value.hint
     shutil.rmtree(collection.path)  # as the hint says
-    copy = _open(restored)
-    assert copy.search("leave", 10) == expected
-    assert not copy.verify().damaged
-    assert postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'", database) == "11"
-    copy.close()
-    assert _open(restored).sync(docs).added == 1  # sequences are restored, too
+    assert len(_open(address).documents()) == 4
+
+
+def test_a_physical_copy_is_told_apart_by_its_home(address: str, docs: Path, postgres: PostgresServer) -> None:
+    collection, schema = _open(address), _schema(address)
+    collection.sync(docs)
+    postgres.sql(f"UPDATE {schema}.properties SET value = 'staging' WHERE key = 'home'")
+    assert _open(address).path != collection.path
 
 
 def test_a_running_process_notices_lost_commits(address: str, docs: Path, postgres: PostgresServer) -> None:
@@ -477,6 +516,46 @@ def test_damage_is_found(address: str, docs: Path, postgres: PostgresServer) -> 
     assert any(what.startswith("the tags of docs/") for what in found)
     postgres.sql(f"UPDATE {schema}.documents SET text = replace(text, '29', '28')")
     assert not collection.verify(repair=True).damaged
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "uri = uri || 'x'",
+        "digest = 'x'",
+        "recipe = '{}'",
+        """allow = '["board"]', restricted = true""",
+        "path = path || 'x'",
+        "media_type = 'text/x'",
+    ],
+)
+def test_a_changed_row_of_a_document_is_found(address: str, docs: Path, postgres: PostgresServer, change: str) -> None:
+    collection, schema = _open(address), _schema(address)
+    collection.sync(docs, tags={"year": 2025})
+    collection.tag("docs/leave.md", {"team": "hr"})
+    collection.sync(docs, allow=["hr"])
+    assert not collection.verify().damaged
+    postgres.sql(f"UPDATE {schema}.documents SET {change} WHERE uri = 'docs/leave.md'")
+    if "restricted" in change:  # with rows that agree
+        postgres.sql(f"""UPDATE {schema}.sources SET allow = '["board"]'; UPDATE {schema}.groups SET name = 'board'""")
+    report = collection.verify()
+    assert [found.what for found in report.findings if found.what.startswith("the checksum of the row of docs/leave")]
+    assert report.lost
+
+
+def test_rows_that_an_older_version_has_changed_are_not_damage(
+    address: str, docs: Path, postgres: PostgresServer
+) -> None:
+    collection, schema = _open(address), _schema(address)
+    collection.sync(docs)
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr("ragfm.store.postgres_database.PostgresDatabase.seal", lambda *_: None)
+        collection.tag("docs/leave.md", {"team": "hr"})
+    assert not collection.verify().damaged
+    collection.tag("docs/hours.txt", {"team": "hr"})
+    assert not collection.verify().damaged
+    postgres.sql(f"UPDATE {schema}.documents SET digest = 'x' WHERE uri = 'docs/leave.md'")
+    assert collection.verify().lost == ("docs/leave.md",)
 
 
 def test_backups_are_those_of_the_server(address: str, docs: Path, tmp_path: Path) -> None:

@@ -206,3 +206,23 @@ def test_a_dump_by_the_owner_of_the_tables_has_all_rows(address: str, docs: Path
         postgres.sql(f"ALTER TABLE {schema}.{table} OWNER TO {schema}_owner")
     words = (f"--schema={schema}", "--role", f"{schema}_owner", "--enable-row-security", "--inserts")
     assert postgres.dump(*words).count("Dogs are welcome") == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE {}.chunks DISABLE ROW LEVEL SECURITY",
+        "DROP POLICY access ON {}.chunks",
+        "ALTER POLICY access ON {}.chunks USING (true)",
+    ],
+    ids=["disabled", "dropped", "opened"],
+)
+def test_row_level_security_that_is_off_is_found_and_switched_on(
+    restricted: Collection, address: str, postgres: PostgresServer, statement: str
+) -> None:
+    assert not restricted.verify().damaged
+    postgres.sql(statement.format(_schema(address)))
+    found = [(finding.file, finding.what, finding.found) for finding in restricted.verify().findings]
+    assert found == [("chunks", "row-level security", "off")]
+    report = restricted.verify(repair=True)
+    assert (report.damaged, report.mended) == (False, ("switched on row-level security of chunks",))

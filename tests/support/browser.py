@@ -18,7 +18,7 @@ from support.running_server import Running, SlowReader, serve
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browsing = pytest.mark.skipif(
     CHROMIUM is None or find_spec("playwright") is None,
-    reason="NOT TESTED: needs Chromium (apt-get install chromium) and playwright (pip install 'ragfm[dev]')",
+    reason="NOT TESTED: needs Chromium (apt-get install chromium) and playwright (pip install -e '.[dev]')",
 )
 
 ANSWER = "You get 28 days of leave [1]. Parents get 16 weeks more [1]. Cats get 99 weeks."

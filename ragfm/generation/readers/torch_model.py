@@ -90,7 +90,7 @@ class TorchModel:
                 model = auto_model.from_pretrained(folder, use_safetensors=True, **model_options, **load_options)
         except ImportError as error:
             extra = "vision" if vision else "qlora" if bits else "transformers"
-            hint = f"Run `pip install 'ragfm[{extra}]'`."
+            hint = f"Run `pip install -e '.[{extra}]'` in ragfm's source folder."
             raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
         if not self._tokenizer.chat_template and vision:
             self._tokenizer.chat_template = self._processor.chat_template
@@ -232,7 +232,7 @@ class TorchModel:
         try:
             from peft import PeftConfig, PeftModel
         except ImportError as error:
-            hint = "Run `pip install 'ragfm[train]'`."
+            hint = "Run `pip install -e '.[train]'` in ragfm's source folder."
             raise MissingExtraError("The package 'peft' is not installed, and adapters need it.", hint) from error
         name = f"adapter{next(self._name_numbers)}"
         # If loading fails, the model may already have changed: no adapter, not even None, must count as current.

@@ -94,7 +94,7 @@ def _without_downloads() -> None:
     if not hasattr(tokenize, "_load_spacy_model"):
         raise UnsupportedError(
             f"unstructured {_LIBRARY_VERSION} loads its language model in a way that ragfm does not know.",
-            "Run `pip install 'ragfm[unstructured]'` for a version that works.",
+            "Run `pip install -e '.[unstructured]'` in ragfm's source folder for a version that works.",
         )
 
     def load_blank_model() -> Any:

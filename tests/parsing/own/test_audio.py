@@ -104,7 +104,7 @@ def test_errors_of_audio_files(spoken: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(audio, "find_spec", lambda _: None)
     with pytest.raises(SkipDocument, match="speech model") as skipped:
         parse(Blob(mp3), "a.mp3")
-    assert "pip install 'ragfm[audio]'" in skipped.value.hint
+    assert "pip install -e '.[audio]'" in skipped.value.hint
 
 
 def test_paragraphs_end_with_sentences_and_pauses() -> None:

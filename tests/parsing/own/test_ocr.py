@@ -59,7 +59,7 @@ def test_without_ocr_the_hint_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ocr, "find_spec", lambda _: None)
     files = {"a.png": image("PNG", "x"), "a.pdf": image("PDF", "x"), "a.pptx": slides(image("PNG", "x"))}
     for name, data in files.items():
-        with pytest.raises(SkipDocument, match=r"a\.p.* OCR.*pip install 'ragfm\[ocr\]'"):
+        with pytest.raises(SkipDocument, match=r"a\.p.* OCR.*pip install -e '\.\[ocr\]'"):
             parse(Blob(data), name)
 
 

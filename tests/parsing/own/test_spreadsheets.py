@@ -244,7 +244,7 @@ def test_damaged_and_without_the_extra(book: bytes, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ParseError, match=r"a\.xlsx"):
         parse(Blob(book.replace(b"xl/worksheets/sheet1.xml", b"xl/worksheets/sheet9.xml")), "a.xlsx")
     monkeypatch.setitem(sys.modules, "python_calamine", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ragfm\[documents\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[documents\]'"):
         parse(Blob(book), "a.xlsx")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_HINT = "Run `pip install 'ragfm[audio]'`."
+_HINT = "Run `pip install -e '.[audio]'` in ragfm's source folder."
 _LOCK = threading.Lock()  # the model transcribes one recording at a time
 _RATE = 16_000  # samples per second, as the model expects them
 _INPUT_RATES = range(4_000, 400_000)  # samples per second

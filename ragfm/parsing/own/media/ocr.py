@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-OCR_HINT = "Run `pip install 'ragfm[ocr]'`."
+OCR_HINT = "Run `pip install -e '.[ocr]'` in ragfm's source folder."
 _LOCK = threading.Lock()  # the models process one image at a time
 _MIN_SCORE = 0.5  # of 1; text recognized with a lower score is dropped
 _LINE_HEIGHT = 1.25  # times the font size

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_HINT = "Run `pip install 'ragfm[audio]'`."
+_HINT = "Run `pip install -e '.[audio]'` in ragfm's source folder."
 _FORMATS = ((b"\x1a\x45\xdf\xa3", "matroska"), (b"RIFF", "avi"))
 _SAMPLE_SECONDS = 0.5  # between the frames that are compared
 _THUMBNAIL = (64, 36)  # pixels in which they are compared

@@ -20,7 +20,8 @@ def read_rtf(data: bytes, name: str) -> ParsedText:
         from striprtf.striprtf import rtf_to_text
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            "RTF needs the module 'striprtf', which is not installed.", "Run `pip install 'ragfm[documents]'`."
+            "RTF needs the module 'striprtf', which is not installed.",
+            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
         ) from error
     try:
         text: str = rtf_to_text(_shown(data.decode("latin-1")), errors="replace")

@@ -42,7 +42,7 @@ def read_spreadsheet(data: bytes, name: str) -> ParsedText:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"Spreadsheets need the module {error.name!r}, which is not installed.",
-            "Run `pip install 'ragfm[documents]'`.",
+            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
         ) from error
     charts = _read_charts(Package(data, name)) if data.startswith(b"PK") else {}
     builder, row_count = MarkdownBuilder(), 0

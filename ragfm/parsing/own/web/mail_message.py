@@ -52,7 +52,8 @@ def read_msg(data: bytes, name: str) -> ParsedText:
         from oxmsg import Message
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"MSG needs the module {error.name!r}, which is not installed.", "Run `pip install 'ragfm[documents]'`."
+            f"MSG needs the module {error.name!r}, which is not installed.",
+            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
         ) from error
     try:
         message = Message.load(io.BytesIO(data))
