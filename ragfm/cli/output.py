@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from ragfm.core.table_rows import TableRow, text_blocks
 from ragfm.core.text import counted, displayed_quote
 
 if TYPE_CHECKING:
@@ -217,9 +218,23 @@ def _location(where: Hit | Citation) -> str:
 
 
 def print_hit(label: str, hit: Hit) -> None:
-    """Print a hit's label and location, then its text, indented."""
-    text = "\n".join(f"   {line}" for line in hit.text.splitlines())
-    print_text(f"{label} ", (hit_location(hit), "bold"), f"\n{text}\n")
+    """Print a hit's label and location, then its text, indented; the rows of a table are below their header."""
+    print_text(f"{label} ", (hit_location(hit), "bold"))
+    for block in text_blocks(hit.text, hit.context):
+        if isinstance(block, str):
+            print_text("\n".join(f"   {line}" for line in block.splitlines()))
+        else:
+            print_rows(block, indent=3)
+    print_text("")
+
+
+def print_rows(rows: Sequence[TableRow], *, indent: int) -> None:
+    """Print rows of a table below their header; an arrow marks the likeliest cell."""
+    width = max(len(row.cells) for row in rows)
+    titles = [f" {title}" if title.startswith(">") else title for title in rows[0].titles]
+    cells = [[f"→ {cell}" if at == row.column else cell for at, cell in enumerate(row.cells)] for row in rows]
+    padded = [[*row, *[""] * (width - len(row))] for row in (titles, *cells)]
+    print_table(padded[0], padded[1:], indent=indent)
 
 
 def print_answer(answer: Answer) -> None:
@@ -237,7 +252,7 @@ def print_evidence(answer: Answer) -> None:
     if answer.contradictions:
         lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)
         print_text(f"\n{lines}")
-    quote = answer.quote
+    quote, rows = answer.quote, list[TableRow]()
     for citation in answer.citations if answer.shows_text else ():
         fault = ""
         if citation.fault:
@@ -245,8 +260,13 @@ def print_evidence(answer: Answer) -> None:
         if quote and (citation.uri, citation.start, citation.end) == (quote.uri, quote.start, quote.end):
             quote = None
         print_text(f"  [{citation.n}] {one_line(_location(citation))}: ", _quote(citation), fault)
+        if citation.row and citation.row not in rows:
+            rows.append(citation.row)
+            print_rows([citation.row], indent=6)
     if quote:
         print_text(f"  [{quote.n}] {one_line(_location(quote))}: ", _quote(quote))
+        if quote.row and quote.row not in rows:
+            print_rows([quote.row], indent=6)
     if answer.nearest:
         print_text("The nearest passages say:")
     for nearest in answer.nearest:
@@ -275,7 +295,7 @@ def print_extraction(extraction: Extraction[Any]) -> None:
 
 
 def _quote(citation: Citation) -> Part:
-    return f"“{displayed_quote(citation.quote)}”", "dim"
+    return displayed_quote(citation.quote, citation.row), "dim"
 
 
 # --- Reports -----------------------------------------------------------------------------------------------------

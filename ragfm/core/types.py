@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ragfm.core.errors import RagfmError
+from ragfm.core.table_rows import TableRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -246,7 +247,8 @@ class Citation:
     passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
     do (`stitched`), no text does, but the reader saw the passage's picture, which is not checked (`picture`), or the
     quote has the words of the sentence, but may be about another subject (`subject`) or not say what was asked
-    (`unclear`). `missing` are the names and periods of the question that are not found with the quote.
+    (`unclear`). `missing` are the names and periods of the question that are not found with the quote. `row` is the
+    table row that the quote is, None if it is none.
     """
 
     n: int
@@ -264,6 +266,7 @@ class Citation:
     lines: tuple[int, int] | None = None
     image: str | None = None
     box: Box | None = None
+    row: TableRow | None = None
 
     @property
     def supports(self) -> bool:
@@ -276,7 +279,7 @@ class Contradiction:
     """A passage that gives a different number or name from that in an answer's sentence.
 
     Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
-    the sentence. `name` is the document's display name.
+    the sentence. `name` is the document's display name, `row` the table row that the quote is.
     """
 
     n: int
@@ -288,6 +291,7 @@ class Contradiction:
     answer_start: int
     answer_end: int
     name: str = ""
+    row: TableRow | None = None
 
 
 @dataclass(frozen=True, slots=True)

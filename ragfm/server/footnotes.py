@@ -27,7 +27,7 @@ def footnotes(answer: Answer) -> str:
     for source in sources:
         page = f", page {source.page}" if source.page else ""
         name = " ".join((source.name or source.uri).split())
-        lines.append(f"[{source.n}] {name}{page}: “{displayed_quote(source.quote)}”")
+        lines.append(f"[{source.n}] {name}{page}: {displayed_quote(source.quote, source.row)}")
     return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""
 
 

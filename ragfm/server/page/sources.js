@@ -128,7 +128,7 @@ function card(turn, hit, evidence, active) {
       place ? h('span', { class: 'place' }, place) : null,
     ),
     hit.image ? picture(turn.model, hit) : null,
-    h('div', { class: 'passage' }, passage(hit.text, spans)),
+    h('div', { class: 'passage' }, passage(hit.text, spans, hit.context)),
     own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
     [...faults].map(([fault, text]) => h('p', { class: ['unclear', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
     h(
@@ -295,7 +295,7 @@ function documentNodes({ text, start, characters }, hit, spans) {
     hit && !same ? h('p', { class: 'fault' }, 'The document has changed since the answer.') : null,
     omitted(start),
     same
-      ? [plain(text.slice(0, from)), h('div', { class: 'here' }, passage(hit.text, spans)), plain(text.slice(to))]
+      ? [plain(text.slice(0, from)), h('div', { class: 'here' }, passage(hit.text, spans, hit.context)), plain(text.slice(to))]
       : plain(text),
     omitted(characters - start - [...text].length),
   ];
