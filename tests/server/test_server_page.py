@@ -107,7 +107,7 @@ def test_contradictions_follow_the_answer_and_lead_to_their_passage(visit: Visit
 
 
 @browsing
-def test_a_table_row_is_shown_as_a_table(visit: Visit) -> None:
+def test_a_table_row_is_shown_as_a_table_and_the_reasons_of_dropped_passages_are_named(visit: Visit) -> None:
     page = visit.page
     expect(page.locator("#model")).to_have_value("handbook")
     row = "| Norway | €43 | €46 |"
@@ -118,6 +118,7 @@ def test_a_table_row_is_shown_as_a_table(visit: Visit) -> None:
     }
     cells = {"header": ["Country", "2025", "2026"], "cells": ["Norway", "€43", "€46"], "label": "Norway", "column": 2}
     quote = {"uri": "docs/rates.md", "page": None, "n": 1, "start": 24, "end": 46, "quote": row, "row": cells}
+    twin, long = "near-duplicate of a better hit in docs/rates.md", "does not fit: the reader has room for 9 tokens"
     details = {
         "answer": "€46 [1].",
         "shown": "I am not sure. The documents say: Norway — 2026: €46 [1]",
@@ -125,7 +126,7 @@ def test_a_table_row_is_shown_as_a_table(visit: Visit) -> None:
         "quote": quote,
         "citations": [],
         "passages": [hit],
-        "dropped": [],
+        "dropped": [{"chunk_id": at, "why": why} for at, why in enumerate((twin, long, twin))],
         "unsupported": [],
         "query": "rate",
         "seconds": 0.1,
@@ -143,6 +144,10 @@ def test_a_table_row_is_shown_as_a_table(visit: Visit) -> None:
     sources = page.get_by_role("complementary", name="Sources")
     assert sources.locator("tr").all_inner_texts() == ["Country\t2025\t2026", "Denmark\t€50\t€52", "Norway\t€43\t€46"]
     assert sources.locator("mark.active").all_inner_texts() == ["Norway", "€43", "€46"]
+    assert sources.locator("> .foot").all_inner_texts()[-2:] == [
+        f"2 more passages not read: {twin}.",
+        f"1 more passage not read: {long}.",
+    ]
 
 
 @browsing

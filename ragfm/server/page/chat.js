@@ -243,7 +243,7 @@ function setDetails(turn, details) {
   const left = details.dropped.filter((one) => !shown.has(one.chunk_id));
   const hidden = !details.shown.startsWith(details.answer); // an unsure answer of a small reader
   const own = { status, quote, hidden, citations, contradictions, nearest, unsupported, query, seconds, notes, rating };
-  turn.details = { ...own, passages, dropped: left.length };
+  turn.details = { ...own, passages, dropped: left.map((one) => one.why) };
 }
 
 function showError(owner, turn, view, error) {

@@ -73,9 +73,7 @@ export function showSources(turn, index = null, from = null) {
           others.map((hit) => card(turn, hit, [], null)),
         )
       : null,
-    dropped
-      ? h('p', { class: 'foot' }, `${count(dropped, 'more passage')} did not fit into the reader’s context window.`)
-      : null,
+    droppedLines(dropped),
   );
   open(from);
   if (index === null) return;
@@ -84,6 +82,15 @@ export function showSources(turn, index = null, from = null) {
   mark.setAttribute('tabindex', '-1');
   mark.focus({ preventScroll: true });
   mark.scrollIntoView({ block: 'center' });
+}
+
+/** How many passages were not read, for each reason. Chats of older versions know only the number. */
+function droppedLines(reasons) {
+  const known = Array.isArray(reasons) ? reasons : [];
+  return [...new Set(known)].map((why) => {
+    const passages = count(known.filter((one) => one === why).length, 'more passage');
+    return h('p', { class: 'foot' }, `${passages} not read: ${why}.`);
+  });
 }
 
 /** A passage with the evidence that it holds. */
