@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ragfm.core.types import Answer, Citation, Hit, Usage
     from ragfm.evaluation import Estimate
+    from ragfm.evaluation.metrics import StatusCount
     from ragfm.generation.structured_output import Extraction
     from ragfm.ingestion.ingest_report import SyncReport
 
@@ -323,6 +324,18 @@ def print_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | No
     for failure in synced.failed if synced else ():
         stale = "; an older version is still served" if failure.stale else ""
         print_note(f"failed {one_line(failure.uri)} ({failure.stage}): {failure.error}{stale}")
+
+
+def print_statuses(runs: Mapping[str, Mapping[str, StatusCount]]) -> None:
+    """Print, for each run by its name, how many answers have each status, and their precision with its interval."""
+    rows = [
+        (name, status, str(row.count), f"{it.value:.3f}" if it else "-", f"[{it.low:.3f}, {it.high:.3f}]" if it else "")
+        for name, counts in runs.items()
+        for status, row in counts.items()
+        for it in (row.precision,)
+    ]
+    if rows:
+        print_table(["", "status", ">answers", ">precision", ""], rows, indent=2)
 
 
 def print_estimates(estimates: Mapping[str, Estimate], digits: int) -> None:
