@@ -592,7 +592,8 @@ class Collection:
         """
         from ragfm.ingestion.page_images import page_image
 
-        return page_image(self._store, self._read_catalog(lambda catalog: self._row(catalog, uri)), page, width)
+        row = self._read_catalog(lambda catalog: self._row(catalog, uri))
+        return page_image(self._store, self._groups, row, page, width)
 
     def page_boxes(self, uri: str, page: int, start: int, end: int) -> list[Box]:
         """Where `document.text[start:end]` stands on a page: a box for each line, empty if the place is not certain.
@@ -607,7 +608,7 @@ class Collection:
             return row, *catalog.document(row.id)
 
         row, text, marks = self._read_catalog(found)
-        return page_boxes(self._store, row, text, marks or (), page, start, end)
+        return page_boxes(self._store, self._groups, row, text, marks or (), page, start, end)
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
