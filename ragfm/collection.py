@@ -13,11 +13,15 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from ragfm.core.errors import CollectionBusyError, CollectionError, UnsupportedError
-from ragfm.core.types import MAX_HOPS, Document, Scalar
+from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, UnsupportedError
+from ragfm.core.notebook import Heading, as_html, as_markdown
+from ragfm.core.table_rows import TableRow
+from ragfm.core.text import counted
+from ragfm.core.types import MAX_HOPS, Document, HitList, Scalar
 
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
+    from ragfm.core.notebook import Block
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Box, Embedder, Hit, ImageEmbedder, ImagePart, Reranker, SearchStep
     from ragfm.generation.answer_log import AnswerLog
@@ -381,7 +385,7 @@ class Collection:
         rerank: str | None = None,
         hops: Hops = 1,
         record: Callable[[SearchStep], None] = lambda _: None,
-    ) -> list[Hit]:
+    ) -> HitList:
         """The `k` best chunks for a query, best first.
 
         `dense` ranks by the cosine of embeddings, `keyword` by BM25, `hybrid` by both. A reranker reorders the best
@@ -423,16 +427,16 @@ class Collection:
             if steps or hops != "auto":
                 for step in steps:
                     record(step)
-                return hits
+                return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
             reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))
-        if reranker is None:
-            return hits
-        return rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+        if reranker is not None:
+            hits = rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+        return HitList(hits)
 
     def has(self, commit: str) -> bool:
         """Whether searches see a `commit`; a replica may not have it yet. From then on, they never see an older state.
@@ -777,6 +781,28 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({self.location!r})"
+
+    def _blocks(self) -> Iterator[Block]:
+        yield Heading(repr(self))
+        try:
+            status = self.status()
+        except CollectionNotFound:
+            yield "It does not exist yet: `sync` creates it."
+            return
+        yield f"{counted(document=status.documents, chunk=status.chunks)}; embedder {status.embedder['embedder']}"
+        titles = ("source", "documents", "location")
+        if rows := [
+            TableRow(titles, (str(one["name"]), str(one["documents"]), str(one["location"]))) for one in status.sources
+        ]:
+            yield rows
+        if status.failed:
+            yield f"{counted(document=len(status.failed))} failed."
+
+    def _repr_html_(self) -> str:
+        return as_html(self._blocks())
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self._blocks())
 
     def _owner(self) -> None:
         if self._groups is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ragfm.citations.grounding import CitedAnswer, CitedSentence, cite
 from ragfm.citations.support import Analysis, Evidence, row_with_answer, terms_of
 from ragfm.core.abstention import ABSTENTION
-from ragfm.core.text import MARKER, QUESTION_MARKS, displayed_quote, escape_markers, line_range
+from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers, line_range
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ of 0.3 to 1, for 85 without the terms, and for 83 by the terms alone."""
 _LIKELY = 0.5
 """Likelihood from which an answer to "How do I …?" is one of a few words. Over four manuals, none of 46 reached it."""
 _MAX_OPENING = 400  # characters
-_MAX_QUOTE = 300  # characters of a contradiction
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +258,7 @@ def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small
         return text
     says = ""
     if quote:
-        words = escape_markers(displayed_quote(quote.quote, quote.row))
+        words = escape_markers(quote.displayed)
         if small and status == "unsure":
             under = f", under “{escape_markers(section)}”" if section else ""
             return f"I am not sure. The documents say{under}: {words} [{quote.n}]"
@@ -268,10 +267,3 @@ def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small
     doubt = "I am not sure of this." if status == "unsure" else ""
     below = " ".join(filter(None, (doubt, says)))
     return f"{text}\n\n{below}" if below else text
-
-
-def describe_contradiction(contradiction: Contradiction) -> str:
-    """The line that tells a user of a contradiction: `But [2] says otherwise: “…”`."""
-    quote = escape_markers(displayed_quote(contradiction.quote, contradiction.row))
-    ending = f": {quote}" if len(quote) <= _MAX_QUOTE else "."
-    return f"But [{contradiction.n}] says otherwise{ending}"

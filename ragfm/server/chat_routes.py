@@ -15,7 +15,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
-from ragfm.core.text import displayed_quote, escape_markers
+from ragfm.core.text import escape_markers
 from ragfm.core.types import Answer, Citation, Contradiction, Message
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.server.api_errors import ApiError, as_api_error
@@ -170,8 +170,8 @@ class _ChatAnswer:
         contradiction's span is its line, and that of a quote in place of the answer is everything.
         """
         added, spans, citations = "", list(spans), answer.citations
-        if answer.quote and answer.quote.row and displayed_quote(answer.quote.quote, answer.quote.row) in answer.shown:
-            added = f"\n\n{escape_markers(answer.quote.row.markdown)}"
+        if answer.quoted_row:
+            added = f"\n\n{escape_markers(answer.quoted_row.markdown)}"
         if answer.quote and not answer.shows_text:
             citations, spans = (answer.quote,), [(0, length)]
         for at, line in enumerate(contradiction_lines(answer)):
