@@ -385,7 +385,7 @@ class Collection:
         rerank: str | None = None,
         hops: Hops = 1,
         record: Callable[[SearchStep], None] = lambda _: None,
-    ) -> HitList:
+    ) -> list[Hit]:
         """The `k` best chunks for a query, best first.
 
         `dense` ranks by the cosine of embeddings, `keyword` by BM25, `hybrid` by both. A reranker reorders the best

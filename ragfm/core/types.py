@@ -460,7 +460,8 @@ class Answer:
     @property
     def quoted_row(self) -> TableRow | None:
         """The table row that `shown` quotes, None if it quotes none."""
-        return self.quote.row if self.quote and self.quote.row and self.quote.displayed in self.shown else None
+        quote = self.quote
+        return quote.row if quote and quote.row and escape_markers(quote.displayed) in self.shown else None
 
     @property
     def evidence(self) -> tuple[Citation, ...]:
