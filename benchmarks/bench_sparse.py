@@ -30,7 +30,7 @@ from scipy import sparse
 from ragfm import Collection, Settings
 from ragfm.core.types import embedded_text
 from ragfm.evaluation import QuestionSet
-from ragfm.evaluation.metrics import _matches, estimate_means
+from ragfm.evaluation.metrics import estimate_means, matches_gold
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, has_code
 from ragfm.retrieval.search import find_candidates, fuse, load_hits, min_max, unscored
@@ -111,7 +111,7 @@ def compare(name: str, data: QuestionSet, model: Any, keep: Path, *, encode_only
 
             pool = collection._read(pools)
             chosen = [hits[at_of[one]] for one in pool["wide"].tolist()]
-            gold = [next((n for n, g in enumerate(question.gold) if _matches(hit, g)), -1) for hit in chosen]
+            gold = [next((n for n, g in enumerate(question.gold) if matches_gold(hit, g)), -1) for hit in chosen]
             narrow, code = pool["narrow"], has_code(question.text)
             for kind, count in (("candidates", narrow), ("third list", len(chosen))):
                 found[kind][0] += len(set(gold[:count]) - {-1})

@@ -35,7 +35,7 @@ from ragfm.citations.verifier import VerifierReranker
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Hit, embedded_text
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection
-from ragfm.evaluation.metrics import CUTOFF, _matches
+from ragfm.evaluation.metrics import CUTOFF, matches_gold
 from ragfm.retrieval.fusion_weight import has_code
 from ragfm.retrieval.search import fuse
 
@@ -155,7 +155,7 @@ def matches(hit: Hit, gold: Gold, data: QuestionSet) -> bool:
     """Whether a hit is what a question asks for."""
     if data.documents is None:
         return hit.page == gold.start and hit.uri.endswith(gold.uri)
-    return _matches(hit, gold)
+    return matches_gold(hit, gold)
 
 
 def pools(name: str, keep: Path, settings: Settings | None = None, label: str = "") -> list[Pool]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragfm import Collection
-from ragfm.core.text import TABLE_RULE
+from ragfm.core.table_rows import TABLE_RULE
 
 _YEAR = re.compile(r"\b(?:19[89]|20[0-3])\d\b")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

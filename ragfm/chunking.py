@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ragfm.core.document_name import SEPARATOR, document_names
 from ragfm.core.errors import ConfigError, TooLongError
-from ragfm.core.text import TABLE_RULE, row_cells, sentence_spans
+from ragfm.core.table_rows import TABLE_RULE, row_cells, row_line
+from ragfm.core.text import sentence_spans
 from ragfm.core.types import Chunk, Document, Mark
 
 if TYPE_CHECKING:
@@ -345,7 +346,7 @@ def _without_repetition(row: str) -> str:
         same = next((i for i, pair in enumerate(zip(words, before, strict=False)) if pair[0] != pair[1]), len(words))
         cells.append(" ".join(words[same:] or words))
         before = words
-    return f"| {' | '.join(cells)} |"
+    return row_line(cells)
 
 
 def _outside(spans: Sequence[tuple[int, int]], positions: Iterable[int]) -> Iterator[int]:

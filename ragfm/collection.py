@@ -13,11 +13,15 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from ragfm.core.errors import CollectionBusyError, CollectionError, UnsupportedError
-from ragfm.core.types import MAX_HOPS, Document, Scalar
+from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, UnsupportedError
+from ragfm.core.notebook import Heading, as_html, as_markdown
+from ragfm.core.table_rows import TableRow
+from ragfm.core.text import counted
+from ragfm.core.types import MAX_HOPS, Document, HitList, Scalar
 
 if TYPE_CHECKING:
     from ragfm.core.config import Settings
+    from ragfm.core.notebook import Block
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Box, Embedder, Hit, ImageEmbedder, ImagePart, Reranker, SearchStep
     from ragfm.generation.answer_log import AnswerLog
@@ -423,16 +427,16 @@ class Collection:
             if steps or hops != "auto":
                 for step in steps:
                     record(step)
-                return hits
+                return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
             reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))
-        if reranker is None:
-            return hits
-        return rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+        if reranker is not None:
+            hits = rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+        return HitList(hits)
 
     def has(self, commit: str) -> bool:
         """Whether searches see a `commit`; a replica may not have it yet. From then on, they never see an older state.
@@ -592,7 +596,8 @@ class Collection:
         """
         from ragfm.ingestion.page_images import page_image
 
-        return page_image(self._store, self._read_catalog(lambda catalog: self._row(catalog, uri)), page, width)
+        row = self._read_catalog(lambda catalog: self._row(catalog, uri))
+        return page_image(self._store, self._groups, row, page, width)
 
     def page_boxes(self, uri: str, page: int, start: int, end: int) -> list[Box]:
         """Where `document.text[start:end]` stands on a page: a box for each line, empty if the place is not certain.
@@ -607,7 +612,7 @@ class Collection:
             return row, *catalog.document(row.id)
 
         row, text, marks = self._read_catalog(found)
-        return page_boxes(self._store, row, text, marks or (), page, start, end)
+        return page_boxes(self._store, self._groups, row, text, marks or (), page, start, end)
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
@@ -776,6 +781,28 @@ class Collection:
 
     def __repr__(self) -> str:
         return f"Collection({self.location!r})"
+
+    def _blocks(self) -> Iterator[Block]:
+        yield Heading(repr(self))
+        try:
+            status = self.status()
+        except CollectionNotFound:
+            yield "It does not exist yet: `sync` creates it."
+            return
+        yield f"{counted(document=status.documents, chunk=status.chunks)}; embedder {status.embedder['embedder']}"
+        titles = ("source", "documents", "location")
+        if rows := [
+            TableRow(titles, (str(one["name"]), str(one["documents"]), str(one["location"]))) for one in status.sources
+        ]:
+            yield rows
+        if status.failed:
+            yield f"{counted(document=len(status.failed))} failed."
+
+    def _repr_html_(self) -> str:
+        return as_html(self._blocks())
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self._blocks())
 
     def _owner(self) -> None:
         if self._groups is not None:

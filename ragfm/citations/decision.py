@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ragfm.citations.grounding import CitedAnswer, CitedSentence, cite
-from ragfm.citations.support import Analysis, Evidence, terms_of
+from ragfm.citations.support import Analysis, Evidence, row_with_answer, terms_of
 from ragfm.core.abstention import ABSTENTION
-from ragfm.core.text import MARKER, QUESTION_MARKS, displayed_quote, escape_markers, line_range
+from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers, line_range
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ of 0.3 to 1, for 85 without the terms, and for 83 by the terms alone."""
 _LIKELY = 0.5
 """Likelihood from which an answer to "How do I …?" is one of a few words. Over four manuals, none of 46 reached it."""
 _MAX_OPENING = 400  # characters
-_MAX_QUOTE = 300  # characters of a contradiction
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,16 @@ def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contrad
             if (quote.n, quote.start, quote.end) not in known:
                 contradicting.append(
                     Contradiction(
-                        quote.n, quote.uri, quote.page, quote.start, quote.end, quote.quote, start, end, quote.name
+                        n=quote.n,
+                        uri=quote.uri,
+                        page=quote.page,
+                        start=quote.start,
+                        end=quote.end,
+                        quote=quote.quote,
+                        answer_start=start,
+                        answer_end=end,
+                        name=quote.name,
+                        row=quote.row,
                     )
                 )
     return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
@@ -172,6 +181,7 @@ def citation_of(evidence: Evidence, answer_start: int = 0, answer_end: int = 0) 
         lines=lines,
         image=hit.image,
         box=hit.box,
+        row=evidence.row,
     )
 
 
@@ -204,7 +214,10 @@ def nearest_sentences(analysis: Analysis, readings: Sequence[Reading]) -> list[t
         ]
         if scored:
             score, best = max(scored, key=lambda one: one[0])
-            nearest.append((score, citation_of(Evidence(best.hit, best.start, best.end, score, supports=False))))
+            position = reading.best_within(best.start, best.end)[1] if reading else None
+            row = row_with_answer(best, analysis.question.terms, position=position)
+            evidence = Evidence(best.hit, best.start, best.end, score, supports=False, row=row)
+            nearest.append((score, citation_of(evidence)))
     return nearest
 
 
@@ -214,9 +227,10 @@ def openings(analysis: Analysis) -> list[tuple[float, Citation]]:
     for n, windows in sorted(analysis.windows.items()):
         text = [window for window in windows if not window.is_heading]
         if text:
-            first = text[0]
-            end = max((one.end for one in text if one.end - first.start <= _MAX_OPENING), default=first.end)
-            found.append((1 / n, citation_of(Evidence(first.hit, first.start, end, 0.0, supports=False))))
+            first, prose = text[0], takewhile(lambda one: one.line is None, text)
+            end = max((one.end for one in prose if one.end - first.start <= _MAX_OPENING), default=first.end)
+            row = row_with_answer(first, analysis.question.terms)
+            found.append((1 / n, citation_of(Evidence(first.hit, first.start, end, 0.0, supports=False, row=row))))
     return found
 
 
@@ -244,19 +258,12 @@ def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small
         return text
     says = ""
     if quote:
-        words = escape_markers(displayed_quote(quote.quote))
+        words = escape_markers(quote.displayed)
         if small and status == "unsure":
             under = f", under “{escape_markers(section)}”" if section else ""
-            return f"I am not sure. The documents say{under}: “{words}” [{quote.n}]"
-        if words.rstrip(".") not in MARKER.sub("", text):
-            says = f"The documents say: “{words}” [{quote.n}]"
+            return f"I am not sure. The documents say{under}: {words} [{quote.n}]"
+        if words.strip("“”.") not in MARKER.sub("", text):
+            says = f"The documents say: {words} [{quote.n}]"
     doubt = "I am not sure of this." if status == "unsure" else ""
     below = " ".join(filter(None, (doubt, says)))
     return f"{text}\n\n{below}" if below else text
-
-
-def describe_contradiction(contradiction: Contradiction) -> str:
-    """The line that tells a user of a contradiction: `But [2] says otherwise: “…”`."""
-    quote = escape_markers(displayed_quote(contradiction.quote))
-    ending = f": “{quote}”" if len(quote) <= _MAX_QUOTE else "."
-    return f"But [{contradiction.n}] says otherwise{ending}"

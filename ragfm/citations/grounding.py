@@ -41,6 +41,7 @@ from ragfm.citations.support import (
     terms_of,
 )
 from ragfm.core.abstention import is_abstention
+from ragfm.core.table_rows import row_cells
 from ragfm.core.text import MARKER, escape_markers, sentence_spans
 
 if TYPE_CHECKING:
@@ -374,17 +375,16 @@ def name_unit(text: str, sentences: Sequence[CitedSentence]) -> str:
     for evidence in sentences[0].evidence if len(sentences) == 1 else ():
         if evidence.supports:
             plain = sentences[0].plain
-            named = with_unit(plain, evidence.quote, _above(evidence.hit, evidence.start))
+            named = with_unit(plain, evidence.quote, _above(evidence))
             return f"{named} [{evidence.hit.n}]" if named != plain else text
     return text
 
 
-def _above(passage: Hit, start: int) -> str:
-    """The text above a table row: the passage's context, and the paragraph and the header of its table."""
-    lines = passage.text[:start].splitlines()
-    table = next((at for at in range(len(lines), 0, -1) if not lines[at - 1].startswith("|")), 0)
-    caption = next((line for line in reversed(lines[:table]) if line.strip()), "")
-    return "\n".join([passage.context, caption, *lines[table : table + 2]])
+def _above(evidence: Evidence) -> str:
+    """The text above a table row: the passage's context, the paragraph above its table, and the header."""
+    lines = evidence.hit.text[: evidence.start].splitlines()
+    caption = next((line for line in reversed(lines) if line.strip() and not line.startswith("|")), "")
+    return "\n".join([evidence.hit.context, caption, *(evidence.row.header if evidence.row else ())])
 
 
 def with_unit(answer: str, quote: str, above: str) -> str:
@@ -410,7 +410,7 @@ def with_unit(answer: str, quote: str, above: str) -> str:
     if after and (after[1] or is_unit(after[2])):
         unit = after[1] or f" {after[2]}"
     if is_row and not unit:
-        label = quote.strip("| ").partition("|")[0]
+        label = row_cells(quote)[0]
         scale = _SCALE.search(above)
         if scale and not _OWN_SCALE.search(label):
             unit = f" {scale['scale'].lower()}"

@@ -25,10 +25,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from ragfm.core.text import IDENTIFIER, TABLE_RULE, complete_pairs, is_english, row_cells, sentence_spans
+from ragfm.core.table_rows import TableLine, TableRow, cell_at, line_at, table_lines
+from ragfm.core.text import IDENTIFIER, complete_pairs, is_english, sentence_spans
 
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
@@ -460,9 +462,8 @@ class Window:
     `own` are the terms of its text. `terms` and `names` include those of the headings above it and of the table header
     above a row. A sentence that refers back ("She was …") also has those of the sentence before, and then starts there.
     `question_terms` are the terms of the question that match one of `terms`. `passage_terms` are those of the whole
-    passage. `header` is the table header above a row, in the passage or in its context, `section` the last row above it
-    that has only a label ("Net sales:"). `is_heading`: it is a heading, a table's header or the rule below that, which
-    is not evidence.
+    passage. `line` is the line of a table that it is in. `is_heading`: it is a heading, a table's header or the rule
+    below that, which is not evidence.
     """
 
     hit: Hit
@@ -474,14 +475,19 @@ class Window:
     names: frozenset[str]
     question_terms: frozenset[str]
     passage_terms: frozenset[str]
-    header: str = ""
-    section: str = ""
+    line: TableLine | None = None
     is_heading: bool = False
+
+    @property
+    def row(self) -> TableRow | None:
+        """The row of a table that it is in, if the table has a header."""
+        return self.line.row if self.line and self.line.row.header else None
 
     @property
     def above(self) -> str:
         """The context of the passage, and the section of a row."""
-        return f"{self.hit.context}\n{self.section}" if self.section else self.hit.context
+        section = self.line.row.section if self.line else ""
+        return f"{self.hit.context}\n{section}" if section else self.hit.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +515,8 @@ class Evidence:
     """A span of a passage, its score as evidence for a claim, whether it supports the claim, and a fault.
 
     `missing` are the names, numbers, periods and the negation of the question that are not found with it, and the title
-    of the column that it asks for if the claim's number stands in a different one, which is the fault `subject`.
+    of the column that it asks for if the claim's number stands in a different one, which is the fault `subject`. `row`
+    is the table row that it is, with the likeliest cell.
     """
 
     hit: Hit
@@ -519,6 +526,7 @@ class Evidence:
     supports: bool
     missing: tuple[str, ...] = ()
     fault: Fault | None = None
+    row: TableRow | None = None
 
     @property
     def quote(self) -> str:
@@ -570,40 +578,33 @@ def _passage_windows(hit: Hit, question_terms: frozenset[str], language: str) ->
     """The sentences of a passage."""
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
-    # A passage that is the continuation of a table has the header in its context.
-    rows = [line for line in hit.context.splitlines() if line.startswith("|") and not TABLE_RULE.fullmatch(line)]
-    header, header_text, previous_text = _NO_TERMS, rows[-1] if rows else "", ""
-    caption, scales = _NO_TERMS, context.magnitudes  # "in millions" above a table holds for its numbers
-    section, section_text = _NO_TERMS, ""
+    lines = table_lines(hit.text, hit.context)
+    terms_above = cache(terms_of)  # many rows have the same header
+    caption = _NO_TERMS
     passage_terms = context.all | terms_of(hit.text).all
     for start, end in sentence_spans(hit.text, language):
         text = hit.text[start:end]
         own = terms_of(text)
-        if not text.startswith("|"):
-            header, header_text, caption, scales = _NO_TERMS, "", own, frozenset()
-            section, section_text = _NO_TERMS, ""
-        elif previous and TABLE_RULE.fullmatch(text):
-            header, header_text = previous[1], previous_text
-            scales = caption.magnitudes | header.magnitudes | context.magnitudes
-        label, *others = row_cells(text) if text.startswith("|") else [""]
-        if label and others and not any(others):
-            section, section_text = own, label
+        header, section, scales = _NO_TERMS, _NO_TERMS, frozenset[str]()
+        line = line_at(lines, start)
+        if line is None:
+            caption = own
+        else:
+            header, section = terms_above(" | ".join(line.row.header)), terms_above(line.row.section)
+            scales = caption.magnitudes | header.magnitudes | context.magnitudes  # "in millions" holds for its numbers
         terms = own.all | scales
         names = own.names
         for above in (context, header, section):
             terms |= above.all - above.numbers
             names |= above.names
-        below = hit.text[end:].lstrip("\n").partition("\n")[0] if text.startswith("|") else ""
-        is_heading = text.startswith("#") or any(TABLE_RULE.fullmatch(row) for row in (text, below) if row[:1] == "|")
+        is_heading = text.startswith("#") or (line is not None and line.is_header)
         asked = matching_terms(question_terms, terms)
-        yield Window(
-            hit, start, end, text, own, terms, names, asked, passage_terms, header_text, section_text, is_heading
-        )
+        yield Window(hit, start, end, text, own, terms, names, asked, passage_terms, line, is_heading)
         if previous and _REFERS_BACK.match(text):
             terms, names = terms | previous[1].names, names | previous[1].names
             asked = matching_terms(question_terms, terms)
             yield Window(hit, previous[0], end, text, own, terms, names, asked, passage_terms)
-        previous, previous_text = (start, own), text
+        previous = start, own
 
 
 def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Window]) -> Evidence | None:
@@ -623,6 +624,7 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
     undenied_terms = terms_of(without_denials(claim.text)).all if question.denies else frozenset[str]()
 
     best: Evidence | None = None
+    best_window: Window | None = None
     for window in quoting or windows:
         if window.is_heading:
             continue
@@ -652,22 +654,25 @@ def best_evidence(claim: Claim, question: QuestionTerms, windows: Sequence[Windo
             missing = missing_subject(
                 question.subject,
                 window.hit.text[window.start : window.end],
-                header=window.header,
+                row=window.row,
                 context=window.above,
                 passage_terms=window.passage_terms,
                 numbers=claim.terms.numbers,
             )
-        if supports and window.header:
-            cells, titles = row_cells(window.text), row_cells(window.header)
-            answers = [at for at, cell in enumerate(cells) if terms_of(cell).numbers & new & terms.numbers]
-            other = named_column(question.terms, cells, titles, answers)
-            if other is not None and not any(name in titles[other] for name in missing):  # its period may be
-                missing += (titles[other],)
+        if supports and window.row:
+            row = window.row
+            answers = [at for at, cell in enumerate(row.cells) if terms_of(cell).numbers & new & terms.numbers]
+            other = named_column(question.terms, row, answers) if answers else None
+            if other is not None and not any(name in row.header[other] for name in missing):  # its period may be
+                missing += (row.header[other],)
         fault: Fault | None = "subject" if missing else None
         evidence = Evidence(window.hit, window.start, window.end, 2 * share + tie_breaker, supports, missing, fault)
         if best is None or _rank(evidence) > _rank(best):
-            best = evidence
-    return replace(best, supports=False) if best and quoted and not quoting else best
+            best, best_window = evidence, window
+    if best is None or best_window is None:
+        return None
+    best = replace(best, row=row_with_answer(best_window, question.terms, answer_terms=new))
+    return replace(best, supports=False) if quoted and not quoting else best
 
 
 def _rank(evidence: Evidence) -> tuple[bool, int, float]:
@@ -714,7 +719,7 @@ def _windows_with_quotations(quoted: Sequence[str], windows: Sequence[Window]) -
                     frozenset[str]().union(*(window.names for window in inside)),
                     frozenset[str]().union(*(window.question_terms for window in inside)),
                     inside[0].passage_terms,
-                    inside[0].header,
+                    inside[0].line,
                 )
             )
     return quoting
@@ -780,19 +785,20 @@ def periods(text: str) -> frozenset[str]:
 
 
 def missing_subject(
-    subject: Subject, quote: str, *, header: str, context: str, passage_terms: Set[str], numbers: Set[str]
+    subject: Subject, quote: str, *, row: TableRow | None, context: str, passage_terms: Set[str], numbers: Set[str]
 ) -> tuple[str, ...]:
     """The parts of a question's subject that are not found with a quote: names, numbers, periods, and a negation.
 
-    `header` is that of the table that the quote is a row of, `context` the text above the passage, `numbers` those
-    of the claim. Prose may refer to a name by a pronoun, so for a sentence, but not for a row, a name that is among the
-    `passage_terms` counts.
+    `row` is the table row that the quote is, `context` the text above the passage, `numbers` those of the claim. Prose
+    may refer to a name by a pronoun, so for a sentence, but not for a row, a name that is among the `passage_terms`
+    counts.
     """
     missing = []
+    header = " | ".join(row.header) if row else ""
     if subject.names or subject.numbers:
         text = f"{context}\n{header}\n{quote}"
         near = terms_of(text).all
-        known = near | (frozenset() if header else passage_terms)
+        known = near | (frozenset() if row else passage_terms)
         missing = [
             name
             for term, name in subject.names.items()
@@ -810,11 +816,10 @@ def missing_subject(
 
     # The periods of the quote and of the column that its number is in; if they name none, those of the context.
     stated = periods(quote)
-    cells, titles = row_cells(quote), row_cells(header)
-    columns = [at for at, cell in enumerate(cells) if terms_of(cell).numbers & numbers] if header else []
-    if columns and len(cells) == len(titles):
-        stated |= periods(" ".join(titles[at] for at in columns))
-    elif header:
+    columns = [at for at, cell in enumerate(row.cells) if terms_of(cell).numbers & numbers] if row else []
+    if row and columns and len(row.cells) == len(row.header):
+        stated |= periods(" ".join(row.header[at] for at in columns))
+    else:
         stated |= periods(header)
     found: set[str] = set()
     for is_year in (True, False):
@@ -838,7 +843,7 @@ def best_spans(readings: Sequence[Reading], analysis: Analysis) -> list[tuple[st
     question, spans = analysis.question, list[tuple[str, int | None, float]]()
     for reading in readings:
         likelihood, start, end = reading.best
-        rows = [one for one in analysis.windows.get(reading.passage.n or 0, ()) if one.header and not one.is_heading]
+        rows = [one for one in analysis.windows.get(reading.passage.n or 0, ()) if one.row and not one.is_heading]
         row = next((one for one in rows if one.start <= start and end <= one.end), None)
         if row is not None and not _has_subject(row, question.subject):
             found = [
@@ -848,10 +853,10 @@ def best_spans(readings: Sequence[Reading], analysis: Analysis) -> list[tuple[st
                 likelihood, start, end, row = max(found, key=lambda one: one[0])
         start, end = complete_pairs(reading.passage.text, start, end)
         text = reading.passage.text[start:end]
-        if row is not None and (at := row.text.count("|", 1, start - row.start)):
-            cells = row_cells(row.text)
-            column = named_column(question.terms, cells, row_cells(row.header), [at])
-            text = cells[column] if column is not None and cells[column] else text
+        line = row.line if row else None
+        if line and (at := cell_at(reading.passage.text[line.start : line.end], start - line.start)):
+            column = named_column(question.terms, line.row, [at])
+            text = line.row.cells[column] if column is not None and line.row.cells[column] else text
         spans.append((text, reading.passage.n, likelihood))
     spans.sort(key=lambda one: -one[2])
     return [one for one in spans if one[2] >= spans[0][2] / 2]
@@ -862,32 +867,62 @@ def _has_subject(row: Window, subject: Subject) -> bool:
     return not missing_subject(
         replace(subject, negation=""),
         row.text,
-        header=row.header,
+        row=row.row,
         context=row.above,
         passage_terms=row.passage_terms,
         numbers=frozenset(),
     )
 
 
-def named_column(
-    question_terms: Set[str], cells: Sequence[str], titles: Sequence[str], answers: Sequence[int]
-) -> int | None:
+def named_column(question_terms: Set[str], row: TableRow, answers: Sequence[int]) -> int | None:
     """The column that a question asks for if it is none of those in which its answer stands.
 
     It is the one whose title has the most terms of the question, and of those the shortest title. Terms of the row's
-    label do not count: they choose the row. None if the titles have no terms of the question, if several columns are
-    equally likely, or if the title of an answer has a term that the column's lacks.
+    label and titles of cells that the question names do not count: they choose the row. None if the titles have no
+    terms of the question, if several columns are equally likely, or if the title of an answer has a term that the
+    column's lacks.
     """
-    if not answers or len(cells) != len(titles):
+    if len(row.cells) != len(row.header):
         return None
-    asked = question_terms - matching_terms(question_terms, terms_of(cells[0]).all)
-    named = [(matching_terms(asked, own), len(own)) for own in (terms_of(title).all for title in titles)]
-    named[0] = frozenset(), 0
+    asked = question_terms - matching_terms(question_terms, terms_of(row.cells[0]).all)
+    named = [(matching_terms(asked, own), len(own)) for own in (terms_of(title).all for title in row.header)]
+    for at in (0, *_named_cells(question_terms, row)):
+        named[at] = frozenset(), 0
     ranks = [(-len(terms), length - len(terms)) for terms, length in named]
     best = min(range(len(ranks)), key=ranks.__getitem__)
-    if ranks.count(ranks[best]) > 1 or any(not named[at][0] < named[best][0] for at in answers):
+    if not named[best][0] or ranks.count(ranks[best]) > 1 or any(not named[at][0] < named[best][0] for at in answers):
         return None
     return best
+
+
+def row_with_answer(
+    window: Window, question_terms: Set[str], *, answer_terms: Set[str] = frozenset(), position: int | None = None
+) -> TableRow | None:
+    """The table row that a window is in, with its likeliest cell; its label has the cells that the question names.
+
+    The likeliest cell is the one with most of the `answer_terms`. Without them, it is in the column that the question
+    asks for, or else at a `position` of the passage.
+    """
+    line = window.line
+    if line is None or line.is_header or window.end > line.end:
+        return None
+    row = line.row
+    shares = [len(matching_terms(answer_terms, terms_of(cell).all)) for cell in row.cells]
+    likely = [at for at, share in enumerate(shares) if share and share == max(shares)]
+    if position is not None:
+        likely = [cell_at(window.hit.text[line.start : line.end], position - line.start)]
+    asked = named_column(question_terms, row, [] if answer_terms else likely)
+    column = likely[0] if len(likely) == 1 and (answer_terms or asked is None) else asked
+    if answer_terms and column not in likely:
+        column = None
+    named = [row.titled(at) for at in _named_cells(question_terms, row) if at not in (0, column)]
+    return replace(row, column=column, label=", ".join([row.label, *named]))
+
+
+def _named_cells(question_terms: Set[str], row: TableRow) -> list[int]:
+    """The cells of which a question has all terms."""
+    terms = [terms_of(cell).all for cell in row.cells]
+    return [at for at, own in enumerate(terms) if own and matching_terms(own, question_terms) == own]
 
 
 def _spelled_out(name: str, text: str) -> bool:
@@ -918,5 +953,6 @@ def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> 
             same_subject = all(matches(term, window.terms) for term in subject)
             contradicts = alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms
             if contradicts and (best is None or similarity > best.score):
-                best = Evidence(window.hit, window.start, window.end, similarity, supports=False)
+                row = row_with_answer(window, analysis.question.terms, answer_terms=alternatives)
+                best = Evidence(window.hit, window.start, window.end, similarity, supports=False, row=row)
     return best

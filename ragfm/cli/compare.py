@@ -23,7 +23,15 @@ from ragfm.cli.options import (
     report_option,
     text_option,
 )
-from ragfm.cli.output import print_failures, print_json, print_note, print_table, print_text, print_written
+from ragfm.cli.output import (
+    print_failures,
+    print_json,
+    print_note,
+    print_statuses,
+    print_table,
+    print_text,
+    print_written,
+)
 from ragfm.collection import Collection
 
 if TYPE_CHECKING:
@@ -122,6 +130,7 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
             )
         numbers = [f">{name}" for name in ("F1, all", *QUALITY[1:], "p50 / p95 ms", "tokens", "MB", "per 1,000")]
         print_table(["reader", *numbers, "licence", "data goes"], rows)
+        print_statuses({entry.contender.name: entry.statuses for entry in entries if entry.statuses})
         for remark in remarks(entries):
             print_text(remark)
         print_failures([], synced)

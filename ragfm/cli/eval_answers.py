@@ -19,7 +19,7 @@ from ragfm.cli.options import (
     run_option,
     text_option,
 )
-from ragfm.cli.output import print_estimates, print_failures, print_json, print_text, print_written
+from ragfm.cli.output import print_estimates, print_failures, print_json, print_statuses, print_text, print_written
 
 _CONTEXTS = ("retrieved", "gold", "none")
 _MAX_FAILURES = 3  # wrong answers that are printed
@@ -90,6 +90,7 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
             **evaluated.about,
             **tables,
             "kinds": evaluated.kinds,
+            "statuses": {name: asdict(count) for name, count in evaluated.statuses.items()},
             "failed": failed,
             "done": len(evaluated.results),
             "ingest": asdict(synced) if synced else None,
@@ -104,13 +105,16 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
         print_estimates(measures, 3)
         if times := evaluated.latency_ms[context]:
             print_estimates({"p50, ms": times["p50"]}, 0)
+    if evaluated.statuses:
+        print_text("")
+        print_statuses({"": evaluated.statuses})
     if evaluated.kinds:
         print_text("\n" + "  ".join(f"{kind}: {count}" for kind, count in evaluated.kinds.items() if count))
         wrong = [result for result in evaluated.results if not result.kind.startswith("right")]
         for result in wrong[:_MAX_FAILURES]:
             outcome = result.outcomes["retrieved"]
             question = shorten(result.question, _MAX_TEXT, placeholder=" …")
-            answer = shorten(outcome.error or outcome.answer, _MAX_TEXT, placeholder=" …")
+            answer = shorten(outcome.error or outcome.user_text or outcome.answer, _MAX_TEXT, placeholder=" …")
             expected = " / ".join(result.answers[:3]) or "unanswerable"
             print_text(f"\n{result.kind}, {result.id}: {question}\n  expected: {expected}\n  answer:   {answer}")
     first_errors: dict[str, str] = {}

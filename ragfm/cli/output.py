@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from ragfm.core.text import counted, displayed_quote
+from ragfm.core.table_rows import TableRow, text_blocks
+from ragfm.core.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ragfm.core.types import Answer, Citation, Hit, Usage
+    from ragfm.core.types import Answer, Hit, Usage
     from ragfm.evaluation import Estimate
+    from ragfm.evaluation.metrics import StatusCount
     from ragfm.generation.structured_output import Extraction
     from ragfm.ingestion.ingest_report import SyncReport
 
@@ -32,15 +34,6 @@ MAX_SKIPPED = 20
 """Maximum number of skipped documents that are listed one by one."""
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-_FAULTS = {
-    "fabricated": "not supported by this or any other passage",
-    "misattributed": "not supported by this passage, but by another one",
-    "stitched": "not supported: its parts come from different places",
-    "picture": "read from the picture, which is not checked",
-    "subject": "supported, but {missing} is not mentioned with it",
-    "unclear": "supported; check that it is what the question asks for",
-}
 
 
 # --- Text, tables, JSON ------------------------------------------------------------------------------------------
@@ -200,26 +193,24 @@ def _usage_json(usage: Usage) -> dict[str, Any]:
     return {key: value for key, value in asdict(usage).items() if value is not None}
 
 
-def hit_location(hit: Hit) -> str:
-    """Return a hit's document, lines or page, place and headings as one line."""
-    place = f", {hit.place}" if hit.place else ""
-    headings = f"  {' > '.join(hit.headings)}" if hit.headings else ""
-    return one_line(f"{_location(hit)}{place}{headings}")
-
-
-def _location(where: Hit | Citation) -> str:
-    """The document's name, with lines as `name:12-40` or with the page."""
-    name = where.name or where.uri
-    if where.lines:
-        first, last = where.lines
-        return f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
-    return f"{name}, page {where.page}" if where.page else name
-
-
 def print_hit(label: str, hit: Hit) -> None:
-    """Print a hit's label and location, then its text, indented."""
-    text = "\n".join(f"   {line}" for line in hit.text.splitlines())
-    print_text(f"{label} ", (hit_location(hit), "bold"), f"\n{text}\n")
+    """Print a hit's label and location, then its text, indented; the rows of a table are below their header."""
+    print_text(f"{label} ", (one_line(hit.location), "bold"))
+    for block in text_blocks(hit.text, hit.context):
+        if isinstance(block, str):
+            print_text("\n".join(f"   {line}" for line in block.splitlines()))
+        else:
+            print_rows(block, indent=3)
+    print_text("")
+
+
+def print_rows(rows: Sequence[TableRow], *, indent: int) -> None:
+    """Print rows of a table below their header; an arrow marks the likeliest cell."""
+    width = max(len(row.cells) for row in rows)
+    titles = [f" {title}" if title.startswith(">") else title for title in rows[0].titles]
+    cells = [[f"→ {cell}" if at == row.column else cell for at, cell in enumerate(row.cells)] for row in rows]
+    padded = [[*row, *[""] * (width - len(row))] for row in (titles, *cells)]
+    print_table(padded[0], padded[1:], indent=indent)
 
 
 def print_answer(answer: Answer) -> None:
@@ -230,27 +221,22 @@ def print_answer(answer: Answer) -> None:
 
 def print_evidence(answer: Answer) -> None:
     """Print what follows an answer's text: contradictions, citations, unsupported sentences, and notes."""
-    from ragfm.citations.decision import describe_contradiction
-
     for note in answer.notes:
         print_text((f"  ({note.rstrip('.')})", "dim"))
     if answer.contradictions:
-        lines = "\n".join(describe_contradiction(contradiction) for contradiction in answer.contradictions)
+        lines = "\n".join(contradiction.sentence for contradiction in answer.contradictions)
         print_text(f"\n{lines}")
-    quote = answer.quote
-    for citation in answer.citations if answer.shows_text else ():
-        fault = ""
-        if citation.fault:
-            fault = f" ({_FAULTS[citation.fault].format(missing=' and '.join(citation.missing))})"
-        if quote and (citation.uri, citation.start, citation.end) == (quote.uri, quote.start, quote.end):
-            quote = None
-        print_text(f"  [{citation.n}] {one_line(_location(citation))}: ", _quote(citation), fault)
-    if quote:
-        print_text(f"  [{quote.n}] {one_line(_location(quote))}: ", _quote(quote))
+    rows = list[TableRow]()
+    for citation in answer.evidence:
+        doubt = f" ({citation.doubt})" if citation.doubt else ""
+        print_text(f"  [{citation.n}] {one_line(citation.location)}: ", (citation.displayed, "dim"), doubt)
+        if citation.row and citation.row not in rows:
+            rows.append(citation.row)
+            print_rows([citation.row], indent=6)
     if answer.nearest:
         print_text("The nearest passages say:")
     for nearest in answer.nearest:
-        print_text(f"  {one_line(_location(nearest))}: ", _quote(nearest))
+        print_text(f"  {one_line(nearest.location)}: ", (nearest.displayed, "dim"))
     generated = answer.usage.completion_tokens  # a greeting is not
     if generated and answer.status == "answered" and not any(citation.supports for citation in answer.citations):
         print_text(("  (no passage supports this answer)", "dim"))
@@ -271,11 +257,7 @@ def print_extraction(extraction: Extraction[Any]) -> None:
             removed = "" if field.removed is None else f"; the reader's value was {json.dumps(field.removed)}"
             print_text((f"  {field.path}: no passage supports it{removed}", "dim"))
         for citation in field.citations:
-            print_text(f"  {field.path}: [{citation.n}] {one_line(_location(citation))}: ", _quote(citation))
-
-
-def _quote(citation: Citation) -> Part:
-    return f"“{displayed_quote(citation.quote)}”", "dim"
+            print_text(f"  {field.path}: [{citation.n}] {one_line(citation.location)}: ", (citation.displayed, "dim"))
 
 
 # --- Reports -----------------------------------------------------------------------------------------------------
@@ -303,6 +285,18 @@ def print_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | No
     for failure in synced.failed if synced else ():
         stale = "; an older version is still served" if failure.stale else ""
         print_note(f"failed {one_line(failure.uri)} ({failure.stage}): {failure.error}{stale}")
+
+
+def print_statuses(runs: Mapping[str, Mapping[str, StatusCount]]) -> None:
+    """Print, for each run by its name, how many answers have each status, and their precision with its interval."""
+    rows = [
+        (name, status, str(row.count), f"{it.value:.3f}" if it else "-", f"[{it.low:.3f}, {it.high:.3f}]" if it else "")
+        for name, counts in runs.items()
+        for status, row in counts.items()
+        for it in (row.precision,)
+    ]
+    if rows:
+        print_table(["", "status", ">answers", ">precision", ""], rows, indent=2)
 
 
 def print_estimates(estimates: Mapping[str, Estimate], digits: int) -> None:

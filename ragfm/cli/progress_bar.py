@@ -1,9 +1,11 @@
-"""Progress of long commands on standard error: a bar on a terminal, else a line every few seconds."""
+"""Progress of long jobs: a bar in a notebook or on a terminal, else a line on standard error every few seconds."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 LINE_INTERVAL = 5.0
 """Seconds between two lines where standard error is not a terminal."""
+NOTEBOOK_INTERVAL = 0.2
+"""Seconds between two updates in a notebook."""
 
 _STAGE_UNITS = {
     "ingest": "documents",
@@ -45,8 +49,12 @@ def show_progress(unit: str = "") -> Iterator[ProgressCallback]:
 
     `unit` names what is counted, in stages without a unit of their own; bytes are shown in MB.
     """
-    console = terminal(err=True)
-    with _lines(unit) if console is None else _bar(console, unit) as callback:
+    if _in_notebook():
+        shown = _notebook_bar(unit)
+    else:
+        console = terminal(err=True)
+        shown = _lines(unit) if console is None else _bar(console, unit)
+    with shown as callback:
         yield callback
 
 
@@ -68,6 +76,39 @@ def format_seconds(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min" if minutes > 2 else f"{60 * minutes + rest} s"
+
+
+def _in_notebook() -> bool:
+    """Whether this is a process that runs the code of a notebook: IPython with a kernel."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+@contextmanager
+def _notebook_bar(unit: str) -> Iterator[ProgressCallback]:
+    """One bar of HTML, which needs no widgets and disappears at the end."""
+    from IPython.display import HTML, display
+
+    handle = display(HTML(""), display_id=True)
+    start = previous = monotonic()
+    stage = ""
+
+    def show(progress: Progress) -> None:
+        nonlocal previous, stage, start
+        now = monotonic()
+        if progress.stage != stage:
+            stage, start = progress.stage, now
+        elif now - previous < NOTEBOOK_INTERVAL and progress.done != progress.total:
+            return
+        previous = now
+        details = ", ".join([_count(progress, unit), *_figures(progress, now - start)])
+        total = "" if progress.total is None else f' max="{max(progress.total, 1)}" value="{progress.done}"'
+        handle.update(HTML(f"<progress{total}></progress> {escape(f'{stage}: {details}')}"))
+
+    try:
+        yield show
+    finally:
+        handle.update(HTML(""))
 
 
 @contextmanager

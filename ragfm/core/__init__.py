@@ -5,6 +5,8 @@ errors           all errors, as one tree
 config           `ragfm.toml`
 registry         plugins by entry point, and models by name
 progress         the progress of long jobs
+table_rows       rows of Markdown tables, with their header and section
+notebook         values as HTML and Markdown for notebooks
 text             sentences, citation markers, invalid characters
 abstention       "I don't know.", and how readers phrase it
 calibration      from the signals of an answer to its confidence

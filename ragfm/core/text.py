@@ -10,11 +10,13 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ragfm.core.errors import UnsupportedError
 
-TABLE_RULE = re.compile(r"[|:\-\s]+")
-"""The line below the header of a Markdown table."""
+if TYPE_CHECKING:
+    from ragfm.core.table_rows import TableRow
+
 MARKER = re.compile(r"(?<!\s)\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`; with all white space before it, which takes linear time."""
 IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\w+)*|[^\W\d]\w+(?:\.[a-z_]\w+)+)")
@@ -58,9 +60,12 @@ def line_range(text: str, start: int, end: int) -> tuple[int, int]:
     return first, first + text[start:end].rstrip("\n").count("\n")
 
 
-def displayed_quote(quote: str) -> str:
-    """A quote in one line, without the headings above it."""
-    return " ".join(quote[match.end() if (match := _HEADINGS_ABOVE.match(quote)) else 0 :].split())
+def displayed_quote(quote: str, row: TableRow | None) -> str:
+    """A quote in one line: in quotation marks and without the headings above it, or the table row that it is."""
+    if row is not None:
+        return " ".join(row.text.split())
+    words = quote[match.end() if (match := _HEADINGS_ABOVE.match(quote)) else 0 :].split()
+    return f"“{' '.join(words)}”"
 
 
 def complete_pairs(text: str, start: int, end: int) -> tuple[int, int]:
@@ -106,11 +111,6 @@ def escape_markers(text: str) -> str:
 def counted(**counts: int) -> str:
     """Return counts with their nouns: `counted(document=1, chunk=2)` is `1 document, 2 chunks`."""
     return ", ".join(f"{count} {noun}" if count == 1 else f"{count} {noun}s" for noun, count in counts.items())
-
-
-def row_cells(row: str) -> list[str]:
-    """The cells of a table row in Markdown."""
-    return [cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")]
 
 
 def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ragfm.core.errors import RagfmError
+from ragfm.core.notebook import Block, Heading, as_html, as_markdown
+from ragfm.core.table_rows import TableRow, text_blocks
+from ragfm.core.text import displayed_quote, escape_markers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,6 +162,15 @@ def embedded_text(context: str, text: str) -> str:
 Fault: TypeAlias = Literal["fabricated", "misattributed", "stitched", "picture", "subject", "unclear"]
 """Why a citation is not verified."""
 AnswerStatus: TypeAlias = Literal["answered", "unsure", "not_found"]
+_DOUBTS: Mapping[Fault, str] = {
+    "fabricated": "not supported by this or any other passage",
+    "misattributed": "not supported by this passage, but by another one",
+    "stitched": "not supported: its parts come from different places",
+    "picture": "read from the picture, which is not checked",
+    "subject": "supported, but {missing} is not mentioned with it",
+    "unclear": "supported; check that it is what the question asks for",
+}
+_MAX_QUOTE = 300  # characters of a contradiction
 
 # --- Answers -----------------------------------------------------------------------------------------------------
 
@@ -189,6 +201,45 @@ class Hit:
     lines: tuple[int, int] | None = None
     image: str | None = None
     box: Box | None = None
+
+    @property
+    def location(self) -> str:
+        """The document's name with lines as `name:12-40` or with the page, its place and headings."""
+        place = f", {self.place}" if self.place else ""
+        headings = f"  {' > '.join(self.headings)}" if self.headings else ""
+        return f"{_location(self)}{place}{headings}"
+
+    def _repr_html_(self) -> str:
+        return as_html([Heading(self.location), *text_blocks(self.text, self.context)])
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown([Heading(self.location), *text_blocks(self.text, self.context)])
+
+
+class HitList(list[Hit]):
+    """The hits of a search, best first, which notebooks show as passages."""
+
+    def _blocks(self) -> Iterator[Block]:
+        for rank, hit in enumerate(self, 1):
+            score = "" if hit.score is None else f" {hit.score:.3f}"
+            yield Heading(f"{rank}.{score}  {hit.location}")
+            yield from text_blocks(hit.text, hit.context)
+        if not self:
+            yield "No passage matches."
+
+    def _repr_html_(self) -> str:
+        return as_html(self._blocks())
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self._blocks())
+
+
+def _location(where: Hit | Citation) -> str:
+    name = where.name or where.uri
+    if where.lines:
+        first, last = where.lines
+        return f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
+    return f"{name}, page {where.page}" if where.page else name
 
 
 def image_key(data: bytes) -> str:
@@ -246,7 +297,8 @@ class Citation:
     passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
     do (`stitched`), no text does, but the reader saw the passage's picture, which is not checked (`picture`), or the
     quote has the words of the sentence, but may be about another subject (`subject`) or not say what was asked
-    (`unclear`). `missing` are the names and periods of the question that are not found with the quote.
+    (`unclear`). `missing` are the names and periods of the question that are not found with the quote. `row` is the
+    table row that the quote is, None if it is none.
     """
 
     n: int
@@ -264,11 +316,27 @@ class Citation:
     lines: tuple[int, int] | None = None
     image: str | None = None
     box: Box | None = None
+    row: TableRow | None = None
 
     @property
     def supports(self) -> bool:
         """Whether the quote has the words of the sentence, even if it may not answer the question."""
         return self.verified or self.fault in ("subject", "unclear")
+
+    @property
+    def location(self) -> str:
+        """The document's name, with lines as `name:12-40` or with the page."""
+        return _location(self)
+
+    @property
+    def displayed(self) -> str:
+        """The quote in one line, in quotation marks and without headings above it; of a table row, `TableRow.text`."""
+        return displayed_quote(self.quote, self.row)
+
+    @property
+    def doubt(self) -> str:
+        """The fault in words; empty without one."""
+        return _DOUBTS[self.fault].format(missing=" and ".join(self.missing)) if self.fault else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +344,7 @@ class Contradiction:
     """A passage that gives a different number or name from that in an answer's sentence.
 
     Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
-    the sentence. `name` is the document's display name.
+    the sentence. `name` is the document's display name, `row` the table row that the quote is.
     """
 
     n: int
@@ -288,6 +356,18 @@ class Contradiction:
     answer_start: int
     answer_end: int
     name: str = ""
+    row: TableRow | None = None
+
+    @property
+    def displayed(self) -> str:
+        """The quote as `Citation.displayed`."""
+        return displayed_quote(self.quote, self.row)
+
+    @property
+    def sentence(self) -> str:
+        """The line that tells a user of it: `But [2] says otherwise: “…”`."""
+        quote = escape_markers(self.displayed)
+        return f"But [{self.n}] says otherwise{f': {quote}' if len(quote) <= _MAX_QUOTE else '.'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +456,39 @@ class Answer:
     def shows_text(self) -> bool:
         """Whether `shown` has the text; if not, the quote replaces it."""
         return self.shown.startswith(self.text)
+
+    @property
+    def quoted_row(self) -> TableRow | None:
+        """The table row that `shown` quotes, None if it quotes none."""
+        quote = self.quote
+        return quote.row if quote and quote.row and escape_markers(quote.displayed) in self.shown else None
+
+    @property
+    def evidence(self) -> tuple[Citation, ...]:
+        """The citations of what is shown: those of the text, unless the quote replaces it, and the quote."""
+        citations = self.citations if self.shows_text else ()
+        quote = self.quote
+        if quote and all((quote.uri, quote.start, quote.end) != (one.uri, one.start, one.end) for one in citations):
+            return (*citations, quote)
+        return citations
+
+    def _blocks(self) -> Iterator[Block]:
+        yield self.shown
+        if self.quoted_row:
+            yield [self.quoted_row]
+        yield from (one.sentence for one in self.contradictions)
+        for one in self.evidence:
+            yield f"[{one.n}] {one.location}: {one.displayed}{f' ({one.doubt})' if one.doubt else ''}"
+        if self.nearest:
+            yield "The nearest passages say:"
+            yield from (f"{one.location}: {one.displayed}" for one in self.nearest)
+        yield from self.notes
+
+    def _repr_html_(self) -> str:
+        return as_html(self._blocks())
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self._blocks())
 
 
 # --- Readers -----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from ragfm.core.progress import ProgressCallback
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit, Message, Reader
 from ragfm.evaluation.answer_matching import MARKER, contains_answer, normalize, passage_has_answer, token_f1
-from ragfm.evaluation.metrics import Estimate, estimate_percentiles, estimate_ratios
+from ragfm.evaluation.metrics import Estimate, StatusCount, estimate_percentiles, estimate_ratios, matches_gold
 from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.reader_verdict import judge_answer, verdict_sampling
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts, missing_gold
@@ -38,6 +38,17 @@ Context: TypeAlias = Literal["retrieved", "gold", "none"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
 KINDS = ("right", "wrong", "not retrieved", "false abstention", "right abstention", "false answer")
 """The kinds of results in the context `retrieved`, see `AnsweredQuestion.kind`."""
+STATUSES = {"answered": "answered", "unsure": "unsure", "withheld": "not_found"}
+"""The names of statuses in reports, and the status of an answer that each stands for."""
+
+_QUESTION_MEASURES = {
+    "f1": "f1",
+    "exact": "exact",
+    "contained": "contained",
+    "f1 as shown": "user_f1",
+    "contained as shown": "user_contained",
+}
+"""The names of a question's measures, and the fields of `Outcome`."""
 
 CLOSED_BOOK = 'Answer in one short sentence. If you do not know the answer, say "I don\'t know."'
 _MEMORY_TOKENS = 64  # maximum length of an answer from memory
@@ -49,7 +60,7 @@ _Judge: TypeAlias = Callable[[str, Sequence[str], str], bool]
 
 @dataclass(frozen=True, slots=True)
 class ShownPassage:
-    """A passage in the prompt with number `n`: `start:end` of `uri`. `holds`: it contains a right answer."""
+    """A passage in the prompt with number `n`: `start:end` of `uri`. `holds`: it holds a right answer, see `_holds`."""
 
     n: int
     uri: str
@@ -64,6 +75,8 @@ class Outcome:
 
     - `exact`, `f1` (Rajpurkar et al. 2016), `contained`: match with the nearest right answer, in [0, 1]. For an
       unanswerable question all three are 1 if the reader abstained, else 0 (Rajpurkar et al. 2018).
+    - `status`: that of the answer; empty without passages, and in runs of older versions.
+    - `user_text`: what users see, `Answer.shown`. `user_f1` and `user_contained` are its match with a right answer.
     - `shown`: a passage in the prompt holds a right answer; None without passages or without a right answer.
     - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
     - `sentences`: number of sentences of the answer; `supported`: those with a citation that supports them.
@@ -80,6 +93,10 @@ class Outcome:
     exact: float = 0.0
     f1: float = 0.0
     contained: float = 0.0
+    status: str = ""
+    user_text: str = ""
+    user_f1: float = 0.0
+    user_contained: float = 0.0
     shown: bool | None = None
     citations: int = 0
     holding: int = 0
@@ -148,6 +165,22 @@ class AnswersReport:
             return {}
         counts = Counter(result.kind for result in self.results)
         return {kind: counts[kind] for kind in KINDS}
+
+    @property
+    def statuses(self) -> dict[str, StatusCount]:
+        """For each name of `STATUSES`, the answers in the context `retrieved`; empty without it or without statuses."""
+        outcomes = [(one, one.outcomes["retrieved"]) for one in self.results if "retrieved" in one.outcomes]
+        if not any(outcome.status for _, outcome in outcomes):
+            return {}
+        counts = {}
+        for name, status in STATUSES.items():
+            right = [
+                one.unanswerable if status == "not_found" else not one.unanswerable and outcome.user_contained == 1
+                for one, outcome in outcomes
+                if outcome.status == status
+            ]
+            counts[name] = StatusCount(len(right), estimate_ratios([(one, 1) for one in right]) if right else None)
+        return counts
 
 
 def evaluate_answers(
@@ -246,6 +279,8 @@ def answer_measures(outcomes: Sequence[tuple[AnsweredQuestion, Outcome]], *, pas
         for name in ("f1", "exact", "contained"):
             add(f"{name}, answerable", answerable * getattr(outcome, name), answerable)
         add("f1, all", outcome.f1, 1)
+        for name in ("f1", "contained") if outcome.status else ():
+            add(f"{name} as shown, answerable", answerable * getattr(outcome, f"user_{name}"), answerable)
         add("judged right, answerable", outcome.judged or 0, outcome.judged is not None)
         add("abstention recall", result.unanswerable and outcome.abstained, result.unanswerable)
         add("abstention precision", result.unanswerable and outcome.abstained, outcome.abstained)
@@ -298,9 +333,10 @@ def _evaluate_question(
     else:
         outcomes = {context: _evaluate_context(rag, question, answers, context, judge) for context in contexts}
     measures = {
-        name if context == contexts[0] else f"{name}, {context}": float(getattr(outcome, name))
+        name if context == contexts[0] else f"{name}, {context}": float(getattr(outcome, field))
         for context, outcome in outcomes.items()
-        for name in ("f1", "exact", "contained")
+        for name, field in _QUESTION_MEASURES.items()
+        if context != "none" or not field.startswith("user")
     }
     return AnsweredQuestion(
         question.id, question.text, question.gold, answers, question.unanswerable, measures, outcomes
@@ -332,13 +368,16 @@ def _evaluate_context(
         return Outcome(error=error.message)
     if question.unanswerable or outcome.abstained:
         value = float(question.unanswerable and outcome.abstained)
-        outcome = replace(outcome, exact=value, f1=value, contained=value)
+        outcome = replace(outcome, exact=value, f1=value, contained=value, user_f1=value, user_contained=value)
     else:
+        seen = outcome.user_text or outcome.answer
         outcome = replace(
             outcome,
             exact=float(any(normalize(outcome.answer) == normalize(answer) for answer in answers)),
             f1=max(token_f1(outcome.answer, answer) for answer in answers),
             contained=float(contains_answer(outcome.answer, answers)),
+            user_f1=max(token_f1(seen, answer) for answer in answers),
+            user_contained=float(contains_answer(seen, answers)),
         )
     if judge and not question.unanswerable:
         right = not outcome.abstained and judge(question.text, answers, outcome.answer)
@@ -359,7 +398,7 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
         pass
     answer = stream.answer
     passages = tuple(
-        ShownPassage(hit.n, hit.uri, hit.start, hit.end, passage_has_answer(hit, question, answers))
+        ShownPassage(hit.n, hit.uri, hit.start, hit.end, _holds(hit, question, answers))
         for hit in (stream.prompt.shown if stream.prompt else ())
         if hit.n is not None
     )
@@ -380,6 +419,8 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
     return Outcome(
         answer=answer.text,
         abstained=answer.abstained,
+        status=answer.status,
+        user_text=answer.shown,
         shown=None if question.unanswerable else any(holding.values()),
         citations=len(supporting),
         holding=sum(holding[n] for n in supporting),
@@ -393,3 +434,13 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
         signals=answer.signals,
         passages=passages,
     )
+
+
+def _holds(passage: Hit, question: Question, answers: Sequence[str]) -> bool:
+    """Whether a passage holds a right answer: it is of the gold, if that is known, else it contains the answer.
+
+    Right answers in the data may explain what the documents say in other words.
+    """
+    if question.gold:
+        return any(matches_gold(passage, gold) for gold in question.gold)
+    return contains_answer(passage.text, answers)

@@ -10,7 +10,14 @@ from ragfm.evaluation.html_report import write_page
 from ragfm.evaluation.plots import bars
 from ragfm.evaluation.reader_comparison import ContenderResult
 
-QUALITY = ("f1, all", "f1, answerable", "contained, answerable", "abstention recall", "citation precision")
+QUALITY = (
+    "f1, all",
+    "f1, answerable",
+    "contained, answerable",
+    "contained as shown, answerable",
+    "abstention recall",
+    "citation precision",
+)
 
 
 def write_comparison_html(results: Sequence[ContenderResult], path: str | Path, data: str) -> None:

@@ -4,7 +4,7 @@ Standard input is the job as one JSON object: `contender` (a `Contender`), `sour
 run file. Standard output is JSON lines, each with one key:
 
     {"progress": {"done", "total"}}              after each question
-    {"result": {"measures", "latency_ms", "adapter", "data_goes", "peak_mb"}}
+    {"result": {"measures", "latency_ms", "statuses", "adapter", "data_goes", "peak_mb"}}
     {"error": {"type", "message", "hint"}}       instead of a result
 """
 
@@ -64,6 +64,7 @@ def run_job(job: Mapping[str, Any], progress: ProgressCallback) -> dict[str, Any
     return {
         "measures": {name: asdict(estimate) for name, estimate in report.measures["retrieved"].items()},
         "latency_ms": {name: asdict(estimate) for name, estimate in report.latency_ms["retrieved"].items()},
+        "statuses": {name: asdict(count) for name, count in report.statuses.items()},
         "adapter": report.about["adapter"],
         "data_goes": data_goes,
         "peak_mb": max(usage.ru_maxrss for usage in usages) // 1024,

@@ -29,6 +29,17 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class StatusCount:
+    """The number of answers of a status, and their precision: the share that is right as users see them.
+
+    An answer is right if what users see contains a right answer, a withheld one if the question has none.
+    """
+
+    count: int
+    precision: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
     """One place of a ranking: a passage, or a document by its best passage.
 
@@ -59,7 +70,7 @@ def rank_hits(question: Question, hits: Sequence[Hit], k: int) -> tuple[list[Ran
         if not question.by_passage and hit.uri in seen_uris:
             continue
         seen_uris.add(hit.uri)
-        new = [n for n, gold in enumerate(question.gold) if n not in matched and _matches(hit, gold)]
+        new = [n for n, gold in enumerate(question.gold) if n not in matched and matches_gold(hit, gold)]
         matched.update(new)
         for merged in new[1:]:
             grades[new[0]] = max(grades[new[0]], grades.pop(merged))
@@ -69,7 +80,8 @@ def rank_hits(question: Question, hits: Sequence[Hit], k: int) -> tuple[list[Ran
     return places, grades
 
 
-def _matches(hit: Hit, gold: Gold) -> bool:
+def matches_gold(hit: Hit, gold: Gold) -> bool:
+    """Whether a hit is of the gold document and, if the gold is a span, has half of the shorter of the two."""
     if hit.uri != gold.uri:
         return False
     if gold.start is None or gold.end is None:

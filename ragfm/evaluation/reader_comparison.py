@@ -25,7 +25,7 @@ from ragfm.core.errors import DataError, RagfmError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.registry import plugin_and_model
-from ragfm.evaluation.metrics import Estimate
+from ragfm.evaluation.metrics import Estimate, StatusCount
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.adapters import read_record
 from ragfm.models.model_card import read_licence
@@ -89,6 +89,7 @@ class ContenderResult:
     """The result of a contender. Times of `latency_ms` in milliseconds, memory in MB.
 
     - `quality`: the measures of answers in the context `retrieved`.
+    - `statuses`: how many answers are answered, unsure and withheld, and their precision.
     - `prompt_tokens`, `completion_tokens`, `seconds`: means over answers.
     - `cost`: cost of 1,000 answers, in the currency of the price.
     - `adapter`: the adapter that was loaded, including one that ragfm ships.
@@ -103,6 +104,7 @@ class ContenderResult:
     contender: Contender
     quality: Mapping[str, Estimate] = field(default_factory=dict)
     latency_ms: Mapping[str, Estimate] = field(default_factory=dict)
+    statuses: Mapping[str, StatusCount] = field(default_factory=dict)
     prompt_tokens: float = 0.0
     completion_tokens: float = 0.0
     peak_mb: int = 0
@@ -268,6 +270,10 @@ def _run(
         contender=contender,
         quality={name: Estimate(**value) for name, value in result["measures"].items()},
         latency_ms={name: Estimate(**value) for name, value in result["latency_ms"].items()},
+        statuses={
+            name: StatusCount(row["count"], row["precision"] and Estimate(**row["precision"]))
+            for name, row in result["statuses"].items()
+        },
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         peak_mb=result["peak_mb"],

@@ -98,7 +98,9 @@ def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10) -> Comp
                 f"The question {key!r}, or its gold, is not the same in {a} and {b}.",
                 "Compare runs over the same data.",
             )
-    names = [name for name in by_id_a[common[0]]["measures"] if name in by_id_b[common[0]]["measures"]]
+    # A run that an older version began may lack the measures of this one for some questions.
+    records = [by_id[key] for by_id in (by_id_a, by_id_b) for key in common]
+    names = [name for name in records[0]["measures"] if all(name in record["measures"] for record in records)]
     values_a, values_b = (
         np.array([[by_id[key]["measures"][name] for name in names] for key in common], dtype=np.float64)
         for by_id in (by_id_a, by_id_b)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
+from ragfm.core.table_rows import TableRow
 from ragfm.core.types import Answer, Citation, Message
 
 
@@ -64,7 +65,11 @@ def write_turns(path: Path, turns: Sequence[Turn]) -> None:
 
 
 def _citation(values: dict[str, Any]) -> Citation:
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
+    fields = _without_lists(values)
+    if fields.get("row"):
+        fields["row"] = TableRow(**_without_lists(fields["row"]))
     return Citation(**fields)
+
+
+def _without_lists(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

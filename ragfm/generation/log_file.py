@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ragfm.citations.decision import describe_contradiction
 from ragfm.core.errors import LogError
 from ragfm.core.types import Contradiction
 from ragfm.generation.log_entries import LogEntry, LogFilter, encode_row, make_entries, timestamp
@@ -138,7 +137,7 @@ class LogFile:
                 for citation in json.loads(row["citations"]):
                     known = {key: citation[key] for key in ("n", "uri", "page", "start", "end", "quote")}
                     contradiction = Contradiction(**known, answer_start=0, answer_end=0)
-                    sentence = f" {describe_contradiction(contradiction)}"
+                    sentence = f" {contradiction.sentence}"
                     if sentence in answer:
                         end = answer.index(sentence)
                         answer = answer.replace(sentence, "", 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.errors import (
@@ -35,7 +35,11 @@ _MAX_CACHED = 64 << 20  # bytes of files and images together
 
 
 class _Cache:
-    """The files and images that were used last, by keys that contain the digest of a document. Thread-safe."""
+    """The files and images that were used last, by keys that contain the digest of a document. Thread-safe.
+
+    The keys also contain the collection and the groups of its handle: how long a page takes must not tell that users
+    with other groups have seen it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -58,22 +62,32 @@ class _Cache:
 _cache = _Cache()
 
 
-def page_image(store: Store, row: Any, page: int, width: int) -> bytes:
-    """A page of the document of a row of `documents`, as PNG. Raises as `Collection.page_image`."""
+def page_image(store: Store, groups: Set[str] | None, row: Any, page: int, width: int) -> bytes:
+    """A page of the document of a row of `documents`, as PNG, for a handle with these groups, None for the owner's.
+
+    Raises as `Collection.page_image`.
+    """
     if not MIN_WIDTH <= width <= MAX_WIDTH:
         raise ValueError(f"width is {width}; it must be between {MIN_WIDTH} and {MAX_WIDTH}")
 
     def render() -> bytes:
-        return render_page(_file(store, row), row.media_type, row.uri, page, width)
+        return render_page(_file(store, groups, row), row.media_type, row.uri, page, width)
 
-    return _cache.get((row.digest, page, width), render)
+    return _cache.get((*_scope(store, groups), row.digest, page, width), render)
 
 
 def page_boxes(
-    store: Store, row: Any, text: str, marks: tuple[Mark, ...], page: int, start: int, end: int
+    store: Store,
+    groups: Set[str] | None,
+    row: Any,
+    text: str,
+    marks: tuple[Mark, ...],
+    page: int,
+    start: int,
+    end: int,
 ) -> list[Box]:
-    """The boxes of `text[start:end]` on a page of the document. Raises as `Collection.page_image`."""
-    data = _file(store, row)
+    """The boxes of `text[start:end]` on a page of the document, see `page_image`."""
+    data = _file(store, groups, row)
     spans = [(mark.start, mark.end) for mark in marks if mark.kind == "page" and mark.value == str(page)]
     first, last = spans[0] if spans else (0, len(text))
     start, end = max(start, first), min(end, last)
@@ -82,7 +96,12 @@ def page_boxes(
     return find_on_page(data, row.media_type, row.uri, page, text[first:last], start - first, end - first)
 
 
-def _file(store: Store, row: Any) -> bytes:
+def _scope(store: Store, groups: Set[str] | None) -> tuple[Any, ...]:
+    """What the handles that share cached files have in common."""
+    return store.database.location, None if groups is None else frozenset(groups)
+
+
+def _file(store: Store, groups: Set[str] | None, row: Any) -> bytes:
     """The bytes that a document was indexed from."""
     if row.media_type not in (PDF, IMAGE):
         raise UnsupportedError(f"{row.uri!r} has no pages to show.", "PDF documents and images do.")
@@ -104,4 +123,4 @@ def _file(store: Store, row: Any) -> bytes:
             raise ConnectorError(f"{row.uri!r} has changed since it was indexed.", "Run `ragfm ingest`.")
         return blob.data
 
-    return _cache.get((row.digest,), fetch_again)
+    return _cache.get((*_scope(store, groups), row.digest), fetch_again)

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
+from ragfm.core.text import escape_markers
 from ragfm.core.types import Answer, Citation, Contradiction, Message
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.server.api_errors import ApiError, as_api_error
@@ -165,14 +166,16 @@ class _ChatAnswer:
     def _end(self, answer: Answer, length: int, spans: Sequence[tuple[int, int]]) -> tuple[str, list[Annotation]]:
         """The lines below an answer of `length` characters, and its citations and contradictions in OpenAI's form.
 
-        `spans` are the cited sentences. A contradiction's span is its line, and that of a quote in place of the answer
-        is everything.
+        The first lines are the table row that the answer quotes, below its header. `spans` are the cited sentences. A
+        contradiction's span is its line, and that of a quote in place of the answer is everything.
         """
         added, spans, citations = "", list(spans), answer.citations
+        if answer.quoted_row:
+            added = f"\n\n{escape_markers(answer.quoted_row.markdown)}"
         if answer.quote and not answer.shows_text:
             citations, spans = (answer.quote,), [(0, length)]
-        for line in contradiction_lines(answer):
-            added += "\n" if added else "\n\n"
+        for at, line in enumerate(contradiction_lines(answer)):
+            added += "\n" if at else "\n\n"
             spans.append((length + len(added), length + len(added) + len(line)))
             added += line
         if self._with_footnotes:

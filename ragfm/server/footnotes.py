@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from ragfm.citations.decision import describe_contradiction
-from ragfm.core.text import displayed_quote
 from ragfm.core.types import Answer, Citation, Contradiction
 
 _ADDED_LINES = re.compile(
@@ -16,7 +14,7 @@ _ADDED_LINES = re.compile(
 
 def contradiction_lines(answer: Answer) -> list[str]:
     """A line for each passage that contradicts the answer. They follow its text after a blank line."""
-    return [describe_contradiction(contradiction) for contradiction in answer.contradictions]
+    return [contradiction.sentence for contradiction in answer.contradictions]
 
 
 def footnotes(answer: Answer) -> str:
@@ -27,7 +25,7 @@ def footnotes(answer: Answer) -> str:
     for source in sources:
         page = f", page {source.page}" if source.page else ""
         name = " ".join((source.name or source.uri).split())
-        lines.append(f"[{source.n}] {name}{page}: “{displayed_quote(source.quote)}”")
+        lines.append(f"[{source.n}] {name}{page}: {source.displayed}")
     return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""
 
 

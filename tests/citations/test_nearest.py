@@ -45,9 +45,9 @@ def test_the_sentence_that_shares_most_with_the_question() -> None:
 
 
 def test_a_quote_is_shown_without_the_headings_above_it() -> None:
-    assert displayed_quote("## Boats\n\n### 2.1 Fares\n\nThis is\n12 crowns.") == "This is 12 crowns."
-    assert displayed_quote("# Boats\n") == "# Boats"
-    assert displayed_quote("#1 of the list") == "#1 of the list"
+    assert displayed_quote("## Boats\n\n### 2.1 Fares\n\nThis is\n12 crowns.", None) == "“This is 12 crowns.”"
+    assert displayed_quote("# Boats\n", None) == "“# Boats”"
+    assert displayed_quote("#1 of the list", None) == "“#1 of the list”"
     boats = hit("### 2.1 Fares\n\nThis is the list of fares.", 1)
     quote = Citation(1, "1.md", 1, 0, len(boats.text), boats.text, verified=True)
     assert shown_text("12", "unsure", quote, small=True).endswith("The documents say: “This is the list of fares.” [1]")
@@ -77,6 +77,46 @@ def test_shown_text_by_status_and_size_of_the_reader() -> None:
     assert shown_text("At nine.", "unsure", None, small=True) == "At nine.\n\nI am not sure of this."
     same = "The boat leaves at nine [2]."
     assert shown_text(same, "answered", quote, small=True) == same, "nothing is said twice"
+
+
+ALLOWANCES = """| Country | Full day 2025 | Half day 2025 | Full day 2026 | Half day 2026 |
+| --- | --- | --- | --- | --- |
+| Denmark | €75 | €50 | €77 | €52 |
+| Switzerland | €64 | €43 | €68 | €46 |"""
+
+
+def test_a_table_row_is_shown_as_label_column_and_value() -> None:
+    question = "What is the daily allowance for a half day in Switzerland in 2026?"
+    header, _, rows = ALLOWANCES.partition("\n| --- | --- | --- | --- | --- |\n")
+    for passage in (hit(ALLOWANCES, 1), replace(hit(rows, 1), context=f"Allowances\n{header}")):
+        cited = cite_answer(question, "I don't know.", [passage], "en", verifier="bundled", corrects=True)
+        decision = decide(cited, 0.2, None, AskSection(), small=True)
+        assert decision.answer.text == "€46 [1]."
+        assert decision.shown == "I am not sure. The documents say: Switzerland — Half day 2026: €46 [1]"
+        assert decision.quote
+        assert decision.quote.quote == "| Switzerland | €64 | €43 | €68 | €46 |"
+        assert passage.text[decision.quote.start - 100 : decision.quote.end - 100] == decision.quote.quote
+        assert decision.quote.row
+        assert decision.quote.row.markdown.splitlines()[-1] == "| Switzerland | €64 | €43 | €68 | **€46** |"
+
+
+def test_the_cell_of_an_answer_is_marked_and_other_cells_that_the_question_names_are_in_the_label() -> None:
+    rooms = hit("| ID | Room | Floor | Seats |\n|---|---|---|---|\n| 1 | Lake | 2 | 12 |\n| 2 | Forest | 3 | 30 |", 1)
+    shown = {}
+    for question, output in (
+        ("How many seats has the room Forest?", "30 [1]."),
+        ("Which room on floor 3 has 30 seats?", "Forest [1]."),
+        ("What do you know of Forest?", "It has the ID 2 [1]."),
+    ):
+        cited = cite_answer(question, output, [rooms], "en", verifier=None, corrects=False)
+        (citation,) = decide(cited, None, None, AskSection(), small=False).answer.citations
+        assert citation.row
+        shown[question] = citation.row.text
+    assert list(shown.values()) == [
+        "2, Room: Forest — Seats: 30",
+        "2, Floor: 3, Seats: 30 — Room: Forest",
+        "2, Room: Forest — Room: Forest; Floor: 3; Seats: 30",
+    ]
 
 
 def test_a_small_readers_answer_comes_from_the_likeliest_sentence_or_is_unsure() -> None:

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from ragfm.cli.output import answer_json, print_answer, print_error, print_table, print_text
+from ragfm.cli.output import answer_json, print_answer, print_error, print_hit, print_table, print_text
+from ragfm.core.table_rows import TableRow
 from ragfm.core.text import counted
-from ragfm.core.types import Answer, Citation, Contradiction, Usage
+from ragfm.core.types import Answer, Citation, Contradiction, Hit, Usage
 
 CITATION = Citation(1, "docs/leave.md", None, 9, 34, "You get\n28 days of leave.", verified=True)
 CONTRADICTION = Contradiction(2, "docs/old.md", None, 0, 25, "You get 20 days of leave.", 0, 12)
@@ -52,6 +53,28 @@ def test_contradictions_follow_the_answer(capsys: pytest.CaptureFixture[str]) ->
     )
 
 
+ROW = TableRow(("Country", "Half day 2025", "Half day 2026"), ("Norway", "€43", "€46"), label="Norway", column=2)
+
+
+def test_a_table_row_is_shown_below_its_header_with_the_answer_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    quote = replace(CITATION, quote="| Norway | €43 | €46 |", row=ROW)
+    print_answer(replace(ANSWER, shown="I am not sure.", contradictions=(), quote=quote))
+    assert capsys.readouterr().out == (
+        "I am not sure.\n"
+        "  [1] docs/leave.md: Norway — Half day 2026: €46\n"
+        "      Country  Half day 2025  Half day 2026\n"
+        "      Norway   €43            → €46\n"
+    )
+
+
+def test_a_hit_shows_its_table_below_the_header_that_its_context_has(capsys: pytest.CaptureFixture[str]) -> None:
+    context, text = "Rates\n| Size | > 3 km |\n| --- | --- |", "| Small | 12 |\n| Large | 30 |\n\nBy boat."
+    print_hit("1.", Hit("docs/rates.md", text, 0, len(text), 1, 0.5, {}, context=context))
+    assert capsys.readouterr().out == (
+        "1. docs/rates.md\n   Size    > 3 km\n   Small  12\n   Large  30\n   By boat.\n\n"
+    )
+
+
 def test_the_json_of_an_answer() -> None:
     value = json.loads(json.dumps(answer_json(ANSWER)))
     assert value["contradictions"] == [
@@ -65,6 +88,7 @@ def test_the_json_of_an_answer() -> None:
             "answer_start": 0,
             "answer_end": 12,
             "name": "",
+            "row": None,
         }
     ]
     (citation,) = value["citations"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,29 @@ def test_without_a_terminal_it_is_a_line_every_few_seconds(clock: Clock, capsys:
     assert capsys.readouterr().err.splitlines() == [
         "verify: 40 of 80 documents, 5 s, about 5 s left",
         "verify: 80 of 80 documents, 10 s",
+    ]
+
+
+def test_a_notebook_has_a_bar_of_html(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    handle = SimpleNamespace(update=shown.append)
+    display = ModuleType("IPython.display")
+    display.HTML, display.display = str, lambda *_, **__: handle  # type: ignore[attr-defined]
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=object())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    with show_progress("documents") as progress:
+        for done in range(1, 5):
+            clock.now += 0.1
+            progress(Progress("<verify>", done, 4))
+        progress(Progress("work", 7))
+    assert shown == [
+        '<progress max="4" value="1"></progress> &lt;verify&gt;: 1 of 4 documents',
+        '<progress max="4" value="3"></progress> &lt;verify&gt;: 3 of 4 documents',
+        '<progress max="4" value="4"></progress> &lt;verify&gt;: 4 of 4 documents',
+        "<progress></progress> work: 7 documents",
+        "",
     ]
 
 

@@ -17,6 +17,7 @@ import pytest
 from support.shell import Shell
 
 from ragfm.core.errors import DataError
+from ragfm.core.table_rows import TableRow
 from ragfm.core.types import Citation, Message
 from ragfm.generation.conversation import Turn, messages_of, read_turns, write_turns
 
@@ -168,8 +169,13 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(shell: Shell) -> None:
 def test_a_conversation_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     assert read_turns(path) == []
+    row = TableRow(("Who", "Days"), ("Staff", "28"), label="Staff", column=1)
+    citations = (
+        Citation(1, "docs/é.md", 3, 0, 7, "28 days", True),
+        Citation(1, "docs/é.md", 3, 9, 23, "| Staff | 28 |", True, row=row),
+    )
     turns = [
-        Turn("Leave?", "28 days [1].\nNo more.", (Citation(1, "docs/é.md", 3, 0, 7, "28 days", True),)),
+        Turn("Leave?", "28 days [1].\nNo more.", citations),
         Turn("é", ""),
     ]
     write_turns(path, turns)

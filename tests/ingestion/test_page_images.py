@@ -120,6 +120,27 @@ def test_pages_are_as_closed_as_their_text(collection: Collection, docs: Path) -
         collection.as_groups({"board"}).page_image("docs/board/minutes.pdf", 1)
 
 
+def test_cached_pages_do_not_tell_what_other_groups_have_seen(
+    collection: Collection, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+    render = page_images.render_page
+
+    def count(data: bytes, media_type: str, uri: str, page: int, width: int) -> bytes:
+        rendered.append(uri)
+        return render(data, media_type, uri, page, width)
+
+    monkeypatch.setattr(page_images, "render_page", count)
+    other = Collection.open(tmp_path / "other", settings=Settings(), embedder="hashing")
+    other.sync(docs)
+    handles = [collection, collection.as_groups({"hr"}), collection.as_groups({"it"}), other.as_groups({"hr"})]
+    images = {handle.page_image("docs/log.pdf", 1, width=200) for handle in handles}
+    assert len(images) == 1
+    assert len(rendered) == len(handles), "each for itself"
+    collection.as_groups({"hr"}).page_image("docs/log.pdf", 1, width=200)
+    assert len(rendered) == len(handles), "users with the same groups share them"
+
+
 def test_files_and_images_are_kept_up_to_a_limit(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

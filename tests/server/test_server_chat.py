@@ -14,6 +14,9 @@ from starlette.datastructures import Headers
 from support.openai_server import WORDS, running_server
 from support.running_server import ANSWER, QUESTION, SECRET, Running, serve
 
+from ragfm import Rag
+from ragfm.core.table_rows import TableRow
+from ragfm.core.types import Answer, Citation, Usage
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.generation.readers import load_reader
@@ -41,6 +44,20 @@ def test_a_plain_answer_has_citations_usage_and_details(running: Running) -> Non
     assert details["dropped"] == []
     assert details["passages"][0]["n"] == 1
     assert not details["abstained"]
+
+
+def test_a_quoted_table_row_is_a_markdown_table_below_the_answer(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = TableRow(("Country", "2025", "2026"), ("Norway", "€43", "€46"), label="Norway", column=2)
+    quote = Citation(1, "docs/rates.md", None, 0, 22, "| Norway | €43 | €46 |", verified=False, row=row)
+    shown = "I am not sure. The documents say: Norway — 2026: €46 [1]"
+    answer = Answer("Norway?", "€46 [1].", "unsure", (), (), (), Usage(), 0.1, quote=quote, shown=shown)
+    monkeypatch.setattr(Rag, "stream", lambda *_, **__: AnswerStream.of(answer))
+    message = running.openai().chat.completions.create(model="handbook", messages=QUESTION).choices[0].message
+    table = "| Country | 2025 | 2026 |\n| --- | --- | --- |\n| Norway | €43 | **€46** |"
+    assert message.content == f"{shown}\n\n{table}"
+    assert message.annotations[0].url_citation.end_index == len(shown)
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["in the last chunk", "in a chunk of its own"])

@@ -107,6 +107,50 @@ def test_contradictions_follow_the_answer_and_lead_to_their_passage(visit: Visit
 
 
 @browsing
+def test_a_table_row_is_shown_as_a_table_and_the_reasons_of_dropped_passages_are_named(visit: Visit) -> None:
+    page = visit.page
+    expect(page.locator("#model")).to_have_value("handbook")
+    row = "| Norway | €43 | €46 |"
+    hit = {"uri": "docs/rates.md", "page": None, "start": 0, "end": 45, "n": 1, "headings": ["Rates"], "place": None}
+    hit |= {
+        "text": f"| Denmark | €50 | €52 |\n{row}",
+        "context": "Rates\n| Country | 2025 | 2026 |\n| --- | --- | --- |",
+    }
+    cells = {"header": ["Country", "2025", "2026"], "cells": ["Norway", "€43", "€46"], "label": "Norway", "column": 2}
+    quote = {"uri": "docs/rates.md", "page": None, "n": 1, "start": 24, "end": 46, "quote": row, "row": cells}
+    twin, long = "near-duplicate of a better hit in docs/rates.md", "does not fit: the reader has room for 9 tokens"
+    details = {
+        "answer": "€46 [1].",
+        "shown": "I am not sure. The documents say: Norway — 2026: €46 [1]",
+        "status": "unsure",
+        "quote": quote,
+        "citations": [],
+        "passages": [hit],
+        "dropped": [{"chunk_id": at, "why": why} for at, why in enumerate((twin, long, twin))],
+        "unsupported": [],
+        "query": "rate",
+        "seconds": 0.1,
+        "rating": None,
+    }
+    choice = {"index": 0, "delta": {"content": details["shown"]}, "finish_reason": "stop"}
+    body = f"data: {json.dumps({'choices': [choice], 'ragfm': details})}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/chat/completions", partial(_fulfil, {"body": body}), times=1)
+    visit.ask("What is the rate of Norway in 2026?")
+    answer = page.locator(".answer .text")
+    assert answer.locator("p").inner_text() == "I am not sure. The documents say: Norway — 2026: €46 1"
+    assert answer.locator("tr").all_inner_texts() == ["Country\t2025\t2026", "Norway\t€43\t€46"]
+    assert answer.locator("mark").all_inner_texts() == ["€46"]
+    answer.locator("button.cite").click()
+    sources = page.get_by_role("complementary", name="Sources")
+    assert sources.locator("tr").all_inner_texts() == ["Country\t2025\t2026", "Denmark\t€50\t€52", "Norway\t€43\t€46"]
+    assert sources.locator("mark.active").all_inner_texts() == ["Norway", "€43", "€46"]
+    assert sources.locator("> .foot").all_inner_texts()[-2:] == [
+        f"2 more passages not read: {twin}.",
+        f"1 more passage not read: {long}.",
+    ]
+
+
+@browsing
 def test_by_keys_alone_on_a_narrow_screen(browser: Any, open_server: Running) -> None:
     visit = Visit(browser, open_server.address, viewport={"width": 360, "height": 700})
     page, keys = visit.page, visit.page.keyboard

@@ -95,38 +95,55 @@ function citeButton(turn, index, n) {
       type: 'button',
       class: ['cite', support].filter(Boolean).join(' '),
       'aria-label': label.filter(Boolean).join(', '),
-      title: item.quote,
+      title: displayedQuote(item),
       onclick: show,
     },
     n,
   );
 }
 
-/** A quote in one line, without the headings above it. */
-function displayedQuote(quote) {
-  return quote
-    .replace(/^(?:#{1,6}[ \t][^\n]*\n\s*)+(?=\S)/, '')
-    .replace(/\s+/g, ' ')
-    .trim();
+/** A quote in one line: the table row that it is, or its words without the headings above them. */
+function displayedQuote({ quote, row }) {
+  if (row) return rowText(row);
+  const words = quote.replace(/^(?:#{1,6}[ \t][^\n]*\n\s*)+(?=\S)/, '');
+  return `“${words.replace(/\s+/g, ' ').trim()}”`;
+}
+
+/** “label — column: value” of the cell that most likely has the answer, or of all cells. */
+function rowText({ header, cells, label, column }) {
+  const titled = (cell, at) =>
+    header.length === cells.length && header[at] ? `${header[at].replace(/:$/, '')}: ${cell}` : cell;
+  const named = column ? [titled(cells[column], column)] : cells.map(titled).filter((_, at) => at && cells[at]);
+  return named.length ? `${label} — ${named.join('; ')}` : label;
+}
+
+/** A table row below its header, with the cell that most likely has the answer marked. */
+function rowTable({ header, cells, column }) {
+  const marked = (cell, at) => h('td', {}, at === column ? h('mark', {}, cell) : cell);
+  const titles = header.map((title) => h('th', {}, title));
+  const head = header.length === cells.length ? h('thead', {}, h('tr', {}, titles)) : null;
+  const rows = h('table', {}, head, h('tbody', {}, h('tr', {}, cells.map(marked))));
+  return h('div', { class: 'wide', tabindex: 0, role: 'group', 'aria-label': 'Table row' }, rows);
 }
 
 /** What the documents say, next to an answer or in its place. */
 function quoteLine(turn) {
   const { status, quote, hidden } = turn.details ?? {};
   const unsure = status === 'unsure' ? (hidden ? 'I am not sure. ' : 'I am not sure of this. ') : '';
-  const words = quote && displayedQuote(quote.quote);
-  if (!quote || (!unsure && turn.answer.includes(words))) return unsure ? [h('p', { class: 'unsure' }, unsure)] : [];
+  const words = quote && displayedQuote(quote);
+  if (!quote || (!unsure && turn.answer.includes(words.replace(/^“|”$/g, '')))) return unsure ? [h('p', { class: 'unsure' }, unsure)] : [];
   const cite = citeButton(turn, evidenceOf(turn.details).length - 1, quote.n);
-  return [h('p', { class: unsure ? 'unsure' : null }, `${unsure}The documents say: “${words}” `, cite)];
+  const line = h('p', { class: unsure ? 'unsure' : null }, `${unsure}The documents say: ${words} `, cite);
+  return [line, quote.row ? rowTable(quote.row) : null];
 }
 
 /** A line for each passage that contradicts the answer. */
 function contradictionLines(turn) {
   const { citations = [], contradictions = [] } = turn.details ?? {};
-  return contradictions.map(({ n, quote }, i) => {
-    const words = displayedQuote(quote);
-    const ending = [...words].length <= MAX_QUOTE ? `: “${words}”` : '.';
-    return h('p', {}, 'But ', citeButton(turn, citations.length + i, n), ` says otherwise${ending}`);
+  return contradictions.map((item, i) => {
+    const words = displayedQuote(item);
+    const ending = [...words].length <= MAX_QUOTE ? `: ${words}` : '.';
+    return h('p', {}, 'But ', citeButton(turn, citations.length + i, item.n), ` says otherwise${ending}`);
   });
 }
 
@@ -134,8 +151,8 @@ function contradictionLines(turn) {
 function nearestLines(turn) {
   const { citations = [], contradictions = [], nearest = [] } = turn.details ?? {};
   if (!nearest.length) return [];
-  const lines = nearest.map(({ n, quote }, i) =>
-    h('li', {}, `“${displayedQuote(quote)}” `, citeButton(turn, citations.length + contradictions.length + i, n)),
+  const lines = nearest.map((item, i) =>
+    h('li', {}, `${displayedQuote(item)} `, citeButton(turn, citations.length + contradictions.length + i, item.n)),
   );
   return [h('p', {}, 'The nearest passages say:'), h('ul', { class: 'nearest' }, lines)];
 }
@@ -191,7 +208,7 @@ function tools(turn, onChange) {
   if (navigator.clipboard) {
     row.append(
       iconButton('copy', 'Copy the answer', async () => {
-        await navigator.clipboard.writeText(turn.details?.hidden ? turn.details.quote.quote : turn.answer).then(
+        await navigator.clipboard.writeText(turn.details?.hidden ? displayedQuote(turn.details.quote) : turn.answer).then(
           () => announce('Answer copied.'),
           () => announce('The answer cannot be copied.'),
         );

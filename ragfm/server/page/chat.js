@@ -7,7 +7,7 @@ import { hideSources, offerSources } from './sources.js';
 import { chats, setting } from './store.js';
 
 const NEAR_END = 120; // pixels from the end within which the page follows the answer
-const HIT_FIELDS = ['uri', 'name', 'text', 'start', 'end', 'page', 'place', 'lines', 'headings', 'n', 'image'];
+const HIT_FIELDS = ['uri', 'name', 'text', 'start', 'end', 'page', 'place', 'lines', 'headings', 'context', 'n', 'image'];
 
 let chat = null; // the chat on screen; null before the first question
 let running = null; // the AbortController of the running answer
@@ -243,7 +243,7 @@ function setDetails(turn, details) {
   const left = details.dropped.filter((one) => !shown.has(one.chunk_id));
   const hidden = !details.shown.startsWith(details.answer); // an unsure answer of a small reader
   const own = { status, quote, hidden, citations, contradictions, nearest, unsupported, query, seconds, notes, rating };
-  turn.details = { ...own, passages, dropped: left.length };
+  turn.details = { ...own, passages, dropped: left.map((one) => one.why) };
 }
 
 function showError(owner, turn, view, error) {

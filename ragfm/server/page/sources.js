@@ -73,9 +73,7 @@ export function showSources(turn, index = null, from = null) {
           others.map((hit) => card(turn, hit, [], null)),
         )
       : null,
-    dropped
-      ? h('p', { class: 'foot' }, `${count(dropped, 'more passage')} did not fit into the reader’s context window.`)
-      : null,
+    droppedLines(dropped),
   );
   open(from);
   if (index === null) return;
@@ -84,6 +82,15 @@ export function showSources(turn, index = null, from = null) {
   mark.setAttribute('tabindex', '-1');
   mark.focus({ preventScroll: true });
   mark.scrollIntoView({ block: 'center' });
+}
+
+/** How many passages were not read, for each reason. Chats of older versions know only the number. */
+function droppedLines(reasons) {
+  const known = Array.isArray(reasons) ? reasons : [];
+  return [...new Set(known)].map((why) => {
+    const passages = count(known.filter((one) => one === why).length, 'more passage');
+    return h('p', { class: 'foot' }, `${passages} not read: ${why}.`);
+  });
 }
 
 /** A passage with the evidence that it holds. */
@@ -128,7 +135,7 @@ function card(turn, hit, evidence, active) {
       place ? h('span', { class: 'place' }, place) : null,
     ),
     hit.image ? picture(turn.model, hit) : null,
-    h('div', { class: 'passage' }, passage(hit.text, spans)),
+    h('div', { class: 'passage' }, passage(hit.text, spans, hit.context)),
     own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
     [...faults].map(([fault, text]) => h('p', { class: ['unclear', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
     h(
@@ -295,7 +302,7 @@ function documentNodes({ text, start, characters }, hit, spans) {
     hit && !same ? h('p', { class: 'fault' }, 'The document has changed since the answer.') : null,
     omitted(start),
     same
-      ? [plain(text.slice(0, from)), h('div', { class: 'here' }, passage(hit.text, spans)), plain(text.slice(to))]
+      ? [plain(text.slice(0, from)), h('div', { class: 'here' }, passage(hit.text, spans, hit.context)), plain(text.slice(to))]
       : plain(text),
     omitted(characters - start - [...text].length),
   ];
