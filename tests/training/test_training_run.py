@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.tiny_models import tiny_examples, tiny_model
 
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import DataError, ModelNotFoundError
 from ragfm.core.progress import Progress
 from ragfm.generation.prompt import prompt_fingerprint
@@ -133,6 +134,13 @@ def test_bad_input_is_refused_before_a_model_is_loaded(base: str, tmp_path: Path
         train(tiny_examples(), "no-such-model", tmp_path / "out")
     with pytest.raises(DataError, match="is the base itself"):
         train(tiny_examples(), base, base)
+    assert not (tmp_path / "out").exists()
+
+
+def test_examples_without_an_answer_are_refused(base: str, tmp_path: Path) -> None:
+    silent = [replace(example, completion=ABSTENTION) for example in tiny_examples(9)]
+    with pytest.raises(DataError, match="all 9 completions are abstentions"):
+        train(silent, base, tmp_path / "out", settings=SETTINGS)
     assert not (tmp_path / "out").exists()
 
 
