@@ -7,6 +7,7 @@ registry         plugins by entry point, and models by name
 progress         the progress of long jobs
 text             sentences, citation markers, invalid characters
 abstention       "I don't know.", and how readers phrase it
+status_sentences what an answer says about itself, in many languages
 calibration      from the signals of an answer to its confidence
 access_groups    which groups may see a document
 durable_files    files that survive a crash
