@@ -172,7 +172,7 @@ def cite_answer(
     sentences = _cite_text(text, question, analysis, pictured)
     unread = output and verifier and corrects and not readings
     close: list[tuple[float, Window]] = []
-    if unread and closeness:
+    if closeness:
         windows = [window for window in analysis.all_windows if not window.is_heading]
         texts = [embedded_text(window.hit.context, window.text) for window in windows]
         close = sorted(zip(closeness(texts), windows, strict=True), key=lambda one: -one[0])
