@@ -193,6 +193,15 @@ class Collection:
         """The language of the keyword index, as ISO 639-1; None if there are no texts."""
         return self._read(lambda snapshot: snapshot.language if len(snapshot) else None)
 
+    @staticmethod
+    def language_of(question: str) -> str | None:
+        """The language of a question, as ISO 639-1; None if none of its words tells it."""
+        from ragfm.core.registry import load_plugin
+        from ragfm.store.views import KEYWORD_PLUGIN
+
+        language: str | None = load_plugin("keyword_indexes", KEYWORD_PLUGIN).language_of(question)
+        return language
+
     @property
     def generation(self) -> int:
         """Number of the newest generation: each commit makes one."""
@@ -429,7 +438,8 @@ class Collection:
                     record(step)
                 return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
-        if rerank == "auto" and reranker is None and has_verifier() and is_english(query, self.language):
+        asked = self.language if (own := self.language_of(query)) in (None, "en") else own
+        if rerank == "auto" and reranker is None and has_verifier() and is_english(query, asked):
             reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))

@@ -17,11 +17,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ragfm.citations.confidence import UNREAD, answer_signals, reader_signals, select_calibration
+from ragfm.citations.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, reader_signals, select_calibration
 from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_answer
-from ragfm.core.abstention import ABSTENTION, is_abstention
+from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
+from ragfm.core.status_sentences import status_sentences
 from ragfm.core.types import Answer, Message, Sampling, Usage
 from ragfm.generation.answer_log import AnswerContext
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
@@ -32,6 +33,7 @@ from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, configured
 from ragfm.generation.readers.images import check_images
 from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
 from ragfm.models.adapters import serving_adapter
+from ragfm.models.model_lookup import is_english_only
 from ragfm.retrieval.passages import arrange, match_hits
 
 if TYPE_CHECKING:
@@ -206,7 +208,9 @@ class Rag:
         one_piece = small or settings.mode == "strict" or self.strategy.answer_after is not None
 
         # Generate. Without passages the reader would answer from memory.
-        output, abstention = ReaderOutput(), ABSTENTION
+        language, asked = self.collection.language if shown else None, self.collection.language_of(query)
+        sentences = status_sentences(asked or language)
+        output, abstention = ReaderOutput(), sentences.unknown
         if prompt and (shown or not self._documents_only):
             if small and needs_larger_reader(query):
                 abstention = NEEDS_LARGER_READER
@@ -219,10 +223,23 @@ class Rag:
         numbered_hits, found_passages = match_hits(retrieved.hits, shown)
         # Without a calibration, nothing could weigh the verifier's readings.
         verifier = settings.verifier if calibration is not None and settings.verifier != "none" else None
-        language = self.collection.language if shown else None
+        # Across languages, no words tell which sentence answers, but a multilingual embedder does.
+        weights = self.collection.contract.get("weights")
+        differs = asked is not None and language not in (None, "simple", asked)
+        foreign = differs and verifier is not None and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        cited = cite_answer(query, output.text, shown, language, verifier=verifier, corrects=small, pictured=pictured)
+        cited = cite_answer(
+            query,
+            output.text,
+            shown,
+            language,
+            verifier=verifier,
+            corrects=small,
+            pictured=pictured,
+            asked=None if asked == "en" else asked,
+            closeness=partial(self._closeness, query) if foreign else None,
+        )
         handle.checking = False
         yield ""
 
@@ -234,8 +251,11 @@ class Rag:
             if calibration.uses_reader and not cited.silent:
                 tokens = output.usage.completion_tokens
                 signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
-            confidence = calibration.confidence(signals, self.collection.contract.get("weights"))
-            if confidence is None and verifier and signals.get("passage"):  # the verifier does not read this language
+            confidence = calibration.confidence(signals, weights)
+            if confidence is None and foreign:
+                confidence = OTHER_LANGUAGE.confidence(signals, weights)
+                calibration = OTHER_LANGUAGE if small else calibration
+            elif confidence is None and verifier and signals.get("passage"):  # the verifier does not read this language
                 confidence = UNREAD.confidence(signals)
 
         # Decide: answer, or abstain? Small and unsure readers quote.
@@ -247,6 +267,8 @@ class Rag:
             small=small,
             abstention=abstention,
             instructions=asks_how(query),
+            doubtful=foreign,
+            sentences=sentences,
         )
         composed = decision.answer
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
@@ -282,7 +304,7 @@ class Rag:
         else:
             handle.cited_spans = [(start + output.start, end + output.start) for start, end in composed.output_spans]
             if answer.abstained and not is_abstention(output.text):
-                yield f"\n{ABSTENTION}"  # what was streamed cannot be taken back
+                yield f"\n{sentences.unknown}"  # what was streamed cannot be taken back
             elif answer.shown != answer.text:
                 yield answer.shown.removeprefix(answer.text)
         return answer
@@ -375,6 +397,12 @@ class Rag:
     def _sees(self) -> bool:
         """Whether the reader sees pictures."""
         return bool(getattr(self.base_reader, "vision", False))
+
+    def _closeness(self, query: str, texts: Sequence[str]) -> list[float]:
+        """The cosine of each text and the query."""
+        embedder = self.collection.embedder
+        cosines: list[float] = (embedder.embed_passages(texts) @ embedder.embed_queries([query])[0]).tolist()
+        return cosines
 
     def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: those to answer from, and the near-duplicates that were dropped before the last one."""

@@ -121,6 +121,14 @@ def term_key(term: str) -> int:
     return int.from_bytes(blake2b(term.encode(), digest_size=8).digest())
 
 
+def language_of(text: str) -> str | None:
+    """The language of a short text, such as a question; None if it has no stop word and no script tells it."""
+    counts = Counter(words(text))
+    language = detect_language(counts)
+    known = language != "en" or any(word.casefold() in STOP_WORDS["en"] for word in counts)
+    return language if known else None
+
+
 def detect_language(counts: Mapping[str, int]) -> str:
     """Detect the language of counted words by their stop words, or by a script that has most of the words.
 

@@ -13,8 +13,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ragfm.citations.grounding import CitedAnswer, CitedSentence, cite
-from ragfm.citations.support import Analysis, Evidence, row_with_answer, terms_of
+from ragfm.citations.support import Analysis, Evidence, Window, row_with_answer, terms_of
 from ragfm.core.abstention import ABSTENTION
+from ragfm.core.status_sentences import ENGLISH, StatusSentences
 from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers, line_range
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
@@ -73,6 +74,8 @@ def decide(
     small: bool,
     abstention: str = ABSTENTION,
     instructions: bool = False,
+    doubtful: bool = False,
+    sentences: StatusSentences = ENGLISH,
 ) -> Decision:
     """Decide whether to answer, and what to show.
 
@@ -84,6 +87,9 @@ def decide(
     are `answered` only if they come from the sentence that most likely has the answer, or if that one has their words.
     If the question asks for `instructions` and the verifier finds no likely answer, they are unsure, and the quote is
     how the best passage begins.
+
+    `doubtful` answers are never more than unsure. `sentences` are those of the question's language; a reader that says
+    `ABSTENTION` says it in that language.
     """
     strict = settings.mode == "strict"
     answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
@@ -93,17 +99,17 @@ def decide(
     withheld = calibration is not None and calibration.withholds(confidence, settings.min_confidence)
     status: AnswerStatus = "answered"
     if cited.abstains:
-        answer, status = ComposedAnswer(cited.text), "not_found"
+        answer, status = ComposedAnswer(abstention if cited.text == ABSTENTION else cited.text), "not_found"
     elif not answer.text or withheld or (strict and not answer.citations):
         answer, status = ComposedAnswer(abstention), "not_found"
-    elif instructions or (confidence is not None and confidence < settings.wrong_cost * (1 - confidence)):
+    elif instructions or doubtful or (confidence is not None and confidence < settings.wrong_cost * (1 - confidence)):
         status = "unsure"
 
     nearest: Sequence[tuple[float, Citation]] = ()
     if instructions:
         nearest = openings(cited.analysis)
     elif status != "answered" or small:
-        nearest = nearest_sentences(cited.analysis, cited.readings)
+        nearest = nearest_sentences(cited.analysis, cited.readings, cited.close)
     if status == "not_found":
         return Decision(status, answer, answer.text, None, tuple(citation for _, citation in nearest[:NEAREST]))
     quote = select_quote(status, answer.citations, nearest) if nearest else None
@@ -115,7 +121,8 @@ def decide(
             if not terms_of(MARKER.sub("", answer.text)).all <= terms_of(quote.quote).all:
                 status = "unsure"
     section = _section_of(quote, cited.analysis) if instructions and quote else ""
-    return Decision(status, answer, shown_text(answer.text, status, quote, small=small, section=section), quote, ())
+    shown = shown_text(answer.text, status, quote, small=small, section=section, sentences=sentences)
+    return Decision(status, answer, shown, quote, ())
 
 
 def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contradictions: bool = True) -> ComposedAnswer:
@@ -191,13 +198,16 @@ def ground(question: str, output: str, passages: Sequence[Hit]) -> tuple[str, tu
     return answer.text, answer.citations
 
 
-def nearest_sentences(analysis: Analysis, readings: Sequence[Reading]) -> list[tuple[float, Citation]]:
+def nearest_sentences(
+    analysis: Analysis, readings: Sequence[Reading], close: Sequence[tuple[float, Window]] = ()
+) -> list[tuple[float, Citation]]:
     """The sentence or table row of each passage that most likely contains the answer, with its score.
 
     The score is the share of the question's terms that the sentence contains and, with `readings`, how likely the
-    verifier finds the answer in it. Headings, table headers and questions are left out. The citations are not verified,
-    and have no place in an answer.
+    verifier finds the answer in it; or its closeness, if the sentences are known by that. Headings, table headers and
+    questions are left out. The citations are not verified, and have no place in an answer.
     """
+    closeness = {id(window): score for score, window in close}
     number_of_terms = max(len(analysis.question.terms), 1)
     reading_of = {reading.passage.n: reading for reading in readings}
     nearest: list[tuple[float, Citation]] = []
@@ -205,7 +215,9 @@ def nearest_sentences(analysis: Analysis, readings: Sequence[Reading]) -> list[t
         reading = reading_of.get(n)
         scored = [
             (
-                _TERMS_WEIGHT * len(window.question_terms) / number_of_terms
+                closeness[id(window)]
+                if close
+                else _TERMS_WEIGHT * len(window.question_terms) / number_of_terms
                 + (reading.within(window.start, window.end) if reading else 0.0),
                 window,
             )
@@ -249,7 +261,15 @@ def select_quote(
     return max(nearest, key=lambda one: one[0])[1] if nearest else supporting
 
 
-def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small: bool, section: str = "") -> str:
+def shown_text(
+    text: str,
+    status: AnswerStatus,
+    quote: Citation | None,
+    *,
+    small: bool,
+    section: str = "",
+    sentences: StatusSentences = ENGLISH,
+) -> str:
     """The text to show to users: that of the answer, and the quote with its marker.
 
     An unsure answer of a `small` reader is replaced by the quote, with the name of the `section` that it is from.
@@ -261,9 +281,9 @@ def shown_text(text: str, status: AnswerStatus, quote: Citation | None, *, small
         words = escape_markers(quote.displayed)
         if small and status == "unsure":
             under = f", under “{escape_markers(section)}”" if section else ""
-            return f"I am not sure. The documents say{under}: {words} [{quote.n}]"
+            return f"{sentences.unsure} {sentences.quoting}{under}: {words} [{quote.n}]"
         if words.strip("“”.") not in MARKER.sub("", text):
-            says = f"The documents say: {words} [{quote.n}]"
-    doubt = "I am not sure of this." if status == "unsure" else ""
+            says = f"{sentences.quoting}: {words} [{quote.n}]"
+    doubt = sentences.doubt if status == "unsure" else ""
     below = " ".join(filter(None, (doubt, says)))
     return f"{text}\n\n{below}" if below else text

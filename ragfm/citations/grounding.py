@@ -19,7 +19,7 @@ verify nothing: the sentence is verbatim in it and states something, or the veri
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from ragfm.citations.support import (
     Evidence,
     Subject,
     Terms,
+    Window,
     added_terms,
     analyze,
     best_evidence,
@@ -38,11 +39,13 @@ from ragfm.citations.support import (
     find_quotes,
     is_unit,
     nearest_window,
+    subject_of,
     terms_of,
 )
 from ragfm.core.abstention import is_abstention
 from ragfm.core.table_rows import row_cells
 from ragfm.core.text import MARKER, escape_markers, sentence_spans
+from ragfm.core.types import embedded_text
 
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
@@ -112,7 +115,8 @@ class CitedAnswer:
     """The answer to a question, sentence by sentence; without sentences if it says nothing.
 
     `output` is the reader's own text. `text` may be the verifier's, or have a unit. `readings` are the verifier's, and
-    `agreement` is the term overlap of the output with its likeliest answer.
+    `agreement` is the term overlap of the output with its likeliest answer. `close` are the sentences of the passages
+    by their closeness to a question in another language.
     """
 
     output: str
@@ -121,6 +125,7 @@ class CitedAnswer:
     analysis: Analysis
     readings: Sequence[Reading] = ()
     agreement: float = 0.0
+    close: Sequence[tuple[float, Window]] = ()
 
     @property
     def silent(self) -> bool:
@@ -142,28 +147,38 @@ def cite_answer(
     verifier: str | None,
     corrects: bool,
     pictured: Set[int] = frozenset(),
+    asked: str | None = None,
+    closeness: Callable[[Sequence[str]], Sequence[float]] | None = None,
 ) -> CitedAnswer:
     """The reader's `output`, cited.
 
     An abstention and an answer that repeats the question have no sentences. The `verifier` of this name reads the
     passages, and checks the citations; if it `corrects`, its answer replaces the output where they differ. In languages
     that it does not read, an output that no passage supports, such as an abstention, is replaced by the sentence that
-    has most of the question's terms. `language` is that of the passages, as ISO 639-1. `pictured` are the numbers of
-    the passages whose picture the reader saw.
+    has most of the question's terms, or where the question is in another language the highest `closeness` to it.
+    `language` is that of the passages, as ISO 639-1, `asked` that of the question if it is another. `pictured` are the
+    numbers of the passages whose picture the reader saw.
     """
+    asked = asked or language
     readings: list[Reading] = []
     if output and verifier:
         from ragfm.citations.verifier import load_verifier  # imports numpy
 
-        readings = load_verifier(verifier).read(question, passages, language)
-    analysis = analyze(question, passages, language)
+        readings = load_verifier(verifier).read(question, passages, asked)
+    analysis = analyze(question, passages, language, subject=subject_of(question, asked))
     spans = best_spans(readings, analysis)
     text = correct_answer(output, spans) if spans and corrects else output
     agreement = term_overlap(output, spans[0][0]) if spans else 0.0
 
     sentences = _cite_text(text, question, analysis, pictured)
     unread = output and verifier and corrects and not readings
-    if unread and not any(one.supported for one in sentences) and (nearest := nearest_window(analysis)):
+    close: list[tuple[float, Window]] = []
+    if closeness:
+        windows = [window for window in analysis.all_windows if not window.is_heading]
+        texts = [embedded_text(window.hit.context, window.text) for window in windows]
+        close = sorted(zip(closeness(texts), windows, strict=True), key=lambda one: -one[0])
+    nearest = close[0][1] if close else nearest_window(analysis)
+    if unread and nearest and not any(one.supported for one in sentences):
         text = f"{escape_markers(' '.join(nearest.text.split()))} [{nearest.hit.n}]"
         sentences = cite_sentences(text, analysis)
     if (named := name_unit(text, sentences)) != text:
@@ -172,7 +187,7 @@ def cite_answer(
         sentences = check_sentences(sentences, readings)
     if spans and len(sentences) == 1 and _agrees(text, spans[0][0]):  # a cell is as likely as what it was chosen for
         sentences = [replace(sentences[0], likelihood=max(sentences[0].likelihood, spans[0][2]))]
-    return CitedAnswer(output, text, sentences, analysis, readings, agreement)
+    return CitedAnswer(output, text, sentences, analysis, readings, agreement, close)
 
 
 def _cite_text(text: str, question: str, analysis: Analysis, pictured: Set[int]) -> list[CitedSentence]:

@@ -51,7 +51,11 @@ if TYPE_CHECKING:
     "--beta", default=0.1, type=POSITIVE, help="How strongly dpo and kto keep the model close to the initial one."
 )
 @text_option(
-    "--from", "start", metavar="ADAPTER", help="Adapter to train further, with its rank: a folder or a GGUF file."
+    "--from",
+    "start",
+    metavar="ADAPTER",
+    help="Adapter to train further, with its rank: a folder, a GGUF file, or `bundled` for the one that ships with the "
+    "bundled reader. Default: none; training starts from the bare model.",
 )
 @click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
 @click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, dora, qlora).")
@@ -110,7 +114,7 @@ def train(
         options["objective"], options["method"] = options["method"], _low_rank_method(options["start"])
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
-    plan: dict[str, Any] = {}
+    start, plan = settings.start, dict[str, Any]()
 
     def show_estimate(estimate: TrainingEstimate) -> None:
         cost = None if price_per_hour is None else estimate.seconds / 3600 * price_per_hour
@@ -118,10 +122,18 @@ def train(
         skipped = f", {estimate.too_long} skipped as too long" if estimate.too_long else ""
         share = 100 * estimate.learned / estimate.parameters
         price = "" if cost is None else f", cost {cost:.2f}"
+        print_note(f"base: {base}, {f'continuing the adapter {start}' if start else 'without an adapter'}")
+        if base == "bundled" and not start:
+            print_note("To continue the adapter that ships with it instead, add `--from bundled`.")
         print_note(
             f"{estimate.examples} examples, {estimate.valid_examples} validation examples{skipped}; "
             f"{estimate.tokens:,} tokens in {estimate.steps} steps"
         )
+        if not estimate.valid_examples:
+            print_note(
+                "Warning: there are no validation examples, so training does not notice when it gets worse, and the "
+                "last weights are kept. `ragfm adapt data` keeps some if the questions are about several documents."
+            )
         print_note(
             f"{method.method}: {estimate.learned:,} of {estimate.parameters:,} parameters are trained ({share:.2f} %)"
         )

@@ -9,6 +9,7 @@ table_rows       rows of Markdown tables, with their header and section
 notebook         values as HTML and Markdown for notebooks
 text             sentences, citation markers, invalid characters
 abstention       "I don't know.", and how readers phrase it
+status_sentences what an answer says about itself, in many languages
 calibration      from the signals of an answer to its confidence
 access_groups    which groups may see a document
 durable_files    files that survive a crash

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from ragfm.core.status_sentences import ENGLISH, UNKNOWN
 from ragfm.core.text import MARKER
 
-ABSTENTION = "I don't know."
+ABSTENTION = ENGLISH.unknown
 """The answer where the passages do not have one."""
 
 _SHOWN = r"(?:passages?|texts?|context|excerpts?)"  # what the reader calls nothing but what it was shown
@@ -54,6 +55,8 @@ def is_abstention(text: str) -> bool:
     """
     plain = MARKER.sub("", text.replace("’", "'")).strip().lower()
     sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", plain) if sentence.strip()]
+    if plain in UNKNOWN:
+        return True
     return bool(sentences) and all(
         (match := _ABSTAINS.match(sentence)) and not _TURN.search(sentence, match.end()) for sentence in sentences
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 READER_SIGNALS = frozenset({"likely", "unknown"})
 """Signals that the reader computes: its log-likelihoods of its answer and of an abstention."""
-_BY_EMBEDDER = frozenset({"cosine", "gap"})
+_BY_EMBEDDER = frozenset({"cosine", "gap", "closest"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ BEST = "best.safetensors"
 """Best weights so far of a training run that has not finished."""
 SHIPPED = Path(__file__).parent / "shipped" / "smollm2-135m-squad"
 """The adapter for the bundled reader. docs/adaptation.md describes its training."""
-NO_ADAPTER = "none"
+NO_ADAPTER, BUNDLED_ADAPTER = "none", "bundled"
 GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
 """Metadata keys of a GGUF adapter: SHA-256 of the base model's weights, and fingerprint of the prompt."""
 FORMAT = 1

@@ -70,10 +70,14 @@ def cpu_quota(root: Path = Path("/")) -> float:
 
 
 class FreeCpus:
-    """Number of usable CPUs that other processes leave free, on average since the last call. Infinite outside Linux."""
+    """Number of usable CPUs that other processes leave free, on average since the last call. Infinite outside Linux.
 
-    def __init__(self) -> None:
-        self._free = math.inf
+    The first number is at least the CPUs that no other thread wants at this moment: what used them until then may have
+    been the helper processes of a model that was just loaded. `root` is the folder of `proc`.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._free, self._root = math.inf, root
         self._since, self._start = time.monotonic(), self._used()
 
     def __call__(self) -> float:
@@ -81,14 +85,23 @@ class FreeCpus:
         seconds = time.monotonic() - self._since
         if seconds > _SECONDS_TO_MEASURE and (used := self._used()) and self._start:
             by_all, by_this = (after - before for before, after in zip(self._start, used, strict=True))
-            self._free = len(usable_cpus()) - max(0.0, by_all - by_this) / seconds
+            free = len(usable_cpus()) - max(0.0, by_all - by_this) / seconds
+            self._free = max(free, self._unwanted()) if math.isinf(self._free) else free
             self._since, self._start = self._since + seconds, used
         return self._free
+
+    def _unwanted(self) -> float:
+        """CPUs for which no thread is running or waiting now, apart from the calling one."""
+        try:
+            running = int((self._root / "proc/loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0])
+        except (OSError, ValueError, IndexError):
+            return 0.0
+        return float(len(usable_cpus()) - max(0, running - 1))
 
     def _used(self) -> tuple[float, float] | None:
         """CPU seconds that all processes, and this one, have used so far."""
         try:
-            lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+            lines = (self._root / "proc/stat").read_text(encoding="utf-8").splitlines()
         except OSError:
             return None
         names, ticks = {f"cpu{cpu}" for cpu in usable_cpus()}, 0

@@ -1,10 +1,16 @@
-"""The model card of an adapter: base, data, licence and figures, from its record."""
+"""Model cards: base, data, licence and figures of an adapter, from its record, and the form of all cards."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ragfm.models.adapters import AdapterRecord
+from ragfm.models.model_card import read_licence
+from ragfm.models.model_lookup import BUNDLED, Job, weights_sha256
 
 CARD = "README.md"
 
@@ -13,22 +19,22 @@ def adapter_card(record: AdapterRecord) -> str:
     """A model card in Markdown, with the metadata of the Hugging Face hub."""
     data, numbers = record.data, record.numbers
     metadata = {
-        "base_model": record.base["name"],
+        "base_model": record.base.get("model", record.base["name"]),
         **({"license": record.licence} if record.licence else {}),
         "library_name": "transformers" if record.method == "full" else "peft",
         "pipeline_tag": "text-generation",
         "tags": ["rag", "ragfm"],
     }
-    front = ["---", yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True) + "---", ""]
-    trained = f"`{record.base['name']}`" + (f" (sha256 `{record.base['sha256']}`)" if record.base["sha256"] else "")
     objective = f" and {record.settings['objective']}" if record.settings.get("objective") else ""
     lines = [
         f"# {'Model' if record.method == 'full' else 'Adapter'} for answers from passages",
         "",
-        f"Trained by {record.method}{objective} on {trained}, for the prompt of ragfm: it answers from "
-        "numbered passages and cites their numbers.",
+        f"Trained by {record.method}{objective} for the prompt of ragfm: it answers from numbered passages and cites "
+        "their numbers.",
         "",
         f"- Licence: {record.licence or 'not stated'}",
+        base_line(record.base),
+        *([f"- Continues the adapter: `{record.settings['start']}`"] if record.settings.get("start") else []),
         f"- Prompt: fingerprint `{record.prompt or 'unknown'}`",
     ]
     for source in data.get("sources", []):
@@ -50,7 +56,30 @@ def adapter_card(record: AdapterRecord) -> str:
             f"| trained parameters | {numbers['learned']:,} of {numbers['parameters']:,} |",
             f"| seconds | {numbers['seconds']:,.0f} |",
         ]
-    return "\n".join([*front, *lines]) + "\n"
+    return card_text(metadata, lines)
+
+
+def base_facts(name: str, path: Path, job: Job | None) -> dict[str, str]:
+    """What a record says about the base of a training run: name, model, sha256 and, if it states one, its licence.
+
+    Without a `job`, the model is not one of those that are found by name.
+    """
+    model = BUNDLED[job].names[-1] if job and name == "bundled" else name
+    licence = read_licence(path)
+    facts = {"name": name, "sha256": weights_sha256(path), "model": model}
+    return {**facts, "licence": licence} if licence else facts
+
+
+def base_line(base: Mapping[str, str]) -> str:
+    """The line of a card about the base."""
+    sha256 = f"sha256 `{base['sha256']}`, " if base["sha256"] else ""
+    return f"- Base: `{base.get('model', base['name'])}` ({sha256}licence: {base.get('licence', 'not stated')})"
+
+
+def card_text(metadata: Mapping[str, Any], lines: Sequence[str]) -> str:
+    """A card in Markdown, with the metadata of the Hugging Face hub."""
+    front = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n" + "\n".join(lines) + "\n"
 
 
 def _best(record: AdapterRecord, valid: list[float]) -> float:

@@ -21,7 +21,7 @@ from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import BEST, CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
 from ragfm.models.model_lookup import hide_progress_bar
 from ragfm.training.adapter_card import CARD as MODEL_CARD
-from ragfm.training.adapter_card import adapter_card
+from ragfm.training.adapter_card import adapter_card, base_facts
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import translate_safetensors_errors
 from ragfm.training.preference import REFERENCE
@@ -45,7 +45,7 @@ def write_adapter(
     save_model(training.model, base, folder, full=training.settings.method.method == "full")
     record = AdapterRecord(
         method=training.settings.method.method,
-        base={"name": base.name, "sha256": base.sha256},
+        base=base_facts(base.name, base.path, "reader"),
         prompt=str(card.get("prompt") or prompt_fingerprint()),
         weights=trained_weights_sha256(folder),
         data=card,

@@ -14,8 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ragfm.citations.decision import ComposedAnswer, compose
+from ragfm.citations.grounding import cite
 from ragfm.core.errors import DataError
-from ragfm.core.types import ImagePart, Message
+from ragfm.core.types import Hit, ImagePart, Message
 from ragfm.parsing.figures import image_type
 
 TRAIN, VALID, CARD = "train.jsonl", "valid.jsonl", "card.json"
@@ -32,6 +34,12 @@ class Example:
     completion: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     rejected: str | None = None
+
+
+def supported_answer(question: str, answer: str, shown: Sequence[Hit]) -> ComposedAnswer | None:
+    """The sentences of an answer that passages support, with markers; None if no sentence is verified."""
+    composed = compose(cite(question, answer, shown), strict=True, contradictions=False)
+    return composed if any(citation.verified for citation in composed.citations) else None
 
 
 def examples_to_jsonl(examples: Sequence[Example]) -> bytes:

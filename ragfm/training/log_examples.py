@@ -11,8 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ragfm.citations.decision import compose, ground
-from ragfm.citations.grounding import cite
+from ragfm.citations.decision import ground
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Hit
@@ -20,7 +19,7 @@ from ragfm.evaluation.log_questions import right_answer
 from ragfm.generation.log_entries import LogEntry
 from ragfm.rag import Rag
 from ragfm.training.dataset import trains_pictures
-from ragfm.training.examples import Example
+from ragfm.training.examples import Example, supported_answer
 from ragfm.training.held_out import HeldOut
 
 _DEPTH_FACTOR = 8  # hits searched for each passage that is shown
@@ -135,9 +134,8 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
             break
     for candidates in choices:
         prompt = rag.prompt(entry.query, candidates, pictures=trains_pictures(rag))
-        sentences = cite(entry.query, answer, prompt.shown)
-        composed = compose(sentences, strict=True, contradictions=False)
-        if uris := [citation.uri for citation in composed.citations if citation.verified]:
+        if composed := supported_answer(entry.query, answer, prompt.shown):
+            uris = [citation.uri for citation in composed.citations if citation.verified]
             meta |= {"uris": uris, "group": uris[0], "shown": [hit.uri for hit in prompt.shown]}
             return Example(tuple(prompt.messages), composed.text, meta)
     return None

@@ -11,9 +11,11 @@ import torch
 
 from ragfm.core.durable_files import write_durably
 from ragfm.models.adapters import (
+    BUNDLED_ADAPTER,
     GGUF,
     GGUF_PROMPT,
     RECORD,
+    SHIPPED,
     WEIGHTS,
     AdapterRecord,
     check_adapter,
@@ -61,9 +63,9 @@ def convert_to_peft(file: Path, base: Base, folder: Path) -> None:
 def as_peft_folder(adapter: str | Path, base: Base) -> Iterator[Path]:
     """An adapter as a PEFT folder; a GGUF adapter is converted into a temporary one.
 
-    Raises AdapterMismatchError if the adapter is for another base.
+    `bundled` is the adapter that ships with ragfm. Raises AdapterMismatchError if the adapter is for another base.
     """
-    path = Path(adapter).expanduser()
+    path = SHIPPED / GGUF if adapter == BUNDLED_ADAPTER else Path(adapter).expanduser()
     file = gguf_adapter_file(path)
     if file is None:
         check_adapter(path, base.path)

@@ -4,6 +4,9 @@
                             ├→ without passages that answer it → "I don't know."
                             └→ with a changed question         → "I don't know."
 
+An answer that no passage has word for word, such as an explanation, is learned from passages that support it: its
+sentences with the marker of a passage that says so, without those that no passage supports.
+
 `Rag.choose` and `Rag.prompt`, which also serve, choose the passages and build the prompt.
 """
 
@@ -12,8 +15,9 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 from ragfm.citations.decision import ground
@@ -28,7 +32,7 @@ from ragfm.generation.prompt import Prompt
 from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
 from ragfm.training.dataset import Dataset, Form, Recipe, build_dataset, group_of, trains_pictures
-from ragfm.training.examples import Example
+from ragfm.training.examples import Example, supported_answer
 from ragfm.training.held_out import HeldOut
 from ragfm.training.unanswerable_questions import names_in, near_misses
 
@@ -83,12 +87,21 @@ class _LeftOut(Exception):  # noqa: N818  not an error
     """The reason why a question does not become an example."""
 
 
+class _NoPassage(_LeftOut):
+    """No passage has the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("no passage holds its answer")
+
+
 class _ExampleBuilder:
     def __init__(self, rag: Rag, questions: Sequence[Question], recipe: Recipe, held_out: HeldOut) -> None:
         self._rag, self._recipe, self._held_out = rag, recipe, held_out
         self._hidden = held_out.document_uris(rag.collection)
         self._names = sorted({name for question in questions for name in names_in(question.text)})
         self._shown_before: dict[tuple[str, bool], list[list[Hit]]] = {}
+        reranker = rag.collection.settings.ask.reranker
+        self._search = lru_cache(1)(partial(rag.collection.search, k=_DEPTH_FACTOR * rag.k, rerank=reranker))
         unanswerable = sum(question.unanswerable for question in questions) / max(1, len(questions))
         abstain = max(0.0, recipe.abstain - unanswerable) / max(1e-9, 1 - unanswerable)
         withheld = abstain * (1 - recipe.near)
@@ -113,26 +126,51 @@ class _ExampleBuilder:
         verdict = is_yes_no(answers)
         if verdict and not question.gold:
             raise _LeftOut("yes or no, of no document")
+        contains = partial(passage_has_answer, question=question, answers=answers)
         if question.unanswerable:
-            return self._abstaining(question, question.text, self._passages(question, answers), "unanswerable")
-        if question.id in self._withheld and (others := self._passages(question, answers, withheld=True)):
-            return self._abstaining(question, question.text, others, "withheld")
-        passages = self._passages(question, answers)
+            prompt = self._prompt(question.text, self._passages(question, contains))
+            return self._abstaining(question, question.text, prompt, "unanswerable")
+        try:
+            return self._answerable(question, answers, contains)
+        except _NoPassage:
+            if verdict:
+                raise
+            supports = partial(_supports, question=question, answers=answers)
+            return self._answerable(question, answers, supports, explains=True)
+
+    def _answerable(
+        self, question: Question, answers: Sequence[str], has_answer: Callable[[Hit], bool], *, explains: bool = False
+    ) -> Example:
+        """The example of a question with answers that passages contain or, if it `explains`, support."""
+        passages = self._passages(question, has_answer)
+        if question.id in self._withheld and (others := self._passages(question, has_answer, withheld=True)):
+            prompt = self._prompt(question.text, others)
+            if any(_may_answer(hit, question, has_answer) for hit in prompt.shown):
+                raise _LeftOut("its answer stands across passages")
+            return self._abstaining(question, question.text, prompt, "withheld")
         rng = self._rng(question.id)
         # A yes-no question that is changed in a word has an answer, though often a different one.
-        if rng.random() < self._near_share and not verdict:
+        if rng.random() < self._near_share and not is_yes_no(answers):
             shown = " ".join(embedded_text(hit.context, hit.text) for hit in passages)
             for miss in near_misses(question.text, self._names, rng):
                 # If a passage holds the new number or name, it may answer the changed question.
                 if miss.kind in ("opposite", "negation") or not contains_answer(shown, [miss.inserted]):
-                    return self._abstaining(question, miss.text, passages, f"near miss: {miss.kind}")
+                    prompt = self._prompt(miss.text, passages)
+                    return self._abstaining(question, miss.text, prompt, f"near miss: {miss.kind}")
         prompt = self._prompt(question.text, passages)
-        gold = _first_gold(prompt.shown, question, answers)
-        if gold is None:
-            raise _LeftOut("its passage does not fit")
-        answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
-        completion = _format_answer(answer, gold, self._recipe.form)
-        _, citations = ground(question.text, completion, prompt.shown)
+        if explains:
+            found = [supported_answer(question.text, answer, prompt.shown) for answer in answers]
+            composed = next(filter(None, found), None)
+            if composed is None:
+                raise _NoPassage
+            completion, citations = composed.text, composed.citations
+        else:
+            gold = _first_gold(prompt.shown, question, has_answer)
+            if gold is None:
+                raise _LeftOut("its passage does not fit")
+            answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
+            completion = _format_answer(answer, gold, self._recipe.form)
+            _, citations = ground(question.text, completion, prompt.shown)
         verified = bool(citations) and all(citation.verified for citation in citations)
         meta = {"kind": "answer", "answers": list(answers), "verified": verified}
         return self._example(question, prompt, completion, meta)
@@ -161,10 +199,7 @@ class _ExampleBuilder:
                 chosen.update(ids)
         return frozenset(chosen)
 
-    def _abstaining(self, question: Question, text: str, passages: Sequence[Hit], kind: str) -> Example:
-        prompt = self._prompt(text, passages)
-        if kind == "withheld" and any(_may_answer(hit, question, question.answers) for hit in prompt.shown):
-            raise _LeftOut("its answer stands across passages")
+    def _abstaining(self, question: Question, text: str, prompt: Prompt, kind: str) -> Example:
         meta: dict[str, Any] = {"kind": kind}
         if text != question.text:
             meta["changed_from"] = question.text
@@ -187,37 +222,34 @@ class _ExampleBuilder:
         }
         return Example(prompt.messages, completion, {**meta, **facts})
 
-    def _passages(self, question: Question, answers: Sequence[str], *, withheld: bool = False) -> list[Hit]:
+    def _passages(self, question: Question, has_answer: Callable[[Hit], bool], *, withheld: bool = False) -> list[Hit]:
         """The passages to show, in order: those of an earlier question about the document if they serve, else hits.
 
-        One of them answers the question, or none if `withheld`.
+        One of them answers the question, or none if `withheld`. Raises _NoPassage.
         """
         before: list[list[Hit]] = []
         if question.gold and self._recipe.together:
             before = self._shown_before.setdefault((question.gold[0].uri, withheld), [])
         for passages in before:
             if withheld:
-                serves = not any(_may_answer(hit, question, answers) for hit in passages)
+                serves = not any(_may_answer(hit, question, has_answer) for hit in passages)
             else:
-                serves = question.unanswerable or _first_gold(passages, question, answers) is not None
+                serves = question.unanswerable or _first_gold(passages, question, has_answer) is not None
             if serves:
                 return passages
-        hits = self._rag.collection.search(
-            question.text, _DEPTH_FACTOR * self._rag.k, rerank=self._rag.collection.settings.ask.reranker
-        )
-        hits = [hit for hit in hits if hit.uri not in self._hidden]
+        hits = [hit for hit in self._search(question.text) if hit.uri not in self._hidden]
         if withheld:
-            hits = [hit for hit in hits if not _may_answer(hit, question, answers)]
+            hits = [hit for hit in hits if not _may_answer(hit, question, has_answer)]
         passages = self._rag.choose(hits)[0]
-        if not (withheld or question.unanswerable or _first_gold(passages, question, answers)):
-            gold = _first_gold(hits, question, answers)
+        if not (withheld or question.unanswerable or _first_gold(passages, question, has_answer)):
+            gold = _first_gold(hits, question, has_answer)
             for uri in dict.fromkeys(gold.uri for gold in question.gold):
                 if gold is None:
                     within = f"uri = {quote_value(uri)}"
                     found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=within)
-                    gold = _first_gold(found, question, answers)
+                    gold = _first_gold(found, question, has_answer)
             if gold is None:
-                raise _LeftOut("no passage holds its answer")
+                raise _NoPassage
             passages = [*passages[: self._rag.k - 1], gold]
         if self._recipe.shuffle:
             self._rng(f"{question.id} order").shuffle(passages)
@@ -229,20 +261,26 @@ class _ExampleBuilder:
         return random.Random(f"{self._recipe.seed} {name}")  # noqa: S311
 
 
-def _first_gold(hits: Sequence[Hit], question: Question, answers: Sequence[str]) -> Hit | None:
-    """The first hit that the question was asked about and that holds an answer."""
+def _first_gold(hits: Sequence[Hit], question: Question, has_answer: Callable[[Hit], bool]) -> Hit | None:
+    """The first hit that the question was asked about and that has an answer."""
     for hit in hits:
         about = not question.gold or any(gold.overlaps(hit) for gold in question.gold)
-        if about and passage_has_answer(hit, question, answers):
+        if about and has_answer(hit):
             return hit
     return None
 
 
-def _may_answer(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
+def _may_answer(hit: Hit, question: Question, has_answer: Callable[[Hit], bool]) -> bool:
     """Whether a passage, with the headings that the reader sees above it, may answer the question."""
     if any(gold.start is not None and gold.overlaps(hit) for gold in question.gold):
         return True
-    return passage_has_answer(replace(hit, text=embedded_text(hit.context, hit.text)), question, answers)
+    return has_answer(replace(hit, text=embedded_text(hit.context, hit.text)))
+
+
+def _supports(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
+    """Whether a passage supports a sentence of one of the answers."""
+    passages = [replace(hit, n=1)]
+    return any(one.supports for answer in answers for one in ground(question.text, answer, passages)[1])
 
 
 def _format_answer(answer: str, gold: Hit, form: Form) -> str:

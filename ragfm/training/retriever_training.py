@@ -31,9 +31,10 @@ from ragfm.evaluation.metrics import Estimate, bootstrap
 from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.retrieval_evaluation import evaluate_retrieval
 from ragfm.evaluation.run_comparison import Difference, compare_runs
-from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.models.model_lookup import find_model
 from ragfm.retrieval.rerank import load_reranker
 from ragfm.retrieval.search import Mode
+from ragfm.training.adapter_card import CARD, base_facts, base_line, card_text
 from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
 from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker, Ranker
@@ -92,7 +93,7 @@ class RetrieverSettings:
 class RetrieverReport:
     """The result of training a retriever.
 
-    - `base`: name and sha256 of the model that training started from.
+    - `base`: name, model, sha256 and licence of the model that training started from.
     - `questions`: number of questions per part of the split.
     - `lessons`: number of training examples.
     - `numbers`: figures of the training loop.
@@ -173,7 +174,7 @@ def adapt_retriever(
     comparison = compare[settings.part](collection, split, folder, report_progress)
     report = RetrieverReport(
         settings=settings,
-        base={"name": settings.base, "sha256": weights_sha256(base)},
+        base=base_facts(settings.base, base, None if settings.part == "verifier" else "embedder"),
         questions={name: len(getattr(split, name)) for name in ("learn", "choose", "test")},
         lessons=len(examples),
         numbers=figures,
@@ -181,9 +182,32 @@ def adapt_retriever(
         seconds=round(time.monotonic() - start, 1),
         **comparison,
     )
+    write_durably(folder / CARD, _card(report).encode())
     write_durably(folder / RECORD, json.dumps({"format": 1, **asdict(report)}, indent=1).encode() + b"\n")
     shutil.rmtree(state)
     return report
+
+
+def _card(report: RetrieverReport) -> str:
+    """The model card: base, data and figures."""
+    part, counts = report.settings.part, report.questions
+    metadata = {"base_model": report.base["model"], "tags": ["rag", "ragfm"]}
+    lines = [
+        f"# {part.capitalize()} for retrieval",
+        "",
+        "Fine-tuned with ragfm on questions about a collection, and tested on questions about other documents.",
+        "",
+        base_line(report.base),
+        f"- Questions: {counts['learn']} to train, {counts['choose']} to choose the epoch, {counts['test']} to test",
+        "",
+        "| measure | before | after | difference, 95 % interval |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.measure} | {one.a:.3f} | {one.b:.3f} | {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] |"
+        for one in report.differences
+    ]
+    return card_text(metadata, lines)
 
 
 def _base(settings: RetrieverSettings) -> Path:

@@ -47,7 +47,7 @@ class TrainSettings:
     - `checkpoint_seconds`: minimum number of seconds between two checkpoints.
     - `max_seconds`: training ends after this time, with a validation; None means no limit.
     - `seed`: random seed.
-    - `start`: adapter to continue from: a folder or a GGUF file.
+    - `start`: adapter to continue from: a folder, a GGUF file, or `bundled`, the one that ships with ragfm.
     """
 
     method: MethodSettings = MethodSettings()

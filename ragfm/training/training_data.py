@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
 from ragfm.evaluation.log_questions import rated_entries
@@ -15,6 +16,9 @@ from ragfm.training.dataset import Dataset, Recipe, add_examples
 from ragfm.training.held_out import HeldOut
 from ragfm.training.log_examples import examples_from_log, preferences_from_log
 from ragfm.training.raft import build_raft_dataset
+
+_FEW = 20
+"""Of fewer examples, most may be abstentions by chance."""
 
 
 def make_dataset(
@@ -40,7 +44,8 @@ def make_dataset(
     in the card.
     Progress has the stages "write questions" and "make examples".
 
-    Raises DataError if the sources yield no example to train with.
+    Raises DataError if the sources yield no example to train with, or if far more of them are abstentions than
+    `recipe.abstain`: the share is nearer to all of them, or there are only abstentions.
     """
     dataset = None
     if questions is not None or write:
@@ -82,4 +87,14 @@ def make_dataset(
         )
     if dataset is None:
         raise DataError("There is no source of examples.", "Specify questions, a number to write, or use the log.")
+    examples = [*dataset.train, *dataset.valid]
+    silent = sum(example.completion == ABSTENTION for example in examples)
+    most = len(examples) * (1 + recipe.abstain) / 2 if len(examples) >= _FEW else len(examples) - 1
+    if silent > most and not preferences:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.card["left_out"].items())
+        raise DataError(
+            f"The examples teach little but abstention: {silent} of {len(examples)} have the answer “{ABSTENTION}”, "
+            f"and --abstain is {recipe.abstain:.2f} (left out: {reasons or 'none'}).",
+            "Use more questions whose answers the documents contain or support, or raise --abstain.",
+        )
     return dataset

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
 from ragfm.models.adapters import BEST, CHECKPOINT, AdapterRecord, Method, read_record
@@ -142,6 +143,12 @@ def _prepare(
             )
     else:
         train_examples = list(examples)
+    answers = (example for example in train_examples if not is_abstention(example.completion))
+    if train_examples and settings.objective == "likelihood" and not any(answers):
+        raise DataError(
+            f"No example answers its question: all {len(train_examples)} completions are abstentions.",
+            "Create examples with answers: `ragfm adapt data`.",
+        )
     out = Path(out)
     check_training_output(out, find_model(base, "reader"))
 

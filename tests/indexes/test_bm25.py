@@ -343,6 +343,19 @@ def test_languages_are_detected(language: str) -> None:
     assert detect_language(Counter(words(SENTENCES[language]))) == language
 
 
+@pytest.mark.parametrize(
+    ("question", "language"),
+    [
+        ("Wie viele Tage Urlaub habe ich?", "de"),
+        ("How many days of leave do I get?", "en"),
+        ("休暇は何日ありますか", "ja"),
+        ("Brannay 2026?", None),
+    ],
+)
+def test_the_language_of_a_question_is_that_of_its_stop_words(question: str, language: str | None) -> None:
+    assert BM25Index.language_of(question) == language
+
+
 def test_all_languages_are_supported() -> None:
     assert STOP_WORDS.keys() <= ALGORITHMS.keys() >= SENTENCES.keys() >= STOP_WORDS.keys()
     for language, stop_words in STOP_WORDS.items():

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -198,6 +199,24 @@ def test_a_thread_count_applies_to_all_batch_sizes() -> None:
     assert count.count == 1
     count.record(128, 0.7)
     assert count.count == 1
+
+
+@pytest.mark.parametrize(("running", "all_free"), [(1, True), (2, False), (99, False)])
+def test_what_has_ended_takes_no_cpu_from_the_first_step(tmp_path: Path, running: int, all_free: bool) -> None:
+    def write(ticks: int) -> None:
+        lines = (f"cpu{cpu} {ticks} 0 0 0 0 0 0 0 0 0" for cpu in usable_cpus())
+        (tmp_path / "proc" / "stat").write_text("\n".join(lines))
+        (tmp_path / "proc" / "loadavg").write_text(f"9.00 9.00 9.00 {running}/200 4321")
+
+    (tmp_path / "proc").mkdir()
+    write(0)
+    free = FreeCpus(tmp_path)
+    time.sleep(0.3)
+    write(1_000_000)  # of helper processes
+    assert (free() == len(usable_cpus())) == all_free
+    write(2_000_000)
+    time.sleep(0.3)
+    assert free() < 0  # later numbers are averages
 
 
 @pytest.mark.timing

@@ -83,7 +83,10 @@ def test_an_embedder_learns_new_words_and_can_be_adopted(
     assert report.questions == {"learn": 24, "choose": 12, "test": 12}
     assert towns.status().embedder["model"] == "bundled"  # nothing was adopted
     assert json.loads((out / RECORD).read_text())["differences"][0]["b"] == first.b
-    assert {path.suffix for path in out.iterdir()} <= {".json", ".run", ".safetensors", ".txt", ""}
+    card = (out / "README.md").read_text()
+    assert f"- Base: `{report.base['model']}` (sha256 `{report.base['sha256']}`, licence: " in card
+    assert f"| nDCG@10 | {first.a:.3f} | {first.b:.3f} |" in card
+    assert {path.suffix for path in out.iterdir()} <= {".json", ".md", ".run", ".safetensors", ".txt", ""}
     assert not (out / ".training").exists()
     assert read_bert_folder(out) is not None  # it is as fast as the bundled one
     with Collection.open(towns.path.with_name("other"), settings=Settings(embedder=str(out))) as other:

@@ -640,6 +640,8 @@ def test_the_command_prints_an_estimate_and_trains(folder: Path, tmp_path: Path)
     assert said["plan"]["cost"] == pytest.approx(said["plan"]["seconds"], rel=0.01)
     assert said["plan"]["peak_mb"] > 100
     assert "30 examples" in done.stderr
+    assert f"base: {folder}, without an adapter" in done.stderr
+    assert "there are no validation examples" in done.stderr
     record = read_record(tmp_path / "ragfm-adapter")
     assert (record.method, record.prompt, record.numbers["steps"]) == ("lora", "p", 2)
     assert "already contains an adapter" in shell("adapt", "train", *words, code=1).stdout

@@ -24,7 +24,7 @@ from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.question_generation import _sample_passages
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.training import Dataset, HeldOut, Recipe, build_raft_dataset, load_held_out, read_examples
+from ragfm.training import Dataset, HeldOut, Recipe, build_raft_dataset, load_held_out, make_dataset, read_examples
 from ragfm.training.raft import _ExampleBuilder, _format_answer
 from ragfm.training.unanswerable_questions import near_misses
 
@@ -130,6 +130,58 @@ def test_a_share_of_few_questions_per_document_is_withheld(towns: Collection, to
         drawn = _ExampleBuilder(rag, QUESTIONS, replace(recipe, seed=seed), HeldOut())._withheld
         assert 3 <= len(drawn) <= 5
         assert not together or len({name.split()[0] for name in drawn}) == len(drawn) / 3
+
+
+def explained(number: int, town: str) -> Question:
+    answer = (
+        f"{town} was founded by fishermen who came from the coast, and that was in {1500 + 7 * number}. Nobody left."
+    )
+    return Question(f"{town} origin", f"How was the town of {town} founded?", (Gold(f"towns/{town}.txt"),), (answer,))
+
+
+EXPLAINED = [explained(number, town) for number, town in enumerate(TOWNS)]
+
+
+def test_an_explanation_is_learned_from_a_passage_that_supports_it(towns: Collection) -> None:
+    dataset = made(towns, EXPLAINED, abstain=0.0)
+    examples = {example.meta["id"]: example for example in (*dataset.train, *dataset.valid)}
+    assert len(examples) == len(EXPLAINED)
+    for number, town in enumerate(TOWNS):
+        example = examples[f"{town} origin"]
+        n = example.meta["shown"].index(f"towns/{town}.txt") + 1
+        said = f"{town} was founded by fishermen who came from the coast, and that was in {1500 + 7 * number} [{n}]."
+        assert example.completion == said  # without the sentence that no passage supports
+        assert example.meta["verified"]
+
+
+def test_no_passage_supports_a_withheld_explanation(towns: Collection) -> None:
+    dataset = made(towns, EXPLAINED, abstain=0.9, near=0.0)
+    withheld = [e for e in (*dataset.train, *dataset.valid) if e.meta["kind"] == "withheld"]
+    assert len(withheld) > len(EXPLAINED) / 2
+    for example in withheld:
+        assert example.meta["shown"]
+        assert example.meta["uris"][0] not in example.meta["shown"]
+
+
+def test_a_question_whose_answer_is_in_no_passage_is_not_withheld(towns: Collection) -> None:
+    lost = [Question(town, f"Who was in {town}?", (Gold(f"towns/{town}.txt"),), ("nobody at all",)) for town in TOWNS]
+    with pytest.raises(DataError, match=f"no passage holds its answer: {len(TOWNS)}"):
+        made(towns, lost, abstain=0.9, near=0.0)
+
+
+def test_a_dataset_of_little_but_abstentions_is_refused(towns: Collection) -> None:
+    unknown = [
+        Question(f"{town} {what}", f"What is the {what} of {town}?", (), unanswerable=True)
+        for town in TOWNS
+        for what in ("river", "lake", "hill")
+    ]
+    rag = Rag(towns, reader=ScriptedReader(), k=2)
+    with pytest.raises(DataError, match=r"24 of 30 have the answer “I don't know\.”, and --abstain is 0\.33"):
+        make_dataset(rag, QuestionSet("q", (*unknown, *QUESTIONS[:6])))
+    assert make_dataset(rag, QuestionSet("q", (*unknown, *QUESTIONS[:6])), Recipe(abstain=0.8)).train
+    assert make_dataset(rag, QuestionSet("q", (*unknown, *QUESTIONS))).train
+    with pytest.raises(DataError, match="3 of 3 have the answer"):
+        make_dataset(rag, QuestionSet("q", tuple(unknown[:3])))
 
 
 def test_questions_answered_by_headings_are_not_withheld_or_near_misses(tmp_path: Path, collection: Collection) -> None:

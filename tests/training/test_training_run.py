@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from support.tiny_models import tiny_examples, tiny_model
 
-from ragfm.core.errors import DataError, ModelNotFoundError
+from ragfm.core.abstention import ABSTENTION
+from ragfm.core.errors import AdapterMismatchError, DataError, ModelNotFoundError
 from ragfm.core.progress import Progress
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import CHECKPOINT, RECORD, check_adapter, read_record
+from ragfm.models.model_lookup import find_model
 from ragfm.training import (
     Dataset,
     MethodSettings,
@@ -25,6 +27,7 @@ from ragfm.training import (
     train,
     write_dataset,
 )
+from ragfm.training.adapter_card import base_facts
 from ragfm.training.adapter_folder import PAGE
 from ragfm.training.checkpoint import BEST, read_tensors
 from ragfm.training.examples import examples_to_jsonl
@@ -134,6 +137,28 @@ def test_bad_input_is_refused_before_a_model_is_loaded(base: str, tmp_path: Path
     with pytest.raises(DataError, match="is the base itself"):
         train(tiny_examples(), base, base)
     assert not (tmp_path / "out").exists()
+
+
+def test_examples_without_an_answer_are_refused(base: str, tmp_path: Path) -> None:
+    silent = [replace(example, completion=ABSTENTION) for example in tiny_examples(9)]
+    with pytest.raises(DataError, match="all 9 completions are abstentions"):
+        train(silent, base, tmp_path / "out", settings=SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_names_the_base_and_its_licence(examples: Path, tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "own-model")
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    result = train(examples, str(base), tmp_path / "out", settings=replace(SETTINGS, epochs=1), licence="CC0")
+    card = (result.out / "README.md").read_text()
+    assert f"- Base: `{base}` (sha256 `{result.record.base['sha256']}`, licence: mit)" in card
+    assert "- Licence: CC0" in card
+    assert base_facts("bundled", find_model("bundled", "reader"), "reader")["model"] == "SmolLM2-135M-Instruct"
+
+
+def test_the_shipped_adapter_continues_only_on_its_base(base: str, examples: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterMismatchError, match=r"smollm2-135m-squad.* was trained on different weights"):
+        train(examples, base, tmp_path / "out", settings=replace(SETTINGS, start="bundled"))
 
 
 def test_the_package_loads_no_torch_and_limits_spinning_before_torch_is_loaded() -> None:

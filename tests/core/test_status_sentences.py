@@ -1,0 +1,21 @@
+"""The sentences that answers say about themselves."""
+
+from __future__ import annotations
+
+from ragfm_indexes.stemmers import STOP_WORDS
+
+from ragfm.core.abstention import is_abstention
+from ragfm.core.status_sentences import ENGLISH, status_sentences
+
+
+def test_all_languages_of_stop_words_have_sentences_of_their_own() -> None:
+    for language in STOP_WORDS.keys() - {"en"}:
+        sentences = status_sentences(language)
+        assert all(sentences)
+        assert not set(sentences) & set(ENGLISH)
+        assert is_abstention(sentences.unknown)
+        assert not is_abstention(sentences.quoting)
+
+
+def test_unknown_languages_get_english() -> None:
+    assert status_sentences("simple") == status_sentences(None) == status_sentences("en") == ENGLISH
