@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from ragfm.core.text import counted, displayed_quote
+from ragfm.core.text import counted, displayed_name, displayed_quote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -209,7 +209,7 @@ def hit_location(hit: Hit) -> str:
 
 def _location(where: Hit | Citation) -> str:
     """The document's name, with lines as `name:12-40` or with the page."""
-    name = where.name or where.uri
+    name = displayed_name(where.name or where.uri)
     if where.lines:
         first, last = where.lines
         return f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
