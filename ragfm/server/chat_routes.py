@@ -101,7 +101,7 @@ class _ChatAnswer:
 
     async def wait_for(self, commit: str) -> None:
         """Wait until the collection has a commit."""
-        await self._service.wait_for(self._model.handle(self._key), commit)
+        await self._service.wait_for(self._key, self._model, commit)
 
     async def completion(self) -> ChatCompletion:
         async with self._open_stream() as stream:
