@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
@@ -259,6 +259,15 @@ def _check_head(scope: Scope, headers: Headers) -> None:
     if size > MAX_HEAD_BYTES:
         message = f"The head of the request is larger than {MAX_HEAD_BYTES:,} bytes."
         raise ApiError(431, message, code="head_too_large")
+    for part in (scope["raw_path"], scope["query_string"]):
+        try:
+            decoded = unquote_to_bytes(part).decode()
+        except UnicodeDecodeError as error:
+            message = "The path or a query parameter is not valid UTF-8. Encode it as UTF-8, then with `%`."
+            raise ApiError(400, message, code="invalid_request") from error
+        if "\0" in decoded:
+            message = "The path or a query parameter has a NUL character (`%00`), which no name has. Remove it."
+            raise ApiError(400, message, code="invalid_request")
     if "content-length" in headers and "transfer-encoding" in headers:
         message = "A request has either Content-Length or Transfer-Encoding, not both."
         raise ApiError(400, message, code="invalid_request", param="transfer-encoding")
