@@ -82,7 +82,10 @@ class RequestGuard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers_sent = MutableHeaders(scope=message)
+                headers_sent["x-request-id"] = request_id
+                headers_sent["x-content-type-options"] = "nosniff"
+                headers_sent["cross-origin-resource-policy"] = "same-origin"
             await send(message)
 
         state, limits = scope.setdefault("state", {}), self._limits
