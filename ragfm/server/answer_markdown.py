@@ -70,14 +70,16 @@ class AnswerMarkdown:
     def _next_part(self, last: bool) -> tuple[bool, int]:
         """Whether the next part is code, and its end; that is its start while later pieces decide."""
         text, start = self._text, self._done
-        line_end = _LINE.match(text, start).end()  # type: ignore[union-attr]  it matches anywhere
+        line = _LINE.match(text, start)
+        assert line
+        line_end = line.end()
         whole_line = last or text.endswith(_LINE_ENDS, start, line_end)
         if self._fence:
             if not whole_line:
                 return True, start
-            if re.fullmatch(rf" {{0,3}}{self._fence}`*[ \t]*[\n\r]?", text[start:line_end]):
+            if re.fullmatch(rf" {{0,3}}{self._fence}`*[ \t]*[\n\r]?", line[0]):
                 self._fence = ""
-            elif text[start:line_end].lstrip().startswith(self._fence):
+            elif line[0].lstrip().startswith(self._fence):
                 self._fence, self._certain = "", False
             return self._certain, line_end
 

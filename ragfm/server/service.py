@@ -110,13 +110,20 @@ class Service:
 
     async def wait_for(self, key: Key, model: Model, commit: str) -> None:
         """Wait until a collection has the commit that a client wants to see, see `Collection.has`. Raises ApiError."""
-        has = model.handle(key).has
-        try:
-            if not commit or await self.served.compute(key, has, commit):
-                return
+
+        def check_limit() -> None:
             if self.commit_waits[key.name] >= MAX_COMMIT_WAITS:
                 message = f"The key has {MAX_COMMIT_WAITS} requests that wait for a commit, which is its limit."
                 raise ApiError(429, message, code="too_many_waits", retry_after=1)
+
+        if not commit:
+            return
+        has = model.handle(key).has
+        try:
+            check_limit()  # before the database is asked
+            if await self.served.compute(key, has, commit):
+                return
+            check_limit()  # others may have come meanwhile
             self.commit_waits[key.name] += 1
             try:
                 async with (

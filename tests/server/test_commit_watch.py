@@ -76,11 +76,14 @@ def test_waits_of_a_key_are_limited_and_end_with_the_commit(tmp_path: Path, monk
         commit = copy.commit
     with (
         serve(tmp_path, ScriptedReader(["Yes."]), collection=folder) as it,
-        ThreadPoolExecutor(MAX_COMMIT_WAITS + 1) as pool,
+        ThreadPoolExecutor(3 * MAX_COMMIT_WAITS) as pool,
     ):
         waits = it.app.state.service.commit_waits
-        waiting = [pool.submit(search, it, "guest", commit) for _ in range(MAX_COMMIT_WAITS)]
-        eventually(lambda: waits["guest"] == MAX_COMMIT_WAITS)
+        sent = [pool.submit(search, it, "guest", commit) for _ in range(3 * MAX_COMMIT_WAITS)]
+        eventually(lambda: sum(wait.done() for wait in sent) == 2 * MAX_COMMIT_WAITS)
+        assert {wait.result().status_code for wait in sent if wait.done()} == {429}
+        assert waits["guest"] == MAX_COMMIT_WAITS
+        waiting = [wait for wait in sent if not wait.done()]
         refused = search(it, "guest", commit)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_waits")
         waiting.append(pool.submit(search, it, "hr", commit))
