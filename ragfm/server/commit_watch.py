@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from ragfm.core.errors import RagfmError
 
@@ -19,7 +19,7 @@ class CommitWatch:
         self._waiting = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Yield whenever there may be a commit that was not there at the time before. Close it after use."""
         self._waiting += 1
         self._task = self._task or asyncio.create_task(self._watch())
