@@ -440,7 +440,7 @@ class Collection:
 
         Raises LostCommitError if another commit has its place, ValueError if it is not a commit.
         """
-        parts = re.fullmatch(r"([0-9]{1,18})-([0-9a-f]{32})", commit)
+        parts = re.fullmatch(r"([0-9]{1,18})-([0-9a-f]+)", commit)
         if parts is None:
             raise ValueError(f"{commit!r} is not a commit; `ragfm ingest --json` returns one")
         generation, digest = int(parts[1]), parts[2]
