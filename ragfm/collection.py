@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -451,12 +452,12 @@ class Collection:
     def has(self, commit: str) -> bool:
         """Whether searches see a `commit`; a replica may not have it yet. From then on, they never see an older state.
 
-        Raises DamagedCollectionError if it was lost, ValueError if it is not a commit.
+        Raises LostCommitError if another commit has its place, ValueError if it is not a commit.
         """
-        number, _, digest = commit.partition("-")
-        if not (number.isascii() and number.isdigit() and digest):
+        parts = re.fullmatch(r"([0-9]{1,18})-([0-9a-f]+)", commit)
+        if parts is None:
             raise ValueError(f"{commit!r} is not a commit; `ragfm ingest --json` returns one")
-        generation = int(number)
+        generation, digest = int(parts[1]), parts[2]
 
         def sees(snapshot: SearchBackend) -> bool:
             return self._store.catalog.has(generation, digest) and snapshot.generation.id >= generation

@@ -23,6 +23,7 @@ from ragfm.core.errors import (
     CollectionNotFound,
     ConfigError,
     DamagedCollectionError,
+    LostCommitError,
     RagfmError,
     SourceError,
     UnsupportedError,
@@ -83,11 +84,11 @@ def test_a_commit_is_there_or_awaited_or_lost(collection: Collection, docs: Path
     assert not collection.has(later)
     with pytest.raises(CollectionBusyError, match=f"has not received the commit {later} within 0 s"):
         collection.wait_for(later, 0)
-    with pytest.raises(DamagedCollectionError, match="commits were lost"):
+    with pytest.raises(LostCommitError, match="commits were lost"):
         collection.has(f"{number}-0f")
     collection.compact()
     assert collection.has(commit)  # compaction has deleted it
-    for wrong in ("", "7", "x-0f", "-1-0f", "²-0f"):
+    for wrong in ("", "7", "1-x", "x-0f", "-1-0f", "²-0f", "1-0f\n", f"{'9' * 30}-0f"):
         with pytest.raises(ValueError, match="is not a commit"):
             collection.has(wrong)
 

@@ -205,6 +205,16 @@ class UploadsSection(_Section):
     )
 
 
+class ServerSection(_Section):
+    """How `ragfm serve` answers."""
+
+    markdown: Literal["safe", "as is"] = Field(
+        "safe",
+        description="Images, HTML and links in the content of answers: `safe`, shown as text; or `as is`, active in "
+        "clients that render Markdown.",
+    )
+
+
 class SourceSection(_Section):
     """A source that `ragfm ingest` without arguments syncs; one `[[sources]]` table for each."""
 
@@ -301,6 +311,7 @@ class Settings(BaseSettings):
     files: FilesSection = FilesSection()
     milvus: MilvusSection = MilvusSection()
     uploads: UploadsSection = UploadsSection()
+    server: ServerSection = ServerSection()
     sources: list[SourceSection] = []
     tags: list[TagsSection] = []
 

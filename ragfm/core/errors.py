@@ -25,6 +25,7 @@
     │   ├── AccessDeniedError       a file or folder may not be read or written
     │   │   └── CollectionReadOnlyError the collection's folder is not writable
     │   ├── DamagedCollectionError  the catalog is damaged or lost commits
+    │   │   └── LostCommitError     another commit has the place of the one that was asked for
     │   └── EmbedderMismatchError   the collection was made with a different embedder
     ├── LogError                    the answer log cannot be read or written
     ├── DataError                   questions, evaluation runs or examples cannot be read or used
@@ -154,6 +155,10 @@ class EmbedderMismatchError(CollectionError):
 
 class DamagedCollectionError(CollectionError):
     """The catalog is damaged, or has lost acknowledged commits."""
+
+
+class LostCommitError(DamagedCollectionError):
+    """The history has another commit in the place of the one that was asked for, which may never have been there."""
 
 
 class LogError(RagfmError):

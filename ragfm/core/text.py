@@ -21,6 +21,11 @@ MARKER = re.compile(r"(?<!\s)\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`; with all white space before it, which takes linear time."""
 IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\w+)*|[^\W\d]\w+(?:\.[a-z_]\w+)+)")
 """An option, a name with underscores or full stops within it: `--all`, `shared_buffers`, `json.dump`."""
+# Unicode's Bidi_Control, which reorders what is shown, and characters that look like slashes.
+_DISGUISES = re.compile(
+    "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    "\u2041\u2044\u2215\u2216\u2571\u2572\u27cb\u27cd\u29f5\u29f8\u29f9\ufe68\uff0f\uff3c]"
+)
 MONTHS = "January February March April May June July August September October November December".split()
 # The number of a list item: its full stop does not end a sentence.
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)
@@ -66,6 +71,11 @@ def displayed_quote(quote: str, row: TableRow | None) -> str:
         return " ".join(row.text.split())
     words = quote[match.end() if (match := _HEADINGS_ABOVE.match(quote)) else 0 :].split()
     return f"“{' '.join(words)}”"
+
+
+def displayed_name(name: str) -> str:
+    """A document's name with the characters escaped that could make it look like another one."""
+    return _DISGUISES.sub(lambda match: match[0].encode("unicode_escape").decode(), name)
 
 
 def complete_pairs(text: str, start: int, end: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, r
 from ragfm.core.errors import RagfmError
 from ragfm.core.notebook import Block, Heading, as_html, as_markdown
 from ragfm.core.table_rows import TableRow, text_blocks
-from ragfm.core.text import displayed_quote, escape_markers
+from ragfm.core.text import displayed_name, displayed_quote, escape_markers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,7 +235,7 @@ class HitList(list[Hit]):
 
 
 def _location(where: Hit | Citation) -> str:
-    name = where.name or where.uri
+    name = displayed_name(where.name or where.uri)
     if where.lines:
         first, last = where.lines
         return f"{name}:{first}-{last}" if last > first else f"{name}:{first}"

@@ -8,16 +8,17 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from time import monotonic
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
-from ragfm.core.text import escape_markers
+from ragfm.core.text import displayed_name, escape_markers
 from ragfm.core.types import Answer, Citation, Contradiction, Message
 from ragfm.generation.answer_stream import AnswerStream
+from ragfm.server.answer_markdown import AnswerMarkdown, inert
 from ragfm.server.api_errors import ApiError, as_api_error
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import (
@@ -72,6 +73,8 @@ class _ChatAnswer:
         self._key: Key = request.state.key
         self._model: Model = self._service.model(self._key, body.model)
         self._body, self._with_footnotes = body, with_footnotes
+        self._is_safe = self._model.rag.collection.settings.server.markdown == "safe"
+        self._content = AnswerMarkdown(is_safe=self._is_safe)
         turns = [message for message in body.messages if message.role in ("user", "assistant")]
         if not turns or turns[-1].role != "user" or not turns[-1].text.strip():
             raise ApiError(400, "The last message must be a user's question.", code="invalid_request", param="messages")
@@ -98,7 +101,7 @@ class _ChatAnswer:
 
     async def wait_for(self, commit: str) -> None:
         """Wait until the collection has a commit."""
-        await self._service.wait_for(self._model.handle(self._key), commit)
+        await self._service.wait_for(self._key, self._model, commit)
 
     async def completion(self) -> ChatCompletion:
         async with self._open_stream() as stream:
@@ -107,8 +110,9 @@ class _ChatAnswer:
             answer = stream.answer
             self._state.log_fields |= self._service.record_usage(answer)
         spans = [(citation.answer_start, citation.answer_end) for citation in answer.citations]
+        content = self._content.feed(answer.shown)
         added, annotations = self._end(answer, len(answer.shown), spans)
-        message = AnswerMessage(content=answer.shown + added, annotations=annotations)
+        message = AnswerMessage(content=content + added, annotations=annotations)
         return ChatCompletion(
             id=self._id,
             created=self._created,
@@ -120,16 +124,18 @@ class _ChatAnswer:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         length = 0
+        role: Literal["assistant"] | None = "assistant"
         async with self._open_stream() as stream:
             async for piece in self._service.pieces(self._key, stream, self._start):
-                delta = Delta(role=None if length else "assistant", content=piece)
-                yield self._chunk([ChunkChoice(delta=delta)])
                 length += len(piece)
+                if content := self._content.feed(piece):
+                    yield self._chunk([ChunkChoice(delta=Delta(role=role, content=content))])
+                    role = None
             answer, spans = stream.answer, stream.cited_spans
             self._state.log_fields |= self._service.record_usage(answer)
         added, annotations = self._end(answer, length, spans)
         if added:
-            yield self._chunk([ChunkChoice(delta=Delta(content=added))])
+            yield self._chunk([ChunkChoice(delta=Delta(role=role, content=added))])
         end = ChunkChoice(delta=Delta(annotations=annotations), finish_reason=answer.finish_reason)
         last = {"usage": _usage(answer), "ragfm": await self._service.details(answer, self._model)}
         options = self._body.stream_options
@@ -164,7 +170,7 @@ class _ChatAnswer:
         return self._service.open_stream(self._key, self._model, start_stream)
 
     def _end(self, answer: Answer, length: int, spans: Sequence[tuple[int, int]]) -> tuple[str, list[Annotation]]:
-        """The lines below an answer of `length` characters, and its citations and contradictions in OpenAI's form.
+        """The rest of the content after an answer of `length` characters, and its evidence in OpenAI's form.
 
         The first lines are the table row that the answer quotes, below its header. `spans` are the cited sentences. A
         contradiction's span is its line, and that of a quote in place of the answer is everything.
@@ -180,17 +186,21 @@ class _ChatAnswer:
             added += line
         if self._with_footnotes:
             added += footnotes(answer)
+        content = self._content.feed(added, last=True)
         sources: tuple[Citation | Contradiction, ...] = (*citations, *answer.contradictions)
         annotations = []
         for source, (start, end) in zip(sources, spans, strict=True):
-            name = source.name or source.uri
+            name = displayed_name(source.name or source.uri)
+            if self._is_safe:
+                name = inert(name)
             title = f"{name}, page {source.page}" if source.page else name
             url = source.uri
-            if "://" not in url:
+            if not url.startswith(("http://", "https://")):  # others, such as javascript://, are no addresses of pages
                 url = f"{self._base_url}v1/documents/{quote(url)}?model={quote(self._model.collection)}"
+            start, end = self._content.offset(start), self._content.offset(end)
             citation = UrlCitation(start_index=start, end_index=end, title=title, url=url)
             annotations.append(Annotation(url_citation=citation))
-        return added, annotations
+        return content, annotations
 
     def _chunk(self, choices: list[ChunkChoice], **fields: Any) -> bytes:
         chunk = ChatChunk(id=self._id, created=self._created, model=self._body.model, choices=choices, **fields)

@@ -30,6 +30,13 @@ register_url_convertor("uri", _UriConvertor())
 router = APIRouter()
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
+CONTENT_HEADERS = {
+    "cache-control": "private, no-cache",  # the browser asks again each time, so that access is checked
+    "content-disposition": "attachment",
+    "content-security-policy": "default-src 'none'; sandbox",
+    "vary": "authorization",
+}
+"""Headers of what documents contain: a browser that is led to it stores it, and shows nothing."""
 _MB = 1_000_000
 _FORM_ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}  # of file names, by the HTML standard
 _log = logging.getLogger(__name__)
@@ -134,12 +141,14 @@ async def documents(
 @router.get("/v1/documents/{uri:uri}")
 async def document(
     request: Request,
+    response: Response,
     uri: Uri,
     model: ModelName = None,
     start: Annotated[int, Query(ge=0, le=2**31, description="First character of the text to return.")] = 0,
     length: Annotated[int, Query(ge=0, le=1_000_000, description="Maximum number of characters.")] = 200_000,
 ) -> DocumentText:
     """A document with its text, or the state of an upload."""
+    response.headers.update(CONTENT_HEADERS)
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ragfm.core.text import displayed_name
 from ragfm.core.types import Answer, Citation, Contradiction
 
 _ADDED_LINES = re.compile(
@@ -24,7 +25,7 @@ def footnotes(answer: Answer) -> str:
     lines = []
     for source in sources:
         page = f", page {source.page}" if source.page else ""
-        name = " ".join((source.name or source.uri).split())
+        name = displayed_name(" ".join((source.name or source.uri).split()))
         lines.append(f"[{source.n}] {name}{page}: {source.displayed}")
     return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""
 

@@ -13,19 +13,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from ragfm.core.errors import CollectionError, ConnectorError, ParseError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found
 from ragfm.server.api_models import PageBoxes
-from ragfm.server.document_routes import ModelName, Uri
+from ragfm.server.document_routes import CONTENT_HEADERS, ModelName, Uri
 from ragfm.server.service import service_of
 
 router = APIRouter()
 T = TypeVar("T")
 PageNumber = Annotated[int, Query(ge=1, le=100_000, description="The page, from 1.")]
 Offset = Annotated[int, Query(ge=0, le=2**31)]
-_HEADERS = {
-    "cache-control": "private, no-cache",  # the browser asks again each time, so that access is checked
-    "content-security-policy": "default-src 'none'; sandbox",
-    "vary": "authorization",
-    "x-content-type-options": "nosniff",
-}
 _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorBody, "description": "The file cannot be read, or is not the version that was indexed."}
 }
@@ -55,7 +49,7 @@ async def page_image(
     def render() -> Response:
         info = _found(partial(handle.info, uri), not_found("document", uri))
         tag = f'"{blake2b(repr((info.digest, page, width)).encode(), digest_size=16).hexdigest()}"'
-        headers = {**_HEADERS, "etag": tag}
+        headers = {**CONTENT_HEADERS, "etag": tag}
         if tag in known_tags:
             return Response(None, 304, headers)
         image = _found(partial(handle.page_image, info.uri, page, width=width), not_found("page", str(page)))
@@ -92,7 +86,7 @@ async def figure(
 
     def read() -> Response:
         found = _found(partial(handle.image, image), not_found("image", image))
-        return Response(found.data, media_type=found.media_type, headers=_HEADERS)
+        return Response(found.data, media_type=found.media_type, headers=CONTENT_HEADERS)
 
     async with service.served.document_queue.slot(key.name):
         return await service.served.run_to_end(read)

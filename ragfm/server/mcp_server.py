@@ -138,7 +138,9 @@ class _Tools:
         ctx: CallContext,
         collection: CollectionName = None,
         filter: Filter = None,
-        after: Annotated[str | None, Field(max_length=2000, description="Only documents after this URI.")] = None,
+        after: Annotated[
+            str | None, Field(max_length=2000, pattern=r"^[^\x00]*$", description="Only documents after this URI.")
+        ] = None,
     ) -> DocumentPage:
         """List the documents with their metadata."""
         async with self._call(ctx, collection) as (key, model):

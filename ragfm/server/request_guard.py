@@ -17,14 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
-from ragfm.server.api_keys import Key, KeyStore
+from ragfm.server.api_keys import Key, KeyStore, hash_secret
+from ragfm.server.key_attempts import KeyAttempts
 from ragfm.server.prometheus_metrics import Metrics
 
 LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9)
@@ -34,6 +35,8 @@ UPLOADS_PATH = "/v1/documents"
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_REFUSAL_SECONDS = 1.0
+"""Delay of a refusal, so that a client that repeats its request at once takes no time from others."""
 _CLIENT_CLOSED = 499  # nginx's status for a client that disconnects; it is only logged
 _METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
@@ -60,6 +63,8 @@ class RequestGuard:
         self, app: Any, *, keys: KeyStore | None, limits: Limits, metrics: Metrics, is_public: Callable[[str], bool]
     ) -> None:
         self._app, self._keys, self._limits, self._metrics, self._is_public = app, keys, limits, metrics, is_public
+        self._attempts = KeyAttempts()
+        self._known: set[str] = set()  # hashes of keys that were valid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the routes, or refuse it."""
@@ -77,7 +82,10 @@ class RequestGuard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers_sent = MutableHeaders(scope=message)
+                headers_sent["x-request-id"] = request_id
+                headers_sent["x-content-type-options"] = "nosniff"
+                headers_sent["cross-origin-resource-policy"] = "same-origin"
             await send(message)
 
         state, limits = scope.setdefault("state", {}), self._limits
@@ -122,20 +130,32 @@ class RequestGuard:
             return LOCAL_KEY
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         secret, keys = secret.strip(), self._keys
+        secret = secret if scheme.lower() == "bearer" else ""
+        address, digest = (scope["client"] or ("", 0))[0], hash_secret(secret)
+        # Behind a proxy, all clients may have one address: a key that was valid does not count as an attempt.
+        blocked_seconds = 0.0 if digest in self._known else self._attempts.take(address)
 
         def admit() -> tuple[Key | None, float]:
             """The key, and the seconds until its next request is allowed."""
-            key = keys.find(secret) if scheme.lower() == "bearer" and secret else None
+            key = keys.find(secret)
             return key, keys.take(key) if key else 0.0
 
+        key, seconds = None, 0.0
         try:
-            key, seconds = await asyncio.to_thread(admit) if keys.remote else admit()
+            if secret and not (blocked_seconds and keys.remote):
+                key, seconds = await asyncio.to_thread(admit) if keys.remote else admit()
         except (ConfigError, CollectionError) as error:
             _log.error("%s", error)
             raise ApiError(503, "Keys cannot be checked now.", code="keys_unreadable", retry_after=10) from error
         if key is None:
+            self._known.discard(digest)
+            if blocked_seconds:
+                await asyncio.sleep(_REFUSAL_SECONDS)
+                message = "This address has sent too many requests without a valid key."
+                raise ApiError(429, message, code="too_many_invalid_keys", retry_after=int(blocked_seconds) + 1)
             message = "A valid key is required: `Authorization: Bearer KEY`."
             raise ApiError(401, message, code="invalid_api_key")
+        self._known.add(digest)
         if seconds > 0:
             message = "The key has reached its limit of requests per minute."
             raise ApiError(429, message, code="rate_limit", retry_after=int(seconds) + 1)
@@ -242,6 +262,15 @@ def _check_head(scope: Scope, headers: Headers) -> None:
     if size > MAX_HEAD_BYTES:
         message = f"The head of the request is larger than {MAX_HEAD_BYTES:,} bytes."
         raise ApiError(431, message, code="head_too_large")
+    for part in (scope["raw_path"], scope["query_string"]):
+        try:
+            decoded = unquote_to_bytes(part).decode()
+        except UnicodeDecodeError as error:
+            message = "The path or a query parameter is not valid UTF-8. Encode it as UTF-8, then with `%`."
+            raise ApiError(400, message, code="invalid_request") from error
+        if "\0" in decoded:
+            message = "The path or a query parameter has a NUL character (`%00`), which no name has. Remove it."
+            raise ApiError(400, message, code="invalid_request")
     if "content-length" in headers and "transfer-encoding" in headers:
         message = "A request has either Content-Length or Transfer-Encoding, not both."
         raise ApiError(400, message, code="invalid_request", param="transfer-encoding")

@@ -51,9 +51,8 @@ async def search(request: Request, body: SearchRequest, commit: Commit = "") -> 
     request.state.log_fields = {"model": target.collection}
     if not body.query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_request", param="query")
-    handle = target.handle(key)
-    await service.wait_for(handle, commit)
-    run_search = partial(handle.search, body.query, body.k, mode=body.mode, filter=body.filter)
+    await service.wait_for(key, target, commit)
+    run_search = partial(target.handle(key).search, body.query, body.k, mode=body.mode, filter=body.filter)
     hits = await service.served.compute(key, run_search)
     return SearchResult(model=target.collection, query=body.query, data=hits)
 

@@ -58,7 +58,11 @@ class Handles:
 
     def saw_newest(self, key: Key) -> None:
         """Remember that the key knows the newest generation."""
-        self._seen[key.name] = self.as_groups(_NO_GROUPS).generation
+        self._seen[key.name] = self.newest()
+
+    def newest(self) -> int:
+        """The newest generation."""
+        return self.as_groups(_NO_GROUPS).generation
 
     def refresh(self) -> None:
         """Prepare the newest generation for searches."""

@@ -11,22 +11,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Annotated, Any, TypeAlias, cast
 
 from fastapi import Header, Request
 
-from ragfm.collection import Collection
-from ragfm.core.errors import CollectionUnavailableError, LogError
+from ragfm.core.errors import CollectionUnavailableError, LogError, LostCommitError
 from ragfm.core.types import Answer
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.rag import Rag
 from ragfm.server.api_errors import ApiError, not_found, shutting_down
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
+from ragfm.server.commit_watch import CommitWatch
 from ragfm.server.index_supervisor import IndexSupervisor
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
@@ -37,6 +39,8 @@ Commit: TypeAlias = Annotated[
     str, Header(alias=COMMIT_HEADER, description="A commit, as `ragfm ingest --json` returns it, to wait for.")
 ]
 _COMMIT_SECONDS = 10.0
+MAX_COMMIT_WAITS = 16
+"""Maximum number of requests of a key that wait for a commit."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,6 +64,11 @@ class Service:
         self.closing = False
         """Whether it has ended the answers that were still running."""
         self._streams: set[AnswerStream] = set()
+        self.commit_waits: Counter[str] = Counter()
+        """By key, the requests that wait for a commit."""
+        self._commit_watches = {
+            name: CommitWatch(partial(served.run, handles.newest)) for name, handles in served.handles.items()
+        }
 
     async def databases_reachable(self) -> bool:
         """Whether the servers of all collections on PostgreSQL answer."""
@@ -99,15 +108,41 @@ class Service:
         changed = replace(changed, max_tokens=min(changed.max_tokens or limit, limit))
         return model.rag.with_options(collection=model.handle(key), k=k, sampling=changed)
 
-    async def wait_for(self, handle: Collection, commit: str) -> None:
+    async def wait_for(self, key: Key, model: Model, commit: str) -> None:
         """Wait until a collection has the commit that a client wants to see, see `Collection.has`. Raises ApiError."""
-        deadline = monotonic() + _COMMIT_SECONDS
+
+        def check_limit() -> None:
+            if self.commit_waits[key.name] >= MAX_COMMIT_WAITS:
+                message = f"The key has {MAX_COMMIT_WAITS} requests that wait for a commit, which is its limit."
+                raise ApiError(429, message, code="too_many_waits", retry_after=1)
+
+        if not commit:
+            return
+        has = model.handle(key).has
         try:
-            while commit and not await self.served.run(handle.has, commit):
-                if monotonic() > deadline:
-                    message = f"This server has not received the commit {commit!r} yet."
-                    raise ApiError(503, message, code="commit_not_received", retry_after=1)
-                await asyncio.sleep(0.1)
+            check_limit()  # before the database is asked
+            if await self.served.compute(key, has, commit):
+                return
+            check_limit()  # others may have come meanwhile
+            self.commit_waits[key.name] += 1
+            try:
+                async with (
+                    asyncio.timeout(_COMMIT_SECONDS),
+                    aclosing(self._commit_watches[model.collection].changes()) as changes,
+                ):
+                    async for _ in changes:
+                        if await self.served.compute(key, has, commit, refusable=False):
+                            return
+            finally:
+                self.commit_waits[key.name] -= 1
+        except TimeoutError as error:
+            message = f"This server has not received the commit {commit!r} yet."
+            raise ApiError(503, message, code="commit_not_received", retry_after=1) from error
+        except LostCommitError as error:
+            message = (
+                f"The collection has another commit in the place of {commit!r}: it was lost, or is of another one."
+            )
+            raise ApiError(400, message, code="commit_lost", param=COMMIT_HEADER) from error
         except ValueError as error:
             raise ApiError(400, f"{error}.", code="invalid_request", param=COMMIT_HEADER) from error
 

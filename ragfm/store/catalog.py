@@ -31,7 +31,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ragfm.core.errors import CollectionError, DamagedCollectionError
+from ragfm.core.errors import CollectionError, DamagedCollectionError, LostCommitError
 from ragfm.core.text import check_characters
 from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text, image_key
 from ragfm.store.display_names import DisplayNames
@@ -229,7 +229,7 @@ class Catalog:
     def has(self, generation: int, digest: str) -> bool:
         """Whether the history has this generation; False if the database has not received it yet.
 
-        Raises DamagedCollectionError if another commit took its place, and what `at` raises.
+        Raises LostCommitError if another commit has its place, and what `at` raises.
         """
         newest = self.at()
         if newest.id < generation:
@@ -238,7 +238,8 @@ class Catalog:
             known = connection.execute(sa.select(generations.c.digest).where(generations.c.id == generation)).scalar()
             compacted = known is None and generation < int(read_property(connection, "floor"))
         if known != digest and not compacted:
-            raise self._loss(newest.id, generation, digest)
+            loss = self._loss(newest.id, generation, digest)
+            raise LostCommitError(loss.message, loss.hint)
         return True
 
     def floor(self) -> int:

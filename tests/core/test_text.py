@@ -7,7 +7,7 @@ import sentencex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ragfm.core.text import complete_pairs, sentence_spans
+from ragfm.core.text import complete_pairs, displayed_name, sentence_spans
 
 AWKWARD = st.text(
     st.sampled_from(list("aB1.!?()[]“”\"' \n\t-#|*=。！؟۔\u0301\u200b\u200d\u2003\u2028\x85\x1f\ud800\U0001f600"))
@@ -149,3 +149,11 @@ def test_both_of_a_pair_of_brackets_or_quotation_marks(text: str, span: str, com
     start = text.index(span)
     first, last = complete_pairs(text, start, start + len(span))
     assert text[first:last] == completed
+
+
+def test_names_that_look_like_others_are_escaped() -> None:
+    assert (
+        displayed_name("fdp.\u202etxt, a\u2215b\uff0fc, \u0645\u200f.md")
+        == "fdp.\\u202etxt, a\\u2215b\\uff0fc, \u0645\\u200f.md"
+    )
+    assert displayed_name("Straße/år–2024.md") == "Straße/år–2024.md"

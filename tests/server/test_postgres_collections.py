@@ -50,7 +50,8 @@ def test_search_upload_and_an_absent_database(address: str, tmp_path: Path, monk
             assert SECRET in search("hr")
             assert SECRET not in search("guest")
             body: dict[str, object] = {"query": SECRET, "model": "handbook"}
-            for header, status in ((commit, 200), ("999-0f", 503), ("tomorrow", 400)):
+            lost = f"{commit.partition('-')[0]}-0f"
+            for header, status in ((commit, 200), ("999-0f", 503), ("tomorrow", 400), ("1-x", 400), (lost, 400)):
                 waited = running.client().post("/v1/search", json=body, headers={"x-ragfm-commit": header})
                 assert waited.status_code == status
                 question = {"model": "handbook", "messages": [{"role": "user", "content": SECRET}]}
@@ -58,6 +59,7 @@ def test_search_upload_and_an_absent_database(address: str, tmp_path: Path, monk
                     "/v1/chat/completions", json=question, headers={"x-ragfm-commit": header}
                 )
                 assert answer.status_code == status
+            assert running.client().get("/v1/documents", params={"after": "a\0b"}).status_code == 400
             assert eventually(lambda: running.client(None).get("/readyz").status_code == 200, 120)
             postgres.stop("immediate")
             unready = running.client(None).get("/readyz")

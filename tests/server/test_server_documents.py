@@ -6,6 +6,7 @@ import io
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -180,6 +181,31 @@ def test_every_upload_ends_in_a_state_with_a_reason(running: Running) -> None:
         assert reason in client.get(f"/v1/documents/{uri}").json()["error"], uri
     listed = {card["uri"]: card["state"] for card in client.get("/v1/documents?mine=true").json()["data"]}
     assert listed == dict.fromkeys(uris, "failed")
+
+
+def test_browsers_store_documents_and_guess_no_types(running: Running) -> None:
+    def head(path: str, authorization: str) -> list[str]:
+        host, port = running.address.removeprefix("http://").split(":")
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{authorization}\r\n"
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(request.encode())
+            response = b"".join(iter(lambda: connection.recv(65536), b""))
+        return response.partition(b"\r\n\r\n")[0].decode().lower().splitlines()
+
+    key = f"Authorization: Bearer {running.secrets['hr']}\r\n"
+    document = head("/v1/documents/docs/leave.md", key)
+    assert "content-disposition: attachment" in document
+    assert "content-security-policy: default-src 'none'; sandbox" in document
+    assert "content-type: application/json" in document
+    for answer in (
+        document,
+        head("/v1/documents", key),
+        head("/v1/documents", ""),
+        head("/healthz", ""),
+        head("/", ""),
+    ):
+        assert answer.count("x-content-type-options: nosniff") == 1
+        assert answer.count("cross-origin-resource-policy: same-origin") == 1
 
 
 def test_quotes_and_line_breaks_in_names_are_decoded_and_replaced(running: Running) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from support.running_server import QUESTION, SECRET, Running, eventually
+from support.running_server import QUESTION, SECRET, Running, eventually, serve
 
 from ragfm.cli import ragfm
 from ragfm.core.errors import ConfigError
 from ragfm.server.api_keys import Key, KeyFile, RequestCounter, default_key_path
+from ragfm.testing import ScriptedReader
 
 PUBLIC = {"/healthz", "/readyz"}
 
@@ -274,3 +275,38 @@ def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: 
     everything = str([vars(record) for record in caplog.records])
     for word in ("director", "leave", "98765", "hidden", running.secrets["hr"]):
         assert word not in everything
+
+
+class RemoteKeys(KeyFile):
+    """Keys that count how often they are looked up, as if each time cost a query."""
+
+    remote = True
+    lookups = 0
+
+    def find(self, secret: str) -> Key | None:
+        self.lookups += 1
+        return super().find(secret)
+
+
+def test_a_flood_of_invalid_keys_is_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.server.key_attempts.ATTEMPTS_PER_MINUTE", 5)
+    monkeypatch.setattr("ragfm.server.request_guard._REFUSAL_SECONDS", 0.0)
+    keys = RemoteKeys(tmp_path / "keys.json")
+    with serve(tmp_path, ScriptedReader(["Yes."]), store=keys) as it:
+        assert it.client("hr").get("/v1/models").status_code == 200
+        before = keys.lookups
+        refused = [
+            it.client(None).get("/v1/models", headers={"Authorization": f"Bearer ragfm-{n}"}).status_code
+            for n in range(100)
+        ]
+        assert refused[0] == 401
+        assert refused[-1] == 429
+        assert keys.lookups - before < 50
+        assert it.client("hr").get("/v1/models").status_code == 200  # from the same address, but it was valid before
+        elsewhere = {"X-Forwarded-For": "192.0.2.7"}
+        assert it.client("guest").get("/v1/models", headers=elsewhere).status_code == 200
+        keys.revoke("hr")
+        assert it.client("hr").get("/v1/models").status_code in (401, 429)
+        before = keys.lookups
+        assert it.client("hr").get("/v1/models").status_code in (401, 429)
+        assert keys.lookups - before <= 1

@@ -231,9 +231,26 @@ def exchange(it: Running, request: bytes) -> bytes:
         ("GET /healthz HTTP/1.1\r\nHost: [::1", b"", 400),
         ("GET /v1/models HTTP/1.1\r\nHost: x:port", b"", 400),
         ("GET /v1/models HTTP/1.1\r\nHost: x\r\nOrigin: http://[::1", b"", 400),
+        ("GET /v1/documents?after=a%00b HTTP/1.1\r\nHost: x", b"", 400),
+        ("GET /v1/documents?after=%ff HTTP/1.1\r\nHost: x", b"", 400),
+        ("GET /v1/documents/a%00b HTTP/1.1\r\nHost: x", b"", 400),
+        ("DELETE /v1/documents/%C3%28 HTTP/1.1\r\nHost: x", b"", 400),
         ("GET /v1/models HTTP/1.1\r\nHost: [::1]:80\r\nX-Long: " + "a" * 20_000, b"", 200),
     ],
-    ids=["long header", "long query", "two lengths", "host", "host of a public path", "port", "origin", "valid"],
+    ids=[
+        "long header",
+        "long query",
+        "two lengths",
+        "host",
+        "host of a public path",
+        "port",
+        "origin",
+        "NUL",
+        "UTF-8",
+        "NUL in a path",
+        "UTF-8 of a path",
+        "valid",
+    ],
 )
 def test_heads_that_are_too_large_or_not_valid_are_refused(
     running: Running, head: str, body: bytes, status: int

@@ -92,6 +92,7 @@ def test_a_figure_is_for_those_who_may_read_its_document(manual: Running) -> Non
         shown = hr.get(f"/v1/images/{hit['image']}")
         assert (shown.content, shown.headers["content-type"]) == (PICTURE, "image/png")
         assert shown.headers["content-security-policy"] == "default-src 'none'; sandbox"
+        assert shown.headers["content-disposition"] == "attachment"
         hidden, missing = guest.get(f"/v1/images/{hit['image']}"), guest.get(f"/v1/images/{'0' * 32}")
         assert hidden.status_code == missing.status_code == 404
         assert hidden.json()["error"]["code"] == "image_not_found"

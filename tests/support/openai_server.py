@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
     """Sends WORDS, word by word, or the next of `failures`: (status, headers, body), or a number of words to send.
 
     With `silent` it sends this many words, and then nothing until the client disconnects; 0 is before the response.
+    With `endless` (status, start, and what follows it again and again), it sends that until the client disconnects.
     `owner` makes it a `vllm` or a `llamacpp` server, with adapters: names and their paths. With `starting`, it does not
     say yet what it is.
     """
@@ -33,6 +34,7 @@ class Server(ThreadingHTTPServer):
         """Path and body of the requests that are not for an answer."""
         self.asked: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.failures: list[Any] = []
+        self.endless: tuple[int, bytes, bytes] | None = None
         self.pause, self.starting = 0.0, False
         self.prompt_tokens: Callable[[dict[str, Any]], int] = lambda body: 30
         self.silent: int | None = None
@@ -110,6 +112,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(({name.lower(): value for name, value in self.headers.items()}, body))
         self.server.waits.set()
         self._wait_where_silent(0)
+        if self.server.endless:
+            status, start, more = self.server.endless
+            self.send_response(status)
+            self.send_header("Content-Type", "text/event-stream" if status == 200 else "application/json")
+            self.end_headers()
+            self.wfile.write(start)
+            while True:
+                self.wfile.write(more)
         failure = self.server.failures.pop(0) if self.server.failures else None
         if isinstance(failure, tuple):
             status, headers, content = failure

@@ -6,8 +6,8 @@ import json
 import os
 import re
 from base64 import b64encode
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from hashlib import blake2b
 from math import ceil, inf
 from typing import Any, Literal
@@ -56,6 +56,14 @@ _PRIVATE_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 _TOKEN_ESTIMATE = re.compile(r"[A-Za-z]{1,5}|\s{2,}|\n|\S")
 _TILE, _PATCH = 512, 28  # pixels
 _MILLION = 1_000_000
+_TOKEN_CHARACTERS = 8
+"""Most characters of a token on average."""
+_MAX_WITHOUT_TEXT = 100_000
+"""Chunks without text in a response: those of the reasoning."""
+MAX_EVENT_BYTES = 4 * 2**20
+"""Maximum size of an event of a stream, and of other responses."""
+_BLANK_LINES = (b"\n\n", b"\r\r", b"\r\n\r\n")
+"""Ends of an event."""
 _MAX_COUNTS = 4096
 """Token counts that are kept."""
 _RESERVED = frozenset({"model", "messages", "stream"})
@@ -197,7 +205,7 @@ class OpenAIReader:
         adapter = served_name(str(sampling.adapter)) if sampling.adapter else None
         response, call = _Response(), RemoteCall()
         pieces = self._pieces(call, self._request(messages, sampling, max_tokens), salt, adapter, response)
-        text = self._text(messages, pieces, sampling.stop, response)
+        text = self._text(messages, response.up_to(max_tokens, pieces), sampling.stop, response)
         return Stream(text, cancel=call.cancel, logprobs=response.logprobs)
 
     def load_adapter(self, name: str, path: str) -> None:
@@ -299,7 +307,9 @@ class OpenAIReader:
                     admin_api_key="",
                     base_url=url,
                     # A redirect could send passages elsewhere.
-                    http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+                    http_client=openai.DefaultAsyncHttpxClient(
+                        follow_redirects=False, event_hooks={"response": [_bound_size]}
+                    ),
                     timeout=self._timeout,
                     max_retries=self._retries,
                 )
@@ -357,13 +367,15 @@ class _Response:
         self.usage: Usage | None = None
         self.logprobs: list[float] = []
         self.finished = self.truncated = False
-        self.characters = 0
+        self.characters = self.pieces = 0
         self.hosts: list[str] = []
         """The servers that got the request, the last of which responded."""
 
     def texts(self, chunks: Iterator[ChatCompletionChunk]) -> Iterator[str]:
         """The text of the chunks, one piece per chunk that has some."""
-        for chunk in chunks:
+        for count, chunk in enumerate(chunks):
+            if count > self.pieces + _MAX_WITHOUT_TEXT:
+                raise EndpointError(f"The server sent {_MAX_WITHOUT_TEXT:,} chunks without text.", _RETRY_HINT)
             used = chunk.usage
             if used and used.prompt_tokens is not None and used.completion_tokens is not None:
                 cached = used.prompt_tokens_details.cached_tokens if used.prompt_tokens_details else 0
@@ -376,11 +388,43 @@ class _Response:
                     content = "".join(part["text"] for part in content if part.get("type") == "text")
                 if text := content:
                     self.characters += len(text)
+                    self.pieces += 1
                     yield text
                 if choice.finish_reason == "content_filter":
                     raise EndpointError("The server's content filter blocked the answer.", "Change the question.")
                 self.finished = self.finished or choice.finish_reason is not None
                 self.truncated = self.truncated or choice.finish_reason == "length"
+
+    def up_to(self, max_tokens: int, pieces: Iterator[str]) -> Iterator[str]:
+        """The pieces of up to `max_tokens` tokens, also if the server ignores the limit.
+
+        A piece is at least a token, except where servers send single characters.
+        """
+        for count, piece in enumerate(pieces):
+            if count >= max_tokens and (self.characters >= 2 * count or count >= _TOKEN_CHARACTERS * max_tokens):
+                self.truncated = True
+                return
+            yield piece
+
+
+async def _bound_size(response: Any) -> None:
+    """Make the reading of a response fail if an event, or a whole response that is not a stream, is too large."""
+    read = response.aiter_bytes
+    has_events = response.is_success and "json" not in response.headers.get("content-type", "")
+
+    async def bounded(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        size, end = 0, b""
+        async with aclosing(read(chunk_size)) as chunks:
+            async for chunk in chunks:
+                size += len(chunk)
+                end = end[-3:] + chunk
+                if has_events and (ends := [end.rfind(mark) + len(mark) for mark in _BLANK_LINES if mark in end]):
+                    size = len(end) - max(ends)
+                if size > MAX_EVENT_BYTES:
+                    raise ValueError(f"more than {MAX_EVENT_BYTES:,} bytes without an end")
+                yield chunk
+
+    response.aiter_bytes = bounded
 
 
 def _extra_body(value: Mapping[str, Any] | str) -> dict[str, Any]:

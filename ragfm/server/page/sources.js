@@ -28,9 +28,15 @@ export const evidenceOf = ({ citations, contradictions = [], nearest = [], quote
 /** The CSS class of a citation that is not verified; null if it is. */
 export const supportClass = ({ verified, fault }) => (verified ? null : ['unclear', 'subject', 'picture'].includes(fault) ? 'unsure' : 'doubtful');
 
-export const nameOf = (uri) => uri.replace(/\/+$/, '').split('/').at(-1) || uri;
+// Characters that could make a name look like another one: see `displayed_name` in ragfm/core/text.py.
+const DISGUISES =
+  /[\p{Bidi_Control}\u2041\u2044\u2215\u2216\u2571\u2572\u27cb\u27cd\u29f5\u29f8\u29f9\ufe68\uff0f\uff3c]/gu;
+const displayed = (name) =>
+  name.replace(DISGUISES, (found) => `\\u${found.codePointAt(0).toString(16).padStart(4, '0')}`);
 
-const folderOf = (uri) => uri.slice(0, uri.lastIndexOf('/'));
+export const nameOf = (uri) => displayed(uri.replace(/\/+$/, '').split('/').at(-1) || uri);
+
+const folderOf = (uri) => displayed(uri.slice(0, uri.lastIndexOf('/')));
 
 /** “page 2”, “Sheet1!A5”, “lines 12–40”, or nothing. */
 export function placeOf({ page, place, lines }) {

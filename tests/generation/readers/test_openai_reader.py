@@ -161,6 +161,54 @@ def test_chunks_of_other_servers_are_read(server: Server) -> None:
     assert (stream.finish_reason, stream.usage.completion_tokens) == ("stop", 2)
 
 
+def event(**delta: str) -> bytes:
+    return (
+        b"data: " + json.dumps({"id": "1", "model": "m", "choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+    )
+
+
+@pytest.mark.parametrize(("piece", "pieces"), [("on ", 12), ("x", 8 * 12)], ids=["words", "characters"])
+def test_an_answer_that_ignores_its_limit_ends_there(server: Server, piece: str, pieces: int) -> None:
+    server.endless = (200, b"", event(content=piece))
+    stream = load_reader("openai:m").stream(ASKED, Sampling(max_tokens=12))
+    assert "".join(stream) == piece * pieces
+    assert stream.finish_reason == "length"
+    assert server.broken.wait(30)  # the connection is closed
+
+
+def test_single_characters_are_not_counted_as_tokens(server: Server) -> None:
+    body = b"".join(event(content=character) for character in "Twenty-eight days.")
+    end = b'data: {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+    server.failures = [(200, {"Content-Type": "text/event-stream"}, body + end)]
+    stream = load_reader("openai:m").stream(ASKED, Sampling(max_tokens=6))
+    assert "".join(stream) == "Twenty-eight days."
+    assert stream.finish_reason == "stop"
+
+
+def test_a_stream_without_text_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ragfm.generation.readers.openai_reader._MAX_WITHOUT_TEXT", 100)
+    server.endless = (200, b"", event(reasoning="Hm."))
+    with pytest.raises(EndpointError, match="100 chunks without text"):
+        list(load_reader("openai:m", retries=0).stream(ASKED))
+    assert server.broken.wait(30)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        (200, b"data: ", b"x" * 65536),
+        (200, event(content="One"), b"data: x\n" * 8192),
+        (404, b'{"error": "', b"\n\n" * 65536),
+    ],
+    ids=["a line", "an event", "an error"],
+)
+def test_what_has_no_end_does_not_fill_the_memory(server: Server, endless: tuple[int, bytes, bytes]) -> None:
+    server.endless = endless
+    with pytest.raises(EndpointError, match="more than 4,194,304 bytes without an end"):
+        list(load_reader("openai:m", retries=0).stream(ASKED))
+    assert server.broken.wait(30)
+
+
 def test_silence_is_an_error(server: Server) -> None:
     server.pause = 5.0
     with pytest.raises(EndpointError, match=r"sent nothing for too long after 4 characters"):
