@@ -68,6 +68,7 @@ class MailConnector:
         )
         self.root = self._files.root
         """The absolute path of the folder or file."""
+        self.covers = self._files.covers
         self._max_bytes = max_bytes
         self._positions: dict[str, _Position] = {}
         self._last_mail: tuple[bytes, EmailMessage] | None = None  # attachments are fetched after their mail
