@@ -19,7 +19,7 @@ _VERSIONS = {
     **dict.fromkeys((formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
     **dict.fromkeys((formats.XLS, formats.DOCX, formats.DOC, formats.ODT), "8"),
     formats.XLSX: "9",
-    formats.PDF: "10",
+    formats.PDF: "11",
     **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "11"),
     formats.EPUB: "12",
 }
