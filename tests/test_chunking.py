@@ -475,6 +475,8 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
         ("reports/best-buy/q4//FY2023.pdf", "", ("q4 FY2023",)),
         ("v1.2", "Introduction to Node.js", ("v1 2", "Introduction to Node.js")),
         ("12", "", ()),
+        ("CAB+1x@mail.example.org", "Report", ("Report",)),
+        ("CAB+1x@mail.example.org/notes.md", "Report", ("notes", "Report")),
         ("Größe/index.md", "", ("Größe",)),
     ],
 )
