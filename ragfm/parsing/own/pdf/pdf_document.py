@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
@@ -24,9 +24,6 @@ from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
 from ragfm.parsing.own.pdf.pdf_types import Box, Figure
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 from ragfm.parsing.table_layout import MAX_CAPTION, MAX_CAPTION_LINES, scale_of
-
-if TYPE_CHECKING:
-    import pypdfium2
 
 _log = logging.getLogger(__name__)
 _LOCK = threading.Lock()  # PDFium is not thread-safe, not even across documents
@@ -78,11 +75,14 @@ def read_pdf(data: bytes, name: str, *, images: bool | Literal["pages"] = False)
                     heartbeat.beat()
                     try:
                         page = read_page(document, index, images=images)
-                        if images is True and not page.image:
-                            page.figures = _figures_of(document, index, page)
                     except Exception as error:  # damage that PDFium or this parser does not expect
                         unread[index + 1] = error
                         page = PageContent(0, 0)
+                    if images is True and not page.image:
+                        try:
+                            page.figures = read_figures(document, index, page)
+                        except Exception as error:  # a page whose drawings are damaged keeps its text
+                            _log.debug("figures of page %d", index + 1, exc_info=error)
                     yield page
 
             parsed = build_text(pages(), unread, name=name)
@@ -162,6 +162,8 @@ def build_text(
                     for text in texts:
                         builder.add_block(text)
                     continue
+                if recognized := _text(placed.figure.text):
+                    texts.append(recognized)
                 start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
                 builder.mark_figure(placed.figure.image, start, _text(placed.caption), placed.figure.place)
             if block is None:
@@ -191,14 +193,6 @@ def build_text(
         if number in page_images:
             builder.mark_page(page_images[number], name)
     return builder.build(metadata)
-
-
-def _figures_of(document: pypdfium2.PdfDocument, index: int, page: PageContent) -> list[Figure]:
-    try:
-        return read_figures(document, index, page)
-    except Exception as error:  # a page whose drawings are damaged keeps its text
-        _log.debug("figures of page %d", index + 1, exc_info=error)
-        return []
 
 
 class _OpenTable(NamedTuple):
@@ -239,7 +233,7 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
 
 
 class _PlacedFigure(NamedTuple):
-    """A figure with its caption, and all texts of it: caption, labels, and without labels, what is recognized."""
+    """A figure with its caption, and the texts that it takes: caption and labels."""
 
     figure: Figure
     caption: str
@@ -278,7 +272,7 @@ def _arrange_figures(
                 captions[number] = beside[0]
             taken.update(beside[:1])
         caption = blocks[captions[number]].text if number in captions else ""
-        inside = [block.text for block in blocks[start:end]] or [figure.text]
+        inside = [block.text for block in blocks[start:end]]
         at = start if start < end else captions.get(number, start)
         arranged.setdefault(at, []).append(_PlacedFigure(figure, caption, [caption, *inside]))
     return arranged, taken
