@@ -122,7 +122,8 @@ def chunks_of(data: QuestionSet, embedder: Embedder, *, definitions: bool) -> li
     for path, text in (data.documents or {}).items():
         marks = read_code(text, path).marks if definitions else ()
         document = Document(f"corpus/{path}", text, CODE if definitions else "text/plain", marks=marks)
-        found += [(document.uri, chunk) for chunk in chunk_document(document, embedder.tokenize, embedder.max_tokens)]
+        chunks = chunk_document(document, embedder.tokenize, embedder.max_tokens, path=path)
+        found += [(document.uri, chunk) for chunk in chunks]
     return found
 
 

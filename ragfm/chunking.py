@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNKER_VERSION", "ChunkSettings", "chunk_document"]
 
-CHUNKER_VERSION = "2"
+CHUNKER_VERSION = "3"
 """Version of the chunker, part of the recipe: a new version parses and chunks all documents again.
 
 A fix that leaves the chunks of older versions valid needs no new version: each document gets it when it changes.
@@ -81,16 +81,23 @@ class ChunkSettings:
 
 
 def chunk_document(
-    document: Document, tokenize: Tokenize, max_tokens: int, settings: ChunkSettings = ChunkSettings()
+    document: Document,
+    tokenize: Tokenize,
+    max_tokens: int,
+    settings: ChunkSettings = ChunkSettings(),
+    *,
+    path: str = "",
 ) -> list[Chunk]:
     """Split a document into chunks, in order; each has up to `max_tokens` with its context.
 
-    `tokenize` and `max_tokens` are the embedder's. For every chunk `document.text[start:end] == text`. Without overlap
-    chunks are disjoint; together they cover all characters that are not white space. Raises TooLongError if a single
-    character has more tokens than the window.
+    `tokenize` and `max_tokens` are the embedder's. `path` is that of the document below its source, whose last folder
+    and file name are part of the context; it is empty if the document is the source. For every chunk
+    `document.text[start:end] == text`. Without overlap chunks are disjoint; together they cover all characters that are
+    not white space. Raises TooLongError if a single character has more tokens than the window.
     """
     limit = min(settings.size or _DEFAULT_SIZE, max_tokens)
-    return _Splitter(document, tokenize, limit, min(settings.overlap, (limit - 1) // 2)).chunks()
+    names = document_names(document, path)
+    return _Splitter(document, names, tokenize, limit, min(settings.overlap, (limit - 1) // 2)).chunks()
 
 
 class _Outline:
@@ -195,7 +202,7 @@ class _Outline:
 class _Splitter:
     """Packs a document's text into chunks of up to `limit` tokens."""
 
-    def __init__(self, document: Document, tokenize: Tokenize, limit: int, overlap: int) -> None:
+    def __init__(self, document: Document, labels: Sequence[str], tokenize: Tokenize, limit: int, overlap: int) -> None:
         import numpy as np
 
         self._document = document
@@ -214,7 +221,7 @@ class _Splitter:
         self._token_starts: NDArray[np.int64] = np.sort(np.concatenate(starts))  # ascending
         names = [SEPARATOR, "\n", *sorted(self._outline.names())]
         self._cost = dict(zip(names, map(len, tokenize(names)), strict=True))
-        self._labels = [label for name in document_names(document) if (label := self._shorten(name, limit // 8))]
+        self._labels = [label for name in labels if (label := self._shorten(name, limit // 8))]
 
     def chunks(self) -> list[Chunk]:
         """Split, count the exact tokens of the chunks, and split those again that have too many, with less room."""

@@ -575,6 +575,13 @@ class Collection:
         """One document without its text, by uri or display name. Raises CollectionError as `document` does."""
         return self._read_catalog(lambda catalog: _info(self._row(catalog, uri), catalog.display_names()))
 
+    def metadata(self, uri: str) -> Mapping[str, Scalar]:
+        """The metadata of a document by uri or display name, empty if there is none that this handle may see."""
+        try:
+            return self.info(uri).metadata
+        except CollectionError:
+            return {}
+
     def document(self, uri: str) -> Document:
         """One document with its text, by uri or display name, without the images of its figures; see `image`.
 

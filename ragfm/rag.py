@@ -34,6 +34,7 @@ from ragfm.generation.readers.images import check_images
 from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
+from ragfm.retrieval.document_dates import find_superseded
 from ragfm.retrieval.passages import arrange, match_hits
 
 if TYPE_CHECKING:
@@ -272,6 +273,11 @@ class Rag:
         )
         composed = decision.answer
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
+        cited_passages = {citation.n for citation in composed.citations}
+        in_prompt = [hit for hit in numbered_hits if hit.n is not None]
+        for older, newer, older_date, newer_date in find_superseded(in_prompt, self.collection.metadata):
+            if cited_passages & {older.n, newer.n}:
+                notes.append(f"{older.name} ({older_date}) is older than {newer.name} ({newer_date}).")
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []
         answer = Answer(
             question=retrieved.question,

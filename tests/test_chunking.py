@@ -457,28 +457,38 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "title", "names"),
+    ("path", "title", "names"),
     [
-        ("reports/BESTBUY_2023_10K.pdf", "", ("BESTBUY 2023 10K",)),
-        ("reports/2022Q4/EarningsCall.pdf", "", ("2022 Q4 Earnings Call",)),
+        ("BESTBUY_2023_10K.pdf", "", ("BESTBUY 2023 10K",)),
+        ("2022Q4/EarningsCall.pdf", "", ("2022 Q4 Earnings Call",)),
         (
-            "reports/best-buy/FY2023_10K.pdf",
+            "best-buy/FY2023_10K.pdf",
             "Best Buy  Annual\nReport",
             ("best buy FY2023 10K", "Best Buy Annual Report"),
         ),
-        ("reports/a.pdf", "0001018724-18-000005", ("a",)),
-        ("reports/memo.pdf", "Microsoft Word - Travel policy.docx", ("memo", "Travel policy")),
-        ("handbook/leave.md", "Leave and holidays", ("Leave and holidays",)),
+        ("a.pdf", "0001018724-18-000005", ("a",)),
+        ("memo.pdf", "Microsoft Word - Travel policy.docx", ("memo", "Travel policy")),
+        ("leave.md", "Leave and holidays", ("Leave and holidays",)),
         ("https://example.org/docs/Intro%20page.html?id=1", "", ("docs Intro page",)),
-        ("files/3f2a9c0d1e2b3a4c.txt", "", ()),
-        ("s3://bucket/best-buy/FY2023.pdf", "", ("best buy FY2023",)),
-        ("docs/v1.2", "Introduction to Node.js", ("v1 2", "Introduction to Node.js")),
+        ("3f2a9c0d1e2b3a4c.txt", "", ()),
+        ("https://example.org/", "", ("example",)),
+        ("reports/best-buy/q4//FY2023.pdf", "", ("q4 FY2023",)),
+        ("v1.2", "Introduction to Node.js", ("v1 2", "Introduction to Node.js")),
         ("12", "", ()),
-        ("wiki/Größe/index.md", "", ("Größe",)),
+        ("CAB+1x@mail.example.org", "Report", ("Report",)),
+        ("CAB+1x@mail.example.org/notes.md", "Report", ("notes", "Report")),
+        ("Größe/index.md", "", ("Größe",)),
     ],
 )
-def test_names_of_a_document(uri: str, title: str, names: tuple[str, ...]) -> None:
-    assert document_names(Document(uri, "", "text/plain", {"title": title} if title else {})) == names
+@pytest.mark.parametrize("source", ["", "docs/", "/srv/data/"])
+def test_names_of_a_document(path: str, title: str, names: tuple[str, ...], source: str) -> None:
+    document = Document(path if "://" in path else source + path, "", "text/plain", {"title": title} if title else {})
+    assert document_names(document, path) == names
+
+
+@pytest.mark.parametrize("uri", ["memo.txt", "/srv/letters/memo.txt", "s3://bucket/letters/memo.txt"])
+def test_a_document_that_is_the_source_has_its_file_name_only(uri: str) -> None:
+    assert document_names(Document(uri, "", "")) == ("memo",)
 
 
 def test_a_joined_word_of_a_file_name_is_spelled_as_in_the_text() -> None:

@@ -208,6 +208,21 @@ def test_sources_do_not_touch_each_other_and_overlaps_are_refused(
     assert len(collection.documents()) == 5
 
 
+def test_what_a_source_leaves_out_may_be_another_source(docs: Path, collection: Collection) -> None:
+    (docs / "hr").mkdir()
+    (docs / "hr/pay.txt").write_text("The salary is paid on the last day.")
+    assert collection.sync(docs).added == 5
+    assert collection.sync(docs, exclude=["leave.md", "hr/"]).removed == 2
+    assert collection.sync(docs / "leave.md", tags={"kind": "rule"}).added == 1
+    assert collection.sync(docs / "hr").added == 1
+    with pytest.raises(SourceError, match="overlaps the source 'docs'"):
+        collection.sync(docs / "hours.txt")
+    with pytest.raises(SourceError, match=r"overlaps the source 'docs/leave\.md'"):
+        collection.sync(docs, exclude=["hr/"])
+    assert collection.sync().unchanged == 5
+    assert [info.uri for info in collection.documents("kind = rule")] == ["docs/leave.md"]
+
+
 def test_include_and_exclude_are_kept_with_the_source(docs: Path, collection: Collection) -> None:
     collection.sync(docs, include=["*.md", "*.txt"], exclude=["hours*"])
     assert [info.uri for info in collection.documents()] == ["docs/leave.md"]

@@ -80,6 +80,11 @@ class FilesConnector:
         self._paths = PathFilter(include, exclude, glob)
         self._archives = ArchiveReader(self._paths, max_bytes, archive_files, hidden=hidden) if archives else None
 
+    def covers(self, path: str) -> bool:
+        """Whether a file belongs to the source, or anything in a folder may, by the patterns alone."""
+        file = self._paths.includes(path)
+        return file or (not (self.root / path).is_file() and self._paths.may_contain(path))
+
     def refs(self) -> Iterator[Ref]:
         """All files, sorted by path, with `size:mtime` as revision. Files of an archive come in the archive's order.
 

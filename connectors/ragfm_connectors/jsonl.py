@@ -1,4 +1,4 @@
-"""Records of JSON Lines, CSV and Parquet files; each record is a document."""
+"""Records of JSON, JSON Lines, CSV and Parquet files; each record is a document."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, TypeAlias
 
-from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
+from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SkipDocument, SourceError
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.archives import ArchiveLimitError, check_size, decompressed, gzip_decompressor
 from ragfm_connectors.files import FilesConnector
@@ -25,8 +26,10 @@ _Records: TypeAlias = Iterator[tuple[int, Record | str]]
 """The position of each record, and the record or its error."""
 _RecordReader: TypeAlias = Callable[[BinaryIO, str, int], _Records]
 """Reads an open file, given its encoding and the maximum number of bytes of a record."""
-_SUPPORTED = ".jsonl, .ndjson, .csv or .tsv, optionally followed by .gz, or .parquet"
+_SUPPORTED = ".json, .jsonl, .ndjson, .csv or .tsv, optionally followed by .gz, or .parquet"
 _MAX_EXAMPLES = 3  # of records that cannot be read
+_SEPARATOR = re.compile(r"\s*(\S)\s*")  # in front of a record of an array
+_CHUNK = 1 << 16  # bytes of an array to read at once, at least
 
 
 class _Position(NamedTuple):
@@ -35,11 +38,12 @@ class _Position(NamedTuple):
 
 
 class JsonlConnector:
-    """Records of one file, or of all record files in a folder or glob: JSON Lines, CSV, TSV, Parquet.
+    """Records of one file, or of all record files in a folder or glob: JSON, JSON Lines, CSV, TSV, Parquet.
 
     `id`, `title`, `text`, `metadata` and `media_type` name the fields of a record, see `ragfm_connectors.records`. A
     record without an id is identified by the hash of its content, so it becomes another document when it changes. Each
-    listing reads the files record by record. Access files apply as for any file.
+    listing reads the files record by record. Access files apply as for any file. A JSON file has its records in an
+    array; in a folder, one without it is skipped.
 
     As long as a record of a file cannot be read, no record of that file counts as removed.
     """
@@ -65,6 +69,7 @@ class JsonlConnector:
         self._files = FilesConnector(location, include=include, exclude=exclude, archives=False, max_bytes=sys.maxsize)
         self.root = self._files.root
         """The absolute path of the folder or file."""
+        self.covers = self._files.covers
         try:
             self._encoding = codecs.lookup(encoding).name
         except LookupError:
@@ -127,6 +132,11 @@ class JsonlConnector:
                     except ConnectorError as error:
                         problems.append(f"record {number:,}: {error.message}")
                         del problems[_MAX_EXAMPLES + 1 :]
+        except SkipDocument as error:
+            if file.path:
+                yield Ref(file.path, skip=error.message)
+            else:
+                problems.append(f"it is {error.message}.")
         except ConnectorError as error:
             problems.insert(0, error.message)
         if problems:
@@ -157,6 +167,8 @@ def _record_reader(name: str) -> _RecordReader | None:
     match suffixes:
         case [*_, ".jsonl" | ".ndjson"]:
             return _read_json_lines
+        case [*_, ".json"]:
+            return _read_json_array
         case [*_, ".csv"]:
             return partial(_read_csv, delimiter=",")
         case [*_, ".tsv"]:
@@ -206,6 +218,50 @@ def _read_json_lines(file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
                 yield offset, f"it is not JSON in {encoding}: {error}."
             else:
                 yield offset, record if isinstance(record, Mapping) else "it is not a JSON object."
+
+
+def _read_json_array(file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
+    """Decode the records of an array one by one. Raises SkipDocument if the file has no array."""
+    decoder, parser = codecs.getincrementaldecoder(encoding)(), json.JSONDecoder()
+    text, number, more = "", 0, True
+    while more:
+        data = file.read(max(_CHUNK, len(text)))
+        more = bool(data)
+        try:
+            text += decoder.decode(data, not more)
+        except UnicodeDecodeError as error:
+            raise ConnectorError(f"record {number + 1:,} is not in {encoding}: {error}.") from error
+        at = int(not number and text.startswith("\ufeff"))
+        while separator := _SEPARATOR.match(text, at):
+            sign, start = separator[1], separator.end()
+            if sign == "]" and number:
+                return
+            if sign != ("," if number else "["):
+                if not number:
+                    raise SkipDocument("not an array of records")
+                raise ConnectorError(f"record {number:,} is followed by {sign!r} instead of a comma.")
+            if start == len(text) and more:
+                break
+            if not number and text.startswith("]", start):
+                return
+            try:
+                record, end = parser.raw_decode(text, start)
+            except (ValueError, RecursionError) as error:
+                if more and len(text) - start <= max_bytes:
+                    break  # the rest of it is read next
+                reason = f"too long; the limit is {max_bytes:,} bytes" if more else f"not JSON: {error}"
+                raise ConnectorError(f"record {number + 1:,} is {reason}.") from error
+            if end == len(text) and more:
+                break  # a number may have more digits
+            if end - start > max_bytes:
+                yield number, f"it is too long; the limit is {max_bytes:,} bytes."
+            else:
+                yield number, record if isinstance(record, Mapping) else "it is not a JSON object."
+            number, at = number + 1, end
+        text = text[at:]
+    if not number:
+        raise SkipDocument("not an array of records")
+    raise ConnectorError(f"the array ends after record {number:,}.")
 
 
 def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) -> _Records:

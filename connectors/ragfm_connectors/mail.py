@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from email.message import EmailMessage
 from hashlib import blake2b
-from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Ref
+from ragfm.parsing.media_types import is_mbox
 from ragfm.parsing.own.web.mail_message import (
     extract_body,
     extract_headers,
@@ -21,12 +21,11 @@ from ragfm.parsing.own.web.mail_message import (
     is_encrypted,
     parse_message,
     single_line,
+    split_messages,
 )
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.records import as_path, heading
 
-# The first line of an email in an mbox, after an empty line. Text may begin so, too: "From 10:30 on, it is closed."
-_FROM_LINE = re.compile(rb"From \S(?=.*\b(?:19|20)\d\d\b).*\d\d:\d\d")
 _MESSAGE_ID = re.compile(  # the value may be in the next line, which then begins with a space
     rb"^message-id:(?:[ \t]|\r?\n[ \t])*(?:<([^<>\r\n]+)>|<?([^\s<>]+))", re.IGNORECASE | re.MULTILINE
 )
@@ -68,6 +67,7 @@ class MailConnector:
         )
         self.root = self._files.root
         """The absolute path of the folder or file."""
+        self.covers = self._files.covers
         self._max_bytes = max_bytes
         self._positions: dict[str, _Position] = {}
         self._last_mail: tuple[bytes, EmailMessage] | None = None  # attachments are fetched after their mail
@@ -129,11 +129,11 @@ class MailConnector:
         in_maildir = file_path.parent.name in ("cur", "new")
         single = in_maildir or file_path.suffix.lower() == ".eml"
         with self._files.open(file) as opened:
-            if not single and not _FROM_LINE.match(opened.readline(1_000)):
+            if not single and not is_mbox(opened.read(2_000)):
                 yield Ref(_file_entry(file.path), skip="neither an email nor an mbox file")
                 return
             opened.seek(0)
-            for start, data, size in _split_mails(opened, self._max_bytes, single=single):
+            for start, data, size in split_messages(opened, self._max_bytes, single=single):
                 headers = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
                 message_id = _MESSAGE_ID.search(headers)
                 revision = _hash(data)
@@ -173,24 +173,6 @@ class MailConnector:
 def _file_entry(path: str) -> str:
     """The path for a file that is not an email; no Message-ID contains a `#`."""
     return f"#files/{path}" if path else path
-
-
-def _split_mails(file: BufferedReader, max_bytes: int, *, single: bool) -> Iterator[tuple[int, bytes, int]]:
-    """The offset, content and size of each email of a file; content beyond the limit is cut."""
-    start, offset, kept_bytes = 0, 0, 0
-    after_empty_line = True
-    lines: list[bytes] = []
-    while line := file.readline(1 << 20):
-        if after_empty_line and offset > start and not single and _FROM_LINE.match(line):
-            yield start, b"".join(lines), offset - start
-            start, kept_bytes, lines = offset, 0, []
-        if kept_bytes <= max_bytes:
-            lines.append(line)
-            kept_bytes += len(line)
-        offset += len(line)
-        after_empty_line = not line.strip()
-    if offset > start:
-        yield start, b"".join(lines), offset - start
 
 
 def _hash(data: bytes) -> str:

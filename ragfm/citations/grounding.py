@@ -46,6 +46,7 @@ from ragfm.core.abstention import is_abstention
 from ragfm.core.table_rows import row_cells
 from ragfm.core.text import MARKER, escape_markers, sentence_spans
 from ragfm.core.types import embedded_text
+from ragfm.parsing.table_layout import shared_scale
 
 if TYPE_CHECKING:
     from ragfm.citations.verifier import Reading
@@ -426,8 +427,19 @@ def with_unit(answer: str, quote: str, above: str) -> str:
         unit = after[1] or f" {after[2]}"
     if is_row and not unit:
         label = row_cells(quote)[0]
+        above = _above_column(above, quote[:start].count("|") - 1)
         scale = _SCALE.search(above)
         if scale and not _OWN_SCALE.search(label):
             unit = f" {scale['scale'].lower()}"
             sign = sign or ("$" if scale["dollars"] or _DOLLARS.search(above) else "")
     return answer.replace(number, f"{sign}{quote[start:end]}{unit}", 1)
+
+
+def _above_column(above: str, column: int) -> str:
+    """The text above a table row without the headers of other columns, but with a scale that holds for all of them."""
+    lines = above.splitlines()
+    for at, line in enumerate(lines):
+        if line.startswith("|"):
+            cells = row_cells(line)
+            lines[at] = " | ".join([cells[0], *cells[column : column + 1], shared_scale(cells)])
+    return "\n".join(lines)

@@ -17,8 +17,8 @@ _EXTENSION = re.compile(r"\.(?=[^\W\d_])[^\W_]{1,8}$")
 _DOCUMENT_EXTENSION = re.compile(r"\.(?:docx?|pptx?|xlsx?|pdf|od[tps]|rtf|txt|html?|md)$", re.IGNORECASE)
 # 2022Q4 → 2022 Q4, AnnualReport → Annual Report
 _BREAK = re.compile(r"(?<=(?:19|20)\d\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])")
-# Names that mean nothing to people: numbers, hashes, UUIDs, defaults.
-_GENERATED = re.compile(r"(?=.*\d)[\da-f-]{16,}|[\d\W_]+|index|readme|untitled|document", re.IGNORECASE)
+# Names that mean nothing to people: numbers, hashes, UUIDs, Message-IDs, defaults.
+_GENERATED = re.compile(r"(?=.*\d)[\da-f-]{16,}|[\d\W_]+|\S+@\S+|index|readme|untitled|document", re.IGNORECASE)
 _PROGRAM = re.compile(r"^Microsoft \w+ - ")  # before the title, in PDFs printed from Office
 _MIN_JOINED = 6  # letters of a word in a file name that may be several words
 _BEGINNING = 100_000  # characters in which the spelling of such a word is looked for
@@ -29,25 +29,26 @@ def context_names(context: str) -> list[str]:
     return context.partition("\n")[0].split(SEPARATOR)
 
 
-def document_names(document: Document) -> tuple[str, ...]:
+def document_names(document: Document, path: str = "") -> tuple[str, ...]:
     """The names of a document, most general first: its folder and file name in readable form, and its title.
 
-    `reports/best-buy/FY2023_10K.pdf` with the title "Annual Report" gives `best buy FY2023 10K` and the title. A name
-    is left out if the title has all its words, or if it is uninformative (a number, a hash, `index`). The title is that
-    of the metadata; a document without one has only a name. The first part of a path is the source, or the host. Words
-    that are run together are split as in the text: `BESTBUY` becomes `Best Buy`.
+    The `path` below the source `best-buy/FY2023_10K.pdf` and the title "Annual Report" give `best buy FY2023 10K` and
+    the title. A name is left out if the title has all its words, or if it is uninformative (a number, a hash, `index`).
+    The title is that of the metadata; a document without one has only a name. Words that are run together are split as
+    in the text: `BESTBUY` becomes `Best Buy`. Without a path, the document is the source, and only the last part of its
+    URI counts: the folders above a source, and so the place where a command is run, must not change what is embedded.
     """
     title = _DOCUMENT_EXTENSION.sub("", _PROGRAM.sub("", " ".join(str(document.metadata.get("title", "")).split())))
     if _GENERATED.fullmatch(title):
         title = ""
-    path = document.uri
-    if path.startswith(("http://", "https://")):
-        address = urlsplit(path)
-        path = unquote(f"{address.netloc}{address.path}")
-    path = path.partition("://")[2] or path
-    parts = [part for part in path.split("/") if part]
-    # The folder tells documents apart only below the source.
-    parts = [*(parts[-2:-1] if len(parts) > 2 else ()), _EXTENSION.sub("", parts[-1])] if parts else []
+    below = path or document.uri
+    if below.startswith(("http://", "https://")):
+        address = urlsplit(below)
+        below = unquote(address.path).strip("/") or address.netloc
+    elif not path:
+        below = below.rpartition("/")[2]
+    parts = [part for part in below.split("/") if part][-2:]
+    parts[-1:] = [_EXTENSION.sub("", part) for part in parts[-1:]]
     known = {word.casefold() for word in _WORD.findall(title)}
     words: list[str] = []
     for part in parts:

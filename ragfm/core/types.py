@@ -584,7 +584,11 @@ class Connector(Protocol):
 
     @property
     def root(self) -> str | Path:
-        """The path or URL prefix that the source covers; sources with nested roots overlap."""
+        """The path or URL prefix that the source covers; sources with nested roots overlap.
+
+        A method `covers(path)`, if there is one, says whether the source may have documents at a path below its root:
+        where it has none, another source may.
+        """
 
     def refs(self) -> Iterator[Ref]:
         """List everything in the source, cheaply; an exception means that the listing is incomplete."""

@@ -7,7 +7,7 @@ access rights and changes since then apply; a cache saves the work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,9 +16,10 @@ from typing import Protocol
 from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
 from ragfm.core.text import check_characters
-from ragfm.core.types import Dropped, Hit, Message, Reader, SearchStep
+from ragfm.core.types import Dropped, Hit, Message, Reader, Scalar, SearchStep
 from ragfm.generation.followups import Followup, stand_alone
 from ragfm.generation.prompt import EarlierTurn
+from ragfm.retrieval.document_dates import newest_first
 from ragfm.retrieval.multi_hop import Hops
 from ragfm.retrieval.passages import distinct
 
@@ -51,6 +52,9 @@ class SearchHandle(Protocol):
 
     def neighbours(self, hits: Sequence[Hit]) -> list[Hit]:
         """The chunks next to each hit in its section."""
+
+    def metadata(self, uri: str) -> Mapping[str, Scalar]:
+        """The metadata of a document, empty if there is none that the handle may see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +186,4 @@ class _Search:
         hits = self.collection.search(
             self.query, self.k, filter=self.filter, rerank=self.reranker, hops=self.hops, record=steps.append
         )
-        return hits, tuple(steps)
+        return newest_first(self.query, hits, self.collection.metadata), tuple(steps)

@@ -110,7 +110,7 @@ def split(
         return _failure(pending, error)
     model = embedder()
     try:
-        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings)
+        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings, path=pending.ref.path)
     except Exception as error:  # as above
         return _failure(pending, error)
     fallback = str(document.metadata.get("parsed_by", ""))

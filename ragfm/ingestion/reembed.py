@@ -124,4 +124,4 @@ def _split_documents(
                 "Run `ragfm ingest` first; it parses such documents again and embeds nothing.",
             )
         document = Document(row.uri, text, row.media_type, row.metadata, marks)
-        yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings)
+        yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings, path=row.path)

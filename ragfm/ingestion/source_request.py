@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -242,13 +243,23 @@ def _check_overlap(store: Store, source: Source, root: str, stored: Mapping[str,
         if name == source.name and _has_root(other, root, source.name):
             continue
         separated = inside != (folder is not None and _is_below(other.root, folder))
-        same_documents = not separated and (_is_below(other.root, root) or _is_below(root, other.root))
-        same_names = _is_below(name, source.name) or _is_below(source.name, name)
+        same_documents = not separated and (
+            _takes(store, source, root, other.root) or _takes(store, other.source, other.root, root)
+        )
+        same_names = _takes(store, source, source.name, name) or _takes(store, other.source, name, source.name)
         if same_documents or (same_names and not (separated and "." in (name, source.name))):
             raise SourceError(
                 f"The source {source.name!r} ({source.root}) overlaps the source {name!r} ({other.source.root}).",
                 "Sync the larger one alone, or leave files out with --exclude.",
             )
+
+
+def _takes(store: Store, outer: Source, folder: str, place: str) -> bool:
+    """Whether a source at the path, address or name `folder` may have documents at `place`."""
+    if not _is_below(place, folder):
+        return False
+    covers = None if place == folder else getattr(build_source(store, outer), "covers", None)
+    return covers is None or bool(covers(posixpath.relpath(place, folder)))
 
 
 def _has_root(stored: StoredSource, root: str, name: str | None) -> bool:

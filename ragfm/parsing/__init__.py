@@ -15,7 +15,7 @@ they come from the structure of the source, so a paragraph that only looks like 
     own/           text, Markdown, CSV and TSV, JSON, XML, source code
     own/pdf/       PDF: words, lines, tables, columns, hidden text
     own/office/    DOCX, PPTX, spreadsheets, ODT and ODP, RTF, DOC and PPT
-    own/web/       HTML, EPUB, email (EML, MSG)
+    own/web/       HTML, EPUB, email (EML, MSG, mbox)
     own/media/     images (OCR), audio (speech recognition)
     sandbox/       confined worker processes in which documents are parsed
     page_service   rendered pages, and quotes found on them, in a confined process

@@ -32,6 +32,9 @@ _IMAGES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|B
 _AUDIO = re.compile(rb"RIFF.{4}WAVE|fLaC|OggS|ID3[\2-\4]|.{4}ftypM4[AB] ", re.DOTALL)
 _MAYBE_AUDIO = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|.{4}ftyp", re.DOTALL)  # MP3 without tags; MP4
 _VIDEO = re.compile(rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI |.{4}ftyp(?:isom|iso\d|mp4\d|avc1|dash|M4V |qt  )", re.DOTALL)
+MBOX_LINE = re.compile(rb"From \S(?=.*\b(?:19|20)\d\d\b).*\d\d:\d\d")
+"""The first line of a message in an mbox, after an empty line. Text may begin so: "From 10:30 on, it is closed."."""
+_MBOX = re.compile(MBOX_LINE.pattern + rb".*\n[!-9;-~]+:")  # with a header
 _OOXML_FOLDERS = (("word/", formats.DOCX), ("ppt/", formats.PPTX), ("xl/", formats.XLSX))
 _MIMETYPE_ENTRIES = {kind.encode(): kind for kind in (formats.EPUB, formats.ODT, formats.ODP, formats.ODS)}
 
@@ -105,6 +108,8 @@ def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
         return formats.VIDEO, ""
     if named != formats.BINARY:
         return named, ""
+    if is_mbox(data):
+        return formats.MBOX, ""
     text = decode(data, declared_charset(data, declared))
     if text is None or text.startswith(_POSTSCRIPT):
         return (formats.PDF if b"%PDF-" in data[:1024] else formats.BINARY), ""
@@ -119,6 +124,11 @@ def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
             json.loads(text)
             return formats.JSON, text
     return formats.TEXT, text
+
+
+def is_mbox(data: bytes) -> bool:
+    """Whether data begins as an mbox does: with a line that says from whom and when, and a header."""
+    return _MBOX.match(data) is not None
 
 
 def _archive_type(data: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from ragfm.core.types import Box, Mark, Scalar, image_key
 from ragfm.parsing import heartbeat
 from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE
-from ragfm.parsing.table_layout import MAX_CAPTION_LINES, caption_lines
+from ragfm.parsing.table_layout import MAX_CAPTION_LINES, caption_lines, scale_of, shared_scale
 
 _MAX_CAPTION = 200  # characters that stay with each part of a long figure
 _MAX_PADDING = 100  # cells, so that one long row does not multiply the size of all others
@@ -101,6 +101,8 @@ class MarkdownBuilder:
         caption = [*(caption_lines(self._above) if caption is None else caption), *titles]
         for title in titles:
             self.add_block(title)
+        if (scale := shared_scale(rows[0])) and not any(map(scale_of, caption)):
+            caption.append(scale)
         lines = table_lines(rows)
         header = lines[:2] if any(rows[0]) else []
         start = self._add_marked("table", "\n".join(lines), "\n".join([*caption, *header]))

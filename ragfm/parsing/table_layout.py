@@ -21,9 +21,11 @@ _MAX_SYMBOL, _MAX_VALUE = 5, 40  # characters
 _NEAR = 3  # columns between a symbol and its value, plus one
 # The scale of a table, at the start of a longer headnote or in brackets: "[In thousands (1.2 represents 1,200) …".
 _SCALE = re.compile(
-    r"(?:^|[(\[])\s*(?:[\w-]+ ){0,4}?in (?:thousands|millions|billions)\b(?:, except [\w\s,-]{0,120}(?=[;:.()\[\]]))?",
+    r"(?:^|[(\[])\s*(?:[\w$€£¥₹₩-]+ ){0,4}?in (?:thousands|millions|billions)\b"
+    r"(?:, except [\w\s,-]{0,120}(?=[;:.()\[\]]))?",
     re.IGNORECASE,
 )
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
 _CURRENCY = r"[A-Z]{0,3}[$€£¥₹₩]"
 _VALUE = re.compile(
     rf"(?!(?:19|20)\d\d$|\d{{1,2}}[./]\d{{1,2}}[./](?:\d\d){{1,2}}$)"  # neither a year nor a date, as headers have
@@ -106,6 +108,12 @@ def scale_of(text: str) -> str:
     """The scale in a line above a table, such as "In millions, except per share amounts"; empty without one."""
     found = _SCALE.search(text)
     return " ".join(found[0].strip("([ ").split()) if found else ""
+
+
+def shared_scale(header: Sequence[str]) -> str:
+    """The scale that one cell of a header states for all columns, which are years: "2016 (in thousands)", "2015"."""
+    scales = {scale for cell in header[1:] if (scale := scale_of(cell))}
+    return scales.pop() if len(scales) == 1 and all(map(_YEAR.search, filter(None, header[1:]))) else ""
 
 
 def _title(row: Sequence[Cell], width: int) -> str:

@@ -81,14 +81,53 @@ def test_all_formats_give_the_same(tmp_path: Path) -> None:
     for name, delimiter in (("r.csv", ","), ("r.TSV", "\t")):
         text = "".join(delimiter.join(row) + "\r\n" for row in (["id", "title", "text"], *quoted))
         (tmp_path / name).write_text(text, encoding="utf-8-sig", newline="")
-    for name in ("r.jsonl", "r.csv"):
+    (tmp_path / "r.json").write_text(f"\ufeff {json.dumps(rows, indent=1)}\n", encoding="utf-8")
+    for name in ("r.json", "r.jsonl", "r.csv"):
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
-    for name in ("r.csv", "r.TSV", "r.parquet", "r.jsonl.gz", "r.csv.gz"):
+    for name in ("r.json", "r.csv", "r.TSV", "r.parquet", "r.json.gz", "r.jsonl.gz", "r.csv.gz"):
         connector = JsonlConnector(tmp_path / name)
         assert texts(connector) == want, name
         refs = list(connector.refs())
         assert [connector.fetch(ref).data.decode() for ref in reversed(refs)] == [*want.values()][::-1], name
         check_connector(connector)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
+def test_records_of_an_array_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(jsonl, "_CHUNK", chunk)
+    rows = [{"id": number, "text": "Größe ] , [ \\" * number} for number in range(1, 30)]
+    (tmp_path / "r.json").write_text(json.dumps(rows[:9])[:-1] + ", 12.5, " + json.dumps(rows[9:])[1:])
+    refs = list(JsonlConnector(tmp_path / "r.json").refs())
+    assert [ref.path for ref in refs] == [*(str(row["id"]) for row in rows), ""]
+    assert refs[-1].error == "not all records can be read: record 10: it is not a JSON object."
+    assert not listed(lines(tmp_path / "empty.json", []))
+    limited = listed(tmp_path / "r.json", max_bytes=250)
+    assert "too long; the limit is 250 bytes." in (limited[""].error or "")
+    assert limited.keys() < {ref.path for ref in refs}
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[{"id": 1, "text": "a"}, {"id": 2, "te', "record 2 is not JSON"),
+        ('[{"id": 1, "text": "a"}', "the array ends after record 1."),
+        ('[{"id": 1, "text": "a"} {}]', "record 1 is followed by '{' instead of a comma."),
+        ('{"id": 1, "text": "a"}', "it is not an array of records."),
+        ("", "it is not an array of records."),
+    ],
+)
+def test_a_damaged_array_is_reported(tmp_path: Path, text: str, error: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    assert error in (listed(tmp_path / "r.json")[""].error or "")
+
+
+def test_a_json_file_without_an_array_is_skipped_in_a_folder(tmp_path: Path) -> None:
+    lines(tmp_path / "package.json", {"id": 1, "text": "a"})
+    lines(tmp_path / "r.json", ROWS[:1])
+    assert {path: ref.skip for path, ref in listed(tmp_path).items()} == {
+        "package.json": "not an array of records",
+        "r.json/a": None,
+    }
 
 
 def test_a_folder_of_files(tmp_path: Path) -> None:

@@ -68,6 +68,17 @@ def test_mails_of_an_mbox(tmp_path: Path) -> None:
     check_connector(connector)
 
 
+def test_what_a_mail_quotes_is_not_part_of_its_text(tmp_path: Path, collection: Collection) -> None:
+    first = message(1, "The report is due on 18 May.")
+    second = message(
+        2, "It is due on 25 May.\n\nOn Tuesday, Ann wrote:\n> The report is due on 18 May.\n>> Until when?\n"
+    )
+    collection.sync(mbox(tmp_path / "box", first, second), connector="mail")
+    dated = {hit.uri.rpartition("/")[2] for hit in collection.search("18 May", mode="keyword") if "18" in hit.text}
+    assert dated == {"1@example.org"}
+    assert "25 May" in collection.document("box/2@example.org").text
+
+
 def test_a_maildir_with_its_subfolders(tmp_path: Path) -> None:
     box = mailbox.Maildir(tmp_path / "Mail")
     box.add(message(1))
@@ -229,13 +240,13 @@ def test_an_mbox_that_goes_away_in_the_middle(
     for name in ("one", "two"):
         mbox(tmp_path / "mails" / name, *(message(n + 10 * (name == "two")) for n in range(3)))
     collection.sync(tmp_path / "mails", connector="mail")
-    read = mail._split_mails
+    read = mail.split_messages
 
     def breaking(*given: Any, **options: Any) -> Iterator[Any]:
         yield next(read(*given, **options))
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(mail, "_split_mails", breaking)
+    monkeypatch.setattr(mail, "split_messages", breaking)
     report = collection.sync(tmp_path / "mails")
     assert (report.removed, report.unchanged, len(report.failed)) == (0, 2, 1)
     assert report.failed[0].error.count("Input/output error") == 2

@@ -76,6 +76,31 @@ def test_only_changed_documents_are_updated(collection: Collection, docs: Path, 
     assert not collection.search("closes at five", k=9, filter="uri = docs/extra.txt")
 
 
+def test_chunks_and_vectors_do_not_depend_on_where_a_folder_is_synced_from(
+    tmp_path: Path, docs: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (docs / "hr").mkdir()
+    (docs / "leave.md").rename(docs / "hr/leave.md")
+    places: list[tuple[Path, Path, str | Path, str | None]] = [  # working directory, collection, location, name
+        (tmp_path, tmp_path / ".ragfm", "docs", None),
+        (tmp_path, docs / ".ragfm", docs, None),
+        (docs, tmp_path / "elsewhere/in/depth/.ragfm", ".", None),
+        (docs / "hr", docs / "hr/.ragfm", "..", None),
+        (tmp_path, tmp_path / "named/.ragfm", docs, "house rules/of 1973"),
+    ]
+    contents = []
+    for folder, location, source, name in places:
+        monkeypatch.chdir(folder)
+        with Collection.open(location, settings=Settings(), embedder=embedder) as collection:
+            assert collection.sync(source, name=name).added == 4
+            hits = collection.search("the office", k=9)
+            contents.append(sorted((hit.context, hit.text, hit.score) for hit in hits))
+            if len(contents) == 1:
+                embedded = {hit.context for hit in hits}
+    assert "hr leave" in {context.partition(" > ")[0] for context in embedded}
+    assert contents[1:] == contents[:1] * 4
+
+
 def test_a_touched_file_is_not_parsed_again(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     os.utime(docs / "hours.txt", (1, 1))

@@ -265,7 +265,7 @@ def test_recipes_that_name_the_extras_of_all_formats_still_hold(
     tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ragfm.parsing.own.own_parser._INSTALLED", {"ocr": True, "code": True})
-    assert relevant_version("10+ocr+code", formats.PDF) == OwnParser().version(formats.PDF) == "10+ocr"
+    assert relevant_version("11+ocr+code", formats.PDF) == OwnParser().version(formats.PDF) == "11+ocr"
     with _collection(tmp_path / ".ragfm") as collection:
         collection.sync(docs)
         with collection._store.writing() as catalog, catalog.write() as connection:

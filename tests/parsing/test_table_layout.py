@@ -8,6 +8,7 @@ import pytest
 from support.parsed_documents import document
 
 from ragfm.parsing.own.web.html import read_html
+from ragfm.parsing.rendering import MarkdownBuilder
 from ragfm.parsing.table_layout import ArrangedTable, Cell, arrange_table, caption_lines
 
 
@@ -125,3 +126,22 @@ def test_no_text_is_lost() -> None:
 def test_a_wide_row_does_not_widen_all_others() -> None:
     rows = [[Cell("a", 50)] * 400, *([[Cell("b")]] * 20_000)]
     assert sum(map(len, arrange_table(rows).rows)) < 30_000
+
+
+@pytest.mark.parametrize(
+    ("header", "scale"),
+    [
+        (
+            ["", "2016 (in thousands, except per share data)", "2015", "Year 2014"],
+            "in thousands, except per share data",
+        ),
+        (["", "2016 ($ in millions)", "2015"], "$ in millions"),
+        (["Company", "Sales (in millions)", "Staff"], ""),
+        (["", "Sales 2016 (in millions)", "Shares 2016 (in thousands)"], ""),
+    ],
+)
+def test_the_scale_in_the_header_of_a_year_belongs_to_the_caption(header: list[str], scale: str) -> None:
+    builder = MarkdownBuilder()
+    builder.add_table([header, ["Revenue", *map(str, range(1, len(header)))]])
+    (table,) = builder.build().marks
+    assert table.value.startswith(f"{scale}\n|" if scale else "|")

@@ -19,9 +19,9 @@ _VERSIONS = {
     **dict.fromkeys((formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
     **dict.fromkeys((formats.XLS, formats.DOCX, formats.DOC, formats.ODT), "8"),
     formats.XLSX: "9",
-    formats.PDF: "10",
-    **dict.fromkeys((formats.HTML, formats.EML, formats.MSG), "11"),
-    formats.EPUB: "12",
+    formats.PDF: "11",
+    formats.HTML: "11",
+    **dict.fromkeys((formats.EML, formats.MSG, formats.EPUB), "12"),
 }
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
@@ -44,6 +44,7 @@ _FUNCTIONS = {
     formats.EPUB: "web.epub:read_epub",
     formats.RTF: "office.rtf:read_rtf",
     formats.EML: "web.mail_message:read_eml",
+    formats.MBOX: "web.mail_message:read_mbox",
     formats.MSG: "web.mail_message:read_msg",
     formats.IMAGE: "media.image:read_image",
     formats.AUDIO: "media.audio:read_audio",

@@ -103,6 +103,60 @@ def test_the_declared_charset_decodes_the_body(charset: str, body: bytes, expect
     assert document(head.encode() + body + b"\r\n", "a.eml").text == f"# x\n\n{expected}"
 
 
+def test_quoted_text_is_left_out() -> None:
+    text = "Agreed:\n> 18 May.\n\n25 May.\n >> is no quote\n> Bye\n"
+    assert document(mail(text).as_bytes(), "a.eml").text == "# The rüles\n\nAgreed:\n\n25 May.\n >> is no quote"
+    message = EmailMessage()
+    message["Subject"] = "x"
+    quote = "<BLOCKQUOTE type=cite>18 <b>May</b><blockquote>1 May</blockquote></BLOCKQUOTE>"
+    message.set_content(f"<p>25 May.{quote}<p>Ada", subtype="html")
+    assert document(message.as_bytes(), "a.eml").text == "# x\n\n25 May.\n\nAda"
+
+
+def mbox(*messages: EmailMessage) -> bytes:
+    start = b"From ada@example.org Fri May  1 10:00:00 2026\n"
+    return b"".join(start + message.as_bytes() + b"\n" for message in messages)
+
+
+@pytest.mark.parametrize("name", ["inbox", "inbox.txt", "inbox.mbox"])
+def test_the_messages_of_an_mbox_are_sections(name: str) -> None:
+    second = mail("Grün ist Steuerbord: République.", To="bob@example.org")
+    del second["Subject"]
+    encrypted = EmailMessage()
+    encrypted["Content-Type"] = "multipart/encrypted; boundary=b"
+    parsed = document(mbox(mail(), second, encrypted), name)
+    assert parsed.media_type == "application/mbox"
+    assert parsed.text == (
+        "# The rüles\n\nFrom: Ada <ada@example.org>\nDate: 2026-05-01T08:00:00+00:00\n\nRed is port.\n\n"
+        "# Ada <ada@example.org>\n\nFrom: Ada <ada@example.org>\nTo: bob@example.org\n"
+        "Date: 2026-05-01T08:00:00+00:00\n\nGrün ist Steuerbord: République."
+    )
+    assert parsed.metadata["unread_messages"] == 1
+    assert headings(parsed) == [(1, "The rüles"), (1, "Ada <ada@example.org>")]
+
+
+def test_an_mbox_with_one_message_is_that_message() -> None:
+    parsed = document(mbox(mail()), "inbox")
+    assert (parsed.text, parsed.metadata["title"]) == ("# The rüles\n\nRed is port.", "The rüles")
+
+
+def test_text_that_begins_like_an_mbox_is_text() -> None:
+    text = "From May 2026 on, the room is closed until 10:30.\nBring your own key."
+    assert document(text.encode(), "a.txt").text == text
+
+
+@pytest.mark.data
+def test_an_msg_without_one_of_its_parts_is_damaged(data: Path) -> None:
+    pytest.importorskip("oxmsg")
+    outlook = (data / "documents/docling/email/sources/msg_with_attachment.msg").read_bytes()
+    name = "__substg1.0_1000001F".encode("utf-16-le")  # the body
+    assert name in outlook
+    damaged = outlook.replace(name, "__substg1.0_1000FFFF".encode("utf-16-le"))
+    expected = r"^a\.msg is a damaged MSG: its part '__substg1\.0_1000001F' is missing\. Save the message again\.$"
+    with pytest.raises(ParseError, match=expected):
+        parse(Blob(damaged), "a.msg")
+
+
 def test_messages_that_cannot_be_read() -> None:
     with pytest.raises(ParseError, match="no headers"):
         parse(Blob(b"\n\nHello"), "a.eml")

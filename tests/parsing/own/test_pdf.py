@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -728,7 +729,7 @@ def test_a_chart_is_a_figure_with_its_labels_and_caption() -> None:
         + lines("Then the text goes on, as the reader expects it to do here.", y=300)
     )
     parsed, (figure,) = figures(data)
-    assert parsed.text[figure.start : figure.end] == "Abb. 3: Umsatz\nQ1  Q2  Q3"
+    assert parsed.text[figure.start : figure.end] == "Abb. 3: Umsatz\nQ1 Q2 Q3"
     assert figure.value == "Abb. 3: Umsatz"
     assert figure.box is not None
     left, top, right, bottom = figure.box
@@ -745,6 +746,75 @@ def test_a_chart_is_a_figure_with_its_labels_and_caption() -> None:
     assert not text_only.images
     assert not marked(text_only, "figure")
     assert "Q1 Q2 Q3" in " ".join(text_only.text.split())
+
+
+def text_with_figures(data: bytes) -> tuple[Document, list[Mark]]:
+    """A document with its figures, which have taken nothing but captions and short lines out of its text."""
+    text_only = parse(Blob(data), "a.pdf")
+    parsed, found = figures(data)
+    bounds = [0, *(bound for mark in found for bound in (mark.start, mark.end)), len(parsed.text)]
+    outside = "".join(parsed.text[start:end] for start, end in zip(bounds[::2], bounds[1::2], strict=True))
+    lines_outside = iter([*filter(None, outside.splitlines()), ""])
+    line, taken = next(lines_outside), []
+    for expected in filter(None, text_only.text.splitlines()):
+        if expected == line:
+            line = next(lines_outside)
+        else:
+            taken.append(expected.lstrip("# "))  # a bold caption is no heading
+    assert line == "", "text that is not in the order in which it is without figures"
+    assert not Counter(" ".join(taken).split()) - Counter(" ".join(marked(parsed, "figure")).split())
+    assert marked(parsed, "table") == marked(text_only, "table")
+    return parsed, found
+
+
+def test_pictures_next_to_text_are_not_joined_across_it() -> None:
+    left = lines(*(f"This is line number {i} of the left column," for i in range(27)), y=700)
+    right = lines(*(f"and this is line number {i} of the right one," for i in range(12)), x=320, y=700)
+    cells = "".join(lines(f"cell {i}", x=325 + 80 * (i % 2), y=530 - 20 * (i // 2)) for i in range(6))
+    grid = "".join(rule(320, y, 480, y) for y in (482, 502, 522, 542)) + "".join(
+        rule(x, 482, x, 542) for x in (320, 400, 480)
+    )
+    # Two pictures that nearly touch, the second to the lower left of the first: a box around both has text.
+    pictures = image(300, 360, 240, 100) + image(72, 250, 235, 105)
+    caption = lines("Figure 2: Two pictures", x=320, y=345, size=9)
+    parsed, found = text_with_figures(pdf(left + right + cells + grid + "0 g " + pictures + caption))
+    assert len(marked(parsed, "table")) == 1
+    assert [mark.value for mark in found] == ["", "Figure 2: Two pictures"]
+    assert found[1].box == pytest.approx((300 / 612, (792 - 460) / 792, 540 / 612, (792 - 345) / 792), abs=0.02)
+
+
+def test_a_picture_between_the_columns_takes_its_labels_only() -> None:
+    left = lines(*(f"This is line number {i} of the left column," for i in range(30)), y=700)
+    right = lines(*(f"and this is line number {i} of the right one," for i in range(30)), x=320, y=700)
+    text_with_figures(pdf(left + right + image(200, 380, 200, 100) + lines("A", "B", x=230, y=425)))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "name",
+    [
+        "docling/pdf/sources/amt_handbook_sample.pdf",
+        "docling/pdf/sources/skipped_1page.pdf",
+        "unstructured/pdf/multi-column.pdf",
+    ],
+)
+def test_text_is_the_same_with_figures(data: Path, name: str) -> None:
+    assert text_with_figures((data / "documents" / name).read_bytes())[1]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_text_of_all_documents_is_the_same_with_figures(data: Path) -> None:
+    paths = sorted([*data.glob("documents/**/*.pdf"), *data.glob("financebench/**/*.pdf")])
+    checked = 0
+    for path in paths:
+        try:
+            checked += bool(text_with_figures(path.read_bytes())[1])
+        except ParseError:
+            continue
+        except AssertionError as error:
+            raise AssertionError(path) from error
+    assert checked > 30
 
 
 def test_curves_close_to_each_other_are_one_figure_and_far_ones_two() -> None:

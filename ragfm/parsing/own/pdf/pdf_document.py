@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections import Counter
@@ -14,15 +15,17 @@ from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.pdf.pdf_contents import drop_contents
+from ragfm.parsing.own.pdf.pdf_figures import is_label, place_figures, read_figures
 from ragfm.parsing.own.pdf.pdf_hyphens import resolve_hyphens
 from ragfm.parsing.own.pdf.pdf_layout import read_layout
 from ragfm.parsing.own.pdf.pdf_lines import Block
 from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
 from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
-from ragfm.parsing.own.pdf.pdf_types import Box
+from ragfm.parsing.own.pdf.pdf_types import Box, Figure
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 from ragfm.parsing.table_layout import MAX_CAPTION, MAX_CAPTION_LINES, scale_of
 
+_log = logging.getLogger(__name__)
 _LOCK = threading.Lock()  # PDFium is not thread-safe, not even across documents
 _CONTROL_CHARACTERS = re.compile("[\x01-\x08\x0b\x0e-\x1f\ufffe\uffff]")
 _PASSWORD_ERRORS = {4, 5}  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
@@ -75,6 +78,11 @@ def read_pdf(data: bytes, name: str, *, images: bool | Literal["pages"] = False)
                     except Exception as error:  # damage that PDFium or this parser does not expect
                         unread[index + 1] = error
                         page = PageContent(0, 0)
+                    if images is True and not page.image:
+                        try:
+                            page.figures = read_figures(document, index, page)
+                        except Exception as error:  # a page whose drawings are damaged keeps its text
+                            _log.debug("figures of page %d", index + 1, exc_info=error)
                     yield page
 
             parsed = build_text(pages(), unread, name=name)
@@ -108,6 +116,7 @@ def build_text(
     hidden: list[str] = []
     running_titles: set[str] = set()
     page_images: dict[int, bytes] = {}
+    figures_by_page: list[list[Figure]] = []
     pages = iter(pages)
     # The words of a page take far more memory than its text, so at most one window of pages is kept.
     while window := list(islice(pages, _WINDOW)):
@@ -126,6 +135,7 @@ def build_text(
             except Exception as error:  # numbers of a damaged page, such as infinite coordinates
                 unread[number] = error
             blocks_by_page.append(blocks)
+            figures_by_page.append(page.figures)
             if page.image:
                 page_images[number] = page.image
     resolve_hyphens(chain.from_iterable(blocks_by_page))
@@ -143,17 +153,24 @@ def build_text(
     for number, blocks in enumerate(blocks_by_page, 1):
         builder.start_page(number)
         above: list[Block] = []  # since the last table or the start of the page
-        captions = _figure_captions(blocks, headings)
-        for at, block in enumerate(blocks):
-            if at in captions.values():
+        # Blocks that a figure takes are text above a table nevertheless, as they are without figures.
+        figures_at, taken = _arrange_figures(blocks, figures_by_page[number - 1], headings)
+        for at, block in enumerate([*blocks, None]):
+            for placed in figures_at.get(at, ()):
+                texts = [text for part in placed.texts if (text := _text(part))]
+                if builder.has_figure(placed.figure.image):  # a picture on many pages, such as a logo, is stored once
+                    for text in texts:
+                        builder.add_block(text)
+                    continue
+                if recognized := _text(placed.figure.text):
+                    texts.append(recognized)
+                start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
+                builder.mark_figure(placed.figure.image, start, _text(placed.caption), placed.figure.place)
+            if block is None:
                 continue
             text = _text(block.text)
-            if block.figure is not None:
-                texts = [_text(blocks[captions[at]].text) if at in captions else ""]
-                texts.append(_text(block.figure.text))
-                stand_in = f"{number}-{at + 1}.png"  # of a figure without text
-                builder.add_figure(block.figure.image, texts, stand_in, block.figure.place)
-                above = []
+            if at in taken:
+                above.append(block)
                 continue
             if block.rows:
                 rows = [[_text(cell) for cell in row] for row in block.rows]
@@ -215,36 +232,67 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
     return [line for line in lines if any(map(str.isalpha, line)) and not line.startswith("|")]
 
 
-def _figure_captions(blocks: Sequence[Block], headings: _Headings) -> dict[int, int]:
-    """The caption of each figure that has one, by position in the blocks: the text next to it, below or above.
+class _PlacedFigure(NamedTuple):
+    """A figure with its caption, and the texts that it takes: caption and labels."""
 
-    A caption begins with a name and a number, as in "Abb. 3:", or has smaller or other letters than the body.
+    figure: Figure
+    caption: str
+    texts: list[str]
+
+
+def _arrange_figures(
+    blocks: Sequence[Block], figures: Sequence[Figure], headings: _Headings
+) -> tuple[dict[int, list[_PlacedFigure]], set[int]]:
+    """The figures of a page by the position of the block in whose place they are, and the blocks that they take.
+
+    A caption is next to the figure, below it or above. It begins with a name and a number, as in "Abb. 3:", or is
+    directly before or after the figure, and has smaller letters than the body.
     """
     captions: dict[int, int] = {}
-    for at, block in enumerate(blocks):
-        if block.figure is None:
-            continue
-        near = [other for other in (at + 1, at - 1) if 0 <= other < len(blocks) and other not in captions.values()]
-        near = [other for other in near if _is_near(blocks[other], block.figure.box)]
-        for rule in (_is_labelled, headings.is_small):
-            found = next((other for other in near if rule(blocks[other])), None)
-            if found is not None:
-                captions[at] = found
-                break
-    return captions
+    for number, figure in enumerate(figures):
+        near = [
+            at
+            for at, block in enumerate(blocks)
+            if at not in captions.values() and _is_labelled(block, inside=figure.box.contains(*block.box.center))
+        ]
+        near = [at for at in near if _is_near(blocks[at], figure.box)]
+        if near:
+            middle = figure.box.center[1]
+            captions[number] = min(near, key=lambda at: (blocks[at].box.top < middle, abs(blocks[at].box.top - middle)))
+    texts = [any(map(str.isalnum, block.text)) and not headings.level_of(block) for block in blocks]
+    labels = [texts[at] and is_label(block) and at not in captions.values() for at, block in enumerate(blocks)]
+    places = place_figures(blocks, figures, labels)
+    taken = {*captions.values(), *chain.from_iterable(range(start, end) for start, end in places)}
+    arranged: dict[int, list[_PlacedFigure]] = {}
+    for number, (figure, (start, end)) in enumerate(zip(figures, places, strict=True)):
+        if number not in captions:
+            beside = [at for at in (end, start - 1) if 0 <= at < len(blocks) and at not in taken and texts[at]]
+            beside = [at for at in beside if _is_near(blocks[at], figure.box) and headings.is_small(blocks[at])]
+            if beside:
+                captions[number] = beside[0]
+            taken.update(beside[:1])
+        caption = blocks[captions[number]].text if number in captions else ""
+        inside = [block.text for block in blocks[start:end]]
+        at = start if start < end else captions.get(number, start)
+        arranged.setdefault(at, []).append(_PlacedFigure(figure, caption, [caption, *inside]))
+    return arranged, taken
 
 
 def _is_near(block: Block, box: Box) -> bool:
     """Whether a block of text may be a caption of what is in a box, by its length and distance."""
-    if block.rows or block.figure is not None or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION:
+    if block.rows or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION:
         return False
-    bottom = block.top + 1.25 * block.size * block.lines
-    return -block.size <= block.top - box.bottom <= 4 * block.size or -block.size <= box.top - bottom <= 2 * block.size
+    if block.box.x0 >= box.x1 or block.box.x1 <= box.x0:
+        return False
+    # Short captions are within the box, as labels are.
+    below, above = block.box.top - box.bottom, box.top - block.box.bottom
+    return -2 * block.size <= below <= 4 * block.size or -2 * block.size <= above <= 2 * block.size
 
 
-def _is_labelled(block: Block) -> bool:
+def _is_labelled(block: Block, *, inside: bool) -> bool:
+    """Whether a block next to a figure begins like a caption; `inside` a figure, "Q1" is the label of an axis."""
     label = _LABEL.match(block.text)
-    return label is not None and (bool(label[1]) or (block.lines <= 3 and not block.text.endswith(".")))
+    return label is not None and (bool(label[1]) or (not inside and block.lines <= 3 and not block.text.endswith(".")))
 
 
 def _text(drawn: str) -> str:

@@ -17,7 +17,7 @@ from ragfm.parsing.own.pdf.pdf_lines import Block, Line, line_of, paragraphs, ro
 from ragfm.parsing.own.pdf.pdf_numbers import number_tables
 from ragfm.parsing.own.pdf.pdf_page import PageContent
 from ragfm.parsing.own.pdf.pdf_tables import aligned_tables, gutters, ruled_tables
-from ragfm.parsing.own.pdf.pdf_types import Word
+from ragfm.parsing.own.pdf.pdf_types import Box, Word
 
 _MAX_DEPTH = 6  # columns within columns
 _MAX_CROSSING = 0.35  # share of the rows that may cross a gutter
@@ -29,14 +29,9 @@ _MIN_REGION_GAP = 1.2  # times the font size: white space that separates two reg
 def read_layout(content: PageContent) -> list[Block]:
     """Return everything visible on the page, in reading order; text in other directions comes last."""
     tables: list[tuple[Word, Block]] = []
-    words, rules = content.words, content.drawing.rules
-    if content.figures:
-        boxes = [figure.box for figure in content.figures]
-        words = [word for word in words if not any(box.contains(word.center_x, word.center_y) for box in boxes)]
-        rules = [rule for rule in rules if not any(box.contains(*rule.center) for box in boxes)]
-        tables += [(Word("\ufffc", *one.box, 1), Block("", one.box.top, figure=one)) for one in content.figures]
+    words = content.words
     inside: set[int] = set()
-    ruled = ruled_tables(words, rules)
+    ruled = ruled_tables(words, content.drawing.rules)
     torn = [table.placeholder for table in ruled if table.is_torn]
     for table in ruled:
         box = table.placeholder
@@ -52,13 +47,15 @@ def read_layout(content: PageContent) -> list[Block]:
     words = [word for word in words if id(word) not in inside]
     blocks = _LayoutReader(tables).read([*words, *(placeholder for placeholder, _ in tables)], 0)
     blocks += [block for _, block in tables if block not in blocks]
+    nowhere = Box(0, content.height, content.width, content.height)
     for degrees, words in content.turned.items():
         is_main = len(words) > len(content.words)  # a landscape table; otherwise labels of axes and notes in the margin
         turned_rules = [content.turned_box(rule, degrees) for rule in content.drawing.rules] if is_main else []
         size = (content.width, content.height) if degrees == 180 else (content.height, content.width)
         for block in read_layout(PageContent(*size, words, drawing=Drawing(turned_rules))):
-            blocks.append(block if is_main else replace(block, top=content.height, size=0, bold=False))
-    return blocks + [Block(content.slanted, content.height)] * bool(content.slanted)
+            block = replace(block, box=nowhere)
+            blocks.append(block if is_main else replace(block, size=0, bold=False))
+    return blocks + [Block(content.slanted, nowhere)] * bool(content.slanted)
 
 
 class _LayoutReader:

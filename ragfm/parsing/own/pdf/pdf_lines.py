@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from statistics import median
 
-from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Figure, Word
+from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
 
 _MIN_CELL_GAP = 0.9  # times the font size: a wider gap separates cells or columns
 _BULLET = re.compile(r"[•◦▪▫●○■□‣⁃∙·◆◇►▶➢➤✓✔*\u2013\u2014\uf0b7\uf0a7\uf0d8\x84-](?:\s+|$)")
@@ -65,10 +65,10 @@ class Line:
 
 @dataclass(slots=True)
 class Block:
-    """A paragraph, a list item, a table if it has `rows`, or a figure."""
+    """A paragraph, a list item, or a table if it has `rows`."""
 
     text: str
-    top: float
+    box: Box
     size: float = 0
     bold: bool = False
     lines: int = 1
@@ -76,7 +76,6 @@ class Block:
     rows: list[list[str]] = field(default_factory=list)
     edges: tuple[float, ...] = ()
     """The right edges of a table's columns of numbers."""
-    figure: Figure | None = None
 
 
 def line_of(words: Sequence[Word]) -> Line:
@@ -181,8 +180,18 @@ def paragraphs(lines: Sequence[Line]) -> list[Block]:
             text = f"- {text[bullet.end() :]}"
         is_bold = all(line.face == "bold" for line in group)
         is_item = bool(bullet or _NUMBER.match(text))
-        blocks.append(Block(text, group[0].top, group[0].size, is_bold, len(group), is_item))
+        blocks.append(Block(text, box_around(group), group[0].size, is_bold, len(group), is_item))
     return blocks
+
+
+def box_around(lines: Sequence[Line]) -> Box:
+    """The smallest box around lines."""
+    return Box(
+        min(line.x0 for line in lines),
+        min(line.top for line in lines),
+        max(line.x1 for line in lines),
+        max(line.bottom for line in lines),
+    )
 
 
 def _continues_paragraph(group: Sequence[Line], line: Line, usual_gap: float, right: float) -> bool:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ragfm.parsing.own.pdf.pdf_lines import Block, line_of
 from ragfm.parsing.own.pdf.pdf_tables import gutters, is_contents
-from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Word
+from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
 
 _CURRENCY = r"(?:[$€£¥₹]|US\$|[AC]\$)"
 _OPENING = re.compile(rf"(?:{_CURRENCY}|\(|[-\u2013\u2212])*(?:{_CURRENCY}|\()")
@@ -324,7 +324,10 @@ def _table(rows: Sequence[_Row], first: int, start: int, end: int) -> NumberTabl
     table = [header, *cells]
     used = [j for j in range(len(columns)) if any(row[j] for row in cells)]
     edges = tuple(columns[j].x1 for j in used if columns[j].numeric)
-    block = Block("", rows[begin].top, rows=[[row[j] for j in used] for row in table], edges=edges)
+    pieces = [piece for row in rows[begin:end] for piece in row.pieces]
+    sides = min(piece.x0 for piece in pieces), max(piece.x1 for piece in pieces)
+    box = Box(sides[0], rows[begin].top, sides[1], max(row.bottom for row in rows[begin:end]))
+    block = Block("", box, rows=[[row[j] for j in used] for row in table], edges=edges)
     return NumberTable(begin, end, block)
 
 

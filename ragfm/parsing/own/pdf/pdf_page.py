@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
 import re
 import sys
@@ -12,9 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
-from ragfm.parsing.own.media.picture import recognized_text
 from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, read_drawing, read_links
-from ragfm.parsing.own.pdf.pdf_figures import find_figures, text_in
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Figure, Word
 from ragfm.parsing.own.pdf.pdf_visibility import find_invisible, find_switched_off, rasterize, render
 from ragfm.parsing.rendering import SUPERSCRIPTS
@@ -22,7 +19,6 @@ from ragfm.parsing.rendering import SUPERSCRIPTS
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
 
-_log = logging.getLogger(__name__)
 _MIN_FONT_SIZE = 1.0  # points; smaller text is not readable
 _MIN_OPACITY = 12  # of 255; text with less is not visible
 _INVISIBLE_MODE, _CLIPPING_MODE = 3, 7  # text render modes that paint nothing
@@ -89,7 +85,7 @@ class _Style(NamedTuple):
 
 
 def read_page(document: PdfDocument, index: int, *, images: bool | Literal["pages"] = False) -> PageContent:
-    """Return the content of page `index`, counted from 0, with figures, or the whole page, if `images` are kept.
+    """Return the content of page `index`, counted from 0, without figures; a page that is one has its image.
 
     The caller holds the PDFium lock. Raises PdfiumError.
     """
@@ -129,26 +125,9 @@ def read_page(document: PdfDocument, index: int, *, images: bool | Literal["page
         is_blank = not (content.words or content.turned or content.drawing.images or content.drawing.shapes)
         if (images == "pages" and not is_blank) or (images and is_scan):
             content.image = render(page, Box(0, 0, content.width, content.height))
-        elif images:
-            try:
-                content.figures = _read_figures(page, content)
-            except Exception as error:  # a page whose drawings are damaged keeps its text
-                _log.debug("figures of page %d", index + 1, exc_info=error)
         return content
     finally:
         page.close()
-
-
-def _read_figures(page: PdfPage, content: PageContent) -> list[Figure]:
-    figures = []
-    width, height = content.width, content.height
-    for box in find_figures(content.words, content.drawing, width, height):
-        image, text = render(page, box), text_in(box, content.words)
-        if not text and any(box.contains(*inner.center) for inner in content.drawing.images):
-            text = recognized_text(image)
-        place = (box.x0 / width, box.top / height, box.x1 / width, box.bottom / height)
-        figures.append(Figure(box, place, image, text))
-    return figures
 
 
 class _Geometry:

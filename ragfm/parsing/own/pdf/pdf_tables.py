@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from ragfm.parsing.own.pdf.pdf_lines import Block, Line, line_of, rows_of
+from ragfm.parsing.own.pdf.pdf_lines import Block, Line, box_around, line_of, rows_of
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
 
 _BIN = 2.0  # points: resolution of the search for gutters
@@ -65,8 +65,8 @@ def ruled_tables(words: Sequence[Word], rules: Sequence[Box]) -> list[RuledTable
         if sum(map(len, cells)) > _MAX_RULED_CELL * filled:
             continue
         taken.update(map(id, inside))
-        placeholder = Word("\ufffc", grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1], 1)
-        tables.append(RuledTable(placeholder, Block("", grid.ys[0], rows=rows), inside))
+        box = Box(grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1])
+        tables.append(RuledTable(Word("\ufffc", *box, 1), Block("", box, rows=rows), inside))
     return tables
 
 
@@ -287,11 +287,12 @@ def _aligned_table(rows: Sequence[list[Line]]) -> Block | None:
         return None
     if sum(map(len, filled)) > _MAX_ALIGNED_CELL * len(filled):
         return None
+    box = box_around([line for row in rows for line in row])
     is_titled = all(any(map(str.isalpha, "".join(cells[:-1]))) for cells in texts)
     if width <= 3 and is_titled and is_contents([cells[-1] for cells in texts if cells[-1]]):
         contents = "\n".join(" ".join(filter(None, cells)) for cells in texts)
-        return Block(contents, rows[0][0].top, rows[0][0].size, lines=len(texts))
-    return Block("", rows[0][0].top, rows=texts)
+        return Block(contents, box, rows[0][0].size, lines=len(texts))
+    return Block("", box, rows=texts)
 
 
 def is_contents(numbers: Sequence[str]) -> bool:

@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure on a page: its box in points and as fractions of the page, its image, and the text in it."""
+    """A figure on a page: its box in points and as fractions of the page, its image, and text recognized in it."""
 
     box: Box
     place: tuple[float, float, float, float]

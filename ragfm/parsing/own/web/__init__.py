@@ -4,5 +4,5 @@ html            HTML
 html_tree       the tree of a page: traversal, invisible elements, layout tables
 main_content    the part of a page that is not navigation
 epub            EPUB
-mail_message    EML and MSG
+mail_message    EML, MSG and mbox
 """

@@ -1,4 +1,7 @@
-"""Email (EML and MSG): the subject, the body, and the names of the attachments."""
+"""Email (EML, MSG and mbox): the subject, the body, and the names of the attachments.
+
+What a message quotes is not part of its text: it is the statement of another message, and may have been superseded.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +18,64 @@ from email.policy import EmailPolicy, default
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from html import escape
-from typing import Any
+from typing import Any, BinaryIO
 
 from ragfm.core.errors import MissingExtraError, ParseError, SkipDocument
 from ragfm.core.types import Scalar
+from ragfm.parsing.media_types import MBOX_LINE
 from ragfm.parsing.own.web.html import read_html
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 from ragfm.parsing.text_encoding import decode
 
 _MBOX_QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)  # how an mbox escapes a line that begins with From
+_QUOTED_LINES = re.compile(r"(?:^>.*\n?)+", re.MULTILINE)
 _MAX_HEADER = 1_000  # characters that the standard library's header parser gets
-_HEADERS = ("from", "to", "cc", "reply-to", "in-reply-to", "list-id")
+_HEADERS = ("from", "to", "cc", "reply-to", "in-reply-to", "references", "list-id")
+_SHOWN_HEADERS = ("from", "to", "cc", "date")  # above each message of an mbox
 
 
 def read_eml(data: bytes, name: str) -> ParsedText:
     """Parse an RFC 822 message. Metadata: its headers, `date`, `attachments`. Raises ParseError, SkipDocument."""
-    try:
-        message = parse_message(data)
-        if not message.keys():
-            raise ParseError(f"{name} is not an email: it has no headers.")
-        if is_encrypted(message):
-            raise SkipDocument(f"{name} is encrypted.")
-        text, media_type = extract_body(message)
-        metadata = extract_headers(message)
-        attachments = [single_line(part.get_filename() or "") for part in find_attachments(message)]
-    except ParseError:
-        raise
-    except Exception as error:  # the standard library's header parser fails in many ways on damaged headers
-        raise ParseError(f"{name} is a damaged email: {type(error).__name__}: {error}") from error
-    return _build_text(text, media_type == "text/html", metadata, attachments, name)
+    builder = MarkdownBuilder()
+    return builder.build(_add_eml(builder, data, name))
+
+
+def read_mbox(data: bytes, name: str) -> ParsedText:
+    """Parse the messages of an mbox, each as a section with its sender, recipients and date below the subject.
+
+    Metadata: those of the message if there is only one; `unread_messages`, the number of damaged and encrypted ones.
+    Raises the error of the first message if none can be read.
+    """
+    messages = [message for _, message, _ in split_messages(io.BytesIO(data), len(data))]
+    if len(messages) == 1:
+        return read_eml(data, name)
+    builder, errors = MarkdownBuilder(), list[ParseError]()
+    for number, message in enumerate(messages, 1):
+        try:
+            _add_eml(builder, message, f"message {number} of {name}", shown=_SHOWN_HEADERS)
+        except ParseError as error:
+            errors.append(error)
+    if len(errors) == len(messages):
+        raise errors[0]
+    return builder.build({"unread_messages": len(errors)} if errors else {})
+
+
+def split_messages(file: BinaryIO, max_bytes: int, *, single: bool = False) -> Iterator[tuple[int, bytes, int]]:
+    """The offset, content and size of each message of an mbox or `single` message; content over the limit is cut."""
+    start, offset, kept_bytes = 0, 0, 0
+    after_empty_line = True
+    lines: list[bytes] = []
+    while line := file.readline(1 << 20):
+        if after_empty_line and offset > start and not single and MBOX_LINE.match(line):
+            yield start, b"".join(lines), offset - start
+            start, kept_bytes, lines = offset, 0, []
+        if kept_bytes <= max_bytes:
+            lines.append(line)
+            kept_bytes += len(line)
+        offset += len(line)
+        after_empty_line = not line.strip()
+    if offset > start:
+        yield start, b"".join(lines), offset - start
 
 
 def read_msg(data: bytes, name: str) -> ParsedText:
@@ -71,24 +103,68 @@ def read_msg(data: bytes, name: str) -> ParsedText:
     except ParseError:
         raise
     except Exception as error:  # oxmsg does not document what it raises for a damaged file
-        raise ParseError(f"{name} is a damaged MSG: {type(error).__name__}: {error}") from error
-    if text and text.strip():
-        return _build_text(text.replace("\r\n", "\n"), False, metadata, attachments, name)
-    return _build_text(html or "", True, metadata, attachments, name)
-
-
-def _build_text(
-    text: str, is_html: bool, metadata: dict[str, Scalar], attachments: Sequence[str], name: str
-) -> ParsedText:
+        missing = f"its part {error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise ParseError(f"{name} is a damaged MSG: {missing}.", "Save the message again.") from error
+    is_html = not (text and text.strip())
+    body = without_quotes((html if is_html else text) or "", is_html=is_html)
     builder = MarkdownBuilder()
+    _add_message(builder, body.replace("\r\n", "\n"), is_html, metadata, attachments, name)
+    return builder.build(metadata)
+
+
+def _add_eml(builder: MarkdownBuilder, data: bytes, name: str, shown: Sequence[str] = ()) -> dict[str, Scalar]:
+    """Add a message with the `shown` headers. Returns its metadata."""
+    try:
+        message = parse_message(data)
+        if not message.keys():
+            raise ParseError(f"{name} is not an email: it has no headers.")
+        if is_encrypted(message):
+            raise SkipDocument(f"{name} is encrypted.")
+        text, media_type = extract_body(message)
+        metadata = extract_headers(message)
+        attachments = [single_line(part.get_filename() or "") for part in find_attachments(message)]
+    except ParseError:
+        raise
+    except Exception as error:  # the standard library's header parser fails in many ways on damaged headers
+        raise ParseError(f"{name} is a damaged email: {type(error).__name__}: {error}") from error
+    _add_message(builder, text, media_type == "text/html", metadata, attachments, name, shown)
+    return metadata
+
+
+def _add_message(
+    builder: MarkdownBuilder,
+    text: str,
+    is_html: bool,
+    metadata: dict[str, Scalar],
+    attachments: Sequence[str],
+    name: str,
+    shown: Sequence[str] = (),
+) -> None:
+    """Add the text of a message; complete its metadata."""
     if subject := str(metadata.get("subject", "")):
         builder.add_heading(1, subject)
         metadata["title"] = subject
+    elif shown:  # what follows does not belong to the message before
+        builder.add_heading(1, str(metadata.get("from", name)))
+    if headers := "\n".join(f"{key.title()}: {metadata[key]}" for key in shown if key in metadata):
+        builder.add_block(headers)
     builder.add_parsed(read_html(text, name) if is_html else ParsedText(clean(text).strip()))
     if names := ", ".join(filter(None, attachments)):
         metadata["attachments"] = names
         builder.add_block(f"Attachments: {names}")
-    return builder.build(metadata)
+
+
+def without_quotes(text: str, *, is_html: bool) -> str:
+    """The text of a message without the lines, or in HTML the elements, that it quotes from other messages."""
+    if not is_html:
+        return _QUOTED_LINES.sub("", text)
+    if "<blockquote" not in text.lower():
+        return text
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(text)
+    tree.strip_tags(["blockquote"], recursive=True)
+    return tree.html or ""
 
 
 _parse_header = lru_cache(256)(default.header_fetch_parse)  # the type of a part is requested again and again
@@ -144,8 +220,9 @@ def _body_texts(part: MIMEPart, body: MIMEPart | None) -> list[tuple[str, bool]]
         media_type = part.get_content_type()
         if media_type not in ("text/plain", "text/html") or (part is not body and _is_attachment(part)):
             return []
-        text = _decode_part(part)
-        return [(text, media_type == "text/html")] if text.strip() else []
+        is_html = media_type == "text/html"
+        text = without_quotes(_decode_part(part), is_html=is_html)
+        return [(text, is_html)] if text.strip() else []
     if part.get_content_maintype() == "message":
         return []
     found = [
