@@ -207,15 +207,18 @@ def test_nothing_that_a_worker_starts_outlives_it(user: Sequence[str], missing: 
         code += "\nos.abort()"
     process = _start(user, code, missing)
     assert process.stdout is not None
-    result = json.loads(process.stdout.readline())
+    try:
+        result = json.loads(process.stdout.readline())
+        left = _sleepers(marker)
+        if end == "kill the parent":
+            process.kill()
+    finally:
+        process.communicate()
     if end == "crash of the worker":
         assert "crashed (SIGABRT)" in result["error"]
-        assert _sleepers(marker) == []
+        assert left == []
     else:
-        assert len(_sleepers(marker)) == 3
-    if end == "kill the parent":
-        process.kill()
-    process.communicate()
+        assert len(left) == 3
     while end == "kill the parent" and _sleepers(marker):
         time.sleep(0.05)
     assert _sleepers(marker) == []

@@ -72,7 +72,7 @@ def _watch(worker: int, first: int) -> NoReturn:
     if status < 0:
         with contextlib.suppress(OSError):  # SIGKILL
             signal.signal(-status, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-status})
         os.kill(os.getpid(), -status)
     os._exit(status)
 
