@@ -6,8 +6,10 @@ output is one JSON object; progress, warnings and notes go to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -72,6 +74,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Evaluate": (evaluation, compare, tune),
     "Adapt": (adapt, models, plugins),
 }
+_PASSWORD = re.compile(rb"://[^:/@\0]*:([^@\0]+)@|[?&]\w*password=([^&\0]+)")  # in an address
 _QUIET_LIBRARIES = ("httpx", "httpcore", "urllib3", "filelock", "sentence_transformers", "transformers")
 
 
@@ -101,6 +104,7 @@ for commands in SECTIONS.values():
 
 def main() -> None:
     """Run a command and exit with its code; errors are printed without a traceback unless `--debug` is given."""
+    _hide_passwords()
     try:
         for argument in sys.argv[1:]:  # neither a catalog nor JSON can store bytes that are not UTF-8
             try:
@@ -147,6 +151,19 @@ def main() -> None:
     except OSError:  # nothing reads the output: without this, Python would try to write it at exit, and fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _hide_passwords() -> None:
+    """Overwrite the passwords in this process's command line, which every user of the machine can read. Linux only."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, see proc_pid_stat(5)
+        with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            for match in _PASSWORD.finditer(memory.read(end - start)):
+                first, last = match.span(match.lastindex or 0)
+                memory.seek(start + first)
+                memory.write(b"*" * (last - first))
 
 
 def _fail(code: int, error: BaseException, message: str, hint: str) -> int:

@@ -152,6 +152,9 @@ class PostgresDatabase:
             url = sa.make_url(address)
         except sa.exc.ArgumentError as error:
             raise ConfigError(f"The address of the collection is not valid: {error}.", _ADDRESS_HINT) from None
+        for password in url.normalized_query.get("password", ()):
+            url = url.set(password=password)
+        url = url.difference_update_query(["password"])
         name = url.query.get("collection", DEFAULT_NAME)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(

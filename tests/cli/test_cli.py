@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -385,3 +386,36 @@ def test_a_closed_pipe_is_not_an_error(shell: Shell, docs: Path) -> None:
         ["bash", "-c", command], cwd=shell.folder, env=shell.env, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process change its command line")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "x", "-c", "postgresql://me:s3cret@{server}/db"],
+        ["search", "x", "-c", "postgresql://me@{server}/db?collection=c&password=s3cret"],
+        ["copy", "postgresql://me:s3cret@{server}/db", "postgresql://me:s3cret@{server}/other"],
+        [
+            "serve",
+            "--no-auth",
+            "-c",
+            "a=postgresql://me:s3cret@{server}/db",
+            "-c",
+            "b=postgresql://me:s3cret@{server}/db",
+        ],
+    ],
+)
+def test_the_command_line_does_not_show_passwords(command: list[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        words = [word.format(server=place) for word in command]
+        process = subprocess.Popen([sys.executable, "-m", "ragfm", *words], cwd=tmp_path, stderr=subprocess.PIPE)
+        try:
+            server.accept()[0].close()  # it connects, so it has read its arguments
+            shown, variables = (Path(f"/proc/{process.pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+        finally:
+            process.kill()
+            process.communicate()
+    assert b"me:******@" in shown or b"password=******" in shown
+    assert b"s3cret" not in shown + variables

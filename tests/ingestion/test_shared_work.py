@@ -340,9 +340,13 @@ def test_a_worker_of_another_version_ends(
 
 
 def test_a_password_is_given_to_workers_outside_of_the_command_line() -> None:
-    database = PostgresDatabase("postgresql://ann:se%40cret@db.lan:5433/knowledge?collection=handbook&host=a,b")
-    assert database.address == "postgresql://ann@db.lan:5433/knowledge?collection=handbook&host=a%2Cb"
-    assert database.password_variables == {"PGPASSWORD": "se@cret"}
+    for user, parameter in (("ann:se%40cret", ""), ("ann", "&password=se%40cret")):
+        database = PostgresDatabase(
+            f"postgresql://{user}@db.lan:5433/knowledge?collection=handbook&host=a,b{parameter}"
+        )
+        assert database.address == "postgresql://ann@db.lan:5433/knowledge?collection=handbook&host=a%2Cb"
+        assert database.password_variables == {"PGPASSWORD": "se@cret"}
+        assert "cret" not in database.location
     assert PostgresDatabase("postgresql:///knowledge").password_variables == {}
 
 

@@ -189,7 +189,7 @@ output = json.dumps(outcomes)
     libc = ctypes.CDLL(None)
     if sys.platform != "linux" or libc.syscall(444, None, ctypes.c_size_t(0), 1) < 6 or libc.prctl(21, 0, 0, 0, 0) < 0:
         pytest.skip("this kernel does not have all protections")
-    assert {"limits", "capabilities", "landlock", "seccomp", "parent"} <= {*next(iter(pool._processes)).protections}
+    assert {"limits", "supervisor", "capabilities", "landlock", "seccomp"} <= {*next(iter(pool._processes)).protections}
     assert {name: outcome for name, outcome in outcomes.items() if outcome not in ("refused", "")} == {}
     assert (tmp_path / "secret").read_text() == "canary"
 
@@ -216,9 +216,9 @@ def test_a_worker_imports_what_parsing_needs(pool: WorkerPool) -> None:
 def test_a_process_is_replaced_after_its_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "BOOT", _EXECUTING_WORKER)
     workers = WorkerPool(Limits(max_documents=2), 1)
-    pids = [workers.submit(_code("output = os.getpid()"), "a.html").result().text for _ in range(4)]
+    folders = [workers.submit(_code("output = os.getcwd()"), "a.html").result().text for _ in range(4)]
     workers.close()
-    assert pids[0] == pids[1] != pids[2] == pids[3]
+    assert folders[0] == folders[1] != folders[2] == folders[3]
 
 
 def test_a_worker_that_cannot_start_ends_the_sync(
@@ -262,7 +262,7 @@ worker_process.BOOT = {boot!r}
 from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 from ragfm.core.types import Blob
 workers = shared_worker_pool()
-print(workers.submit(Blob(b"<html>DO:output = os.getpid()"), "a.html").result().text)
+print(workers.submit(Blob(b"<html>DO:output = os.readlink('/proc/self')"), "a.html").result().text)
 print(workers.submit(Blob(b"<html>DO:output = os.getcwd()"), "a.html").result().text, flush=True)
 {then}
 """

@@ -4,6 +4,7 @@ worker_pool        the public part: hands documents to worker processes, returns
 worker_process     one worker, seen from the parent: start, watch, stop
 worker_protocol    the messages between the two
 worker_main        the worker itself
+supervisor         the process between the two, which ends the worker and all that it has started
 confined_service   calls of a function in a worker, for archives, git repositories and chat templates
 confinement        what the worker gives up before it reads the first document
 """

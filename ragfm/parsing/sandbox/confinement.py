@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import resource
-import signal
 import struct
 import sys
 from collections.abc import Callable, Sequence
+
+from ragfm.parsing.sandbox.supervisor import supervise
 
 SPARE_MEMORY = 192 << 20
 """Bytes that a process may allocate beyond its limit of resident memory: stacks, and memory that is never touched."""
 _MAX_FILE_SIZE = 512 << 20  # bytes
 _MAX_OPEN_FILES = 256
 
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
-_CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
+_CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x20000000, 0x40000000, 0x08000000
 _CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 _CAP_DAC_READ_SEARCH = 1 << 2
 
@@ -35,42 +37,98 @@ _DEVICE_RIGHTS = 1 << 6 | 1 << 11  # create character and block devices
 _RIGHTS_BY_VERSION = (13, 14, 15, 15, 16)  # number of file system rights in each version; 16 from the fifth on
 _READABLE_SYSTEM_PATHS = (
     *("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store"),
-    *("/proc", "/sys/fs/cgroup", "/sys/devices/system"),
+    *("/sys/fs/cgroup", "/sys/devices/system"),
     *("/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d"),
     *("/etc/libreoffice", "/etc/localtime", "/etc/magic", "/etc/mime.types"),
     *("/var/cache/fontconfig", "/var/lib/libreoffice", "/var/spool/libreoffice"),
     *("/dev/urandom", "/dev/random", "/dev/zero"),
 )
-
-# System calls that are refused: connections, and calls that reach into other processes or the kernel.
-_REFUSED_CALLS = (
-    *("socket", "connect", "ptrace", "process_vm_readv", "process_vm_writev", "mount", "umount2", "unshare"),
-    *("setns", "bpf", "perf_event_open", "keyctl", "userfaultfd", "io_uring_setup", "pidfd_getfd"),
+# Not those of other processes: a command line may have a password.
+_READABLE_PROC_PATHS = tuple(
+    f"/proc/{name}" for name in "self cpuinfo filesystems loadavg meminfo stat sys uptime version".split()
 )
-# By machine: its audit number, the numbers of the refused calls, and the number of `access` (or `faccessat`) with the
-# offset of its `mode` argument in `struct seccomp_data`.
-_MACHINES = {
-    "x86_64": (0xC000003E, (41, 42, 101, 310, 311, 165, 166, 272, 308, 321, 298, 250, 323, 425, 438), (21, 24)),
-    "aarch64": (0xC00000B7, (198, 203, 117, 270, 271, 40, 39, 97, 268, 280, 241, 219, 282, 425, 438), (48, 32)),
+
+# Numbers of system calls on x86-64 and ARM64.
+_MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # their audit numbers
+_REFUSED_CALLS = {
+    # connections, other processes, and the kernel
+    "connect": (42, 203),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "keyctl": (250, 219),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "pidfd_getfd": (438, 438),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    # attributes of files, which Landlock does not protect
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "lchown": (94, None),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+    "open_by_handle_at": (304, 265),
+    # memory that no process has mapped, so that it counts for none
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
 }
-_AF_UNIX = 1
+# Calls that change the process whose id is their first argument: only 0, the calling thread, is allowed.
+_OWN_PROCESS_CALLS = {
+    "prlimit64": (302, 261),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+}
+_SOCKET_CALLS = {"socket": (41, 198), "socketpair": (53, 199)}
+_IOCTL = (16, 29)
+_ACCESS = ((21, 1), (48, 2))  # `access` or `faccessat`, and the index of its `mode`
+_AF_UNIX, _SOCK_STREAM = 1, 1
+_TERMINAL_IOCTLS = 0x5400  # of terminals, pipes and descriptors
 _W_OK = 2
 
 
 def confine(folder: str, readable: Sequence[str], memory: int, parent: int) -> list[str]:
     """Give up all rights except reading `readable` paths and writing in `folder`. Returns the active protections.
 
-    `memory` is the limit in bytes. The process ends with its parent process. It must not have other threads yet.
+    `memory` is the limit in bytes. The process continues as a child of itself, see `supervisor`. It ends with its
+    parent process. It must not have other threads yet.
     """
+    active: list[str] = []
     steps: dict[str, Callable[[], None]] = {
         "limits": lambda: _set_limits(memory),
         "namespaces": _leave_namespaces,
+        "supervisor": lambda: supervise(parent, has_namespace="namespaces" in active),
         "capabilities": _drop_capabilities,
         "landlock": lambda: _restrict_files(folder, readable),
         "seccomp": _filter_system_calls,
-        "parent": lambda: _end_with_parent(parent),  # last: changes of credentials would reset it
     }
-    active = []
     for name, step in steps.items():
         with contextlib.suppress(OSError, ValueError, AttributeError):
             step()
@@ -106,9 +164,12 @@ def _check(result: int) -> int:
 
 
 def _leave_namespaces() -> None:
-    """Enter an empty network namespace. Root needs no user namespace for that, and keeps access to its files."""
+    """Enter an empty network namespace; children get a namespace of processes.
+
+    Root needs no user namespace for that, and keeps access to its files.
+    """
     user, group = os.geteuid(), os.getegid()
-    _check(_libc().unshare((_CLONE_NEWUSER if user else 0) | _CLONE_NEWNET | _CLONE_NEWIPC))
+    _check(_libc().unshare((_CLONE_NEWUSER if user else 0) | _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC))
     if user:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
             with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
@@ -133,7 +194,7 @@ def _restrict_files(folder: str, readable: Sequence[str]) -> None:
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _check(libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0))
     rules = [
-        *((path, _READ) for path in (*_READABLE_SYSTEM_PATHS, *readable)),
+        *((path, _READ) for path in (*_READABLE_SYSTEM_PATHS, *_READABLE_PROC_PATHS, *readable)),
         ("/dev/null", _READ | _WRITE_FILE & all_rights),
         (folder, all_rights & ~_DEVICE_RIGHTS),
     ]
@@ -145,7 +206,9 @@ def _restrict_files(folder: str, readable: Sequence[str]) -> None:
                     allowed = rights if os.path.isdir(path) else rights & _FILE_RIGHTS  # noqa: PTH112
                     _check(libc.syscall(_ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, descriptor), 0))
                 finally:
-                    os.close(descriptor)
+                    # A rule is lost if the kernel forgets a path of /proc, which it does not while it is open.
+                    if path not in _READABLE_PROC_PATHS:
+                        os.close(descriptor)
         _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _check(libc.syscall(_RESTRICT_SELF, ruleset, 0))
     finally:
@@ -153,37 +216,52 @@ def _restrict_files(folder: str, readable: Sequence[str]) -> None:
 
 
 def _filter_system_calls() -> None:
-    """Refuse `_REFUSED_CALLS` to this process and its children; Unix sockets may be created.
+    """Refuse system calls, some by their arguments, to this process and its children.
 
-    `access` with W_OK is refused, too. Landlock does not filter it, so it would report /tmp as writable, and
-    LibreOffice, which asks, would fail to create a socket there instead of using its own folder.
+    - Sockets: only stream sockets between processes of this machine. They need `connect`, which is refused, but other
+      sockets can send to a path without it.
+    - `ioctl`: only requests of terminals, pipes and descriptors. Others change attributes of files.
+    - `access` with W_OK. Landlock does not filter it, so it would report /tmp as writable, and LibreOffice, which asks,
+      would fail to create a socket there instead of using its own folder.
     """
     if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
         raise OSError("not supported on this machine")
     libc = _libc()
-    machine, numbers, access = _MACHINES[platform.machine()]
-    calls = dict(zip(_REFUSED_CALLS, numbers, strict=True))
-    socket = calls.pop("socket")
+    column = list(_MACHINES).index(platform.machine())
     # BPF instructions over `struct seccomp_data`: call number at 0, machine at 4, arguments from 16 on.
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
-    instruction: Callable[..., bytes] = struct.Struct("=HBBI").pack  # operation, jump if true, jump if false, operand
-    refuse = len(calls) + 6  # instructions from the first test to the refusal
-    instructions = [
-        instruction(load, 0, 0, 4),
-        instruction(equal, 0, refuse + 2, machine),  # calls of another machine type
-        instruction(load, 0, 0, 0),
-        instruction(at_least, refuse, 0, 0x40000000),  # x32, a second set of call numbers
-        *(instruction(equal, refuse - i - 1, 0, number) for i, number in enumerate(calls.values())),
-        instruction(equal, 0, 2, socket),
-        instruction(load, 0, 0, 16),
-        instruction(equal, 4, 3, _AF_UNIX),
-        instruction(equal, 0, 3, access[0]),
-        instruction(load, 0, 0, access[1]),
-        instruction(equal, 0, 1, _W_OK),
-        instruction(give, 0, 0, 0x00050000 | 13),  # refuse: EACCES
-        instruction(give, 0, 0, 0x7FFF0000),  # allow
+    load, mask, equal, at_least, give = 0x20, 0x54, 0x15, 0x35, 0x06
+    refuse, allow = -1, -2  # targets of jumps
+    instructions: list[tuple[int, int, int, int]] = [  # operation, jump if true, jump if false, operand
+        (load, 0, 0, 4),
+        (equal, 0, refuse, _MACHINES[platform.machine()]),  # calls of another machine type
+        (load, 0, 0, 0),
+        (at_least, refuse, 0, 0x40000000),  # x32, a second set of call numbers
     ]
-    program = b"".join(instructions)
+    refused = (numbers[column] for numbers in _REFUSED_CALLS.values())
+    instructions += [(equal, refuse, 0, number) for number in refused if number is not None]
+    access, mode = _ACCESS[column]
+    socket_tests = [
+        (load, 0, 0, _argument(0)),
+        (equal, 0, refuse, _AF_UNIX),
+        (load, 0, 0, _argument(1)),
+        (mask, 0, 0, 0xF),
+        (equal, allow, refuse, _SOCK_STREAM),
+    ]
+    own_tests = [(load, 0, 0, _argument(0)), (equal, allow, refuse, 0)]
+    ioctl_tests = [(load, 0, 0, _argument(1)), (mask, 0, 0, 0xFFFFFF00), (equal, allow, refuse, _TERMINAL_IOCTLS)]
+    for number, tests in (
+        *((numbers[column], socket_tests) for numbers in _SOCKET_CALLS.values()),
+        *((numbers[column], own_tests) for numbers in _OWN_PROCESS_CALLS.values()),
+        (_IOCTL[column], ioctl_tests),
+        (access, [(load, 0, 0, _argument(mode)), (equal, refuse, allow, _W_OK)]),
+    ):
+        instructions += [(equal, 0, len(tests), number), *tests]
+    targets = {allow: len(instructions), refuse: len(instructions) + 1}
+    instructions += [(give, 0, 0, 0x7FFF0000), (give, 0, 0, 0x00050000 | errno.EACCES)]
+    program = b"".join(
+        struct.pack("=HBBI", operation, *(targets[jump] - index - 1 if jump < 0 else jump for jump in jumps), operand)
+        for index, (operation, *jumps, operand) in enumerate(instructions)
+    )
     code = ctypes.create_string_buffer(program, len(program))
 
     class FilterProgram(ctypes.Structure):
@@ -194,7 +272,6 @@ def _filter_system_calls() -> None:
     _check(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_program), 0, 0))
 
 
-def _end_with_parent(parent: int) -> None:
-    _check(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-    if os.getppid() != parent:
-        os._exit(0)
+def _argument(index: int) -> int:
+    """Offset of the lower half of a system call's argument in `struct seccomp_data`."""
+    return 16 + 8 * index

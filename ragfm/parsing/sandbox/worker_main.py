@@ -56,7 +56,11 @@ def main(
     if service:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=files)
         answer = partial(_call, import_module(service).handle, channel)
-    send(worker_protocol.pack(worker_protocol.READY, protections))
+    try:
+        pid = int(os.readlink("/proc/self"))  # noqa: PTH115  for the parent; `getpid` returns that in a namespace
+    except OSError:
+        pid = os.getpid()
+    send(worker_protocol.pack(worker_protocol.READY, [pid, protections]))
 
     # Standard error shows why a start failed. From now on it would only get warnings of libraries.
     null = os.open(os.devnull, os.O_WRONLY)

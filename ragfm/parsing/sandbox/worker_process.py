@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import select
@@ -25,6 +26,7 @@ from ragfm.core.errors import RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.parsing.sandbox import worker_protocol
+from ragfm.parsing.sandbox.supervisor import descendants
 
 BOOT = """
 import json, sys
@@ -37,11 +39,14 @@ main(*arguments)
 FOLDER_PREFIX = "ragfm-parse-"
 """Start of the names of workers' folders; the id of the parent process follows."""
 _START_SECONDS = 60.0
-_POLL_SECONDS = 0.1  # between two checks of a worker's memory
+_STOP_SECONDS = 10.0  # for the supervisor to end what the worker has started
+_POLL_SECONDS = 0.1  # between two checks of a worker's memory and processes
+_MAX_PROCESSES = 32  # of a worker, itself included
 _READ_SIZE = 1 << 20  # bytes
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 _KEPT_VARIABLES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 _KEPT_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "TESSDATA_")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Limits:
     """Total time, plus `seconds_per_mib` for each MiB of the document."""
     seconds_per_mib: float = 120.0
     memory: int = 1 << 30
-    """Resident memory in bytes."""
+    """Resident memory in bytes, of the process and all that it starts."""
     model_memory: int = 3 << 30
     """Resident memory in bytes once a model (OCR, speech) or a heavy parser runs."""
     max_documents: int = 500
@@ -103,11 +108,13 @@ class WorkerProcess:
         self._frames: list[worker_protocol.Frame] = []
         self._outgoing = b""
         self._start_error = ""
+        self._last_check = -math.inf
         self._stop_lock = threading.Lock()
         self.parsed = 0
         self.is_busy = False
         """Whether a result of the process is outstanding."""
         self.protections: list[str] = []
+        self._helpers: set[int] = set()  # processes that only end others: the supervisor, the first of a namespace
         self.folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         try:
             self._start()
@@ -153,6 +160,7 @@ class WorkerProcess:
         finally:
             if self._worker_files is not None:
                 self._worker_files.close()
+        self.pid = self._process.pid
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -161,7 +169,11 @@ class WorkerProcess:
             frame = self._exchange_until_result(b"", lambda: True, _START_SECONDS, _START_SECONDS)
         except WorkerEnded as ended:
             raise WorkerError(f"Cannot start a process to parse documents: {self._start_error or ended}.") from ended
-        self.protections = list(frame.fields)
+        self.pid, self.protections = frame.fields
+        _log.debug(
+            "Protections of process %d, %s: %s.", self.pid, self._service or "a parser", ", ".join(self.protections)
+        )
+        self._helpers = {self._process.pid, *descendants(self._process.pid)} - {self.pid}
 
     def send(self, jobs: list[Job]) -> None:
         """Queue documents for the process.
@@ -220,11 +232,16 @@ class WorkerProcess:
         return self.parsed >= self._limits.max_documents or self._resident_memory() > limit * 3 // 4
 
     def stop(self) -> int:
-        """Kill the process and its children, remove its folder, and return its exit status."""
+        """Kill the process and all that it started, remove its folder, and return its exit status."""
         with self._stop_lock:
             if self._process.returncode is None:  # otherwise, its id may belong to another process by now
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+                if "supervisor" in self.protections:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.terminate()
+                        self._process.wait(_STOP_SECONDS)
+                if self._process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(self._process.pid, signal.SIGKILL)
             status = self._process.wait()
             self.release()
             if not self.protections:  # it did not start
@@ -267,8 +284,12 @@ class WorkerProcess:
                 self._fail(f"{self._name} made no progress for {stall_seconds:g} s")
             if now - start > total_seconds:
                 self._fail(f"{self._name} did not finish within {total_seconds:,.0f} s")
-            if self._resident_memory() > self._memory_limit:
-                self._fail(self._memory_reason(), document_at_fault=False)
+            if monotonic() - self._last_check >= _POLL_SECONDS:
+                if len(self._processes()) > _MAX_PROCESSES:
+                    self._fail(f"{self._name} started over {_MAX_PROCESSES} processes")
+                if self._resident_memory() > self._memory_limit:
+                    self._fail(self._memory_reason(), document_at_fault=False)
+                self._last_check = monotonic()
             if not is_wanted():
                 self._fail("its result is no longer needed")
             # Send and receive what is possible.
@@ -306,15 +327,19 @@ class WorkerProcess:
     def _clock(self) -> float:
         """Seconds, without the time in which the process waits for a processor on a busy machine."""
         try:
-            with open(f"/proc/{self._process.pid}/schedstat", "rb") as file:  # noqa: PTH123
+            with open(f"/proc/{self.pid}/schedstat", "rb") as file:  # noqa: PTH123
                 return monotonic() - int(file.read().split()[1]) / 1e9
         except (OSError, IndexError, ValueError):
             return monotonic()
 
+    def _processes(self) -> set[int]:
+        """Ids of the process and all that it started."""
+        return {self.pid, *descendants(self._process.pid)} - self._helpers
+
     def _resident_memory(self) -> int:
-        """Resident memory of the process in bytes; 0 where the system does not report it."""
-        try:
-            with open(f"/proc/{self._process.pid}/statm", "rb") as file:  # noqa: PTH123
-                return int(file.read().split()[1]) * _PAGE_SIZE
-        except (OSError, IndexError, ValueError):
-            return 0
+        """Resident memory of `_processes` in bytes; 0 where the system does not report it."""
+        pages = 0
+        for pid in self._processes():
+            with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123
+                pages += int(file.read().split()[1])
+        return pages * _PAGE_SIZE

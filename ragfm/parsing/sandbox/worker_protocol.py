@@ -15,7 +15,7 @@ from ragfm.parsing.figures import MAX_IMAGES, image_type, is_box
 from ragfm.parsing.parsers import ParserChoice
 
 # Kinds of frames. The parent sends PARSE and CALL, the worker everything else.
-READY = b"r"  # the worker has started; the fields name the protections that are active
+READY = b"r"  # the worker has started; the fields are its id and the protections that are active
 PARSE = b"p"
 DOCUMENT = b"d"
 CALL = b"c"  # of a service: whether a file comes with it, and the arguments
