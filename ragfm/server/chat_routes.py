@@ -57,9 +57,9 @@ async def chat(
     chat_answer = _ChatAnswer(request, body, with_footnotes=x_ragfm_footnotes)
     await chat_answer.wait_for(commit)
     if body.stream:
-        return EventStream(chat_answer.events(), chat_answer.error_event)
+        return EventStream(chat_answer.events(), chat_answer.error_event, body.warning_headers)
     completion = await chat_answer.completion()
-    headers = {"x-ragfm-status": completion.ragfm.status}
+    headers = {"x-ragfm-status": completion.ragfm.status, **body.warning_headers}
     return Response(completion.model_dump_json(), media_type="application/json", headers=headers)
 
 

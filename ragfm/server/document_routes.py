@@ -8,12 +8,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
 from starlette.convertors import PathConvertor, register_url_convertor
 
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
-from ragfm.server.api_errors import ApiError, ErrorBody, not_found
+from ragfm.server.api_errors import ApiError, ErrorBody, not_found, refuse_unknown_parameters
 from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
 from ragfm.server.served_models import Model
 from ragfm.server.service import Service, service_of
@@ -27,7 +27,7 @@ class _UriConvertor(PathConvertor):
 
 
 register_url_convertor("uri", _UriConvertor())
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(refuse_unknown_parameters)])
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000

@@ -88,7 +88,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
         result = EmbeddingList.model_construct(model=body.model, data=data, usage=usage)
         # Not by the event loop, which all requests share.
         content = await service.served.compute(key, result.model_dump_json)
-    return Response(content, media_type="application/json")
+    return Response(content, media_type="application/json", headers=body.warning_headers)
 
 
 @router.post("/v1/ratings")

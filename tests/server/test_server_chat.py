@@ -119,6 +119,38 @@ def test_invalid_requests_are_refused_as_by_openai(
 
 
 @pytest.mark.parametrize(
+    ("route", "asked", "param", "known"),
+    [
+        ("chat/completions", {"messages": QUESTION, "ragfm": {"filters": "year > 1"}}, "ragfm.filters", "k, filter"),
+        ("chat/completions", {"messages": QUESTION, "filter": "year > 1"}, "filter", "a member of `ragfm`"),
+        ("search", {"query": "leave", "filters": "year > 1"}, "filters", "query, model, k, mode, filter"),
+        ("ratings", {"rating": "handbook/1", "thumbs": "up", "comment": ""}, "comment", "rating, thumbs, correction"),
+    ],
+)
+def test_unknown_members_of_ragfms_own_objects_are_refused(
+    running: Running, route: str, asked: dict[str, object], param: str, known: str
+) -> None:
+    body = {**asked, "model": "handbook"} if route != "ratings" else asked
+    said = running.client().post(f"/v1/{route}", json=body)
+    assert said.status_code == 400
+    assert said.json()["error"]["param"] == param
+    assert said.json()["error"]["message"].startswith(f"{param}: ")
+    assert known in said.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ignored_members_of_openais_objects_are_named_in_a_header(running: Running, stream: bool) -> None:
+    client = running.client()
+    asked = {"model": "handbook", "messages": QUESTION, "stream": stream}
+    said = client.post("/v1/chat/completions", json={**asked, "user": "ann", "top_k": 3, "no\r\nheader": 1})
+    assert said.status_code == 200
+    assert said.headers["x-ragfm-ignored"] == "user, top_k"
+    assert "x-ragfm-ignored" not in client.post("/v1/chat/completions", json=asked).headers
+    said = client.post("/v1/embeddings", json={"model": "handbook", "input": "leave", "user": "ann"})
+    assert (said.status_code, said.headers["x-ragfm-ignored"]) == (200, "user")
+
+
+@pytest.mark.parametrize(
     ("route", "asked", "message"),
     [
         ("embeddings", {"input": []}, "input: list should have at least 1 item"),

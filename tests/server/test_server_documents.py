@@ -189,6 +189,19 @@ def test_quotes_and_line_breaks_in_names_are_decoded_and_replaced(running: Runni
     client.delete(f"/v1/documents/{uri}")
 
 
+def test_unknown_fields_and_parameters_are_refused(running: Running) -> None:
+    client = running.client()
+    stored = client.post("/v1/documents", files={"file": ("a.txt", b"a")}, data={"tags": "year=2026"})
+    listed = client.get("/v1/documents", params={"filter": "year = 2026"})
+    for said, name, known in (
+        (stored, "tags", "file, model, groups"),
+        (listed, "filter", "model, after, limit, mine"),
+    ):
+        error = said.json()["error"]
+        assert (said.status_code, error["param"]) == (400, name)
+        assert known in error["message"]
+
+
 def test_a_form_with_two_files_is_refused(running: Running) -> None:
     client = running.client("guest")
     files = [("file", (name, b"The zebra is called Bob.")) for name in ("first.txt", "second.txt")]
