@@ -23,7 +23,7 @@ from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import Answer, Message, Sampling, Usage
-from ragfm.generation.answer_log import AnswerContext
+from ragfm.generation.answer_log import AnswerContext, Origin
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint, prompt_prefix
@@ -104,6 +104,7 @@ class Rag:
         self.reader = _scoped(self.base_reader, collection)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
+        self.origin = Origin()
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
@@ -114,8 +115,9 @@ class Rag:
         reader: Reader | None = None,
         k: int | None = None,
         sampling: Sampling | None = None,
+        origin: Origin | None = None,
     ) -> Rag:
-        """A copy with another handle on the same collection, another `k`, or other sampling.
+        """A copy with another handle on the same collection, another `k`, other sampling, or an origin for the log.
 
         `reader` must be of the same model; it lets several collections share one that is loaded.
         """
@@ -125,6 +127,7 @@ class Rag:
             other.reader = _scoped(other.base_reader, other.collection)
         other.k = _checked(k) or self.k
         other.sampling = sampling or self.sampling
+        other.origin = origin or self.origin
         return other
 
     def ask(

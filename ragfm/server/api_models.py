@@ -42,6 +42,12 @@ class _OwnRequest(BaseModel):
         return value
 
 
+Groups: TypeAlias = Annotated[
+    list[str] | None,
+    Field(max_length=1000, description="Groups of the key to restrict the request to. Default: all, and its uploads."),
+]
+
+
 class _OpenAIRequest(BaseModel):
     """An object of OpenAI's API, whose other members are ignored; the response names them."""
 
@@ -129,6 +135,7 @@ class ChatOptions(_OwnRequest):
 
     k: int | None = Field(None, ge=1, le=50, description="Maximum number of passages for the reader.")
     filter: str | None = Field(None, max_length=2000, description="Filter on the documents' metadata.")
+    groups: Groups = None
 
 
 class ChatRequest(_OpenAIRequest):
@@ -338,6 +345,7 @@ class SearchRequest(_OwnRequest):
     k: int | None = Field(None, ge=1, le=200)
     mode: Literal["hybrid", "dense", "keyword"] = "hybrid"
     filter: str | None = Field(None, max_length=2000)
+    groups: Groups = None
 
 
 class SearchResult(BaseModel):

@@ -16,6 +16,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import Response
 
 from ragfm.core.types import Answer, Citation, Contradiction, Message
+from ragfm.generation.answer_log import Origin
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.server.api_errors import ApiError, as_api_error
 from ragfm.server.api_keys import Key
@@ -92,12 +93,14 @@ class _ChatAnswer:
         self._base_url = str(request.base_url)
         self._state = request.state
         self._state.log_fields = {"model": self._model.name, "stream": bool(body.stream)}
+        self._options = body.ragfm or ChatOptions()
+        self._handle = self._service.handle(request, self._model, self._options.groups, "ragfm.groups")
         self._start = monotonic()
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
 
     async def wait_for(self, commit: str) -> None:
         """Wait until the collection has a commit."""
-        await self._service.wait_for(self._model.handle(self._key), commit)
+        await self._service.wait_for(self._handle, commit)
 
     async def completion(self) -> ChatCompletion:
         async with self._open_stream() as stream:
@@ -145,11 +148,12 @@ class _ChatAnswer:
         return format_sse_event(data_str=as_api_error(error).body.model_dump_json())
 
     def _open_stream(self) -> AbstractAsyncContextManager[AnswerStream]:
-        body, options = self._body, self._body.ragfm or ChatOptions()
+        body, options = self._body, self._options
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         rag = self._service.rag(
-            self._key,
             self._model,
+            self._handle,
+            Origin(self._key.name, self._state.request_id),
             k=options.k,
             max_tokens=body.max_completion_tokens or body.max_tokens,
             temperature=body.temperature,

@@ -16,7 +16,7 @@ from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotF
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found, refuse_unknown_parameters
 from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
 from ragfm.server.served_models import Model
-from ragfm.server.service import Service, service_of
+from ragfm.server.service import Service, groups_of_key, service_of
 from ragfm.store.uploads import UPLOADS_SOURCE, Upload, UploadQuotaError, UploadsWaitingError, upload_id
 
 
@@ -58,8 +58,7 @@ async def upload(
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection, "bytes": file.size}
     shared = [group for group in groups or [] if group]
-    if unknown := set(shared) - set(key.groups):
-        raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")
+    groups_of_key(key, shared, "groups")
     if len((await request.form()).getlist("file")) > 1:
         message = "The form has more than one `file`. Send a request for each file."
         raise ApiError(400, message, code="invalid_request", param="file")

@@ -81,6 +81,7 @@ class RequestGuard:
             await send(message)
 
         state, limits = scope.setdefault("state", {}), self._limits
+        state["request_id"] = request_id
         if scope["path"] == UPLOADS_PATH:
             max_bytes, seconds = limits.upload, limits.upload_seconds
         else:

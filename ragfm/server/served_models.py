@@ -51,9 +51,9 @@ class Handles:
         self.indexing = False
         self._seen: dict[str, int] = {}  # by key, the generation of its last list or document
 
-    def of(self, key: Key) -> Collection:
-        """The collection as a key sees it."""
-        handle = self.as_groups(key.visible_groups)
+    def of(self, key: Key, groups: Set[str] | None = None) -> Collection:
+        """The collection as a key sees it, or only these groups of the key."""
+        handle = self.as_groups(key.visible_groups if groups is None else groups)
         return handle.at_least(self._seen.get(key.name, 0)) if self.indexing else handle
 
     def saw_newest(self, key: Key) -> None:
@@ -78,9 +78,9 @@ class Model:
     rag: Rag
     queue: FairQueue
 
-    def handle(self, key: Key) -> Collection:
-        """The collection as a key sees it."""
-        return self.handles.of(key)
+    def handle(self, key: Key, groups: Set[str] | None = None) -> Collection:
+        """The collection as a key sees it, or only these groups of the key."""
+        return self.handles.of(key, groups)
 
 
 class ServedModels:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from time import monotonic
@@ -22,6 +22,7 @@ from fastapi import Header, Request
 from ragfm.collection import Collection
 from ragfm.core.errors import CollectionUnavailableError, LogError
 from ragfm.core.types import Answer
+from ragfm.generation.answer_log import Origin
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.rag import Rag
 from ragfm.server.api_errors import ApiError, not_found, shutting_down
@@ -92,12 +93,23 @@ class Service:
             raise not_found("model", name or "")
         return model
 
-    def rag(self, key: Key, model: Model, *, k: int | None = None, **sampling: Any) -> Rag:
-        """The model over what the key sees, with the given sampling parameters, within the limits."""
+    def handle(self, request: Request, model: Model, groups: Sequence[str] | None, param: str) -> Collection:
+        """The collection as the request's key sees it, or only those of its `groups` that the request names.
+
+        Raises ApiError for a group that the key does not have.
+        """
+        key: Key = request.state.key
+        if groups is None:
+            return model.handle(key)
+        request.state.log_fields["groups"] = groups
+        return model.handle(key, groups_of_key(key, groups, param))
+
+    def rag(self, model: Model, handle: Collection, origin: Origin, *, k: int | None = None, **sampling: Any) -> Rag:
+        """The model over a handle, with the given sampling parameters, within the limits."""
         given = {name: value for name, value in sampling.items() if value is not None}
         changed, limit = replace(model.rag.sampling, **given), self.limits.answer_tokens
         changed = replace(changed, max_tokens=min(changed.max_tokens or limit, limit))
-        return model.rag.with_options(collection=model.handle(key), k=k, sampling=changed)
+        return model.rag.with_options(collection=handle, k=k, sampling=changed, origin=origin)
 
     async def wait_for(self, handle: Collection, commit: str) -> None:
         """Wait until a collection has the commit that a client wants to see, see `Collection.has`. Raises ApiError."""
@@ -171,6 +183,14 @@ class Service:
         self.closing = True
         for stream in list(self._streams):
             stream.close()
+
+
+def groups_of_key(key: Key, groups: Sequence[str], param: str) -> frozenset[str]:
+    """The groups that a request names. Raises ApiError for one that its key does not have."""
+    for group in groups:
+        if group not in key.groups:
+            raise ApiError(400, f"The key has no group {group!r}.", code="invalid_request", param=param)
+    return frozenset(groups)
 
 
 def service_of(request: Request) -> Service:

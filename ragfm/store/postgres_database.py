@@ -57,7 +57,16 @@ from ragfm.store.catalog import has_images
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.tables import SCHEMA, SERVER_STATE, chunks, generations, images, properties
+from ragfm.store.tables import (
+    LATER_LOG_COLUMNS,
+    SCHEMA,
+    SERVER_STATE,
+    answer_log,
+    chunks,
+    generations,
+    images,
+    properties,
+)
 
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a writer on a machine that failed blocks others for that long."""
@@ -395,7 +404,12 @@ class PostgresDatabase:
         self._create_server_tables(connection)
 
     def _create_server_tables(self, connection: sa.Connection) -> None:
-        SERVER_STATE.create_all(connection)  # an older ragfm may have created the keys
+        SERVER_STATE.create_all(connection)  # an older ragfm may have created some of them
+        log = f'"{self._schema}".{answer_log.name}'
+        for name in LATER_LOG_COLUMNS:
+            kind = answer_log.c[name].type.compile(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {log} ADD COLUMN IF NOT EXISTS {name} {kind}")
+        connection.exec_driver_sql(_SET_KEYS_OF_ANSWERS.format(log=log))
         connection.exec_driver_sql(
             f'ALTER TABLE "{self._schema}".upload_parts ALTER COLUMN data SET STORAGE EXTERNAL'  # not compressed
         )
@@ -417,7 +431,8 @@ class PostgresDatabase:
     def migrate(self) -> None:
         """Create what an older ragfm did not, if this role owns the tables: policies, tables of servers, images."""
         with self.committing() as connection:
-            names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work")}
+            names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work", "answer_log")}
+            names["log_column"] = LATER_LOG_COLUMNS[-1]
             lacks = connection.execute(_LACKS, names).one_or_none()
             if lacks is not None and (lacks.policies or lacks.server_tables or not has_images(connection)):
                 # Several processes may open the collection at once.
@@ -698,8 +713,15 @@ _WALL = sa.text(
 )
 _LACKS = sa.text(
     "SELECT NOT relrowsecurity AS policies, "
-    "to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL AS server_tables FROM pg_class "
+    "to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL OR NOT EXISTS "
+    "(SELECT FROM pg_attribute WHERE attrelid = to_regclass(:answer_log) AND attname = :log_column) "
+    "AS server_tables FROM pg_class "
     "WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
+)
+# An older ragfm knew the key of an answer only by the group that no other key has.
+_SET_KEYS_OF_ANSWERS = (
+    "UPDATE {log} SET key = (SELECT substr(name, 5) FROM jsonb_array_elements_text(groups) AS name "
+    "WHERE left(name, 4) = 'key:') WHERE key IS NULL AND groups IS NOT NULL"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
 

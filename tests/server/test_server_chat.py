@@ -12,12 +12,13 @@ import openai
 import pytest
 from starlette.datastructures import Headers
 from support.openai_server import WORDS, running_server
-from support.running_server import ANSWER, QUESTION, SECRET, Running, serve
+from support.running_server import ANSWER, QUESTION, SECRET, Running, eventually, serve
 
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.generation.readers import load_reader
 from ragfm.server.api_errors import ApiError
+from ragfm.server.api_keys import Key
 from ragfm.server.request_guard import _check_local
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -343,6 +344,51 @@ def test_a_key_rates_only_its_own_answers(running: Running, monkeypatch: pytest.
     for key in ("hr", "other"):
         assert running.client(key).post("/v1/ratings", json=rating).status_code == 404
     assert running.client("guest").post("/v1/ratings", json=rating | {"rating": "handbook/77"}).status_code == 404
+
+
+def test_a_request_sees_only_the_groups_that_it_names(running: Running) -> None:
+    secret = running.keys.add(Key(name="portal", groups=("hr", "board")))
+    client = httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+    own = client.post("/v1/documents", files={"file": ("crowns.txt", b"Crowns of the director.")}).json()["uri"]
+    eventually(lambda: client.get(f"/v1/documents/{own}").json()["state"] == "ready", 60)
+    hr, board = "docs/hr/salaries.txt", "docs/board/plans.txt"
+    for groups, seen in ((None, {hr, board, own}), (["hr"], {hr}), (["board"], {board}), ([], set())):
+        body = {"query": "director salary boat", "k": 50} | ({} if groups is None else {"groups": groups})
+        found = {hit["uri"] for hit in client.post("/v1/search", json=body).json()["data"]}
+        options = {"k": 50} | ({} if groups is None else {"groups": groups})
+        asked = {"model": "handbook", "messages": [{"role": "user", "content": body["query"]}], "ragfm": options}
+        answer = client.post("/v1/chat/completions", json=asked).json()["ragfm"]
+        for uris in (found, {hit["uri"] for hit in answer["passages"]}):
+            assert uris & {hr, board, own} == seen
+    running.keys.revoke("portal")
+
+
+def test_a_request_cannot_name_a_group_that_its_key_does_not_have(running: Running) -> None:
+    client = running.client("guest")
+    for group in ("hr", "key:hr", "key:guest"):
+        asked = {"model": "handbook", "messages": QUESTION, "ragfm": {"groups": [group]}}
+        for route, body in (("search", {"query": "leave", "groups": [group]}), ("chat/completions", asked)):
+            said = client.post(f"/v1/{route}", json=body)
+            assert (said.status_code, said.json()["error"]["message"]) == (400, f"The key has no group {group!r}.")
+
+
+def test_the_logs_have_the_groups_and_the_id_of_a_request(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = running.app.state.service.served.models["handbook"]
+    monkeypatch.setattr(model.rag, "log", AnswerLog.for_collection(running.folder))
+    client = running.client("hr")
+    asked = {"model": "handbook", "messages": QUESTION, "ragfm": {"groups": []}}
+    with caplog.at_level("INFO", "ragfm.server.requests"):
+        said = client.post("/v1/chat/completions", json=asked, headers={"X-Request-ID": "ticket-7"})
+        (line,) = eventually(lambda: [vars(record)["fields"] for record in caplog.records])
+    details, entry = said.json()["ragfm"], model.rag.log.entries()[-1]
+    assert (line["request_id"], line["groups"]) == ("ticket-7", [])
+    assert (entry.request_id, entry.key, entry.groups) == ("ticket-7", "hr", [])
+    assert (entry.status, entry.confidence, entry.shown) == tuple(details[k] for k in ("status", "confidence", "shown"))
+    rating = {"rating": details["rating"], "thumbs": "up"}
+    assert client.post("/v1/ratings", json=rating).status_code == 200
+    assert running.client("other").post("/v1/ratings", json=rating).status_code == 404
 
 
 # --- images ------------------------------------------------------------------------------------------------------
