@@ -28,7 +28,8 @@ from ragfm.server.static_pages import PAGE, add_page
 _PUBLIC = {"/healthz", "/readyz"}
 _ERRORS = {
     400: "The request is not valid or not supported.",
-    401: "The key is missing or wrong.",
+    401: "The key is missing, wrong or expired.",
+    403: "The key does not have the scope.",
     404: "Not found, or the key may not see it.",
     408: "The request's body took too long.",
     413: "The body is too large, or the key's uploads have reached their limit.",

@@ -24,13 +24,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
-from ragfm.server.api_keys import Key, KeyStore
+from ragfm.server.api_keys import SCOPES, Key, KeyStore
+from ragfm.server.api_keys import Scope as KeyScope
 from ragfm.server.prometheus_metrics import Metrics
 
-LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9)
+LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9, scopes=SCOPES)
 """The key of all requests to a server without keys."""
 UPLOADS_PATH = "/v1/documents"
 """The only path with large request bodies."""
+METRICS_PATH = "/metrics"
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -137,9 +139,14 @@ class RequestGuard:
         if key is None:
             message = "A valid key is required: `Authorization: Bearer KEY`."
             raise ApiError(401, message, code="invalid_api_key")
+        if key.expired:
+            raise ApiError(401, "The key has expired.", code="expired_api_key")
         if seconds > 0:
             message = "The key has reached its limit of requests per minute."
             raise ApiError(429, message, code="rate_limit", retry_after=int(seconds) + 1)
+        if (scope_needed := _needed_scope(scope)) not in key.scopes:
+            message = f"The key has the scopes {', '.join(key.scopes) or 'none'}, not {scope_needed}."
+            raise ApiError(403, message, code="missing_scope")
         return key
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
@@ -230,6 +237,12 @@ async def _run_until_disconnect(app: Any, scope: Scope, body: _Body, send: Send)
         watcher.cancel()
         with suppress(asyncio.CancelledError):
             await watcher
+
+
+def _needed_scope(scope: Scope) -> KeyScope:
+    if scope["path"] == METRICS_PATH:
+        return "metrics"
+    return "write" if scope["path"].startswith(UPLOADS_PATH) and scope["method"] in ("POST", "DELETE") else "read"
 
 
 def _too_large(max_bytes: int) -> ApiError:

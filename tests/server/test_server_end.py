@@ -24,7 +24,7 @@ from support.running_server import QUESTION, SlowReader, eventually, serve
 
 from ragfm import Collection
 from ragfm.samples import copy_handbook
-from ragfm.server.api_keys import Key, KeyFile, default_key_path
+from ragfm.server.api_keys import SCOPES, Key, KeyFile, default_key_path
 from ragfm.server.uvicorn_server import Server
 
 SCRIPT = "from ragfm.cli import main; main()"
@@ -97,7 +97,7 @@ def end_during_streams(handbook: Path, secret: str) -> int:
 
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_sigterm_during_streams_ends_them_cleanly(handbook: Path, times: int) -> None:
-    secret = KeyFile(default_key_path(handbook / ".ragfm")).add(Key(name=f"ann{times}"))
+    secret = KeyFile(default_key_path(handbook / ".ragfm")).add(Key(name=f"ann{times}", scopes=SCOPES))
     with ThreadPoolExecutor(min(times, 3)) as servers:  # one waits where another computes
         running = list(servers.map(lambda _: end_during_streams(handbook, secret), range(times)))
     assert min(running) > 0
