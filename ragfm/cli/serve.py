@@ -111,8 +111,8 @@ def serve(
     app = create_app(served, keys=keys)
 
     def show_address(address: str) -> None:
-        print_note(f"ragfm serves an API at {address}/v1 and a chat page at {address}/")
-        sys.stderr.flush()
+        if sys.stderr.isatty():  # a log has lines of JSON only
+            print_note(f"ragfm serves an API at {address}/v1 and a chat page at {address}/")
 
     server = Server(app, host=host, port=port, drain=drain, shutdown_delay=shutdown_delay, on_listening=show_address)
     server.run()

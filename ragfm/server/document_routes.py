@@ -15,6 +15,7 @@ from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found, refuse_unknown_parameters
 from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
+from ragfm.server.json_logging import log_event
 from ragfm.server.served_models import Model
 from ragfm.server.service import Service, groups_of_key, service_of
 from ragfm.store.uploads import UPLOADS_SOURCE, Upload, UploadQuotaError, UploadsWaitingError, upload_id
@@ -81,7 +82,7 @@ async def upload(
         message += f"Try again in {seconds} s."
         raise ApiError(429, message, code="uploads_waiting", retry_after=seconds) from error
     except (AccessDeniedError, CollectionNotFound, CollectionReadOnlyError) as error:
-        _log.error("%s", error)
+        log_event(_log, logging.ERROR, "uploads_unavailable", str(error))
         message = "This server cannot store uploads in the database of the collection."
         raise ApiError(503, message, code="uploads_unavailable") from error
     except UploadQuotaError as error:
@@ -92,6 +93,7 @@ async def upload(
         )
         raise ApiError(413, message, code="uploads_full", param="file") from error
     service.metrics.uploads.inc()
+    request.state.log_fields["document"] = stored.uri
     service.index_supervisors[target.collection].request_run()
     return _pending_card(service, target, stored)
 
@@ -168,6 +170,7 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     """Delete one of the key's own uploads."""
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
+    request.state.log_fields = {"model": target.collection, "document": uri}
 
     def remove_upload() -> Upload:
         uploads = service.uploads[target.collection]

@@ -14,6 +14,7 @@ from time import monotonic
 
 from ragfm.core.errors import RagfmError
 from ragfm.server.api_models import IndexingProgress, State
+from ragfm.server.json_logging import log_event
 from ragfm.server.served_models import Handles
 from ragfm.store.uploads import SliceReport, Upload, UploadStore
 
@@ -39,12 +40,20 @@ class IndexSupervisor:
         self._progress: IndexingProgress | None = None  # of the current run
         self.error: str | None = None
         """Why the last run failed."""
+        self._waiting_since: float | None = None  # time of the oldest request that no slice has done
         self._elsewhere = False  # whether another server indexes them
 
     def request_run(self) -> None:
         """Request that the uploads are indexed as they are now."""
         self._last_request = monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = self._last_request
         self._requested.set()
+
+    @property
+    def lag(self) -> float:
+        """Age in seconds of the oldest upload or deletion that is not indexed."""
+        return 0.0 if self._waiting_since is None else monotonic() - self._waiting_since
 
     async def wait_until_settled(self, upload: Upload) -> None:
         """Wait until an upload or its deletion is indexed, by this server or another one."""
@@ -83,7 +92,7 @@ class IndexSupervisor:
                 if self._synced_as_of >= self._last_request:  # its last slice included what was requested meanwhile
                     self._requested.clear()
                 continue
-            _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._name, self.error)
+            log_event(_log, logging.WARNING, "indexing_failed", self.error, collection=self._name)
             await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
             self._requested.set()
@@ -109,7 +118,7 @@ class IndexSupervisor:
         try:
             await asyncio.to_thread(self._handles.refresh)
         except RagfmError as error:  # each search will report it
-            _log.warning("The search of '%s' cannot be brought up to date: %s", self._name, error)
+            log_event(_log, logging.WARNING, "refresh_failed", str(error), collection=self._name)
 
     async def _run_worker(self) -> str | None:
         """Run the process once. Returns why it failed, or None."""
@@ -131,6 +140,8 @@ class IndexSupervisor:
                     report = SliceReport(**message)
                     await asyncio.to_thread(self._uploads.settle, report)
                     self._synced_as_of = report.began
+                    if not report.waiting:  # what came later came after the slice began
+                        self._waiting_since = report.began if self._last_request > report.began else None
                     await self._refresh()
             if await process.wait():
                 error = error or "the indexing process crashed"

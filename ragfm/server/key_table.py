@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from ragfm.core.errors import CollectionError, CollectionNotFound, ConfigError
 from ragfm.server.api_keys import Key, RequestCounter, find_key, hash_secret, new_key, rotated_key
+from ragfm.server.json_logging import log_event
 from ragfm.store.postgres_database import PostgresDatabase
 from ragfm.store.tables import DATABASE_NOW
 from ragfm.store.tables import server_keys as _keys
@@ -141,7 +142,8 @@ class KeyTable:
                 allowed, left = connection.execute(_TAKE, request).one()
         except CollectionError as error:
             self._alone_until = monotonic() + _RETRY_SECONDS
-            _log.warning("Each server counts requests alone for %g s: %s", _RETRY_SECONDS, error.message)
+            message = f"Each server counts requests alone for {_RETRY_SECONDS:g} s: {error.message}"
+            log_event(_log, logging.WARNING, "rates_unshared", message)
             return self._alone.take(key)
         return 0.0 if allowed else max(_ROUNDING, left + interval - allowance)
 

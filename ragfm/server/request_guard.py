@@ -26,6 +26,7 @@ from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
 from ragfm.server.api_keys import SCOPES, Key, KeyStore
 from ragfm.server.api_keys import Scope as KeyScope
+from ragfm.server.json_logging import log_event
 from ragfm.server.prometheus_metrics import Metrics
 
 LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9, scopes=SCOPES)
@@ -33,6 +34,7 @@ LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9, scopes=SCOPES)
 UPLOADS_PATH = "/v1/documents"
 """The only path with large request bodies."""
 METRICS_PATH = "/metrics"
+PROBES = ("/healthz", "/readyz")
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -72,15 +74,16 @@ class RequestGuard:
         request_id = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8)
-        status = _CLIENT_CLOSED
+        status, complete = _CLIENT_CLOSED, False
         start = monotonic()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         state, limits = scope.setdefault("state", {}), self._limits
         state["request_id"] = request_id
@@ -95,6 +98,7 @@ class RequestGuard:
             if not length.isdecimal() or int(length) > max_bytes:
                 raise _too_large(max_bytes)
         except ApiError as error:
+            state["error"] = error
             response = error_response(error)
             # A small body is read, so that the client sees the response. With a large one the connection is closed.
             unclear = error.status_code == 431 or "transfer-encoding" in headers or not length.isdecimal()
@@ -106,15 +110,16 @@ class RequestGuard:
                 body = _Body(receive, max_bytes, seconds)
                 await _run_until_disconnect(self._app, scope, body, send_with_id)
             except asyncio.CancelledError:  # the drain time is over
+                state["error"] = shutting_down()
                 if status != _CLIENT_CLOSED:
                     raise
-                await error_response(shutting_down())(scope, receive, send_with_id)
+                await error_response(state["error"])(scope, receive, send_with_id)
             except Exception as error:  # uvicorn would log the traceback, which may contain text of documents
                 state["error"] = error
                 if status == _CLIENT_CLOSED:
                     await error_response(as_api_error(error))(scope, receive, send_with_id)
         finally:
-            self._record(scope, request_id, status, monotonic() - start)
+            self._record(scope, status if complete else _CLIENT_CLOSED, monotonic() - start)
 
     async def _authenticate(self, scope: Scope, headers: Headers) -> Key | None:
         """The key of a request, None for a public path. Raises ApiError if the request is not allowed."""
@@ -134,7 +139,7 @@ class RequestGuard:
         try:
             key, seconds = await asyncio.to_thread(admit) if keys.remote else admit()
         except (ConfigError, CollectionError) as error:
-            _log.error("%s", error)
+            log_event(_log, logging.ERROR, "keys_unreadable", str(error))
             raise ApiError(503, "Keys cannot be checked now.", code="keys_unreadable", retry_after=10) from error
         if key is None:
             message = "A valid key is required: `Authorization: Bearer KEY`."
@@ -149,16 +154,22 @@ class RequestGuard:
             raise ApiError(403, message, code="missing_scope")
         return key
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        """Update the metrics and write a log line."""
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Update the metrics and write a log line. A stream that ended with an error counts with the error's status."""
         route = getattr(scope.get("route"), "path", "") or "none"
         state = scope["state"]
         method = scope["method"] if scope["method"] in _METHODS else "other"
+        key, error = state.get("key"), state.get("error")
+        failure = None if error is None else as_api_error(error)
+        if failure is not None:
+            status = failure.status_code
+            self._metrics.failures.labels(failure.code).inc()
         self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        key, error = state.get("key"), state.get("error")
+        client = scope.get("client")
         fields = {
-            "request_id": request_id,
+            "request_id": state["request_id"],
+            "client": client[0] if client else None,
             "key": key.name if key else None,
             "method": method,
             "route": route,
@@ -166,18 +177,20 @@ class RequestGuard:
             "ms": round(1000 * seconds),
             **state.get("log_fields", {}),
         }
-        if error is not None:
-            fields["error"] = type(error).__name__
-        _request_log.info("request", extra={"fields": fields})
-        if error is None or isinstance(error, ApiError) or as_api_error(error).status_code < 500:
+        if failure is not None:
+            fields |= {"error": type(error).__name__, "code": failure.code}
+        level = logging.DEBUG if failure is None and scope["path"] in (*PROBES, METRICS_PATH) else logging.INFO
+        log_event(_request_log, level, "request", **fields)
+        if error is None or failure is error or status < 500:
             return
         # The message may contain text of documents: only its type and place are logged.
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-        _log.error("%s: %s at %s", request_id, type(error).__name__, place)
-        _log.debug("%s", request_id, exc_info=error)
+        about = {"request_id": state["request_id"], "error": type(error).__name__, "place": place}
+        log_event(_log, logging.ERROR, "error", **about)
+        _log.debug("The request failed.", exc_info=error, extra={"event": "traceback", "fields": about})
 
 
 class _Body:

@@ -58,7 +58,11 @@ class Handles:
 
     def saw_newest(self, key: Key) -> None:
         """Remember that the key knows the newest generation."""
-        self._seen[key.name] = self.as_groups(_NO_GROUPS).generation
+        self._seen[key.name] = self.newest()
+
+    def newest(self) -> int:
+        """The newest generation. Raises CollectionError."""
+        return self.as_groups(_NO_GROUPS).generation
 
     def refresh(self) -> None:
         """Prepare the newest generation for searches."""
@@ -161,6 +165,25 @@ class ServedModels:
         """The queues for computing, embeddings and documents, then one for each reader."""
         own = (self.compute_queue, self.embedding_queue, self.document_queue)
         return [*own, *(queue for _, queue in self._readers.values())]
+
+    def check_readers(self) -> None:
+        """Let the readers that are servers find out which of them answer."""
+        for reader, _ in self._readers.values():
+            if check := getattr(reader, "check_servers", None):
+                check()
+
+    def reader_servers(self) -> dict[str, bool]:
+        """The servers of all readers by host, and whether they answer."""
+        servers: dict[str, bool] = {}
+        for reader, _ in self._readers.values():
+            servers |= getattr(reader, "servers", {})
+        return servers
+
+    @property
+    def readers_available(self) -> bool:
+        """Whether a reader can answer: a local one, or one with a server that answers."""
+        servers = [getattr(reader, "servers", {"": True}) for reader, _ in self._readers.values()]
+        return any(any(up.values()) for up in servers)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call a blocking function in a thread."""

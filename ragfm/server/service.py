@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeAlias, cast
 from fastapi import Header, Request
 
 from ragfm.collection import Collection
-from ragfm.core.errors import CollectionUnavailableError, LogError
+from ragfm.core.errors import CollectionError, CollectionUnavailableError, LogError
 from ragfm.core.types import Answer
 from ragfm.generation.answer_log import Origin
 from ragfm.generation.answer_stream import AnswerStream
@@ -29,6 +29,7 @@ from ragfm.server.api_errors import ApiError, not_found, shutting_down
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
 from ragfm.server.index_supervisor import IndexSupervisor
+from ragfm.server.json_logging import log_event
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
@@ -38,6 +39,7 @@ Commit: TypeAlias = Annotated[
     str, Header(alias=COMMIT_HEADER, description="A commit, as `ragfm ingest --json` returns it, to wait for.")
 ]
 _COMMIT_SECONDS = 10.0
+_CHECK_SECONDS = 10.0  # between two checks of the readers' servers
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ class Service:
     def __init__(self, served: ServedModels, limits: Limits) -> None:
         self.served, self.limits = served, limits
         self.metrics = Metrics(
-            running=lambda: sum(queue.running.total() for queue in served.queues),
+            running=lambda: self.running,
             waiting=lambda: sum(queue.waiting for queue in served.queues),
         )
         self.uploads = served.uploads
@@ -61,25 +63,67 @@ class Service:
         self.closing = False
         """Whether it has ended the answers that were still running."""
         self._streams: set[AnswerStream] = set()
+        self._readiness = ""
 
-    async def databases_reachable(self) -> bool:
-        """Whether the servers of all collections on PostgreSQL answer."""
+    @property
+    def running(self) -> int:
+        """Number of running answers, searches and other requests with a slot."""
+        return sum(queue.running.total() for queue in self.served.queues)
+
+    async def databases(self) -> dict[str, bool]:
+        """Of each collection on PostgreSQL, whether its server answers."""
         collections = {model.collection: model.rag.collection for model in self.served.models.values()}
-        try:
-            for collection in collections.values():
-                if collection.shared:
+        up = {}
+        for name, collection in collections.items():
+            if collection.shared:
+                try:
                     await self.served.run(getattr, collection, "state")
-        except CollectionUnavailableError:
-            return False
-        return True
+                    up[name] = True
+                except CollectionUnavailableError:
+                    up[name] = False
+        return up
+
+    async def readiness(self) -> str:
+        """`ready`, or why the server cannot answer now. A change is logged."""
+        status = "ready" if self.warm else "loading models"
+        if self.warm and not all((await self.databases()).values()):
+            status = "database unavailable"
+        elif self.warm and not self.served.readers_available:
+            status = "reader unavailable"
+        if self.ending:
+            status = "ending"
+        if status != self._readiness:
+            self._readiness = status
+            log_event(_log, logging.INFO, "readiness", status=status)
+        return status
+
+    async def update_gauges(self) -> None:
+        """Bring those metrics up to date that are not counted."""
+        metrics = self.metrics
+        for name, up in (await self.databases()).items():
+            metrics.database_up.labels(name).set(up)
+        for server, up in self.served.reader_servers().items():
+            metrics.reader_server_up.labels(server).set(up)
+        for name, supervisor in self.index_supervisors.items():
+            metrics.index_lag.labels(name).set(supervisor.lag)
+            metrics.index_failing.labels(name).set(supervisor.error is not None)
+            with suppress(CollectionError):  # `database_up` says so
+                metrics.generation.labels(name).set(await self.served.run(self.served.handles[name].newest))
+
+    async def watch_readers(self) -> None:
+        """Check the servers of readers until cancelled. Without requests, nobody would notice that one is down."""
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            await self.served.run(self.served.check_readers)
 
     def warm_up(self) -> None:
         """Load the models, which takes seconds."""
         try:
+            self.served.check_readers()
             self.served.warm_up()
         except Exception as error:  # each request will report it
             if not self.closing:
-                _log.error("The models cannot be loaded: %s", error)
+                log_event(_log, logging.ERROR, "models_failed", f"The models cannot be loaded: {error}")
             return
         # With models loaded, looking through all objects stops all threads for a tenth of a second. Those so far stay.
         gc.collect()

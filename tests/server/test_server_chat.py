@@ -272,7 +272,33 @@ def test_figures(running: Running) -> None:
     text = running.client().get("/metrics").text
     assert 'ragfm_requests_total{method="POST",route="/v1/search",status="200"}' in text
     assert "ragfm_waiting 0.0" in text
-    assert "handbook" not in text
+    assert 'ragfm_generation{collection="handbook"}' in text
+    assert 'ragfm_index_lag_seconds{collection="handbook"} ' in text
+    assert not any(name in text for name in ("leave.md", "guest"))
+
+
+def test_a_server_is_not_ready_while_no_server_of_its_reader_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.server.service._CHECK_SECONDS", 0.05)
+    with running_server() as first, running_server() as second:
+        reader = load_reader("openai:m", base_url=f"{first.address}/v1,{second.address}/v1")
+        with serve(tmp_path, reader) as running:
+            client = running.client()
+
+            def is_ready() -> bool:
+                return client.get("/readyz").status_code == 200
+
+            eventually(is_ready)
+            first.die()
+            host = first.address.removeprefix("http://")
+            eventually(lambda: f'ragfm_reader_server_up{{server="{host}"}} 0.0' in client.get("/metrics").text)
+            assert is_ready()
+            second.die()
+            eventually(lambda: client.get("/readyz").json() == {"status": "reader unavailable"})
+            assert not is_ready()
+            with running_server(port=second.server_address[1]):
+                eventually(is_ready)
 
 
 def test_without_keys_only_local_requests_are_accepted() -> None:
@@ -306,6 +332,10 @@ def test_a_stream_that_fails_midway_ends_with_an_error(running: Running, monkeyp
         said.extend(chunk.choices[0].delta.content for chunk in stream)
     assert said == ["You", " get"]
     assert SECRET not in str(caught.value.body)
+    figures = lambda: running.client().get("/metrics").text  # noqa: E731
+    failed = 'ragfm_requests_total{method="POST",route="/v1/chat/completions",status="500"} 1.0'
+    eventually(lambda: failed in figures())
+    assert 'ragfm_failures_total{code="internal_error"} 1.0' in figures()
 
 
 def test_only_the_answers_of_a_failed_server_end_with_an_error(tmp_path: Path) -> None:

@@ -345,6 +345,19 @@ def test_four_thousand_probes_find_nothing(running: Running) -> None:
     probes(running, 4_000)
 
 
+def test_the_log_names_deleted_documents_and_leaves_probes_out(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = running.client()
+    eventually(lambda: client.get("/readyz").status_code == 200, 120)
+    with caplog.at_level("INFO", logger="ragfm.server.requests"):
+        for path in ("/healthz", "/readyz", "/metrics"):
+            client.get(path)
+        client.delete("/v1/documents/docs/leave.md")
+        (line,) = eventually(lambda: [vars(record)["fields"] for record in caplog.records])
+    assert (line["method"], line["document"], line["status"]) == ("DELETE", "docs/leave.md", 403)
+
+
 def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="ragfm.server"):
         running.client().post("/v1/search", json={"query": "salary of the director"})
@@ -354,7 +367,8 @@ def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: 
     lines: dict[str, Any] = {vars(record)["fields"]["route"]: vars(record)["fields"] for record in caplog.records}
     assert lines["/v1/chat/completions"]["completion_tokens"] > 5
     assert lines["/v1/search"]["key"] == "hr"
-    assert lines["none"]["status"] == 401
+    refused = lines["none"]
+    assert (refused["status"], refused["client"], refused["code"]) == (401, "127.0.0.1", "invalid_api_key")
     everything = str([vars(record) for record in caplog.records])
     for word in ("director", "leave", "98765", "hidden", running.secrets["hr"]):
         assert word not in everything

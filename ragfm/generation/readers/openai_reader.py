@@ -143,6 +143,16 @@ class OpenAIReader:
         return f"to {' and '.join(map(_host, self._urls))}"
 
     @property
+    def servers(self) -> dict[str, bool]:
+        """The servers by host, and whether each answered when it was last asked."""
+        return {server.host: server.probe is None for server in self._connect().pool.servers}
+
+    def check_servers(self) -> None:
+        """Ask each server whether it answers, in at most a few seconds."""
+        thread = self._connect()
+        thread.run(thread.pool.check())
+
+    @property
     def counts_exactly(self) -> bool:
         """Whether a server has counted tokens of this process; until then, counts may be estimates."""
         return bool(self._counts)

@@ -73,6 +73,16 @@ class Server:
             self.kind = next((kind for kind in (VLLM, LLAMA_SERVER) if kind in owners), OTHER)
         return self.kind
 
+    async def answers(self) -> bool:
+        """Whether the server answers, with whatever."""
+        try:
+            await self.request("models")
+        except openai.OpenAIError as error:
+            return not is_temporary(error) or getattr(error, "status_code", None) in _BUSY
+        except ValueError:
+            pass  # it answers, but not with JSON
+        return True
+
     def forget(self) -> None:
         """After a failure, another program may serve the address."""
         self.kind, self.counts = self._known_kind, True
@@ -150,6 +160,13 @@ class ServerPool:
             server.counts = False
         return None
 
+    async def check(self) -> None:
+        """Leave out the servers that do not answer."""
+        servers = [server for server in self.servers if server.probe is None]
+        for server, up in zip(servers, await asyncio.gather(*(one.answers() for one in servers)), strict=True):
+            if not up:
+                self._leave_out(server)
+
     async def load_adapter(self, name: str, path: str) -> None:
         """Make vLLM load an adapter from a path on its machine; check that llama-server was started with it.
 
@@ -165,7 +182,8 @@ class ServerPool:
 
     def _leave_out(self, server: Server) -> None:
         if server.probe is None:
-            _log.warning("The server %s failed. It is left out until it answers.", server.host)
+            about = {"event": "reader_server_down", "fields": {"server": server.host}}
+            _log.warning("The server %s failed. It is left out until it answers.", server.host, extra=about)
             server.forget()
             server.probe = asyncio.create_task(_until_it_answers(server))
 
@@ -174,17 +192,12 @@ async def _until_it_answers(server: Server) -> None:
     pause = FIRST_PAUSE
     while True:
         await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  several processes should not probe at once
-        try:
-            await server.request("models")
-        except openai.OpenAIError as error:
-            if is_temporary(error):
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
-        except ValueError:
-            pass  # it answers, but not with JSON
-        _log.warning("The server %s answers again.", server.host)
-        server.probe = None
-        return
+        if await server.answers():
+            about = {"event": "reader_server_up", "fields": {"server": server.host}}
+            _log.warning("The server %s answers again.", server.host, extra=about)
+            server.probe = None
+            return
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 async def _parameters(server: Server, request: Mapping[str, Any], scope: str, adapter: str | None) -> dict[str, Any]:
