@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
+from fastapi.routing import APIRoute
 from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.types import Message
 
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found, refuse_unknown_parameters
+from ragfm.server.api_keys import Key
 from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
 from ragfm.server.json_logging import log_event
+from ragfm.server.request_guard import UPLOADS_PATH
 from ragfm.server.served_models import Model
 from ragfm.server.service import Service, groups_of_key, service_of
 from ragfm.store.uploads import UPLOADS_SOURCE, Upload, UploadQuotaError, UploadsWaitingError, upload_id
@@ -32,6 +37,7 @@ router = APIRouter(dependencies=[Depends(refuse_unknown_parameters)])
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 _MB = 1_000_000
+_FORM_BYTES = 2**16  # of an upload's body besides the file
 _FORM_ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}  # of file names, by the HTML standard
 _log = logging.getLogger(__name__)
 _WAITING_RETRY_SECONDS = 2  # about the time of a slice of indexing
@@ -44,7 +50,41 @@ _DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/v1/documents", status_code=201)
+class _UploadRoute(APIRoute):
+    """Waits for a slot and checks the key's quota before FastAPI reads the body, which takes space on the disk."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_in_slot(request: Request) -> Response:
+            service, key = service_of(request), request.state.key
+            stores = [service.uploads[name] for name in {model.collection for model in service.served.for_key(key)}]
+
+            def used_bytes() -> int:
+                """Size of the key's uploads where they take least: the collection is named in the body."""
+                return min((sum(one.bytes for one in store.owned_by(key.own_group)) for store in stores), default=0)
+
+            async with service.served.upload_queue.slot(key.name):
+                used, read = await service.served.run(used_bytes), 0
+                most = key.uploads_mb * _MB - used + _FORM_BYTES
+
+                def check(size: int) -> None:
+                    if size > most:
+                        raise _quota_error(key, used, size)
+
+                async def receive() -> Message:
+                    nonlocal read
+                    message = await request.receive()
+                    read += len(message.get("body", b""))
+                    check(read)
+                    return message
+
+                check(int(request.headers.get("content-length", 0)))
+                return await handle(Request(request.scope, receive))
+
+        return handle_in_slot
+
+
 async def upload(
     request: Request,
     file: Annotated[UploadFile, File()],
@@ -86,16 +126,14 @@ async def upload(
         message = "This server cannot store uploads in the database of the collection."
         raise ApiError(503, message, code="uploads_unavailable") from error
     except UploadQuotaError as error:
-        message = (
-            f"The uploads of this key take {error.used / _MB:.1f} of {key.uploads_mb:g} MB, and this upload needs "
-            f"{error.size / _MB:.1f} MB more. Delete other uploads, or ask for a key with a higher limit "
-            "(`ragfm keys add --uploads-mb N`)."
-        )
-        raise ApiError(413, message, code="uploads_full", param="file") from error
+        raise _quota_error(key, error.used, error.size) from error
     service.metrics.uploads.inc()
     request.state.log_fields["document"] = stored.uri
     service.index_supervisors[target.collection].request_run()
     return _pending_card(service, target, stored)
+
+
+router.add_api_route(UPLOADS_PATH, upload, methods=["POST"], status_code=201, route_class_override=_UploadRoute)
 
 
 @router.get("/v1/documents", response_model=DocumentList)
@@ -197,6 +235,15 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     except TimeoutError:
         response.status_code = 202
     return Deleted(uri=uri, deleted=response.status_code != 202)
+
+
+def _quota_error(key: Key, used: int, size: int) -> ApiError:
+    message = (
+        f"The uploads of this key take {used / _MB:.1f} of {key.uploads_mb:g} MB, and this upload needs "
+        f"{size / _MB:.1f} MB more. Delete other uploads, or ask for a key with a higher limit "
+        "(`ragfm keys add --uploads-mb N`)."
+    )
+    return ApiError(413, message, code="uploads_full", param="file")
 
 
 def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:

@@ -74,14 +74,17 @@ class RequestGuard:
         request_id = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8)
-        status, complete = _CLIENT_CLOSED, False
+        status, complete, body = _CLIENT_CLOSED, False, None
         start = monotonic()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                sent = MutableHeaders(scope=message)
+                sent["x-request-id"] = request_id
+                if has_body and body is not None and not body.complete.is_set():
+                    sent["connection"] = "close"  # it was refused before all of its body was read
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -92,6 +95,7 @@ class RequestGuard:
         else:
             max_bytes, seconds = limits.body, limits.body_seconds
         length = headers.get("content-length", "0")
+        has_body = length != "0" or "transfer-encoding" in headers
         try:
             _check_head(scope, headers)
             state["key"] = await self._authenticate(scope, headers)

@@ -35,6 +35,7 @@ _NO_GROUPS: frozenset[str] = frozenset()
 _COMPUTE_SLOTS = min(8, max(2, cpu_count()))  # with more than cores, each request would only take longer
 _EMBEDDING_SLOTS = 2
 _DOCUMENT_SLOTS = 4
+_UPLOAD_SLOTS = 8
 _SPARE_THREADS = 8
 _MAX_WAIT_SECONDS = 60.0  # in a queue
 
@@ -148,6 +149,8 @@ class ServedModels:
         self.embedding_queue = shared_queue(_EMBEDDING_SLOTS)
         self.document_queue = shared_queue(_DOCUMENT_SLOTS)
         """For what reads and writes files: uploads, deletions, single documents."""
+        self.upload_queue = shared_queue(_UPLOAD_SLOTS)
+        """For receiving the bodies of uploads, which take space on the disk."""
         threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
         self._low_priority = ThreadPoolExecutor(_COMPUTE_SLOTS, "ragfm-serve-low", partial(_lower_priority, 5))
@@ -162,8 +165,8 @@ class ServedModels:
 
     @property
     def queues(self) -> list[FairQueue]:
-        """The queues for computing, embeddings and documents, then one for each reader."""
-        own = (self.compute_queue, self.embedding_queue, self.document_queue)
+        """The queues for computing, embeddings, documents and uploads, then one for each reader."""
+        own = (self.compute_queue, self.embedding_queue, self.document_queue, self.upload_queue)
         return [*own, *(queue for _, queue in self._readers.values())]
 
     def check_readers(self) -> None:

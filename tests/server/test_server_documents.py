@@ -6,6 +6,7 @@ import io
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -270,6 +272,39 @@ def test_uploads_of_a_key_have_a_size_limit(running: Running) -> None:
         with ThreadPoolExecutor(8) as pool:  # together they would take too much
             tries = pool.map(lambda n: client.post("/v1/documents", files={"file": ("e.txt", b"e" * 9000)}), range(8))
             assert [said.status_code for said in tries].count(201) == 1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_more_of_an_upload_is_read_than_the_quota_allows(running: Running, chunked: bool) -> None:
+    secret = running.keys.add(Key(name="tiny", uploads_mb=1))
+    host, port = running.address.removeprefix("http://").split(":")
+    length = "Transfer-Encoding: chunked" if chunked else "Content-Length: 50000000"
+    form = "Content-Type: multipart/form-data; boundary=x"
+    head = f"POST /v1/documents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n{length}\r\n{form}\r\n\r\n"
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n' + 2**20 * b"a"
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head.encode())
+        if chunked:  # of an unknown size; little more than the limit, so that no reset follows
+            connection.sendall(b"%x\r\n%b\r\n" % (len(part), part) + b"ffff\r\n" + 17_000 * b"a")
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    running.keys.revoke("tiny")
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in said
+    assert b"uploads_full" in said
+
+
+def test_a_key_sends_half_of_the_uploads_that_are_received_at_once(running: Running) -> None:
+    queue = running.app.state.service.served.upload_queue
+    host, port = running.address.removeprefix("http://").split(":")
+    with ExitStack() as connections:
+        for _ in range(queue.slots):
+            connection = connections.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            head = f"POST /v1/documents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {running.secrets['guest']}\r\n"
+            form = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000"
+            connection.sendall(f"{head}{form}\r\n\r\n--x".encode())
+        eventually(lambda: (queue.running["guest"], queue.waiting) == (queue.slots // 2, queue.slots // 2))
+        put(running.client("other"), "a.txt", b"a")
+    eventually(lambda: queue.running.total() == queue.waiting == 0)
 
 
 def test_uploads_that_wait_are_limited_for_each_key(tmp_path: Path) -> None:
