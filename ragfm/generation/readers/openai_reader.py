@@ -37,7 +37,7 @@ from ragfm.generation.readers import (
 )
 from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE, check_images, prepare_image
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
-from ragfm.generation.readers.server_pool import OTHER, Server, ServerPool
+from ragfm.generation.readers.server_pool import CUT_HINT, OTHER, Server, ServerPool
 from ragfm.models.adapters import served_name
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -255,7 +255,7 @@ class OpenAIReader:
         if not response.finished:
             raise EndpointError(
                 f"{self._name(response)} stopped in the middle of its answer, after {response.characters} characters.",
-                _RETRY_HINT,
+                f"{_RETRY_HINT} {CUT_HINT}",
             )
 
     def _request(self, messages: Sequence[Message], sampling: Sampling, max_tokens: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ SHORT_SECONDS = 5.0
 LOAD_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between two probes of a server that failed; each pause is twice the one before."""
+CUT_HINT = "llama-cpp-python's server does so for each new request unless it runs with `--interrupt_requests False`."
 _BUSY = (408, 409, 429)
 
 _log = logging.getLogger(__name__)
@@ -127,8 +128,9 @@ class ServerPool:
                         spoke = spoke or any(choice.delta and choice.delta.content for choice in choices)
                         finished = finished or any(choice.finish_reason for choice in choices)
                         yield chunk
-                if not finished:
-                    self._leave_out(server)
+                if not finished:  # the server itself works: it answers other requests
+                    about = {"event": "reader_answer_cut", "fields": {"server": server.host}}
+                    _log.warning("The server %s broke off an answer. %s", server.host, CUT_HINT, extra=about)
                 if finished or spoke or is_last:
                     return
             except openai.OpenAIError as error:
