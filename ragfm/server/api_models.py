@@ -412,7 +412,7 @@ State: TypeAlias = Literal["queued", "indexing", "ready", "failed"]
 
 
 class IndexingProgress(BaseModel):
-    """Progress of the indexing job: documents done, documents in total, chunks embedded."""
+    """Progress of the key's own uploads: those that are indexed or have failed, all, and chunks in the index."""
 
     documents: int
     total: int

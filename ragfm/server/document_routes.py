@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found, refuse_unknown_parameters
 from ragfm.server.api_keys import Key
-from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
+from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText, IndexingProgress
 from ragfm.server.json_logging import log_event
 from ragfm.server.request_guard import UPLOADS_PATH
 from ragfm.server.served_models import Model
@@ -116,7 +116,7 @@ async def upload(
             stored = await service.served.run_to_end(partial(store, file.file, name, groups, **limits))
     except UploadsWaitingError as error:
         message = f"{max_waiting} uploads of this key wait to be indexed, which is the limit (`uploads.waiting`). "
-        why, seconds = service.index_supervisors[target.collection].error, _WAITING_RETRY_SECONDS
+        why, seconds = service.index_supervisors[target.collection].reason, _WAITING_RETRY_SECONDS
         if why is not None:
             message, seconds = f"{message}Indexing fails and is retried: {why} ", _FAILED_RETRY_SECONDS
         message += f"Try again in {seconds} s."
@@ -130,7 +130,7 @@ async def upload(
     service.metrics.uploads.inc()
     request.state.log_fields["document"] = stored.uri
     service.index_supervisors[target.collection].request_run()
-    return _pending_card(service, target, stored)
+    return _pending_card(service, target, stored, None)
 
 
 router.add_api_route(UPLOADS_PATH, upload, methods=["POST"], status_code=201, route_class_override=_UploadRoute)
@@ -151,17 +151,20 @@ async def documents(
     def list_page() -> str:
         """The response in JSON. It is made here and not by the event loop, which all requests share."""
         own = {upload_id(upload.uri): upload for upload in service.uploads[target.collection].owned_by(key.own_group)}
-        if mine:  # no other key can have this group
-            filter = f"source = '{UPLOADS_SOURCE}'"
-            infos = target.handles.as_groups({key.own_group}).documents(filter, after=previous, limit=limit + 1)
+        if mine:
+            infos = _own_documents(target, key, after=previous, limit=limit + 1)
         else:
             infos = target.handle(key).documents(after=previous, limit=limit + 1)
         cards = [_indexed_card(info, yours=upload_id(info.uri) in own) for info in infos]
         indexed = {upload_id(info.uri) for info in infos}
         end = infos[-1].uri if len(infos) > limit else None
-        for number, upload in own.items():
-            if number not in indexed and upload.uri > previous and (end is None or upload.uri < end):
-                cards.append(_pending_card(service, target, upload))
+        pending = [
+            upload
+            for number, upload in own.items()
+            if number not in indexed and upload.uri > previous and (end is None or upload.uri < end)
+        ]
+        progress = _progress(target, key, own.values()) if pending else None
+        cards += [_pending_card(service, target, upload, progress) for upload in pending]
         target.handles.saw_newest(key)
         cards.sort(key=lambda card: card.uri)
         following = cards[limit - 1].uri if len(cards) > limit else None
@@ -197,7 +200,8 @@ async def document(
         if members:  # an indexed archive
             chunks = sum(info.chunks for info in members)
             return DocumentText(uri=uri, name=uri, state="ready", yours=True, chunks=chunks)
-        return DocumentText(**_pending_card(service, target, own).model_dump())
+        progress = _progress(target, key, service.uploads[target.collection].owned_by(key.own_group))
+        return DocumentText(**_pending_card(service, target, own, progress).model_dump())
 
     async with service.served.document_queue.slot(key.name):
         return await service.served.run_to_end(read_document)
@@ -250,6 +254,20 @@ def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:
     return DocumentCard(**asdict(info), state="ready", yours=yours)
 
 
-def _pending_card(service: Service, model: Model, upload: Upload) -> DocumentCard:
-    state, progress, error = service.index_supervisors[model.collection].state(upload)
-    return DocumentCard(uri=upload.uri, name=upload.uri, state=state, yours=True, progress=progress, error=error)
+def _pending_card(service: Service, model: Model, upload: Upload, progress: IndexingProgress | None) -> DocumentCard:
+    state, error = service.index_supervisors[model.collection].state(upload)
+    shown = progress if state == "indexing" else None
+    return DocumentCard(uri=upload.uri, name=upload.uri, state=state, yours=True, progress=shown, error=error)
+
+
+def _own_documents(model: Model, key: Key, **page: Any) -> list[DocumentInfo]:
+    """The documents of the key's own uploads: no other key can have its group."""
+    return model.handles.as_groups({key.own_group}).documents(f"source = '{UPLOADS_SOURCE}'", **page)
+
+
+def _progress(model: Model, key: Key, own: Iterable[Upload]) -> IndexingProgress:
+    """The progress of the key's own uploads. What others upload is not the key's business."""
+    infos, uploads = _own_documents(model, key), list(own)
+    indexed = {upload_id(info.uri) for info in infos}
+    done = sum(upload.error is not None or upload_id(upload.uri) in indexed for upload in uploads)
+    return IndexingProgress(documents=done, total=len(uploads), chunks=sum(info.chunks for info in infos))

@@ -322,13 +322,35 @@ def test_uploads_that_wait_are_limited_for_each_key(tmp_path: Path) -> None:
             assert int(refused.headers["retry-after"]) > 0
             assert refused.json()["error"]["code"] == "uploads_waiting"
             assert "2 uploads of this key wait" in refused.json()["error"]["message"]
-            it.app.state.service.index_supervisors["handbook"].error = "The disk is full."
+            # The log names the process that is writing and its machine. Users of keys learn neither.
+            eventually(lambda: "Another process is writing to the collection." in upload().text, 60)
             refused = upload()
-            assert "Indexing fails and is retried: The disk is full." in refused.json()["error"]["message"]
+            for said in (refused.text, client.get("/v1/documents?mine=true").text):
+                assert "Another process is writing to the collection." in said
+                assert str(os.getpid()) not in said
+                assert socket.gethostname() not in said
             assert refused.headers["retry-after"] == "60"
             put(other, "note.txt", b"The okapi is called Bob.")
             assert len(pages(client, limit=10, mine=True)) == 2
         eventually(lambda: upload().status_code == 201, 120)
+
+
+def test_progress_is_that_of_the_keys_own_uploads(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = running.app.state.service.index_supervisors["handbook"]
+    client = running.client(None)
+    client.headers["Authorization"] = f"Bearer {running.keys.add(Key(name='alone'))}"
+    indexed = put(client, "first.txt", b"The okapi is called Ann.")["uri"]
+    eventually(lambda: state(client, indexed) == "ready", 60)
+    monkeypatch.setattr(supervisor, "request_run", lambda: None)
+    monkeypatch.setattr(supervisor, "_running", True)
+    for number in range(3):
+        put(running.client("other"), f"{number}.txt", b"The zebra is called Bob.")
+    uri = put(client, "second.txt", b"The zebra is called Bob.")["uri"]
+    progress = {"documents": 1, "total": 2, "chunks": 1}
+    assert client.get(f"/v1/documents/{uri}").json()["progress"] == progress
+    (card,) = (card for card in client.get("/v1/documents?mine=true").json()["data"] if card["uri"] == uri)
+    assert (card["state"], card["progress"]) == ("indexing", progress)
+    running.keys.revoke("alone")
 
 
 def test_while_uploads_are_indexed_a_key_finds_what_it_has_seen(tmp_path: Path) -> None:

@@ -340,6 +340,8 @@ class OpenAIReader:
             return EndpointError(f"{name} failed{after}: {reply}.", _RETRY_HINT)
 
         message = f"{name} replied with status {error.status_code}: {reply}"
+        # These two are shown to users of ragfm's server, who must not learn where the model is.
+        shown, where = f"The model '{self._model}' replied with status {error.status_code}: {reply}", response.hosts[-1]
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             if error.request.headers.get("Authorization"):
                 return ConfigError(message, "Check OPENAI_API_KEY.")
@@ -352,10 +354,10 @@ class OpenAIReader:
         if isinstance(error, openai.RateLimitError):
             return ReaderBusyError(message, "Try again later, or send fewer requests at once.")
         if error.code == "context_length_exceeded":
-            return ContextOverflowError(message, "Set ask.context_tokens to the model's context length.")
+            return ContextOverflowError(shown, f"Set ask.context_tokens to the context length of {where}.")
         if error.status_code in (400, 422):
             return UnsupportedError(
-                message, "If the server rejects a parameter, set the option `omit`, see docs/readers.md."
+                shown, f"If the server {where} rejects a parameter, set the option `omit`, see docs/readers.md."
             )
         return EndpointError(message, _RETRY_HINT)
 
