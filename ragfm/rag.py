@@ -139,7 +139,7 @@ class Rag:
         hits: Sequence[Hit] | None = None,
         images: Sequence[ImagePart] = (),
     ) -> Answer:
-        """Answer a question; see `stream`."""
+        """Answer a question; see `stream`, which, unlike this, another thread can end."""
         stream = self.stream(question, history=history, filter=filter, hits=hits, images=images)
         for _ in stream:
             pass
