@@ -101,10 +101,10 @@ class Rag:
         self.k: int = _checked(k) or settings.k or self._passages
         if keep := getattr(self.base_reader, "keep", None):
             keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
-        self.reader = _scoped(self.base_reader, collection)
+        self.origin = Origin()
+        self.reader = _scoped(self.base_reader, collection, self.origin)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
-        self.origin = Origin()
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
@@ -123,11 +123,11 @@ class Rag:
         """
         other = copy.copy(self)
         other.collection, other.base_reader = collection or self.collection, reader or self.base_reader
+        other.origin = origin or self.origin
         if collection is not None or reader is not None:
-            other.reader = _scoped(other.base_reader, other.collection)
+            other.reader = _scoped(other.base_reader, other.collection, other.origin)
         other.k = _checked(k) or self.k
         other.sampling = sampling or self.sampling
-        other.origin = origin or self.origin
         return other
 
     def ask(
@@ -450,17 +450,17 @@ class Rag:
         return (*tables, (self.collection.neighbours, tokens))
 
 
-def _scoped(reader: Reader, collection: Collection) -> Reader:
+def _scoped(reader: Reader, collection: Collection, origin: Origin) -> Reader:
     """The reader with a prompt cache of its own for the handle's groups: cache hits must not reveal others' prompts."""
     if collection.groups is None or not (scoped := getattr(reader, "scoped", None)):
         return reader
-    result: Reader = scoped(prompt_scope(collection.groups))
+    result: Reader = scoped(prompt_scope(collection.groups, origin.key))
     return result
 
 
-def prompt_scope(groups: Set[str]) -> str:
-    """The scope of the reader for users with these groups, see `LocalReader.scoped`."""
-    return "\n".join(["groups", *sorted(groups)])
+def prompt_scope(groups: Set[str], key: str | None = None) -> str:
+    """The scope of the reader for users with these groups, and with an API key, see `LocalReader.scoped`."""
+    return "\n".join([f"groups of {key}" if key else "groups", *sorted(groups)])
 
 
 def _checked(k: int | None) -> int | None:

@@ -203,7 +203,7 @@ class ServedModels:
             try:
                 return await self.run_to_end(function, *args, low_priority=has_more)
             finally:
-                seconds, scope = time.monotonic() - start, prompt_scope(key.visible_groups)
+                seconds, scope = time.monotonic() - start, prompt_scope(key.visible_groups, key.name)
                 for reader, _ in self._readers.values():
                     if isinstance(reader, LocalReader):
                         reader.charge(scope, seconds)
