@@ -33,7 +33,7 @@ def _after(days: float | None) -> datetime | None:
 
 
 def _at(time: datetime | None) -> str | None:
-    return time and time.astimezone(UTC).isoformat(timespec="seconds")
+    return None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _key_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,7 +107,7 @@ def add(
             collections=split_names(allowed) or None,
             per_minute=rate,
             uploads_mb=uploads_mb,
-            scopes=split_names(scopes),  # type: ignore[arg-type]  validated
+            scopes=split_names(scopes),
             expires=_after(days),
         )
     except ValidationError as error:

@@ -137,10 +137,11 @@ def error_response(error: ApiError) -> JSONResponse:
 async def refuse_unknown_parameters(request: Request) -> None:
     """Raise ApiError for a parameter or form field that the route does not have: its sender relies on its effect."""
     route = request.scope["route"].dependant
-    given = {"parameter": (request.query_params, route.query_params)}
-    if route.body_params:
-        given["field"] = await request.form(), route.body_params
-    for kind, (names, fields) in given.items():
+    form = list(await request.form()) if route.body_params else []
+    for kind, names, fields in (
+        ("parameter", list(request.query_params), route.query_params),
+        ("field", form, route.body_params),
+    ):
         known = [field.alias for field in fields]
         for name in names:
             if name not in known:

@@ -6,6 +6,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ragfm.core.errors import ConfigError, RagfmError
 from ragfm.core.registry import plugin_and_model
@@ -41,7 +42,7 @@ def check_memory(served: ServedModels) -> None:
     """
     parts, free = estimate_memory(served), free_memory()
     minimum, maximum = sum(part.min_bytes for part in parts), sum(part.max_bytes for part in parts)
-    fields = {
+    fields: dict[str, Any] = {
         "planned_mb": {part.name: round(part.max_bytes / 1e6) for part in parts},
         "together_mb": round(maximum / 1e6),
         "free_mb": None if free is None else round(free / 1e6),

@@ -83,7 +83,7 @@ class RequestGuard:
                 status = message["status"]
                 sent = MutableHeaders(scope=message)
                 sent["x-request-id"] = request_id
-                if has_body and body is not None and not body.complete.is_set():
+                if is_large and body is not None and not body.complete.is_set():
                     sent["connection"] = "close"  # it was refused before all of its body was read
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -95,7 +95,8 @@ class RequestGuard:
         else:
             max_bytes, seconds = limits.body, limits.body_seconds
         length = headers.get("content-length", "0")
-        has_body = length != "0" or "transfer-encoding" in headers
+        # A small body is read in any case, so that the client sees the response.
+        is_large = "transfer-encoding" in headers or not length.isdecimal() or int(length) > limits.body
         try:
             _check_head(scope, headers)
             state["key"] = await self._authenticate(scope, headers)
@@ -104,9 +105,7 @@ class RequestGuard:
         except ApiError as error:
             state["error"] = error
             response = error_response(error)
-            # A small body is read, so that the client sees the response. With a large one the connection is closed.
-            unclear = error.status_code == 431 or "transfer-encoding" in headers or not length.isdecimal()
-            if unclear or int(length) > limits.body:
+            if is_large or error.status_code == 431:
                 response.headers["connection"] = "close"
             await response(scope, receive, send_with_id)
         else:
@@ -148,6 +147,7 @@ class RequestGuard:
         if key is None:
             message = "A valid key is required: `Authorization: Bearer KEY`."
             raise ApiError(401, message, code="invalid_api_key")
+        scope["state"]["key"] = key  # for the log, also of a request that is refused
         if key.expired:
             raise ApiError(401, "The key has expired.", code="expired_api_key")
         if seconds > 0:

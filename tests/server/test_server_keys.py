@@ -167,10 +167,13 @@ def test_a_key_may_do_what_its_scopes_say(running: Running, scopes: tuple[Any, .
     assert refused == {"missing_scope"}
 
 
-def test_an_expired_key_is_refused(running: Running) -> None:
+def test_an_expired_key_is_refused_and_logged(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     secret = running.keys.add(Key(name="old", expires=datetime.now(UTC) - timedelta(seconds=1)))
-    said = httpx.get(f"{running.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})
+    with caplog.at_level("INFO", logger="ragfm.server.requests"):
+        said = httpx.get(f"{running.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})
+        (record,) = eventually(lambda: caplog.records)
     running.keys.revoke("old")
+    assert vars(record)["fields"]["key"] == "old"
     assert (said.status_code, said.json()["error"]["code"]) == (401, "expired_api_key")
 
 
