@@ -111,6 +111,7 @@ class IndexSupervisor:
             seconds = _POLL_SECONDS
             try:
                 waiting, self._elsewhere = await asyncio.to_thread(self._uploads.work)
+                self._waiting_since = (self._waiting_since or monotonic()) if waiting else None
             except RagfmError as error:  # readiness and requests report it, too
                 waiting, self._elsewhere, seconds = False, False, _POLL_SECONDS_AFTER_ERROR
                 _log.debug("%s", error)

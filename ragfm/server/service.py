@@ -145,8 +145,9 @@ class Service:
         key: Key = request.state.key
         if groups is None:
             return model.handle(key)
-        request.state.log_fields["groups"] = groups
-        return model.handle(key, groups_of_key(key, groups, param))
+        named = groups_of_key(key, groups, param)
+        request.state.log_fields["groups"] = sorted(named)
+        return model.handle(key, named)
 
     def rag(self, model: Model, handle: Collection, origin: Origin, *, k: int | None = None, **sampling: Any) -> Rag:
         """The model over a handle, with the given sampling parameters, within the limits."""

@@ -335,6 +335,26 @@ def test_uploads_that_wait_are_limited_for_each_key(tmp_path: Path) -> None:
         eventually(lambda: upload().status_code == 201, 120)
 
 
+def test_metrics_show_uploads_that_cannot_be_indexed(tmp_path: Path) -> None:
+    with serve(tmp_path, ScriptedReader(["Yes."])) as it:
+        client = it.client("hr")
+
+        def figures() -> tuple[bool, bool]:
+            """Whether the index lags, and whether indexing fails."""
+            text = client.get("/metrics").text
+            return (
+                'ragfm_index_lag_seconds{collection="handbook"} 0.0\n' not in text,
+                'ragfm_index_failing{collection="handbook"} 1.0\n' in text,
+            )
+
+        assert figures() == (False, False)
+        with write_lock(it.folder):
+            put(client, "note.txt", b"The okapi is called Ann.")
+            assert figures()[0]
+            eventually(lambda: figures() == (True, True), 60)
+        eventually(lambda: figures() == (False, False), 60)
+
+
 def test_progress_is_that_of_the_keys_own_uploads(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor = running.app.state.service.index_supervisors["handbook"]
     client = running.client(None)
