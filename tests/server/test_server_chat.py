@@ -289,16 +289,16 @@ def test_a_server_is_not_ready_while_no_server_of_its_reader_answers(
             def is_ready() -> bool:
                 return client.get("/readyz").status_code == 200
 
-            eventually(is_ready)
+            eventually(is_ready, 120)
             first.die()
             host = first.address.removeprefix("http://")
-            eventually(lambda: f'ragfm_reader_server_up{{server="{host}"}} 0.0' in client.get("/metrics").text)
+            eventually(lambda: f'ragfm_reader_server_up{{server="{host}"}} 0.0' in client.get("/metrics").text, 60)
             assert is_ready()
             second.die()
-            eventually(lambda: client.get("/readyz").json() == {"status": "reader unavailable"})
+            eventually(lambda: client.get("/readyz").json() == {"status": "reader unavailable"}, 60)
             assert not is_ready()
             with running_server(port=second.server_address[1]):
-                eventually(is_ready)
+                eventually(is_ready, 60)
 
 
 def test_without_keys_only_local_requests_are_accepted() -> None:
