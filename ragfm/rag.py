@@ -24,7 +24,7 @@ from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.status_sentences import status_sentences
 from ragfm.core.types import Answer, Message, Sampling, Usage
-from ragfm.generation.answer_log import AnswerContext
+from ragfm.generation.answer_log import AnswerContext, Origin
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint, prompt_prefix
@@ -104,7 +104,8 @@ class Rag:
         self.k: int = _checked(k) or settings.k or self._passages
         if keep := getattr(self.base_reader, "keep", None):
             keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
-        self.reader = _scoped(self.base_reader, collection)
+        self.origin = Origin()
+        self.reader = _scoped(self.base_reader, collection, self.origin)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
@@ -117,15 +118,17 @@ class Rag:
         reader: Reader | None = None,
         k: int | None = None,
         sampling: Sampling | None = None,
+        origin: Origin | None = None,
     ) -> Rag:
-        """A copy with another handle on the same collection, another `k`, or other sampling.
+        """A copy with another handle on the same collection, another `k`, other sampling, or an origin for the log.
 
         `reader` must be of the same model; it lets several collections share one that is loaded.
         """
         other = copy.copy(self)
         other.collection, other.base_reader = collection or self.collection, reader or self.base_reader
+        other.origin = origin or self.origin
         if collection is not None or reader is not None:
-            other.reader = _scoped(other.base_reader, other.collection)
+            other.reader = _scoped(other.base_reader, other.collection, other.origin)
         other.k = _checked(k) or self.k
         other.sampling = sampling or self.sampling
         return other
@@ -139,7 +142,7 @@ class Rag:
         hits: Sequence[Hit] | None = None,
         images: Sequence[ImagePart] = (),
     ) -> Answer:
-        """Answer a question; see `stream`."""
+        """Answer a question; see `stream`, which, unlike this, another thread can end."""
         stream = self.stream(question, history=history, filter=filter, hits=hits, images=images)
         for _ in stream:
             pass
@@ -481,17 +484,17 @@ class Rag:
         return (*tables, (self.collection.neighbours, tokens))
 
 
-def _scoped(reader: Reader, collection: Collection) -> Reader:
+def _scoped(reader: Reader, collection: Collection, origin: Origin) -> Reader:
     """The reader with a prompt cache of its own for the handle's groups: cache hits must not reveal others' prompts."""
     if collection.groups is None or not (scoped := getattr(reader, "scoped", None)):
         return reader
-    result: Reader = scoped(prompt_scope(collection.groups))
+    result: Reader = scoped(prompt_scope(collection.groups, origin.key))
     return result
 
 
-def prompt_scope(groups: Set[str]) -> str:
-    """The scope of the reader for users with these groups, see `LocalReader.scoped`."""
-    return "\n".join(["groups", *sorted(groups)])
+def prompt_scope(groups: Set[str], key: str | None = None) -> str:
+    """The scope of the reader for users with these groups, and with an API key, see `LocalReader.scoped`."""
+    return "\n".join([f"groups of {key}" if key else "groups", *sorted(groups)])
 
 
 def _checked(k: int | None) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from ragfm.cli import ragfm
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "docs" / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+EXTRAS = re.findall(r"^ARG EXTRAS=(.+)$", DOCKERFILE, re.M)[0].split(",")
 
 
 def instruction(name: str) -> str:
@@ -42,8 +44,8 @@ def test_the_dockerfile_is_linted() -> None:
 
 def test_the_dockerfile_installs_and_runs_what_there_is() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    (named,) = re.findall(r"'/src\[(.+)\]'", DOCKERFILE)
-    assert set(named.split(",")) <= set(extras)
+    assert set(EXTRAS) <= set(extras)
+    assert "/src[$EXTRAS]" in DOCKERFILE
     assert json.loads(instruction("ENTRYPOINT")) == ["ragfm"]
     parses(json.loads(instruction("CMD")))
     for kept in re.findall(r"^!(.+)$", (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8"), re.M):
@@ -77,7 +79,51 @@ def test_the_compose_example_with_postgresql() -> None:
     assert services["ragfm"]["deploy"]["replicas"] == 2
     parses(services["worker"]["command"])
     assert f"ragfm:{instruction('EXPOSE')}" in services["proxy"]["command"]
-    assert "postgres" in re.findall(r"'/src\[(.+)\]'", DOCKERFILE)[0].split(",")
+    assert "postgres" in EXTRAS
+
+
+def test_the_compose_example_with_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both containers get the key from the same file, and ragfm sends it to vLLM."""
+    compose = yaml.safe_load((DEPLOY / "compose-vllm.yaml").read_text(encoding="utf-8"))
+    services = compose["services"]
+    assert "openai" in EXTRAS
+    assert services["ragfm"]["secrets"] == services["vllm"]["secrets"] == list(compose["secrets"])
+    parses([word.replace("${MODEL:?}", "m") for word in services["ragfm"]["command"]])
+    window = services["vllm"]["command"]
+    assert services["ragfm"]["environment"]["RAGFM_ASK__CONTEXT_TOKENS"] == window[window.index("--max-model-len") + 1]
+    assert services["ragfm"]["volumes"][0] == "data:/data"
+
+    secret = tmp_path / "key"
+    secret.write_text("of the file\n")
+    program = tmp_path / "bin"
+    program.mkdir()
+    monkeypatch.setenv("PATH", f"{program}:{os.environ['PATH']}")
+    for name, variable in (("ragfm", "OPENAI_API_KEY"), ("vllm", "VLLM_API_KEY")):
+        (program / name).write_text(f'#!/bin/sh\necho "${variable}" "$@"\n')
+        (program / name).chmod(0o755)
+        shell = [word.replace("$$", "$") for word in services[name]["entrypoint"]]
+        shell[2] = shell[2].replace("/run/secrets/reader_key", str(secret))
+        said = subprocess.run([*shell, "one", "two words"], capture_output=True, text=True, check=True).stdout
+        assert said == f"of the file {'serve ' if name == 'vllm' else ''}one two words\n"
+    assert services["ragfm"]["environment"]["OPENAI_BASE_URL"] == "http://vllm:8000/v1"
+
+
+def test_the_kubernetes_example_with_llama_server() -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    text = (DEPLOY / "kubernetes-llama-server.yaml").read_text(encoding="utf-8")
+    resources = {resource["kind"]: resource for resource in yaml.safe_load_all(text)}
+    for resource in resources.values():
+        validate.validate(resource, "1.30", strict=True)
+    (container,) = resources["Deployment"]["spec"]["template"]["spec"]["containers"]
+    page = (DEPLOY.parent / "deploy.md").read_text(encoding="utf-8")
+    port = resources["Service"]["spec"]["ports"][0]["port"]
+    assert f"OPENAI_BASE_URL=http://{resources['Service']['metadata']['name']}:{port}/v1" in page
+    assert str(port) == container["args"][container["args"].index("--port") + 1]
+    key = container["env"][0]["valueFrom"]["secretKeyRef"]
+    assert f"create secret generic {key['name']} --from-literal={key['key']}=" in page
+    servers = next(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
+    sources = servers["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+    assert key["name"] in [source["secretRef"]["name"] for source in sources]
 
 
 def test_the_kubernetes_example() -> None:

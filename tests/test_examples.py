@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import uvicorn
 from support.postgres_server import PostgresServer
+from support.running_server import SlowReader, eventually, make_collection
 
+from ragfm import Collection, Rag
 from ragfm.core.errors import ModelNotFoundError
 from ragfm.models.model_lookup import find_model
 
@@ -31,6 +42,57 @@ def _run(name: str, *words: str) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("Done.\n")
+
+
+@pytest.fixture
+def fastapi_example() -> Iterator[Any]:
+    spec = importlib.util.spec_from_file_location("fastapi_example", SCALE_OUT.parent / "fastapi" / "app.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # FastAPI resolves annotations in it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_cancelled_answers_of_the_fastapi_example_free_their_slots(fastapi_example: Any, tmp_path: Path) -> None:
+    reader = SlowReader(slots=20, words=2, silent=True)  # if nobody ends it, it speaks for a minute
+    rag = Rag(Collection.open(make_collection(tmp_path)), reader=reader)
+
+    async def cancel_all() -> None:
+        with ThreadPoolExecutor(20) as threads:
+            asyncio.get_running_loop().set_default_executor(threads)
+            tasks = [asyncio.create_task(fastapi_example.ask(rag, "How much leave?")) for _ in range(20)]
+            while reader.busy < len(tasks):
+                await asyncio.sleep(0.01)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            async with asyncio.timeout(20):
+                while reader.busy:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(cancel_all())
+
+
+def test_clients_that_leave_the_fastapi_example_free_their_slots(fastapi_example: Any, tmp_path: Path) -> None:
+    reader = SlowReader(words=20)
+    app = fastapi_example.create_app(Rag(Collection.open(make_collection(tmp_path)), reader=reader))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    eventually(lambda: server.started)
+    host, port = server.servers[0].sockets[0].getsockname()
+    answered = httpx.get(f"http://{host}:{port}/ask", params={"question": "How much leave?"}, timeout=60)
+    assert answered.json()["status"]
+    reader.words, reader.silent = 2, True
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall(b"GET /ask?question=leave HTTP/1.1\r\nHost: x\r\n\r\n")
+        eventually(lambda: reader.busy == 1)
+    eventually(lambda: reader.busy == 0)
+    server.should_exit = True
+    thread.join(20)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
 from ragfm.core.types import CLOSED, Stream
-from ragfm.generation.answer_log import AnswerLog
+from ragfm.generation.answer_log import AnswerLog, Origin
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 
@@ -310,5 +310,8 @@ def test_handles_of_different_groups_share_no_prompt_cache(collection: Collectio
 
     for groups in ({"b", "a"}, {"a", "b"}, {"a"}, set()):
         Rag(collection.as_groups(groups), reader=Scoping(["Yes."]))
-    Rag(collection, reader=Scoping(["Yes."]))
+    rag = Rag(collection, reader=Scoping(["Yes."]))
     assert scopes == ["groups\na\nb", "groups\na\nb", "groups\na", "groups"]
+    for key in ("ann", "bob"):  # of a server, whose requests are restricted to the same group
+        rag.with_options(collection=collection.as_groups({"a"}), origin=Origin(key))
+    assert scopes[4:] == ["groups of ann\na", "groups of bob\na"]

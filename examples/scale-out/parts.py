@@ -92,7 +92,7 @@ class Machines:
         """Start a server of a collection, and wait until it listens. Returns its port, too, by default a free one."""
         port = port or free_port()
         command = [sys.executable, "-m", "ragfm", "serve", "-c", f"handbook={collection}", "--no-auth"]
-        server = self.start(machine, *command, f"--port={port}", *words, wait_for="ragfm serves", **variables)
+        server = self.start(machine, *command, f"--port={port}", *words, wait_for='"event": "start"', **variables)
         return server, port
 
 

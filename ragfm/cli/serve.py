@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,19 +98,22 @@ def serve(
             "Install it with `pip install -e '.[server]'` in ragfm's source folder.",
         ) from error
     folders = named_collections(collections)
+    served = ServedModels(folders, named_readers(readers), adapter=adapter)
     keys = None if no_auth else key_store(keys_path, folders[0][1])
     if keys is not None and not keys.keys():
-        raise ConfigError(
-            f"There are no API keys in '{keys.path}'.", "Create one with `ragfm keys add NAME`, or use --no-auth."
-        )
-    served = ServedModels(folders, named_readers(readers), adapter=adapter)
+        command = "ragfm keys add NAME"
+        if keys_path:
+            command += f" --keys {shlex.quote(keys_path)}"
+        elif collections:  # the location of a database, unlike the option, has no password
+            command += f" -c {shlex.quote(str(keys.path) if keys.remote else collections[0])}"
+        raise ConfigError(f"There are no API keys in '{keys.path}'.", f"Create one with `{command}`, or use --no-auth.")
     configure_logging(debug="--debug" in sys.argv)
     check_memory(served)
     app = create_app(served, keys=keys)
 
     def show_address(address: str) -> None:
-        print_note(f"ragfm serves an API at {address}/v1 and a chat page at {address}/")
-        sys.stderr.flush()
+        if sys.stderr.isatty():  # a log has lines of JSON only
+            print_note(f"ragfm serves an API at {address}/v1 and a chat page at {address}/")
 
     server = Server(app, host=host, port=port, drain=drain, shutdown_delay=shutdown_delay, on_listening=show_address)
     server.run()

@@ -26,11 +26,20 @@ from ragfm.generation.prompt import Prompt
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The request that an answer is for: the name of its API key, and its id in the server's log."""
+
+    key: str | None = None
+    request_id: str | None = None
+
+
 class Answering(Protocol):
     """The part of `Rag` that the log needs."""
 
     reader_name: str
     sampling: Sampling
+    origin: Origin
 
     @property
     def collection(self) -> SearchHandle:
@@ -47,12 +56,13 @@ class AnswerContext:
     prompt: Prompt | None
     start: float
     found: float
+    origin: Origin = Origin()
 
     @classmethod
     def of(cls, rag: Answering, prompt: Prompt | None, start: float) -> AnswerContext:
         """The context of a question that `rag` was asked at `start` and has retrieved the passages for just now."""
         groups, adapter = rag.collection.groups, rag.sampling.adapter
-        return cls(rag.reader_name, adapter, groups, prompt, start, time.monotonic() - start)
+        return cls(rag.reader_name, adapter, groups, prompt, start, time.monotonic() - start, rag.origin)
 
 
 class AnswerLog:
@@ -127,6 +137,9 @@ class AnswerLog:
             "question": answer.question,
             "query": answer.query,
             "answer": answer.text,
+            "shown": answer.shown if finished else None,
+            "status": answer.status if finished else None,
+            "confidence": answer.confidence,
             "abstained": answer.abstained,
             "finished": finished,
             "reader": context.reader,
@@ -139,6 +152,8 @@ class AnswerLog:
             "usage": asdict(answer.usage),
             "seconds": {key: round(value, 3) for key, value in seconds.items() if value is not None},
             "rating_id": secrets.token_hex(8),
+            "key": context.origin.key,
+            "request_id": context.origin.request_id,
         }
         return self._storage.insert(row)
 

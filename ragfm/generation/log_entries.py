@@ -11,9 +11,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ragfm.core.types import AnswerStatus
+
 REDACTED = "[redacted]"
 JSON_COLUMNS = ("groups", "passages", "prompt", "citations", "contradictions", "usage", "seconds")
-TEXT_COLUMNS = ("question", "query", "answer", "correction", "prompt", "citations", "contradictions", "passages")
+TEXT_COLUMNS = (
+    "question",
+    "query",
+    "answer",
+    "shown",
+    "correction",
+    "prompt",
+    "citations",
+    "contradictions",
+    "passages",
+)
 """The columns that hold text of users and documents."""
 
 
@@ -24,6 +36,9 @@ class LogEntry:
     `finished` is False if the reader was stopped. `groups` are those of a restricted handle, None for the owner's.
     `passages` are the hits by uri, span, chunk and scores; their text is in the `prompt`. `seconds` has `found`
     (retrieval), `first` (first piece of text) and `total`. Users of a server rate the answer by its `rating_id`.
+    `answer` is the text, `shown` what users saw of it, with the document's words. `status` is `answered`, `unsure` or
+    `not_found`. Both are None if it was not finished. `key` and `request_id` are those of a server's request, else
+    None. Entries of older versions lack `shown`, `status`, `confidence` and `request_id`.
     """
 
     id: int
@@ -45,6 +60,11 @@ class LogEntry:
     correction: str | None
     contradictions: list[dict[str, Any]]
     rating_id: str
+    shown: str | None
+    status: AnswerStatus | None
+    confidence: float | None
+    key: str | None
+    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ragfm.core.errors import LogError
 from ragfm.core.types import Contradiction
 from ragfm.generation.log_entries import LogEntry, LogFilter, encode_row, make_entries, timestamp
 
-SCHEMA = 3
+SCHEMA = 4
 _LOCK_SECONDS = 5.0  # to wait for another process's write
 _TABLE = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -37,6 +37,12 @@ _ADD_CONTRADICTIONS = "ALTER TABLE entries ADD COLUMN contradictions TEXT NOT NU
 # What a user of the server gets instead of the id, which would reveal how many questions others ask.
 _ADD_RATING_ID = "ALTER TABLE entries ADD COLUMN rating_id TEXT"
 _INDEX_RATING_ID = "CREATE UNIQUE INDEX ratings ON entries (rating_id)"
+_ADD_REQUEST = [
+    f"ALTER TABLE entries ADD COLUMN {column}"
+    for column in ("shown TEXT", "status TEXT", "confidence REAL", "key TEXT", "request_id TEXT")
+]
+# Until schema 3, the key was known only by the group that no other key has.
+_SET_KEY = "UPDATE entries SET key = (SELECT substr(value, 5) FROM json_each(groups) WHERE value LIKE 'key:%')"
 
 
 class LogFile:
@@ -151,10 +157,14 @@ class LogFile:
                         " WHERE id = :id",
                         {**values, "id": row["id"]},
                     )
-        if version < SCHEMA:
+        if version < 3:
             connection.execute(_ADD_RATING_ID)
             connection.execute("UPDATE entries SET rating_id = lower(hex(randomblob(8)))")
             connection.execute(_INDEX_RATING_ID)
+        if version < SCHEMA:
+            for statement in _ADD_REQUEST:
+                connection.execute(statement)
+            connection.execute(_SET_KEY)
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")
 

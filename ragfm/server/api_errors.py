@@ -24,6 +24,7 @@ from ragfm.core.errors import (
     TooLongError,
     UnsupportedError,
 )
+from ragfm.server.api_models import UNKNOWN_MEMBER
 from ragfm.server.fair_queue import QueueFullError
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -87,6 +88,8 @@ def as_api_error(error: Exception) -> ApiError:
             # Of a value that may have several types, the error of the one that it comes nearest to.
             detail = max(error.errors(), key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
             part, *where = (key for key in detail["loc"] if not _TYPE_NAME.fullmatch(str(key)))
+            if detail["type"] == UNKNOWN_MEMBER:
+                where.append(detail["ctx"]["name"])
             if detail["type"] == "json_invalid":
                 message = f"The body is not JSON: {detail['ctx']['error']} at character {where[0]}."
                 return ApiError(400, message, code="invalid_request")
@@ -129,6 +132,21 @@ def as_api_error(error: Exception) -> ApiError:
 def error_response(error: ApiError) -> JSONResponse:
     """The HTTP response of an error."""
     return JSONResponse(error.body.model_dump(), error.status_code, error.headers)
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raise ApiError for a parameter or form field that the route does not have: its sender relies on its effect."""
+    route = request.scope["route"].dependant
+    form = list(await request.form()) if route.body_params else []
+    for kind, names, fields in (
+        ("parameter", list(request.query_params), route.query_params),
+        ("field", form, route.body_params),
+    ):
+        known = [field.alias for field in fields]
+        for name in names:
+            if name not in known:
+                message = f"{name}: there is no such {kind}. Known are {', '.join(known) or 'none'}."
+                raise ApiError(400, message, code="invalid_request", param=name)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

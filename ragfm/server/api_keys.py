@@ -1,4 +1,4 @@
-"""API keys: access to collections and groups, and limits per key.
+"""API keys: access to collections and groups, scopes, and limits per key.
 
 The key file holds a hash of each key, never a key. Keys are 256 random bits, so a plain SHA-256 resists guessing.
 """
@@ -6,17 +6,20 @@ The key file holds a hash of each key, never a key. Keys are 256 random bits, so
 from __future__ import annotations
 
 import hmac
+import math
 import os
 import secrets
 import threading
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol, TypeAlias, get_args
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from ragfm.core.access_groups import OWN_GROUP_PREFIX
 from ragfm.core.durable_files import write_durably
@@ -26,6 +29,10 @@ _SECRET_PREFIX = "ragfm-"  # noqa: S105  not a secret
 _MAX_FILE_BYTES = 10 * 2**20
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 _GROUP = r"^[^\s#,][^\n\r#,]{0,99}$"
+_TOUCH_SECONDS = 60.0  # between two records of the same key's use
+Scope: TypeAlias = Literal["read", "write", "metrics"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+"""`write` is for uploads and deletions, `metrics` for the metrics of the server, `read` for all else."""
 
 
 class Key(BaseModel):
@@ -33,6 +40,7 @@ class Key(BaseModel):
 
     `collections` are the collections that it may use, None for all. `per_minute` limits its requests, `uploads_mb` the
     total size of its uploads to a collection. Uploads belong to the name: a later key of the same name has them again.
+    The key has no rights from `expires` on. After a rotation, the previous secret is valid until `previous_until`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -44,6 +52,10 @@ class Key(BaseModel):
     per_minute: float = Field(600, gt=0)
     uploads_mb: float = Field(1000, ge=0)
     created: str = ""
+    scopes: tuple[Scope, ...] = ("read", "write")
+    expires: AwareDatetime | None = None
+    previous_sha256: str | None = None
+    previous_until: AwareDatetime | None = None
 
     @field_validator("groups")
     @classmethod
@@ -61,6 +73,17 @@ class Key(BaseModel):
     def visible_groups(self) -> frozenset[str]:
         """All groups whose documents the key sees, its own included."""
         return frozenset({*self.groups, self.own_group})
+
+    @property
+    def expired(self) -> bool:
+        """Whether the key has no rights any more."""
+        return self.expires is not None and datetime.now(UTC) >= self.expires
+
+    def has_secret(self, digest: str) -> bool:
+        """Whether this is the hash of its secret, or of its previous one. The time does not depend on the result."""
+        overlaps = self.previous_until is not None and datetime.now(UTC) < self.previous_until
+        previous = hmac.compare_digest(self.previous_sha256 or "", digest)
+        return hmac.compare_digest(self.sha256, digest) | (previous & overlaps)
 
     def may_use(self, collection: str) -> bool:
         """Whether the key has access to a collection."""
@@ -101,8 +124,17 @@ class KeyStore(Protocol):
     def add(self, key: Key) -> str:
         """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
 
+    def rotate(self, name: str, overlap: timedelta, expires: datetime | None = None) -> str:
+        """Replace a key's secret and return the new one. The old one stays valid during the overlap.
+
+        Raises ConfigError if there is no such key.
+        """
+
     def revoke(self, name: str) -> None:
         """Delete a key. Raises ConfigError if there is none."""
+
+    def last_used(self) -> Mapping[str, datetime]:
+        """When each key was last used, to the minute, by name."""
 
 
 class RequestCounter:
@@ -138,7 +170,10 @@ class KeyFile:
         self._lock = threading.Lock()
         self._file_version: tuple[int, int, int] | None = None  # inode, modification time and size of the last read
         self._keys: tuple[Key, ...] = ()
-        self.take = RequestCounter().take
+        self._counter = RequestCounter()
+        # A file per key, whose time is that of its last use: several servers write them without a lock.
+        self._used_folder = self.path.with_name(f"{self.path.name}.used")
+        self._touched: dict[str, float] = {}  # when this process did so, by name of the key
 
     def keys(self) -> tuple[Key, ...]:
         """All keys in order of creation."""
@@ -163,9 +198,18 @@ class KeyFile:
         """The key with this secret, or None. The time does not depend on the result."""
         digest, result = hash_secret(secret), None
         for key in self.keys():
-            if hmac.compare_digest(key.sha256, digest):
+            if key.has_secret(digest):
                 result = key
         return result
+
+    def take(self, key: Key) -> float:
+        """Count a request, see `KeyStore.take`."""
+        if monotonic() >= self._touched.get(key.name, -math.inf) + _TOUCH_SECONDS:
+            self._touched[key.name] = monotonic()
+            with suppress(OSError):  # the files may be read-only for the server, such as a mounted secret
+                self._used_folder.mkdir(mode=0o700, exist_ok=True)
+                (self._used_folder / key.name).touch(mode=0o600)
+        return self._counter.take(key)
 
     def add(self, key: Key) -> str:
         """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
@@ -177,17 +221,42 @@ class KeyFile:
             self._write([*keys, stored])
         return secret
 
+    def rotate(self, name: str, overlap: timedelta, expires: datetime | None = None) -> str:
+        """Replace a key's secret, see `KeyStore.rotate`."""
+        with FileLock(f"{self.path}.lock", mode=0o600):
+            keys = self.keys()
+            secret, rotated = rotated_key(find_key(keys, name, self.path), overlap, expires)
+            self._write([rotated if key.name == name else key for key in keys])
+        return secret
+
     def revoke(self, name: str) -> None:
         """Delete a key. A running server refuses it from the next request on. Raises ConfigError if there is none."""
         with FileLock(f"{self.path}.lock", mode=0o600):
             keys = self.keys()
-            if all(key.name != name for key in keys):
-                raise ConfigError(f"There is no key {name!r} in '{self.path}'.", "`ragfm keys list` shows all keys.")
+            find_key(keys, name, self.path)
             self._write([key for key in keys if key.name != name])
+
+    def last_used(self) -> Mapping[str, datetime]:
+        """When each key was last used, see `KeyStore.last_used`."""
+        used = {}
+        for key in self.keys():
+            with suppress(OSError):
+                at = datetime.fromtimestamp((self._used_folder / key.name).stat().st_mtime, UTC)
+                if at >= datetime.fromisoformat(key.created):  # else of an earlier key of that name
+                    used[key.name] = at
+        return used
 
     def _write(self, keys: list[Key]) -> None:
         content = _KeyFileContent(keys=tuple(keys))
         write_durably(self.path, content.model_dump_json(indent=1).encode(), mode=0o600)
+
+
+def find_key(keys: tuple[Key, ...], name: str, path: str | Path) -> Key:
+    """The key of that name. Raises ConfigError if there is none at the path."""
+    for key in keys:
+        if key.name == name:
+            return key
+    raise ConfigError(f"There is no key {name!r} in '{path}'.", "`ragfm keys list` shows all keys.")
 
 
 def new_key(key: Key) -> tuple[str, Key]:
@@ -195,6 +264,13 @@ def new_key(key: Key) -> tuple[str, Key]:
     secret = _SECRET_PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return secret, key.model_copy(update={"sha256": hash_secret(secret), "created": now})
+
+
+def rotated_key(key: Key, overlap: timedelta, expires: datetime | None) -> tuple[str, Key]:
+    """A new secret, and the key with it, which keeps its `expires` unless another one is given."""
+    secret = _SECRET_PREFIX + secrets.token_urlsafe(32)
+    changes = {"sha256": hash_secret(secret), "previous_sha256": key.sha256, "expires": expires or key.expires}
+    return secret, key.model_copy(update={**changes, "previous_until": datetime.now(UTC) + overlap})
 
 
 def hash_secret(secret: str) -> str:

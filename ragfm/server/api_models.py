@@ -6,9 +6,59 @@ import re
 from base64 import b64decode
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ragfm.core.types import Answer, AnswerStatus, Box, Citation, Contradiction, Dropped, Hit, ImagePart
+
+UNKNOWN_MEMBER = "unknown_member"
+"""The type of the validation error for a member that an object does not have."""
+_SHOWN_NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a name that a header can contain
+_MAX_SHOWN_NAMES = 20
+
+# --- Requests ----------------------------------------------------------------------------------------------------
+
+
+class _OwnRequest(BaseModel):
+    """An object of ragfm's own API. A member that it does not have is refused: its sender relies on its effect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if name not in cls.model_fields:
+                fields = {"name": name, "known": ", ".join(cls.model_fields)}
+                raise PydanticCustomError(UNKNOWN_MEMBER, "There is no such member. Known are {known}", fields)
+        return value
+
+
+Groups: TypeAlias = Annotated[
+    list[str] | None,
+    Field(max_length=1000, description="Groups of the key to restrict the request to. Default: all, and its uploads."),
+]
+
+
+class _OpenAIRequest(BaseModel):
+    """An object of OpenAI's API, whose other members are ignored; the response names them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def warning_headers(self) -> dict[str, str]:
+        """The header of the response that names the ignored members, if there are any."""
+        names = [name for name in self.model_extra or () if _SHOWN_NAME.fullmatch(name)]
+        return {"x-ragfm-ignored": ", ".join(names[:_MAX_SHOWN_NAMES])} if names else {}
+
 
 # --- Chat --------------------------------------------------------------------------------------------------------
 
@@ -80,14 +130,15 @@ class TextFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatOptions(BaseModel):
+class ChatOptions(_OwnRequest):
     """ragfm's own parameters."""
 
     k: int | None = Field(None, ge=1, le=50, description="Maximum number of passages for the reader.")
     filter: str | None = Field(None, max_length=2000, description="Filter on the documents' metadata.")
+    groups: Groups = None
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(_OpenAIRequest):
     """A question and the conversation before it. Other parameters of OpenAI's API are ignored."""
 
     model: str = Field(max_length=200, description="A collection, or `collection:reader`.")
@@ -108,6 +159,14 @@ class ChatRequest(BaseModel):
     tools: Annotated[list[object], Field(max_length=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_misplaced(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if name in ChatOptions.model_fields:
+                raise PydanticCustomError(UNKNOWN_MEMBER, "This is a member of `ragfm`", {"name": name})
+        return value
 
 
 class UrlCitation(BaseModel):
@@ -278,7 +337,7 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(_OwnRequest):
     """A search query."""
 
     query: str = Field(min_length=1, max_length=10_000)
@@ -286,6 +345,7 @@ class SearchRequest(BaseModel):
     k: int | None = Field(None, ge=1, le=200)
     mode: Literal["hybrid", "dense", "keyword"] = "hybrid"
     filter: str | None = Field(None, max_length=2000)
+    groups: Groups = None
 
 
 class SearchResult(BaseModel):
@@ -297,7 +357,7 @@ class SearchResult(BaseModel):
     data: list[Hit]
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(_OpenAIRequest):
     """Texts to embed with the collection's embedder."""
 
     model: str = Field(max_length=200)
@@ -331,7 +391,7 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
-class RatingRequest(BaseModel):
+class RatingRequest(_OwnRequest):
     """A user's rating of an answer, and a correction."""
 
     rating: str = Field(max_length=200, description="The `rating` of the answer.")
@@ -352,7 +412,7 @@ State: TypeAlias = Literal["queued", "indexing", "ready", "failed"]
 
 
 class IndexingProgress(BaseModel):
-    """Progress of the indexing job: documents done, documents in total, chunks embedded."""
+    """Progress of the key's own uploads: those that are indexed or have failed, all, and chunks in the index."""
 
     documents: int
     total: int

@@ -20,15 +20,16 @@ from ragfm.server import chat_routes, document_routes, image_routes, search_rout
 from ragfm.server.api_errors import ErrorBody, answer_error, as_api_error
 from ragfm.server.api_keys import KeyStore
 from ragfm.server.api_models import ChatChunk
-from ragfm.server.request_guard import Limits, RequestGuard
+from ragfm.server.request_guard import PROBES, Limits, RequestGuard
 from ragfm.server.served_models import ServedModels
 from ragfm.server.service import Service, service_of
 from ragfm.server.static_pages import PAGE, add_page
 
-_PUBLIC = {"/healthz", "/readyz"}
+_PUBLIC = set(PROBES)
 _ERRORS = {
     400: "The request is not valid or not supported.",
-    401: "The key is missing or wrong.",
+    401: "The key is missing, wrong or expired.",
+    403: "The key does not have the scope.",
     404: "Not found, or the key may not see it.",
     408: "The request's body took too long.",
     413: "The body is too large, or the key's uploads have reached their limit.",
@@ -55,13 +56,8 @@ async def healthz() -> Health:
 @_operations.head("/readyz", include_in_schema=False)
 @_operations.get("/readyz", responses={503: {"model": Health, "description": "The server is not ready."}})
 async def readyz(request: Request, response: Response) -> Health:
-    """Report whether the models are loaded, the databases reachable, and the server is not shutting down."""
-    service = service_of(request)
-    status = "ready" if service.warm else "loading models"
-    if service.warm and not await service.databases_reachable():
-        status = "database unavailable"
-    if service.ending:
-        status = "ending"
+    """Report whether models are loaded, databases and readers reachable, and the server is not shutting down."""
+    status = await service_of(request).readiness()
     response.status_code = 200 if status == "ready" else 503
     return Health(status=status)
 
@@ -69,6 +65,7 @@ async def readyz(request: Request, response: Response) -> Health:
 @_operations.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
+    await service_of(request).update_gauges()
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -105,6 +102,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     tasks = [asyncio.create_task(supervisor.run()) for supervisor in service.index_supervisors.values()]
     tasks.append(asyncio.create_task(service.served.run(service.warm_up)))
+    tasks.append(asyncio.create_task(service.watch_readers()))
     try:
         async with app.state.mcp:
             yield

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from ragfm.core.text import displayed_name, escape_markers
 from ragfm.core.types import Answer, Citation, Contradiction, Message
+from ragfm.generation.answer_log import Origin
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.server.answer_markdown import AnswerMarkdown, inert
 from ragfm.server.api_errors import ApiError, as_api_error
@@ -59,9 +60,9 @@ async def chat(
     chat_answer = _ChatAnswer(request, body, with_footnotes=x_ragfm_footnotes)
     await chat_answer.wait_for(commit)
     if body.stream:
-        return EventStream(chat_answer.events(), chat_answer.error_event)
+        return EventStream(chat_answer.events(), chat_answer.error_event, body.warning_headers)
     completion = await chat_answer.completion()
-    headers = {"x-ragfm-status": completion.ragfm.status}
+    headers = {"x-ragfm-status": completion.ragfm.status, **body.warning_headers}
     return Response(completion.model_dump_json(), media_type="application/json", headers=headers)
 
 
@@ -96,12 +97,14 @@ class _ChatAnswer:
         self._base_url = str(request.base_url)
         self._state = request.state
         self._state.log_fields = {"model": self._model.name, "stream": bool(body.stream)}
+        self._options = body.ragfm or ChatOptions()
+        self._handle = self._service.handle(request, self._model, self._options.groups, "ragfm.groups")
         self._start = monotonic()
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
 
     async def wait_for(self, commit: str) -> None:
         """Wait until the collection has a commit."""
-        await self._service.wait_for(self._key, self._model, commit)
+        await self._service.wait_for(self._key, self._model, self._handle, commit)
 
     async def completion(self) -> ChatCompletion:
         async with self._open_stream() as stream:
@@ -152,11 +155,12 @@ class _ChatAnswer:
         return format_sse_event(data_str=as_api_error(error).body.model_dump_json())
 
     def _open_stream(self) -> AbstractAsyncContextManager[AnswerStream]:
-        body, options = self._body, self._body.ragfm or ChatOptions()
+        body, options = self._body, self._options
         stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
         rag = self._service.rag(
-            self._key,
             self._model,
+            self._handle,
+            Origin(self._key.name, self._state.request_id),
             k=options.k,
             max_tokens=body.max_completion_tokens or body.max_tokens,
             temperature=body.temperature,

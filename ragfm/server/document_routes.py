@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Path, Query, Request, Response, UploadFile
+from fastapi.routing import APIRoute
 from starlette.convertors import PathConvertor, register_url_convertor
+from starlette.types import Message
 
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
-from ragfm.server.api_errors import ApiError, ErrorBody, not_found
-from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText
+from ragfm.server.api_errors import ApiError, ErrorBody, not_found, refuse_unknown_parameters
+from ragfm.server.api_keys import Key
+from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText, IndexingProgress
+from ragfm.server.json_logging import log_event
+from ragfm.server.request_guard import UPLOADS_PATH
 from ragfm.server.served_models import Model
-from ragfm.server.service import Service, service_of
+from ragfm.server.service import Service, groups_of_key, service_of
 from ragfm.store.uploads import UPLOADS_SOURCE, Upload, UploadQuotaError, UploadsWaitingError, upload_id
 
 
@@ -27,7 +33,7 @@ class _UriConvertor(PathConvertor):
 
 
 register_url_convertor("uri", _UriConvertor())
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(refuse_unknown_parameters)])
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
 CONTENT_HEADERS = {
@@ -38,6 +44,7 @@ CONTENT_HEADERS = {
 }
 """Headers of what documents contain: a browser that is led to it stores it, and shows nothing."""
 _MB = 1_000_000
+_FORM_BYTES = 2**16  # of an upload's body besides the file
 _FORM_ESCAPES = {"%22": '"', "%0D": "\r", "%0A": "\n"}  # of file names, by the HTML standard
 _log = logging.getLogger(__name__)
 _WAITING_RETRY_SECONDS = 2  # about the time of a slice of indexing
@@ -50,7 +57,41 @@ _DELETE_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/v1/documents", status_code=201)
+class _UploadRoute(APIRoute):
+    """Waits for a slot and checks the key's quota before FastAPI reads the body, which takes space on the disk."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_in_slot(request: Request) -> Response:
+            service, key = service_of(request), request.state.key
+            stores = [service.uploads[name] for name in {model.collection for model in service.served.for_key(key)}]
+
+            def used_bytes() -> int:
+                """Size of the key's uploads where they take least: the collection is named in the body."""
+                return min((sum(one.bytes for one in store.owned_by(key.own_group)) for store in stores), default=0)
+
+            async with service.served.upload_queue.slot(key.name):
+                used, read = await service.served.run(used_bytes), 0
+                most = key.uploads_mb * _MB - used + _FORM_BYTES
+
+                def check(size: int) -> None:
+                    if size > most:
+                        raise _quota_error(key, used, size)
+
+                async def receive() -> Message:
+                    nonlocal read
+                    message = await request.receive()
+                    read += len(message.get("body", b""))
+                    check(read)
+                    return message
+
+                check(int(request.headers.get("content-length", 0)))
+                return await handle(Request(request.scope, receive))
+
+        return handle_in_slot
+
+
 async def upload(
     request: Request,
     file: Annotated[UploadFile, File()],
@@ -65,8 +106,7 @@ async def upload(
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection, "bytes": file.size}
     shared = [group for group in groups or [] if group]
-    if unknown := set(shared) - set(key.groups):
-        raise ApiError(400, f"The key has no group {min(unknown)!r}.", code="invalid_request", param="groups")
+    groups_of_key(key, shared, "groups")
     if len((await request.form()).getlist("file")) > 1:
         message = "The form has more than one `file`. Send a request for each file."
         raise ApiError(400, message, code="invalid_request", param="file")
@@ -83,25 +123,24 @@ async def upload(
             stored = await service.served.run_to_end(partial(store, file.file, name, groups, **limits))
     except UploadsWaitingError as error:
         message = f"{max_waiting} uploads of this key wait to be indexed, which is the limit (`uploads.waiting`). "
-        why, seconds = service.index_supervisors[target.collection].error, _WAITING_RETRY_SECONDS
+        why, seconds = service.index_supervisors[target.collection].reason, _WAITING_RETRY_SECONDS
         if why is not None:
             message, seconds = f"{message}Indexing fails and is retried: {why} ", _FAILED_RETRY_SECONDS
         message += f"Try again in {seconds} s."
         raise ApiError(429, message, code="uploads_waiting", retry_after=seconds) from error
     except (AccessDeniedError, CollectionNotFound, CollectionReadOnlyError) as error:
-        _log.error("%s", error)
+        log_event(_log, logging.ERROR, "uploads_unavailable", str(error))
         message = "This server cannot store uploads in the database of the collection."
         raise ApiError(503, message, code="uploads_unavailable") from error
     except UploadQuotaError as error:
-        message = (
-            f"The uploads of this key take {error.used / _MB:.1f} of {key.uploads_mb:g} MB, and this upload needs "
-            f"{error.size / _MB:.1f} MB more. Delete other uploads, or ask for a key with a higher limit "
-            "(`ragfm keys add --uploads-mb N`)."
-        )
-        raise ApiError(413, message, code="uploads_full", param="file") from error
+        raise _quota_error(key, error.used, error.size) from error
     service.metrics.uploads.inc()
+    request.state.log_fields["document"] = stored.uri
     service.index_supervisors[target.collection].request_run()
-    return _pending_card(service, target, stored)
+    return _pending_card(service, target, stored, None)
+
+
+router.add_api_route(UPLOADS_PATH, upload, methods=["POST"], status_code=201, route_class_override=_UploadRoute)
 
 
 @router.get("/v1/documents", response_model=DocumentList)
@@ -119,17 +158,20 @@ async def documents(
     def list_page() -> str:
         """The response in JSON. It is made here and not by the event loop, which all requests share."""
         own = {upload_id(upload.uri): upload for upload in service.uploads[target.collection].owned_by(key.own_group)}
-        if mine:  # no other key can have this group
-            filter = f"source = '{UPLOADS_SOURCE}'"
-            infos = target.handles.as_groups({key.own_group}).documents(filter, after=previous, limit=limit + 1)
+        if mine:
+            infos = _own_documents(target, key, after=previous, limit=limit + 1)
         else:
             infos = target.handle(key).documents(after=previous, limit=limit + 1)
         cards = [_indexed_card(info, yours=upload_id(info.uri) in own) for info in infos]
         indexed = {upload_id(info.uri) for info in infos}
         end = infos[-1].uri if len(infos) > limit else None
-        for number, upload in own.items():
-            if number not in indexed and upload.uri > previous and (end is None or upload.uri < end):
-                cards.append(_pending_card(service, target, upload))
+        pending = [
+            upload
+            for number, upload in own.items()
+            if number not in indexed and upload.uri > previous and (end is None or upload.uri < end)
+        ]
+        progress = _progress(target, key, own.values()) if pending else None
+        cards += [_pending_card(service, target, upload, progress) for upload in pending]
         target.handles.saw_newest(key)
         cards.sort(key=lambda card: card.uri)
         following = cards[limit - 1].uri if len(cards) > limit else None
@@ -167,7 +209,8 @@ async def document(
         if members:  # an indexed archive
             chunks = sum(info.chunks for info in members)
             return DocumentText(uri=uri, name=uri, state="ready", yours=True, chunks=chunks)
-        return DocumentText(**_pending_card(service, target, own).model_dump())
+        progress = _progress(target, key, service.uploads[target.collection].owned_by(key.own_group))
+        return DocumentText(**_pending_card(service, target, own, progress).model_dump())
 
     async with service.served.document_queue.slot(key.name):
         return await service.served.run_to_end(read_document)
@@ -178,6 +221,7 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     """Delete one of the key's own uploads."""
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
+    request.state.log_fields = {"model": target.collection, "document": uri}
 
     def remove_upload() -> Upload:
         uploads = service.uploads[target.collection]
@@ -206,10 +250,33 @@ async def delete(request: Request, response: Response, uri: Uri, model: ModelNam
     return Deleted(uri=uri, deleted=response.status_code != 202)
 
 
+def _quota_error(key: Key, used: int, size: int) -> ApiError:
+    message = (
+        f"The uploads of this key take {used / _MB:.1f} of {key.uploads_mb:g} MB, and this upload needs "
+        f"{size / _MB:.1f} MB more. Delete other uploads, or ask for a key with a higher limit "
+        "(`ragfm keys add --uploads-mb N`)."
+    )
+    return ApiError(413, message, code="uploads_full", param="file")
+
+
 def _indexed_card(info: DocumentInfo, *, yours: bool) -> DocumentCard:
     return DocumentCard(**asdict(info), state="ready", yours=yours)
 
 
-def _pending_card(service: Service, model: Model, upload: Upload) -> DocumentCard:
-    state, progress, error = service.index_supervisors[model.collection].state(upload)
-    return DocumentCard(uri=upload.uri, name=upload.uri, state=state, yours=True, progress=progress, error=error)
+def _pending_card(service: Service, model: Model, upload: Upload, progress: IndexingProgress | None) -> DocumentCard:
+    state, error = service.index_supervisors[model.collection].state(upload)
+    shown = progress if state == "indexing" else None
+    return DocumentCard(uri=upload.uri, name=upload.uri, state=state, yours=True, progress=shown, error=error)
+
+
+def _own_documents(model: Model, key: Key, **page: Any) -> list[DocumentInfo]:
+    """The documents of the key's own uploads: no other key can have its group."""
+    return model.handles.as_groups({key.own_group}).documents(f"source = '{UPLOADS_SOURCE}'", **page)
+
+
+def _progress(model: Model, key: Key, own: Iterable[Upload]) -> IndexingProgress:
+    """The progress of the key's own uploads. What others upload is not the key's business."""
+    infos, uploads = _own_documents(model, key), list(own)
+    indexed = {upload_id(info.uri) for info in infos}
+    done = sum(upload.error is not None or upload_id(upload.uri) in indexed for upload in uploads)
+    return IndexingProgress(documents=done, total=len(uploads), chunks=sum(info.chunks for info in infos))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
@@ -20,8 +20,13 @@ class EventStream(EventSourceResponse):
     raised, so that the response has the error's status. A later one becomes the event that `error_event` makes.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], error_event: Callable[[Exception], bytes]) -> None:
-        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        error_event: Callable[[Exception], bytes],
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(events, headers={"cache-control": "no-store", "x-accel-buffering": "no", **headers})
         self._events, self._error_event = events, error_event
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

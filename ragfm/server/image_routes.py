@@ -14,6 +14,7 @@ from ragfm.core.errors import CollectionError, ConnectorError, ParseError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found
 from ragfm.server.api_models import PageBoxes
 from ragfm.server.document_routes import CONTENT_HEADERS, ModelName, Uri
+from ragfm.server.json_logging import log_event
 from ragfm.server.service import service_of
 
 router = APIRouter()
@@ -101,6 +102,6 @@ def _found(read: Callable[[], T], missing: ApiError) -> T:
             raise missing from error
         raise
     except (ConnectorError, ParseError) as error:
-        _log.warning("%s", error)  # it may name paths of this machine
+        log_event(_log, logging.WARNING, "page_unavailable", str(error))  # it may name paths of this machine
         message = "The page cannot be shown: its file cannot be read, or is not the version that was indexed."
         raise ApiError(409, message, code="page_unavailable", param="page") from error

@@ -13,7 +13,8 @@ from contextlib import suppress
 from time import monotonic
 
 from ragfm.core.errors import RagfmError
-from ragfm.server.api_models import IndexingProgress, State
+from ragfm.server.api_models import State
+from ragfm.server.json_logging import log_event
 from ragfm.server.served_models import Handles
 from ragfm.store.uploads import SliceReport, Upload, UploadStore
 
@@ -36,28 +37,44 @@ class IndexSupervisor:
         self._requested = asyncio.Event()
         self._last_request = 0.0  # time, by `monotonic`, which all processes of a machine share
         self._synced_as_of = 0.0  # when the last successful slice began
-        self._progress: IndexingProgress | None = None  # of the current run
+        self._running = False
         self.error: str | None = None
-        """Why the last run failed."""
+        """Why the last run failed, for the log: it may name other users and machines."""
+        self._busy = False  # whether another process was writing
+        self._waiting_since: float | None = None  # time of the oldest request that no slice has done
         self._elsewhere = False  # whether another server indexes them
 
     def request_run(self) -> None:
         """Request that the uploads are indexed as they are now."""
         self._last_request = monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = self._last_request
         self._requested.set()
+
+    @property
+    def lag(self) -> float:
+        """Age in seconds of the oldest upload or deletion that is not indexed."""
+        return 0.0 if self._waiting_since is None else monotonic() - self._waiting_since
 
     async def wait_until_settled(self, upload: Upload) -> None:
         """Wait until an upload or its deletion is indexed, by this server or another one."""
         while await asyncio.to_thread(self._uploads.is_pending, upload):
             await asyncio.sleep(_SETTLED_SECONDS)
 
-    def state(self, upload: Upload) -> tuple[State, IndexingProgress | None, str | None]:
-        """State, progress and error of an upload that is not in the collection."""
+    @property
+    def reason(self) -> str | None:
+        """Why the last run failed, for users."""
+        if self.error is None:
+            return None
+        return "Another process is writing to the collection." if self._busy else "The server's log has the reason."
+
+    def state(self, upload: Upload) -> tuple[State, str | None]:
+        """State and error of an upload that is not in the collection."""
         if upload.error is not None:
-            return "failed", None, upload.error
-        if self._progress is not None or self._elsewhere:
-            return "indexing", self._progress, None
-        return "queued", None, self.error
+            return "failed", upload.error
+        if self._running or self._elsewhere:
+            return "indexing", None
+        return "queued", self.reason
 
     async def run(self) -> None:
         """Index on request until cancelled."""
@@ -69,21 +86,20 @@ class IndexSupervisor:
             await self._wait_for_work()
             try:
                 await self._refresh()
-                self._handles.indexing = True
+                self._handles.indexing = self._running = True
                 self.error = await self._run_worker()
             except (OSError, ValueError) as error:  # the process did not start, or its output is not valid
                 self.error = f"{type(error).__name__}: {error}"
             except RagfmError as error:
                 self.error = error.message
             finally:
-                self._progress = None
-                self._handles.indexing = False
+                self._handles.indexing = self._running = False
             if self.error is None:
                 failures = 0
                 if self._synced_as_of >= self._last_request:  # its last slice included what was requested meanwhile
                     self._requested.clear()
                 continue
-            _log.warning("Indexing the uploads of '%s' failed and will be retried: %s", self._name, self.error)
+            log_event(_log, logging.WARNING, "indexing_failed", self.error, collection=self._name)
             await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
             self._requested.set()
@@ -95,6 +111,7 @@ class IndexSupervisor:
             seconds = _POLL_SECONDS
             try:
                 waiting, self._elsewhere = await asyncio.to_thread(self._uploads.work)
+                self._waiting_since = (self._waiting_since or monotonic()) if waiting else None
             except RagfmError as error:  # readiness and requests report it, too
                 waiting, self._elsewhere, seconds = False, False, _POLL_SECONDS_AFTER_ERROR
                 _log.debug("%s", error)
@@ -109,7 +126,7 @@ class IndexSupervisor:
         try:
             await asyncio.to_thread(self._handles.refresh)
         except RagfmError as error:  # each search will report it
-            _log.warning("The search of '%s' cannot be brought up to date: %s", self._name, error)
+            log_event(_log, logging.WARNING, "refresh_failed", str(error), collection=self._name)
 
     async def _run_worker(self) -> str | None:
         """Run the process once. Returns why it failed, or None."""
@@ -119,18 +136,19 @@ class IndexSupervisor:
         assert process.stdin
         assert process.stdout
         error: str | None = None
+        self._busy = False
         try:
             process.stdin.write(f"{self._collection}\n".encode())  # other users see a process's arguments
             async for line in process.stdout:
                 message = json.loads(line)
-                if "progress" in message:
-                    self._progress = IndexingProgress(**message["progress"])
-                elif "error" in message:
-                    error = message["error"]
+                if "error" in message:
+                    error, self._busy = message["error"], message["busy"]
                 else:
                     report = SliceReport(**message)
                     await asyncio.to_thread(self._uploads.settle, report)
                     self._synced_as_of = report.began
+                    if not report.waiting:  # what came later came after the slice began
+                        self._waiting_since = report.began if self._last_request > report.began else None
                     await self._refresh()
             if await process.wait():
                 error = error or "the indexing process crashed"

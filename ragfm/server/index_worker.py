@@ -19,13 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ragfm.collection import Collection
-from ragfm.core.errors import RagfmError
-from ragfm.core.progress import Progress, ProgressCallback
+from ragfm.core.errors import CollectionBusyError, RagfmError
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
 from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, SliceReport, Upload, upload_id
-
-_PROGRESS_SECONDS = 0.1  # a slice lists thousands of files, and the server reads each report
 
 
 def main(collection: str) -> None:
@@ -36,13 +33,13 @@ def main(collection: str) -> None:
     reasons: dict[str, str] = {}
     with Collection.open(collection) as owner, ExitStack() as held:
         uploads = owner.open_uploads()
-        turns, progress = Turns(uploads.owner_of_path), _progress_reporter()
+        turns = Turns(uploads.owner_of_path)
         try:
             if not held.enter_context(uploads.turn()):
                 return
             began, pending = time.monotonic(), dict(uploads.pending())
             stored = list(uploads.all())  # before the slice, which has then seen them all
-            for report in owner.sync_in_turns(uploads.source, turns, name=UPLOADS_SOURCE, progress=progress):
+            for report in owner.sync_in_turns(uploads.source, turns, name=UPLOADS_SOURCE):
                 reasons |= {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
                 reasons |= {skip.uri: skip.why for skip in report.skipped}
                 # Before the last slice, more files of an upload may follow.
@@ -57,7 +54,7 @@ def main(collection: str) -> None:
                 began, pending = time.monotonic(), {**pending, **uploads.pending()}
                 stored = list(uploads.all())
         except RagfmError as error:
-            _report(error=error.message)
+            _report(error=error.message, busy=isinstance(error, CollectionBusyError))
 
 
 def _unsettled(waiting: Iterable[str], stored: Sequence[Upload], failed: Iterable[str]) -> set[str]:
@@ -111,20 +108,6 @@ def _give_way() -> None:
 def _exit_with_parent() -> None:
     os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
     os._exit(1)
-
-
-def _progress_reporter() -> ProgressCallback:
-    """A callback that reports progress, but not more often than the server needs."""
-    reported = 0.0
-
-    def report(progress: Progress) -> None:
-        nonlocal reported
-        if time.monotonic() >= reported + _PROGRESS_SECONDS:
-            reported = time.monotonic()
-            chunks = int(progress.figures.get("chunks", 0))
-            _report(progress={"documents": progress.done, "total": progress.total or 0, "chunks": chunks})
-
-    return report
 
 
 def _report(**message: Any) -> None:

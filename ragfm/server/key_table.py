@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from time import monotonic
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from time import monotonic, time
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +13,8 @@ from pydantic import ValidationError
 from sqlalchemy.dialects.postgresql import insert
 
 from ragfm.core.errors import CollectionError, CollectionNotFound, ConfigError
-from ragfm.server.api_keys import Key, RequestCounter, hash_secret, new_key
+from ragfm.server.api_keys import Key, RequestCounter, find_key, hash_secret, new_key, rotated_key
+from ragfm.server.json_logging import log_event
 from ragfm.store.postgres_database import PostgresDatabase
 from ragfm.store.tables import DATABASE_NOW
 from ragfm.store.tables import server_keys as _keys
@@ -68,8 +71,10 @@ class KeyTable:
     def find(self, secret: str) -> Key | None:
         """The key with this secret, or None. Raises ConfigError if it is not valid."""
         # The database compares hashes of random secrets, so the time it takes tells nothing of use.
-        found = self._select(sa.select(_keys.c.key).where(_keys.c.sha256 == hash_secret(secret)))
-        return found[0] if found else None
+        digest = hash_secret(secret)
+        is_its_secret = sa.or_(_keys.c.sha256 == digest, _keys.c.key["previous_sha256"].as_string() == digest)
+        found = self._select(sa.select(_keys.c.key).where(is_its_secret))
+        return found[0] if found and found[0].has_secret(digest) else None
 
     def add(self, key: Key) -> str:
         """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
@@ -87,6 +92,31 @@ class KeyTable:
         if taken is not None:
             raise ConfigError(f"The key {key.name!r} already exists.", "Revoke it first, or use another name.")
         return secret
+
+    def rotate(self, name: str, overlap: timedelta, expires: datetime | None = None) -> str:
+        """Replace a key's secret, see `KeyStore.rotate`."""
+        secret, rotated = rotated_key(find_key(self.keys(), name, self.path), overlap, expires)
+        with self._database.committing() as connection:
+            row = {"sha256": rotated.sha256, "key": rotated.model_dump(mode="json")}
+            unchanged = sa.and_(_keys.c.name == name, _keys.c.sha256 == rotated.previous_sha256)
+            if not connection.execute(_keys.update().where(unchanged).values(row)).rowcount:
+                raise ConfigError(f"The key {name!r} was just changed by another process.", "Run the command again.")
+        return secret
+
+    def last_used(self) -> Mapping[str, datetime]:
+        """When each key was last used, see `KeyStore.last_used`."""
+        try:
+            with self._database.reading() as connection:
+                until = {row.name: row.until for row in connection.execute(sa.select(_rates))}
+        except CollectionNotFound:  # no key was added yet
+            return {}
+        used = {}
+        for key in self.keys():
+            if key.name in until:  # a key that has made many requests at once would be a minute in the future
+                at = datetime.fromtimestamp(min(until[key.name] - 60 / key.per_minute, time()), UTC)
+                if at >= datetime.fromisoformat(key.created):  # else of an earlier key of that name
+                    used[key.name] = at
+        return used
 
     def revoke(self, name: str) -> None:
         """Delete a key. Running servers refuse it from the next request on. Raises ConfigError if there is none."""
@@ -112,7 +142,8 @@ class KeyTable:
                 allowed, left = connection.execute(_TAKE, request).one()
         except CollectionError as error:
             self._alone_until = monotonic() + _RETRY_SECONDS
-            _log.warning("Each server counts requests alone for %g s: %s", _RETRY_SECONDS, error.message)
+            message = f"Each server counts requests alone for {_RETRY_SECONDS:g} s: {error.message}"
+            log_event(_log, logging.WARNING, "rates_unshared", message)
             return self._alone.take(key)
         return 0.0 if allowed else max(_ROUNDING, left + interval - allowance)
 

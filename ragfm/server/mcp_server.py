@@ -28,6 +28,7 @@ from ragfm import __version__
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import Hit
+from ragfm.generation.answer_log import Origin
 from ragfm.server.api_errors import ApiError
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
@@ -119,15 +120,17 @@ class _Tools:
         answer the question, or be about another subject.
         """
         async with self._call(ctx, collection, question=question) as (key, model):
-            start_stream = partial(self._service.rag(key, model, k=k).stream, question, filter=filter or None)
+            request = ctx.request_context.request
+            origin = Origin(key.name, request.state.request_id if request is not None else None)
+            rag = self._service.rag(model, model.handle(key), origin, k=k)
+            start_stream = partial(rag.stream, question, filter=filter or None)
             start = monotonic()
             async with self._service.open_stream(key, model, start_stream) as stream:
                 async for _ in self._service.pieces(key, stream, start):
                     pass
                 answer = stream.answer
-            if ctx.request_context.request is not None:
-                fields = {"model": model.name, **self._service.record_usage(answer)}
-                ctx.request_context.request.state.log_fields = fields
+            if request is not None:
+                request.state.log_fields = {"model": model.name, **self._service.record_usage(answer)}
             details = await self._service.details(answer, model)
             if lines := contradiction_lines(answer):
                 details.answer += "\n\n" + "\n".join(lines)

@@ -6,11 +6,13 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ragfm.core.errors import ConfigError, RagfmError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.hardware import cgroup_memory_limits
 from ragfm.models.model_lookup import find_model
+from ragfm.server.json_logging import log_event
 from ragfm.server.served_models import ServedModels
 from ragfm.store.views import view_bytes
 
@@ -40,12 +42,12 @@ def check_memory(served: ServedModels) -> None:
     """
     parts, free = estimate_memory(served), free_memory()
     minimum, maximum = sum(part.min_bytes for part in parts), sum(part.max_bytes for part in parts)
-    fields = {
+    fields: dict[str, Any] = {
         "planned_mb": {part.name: round(part.max_bytes / 1e6) for part in parts},
         "together_mb": round(maximum / 1e6),
         "free_mb": None if free is None else round(free / 1e6),
     }
-    _log.info("memory", extra={"fields": fields})
+    log_event(_log, logging.INFO, "memory", **fields)
     if free is None or maximum <= free:
         return
     details = ", ".join(f"{part.name} {part.max_bytes / 1e6:,.0f} MB" for part in parts)
@@ -55,8 +57,8 @@ def check_memory(served: ServedModels) -> None:
             f"{minimum / 1e6:,.0f} MB ({details})."
         )
         raise ConfigError(message, _HINT)
-    warning = "With all slots in use, %.0f MB of memory are needed, and %.0f MB are free: %s. %s"
-    _log.warning(warning, maximum / 1e6, free / 1e6, details, _HINT)
+    warning = f"With all slots in use, {maximum / 1e6:.0f} MB of memory are needed, and {free / 1e6:.0f} MB are free: "
+    log_event(_log, logging.WARNING, "memory_low", f"{warning}{details}. {_HINT}")
 
 
 def estimate_memory(served: ServedModels) -> list[MemoryUse]:

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus. Labels never name a key, collection or document: every key may read them."""
+"""Metrics for Prometheus. Labels name collections and servers, never a key or a document."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         labels = ["method", "route", "status"]
         self.requests = Counter("ragfm_requests", "Requests", labels, registry=registry)
+        self.failures = Counter("ragfm_failures", "Requests that failed, by code", ["code"], registry=registry)
         self.seconds = Histogram(
             "ragfm_request_seconds", "Duration of requests", ["route"], buckets=_BUCKETS, registry=registry
         )
@@ -25,6 +26,13 @@ class Metrics:
         self.tokens = Counter("ragfm_tokens", "Tokens of prompts and completions", ["kind"], registry=registry)
         self.answers = Counter("ragfm_answers", "Answers", ["how"], registry=registry)
         self.uploads = Counter("ragfm_uploads", "Stored uploads", registry=registry)
+        per_collection, per_server = ["collection"], ["server"]
+        self.database_up = Gauge("ragfm_database_up", "Whether it answers", per_collection, registry=registry)
+        self.reader_server_up = Gauge("ragfm_reader_server_up", "Whether it answers", per_server, registry=registry)
+        self.generation = Gauge("ragfm_generation", "Newest commit", per_collection, registry=registry)
+        age = "Age of the oldest upload or deletion that is not indexed"
+        self.index_lag = Gauge("ragfm_index_lag_seconds", age, per_collection, registry=registry)
+        self.index_failing = Gauge("ragfm_index_failing", "Whether indexing fails", per_collection, registry=registry)
         Gauge("ragfm_running", "Running answers and searches", registry=registry).set_function(running)
         Gauge("ragfm_waiting", "Requests waiting for a slot", registry=registry).set_function(waiting)
 

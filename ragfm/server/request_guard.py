@@ -24,14 +24,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
-from ragfm.server.api_keys import Key, KeyStore, hash_secret
+from ragfm.server.api_keys import SCOPES, Key, KeyStore, hash_secret
+from ragfm.server.api_keys import Scope as KeyScope
+from ragfm.server.json_logging import log_event
 from ragfm.server.key_attempts import KeyAttempts
 from ragfm.server.prometheus_metrics import Metrics
 
-LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9)
+LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9, scopes=SCOPES)
 """The key of all requests to a server without keys."""
 UPLOADS_PATH = "/v1/documents"
 """The only path with large request bodies."""
+METRICS_PATH = "/metrics"
+PROBES = ("/healthz", "/readyz")
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -75,35 +79,40 @@ class RequestGuard:
         request_id = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8)
-        status = _CLIENT_CLOSED
+        status, complete, body = _CLIENT_CLOSED, False, None
         start = monotonic()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers_sent = MutableHeaders(scope=message)
-                headers_sent["x-request-id"] = request_id
-                headers_sent["x-content-type-options"] = "nosniff"
-                headers_sent["cross-origin-resource-policy"] = "same-origin"
+                sent = MutableHeaders(scope=message)
+                sent["x-request-id"] = request_id
+                sent["x-content-type-options"] = "nosniff"
+                sent["cross-origin-resource-policy"] = "same-origin"
+                if is_large and body is not None and not body.complete.is_set():
+                    sent["connection"] = "close"  # it was refused before all of its body was read
             await send(message)
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         state, limits = scope.setdefault("state", {}), self._limits
+        state["request_id"] = request_id
         if scope["path"] == UPLOADS_PATH:
             max_bytes, seconds = limits.upload, limits.upload_seconds
         else:
             max_bytes, seconds = limits.body, limits.body_seconds
         length = headers.get("content-length", "0")
+        # A small body is read in any case, so that the client sees the response.
+        is_large = "transfer-encoding" in headers or not length.isdecimal() or int(length) > limits.body
         try:
             _check_head(scope, headers)
             state["key"] = await self._authenticate(scope, headers)
             if not length.isdecimal() or int(length) > max_bytes:
                 raise _too_large(max_bytes)
         except ApiError as error:
+            state["error"] = error
             response = error_response(error)
-            # A small body is read, so that the client sees the response. With a large one the connection is closed.
-            unclear = error.status_code == 431 or "transfer-encoding" in headers or not length.isdecimal()
-            if unclear or int(length) > limits.body:
+            if is_large or error.status_code == 431:
                 response.headers["connection"] = "close"
             await response(scope, receive, send_with_id)
         else:
@@ -111,15 +120,16 @@ class RequestGuard:
                 body = _Body(receive, max_bytes, seconds)
                 await _run_until_disconnect(self._app, scope, body, send_with_id)
             except asyncio.CancelledError:  # the drain time is over
+                state["error"] = shutting_down()
                 if status != _CLIENT_CLOSED:
                     raise
-                await error_response(shutting_down())(scope, receive, send_with_id)
+                await error_response(state["error"])(scope, receive, send_with_id)
             except Exception as error:  # uvicorn would log the traceback, which may contain text of documents
                 state["error"] = error
                 if status == _CLIENT_CLOSED:
                     await error_response(as_api_error(error))(scope, receive, send_with_id)
         finally:
-            self._record(scope, request_id, status, monotonic() - start)
+            self._record(scope, status if complete else _CLIENT_CLOSED, monotonic() - start)
 
     async def _authenticate(self, scope: Scope, headers: Headers) -> Key | None:
         """The key of a request, None for a public path. Raises ApiError if the request is not allowed."""
@@ -145,7 +155,7 @@ class RequestGuard:
             if secret and not (blocked_seconds and keys.remote):
                 key, seconds = await asyncio.to_thread(admit) if keys.remote else admit()
         except (ConfigError, CollectionError) as error:
-            _log.error("%s", error)
+            log_event(_log, logging.ERROR, "keys_unreadable", str(error))
             raise ApiError(503, "Keys cannot be checked now.", code="keys_unreadable", retry_after=10) from error
         if key is None:
             self._known.discard(digest)
@@ -155,22 +165,34 @@ class RequestGuard:
                 raise ApiError(429, message, code="too_many_invalid_keys", retry_after=int(blocked_seconds) + 1)
             message = "A valid key is required: `Authorization: Bearer KEY`."
             raise ApiError(401, message, code="invalid_api_key")
+        scope["state"]["key"] = key  # for the log, also of a request that is refused
+        if key.expired:
+            raise ApiError(401, "The key has expired.", code="expired_api_key")
         self._known.add(digest)
         if seconds > 0:
             message = "The key has reached its limit of requests per minute."
             raise ApiError(429, message, code="rate_limit", retry_after=int(seconds) + 1)
+        if (scope_needed := _needed_scope(scope)) not in key.scopes:
+            message = f"The key has the scopes {', '.join(key.scopes) or 'none'}, not {scope_needed}."
+            raise ApiError(403, message, code="missing_scope")
         return key
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        """Update the metrics and write a log line."""
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Update the metrics and write a log line. A stream that ended with an error counts with the error's status."""
         route = getattr(scope.get("route"), "path", "") or "none"
         state = scope["state"]
         method = scope["method"] if scope["method"] in _METHODS else "other"
+        key, error = state.get("key"), state.get("error")
+        failure = None if error is None else as_api_error(error)
+        if failure is not None:
+            status = failure.status_code
+            self._metrics.failures.labels(failure.code).inc()
         self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        key, error = state.get("key"), state.get("error")
+        client = scope.get("client")
         fields = {
-            "request_id": request_id,
+            "request_id": state["request_id"],
+            "client": client[0] if client else None,
             "key": key.name if key else None,
             "method": method,
             "route": route,
@@ -178,18 +200,20 @@ class RequestGuard:
             "ms": round(1000 * seconds),
             **state.get("log_fields", {}),
         }
-        if error is not None:
-            fields["error"] = type(error).__name__
-        _request_log.info("request", extra={"fields": fields})
-        if error is None or isinstance(error, ApiError) or as_api_error(error).status_code < 500:
+        if failure is not None:
+            fields |= {"error": type(error).__name__, "code": failure.code}
+        level = logging.DEBUG if failure is None and scope["path"] in (*PROBES, METRICS_PATH) else logging.INFO
+        log_event(_request_log, level, "request", **fields)
+        if error is None or failure is error or status < 500:
             return
         # The message may contain text of documents: only its type and place are logged.
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-        _log.error("%s: %s at %s", request_id, type(error).__name__, place)
-        _log.debug("%s", request_id, exc_info=error)
+        about = {"request_id": state["request_id"], "error": type(error).__name__, "place": place}
+        log_event(_log, logging.ERROR, "error", **about)
+        _log.debug("The request failed.", exc_info=error, extra={"event": "traceback", "fields": about})
 
 
 class _Body:
@@ -249,6 +273,12 @@ async def _run_until_disconnect(app: Any, scope: Scope, body: _Body, send: Send)
         watcher.cancel()
         with suppress(asyncio.CancelledError):
             await watcher
+
+
+def _needed_scope(scope: Scope) -> KeyScope:
+    if scope["path"] == METRICS_PATH:
+        return "metrics"
+    return "write" if scope["path"].startswith(UPLOADS_PATH) and scope["method"] in ("POST", "DELETE") else "read"
 
 
 def _too_large(max_bytes: int) -> ApiError:

@@ -51,8 +51,9 @@ async def search(request: Request, body: SearchRequest, commit: Commit = "") -> 
     request.state.log_fields = {"model": target.collection}
     if not body.query.strip():
         raise ApiError(400, "The query is empty.", code="invalid_request", param="query")
-    await service.wait_for(key, target, commit)
-    run_search = partial(target.handle(key).search, body.query, body.k, mode=body.mode, filter=body.filter)
+    handle = service.handle(request, target, body.groups, "groups")
+    await service.wait_for(key, target, handle, commit)
+    run_search = partial(handle.search, body.query, body.k, mode=body.mode, filter=body.filter)
     hits = await service.served.compute(key, run_search)
     return SearchResult(model=target.collection, query=body.query, data=hits)
 
@@ -87,7 +88,7 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
         result = EmbeddingList.model_construct(model=body.model, data=data, usage=usage)
         # Not by the event loop, which all requests share.
         content = await service.served.compute(key, result.model_dump_json)
-    return Response(content, media_type="application/json")
+    return Response(content, media_type="application/json", headers=body.warning_headers)
 
 
 @router.post("/v1/ratings")
@@ -101,9 +102,8 @@ async def rate(request: Request, body: RatingRequest) -> Rated:
     log = target.rag.log
 
     def store_rating() -> None:
-        # The answer is the key's own if its handle had the group that no other key has.
         entry = log.entry_of_rating(rating_id, key.visible_groups) if log else None
-        if log is None or entry is None or key.own_group not in (entry.groups or ()):
+        if log is None or entry is None or key.name != entry.key:
             raise not_found("rating", body.rating)
         log.rate(entry.id, body.thumbs, body.correction)
 

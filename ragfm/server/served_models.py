@@ -35,6 +35,7 @@ _NO_GROUPS: frozenset[str] = frozenset()
 _COMPUTE_SLOTS = min(8, max(2, cpu_count()))  # with more than cores, each request would only take longer
 _EMBEDDING_SLOTS = 2
 _DOCUMENT_SLOTS = 4
+_UPLOAD_SLOTS = 8
 _SPARE_THREADS = 8
 _MAX_WAIT_SECONDS = 60.0  # in a queue
 
@@ -51,9 +52,9 @@ class Handles:
         self.indexing = False
         self._seen: dict[str, int] = {}  # by key, the generation of its last list or document
 
-    def of(self, key: Key) -> Collection:
-        """The collection as a key sees it."""
-        handle = self.as_groups(key.visible_groups)
+    def of(self, key: Key, groups: Set[str] | None = None) -> Collection:
+        """The collection as a key sees it, or only these groups of the key."""
+        handle = self.as_groups(key.visible_groups if groups is None else groups)
         return handle.at_least(self._seen.get(key.name, 0)) if self.indexing else handle
 
     def saw_newest(self, key: Key) -> None:
@@ -61,7 +62,7 @@ class Handles:
         self._seen[key.name] = self.newest()
 
     def newest(self) -> int:
-        """The newest generation."""
+        """The newest generation. Raises CollectionError."""
         return self.as_groups(_NO_GROUPS).generation
 
     def refresh(self) -> None:
@@ -82,9 +83,9 @@ class Model:
     rag: Rag
     queue: FairQueue
 
-    def handle(self, key: Key) -> Collection:
-        """The collection as a key sees it."""
-        return self.handles.of(key)
+    def handle(self, key: Key, groups: Set[str] | None = None) -> Collection:
+        """The collection as a key sees it, or only these groups of the key."""
+        return self.handles.of(key, groups)
 
 
 class ServedModels:
@@ -148,6 +149,8 @@ class ServedModels:
         self.embedding_queue = shared_queue(_EMBEDDING_SLOTS)
         self.document_queue = shared_queue(_DOCUMENT_SLOTS)
         """For what reads and writes files: uploads, deletions, single documents."""
+        self.upload_queue = shared_queue(_UPLOAD_SLOTS)
+        """For receiving the bodies of uploads, which take space on the disk."""
         threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
         self._low_priority = ThreadPoolExecutor(_COMPUTE_SLOTS, "ragfm-serve-low", partial(_lower_priority, 5))
@@ -162,9 +165,28 @@ class ServedModels:
 
     @property
     def queues(self) -> list[FairQueue]:
-        """The queues for computing, embeddings and documents, then one for each reader."""
-        own = (self.compute_queue, self.embedding_queue, self.document_queue)
+        """The queues for computing, embeddings, documents and uploads, then one for each reader."""
+        own = (self.compute_queue, self.embedding_queue, self.document_queue, self.upload_queue)
         return [*own, *(queue for _, queue in self._readers.values())]
+
+    def check_readers(self) -> None:
+        """Let the readers that are servers find out which of them answer."""
+        for reader, _ in self._readers.values():
+            if check := getattr(reader, "check_servers", None):
+                check()
+
+    def reader_servers(self) -> dict[str, bool]:
+        """The servers of all readers by host, and whether they answer."""
+        servers: dict[str, bool] = {}
+        for reader, _ in self._readers.values():
+            servers |= getattr(reader, "servers", {})
+        return servers
+
+    @property
+    def readers_available(self) -> bool:
+        """Whether a reader can answer: a local one, or one with a server that answers."""
+        servers = [getattr(reader, "servers", {"": True}) for reader, _ in self._readers.values()]
+        return any(any(up.values()) for up in servers)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call a blocking function in a thread."""
@@ -181,7 +203,7 @@ class ServedModels:
             try:
                 return await self.run_to_end(function, *args, low_priority=has_more)
             finally:
-                seconds, scope = time.monotonic() - start, prompt_scope(key.visible_groups)
+                seconds, scope = time.monotonic() - start, prompt_scope(key.visible_groups, key.name)
                 for reader, _ in self._readers.values():
                     if isinstance(reader, LocalReader):
                         reader.charge(scope, seconds)

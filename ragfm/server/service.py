@@ -12,7 +12,7 @@ import asyncio
 import gc
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,8 +21,10 @@ from typing import Annotated, Any, TypeAlias, cast
 
 from fastapi import Header, Request
 
-from ragfm.core.errors import CollectionUnavailableError, LogError, LostCommitError
+from ragfm.collection import Collection
+from ragfm.core.errors import CollectionError, CollectionUnavailableError, LogError, LostCommitError
 from ragfm.core.types import Answer
+from ragfm.generation.answer_log import Origin
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.rag import Rag
 from ragfm.server.api_errors import ApiError, not_found, shutting_down
@@ -30,6 +32,7 @@ from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
 from ragfm.server.commit_watch import CommitWatch
 from ragfm.server.index_supervisor import IndexSupervisor
+from ragfm.server.json_logging import log_event
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
@@ -41,6 +44,7 @@ Commit: TypeAlias = Annotated[
 _COMMIT_SECONDS = 10.0
 MAX_COMMIT_WAITS = 16
 """Maximum number of requests of a key that wait for a commit."""
+_CHECK_SECONDS = 10.0  # between two checks of the readers' servers
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +54,7 @@ class Service:
     def __init__(self, served: ServedModels, limits: Limits) -> None:
         self.served, self.limits = served, limits
         self.metrics = Metrics(
-            running=lambda: sum(queue.running.total() for queue in served.queues),
+            running=lambda: self.running,
             waiting=lambda: sum(queue.waiting for queue in served.queues),
         )
         self.uploads = served.uploads
@@ -69,25 +73,67 @@ class Service:
         self._commit_watches = {
             name: CommitWatch(partial(served.run, handles.newest)) for name, handles in served.handles.items()
         }
+        self._readiness = ""
 
-    async def databases_reachable(self) -> bool:
-        """Whether the servers of all collections on PostgreSQL answer."""
+    @property
+    def running(self) -> int:
+        """Number of running answers, searches and other requests with a slot."""
+        return sum(queue.running.total() for queue in self.served.queues)
+
+    async def databases(self) -> dict[str, bool]:
+        """Of each collection on PostgreSQL, whether its server answers."""
         collections = {model.collection: model.rag.collection for model in self.served.models.values()}
-        try:
-            for collection in collections.values():
-                if collection.shared:
+        up = {}
+        for name, collection in collections.items():
+            if collection.shared:
+                try:
                     await self.served.run(getattr, collection, "state")
-        except CollectionUnavailableError:
-            return False
-        return True
+                    up[name] = True
+                except CollectionUnavailableError:
+                    up[name] = False
+        return up
+
+    async def readiness(self) -> str:
+        """`ready`, or why the server cannot answer now. A change is logged."""
+        status = "ready" if self.warm else "loading models"
+        if self.warm and not all((await self.databases()).values()):
+            status = "database unavailable"
+        elif self.warm and not self.served.readers_available:
+            status = "reader unavailable"
+        if self.ending:
+            status = "ending"
+        if status != self._readiness:
+            self._readiness = status
+            log_event(_log, logging.INFO, "readiness", status=status)
+        return status
+
+    async def update_gauges(self) -> None:
+        """Bring those metrics up to date that are not counted."""
+        metrics = self.metrics
+        for name, up in (await self.databases()).items():
+            metrics.database_up.labels(name).set(up)
+        for server, up in self.served.reader_servers().items():
+            metrics.reader_server_up.labels(server).set(up)
+        for name, supervisor in self.index_supervisors.items():
+            metrics.index_lag.labels(name).set(supervisor.lag)
+            metrics.index_failing.labels(name).set(supervisor.error is not None)
+            with suppress(CollectionError):  # `database_up` says so
+                metrics.generation.labels(name).set(await self.served.run(self.served.handles[name].newest))
+
+    async def watch_readers(self) -> None:
+        """Check the servers of readers until cancelled. Without requests, nobody would notice that one is down."""
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            await self.served.run(self.served.check_readers)
 
     def warm_up(self) -> None:
         """Load the models, which takes seconds."""
         try:
+            self.served.check_readers()
             self.served.warm_up()
         except Exception as error:  # each request will report it
             if not self.closing:
-                _log.error("The models cannot be loaded: %s", error)
+                log_event(_log, logging.ERROR, "models_failed", f"The models cannot be loaded: {error}")
             return
         # With models loaded, looking through all objects stops all threads for a tenth of a second. Those so far stay.
         gc.collect()
@@ -101,14 +147,26 @@ class Service:
             raise not_found("model", name or "")
         return model
 
-    def rag(self, key: Key, model: Model, *, k: int | None = None, **sampling: Any) -> Rag:
-        """The model over what the key sees, with the given sampling parameters, within the limits."""
+    def handle(self, request: Request, model: Model, groups: Sequence[str] | None, param: str) -> Collection:
+        """The collection as the request's key sees it, or only those of its `groups` that the request names.
+
+        Raises ApiError for a group that the key does not have.
+        """
+        key: Key = request.state.key
+        if groups is None:
+            return model.handle(key)
+        named = groups_of_key(key, groups, param)
+        request.state.log_fields["groups"] = sorted(named)
+        return model.handle(key, named)
+
+    def rag(self, model: Model, handle: Collection, origin: Origin, *, k: int | None = None, **sampling: Any) -> Rag:
+        """The model over a handle, with the given sampling parameters, within the limits."""
         given = {name: value for name, value in sampling.items() if value is not None}
         changed, limit = replace(model.rag.sampling, **given), self.limits.answer_tokens
         changed = replace(changed, max_tokens=min(changed.max_tokens or limit, limit))
-        return model.rag.with_options(collection=model.handle(key), k=k, sampling=changed)
+        return model.rag.with_options(collection=handle, k=k, sampling=changed, origin=origin)
 
-    async def wait_for(self, key: Key, model: Model, commit: str) -> None:
+    async def wait_for(self, key: Key, model: Model, handle: Collection, commit: str) -> None:
         """Wait until a collection has the commit that a client wants to see, see `Collection.has`. Raises ApiError."""
 
         def check_limit() -> None:
@@ -118,10 +176,9 @@ class Service:
 
         if not commit:
             return
-        has = model.handle(key).has
         try:
             check_limit()  # before the database is asked
-            if await self.served.compute(key, has, commit):
+            if await self.served.compute(key, handle.has, commit):
                 return
             check_limit()  # others may have come meanwhile
             self.commit_waits[key.name] += 1
@@ -131,7 +188,7 @@ class Service:
                     aclosing(self._commit_watches[model.collection].changes()) as changes,
                 ):
                     async for _ in changes:
-                        if await self.served.compute(key, has, commit, refusable=False):
+                        if await self.served.compute(key, handle.has, commit, refusable=False):
                             return
             finally:
                 self.commit_waits[key.name] -= 1
@@ -206,6 +263,14 @@ class Service:
         self.closing = True
         for stream in list(self._streams):
             stream.close()
+
+
+def groups_of_key(key: Key, groups: Sequence[str], param: str) -> frozenset[str]:
+    """The groups that a request names. Raises ApiError for one that its key does not have."""
+    for group in groups:
+        if group not in key.groups:
+            raise ApiError(400, f"The key has no group {group!r}.", code="invalid_request", param=param)
+    return frozenset(groups)
 
 
 def service_of(request: Request) -> Service:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -18,7 +20,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ragfm import __version__
 from ragfm.core.errors import ConfigError
+from ragfm.server.json_logging import log_event
 from ragfm.server.request_guard import MAX_HEAD_BYTES
 from ragfm.server.service import Service
 
@@ -31,6 +35,7 @@ _SWITCH_SECONDS = 0.0005
 _REPORT_SECONDS = 5.0  # after the drain, to tell clients that their answers are cut off
 _KEPT_SECONDS = 1.0  # after SIGTERM, for requests that are on their way on kept connections
 _CLOSE = (b"connection", b"close")
+_log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -52,7 +57,7 @@ class Server(uvicorn.Server):
     ) -> None:
         self._service: Service = app.state.service
         self._drain, self._shutdown_delay, self._on_listening = drain, shutdown_delay, on_listening
-        self._terminated = False
+        self._terminated, self._signal = False, ""
         config = uvicorn.Config(
             app,
             host=host,
@@ -71,7 +76,8 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down gracefully on the first signal and at once on the second."""
-        self._terminated |= sig == signal.SIGTERM  # after Ctrl-C, a person waits, and no proxy
+        self._signal = signal.Signals(sig).name
+        self._terminated |= sig != signal.SIGINT  # after Ctrl-C, a person waits, and no proxy
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -84,13 +90,17 @@ class Server(uvicorn.Server):
             raise ConfigError(f"The server cannot listen at {address}.", "Use another --host or --port.") from error
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            names = list(self._service.served.models)
+            log_event(_log, logging.INFO, "start", version=__version__, address=address, models=names, pid=os.getpid())
+            self._on_listening(address)
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Fail `/readyz`, accept no more connections after the delay, and end the running answers after the drain time.
 
         From the start, responses tell clients to close their connections, so that these move to another server.
         """
+        log_event(_log, logging.INFO, "stop", signal=self._signal, running=self._service.running)
         self._service.ending = True
         self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         if self._terminated:
@@ -130,6 +140,15 @@ class Server(uvicorn.Server):
     def _protocol(self) -> asyncio.Protocol:
         return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGHUP like SIGTERM, unless it is ignored, as by `nohup`. By default it would kill the process."""
+        ours = threading.current_thread() is threading.main_thread()
+        if ours and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.handle_exit)
+        with super().capture_signals():
+            yield
+
     def run(self, sockets: Any = None) -> None:
         """Serve until a signal arrives."""
         sys.setswitchinterval(_SWITCH_SECONDS)
@@ -137,6 +156,7 @@ class Server(uvicorn.Server):
             _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         super().run(sockets)
+        log_event(_log, logging.INFO, "stopped")
 
 
 class _Protocol(H11Protocol):

@@ -63,8 +63,10 @@ from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.migrations import add_images
 from ragfm.store.sqlite_file import HEAD_FILE
 from ragfm.store.tables import (
+    LATER_LOG_COLUMNS,
     SCHEMA,
     SERVER_STATE,
+    answer_log,
     chunks,
     document_checksums,
     generations,
@@ -494,7 +496,12 @@ class PostgresDatabase:
         self.create_policies(connection, self.open_tables(connection))
 
     def _create_server_tables(self, connection: sa.Connection) -> None:
-        SERVER_STATE.create_all(connection)  # an older ragfm may have created some
+        SERVER_STATE.create_all(connection)  # an older ragfm may have created some of them
+        log = f'"{self._schema}".{answer_log.name}'
+        for name in LATER_LOG_COLUMNS:
+            kind = answer_log.c[name].type.compile(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {log} ADD COLUMN IF NOT EXISTS {name} {kind}")
+        connection.exec_driver_sql(_SET_KEYS_OF_ANSWERS.format(log=log))
         connection.exec_driver_sql(
             f'ALTER TABLE "{self._schema}".upload_parts ALTER COLUMN data SET STORAGE EXTERNAL'  # not compressed
         )
@@ -549,7 +556,8 @@ class PostgresDatabase:
 
     def _lacks(self, connection: sa.Connection) -> bool:
         """Whether `migrate` has something to create, and this role owns the tables."""
-        names = {name: f'"{self._schema}".{name}' for name in ("documents", "uploads", "work", "document_checksums")}
+        names = {name: f'"{self._schema}".{name}' for name in _LATER_TABLES}
+        names["log_column"] = LATER_LOG_COLUMNS[-1]
         lacks = connection.execute(_LACKS, names).one_or_none()
         if lacks is None:
             return False
@@ -848,9 +856,16 @@ _WITHOUT_SECURITY = sa.text(
     "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access' "
     "AND position(:setting IN pg_get_expr(polqual, polrelid)) > 0)) ORDER BY relname"
 ).bindparams(setting=_GROUPS)
+_LATER_TABLES = ("documents", "uploads", "work", "document_checksums", "answer_log")
 _LACKS = sa.text(
     "SELECT to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL OR to_regclass(:document_checksums) IS NULL "
+    "OR NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(:answer_log) AND attname = :log_column) "
     "AS server_tables FROM pg_class WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
+)
+# An older ragfm knew the key of an answer only by the group that no other key has.
+_SET_KEYS_OF_ANSWERS = (
+    "UPDATE {log} SET key = (SELECT substr(name, 5) FROM jsonb_array_elements_text(groups) AS name "
+    "WHERE left(name, 4) = 'key:') WHERE key IS NULL AND groups IS NOT NULL"
 )
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
 

@@ -213,7 +213,16 @@ answer_log = sa.Table(
     sa.Column("rating_id", _String, nullable=False, unique=True),
     sa.Column("thumbs", _String),
     sa.Column("correction", sa.Text),
+    # See LATER_LOG_COLUMNS.
+    sa.Column("shown", sa.Text),
+    sa.Column("status", _String),
+    sa.Column("confidence", sa.Double),
+    sa.Column("key", _String),
+    sa.Column("request_id", _String),
 )
+
+LATER_LOG_COLUMNS = ("shown", "status", "confidence", "key", "request_id")
+"""The columns of `answer_log` that an older ragfm did not create."""
 
 uploads = sa.Table(
     "uploads",

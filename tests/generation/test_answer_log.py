@@ -75,6 +75,8 @@ def test_an_answer_is_kept_with_all_that_it_came_from(collection: Collection) ->
     (entry,) = rag.log.entries()
     assert answer.log_id == entry.id == 1
     assert (entry.question, entry.answer, entry.finished) == (answer.question, answer.text, True)
+    assert (entry.shown, entry.status, entry.confidence) == (answer.shown, answer.status, answer.confidence)
+    assert (entry.key, entry.request_id) == (None, None)
     assert (entry.reader, entry.adapter, entry.groups, entry.thumbs) == ("ScriptedReader", "tuned", None, None)
     assert [(hit["uri"], hit["start"], hit["end"], hit["chunk_id"], hit["score"]) for hit in entry.passages] == [
         (hit.uri, hit.start, hit.end, hit.chunk_id, hit.score) for hit in answer.hits
@@ -214,19 +216,26 @@ def test_several_processes_write_at_once(log: AnswerLog) -> None:
     assert sorted(entry.question for entry in log.entries()) == sorted(f"{w} {n}" for w in range(4) for n in range(20))
 
 
+def downgrade(connection: sqlite3.Connection, schema: int) -> None:
+    """Turn a log into one that an older version wrote."""
+    later = {1: ["contradictions"], 2: ["rating_id"], 3: ["shown", "status", "confidence", "key", "request_id"]}
+    if schema < 3:
+        connection.execute("DROP INDEX ratings")
+    for column in (name for version, names in later.items() if version >= schema for name in names):
+        connection.execute(f"ALTER TABLE entries DROP COLUMN {column}")
+    connection.execute(f"PRAGMA user_version = {schema}")
+
+
 def test_a_log_of_schema_1_is_migrated(log: AnswerLog) -> None:
     (number,) = logged(log, "Who won?")
     cited = {"n": 1, "uri": "a.md", "page": None, "start": 0, "end": 8, "quote": "Ann won.", "verified": True}
     other = {**cited, "n": 2, "uri": "b.md", "quote": "Bob won."}
     with closing(sqlite3.connect(log.path)) as connection, connection:
-        connection.execute("DROP INDEX ratings")
-        connection.execute("ALTER TABLE entries DROP COLUMN rating_id")
-        connection.execute("ALTER TABLE entries DROP COLUMN contradictions")
+        downgrade(connection, 1)
         connection.execute(
             "UPDATE entries SET answer = ?, citations = ?",
             ("Ann won [1]. But [2] says otherwise: “Bob won.” So it is.", json.dumps([cited, other])),
         )
-        connection.execute("PRAGMA user_version = 1")
     entry = log.entry(number)
     assert entry.answer == "Ann won [1]. So it is."
     assert entry.citations == [cited]
@@ -237,9 +246,7 @@ def test_a_log_of_schema_1_is_migrated(log: AnswerLog) -> None:
 def test_entries_of_schema_2_get_random_ids_for_ratings(log: AnswerLog) -> None:
     one, two = logged(log, "Who won?", "Who lost?")
     with closing(sqlite3.connect(log.path)) as connection, connection:
-        connection.execute("DROP INDEX ratings")
-        connection.execute("ALTER TABLE entries DROP COLUMN rating_id")
-        connection.execute("PRAGMA user_version = 2")
+        downgrade(connection, 2)
     (three,) = logged(log, "Who drew?")
     ids = [log.rating_id(number) for number in (one, two, three)]
     assert len(set(ids)) == 3
@@ -248,6 +255,15 @@ def test_entries_of_schema_2_get_random_ids_for_ratings(log: AnswerLog) -> None:
     assert [entry and entry.id for entry in found] == [one, two, three, None, None]
     with pytest.raises(LogError, match="no entry 77"):
         log.rating_id(77)
+
+
+def test_entries_of_schema_3_keep_the_key_that_asked(log: AnswerLog) -> None:
+    (owners,) = logged(log, "Who won?")
+    keys = log.add(NOTHING, replace(HOW, groups=frozenset({"hr", "key:ann"})))
+    with closing(sqlite3.connect(log.path)) as connection, connection:
+        downgrade(connection, 3)
+    assert [log.entry(number).key for number in (owners, keys)] == [None, "ann"]
+    assert log.entry(keys).status is None
 
 
 # --- Forgetting --------------------------------------------------------------------------------------------------

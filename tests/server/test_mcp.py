@@ -116,7 +116,8 @@ def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 def requests(caplog: pytest.LogCaptureFixture, field: str) -> list[dict[str, Any]]:
     """The request log's lines that have a field."""
-    return [record.fields for record in caplog.records if getattr(record, "fields", {}).get(field)]
+    lines = [vars(record)["fields"] for record in caplog.records if getattr(record, "event", "") == "request"]
+    return [line for line in lines if line.get(field)]
 
 
 def test_answers_of_tools_are_counted_and_limited(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,8 +181,9 @@ def test_a_bug_is_logged_and_not_shown_to_the_client(tmp_path: Path, caplog: pyt
         eventually(lambda: [record for record in caplog.records if record.levelname == "ERROR"])
     (line,) = requests(caplog, "error")
     assert (line["route"], line["key"], line["error"]) == ("/mcp", "hr", "KeyError")
-    (place,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert place.startswith(f"{line['request_id']}: KeyError at ")
+    (about,) = [vars(record)["fields"] for record in caplog.records if record.levelname == "ERROR"]
+    assert (about["request_id"], about["error"]) == (line["request_id"], "KeyError")
+    assert ".py:" in about["place"]
     assert SECRET not in caplog.text
 
 

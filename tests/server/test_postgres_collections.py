@@ -105,6 +105,11 @@ def test_servers_of_one_database_accept_the_same_keys(
         assert [answers(server, ann) for server in (first, second)] == [401, 401]
         assert [answers(server, bob) for server in (first, second)] == [200, 200]
         assert first.keys.find(bob) == second.keys.keys()[0]
+        assert shell.json("keys", "list")["keys"][0]["last_used"] is not None
+        new = shell.json("keys", "rotate", "bob", "--overlap", "1")["key"]
+        assert [answers(server, secret) for server in (first, second) for secret in (bob, new)] == [200] * 4
+        old, bob = bob, shell.json("keys", "rotate", "bob", "--overlap", "0")["key"]
+        assert [answers(first, secret) for secret in (old, new)] == [401, 401]
         postgres.sql(f"UPDATE {address.rpartition('=')[2]}.server_keys SET key = '[]'")
         assert answers(first, bob) == 503  # not a key: nobody is let in
 

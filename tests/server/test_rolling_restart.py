@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 import socket
 import subprocess
@@ -90,7 +91,7 @@ def start(collection: str, port: int, delay: float) -> subprocess.Popen[str]:
     command += [f"--port={port}", f"--shutdown-delay={delay}", "--reader", "openai:m"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    assert any(line.startswith("ragfm serves") for line in process.stderr)
+    assert any(json.loads(line)["event"] == "start" for line in process.stderr)
     threading.Thread(target=process.stderr.read, daemon=True).start()
     eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200, 120)
     return process

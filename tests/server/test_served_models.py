@@ -19,6 +19,7 @@ from support.tiny_gguf import write_tiny
 import ragfm.rag
 from ragfm.core.errors import ConfigError
 from ragfm.core.types import Message
+from ragfm.generation.answer_log import Origin
 from ragfm.server import served_models
 from ragfm.server.api_keys import Key
 from ragfm.server.served_models import ServedModels
@@ -38,7 +39,7 @@ def test_collections_share_a_reader_of_the_same_model_and_options_whatever_its_n
     assert len({id(reader) for reader in readers.values()}) == 2  # c's has another window
     assert readers["a"] is readers["b:also"]
     assert readers["c"].context_tokens == 300
-    assert len(served.queues) == 5  # three of them are for computing, embeddings and documents
+    assert len(served.queues) == 6  # four of them are for computing, embeddings, documents and uploads
 
 
 def test_collections_share_an_embedder_of_the_same_contract(tmp_path: Path) -> None:
@@ -56,7 +57,8 @@ def test_computing_counts_for_the_share_of_the_reader_of_a_key(tmp_path: Path) -
     model, keys = served.models["handbook"], [Key(name="one"), Key(name="two")]
     model.rag.base_reader.count_tokens([Message("user", "Load the model.")])
     asyncio.run(served.compute(keys[0], time.sleep, 0.2))
-    scopes = [model.rag.with_options(collection=model.handle(key)).reader._scope for key in keys]  # type: ignore[attr-defined]
+    rags = [model.rag.with_options(collection=model.handle(key), origin=Origin(key.name)) for key in keys]
+    scopes = [rag.reader._scope for rag in rags]  # type: ignore[attr-defined]
     shares = model.rag.base_reader._engine.batcher._loop.shares.of_each(scopes)  # type: ignore[attr-defined]
     assert shares[scopes[0]] > 0.1
     assert shares[scopes[1]] == 0
@@ -88,7 +90,7 @@ def test_readyz_waits_for_the_models(tmp_path: Path) -> None:
         head = client.head("/readyz")
         assert (head.status_code, head.content) == (503, b"")
         reader.loaded.set()
-        assert eventually(lambda: client.get("/readyz").status_code == 200)
+        assert eventually(lambda: client.get("/readyz").status_code == 200, 120)
         assert gc.get_freeze_count() > 10_000  # garbage collections look through later objects only
 
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 from starlette.datastructures import Headers
 from support.openai_server import WORDS, running_server
-from support.running_server import ANSWER, QUESTION, SECRET, Running, serve
+from support.running_server import ANSWER, QUESTION, SECRET, Running, eventually, serve
 
 from ragfm import Rag
 from ragfm.core.table_rows import TableRow
@@ -21,6 +21,7 @@ from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.generation.readers import load_reader
 from ragfm.server.api_errors import ApiError
+from ragfm.server.api_keys import Key
 from ragfm.server.request_guard import _check_local
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -133,6 +134,38 @@ def test_invalid_requests_are_refused_as_by_openai(
     assert caught.value.param == param
     assert caught.value.type
     assert caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("route", "asked", "param", "known"),
+    [
+        ("chat/completions", {"messages": QUESTION, "ragfm": {"filters": "year > 1"}}, "ragfm.filters", "k, filter"),
+        ("chat/completions", {"messages": QUESTION, "filter": "year > 1"}, "filter", "a member of `ragfm`"),
+        ("search", {"query": "leave", "filters": "year > 1"}, "filters", "query, model, k, mode, filter"),
+        ("ratings", {"rating": "handbook/1", "thumbs": "up", "comment": ""}, "comment", "rating, thumbs, correction"),
+    ],
+)
+def test_unknown_members_of_ragfms_own_objects_are_refused(
+    running: Running, route: str, asked: dict[str, object], param: str, known: str
+) -> None:
+    body = {**asked, "model": "handbook"} if route != "ratings" else asked
+    said = running.client().post(f"/v1/{route}", json=body)
+    assert said.status_code == 400
+    assert said.json()["error"]["param"] == param
+    assert said.json()["error"]["message"].startswith(f"{param}: ")
+    assert known in said.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ignored_members_of_openais_objects_are_named_in_a_header(running: Running, stream: bool) -> None:
+    client = running.client()
+    asked = {"model": "handbook", "messages": QUESTION, "stream": stream}
+    said = client.post("/v1/chat/completions", json={**asked, "user": "ann", "top_k": 3, "no\r\nheader": 1})
+    assert said.status_code == 200
+    assert said.headers["x-ragfm-ignored"] == "user, top_k"
+    assert "x-ragfm-ignored" not in client.post("/v1/chat/completions", json=asked).headers
+    said = client.post("/v1/embeddings", json={"model": "handbook", "input": "leave", "user": "ann"})
+    assert (said.status_code, said.headers["x-ragfm-ignored"]) == (200, "user")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +289,33 @@ def test_figures(running: Running) -> None:
     text = running.client().get("/metrics").text
     assert 'ragfm_requests_total{method="POST",route="/v1/search",status="200"}' in text
     assert "ragfm_waiting 0.0" in text
-    assert "handbook" not in text
+    assert 'ragfm_generation{collection="handbook"}' in text
+    assert 'ragfm_index_lag_seconds{collection="handbook"} ' in text
+    assert not any(name in text for name in ("leave.md", "guest"))
+
+
+def test_a_server_is_not_ready_while_no_server_of_its_reader_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragfm.server.service._CHECK_SECONDS", 0.05)
+    with running_server() as first, running_server() as second:
+        reader = load_reader("openai:m", base_url=f"{first.address}/v1,{second.address}/v1")
+        with serve(tmp_path, reader) as running:
+            client = running.client()
+
+            def is_ready() -> bool:
+                return client.get("/readyz").status_code == 200
+
+            eventually(is_ready, 120)
+            first.die()
+            host = first.address.removeprefix("http://")
+            eventually(lambda: f'ragfm_reader_server_up{{server="{host}"}} 0.0' in client.get("/metrics").text, 60)
+            assert is_ready()
+            second.die()
+            eventually(lambda: client.get("/readyz").json() == {"status": "reader unavailable"}, 60)
+            assert not is_ready()
+            with running_server(port=second.server_address[1]):
+                eventually(is_ready, 60)
 
 
 def test_without_keys_only_local_requests_are_accepted() -> None:
@@ -290,6 +349,10 @@ def test_a_stream_that_fails_midway_ends_with_an_error(running: Running, monkeyp
         said.extend(chunk.choices[0].delta.content for chunk in stream)
     assert said == ["You", " get"]
     assert SECRET not in str(caught.value.body)
+    figures = lambda: running.client().get("/metrics").text  # noqa: E731
+    failed = 'ragfm_requests_total{method="POST",route="/v1/chat/completions",status="500"}'
+    eventually(lambda: failed in figures())
+    assert 'ragfm_failures_total{code="internal_error"}' in figures()
 
 
 def test_only_the_answers_of_a_failed_server_end_with_an_error(tmp_path: Path) -> None:
@@ -328,6 +391,51 @@ def test_a_key_rates_only_its_own_answers(running: Running, monkeypatch: pytest.
     for key in ("hr", "other"):
         assert running.client(key).post("/v1/ratings", json=rating).status_code == 404
     assert running.client("guest").post("/v1/ratings", json=rating | {"rating": "handbook/77"}).status_code == 404
+
+
+def test_a_request_sees_only_the_groups_that_it_names(running: Running) -> None:
+    secret = running.keys.add(Key(name="portal", groups=("hr", "board")))
+    client = httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+    own = client.post("/v1/documents", files={"file": ("crowns.txt", b"Crowns of the director.")}).json()["uri"]
+    eventually(lambda: client.get(f"/v1/documents/{own}").json()["state"] == "ready", 60)
+    hr, board = "docs/hr/salaries.txt", "docs/board/plans.txt"
+    for groups, seen in ((None, {hr, board, own}), (["hr"], {hr}), (["board"], {board}), ([], set())):
+        body = {"query": "director salary boat", "k": 50} | ({} if groups is None else {"groups": groups})
+        found = {hit["uri"] for hit in client.post("/v1/search", json=body).json()["data"]}
+        options = {"k": 50} | ({} if groups is None else {"groups": groups})
+        asked = {"model": "handbook", "messages": [{"role": "user", "content": body["query"]}], "ragfm": options}
+        answer = client.post("/v1/chat/completions", json=asked).json()["ragfm"]
+        for uris in (found, {hit["uri"] for hit in answer["passages"]}):
+            assert uris & {hr, board, own} == seen
+    running.keys.revoke("portal")
+
+
+def test_a_request_cannot_name_a_group_that_its_key_does_not_have(running: Running) -> None:
+    client = running.client("guest")
+    for group in ("hr", "key:hr", "key:guest"):
+        asked = {"model": "handbook", "messages": QUESTION, "ragfm": {"groups": [group]}}
+        for route, body in (("search", {"query": "leave", "groups": [group]}), ("chat/completions", asked)):
+            said = client.post(f"/v1/{route}", json=body)
+            assert (said.status_code, said.json()["error"]["message"]) == (400, f"The key has no group {group!r}.")
+
+
+def test_the_logs_have_the_groups_and_the_id_of_a_request(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = running.app.state.service.served.models["handbook"]
+    monkeypatch.setattr(model.rag, "log", AnswerLog.for_collection(running.folder))
+    client = running.client("hr")
+    asked = {"model": "handbook", "messages": QUESTION, "ragfm": {"groups": []}}
+    with caplog.at_level("INFO", "ragfm.server.requests"):
+        said = client.post("/v1/chat/completions", json=asked, headers={"X-Request-ID": "ticket-7"})
+        (line,) = eventually(lambda: [vars(record)["fields"] for record in caplog.records])
+    details, entry = said.json()["ragfm"], model.rag.log.entries()[-1]
+    assert (line["request_id"], line["groups"]) == ("ticket-7", [])
+    assert (entry.request_id, entry.key, entry.groups) == ("ticket-7", "hr", [])
+    assert (entry.status, entry.confidence, entry.shown) == tuple(details[k] for k in ("status", "confidence", "shown"))
+    rating = {"rating": details["rating"], "thumbs": "up"}
+    assert client.post("/v1/ratings", json=rating).status_code == 200
+    assert running.client("other").post("/v1/ratings", json=rating).status_code == 404
 
 
 # --- images ------------------------------------------------------------------------------------------------------

@@ -20,11 +20,13 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
+from support.openai_server import running_server
 from support.running_server import QUESTION, SlowReader, eventually, serve
 
+import ragfm
 from ragfm import Collection
 from ragfm.samples import copy_handbook
-from ragfm.server.api_keys import Key, KeyFile, default_key_path
+from ragfm.server.api_keys import SCOPES, Key, KeyFile, default_key_path
 from ragfm.server.uvicorn_server import Server
 
 SCRIPT = "from ragfm.cli import main; main()"
@@ -45,10 +47,9 @@ def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.Op
     env = {**os.environ, "RAGFM_ASK__K": "1", "RAGFM_ASK__ANSWER_TOKENS": "128"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     assert process.stderr
-    said = next(line for line in process.stderr if line.startswith("ragfm serves"))  # after what memory it will take
-    address = next(word for word in said.split() if word.startswith("http")).rstrip(",")
-    client = openai.OpenAI(base_url=address, api_key=secret, max_retries=0, timeout=240)
-    eventually(lambda: httpx.get(f"{address.removesuffix('/v1')}/readyz", timeout=60).status_code == 200, 120)
+    address = next(line["address"] for line in map(json.loads, process.stderr) if line["event"] == "start")
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key=secret, max_retries=0, timeout=240)
+    eventually(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 120)
     return process, client
 
 
@@ -97,12 +98,47 @@ def end_during_streams(handbook: Path, secret: str) -> int:
 
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_sigterm_during_streams_ends_them_cleanly(handbook: Path, times: int) -> None:
-    secret = KeyFile(default_key_path(handbook / ".ragfm")).add(Key(name=f"ann{times}"))
+    secret = KeyFile(default_key_path(handbook / ".ragfm")).add(Key(name=f"ann{times}", scopes=SCOPES))
     with ThreadPoolExecutor(min(times, 3)) as servers:  # one waits where another computes
         running = list(servers.map(lambda _: end_during_streams(handbook, secret), range(times)))
     assert min(running) > 0
     if times > 1:  # of a single server, two answers may end before the signal
         assert sum(running) > 2 * times  # of three each
+
+
+def test_sighup_ends_a_server_like_sigterm_and_all_of_its_log_is_json(handbook: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        "serve",
+        "-c",
+        f"handbook={handbook / '.ragfm'}",
+        "--port",
+        "0",
+        "--no-auth",
+    ]
+    with running_server() as model:
+        model.pause = 0.05
+        env = {**os.environ, "OPENAI_BASE_URL": f"{model.address}/v1", "RAGFM_ASK__CONTEXT_TOKENS": "2048"}
+        process = subprocess.Popen([*command, "--reader", "m=openai:m"], stderr=subprocess.PIPE, text=True, env=env)
+        assert process.stderr
+        lines = [json.loads(process.stderr.readline())]
+        while lines[-1]["event"] != "start":
+            lines.append(json.loads(process.stderr.readline()))
+        client = openai.OpenAI(base_url=f"{lines[-1]['address']}/v1", api_key="none", max_retries=0, timeout=60)
+        stream = client.chat.completions.create(model="handbook", messages=QUESTION, stream=True)
+        chunks = [next(stream)]
+        process.send_signal(signal.SIGHUP)
+        chunks += stream
+        lines += map(json.loads, process.stderr)
+    assert process.wait(60) == 0
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    events = {line["event"]: line for line in lines}
+    assert events["start"]["version"] == ragfm.__version__
+    assert events["start"]["models"] == ["handbook", "handbook:m"]
+    assert (events["stop"]["signal"], events["stop"]["running"]) == ("SIGHUP", 1)
+    assert lines[-1]["event"] == "stopped"
 
 
 def test_streams_end_with_an_error_after_the_drain_time(tmp_path: Path) -> None:

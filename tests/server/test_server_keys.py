@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
+import shlex
 import socket
 import stat
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from support.running_server import QUESTION, SECRET, Running, eventually, serve
+from support.shell import InProcessShell
 
 from ragfm.cli import ragfm
+from ragfm.cli.serve import key_store
 from ragfm.core.errors import ConfigError
 from ragfm.server.api_keys import Key, KeyFile, RequestCounter, default_key_path
 from ragfm.testing import ScriptedReader
@@ -144,6 +149,88 @@ def test_a_key_has_its_collections_and_its_rate(running: Running) -> None:
     running.keys.revoke("strict")
 
 
+@pytest.mark.parametrize(
+    ("scopes", "allowed"),
+    [((), []), (("read",), ["search"]), (("write",), ["upload", "delete"]), (("metrics",), ["metrics"])],
+)
+def test_a_key_may_do_what_its_scopes_say(running: Running, scopes: tuple[Any, ...], allowed: list[str]) -> None:
+    secret = running.keys.add(Key(name="scoped", scopes=scopes))
+    client = httpx.Client(base_url=running.address, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+    said = {
+        "search": client.post("/v1/search", json={"query": "leave"}),
+        "upload": client.post("/v1/documents", files={"file": ("a.txt", b"a")}),
+        "delete": client.delete("/v1/documents/.uploads/0123456789abcdef/a.txt"),
+        "metrics": client.get("/metrics"),
+    }
+    running.keys.revoke("scoped")
+    assert [name for name, response in said.items() if response.status_code != 403] == allowed
+    refused = {response.json()["error"]["code"] for response in said.values() if response.status_code == 403}
+    assert refused == {"missing_scope"}
+
+
+def test_an_expired_key_is_refused_and_logged(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    secret = running.keys.add(Key(name="old", expires=datetime.now(UTC) - timedelta(seconds=1)))
+    with caplog.at_level("INFO", logger="ragfm.server.requests"):
+        said = httpx.get(f"{running.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})
+        (record,) = eventually(lambda: caplog.records)
+    running.keys.revoke("old")
+    assert vars(record)["fields"]["key"] == "old"
+    assert (said.status_code, said.json()["error"]["code"]) == (401, "expired_api_key")
+
+
+def test_after_a_rotation_both_secrets_are_valid_during_the_overlap(tmp_path: Path) -> None:
+    shell, keys = InProcessShell(), ("--keys", str(tmp_path / "keys.json"))
+    old = shell.json("keys", "add", "ann", "--groups", "hr", "--days", "9", *keys)["key"]
+    new = shell.json("keys", "rotate", "ann", "--overlap", "1", *keys)["key"]
+    file = KeyFile(tmp_path / "keys.json")
+    (key,) = file.keys()
+    assert file.find(old) == file.find(new) == key
+    assert (key.groups, key.expires is None) == (("hr",), False)
+    newest = shell.json("keys", "rotate", "ann", "--overlap", "0", *keys)["key"]
+    assert [file.find(secret) for secret in (old, new)] == [None, None]
+    assert file.find(newest)
+    assert "There is no key 'bob'" in shell("keys", "rotate", "bob", *keys, code=1)
+
+
+def test_the_list_of_keys_says_when_each_was_last_used(running: Running) -> None:
+    shell, options = InProcessShell(), ("--keys", str(running.keys.path))
+    secret = running.keys.add(Key(name="seldom"))
+    used = lambda: {key["name"]: key["last_used"] for key in shell.json("keys", "list", *options)["keys"]}  # noqa: E731
+    assert used()["seldom"] is None
+    httpx.get(f"{running.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})
+    assert datetime.now(UTC) - datetime.fromisoformat(used()["seldom"]) < timedelta(minutes=10)
+    running.keys.revoke("seldom")
+    time.sleep(1.1)  # the time of creation is in seconds
+    running.keys.add(Key(name="seldom"))
+    assert used()["seldom"] is None
+    running.keys.revoke("seldom")
+
+
+def test_a_key_is_for_collections_that_are_served(tmp_path: Path) -> None:
+    shell, keys = InProcessShell(), ("--keys", str(tmp_path / "keys.json"))
+    served = ("-c", f"a={tmp_path / 'one'}", "-c", str(tmp_path / "b"))
+    said = shell("keys", "add", "ann", "--collections", "a,nosuch", *served, *keys, code=1)
+    assert "the collection 'nosuch' is not among a, b." in said
+    assert not (tmp_path / "keys.json").exists()
+    shell("keys", "add", "ann", "--collections", "a,b", *served, *keys)
+
+
+def test_serve_names_a_missing_collection_and_the_command_that_adds_a_key(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = InProcessShell()
+    assert "There is no collection at" in shell("serve", "-c", f"x={tmp_path / 'none'}", code=1)
+    (tmp_path / "served").symlink_to(running.folder)
+    monkeypatch.chdir(tmp_path)
+    for options in (("-c", "x=served"), ("--keys", "some keys.json")):
+        if "-c" not in options:
+            monkeypatch.setenv("RAGFM_COLLECTION", "served")
+        said = str(CliRunner().invoke(ragfm, ["serve", *options], standalone_mode=False).exception)
+        (command,) = re.findall("Create one with `ragfm (.+?)`", said)
+        shell(*shlex.split(command.replace("NAME", "ann")))
+        assert key_store(options[1] if "--keys" in options else None, "served").keys()[0].name == "ann"
+
+
 def test_groups_decide_what_is_found_asked_and_listed(running: Running) -> None:
     for key, sees in (("hr", True), ("guest", False)):
         client = running.client(key)
@@ -262,6 +349,19 @@ def test_four_thousand_probes_find_nothing(running: Running) -> None:
     probes(running, 4_000)
 
 
+def test_the_log_names_deleted_documents_and_leaves_probes_out(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = running.client()
+    eventually(lambda: client.get("/readyz").status_code == 200, 120)
+    with caplog.at_level("INFO", logger="ragfm.server.requests"):
+        for path in ("/healthz", "/readyz", "/metrics"):
+            client.get(path)
+        client.delete("/v1/documents/docs/leave.md")
+        (line,) = eventually(lambda: [vars(record)["fields"] for record in caplog.records])
+    assert (line["method"], line["document"], line["status"]) == ("DELETE", "docs/leave.md", 403)
+
+
 def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="ragfm.server"):
         running.client().post("/v1/search", json={"query": "salary of the director"})
@@ -271,7 +371,8 @@ def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: 
     lines: dict[str, Any] = {vars(record)["fields"]["route"]: vars(record)["fields"] for record in caplog.records}
     assert lines["/v1/chat/completions"]["completion_tokens"] > 5
     assert lines["/v1/search"]["key"] == "hr"
-    assert lines["none"]["status"] == 401
+    refused = lines["none"]
+    assert (refused["status"], refused["client"], refused["code"]) == (401, "127.0.0.1", "invalid_api_key")
     everything = str([vars(record) for record in caplog.records])
     for word in ("director", "leave", "98765", "hidden", running.secrets["hr"]):
         assert word not in everything

@@ -48,6 +48,7 @@ from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
 from ragfm.store import postgres_database
 from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.tables import LATER_LOG_COLUMNS
 from ragfm.store.upload_table import UploadTable
 from ragfm.store.uploads import SliceReport, upload_id
 from ragfm.testing import HashingEmbedder
@@ -292,6 +293,23 @@ def test_a_sync_creates_the_tables_that_an_older_version_did_not(
     assert postgres.sql(policies) != before
     _open(address).sync(docs)
     assert postgres.sql(policies) == before
+
+
+def test_a_sync_adds_the_columns_that_the_answer_log_of_an_older_version_lacks(
+    address: str, docs: Path, postgres: PostgresServer
+) -> None:
+    collection = _open(address)
+    collection.sync(docs)
+    answer = Answer("q", "a", "answered", (), (), (), Usage(), 0.5)
+    context = AnswerContext("r", None, frozenset({"hr", "key:ann"}), None, 0.0, 0.1)
+    number = collection.answer_log.add(answer, context)
+    log = f"{address.rpartition('collection=')[2]}.answer_log"
+    for column in LATER_LOG_COLUMNS:
+        postgres.sql(f"ALTER TABLE {log} DROP COLUMN {column}")
+    _open(address).sync(docs)
+    assert collection.answer_log.entry(number).key == "ann"
+    collection.answer_log.add(answer, context)
+    assert [entry.status for entry in collection.answer_log.entries()] == [None, "answered"]
 
 
 def test_one_process_at_a_time_has_the_turn(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

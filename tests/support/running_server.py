@@ -18,7 +18,7 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import CLOSED, Message, Sampling, Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
-from ragfm.server.api_keys import Key, KeyFile, KeyStore
+from ragfm.server.api_keys import SCOPES, Key, KeyFile, KeyStore
 from ragfm.server.app import create_app
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import ServedModels
@@ -117,13 +117,14 @@ def serve(
     collection: Path | str | None = None,
     store: KeyStore | None = None,
 ) -> Iterator[Running]:
-    """Run a server with the keys `hr` (group `hr`), `guest` and `other` (no groups)."""
+    """Run a server with the keys `hr` (group `hr`, all scopes), `guest` and `other` (no groups)."""
     collection = collection or make_collection(folder)
     file = store or KeyFile(folder / "keys.json")
     secrets = {}
     if not file.keys():
         for name, groups in (("hr", ("hr",)), ("guest", ()), ("other", ())):
-            secrets[name] = file.add(Key(name=name, groups=groups, per_minute=1e6))
+            scopes = SCOPES if name == "hr" else SCOPES[:2]
+            secrets[name] = file.add(Key(name=name, groups=groups, per_minute=1e6, scopes=scopes))
         (folder / "secrets.json").write_text(json.dumps(secrets))
     secrets = json.loads((folder / "secrets.json").read_text())
     app = create_app(

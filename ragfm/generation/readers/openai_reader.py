@@ -37,7 +37,7 @@ from ragfm.generation.readers import (
 )
 from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE, check_images, prepare_image
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
-from ragfm.generation.readers.server_pool import OTHER, Server, ServerPool
+from ragfm.generation.readers.server_pool import CUT_HINT, OTHER, Server, ServerPool
 from ragfm.models.adapters import served_name
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -151,6 +151,16 @@ class OpenAIReader:
         return f"to {' and '.join(map(_host, self._urls))}"
 
     @property
+    def servers(self) -> dict[str, bool]:
+        """The servers by host, and whether each answered when it was last asked."""
+        return {server.host: server.probe is None for server in self._connect().pool.servers}
+
+    def check_servers(self) -> None:
+        """Ask each server whether it answers, in at most a few seconds."""
+        thread = self._connect()
+        thread.run(thread.pool.check())
+
+    @property
     def counts_exactly(self) -> bool:
         """Whether a server has counted tokens of this process; until then, counts may be estimates."""
         return bool(self._counts)
@@ -253,7 +263,7 @@ class OpenAIReader:
         if not response.finished:
             raise EndpointError(
                 f"{self._name(response)} stopped in the middle of its answer, after {response.characters} characters.",
-                _RETRY_HINT,
+                f"{_RETRY_HINT} {CUT_HINT}",
             )
 
     def _request(self, messages: Sequence[Message], sampling: Sampling, max_tokens: int) -> dict[str, Any]:
@@ -340,6 +350,8 @@ class OpenAIReader:
             return EndpointError(f"{name} failed{after}: {reply}.", _RETRY_HINT)
 
         message = f"{name} replied with status {error.status_code}: {reply}"
+        # These two are shown to users of ragfm's server, who must not learn where the model is.
+        shown, where = f"The model '{self._model}' replied with status {error.status_code}: {reply}", response.hosts[-1]
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             if error.request.headers.get("Authorization"):
                 return ConfigError(message, "Check OPENAI_API_KEY.")
@@ -352,10 +364,10 @@ class OpenAIReader:
         if isinstance(error, openai.RateLimitError):
             return ReaderBusyError(message, "Try again later, or send fewer requests at once.")
         if error.code == "context_length_exceeded":
-            return ContextOverflowError(message, "Set ask.context_tokens to the model's context length.")
+            return ContextOverflowError(shown, f"Set ask.context_tokens to the context length of {where}.")
         if error.status_code in (400, 422):
             return UnsupportedError(
-                message, "If the server rejects a parameter, set the option `omit`, see docs/readers.md."
+                shown, f"If the server {where} rejects a parameter, set the option `omit`, see docs/readers.md."
             )
         return EndpointError(message, _RETRY_HINT)
 

@@ -25,6 +25,7 @@ SHORT_SECONDS = 5.0
 LOAD_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between two probes of a server that failed; each pause is twice the one before."""
+CUT_HINT = "llama-cpp-python's server does so for each new request unless it runs with `--interrupt_requests False`."
 _BUSY = (408, 409, 429)
 
 _log = logging.getLogger(__name__)
@@ -73,6 +74,16 @@ class Server:
             self.kind = next((kind for kind in (VLLM, LLAMA_SERVER) if kind in owners), OTHER)
         return self.kind
 
+    async def answers(self) -> bool:
+        """Whether the server answers, with whatever."""
+        try:
+            await self.request("models")
+        except openai.OpenAIError as error:
+            return not is_temporary(error) or getattr(error, "status_code", None) in _BUSY
+        except ValueError:
+            pass  # it answers, but not with JSON
+        return True
+
     def forget(self) -> None:
         """After a failure, another program may serve the address."""
         self.kind, self.counts = self._known_kind, True
@@ -117,8 +128,9 @@ class ServerPool:
                         spoke = spoke or any(choice.delta and choice.delta.content for choice in choices)
                         finished = finished or any(choice.finish_reason for choice in choices)
                         yield chunk
-                if not finished:
-                    self._leave_out(server)
+                if not finished:  # the server itself works: it answers other requests
+                    about = {"event": "reader_answer_cut", "fields": {"server": server.host}}
+                    _log.warning("The server %s broke off an answer. %s", server.host, CUT_HINT, extra=about)
                 if finished or spoke or is_last:
                     return
             except openai.OpenAIError as error:
@@ -150,6 +162,13 @@ class ServerPool:
             server.counts = False
         return None
 
+    async def check(self) -> None:
+        """Leave out the servers that do not answer."""
+        servers = [server for server in self.servers if server.probe is None]
+        for server, up in zip(servers, await asyncio.gather(*(one.answers() for one in servers)), strict=True):
+            if not up:
+                self._leave_out(server)
+
     async def load_adapter(self, name: str, path: str) -> None:
         """Make vLLM load an adapter from a path on its machine; check that llama-server was started with it.
 
@@ -165,7 +184,8 @@ class ServerPool:
 
     def _leave_out(self, server: Server) -> None:
         if server.probe is None:
-            _log.warning("The server %s failed. It is left out until it answers.", server.host)
+            about = {"event": "reader_server_down", "fields": {"server": server.host}}
+            _log.warning("The server %s failed. It is left out until it answers.", server.host, extra=about)
             server.forget()
             server.probe = asyncio.create_task(_until_it_answers(server))
 
@@ -174,17 +194,12 @@ async def _until_it_answers(server: Server) -> None:
     pause = FIRST_PAUSE
     while True:
         await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  several processes should not probe at once
-        try:
-            await server.request("models")
-        except openai.OpenAIError as error:
-            if is_temporary(error):
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
-        except ValueError:
-            pass  # it answers, but not with JSON
-        _log.warning("The server %s answers again.", server.host)
-        server.probe = None
-        return
+        if await server.answers():
+            about = {"event": "reader_server_up", "fields": {"server": server.host}}
+            _log.warning("The server %s answers again.", server.host, extra=about)
+            server.probe = None
+            return
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 async def _parameters(server: Server, request: Mapping[str, Any], scope: str, adapter: str | None) -> dict[str, Any]:

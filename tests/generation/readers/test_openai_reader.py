@@ -142,6 +142,8 @@ def test_errors_do_not_contain_the_key(
         list(reader.stream(ASKED))
     assert "secret" not in f"{caught.value} {caught.value.__cause__} {caplog.text} {reader!r} {vars(reader)}"
     assert f"127.0.0.1:{server.server_address[1]}" in str(caught.value)
+    if kind in (UnsupportedError, ContextOverflowError):  # whose messages ragfm's own server shows to its clients
+        assert "127.0.0.1" not in caught.value.message
 
 
 def test_chunks_of_other_servers_are_read(server: Server) -> None:

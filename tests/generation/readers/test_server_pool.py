@@ -82,19 +82,34 @@ def test_a_request_moves_to_another_server_only_before_its_first_text(
     never_probe(monkeypatch)
     first, second, third = servers
     first.failures, second.failures = [(503, {}, b"")], [0]  # the second one breaks off before the first word
-    assert text_of(pool_of(first, second, third)) == WORDS
+    reader = pool_of(first, second, third)
+    assert text_of(reader) == WORDS
     assert [len(server.asked) for server in servers] == [1, 1, 1]
+    assert list(reader.servers.values()) == [False, True, True]  # one that breaks off an answer works otherwise
 
     first.failures = [3]
     with pytest.raises(EndpointError, match="stopped in the middle of its answer, after 16 characters") as caught:
         text_of(pool_of(first, second))
     assert first.address.removeprefix("http://") in str(caught.value)
+    assert "--interrupt_requests False" in caught.value.hint
     assert second.address.removeprefix("http://") not in str(caught.value)
     assert [len(server.asked) for server in servers] == [2, 1, 1]
     first.silent = 2
     with pytest.raises(EndpointError, match="sent nothing for too long after 9 characters"):
         text_of(pool_of(first, second, seconds=0.3))
     assert [len(server.asked) for server in servers] == [3, 1, 1]
+
+
+def test_a_check_leaves_out_the_servers_that_do_not_answer(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never_probe(monkeypatch)
+    first, second, third = servers
+    second.starting = True  # 503
+    third.die()
+    reader = pool_of(first, second, third)
+    reader.check_servers()
+    assert list(reader.servers.values()) == [True, False, False]
 
 
 def test_when_a_server_dies_only_its_streams_end(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
