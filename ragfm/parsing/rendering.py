@@ -54,10 +54,13 @@ class MarkdownBuilder:
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
-    def add_block(self, text: str, *, tight: bool = False) -> int:
-        """Add a block and return its start. No blank line separates two `tight` blocks (list items)."""
+    def add_block(self, text: str, *, tight: bool = False, continues: bool = False) -> int:
+        """Add a block and return its start.
+
+        No blank line separates two `tight` blocks (list items), or a block from one that `continues` its sentence.
+        """
         heartbeat.beat()
-        separator = "" if not self.length else "\n" if tight and self._last_is_tight else "\n\n"
+        separator = "" if not self.length else "\n" if continues or (tight and self._last_is_tight) else "\n\n"
         start = self.length + len(separator)
         if self._next_page is not None:
             self._end_page()
