@@ -10,6 +10,7 @@ function from values to values: `generation.passage_retrieval` and `Collection.s
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Generator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -22,7 +23,7 @@ from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import CollectionError
-from ragfm.core.types import Answer, Message, Sampling, Usage
+from ragfm.core.types import Answer, Citation, Contradiction, Message, Sampling, Usage
 from ragfm.generation.answer_log import AnswerContext
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
@@ -45,9 +46,12 @@ if TYPE_CHECKING:
 __all__ = ["AnswerStream", "Rag"]
 
 Model = TypeVar("Model", bound="BaseModel")
+Cited = TypeVar("Cited", Citation, Contradiction)
 
 CANNOT_SEE = "The reader cannot see pictures; figures were used by their text."
 """A note of answers that a reader without vision gave from figures."""
+_DATE = re.compile(r"\d{4}(?:-\d\d){0,2}")  # of ISO 8601
+_DATE_KEYS = ("date", "period", "modified")  # stated, covered by the report, of the file
 CUT_OFF = "The reader's tokens ran out before it answered; raise ask.answer_tokens."
 """A note of answers of a reader that was cut off in its reasoning."""
 
@@ -248,7 +252,11 @@ class Rag:
             abstention=abstention,
             instructions=asks_how(query),
         )
-        composed = decision.answer
+        composed, quote = decision.answer, decision.quote
+        if composed.contradictions:  # which of the documents is newer?
+            citations, contradictions = map(self._dated, (composed.citations, composed.contradictions))
+            composed = replace(composed, citations=citations, contradictions=contradictions)
+            quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []
         answer = Answer(
@@ -256,7 +264,7 @@ class Rag:
             query=query,
             text=composed.text,
             status=decision.status,
-            quote=decision.quote,
+            quote=quote,
             shown=decision.shown,
             citations=composed.citations,
             contradictions=composed.contradictions,
@@ -375,6 +383,19 @@ class Rag:
     def _sees(self) -> bool:
         """Whether the reader sees pictures."""
         return bool(getattr(self.base_reader, "vision", False))
+
+    def _dated(self, cited: Sequence[Cited]) -> tuple[Cited, ...]:
+        """Citations or contradictions with the dates of their documents."""
+
+        def date_of(uri: str) -> str:
+            try:
+                metadata = self.collection.info(uri).metadata
+            except CollectionError:  # removed since, or a given hit of another collection
+                return ""
+            dates = (_DATE.match(str(metadata.get(key, ""))) for key in _DATE_KEYS)
+            return next((date[0] for date in dates if date), "")
+
+        return tuple(replace(one, date=date_of(one.uri)) for one in cited)
 
     def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: those to answer from, and the near-duplicates that were dropped before the last one."""

@@ -38,7 +38,7 @@ _FAULTS = {
     "misattributed": "not supported by this passage, but by another one",
     "stitched": "not supported: its parts come from different places",
     "picture": "read from the picture, which is not checked",
-    "subject": "supported, but {missing} is not mentioned with it",
+    "subject": "supported, but without a mention of {missing}",
     "unclear": "supported; check that it is what the question asks for",
 }
 
@@ -208,12 +208,15 @@ def hit_location(hit: Hit) -> str:
 
 
 def _location(where: Hit | Citation) -> str:
-    """The document's name, with lines as `name:12-40` or with the page."""
+    """The document's name, with lines as `name:12-40` or with the page, and a citation's date."""
     name = where.name or where.uri
     if where.lines:
         first, last = where.lines
-        return f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
-    return f"{name}, page {where.page}" if where.page else name
+        name = f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
+    elif where.page:
+        name = f"{name}, page {where.page}"
+    date = getattr(where, "date", "")
+    return f"{name}, {date}" if date else name
 
 
 def print_hit(label: str, hit: Hit) -> None:

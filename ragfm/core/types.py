@@ -240,7 +240,8 @@ class Citation:
     """Evidence for a sentence of an answer: passage `n`, and the words `quote` at `start:end` of the document `uri`.
 
     `answer.text[answer_start:answer_end]` is the sentence, its markers included. `name` is the document's display name,
-    `lines` are the quote's first and last line in the file, `image` and `box` those of a figure, as in `Hit`.
+    `lines` are the quote's first and last line in the file, `image` and `box` those of a figure, as in `Hit`. `date` is
+    that of the document as ISO 8601 if the answer has contradictions; empty if the document has none.
 
     `verified`: the quote is verbatim *and* states what question and sentence say together. `fault` says why not: no
     passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
@@ -264,6 +265,7 @@ class Citation:
     lines: tuple[int, int] | None = None
     image: str | None = None
     box: Box | None = None
+    date: str = ""
 
     @property
     def supports(self) -> bool:
@@ -276,7 +278,7 @@ class Contradiction:
     """A passage that gives a different number or name from that in an answer's sentence.
 
     Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
-    the sentence. `name` is the document's display name.
+    the sentence. `name` is the document's display name, `date` its date as ISO 8601, empty if it has none.
     """
 
     n: int
@@ -288,6 +290,7 @@ class Contradiction:
     answer_start: int
     answer_end: int
     name: str = ""
+    date: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ def footnotes(answer: Answer) -> str:
     lines = []
     for source in sources:
         page = f", page {source.page}" if source.page else ""
+        page += f", {source.date}" if source.date else ""
         name = " ".join((source.name or source.uri).split())
         lines.append(f"[{source.n}] {name}{page}: “{displayed_quote(source.quote)}”")
     return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""

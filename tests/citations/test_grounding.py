@@ -393,6 +393,17 @@ def test_passages_that_agree_or_have_another_subject_are_no_contradiction() -> N
     assert contradicting("What is the reduction?", "10 per cent [1].", shares) == []
 
 
+def test_comparisons_of_other_years_are_no_contradiction() -> None:
+    """Both sentences have the question's words."""
+    of_2022 = "Net sales grew by 5 percent in 2022 compared with 2021."
+    of_2023 = "Net sales grew by 7 percent in 2023 compared with 2022."
+    question = "How much did net sales grow in 2022?"
+    assert contradicting(question, "By 5 percent.", _shown(of_2022, of_2023)) == []
+    assert contradicting(question, "By 5 percent.", _shown(of_2022, of_2022.replace("5 ", "9 "))) == [2]
+    built = ("The mill on the river was built in 1964.", "The mill on the river was built in 1946.")
+    assert contradicting("When was the mill built?", "1964.", _shown(*built)) == [2]
+
+
 def test_another_name_in_the_same_words_is_a_contradiction() -> None:
     question = "Who won the cup in Vienna?"
     shown = _shown("The cup in Vienna was won by Maria Horn.", "The cup in Vienna was won by Petra Falk.")

@@ -65,6 +65,7 @@ def test_the_json_of_an_answer() -> None:
             "answer_start": 0,
             "answer_end": 12,
             "name": "",
+            "date": "",
         }
     ]
     (citation,) = value["citations"]

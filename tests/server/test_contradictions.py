@@ -109,6 +109,7 @@ def test_a_whole_answer_has_its_contradictions_below(running: Running, notes: st
         "answer_start": 0,
         "answer_end": 20,
         "name": "",
+        "date": "",
     }
 
 

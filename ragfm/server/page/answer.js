@@ -123,9 +123,10 @@ function quoteLine(turn) {
 /** A line for each passage that contradicts the answer. */
 function contradictionLines(turn) {
   const { citations = [], contradictions = [] } = turn.details ?? {};
-  return contradictions.map(({ n, quote }, i) => {
+  return contradictions.map(({ n, quote, name, date }, i) => {
     const words = displayedQuote(quote);
-    const ending = [...words].length <= MAX_QUOTE ? `: “${words}”` : '.';
+    const source = [name, date].filter(Boolean).join(', ');
+    const ending = ([...words].length <= MAX_QUOTE ? `: “${words}”` : '') + (source && ` (${source})`) || '.';
     return h('p', {}, 'But ', citeButton(turn, citations.length + i, n), ` says otherwise${ending}`);
   });
 }
