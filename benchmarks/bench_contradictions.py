@@ -141,7 +141,7 @@ def main() -> None:
             shares[what] = [round(value, 3) for value in (estimate.value, estimate.low, estimate.high)]
         part["outcomes"][name] = shares
         print(
-            f"{name:24}"
+            f"{name:46}"
             + "  ".join(f"{what} {value:.2f} [{low:.2f}, {high:.2f}]" for what, (value, low, high) in shares.items())
         )
     if args.reader == "bundled" and args.limit is None:

@@ -254,8 +254,11 @@ class Rag:
         )
         composed, quote = decision.answer, decision.quote
         if composed.contradictions:  # which of the documents is newer?
-            citations, contradictions = map(self._dated, (composed.citations, composed.contradictions))
-            composed = replace(composed, citations=citations, contradictions=contradictions)
+            composed = replace(
+                composed,
+                citations=self._dated(composed.citations),
+                contradictions=self._dated(composed.contradictions),
+            )
             quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []

@@ -29,6 +29,7 @@ from ragfm.citations.support import (
     Evidence,
     Subject,
     Terms,
+    about_other_periods,
     added_terms,
     analyze,
     best_evidence,
@@ -40,7 +41,6 @@ from ragfm.citations.support import (
     is_unit,
     missing_in,
     nearest_window,
-    periods,
     terms_of,
 )
 from ragfm.core.abstention import is_abstention
@@ -383,9 +383,9 @@ def find_alternatives(readings: Sequence[Reading], analysis: Analysis) -> tuple[
         window = min(around, key=lambda one: one.end - one.start, default=None)
         if window is None or window.is_heading:
             continue
-        missing = missing_in(window, analysis.question.subject, terms_of(text).numbers)
+        absent = missing_in(window, analysis.question.subject, terms_of(text).numbers)
         evidence = Evidence(hit, window.start, window.end, likelihood, supports=False)
-        found.append((Alternative(text, evidence), frozenset(missing)))
+        found.append((Alternative(text, evidence), frozenset(absent)))
     found.sort(key=lambda one: -one[0].evidence.score)
     distinct: list[Alternative] = []
     for new, missing in found:
@@ -395,15 +395,11 @@ def find_alternatives(readings: Sequence[Reading], analysis: Analysis) -> tuple[
 
 
 def _disagree(one: Alternative, other: Alternative, subject: Subject) -> bool:
-    """Whether answers of two documents have different numbers, or different names: a year agrees with a date in it.
-
-    To a question about a period, sentences about different ones may have different answers.
-    """
+    """Whether answers of two documents have different numbers, or different names: a year agrees with a date in it."""
     terms, others = terms_of(one.text), terms_of(other.text)
-    stated, of_other = periods(one.evidence.quote), periods(other.evidence.quote)
     if one.evidence.hit.uri == other.evidence.hit.uri:
         return False
-    if subject.periods and not terms.numbers & stated and differ(stated, of_other):
+    if about_other_periods(one.evidence.quote, other.evidence.quote, terms.numbers, subject):
         return False
     if terms.numbers and others.numbers:
         return differ(terms.numbers, others.numbers)

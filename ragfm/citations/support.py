@@ -12,8 +12,8 @@ or in digits (`FY2018`, `Q2`, `second quarter`). If the question names a column 
 
 A passage contradicts a claim if one of its sentences shares most terms with the quote and differs in a number or a
 name. Terms that the quote shares with the question ("How many people does Cirrus seat?") are the subject: the other
-sentence must have all of them. Sentences that are about different periods do not contradict each other. Those that
-differ in wording as well are not noticed.
+sentence must have all of them. A comparison of periods ("2022 with 2021") is not contradicted by one of others.
+Sentences that differ in wording as well are not noticed.
 
 Texts are compared by their terms. A term is a word without its ending, in lower case, or a number in digits. A name or
 number must be the same in both, other words may differ in their ending. Lists of words are English.
@@ -756,6 +756,16 @@ def differ(values: Set[str], others: Set[str]) -> bool:
     return not (values <= others or others <= values)
 
 
+def about_other_periods(text: str, other: str, answer: Set[str], subject: Subject) -> bool:
+    """Whether two sentences with different periods may both be true of a question about `subject`.
+
+    They may if it asks about a period, or if one of them compares several. If the `answer` is a period, they may not.
+    """
+    stated, of_other = periods(text), periods(other)
+    compares = max(len(stated), len(of_other)) > 1
+    return not answer & stated and differ(stated, of_other) and (compares or bool(subject.periods))
+
+
 # --- The subject of a question -----------------------------------------------------------------------------------
 
 
@@ -918,7 +928,6 @@ def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> 
     rest = quote.all - quote.exact
     if not answer or len(rest) < 2:
         return None
-    own_periods = periods(evidence.quote)
     known = quote.all | terms_of(evidence.hit.context).all
     subject = {term for term in known if matches(term, analysis.question.terms)} - answer
     compares_numbers = bool(answer & quote.numbers)
@@ -929,8 +938,8 @@ def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> 
             similarity = len(matching_terms(rest, window.own.all)) / len(rest)
             same_subject = all(matches(term, window.terms) for term in subject)
             contradicts = alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms
-            if contradicts and not answer & own_periods and differ(own_periods, periods(window.text)):
-                contradicts = False  # each is about a period of its own
+            if contradicts and about_other_periods(evidence.quote, window.text, answer, analysis.question.subject):
+                continue
             if contradicts and (best is None or similarity > best.score):
                 best = Evidence(window.hit, window.start, window.end, similarity, supports=False)
     return best

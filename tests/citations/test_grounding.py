@@ -246,7 +246,7 @@ def test_a_quotation_must_occur_verbatim() -> None:
     assert said("Neil Armstrong was the first man on the moon") == ["fabricated"]
     assert said("He landed in July 1968 with Buzz Aldrin.") == ["fabricated"]
     assert said("first man on the moon. No human being has been on Mars") == ["stitched"]
-    assert said("Valentina Tereshkova was the first woman in space.") == ["misattributed", "subject"]
+    assert said("Valentina Tereshkova was the first woman in space.") == ["subject", "misattributed"]
 
 
 def test_a_quotation_over_two_sentences_is_cited_whole() -> None:
@@ -271,11 +271,11 @@ def test_a_term_in_quotation_marks_is_not_a_quotation() -> None:
 
 def test_a_sentence_with_the_marker_of_the_wrong_passage_is_misattributed() -> None:
     question = "Who was the first man on the moon?"
-    assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == ["misattributed", None]
+    assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == [None, "misattributed"]
     assert faults(question, "An American with Tereshkova landed on Mars [2].", MOON, MARS) == ["stitched"]
 
 
-@pytest.mark.parametrize(("said", "text"), [("28 [1].", "28 [1][2]."), ("28 [1, 3].", "28 [1][3][2].")])
+@pytest.mark.parametrize(("said", "text"), [("28 [1].", "28 [2][1]."), ("28 [1, 3].", "28 [2][1][3].")])
 def test_a_right_answer_with_a_wrong_marker_is_supported_by_the_right_passage(said: str, text: str) -> None:
     sentences = cite("How many days of leave has everybody?", said, _shown(ROOMS, LEAVE, MOON))
     for strict in (True, False):
