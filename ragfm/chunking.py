@@ -120,8 +120,7 @@ class _Outline:
         unbroken = sorted((mark.start, mark.end) for kind in ("table", "code") for mark in self._marks[kind])
 
         paragraphs = _outside(unbroken, (gap.start() for gap in _BLANK_LINE.finditer(text)))
-        self._spans = sentence_spans(text)
-        sentences = _outside(unbroken, (end for _, end in self._spans))
+        sentences = _outside(unbroken, (end for _, end in sentence_spans(text)))
         lines = (line.start() for span in unbroken for line in _LINE_BREAK.finditer(text, *span))
         blocks = {*chain(*unbroken), *paragraphs}
         self.sentences = list(_outside(heading_spans, sorted(blocks.union(sentences, lines))))
@@ -130,19 +129,13 @@ class _Outline:
     def regions(self) -> Iterable[tuple[int, int]]:
         """The spans that no chunk may cross."""
         bounds = {0, len(self._text), *self._starts["heading"]}.difference(self._joined)
-        for mark in self._marks["page"]:  # a sentence that continues on the next page is not torn
-            bounds |= {self._sentence_end(mark.start), self._sentence_end(mark.end)}
+        bounds.update(chain.from_iterable((mark.start, mark.end) for mark in self._marks["page"]))
         for mark in self._marks["figure"]:
             bounds |= {mark.start, mark.end} - self._bodies
         for mark in self._marks["place"]:
             if self.at("table", mark.start) is None:  # the rows of a table have places of their own, and stay together
                 bounds |= {mark.start, mark.end} - self._bodies
         return pairwise(sorted(bounds))
-
-    def _sentence_end(self, position: int) -> int:
-        """The end of the sentence around a position, or the position if it is between two sentences."""
-        start, end = self._spans[bisect_right(self._spans, (position, -1)) - 1] if self._spans else (0, 0)
-        return end if start < position < end else position
 
     def path(self, position: int) -> tuple[tuple[int, str], ...]:
         """Start and name of the headings above a position, outermost first, including a heading at the position."""

@@ -364,24 +364,16 @@ def test_a_table_or_code_block_that_fits_is_not_torn() -> None:
 
 def test_pages_and_places_are_boundaries() -> None:
     doc = document(
-        "# A\none. two three",
+        "# A\none two three",
         Mark("page", 0, 8, "1"),
         Mark("heading", 0, 3, "A", 1),
-        Mark("page", 9, 18, "2"),
-        Mark("place", 9, 12, "S!A1"),
+        Mark("page", 8, 17, "2"),
+        Mark("place", 8, 11, "S!A1"),
     )
     assert [(c.text, c.page, c.place, c.context, c.headings) for c in chunk_document(doc, words, 24)] == [
-        ("# A\none.", 1, None, "", ("A",)),
+        ("# A\none", 1, None, "", ("A",)),
         ("two", 2, "S!A1", "A", ("A",)),
         ("three", 2, None, "A", ("A",)),
-    ]
-
-
-def test_a_sentence_that_continues_on_the_next_page_is_not_torn() -> None:
-    doc = document("It is noon. The sea is\ncold. It is May.", Mark("page", 0, 22, "1"), Mark("page", 23, 40, "2"))
-    assert [(chunk.text, chunk.page) for chunk in chunk_document(doc, words, 24)] == [
-        ("It is noon. The sea is\ncold.", 1),
-        ("It is May.", 2),
     ]
 
 

@@ -47,7 +47,12 @@ def test_a_sentence_that_continues_on_the_next_page_is_one() -> None:
     )
     sentence = "The water of the harbour is still\ncold in May."
     assert [parsed.text[start:end] for start, end in sentence_spans(parsed.text)][-1] == sentence
-    assert marked(parsed, "page")[-1] == "cold in May."
+    assert marked(parsed, "page") == [parsed.text]  # the second page has no sentence of its own
+    longer = document(
+        pdf(lines("The water of the harbour is still"), lines("cold in May. It is warm in June.")), "a.pdf"
+    )
+    assert marked(longer, "page") == ["The water of the harbour is still\ncold in May.", "It is warm in June."]
+    assert [(mark.kind, mark.value) for mark in longer.marks] == [("page", "1"), ("page", "2")]
     ended = document(pdf(lines("The lamp burns at night."), lines("cold in May.")), "a.pdf")
     titled = document(pdf(lines("The water is still"), lines("Cold in May.")), "a.pdf")
     assert ended.text == "The lamp burns at night.\n\ncold in May."
