@@ -60,7 +60,7 @@ from measure import about, save
 
 from ragfm import Collection, Hit, Rag, Settings
 from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
-from ragfm.citations.decision import decide, nearest_sentences, select_quote
+from ragfm.citations.decision import decide
 from ragfm.citations.grounding import CitedAnswer, cite_answer
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.config import AskSection
@@ -253,8 +253,7 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> 
         signals = answer_signals(cited, passages)
         confidence = calibration.confidence(signals) if calibration else None
     decision = decide(cited, confidence, calibration, AskSection(), small=small)
-    nearest = nearest_sentences(cited.analysis, cited.readings)
-    quote = select_quote(decision.status, decision.answer.citations, nearest)
+    quote = decision.quote
 
     reports = record["set"].startswith("reports")
     answerable = not record["unanswerable"]

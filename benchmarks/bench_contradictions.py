@@ -5,10 +5,11 @@
 
 RGB's `en_fact` (Chen et al. 2024): 100 questions, each with true passages and the same passages with the answer
 replaced by a false one. `Rag.ask` gets two of each, the false ones first. "misled": the answer contains the false word
-and not the true one; "noticed": it reports that another passage says otherwise. "without the step" sets
-`ask.contradictions` to off. "oracle" uses no reader, but the true and the false word as answers. A contradiction is a
-false alarm if all four passages are true, or if the false ones are about a different subject: with the names and
-numbers of the question replaced by those of a different question. The last line is the result in JSON.
+and not the true one; "noticed": it reports that another passage says otherwise; "answered": its status is `answered`.
+"without the step" sets `ask.contradictions` to off. "oracle" uses no reader, but the true and the false word as answers
+of a large one; "one false" has one false passage before two true ones. A contradiction is a false alarm if all four
+passages are true, or if the false ones are about a different subject: with the names and numbers of the question
+replaced by those of a different question. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from data import DATA
 from measure import about, read, save
 
 from ragfm import Answer, Collection, Hit, Rag, Settings
-from ragfm.citations.decision import ComposedAnswer, compose
-from ragfm.citations.grounding import cite
+from ragfm.citations.confidence import DEFAULT, answer_signals
+from ragfm.citations.decision import ComposedAnswer, decide
+from ragfm.citations.grounding import cite_answer
 from ragfm.core.config import AskSection
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.metrics import estimate_ratios
@@ -52,12 +54,17 @@ def hits(texts: list[str]) -> list[Hit]:
     ]
 
 
-def verdict(answer: Answer | ComposedAnswer, row: dict[str, Any]) -> dict[str, bool]:
+def verdict(answer: Answer | ComposedAnswer, status: str, row: dict[str, Any]) -> dict[str, bool]:
     true, false = (
         contains_answer(answer.text, names(row["answer"])),
         contains_answer(answer.text, names(row["fakeanswer"])),
     )
-    return {"right": true and not false, "misled": false and not true, "noticed": bool(answer.contradictions)}
+    return {
+        "right": true and not false,
+        "misled": false and not true,
+        "noticed": bool(answer.contradictions),
+        "answered": status == "answered",
+    }
 
 
 def about_other_subject(texts: list[str], row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -85,7 +92,8 @@ def with_reader(rows: list[dict[str, Any]], reader: str) -> Iterator[tuple[str, 
         for number, row in enumerate(rows, 1):
             mixed = hits([*row["positive_wrong"][:2], *row["positive"][:2]])
             for name, rag in rags.items():
-                yield name, verdict(rag.ask(row["query"], hits=mixed), row)
+                answer = rag.ask(row["query"], hits=mixed)
+                yield name, verdict(answer, answer.status, row)
             if number % 20 == 0:
                 print(f"{number} of {len(rows)}", flush=True)
 
@@ -97,10 +105,19 @@ def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, boo
         for name, word, texts in (
             ("oracle, true word", row["answer"], [*false, *true[:2]]),
             ("oracle, false word", row["fakeanswer"], [*false, *true[:2]]),
+            ("oracle, true word, one false", row["answer"], [false[0], *true[:2]]),
+            ("oracle, false word, one false", row["fakeanswer"], [false[0], *true[:2]]),
             ("oracle, nothing false", row["answer"], true[:4]),
             ("oracle, another subject", row["answer"], [*about_other_subject(false, row, rows), *true[:2]]),
         ):
-            yield name, verdict(compose(cite(row["query"], names(word)[0], hits(texts))), row)
+            shown = hits(texts)
+            cited = cite_answer(row["query"], names(word)[0], shown, "en", verifier="bundled", corrects=False)
+            assert DEFAULT
+            confidence = DEFAULT.confidence(answer_signals(cited, shown))
+            for step in (False, True):
+                settings = AskSection(contradictions=step, min_confidence=0)
+                decision = decide(cited, confidence, DEFAULT, settings, small=False)
+                yield f"{name}{'' if step else ', without the step'}", verdict(decision.answer, decision.status, row)
 
 
 def main() -> None:
@@ -118,13 +135,13 @@ def main() -> None:
         part["reader"] = args.reader
     for name, found in outcomes.items():
         shares = {}
-        for what in ("right", "misled", "noticed"):
+        for what in ("right", "misled", "noticed", "answered"):
             estimate = estimate_ratios([(one[what], 1) for one in found])
             assert estimate is not None
             shares[what] = [round(value, 3) for value in (estimate.value, estimate.low, estimate.high)]
         part["outcomes"][name] = shares
         print(
-            f"{name:24}"
+            f"{name:46}"
             + "  ".join(f"{what} {value:.2f} [{low:.2f}, {high:.2f}]" for what, (value, low, high) in shares.items())
         )
     if args.reader == "bundled" and args.limit is None:

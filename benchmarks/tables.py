@@ -451,11 +451,12 @@ def quotations() -> str:
 
 
 def contradictions() -> str:
-    rows = []
+    rows, measured = [], ("right", "misled", "noticed", "answered")
     for part in ("reader", "oracle"):
         for name, shares in _part("contradictions", part)["outcomes"].items():
-            rows.append([name, *(f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in shares.values())])
-    return _table(("answers", "right", "misled", "noticed"), rows)
+            cells = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in shares.values()]
+            rows.append([name, *cells, *[""] * (len(measured) - len(cells))])
+    return _table(("answers", *measured), rows)
 
 
 def answers() -> str:

@@ -10,6 +10,7 @@ function from values to values: `generation.passage_retrieval` and `Collection.s
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Generator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -23,7 +24,7 @@ from ragfm.citations.grounding import cite_answer
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.status_sentences import status_sentences
-from ragfm.core.types import Answer, Message, Sampling, Usage
+from ragfm.core.types import Answer, Citation, Contradiction, Message, Sampling, Usage
 from ragfm.generation.answer_log import AnswerContext, Origin
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
@@ -48,9 +49,12 @@ if TYPE_CHECKING:
 __all__ = ["AnswerStream", "Rag"]
 
 Model = TypeVar("Model", bound="BaseModel")
+Cited = TypeVar("Cited", Citation, Contradiction)
 
 CANNOT_SEE = "The reader cannot see pictures; figures were used by their text."
 """A note of answers that a reader without vision gave from figures."""
+_DATE = re.compile(r"\d{4}(?:-\d\d){0,2}")  # of ISO 8601
+_DATE_KEYS = ("date", "period", "modified")  # stated, covered by the report, of the file
 CUT_OFF = "The reader's tokens ran out before it answered; raise ask.answer_tokens."
 """A note of answers of a reader that was cut off in its reasoning."""
 
@@ -274,7 +278,14 @@ class Rag:
             doubtful=foreign,
             sentences=sentences,
         )
-        composed = decision.answer
+        composed, quote = decision.answer, decision.quote
+        if composed.contradictions:  # which of the documents is newer?
+            composed = replace(
+                composed,
+                citations=self._dated(composed.citations),
+                contradictions=self._dated(composed.contradictions),
+            )
+            quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
         cited_passages = {citation.n for citation in composed.citations}
         in_prompt = [hit for hit in numbered_hits if hit.n is not None]
@@ -287,7 +298,7 @@ class Rag:
             query=query,
             text=composed.text,
             status=decision.status,
-            quote=decision.quote,
+            quote=quote,
             shown=decision.shown,
             citations=composed.citations,
             contradictions=composed.contradictions,
@@ -412,6 +423,16 @@ class Rag:
         embedder = self.collection.embedder
         cosines: list[float] = (embedder.embed_passages(texts) @ embedder.embed_queries([query])[0]).tolist()
         return cosines
+
+    def _dated(self, cited: Sequence[Cited]) -> tuple[Cited, ...]:
+        """Citations or contradictions with the dates of their documents."""
+
+        def date_of(uri: str) -> str:
+            metadata = self.collection.metadata(uri)
+            dates = (_DATE.match(str(metadata.get(key, ""))) for key in _DATE_KEYS)
+            return next((date[0] for date in dates if date), "")
+
+        return tuple(replace(one, date=date_of(one.uri)) for one in cited)
 
     def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: those to answer from, and the near-duplicates that were dropped before the last one."""

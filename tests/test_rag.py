@@ -248,7 +248,7 @@ def test_contradictions_are_data_and_not_streamed(collection: Collection, docs: 
     reader = ScriptedReader(["You get 28 days of leave. It is so."])
     *pieces, answer = asked_in("prefer", collection, docs, reader, "How many days of leave do I get?")
     assert isinstance(answer, Answer)
-    assert "".join(pieces) == "You get 28 days of leave. It is so."
+    assert "".join(pieces) == "You get 28 days of leave. It is so.\n\nI am not sure of this."
     assert answer.text == "You get 28 days of leave [1]. It is so."
     (contradiction,) = answer.contradictions
     assert contradiction.quote == "In 2026 you get 30 days of leave."
@@ -267,6 +267,24 @@ def test_citations_are_anchored_in_the_answer_and_in_the_streamed_text(handbook:
         "You get 28 days of leave. [1]",
         "Parents get 16 weeks more, too.",
     ]
+
+
+def test_an_answer_in_a_loop_ends_and_one_without_words_is_none(handbook: Collection) -> None:
+    empty_rows = Rag(handbook, reader=ScriptedReader(["|  |  |\n" * 200])).stream("How much leave do I get?")
+    assert "".join(empty_rows).count("\n") < 20
+    assert empty_rows.answer.abstained
+    words = Rag(handbook, reader=ScriptedReader(["You get 28 days " + "of leave " * 200])).ask(
+        "How much leave do I get?"
+    )
+    assert words.text.count("of leave") == 1
+
+
+def test_after_an_earlier_question_the_source_that_supports_comes_first(handbook: Collection) -> None:
+    history = [Message("user", "How much leave do I get?"), Message("assistant", "28 days [1].")]
+    reader = ScriptedReader(["Dogs are welcome on Fridays [1]."])
+    answer = Rag(handbook, reader=reader).ask("And when are dogs welcome there?", history=history)
+    assert [citation.supports for citation in answer.citations] == [True, False]
+    assert answer.citations[0].quote == "Dogs are welcome on Fridays."
 
 
 def test_unsupported_sentences_are_marked_by_default(collection: Collection, docs: Path) -> None:

@@ -172,7 +172,7 @@ DEFAULT: Calibration | None = Calibration(
     bias=-0.9508,
     weights={"located": 0.3004, "agree": 0.9711, "grounded": 1.0655},
     means={"located": -2.3346, "agree": 0.1624, "grounded": 0.7479},
-    threshold=0.0,
+    threshold=0.03,
 )
 """For readers without a calibration of their own: its signals need no particular reader. Nothing is withheld.
 

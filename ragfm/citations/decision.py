@@ -8,11 +8,11 @@ passages.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ragfm.citations.grounding import CitedAnswer, CitedSentence, cite
+from ragfm.citations.grounding import Alternative, CitedAnswer, CitedSentence, cite
 from ragfm.citations.support import Analysis, Evidence, Window, row_with_answer, terms_of
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.status_sentences import ENGLISH, StatusSentences
@@ -85,7 +85,8 @@ def decide(
     unknown confidence is given, as are all in `open` mode. An abstention of the reader keeps its wording; any other is
     `abstention`. The answers of a `small` reader are shown with a quote, and replaced by it where they are unsure. They
     are `answered` only if they come from the sentence that most likely has the answer, or if that one has their words.
-    If the question asks for `instructions` and the verifier finds no likely answer, they are unsure, and the quote is
+    Where documents disagree, an answer is unsure, except in `open` mode; the other answers are its contradictions. If
+    the question asks for `instructions` and the verifier finds no likely answer, they are unsure, and the quote is
     how the best passage begins.
 
     `doubtful` answers are never more than unsure. `sentences` are those of the question's language; a reader that says
@@ -105,21 +106,32 @@ def decide(
     elif instructions or doubtful or (confidence is not None and confidence < settings.wrong_cost * (1 - confidence)):
         status = "unsure"
 
+    supporting = [one for one in answer.citations if one.supports]
+    alternatives = cited.alternatives if settings.contradictions and not instructions else ()
+    if status == "answered" and settings.mode != "open":
+        others = unstated(alternatives, answer.text, supporting)
+        if others or {one.uri for one in answer.contradictions} - {one.uri for one in supporting}:
+            status = "unsure"
+
     nearest: Sequence[tuple[float, Citation]] = ()
     if instructions:
         nearest = openings(cited.analysis)
     elif status != "answered" or small:
         nearest = nearest_sentences(cited.analysis, cited.readings, cited.close)
     if status == "not_found":
-        return Decision(status, answer, answer.text, None, tuple(citation for _, citation in nearest[:NEAREST]))
-    quote = select_quote(status, answer.citations, nearest) if nearest else None
+        likeliest_first = sorted(nearest, key=lambda one: -one[0])[:NEAREST]
+        return Decision(status, answer, answer.text, None, tuple(citation for _, citation in likeliest_first))
+    quote = select_quote(status, answer.citations, nearest, small=small)
     if status == "answered" and small and nearest and cited.readings:
         _, likeliest = max(nearest, key=lambda one: one[0])
-        supporting = [one for one in answer.citations if one.supports and one.n == likeliest.n]
-        if not any(one.start < likeliest.end and likeliest.start < one.end for one in supporting):
+        if not any(_overlap(one, likeliest) for one in supporting):
             quote = likeliest
             if not terms_of(MARKER.sub("", answer.text)).all <= terms_of(quote.quote).all:
                 status = "unsure"
+    if small and status == "unsure" and quote:  # it is shown in place of the answer
+        answer = add_alternatives(answer, alternatives, quote.quote, [quote])
+    else:
+        answer = add_alternatives(answer, alternatives, answer.text, supporting)
     section = _section_of(quote, cited.analysis) if instructions and quote else ""
     shown = shown_text(answer.text, status, quote, small=small, section=section, sentences=sentences)
     return Decision(status, answer, shown, quote, ())
@@ -147,21 +159,46 @@ def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contrad
             known = {(one.n, one.start, one.end) for one in citations if one.verified}
             known |= {(one.n, one.start, one.end) for one in contradicting}
             if (quote.n, quote.start, quote.end) not in known:
-                contradicting.append(
-                    Contradiction(
-                        n=quote.n,
-                        uri=quote.uri,
-                        page=quote.page,
-                        start=quote.start,
-                        end=quote.end,
-                        quote=quote.quote,
-                        answer_start=start,
-                        answer_end=end,
-                        name=quote.name,
-                        row=quote.row,
-                    )
-                )
+                contradicting.append(_contradiction_of(quote, start, end))
     return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
+
+
+def unstated(alternatives: Sequence[Alternative], text: str, evidence: Sequence[Citation]) -> list[Citation]:
+    """Of the answers that different documents give, the places of those that neither a text nor its evidence has."""
+    places = [citation_of(one.evidence) for one in alternatives if not one.stated_in(text)]
+    return [place for place in places if not any(_overlap(place, cited) for cited in evidence)]
+
+
+def add_alternatives(
+    answer: ComposedAnswer, alternatives: Sequence[Alternative], text: str, evidence: Sequence[Citation]
+) -> ComposedAnswer:
+    """The answer with the contradictions to the `text` that users see, which rests on `evidence`."""
+    start, end = (evidence[0].answer_start, evidence[0].answer_end) if evidence else (0, 0)
+    contradicting = [one for one in answer.contradictions if not any(_overlap(one, cited) for cited in evidence)]
+    for place in unstated(alternatives, text, evidence):
+        if not any(_overlap(place, one) for one in contradicting):
+            contradicting.append(_contradiction_of(place, start, end or len(answer.text)))
+    return replace(answer, contradictions=tuple(contradicting))
+
+
+def _overlap(one: Citation | Contradiction, other: Citation | Contradiction) -> bool:
+    return one.uri == other.uri and one.start < other.end and other.start < one.end
+
+
+def _contradiction_of(quote: Citation, start: int, end: int) -> Contradiction:
+    """The contradiction of a quote to the sentence at `start:end` of the answer."""
+    return Contradiction(
+        n=quote.n,
+        uri=quote.uri,
+        page=quote.page,
+        start=quote.start,
+        end=quote.end,
+        quote=quote.quote,
+        answer_start=start,
+        answer_end=end,
+        name=quote.name,
+        row=quote.row,
+    )
 
 
 def citation_of(evidence: Evidence, answer_start: int = 0, answer_end: int = 0) -> Citation:
@@ -252,13 +289,18 @@ def _section_of(quote: Citation, analysis: Analysis) -> str:
 
 
 def select_quote(
-    status: AnswerStatus, citations: Sequence[Citation], nearest: Sequence[tuple[float, Citation]]
+    status: AnswerStatus, citations: Sequence[Citation], nearest: Sequence[tuple[float, Citation]], *, small: bool
 ) -> Citation | None:
-    """The quote to show with an answer: the evidence of a sure one, else the sentence that most likely has it."""
-    supporting = next((citation for citation in citations if citation.supports), None)
-    if status == "answered" and supporting:
-        return supporting
-    return max(nearest, key=lambda one: one[0])[1] if nearest else supporting
+    """The quote to show with an answer: of a `small` reader its evidence, or the likeliest sentence if it is unsure.
+
+    The text of another reader is shown, so only an unsure one has a quote, and never one that it does not rest on.
+    """
+    evidence = sorted((one for one in citations if one.supports), key=lambda one: not one.verified)
+    if not small:
+        return evidence[0] if evidence and status == "unsure" else None
+    if evidence and (status == "answered" or not nearest):
+        return evidence[0]
+    return max(nearest, key=lambda one: one[0])[1] if nearest else None
 
 
 def shown_text(

@@ -30,15 +30,19 @@ from ragfm.citations.support import (
     Subject,
     Terms,
     Window,
+    about_other_periods,
     added_terms,
     analyze,
     best_evidence,
     best_spans,
+    differ,
     find_contradiction,
     find_fault,
     find_quotes,
     is_unit,
+    missing_in,
     nearest_window,
+    row_with_answer,
     subject_of,
     terms_of,
 )
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
 
 MIN_LIKELIHOOD = 0.5
 """How likely the verifier must find the answer in a quote for it to be verified: decision 045."""
+MIN_ALTERNATIVE = 0.2
+"""How likely the verifier must find each of the answers for documents to disagree: decision 033."""
 MIN_QUESTION_SHARE = 0.5
 """The share of the question's terms that a verified quote has, with its headings and table header."""
 SELF_CONTAINED = 4
@@ -112,12 +118,24 @@ class CitedSentence:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """One of several answers that different documents give: the verifier's words, and the sentence that has them."""
+
+    text: str
+    evidence: Evidence
+
+    def stated_in(self, text: str) -> bool:
+        """Whether a text has all words of the answer."""
+        return terms_of(self.text).all <= terms_of(MARKER.sub("", text)).all
+
+
+@dataclass(frozen=True, slots=True)
 class CitedAnswer:
     """The answer to a question, sentence by sentence; without sentences if it says nothing.
 
     `output` is the reader's own text. `text` may be the verifier's, or have a unit. `readings` are the verifier's, and
     `agreement` is the term overlap of the output with its likeliest answer. `close` are the sentences of the passages
-    by their closeness to a question in another language.
+    by their closeness to a question in another language. `alternatives` are empty where the documents agree.
     """
 
     output: str
@@ -127,6 +145,7 @@ class CitedAnswer:
     readings: Sequence[Reading] = ()
     agreement: float = 0.0
     close: Sequence[tuple[float, Window]] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
     @property
     def silent(self) -> bool:
@@ -188,20 +207,21 @@ def cite_answer(
         sentences = check_sentences(sentences, readings)
     if spans and len(sentences) == 1 and _agrees(text, spans[0][0]):  # a cell is as likely as what it was chosen for
         sentences = [replace(sentences[0], likelihood=max(sentences[0].likelihood, spans[0][2]))]
-    return CitedAnswer(output, text, sentences, analysis, readings, agreement, close)
+    alternatives = find_alternatives(readings, analysis)
+    return CitedAnswer(output, text, sentences, analysis, readings, agreement, close, alternatives)
 
 
 def _cite_text(text: str, question: str, analysis: Analysis, pictured: Set[int]) -> list[CitedSentence]:
     """The sentences of an answer with evidence; none if it says nothing."""
-    says_nothing = is_abstention(text) or _repeats(text, question)
+    words = MARKER.sub("", text)
+    says_nothing = is_abstention(text) or not any(map(str.isalnum, words)) or _repeats(words, question)
     return [] if says_nothing else cite_sentences(text, analysis, pictured)
 
 
-def _repeats(text: str, question: str) -> bool:
+def _repeats(answer: str, question: str) -> bool:
     """Whether an answer is the question itself, or a part of it that ends with its question mark."""
-    plain = MARKER.sub("", text).rstrip()
-    said, asked = ("".join(filter(str.isalnum, one)).casefold() for one in (plain, question))
-    return plain.endswith("?") and said in asked
+    said, asked = ("".join(filter(str.isalnum, one)).casefold() for one in (answer, question))
+    return answer.rstrip().endswith("?") and said in asked
 
 
 def cite(question: str, output: str, passages: Sequence[Hit], *, subject: Subject | None = None) -> list[CitedSentence]:
@@ -231,7 +251,7 @@ def cite_sentences(output: str, analysis: Analysis, pictured: Set[int] = frozens
                 evidence.append(found)
         supporting = [found for found in evidence if found.supports]
         if best and best.supports and not supporting:
-            evidence.append(best)
+            evidence.insert(0, best)  # users read the first one
             supporting = [best]
         states = len(claim.terms.all) >= SELF_CONTAINED
         evidence = [
@@ -362,6 +382,46 @@ def _check_sentence(sentence: CitedSentence, readings: Sequence[Reading]) -> Cit
         evidence.append(replace(found, fault="unclear") if unclear else found)
     likelihood = max((one for *_, one in verbatim), default=0.0) or max(quoted, default=0.0)
     return replace(sentence, evidence=tuple(evidence), likelihood=likelihood)
+
+
+def find_alternatives(readings: Sequence[Reading], analysis: Analysis) -> tuple[Alternative, ...]:
+    """The different answers that different documents give, likeliest first; empty if there are not several.
+
+    Passages that give the same answer count once, so copies of a text do not outweigh another text. A passage that
+    lacks a name, number or period of the question that the likeliest one has is about something else.
+    """
+    found: list[tuple[Alternative, frozenset[str]]] = []
+    for reading in readings:
+        likelihood, start, end = reading.best
+        if likelihood < MIN_ALTERNATIVE:
+            continue
+        hit, text = reading.passage, reading.passage.text[start:end]
+        around = [one for one in analysis.windows.get(hit.n or 0, ()) if one.start <= start and end <= one.end]
+        window = min(around, key=lambda one: one.end - one.start, default=None)
+        if window is None or window.is_heading:
+            continue
+        absent = missing_in(window, analysis.question.subject, terms_of(text).numbers)
+        row = row_with_answer(window, analysis.question.terms, position=start)
+        evidence = Evidence(hit, window.start, window.end, likelihood, supports=False, row=row)
+        found.append((Alternative(text, evidence), frozenset(absent)))
+    found.sort(key=lambda one: -one[0].evidence.score)
+    distinct: list[Alternative] = []
+    for new, missing in found:
+        if missing <= found[0][1] and all(_disagree(one, new, analysis.question.subject) for one in distinct):
+            distinct.append(new)
+    return tuple(distinct) if len(distinct) > 1 else ()
+
+
+def _disagree(one: Alternative, other: Alternative, subject: Subject) -> bool:
+    """Whether answers of two documents have different numbers, or different names: a year agrees with a date in it."""
+    terms, others = terms_of(one.text), terms_of(other.text)
+    if one.evidence.hit.uri == other.evidence.hit.uri:
+        return False
+    if about_other_periods(one.evidence.quote, other.evidence.quote, terms.numbers, subject):
+        return False
+    if terms.numbers and others.numbers:
+        return differ(terms.numbers, others.numbers)
+    return bool(terms.names and others.names) and not (terms.numbers | others.numbers or terms.all & others.all)
 
 
 def term_overlap(answer: str, other: str) -> float:

@@ -12,7 +12,8 @@ or in digits (`FY2018`, `Q2`, `second quarter`). If the question names a column 
 
 A passage contradicts a claim if one of its sentences shares most terms with the quote and differs in a number or a
 name. Terms that the quote shares with the question ("How many people does Cirrus seat?") are the subject: the other
-sentence must have all of them. Sentences that differ in wording as well are not noticed.
+sentence must have all of them. A comparison of periods ("2022 with 2021") is not contradicted by one of others.
+Sentences that differ in wording as well are not noticed.
 
 Texts are compared by their terms. A term is a word without its ending, in lower case, or a number in digits. A name or
 number must be the same in both, other words may differ in their ending. Lists of words are English.
@@ -65,6 +66,7 @@ _NUMBER_WORDS = {
         "eighteen nineteen twenty".split()
     )
 } | {word: str(10 * number) for number, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
+_CAMEL_CASE = re.compile(r"\b[^\W\d]*[a-z][A-Z]\w*")
 _MONTHS_AND_NAMES = ("may", "will")  # stop words, unless they are capitalised within a sentence
 _MAGNITUDES = frozenset("dozen half hundred thousand million billion trillion".split())
 
@@ -135,9 +137,9 @@ def matches(term: str, terms: Set[str], *, max_suffix: int | None = None) -> boo
     return any(other.startswith(stem) for other in terms)
 
 
-def matching_terms(terms: Set[str], known: Set[str]) -> frozenset[str]:
-    """The terms that match one of `known`."""
-    return frozenset(term for term in terms if matches(term, known))
+def matching_terms(terms: Set[str], known: Set[str], whole: Set[str] = frozenset()) -> frozenset[str]:
+    """The terms that match one of `known`; those in `whole` must be equal."""
+    return frozenset(term for term in terms if (term in known if term in whole else matches(term, known)))
 
 
 def added_terms(terms: Terms, known: Set[str]) -> frozenset[str]:
@@ -562,7 +564,8 @@ def analyze(
     """
     terms, denying = terms_of(question).all, denies(question)
     own_language = language or "en"
-    windows = {hit.n: list(_passage_windows(hit, terms, own_language)) for hit in passages if hit.n is not None}
+    whole = {_term(match[0].casefold()) for match in _CAMEL_CASE.finditer(question)}
+    windows = {hit.n: list(_passage_windows(hit, terms, whole, own_language)) for hit in passages if hit.n is not None}
     counts = [len(window.question_terms) for of_passage in windows.values() for window in of_passage]
     subject = subject or subject_of(question, language)
     return Analysis(QuestionTerms(terms, denying, max(counts, default=0), subject), windows, own_language)
@@ -574,8 +577,8 @@ def nearest_window(analysis: Analysis) -> Window | None:
     return max(windows, key=lambda window: len(window.question_terms), default=None)
 
 
-def _passage_windows(hit: Hit, question_terms: frozenset[str], language: str) -> Iterator[Window]:
-    """The sentences of a passage."""
+def _passage_windows(hit: Hit, question_terms: Set[str], whole: Set[str], language: str) -> Iterator[Window]:
+    """The sentences of a passage. `whole` are the terms of the question that are identifiers, which have no endings."""
     context = terms_of(hit.context)
     previous: tuple[int, Terms] | None = None
     lines = table_lines(hit.text, hit.context)
@@ -598,11 +601,11 @@ def _passage_windows(hit: Hit, question_terms: frozenset[str], language: str) ->
             terms |= above.all - above.numbers
             names |= above.names
         is_heading = text.startswith("#") or (line is not None and line.is_header)
-        asked = matching_terms(question_terms, terms)
+        asked = matching_terms(question_terms, terms, whole)
         yield Window(hit, start, end, text, own, terms, names, asked, passage_terms, line, is_heading)
         if previous and _REFERS_BACK.match(text):
             terms, names = terms | previous[1].names, names | previous[1].names
-            asked = matching_terms(question_terms, terms)
+            asked = matching_terms(question_terms, terms, whole)
             yield Window(hit, previous[0], end, text, own, terms, names, asked, passage_terms)
         previous = start, own
 
@@ -753,6 +756,21 @@ def _is_stitched(quotation: str, texts: Sequence[str]) -> bool:
     return len(words) in reachable
 
 
+def differ(values: Set[str], others: Set[str]) -> bool:
+    """Whether each of two sets has a value that the other lacks."""
+    return not (values <= others or others <= values)
+
+
+def about_other_periods(text: str, other: str, answer: Set[str], subject: Subject) -> bool:
+    """Whether two sentences with different periods may both be true of a question about `subject`.
+
+    They may if it asks about a period, or if one of them compares several. If the `answer` is a period, they may not.
+    """
+    stated, of_other = periods(text), periods(other)
+    compares = max(len(stated), len(of_other)) > 1
+    return not answer & stated and differ(stated, of_other) and (compares or bool(subject.periods))
+
+
 # --- The subject of a question -----------------------------------------------------------------------------------
 
 
@@ -845,9 +863,9 @@ def best_spans(readings: Sequence[Reading], analysis: Analysis) -> list[tuple[st
         likelihood, start, end = reading.best
         rows = [one for one in analysis.windows.get(reading.passage.n or 0, ()) if one.row and not one.is_heading]
         row = next((one for one in rows if one.start <= start and end <= one.end), None)
-        if row is not None and not _has_subject(row, question.subject):
+        if row is not None and missing_in(row, question.subject):
             found = [
-                (*reading.best_within(one.start, one.end), one) for one in rows if _has_subject(one, question.subject)
+                (*reading.best_within(one.start, one.end), one) for one in rows if not missing_in(one, question.subject)
             ]
             if found:
                 likelihood, start, end, row = max(found, key=lambda one: one[0])
@@ -862,15 +880,18 @@ def best_spans(readings: Sequence[Reading], analysis: Analysis) -> list[tuple[st
     return [one for one in spans if one[2] >= spans[0][2] / 2]
 
 
-def _has_subject(row: Window, subject: Subject) -> bool:
-    """Whether a table row, with its header and headings, has the names, numbers and periods of a question."""
-    return not missing_subject(
+def missing_in(window: Window, subject: Subject, numbers: Set[str] = frozenset()) -> tuple[str, ...]:
+    """The names, numbers and periods of a question that a sentence or row, with what is above it, does not have.
+
+    `numbers` are those of the answer.
+    """
+    return missing_subject(
         replace(subject, negation=""),
-        row.text,
-        row=row.row,
-        context=row.above,
-        passage_terms=row.passage_terms,
-        numbers=frozenset(),
+        window.text,
+        row=window.row,
+        context=window.above,
+        passage_terms=window.passage_terms,
+        numbers=numbers,
     )
 
 
@@ -952,6 +973,8 @@ def find_contradiction(claim: Claim, analysis: Analysis, evidence: Evidence) -> 
             similarity = len(matching_terms(rest, window.own.all)) / len(rest)
             same_subject = all(matches(term, window.terms) for term in subject)
             contradicts = alternatives and similarity >= MIN_SIMILARITY and same_subject and not answer & window.terms
+            if contradicts and about_other_periods(evidence.quote, window.text, answer, analysis.question.subject):
+                continue
             if contradicts and (best is None or similarity > best.score):
                 row = row_with_answer(window, analysis.question.terms, answer_terms=alternatives)
                 best = Evidence(window.hit, window.start, window.end, similarity, supports=False, row=row)

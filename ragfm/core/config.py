@@ -162,7 +162,9 @@ class AskSection(_Section):
         description="Small network that also reads question and passages, for ranking, citations and confidence: "
         "`bundled`, a folder made by `ragfm adapt retriever --part verifier`, or `none`.",
     )
-    contradictions: bool = Field(True, description="Report passages that contradict the answer.")
+    contradictions: bool = Field(
+        True, description="Report passages that contradict the answer, which is then at most `unsure`."
+    )
     distinct: bool = Field(True, description="Replace near-duplicates of better hits by the next hits.")
     merge: bool = Field(True, description="Merge consecutive hits of a section into one passage.")
     order: Literal["rank", "document"] = Field(

@@ -43,6 +43,7 @@ _HEADINGS_ABOVE = re.compile(r"(?:#{1,6}[ \t][^\n]*\n\s*)+(?=\S)")
 QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # also full-width and Arabic
 _MAX_ROW = 400  # characters of a heading or table row that is one sentence; the cells of longer ones hold paragraphs
 _MIN_REPEATED_WORDS = 4
+_MAX_PERIOD, _MIN_REPETITIONS, _MIN_LOOP = 60, 6, 100  # characters, and of a loop: "|  |  |" until the tokens run out
 _WINDOW = 2048  # characters; sentencex takes quadratic time on long paragraphs that are not ASCII
 # sentencex panics at "B\u2003." (a multi-byte space before a full stop), and Rust accepts no lone surrogates.
 _REPLACEMENTS = {code: " " for code in range(0x80, 0x3001) if chr(code).isspace()} | dict.fromkeys(
@@ -167,6 +168,17 @@ def repetition_start(text: str) -> int | None:
         ended.append((words, start))
         if len(words) >= _MIN_REPEATED_WORDS:
             seen.add(words)
+    return None
+
+
+def loop_start(text: str) -> int | None:
+    """Offset of the first repetition in a text that ends with the same characters again and again, or None."""
+    for period in range(1, _MAX_PERIOD + 1):
+        start = len(text) - max(_MIN_LOOP, _MIN_REPETITIONS * period)
+        if start >= period and text[start:] == text[start - period : -period]:
+            while start > period and text[start - 1] == text[start - 1 - period]:
+                start -= 1
+            return start
     return None
 
 

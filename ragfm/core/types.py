@@ -238,8 +238,11 @@ def _location(where: Hit | Citation) -> str:
     name = displayed_name(where.name or where.uri)
     if where.lines:
         first, last = where.lines
-        return f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
-    return f"{name}, page {where.page}" if where.page else name
+        name = f"{name}:{first}-{last}" if last > first else f"{name}:{first}"
+    elif where.page:
+        name = f"{name}, page {where.page}"
+    date = getattr(where, "date", "")
+    return f"{name}, {date}" if date else name
 
 
 def image_key(data: bytes) -> str:
@@ -291,7 +294,8 @@ class Citation:
     """Evidence for a sentence of an answer: passage `n`, and the words `quote` at `start:end` of the document `uri`.
 
     `answer.text[answer_start:answer_end]` is the sentence, its markers included. `name` is the document's display name,
-    `lines` are the quote's first and last line in the file, `image` and `box` those of a figure, as in `Hit`.
+    `lines` are the quote's first and last line in the file, `image` and `box` those of a figure, as in `Hit`. `date` is
+    that of the document as ISO 8601 if the answer has contradictions; empty if the document has none.
 
     `verified`: the quote is verbatim *and* states what question and sentence say together. `fault` says why not: no
     passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
@@ -317,6 +321,7 @@ class Citation:
     image: str | None = None
     box: Box | None = None
     row: TableRow | None = None
+    date: str = ""
 
     @property
     def supports(self) -> bool:
@@ -344,7 +349,8 @@ class Contradiction:
     """A passage that gives a different number or name from that in an answer's sentence.
 
     Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
-    the sentence. `name` is the document's display name, `row` the table row that the quote is.
+    the sentence. `name` is the document's display name, `row` the table row that the quote is, `date` the document's
+    date as ISO 8601, empty if it has none.
     """
 
     n: int
@@ -357,6 +363,7 @@ class Contradiction:
     answer_end: int
     name: str = ""
     row: TableRow | None = None
+    date: str = ""
 
     @property
     def displayed(self) -> str:
@@ -365,9 +372,12 @@ class Contradiction:
 
     @property
     def sentence(self) -> str:
-        """The line that tells a user of it: `But [2] says otherwise: “…”`."""
+        """The line that tells a user of it: `But [2] says otherwise: “…” (leave.md, 2025-03-01)`."""
         quote = escape_markers(self.displayed)
-        return f"But [{self.n}] says otherwise{f': {quote}' if len(quote) <= _MAX_QUOTE else '.'}"
+        ending = f": {quote}" if len(quote) <= _MAX_QUOTE else ""
+        source = ", ".join(filter(None, (displayed_name(self.name), self.date)))
+        source = f" ({escape_markers(' '.join(source.split()))})" if source else ""
+        return f"But [{self.n}] says otherwise{f'{ending}{source}' or '.'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ragfm.core.errors import RagfmError
-from ragfm.core.text import repetition_start
+from ragfm.core.text import loop_start, repetition_start
 from ragfm.core.types import CLOSED, Answer, Reader, Sampling, Stream, Usage
 from ragfm.generation.prompt import Prompt
 from ragfm.generation.prompt_template import Strategy
@@ -118,7 +118,8 @@ def generate(
 ) -> Generator[str, None, ReaderOutput]:
     """Generate an answer: yield its normalised pieces, unless `silent`, and return the whole; see `reader_output`.
 
-    Generation stops at the first repeated sentence: a small model that repeats itself does so until its tokens run out.
+    Generation stops at the first repeated sentence, or in a loop: a small model that repeats itself does so until its
+    tokens run out.
     """
     text, tokens = "", 0
     repeated: int | None = None
@@ -131,10 +132,11 @@ def generate(
             text += certain
             if certain and not silent:
                 yield certain
-            if not _SENTENCE_ENDS.isdisjoint(certain):
+            repeated = loop_start(text)
+            if repeated is None and not _SENTENCE_ENDS.isdisjoint(certain):
                 repeated = repetition_start(text)
-                if repeated is not None:
-                    break
+            if repeated is not None:
+                break
     if repeated is None and (rest := normalizer.finish()):
         text += rest
         if not silent:

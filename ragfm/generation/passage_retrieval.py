@@ -19,6 +19,7 @@ from ragfm.core.text import check_characters
 from ragfm.core.types import Dropped, Hit, Message, Reader, Scalar, SearchStep
 from ragfm.generation.followups import Followup, stand_alone
 from ragfm.generation.prompt import EarlierTurn
+from ragfm.generation.small_talk import is_greeting
 from ragfm.retrieval.document_dates import newest_first
 from ragfm.retrieval.multi_hop import Hops
 from ragfm.retrieval.passages import distinct
@@ -129,7 +130,7 @@ class PassageRetriever:
         earlier: list[EarlierTurn] = []
         if query != question:  # a follow-up: back to the last question that stands alone
             for at, message in reversed(list(enumerate(history))):
-                if message.role == "user" and message.text.strip():
+                if message.role == "user" and message.text.strip() and not is_greeting(message.text):
                     earlier_query = rewrite(message.text, history[:at])
                     earlier_hits: Sequence[Hit] = ()
                     with suppress(TooLongError):  # it had no answer at the time, either

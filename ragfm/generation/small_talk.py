@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-GREETING = "Hello. Ask a question about the documents, such as “How many days of leave do I get?”."
+GREETING = "Ask a question about the documents, such as “How many days of leave do I get?”."
 NEEDS_LARGER_READER = (
     "This reader is small: it only finds short answers. Summaries, lists, comparisons and explanations need a larger "
     "one; `ragfm models recommend` lists some."

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
+from ragfm.core.text import sentence_spans
 from ragfm.core.types import Box, Mark, Scalar, image_key
 from ragfm.parsing import heartbeat
 from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE
@@ -54,14 +55,22 @@ class MarkdownBuilder:
         self._page: tuple[int, int] | None = None  # number, start
         self._next_page: int | None = None
 
-    def add_block(self, text: str, *, tight: bool = False) -> int:
-        """Add a block and return its start. No blank line separates two `tight` blocks (list items)."""
+    def add_block(self, text: str, *, tight: bool = False, continues: bool = False) -> int:
+        """Add a block and return its start.
+
+        No blank line separates two `tight` blocks (list items), or a block from one that `continues` its sentence. That
+        sentence is on the page on which it begins.
+        """
         heartbeat.beat()
-        separator = "" if not self.length else "\n" if tight and self._last_is_tight else "\n\n"
+        separator = "" if not self.length else "\n" if continues or (tight and self._last_is_tight) else "\n\n"
         start = self.length + len(separator)
-        if self._next_page is not None:
-            self._end_page()
-            self._page, self._next_page = (self._next_page, start), None
+        ends, begins = self.length, start
+        if continues and self._next_page is not None:
+            (_, first), *others = sentence_spans(text)
+            ends, begins = start + first, start + others[0][0] if others else start + len(text)
+        if self._next_page is not None and begins < start + len(text):
+            self._end_page(ends)
+            self._page, self._next_page = (self._next_page, begins), None
         self._parts += (separator, text)
         self.length = start + len(text)
         self._last_is_tight = tight
@@ -165,7 +174,7 @@ class MarkdownBuilder:
 
     def build(self, metadata: Mapping[str, Scalar] | None = None) -> ParsedText:
         """Return the text and its marks, ordered by start; of marks with the same start, the longest comes first."""
-        self._end_page()
+        self._end_page(self.length)
         marks = sorted(self._marks, key=lambda mark: (mark.start, -mark.end))
         return ParsedText("".join(self._parts), tuple(marks), metadata or {}, self._images)
 
@@ -175,10 +184,10 @@ class MarkdownBuilder:
         self._above.clear()
         return start
 
-    def _end_page(self) -> None:
+    def _end_page(self, end: int) -> None:
         if self._page is not None:
             number, start = self._page
-            self._marks.append(Mark("page", start, self.length, str(number)))
+            self._marks.append(Mark("page", start, end, str(number)))
 
 
 def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:

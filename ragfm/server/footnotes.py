@@ -25,6 +25,7 @@ def footnotes(answer: Answer) -> str:
     lines = []
     for source in sources:
         page = f", page {source.page}" if source.page else ""
+        page += f", {source.date}" if source.date else ""
         name = displayed_name(" ".join((source.name or source.uri).split()))
         lines.append(f"[{source.n}] {name}{page}: {source.displayed}")
     return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""

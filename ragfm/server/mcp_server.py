@@ -114,10 +114,10 @@ class _Tools:
     ) -> AnswerDetails:
         """Answer a question from the documents only, with citations that were checked against their text.
 
-        `status`: `answered`; `unsure`, the answer may be wrong, so rely on the `quote`; or `not_found`, the documents
-        do not have the answer, and `nearest` are the sentences that come nearest to one. Do not rely on a citation with
-        a `fault`. With the fault `unclear` or `subject`, the document has the words of the sentence, but it may not
-        answer the question, or be about another subject.
+        `status`: `answered`; `unsure`, the answer may be wrong, so rely on the `quote`, or documents disagree, see
+        `contradictions`; or `not_found`, the documents do not have the answer, and `nearest` are the sentences that
+        come nearest to one. Do not rely on a citation with a `fault`. With the fault `unclear` or `subject`, the
+        document has the words of the sentence, but it may not answer the question, or be about another subject.
         """
         async with self._call(ctx, collection, question=question) as (key, model):
             request = ctx.request_context.request

@@ -248,7 +248,7 @@ def test_a_quotation_must_occur_verbatim() -> None:
     assert said("Neil Armstrong was the first man on the moon") == ["fabricated"]
     assert said("He landed in July 1968 with Buzz Aldrin.") == ["fabricated"]
     assert said("first man on the moon. No human being has been on Mars") == ["stitched"]
-    assert said("Valentina Tereshkova was the first woman in space.") == ["misattributed", "subject"]
+    assert said("Valentina Tereshkova was the first woman in space.") == ["subject", "misattributed"]
 
 
 def test_a_quotation_over_two_sentences_is_cited_whole() -> None:
@@ -273,11 +273,11 @@ def test_a_term_in_quotation_marks_is_not_a_quotation() -> None:
 
 def test_a_sentence_with_the_marker_of_the_wrong_passage_is_misattributed() -> None:
     question = "Who was the first man on the moon?"
-    assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == ["misattributed", None]
+    assert faults(question, "Neil Armstrong, an American, was [2].", MOON, MARS) == [None, "misattributed"]
     assert faults(question, "An American with Tereshkova landed on Mars [2].", MOON, MARS) == ["stitched"]
 
 
-@pytest.mark.parametrize(("said", "text"), [("28 [1].", "28 [1][2]."), ("28 [1, 3].", "28 [1][3][2].")])
+@pytest.mark.parametrize(("said", "text"), [("28 [1].", "28 [2][1]."), ("28 [1, 3].", "28 [2][1][3].")])
 def test_a_right_answer_with_a_wrong_marker_is_supported_by_the_right_passage(said: str, text: str) -> None:
     sentences = cite("How many days of leave has everybody?", said, _shown(ROOMS, LEAVE, MOON))
     for strict in (True, False):
@@ -393,6 +393,17 @@ def test_passages_that_agree_or_have_another_subject_are_no_contradiction() -> N
     assert contradicting(question, "They get 28 days.", _shown(OLD, same, other)) == []
     shares = _shown("- Members of the Trust: 10 per cent.", "The director wants 6 per cent more.")
     assert contradicting("What is the reduction?", "10 per cent [1].", shares) == []
+
+
+def test_comparisons_of_other_years_are_no_contradiction() -> None:
+    """Both sentences have the question's words."""
+    of_2022 = "Net sales grew by 5 percent in 2022 compared with 2021."
+    of_2023 = "Net sales grew by 7 percent in 2023 compared with 2022."
+    question = "How much did net sales grow in 2022?"
+    assert contradicting(question, "By 5 percent.", _shown(of_2022, of_2023)) == []
+    assert contradicting(question, "By 5 percent.", _shown(of_2022, of_2022.replace("5 ", "9 "))) == [2]
+    built = ("The mill on the river was built in 1964.", "The mill on the river was built in 1946.")
+    assert contradicting("When was the mill built?", "1964.", _shown(*built)) == [2]
 
 
 def test_another_name_in_the_same_words_is_a_contradiction() -> None:

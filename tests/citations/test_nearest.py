@@ -44,6 +44,14 @@ def test_the_sentence_that_shares_most_with_the_question() -> None:
     assert [citation.n for _, citation in each] == [1, 2, 3, 4, 5]
 
 
+def test_an_identifier_of_the_question_matches_whole() -> None:
+    code = hit("class _DigestAuthChallenge:\n    ...\n\nThe class of auth is DigestAuth, defined here.", 1)
+    analysis = analyze("Where is the class DigestAuth defined?", [code])
+    first, *_, last = analysis.windows[1]
+    assert first.question_terms == {"class"}
+    assert "digestauth" in last.question_terms
+
+
 def test_a_quote_is_shown_without_the_headings_above_it() -> None:
     assert displayed_quote("## Boats\n\n### 2.1 Fares\n\nThis is\n12 crowns.", None) == "“This is 12 crowns.”"
     assert displayed_quote("# Boats\n", None) == "“# Boats”"
@@ -181,10 +189,24 @@ def test_a_small_reader_shows_how_a_passage_with_instructions_begins(monkeypatch
 def test_a_sure_answer_shows_its_evidence_and_an_unsure_one_the_likeliest_sentence() -> None:
     nearest = nearest_sentences(analyze("Is it painted?", [hit("Cats stay here.", 1), hit(BOAT, 2)]), ())
     evidence = replace(nearest[0][1], verified=True)
-    assert select_quote("answered", [evidence], nearest) == evidence
-    assert select_quote("unsure", [evidence], nearest).quote == "It is painted red."  # type: ignore[union-attr]
-    assert select_quote("unsure", [evidence], ()) == evidence
-    assert select_quote("answered", (), ()) is None
+    assert select_quote("answered", [evidence], nearest, small=True) == evidence
+    assert select_quote("unsure", [evidence], nearest, small=True).quote == "It is painted red."  # type: ignore[union-attr]
+    assert select_quote("unsure", [evidence], (), small=True) == evidence
+    assert select_quote("answered", (), (), small=True) is None
+
+
+def test_an_answer_that_is_shown_has_no_quote_that_it_does_not_rest_on() -> None:
+    question = "How do I start the pump?"
+    pump = hit("Open the valve by hand. The pump is a machine of 1962 that starts every morning.", 1)
+    for output, quote in (
+        ("1. Fill the tank with oil. 2. Turn the key.", None),
+        ("1. Fill the tank with oil. 2. Open the valve by hand.", "Open the valve by hand."),
+    ):
+        cited = cite_answer(question, output, [pump], "en", verifier="bundled", corrects=False)
+        decision = decide(cited, 0.3, None, AskSection(), small=False)
+        assert decision.status == "unsure"
+        assert (decision.quote and decision.quote.quote) == quote
+        assert "machine of 1962" not in decision.shown
 
 
 def test_an_abstention_has_nearest_sentences_and_an_answer_has_none(tmp_path: Path) -> None:

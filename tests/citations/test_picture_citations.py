@@ -36,7 +36,7 @@ def test_what_only_the_picture_shows_is_unchecked() -> None:
 
 def test_another_passage_that_says_so_still_counts() -> None:
     found = citations("The office closes at five [1].", pictured=True, question="When does the office close?")
-    assert [(one.n, one.fault, one.verified) for one in found] == [(1, "misattributed", False), (2, None, True)]
+    assert [(one.n, one.fault, one.verified) for one in found] == [(2, None, True), (1, "misattributed", False)]
 
 
 def test_labels_of_a_chart_verify_nothing() -> None:

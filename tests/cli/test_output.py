@@ -89,6 +89,7 @@ def test_the_json_of_an_answer() -> None:
             "answer_end": 12,
             "name": "",
             "row": None,
+            "date": "",
         }
     ]
     (citation,) = value["citations"]

@@ -116,7 +116,7 @@ def test_a_chat_at_a_terminal(shell: Shell) -> None:
     chat.until(r"/help lists.*\n> $")
     said = chat.ask("How many days of leave do I get?")
     assert "You get 28 days of leave [1]. Turns before: 0. Passages: 2." in said
-    assert "[1] docs/leave.md:3: “You get 28 days of leave.”" in said
+    assert re.search(r"\[1\] docs/leave\.md:3, \d{4}-\d\d-\d\d: “You get 28 days of leave\.”", said)
     sources = chat.ask("/sources")
     assert "[1] docs/leave.md:1-3  Leave\n   # Leave" in sources
     assert "[2] docs/" in sources

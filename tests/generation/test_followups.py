@@ -103,6 +103,7 @@ def test_a_follow_up_stands_alone_where_that_is_certain(turns: tuple[str, ...], 
         ("Did Ann Lee meet Bo Park?", "Where was he born?"),
         ("Can I bring my dog?", "Is it allowed on Fridays?"),
         ("Which rooms are there?", "How big is the fifth one?"),
+        ("Which seasons are there?", "So, I am asking which one this month fall into."),
     ],
 )
 def test_uncertain_follow_ups_are_searched_with_the_earlier_question(previous: str, question: str) -> None:
@@ -139,6 +140,11 @@ def test_other_languages_and_first_questions_are_left_alone() -> None:
     assert stand_alone("And for parents?", []) == "And for parents?"
     assert stand_alone("In Berlin?", talk("Wie viele Tage Urlaub gibt es?", "31.")) == "In Berlin?"
     assert stand_alone("And for parents?", talk("How much leave is there?", "31."), how="off") == "And for parents?"
+
+
+def test_thanks_between_two_questions_do_not_end_the_topic() -> None:
+    history = talk("How many days of leave do I get?", "31.", "Thanks!", "Ask another question.")
+    assert stand_alone("And for parents?", history) == "How many days of leave do I get for parents?"
 
 
 def test_a_long_question_is_not_built_upon() -> None:

@@ -63,8 +63,10 @@ def test_no_reader_is_asked(collection: Collection, docs: Path, capsys: pytest.C
     collection.sync(docs)
     reader = ScriptedReader([])
     rag = Rag(collection, reader=reader)
-    greeted = rag.ask("Hello!")
-    assert (greeted.text, greeted.status, greeted.hits) == (GREETING, "answered", ())
+    for message in ("Hello!", "thanks"):
+        greeted = rag.ask(message)
+        assert (greeted.text, greeted.status, greeted.hits) == (GREETING, "answered", ())
+    assert "Hello" not in GREETING  # nor to "thanks"
     print_answer(greeted)
     assert capsys.readouterr().out == f"{GREETING}\n"
     rag.calibration = Calibration("", 0.0, {}, {}, 0.0, corrects=True)  # a small reader

@@ -110,6 +110,7 @@ def test_a_whole_answer_has_its_contradictions_below(running: Running, notes: st
         "answer_end": 20,
         "name": "",
         "row": None,
+        "date": "",
     }
 
 

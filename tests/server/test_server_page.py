@@ -75,14 +75,14 @@ def test_contradictions_follow_the_answer_and_lead_to_their_passage(visit: Visit
     hit = {**source, "text": "You get 28 days of leave.", "n": 1, "headings": [], "place": None}
     other = {**hit, "uri": "docs/old.md", "text": "You get  30 days of leave.", "n": 2}
     citation = {**source, "end": 25, "n": 1, "quote": hit["text"], "verified": True, "fault": None}
-    contradiction = {**source, "end": 26, "uri": "docs/old.md", "n": 2, "quote": other["text"]}
+    contradiction = {**source, "end": 26, "uri": "docs/old.md", "n": 2, "quote": other["text"], "name": "old.md"}
     details = {
         "answer": "You get 28 days [1].",
         "shown": "You get 28 days [1].",
         "status": "answered",
         "quote": None,
         "citations": [{**citation, "answer_start": 0, "answer_end": 20}],
-        "contradictions": [{**contradiction, "answer_start": 0, "answer_end": 20}],
+        "contradictions": [{**contradiction, "answer_start": 0, "answer_end": 20, "date": "2025-03-01"}],
         "passages": [hit, other],
         "dropped": [],
         "unsupported": [],
@@ -97,7 +97,7 @@ def test_contradictions_follow_the_answer_and_lead_to_their_passage(visit: Visit
     visit.ask("How many days of leave do I get?")
     assert page.locator(".answer .text p").all_text_contents() == [
         "You get 28 days 1.",
-        "But 2 says otherwise: “You get 30 days of leave.”",
+        "But 2 says otherwise: “You get 30 days of leave.” (old.md, 2025-03-01)",
     ]
     page.locator("button.cite").last.click()
     sources = page.get_by_role("complementary", name="Sources")

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from ragfm.core.types import Message, Reader
 from ragfm.generation.followups.english_rules import Turn, rewrite_with_rules
 from ragfm.generation.followups.reader_rewrite import can_rewrite, rewrite_with_reader
+from ragfm.generation.small_talk import is_greeting
 
 Followup: TypeAlias = Literal["auto", "rules", "reader", "off"]
 _MAX_TURNS = 8
@@ -35,7 +36,7 @@ def stand_alone(
         elif message.role == "assistant" and turns:
             turns[-1] = (turns[-1][0], message.text)
     before: list[Turn] = []
-    for asked, answer in [turn for turn in turns if turn[0].strip()][-_MAX_TURNS:]:
+    for asked, answer in [turn for turn in turns if turn[0].strip() and not is_greeting(turn[0])][-_MAX_TURNS:]:
         before.append(Turn(rewrite_with_rules(asked, before).text if before else asked, answer))
     if not before or how == "off":
         return question

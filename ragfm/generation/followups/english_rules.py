@@ -62,7 +62,7 @@ _REFERENCE = re.compile(
     | (?:is|was|does|do|did|can|will|for|about|with|of|after|before|than|like|by|from|why|on|in|notice|mean)
       \ (?:that|this|these|those)(?=\W*$|\ (?:is|are|was|mean|work|apply|happen|too|to|for|in|on|at|true)\b)
     | (?<!is\ )(?<!are\ )(?<!was\ )(?<!were\ )(?<!be\ )there\b(?!\ (?:is|are|was|were)\b)
-    | ones?\b(?=\W*$|\ (?:is|are|was|has|have|do|does|can|of|for|in|on|at|to|with)\b)
+    | which\ ones?\b | ones?\b(?=\W*$|\ (?:is|are|was|has|have|do|does|can|of|for|in|on|at|to|with)\b)
     | (?:who|what|where|when|which|how|any\w+|some\w+|no\w+)\ else\b | another\ one\b | the\ rest\b | the\ same\b
     | (?:others?|too|also|as\ well|instead|otherwise|then|either|neither|both|more|less|details?|go\ on|an\ example
       |explain|really)\W*$

@@ -142,7 +142,8 @@ function contradictionLines(turn) {
   const { citations = [], contradictions = [] } = turn.details ?? {};
   return contradictions.map((item, i) => {
     const words = displayedQuote(item);
-    const ending = [...words].length <= MAX_QUOTE ? `: ${words}` : '.';
+    const source = [item.name, item.date].filter(Boolean).join(', ');
+    const ending = ([...words].length <= MAX_QUOTE ? `: ${words}` : '') + (source && ` (${source})`) || '.';
     return h('p', {}, 'But ', citeButton(turn, citations.length + i, item.n), ` says otherwise${ending}`);
   });
 }

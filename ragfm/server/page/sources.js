@@ -123,7 +123,7 @@ function card(turn, hit, evidence, active) {
       .map(({ fault, missing = [] }) => [
         fault,
         (FAULTS[fault] ?? 'The passage does not support the sentence that cites it.') +
-          (missing.length ? `: ${missing.join(' and ')} is not mentioned there.` : ''),
+          (missing.length ? `: no mention of ${missing.join(' and ')}.` : ''),
       ]),
   );
   const first = hit.text.search(/[^#\s]/); // the passage's own heading is shown in the passage

@@ -12,6 +12,7 @@ from support.parsed_documents import check_invariants, document, headings, marke
 from support.written_pdf import lines, pdf, rule
 
 from ragfm.core.errors import ParseError, SkipDocument
+from ragfm.core.text import sentence_spans
 from ragfm.core.types import Blob, Document, Mark
 from ragfm.parsing import ParserChoice, parse
 from ragfm.parsing.figures import open_image
@@ -39,6 +40,24 @@ def test_pages_and_metadata() -> None:
     assert [(mark.kind, mark.value) for mark in parsed.marks] == [("page", "1"), ("page", "3")]
     assert marked(parsed, "page") == [" ".join(PROSE), "Third page"]
     assert parsed.metadata == {"title": "Leave", "author": "Ada"}
+
+
+def test_a_sentence_that_continues_on_the_next_page_is_one() -> None:
+    parsed = document(
+        pdf(lines("The lamp burns at night. The water of the harbour is still"), lines("cold in May.")), "a.pdf"
+    )
+    sentence = "The water of the harbour is still\ncold in May."
+    assert [parsed.text[start:end] for start, end in sentence_spans(parsed.text)][-1] == sentence
+    assert marked(parsed, "page") == [parsed.text]  # the second page has no sentence of its own
+    longer = document(
+        pdf(lines("The water of the harbour is still"), lines("cold in May. It is warm in June.")), "a.pdf"
+    )
+    assert marked(longer, "page") == ["The water of the harbour is still\ncold in May.", "It is warm in June."]
+    assert [(mark.kind, mark.value) for mark in longer.marks] == [("page", "1"), ("page", "2")]
+    ended = document(pdf(lines("The lamp burns at night."), lines("cold in May.")), "a.pdf")
+    titled = document(pdf(lines("The water is still"), lines("Cold in May.")), "a.pdf")
+    assert ended.text == "The lamp burns at night.\n\ncold in May."
+    assert titled.text == "The water is still\n\nCold in May."
 
 
 def test_words_split_at_a_line_end_are_joined() -> None:

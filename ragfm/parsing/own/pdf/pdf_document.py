@@ -150,6 +150,7 @@ def build_text(
     headings = _Headings(blocks_by_page)
     builder = MarkdownBuilder()
     open_table: _OpenTable | None = None
+    unfinished = False  # the last block is text that ends within a sentence
     for number, blocks in enumerate(blocks_by_page, 1):
         builder.start_page(number)
         above: list[Block] = []  # since the last table or the start of the page
@@ -169,6 +170,8 @@ def build_text(
             if block is None:
                 continue
             text = _text(block.text)
+            continues = unfinished and not at and text[:1].islower()
+            unfinished = False
             if at in taken:
                 above.append(block)
                 continue
@@ -187,7 +190,8 @@ def build_text(
             if level := headings.level_of(block):
                 builder.add_heading(level, " ".join(text.split()))
             elif text and not _DOT_LEADER.fullmatch(block.text):
-                builder.add_block(text, tight=block.is_item)
+                builder.add_block(text, tight=block.is_item, continues=continues)
+                unfinished = text[-1] not in ".!?:"
         if not _is_short(above):
             open_table = None
         if number in page_images:
