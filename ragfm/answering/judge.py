@@ -1,8 +1,9 @@
 """The judge: a network that reads a question, a statement and a text, and tells what the text says.
 
 It gives the probability that the text answers the question, with the characters of the answer (Devlin et al. 2019,
-Rajpurkar et al. 2018), and those that it supports the statement and that it contradicts it (Bowman et al. 2015). It is
-the only part that decides about evidence by meaning. `benchmarks/train_judge.py` trains it; its weights are changes
+Rajpurkar et al. 2018), and those that it supports the statement and that it contradicts it (Bowman et al. 2015). Each
+token of question and statement has a score for being stated by the text; the least one takes part in both decisions. It
+is the only part that decides about evidence by meaning. `benchmarks/train_judge.py` trains it; its weights are changes
 of low rank that are added to those of an embedding model.
 """
 
@@ -120,6 +121,7 @@ class Judge:
             for name in ("question", "statement", "context", "text")
         ]
         rows: list[list[int]] = []
+        asked: list[tuple[int, int]] = []  # tokens of question and statement
         spans: list[NDArray[np.int64]] = []
         counts: list[int] = []
         for question, statement, context, text in zip(*encoded, strict=True):
@@ -137,9 +139,10 @@ class Judge:
             starts = range(0, max(1, len(offsets) - _OVERLAP), room - _OVERLAP)
             rows += [[*above, *text.ids[at : at + room], end] for at in starts]
             spans += [offsets[at : at + room] for at in starts]
+            asked += [(min(len(question.ids), QUESTION), min(len(statement.ids), STATEMENT))] * len(starts)
             counts.append(len(starts))
         states = self._backend(backend).token_states(rows) if rows else []
-        read = iter([self._part(*one) for one in zip(states, spans, strict=True)])
+        read = iter([self._part(*one) for one in zip(states, spans, asked, strict=True)])
         judgements = []
         for count in counts:
             parts = [next(read) for _ in range(count)]
@@ -147,13 +150,22 @@ class Judge:
             judgements.append(Judgement(tuple(part for part, _ in parts), supports, contradicts))
         return judgements
 
-    def _part(self, states: Floats, spans: NDArray[np.int64]) -> tuple[Part, Floats]:
-        """The part that was read, and the probabilities of its stance."""
+    def _part(self, states: Floats, spans: NDArray[np.int64], asked: tuple[int, int]) -> tuple[Part, Floats]:
+        """The part that was read, and the probabilities of its stance.
+
+        `asked` is the number of tokens of the question, which come first, and of the statement.
+        """
         heads = self._learned
+        stated = states @ heads["stated.weight"][0] + heads["stated.bias"]
+        question, statement = stated[1 : 1 + asked[0]], stated[2 + asked[0] : 2 + sum(asked)]
+        weights = heads["least.weight"][:, 0]
         pooled = np.tanh(heads["pool.weight"] @ states[0] + heads["pool.bias"])
-        stance = _softmax(heads["stance.weight"] @ pooled + heads["stance.bias"])
+        stances = heads["stance.weight"] @ pooled + heads["stance.bias"]
+        stance = _softmax(stances + weights[:3] * _least(np.concatenate([question, statement])))
         here = np.r_[0, len(states) - 1 - len(spans) : len(states) - 1]  # "not here", and the text
-        chances = _softmax(states[here] @ heads["span.weight"].T + heads["span.bias"])
+        scores = states[here] @ heads["span.weight"].T + heads["span.bias"]
+        scores[0] += weights[3] * _least(question)
+        chances = _softmax(scores)
         return Part(spans, chances[1:, 0], chances[1:, 1], float(chances[0].mean())), stance
 
     @cached_property
@@ -181,6 +193,14 @@ class Judge:
     @cached_property
     def _backends(self) -> dict[str, BertBackend]:
         return {}
+
+
+def _least(scores: Floats) -> float:
+    """The soft minimum of scores; 0 without any."""
+    if not scores.size:
+        return 0.0
+    lowest = float(scores.min())
+    return lowest - float(np.log(np.exp(lowest - scores).sum()))
 
 
 def _softmax(scores: Floats) -> Floats:
