@@ -113,8 +113,8 @@ class _TorchOperations:
 
 def _as_tensors(value: Any, dtype: torch.dtype, device: str) -> Any:
     """Weights as torch tensors, in the same (nested) dataclasses."""
-    if value is None:
-        return None
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, tuple):
         return tuple(_as_tensors(item, dtype, device) for item in value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -9,7 +9,7 @@ import pytest
 
 from ragfm import Collection, Hit, Rag, Settings
 from ragfm.citations.confidence import DEFAULT
-from ragfm.citations.decision import Decision, decide, describe_contradiction
+from ragfm.citations.decision import Decision, decide
 from ragfm.citations.grounding import cite_answer
 from ragfm.core.config import AskSection
 from ragfm.testing import HashingEmbedder, ScriptedReader
@@ -114,7 +114,7 @@ def test_documents_that_disagree_are_named_with_their_dates(tmp_path: Path) -> N
         collection.sync(docs)
         answer = Rag(collection, reader=ScriptedReader(["It has 23 episodes."])).ask(QUESTION)
     (contradiction,) = answer.contradictions
-    line = describe_contradiction(contradiction)
+    line = contradiction.sentence
     assert line.endswith(
         "says otherwise: “The second season of Haven has 24 episodes, as fans know.” (docs/old.md, 2017-07-14)"
     )

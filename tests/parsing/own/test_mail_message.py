@@ -175,5 +175,5 @@ def test_msg(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ParseError, match=r"a\.msg is (a damaged MSG|named \.msg)"):
         parse(Blob(outlook[:5_000]), "a.msg")
     monkeypatch.setitem(sys.modules, "oxmsg", None)
-    with pytest.raises(MissingExtraError, match=r"ragfm\[documents\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[documents\]"):
         parse(Blob(outlook), "a.msg")

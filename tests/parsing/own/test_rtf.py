@@ -36,5 +36,5 @@ def test_hidden_text_and_footnotes(source: bytes, expected: str) -> None:
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "striprtf.striprtf", None)
-    with pytest.raises(MissingExtraError, match=r"ragfm\[documents\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[documents\]"):
         parse(Blob(RTF), "a.rtf")
