@@ -1,8 +1,10 @@
 """Write the tables of docs/benchmarks.md, between their markers, from the files in `results/`.
 
 python benchmarks/tables.py [--check]
+python benchmarks/tables.py --readme
 
-With --check, the page is only compared, and a difference is an error.
+With --check, the page is only compared, and a difference is an error. --readme writes the table of benchmarks/README.md
+from catalog.toml, the results and the history of the code instead.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import catalog
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+README = Path(__file__).parent / "README.md"
 _MILLIONS = (1, 10, 100, 500)
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -34,6 +39,10 @@ def render(page: str) -> str:
 
 
 def main() -> None:
+    if "--readme" in sys.argv[1:]:
+        above, _, _ = README.read_text(encoding="utf-8").partition("\n## ")
+        README.write_text(f"{above}\n{catalog.readme()}\n", encoding="utf-8")
+        return
     old = PAGE.read_text(encoding="utf-8")
     new = render(old)
     if "--check" in sys.argv[1:]:

@@ -4,6 +4,8 @@ import importlib
 import io
 import json
 import random
+import re
+import subprocess
 import sys
 import zipfile
 from concurrent.futures import Future
@@ -48,6 +50,61 @@ def test_a_changed_result_changes_its_table(benchmark, monkeypatch, tmp_path):
     changed = [line for line in tables.render(page).splitlines() if line not in page.splitlines()]
     assert len(changed) == 1
     assert "0.123" in changed[0]
+
+
+def test_each_benchmark_is_in_the_catalog_with_its_results_and_the_code_it_measures(benchmark):
+    catalog = benchmark("catalog")
+    entries = {one.name: one for one in catalog.benchmarks()}
+    scripts = {path.stem.removeprefix("bench_") for path in BENCHMARKS.glob("bench_*.py")}
+    assert entries.keys() == scripts, "Add the benchmark to benchmarks/catalog.toml, or remove its entry."
+    for one in entries.values():
+        assert one.measures
+        assert [path for path in one.measures if not (BENCHMARKS.parent / path).exists()] == [], one.name
+        assert [name for name in one.results if not (catalog.RESULTS / f"{name}.json").exists()] == [], one.name
+
+
+def test_readme_lists_the_benchmarks_and_marks_stale_results(benchmark):
+    catalog, tables = benchmark("catalog"), benchmark("tables")
+    history = catalog.has_history()
+
+    def comparable(text: str) -> list[str]:
+        """The rows of all benchmarks; of the last column only whether it says stale."""
+        rows = [line for line in text.splitlines() if "`scripts/bench " in line]
+        return [
+            re.sub(r"[^|]+\|$", lambda last: "stale" if history and "stale" in last[0] else "", row) for row in rows
+        ]
+
+    readme = tables.README.read_text(encoding="utf-8")
+    assert comparable(catalog.readme()) == comparable(readme), "Run python benchmarks/tables.py --readme."
+
+
+def test_results_are_stale_after_a_change_of_the_measured_code(benchmark, tmp_path):
+    catalog = benchmark("catalog")
+
+    def git(*arguments):
+        name = ("-c", "user.name=ragfm", "-c", "user.email=ragfm@example.com")
+        done = subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def change(path):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path, encoding="utf-8")
+        git("add", ".")
+        git("commit", "-m", path)
+        return git("rev-parse", "--short=12", "HEAD")
+
+    try:
+        git("init")
+    except OSError:
+        pytest.skip("git is not installed")
+    measured = change("store/catalog.py")
+    change("server/app.py")
+    assert catalog.has_history(tmp_path)
+    assert catalog.commits_since(measured, ("store",), tmp_path) == 0
+    change("store/views.py")
+    assert catalog.commits_since(measured, ("store", "server"), tmp_path) == 2
+    assert catalog.commits_since("0123456789ab", ("store",), tmp_path) is None
+    assert catalog.commits_since("", ("store",), tmp_path) is None
 
 
 def test_reader_table_shows_the_measured_values(benchmark, monkeypatch, tmp_path):
