@@ -85,11 +85,11 @@ def has_history(repository: Path = HERE) -> bool:
 
 
 def commits_since(commit: str, paths: tuple[str, ...], repository: Path = HERE) -> int | None:
-    """Number of commits that changed the paths after a commit; None if the history does not have it."""
+    """Number of commits that changed the paths after a commit; None if the history does not have it, or without git."""
     try:
         root = _git(repository, "rev-parse", "--show-toplevel")
         return int(_git(Path(root), "rev-list", "--count", f"{commit}..HEAD", "--", *paths)) if commit else None
-    except subprocess.CalledProcessError:
+    except (OSError, subprocess.CalledProcessError):
         return None
 
 
