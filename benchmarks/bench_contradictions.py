@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import rendering
 from data import DATA
 from measure import about, read, save
 
@@ -101,6 +102,18 @@ def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, boo
             ("oracle, another subject", row["answer"], [*about_other_subject(false, row, rows), *true[:2]]),
         ):
             yield name, verdict(compose(cite(row["query"], names(word)[0], hits(texts))), row)
+
+
+def table(results: rendering.Results) -> str:
+    result = results["contradictions"]
+    columns = {
+        "reader": result["reader"]["outcomes"]["with the step"],
+        **{name.removeprefix("oracle, "): shares for name, shares in result["oracle"]["outcomes"].items()},
+    }
+    cells = (
+        f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in (one["noticed"] for one in columns.values())
+    )
+    return rendering.table(("answer", *columns), [["noticed", *cells]])
 
 
 def main() -> None:

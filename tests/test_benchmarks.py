@@ -34,20 +34,25 @@ def benchmark(monkeypatch):
 def test_tables_on_the_page_match_the_results(benchmark):
     tables = benchmark("tables")
     page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.render(page) == page, "Run python benchmarks/tables.py."
-    assert sorted(re.findall(r"<!-- table: (\w+) -->\n\|", page)) == sorted(tables.TABLES)
+    assert tables.render(page, benchmark("rendering").Results()) == page, "Run python benchmarks/tables.py."
+    functions = {
+        f"{path.stem}.{name}"
+        for path in BENCHMARKS.glob("bench_*.py")
+        for name in re.findall(r"^def (\w+)\(results: rendering.Results\)", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert functions == set(re.findall(r"<!-- table: ([\w.]+) -->\n\|", page))
 
 
-def test_a_changed_result_changes_its_table(benchmark, monkeypatch, tmp_path):
-    tables = benchmark("tables")
+def test_a_changed_result_changes_its_table(benchmark, tmp_path):
+    tables, rendering = benchmark("tables"), benchmark("rendering")
     page = tables.PAGE.read_text(encoding="utf-8")
-    for path in tables.RESULTS.glob("*.json"):
+    for path in rendering.Results().folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     result = json.loads((tmp_path / "multihop.json").read_text(encoding="utf-8"))
     result["several_hops"]["MuSiQue"]["hops"]["2"]["all@5"]["value"] = 0.123
     (tmp_path / "multihop.json").write_text(json.dumps(result), encoding="utf-8")
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    changed = [line for line in tables.render(page).splitlines() if line not in page.splitlines()]
+    rendered = tables.render(page, rendering.Results(tmp_path))
+    changed = [line for line in rendered.splitlines() if line not in page.splitlines()]
     assert len(changed) == 1
     assert "0.123" in changed[0]
 
@@ -107,19 +112,17 @@ def test_results_are_stale_after_a_change_of_the_measured_code(benchmark, tmp_pa
     assert catalog.commits_since("", ("store",), tmp_path) is None
 
 
-def test_reader_tables_show_the_measured_values(benchmark, monkeypatch, tmp_path):
-    tables = benchmark("tables")
-    result = json.loads((tables.RESULTS / "reader.json").read_text(encoding="utf-8"))
+def test_reader_tables_show_the_measured_values(benchmark):
+    reader = benchmark("bench_reader")
+    result = benchmark("rendering").Results()["reader"]
     entry = next(entry for entry in result.values() if "soak" in entry)
     entry["soak"] |= {"answers": 9001, "stopped": 600, "mixed": 7, "failed": 0, "megabytes": [500, 501]}
     del entry["talking"]["llama-server"]  # its program must be built by hand
     result["alike"] = {"prompts": 40, "F32": {"same_texts": 0.95, "same_tokens": 0.991}}
-    (tmp_path / "reader.json").write_text(json.dumps(result), encoding="utf-8")
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert tables.reader_waits().endswith("| 9,001, 600 | 7, 0 | 500, 501 | F32 95.0% |")
-    rates = tables.reader()
+    waits, rates = reader.waits_table({"reader": result}), reader.table({"reader": result})
+    assert waits.endswith("| 9,001, 600 | 7, 0 | 500, 501 | F32 95.0% |")
     assert f"{entry['talking']['llama_cpp.server']:.3g} / - / " in rates
-    for table in (tables.reader_waits(), rates):
+    for table in (waits, rates):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
