@@ -1,4 +1,4 @@
-"""What a chunk costs in bytes and CPU seconds, from which `tables.py` computes what many millions of them cost.
+"""What a chunk costs in bytes and CPU seconds, from which `table` computes what many millions of them cost.
 
     python benchmarks/bench_capacity.py
 
