@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 from data import DATA
 from measure import about, read, save
 
@@ -147,6 +148,18 @@ def answer_measures(examples: list[Example], answers: list[str]) -> dict[str, An
             pairs.setdefault(name, []).append((float(value), float(of)))
     found = {name: estimate_ratios(values) for name, values in pairs.items()}
     return {name: [round(value, 4) for value in asdict(one).values()] for name, one in found.items() if one}
+
+
+def table(results: rendering.Results) -> str:
+    names = ("score", "f1, answerable", "abstention recall", "right passage cited")
+    rows = []
+    for method, row in sorted(results["adapt_methods-3000"]["rows"].items(), key=lambda one: one[0] != "none"):
+        costs = ["-"] * 4
+        if "learned" in row:  # `none` trains nothing
+            minutes = f"{row['processor_seconds'] / 60:.0f}"
+            costs = [f"{row['learned']:,}", minutes, f"{row['peak_mb']:,}", f"{row['megabytes']:.1f}"]
+        rows.append([method, *costs, *(rendering.interval(row["measures"].get(name)) for name in names)])
+    return rendering.table(("method", "trainable parameters", "CPU minutes", "peak MB", "MB on disk", *names), rows)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 from data import DATA
 from measure import about, read, save, weights
 
@@ -295,6 +296,24 @@ def _rounded(values: dict[str, Any], digits: int = 4) -> dict[str, list[float]]:
 def print_progress(progress: Progress) -> None:
     if progress.done % 20 == 0 or progress.done == progress.total:
         print(f"{progress.done} of {progress.total}", file=sys.stderr, flush=True)
+
+
+def table(results: rendering.Results) -> str:
+    result = results["answers"]
+    part, given, bare = result["squad"], result["beside"]["measures"], result["squad without adapter"]
+    columns = {
+        f"bare ({bare['questions']})": bare["measures"]["retrieved"],
+        "nothing withheld": part["measures"]["retrieved"],
+        "as shipped": part["at the threshold"],
+        "nothing withheld, right passage": given["gold"],
+        "no passage": given["none"],
+    }
+    names = ("f1, answerable", "f1, all", "abstention recall", "abstention precision", "citation precision")
+    rows = [
+        [name, *(rendering.interval(measures.get(name)) for measures in columns.values())]
+        for name in (*names, "citation recall")
+    ]
+    return rendering.table((f"measure ({part['questions']} questions)", *columns), rows)
 
 
 def main() -> None:

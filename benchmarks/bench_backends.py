@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 from bench_index import mix_vectors, real_embeddings
 from measure import RESULTS, about, save
 
@@ -86,6 +87,20 @@ def document(number: int, texts: list[str], part: str) -> NewDocument:
     hashes = [text_hash(chunk.embedded_text) for chunk in chunks]
     content = Document(f"s/{number}-{part}", "".join(texts), "text/plain", {"number": number, "part": part})
     return NewDocument(f"{number}-{part}", "", content.uri, "", content, chunks, hashes)
+
+
+def table(results: rendering.Results) -> str:
+    """The 20,000 chunks of backends.json, and a million."""
+    rows = []
+    for result in (results["backends"], results["backends_1000000"]):
+        for side, entry in result["sides"].items():
+            shares = [figures for figures in entry.values() if isinstance(figures, dict)]
+            columns = (("recall@10", 3), ("cpu_ms", 1), ("p95_ms", 1))
+            figures = (" / ".join(f"{share[name]:.{digits}f}" for share in shares) for name, digits in columns)
+            rows.append([f"{result['vectors']:,}", side, str(entry.get("rows_per_cpu_s", "-")), *figures])
+    return rendering.table(
+        ("chunks", "side", "rows ingested per CPU second", "recall@10", "CPU ms per search", "p95 ms"), rows
+    )
 
 
 def main() -> None:

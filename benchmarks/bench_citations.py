@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import rendering
 from data import DATA
 from measure import about, save
 
@@ -113,6 +114,23 @@ def corruptions(quotation: str, other: str, pick: random.Random) -> dict[str, st
         "moved": " ".join(moved),
         "joined": " ".join([*words[: len(words) // 2], *other.split()[:6]]),
     }
+
+
+def table(results: rendering.Results) -> str:
+    """Shares of claims and quotations that are verified, as they are and changed."""
+    result = results["citations"]
+
+    def share(counts: dict[str, int], kind: str) -> str:
+        return f"{100 * counts.get(kind, 0) / sum(counts.values()):.1f} %"
+
+    rows = [
+        [form, f"{sum(counts.values()):,}", share(counts, "right"), share(result["swapped"][form], "verified")]
+        for form, counts in result["right"].items()
+    ]
+    verbatim, *changed = result["quotations"].values()
+    most = max((share(counts, "verified") for counts in changed), key=lambda text: float(text.removesuffix(" %")))
+    rows.append(["quotation", f"{sum(verbatim.values()):,}", share(verbatim, "verified"), f"at most {most}"])
+    return rendering.table(("claim", "count", "verified as it is", "verified although changed"), rows)
 
 
 def main() -> None:

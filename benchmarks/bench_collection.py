@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 
 import faiss
 import numpy as np
+import rendering
 from bench_index import mix_vectors, questions, real_embeddings, squad
 from measure import about, read, save
 
@@ -222,6 +223,16 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
     done["recall@10"] = round(recall(folder, vectors, queries, memory_mb), 4)
     done["add 1,000"] = add(folder, mix_vectors(passages, 1000), count, embedder)
     return done
+
+
+def table(results: rendering.Results) -> str:
+    sizes = results["collection"]["results"]
+    columns = [(size, share) for size in sizes for share in ("all", "50 %", "1 %")]
+    rows = []
+    for mode in rendering.MODES:
+        times = (sizes[size][f"{mode}, {share}"] for size, share in columns)
+        rows.append([mode, *(f"{one['first_ms']:.0f} / {one['p50_ms']:.1f} / {one['p95_ms']:.1f}" for one in times)])
+    return rendering.table(("first / p50 / p95 ms", *(f"{int(size):,}, {share}" for size, share in columns)), rows)
 
 
 def main() -> None:

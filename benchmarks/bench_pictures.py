@@ -1,7 +1,7 @@
 """Measure image embedders: how fast pages are embedded, what they take, and how long a search needs.
 
-    PYTHONPATH=tests python benchmarks/bench_pictures.py [--pages 500] [--ocr 10] [--searches 50]
-    PYTHONPATH=tests python benchmarks/bench_pictures.py --model multi-vector:vidore/colpali-v1.3-hf
+    python benchmarks/bench_pictures.py [--pages 500] [--ocr 10] [--searches 50]
+    python benchmarks/bench_pictures.py --model multi-vector:vidore/colpali-v1.3-hf
 
 The pages are drawn: paragraphs and a bar chart, as images of A4 at 100 dpi. The models have random weights and two
 small layers, but vectors of the usual shape: CLIP with 512 dimensions, ColPali with 1,024 patches of 128 dimensions. So
@@ -19,6 +19,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +27,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import rendering
 from measure import about, save
 from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.figures import commit_figures, document_with_figures
 from support.tiny_image_models import tiny_clip, tiny_colpali
 
@@ -164,6 +168,24 @@ def ingest_with_ocr(pages: list[bytes], place: Path) -> dict[str, Any]:
             "seconds": found["seconds"],
             "pages_per_second": round(len(pages) / found["seconds"], 2),
         }
+
+
+def table(results: rendering.Results) -> str:
+    result = results["pictures"]
+    rows = [
+        [
+            name,
+            f"{model['vector_bytes_per_page'] / 1000:,.1f} kB",
+            f"{model['memory_bytes_per_page'] / 1000:,.1f} kB",
+            f"{1000 * model['embed']['cpu_seconds'] / result['pages']:.0f} ms",
+            f"{model['search_ms']['cpu_p50']:.1f} ms",
+            f"{model['search_ms_without_images']['cpu_p50']:.1f} ms",
+        ]
+        for name, model in result["models"].items()
+    ]
+    return rendering.table(
+        ("vectors", "stored per page", "in memory", "CPU per page", "CPU per search", "… without images"), rows
+    )
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import rendering
 import torch
 from candidates import DEFAULT, LOOKALIKES, MEASURES, REPORTING, SETS, Floats, Pool, likelihoods, pools, reread, splade
 from measure import about, read, save
@@ -346,17 +347,17 @@ def rerank(
         for name, how in COMBINATIONS.items()
     }
     result: dict[str, Any] = {"questions": {name: len(pairs) for name, pairs in read_sets.items()}}
-    result |= {"search": table(now), **{name: table(values) for name, values in choices.items()}}
+    result |= {"search": with_mean(now), **{name: with_mean(values) for name, values in choices.items()}}
     result["chosen"] = left_out({name: values for name, values in choices.items() if len(values) == len(now)}, now)
     result["shown"] = ["search", *SHOWN, "logistic, 20 candidates"]
     show("reranked", result["chosen"])
-    result["logistic, 20 candidates"] = table({name: logistic(read_sets, name, 20) for name in read_sets})
+    result["logistic, 20 candidates"] = with_mean({name: logistic(read_sets, name, 20) for name in read_sets})
     if splade_folder:
         score = splade(splade_folder)
         sparse = pairs_of(lambda name: reread(name, keep, "splade", score, seconds=seconds))
         for weight in (0.3, 0.5, 1.0):
             how = ("scaled", weight, 20)
-            result[f"SPLADE, weight {weight}, 20 candidates"] = table(
+            result[f"SPLADE, weight {weight}, 20 candidates"] = with_mean(
                 measured(lambda pool, found, how=how: combine(scores(pool), found, *how), sparse)
             )
     result["cpu_ms_of_20"] = cpu_ms_of_20(VerifierReranker(), sets["SQuAD articles, tuning"])
@@ -461,7 +462,7 @@ def rerankers(names: Sequence[str], keep: Path, models: Mapping[str, str], secon
     return result
 
 
-def table(values: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
+def with_mean(values: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
     rows = {**values, "mean": np.mean(list(values.values()), axis=0)} if values else {}
     return {
         name: dict(zip(MEASURES, (round(float(value), 4) for value in row), strict=True)) for name, row in rows.items()
@@ -515,6 +516,26 @@ def report(names: Iterable[str], keep: Path, seconds: float) -> Iterator[tuple[s
         for ranking, row in entry["ranked"].items():
             print(f"{name:24} {ranking:34}", "  ".join(f"{m} {row[m][0]:.3f}" for m in MEASURES), flush=True)
         yield name, entry
+
+
+def table(results: rendering.Results) -> str:
+    """nDCG@10 of the reporting sets, and the effects of the default weight and of reranking."""
+    rows = []
+    for name, entry in results["ranking"]["report"].items():
+        if entry["role"] != "reporting":
+            continue
+        ranked, differences = entry["ranked"], entry["differences"]
+        reranked = differences["reranked - hybrid, those that were reranked"]["nDCG@10"]
+        rows.append(
+            [
+                f"{name}, {ranked['hybrid']['questions']}",
+                *(f"{ranked[mode]['nDCG@10'][0]:.3f}" for mode in rendering.MODES),
+                rendering.difference(differences["hybrid - fixed weight"]["nDCG@10"]),
+                f"{rendering.difference(reranked)}, {ranked['reranked']['questions']}",
+            ]
+        )
+    columns = ("hybrid − fixed weight", "reranked − hybrid, questions")
+    return rendering.table(("set, questions", *rendering.MODES, *columns), rows)
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import rendering
 from alike import alike
 from bench_prompt import DATA, shipped
 from llama_sides import SLOTS, Side, high_level, llama_cpp_server, llama_server, of_llama
@@ -348,6 +349,46 @@ def memory() -> float:
 
 def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(entry[name] for entry in rounds), 4) for name in rounds[0]}
+
+
+def table(results: rendering.Results) -> str:
+    """Tokens per second of ragfm, llama-cpp-python's server, llama.cpp's server and llama-cpp-python's `Llama`."""
+    sides = ("at once", "llama_cpp.server", "llama-server", "Llama, one by one")
+    rows = [
+        [
+            machine,
+            *(
+                " / ".join(f"{entry[part][side]:.3g}" if side in entry[part] else "-" for side in sides)
+                for part in parts
+            ),
+        ]
+        for parts in [("talking", "together")]
+        for machine, entry in results["reader"].items()
+        if machine != "alike"
+    ]
+    return rendering.table(("processor, weights", "8 long answers", "8 prompts with a passage, short answers"), rows)
+
+
+def waits_table(results: rendering.Results) -> str:
+    result = next(entry for entry in results["reader"].values() if "soak" in entry)
+    alike, gap, times, soak = results["reader"]["alike"], result["gap"], result["follow_up"], result["soak"]
+    sides = ("ours", "llama_cpp.server", "llama-server")
+    equal = (
+        f"{form.partition(',')[0]} {found['same_texts']:.1%}"
+        for form, found in alike.items()
+        if "F" in form or "Q" in form
+    )
+    cells = {
+        "longest pause of the stream, s": " / ".join(f"{gap[f'{side}, longest']:.2f}" for side in sides),
+        "first token of the prompt, s": " / ".join(f"{gap[f'{side}, first of the long one']:.2f}" for side in sides),
+        "follow-up, s": f"{times['follow-up, the same passages']:.2f} (rewritten by `Llama`: "
+        f"{times['Llama, follow-up rewritten']:.2f})",
+        f"answers, cancelled in {soak['seconds']:.0f} s": f"{soak['answers']:,}, {soak['stopped']:,}",
+        "mixed up, failed": f"{soak['mixed']}, {soak['failed']}",
+        "MB after a tenth, at the end": f"{soak['megabytes'][0]:,.0f}, {soak['megabytes'][-1]:,.0f}",
+        "texts equal to transformers'": ", ".join(equal),
+    }
+    return rendering.table(cells, [cells.values()])
 
 
 def main() -> None:

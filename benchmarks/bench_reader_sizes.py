@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 from bench_confidence import DOMAINS, cite_record
 from bench_confidence import read_answers as read_confidence
 from bench_reports import judge, report_labels
@@ -309,6 +310,25 @@ def _stroke(x1: float, y1: float, x2: float, y2: float, colour: str, width: floa
 
 def _dot(x: float, y: float, colour: str) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
+
+
+def table(results: rendering.Results) -> str:
+    """A row for each set, a column for each reader."""
+    by_set: dict[str, dict[str, str]] = {}
+    for row in results["reader_sizes"]["rows"]:
+        if row["reader"].endswith("alone"):
+            continue
+        found = row["outcomes"]
+        right, wrong = (f"{found[key]} + {found[f'{key}, unsure']}" for key in ("right", "wrong"))
+        p = f" ({rendering.p_value(row['difference'][3])})" if any(row["difference"][:3]) else ""
+        costs = f"{row['p50 cpu seconds'][0]:.1f} s; {row['peak_mb']:,} MB"
+        name = f"{row['set']} ({row['questions']}), {row['measure']}"
+        by_set.setdefault(name, {})[row["reader"].replace("-q4_k_m", "")] = "; ".join(
+            (f"{rendering.interval(row['quality'])}{p}", right, wrong, costs)
+        )
+    readers = next(iter(by_set.values()))
+    rows = [[name, *(cells[one] for one in readers)] for name, cells in by_set.items()]
+    return rendering.table(("quality (p); right + unsure; wrong + unsure; CPU; memory", *readers), rows)
 
 
 def main() -> None:

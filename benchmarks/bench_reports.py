@@ -48,6 +48,7 @@ from typing import Any, TypeAlias
 
 import data
 import numpy as np
+import rendering
 from measure import MODES, about, read, save
 
 from ragfm import Collection, Hit, Rag
@@ -387,6 +388,18 @@ def peers(keep: Path, python: str, reader: str, count: int) -> dict[str, Any]:
             print(f"{framework:10} {way:40}", *(f"{key} {shares[key]}" for key in shares if "@" in key), flush=True)
         print(framework, entry["counts"], flush=True)
     return {"reader": Path(reader).name, "questions": len(asked), "answered": len(half), "frameworks": entries}
+
+
+def table(results: rendering.Results) -> str:
+    keys = ("document@1", "document@5", "page@1", "page@5", "page@10")
+    rows = []
+    for framework, entry in results["reports-peers"]["frameworks"].items():
+        for way, found in entry["ways"].items():
+            cells = (f"{found[key]:.2f} ({found['reporting'][key]:.2f})" for key in keys)
+            answered = way == entry.get("answers from") and entry.get("answers")
+            right = f"{entry['counts'].get('right', 0)} of {len(entry['answers'])}" if answered else "-"
+            rows.append([f"{framework}, {way}", *cells, right])
+    return rendering.table(("framework, search", *keys, "right answers"), rows)
 
 
 def main() -> None:

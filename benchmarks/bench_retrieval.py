@@ -12,6 +12,7 @@ import argparse
 import json
 from typing import Any
 
+import rendering
 from data import REPORTED, TUNING
 from measure import about, ask, read, save
 
@@ -42,6 +43,28 @@ def show(name: str, entry: dict[str, Any]) -> None:
         print(f"  {mode:8} {measures}  p50 {figures['search_ms']['p50']} ms  p95 {figures['search_ms']['p95']} ms")
     row = entry["hybrid_beside_better"][entry["measure"]]
     print(f"  hybrid - {row['better']}: {row['difference']}, p {row['p']}", flush=True)
+
+
+def table(results: rendering.Results) -> str:
+    rows = []
+    for name, entry in results["retrieval"]["sets"].items():
+        if entry["role"] != "reported":
+            continue
+        measure, modes = entry["measure"], entry["modes"]
+        row, times = entry["hybrid_beside_better"][measure], modes["hybrid"]["search_ms"]
+        rows.append(
+            [
+                name,
+                f"{entry['questions']:,} / {entry['documents']:,}",
+                measure,
+                *(f"{modes[mode]['measures'][measure][0]:.3f}" for mode in ("dense", "keyword")),
+                rendering.interval(modes["hybrid"]["measures"][measure]),
+                f"{row['difference'][0]:+.3f} ({rendering.p_value(row['p'])})",
+                f"{times['p50']:.1f} / {times['p95']:.1f}",
+            ]
+        )
+    head = ("set", "questions / documents", "measure", "dense", "keyword", "hybrid [95 %]", "hybrid − better (p)")
+    return rendering.table((*head, "p50 / p95 ms"), rows)
 
 
 def main() -> None:

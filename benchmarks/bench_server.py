@@ -34,6 +34,7 @@ from typing import Any
 
 import httpx
 import measure
+import rendering
 
 from ragfm import Collection
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
@@ -225,6 +226,24 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
         return None
     cuts = statistics.quantiles(values, n=20, method="inclusive")
     return {"p50": round(statistics.median(values), 3), "p95": round(cuts[18], 3), "most": round(max(values), 3)}
+
+
+def table(results: rendering.Results) -> str:
+    result = results["server"]
+    peer = {row["users"]: row for row in result["llama_cpp.server, no passages"]}
+
+    def figures(row: Any) -> list[str]:
+        first = row["first_s"]
+        return [f"{row['answers_per_s']:.2f}", f"{row['tokens_per_s']:.0f}", f"{first['p50']:.1f} / {first['p95']:.1f}"]
+
+    rows = []
+    for row in result["ragfm serve"]:
+        refusals = row["refusal_s"]
+        refused = f"{row['refused']}, within {1000 * refusals['most']:.0f} ms" if refusals else f"{row['refused']}"
+        peer_figures = figures(peer[row["users"]]) if row["users"] in peer else ["-"] * 3
+        rows.append([f"{row['users']}", *figures(row), refused, *peer_figures])
+    head = ("answers/s", "tokens/s", "first token, p50 / p95 s")
+    return rendering.table(("users", *head, "refused", *(f"peer: {name}" for name in head)), rows)
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ import importlib
 import io
 import json
 import random
+import re
+import subprocess
 import sys
 import zipfile
 from concurrent.futures import Future
@@ -32,47 +34,96 @@ def benchmark(monkeypatch):
 def test_tables_on_the_page_match_the_results(benchmark):
     tables = benchmark("tables")
     page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.render(page) == page, "Run python benchmarks/tables.py."
-    assert page.count("<!-- table: ") == page.count("<!-- end -->") == len(tables.TABLES)
+    assert tables.render(page, benchmark("rendering").Results()) == page, "Run python benchmarks/tables.py."
+    functions = {
+        f"{path.stem}.{name}"
+        for path in BENCHMARKS.glob("bench_*.py")
+        for name in re.findall(r"^def (\w+)\(results: rendering.Results\)", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert functions == set(re.findall(r"<!-- table: ([\w.]+) -->\n\|", page))
 
 
-def test_a_changed_result_changes_its_table(benchmark, monkeypatch, tmp_path):
-    tables = benchmark("tables")
+def test_a_changed_result_changes_its_table(benchmark, tmp_path):
+    tables, rendering = benchmark("tables"), benchmark("rendering")
     page = tables.PAGE.read_text(encoding="utf-8")
-    for path in tables.RESULTS.glob("*.json"):
+    for path in rendering.Results().folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     result = json.loads((tmp_path / "multihop.json").read_text(encoding="utf-8"))
-    result["sets"]["MuSiQue"]["modes"]["hybrid"]["measures"]["recall@5"][0] = 0.123
+    result["several_hops"]["MuSiQue"]["hops"]["2"]["all@5"]["value"] = 0.123
     (tmp_path / "multihop.json").write_text(json.dumps(result), encoding="utf-8")
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    changed = [line for line in tables.render(page).splitlines() if line not in page.splitlines()]
+    rendered = tables.render(page, rendering.Results(tmp_path))
+    changed = [line for line in rendered.splitlines() if line not in page.splitlines()]
     assert len(changed) == 1
     assert "0.123" in changed[0]
 
 
-def test_reader_table_shows_the_measured_values(benchmark, monkeypatch, tmp_path):
-    tables = benchmark("tables")
-    result = json.loads((tables.RESULTS / "reader.json").read_text(encoding="utf-8"))
+def test_each_benchmark_is_in_the_catalog_with_its_results_and_the_code_it_measures(benchmark):
+    catalog = benchmark("catalog")
+    entries = {one.name: one for one in catalog.benchmarks()}
+    scripts = {path.stem.removeprefix("bench_") for path in BENCHMARKS.glob("bench_*.py")}
+    assert entries.keys() == scripts, "Add the benchmark to benchmarks/catalog.toml, or remove its entry."
+    for one in entries.values():
+        assert one.measures
+        assert [path for path in one.measures if not (BENCHMARKS.parent / path).exists()] == [], one.name
+        assert [name for name in one.results if not (catalog.RESULTS / f"{name}.json").exists()] == [], one.name
+
+
+def test_readme_lists_the_benchmarks_and_marks_stale_results(benchmark):
+    catalog, tables = benchmark("catalog"), benchmark("tables")
+    history = catalog.has_history()
+
+    def comparable(text: str) -> list[str]:
+        """The rows of all benchmarks; of the last column only whether it says stale."""
+        rows = [line for line in text.splitlines() if "`scripts/bench " in line]
+        return [
+            re.sub(r"[^|]+\|$", lambda last: "stale" if history and "stale" in last[0] else "", row) for row in rows
+        ]
+
+    readme = tables.README.read_text(encoding="utf-8")
+    assert comparable(catalog.readme()) == comparable(readme), "Run python benchmarks/tables.py --readme."
+
+
+def test_results_are_stale_after_a_change_of_the_measured_code(benchmark, tmp_path):
+    catalog = benchmark("catalog")
+
+    def git(*arguments):
+        name = ("-c", "user.name=ragfm", "-c", "user.email=ragfm@example.com")
+        done = subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def change(path):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path, encoding="utf-8")
+        git("add", ".")
+        git("commit", "-m", path)
+        return git("rev-parse", "--short=12", "HEAD")
+
+    try:
+        git("init")
+    except OSError:
+        pytest.skip("git is not installed")
+    measured = change("store/catalog.py")
+    change("server/app.py")
+    assert catalog.has_history(tmp_path)
+    assert catalog.commits_since(measured, ("store",), tmp_path) == 0
+    change("store/views.py")
+    assert catalog.commits_since(measured, ("store", "server"), tmp_path) == 2
+    assert catalog.commits_since("0123456789ab", ("store",), tmp_path) is None
+    assert catalog.commits_since("", ("store",), tmp_path) is None
+
+
+def test_reader_tables_show_the_measured_values(benchmark):
+    reader = benchmark("bench_reader")
+    result = benchmark("rendering").Results()["reader"]
     entry = next(entry for entry in result.values() if "soak" in entry)
-    others = [other for name, other in result.items() if other is not entry and name != "alike"]
-    entry["soak"] = {
-        "answers": 9001,
-        "stopped": 600,
-        "mixed": 7,
-        "failed": 0,
-        "seconds": 600.0,
-        "megabytes": [500, 501],
-    }
+    entry["soak"] |= {"answers": 9001, "stopped": 600, "mixed": 7, "failed": 0, "megabytes": [500, 501]}
     del entry["talking"]["llama-server"]  # its program must be built by hand
     result["alike"] = {"prompts": 40, "F32": {"same_texts": 0.95, "same_tokens": 0.991}}
-    (tmp_path / "reader.json").write_text(json.dumps(result), encoding="utf-8")
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    table = tables.reader()
-    assert "| 9,001, 600; 7, 0 |" in table
-    assert "| 500, 501 |" in table
-    assert "95.0% of texts, 99.1% of tokens" in table
-    assert all(f"{other['talking']['at once']:.3g} |" in table for other in others)
-    assert len({line.count("|") for line in table.splitlines()}) == 1
+    waits, rates = reader.waits_table({"reader": result}), reader.table({"reader": result})
+    assert waits.endswith("| 9,001, 600 | 7, 0 | 500, 501 | F32 95.0% |")
+    assert f"{entry['talking']['llama_cpp.server']:.3g} / - / " in rates
+    for table in (waits, rates):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
 def test_goals_report_what_was_missed(benchmark):
