@@ -25,7 +25,9 @@ from ragfm.cli.main import ragfm as program
 ROOT = Path(__file__).parents[1]
 CODE = r"^(?P<indent> *)(?P<fence>`{3,})[^\n]*\n.*?^(?P=indent)(?P=fence) *$|(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
 LINK = r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^()\s]+)\)"
-CODE_OR_LINK = re.compile(rf"{CODE}|{LINK}", re.M | re.S)  # code may contain links, and links code
+PAGE = r"(?P<page>\bdocs/[\w/-]+\.md)"
+# Code may contain links, and links code.
+CODE_OR_LINK = re.compile(rf"{CODE}|{LINK}|{PAGE}", re.M | re.S)
 CONTRACTS = "ragfm.testing"
 
 # A page for each group of names, as (file, title, introduction, names).
@@ -59,9 +61,11 @@ PYTHON_PAGES = (
 
 
 def replace_links(text: str, replace: Callable[[str], str]) -> str:
-    """Markdown with the target of each link and image replaced."""
+    """Markdown with the target of each link and image replaced, and names of pages made links."""
 
     def replaced(match: re.Match[str]) -> str:
+        if page := match["page"]:
+            return f"[{page}]({replace(page)})" if (ROOT / page).exists() else page
         return f"{match['text']}({replace(match['target'])})" if match["target"] else match[0]
 
     return CODE_OR_LINK.sub(replaced, text)
@@ -96,14 +100,15 @@ class Site:
     def write_sources(self) -> None:
         """Write the pages that are files of the repository."""
         for path, name in page_sources().items():
-            self.write(name, _indent_items(self._relink(path.read_text(encoding="utf-8"), path, name)))
+            self.write(name, _adapt_lists(self._relink(path.read_text(encoding="utf-8"), path, name)))
 
     def _relink(self, text: str, source: Path, page: str) -> str:
         def relinked(link: str) -> str:
             target, _, anchor = link.partition("#")
             if not target or re.match(r"\w+:", target):
                 return link
-            address, _, default = self._place((source.parent / target).resolve()).partition("#")
+            folder = ROOT if re.fullmatch(PAGE, target) else source.parent
+            address, _, default = self._place((folder / target).resolve()).partition("#")
             anchor = anchor or default
             return os.path.relpath(address, Path(page).parent) + (f"#{anchor}" if anchor else "")
 
@@ -149,7 +154,8 @@ class Site:
         for context in (found for commands in SECTIONS.values() for one in commands for found in walk(one, top)):
             level = "##" if context.parent is top else "###"
             lines += [f"{level} {context.command_path}\n", f"{_text(context.command)}\n", *_described(context)]
-        self.write("command-line.md", "\n".join(lines) + "\n")
+        text = "\n".join(lines) + "\n"
+        self.write("command-line.md", self._relink(text, ROOT / "README.md", "command-line.md"))
 
     def write_python(self) -> None:
         """Write the reference of the Python API, which the build completes from the docstrings."""
@@ -170,15 +176,22 @@ def _example_anchor(path: Path) -> str:
     return re.sub(r"[^\w-]", "", path.relative_to(ROOT / "examples").as_posix())
 
 
-def _indent_items(text: str) -> str:
-    # On GitHub, paragraphs of a list item are indented like its text; Python-Markdown wants four characters.
-    lines, in_list, before = [], False, ""
+def _adapt_lists(text: str) -> str:
+    # Python-Markdown wants four characters before the second paragraph of a list item, where GitHub wants as many as
+    # the item's mark has, and an empty line between a paragraph and a list.
+    lines, in_code, in_list, in_item, before = [], False, False, False, ""
     for line in text.split("\n"):
-        if re.match(r"([-*]|\d+\.) ", line):
-            in_list = True
-        elif line and not line.startswith(" ") and not before:
-            in_list = False
-        lines.append(re.sub(r"^ {2,3}(?! )", "    ", line) if in_list else line)
+        if line.startswith("```"):
+            in_code = not in_code
+        if in_code:
+            in_list = in_item = False
+        elif re.match(r"[-*] |1\. ", line) or (in_list and re.match(r"\d+\. ", line)):
+            if before and not in_item:
+                lines.append("")
+            in_list = in_item = True
+        elif line and not before:
+            in_list, in_item = in_list and line.startswith("  "), False
+        lines.append(f"  {line}" if in_list and line.startswith("  ") else line)
         before = line
     return "\n".join(lines)
 
@@ -214,7 +227,7 @@ def _described(context: click.Context) -> list[str]:
     lines = [f"```text\n{context.command_path} {words}\n```\n"]
     records = [record for one in command.get_params(context) if (record := one.get_help_record(context))]
     if records:
-        lines += ["| option | |", "|---|---|"]
+        lines += ["| argument or option | meaning |", "|---|---|"]
         lines += [f"| {_code(names)} | {_escape(' '.join(text.split()))} |" for names, text in records]
         lines.append("")
     return lines

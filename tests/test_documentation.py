@@ -37,6 +37,7 @@ LANGUAGES: dict[str, Callable[[str], Any]] = {
     "yaml": yaml.safe_load,
 }
 SHELL = {"sh", "console"}
+OTHER_PAGES = {"docs/leave.md", "docs/hr/leave.md", "docs/gguf.md"}  # examples, and a page of ggml
 RUNNERS = {"ragfm", "sudo", "docker"}  # programs that run ragfm with the words after its name
 
 
@@ -146,3 +147,12 @@ def test_relative_links_resolve(file: Path) -> None:
         assert target.exists(), f"There is no {link}."
         assert target.is_relative_to(ROOT), link
         assert not anchor or anchor in _anchors(target), f"There is no heading for {link}."
+
+
+def test_pages_that_the_code_and_the_changelog_name_exist() -> None:
+    sources = [path for folder in ("ragfm", "indexes", "connectors") for path in (ROOT / folder).rglob("*.py")]
+    for source in [ROOT / "CHANGELOG.md", *sources]:
+        for page, anchor in re.findall(r"\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", source.read_text(encoding="utf-8")):
+            if page not in OTHER_PAGES:
+                assert (ROOT / page).exists(), f"{source} names {page}."
+                assert not anchor or anchor in _anchors(ROOT / page), f"{source} names {page}#{anchor}."

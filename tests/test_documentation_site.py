@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from markdown_it import MarkdownIt
 
 import ragfm
 import ragfm.testing
@@ -46,6 +47,14 @@ def test_the_site(tmp_path: Path) -> None:
     }
     assert {f"ragfm.{name}" for name in ragfm.__all__ if name != "__version__"} <= python
     assert {f"ragfm.testing.{name}" for name in ragfm.testing.__all__} <= python
+    sources = {"index.html": ROOT / "README.md", "changelog.html": ROOT / "CHANGELOG.md"}
+    for source in sorted((ROOT / "docs").rglob("*.md")):
+        sources[source.relative_to(ROOT / "docs").with_suffix(".html").as_posix()] = source
+    markdown = MarkdownIt("commonmark").enable("table")
+    for page, source in sources.items():
+        article = pages[page].partition("<article")[2].partition("</article>")[0]
+        expected = _structure(markdown.render(source.read_text(encoding="utf-8")))
+        assert _structure(article) == expected, f"{page} is not structured as on GitHub"
     assert "decisions/062-documentation-site.html" in pages
     assert (tmp_path / "site" / "search" / "search_index.json").stat().st_size > 100_000
 
@@ -55,6 +64,14 @@ def test_the_site(tmp_path: Path) -> None:
     }
     assert loaded
     assert not [address for address in loaded if re.match(r"(?:\w+:)?//", address)]
+
+
+def _structure(html: str) -> dict[str, int]:
+    """Numbers of headings, list items, rows, blocks of code and images."""
+    return {
+        tag: len(re.findall(f"<{tag}[ >]", html))
+        for tag in ("h1", "h2", "h3", "h4", "ul", "ol", "li", "tr", "pre", "img")
+    }
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
