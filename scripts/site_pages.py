@@ -28,14 +28,14 @@ LINK = r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^()\s]+)\)"
 PAGE = r"(?P<page>\bdocs/[\w/-]+\.md)"
 # Code may contain links, and links code.
 CODE_OR_LINK = re.compile(rf"{CODE}|{LINK}|{PAGE}", re.M | re.S)
-CONTRACTS = "ragfm.testing"
 
 # A page for each group of names, as (file, title, introduction, names).
 PYTHON_PAGES = (
     (
         "python/collections.md",
         "Collections and search",
-        "A collection is a folder, or a schema of a PostgreSQL database, with documents and their indexes.",
+        "A collection is a folder, or a schema of a PostgreSQL database, with documents and their indexes. "
+        "[Configuration](../configuration.md) describes the keys of `Settings`.",
         ("Collection", "Hit", "DocumentInfo", "Status", "SyncReport", "Settings", "load_settings"),
     ),
     (
@@ -58,6 +58,11 @@ PYTHON_PAGES = (
     ("python/errors.md", "Errors", "", ("RagfmError", "ragfm.core.errors")),
     ("python/testing.md", "Contract tests and fakes", "", ("ragfm.testing",)),
 )
+# Options of mkdocstrings.
+OPTIONS = {
+    "Settings": ("members: false",),
+    "ragfm.core.errors": ('filters: ["!^RagfmError$"]',),
+}
 
 
 def replace_links(text: str, replace: Callable[[str], str]) -> str:
@@ -167,8 +172,8 @@ class Site:
             for name in names:
                 path = name if "." in name else f"ragfm.{name}"
                 lines.append(f"::: {path}\n")
-                if name == CONTRACTS:
-                    lines.append("    options:\n      heading_level: 2\n")
+                if name in OPTIONS:
+                    lines.append("    options:\n" + "".join(f"      {option}\n" for option in OPTIONS[name]))
             self.write(file, "\n".join(lines))
 
 
