@@ -89,7 +89,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
 def test_every_extra_is_in_all() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     named = extras["all"][0].removeprefix("ragfm[").removesuffix("]").split(",")
-    assert sorted([*named, "all", "dev", "test"]) == sorted(extras)
+    assert sorted([*named, "all", "dev", "docs", "test"]) == sorted(extras)
 
 
 def test_the_version_is_in_the_changelog() -> None:

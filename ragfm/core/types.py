@@ -76,16 +76,17 @@ class Blob:
 class Mark:
     """The structure of a span of `Document.text`.
 
-    kind       `value`
-    page       page number, from 1; the span is the page
-    place      the format's name for the place, such as `Sheet1!A5` or `00:01:20`; each row of a table may have one
-    heading    the heading's text; `level` is 1 for the outermost; the span is the heading itself
-               an empty one, with an empty span, ends the sections of its level and of deeper ones
-    table      the lines of the caption, if any, then the header row or rows, as in the text; the span is the whole
-               table, header included, without the caption
-    code       the language, or empty; the span is the whole block
-    figure     the caption, or empty; the span is the figure's text: caption, alt text and recognized text, or without
-               any of them a Markdown image line
+    `value` by `kind`:
+
+    - `page`: page number, from 1; the span is the page
+    - `place`: the format's name for the place, such as `Sheet1!A5` or `00:01:20`; each row of a table may have one
+    - `heading`: the heading's text; `level` is 1 for the outermost; the span is the heading itself. An empty one, with
+      an empty span, ends the sections of its level and of deeper ones
+    - `table`: the lines of the caption, if any, then the header row or rows, as in the text; the span is the whole
+      table, header included, without the caption
+    - `code`: the language, or empty; the span is the whole block
+    - `figure`: the caption, or empty; the span is the figure's text: caption, alt text and recognized text, or without
+      any of them a Markdown image line
 
     Of a figure, `image` is the key of its bytes in `Document.images`, and `box` its place on the page, None if the
     format has no pages.
@@ -767,17 +768,16 @@ class Reader(Protocol):
 
     Optional attributes:
 
-    score(messages, continuations)  log-likelihood of each continuation as the next assistant message; takes `adapter=`
-                                    if the reader supports `Sampling.adapter`
-    counts_exactly                  False if token counts are upper estimates
-    vision                          True if messages of the user may have images; without it, they raise
-                                    UnsupportedError
-    slots                           number of requests that it serves at once
-    passages                        number of passages that it answers best from; default: 3
-    keep(messages)                  evaluate the prefix of all prompts in advance; it contains no document text
-    scoped(name)                    the same reader with a prompt cache that is not shared with other scopes
-    memory_bytes                    bytes used with one request, and with all slots in use
-    data_goes                       where questions and passages are sent
+    - `score(messages, continuations)`: log-likelihood of each continuation as the next assistant message; takes
+      `adapter=` if the reader supports `Sampling.adapter`
+    - `counts_exactly`: False if token counts are upper estimates
+    - `vision`: True if messages of the user may have images; without it, they raise UnsupportedError
+    - `slots`: number of requests that it serves at once
+    - `passages`: number of passages that it answers best from; default: 3
+    - `keep(messages)`: evaluate the prefix of all prompts in advance; it contains no document text
+    - `scoped(name)`: the same reader with a prompt cache that is not shared with other scopes
+    - `memory_bytes`: bytes used with one request, and with all slots in use
+    - `data_goes`: where questions and passages are sent
     """
 
     @property

@@ -10,10 +10,12 @@ Test your own plugin with one call, which raises AssertionError with a descripti
 
 `HashingEmbedder`, `OverlapReranker` and `ScriptedReader` replace models in tests.
 
-backend_contract, connector_contract, embedder_contract, parser_contract, reader_contract, reranker_contract,
-vector_index_contract, keyword_index_contract    the contract tests
-contract_checks                                  assertions that they share
-parser_service                                   the confined process in which parsers are checked
+Modules:
+
+    backend_contract, connector_contract, embedder_contract, parser_contract, reader_contract, reranker_contract,
+    vector_index_contract, keyword_index_contract    the contract tests
+    contract_checks                                  assertions that they share
+    parser_service                                   the confined process in which parsers are checked
 """
 
 from __future__ import annotations
