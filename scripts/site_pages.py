@@ -2,7 +2,7 @@
 
 The Markdown files stay as they are. Copies are written into a folder, from which the site is built: README.md
 becomes the home page, links to files that are not pages get a copy of the file, and GitHub's Markdown becomes that of
-the site. The command line reference, the Python reference, the examples and the list of decisions are generated.
+the site. The command line reference, the Python reference and the examples are generated.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def page_sources() -> dict[Path, str]:
     pages |= {ROOT / name: name.lower() for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
     docs = ROOT / "docs"
     pages |= {path: path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.md"))}
+    pages |= {docs / "decisions/README.md": "decisions/index.md", ROOT / "benchmarks/README.md": "benchmark-runs.md"}
     shipped = sorted((ROOT / "ragfm/models/shipped").glob("*/README.md"))
     return pages | {path: f"models/{path.parent.name}.md" for path in shipped}
 
@@ -129,17 +130,6 @@ class Site:
             shutil.copyfile(path, self.folder / place)
             self.places[path] = place
         return self.places[path]
-
-    def write_decisions(self) -> None:
-        """Write the list of decisions."""
-        lines = [
-            "# Decisions\n",
-            "Each names the question, the choice, what was rejected, and the figures.\n",
-        ]
-        for path in sorted((ROOT / "docs/decisions").glob("*.md")):
-            title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-            lines.append(f"- [{title}]({path.name})")
-        self.write("decisions/index.md", "\n".join(lines) + "\n")
 
     def write_examples(self) -> None:
         """Write a page with the scripts of examples/."""
@@ -248,7 +238,6 @@ def main(folder: Path) -> None:
         shutil.rmtree(folder)
     site = Site(folder)
     site.write_sources()
-    site.write_decisions()
     site.write_examples()
     site.write_command_line()
     site.write_python()
