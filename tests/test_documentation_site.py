@@ -50,6 +50,7 @@ def test_the_site(tmp_path: Path) -> None:
     sources = {"index.html": ROOT / "README.md", "changelog.html": ROOT / "CHANGELOG.md"}
     for source in sorted((ROOT / "docs").rglob("*.md")):
         sources[source.relative_to(ROOT / "docs").with_suffix(".html").as_posix()] = source
+    sources["decisions/index.html"] = sources.pop("decisions/README.html")
     markdown = MarkdownIt("commonmark").enable("table")
     for page, source in sources.items():
         article = pages[page].partition("<article")[2].partition("</article>")[0]
