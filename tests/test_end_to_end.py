@@ -22,7 +22,7 @@ ASK_KEYS = set(
     "usage seconds unsupported log_id searches notes".split()
 )
 CITATION_KEYS = set(
-    "n uri name page lines start end quote verified fault missing answer_start answer_end image box".split()
+    "n uri name page lines start end quote verified fault missing answer_start answer_end image box row date".split()
 )
 FACTS = {
     QUESTIONS[0]: ("four months", "handbook/welcome.md", None),

@@ -302,7 +302,7 @@ def test_a_collection_of_an_older_version_gets_the_tables(
         Collection.open(address).sync(tmp_path / "docs")
         assert Collection.open(address).answer_log.entries() == []
         policies = postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{schema}'")
-        assert policies == "11"
+        assert policies == "12"
         uri = _upload(it, "note.txt", "The okapi is called Ann.").json()["uri"]
         eventually(lambda: _state(it, uri) == "ready", 120)
 

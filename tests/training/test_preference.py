@@ -268,5 +268,5 @@ def test_the_command_trains_on_preferences(folder: Path, tmp_path: Path) -> None
     shell("adapt", "train", "made", "--base", str(folder), "--method", "dpo", "--rank", "2", "--out", "mine")
     record = read_record(tmp_path / "mine")
     assert (record.method, record.settings["objective"]) == ("lora", "dpo")
-    assert "Trained by lora and dpo on" in (tmp_path / "mine" / "README.md").read_text()
+    assert "Trained by lora and dpo for the prompt of ragfm" in (tmp_path / "mine" / "README.md").read_text()
     assert not (tmp_path / "mine" / REFERENCE).exists()
