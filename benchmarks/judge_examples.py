@@ -31,7 +31,7 @@ SUPPORTS, CONTRADICTS, NEITHER = 0, 1, 2
 LEARNED, TUNED = 7, 10
 """Articles of SQuAD 2.0 dev, by title: [0, 7) are learned from, [7, 10) are for tuning, the others for reporting."""
 TUNED_SHARE = 10
-"""One in so many learned items of the other sets is for tuning."""
+"""Of this number of learned items of the other sets, one is for tuning."""
 REWRITTEN = Path(__file__).parent / "verifier" / "rewritten.tsv.gz"
 ROUND = 1_000
 """Examples of a round of training."""

@@ -15,8 +15,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragfm.answering.judge import with_learned
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.text import is_english
 from ragfm.embedders.backend_choice import load_choice
-from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
+from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork
 from ragfm.models.model_lookup import find_model, weights_sha256
@@ -303,18 +304,3 @@ def read_learned(folder: Path) -> dict[str, Floats]:
     if base and base != weights_sha256(find_model("bundled", "embedder")):
         raise UnsupportedError(f"The verifier in {folder} was trained from another embedding model.", "Train it again.")
     return learned
-
-
-def with_learned(bert: Bert, learned: Mapping[str, Floats]) -> Bert:
-    """The weights with the learned changes added: a vector as it is, a matrix as the product of two thin ones."""
-
-    def linear(name: str, by: Linear) -> Linear:
-        left, right = (learned.get(f"{name}.{side}") for side in ("left", "right"))
-        more = left @ right if left is not None and right is not None else learned.get(f"{name}.weight", 0)
-        return Linear(by.weight + more, by.bias + learned.get(f"{name}.bias", 0))
-
-    layers = tuple(
-        Layer(**{part.name: linear(f"{number}.{part.name}", getattr(layer, part.name)) for part in fields(Layer)})
-        for number, layer in enumerate(bert.layers)
-    )
-    return replace(bert, layers=layers)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch.nn import functional
 
-from ragfm.citations.verifier import BASE, WEIGHTS, WINDOW, find_verifier, read_learned, with_learned
+from ragfm.answering.judge import with_learned
+from ragfm.citations.verifier import BASE, WEIGHTS, WINDOW, find_verifier, read_learned
 from ragfm.core.durable_files import write_durably
 from ragfm.embedders.bert import Layer, read_weights
 from ragfm.models.model_lookup import find_model, hide_progress_bar, weights_sha256

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Rag, Settings
+from ragfm.answering.judge import with_learned
 from ragfm.citations.decision import compose
 from ragfm.citations.grounding import (
     MIN_LIKELIHOOD,
@@ -18,7 +19,7 @@ from ragfm.citations.grounding import (
     cite,
     cite_answer,
 )
-from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, load_verifier, with_learned
+from ragfm.citations.verifier import SHIPPED, WEIGHTS, Part, Reading, Verifier, load_verifier
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit
 from ragfm.embedders.bert import Bert, Layer, Linear
