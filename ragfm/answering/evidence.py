@@ -1,0 +1,312 @@
+"""Evidence: the claims of an answer, the units of passages that may support them, and what is exact about both.
+
+A claim is a sentence of the reader's output. A unit is what can be evidence: a sentence, a list item or a table row,
+with what stands above it. Here, claims and units are compared by what is exact in every language: quotations, numbers
+with sign, scale and unit, dates, identifiers and addresses. These can refute a claim; whether a unit supports it is for
+the judge to say.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ragfm.answering.quantities import Quantity, dates, quantities, scales_in, units_in
+from ragfm.core.table_rows import TableLine, TableRow, cell_at, line_at, table_lines
+from ragfm.core.text import IDENTIFIER, MARKER, escape_markers, sentence_spans
+
+if TYPE_CHECKING:
+    from ragfm.core.types import Hit
+
+MIN_QUOTE_WORDS = 3
+"""Minimum number of words of a quotation; fewer words in quotation marks are a name or a term."""
+CANDIDATES = 8
+"""Maximum number of units that the judge reads for a claim."""
+_PER_PASSAGE = 2  # units of each passage that the claim cites
+
+_WORD = re.compile(r"[^\W_]+")
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)  # in Markdown
+_SUBSCRIPT = re.compile(r"(?<=[\w\])])\[")
+_QUOTED = re.compile("|".join(f"{a}([^{a}{b}\n]+){b}" for a, b in ('""', "“”", "«»", "„“", "「」")))
+_ELLIPSIS = re.compile(r"\s*\[?(?:…|\.\.\.)\]?\s*")
+_NON_JOINER = re.compile("(?<=[\\[<])\u200c")  # which the prompt puts into markers and control tokens of documents
+_ADDRESS = re.compile(r"[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~?(?:/[^\s/]+){2,}")
+_YEAR = re.compile(r"(?<![\d.,])(?:FY\s?|['’])?((?:19|20)\d\d)(?![\d]|[.,]\d)|\bFY\s?['’]?(\d\d)\b")
+_QUARTER = re.compile(r"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q", re.IGNORECASE)
+
+
+# --- Claims ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence of an answer without its markers, and the numbers of the passages that these name.
+
+    `end` is where it ends in the answer without markers, `output_span` its span in the reader's output.
+    """
+
+    text: str
+    end: int
+    cited: tuple[int, ...]
+    output_span: tuple[int, int]
+
+
+def split_claims(output: str, language: str) -> tuple[str, list[Claim]]:
+    """The output without markers, and its sentences with the passages that markers in or right after them name.
+
+    The subscript of `sys.argv[1]` in code is not a marker.
+    """
+    plain, done = "", 0
+    markers: list[tuple[int, int, tuple[int, ...]]] = []  # position in `plain`, length, passages
+    code = [match.span() for match in _CODE.finditer(output)]
+    for match in MARKER.finditer(output):
+        plain += output[done : match.start()]
+        done = match.end()
+        if _SUBSCRIPT.match(output, match.start()) and any(start < match.start() < end for start, end in code):
+            plain += escape_markers(match[0])
+            markers.append((len(plain), -1, ()))
+            continue
+        markers.append((len(plain), len(match[0]), tuple(int(n) for n in re.findall(r"\d+", match[1]))))
+    plain += output[done:]
+    claims, previous = [], 0
+    spans = sentence_spans(plain, language)
+    for number, (start, end) in enumerate(spans):
+        following = spans[number + 1][0] if number + 1 < len(spans) else len(plain) + 1
+        cited = tuple(
+            n
+            for position, _, passages in markers
+            if previous <= position < following and (position > start or not number)
+            for n in passages
+        )
+        span = (
+            start + sum(length for position, length, _ in markers if position < start),
+            end + sum(length for position, length, _ in markers if position <= end),
+        )
+        claims.append(Claim(plain[start:end], end, cited, span))
+        previous = start + 1
+    return plain, claims
+
+
+# --- Units ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A sentence, list item or table row at `start:end` of a numbered passage.
+
+    `context` is what it is read with: the passage's context, header and section of a row, or the sentence before.
+    `line` is its line of a table. `words` are those of the text, `all_words` also those of the context. Headings, and a
+    table's header, are no evidence.
+    """
+
+    hit: Hit
+    start: int
+    end: int
+    context: str
+    line: TableLine | None = None
+    is_heading: bool = False
+    words: frozenset[str] = frozenset()
+    all_words: frozenset[str] = frozenset()
+
+    @property
+    def text(self) -> str:
+        """Its characters in the passage."""
+        return self.hit.text[self.start : self.end]
+
+    @property
+    def row(self) -> TableRow | None:
+        """The row of a table that it is; None for a header and for prose."""
+        return self.line.row if self.line and not self.line.is_header else None
+
+
+def passage_units(hit: Hit, language: str) -> Iterator[Unit]:
+    """The units of a passage, in order."""
+    lines, before, caption = table_lines(hit.text, hit.context), "", ""
+    above = cache(words)  # many rows have the same header
+    for start, end in sentence_spans(hit.text, language):
+        text, line = hit.text[start:end], line_at(lines, start)
+        is_heading = text.startswith("#") or (line is not None and line.is_header)
+        if line is None:
+            context, caption = f"{hit.context}\n{before}", text
+        else:
+            header = f"| {' | '.join(line.row.header)} |" if line.row.header else ""
+            context = "\n".join(filter(None, (hit.context, caption, line.row.section, header)))
+        own = words(text)
+        yield Unit(hit, start, end, context.strip(), line, is_heading, own, own | above(context))
+        before = "" if is_heading else text
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text without their capitals; of scripts without spaces, each pair of neighbours."""
+    found = set[str]()
+    for match in _WORD.finditer(text.casefold()):
+        done = 0
+        for run in _UNSPACED.finditer(match[0]):
+            found.add(match[0][done : run.start()])
+            found.update(run[0][at : at + 2] for at in range(max(1, len(run[0]) - 1)))
+            done = run.end()
+        found.add(match[0][done:])
+    return frozenset(found - {""})
+
+
+class Rarity:
+    """How much the words of a set of units tell: those of few units more than those of many (IDF)."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._counts = Counter(word for unit in units for word in unit.all_words)
+        self._units = len(units)
+
+    def share(self, wanted: Set[str], found: Set[str]) -> float:
+        """The share of the wanted words that were found, in [0, 1], weighted by their rarity."""
+        weights = {word: math.log(1 + self._units / (1 + self._counts[word])) for word in wanted}
+        total = sum(weights.values())
+        return sum(weight for word, weight in weights.items() if word in found) / total if total else 0.0
+
+
+def candidates(claim: Claim, question: str, units: Sequence[Unit], rarity: Rarity) -> list[Unit]:
+    """The units that share most words with claim and question; among them some of each passage that it cites."""
+    claimed, asked = words(claim.text), words(question)
+
+    def shared(unit: Unit) -> float:
+        return 2 * rarity.share(claimed - asked, unit.words) + rarity.share(claimed | asked, unit.all_words)
+
+    ranked = sorted((unit for unit in units if not unit.is_heading), key=lambda unit: -shared(unit))
+    of_cited = [[unit for unit in ranked if unit.hit.n == n][:_PER_PASSAGE] for n in dict.fromkeys(claim.cited)]
+    quoting = [unit for unit in ranked if any(find_quotes(claim.text, unit.text))][:_PER_PASSAGE]
+    wanted = [*quoting, *(unit for of_passage in of_cited for unit in of_passage), *ranked]
+    return list({(unit.hit.n, unit.start): unit for unit in wanted}.values())[:CANDIDATES]
+
+
+# --- Exact comparison -----------------------------------------------------------------------------------------------
+
+
+def unstated(claim: str, unit: Unit, question: str, language: str | None) -> tuple[str, ...]:
+    """What is exact in a claim and not stated by a unit or above it.
+
+    A number of the question ("Is it 28 days?") need not be, unless the claim has no other words.
+    """
+    known = f"{unit.context}\n{unit.text}"
+    absent = [one for one in quotations(claim) if not find_quote(one, unit.hit.text)]
+    places = {address.casefold() for address in _addresses(known)}
+    asked = words(question)
+    absent += [one for one in _addresses(claim) if one.casefold() not in places and not words(one) <= asked]
+    identifiers = {match[0].casefold() for match in IDENTIFIER.finditer(f"{known}\n{question}")}
+    absent += [match[0] for match in IDENTIFIER.finditer(claim) if match[0].casefold() not in identifiers]
+    stated_days = dates(known, language)
+    asked_days = dates(question, language)
+    for day in dates(claim, language):
+        if not any(one.states(day) for one in (*stated_days, *asked_days)):
+            absent.append(claim[day.start : day.end])
+    stated = [*stated_quantities(unit, language), *(quantities(question, language) if words(claim) - asked else ())]
+    absent += [
+        claim[one.start : one.end] for one in quantities(claim, language) if not any(map(one.is_stated_by, stated))
+    ]
+    return tuple(dict.fromkeys(absent))
+
+
+def stated_quantities(unit: Unit, language: str | None) -> list[Quantity]:
+    """The numbers of a unit and above it; those of a row also with the scale and unit of its header or caption."""
+    found = quantities(unit.text, language)
+    if unit.line:
+        powers, signs = scales_in(unit.context, language), units_in(unit.context, language)
+        found = [
+            replace(
+                one,
+                values=one.values | {value.scaleb(power) for value in one.values for power in powers},
+                units=one.units or signs,
+            )
+            for one in found
+        ]
+    return found + quantities(unit.context, language)
+
+
+def missing_subject(question: str, unit: Unit, claim: str, language: str | None) -> tuple[str, ...]:
+    """The periods, numbers and identifiers of a question that are not found with a unit.
+
+    The closest mention counts: a sentence about 2022 in a report of 2023 is not about 2023, and neither is a number in
+    the column 2022.
+    """
+    known = f"{unit.context}\n{unit.text}"
+    missing = [one[0] for one in IDENTIFIER.finditer(question) if one[0].casefold() not in known.casefold()]
+    asked = periods(question)
+    numbers = [one for one in quantities(question, language) if not asked & {str(value) for value in one.values}]
+    stated = stated_quantities(unit, language)
+    if unit.row is None:  # prose may refer to a number that was mentioned before
+        stated += quantities(unit.hit.text, language)
+    missing += [question[one.start : one.end] for one in numbers if not any(map(one.is_stated_by, stated))]
+    if asked:
+        near = periods(unit.text)
+        if unit.row and len(unit.row.header) == len(unit.row.cells):
+            answers = [one.values for one in quantities(claim, language)]
+            columns = [
+                title
+                for title, cell in zip(unit.row.header, unit.row.cells, strict=True)
+                if any(values & one.values for values in answers for one in quantities(cell, language))
+            ]
+            near |= periods(" | ".join(columns or unit.row.header))
+        found = set[str]()
+        for is_year in (True, False):
+            own = {period for period in near if period.isdigit() == is_year}
+            found |= own or {period for period in periods(unit.context) if period.isdigit() == is_year}
+        missing += sorted(asked - found)
+    return tuple(dict.fromkeys(missing))
+
+
+def periods(text: str) -> frozenset[str]:
+    """The years and quarters that a text has in digits, as `2018` and `Q2`."""
+    years = {match[1] or f"20{match[2]}" for match in _YEAR.finditer(text)}
+    return frozenset(years | {f"Q{match[1] or match[2]}" for match in _QUARTER.finditer(text)})
+
+
+def _addresses(text: str) -> list[str]:
+    """Email addresses, URLs and absolute paths."""
+    return [match[0].rstrip(".,;:!?'’]") for match in _ADDRESS.finditer(text)]
+
+
+def quotations(text: str) -> list[str]:
+    """The quotations of a text, split at ellipses."""
+    quoted = [next(filter(None, match.groups())) for match in _QUOTED.finditer(text)]
+    quoted = [quotation for quotation in quoted if len(quotation.split()) >= MIN_QUOTE_WORDS]
+    return [part for quotation in quoted for part in _ELLIPSIS.split(quotation) if part.strip()]
+
+
+def find_quote(quotation: str, text: str) -> tuple[int, int] | None:
+    """The first place where a quotation occurs, as (start, end); see `find_quotes`."""
+    return next(find_quotes(quotation, text), None)
+
+
+def find_quotes(quotation: str, text: str) -> Iterator[tuple[int, int]]:
+    """All places where a quotation occurs, as (start, end).
+
+    White space, the case of the first letter and the form of apostrophes may differ.
+    """
+    parts = quotation.strip().strip(".,;:!?").split()
+    if parts:
+        first, *rest = (re.sub("['’]", "['’]", _NON_JOINER.sub("", re.escape(word))) for word in parts)
+        pattern = "".join([rf"(?<!\w)(?i:{first})", *(rf"\s+{word}" for word in rest), r"(?!\w)"])
+        yield from (match.span() for match in re.finditer(pattern, text))
+
+
+def is_stitched(quotation: str, texts: Sequence[str]) -> bool:
+    """Whether a quotation consists of pieces of at least three words that each occur verbatim in a text."""
+    parts = quotation.split()
+    reachable = {0}
+    for end in range(MIN_QUOTE_WORDS, len(parts) + 1):
+        starts = [start for start in reachable if end - start >= MIN_QUOTE_WORDS]
+        if any(find_quote(" ".join(parts[start:end]), text) for start in starts for text in texts):
+            reachable.add(end)
+    return len(parts) in reachable
+
+
+def row_with_cell(unit: Unit, position: int | None) -> TableRow | None:
+    """The table row that a unit is, with the cell at a position of the passage as the likeliest one."""
+    if unit.row is None or unit.line is None or position is None:
+        return unit.row
+    line = unit.hit.text[unit.line.start : unit.line.end]
+    return replace(unit.row, column=cell_at(line, position - unit.line.start))
