@@ -213,17 +213,26 @@ def unstated(claim: str, unit: Unit, question: str, language: str | None) -> tup
 def stated_quantities(unit: Unit, language: str | None) -> list[Quantity]:
     """The numbers of a unit and above it; those of a row also with the scale and unit of its header or caption."""
     found = quantities(unit.text, language)
-    if unit.line:
-        powers, signs = scales_in(unit.context, language), units_in(unit.context, language)
+    if unit.row:
+        above = [above_cell(unit, unit.start + one.start) for one in found]
         found = [
             replace(
                 one,
-                values=one.values | {value.scaleb(power) for value in one.values for power in powers},
-                units=one.units or signs,
+                values=one.values
+                | {value.scaleb(power) for value in one.values for power in scales_in(text, language)},
+                units=one.units or units_in(text, language),
             )
-            for one in found
+            for one, text in zip(found, above, strict=True)
         ]
     return found + quantities(unit.context, language)
+
+
+def above_cell(unit: Unit, position: int) -> str:
+    """What names the scale and unit of a row's cell: the title of its column, then what stands above the table."""
+    row = row_with_cell(unit, position)
+    title = row.titles[row.column] if row and row.column is not None and row.column < len(row.cells) else ""
+    caption = "\n".join(line for line in unit.context.splitlines() if not line.startswith("|"))
+    return f"{title}\n{caption}"
 
 
 def missing_subject(question: str, unit: Unit, claim: str, language: str | None) -> tuple[str, ...]:

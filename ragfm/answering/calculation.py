@@ -1,0 +1,212 @@
+"""Calculations: a number that no sentence states, from cells and numbers that the passages have.
+
+A plan names an operation and its operands; an operand can only be a number that is there, so no number is invented.
+Arithmetic is decimal. Scales are converted, and units that differ are refused.
+
+    14.86 % = (1,577 − 1,373) ÷ 1,373 × 100
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, DivisionByZero, InvalidOperation, localcontext
+from typing import Literal, TypeAlias, get_args
+
+from ragfm.answering.evidence import Rarity, Unit, above_cell, periods, row_with_cell, words
+from ragfm.answering.quantities import Quantity, quantities, scales_in, units_in
+from ragfm.core.errors import RagfmError
+
+Operation: TypeAlias = Literal[
+    "difference",
+    "sum",
+    "mean",
+    "ratio",
+    "share",
+    "percentage change",
+    "growth rate",
+    "count",
+    "minimum",
+    "maximum",
+    "comparison",
+    "order",
+]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+PERCENT, POINTS = "concentr-percent", "percentage points"
+MAX_OPERANDS = 40
+"""Maximum number of cells that a plan may choose from."""
+_PAIRS = ("difference", "ratio", "share", "percentage change", "growth rate", "comparison")
+_UNIT_FREE = ("ratio", "count")
+_DECIMALS = Decimal("0.01")
+
+
+class CalculationError(RagfmError):
+    """A plan cannot be carried out: its operands do not go together, or some are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A number of a passage, by the name that a plan uses for it.
+
+    `label` says what it is: "Revenue — 2022", or the sentence that it is in. `value` is as it stands, with its sign;
+    `power` is that of its scale: 6 for millions. `unit` is CLDR's name, a currency code, or empty. `unit_at` and
+    `position` tell where it stands in its passage.
+    """
+
+    name: str
+    label: str
+    text: str
+    value: Decimal
+    power: int
+    unit: str
+    place: Unit
+    position: int
+
+    @property
+    def scaled(self) -> Decimal:
+        """The value with its scale."""
+        return self.value.scaleb(self.power)
+
+
+@dataclass(frozen=True, slots=True)
+class Calculation:
+    """A result with its working: `value` times ten to the `power`, in `unit`, by an operation on the operands.
+
+    `label` is that of the operand that a minimum, maximum or comparison chose.
+    """
+
+    operation: Operation
+    operands: tuple[Operand, ...]
+    value: Decimal
+    power: int
+    unit: str
+    working: str
+    label: str = ""
+
+
+def operands(question: str, units: Sequence[Unit], language: str | None) -> list[Operand]:
+    """The numbers of the units that a plan may choose from, those that look most like the question first."""
+    rarity, asked, found = Rarity(units), words(question), list[tuple[float, Operand]]()
+    for unit in units:
+        if unit.is_heading:
+            continue
+        for number in quantities(unit.text, language):
+            text = unit.text[number.start : number.end]
+            if not number.units and len(number.values) == 1 and periods(text):  # a year
+                continue
+            label, title = " ".join(unit.text.split()), ""
+            if unit.row is not None:
+                row = row_with_cell(unit, unit.start + number.start)
+                if row is None or not row.column or row.column >= len(row.cells):
+                    continue
+                title = row.titles[row.column]
+                label = " — ".join(filter(None, (row.label, title)))
+            above = above_cell(unit, unit.start + number.start) if unit.row is not None else ""
+            power, sign = _scale_and_unit(number, above, language)
+            value = max(number.values, key=lambda one: -one.as_tuple().exponent)  # type: ignore[operator]
+            operand = Operand("", label, text, -value if number.negative else value, power, sign, unit, number.start)
+            found.append((rarity.share(asked, words(f"{label} {unit.context}")), operand))
+    found.sort(key=lambda one: -one[0])
+    chosen = [operand for _, operand in found[:MAX_OPERANDS]]
+    return [
+        Operand(f"c{number}", one.label, one.text, one.value, one.power, one.unit, one.place, one.position)
+        for number, one in enumerate(chosen, 1)
+    ]
+
+
+def _scale_and_unit(number: Quantity, above: str, language: str | None) -> tuple[int, str]:
+    """The power of ten and the unit of a number: its own, or of a cell those that are named above, nearest first."""
+    units = sorted(number.units)
+    powers = frozenset[int]()
+    for line in above.splitlines():
+        units = units or sorted(units_in(line, language))
+        powers = powers or scales_in(line, language)
+    unit = units[0] if units else ""
+    return (0 if unit == PERCENT else min(powers, default=0)), unit
+
+
+def calculate(operation: Operation, chosen: Sequence[Operand], years: int = 0) -> Calculation:
+    """Carry out an operation. Of pairs, the first operand is the newer one, or the part of a whole.
+
+    `years` is the time between the operands of a growth rate; by default that between the years in their labels.
+    Raises CalculationError if the operands do not go together.
+    """
+    _check(operation, chosen)
+    power = min((one.power for one in chosen), default=0)
+    with localcontext() as context:
+        context.prec = 40
+        values = [one.value.scaleb(one.power - power) for one in chosen]
+        unit = next((one.unit for one in chosen if one.unit), "")
+        shown = [one.text if one.power == power else f"{one.text} × 10^{one.power - power}" for one in chosen]
+        shown = [
+            f"({text})" if value < 0 and not text.startswith("(") else text
+            for text, value in zip(shown, values, strict=True)
+        ]
+        label = ""
+        try:
+            if operation == "sum":
+                value, working = sum(values, Decimal()), " + ".join(shown)
+            elif operation == "mean":
+                value, working = sum(values, Decimal()) / len(values), f"({' + '.join(shown)}) ÷ {len(values)}"
+            elif operation == "count":
+                value, unit, power, working = Decimal(len(values)), "", 0, ", ".join(one.label for one in chosen)
+            elif operation in ("minimum", "maximum"):
+                best = (min if operation == "minimum" else max)(range(len(values)), key=values.__getitem__)
+                value, label, working = values[best], chosen[best].label, f"{operation} of {', '.join(shown)}"
+            elif operation == "order":
+                order = sorted(range(len(values)), key=lambda n: -values[n])
+                value, label = values[order[0]], chosen[order[0]].label
+                working = " > ".join(f"{chosen[n].label}: {shown[n]}" for n in order)
+            else:
+                (first, second), (a, b) = values, shown
+                if operation in ("difference", "comparison"):
+                    value, working = first - second, f"{a} − {b}"
+                    if operation == "comparison":
+                        label = chosen[0 if value >= 0 else 1].label
+                        value = abs(value)
+                    unit = POINTS if unit == PERCENT else unit
+                elif operation == "ratio":
+                    value, unit, power, working = first / second, "", 0, f"{a} ÷ {b}"
+                elif operation == "share":
+                    value, unit, power, working = 100 * first / second, PERCENT, 0, f"{a} ÷ {b} × 100"
+                elif operation == "percentage change":
+                    value, unit, power = 100 * (first - second) / second, PERCENT, 0
+                    working = f"({a} − {b}) ÷ {b} × 100"
+                else:
+                    years = years or _years_between(chosen)
+                    value = 100 * ((first / second) ** (Decimal(1) / years) - 1)
+                    unit, power, working = PERCENT, 0, f"(({a} ÷ {b})^(1/{years}) − 1) × 100"
+        except (DivisionByZero, InvalidOperation) as error:
+            raise CalculationError(f"The {operation} of {' and '.join(shown)} has no value.") from error
+    return Calculation(operation, tuple(chosen), value, power, unit, working, label)
+
+
+def rounded(calculation: Calculation) -> Decimal:
+    """The result with as many decimals as the operands have, at least two unless it is whole."""
+    digits = min([_DECIMALS, *(Decimal(1).scaleb(one.value.as_tuple().exponent) for one in calculation.operands)])  # type: ignore[arg-type]
+    value = calculation.value.quantize(digits)
+    return value.to_integral_value() if value == value.to_integral_value() else value.normalize()
+
+
+def _check(operation: Operation, chosen: Sequence[Operand]) -> None:
+    if not chosen:
+        raise CalculationError(f"A {operation} needs operands.")
+    if operation in _PAIRS and len(chosen) != 2:
+        raise CalculationError(f"A {operation} needs two operands, not {len(chosen)}.")
+    if len({(one.place.hit.n, one.place.start, one.position) for one in chosen}) < len(chosen):
+        raise CalculationError(f"A {operation} of the same cell is not meant.")
+    units = {one.unit for one in chosen}
+    if operation not in _UNIT_FREE and len(units - {""}) > 1:
+        raise CalculationError(f"A {operation} of {' and '.join(sorted(units - {''}))} is not possible.")
+    if operation not in _UNIT_FREE and PERCENT in units and len(units) > 1:
+        raise CalculationError(f"A {operation} of percentages and other numbers is not possible.")
+
+
+def _years_between(chosen: Sequence[Operand]) -> int:
+    years = [{int(period) for period in periods(one.label) if period.isdigit()} for one in chosen]
+    if any(len(of_label) != 1 for of_label in years):
+        raise CalculationError("The years of a growth rate are not known.")
+    (first,), (second,) = years
+    if first == second:
+        raise CalculationError("A growth rate needs two different years.")
+    return abs(first - second)

@@ -1,0 +1,107 @@
+"""Calculations over cells and numbers of passages."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ragfm import Hit
+from ragfm.answering.calculation import PERCENT, POINTS, CalculationError, Operand, calculate, operands, rounded
+from ragfm.answering.evidence import passage_units
+
+TABLE = """In millions of dollars, except shares
+
+| | 2023 | 2022 | Change in % |
+| --- | --- | --- | --- |
+| Revenue | $ 1,577 | $ 1,373 | 14.9 |
+| Net loss | (565) | 12.5 | |
+| Margin | 12 % | 10 % | |
+"""
+
+
+def cells(text: str = TABLE, question: str = "What was the revenue?") -> dict[str, Operand]:
+    hit = Hit("report.pdf", text, 0, len(text), 1, None, {}, n=1)
+    return {one.label: one for one in operands(question, list(passage_units(hit, "en")), "en")}
+
+
+def test_cells_have_labels_signs_scales_and_units() -> None:
+    found = cells()
+    revenue, loss, margin = found["Revenue — 2023"], found["Net loss — 2023"], found["Margin — 2023"]
+    assert revenue.scaled == Decimal("1577000000")
+    assert (loss.value, loss.power) == (Decimal(-565), 6)
+    assert (margin.value, margin.power, margin.unit) == (Decimal(12), 0, PERCENT)
+    assert len({one.name for one in found.values()}) == len(found)
+
+
+def test_a_percentage_change_shows_its_working() -> None:
+    found = cells()
+    change = calculate("percentage change", [found["Revenue — 2023"], found["Revenue — 2022"]])
+    assert (rounded(change), change.unit) == (Decimal("14.86"), PERCENT)
+    assert change.working == "($ 1,577 − $ 1,373) ÷ $ 1,373 × 100" or change.working == "(1,577 − 1,373) ÷ 1,373 × 100"
+
+
+@pytest.mark.parametrize(
+    ("operation", "value"),
+    [
+        ("difference", "204"),
+        ("sum", "2950"),
+        ("mean", "1475"),
+        ("ratio", "1.15"),
+        ("share", "114.86"),
+        ("maximum", "1577"),
+        ("growth rate", "14.86"),
+        ("comparison", "204"),
+        ("count", "2"),
+    ],
+)
+def test_operations(operation: str, value: str) -> None:
+    found = cells()
+    result = calculate(operation, [found["Revenue — 2023"], found["Revenue — 2022"]])  # type: ignore[arg-type]
+    assert rounded(result) == Decimal(value)
+
+
+def test_percentages_differ_by_points_and_are_not_added_to_money() -> None:
+    found = cells()
+    assert calculate("difference", [found["Margin — 2023"], found["Margin — 2022"]]).unit == POINTS
+    with pytest.raises(CalculationError, match="percent"):
+        calculate("sum", [found["Margin — 2023"], found["Revenue — 2023"]])
+
+
+def test_scales_are_converted() -> None:
+    found = cells("Sales were 2 billion euros in the north. Sales were 500 million euros in the south.")
+    north, south = (
+        found["Sales were 2 billion euros in the north."],
+        found["Sales were 500 million euros in the south."],
+    )
+    assert calculate("sum", [north, south]).value.scaleb(calculate("sum", [north, south]).power) == Decimal(
+        "2500000000"
+    )
+    dollars = cells("Sales were 3 dollars.")["Sales were 3 dollars."]
+    with pytest.raises(CalculationError):
+        calculate("sum", [north, dollars])
+
+
+@pytest.mark.parametrize("operation", ["ratio", "percentage change", "share"])
+def test_division_by_zero_is_refused(operation: str) -> None:
+    found = cells("| | 2023 | 2022 |\n| --- | --- | --- |\n| Debt | 5 | 0 |")
+    with pytest.raises(CalculationError, match="no value"):
+        calculate(operation, [found["Debt — 2023"], found["Debt — 2022"]])  # type: ignore[arg-type]
+
+
+def test_the_same_cell_twice_or_one_of_a_pair_is_refused() -> None:
+    revenue = cells()["Revenue — 2023"]
+    for chosen in ([revenue, revenue], [revenue], []):
+        with pytest.raises(CalculationError):
+            calculate("difference", chosen)
+
+
+@given(st.lists(st.decimals(-1_000_000, 1_000_000, places=2), min_size=2, max_size=6))
+def test_sums_and_means_are_exact(numbers: list[Decimal]) -> None:
+    rows = "\n".join(f"| r{n} | {f'({-value})' if value < 0 else value} |" for n, value in enumerate(numbers))
+    found = cells(f"| | 2023 |\n| --- | --- |\n{rows}")
+    chosen = [found[f"r{n} — 2023"] for n in range(len(numbers))]
+    assert calculate("sum", chosen).value == sum(numbers)
+    assert abs(calculate("mean", chosen).value * len(numbers) - sum(numbers)) < Decimal("1e-20")
