@@ -105,7 +105,9 @@ def operands(question: str, units: Sequence[Unit], language: str | None) -> list
             power, sign = _scale_and_unit(number, above, language)
             value = max(number.values, key=lambda one: -one.as_tuple().exponent)  # type: ignore[operator]
             operand = Operand("", label, text, -value if number.negative else value, power, sign, unit, number.start)
-            found.append((rarity.share(asked, words(f"{label} {unit.context}")), operand))
+            # Of two labels that have the same words of the question, the shorter one is meant.
+            recall = rarity.share(asked, words(f"{label} {unit.context}"))
+            found.append((recall + rarity.share(words(label), asked), operand))
     found.sort(key=lambda one: -one[0])
     chosen = [operand for _, operand in found[:MAX_OPERANDS]]
     return [
@@ -186,6 +188,32 @@ def rounded(calculation: Calculation) -> Decimal:
     digits = min([_DECIMALS, *(Decimal(1).scaleb(one.value.as_tuple().exponent) for one in calculation.operands)])  # type: ignore[arg-type]
     value = calculation.value.quantize(digits)
     return value.to_integral_value() if value == value.to_integral_value() else value.normalize()
+
+
+def likely_operands(operation: Operation, found: Sequence[Operand], question: str) -> list[Operand]:
+    """The operands of an operation that a question most likely means, of those that `operands` found; else none.
+
+    They stand in the row of the best one, in the columns of the periods that the question names, the newest first; of
+    the parts of a whole, the one that is mentioned first comes first.
+    """
+    if not found:
+        return []
+    asked = periods(question)
+    wanted = max(2, sum(period.isdigit() for period in asked)) if operation not in _PAIRS else 2
+    row = [one for one in found if one.place is found[0].place and one.place.row is not None]
+    by_period: dict[frozenset[str], Operand] = {}
+    for one in row:
+        if own := periods(one.label) & asked:
+            by_period.setdefault(own, one)
+    chosen = list(by_period.values())[:wanted]
+    if len(chosen) < 2:
+        chosen = list(found[:wanted])
+    if len(chosen) < 2:
+        return []
+    if operation in ("difference", "percentage change", "growth rate"):
+        chosen.sort(key=lambda one: max((int(year) for year in periods(one.label) if year.isdigit()), default=0))
+        chosen.reverse()
+    return chosen
 
 
 def _check(operation: Operation, chosen: Sequence[Operand]) -> None:

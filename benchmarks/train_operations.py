@@ -1,0 +1,144 @@
+"""Learn which calculation a question asks for: a linear classifier over the bundled embedding of the question.
+
+    python benchmarks/train_operations.py [--out FILE]
+
+Operations are those of the derivations of TAT-QA's arithmetic questions (every second context; Zhu et al. 2021). Its
+other questions, and those of SQuAD, HotpotQA and PolicyQA, need none. The regularisation is chosen by cross-validation
+over contexts. The figures are of the other half of TAT-QA, and of questions of SQuAD's report articles and the samples'
+handbook, which need no calculation. The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_transfer import HERE
+from data import DATA, hotpotqa
+from judge_examples import TUNED, asked, policies, written
+from measure import about, save
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from ragfm.answering.operations import NONE, SHIPPED
+from ragfm.embedders import load_embedder
+
+FORMS = {
+    "N-N": "difference",
+    "(N-N)/N": "percentage change",
+    "N/N-N": "percentage change",
+    "N+N": "sum",
+    "N+N+N": "sum",
+    "N+N+N+N": "sum",
+    "(N+N)/N": "mean",
+    "(N+N+N)/N": "mean",
+    "(N+N+N+N)/N": "mean",
+    "N/N": "ratio",
+}
+"""The operation of a derivation, in which N stands for a number without its sign."""
+
+
+def operation(question: dict[str, Any]) -> str | None:
+    """The operation of a question of TAT-QA; None if it is another one."""
+    if question["answer_type"] != "arithmetic":
+        return NONE
+    form = re.sub(r"[\d.,]+%?", "N", re.sub(r"[\s$]", "", question["derivation"]))
+    form = re.sub(r"-?\((-?N)\)", r"\1", form)
+    form = re.sub(r"(^|[-+/(])-N", r"\1N", form)
+    form = re.sub(r"^\((.*)\)$", r"\1", form) if form.count("(") == 1 and form.endswith(")") else form
+    found = FORMS.get(form)
+    return "share" if found == "ratio" and question["scale"] == "percent" else found
+
+
+def tat(*, reporting: bool) -> list[tuple[int, str, str]]:
+    """Context, question and operation of every second context."""
+    data = json.loads(gzip.decompress((DATA / "tatqa/dev.json.gz").read_bytes()))[int(reporting) :: 2]
+    return [
+        (number, question["question"], found)
+        for number, entry in enumerate(data)
+        for question in entry["questions"]
+        if (found := operation(question))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="File for the weights")
+    args = parser.parse_args()
+    chance = random.Random(0)
+    train = [one.question for one in asked("squad/squad-v1.0-train.json.gz")]
+    others = chance.sample(train, 2_500)
+    others += [one for one in train if re.match(r"how (many|much)|what percent", one.lower())][:1_500:2]
+    others += [one.text for one in hotpotqa().questions][:100] + [one.question for one in policies(reporting=False)][:200]
+    learned = [*tat(reporting=False), *((-number, text, NONE) for number, text in enumerate(others, 1))]
+    groups, texts, labels = zip(*learned, strict=True)
+    embedder = load_embedder("bundled")
+
+    def features(questions: Sequence[str]) -> Any:
+        return embedder.embed_queries(list(questions)).astype(np.float64)
+
+    x, y = features(texts), np.array(labels)
+    weights = np.where(np.array(groups) < 0, 0.3, 1.0)
+    scores = {}
+    for strength in (1.0, 3.0, 10.0, 30.0, 100.0):
+        right = []
+        for fit, test in GroupKFold(5).split(x, y, [group if group >= 0 else -(-group % 97) - 1 for group in groups]):
+            model = LogisticRegression(C=strength, max_iter=2_000).fit(x[fit], y[fit], weights[fit])
+            ours = [n for n in test if groups[n] >= 0]
+            right += list(model.predict(x[ours]) == y[ours])
+        scores[strength] = round(float(np.mean(right)), 4)
+        print(f"C {strength}: {scores[strength]}", file=sys.stderr)
+    best = max(scores, key=lambda one: scores[one])
+    model = LogisticRegression(C=best, max_iter=2_000).fit(x, y, weights)
+    names = list(model.classes_)
+    order = [names.index(NONE), *(n for n, name in enumerate(names) if name != NONE)]
+    save_file(
+        {"weights": model.coef_[order].astype(np.float16), "bias": model.intercept_[order].astype(np.float32)},
+        str(args.out),
+        {"operations": json.dumps([names[n] for n in order])},
+    )
+    result: dict[str, Any] = {**about("operations", ["ragfm"]), "examples": Counter(labels), "cross-validation": scores}
+    held_out = tat(reporting=True)
+    guessed = model.predict(features([text for _, text, _ in held_out]))
+    wanted = np.array([label for *_, label in held_out])
+    result["TAT-QA, other half"] = {
+        "questions": len(wanted),
+        "right": round(float((guessed == wanted).mean()), 4),
+        "needs one, noticed": round(float((guessed != NONE)[wanted != NONE].mean()), 4),
+        "needs none, noticed": round(float((guessed == NONE)[wanted == NONE].mean()), 4),
+        "operation right": round(float((guessed == wanted)[wanted != NONE].mean()), 4),
+        "confused": Counter(
+            f"{w} as {g}" for w, g in zip(wanted.tolist(), guessed.tolist(), strict=True) if w != g
+        ).most_common(8),
+    }
+    prose = {
+        "SQuAD, report articles": [one.question for one in chance.sample(written(TUNED, 35), 1_000)],
+        "handbook and canal": [
+            json.loads(line)["question"]
+            for name in ("handbook", "canal")
+            for line in (HERE / f"{name}.jsonl").read_text().splitlines()
+        ],
+    }
+    for name, questions in prose.items():
+        of_set = model.predict(features(questions))
+        result[name] = {
+            "questions": len(questions),
+            "as a calculation": round(float((of_set != NONE).mean()), 4),
+            "examples": [q for q, g in zip(questions, of_set, strict=True) if g != NONE][:5],
+        }
+    save(result, "operations")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
