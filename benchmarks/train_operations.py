@@ -79,7 +79,9 @@ def main() -> None:
     train = [one.question for one in asked("squad/squad-v1.0-train.json.gz")]
     others = chance.sample(train, 2_500)
     others += [one for one in train if re.match(r"how (many|much)|what percent", one.lower())][:1_500:2]
-    others += [one.text for one in hotpotqa().questions][:100] + [one.question for one in policies(reporting=False)][:200]
+    others += [one.text for one in hotpotqa().questions][:100] + [one.question for one in policies(reporting=False)][
+        :200
+    ]
     learned = [*tat(reporting=False), *((-number, text, NONE) for number, text in enumerate(others, 1))]
     groups, texts, labels = zip(*learned, strict=True)
     embedder = load_embedder("bundled")

@@ -8,8 +8,9 @@ Arithmetic is decimal. Scales are converted, and units that differ are refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, DivisionByZero, InvalidOperation, localcontext
 from typing import Literal, TypeAlias, get_args
 
@@ -49,8 +50,8 @@ class Operand:
     """A number of a passage, by the name that a plan uses for it.
 
     `label` says what it is: "Revenue — 2022", or the sentence that it is in. `value` is as it stands, with its sign;
-    `power` is that of its scale: 6 for millions. `unit` is CLDR's name, a currency code, or empty. `unit_at` and
-    `position` tell where it stands in its passage.
+    `power` is that of its scale: 6 for millions. `units` are CLDR's names or currency codes; several for a sign that
+    several currencies have, none if no unit is named. It stands at `position` of the text of `place`.
     """
 
     name: str
@@ -58,9 +59,15 @@ class Operand:
     text: str
     value: Decimal
     power: int
-    unit: str
+    units: frozenset[str]
     place: Unit
     position: int
+
+    @property
+    def column(self) -> int | None:
+        """Its column of a table; None in prose."""
+        row = row_with_cell(self.place, self.place.start + self.position)
+        return row.column if row else None
 
     @property
     def scaled(self) -> Decimal:
@@ -72,7 +79,8 @@ class Operand:
 class Calculation:
     """A result with its working: `value` times ten to the `power`, in `unit`, by an operation on the operands.
 
-    `label` is that of the operand that a minimum, maximum or comparison chose.
+    `unit` is a percent sign, `points`, or the sign or word of the operands; empty without one. `label` is that of the
+    operand that a minimum, maximum or comparison chose.
     """
 
     operation: Operation
@@ -102,29 +110,24 @@ def operands(question: str, units: Sequence[Unit], language: str | None) -> list
                 title = row.titles[row.column]
                 label = " — ".join(filter(None, (row.label, title)))
             above = above_cell(unit, unit.start + number.start) if unit.row is not None else ""
-            power, sign = _scale_and_unit(number, above, language)
+            power, signs = _scale_and_units(number, above, language)
             value = max(number.values, key=lambda one: -one.as_tuple().exponent)  # type: ignore[operator]
-            operand = Operand("", label, text, -value if number.negative else value, power, sign, unit, number.start)
+            operand = Operand("", label, text, -value if number.negative else value, power, signs, unit, number.start)
             # Of two labels that have the same words of the question, the shorter one is meant.
             recall = rarity.share(asked, words(f"{label} {unit.context}"))
             found.append((recall + rarity.share(words(label), asked), operand))
     found.sort(key=lambda one: -one[0])
     chosen = [operand for _, operand in found[:MAX_OPERANDS]]
-    return [
-        Operand(f"c{number}", one.label, one.text, one.value, one.power, one.unit, one.place, one.position)
-        for number, one in enumerate(chosen, 1)
-    ]
+    return [replace(operand, name=f"c{number}") for number, operand in enumerate(chosen, 1)]
 
 
-def _scale_and_unit(number: Quantity, above: str, language: str | None) -> tuple[int, str]:
-    """The power of ten and the unit of a number: its own, or of a cell those that are named above, nearest first."""
-    units = sorted(number.units)
-    powers = frozenset[int]()
+def _scale_and_units(number: Quantity, above: str, language: str | None) -> tuple[int, frozenset[str]]:
+    """The power of ten and the units of a number: its own, or of a cell those that are named above, nearest first."""
+    units, powers = number.units, frozenset[int]()
     for line in above.splitlines():
-        units = units or sorted(units_in(line, language))
+        units = units or units_in(line, language)
         powers = powers or scales_in(line, language)
-    unit = units[0] if units else ""
-    return (0 if unit == PERCENT else min(powers, default=0)), unit
+    return (0 if units == {PERCENT} else min(powers, default=0)), units
 
 
 def calculate(operation: Operation, chosen: Sequence[Operand], years: int = 0) -> Calculation:
@@ -138,7 +141,7 @@ def calculate(operation: Operation, chosen: Sequence[Operand], years: int = 0) -
     with localcontext() as context:
         context.prec = 40
         values = [one.value.scaleb(one.power - power) for one in chosen]
-        unit = next((one.unit for one in chosen if one.unit), "")
+        unit = _shown_unit(chosen)
         shown = [one.text if one.power == power else f"{one.text} × 10^{one.power - power}" for one in chosen]
         shown = [
             f"({text})" if value < 0 and not text.startswith("(") else text
@@ -166,18 +169,18 @@ def calculate(operation: Operation, chosen: Sequence[Operand], years: int = 0) -
                     if operation == "comparison":
                         label = chosen[0 if value >= 0 else 1].label
                         value = abs(value)
-                    unit = POINTS if unit == PERCENT else unit
+                    unit = POINTS if unit == "%" else unit
                 elif operation == "ratio":
                     value, unit, power, working = first / second, "", 0, f"{a} ÷ {b}"
                 elif operation == "share":
-                    value, unit, power, working = 100 * first / second, PERCENT, 0, f"{a} ÷ {b} × 100"
+                    value, unit, power, working = 100 * first / second, "%", 0, f"{a} ÷ {b} × 100"
                 elif operation == "percentage change":
-                    value, unit, power = 100 * (first - second) / second, PERCENT, 0
+                    value, unit, power = 100 * (first - second) / second, "%", 0
                     working = f"({a} − {b}) ÷ {b} × 100"
                 else:
                     years = years or _years_between(chosen)
                     value = 100 * ((first / second) ** (Decimal(1) / years) - 1)
-                    unit, power, working = PERCENT, 0, f"(({a} ÷ {b})^(1/{years}) − 1) × 100"
+                    unit, power, working = "%", 0, f"(({a} ÷ {b})^(1/{years}) − 1) × 100"
         except (DivisionByZero, InvalidOperation) as error:
             raise CalculationError(f"The {operation} of {' and '.join(shown)} has no value.") from error
     return Calculation(operation, tuple(chosen), value, power, unit, working, label)
@@ -193,27 +196,50 @@ def rounded(calculation: Calculation) -> Decimal:
 def likely_operands(operation: Operation, found: Sequence[Operand], question: str) -> list[Operand]:
     """The operands of an operation that a question most likely means, of those that `operands` found; else none.
 
-    They stand in the row of the best one, in the columns of the periods that the question names, the newest first; of
-    the parts of a whole, the one that is mentioned first comes first.
+    If the question names several rows of a table and at most one period, they are the cells of these rows in the same
+    column, in the order in which they are mentioned. Otherwise they stand in the row of the best one, in the columns
+    of the periods that the question names and, for a sum or mean, between them, the newest first.
     """
-    if not found:
-        return []
-    asked = periods(question)
-    wanted = max(2, sum(period.isdigit() for period in asked)) if operation not in _PAIRS else 2
+    asked, text = periods(question), question.casefold()
+    years = sorted(int(period) for period in asked if period.isdigit())
+    several = operation not in _PAIRS
+    named = _named_rows(found, question)
+    if len(named) > 1 and len(years) < 2:
+        first = next(one for one in found if one.place in named)
+        cells = [
+            next((one for one in found if one.place is row and one.column == first.column), None)
+            for row in sorted(named, key=lambda row: text.find(_label(row).split()[0].casefold()))
+        ]
+        chosen = [cell for cell in cells if cell is not None]
+        if len(chosen) > 1:
+            return chosen if several else chosen[:2]
     row = [one for one in found if one.place is found[0].place and one.place.row is not None]
     by_period: dict[frozenset[str], Operand] = {}
     for one in row:
-        if own := periods(one.label) & asked:
-            by_period.setdefault(own, one)
-    chosen = list(by_period.values())[:wanted]
+        own = {year for year in periods(one.label) if year.isdigit()}
+        between = several and len(years) == 2 and any(years[0] < int(year) < years[1] for year in own)
+        if periods(one.label) & asked or between:
+            by_period.setdefault(periods(one.label) & asked or frozenset(own), one)
+    chosen = list(by_period.values())
     if len(chosen) < 2:
-        chosen = list(found[:wanted])
-    if len(chosen) < 2:
-        return []
-    if operation in ("difference", "percentage change", "growth rate"):
-        chosen.sort(key=lambda one: max((int(year) for year in periods(one.label) if year.isdigit()), default=0))
-        chosen.reverse()
-    return chosen
+        chosen = list(found[:2])
+    chosen.sort(key=lambda one: -max((int(year) for year in periods(one.label) if year.isdigit()), default=0))
+    return chosen if several else chosen[:2]
+
+
+def _named_rows(found: Sequence[Operand], question: str) -> list[Unit]:
+    """The rows of the first table whose labels the question has, without those whose label is a part of another's."""
+    asked, rows = words(question), list[Unit]()
+    for row in (one.place for one in found):
+        label, of_table = words(_label(row)), not rows or row.hit is rows[0].hit
+        if label and label <= asked and of_table and row not in rows:
+            rows.append(row)
+    return [row for row in rows if not any(words(_label(row)) < words(_label(other)) for other in rows)]
+
+
+def _label(row: Unit) -> str:
+    """The first cell of a row."""
+    return row.row.cells[0] if row.row else ""
 
 
 def _check(operation: Operation, chosen: Sequence[Operand]) -> None:
@@ -223,11 +249,26 @@ def _check(operation: Operation, chosen: Sequence[Operand]) -> None:
         raise CalculationError(f"A {operation} needs two operands, not {len(chosen)}.")
     if len({(one.place.hit.n, one.place.start, one.position) for one in chosen}) < len(chosen):
         raise CalculationError(f"A {operation} of the same cell is not meant.")
-    units = {one.unit for one in chosen}
-    if operation not in _UNIT_FREE and len(units - {""}) > 1:
-        raise CalculationError(f"A {operation} of {' and '.join(sorted(units - {''}))} is not possible.")
-    if operation not in _UNIT_FREE and PERCENT in units and len(units) > 1:
+    if operation in _UNIT_FREE:
+        return
+    named = [one.units for one in chosen if one.units]
+    if named and not frozenset.intersection(*named):
+        raise CalculationError(f"A {operation} of {' and '.join(one.text for one in chosen)} has no unit.")
+    if any(one.units == {PERCENT} for one in chosen) and not all(one.units == {PERCENT} for one in chosen):
         raise CalculationError(f"A {operation} of percentages and other numbers is not possible.")
+
+
+def _shown_unit(chosen: Sequence[Operand]) -> str:
+    """The unit of the operands as the first one that names it writes it: `$`, `%` or `days`."""
+    for one in chosen:
+        if one.units == {PERCENT}:
+            return "%"
+        if found := re.sub(r"[\d.,'’()\s\u00a0\u202f−-]+", " ", one.text).strip():
+            return found
+        if one.units:
+            before = one.place.hit.text[: one.place.start + one.position].rstrip()[-1:]
+            return before if before and not before.isalnum() and before not in "|(" else min(one.units, key=len)
+    return ""
 
 
 def _years_between(chosen: Sequence[Operand]) -> int:
