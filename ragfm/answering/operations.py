@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,11 @@ SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "operations.safeten
 NONE = "none"
 
 
-def asked_operation(question: str) -> tuple[str, float]:
-    """The operation that a question most likely asks for, `none` if it needs no calculation, and its probability."""
+def asked_operation(question: str) -> tuple[Any, float]:
+    """The operation that a question most likely asks for, `none` if it needs no calculation, and its probability.
+
+    Raises ModelNotFoundError if the bundled embedding model is not installed.
+    """
     names, weights, bias = _classifier()
     scores = weights @ load_embedder("bundled").embed_queries([question])[0] + bias
     chances = np.exp(scores - scores.max())

@@ -16,7 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from babel import Locale
 
 _UNITS = """
     area-acre area-hectare area-square-foot area-square-kilometer area-square-meter area-square-mile concentr-percent
@@ -63,7 +66,8 @@ class Quantity:
 
     `values` has both readings of a number whose separator may be that of thousands or of decimals. `units` are CLDR's
     names of units, such as `length-meter`, or currency codes; several if a sign stands for several, none without a
-    unit. `rate` is the period that it is for: "a salary of 30 euros per hour".
+    unit. `power` is that of ten of its scale, which the values have. `rate` is the period that it is for: "30 euros per
+    hour".
     """
 
     start: int
@@ -72,6 +76,7 @@ class Quantity:
     negative: bool = False
     units: frozenset[str] = frozenset()
     rate: str = ""
+    power: int = 0
 
     def is_stated_by(self, other: Quantity) -> bool:
         """Whether another one has its value, and no unit, rate or sign that contradicts it.
@@ -138,10 +143,10 @@ def quantities(text: str, language: str | None = None) -> list[Quantity]:
         negative |= before.rstrip("$€£¥ ").endswith("(") and text[end : end + 1] == ")"
 
         position = _GAP.match(text, end).end()  # type: ignore[union-attr]
-        scale, unit = _longest(text, position, forms.scales), _longest(text, position, forms.units)
+        scale, unit, power = _longest(text, position, forms.scales), _longest(text, position, forms.units), 0
         if scale and (units or not unit or unit[0] < scale[0]):  # "5 m" are metres, "$5 m" are millions
-            values = frozenset(value.scaleb(scale[1]) for value in values)
-            end = scale[0]
+            end, power = scale
+            values = frozenset(value.scaleb(power) for value in values)
         position = _GAP.match(text, end).end()  # type: ignore[union-attr]
         for word in range(_DISTANCE + 1):
             if unit := _longest(text, position, forms.units):
@@ -155,7 +160,7 @@ def quantities(text: str, language: str | None = None) -> list[Quantity]:
         else:
             position = end
         rate = _longest(text, position, forms.rates) or _longest(text, _GAP.match(text, position).end(), forms.rates)  # type: ignore[union-attr]
-        found.append(Quantity(start, end, values, negative, units, rate[1] if rate else ""))
+        found.append(Quantity(start, end, values, negative, units, rate[1] if rate else "", power))
     return found
 
 
@@ -232,7 +237,7 @@ def _longest(text: str, position: int, forms: Mapping[str, Value]) -> tuple[int,
 @cache
 def _forms(language: str | None) -> _Forms:
     """The forms of a language; those of English, and international ones, if it is unknown to the CLDR."""
-    from babel import Locale, UnknownLocaleError
+    from babel import Locale
     from babel.dates import get_date_format, get_month_names, get_period_names
     from babel.numbers import (
         format_compact_decimal,
@@ -243,10 +248,7 @@ def _forms(language: str | None) -> _Forms:
     )
     from babel.units import format_compound_unit, format_unit
 
-    try:
-        own = Locale.parse(language or "en")
-    except (UnknownLocaleError, ValueError):
-        own = Locale.parse("en")
+    own = _locale(language)
     lengths: tuple[Literal["long"], Literal["short"]] = ("long", "short")
     widths: tuple[Literal["wide"], Literal["abbreviated"]] = ("wide", "abbreviated")
     locales = [own, *map(Locale.parse, ("en", "en_GB"))]  # English units and codes occur in texts of all languages
@@ -325,3 +327,30 @@ def _forms(language: str | None) -> _Forms:
         get_decimal_symbol(own),
         get_group_symbol(own),
     )
+
+
+def scale_word(power: int, language: str | None = None) -> str:
+    """The word of a language for a power of ten: "million" for 6; empty for 0 or if the language has none."""
+    from babel.numbers import format_compact_decimal
+
+    locale = _locale(language)
+    written = format_compact_decimal(2 * 10**power, format_type="long", locale=locale) if power else ""
+    number = _NUMBER.match(written)
+    return written[number.end() :].strip() if number and int(re.sub(r"\D", "", number[0])) == 2 else ""
+
+
+def with_separators(number: Decimal, language: str | None = None) -> str:
+    """A number as a language writes it."""
+    from babel.numbers import format_decimal
+
+    return format_decimal(number, locale=_locale(language), decimal_quantization=False)
+
+
+def _locale(language: str | None) -> Locale:
+    """The locale of a language; English if it is unknown to the CLDR."""
+    from babel import Locale, UnknownLocaleError
+
+    try:
+        return Locale.parse(language or "en")
+    except (UnknownLocaleError, ValueError):
+        return Locale.parse("en")

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragfm import Hit
-from ragfm.answering.calculation import PERCENT, POINTS, CalculationError, Operand, calculate, operands, rounded
+from ragfm.answering.calculation import (
+    PERCENT,
+    POINTS,
+    CalculationError,
+    Operand,
+    calculate,
+    displayed,
+    likely_operands,
+    operands,
+    rounded,
+)
 from ragfm.answering.evidence import passage_units
 
 TABLE = """In millions of dollars, except shares
@@ -105,3 +115,28 @@ def test_sums_and_means_are_exact(numbers: list[Decimal]) -> None:
     chosen = [found[f"r{n} — 2023"] for n in range(len(numbers))]
     assert calculate("sum", chosen).value == sum(numbers)
     assert abs(calculate("mean", chosen).value * len(numbers) - sum(numbers)) < Decimal("1e-20")
+
+
+@pytest.mark.parametrize(
+    ("question", "operation", "answer"),
+    [
+        ("What is the percentage change in revenue between 2022 and 2023?", "percentage change", "14.86 %"),
+        ("What is the change in revenue from 2022 to 2023?", "difference", "$204 million"),
+        ("What was the average revenue in 2022 and 2023?", "mean", "$1,475 million"),
+        ("What was the change in margin from 2022 to 2023?", "difference", "2 percentage points"),
+        ("What is the difference between revenue and net loss in 2023?", "difference", "$2,142 million"),
+    ],
+)
+def test_the_operands_that_a_question_means(question: str, operation: str, answer: str) -> None:
+    hit = Hit("report.pdf", TABLE, 0, len(TABLE), 1, None, {}, n=1)
+    found = operands(question, list(passage_units(hit, "en")), "en")
+    result = calculate(operation, likely_operands(operation, found, question))  # type: ignore[arg-type]
+    assert displayed(result, "en").partition(" = ")[0] == answer
+
+
+def test_a_result_is_written_as_its_language_does() -> None:
+    table = "in Mio. €\n\n| | 2023 | 2022 |\n| --- | --- | --- |\n| Umsatz | 1.577,5 | 1.373 |"
+    hit = Hit("bericht.pdf", table, 0, len(table), 1, None, {}, n=1)
+    found = operands("Wie hat sich der Umsatz von 2022 auf 2023 verändert?", list(passage_units(hit, "de")), "de")
+    shown = displayed(calculate("difference", found[:2] if "2023" in found[0].label else found[1::-1]), "de")
+    assert shown == "204,5 Millionen EUR = 1.577,5 − 1.373"
