@@ -1,6 +1,6 @@
 """The networks BERT (Devlin et al. 2019) and MPNet (Song et al. 2020), independent of the library that runs them.
 
-The libraries are numpy, torch and OpenVINO. MPNet adds a bias to the attention scores, by the distance of two tokens.
+The libraries are numpy and OpenVINO. MPNet adds a bias to the attention scores, by the distance of two tokens.
 
 Shapes: `B` texts padded to `L` tokens, `H` the hidden size.
 """

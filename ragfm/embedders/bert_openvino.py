@@ -7,7 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.bert_numpy import NumpyBackend
 from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, embed_sorted, states_sorted
-from ragfm.models.hardware import compute_threads, physical_cores
+from ragfm.models.hardware import compute_threads, cpu_info, physical_cores
 
 BATCH_TOKENS = 2048
 """Maximum tokens of a batch, padding included."""
@@ -37,14 +37,14 @@ LENGTH_MULTIPLE = 8
 class OpenVinoBackend:
     """The graph is built from the weights in memory, without a converted copy of the model on disk.
 
-    In fp32 two threads compute one batch, since a question waits for its vector. In bf16 each thread computes its own,
-    since threads that wait for each other lose a third of the throughput next to a busy process.
+    For questions two threads compute one batch, since a question waits for its vector. For passages each thread
+    computes its own, since threads that wait for each other lose a third of the throughput next to a busy process.
 
     A forked process uses numpy instead: OpenVINO waits there for threads that only the parent has, even to compile a
     model or to free one.
     """
 
-    def __init__(self, folder: BertFolder, bert: Bert, precision: Literal["f32", "bf16"]) -> None:
+    def __init__(self, folder: BertFolder, bert: Bert, *, for_passages: bool) -> None:
         self._dim = folder.dim
         self._numpy = NumpyBackend(folder, bert)
         if _is_forked():
@@ -52,11 +52,11 @@ class OpenVinoBackend:
         ids, mask = op.parameter([-1, -1], np.int64), op.parameter([-1, -1], np.float32)
         model = openvino.Model([forward(_OpenVinoOperations(folder), bert, ids, mask)], [ids, mask], "bert")
         threads = streams = compute_threads()
-        if precision == "f32":
+        if not for_passages:
             threads = min(threads, physical_cores())  # hyper-threads of one core would wait for each other
             streams = max(1, threads // 2)
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if for_passages and "bf16" in cpu_info()[1] else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
         }

@@ -1,4 +1,4 @@
-"""The neural network behind an embedder, and the backends that can run it on this machine."""
+"""The neural network behind an embedder, and the backends that run it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import Bert
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.models.hardware import cpu_info, has_gpu, limit_torch_threads
+from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class BertNetwork:
     """
 
     has_images = False
+    exact_backend = "numpy-fp32"
 
     def __init__(self, folder: BertFolder, weights: Bert | None = None) -> None:
         self._folder = folder
@@ -61,7 +62,9 @@ class BertNetwork:
         self.dim = folder.dim
         self.pooling = folder.pooling
         self.prompts = folder.prompts
-        self.fast_exact_backend = "openvino-fp32" if importlib.util.find_spec("openvino") else "torch-fp32"
+        has_openvino = importlib.util.find_spec("openvino") is not None
+        self.fast_exact_backend = "openvino-fp32" if has_openvino else self.exact_backend
+        self.fast_backend = "openvino" if has_openvino else self.exact_backend
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -73,17 +76,6 @@ class BertNetwork:
             tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), tokenizer.normalizer])
         return tokenizer
 
-    def backends(self) -> list[str]:
-        """Names of the backends that this machine may support; the first is exact and quick to import."""
-        names = ["numpy-fp32", "torch-fp32"]
-        if "bf16" in cpu_info()[1]:
-            names.append("torch-bf16")
-        if importlib.util.find_spec("openvino"):
-            names.append("openvino")
-        if has_gpu():
-            names.append("gpu-fp16")
-        return names
-
     def load(self, name: str) -> Backend:
         """Load a backend by name."""
         run = self.load_bert(name)
@@ -91,21 +83,13 @@ class BertNetwork:
 
     def load_bert(self, name: str) -> BertBackend:
         """Load a backend that runs on token ids, by name."""
-        library, _, precision = name.partition("-")
-        if library == "numpy":
+        if name == self.exact_backend:
             from ragfm.embedders.bert_numpy import NumpyBackend
 
             return NumpyBackend(self._folder, self._weights)
-        if library == "openvino":
-            from ragfm.embedders.bert_openvino import OpenVinoBackend
+        from ragfm.embedders.bert_openvino import OpenVinoBackend
 
-            return OpenVinoBackend(self._folder, self._weights, "f32" if precision == "fp32" else "bf16")
-        import torch
-
-        from ragfm.embedders.bert_torch import TorchBackend
-
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        return TorchBackend(self._folder, self._weights, dtype, "cuda" if library == "gpu" else "cpu")
+        return OpenVinoBackend(self._folder, self._weights, for_passages=name == "openvino")
 
     @cached_property
     def _weights(self) -> Bert:
@@ -115,9 +99,9 @@ class BertNetwork:
 
 
 class LibraryNetwork:
-    """Any model that sentence-transformers can load, run by that library."""
+    """Any model that sentence-transformers can load, run by that library in fp32, on the GPU if there is one."""
 
-    fast_exact_backend = "fp32"
+    exact_backend = fast_exact_backend = fast_backend = "fp32"
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
@@ -173,26 +157,18 @@ class LibraryNetwork:
         vectors: Vectors = tensor.float().cpu().numpy()
         return vectors
 
-    def backends(self) -> list[str]:
-        """fp32, on the GPU if there is one, and bf16 on processors that support it."""
-        return ["fp32", "bf16"] if "bf16" in cpu_info()[1] and not has_gpu() else ["fp32"]
-
-    def load(self, name: str) -> Backend:
-        """Load a backend by name; bf16 uses autocast."""
-        import torch
-
+    def load(self, name: str = "fp32") -> Backend:
+        """Load the model."""
         model = self._model
 
         def run(texts: TokenizedTexts) -> Vectors:
-            with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
-                tensor = model.encode(
-                    list(texts.texts),
-                    prompt=texts.prompt,
-                    normalize_embeddings=True,
-                    convert_to_numpy=False,
-                    convert_to_tensor=True,
-                    show_progress_bar=False,
-                )
+            tensor = model.encode(
+                list(texts.texts),
+                prompt=texts.prompt,
+                normalize_embeddings=True,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
             vectors: Vectors = tensor.float().cpu().numpy()
             return vectors
 
@@ -229,9 +205,9 @@ class LibraryNetwork:
 Network: TypeAlias = BertNetwork | LibraryNetwork
 """The properties of a model that the embedding contract needs, its tokenizer, and its backends.
 
-`window` is the maximum number of tokens, including special tokens and the prompt. `backends` lists the names of the
-backends that this machine may support, first the exact one that is quickest to load. `fast_exact_backend` takes longer
-to load but runs faster, and other threads wait less for it. `load` raises if a backend turns out to be unavailable.
+`window` is the maximum number of tokens, including special tokens and the prompt. `exact_backend` is the quickest to
+load, in fp32; `fast_exact_backend` runs faster, and other threads wait less for it; `fast_backend` is for many
+passages. `load` raises if a backend turns out to be unavailable.
 """
 
 

@@ -15,7 +15,6 @@ from ragfm.cli.models import models
 from ragfm.cli.options import warn_of_licence
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Reader
-from ragfm.embedders.backend_choice import MIN_COSINE
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers import weight_format as module
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
@@ -33,32 +32,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*words: str) -> str:
     return CliRunner().invoke(models, words, catch_exceptions=False).stdout
-
-
-@pytest.mark.slow
-def test_bench_measures_the_backends_and_stores_the_fastest(cache: Path) -> None:
-    rows = json.loads(run("bench", "--json"))["forms"]
-    forms = {row["form"]: row for row in rows}
-    assert {"numpy-fp32", "torch-fp32"} <= forms.keys()
-    assert forms["numpy-fp32"]["lowest_cosine"] > 0.99999
-    (chosen,) = (row for row in rows if row["chosen"])
-    assert chosen["lowest_cosine"] >= MIN_COSINE
-    eligible = [row for row in rows if row["lowest_cosine"] >= MIN_COSINE]
-    assert chosen["tokens_per_second"] == max(row["tokens_per_second"] for row in eligible)
-    (stored,) = json.loads(cache.read_text()).values()
-    assert stored["form"] == chosen["form"]
-
-
-@pytest.mark.slow
-def test_bench_prints_a_table() -> None:
-    lines = run("bench").splitlines()
-    assert lines[0].split() == ["backend", "texts/s", "tokens/s", "minimum", "cosine"]
-    assert sum(line.endswith("chosen") for line in lines) == 1
-
-
-def test_an_embedder_with_one_backend_cannot_be_measured() -> None:
-    with pytest.raises(UnsupportedError, match="The embedder 'hashing' has only one backend"):
-        CliRunner().invoke(models, ["bench", "--embedder", "hashing"], catch_exceptions=False)
 
 
 def test_info_describes_a_model(tmp_path: Path) -> None:

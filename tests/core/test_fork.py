@@ -69,7 +69,7 @@ def work():
     fork_after(openmp + work, str(tiny))
 
 
-@pytest.mark.parametrize("backend", ["numpy-fp32", "torch-fp32", "openvino"])
+@pytest.mark.parametrize("backend", ["numpy-fp32", "openvino"])
 def test_a_backend_of_an_embedding_model_works_in_a_child(backend: str) -> None:
     """With several batches, so that it uses several threads."""
     if backend == "openvino":
