@@ -94,15 +94,14 @@ class SearchSection(_Section):
     reranker: str | None = Field(
         None,
         description="Model that reranks hits: `verifier` (bundled, English), a cross-encoder as a folder or a name on "
-        "the Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, "
-        "`PLUGIN:NAME`, or `none`.",
+        "the Hugging Face hub, `PLUGIN:NAME`, or `none`.",
     )
     rerank_weight: float | None = Field(
         None,
         ge=0,
         le=1,
         description="Weight of the reranker's scores; the search scores have the rest, on the same scale. "
-        "Default: 0.5 for `verifier`, `multi-vector` and `sparse-encoder`, 1 for others.",
+        "Default: 0.5 for `verifier`, 1 for others.",
     )
     rerank_candidates: int = Field(20, ge=1, description="Number of hits to rerank; more if `k` is larger.")
     rerank_budget_ms: float | None = Field(
