@@ -17,7 +17,7 @@ Compare:
 
 Tune:
 
-- `tune(collection, questions)`: the settings of hybrid search; `store_choice` writes them to `ragfm.toml`.
+- `tune(collection, questions)`: the weight of hybrid search; `store_weight` writes it to `ragfm.toml`.
 - `calibrate(rag, questions)`: the confidence of answers; `store_calibration` writes it to `ragfm.toml`.
 
 `write_retrieval_html` and `write_answers_html` write reports as HTML pages, `retrieval_summary` and `answers_summary`
@@ -73,15 +73,14 @@ from ragfm.evaluation.reader_comparison import (
 from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport, evaluate_retrieval, first_ranks
 from ragfm.evaluation.run_comparison import ChangedQuestion, Comparison, Difference, compare_runs
 from ragfm.evaluation.run_file import read_run
-from ragfm.evaluation.search_tuning import Choice, Trial, TuneReport, tune
-from ragfm.evaluation.settings_file import choice_keys, store_calibration, store_choice
+from ragfm.evaluation.search_tuning import Trial, TuneReport, tune
+from ragfm.evaluation.settings_file import store_calibration, store_weight
 
 __all__ = [
     "AnsweredQuestion",
     "AnswersReport",
     "CalibrationReport",
     "ChangedQuestion",
-    "Choice",
     "Comparison",
     "Contender",
     "ContenderResult",
@@ -101,7 +100,6 @@ __all__ = [
     "TuneReport",
     "answers_summary",
     "calibrate",
-    "choice_keys",
     "compare_readers",
     "compare_runs",
     "contender_grid",
@@ -115,7 +113,7 @@ __all__ = [
     "retrieval_summary",
     "risk_coverage",
     "store_calibration",
-    "store_choice",
+    "store_weight",
     "tune",
     "write_answers_html",
     "write_retrieval_html",
