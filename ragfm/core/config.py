@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -119,10 +119,12 @@ class AskSection(_Section):
         description="Reranker of the passages to answer from: a name as for `search.reranker`; `auto`, the one of "
         "`search`, else `verifier` where question and documents are in English; or `none`.",
     )
-    hops: Annotated[int, Field(ge=1, le=MAX_HOPS)] | Literal["auto"] = Field(
+    hops: int = Field(
         1,
-        description="Rounds of search: with 2 or 3, names in the best passages are searched for as well; `auto` takes "
-        "a second round if the best passage lacks much of the question. Passages of several rounds are not reranked.",
+        ge=1,
+        le=MAX_HOPS,
+        description="Rounds of search: with 2, names in the best passages are searched for as well, and passages are "
+        "not reranked.",
     )
     mode: AnswerMode = Field(
         "prefer",

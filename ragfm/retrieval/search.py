@@ -9,16 +9,13 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from ragfm.core.document_name import context_names
 from ragfm.core.errors import TooLongError, UnsupportedError
-from ragfm.core.fork import reset_in_children
 from ragfm.core.text import IDENTIFIER, line_range
 from ragfm.core.types import Hit, embedded_text
 from ragfm.parsing.formats import WITH_LINES
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
     from ragfm.store.search_backend import Predicate, SearchBackend
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 DOCUMENT_SHARE = 0.05
 """Share of the document's score in the fused score of a chunk."""
 _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
@@ -43,44 +39,9 @@ NAME_SHARE = 0.05
 """What a chunk gains in reranking if its document's name has all words of the query that tell documents apart."""
 IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
-_LARGE = 10_000  # chunks; a search of fewer takes as long as handing it to another thread
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
-
-
-class _SecondThread:
-    """A thread for one search at a time: it saves time on an idle machine, and costs throughput on a busy one."""
-
-    def __init__(self) -> None:
-        self.reset_after_fork()
-        reset_in_children(self)
-
-    def reset_after_fork(self) -> None:
-        self.lock, self.pool = Lock(), ThreadPoolExecutor(1, "ragfm-words")
-
-    def start(self, job: Callable[[], _T]) -> Future[_T] | None:
-        """Run a job in the thread, None if another search uses it. `finish` frees the thread."""
-        if not self.lock.acquire(blocking=False):
-            return None
-        try:
-            return self.pool.submit(job)
-        except BaseException:  # as Ctrl-C, or a search while Python ends
-            self.lock.release()
-            raise
-
-    def finish(self, future: Future[Any]) -> bool:
-        """Wait for a job that has begun, and cancel another. Whether it had begun."""
-        try:
-            if future.cancel():
-                return False
-            wait([future])
-            return True
-        finally:
-            self.lock.release()
-
-
-_second_thread = _SecondThread()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +121,8 @@ def find_candidates(
     """
     vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
-    (dense, dense_ids), (keyword, keyword_ids, keyword_cosines) = _search_both(query, vector, count, snapshot, where)
+    dense, dense_ids = snapshot.search(vector, count, where)
+    keyword, keyword_ids = snapshot.search_keywords(query, count, where)
     ids = np.union1d(dense_ids, keyword_ids)
     image, vectors = None, images()
     if vectors is not None and len(figures := vectors.allowed(where)):
@@ -172,7 +134,6 @@ def find_candidates(
             ids = np.union1d(ids, vectors.nearest(image_query, count, figures))
             image = vectors.scores(image_query, ids)
     cosines, bm25 = _no_scores(ids), _no_scores(ids)
-    cosines[np.searchsorted(ids, keyword_ids)] = keyword_cosines
     cosines[np.searchsorted(ids, dense_ids)] = dense
     bm25[np.searchsorted(ids, keyword_ids)] = keyword
     unknown = np.isnan(cosines)
@@ -184,30 +145,6 @@ def find_candidates(
     elif unknown.any():
         bm25[unknown] = snapshot.bm25(query, ids[unknown])
     return RankedChunks(ids, cosines, bm25, _no_scores(ids), image)
-
-
-def _search_both(
-    query: str, vector: Vectors, count: int, snapshot: SearchBackend, where: Predicate | None
-) -> tuple[tuple[Vectors, Ids], tuple[Vectors, Ids, Vectors]]:
-    """Cosines and ids of the best `count` chunks by vector; BM25 scores, ids and cosines of those by words.
-
-    In large collections, both are searched at the same time, unless another search does so already, or the second
-    thread has not begun when the first is done. Otherwise the cosines of words are NaN.
-    """
-
-    def search_words() -> tuple[Vectors, Ids, Vectors]:
-        scores, ids = snapshot.search_keywords(query, count, where)
-        return scores, ids, snapshot.cosines(vector, ids)
-
-    words = _second_thread.start(search_words) if len(snapshot) >= _LARGE else None
-    try:
-        dense = snapshot.search(vector, count, where)
-    finally:
-        has_begun = words is not None and _second_thread.finish(words)
-    if words and has_begun:
-        return dense, words.result()
-    scores, ids = snapshot.search_keywords(query, count, where)
-    return dense, (scores, ids, _no_scores(ids))
 
 
 def fuse(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier, Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from ragfm import Collection, Settings
 from ragfm.core.config import SearchSection
-from ragfm.retrieval import search as search_module
 from ragfm.retrieval.search import fuse
-from ragfm.store.snapshot import Snapshot
 from ragfm.testing import HashingEmbedder
 
 if TYPE_CHECKING:
@@ -242,46 +238,6 @@ def test_both_scores_are_exact_whichever_index_found_the_chunk(collection: Colle
             for hit in few.search(query, k=3, filter=narrowed):
                 assert hit.scores["dense"] == pytest.approx(true["dense"][hit.chunk_id])
                 assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
-
-
-def test_vectors_and_words_are_searched_at_the_same_time_by_one_search(
-    collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection.sync(parts)
-    expected = collection.search("pump P-4003/B")
-    monkeypatch.setattr(search_module, "_LARGE", 0)
-    both, search, search_keywords = Barrier(2), Snapshot.search, Snapshot.search_keywords
-
-    def wait_for_the_other(method: Callable[..., Any], *given: Any) -> Any:
-        both.wait(timeout=10)
-        return method(*given)
-
-    with search_module._second_thread.lock:  # another search is running
-        assert collection.search("pump P-4003/B") == expected
-    monkeypatch.setattr(Snapshot, "search", lambda *given: wait_for_the_other(search, *given))
-    monkeypatch.setattr(Snapshot, "search_keywords", lambda *given: wait_for_the_other(search_keywords, *given))
-    assert collection.search("pump P-4003/B") == expected
-
-
-def test_a_second_thread_that_is_not_there_holds_up_nothing(
-    collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection.sync(parts)
-    expected, begin = collection.search("pump P-4003/B"), Event()
-    monkeypatch.setattr(search_module, "_LARGE", 0)
-    held = search_module._second_thread.pool.submit(begin.wait, 60)
-    assert collection.search("pump P-4003/B") == expected
-    assert not held.done()
-    begin.set()
-
-    def fail(*_: Any) -> Any:
-        raise OSError("no vectors")
-
-    monkeypatch.setattr(Snapshot, "search", fail)
-    with pytest.raises(OSError, match="no vectors"):
-        collection.search("pump P-4003/B")
-    assert search_module._second_thread.lock.acquire(blocking=False), "the next search may use the thread"
-    search_module._second_thread.lock.release()
 
 
 def test_a_single_chunk_is_found(collection: Collection, tmp_path: Path) -> None:
