@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,10 @@ from ragfm.models.model_lookup import hide_progress_bar, report_damage
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+STATIC_WINDOW = 512
+"""Maximum tokens of a static model, which has no limit: the mean over a longer text is not distinctive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,8 @@ class LibraryNetwork:
     @cached_property
     def window(self) -> int:
         """Maximum number of tokens; sentence-transformers truncates longer texts."""
-        return int(self._model.max_seq_length)
+        length = self._model.max_seq_length
+        return STATIC_WINDOW if length == math.inf else int(length)
 
     @cached_property
     def dim(self) -> int:
@@ -135,7 +141,8 @@ class LibraryNetwork:
         """
         from tokenizers import Tokenizer
 
-        return _without_limits(Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str()))
+        tokenizer = self._model.tokenizer
+        return _without_limits(Tokenizer.from_str(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str()))
 
     @property
     def has_images(self) -> bool:
@@ -170,6 +177,8 @@ class LibraryNetwork:
                 show_progress_bar=False,
             )
             vectors: Vectors = tensor.float().cpu().numpy()
+            # A static model's vector of unknown tokens is zero; the diagonal favours no dimension.
+            vectors[~vectors.any(axis=1)] = vectors.shape[1] ** -0.5
             return vectors
 
         return run
@@ -188,9 +197,8 @@ class LibraryNetwork:
         with report_damage("sentence-transformers", self._path), hide_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
         first = model[0]
-        if type(first).__name__ == "StaticEmbedding":
-            raise UnsupportedError(f"The model {self._name!r} is a static one.", f"Use model2vec:{self._name}.")
-        if not getattr(model.tokenizer, "is_fast", False):
+        is_static = type(first).__name__ == "StaticEmbedding"
+        if not is_static and not getattr(model.tokenizer, "is_fast", False):
             raise UnsupportedError(
                 f"The model {self._name!r} has no fast tokenizer, so the length of texts cannot be checked.",
                 "Choose a model with a `tokenizer.json`.",
