@@ -12,8 +12,8 @@ Measure:
 Compare:
 
 - `compare_runs(a, b)`: two run files question by question, with intervals and p-values.
-- `compare_readers(contenders, source, folder)`: readers, adapters, strategies and passage counts on the same
-  questions, each in a process of its own; `contender_grid` gives all combinations.
+- `compare_readers(contenders, questions, collection, folder)`: readers, adapters, strategies and passage counts on the
+  same questions, each in a process of its own; `contender_grid` gives all combinations.
 
 Tune:
 
@@ -38,10 +38,10 @@ Modules:
     retrieval_evaluation, answer_evaluation             evaluate searches and answers
     answer_matching, reader_verdict, metrics            compare answers; measures and intervals
     run_file, run_comparison                            run files, and two of them compared
-    reader_comparison, comparison_worker                readers compared, each in its process
+    reader_comparison                                   readers compared, each in its process
     search_tuning, confidence_calibration               tune search; calibrate confidence
     settings_file                                       store tuned settings
-    html_report, answer_report, comparison_report       HTML pages
+    html_report, answer_report                          HTML pages
     plots                                               SVG plots
 
 """
@@ -66,7 +66,6 @@ from ragfm.evaluation.question_sets import Gold, Question, QuestionSet, load_que
 from ragfm.evaluation.reader_comparison import (
     Contender,
     ContenderResult,
-    QuestionSource,
     compare_readers,
     contender_grid,
 )
@@ -91,7 +90,6 @@ __all__ = [
     "Question",
     "QuestionResult",
     "QuestionSet",
-    "QuestionSource",
     "Ranked",
     "RetrievalReport",
     "ShownPassage",
