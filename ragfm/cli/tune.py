@@ -16,7 +16,6 @@ from ragfm.cli.evaluation_data import (
 )
 from ragfm.cli.options import (
     OUTPUT_FILE,
-    ReportFile,
     collection_options,
     data_options,
     seed_option,
@@ -56,7 +55,6 @@ _ANSWERS = ".ragfm-confidence.run"
     type=OUTPUT_FILE,
     help="Keep the answers (with --confidence) or the written questions in FILE; running the command again resumes it.",
 )
-@click.option("--report", type=ReportFile(), help="With --confidence: write an HTML report.")
 @text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option
@@ -84,9 +82,8 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
             usage_error("--confidence requires QUESTIONS with answers.")
         _tune_confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
         return
-    for name in ("adapter", "report"):
-        if options[name]:
-            usage_error(f"--{name} requires --confidence.")
+    if options["adapter"]:
+        usage_error("--adapter requires --confidence.")
     if questions is None:
         check_no_questions(options)
         data = None
@@ -133,7 +130,6 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
 
 def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
     from ragfm.evaluation import calibrate, store_calibration
-    from ragfm.evaluation.answer_report import write_confidence_html
     from ragfm.rag import Rag
 
     data = load_data(questions, options, answers=True)
@@ -152,8 +148,6 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
                 progress=progress,
             )
     report = replace(report, about={"data": data.name, **report.about})
-    if options["report"]:
-        write_confidence_html(report, options["report"])
     written = [] if dry_run else store_calibration(report, settings_file)
     if not options["out"]:
         out.unlink()
@@ -170,7 +164,7 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
         rows.append((f"{100 * share:.1f} %", f"of {name}"))
     print_table([">", ""], rows, indent=2)
     print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
-    print_written(options["out"], options["report"])
+    print_written(options["out"])
     _print_written_settings(written, dry_run=dry_run)
 
 
