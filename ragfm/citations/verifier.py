@@ -35,7 +35,7 @@ from ragfm.models.model_lookup import find_model, weights_sha256
 
 if TYPE_CHECKING:
     from ragfm.core.types import Hit, Vectors
-    from ragfm.embedders.networks import BertBackend
+    from ragfm.embedders.sorted_batches import BertBackend
 
     Floats = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ model_folder            read the configuration of a sentence-transformers folder
 bert                    the BERT network, independent of the library that runs it
 bert_numpy              BERT in numpy
 bert_openvino           BERT in OpenVINO
-sorted_batches          batches of texts of similar length
+sorted_batches          base class of the backends: batches of texts of similar length
 token_offsets           token offsets and the length limit
 """
 

@@ -9,20 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from ragfm.core.cache import read_json
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import Bert
 from ragfm.embedders.model_folder import BertFolder
+from ragfm.embedders.sorted_batches import BertBackend
 from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar, report_damage
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 STATIC_WINDOW = 512
 """Maximum tokens of a static model, which has no limit: the mean over a longer text is not distinctive."""
@@ -39,16 +35,6 @@ class TokenizedTexts:
 
 Backend: TypeAlias = Callable[[TokenizedTexts], "Vectors"]
 """A function that runs a network and returns unit vectors, *shape* (texts, dim)."""
-
-
-class BertBackend(Protocol):
-    """A backend of a BERT model. Thread-safe."""
-
-    def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
-        """Unit vectors of tokenized texts. *Shape:* (len(ids), dim)."""
-
-    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """States of the tokens of each text, from a model that is not pooled. *Shape:* (tokens, dim) for each text."""
 
 
 class BertNetwork:

@@ -18,7 +18,7 @@ from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
 from ragfm.embedders.sentence_transformer import MIN_COSINE
-from ragfm.embedders.sorted_batches import embed_sorted
+from ragfm.embedders.sorted_batches import BertBackend
 from ragfm.models.hardware import compute_threads, physical_cores
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import check_embedder
@@ -207,24 +207,30 @@ def test_a_question_is_embedded_without_importing_large_libraries() -> None:
     assert result.stdout.strip() == "set()"
 
 
+class Recorder(BertBackend):
+    """Returns the first token and the length of each text, and records the shapes of the batches."""
+
+    batch_tokens, length_multiple = 30, 4
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def run(self, batches: Any) -> Any:
+        for tokens, mask in batches:
+            self.seen.append(tokens.shape)
+            assert np.array_equal(tokens > 0, mask > 0)
+            yield np.stack([tokens.max(1), mask.sum(1)], axis=1).astype(np.float32)
+
+
 def test_batches_keep_the_order_and_the_budget() -> None:
     ids = [[n] * (1 + n * 7 % 13) for n in range(1, 40)]
-    seen: list[tuple[int, int]] = []
-
-    def run(batches: Any) -> list[Any]:
-        found = []
-        for tokens, mask in batches:
-            seen.append(tokens.shape)
-            assert np.array_equal(tokens > 0, mask > 0)
-            found.append(np.stack([tokens.max(1), mask.sum(1)], axis=1).astype(np.float32))
-        return found
-
-    vectors = embed_sorted(ids, run, 2, max_tokens=30, multiple=4)
+    backend = Recorder()
+    vectors = backend(ids)
     expected = np.array([[row[0], len(row)] for row in ids], dtype=np.float32)
     assert np.allclose(vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True))
-    assert all(width % 4 == 0 and texts * width <= 30 for texts, width in seen)
-    assert seen == sorted(seen, key=lambda shape: -shape[1])
-    assert embed_sorted([[1] * 100], run, 2, max_tokens=30).shape == (1, 2)
+    assert all(width % 4 == 0 and texts * width <= 30 for texts, width in backend.seen)
+    assert backend.seen == sorted(backend.seen, key=lambda shape: -shape[1])
+    assert backend([[1] * 100]).shape == (1, 2)
 
 
 # --- When each backend is used -----------------------------------------------------------------------------------
