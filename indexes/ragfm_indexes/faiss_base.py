@@ -83,7 +83,7 @@ class FaissIndex:
 
         Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
         """
-        ids, vectors = sorted_by_id(ids, vectors, copy=False)
+        ids, vectors = sorted_by_id(ids, vectors)
         dim = vectors.shape[1]
         index = cls._new_index(len(vectors), dim)
         index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))

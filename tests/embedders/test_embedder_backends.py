@@ -185,7 +185,7 @@ def test_the_library_network_keeps_the_contract(bundled: Path) -> None:
         embedder.embed_passages(["word " * 300])
 
 
-def test_the_contract_of_the_bundled_model_is_that_of_older_collections() -> None:
+def test_the_contract_of_the_bundled_model() -> None:
     assert dict(SentenceTransformerEmbedder("bundled").fingerprint) == {
         "model": "bundled",
         "weights": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

@@ -525,18 +525,6 @@ def test_the_passages_of_the_prompt_are_stored_and_on_the_page(handbook: Collect
     assert "<code>docs/leave.md</code></p>" in answers_page(report)  # without the collection, where they stand
 
 
-def test_a_run_without_passages_can_be_read(handbook: Collection, tmp_path: Path) -> None:
-    out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["28 days"]))
-    report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
-    about, line = out.read_text().splitlines()
-    record = json.loads(line)
-    del record["outcomes"]["retrieved"]["passages"]
-    out.write_text(f"{about}\n{json.dumps(record)}\n")
-    again = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
-    assert again.results[0].outcomes["retrieved"].passages == ()
-    assert again.measures == report.measures
-
-
 @pytest.mark.parametrize("out", [(), ("--out", "run.jsonl")])
 def test_after_ctrl_c_the_report_covers_the_questions_so_far(asks: Asks, tmp_path: Path, out: tuple[str, ...]) -> None:
     words = ["eval", "answers", str(asks(Stops(["28 days"]))), "--context", "retrieved", "--report", "page.html", *out]
