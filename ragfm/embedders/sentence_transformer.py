@@ -73,7 +73,7 @@ class SentenceTransformerEmbedder:
         """The embedding contract: everything that determines a text's vector, up to the precision of the backend."""
         contract: dict[str, Scalar] = {
             "model": self._name,
-            "weights": self._weights,
+            "weights": weights_sha256(self._path),
             "dim": self.dim,
             "pooling": self._network.pooling,
             "query_prompt": self._prompt("query"),
@@ -181,10 +181,6 @@ class SentenceTransformerEmbedder:
     @cached_property
     def _special_tokens(self) -> int:
         return int(self._network.tokenizer.num_special_tokens_to_add(False))
-
-    @cached_property
-    def _weights(self) -> str:
-        return weights_sha256(self._path)
 
     @cached_property
     def _exact(self) -> Backend:

@@ -46,19 +46,20 @@ class BertBackend(ABC):
             width = self._padded_length(ids[order[start]])
             groups.append(order[start : start + max(1, self.batch_tokens // width)])
             start += len(groups[-1])
+
+        def batches() -> Iterator[Batch]:
+            for group in groups:
+                tokens = np.zeros((len(group), self._padded_length(ids[group[0]])), dtype=np.int64)
+                mask = np.zeros(tokens.shape, dtype=np.float32)
+                for n, row in enumerate(group):
+                    tokens[n, : len(ids[row])] = ids[row]
+                    mask[n, : len(ids[row])] = 1
+                yield tokens, mask
+
         outputs: dict[int, NDArray[np.float32]] = {}
-        for group, output in zip(groups, self.run(self._batches(ids, groups)), strict=True):
+        for group, output in zip(groups, self.run(batches()), strict=True):
             outputs.update(zip(group, output, strict=True))
         return [outputs[row] for row in range(len(ids))]
-
-    def _batches(self, ids: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        for group in groups:
-            tokens = np.zeros((len(group), self._padded_length(ids[group[0]])), dtype=np.int64)
-            mask = np.zeros(tokens.shape, dtype=np.float32)
-            for n, row in enumerate(group):
-                tokens[n, : len(ids[row])] = ids[row]
-                mask[n, : len(ids[row])] = 1
-            yield tokens, mask
 
     def _padded_length(self, row: Sequence[int]) -> int:
         return -(-len(row) // self.length_multiple) * self.length_multiple

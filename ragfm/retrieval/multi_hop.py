@@ -145,18 +145,15 @@ class _LinkedChunks:
         for name in dict.fromkeys(map(_words, spans)):
             if not 0 < len(name) <= _MAX_NAME_WORDS or self._asked.issuperset(word.casefold() for word in name):
                 continue
-            counts = [count for word in name if (count := self._count(word))]
-            count = min(counts, default=0)  # of the rarest word; stop words have none
+            for word in set(name) - self._counts.keys():
+                self._counts[word] = len(self._snapshot.search_keywords(word, _MAX_COUNTED, self._where)[1])
+            counts = [self._counts[word] for word in name if self._counts[word]]  # stop words have none
+            count = min(counts, default=0)  # of the rarest word
             if count > 1:  # another chunk has it, too
                 rarity = math.log((n + 1) / (count + 0.5)) / math.log((n + 1) / 0.5)
                 named.append((rarity, name))
         named.sort(key=lambda one: -one[0])
         return [one for one in named[:_NAMES] if one[0] > _MIN_RARITY]
-
-    def _count(self, word: str) -> int:
-        if word not in self._counts:
-            self._counts[word] = len(self._snapshot.search_keywords(word, _MAX_COUNTED, self._where)[1])
-        return self._counts[word]
 
 
 def _words(text: str) -> tuple[str, ...]:

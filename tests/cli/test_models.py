@@ -27,7 +27,7 @@ from ragfm.testing import ScriptedReader
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "ragfm" / "forms.json"
+    return tmp_path / "ragfm"
 
 
 def run(*words: str) -> str:
@@ -104,7 +104,7 @@ def test_the_optimized_file_is_used_and_shown(tmp_path: Path, cache: Path, monke
     about = json.loads(run("info", str(tiny), "--json"))
     assert about["form_in_use"] == "Q8_0"
     made = Path(about["file_in_use"])
-    assert made.parent == cache.parent / "models"
+    assert made.parent == cache / "models"
     assert len(list(made.parent.iterdir())) == 2  # the file and its note
     assert used(str(tiny)) == made
 
