@@ -144,7 +144,7 @@ class SentenceTransformerEmbedder:
         if network.fast_backend == self._network.exact_backend:
             return self._exact
         backend = network.load(network.fast_backend)
-        sample = self._tokenize([SAMPLE_TEXT[start : start + 300] for start in range(0, 2400, 300)], "document")
+        sample = self._tokenize([SAMPLE_TEXT[start : start + 200] for start in range(0, 2400, 200)], "document")
         lowest = (backend(sample) * self._exact(sample)).sum(1).min()
         if lowest >= MIN_COSINE:
             return backend
