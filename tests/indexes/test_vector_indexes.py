@@ -286,14 +286,14 @@ def test_search_names_invalid_input(index_class: Any) -> None:
 def test_files_are_mapped_and_named_as_documented(index_class: Any, tmp_path: Path) -> None:
     folder = tmp_path / "caf\udce9"  # a byte that is not UTF-8
     folder.mkdir()
-    index_class.build(np.arange(20_000), unit(20_000, 64)).save(folder)
+    index_class.build(np.arange(4000), unit(4000, 64)).save(folder)
     data = "index.faiss"
     assert sorted(path.name for path in folder.iterdir()) == sorted(["ids.npy", data])
     index = index_class.load(folder)
     mapped = Path("/proc/self/maps").read_text(errors="surrogateescape")
     assert f"{folder}/{data}" in mapped.replace("\\351", "\udce9")
     shutil.rmtree(folder)
-    assert index.search(unit(20_000, 64)[[123]], 1)[1].tolist() == [[123]]
+    assert index.search(unit(4000, 64)[[123]], 1)[1].tolist() == [[123]]
 
 
 @ALL
@@ -329,12 +329,12 @@ def test_no_damage_to_a_file_crashes_the_process(kind: str, tmp_path: Path) -> N
     result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     loaded, refused = map(int, result.stdout.split())
-    assert loaded > 100
-    assert refused > 300
+    assert loaded > 50
+    assert refused > 150
 
 
 def damage_and_load(kind: str, place: str) -> None:
-    """1,200 times: flip a bit anywhere or near the start, cut off the end, or zero a page; then load and search."""
+    """600 times: flip a bit anywhere or near the start, cut off the end, or zero a page; then load and search."""
     folder, random = Path(place), np.random.default_rng(0)
     index_class, loaded, refused = load_plugin("indexes", kind), 0, 0
     faiss_hnsw.GRAPH_STEP_COST = 0  # always search the graph, even with few vectors
@@ -342,7 +342,7 @@ def damage_and_load(kind: str, place: str) -> None:
         vectors = unit(count)
         index_class.build(np.arange(count), vectors).save(folder)
         whole = {path: path.read_bytes() for path in sorted(folder.iterdir())}
-        for turn in range(400):
+        for turn in range(200):
             path = list(whole)[turn % 5 > 0]
             data = bytearray(whole[path])
             at = int(random.integers(len(data) if turn % 4 else min(len(data), 400)))
@@ -498,7 +498,7 @@ def test_searches_restore_the_number_of_faiss_threads(
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(3)
     try:
-        index = index_class.build(np.arange(20_000), unit(20_000))
+        index = index_class.build(np.arange(2000), unit(2000))
         seen = []
         search = index._search
 
