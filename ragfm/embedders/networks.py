@@ -183,8 +183,9 @@ class LibraryNetwork:
         with report_damage("sentence-transformers", self._path), hide_progress_bar():
             model = SentenceTransformer(str(self._path), local_files_only=True)
         first = model[0]
-        is_static = type(first).__name__ == "StaticEmbedding"
-        if not is_static and not getattr(model.tokenizer, "is_fast", False):
+        if type(first).__name__ == "StaticEmbedding":
+            first.tokenizer.no_truncation()
+        elif not getattr(model.tokenizer, "is_fast", False):
             raise UnsupportedError(
                 f"The model {self._name!r} has no fast tokenizer, so the length of texts cannot be checked.",
                 "Choose a model with a `tokenizer.json`.",
