@@ -104,7 +104,7 @@ def late_vectors(chunks: Sequence[Sequence[Chunk]]) -> NDArray[np.float32]:
     assert folder is not None
     weights = read_weights(folder.path)
     network = BertNetwork(folder, replace(weights, pooled=False))
-    backend = network.load_bert("openvino" if "openvino" in network.backends() else "numpy-fp32")
+    backend = network.load_bert(network.fast_backend)
     start, end = map(network.tokenizer.token_to_id, ("[CLS]", "[SEP]"))
     found: list[NDArray[np.float32]] = []
     for of_document in chunks:

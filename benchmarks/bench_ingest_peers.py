@@ -52,12 +52,6 @@ def ragfm(folder: str, place: str, **options: Any) -> int:
         return collection.sync(folder, name="docs", **options).chunks
 
 
-def choose_backend() -> None:
-    from ragfm.embedders.sentence_transformer import SentenceTransformerEmbedder
-
-    SentenceTransformerEmbedder().measure()
-
-
 def llamaindex(folder: str, model: str) -> int:
     from llama_index.core import SimpleDirectoryReader
     from llama_index.core.ingestion import IngestionPipeline
@@ -112,7 +106,6 @@ def ray_data(folder: str, model: str) -> int:
 
 
 RUNS: dict[str, Callable[..., Any]] = {
-    "choose_backend": choose_backend,
     "ragfm": ragfm,
     "llamaindex": llamaindex,
     "haystack": haystack,
@@ -180,8 +173,6 @@ def main() -> None:
             "Ray Data, 2 actors": ("ray_data", peer, 1),
         }
         rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides if not args.sides or side in args.sides}
-        for threads in (1, 2):
-            print("measured", run("choose_backend", {}, threads, None), file=sys.stderr, flush=True)
         for number in range(args.rounds):
             for side in rows:
                 kind, arguments, threads = sides[side]

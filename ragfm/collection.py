@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ragfm.maintenance.salvage import SalvageReport
     from ragfm.maintenance.tagging import TagReport
     from ragfm.maintenance.verification import VerifyReport
-    from ragfm.retrieval.multi_hop import Hops
     from ragfm.retrieval.search import Mode, RankedChunks
     from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
@@ -393,7 +392,7 @@ class Collection:
         mode: Mode = "hybrid",
         filter: str | None = None,
         rerank: str | None = None,
-        hops: Hops = 1,
+        hops: int = 1,
         record: Callable[[SearchStep], None] = lambda _: None,
     ) -> list[Hit]:
         """The `k` best chunks for a query, best first.
@@ -402,8 +401,8 @@ class Collection:
         hits: `rerank` is its name, `none`, or `auto` for the verifier of `ask` where query and documents are in
         English; by default the one that is configured. `auto` prefers the one that is configured, too.
 
-        With 2 or 3 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `auto` takes
-        a second hop if the best text lacks much of the query. `record` is called for each search (docs/retrieval.md).
+        With 2 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `record` is
+        called for each search (docs/retrieval.md).
 
         `filter` is an expression over metadata such as `year >= 2024 and team in (hr, legal)`. It is applied inside the
         search, so `k` hits are found if `k` match. Raises FilterError, TooLongError for a query over the embedder's
@@ -420,24 +419,23 @@ class Collection:
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
-        if hops not in ("auto", *range(1, MAX_HOPS + 1)):
-            raise ValueError(f"hops is {hops!r}; it must be `auto`, or between 1 and {MAX_HOPS}")
+        if hops not in range(1, MAX_HOPS + 1):
+            raise ValueError(f"hops is {hops!r}; it must be between 1 and {MAX_HOPS}")
         settings = self.settings.search
-        if hops != 1:
+        if hops == 2:
             steps: list[SearchStep] = []
 
             def linked(**parts: Any) -> RankedChunks:
                 steps.clear()  # of an attempt that compaction has overtaken
                 catalog = self._catalog()
                 return find_linked(
-                    query, k, hops=hops, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
+                    query, k, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
                 )
 
             hits = self._hits(filter, linked)
-            if steps or hops != "auto":
-                for step in steps:
-                    record(step)
-                return HitList(hits)
+            for step in steps:
+                record(step)
+            return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
         asked = self.language if (own := self.language_of(query)) in (None, "en") else own
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, asked):

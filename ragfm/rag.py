@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.core.types import Dropped, Hit, ImagePart, Reader
     from ragfm.generation.structured_output import Extraction
-    from ragfm.retrieval.multi_hop import Hops
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -86,7 +85,7 @@ class Rag:
         k: int | None = None,
         adapter: str | None = None,
         strategy: str | None = None,
-        hops: Hops | None = None,
+        hops: int | None = None,
     ) -> None:
         if isinstance(collection, str | Path):
             raise TypeError(f"Rag takes a collection, such as Collection.open({str(collection)!r})")

@@ -37,7 +37,7 @@ from pathlib import Path
 from ragfm import Collection, Settings
 from ragfm.testing import HashingEmbedder
 
-for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf", "exact"):
+for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf"):
     settings = Settings(index=kind)
     collection = Collection.open(f"c-{kind}", settings=settings, embedder=HashingEmbedder())
     collection.sync("docs", tags={"year": 2026}, allow=["staff"])

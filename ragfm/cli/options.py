@@ -18,7 +18,6 @@ from ragfm.core.cache import cache_folder
 from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
-from ragfm.core.types import MAX_HOPS
 from ragfm.models.model_card import first_use_warning
 
 if TYPE_CHECKING:
@@ -38,17 +37,6 @@ class NonEmptyText(click.types.StringParamType):
         if not str(value).strip():
             self.fail("the value is empty.", param, ctx)
         return str(super().convert(value, param, ctx))
-
-
-class Rounds(click.IntRange):
-    """Rounds of search: a number, or `auto`."""
-
-    def __init__(self) -> None:
-        super().__init__(1, MAX_HOPS)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number, or `auto`."""
-        return value if value == "auto" else super().convert(value, param, ctx)
 
 
 class Number(click.FloatRange):

@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -25,7 +25,6 @@ CONFIG_VARIABLE = "RAGFM_CONFIG"
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
 _TYPE_NAME = re.compile(r"(?:constrained-)?(?:str|int|float|bool)|(?:list|literal)\[.+\]")
-Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
 
@@ -66,16 +65,11 @@ class SearchSection(_Section):
     """How `search` ranks."""
 
     k: int = Field(5, ge=1, description="Number of hits.")
-    fusion: Fusion = Field(
-        "convex",
-        description="How `hybrid` combines cosine and BM25: `convex`, a weighted sum of both, each scaled to [0, 1]; "
-        "or `rrf`, reciprocal rank fusion.",
-    )
     weight: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Weight of the cosine in `convex`; BM25 has the rest. Default: 0.6, or 0.2 if the bundled "
+        description="Weight of the cosine in `hybrid`; BM25 has the rest. Default: 0.6, or 0.2 if the bundled "
         "embedding model, which is English only, meets another language.",
     )
     code_weight: float = Field(
@@ -94,15 +88,14 @@ class SearchSection(_Section):
     reranker: str | None = Field(
         None,
         description="Model that reranks hits: `verifier` (bundled, English), a cross-encoder as a folder or a name on "
-        "the Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, "
-        "`PLUGIN:NAME`, or `none`.",
+        "the Hugging Face hub, `PLUGIN:NAME`, or `none`.",
     )
     rerank_weight: float | None = Field(
         None,
         ge=0,
         le=1,
         description="Weight of the reranker's scores; the search scores have the rest, on the same scale. "
-        "Default: 0.5 for `verifier`, `multi-vector` and `sparse-encoder`, 1 for others.",
+        "Default: 0.5 for `verifier`, 1 for others.",
     )
     rerank_candidates: int = Field(20, ge=1, description="Number of hits to rerank; more if `k` is larger.")
     rerank_budget_ms: float | None = Field(
@@ -126,10 +119,12 @@ class AskSection(_Section):
         description="Reranker of the passages to answer from: a name as for `search.reranker`; `auto`, the one of "
         "`search`, else `verifier` where question and documents are in English; or `none`.",
     )
-    hops: Annotated[int, Field(ge=1, le=MAX_HOPS)] | Literal["auto"] = Field(
+    hops: int = Field(
         1,
-        description="Rounds of search: with 2 or 3, names in the best passages are searched for as well; `auto` takes "
-        "a second round if the best passage lacks much of the question. Passages of several rounds are not reranked.",
+        ge=1,
+        le=MAX_HOPS,
+        description="Rounds of search: with 2, names in the best passages are searched for as well, and passages are "
+        "not reranked.",
     )
     mode: AnswerMode = Field(
         "prefer",

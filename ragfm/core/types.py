@@ -39,7 +39,7 @@ Scalar: TypeAlias = str | int | float | bool
 """A metadata value."""
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right and bottom of a region, as fractions [0, 1] of its page, from the upper left corner."""
-MAX_HOPS = 3
+MAX_HOPS = 2
 """Maximum number of search rounds for a question."""
 
 # --- Documents ---------------------------------------------------------------------------------------------------

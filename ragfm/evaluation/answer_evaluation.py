@@ -75,7 +75,7 @@ class Outcome:
 
     - `exact`, `f1` (Rajpurkar et al. 2016), `contained`: match with the nearest right answer, in [0, 1]. For an
       unanswerable question all three are 1 if the reader abstained, else 0 (Rajpurkar et al. 2018).
-    - `status`: that of the answer; empty without passages, and in runs of older versions.
+    - `status`: that of the answer; empty without passages.
     - `user_text`: what users see, `Answer.shown`. `user_f1` and `user_contained` are its match with a right answer.
     - `shown`: a passage in the prompt holds a right answer; None without passages or without a right answer.
     - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
@@ -85,7 +85,7 @@ class Outcome:
       cosine.
     - `judged`: 1 if the judge rates the answer as right, else 0; None without a judge or without a right answer.
     - `error`: why the question could not be answered.
-    - `passages`: all passages in the prompt; empty in runs of older versions.
+    - `passages`: all passages in the prompt.
     """
 
     answer: str = ""

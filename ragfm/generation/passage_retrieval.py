@@ -21,7 +21,6 @@ from ragfm.generation.followups import Followup, stand_alone
 from ragfm.generation.prompt import EarlierTurn
 from ragfm.generation.small_talk import is_greeting
 from ragfm.retrieval.document_dates import newest_first
-from ragfm.retrieval.multi_hop import Hops
 from ragfm.retrieval.passages import distinct
 
 _MAX_ENTRIES = 256  # of each cache
@@ -46,7 +45,7 @@ class SearchHandle(Protocol):
         *,
         filter: str | None = None,
         rerank: str | None = None,
-        hops: Hops = 1,
+        hops: int = 1,
         record: Callable[[SearchStep], None] = ...,
     ) -> list[Hit]:
         """The best `k` hits, reranked by the reranker of a name; `record` is called for each search."""
@@ -87,7 +86,7 @@ class Retrieved:
 class PassageRetriever:
     """Retrieves passages. Caches are per access groups: no user sees what only others may see. Thread-safe."""
 
-    def __init__(self, settings: AskSection, hops: Hops) -> None:
+    def __init__(self, settings: AskSection, hops: int) -> None:
         self._distinct = settings.distinct
         self._followup = settings.followup
         self._reranker = settings.reranker
@@ -177,7 +176,7 @@ class _Search:
     k: int
     filter: str | None
     reranker: str
-    hops: Hops
+    hops: int
     groups: frozenset[str] | None
     state: str
     collection: SearchHandle = field(compare=False)

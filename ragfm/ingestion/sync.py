@@ -15,7 +15,6 @@ is fetched. A document that cannot be fetched or parsed fails alone and is tried
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from ragfm.core.access_groups import changed_groups, groups_after_listing, path_prefix
 from ragfm.core.errors import MassDeleteError, SourceError
 from ragfm.core.progress import Progress, ignore_progress
-from ragfm.embedders.backend_choice import measured_speed
 from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
 from ragfm.ingestion.document_outcomes import skip_record, stored_outcomes
 from ragfm.ingestion.document_tags import differs_by_tags_only, document_recipe, tags_of
@@ -150,8 +148,8 @@ class Sync:
         if older and not self._keep_recipe:
             _log.warning(
                 "%d documents with %d chunks of %s were prepared by an older version of ragfm or a different parser: "
-                "they are parsed and embedded again, which improves search%s. To postpone this, use --keep-recipe.",
-                *(older, chunks, self._source.name, self._time_to_embed(chunks)),
+                "they are parsed and embedded again, which improves search. To postpone this, use --keep-recipe.",
+                *(older, chunks, self._source.name),
             )
         # Close before anything is fetched. Opening a changed document waits until its new version is committed.
         revisions = {path: row.revision for path, row in self._current.items()}
@@ -318,11 +316,6 @@ class Sync:
     @cached_property
     def _environment(self) -> str:
         return environment_hash(f"{self._recipe} {self._choice.description}")
-
-    def _time_to_embed(self, chunks: int) -> str:
-        """The expected duration in words, if the speed of the embedder on this machine is known."""
-        speed = measured_speed(str(self._catalog.at().contract.get("weights")))
-        return f" and takes about {math.ceil(chunks / speed / 60)} min" if speed else ""
 
     def _take_parsed(self) -> None:
         """Record the outcome of the first document of the queue."""

@@ -204,9 +204,12 @@ def _is_complete(folder: Path) -> bool:
 def _check_weights(path: Path, job: Job) -> Path:
     """The path itself. Raises ModelNotFoundError or UnsupportedError if it has no weights that may be loaded."""
     if path.is_file():
-        if path.suffix != ".gguf" or job == "reranker":
-            forms = "a folder" if job == "reranker" else "a .gguf file or a folder"
-            raise UnsupportedError(f"The file '{path}' is not a {job}.", f"Use {forms} with .safetensors files.")
+        if path.suffix != ".gguf" or job != "reader":
+            forms = "a .gguf file or a folder" if job == "reader" else "a folder"
+            article = "an" if job == "embedder" else "a"
+            raise UnsupportedError(
+                f"The file '{path}' is not {article} {job}.", f"Use {forms} with .safetensors files."
+            )
     elif not (files := _weight_files(path)):
         if any((*path.glob("*.bin"), *path.glob("*/*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))):
             raise UnsupportedError(

@@ -540,7 +540,6 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
 
     assert "requires QUESTIONS" in str(run("--confidence").exception)
     assert "--adapter requires --confidence" in str(run("asked.jsonl", "--adapter", "x").exception)
-    assert "--report requires --confidence" in str(run("asked.jsonl", "--report", "r.html").exception)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: Stops(script))
     stopped = run("asked.jsonl", "--confidence", "--as-said", "--dry-run")
     assert "kept in" in stopped.stderr
@@ -551,10 +550,7 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
     assert len(rest.prompts) == 50
     assert not Path(".ragfm-confidence.run").exists()
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScoringReader(script))
-    dry = run("asked.jsonl", "--confidence", "--as-said", "--dry-run", "--out", "run", "--report", "pages/r.html")
-    page = Path("pages/r.html").read_text()
-    assert "Risk by coverage" in page
-    assert "of the right answers" in page
+    dry = run("asked.jsonl", "--confidence", "--as-said", "--dry-run", "--out", "run")
     assert len(Path("run").read_text().splitlines()) == 81
     other = run("asked.jsonl", "--confidence", "--corrected", "--dry-run", "--out", "run")
     assert "corrects false there, true now" in str(other.exception)
