@@ -34,8 +34,6 @@ gguf_lora, gguf_merge   GGUF adapters, and models merged with them
 gguf_library            the library for that
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
-refresh                 retrain on the answer log, and adopt the result if it is better
-auto_adapt              refresh on questions that a reader writes
 retriever_training      train embedder, reranker or verifier, and test it
 hard_negatives          their training examples
 ranker_models           the models, with their losses

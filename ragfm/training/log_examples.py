@@ -40,7 +40,7 @@ def examples_from_log(
     for entry in entries:
         if held_out.contains_question(entry.query):
             left_out["log: held out: the question"] += 1
-        elif is_outdated(rag, entry):
+        elif _is_outdated(rag, entry):
             left_out["log: not known then, and other passages are found now"] += 1
         else:
             with suppress(TooLongError):
@@ -94,7 +94,7 @@ def preferences_from_log(
     return examples, left_out
 
 
-def is_outdated(rag: Rag, entry: LogEntry) -> bool:
+def _is_outdated(rag: Rag, entry: LogEntry) -> bool:
     """Whether an abstention may be wrong by now, because the search finds passages that it did not find then."""
     if not is_abstention(right_answer(entry)):
         return False

@@ -45,7 +45,6 @@ class TrainSettings:
     - `patience`: number of validations without improvement after which training ends.
     - `most_tokens`: examples longer than this are skipped.
     - `checkpoint_seconds`: minimum number of seconds between two checkpoints.
-    - `max_seconds`: training ends after this time, with a validation; None means no limit.
     - `seed`: random seed.
     - `start`: adapter to continue from: a folder, a GGUF file, or `bundled`, the one that ships with ragfm.
     """
@@ -62,7 +61,6 @@ class TrainSettings:
     patience: int = 3
     most_tokens: int = 2048
     checkpoint_seconds: float = 60.0
-    max_seconds: float | None = None
     seed: int = 0
     start: str | None = None
 

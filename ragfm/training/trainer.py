@@ -4,9 +4,9 @@
                                            └─ validation → the best weights are kept; early stopping
 
 A run into the same folder with the same settings and data continues from the checkpoint (`ragfm.training.checkpoint`).
-With the same seed and machine, a run that was killed and resumed has the losses of one that was not, unless its time is
-limited: its learning rate falls with the time. With several processes (`ragfm.training.distributed`) each takes a share
-of a step, and the step is the one that a single process would take.
+With the same seed and machine, a run that was killed and resumed has the losses of one that was not. With several
+processes (`ragfm.training.distributed`) each takes a share of a step, and the step is the one that a single process
+would take.
 """
 
 from __future__ import annotations
@@ -168,11 +168,7 @@ class Training:
             "base": base.sha256,
             "examples": examples_digest(self._train.examples),
             "valid": examples_digest(self._valid.examples),
-            **{
-                key: value
-                for key, value in asdict(settings).items()
-                if key not in ("checkpoint_seconds", "max_seconds")
-            },
+            **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
         }
         if self._pack_prefixes and adds_tokens:  # unlike in checkpoints of older versions
             self.configuration["packed"] = True
@@ -333,9 +329,7 @@ class Training:
             tokens += sum(self._padded_tokens(batch) for batch in self.steps[self.state.step])
             loss = self._train_step()
             self.state.seconds = time.monotonic() - start
-            time_is_up = self._time_is_up()
-            self._validate_if_due(now=time_is_up)
-            self.state.ended |= time_is_up
+            self._validate_if_due()
             elapsed = time.monotonic() - begin
             figures = {"loss": loss}
             if self.state.valid:
@@ -344,24 +338,12 @@ class Training:
             figures["tokens_per_second"] = tokens / elapsed
             seconds_per_step = elapsed / (self.state.step - first_step)
             figures["seconds_left"] = seconds_per_step * (len(self.steps) - self.state.step)
-            if self.settings.max_seconds is not None:
-                figures["seconds_left"] = min(
-                    figures["seconds_left"], max(0.0, self.settings.max_seconds - self.state.seconds)
-                )
             progress(Progress("train", self.state.step, len(self.steps), figures))
             if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
             self.processes.raise_if_interrupted(self.base.device)
         return tokens / max(1e-9, time.monotonic() - begin)
-
-    def _time_is_up(self) -> bool:
-        """Whether training has to end, by the clock of the main process."""
-        if self.settings.max_seconds is None:
-            return False
-        is_up = torch.tensor(float(self.state.seconds >= self.settings.max_seconds), device=self.base.device)
-        self.processes.broadcast([is_up])
-        return bool(is_up)
 
     def _train_step(self) -> float:
         """Run one optimizer step; returns the loss per token."""
@@ -397,9 +379,6 @@ class Training:
             scale = (step + 1) / warmup
         else:
             share = (step - warmup) / max(1, steps - warmup)
-            # Training may end before the last step. The clocks of several processes differ, and their rates must not.
-            if self.settings.max_seconds is not None and self.processes.world_size == 1:
-                share = max(share, min(1.0, self.state.seconds / max(1e-9, self.settings.max_seconds)))
             scale = 0.5 * (1 + math.cos(math.pi * share))
         for group in self._optimizer.param_groups:
             group["lr"] = self._peak_rate * scale
@@ -413,9 +392,9 @@ class Training:
             raise DataError(f"The loss is {step_loss} at step {self.state.step}.", "Train with a lower learning rate.")
         return step_loss / total
 
-    def _validate_if_due(self, *, now: bool = False) -> None:
+    def _validate_if_due(self) -> None:
         step, last = self.state.step, self.state.valid[-1][0] if self.state.valid else 0
-        due = step > last and (now or step % self.validate_every == 0 or step == len(self.steps))
+        due = step > last and (step % self.validate_every == 0 or step == len(self.steps))
         if not self.valid_examples or not due:
             return
         result = torch.zeros(1, device=self.base.device)

@@ -253,29 +253,6 @@ def test_training_stops_early_and_keeps_the_best_weights(folder: Path, tmp_path:
     assert -logprobs.sum().item() / tokens == pytest.approx(best[1], abs=1e-3)
 
 
-def test_training_ends_when_its_time_is_up(folder: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, max_seconds=0.0)
-    trained = training(folder, tmp_path / "out", settings, valid=tiny_examples(2))
-    numbers = trained.run()
-    assert (numbers["steps"], [*numbers["valid"]]) == (1, [1])
-    write_adapter(trained, numbers, card={})
-
-
-def test_the_learning_rate_falls_in_the_time_that_is_left(folder: Path, tmp_path: Path) -> None:
-    trained = training(folder, tmp_path / "out", replace(SETTINGS, rate=1e-3, max_seconds=1000.0))
-    trained.state.seconds = 900.0  # of an earlier part of the run
-    rates, left = list[float](), list[float]()
-
-    def note(progress: Progress) -> None:
-        rates.append(trained._optimizer.param_groups[0]["lr"])
-        left.append(progress.figures["seconds_left"])
-
-    trained.run(note)
-    assert len(rates) == len(trained.steps)
-    assert max(rates[1:]) <= 1e-3 * (1 + math.cos(math.pi * 0.9)) / 2
-    assert max(left) <= 100
-
-
 def interrupted(folder: Path, out: Path, settings: TrainSettings, **given: Any) -> Training:
     """A training run that a Ctrl-C ended after six of its steps."""
     trained = training(folder, out, settings, **given)
