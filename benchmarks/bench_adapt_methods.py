@@ -107,7 +107,7 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def generate(model: Any, base: Any, example: Example) -> str:
-    from ragfm.training.validation import generate_greedy
+    from ragfm.training.base_model import generate_greedy
 
     return generate_greedy(model, base, example.messages, TOKENS)
 

@@ -41,8 +41,8 @@ EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
 @click.option(
     "--preferences",
     is_flag=True,
-    help="Create preferences from the answer log, for the methods dpo and kto: corrected answers with their "
-    "corrections, and answers rated good or bad.",
+    help="Create preferences from the answer log, for the method kto: corrected answers with their corrections, and "
+    "answers rated good or bad.",
 )
 @text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes the questions.")
 @k_option

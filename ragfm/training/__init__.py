@@ -17,14 +17,14 @@ log_examples            examples from the answer log
 held_out                questions and texts that are kept out of training, for tests
 training_run            train an adapter, or estimate the cost
 train_settings          its settings and estimate
-trainer                 the training loop
+trainer                 train a reader
+training_loop           the loop of readers and rankers
+interrupts              Ctrl-C between steps
 training_batches        batches and their loss
-preference              examples and losses of dpo and kto
+preference              examples and losses of kto
 base_model              the model that is trained
 methods                 LoRA and the other methods of fine-tuning
 checkpoint              the state of a training run on disk
-distributed             several processes that train together
-validation              scores of answers during training
 adapter_folder          the folder with the finished adapter
 adapter_card            its model card
 adapter_export          adapters in other formats
@@ -38,7 +38,7 @@ retriever_training      train embedder, reranker or verifier, and test it
 hard_negatives          their training examples
 ranker_models           the models, with their losses
 verifier_ranker         the verifier as a ranking model
-ranker_trainer          their training loop
+ranker_trainer          train them
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from ragfm.models.adapters import (
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_folder import save_model
-from ragfm.training.base_model import Base
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.examples import Example
 from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
 from ragfm.training.gguf_merge import Quantisation, merge_gguf
@@ -38,7 +38,6 @@ from ragfm.training.methods import import_peft, refuse_other_adapters
 from ragfm.training.ollama import MODELFILE, write_modelfile
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
-from ragfm.training.validation import generate_greedy
 from ragfm.training.weight_identity import check_same_weights
 
 _MAX_TOKENS = 48  # of each compared text

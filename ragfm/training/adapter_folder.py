@@ -56,7 +56,7 @@ def write_adapter(
     )
     series: dict[str, list[tuple[float, float]]] = {
         "loss": [(float(step), loss) for step, loss in training.state.losses],
-        f"validation: {training.settings.judge}": [(float(step), value) for step, value in training.state.valid],
+        "validation": [(float(step), value) for step, value in training.state.valid],
     }
     summary = (
         f"{figures['examples']} examples; {figures['steps']} of {figures['of_steps']} steps in "

@@ -7,8 +7,7 @@ from typing import Literal, TypeAlias
 
 from ragfm.models.adapters import Method
 
-Judge: TypeAlias = Literal["loss", "answers"]
-Objective: TypeAlias = Literal["likelihood", "dpo", "kto"]
+Objective: TypeAlias = Literal["likelihood", "kto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +33,12 @@ class TrainSettings:
     """Settings of a training run.
 
     - `method`: the fine-tuning method.
-    - `objective`: learn the completions, or preferences by dpo or kto (`ragfm.training.preference`).
-    - `beta`: strength with which dpo and kto keep the model close to the one that training starts from.
+    - `objective`: learn the completions, or ratings by kto (`ragfm.training.preference`).
+    - `beta`: strength with which kto keeps the model close to the one that training starts from.
     - `epochs`: number of passes over the examples; fractions are allowed.
     - `batch`: number of examples per optimizer step.
     - `rate`: peak learning rate; None is the default of the method (`ragfm.training.methods.LEARNING_RATES`).
     - `warmup`: share of the steps in which the learning rate rises; after that it falls by a cosine.
-    - `judge`: what validation measures: the loss, or the answers to 40 examples.
     - `validate_every`: number of steps between two validations; None is a tenth of all steps.
     - `patience`: number of validations without improvement after which training ends.
     - `most_tokens`: examples longer than this are skipped.
@@ -56,7 +54,6 @@ class TrainSettings:
     batch: int = 16
     rate: float | None = None
     warmup: float = 0.05
-    judge: Judge = "loss"
     validate_every: int | None = None
     patience: int = 3
     most_tokens: int = 2048

@@ -52,15 +52,14 @@ from ragfm.models.adapters import (
 )
 from ragfm.training.adapter_export import load_adapter
 from ragfm.training.adapter_folder import PAGE, write_adapter
-from ragfm.training.base_model import Base
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.checkpoint import read_tensors, trainable_parameters, weight_tensors, write_tensors
-from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_to_jsonl
+from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_logprobs, pack_rows, plan_steps, row_tokens
-from ragfm.training.validation import generate_greedy
 
 RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
@@ -144,14 +143,6 @@ def test_a_full_model_is_refused_as_an_adapter(folder: Path, tmp_path: Path) -> 
     write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
     with pytest.raises(AdapterMismatchError, match=r"whole model.*reader transformers:"):
         serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
-
-
-def test_the_estimate_includes_the_generation_of_validation_answers(folder: Path, tmp_path: Path) -> None:
-    by_loss, by_answers = (
-        training(folder, tmp_path / judge, replace(SETTINGS, judge=judge), valid=tiny_examples(3)).estimate().seconds
-        for judge in ("loss", "answers")
-    )
-    assert by_answers > by_loss
 
 
 def test_qlora_refuses_gguf_files(folder: Path) -> None:
@@ -248,7 +239,7 @@ def test_training_stops_early_and_keeps_the_best_weights(folder: Path, tmp_path:
     assert numbers["kept_step"] == best[0]
     trained.model.eval()
     rows = [[trained.base.encode(example)] for example in tiny_examples(4)]
-    with torch.no_grad(), trained._autocast():
+    with torch.no_grad(), trained.loop.autocast():
         logprobs, tokens = completion_logprobs(trained.model, rows, trained.base.pad, trained.base.device)
     assert -logprobs.sum().item() / tokens == pytest.approx(best[1], abs=1e-3)
 
@@ -344,12 +335,6 @@ def test_virtual_tokens_need_attention_and_room(folder: Path, tmp_path: Path, me
         Training(base, tiny_examples(), tmp_path / "out", settings)
 
 
-def test_validation_can_score_answers(folder: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, judge="answers", validate_every=12)
-    numbers = training(folder, tmp_path / "out", settings, valid=tiny_examples(2)).run()
-    assert all(0 <= score <= 1 for score in numbers["valid"].values())
-
-
 _STOPS = """
 import json, os, random, signal, sys, time
 from contextlib import suppress
@@ -358,8 +343,9 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from support.tiny_models import tiny_examples
-from ragfm.training.base_model import Base
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.checkpoint import read_tensors
+from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training
@@ -425,15 +411,15 @@ def test_a_run_that_is_stopped_has_the_losses_of_an_uninterrupted_one(
 
 
 def test_a_ctrl_c_waits_for_the_step_and_a_second_one_does_not() -> None:
-    processes, reached = Processes(), list[str]()
+    reached = list[str]()
 
     def run(signals: int, *, stops: bool) -> None:
-        with processes.defer_interrupts():
+        with interrupts_between_steps() as raise_if_interrupted:
             for _ in range(signals):
                 signal.raise_signal(signal.SIGINT)
             reached.append("end of the step")
             if stops:
-                processes.raise_if_interrupted(torch.device("cpu"))
+                raise_if_interrupted()
             reached.append("end of the block")
 
     for signals, stops, expected in (
@@ -553,7 +539,7 @@ def test_the_learning_rate_warms_up_and_falls_by_a_cosine(folder: Path, tmp_path
     settings = replace(SETTINGS, epochs=4, batch=5, warmup=0.25)
     rates = []
     trained = training(folder, tmp_path / "out", settings)
-    trained.run(lambda _: rates.append(trained._optimizer.param_groups[0]["lr"] / 5e-3))
+    trained.run(lambda _: rates.append(trained.loop.optimizer.param_groups[0]["lr"] / 5e-3))
     steps = len(trained.steps)
     warm = round(0.25 * steps)
     assert len(rates) == steps >= 20

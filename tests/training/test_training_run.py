@@ -62,7 +62,6 @@ def test_train_writes_an_adapter_with_its_record(base: str, examples: Path, tmp_
         progress=steps.append,
     )
     assert result.out == tmp_path / "out"
-    assert result.main_process
     assert [result.estimate] == estimates
     assert result.record.weights == read_record(result.out).weights
     assert (result.record.licence, result.record.prompt) == ("CC0", prompt_fingerprint())
