@@ -52,20 +52,6 @@ EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
 @share_option("--near", 0.5, (0, 1), "Share of near misses among the abstentions.")
 @share_option("--valid", 0.1, (0, 0.5), "Share of examples for validation; a document's examples stay together.")
 @click.option(
-    "--answers",
-    "form",
-    default="phrase",
-    type=click.Choice(["phrase", "quoted"]),
-    help="Form of the answers: the answer alone, or with its source sentence.",
-)
-@click.option("--keep-order", is_flag=True, help="Keep the passages in search order; do not shuffle them.")
-@click.option(
-    "--apart",
-    is_flag=True,
-    help="Retrieve passages for each question separately instead of sharing them between questions about the same "
-    "document. Training then takes several times longer.",
-)
-@click.option(
     "--exclude-data",
     multiple=True,
     metavar="FILE",
@@ -107,14 +93,10 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     else:
         if options["write"]:
             usage_error("--write cannot be combined with QUESTIONS.")
-        loaded = load_data(questions, options, answers=True, by_document=not options["apart"])
+        loaded = load_data(questions, options, answers=True, by_document=True)
         if loaded.documents is not None and options["from_log"]:
             usage_error("--from-log requires questions about the collection.")
-    recipe = Recipe(
-        **{name: options[name] for name in ("abstain", "near", "valid", "form", "seed")},
-        shuffle=not options["keep_order"],
-        together=not options["apart"],
-    )
+    recipe = Recipe(**{name: options[name] for name in ("abstain", "near", "valid", "seed")})
     make_output(out)  # an error now loses nothing
     with data_collection(loaded, collection, options) as (handle, _, _):
         held_out = load_held_out(options["exclude_data"])

@@ -45,11 +45,11 @@ from __future__ import annotations
 
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.models.hardware import limit_openmp_spinning
-from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
+from ragfm.training.dataset import Dataset, Recipe, write_dataset
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.held_out import HeldOut, load_held_out
 from ragfm.training.log_examples import examples_from_log
-from ragfm.training.raft import build_raft_dataset
+from ragfm.training.raft import examples_from_questions
 from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
 from ragfm.training.training_data import make_dataset
 from ragfm.training.training_run import TrainingResult, estimate_training, train
@@ -63,10 +63,9 @@ __all__ = [
     "TrainSettings",
     "TrainingEstimate",
     "TrainingResult",
-    "add_examples",
-    "build_raft_dataset",
     "estimate_training",
     "examples_from_log",
+    "examples_from_questions",
     "load_held_out",
     "make_dataset",
     "rated_entries",
