@@ -18,7 +18,7 @@ from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import OUTPUT
-from ragfm.core.types import Message
+from ragfm.core.types import Hit, Message
 from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.question_generation import _sample_passages
