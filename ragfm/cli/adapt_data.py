@@ -25,7 +25,7 @@ from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 
 _DATA = click.Path(exists=True)
-EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
+EXAMPLE_FORMATS = ("trl", "sharegpt")
 
 
 @click.command()

@@ -28,7 +28,6 @@ checkpoint              the state of a training run on disk
 adapter_folder          the folder with the finished adapter
 adapter_card            its model card
 adapter_export          adapters in other formats
-ollama                  the Modelfile of Ollama
 peft_conversion         GGUF adapters as PEFT folders
 gguf_lora, gguf_merge   GGUF adapters, and models merged with them
 gguf_library            the library for that

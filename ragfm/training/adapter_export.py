@@ -35,12 +35,13 @@ from ragfm.training.examples import Example
 from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
 from ragfm.training.gguf_merge import Quantisation, merge_gguf
 from ragfm.training.methods import import_peft, refuse_other_adapters
-from ragfm.training.ollama import MODELFILE, write_modelfile
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
 from ragfm.training.weight_identity import check_same_weights
 
+MODELFILE = "Modelfile"
 _MAX_TOKENS = 48  # of each compared text
+_OLLAMA_CONTEXT_TOKENS = 4096  # as ragfm's readers by default; Ollama's own default may be shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,10 @@ def _export_to_ollama(adapter: Path, out: str | Path | None, base: str | None, d
     make_output(folder)
     export_adapter(adapter, "gguf", out=folder / GGUF, base=base, dtype=dtype)
     write_durably(folder / CARD, adapter_card(read_record(adapter)).encode())
-    write_modelfile(folder, folder / GGUF, loaded, serving)
+    stops = filter(None, (loaded.tokenizer.decode([token]) for token in sorted(loaded.ends)))
+    lines = [f"FROM {serving.resolve()}", f"ADAPTER ./{GGUF}", *(f'PARAMETER stop "{stop}"' for stop in stops)]
+    lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {_OLLAMA_CONTEXT_TOKENS}"]
+    (folder / MODELFILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / MODELFILE
 
 
