@@ -5,28 +5,21 @@ It compares the model with a reference, the model that training starts from, by 
     loss = λ (1 - σ(β (r - z))) for a good answer, λ (1 - σ(β (z - r))) for a bad answer
 
 z estimates the divergence between the two models as the mean r of prompts with answers to other prompts, at least 0. It
-has no gradient. The reference log-probabilities do not change, so they are computed once for a training run.
+has no gradient. The reference log-probabilities do not change, so they are computed once, before the first step.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from pathlib import Path
 
 import torch
 
-from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.training.base_model import Base, Encoded
 from ragfm.training.examples import Example
 from ragfm.training.train_settings import Objective
-
-REFERENCE = "reference.json"
-"""Reference log-probabilities of an unfinished training run, in its folder."""
 
 
 @dataclass
@@ -124,28 +117,3 @@ def kto_losses(
     """
     values = torch.sigmoid(beta * torch.where(good, ratios - divergence, divergence - ratios))
     return torch.where(good, weights[0], weights[1]) * (1 - values)
-
-
-def save_reference(folder: Path, data: Sequence[Sequences], configuration: object) -> None:
-    """Write the reference log-probabilities, with a hash of the configuration of the run, atomically."""
-    values = [[sequences.reference, sequences.mismatched_reference] for sequences in data]
-    content = {"configuration": _digest(configuration), "values": values}
-    write_durably(folder / REFERENCE, json.dumps(content).encode())
-
-
-def load_reference(folder: Path, data: Sequence[Sequences], configuration: object) -> bool:
-    """Take the reference log-probabilities of the same run from its folder; returns whether they are there."""
-    path = folder / REFERENCE
-    try:
-        content = json.loads(path.read_bytes())
-        if content["configuration"] != _digest(configuration):
-            return False
-        for sequences, (reference, mismatched) in zip(data, content["values"], strict=True):
-            sequences.reference, sequences.mismatched_reference = reference, mismatched
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # they are computed again
-    return True
-
-
-def _digest(configuration: object) -> str:
-    return sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()

@@ -29,14 +29,7 @@ from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import LEARNING_RATES, PREFERENCE_RATE, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
-from ragfm.training.preference import (
-    REFERENCE,
-    Sequences,
-    encode_sequences,
-    kto_losses,
-    load_reference,
-    save_reference,
-)
+from ragfm.training.preference import Sequences, encode_sequences, kto_losses
 from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 from ragfm.training.training_batches import (
     Row,
@@ -200,7 +193,7 @@ class Training:
         check_training_output(self.folder, self.base.path)
         make_output(self.folder)
         path = self.folder / CHECKPOINT
-        for name in (CHECKPOINT, BEST, REFERENCE):  # what killed runs left
+        for name in (CHECKPOINT, BEST):  # what killed runs left
             for leftover in temporary_paths(self.folder / name):
                 leftover.unlink()
         kept = sum(file.stat().st_size for file in (path, self.folder / BEST) if file.exists())
@@ -211,9 +204,12 @@ class Training:
                 "Free some space, or use a folder on another disk.",
             )
         if self.settings.objective == "kto":
-            if path.exists():  # before the reference of another run is replaced
+            if path.exists():  # before minutes are spent on the reference
                 checkpoint.check_configuration(path, self.configuration)
-            self._compute_reference()
+            with self.loop.evaluation_mode():  # of the model before the checkpoint is loaded
+                for data in (self._train, self._valid):
+                    data.reference = data.reference or self._all_logprobs(data.encoded)
+                    data.mismatched_reference = data.mismatched_reference or self._all_logprobs(data.mismatched)
 
         send, begin, tokens, done = progress or ignore_progress, time.monotonic(), 0, 0
 
@@ -316,17 +312,6 @@ class Training:
             for part in ([[[example]] for example in row] if row[0].messages else [[row]])
         ]
         return torch.cat([logprobs for logprobs, _ in parts]), sum(tokens for _, tokens in parts)
-
-    def _compute_reference(self) -> None:
-        """Take the reference log-probabilities from the folder, or compute them: no step has been made yet."""
-        data = (self._train, self._valid)
-        if load_reference(self.folder, data, self.configuration):
-            return
-        with self.loop.evaluation_mode():
-            for sequences in data:
-                sequences.reference = self._all_logprobs(sequences.encoded)
-                sequences.mismatched_reference = self._all_logprobs(sequences.mismatched)
-        save_reference(self.folder, data, self.configuration)
 
     def _all_logprobs(self, examples: Sequence[Encoded]) -> list[float]:
         """The log-probabilities of completions, without gradients. Raises KeyboardInterrupt between two batches."""

@@ -136,13 +136,12 @@ def _prepare(
     check_training_output(out, find_model(base, "reader"))
 
     from ragfm.training.base_model import Base
-    from ragfm.training.preference import REFERENCE
     from ragfm.training.trainer import Training
 
     images = any(message.images for example in (*train_examples, *(valid or ())) for message in example.messages)
     loaded = Base(base, four_bit=settings.method.method == "qlora", vision=images or None)
     training = Training(loaded, train_examples, out, settings, valid=valid or ())
     if not resume:
-        for name in (CHECKPOINT, BEST, REFERENCE):
+        for name in (CHECKPOINT, BEST):
             (out / name).unlink(missing_ok=True)
     return training, card
