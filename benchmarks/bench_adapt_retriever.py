@@ -58,7 +58,7 @@ def result_entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
     runs = {"hybrid": ("before.run", "after.run"), "dense": ("dense-before.run", "dense-after.run")}
     differences = {"hybrid": report.differences[0]} | ({"dense": report.dense[0]} if report.dense else {})
     return {
-        "settings": {**asdict(report.settings), "fitting": asdict(report.settings.fitting)},
+        "settings": asdict(report.settings),
         "questions": dict(report.questions),
         "lessons": report.lessons,
         "numbers": dict(report.numbers),

@@ -76,13 +76,6 @@ class _LeftOut(Exception):  # noqa: N818  not an error
     """The reason why a question does not become an example."""
 
 
-class _NoPassage(_LeftOut):
-    """No passage has the answer."""
-
-    def __init__(self) -> None:
-        super().__init__("no passage holds its answer")
-
-
 class _ExampleBuilder:
     def __init__(self, rag: Rag, questions: Sequence[Question], recipe: Recipe, held_out: HeldOut) -> None:
         self._rag, self._recipe, self._held_out = rag, recipe, held_out
@@ -117,21 +110,28 @@ class _ExampleBuilder:
             raise _LeftOut("yes or no, of no document")
         contains = partial(passage_has_answer, question=question, answers=answers)
         if question.unanswerable:
-            prompt = self._prompt(question.text, self._passages(question, contains))
+            prompt = self._prompt(question.text, self._passages(question, contains) or [])
             return self._abstaining(question, question.text, prompt, "unanswerable")
-        try:
-            return self._answerable(question, answers, contains)
-        except _NoPassage:
-            if verdict:
-                raise
-            supports = partial(_supports, question=question, answers=answers)
-            return self._answerable(question, answers, supports, explains=True)
+        example = self._answerable(question, answers, contains)
+        if example is None and not verdict:
+
+            def supports(hit: Hit) -> bool:
+                """Whether a passage supports a sentence of one of the answers."""
+                passages = [replace(hit, n=1)]
+                return any(one.supports for answer in answers for one in ground(question.text, answer, passages)[1])
+
+            example = self._answerable(question, answers, supports, explains=True)
+        if example is None:
+            raise _LeftOut("no passage holds its answer")
+        return example
 
     def _answerable(
         self, question: Question, answers: Sequence[str], has_answer: Callable[[Hit], bool], *, explains: bool = False
-    ) -> Example:
-        """The example of a question with answers that passages contain or, if it `explains`, support."""
+    ) -> Example | None:
+        """The example of a question with answers that passages contain or, if it `explains`, support; None without."""
         passages = self._passages(question, has_answer)
+        if passages is None:
+            return None
         if question.id in self._withheld and (others := self._passages(question, has_answer, withheld=True)):
             prompt = self._prompt(question.text, others)
             if any(_may_answer(hit, question, has_answer) for hit in prompt.shown):
@@ -151,7 +151,7 @@ class _ExampleBuilder:
             found = [supported_answer(question.text, answer, prompt.shown) for answer in answers]
             composed = next(filter(None, found), None)
             if composed is None:
-                raise _NoPassage
+                return None
             completion, citations = composed.text, composed.citations
         else:
             gold = _first_gold(prompt.shown, question, has_answer)
@@ -210,10 +210,12 @@ class _ExampleBuilder:
         }
         return Example(prompt.messages, completion, {**meta, **facts})
 
-    def _passages(self, question: Question, has_answer: Callable[[Hit], bool], *, withheld: bool = False) -> list[Hit]:
+    def _passages(
+        self, question: Question, has_answer: Callable[[Hit], bool], *, withheld: bool = False
+    ) -> list[Hit] | None:
         """The passages to show, in order: those of an earlier question about the document if they serve, else hits.
 
-        One of them answers the question, or none if `withheld`. Raises _NoPassage.
+        One of them answers the question, or none if `withheld`. None if no passage has the answer.
         """
         before: list[list[Hit]] = []
         if question.gold:
@@ -237,7 +239,7 @@ class _ExampleBuilder:
                     found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=within)
                     gold = _first_gold(found, question, has_answer)
             if gold is None:
-                raise _NoPassage
+                return None
             passages = [*passages[: self._rag.k - 1], gold]
         self._rng(f"{question.id} order").shuffle(passages)  # the model must not learn from their position
         if passages:
@@ -262,12 +264,6 @@ def _may_answer(hit: Hit, question: Question, has_answer: Callable[[Hit], bool])
     if any(gold.start is not None and gold.overlaps(hit) for gold in question.gold):
         return True
     return has_answer(replace(hit, text=embedded_text(hit.context, hit.text)))
-
-
-def _supports(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
-    """Whether a passage supports a sentence of one of the answers."""
-    passages = [replace(hit, n=1)]
-    return any(one.supports for answer in answers for one in ground(question.text, answer, passages)[1])
 
 
 def _format_answer(answer: str, gold: Hit) -> str:

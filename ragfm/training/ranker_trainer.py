@@ -6,7 +6,8 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,7 @@ from ragfm.training.hard_negatives import RankingExample
 from ragfm.training.ranker_models import Ranker
 from ragfm.training.training_loop import TrainingLoop, linear_decay
 
-_WEIGHT_DECAY = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class RankerSettings:
-    """Settings of a ranker's training run.
-
-    - `epochs`: number of passes over the examples.
-    - `batch`: number of examples per step.
-    - `rate`: peak learning rate.
-    - `warmup`: share of the steps in which the learning rate rises; after that it falls linearly to zero.
-    - `seed`: random seed.
-    """
-
-    epochs: int = 3
-    batch: int = 32
-    rate: float = 2e-5
-    warmup: float = 0.1
-    seed: int = 0
+_WARMUP, _WEIGHT_DECAY = 0.1, 0.01
 
 
 def train_ranker(
@@ -45,28 +28,36 @@ def train_ranker(
     examples: Sequence[RankingExample],
     valid: Sequence[RankingExample],
     folder: Path,
-    settings: RankerSettings,
     *,
+    epochs: int,
+    batch: int,
+    rate: float,
+    seed: int = 0,
     facts: dict[str, Any],
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Train to the end, from the checkpoint in `folder` if there is one; returns the figures of the run.
 
-    The weights of the epoch with the lowest validation loss are kept. A checkpoint continues only with the same
-    settings, examples and `facts`. Each step reports `Progress("train", step, steps, {"loss": …})`. A Ctrl-C saves a
-    checkpoint. Raises DataError if the checkpoint belongs to a different run or the loss is not finite.
+    `batch` is the number of examples per step, `rate` the peak learning rate. The weights of the epoch with the lowest
+    validation loss are kept. A checkpoint continues only with the same settings, examples and `facts`. Each step
+    reports `Progress("train", step, steps, {"loss": …})`. A Ctrl-C saves a checkpoint. Raises DataError if the
+    checkpoint belongs to a different run or the loss is not finite.
     """
     send = progress or ignore_progress
     limit_torch_threads()
-    torch.manual_seed(settings.seed)
-    epochs = [epoch_batches(examples, epoch, settings, ranker.negatives) for epoch in range(settings.epochs)]
-    steps = [batch for epoch in epochs for batch in epoch]
-    epoch_ends = list(itertools.accumulate(map(len, epochs)))
-    valid_batches = epoch_batches(valid, -1, settings, ranker.negatives)
+    torch.manual_seed(seed)
+    draw = partial(epoch_batches, size=batch, negatives=ranker.negatives, seed=seed)
+    by_epoch = [draw(examples, epoch) for epoch in range(epochs)]
+    steps = list(itertools.chain.from_iterable(by_epoch))
+    epoch_ends = list(itertools.accumulate(map(len, by_epoch)))
+    valid_batches = draw(valid, -1)
     records = [example.as_record() for example in [*examples, *valid]]
     configuration = {
         **facts,
-        **asdict(settings),
+        "epochs": epochs,
+        "batch": batch,
+        "rate": rate,
+        "seed": seed,
         "negatives": ranker.negatives,
         "lessons": sha256(json.dumps(records).encode()).hexdigest(),
     }
@@ -75,8 +66,8 @@ def train_ranker(
         folder,
         configuration,
         steps=len(steps),
-        rate=settings.rate,
-        warmup=settings.warmup,
+        rate=rate,
+        warmup=_WARMUP,
         decay=linear_decay,
         weight_decay=_WEIGHT_DECAY,
         validate_at=epoch_ends,
@@ -107,20 +98,20 @@ def train_ranker(
 
 
 def epoch_batches(
-    examples: Sequence[RankingExample], epoch: int, settings: RankerSettings, negatives: int
+    examples: Sequence[RankingExample], epoch: int, *, size: int, negatives: int, seed: int = 0
 ) -> list[list[RankingExample]]:
-    """The batches of an epoch: each example once, with `negatives` of its negatives drawn at random.
+    """The batches of an epoch, of at most `size` examples: each once, with `negatives` of its negatives at random.
 
     No question and no positive occurs twice in a batch, since the positives of other examples count as negatives.
     """
-    rng = random.Random(f"{settings.seed} {epoch}")  # noqa: S311
+    rng = random.Random(f"{seed} {epoch}")  # noqa: S311
     batches: list[list[RankingExample]] = []
     texts_of_batch: list[set[str]] = []
     for example in rng.sample(list(examples), len(examples)):
         chosen = tuple(rng.sample(example.negatives, min(negatives, len(example.negatives))))
         texts = {example.question, example.positive}
         for batch, known in zip(batches, texts_of_batch, strict=True):
-            if len(batch) < settings.batch and not texts & known:
+            if len(batch) < size and not texts & known:
                 break
         else:
             batch, known = [], set[str]()

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -38,7 +37,7 @@ from ragfm.training.adapter_card import CARD, base_facts, base_line, card_text
 from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
 from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker, Ranker
-from ragfm.training.ranker_trainer import RankerSettings, train_ranker
+from ragfm.training.ranker_trainer import train_ranker
 from ragfm.training.verifier_ranker import VerifierRanker
 
 Part: TypeAlias = Literal["embedder", "reranker", "verifier"]
@@ -49,14 +48,12 @@ STATE = ".training"
 them for the model."""
 RERANK_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 """The weights of a reranker's scores that are tried."""
-LEARNING_RATES: Mapping[Part, float] = {"embedder": 3e-5, "reranker": 5e-5, "verifier": 5e-5}
-BATCH_SIZES: Mapping[Part, int] = {"embedder": 32, "reranker": 8, "verifier": 16}
-NEGATIVES: Mapping[Part, int] = {"embedder": 1, "reranker": 4, "verifier": 2}
-_RANKERS: Mapping[Part, Callable[[str, int], Ranker]] = {
-    "embedder": EmbedderRanker,
-    "reranker": CrossEncoderRanker,
-    "verifier": VerifierRanker,
+_PARTS: Mapping[Part, tuple[Callable[[str, int], Ranker], int, float, int]] = {
+    "embedder": (EmbedderRanker, 32, 3e-5, 1),
+    "reranker": (CrossEncoderRanker, 8, 5e-5, 4),
+    "verifier": (VerifierRanker, 16, 5e-5, 2),
 }
+"""The model of each part, and its default batch size, learning rate, and number of hard negatives."""
 _K = 10  # hits that are evaluated
 
 
@@ -80,13 +77,6 @@ class RetrieverSettings:
     rate: float | None = None
     negatives: int | None = None
     seed: int = 0
-
-    @property
-    def fitting(self) -> RankerSettings:
-        """The settings of the training loop."""
-        batch = self.batch or BATCH_SIZES[self.part]
-        rate = self.rate or LEARNING_RATES[self.part]
-        return RankerSettings(self.epochs, batch, rate, seed=self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,35 +136,44 @@ def adapt_retriever(
     start, folder = time.monotonic(), Path(out)
     if (folder / RECORD).exists():
         raise DataError(f"{folder} already contains a retriever.", "Use another folder, or delete this one.")
-    base = _base(settings)
+    part = settings.part
+    if part == "verifier":
+        base = find_verifier(settings.base)
+    else:
+        base = find_model(settings.base, "embedder" if settings.base == "bundled" else part)
+    if base.is_file():
+        raise UnsupportedError(
+            f"'{base}' is a GGUF file, which cannot be trained.", "Use a sentence-transformers folder."
+        )
     check_output_folder(folder, base, checkpoint=STATE)
-    ranker_class = _RANKERS[settings.part]
-    negatives = NEGATIVES[settings.part] if settings.negatives is None else settings.negatives
-    ranker = ranker_class(settings.base, negatives)
+    ranker_class, batch, rate, negatives = _PARTS[part]
+    ranker = ranker_class(settings.base, negatives if settings.negatives is None else settings.negatives)
     state = folder / STATE
     make_output(folder)
     (state / "fit").mkdir(parents=True, exist_ok=True)
     examples = load_or_mine(collection, split.learn, state / "learn.json", report_progress)
-    valid = load_or_mine(collection, split.choose, state / "choose.json")
     figures = train_ranker(
         ranker,
         examples,
-        valid,
+        load_or_mine(collection, split.choose, state / "choose.json"),
         state / "fit",
-        settings.fitting,
+        epochs=settings.epochs,
+        batch=settings.batch or batch,
+        rate=settings.rate or rate,
+        seed=settings.seed,
         facts={"retriever": asdict(settings)},
         progress=report_progress,
     )
     ranker.save(folder)
-    compare: Mapping[Part, Callable[[Collection, QuestionSplit, Path, ProgressCallback], dict[str, Any]]] = {
-        "embedder": _compare_embedder,
-        "reranker": _compare_reranker,
-        "verifier": partial(_compare_verifier, settings.base),
-    }
-    comparison = compare[settings.part](collection, split, folder, report_progress)
+    if part == "embedder":
+        comparison = _compare_embedder(collection, split, folder, report_progress)
+    elif part == "reranker":
+        comparison = _compare_reranker(collection, split, folder, report_progress)
+    else:
+        comparison = _compare_verifier(settings.base, collection, split, folder, report_progress)
     report = RetrieverReport(
         settings=settings,
-        base=base_facts(settings.base, base, None if settings.part == "verifier" else "embedder"),
+        base=base_facts(settings.base, base, None if part == "verifier" else "embedder"),
         questions={name: len(getattr(split, name)) for name in ("learn", "choose", "test")},
         lessons=len(examples),
         numbers=figures,
@@ -182,23 +181,13 @@ def adapt_retriever(
         seconds=round(time.monotonic() - start, 1),
         **comparison,
     )
-    write_durably(folder / CARD, _card(report).encode())
-    write_durably(folder / RECORD, json.dumps({"format": 1, **asdict(report)}, indent=1).encode() + b"\n")
-    shutil.rmtree(state)
-    return report
-
-
-def _card(report: RetrieverReport) -> str:
-    """The model card: base, data and figures."""
-    part, counts = report.settings.part, report.questions
-    metadata = {"base_model": report.base["model"], "tags": ["rag", "ragfm"]}
     lines = [
         f"# {part.capitalize()} for retrieval",
         "",
         "Fine-tuned with ragfm on questions about a collection, and tested on questions about other documents.",
         "",
         base_line(report.base),
-        f"- Questions: {counts['learn']} to train, {counts['choose']} to choose the epoch, {counts['test']} to test",
+        "- Questions: {learn} to train, {choose} to choose the epoch, {test} to test".format(**report.questions),
         "",
         "| measure | before | after | difference, 95 % interval |",
         "|---|---|---|---|",
@@ -207,19 +196,11 @@ def _card(report: RetrieverReport) -> str:
         f"| {one.measure} | {one.a:.3f} | {one.b:.3f} | {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] |"
         for one in report.differences
     ]
-    return card_text(metadata, lines)
-
-
-def _base(settings: RetrieverSettings) -> Path:
-    """The model that training starts from."""
-    if settings.part == "verifier":
-        return find_verifier(settings.base)
-    base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
-    if base.is_file():
-        raise UnsupportedError(
-            f"'{base}' is a GGUF file, which cannot be trained.", "Use a sentence-transformers folder."
-        )
-    return base
+    card = card_text({"base_model": report.base["model"], "tags": ["rag", "ragfm"]}, lines)
+    write_durably(folder / CARD, card.encode())
+    write_durably(folder / RECORD, json.dumps({"format": 1, **asdict(report)}, indent=1).encode() + b"\n")
+    shutil.rmtree(state)
+    return report
 
 
 def _compare_embedder(
@@ -303,7 +284,6 @@ def _differences(folder: Path, mode: Mode = "hybrid") -> tuple[Difference, ...]:
 
 
 def _open_reranked(collection: Collection, reranker: Reranker, weight: float) -> Collection:
-
     search = collection.settings.search.model_copy(update={"rerank_weight": weight, "rerank_budget_ms": None})
     settings = collection.settings.model_copy(update={"search": search})
     return collection.with_options(settings=settings, embedder=collection.embedder, reranker=reranker)

@@ -9,18 +9,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
-from ragfm.models.adapters import BEST, CHECKPOINT, AdapterRecord, Method
+from ragfm.models.adapters import AdapterRecord
 from ragfm.models.model_lookup import find_model
 from ragfm.training.examples import TRAIN, VALID, Example, read_card, read_examples
 from ragfm.training.output_checks import check_training_output
-from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
+from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 
 if TYPE_CHECKING:
     from ragfm.training.trainer import Training
@@ -46,22 +46,19 @@ def train(
     out: str | Path = "ragfm-adapter",
     *,
     settings: TrainSettings | None = None,
-    method: Method | None = None,
     valid: Sequence[Example] | None = None,
     licence: str | None = None,
-    resume: bool = True,
     on_estimate: Callable[[TrainingEstimate], None] | None = None,
     progress: ProgressCallback | None = None,
 ) -> TrainingResult:
     """Train an adapter and write it, with its record and a page with the loss curves, into the folder `out`.
 
     `examples` is a folder that `write_dataset` wrote, a file of examples, or the examples themselves. `valid` are the
-    validation examples, by default those of the folder. `base` is a model folder or a GGUF file. `method` is short for
-    settings with this method and its default size. `licence` goes into the record; by default it is that of the
-    adapter that training starts from (`settings.start`).
+    validation examples, by default those of the folder. `base` is a model folder or a GGUF file. `licence` goes into
+    the record; by default it is that of the adapter that training starts from (`settings.start`).
 
-    After an interruption, the same call continues from the checkpoint in `out`; with `resume=False` a checkpoint there
-    is deleted and training starts from the beginning. A KeyboardInterrupt saves a checkpoint and is raised again.
+    After an interruption, the same call continues from the checkpoint in `out`. A KeyboardInterrupt saves a checkpoint
+    and is raised again.
 
     `on_estimate` receives the expected cost before the first step; without it nothing is measured. `progress` receives
     `Progress("train", step, steps, figures)` after each step, see `ragfm.training.trainer.Training.run`.
@@ -72,7 +69,7 @@ def train(
     """
     from ragfm.training.adapter_folder import write_adapter
 
-    training, card = _prepare(examples, base, out, settings, method, valid, resume=resume)
+    training, card = _prepare(examples, base, out, settings, valid)
     estimate = None
     if on_estimate is not None:
         estimate = training.estimate()
@@ -87,14 +84,13 @@ def estimate_training(
     out: str | Path = "ragfm-adapter",
     *,
     settings: TrainSettings | None = None,
-    method: Method | None = None,
     valid: Sequence[Example] | None = None,
 ) -> TrainingEstimate:
     """Estimate time, memory and disk space of `train` with the same arguments. Writes nothing; raises the same errors.
 
     A checkpoint in `out` is ignored: the estimate is that of a whole run.
     """
-    training, _ = _prepare(examples, base, out, settings, method, valid, resume=True)
+    training, _ = _prepare(examples, base, out, settings, valid)
     return training.estimate()
 
 
@@ -103,15 +99,10 @@ def _prepare(
     base: str,
     out: str | Path,
     settings: TrainSettings | None,
-    method: Method | None,
     valid: Sequence[Example] | None,
-    *,
-    resume: bool,
 ) -> tuple[Training, dict[str, Any]]:
     """Check the arguments and load the base; returns the training run and the data card."""
     settings = settings or TrainSettings()
-    if method is not None:
-        settings = replace(settings, method=MethodSettings(method))
     card: dict[str, Any] = {}
     if isinstance(examples, str | Path):
         path = Path(examples)
@@ -140,8 +131,4 @@ def _prepare(
 
     images = any(message.images for example in (*train_examples, *(valid or ())) for message in example.messages)
     loaded = Base(base, four_bit=settings.method.method == "qlora", vision=images or None)
-    training = Training(loaded, train_examples, out, settings, valid=valid or ())
-    if not resume:
-        for name in (CHECKPOINT, BEST):
-            (out / name).unlink(missing_ok=True)
-    return training, card
+    return Training(loaded, train_examples, out, settings, valid=valid or ()), card

@@ -21,7 +21,7 @@ from ragfm.evaluation import Gold, Question
 from ragfm.evaluation.confidence_calibration import accept_all_calibration
 from ragfm.testing import ScriptedReader
 from ragfm.training.hard_negatives import RankingExample, mine_hard_negatives, split_questions
-from ragfm.training.ranker_trainer import RankerSettings, epoch_batches
+from ragfm.training.ranker_trainer import epoch_batches
 from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
 from ragfm.training.verifier_ranker import VerifierRanker
 
@@ -246,15 +246,15 @@ def test_passages_with_the_answer_are_not_negatives(towns: Collection) -> None:
 
 def test_no_positive_occurs_twice_in_a_batch() -> None:
     examples = [RankingExample(f"question {at}", f"text {at % 7}", ("a", "b", "c")) for at in range(40)]
-    batches = epoch_batches(examples, 0, RankerSettings(batch=8), 2)
+    batches = epoch_batches(examples, 0, size=8, negatives=2)
     assert sorted(example.question for batch in batches for example in batch) == sorted(
         example.question for example in examples
     )
     for batch in batches:
         assert len({example.positive for example in batch}) == len(batch) <= 8
         assert all(len(example.negatives) == 2 for example in batch)
-    assert epoch_batches(examples, 0, RankerSettings(batch=8), 2) == batches
-    assert epoch_batches(examples, 1, RankerSettings(batch=8), 2) != batches
+    assert epoch_batches(examples, 0, size=8, negatives=2) == batches
+    assert epoch_batches(examples, 1, size=8, negatives=2) != batches
 
 
 def test_the_command_reports_a_change_within_noise(towns: Collection, tmp_path: Path) -> None:
