@@ -11,7 +11,7 @@ has no gradient. The reference log-probabilities do not change, so they are comp
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -91,21 +91,14 @@ def encode_sequences(
         )
     if objective == "kto":
         result.good = [not example.rejected for example in result.examples]
-        result.mismatched = list(_mismatched(base, result.examples, others, max_tokens))
+        for index, example in enumerate(result.examples):  # its prompt with the next answer to another prompt
+            candidates = itertools.chain(result.examples[index + 1 :], result.examples[:index], others)
+            other = next((one for one in candidates if one.messages != example.messages), None)
+            if other is None:
+                raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
+            mismatched = base.encode(replace(example, completion=other.completion))
+            result.mismatched.append(replace(mismatched, ids=mismatched.ids[:max_tokens]))
     return result
-
-
-def _mismatched(
-    base: Base, examples: Sequence[Example], others: Sequence[Example], max_tokens: int
-) -> Iterator[Encoded]:
-    """For each example, its prompt with the answer of the next example, or of another, that has another prompt."""
-    for index, example in enumerate(examples):
-        candidates = itertools.chain(examples[index + 1 :], examples[:index], others)
-        other = next((one for one in candidates if one.messages != example.messages), None)
-        if other is None:
-            raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
-        encoded = base.encode(replace(example, completion=other.completion))
-        yield replace(encoded, ids=encoded.ids[:max_tokens])
 
 
 def kto_losses(
