@@ -33,10 +33,10 @@ gguf_lora, gguf_merge   GGUF adapters, and models merged with them
 gguf_library            the library for that
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
-retriever_training      train embedder, reranker or verifier, and test it
+retriever_training      train embedder or reranker, and test it
 hard_negatives          their training examples
 ranker_models           the models, with their losses
-verifier_ranker         the verifier as a ranking model
+verifier_ranker         the verifier as a trainable model
 ranker_trainer          train them
 """
 

@@ -59,12 +59,9 @@ def adapter_card(record: AdapterRecord) -> str:
     return card_text(metadata, lines)
 
 
-def base_facts(name: str, path: Path, job: Job | None) -> dict[str, str]:
-    """What a record says about the base of a training run: name, model, sha256 and, if it states one, its licence.
-
-    Without a `job`, the model is not one of those that are found by name.
-    """
-    model = BUNDLED[job].names[-1] if job and name == "bundled" else name
+def base_facts(name: str, path: Path, job: Job) -> dict[str, str]:
+    """What a record says about the base of a training run: name, model, sha256 and, if it states one, its licence."""
+    model = BUNDLED[job].names[-1] if name == "bundled" else name
     licence = read_licence(path)
     facts = {"name": name, "sha256": weights_sha256(path), "model": model}
     return {**facts, "licence": licence} if licence else facts
