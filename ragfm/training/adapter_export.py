@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,24 +238,19 @@ def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation)
         check_adapter(adapter, base)
         merge_gguf(base, adapter, out, quantisation)
         return out
-    if not_plain_lora(json.loads((adapter / PEFT_CONFIG).read_bytes())):  # its changes have full rank
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
-        loaded, serving = _load_bases(adapter, name)
-        shape, adapted = ModelShape.from_config(loaded.model.config), load_adapter(loaded, adapter)
-        layers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-        changed = [name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, layers)]
-        merged = adapted.merge_and_unload()
-        weights = {}
-        for module in changed:
-            weight = shape.gguf_name(module)
-            weights[weight] = shape.to_gguf(weight, merged.get_submodule(module).weight.detach().float().cpu().numpy())
-        merge_gguf(serving, weights, out, quantisation)
-        return out
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        exported = export_adapter(adapter, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")
-        merge_gguf(base, exported, out, quantisation)
+    loaded, serving = _load_bases(adapter, name)
+    shape, adapted = ModelShape.from_config(loaded.model.config), load_adapter(loaded, adapter)
+    layers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    changed = [name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, layers)]
+    merged = adapted.merge_and_unload()
+    weights = {}
+    for module in changed:
+        weight = shape.gguf_name(module)
+        weights[weight] = shape.to_gguf(weight, merged.get_submodule(module).weight.detach().float().cpu().numpy())
+    merge_gguf(serving, weights, out, quantisation)
     return out
 
 

@@ -75,28 +75,15 @@ class Training:
     ) -> None:
         self.base, self.settings, self.folder = base, settings, Path(folder)
         self.finished = False
-        config, method = base.model.config.get_text_config(), settings.method.method
-        if base.processor is not None and method in ("full", "prefix", "prompt"):
-            raise ConfigError(
-                f"The method {method} cannot train models with vision.", "Use --method lora, qlora, dora or ia3."
-            )
-        max_tokens = min(settings.most_tokens, base.window)
-        if method in ("prefix", "prompt"):
-            if not has_only_attention(config):
-                raise ConfigError(
-                    f"{base.name} has layers other than attention, which the method {method} cannot train.",
-                    "Use --method lora.",
-                )
-            added = virtual_tokens(settings.start) if settings.start else settings.method.tokens
-            max_tokens = min(settings.most_tokens, base.window - added)
+        method, objective = settings.method.method, settings.objective
+        max_tokens = _max_tokens(base, settings)
 
         # Tokens, rows and steps.
-        objective = settings.objective
         self._train = encode_sequences(base, examples, objective, max_tokens)
         self._valid = encode_sequences(base, valid, objective, max_tokens, wanted=False, others=self._train.examples)
         self.too_long = self._train.too_long + self._valid.too_long
         self.examples, self.valid_examples = len(self._train.examples), len(self._valid.examples)
-        self._pack_prefixes = shares_prefixes(config)
+        self._pack_prefixes = shares_prefixes(base.model.config.get_text_config())
         rows, lengths = self._pack(self._train.encoded)
         self.steps: list[Step] = plan_steps(
             rows,
@@ -344,6 +331,24 @@ class Training:
 
     def _padded_tokens(self, batch: Sequence[Row]) -> int:
         return len(batch) * max(map(self._tokens, batch))
+
+
+def _max_tokens(base: Base, settings: TrainSettings) -> int:
+    """The length up to which examples are trained on. Raises ConfigError if the method cannot train the base."""
+    method = settings.method.method
+    if base.processor is not None and method in ("full", "prefix", "prompt"):
+        raise ConfigError(
+            f"The method {method} cannot train models with vision.", "Use --method lora, qlora, dora or ia3."
+        )
+    if method not in ("prefix", "prompt"):
+        return min(settings.most_tokens, base.window)
+    if not has_only_attention(base.model.config.get_text_config()):
+        raise ConfigError(
+            f"{base.name} has layers other than attention, which the method {method} cannot train.",
+            "Use --method lora.",
+        )
+    added = virtual_tokens(settings.start) if settings.start else settings.method.tokens
+    return min(settings.most_tokens, base.window - added)
 
 
 def shares_prefixes(config: Any) -> bool:
