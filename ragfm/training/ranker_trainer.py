@@ -91,7 +91,7 @@ def train_ranker(
         "seconds": round(state.seconds, 1),
         "valid": [round(loss, 4) for _, loss in state.valid],
         "loss": {"first": losses[0], "last_5": sum(losses[-5:]) / len(losses[-5:])},
-        "kept_epoch": epoch_ends.index(state.best_step) + 1,
+        "kept_epoch": epoch_ends.index(state.best_step or state.step) + 1,
         "bfloat16": loop.bfloat16,
         "threads": torch.get_num_threads(),
     }

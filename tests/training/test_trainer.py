@@ -100,49 +100,39 @@ def test_prompts_are_those_of_the_reader(tmp_path: Path, template: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_falls_with_each_method(folder: Path, tmp_path: Path, method: Any) -> None:
+def test_each_method_learns_and_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, method: Any) -> None:
     settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
-    trained = training(folder, tmp_path / "out", settings)
+    trained, out = training(folder, tmp_path / "out", settings), tmp_path / "out"
     numbers = trained.run()
     assert numbers["loss"]["last_5"] < numbers["loss"]["first"] * (
         0.97 if method in ("ia3", "prompt", "prefix") else 0.8
     )
     assert 0 < numbers["learned"] <= numbers["parameters"]
     record = write_adapter(trained, numbers, card={"prompt": prompt_fingerprint()}, licence="CC0")
-    assert read_record(tmp_path / "out") == record
-    check_adapter(tmp_path / "out", folder, prompt_fingerprint())
-    assert not (tmp_path / "out" / CHECKPOINT).exists()
-    assert "<polyline" in (tmp_path / "out" / PAGE).read_text()
+    assert read_record(out) == record
+    check_adapter(out, folder, prompt_fingerprint())
+    assert not (out / CHECKPOINT).exists()
+    assert "<polyline" in (out / PAGE).read_text()
+    if method == "full":
+        with pytest.raises(AdapterMismatchError, match=r"whole model.*reader transformers:"):
+            serving_adapter(out, f"transformers:{folder}", prompt_fingerprint())
+        return
+    if method in NOT_IN_GGUF:
+        with pytest.raises(AdapterMismatchError, match=rf"trained with {method}, which llama.cpp cannot") as refused:
+            serving_adapter(out, "bundled", prompt_fingerprint())
+        assert ("--to merged" in (refused.value.hint or "")) == (method in MERGES)
 
-
-@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "prefix", "prompt"])
-def test_each_adapter_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, method: Any) -> None:
-    settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=6, batch=10, rate=RATES[method])
-    trained = training(folder, tmp_path / "out", settings)
-    write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
     base, prompts = Base(str(folder)), [example.messages for example in tiny_examples(3)]
-    model = load_adapter(base, tmp_path / "out")
+    model = load_adapter(base, out)
     # A stream does not yield a character that is not complete.
     expected = [generate_greedy(model, base, messages, 12).rstrip(" \ufffd") for messages in prompts]
-    found = serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
+    found = serving_adapter(out, f"transformers:{folder}", prompt_fingerprint())
     assert found
     reader = load_reader(f"transformers:{folder}", dtype="float32", device="cpu")
     adapted = [reader.stream(messages, Sampling(max_tokens=12, adapter=found)) for messages in prompts]
     plain = reader.stream(prompts[0], Sampling(max_tokens=12))
     assert ["".join(stream).strip().rstrip(" \ufffd") for stream in adapted] == expected
     assert "".join(plain).strip() != expected[0]
-    if method in NOT_IN_GGUF:
-        with pytest.raises(AdapterMismatchError, match=rf"trained with {method}, which llama.cpp cannot") as refused:
-            serving_adapter(tmp_path / "out", "bundled", prompt_fingerprint())
-        assert ("--to merged" in (refused.value.hint or "")) == (method in MERGES)
-
-
-def test_a_full_model_is_refused_as_an_adapter(folder: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, method=MethodSettings("full"), epochs=1)
-    trained = training(folder, tmp_path / "out", settings)
-    write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
-    with pytest.raises(AdapterMismatchError, match=r"whole model.*reader transformers:"):
-        serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
 
 
 def test_qlora_refuses_gguf_files(folder: Path) -> None:
@@ -257,28 +247,26 @@ def interrupted(folder: Path, out: Path, settings: TrainSettings, **given: Any) 
     return trained
 
 
-@pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "lost"])
-def test_a_run_goes_on_without_its_best_weights(
-    folder: Path, tmp_path: Path, damaged: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_goes_on_without_its_best_weights(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = replace(SETTINGS, validate_every=2)
     given = {"valid": tiny_examples(2)}
     whole = training(folder, tmp_path / "whole", settings, **given)
     whole.run()
-    interrupted(folder, tmp_path / "out", settings, **given)
-    best = tmp_path / "out" / BEST
-    if damaged:
-        best.write_bytes(best.read_bytes()[:100])
-    else:
-        best.unlink()
-    resumed = training(folder, tmp_path / "out", settings, **given)
-    numbers = resumed.run()
-    assert "The best weights so far are lost" in caplog.text
-    assert numbers["kept_step"] > 6
-    assert [loss for _, loss in resumed.state.losses] == pytest.approx([loss for _, loss in whole.state.losses])
+    interrupted(folder, tmp_path / "damaged", settings, **given)
+    shutil.copytree(tmp_path / "damaged", tmp_path / "lost")
+    (tmp_path / "lost" / BEST).unlink()
+    damaged = tmp_path / "damaged" / BEST
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    for name in ("damaged", "lost"):
+        caplog.clear()
+        resumed = training(folder, tmp_path / name, settings, **given)
+        numbers = resumed.run()
+        assert "The best weights so far are lost" in caplog.text
+        assert numbers["kept_step"] > 6
+        assert [loss for _, loss in resumed.state.losses] == pytest.approx([loss for _, loss in whole.state.losses])
 
-    best.unlink()  # between the last step and the adapter
-    again = training(folder, tmp_path / "out", settings, **given)
+    (tmp_path / "lost" / BEST).unlink()  # between the last step and the adapter
+    again = training(folder, tmp_path / "lost", settings, **given)
     numbers = again.run()
     assert numbers["kept_step"] == len(again.steps)
     write_adapter(again, numbers, card={})
@@ -302,12 +290,13 @@ def test_what_a_killed_run_left_needs_no_more_disk(
 
 
 def test_another_start_adapter_is_another_run(folder: Path, tmp_path: Path) -> None:
-    start = training(folder, tmp_path / "start")
+    short = replace(SETTINGS, epochs=0.2)
+    start = training(folder, tmp_path / "start", short)
     write_adapter(start, start.run(), card={})
     settings = replace(SETTINGS, start=str(tmp_path / "start"))
     interrupted(folder, tmp_path / "out", settings)
     shutil.rmtree(tmp_path / "start")
-    other = training(folder, tmp_path / "start", replace(SETTINGS, seed=1))
+    other = training(folder, tmp_path / "start", replace(short, seed=1))
     write_adapter(other, other.run(), card={})
     with pytest.raises(DataError, match="a different training run: start_weights"):
         training(folder, tmp_path / "out", settings).run()
