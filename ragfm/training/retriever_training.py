@@ -151,6 +151,7 @@ def adapt_retriever(
     )
     ranker.save(folder)
     compare = _compare_embedder if part == "embedder" else _compare_reranker
+    comparison = compare(collection, split, folder, report_progress)  # writes the runs that `_differences` reads
     report = RetrieverReport(
         settings=settings,
         base=base_facts(settings.base, base, "embedder"),
@@ -159,7 +160,7 @@ def adapt_retriever(
         numbers=figures,
         differences=_differences(folder),
         seconds=round(time.monotonic() - start, 1),
-        **compare(collection, split, folder, report_progress),
+        **comparison,
     )
     lines = [
         f"# {part.capitalize()} for retrieval",

@@ -90,10 +90,9 @@ def test_the_loss_is_that_of_the_library(folder: Path, tmp_path: Path) -> None:
     base = Base(str(folder), vision=True)
     expected = [library_loss(base, example) for example in examples]
     training = Training(base, examples, tmp_path / "out", SETTINGS)
-    training._bfloat16 = False
     base = Base(str(folder), vision=True)
     training.model, training.base = base.model, base
-    rows, _ = training._pack(training._train)
+    rows, _ = training._pack(training._train.encoded)
     with torch.no_grad():
         logprobs, tokens = training._logprobs(training._train.encoded, rows)
     assert tokens == sum(count for _, count in expected)
