@@ -5,7 +5,7 @@ Collection   status, sources, documents, tag, remove, export, verify, backup, re
              watch, worker
 Serve        serve, keys, mcp
 Evaluate     eval, eval_retrieval, eval_answers, eval_compare, compare, tune
-Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_refresh, adapt_retriever, models, plugins
+Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_retriever, models, plugins
 
 main             the entry point, errors and exit codes
 options          options that commands share, and what they open

@@ -128,8 +128,6 @@ def main() -> None:
         hint = ""
         if {"ingest", "reembed"} & set(sys.argv):
             hint = "Committed documents are kept; run the same command again to continue."
-        elif sys.argv[1:2] == ["adapt"] and {"auto", "refresh"} & set(sys.argv):
-            hint = "Run the same command again to continue."
         code = _fail(INTERRUPTED, KeyboardInterrupt(), "Interrupted.", hint)
     except BrokenPipeError:
         code = FAILED

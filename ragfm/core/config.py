@@ -155,7 +155,7 @@ class AskSection(_Section):
     verifier: str = Field(
         "bundled",
         description="Small network that also reads question and passages, for ranking, citations and confidence: "
-        "`bundled`, a folder made by `ragfm adapt retriever --part verifier`, or `none`.",
+        "`bundled`, a folder with a verifier, or `none`.",
     )
     contradictions: bool = Field(
         True, description="Report passages that contradict the answer, which is then at most `unsure`."
