@@ -28,7 +28,7 @@ from ragfm.core.types import Answer, Citation, Contradiction, Message, Sampling,
 from ragfm.generation.answer_log import AnswerContext, Origin
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
-from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint, prompt_prefix
+from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, configured_reader
 from ragfm.generation.readers.images import check_images
@@ -106,8 +106,6 @@ class Rag:
             self.base_reader = reader
         self._passages: int = getattr(self.base_reader, "passages", DEFAULT_PASSAGES)
         self.k: int = _checked(k) or settings.k or self._passages
-        if keep := getattr(self.base_reader, "keep", None):
-            keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.origin = Origin()
         self.reader = _scoped(self.base_reader, collection, self.origin)
         self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)

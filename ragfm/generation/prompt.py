@@ -259,12 +259,6 @@ class _Layout:
         return self.reader.count_tokens(messages) > self.room
 
 
-def prompt_prefix(strategy: Strategy, *, documents_only: bool = True) -> list[Message]:
-    """The messages that all prompts of a strategy start with, whatever the question and the documents."""
-    turns = [turn for example in strategy.examples for turn in example.turns]
-    return _neutralize([Message("system", strategy.texts(documents_only=documents_only).system), *turns])
-
-
 def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None = None) -> str:
     """A hash of the texts and the layout of a prompt, apart from question and passages.
 
@@ -274,8 +268,9 @@ def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None
     hits = [Hit("uri", "text", 0, 4, n, None, {}, context=context) for n, context in enumerate(["", "context"])]
     history = (Message("user", "before"), Message("assistant", ABSTENTION))
     strategy = strategy or load_strategy()
-    opening = [*prompt_prefix(strategy, documents_only=documents_only), *history]
-    messages = _messages(opening, "q", hits, (), strategy.texts(documents_only=documents_only))
+    texts = strategy.texts(documents_only=documents_only)
+    turns = [turn for example in strategy.examples for turn in example.turns]
+    messages = _messages([Message("system", texts.system), *turns, *history], "q", hits, (), texts)
     content = json.dumps([[message.role, message.text] for message in messages])
     return blake2b(content.encode() + strategy.fingerprint.encode(), digest_size=16).hexdigest()
 

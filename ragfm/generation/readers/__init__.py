@@ -18,7 +18,6 @@ engine                interfaces of the models and KV caches that continuous bat
 continuous_batching   the thread that evaluates all requests in one batch
 generation_request    a request and its results, shared by two threads
 slots                 slots of the KV cache, and which one a request gets
-prefix_cache          evaluated prompt prefixes on disk
 sampling              temperature, top_p and min_p
 images                which images a reader may get
 chat_template         chat templates
