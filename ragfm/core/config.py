@@ -138,7 +138,7 @@ class AskSection(_Section):
     )
     strategy: str = Field(
         "zero-shot",
-        description="Prompt strategy: `zero-shot`, `few-shot`, `chain-of-thought`, or a TOML file next to this one.",
+        description="Prompt strategy: `zero-shot`, or a TOML file next to this one.",
     )
     min_confidence: float | None = Field(
         None,

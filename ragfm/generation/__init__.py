@@ -2,7 +2,7 @@
 
 passage_retrieval    the passages for a question, follow-ups included
 prompt               the prompt: numbered passages and the question, within the window
-prompt_template      prompt strategies; prompt_templates/ has those that ship
+prompt_template      prompt strategies; zero-shot.toml is the default
 answer_stream        the reader's output as a stream
 reader_output        normalised output: reasoning, preambles, citation markers
 small_talk           greetings, and requests that need a larger reader

@@ -224,7 +224,7 @@ class _Layout:
 
         def messages(_: int, pictures: Mapping[str, ImagePart]) -> list[Message]:
             built = self.messages(turn, passages, recent, pictures)
-            return [*previous.messages[:-1], built[-1]]  # keeps the examples that were picked
+            return [*previous.messages[:-1], built[-1]]
 
         if self._overflows(messages(0, previous.pictures)):
             return None
@@ -239,7 +239,7 @@ class _Layout:
         pictures: Mapping[str, ImagePart] | None = None,
     ) -> list[Message]:
         """The messages that ask a turn's question."""
-        opening = [Message("system", self.texts.system), *self.strategy.example_turns(turn.question)]
+        opening = [Message("system", self.texts.system), *self.strategy.examples]
         return _messages(
             opening, turn.question, passages, recent, self.texts, self.instruction, pictures or {}, turn.images
         )
@@ -269,10 +269,9 @@ def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None
     history = (Message("user", "before"), Message("assistant", ABSTENTION))
     strategy = strategy or load_strategy()
     texts = strategy.texts(documents_only=documents_only)
-    turns = [turn for example in strategy.examples for turn in example.turns]
-    messages = _messages([Message("system", texts.system), *turns, *history], "q", hits, (), texts)
+    messages = _messages([Message("system", texts.system), *strategy.examples, *history], "q", hits, (), texts)
     content = json.dumps([[message.role, message.text] for message in messages])
-    return blake2b(content.encode() + strategy.fingerprint.encode(), digest_size=16).hexdigest()
+    return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _messages(
