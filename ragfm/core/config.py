@@ -170,11 +170,10 @@ class AskSection(_Section):
     order: Literal["rank", "document"] = Field(
         "rank", description="Order of passages: best first, or as they occur in each document."
     )
-    followup: Literal["auto", "rules", "reader", "off"] = Field(
+    followup: Literal["auto", "reader", "off"] = Field(
         "auto",
-        description="How follow-up questions are rewritten to stand alone for the search: by `rules` (English); by the "
-        "`reader` (which must support grammars); `auto`, by rules where they are certain, else by the reader if it "
-        "passes a check; or `off`.",
+        description="How follow-up questions are made to stand alone: `auto`, by appending them to the earlier "
+        "question (English); by the `reader`, which must support grammars; or `off`.",
     )
     answer_tokens: int = Field(256, ge=1, description="Maximum length of an answer, in tokens.")
     log: bool = Field(

@@ -10,8 +10,8 @@ structured_output    objects that meet a JSON schema
 json_schema          schemas as grammars and as text for the prompt
 conversation         conversations in files
 answer_log           the answer log
-log_file, log_table  where they are: a file, or the database of a collection
-log_entries          its rows, filters and redaction
-followups/           rewrite follow-up questions
+log_storage          where it is: a file, or the database of a collection
+log_entries          its entries, filters and redaction
+followups            questions that depend on earlier ones
 readers/             the foundation models
 """
