@@ -59,6 +59,13 @@ if TYPE_CHECKING:
 )
 @click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
 @click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, dora, qlora).")
+@click.option(
+    "--virtual-tokens",
+    "tokens",
+    default=20,
+    type=click.IntRange(min=1),
+    help="Number of virtual tokens (prefix and prompt tuning).",
+)
 @click.option("--epochs", default=1.0, type=POSITIVE, help="Number of passes over the examples.")
 @click.option("--batch", default=16, type=click.IntRange(min=1), help="Examples per step.")
 @click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
@@ -105,7 +112,7 @@ def train(
 
     if options["method"] in PREFERENCES:
         options["objective"], options["method"] = options["method"], _low_rank_method(options["start"])
-    method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout")})
+    method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
     start, plan = settings.start, dict[str, Any]()
 

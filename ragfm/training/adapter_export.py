@@ -124,7 +124,7 @@ def export_adapter(
     target = Path(out)
     if method not in MERGES:
         raise UnsupportedError(
-            f"Adapters trained with {method} cannot be merged into the weights.",
+            f"Adapters trained with {method} cannot be merged: they add tokens to the prompt.",
             f"Use the adapter as it is, with the transformers reader: `--adapter {path}`.",
         )
     if form == "merged" and quantisation:

@@ -63,7 +63,7 @@ _TEST_SHARE = 0.3
 """The share of new questions that are never trained on. A question is in the same part at every refresh."""
 _SERVABLE_METHODS: Mapping[str, tuple[Method, ...]] = {
     "llama-cpp": ("lora", "qlora"),
-    "transformers": ("lora", "qlora", "dora", "ia3"),
+    "transformers": ("lora", "qlora", "dora", "ia3", "prefix", "prompt"),
 }
 
 

@@ -27,7 +27,8 @@ from ragfm.core.durable_files import temporary_paths
 from ragfm.core.errors import ConfigError, DamagedModelError, DataError, RagfmError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.models.adapters import BEST, CHECKPOINT, read_record, trained_weights_sha256
+from ragfm.generation.readers.torch_model import has_only_attention
+from ragfm.models.adapters import BEST, CHECKPOINT, read_record, trained_weights_sha256, virtual_tokens
 from ragfm.models.hardware import peak_memory_bytes
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded, in_bfloat16
@@ -115,13 +116,21 @@ class Training:
         self.base, self.settings, self.folder = base, settings, Path(folder)
         self.processes = Processes()
         method = settings.method.method
-        if base.processor is not None and method == "full":
+        if base.processor is not None and method in ("full", "prefix", "prompt"):
             raise ConfigError(
                 f"The method {method} cannot train models with vision.", "Use --method lora, qlora, dora or ia3."
             )
 
         # Tokens, rows and steps.
-        max_tokens = min(settings.most_tokens, base.window)
+        window, adds_tokens = base.window, method in ("prefix", "prompt")
+        if adds_tokens:
+            if not has_only_attention(base.model.config.get_text_config()):
+                raise ConfigError(
+                    f"{base.name} has layers other than attention, which the method {method} cannot train.",
+                    "Use --method lora.",
+                )
+            window -= virtual_tokens(settings.start) if settings.start else settings.method.tokens
+        max_tokens = min(settings.most_tokens, window)
         self._train = encode_sequences(base, examples, settings.objective, max_tokens)
         self._valid = encode_sequences(
             base, valid, settings.objective, max_tokens, wanted=False, others=self._train.examples
@@ -165,6 +174,8 @@ class Training:
                 if key not in ("checkpoint_seconds", "max_seconds")
             },
         }
+        if self._pack_prefixes and adds_tokens:  # unlike in checkpoints of older versions
+            self.configuration["packed"] = True
         if settings.objective == "likelihood":  # as in checkpoints from before there were others
             self.configuration = {
                 key: one for key, one in self.configuration.items() if key not in ("objective", "beta")

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ragfm.generation.readers.torch_model import cache_argument, has_virtual_tokens, virtual_cache
 from ragfm.training.base_model import Encoded
 
 Row: TypeAlias = tuple[int, ...]
@@ -110,7 +111,8 @@ def completion_logprobs(
     """The log-probability of each completion, in the order of the rows, and the number of tokens of all.
 
     Logits are computed only where a token of a completion is predicted. Padding is on the right, and positions are
-    counted from the end. `images` are those of `Base.image_inputs`, for one row of one example.
+    counted from the end. The virtual tokens of prefix and prompt tuning precede each row, in the KV cache. `images` are
+    those of `Base.image_inputs`, for one row of one example.
     """
     width = max(row_tokens(row) for row in rows)
     ids = torch.full((len(rows), width), pad)
@@ -135,15 +137,19 @@ def completion_logprobs(
             offset, count = end, count + 1
     columns = (targets >= 0).any(0).nonzero().flatten()
     targets = targets[:, columns].to(device)
-    options = dict[str, Any](images)
+    virtual, options = 0, dict[str, Any](images)
+    if has_virtual_tokens(model):
+        virtual = model.active_peft_config.num_virtual_tokens
+        cache, model = virtual_cache(model, len(rows)), model.get_base_model()
+        options[cache_argument(model)] = cache
     if int(branch.max()) <= 1:
-        options["attention_mask"] = (branch >= 0).long()
+        options["attention_mask"] = torch.nn.functional.pad((branch >= 0).long(), (virtual, 0), value=1)
     else:
         same_branch = branch[:, :, None] == branch[:, None, :]
         causal = torch.ones(width, width, dtype=torch.bool).tril()
         mask = causal & (same_branch | (branch == 0)[:, None, :])
-        options["attention_mask"] = mask[:, None]
-        options["position_ids"] = positions
+        options["attention_mask"] = torch.nn.functional.pad(mask, (virtual, 0), value=True)[:, None]
+        options["position_ids"] = virtual + positions
     output = model(
         input_ids=ids.to(device),
         logits_to_keep=(columns - width).to(device),

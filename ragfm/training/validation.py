@@ -10,7 +10,7 @@ import torch
 from ragfm.core.abstention import is_abstention
 from ragfm.core.types import Message
 from ragfm.evaluation.answer_matching import token_f1
-from ragfm.generation.readers.torch_model import cache_argument, rope_holder
+from ragfm.generation.readers.torch_model import cache_argument, has_virtual_tokens, rope_holder, virtual_cache
 from ragfm.training.base_model import Base
 from ragfm.training.examples import Example
 
@@ -42,6 +42,8 @@ def generate_greedy(model: Any, base: Base, messages: Sequence[Message], max_tok
     if (holder := rope_holder(base.model)) is not None:
         holder.rope_deltas = None  # of an earlier prompt with images
     with torch.no_grad():
+        if has_virtual_tokens(model):
+            cache, model = virtual_cache(model), base.model
         while len(answer) < max_tokens:
             ids = torch.tensor([inputs], device=base.device)
             prepared = {name: tensor.to(base.device) for name, tensor in images.items()}

@@ -187,11 +187,15 @@ def test_an_export_for_vllm_is_a_peft_folder_with_a_card(trained: Path, tmp_path
 
 
 def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_path: Path) -> None:
-    train(tiny_examples(4), str(folder), tmp_path / "dora", settings=TrainSettings(MethodSettings("dora")))
-    for form in ("gguf", "vllm"):
-        with pytest.raises(UnsupportedError) as refused:
-            export_adapter(tmp_path / "dora", form, out=tmp_path / form)
-        assert "--to merged" in (refused.value.hint or "")
+    for method, hint in (("dora", "--to merged"), ("prefix", "transformers reader")):
+        settings = TrainSettings(MethodSettings(method, tokens=4))  # type: ignore[arg-type]
+        train(tiny_examples(4), str(folder), tmp_path / method, settings=settings)
+        for form in ("gguf", "vllm"):
+            with pytest.raises(UnsupportedError) as refused:
+                export_adapter(tmp_path / method, form, out=tmp_path / form)
+            assert hint in (refused.value.hint or "")
+    with pytest.raises(UnsupportedError, match="cannot be merged: they add tokens"):
+        export_adapter(tmp_path / "prefix", "merged", out=tmp_path / "merged")
 
 
 def go_template(text: str, messages: list[Message]) -> str:

@@ -77,7 +77,7 @@ def test_one_validation_example_is_enough_for_kto(folder: Path, tmp_path: Path) 
         Training(Base(str(folder)), rated(1), tmp_path / "other", settings)
 
 
-@pytest.mark.parametrize(("method", "goes_on"), [("dora", "dora"), ("ia3", "lora"), (None, "lora")])
+@pytest.mark.parametrize(("method", "goes_on"), [("dora", "dora"), ("prefix", "lora"), (None, "lora")])
 def test_preferences_continue_an_adapter_with_its_method(tmp_path: Path, method: Any, goes_on: str) -> None:
     if method:
         record = AdapterRecord(method, {"name": "tiny", "sha256": "0"}, "prompt", "0")
@@ -125,14 +125,14 @@ def test_the_reference_is_the_model_before_training(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "prefix", "full"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_run_stopped_by_ctrl_c_has_the_losses_of_an_uninterrupted_one(
     folder: Path, tmp_path: Path, objective: str, method: Any
 ) -> None:
     """Also if the file with the reference is lost: it is computed from the model before training."""
-    rate = {"lora": 2e-2, "full": 1e-3}[method]
-    changes = {"method": MethodSettings(method, rank=4, dropout=0.1), "rate": rate, "validate_every": 3}
+    rate = {"lora": 2e-2, "prefix": 1e-1, "full": 1e-3}[method]
+    changes = {"method": MethodSettings(method, rank=4, dropout=0.1, tokens=4), "rate": rate, "validate_every": 3}
     whole = training(folder, tmp_path / "whole", objective, **changes)
     whole.run()
     for stop in (2, 7):

@@ -197,7 +197,9 @@ def test_the_log_is_learned_even_if_no_question_yields_an_example(
         _make_dataset(rag, [], [lost], tmp_path, settings, ignore_progress)
 
 
-@pytest.mark.parametrize(("plugin", "method"), [("llama-cpp", "dora"), ("llama-cpp", "ia3"), ("transformers", "full")])
+@pytest.mark.parametrize(
+    ("plugin", "method"), [("llama-cpp", "dora"), ("llama-cpp", "prefix"), ("transformers", "full")]
+)
 def test_a_method_that_the_reader_does_not_serve_is_refused_before_training(
     tmp_path: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch, plugin: str, method: Any
 ) -> None:

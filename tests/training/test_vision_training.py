@@ -234,9 +234,10 @@ def test_what_cannot_be_trained_is_refused(qwen: Path, tmp_path: Path) -> None:
         Training(Base(str(text)), [RED], tmp_path / "out", SETTINGS)
     with pytest.raises(UnsupportedError, match=r"the base .*text cannot see images"):
         train([RED], str(text), tmp_path / "out", settings=SETTINGS)
-    settings = replace(SETTINGS, method=MethodSettings("full"))
-    with pytest.raises(ConfigError, match="full cannot train models with vision"):
-        Training(Base(str(qwen)), tiny_examples(3), tmp_path / "out", settings)
+    for method in ("prefix", "prompt", "full"):
+        settings = replace(SETTINGS, method=MethodSettings(method))
+        with pytest.raises(ConfigError, match=f"{method} cannot train models with vision"):
+            Training(Base(str(qwen)), tiny_examples(3), tmp_path / "out", settings)
     system = Example((Message("system", (colour("red"),)), Message("user", "Which?")), "Red.")
     with pytest.raises(UnsupportedError, match="message of the system has an image"):
         Training(Base(str(qwen)), [system], tmp_path / "out", SETTINGS)
