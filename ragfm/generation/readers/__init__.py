@@ -119,20 +119,6 @@ class ScopedReader:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
 
-    @property
-    def vision(self) -> bool:
-        """See Reader."""
-        return bool(getattr(self._reader, "vision", False))
-
-    @property
-    def context_tokens(self) -> int:
-        """See Reader."""
-        return int(self._reader.context_tokens)
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """See Reader."""
-        return int(self._reader.count_tokens(messages))
-
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """See Reader."""
         return cast("Stream", self._reader.stream(messages, sampling, scope=self._scope))
