@@ -3,13 +3,13 @@
     python benchmarks/bench_followups.py [--reader] [--answers]
 
 The questions of tests/generation/followups, about the bundled handbook and a second, invented topic in one collection.
-Compares the question as it is, the previous question followed by it, and that only where the question has a sign of
-dependence; with --reader also the form by the bundled reader. "dev" questions were written together with the signs,
-"held out" questions before their first run. 40 more follow-ups, in labels/swaps.jsonl, swap an entity or a period.
+Compares the question as it is, the previous question followed by it, and the stand-alone form by rules; with
+--reader also the form by the bundled reader. "dev" questions were written together with the rules, "held out" questions
+before their first run. 40 more follow-ups, in labels/swaps.jsonl, swap an entity or a period.
 
 With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it, from the previous turn's
-passages and new ones; from the question's own passages alone; and without a conversation, with the stand-alone form.
-The last line is the result in JSON.
+passages and new ones; from the question's own passages alone; and without a conversation, with the form by rules. The
+last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main() -> None:
     forms: dict[str, Callable[[dict[str, Any]], str]] = {
         "as it stands": lambda row: row["question"],
         "both questions": lambda row: f"{row['history'][-2]} {row['question']}",
-        "signs": lambda row: stand_alone(row["question"], row["messages"]),
+        "rules": lambda row: stand_alone(row["question"], row["messages"]),
     }
     if options.reader:
         reader = load_reader("bundled")

@@ -172,8 +172,8 @@ class AskSection(_Section):
     )
     followup: Literal["auto", "reader", "off"] = Field(
         "auto",
-        description="How follow-up questions are made to stand alone: `auto`, by appending them to the earlier "
-        "question (English); by the `reader`, which must support grammars; or `off`.",
+        description="How follow-up questions are made to stand alone: `auto`, by rules (English); by the `reader`, "
+        "which must support grammars; or `off`.",
     )
     answer_tokens: int = Field(256, ge=1, description="Maximum length of an answer, in tokens.")
     log: bool = Field(

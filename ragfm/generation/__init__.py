@@ -13,5 +13,6 @@ answer_log           the answer log
 log_storage          where it is: a file, or the database of a collection
 log_entries          its entries, filters and redaction
 followups            questions that depend on earlier ones
+followup_rules       rules that make them stand alone, for English
 readers/             the foundation models
 """

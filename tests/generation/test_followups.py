@@ -30,6 +30,48 @@ def labelled() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
+    ("turns", "wanted"),
+    [
+        # a phrase with a preposition
+        (
+            ("How many days of leave do I get?", "31.", "And for parents?"),
+            "How many days of leave do I get for parents?",
+        ),
+        (("Who signs for costs over 250 crowns?", "A.", "And over 900?"), "Who signs for costs over 900?"),
+        (("When does it open in summer?", "At 9.", "what about in winter"), "When does it open in winter?"),
+        # a name
+        (("How much does Oak seat?", "12.", "And Elm?"), "How much does Elm seat?"),
+        (
+            ("What was Best Buy's selling and administrative expense in Q2 2024?", "9.", "What about Amcor?"),
+            "What was Amcor's selling and administrative expense in Q2 2024?",
+        ),
+        (("Is Costco's debt high?", "Yes.", "Walmart's?"), "Is Walmart's debt high?"),
+        # a period: the units that are not named stay
+        (("What did 3M earn in Q2 2024?", "9.", "And in 2023?"), "What did 3M earn in Q2 2023?"),
+        (("What did 3M earn in Q2 2024?", "9.", "And in Q3?"), "What did 3M earn in Q3 2024?"),
+        (("What did 3M earn in Q2 2024?", "9.", "And Q1 2022?"), "What did 3M earn in Q1 2022?"),
+        (("What did 3M earn in fiscal 2022?", "9.", "And 2021?"), "What did 3M earn in fiscal 2021?"),
+        (("Is it open on weekdays?", "Yes.", "And at weekends?"), "Is it open at weekends?"),
+        (("How many came in March 2021?", "4.", "And in May 2022?"), "How many came in May 2022?"),
+        # a question word
+        (("Can I borrow a bicycle?", "Yes.", "For how long?"), "For how long can I borrow a bicycle?"),
+        (("Where is lunch served?", "In the hall.", "When?"), "When is lunch served?"),
+        # a pronoun
+        (("Where is the library?", "In the tower.", "When does it open?"), "When does the library open?"),
+        (("When does the early shift begin?", "At 5.", "When does it end?"), "When does the early shift end?"),
+        (("When are backups made?", "At night.", "How long are they kept?"), "How long are backups kept?"),
+        (("Who is the safety officer?", "Olav Brekke.", "What is his number?"), "What is the safety officer's number?"),
+        (("Which languages does Ann Lee speak?", "Two.", "What is her number?"), "What is Ann Lee's number?"),
+        (("Who mends radios?", "Petra Lindgren does [1].", "When is she in?"), "When is Petra Lindgren in?"),
+        # two in a row: the second depends on the form of the first
+        (("How much does Oak seat?", "12.", "And Elm?", "4.", "What about Ash?"), "How much does Ash seat?"),
+    ],
+)
+def test_a_follow_up_stands_alone_where_that_is_certain(turns: tuple[str, ...], wanted: str) -> None:
+    assert stand_alone(turns[-1], talk(*turns[:-1])) == wanted
+
+
+@pytest.mark.parametrize(
     ("previous", "question"),
     [
         ("How many aircraft did Boeing sell to Ryanair?", "And Airbus?"),  # two names
@@ -54,16 +96,11 @@ def labelled() -> list[dict[str, Any]]:
         ("Can I bring my dog?", "Is it allowed on Fridays?"),
         ("Which rooms are there?", "How big is the second one?"),
         ("Which rooms are there?", "How big is the last?"),
-        ("Where is the library?", "When does it open?"),
-        ("Can I borrow a bicycle?", "For how long?"),
-        ("How many days of leave do I get?", "And for parents?"),
-        ("When does it open in summer?", "What about in winter"),
-        ("Is Costco's debt high?", "Walmart's?"),
         ("How long may a sabbatical be?", "And until when do I have to apply?"),
         ("Which seasons are there?", "So, I am asking which one this month fall into."),
     ],
 )
-def test_a_follow_up_is_appended_to_the_earlier_question(previous: str, question: str) -> None:
+def test_uncertain_follow_ups_are_searched_with_the_earlier_question(previous: str, question: str) -> None:
     history = talk(previous, "There are Oak and Elm.")
     assert stand_alone(question, history) == f"{previous} {question}"
 
@@ -100,7 +137,7 @@ def test_other_languages_and_first_questions_are_left_alone() -> None:
 
 def test_thanks_between_two_questions_do_not_end_the_topic() -> None:
     history = talk("How many days of leave do I get?", "31.", "Thanks!", "Ask another question.")
-    assert stand_alone("And for parents?", history) == "How many days of leave do I get? And for parents?"
+    assert stand_alone("And for parents?", history) == "How many days of leave do I get for parents?"
 
 
 def test_a_long_question_is_not_built_upon() -> None:
@@ -137,7 +174,6 @@ def test_the_right_document_is_found(tmp_path: Path) -> None:
 # --- In an answer ------------------------------------------------------------------------------------------------
 
 HISTORY = talk("How many days of leave do I get?", "You get 28 days of leave [1].")
-BOTH = "How many days of leave do I get? And for parents?"
 
 
 @pytest.fixture
@@ -155,9 +191,10 @@ def with_followup(collection: Collection, how: str, tmp_path: Path) -> Collectio
 def test_it_is_searched_for_and_asked(handbook: Collection) -> None:
     reader = ScriptedReader(["16 weeks more."])
     answer = Rag(handbook, reader=reader, k=2).ask("And for parents?", history=HISTORY)
-    assert (answer.question, answer.query) == ("And for parents?", BOTH)
-    assert [hit.chunk_id for hit in answer.hits] == [hit.chunk_id for hit in handbook.search(BOTH, 2)]
-    assert reader.prompts[0][-1].content.endswith(BOTH)
+    alone = "How many days of leave do I get for parents?"
+    assert (answer.question, answer.query) == ("And for parents?", alone)
+    assert [hit.chunk_id for hit in answer.hits] == [hit.chunk_id for hit in handbook.search(alone, 2)]
+    assert reader.prompts[0][-1].content.endswith(alone)
     assert answer.citations[0].verified
 
 
@@ -168,28 +205,30 @@ def test_a_question_that_stands_alone_is_given_once(handbook: Collection) -> Non
     assert reader.prompts[0][-1].content.count("When does the office open?") == 1
 
 
-def test_all_swaps_of_an_entity_or_a_period_are_searched_with_the_earlier_question() -> None:
+def test_no_swap_of_an_entity_or_a_period_breaks_the_question() -> None:
+    """40 labelled swaps: each is right, or both questions are searched."""
     rows = [json.loads(line) for line in SWAPS.read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 40
+    right = 0
     for row in rows:
-        asked = stand_alone(row["question"], talk(*row["history"]))
-        assert asked.startswith(row["history"][0]), row["id"]
-        assert asked != row["question"]
+        form = stand_alone(row["question"], talk(*row["history"]))
+        right += form in row["stand_alone"]
+        assert form in (*row["stand_alone"], f"{row['history'][0]} {row['question']}"), row["id"]
+    assert (right, len(rows)) == (27, 40)
 
 
 @pytest.mark.parametrize(
     ("said", "query"),
     [
         ("How much leave do parents get?", "How much leave do parents get?"),
-        ("", BOTH),
-        ("How much leave do parents get?" * 9, BOTH),
-        ("Where is the printer?", BOTH),
-        ("Do parents prefer crimson boats?", BOTH),
-        ("word " * 80, BOTH),
-        ("How many days of leave do I get?", BOTH),  # it only repeats the earlier question
+        ("", "How many days of leave do I get for parents?"),
+        ("How much leave do parents get?" * 9, "How many days of leave do I get for parents?"),
+        ("Where is the printer?", "How many days of leave do I get for parents?"),
+        ("How many days of leave do I get?", "How many days of leave do I get for parents?"),  # it repeats
+        ("Do parents prefer crimson boats?", "How many days of leave do I get for parents?"),
+        ("word " * 80, "How many days of leave do I get for parents?"),
     ],
 )
-def test_an_implausible_output_of_the_reader_is_not_used(
+def test_the_readers_rewrite_is_checked_and_the_rules_are_the_fallback(
     handbook: Collection, tmp_path: Path, said: str, query: str
 ) -> None:
     reader = ScriptedReader([said, "16 weeks more."])
