@@ -73,7 +73,17 @@ class TorchModel:
             load_options["gguf_file"] = path.name
         model_options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
         if bits:
-            model_options["quantization_config"] = _quantisation_config(bits, model_options["dtype"])
+            from transformers import BitsAndBytesConfig
+
+            if bits not in (4, 8):
+                raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with 4 or 8 bits.")
+            model_options["quantization_config"] = (
+                BitsAndBytesConfig(load_in_8bit=True)
+                if bits == 8
+                else BitsAndBytesConfig(
+                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=model_options["dtype"]
+                )
+            )
         if bits or (device is None and torch.cuda.device_count() > 1):
             model_options["device_map"] = {"": device} if device else "auto"
         auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
@@ -347,13 +357,3 @@ def end_tokens(tokenizer: Any, model: Any) -> set[int]:
     """The tokens that end a turn, from the tokenizer and from the generation settings (one token or a list)."""
     configured = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-
-
-def _quantisation_config(bits: Bits, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if bits not in (4, 8):
-        raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with 4 or 8 bits.")
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

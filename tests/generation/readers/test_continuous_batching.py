@@ -413,9 +413,10 @@ def test_running_streams_continue_while_a_long_prompt_is_evaluated(
 
 
 def test_two_alternating_chats_keep_their_prefixes(reader: LlamaCppReader) -> None:
-    text(reader.stream(QUESTIONS[1], SAMPLINGS[0]))
+    long = asked(LONG * 18 + "Who gets leave?")  # the other chat has less than half of it
+    text(reader.stream(long, SAMPLINGS[0]))
     for _ in range(2):
-        for question in (QUESTIONS[1], QUESTIONS[3]):
+        for question in (long, QUESTIONS[3]):
             stream = reader.stream(question, Sampling(max_tokens=2))
             text(stream)
     assert stream.usage.cached_tokens == stream.usage.prompt_tokens - 2
