@@ -22,10 +22,12 @@ from ragfm import Answer, Collection, Message, Rag, Settings, Usage
 from ragfm.cli import ragfm
 from ragfm.core.config import AskSection
 from ragfm.core.errors import LogError
+from ragfm.core.types import ImagePart
 from ragfm.evaluation import load_questions
 from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
+from ragfm.generation.prompt import Prompt
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 NOTHING = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
@@ -107,6 +109,16 @@ def test_nothing_is_kept_unless_asked_for(collection: Collection) -> None:
     assert rag.ask("How much leave?").log_id is None
     assert rag.log is None
     assert not AnswerLog.for_collection(collection.path).path.exists()
+
+
+def test_images_of_a_prompt_are_named_by_their_digests(log: AnswerLog) -> None:
+    image = ImagePart(b"pixels", "image/png")
+    messages = (Message("system", "See."), Message("user", ("One ", image, "two")))
+    log.add(NOTHING, replace(HOW, prompt=Prompt(messages, (), ())))
+    assert log.entries()[0].prompt == [
+        {"role": "system", "content": "See."},
+        {"role": "user", "content": "One two", "images": [image.digest]},
+    ]
 
 
 def test_no_passage_is_logged_too(collection: Collection) -> None:

@@ -414,7 +414,8 @@ def test_running_streams_continue_while_a_long_prompt_is_evaluated(
 
 def test_two_alternating_chats_keep_their_prefixes(reader: LlamaCppReader) -> None:
     long = asked(LONG * 18 + "Who gets leave?")  # the other chat has less than half of it
-    text(reader.stream(long, SAMPLINGS[0]))
+    for stream in [reader.stream(question, SAMPLINGS[0]) for question in (long, QUESTIONS[3])]:  # in two slots
+        text(stream)
     for _ in range(2):
         for question in (long, QUESTIONS[3]):
             stream = reader.stream(question, Sampling(max_tokens=2))
