@@ -166,7 +166,7 @@ class Collection:
     def answer_log(self) -> AnswerLog:
         """The log of questions and answers: a file next to the folder, or a table of the database."""
         from ragfm.generation.answer_log import AnswerLog
-        from ragfm.generation.log_table import LogTable
+        from ragfm.generation.log_storage import LogTable
 
         if self.shared:
             return AnswerLog(LogTable(cast("PostgresDatabase", self._store.database)))

@@ -162,7 +162,7 @@ def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
     strategy = text_option(
         "--strategy",
         metavar="NAME|FILE",
-        help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
+        help="Prompt template: zero-shot, or a TOML file.",
     )
     return reader(adapter_option(strategy(command)))
 

@@ -133,7 +133,7 @@ class AskSection(_Section):
     )
     strategy: str = Field(
         "zero-shot",
-        description="Prompt strategy: `zero-shot`, `few-shot`, `chain-of-thought`, or a TOML file next to this one.",
+        description="Prompt strategy: `zero-shot`, or a TOML file next to this one.",
     )
     min_confidence: float | None = Field(
         None,
@@ -165,11 +165,10 @@ class AskSection(_Section):
     order: Literal["rank", "document"] = Field(
         "rank", description="Order of passages: best first, or as they occur in each document."
     )
-    followup: Literal["auto", "rules", "reader", "off"] = Field(
+    followup: Literal["auto", "reader", "off"] = Field(
         "auto",
-        description="How follow-up questions are rewritten to stand alone for the search: by `rules` (English); by the "
-        "`reader` (which must support grammars); `auto`, by rules where they are certain, else by the reader if it "
-        "passes a check; or `off`.",
+        description="How follow-up questions are made to stand alone: `auto`, by rules (English); by the `reader`, "
+        "which must support grammars; or `off`.",
     )
     answer_tokens: int = Field(256, ge=1, description="Maximum length of an answer, in tokens.")
     log: bool = Field(

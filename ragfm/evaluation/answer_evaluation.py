@@ -31,6 +31,7 @@ from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.reader_verdict import judge_answer, verdict_sampling
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts, missing_gold
 from ragfm.evaluation.run_file import load_finished, parse_records, run_questions
+from ragfm.generation.reader_output import split_reasoning
 from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
 
@@ -350,10 +351,9 @@ def _evaluate_context(
         if context == "none":
             start = time.monotonic()
             messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
-            max_tokens = _MEMORY_TOKENS + rag.strategy.thinking_tokens
             # No adapter: adapters are trained on a different prompt.
-            with rag.reader.stream(messages, replace(rag.sampling, max_tokens=max_tokens, adapter=None)) as stream:
-                _, text = rag.strategy.split_reasoning("".join(stream))
+            with rag.reader.stream(messages, replace(rag.sampling, max_tokens=_MEMORY_TOKENS, adapter=None)) as stream:
+                _, text = split_reasoning("".join(stream))
             outcome = Outcome(
                 answer=text,
                 abstained=not text or is_abstention(text),

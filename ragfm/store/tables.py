@@ -203,7 +203,7 @@ answer_log = sa.Table(
     sa.Column("finished", sa.Boolean, nullable=False),
     sa.Column("reader", sa.Text, nullable=False),
     sa.Column("adapter", sa.Text),
-    sa.Column("groups", JSONB(none_as_null=True)),  # NULL for the owner
+    sa.Column("groups", sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")),  # NULL: owner
     sa.Column("passages", sa.JSON, nullable=False),
     sa.Column("prompt", sa.JSON, nullable=False),
     sa.Column("citations", sa.JSON, nullable=False),
@@ -219,6 +219,7 @@ answer_log = sa.Table(
     sa.Column("confidence", sa.Double),
     sa.Column("key", _String),
     sa.Column("request_id", _String),
+    sqlite_autoincrement=True,  # ids are never reused
 )
 
 LATER_LOG_COLUMNS = ("shown", "status", "confidence", "key", "request_id")

@@ -357,25 +357,33 @@ def test_the_calibrations_were_fitted_to_the_verifier_that_ships() -> None:
     assert sha256((verifier.SHIPPED / verifier.WEIGHTS).read_bytes()).hexdigest() == fitted_to
 
 
+@pytest.fixture
+def few_shot(tmp_path: Path) -> str:
+    """A strategy's file."""
+    path = tmp_path / "few-shot.toml"
+    path.write_text("system = 'S'\nask = '{question}'\n")
+    return str(path)
+
+
 def test_shipped_calibrations_apply_only_to_the_default_strategy(
-    collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, docs: Path, few_shot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = _rag(collection, docs, []).collection  # with a calibration of its own, for another reader
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader())
-    by_strategy = {
-        name: Rag(handle, reader="bundled", adapter="none", strategy=name).calibration
-        for name in ("zero-shot", "few-shot")
-    }
-    assert by_strategy == {"zero-shot": SHIPPED[0], "few-shot": None}
+    used = [
+        Rag(handle, reader="bundled", adapter="none", strategy=name).calibration for name in ("zero-shot", few_shot)
+    ]
+    assert used == [SHIPPED[0], None]
 
 
-def test_a_user_calibration_applies_only_to_the_strategy_it_was_fitted_to(collection: Collection, docs: Path) -> None:
-    for fitted in ("zero-shot", "few-shot"):
-        own = replace(BY_LIKELIHOOD, strategy=fitted)
+def test_a_user_calibration_applies_only_to_the_strategy_it_was_fitted_to(
+    collection: Collection, docs: Path, few_shot: str
+) -> None:
+    for fitted in ("zero-shot", few_shot):
+        own = replace(BY_LIKELIHOOD, strategy=load_strategy(fitted).label)
         handle = _rag(collection, docs, [], confidence=own).collection
         used = {
-            name: Rag(handle, reader=ScoringReader([]), strategy=name).calibration
-            for name in ("zero-shot", "few-shot", "chain-of-thought")
+            name: Rag(handle, reader=ScoringReader([]), strategy=name).calibration for name in ("zero-shot", few_shot)
         }
         assert {name for name, calibration in used.items() if calibration} == {fitted}
 
@@ -392,11 +400,11 @@ def test_a_calibration_applies_only_to_an_unchanged_strategy_file(collection: Co
     assert Rag(handle, reader=ScoringReader([]), strategy="my.toml").calibration is None
 
 
-def test_a_fitted_calibration_records_the_strategy(collection: Collection, docs: Path) -> None:
+def test_a_fitted_calibration_records_the_strategy(collection: Collection, docs: Path, few_shot: str) -> None:
     questions, script = _asked(80)
     handle = _rag(collection, docs, [], confidence=None, verifier="none").collection
-    rag = Rag(handle, reader=ScoringReader(script), strategy="few-shot")
-    assert calibrate(rag, questions).calibration.strategy == "few-shot"
+    rag = Rag(handle, reader=ScoringReader(script), strategy=few_shot)
+    assert calibrate(rag, questions).calibration.strategy == load_strategy(few_shot).label
 
 
 def test_a_calibration_for_another_reader_is_ignored(collection: Collection, docs: Path) -> None:

@@ -172,11 +172,11 @@ def test_a_contradiction_is_not_part_of_the_answer(tmp_path: Path) -> None:
 
 def test_reasoning_is_not_part_of_an_answer_from_memory(handbook: Collection) -> None:
     reader = Choosy(["<think>Seats? Perhaps 28 days.</think>Thirty."])
-    rag = Rag(handbook, reader=reader, strategy="chain-of-thought")
+    rag = Rag(handbook, reader=reader)
     outcome = evaluate_answers(rag, [LEAVE], contexts=["none"]).results[0].outcomes["none"]
     assert (outcome.answer, outcome.contained) == ("Thirty.", 0)
     (sampling,) = reader.samplings
-    assert sampling.max_tokens == 64 + rag.strategy.thinking_tokens
+    assert sampling.max_tokens == 64
 
 
 def test_a_failed_question_does_not_stop_the_others(handbook: Collection, docs: Path) -> None:

@@ -3,80 +3,71 @@
     swap            "And in 2023?", "What about Amcor?", "And for parents?" replace the only phrase of the same kind
     question word   "For how long?" goes before a question that starts with an auxiliary verb
     pronoun         "How much does it cost?" is about the subject of a plain question such as "When is lunch served?"
-    ordinal         "the second one" is the second item of the last answer's list
     both            any other question that depends on the earlier one is appended to it, and both are searched
 
-The first four apply only where they are certain: after "How many aircraft did Boeing deliver to Ryanair?", "And
+The first three apply only where they are certain: after "How many aircraft did Boeing deliver to Ryanair?", "And
 Airbus?" could replace either name, so it is appended. A question without a sign of dependence is not changed, so a
-change of topic carries nothing over.
+change of topic carries nothing over. The search finds as much if all are appended, but a small reader answers the first
+of two questions; docs/decisions/010-follow-ups-by-rules.md has the figures.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from ragfm.core.text import MONTHS
-from ragfm.generation.followups.list_items import nth_item
 
-
-class Turn(NamedTuple):
-    """A question in its stand-alone form, and its answer."""
-
-    question: str
-    answer: str
-
-
-_MAX_LENGTH = 300  # characters of the previous question: two long questions may exceed an embedder's window
-_MAX_FRAGMENT_WORDS = 7
+_MAX_LENGTH = 300  # characters of the earlier question: two long questions may exceed an embedder's window
+_MAX_PHRASE_WORDS = 7
 _PREPOSITIONS = (
     "about above across after against along among around at before behind below beside between beyond by despite "
     "during except for from in inside into near of off on onto outside over past per since through to towards under "
     "until up with within without"
 ).split()
+
+# --- Signs that a question depends on the earlier one ------------------------------------------------------------
+
 _ENGLISH = re.compile(
     r"\b(?:the|what|how|which|who|where|when|why|is|are|does|do|did|can|may|must|should|my|you|we|to|of|and)\b",
     re.IGNORECASE,
 )
-
-# --- Signs that a question depends on the earlier one ------------------------------------------------------------
-
 _OPENING = re.compile(
     r"(?:(?:and|but|or|so|ok(?:ay)?|well|thanks|thank you|now|also|hm+|right|then)\b[\s,.!…]*)+", re.IGNORECASE
 )
 _ABOUT = re.compile(r"(?:what|how)\s+(?:about|of)\s+|what\s+(?=if\b)|same\s+(?:question\s+)?(?=for\b)", re.IGNORECASE)
+_AFTER_OPENING = re.compile(  # "And does Boeing?", "And if I am ill?", "And until when …?"
+    r"if\b|\w+ (?:when|what|which|whom|how)\b"
+    r"|(?:is|are|was|were|do|does|did|has|have|can|will)\s+(?!there\b)\S+(?:\s+\S+)?\W*$",
+    re.IGNORECASE,
+)
+_SHORT_QUESTION = re.compile(  # "Why?", "For how long?", "Up to what wind?"
+    r"(?:(?:up to|\w+)\s+)?(?:why|when|where|who|whom|which|what|how)(?:\s+(?!(?:is|are|was|were|do|does|did|can|may"
+    r"|must|will|have|has|i|you|we|the|my)\b)[\w'-]+){0,3}[?.! ]*$",
+    re.IGNORECASE,
+)
 _VERB_OR_QUESTION = re.compile(
     r"\b(?:am|is|are|was|were|be|been|do|does|did|have|has|had|can|could|(?-i:may)|might|must|shall|should|will|would"
     r"|\w+n't|what|which|who|whom|whose|when|where|why|how|i|you|we|they|he|she|it|tell|show|explain|list|give)\b",
     re.IGNORECASE,
 )
-_SHORT_QUESTION = re.compile(  # "Why?", "For how long?", "Up to what wind?"
-    r"(?:(?:up to|\w+)\s+)?(?:why|when|where|who|whom|which|what|how)(?:\s+(?!(?:is|are|was|were|do|does|did|can|may"
-    r"|must|will|have|has|i|you|we|the|my)\b)[\w'-]+){0,3}[?.! ]*$|says who\W*$",
-    re.IGNORECASE,
-)
-_ELLIPSIS = re.compile(r"(?:is|are|was|were|do|does|did|has|have|can|will)\s+(?!there\b)\S+(?:\s+\S+)?\W*$", re.I)
 _REFERENCE = re.compile(
     r"""\b(?: (?:he|she|him|his|her|hers|it|its|they|them|their|theirs)\b
     | (?:is|was|does|do|did|can|will|for|about|with|of|after|before|than|like|by|from|why|on|in|notice|mean)
       \ (?:that|this|these|those)(?=\W*$|\ (?:is|are|was|mean|work|apply|happen|too|to|for|in|on|at|true)\b)
     | (?<!is\ )(?<!are\ )(?<!was\ )(?<!were\ )(?<!be\ )there\b(?!\ (?:is|are|was|were)\b)
-    | which\ ones?\b | ones?\b(?=\W*$|\ (?:is|are|was|has|have|do|does|can|of|for|in|on|at|to|with)\b)
-    | (?:who|what|where|when|which|how|any\w+|some\w+|no\w+)\ else\b | another\ one\b | the\ rest\b | the\ same\b
-    | (?:others?|too|also|as\ well|instead|otherwise|then|either|neither|both|more|less|details?|go\ on|an\ example
-      |explain|really)\W*$
-    | (?:tell\ me|say|know)\ more\b | of\ (?:them|those|these)\b )
+    | (?:which|first|second|third|last|latter|former)\ ones?\b
+    | ones?\b(?=\W*$|\ (?:is|are|was|has|have|do|does|can|of|for|in|on|at|to|with)\b)
+    | (?:others?|too|instead|more|details?|first|second|third|last|latter|former)\W*$ )
     | ^(?:that|this|these|those)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-_PERSONS = re.compile(r"\b(?:he|she|him|his|her|hers)\b", re.IGNORECASE)
-_THINGS = re.compile(r"\b(?:it|its|they|them|their|theirs)\b", re.IGNORECASE)
 _EXPLETIVE = re.compile(
     r"\b(?:is|was|be|isn't) it (?:\w+ ){0,3}(?:to|that|if|when|whether|for \w+ to)\b|\bit (?:is|was) \w+ (?:to|that)\b"
     r"|\bit (?:take|takes|cost|costs) .*\bto\b|\b(?:raining|snowing|what time is it|what (?:day|date) is it)\b",
     re.IGNORECASE,
 )
+_PERSONS = re.compile(r"\b(?:he|she|him|his|her|hers)\b", re.IGNORECASE)
+_THINGS = re.compile(r"\b(?:it|its|they|them|their|theirs)\b", re.IGNORECASE)
 
 # --- Plain questions ---------------------------------------------------------------------------------------------
 
@@ -118,56 +109,39 @@ _PHRASE = re.compile(  # a preposition and the words up to the next one
 )
 
 
-class Rewrite(NamedTuple):
-    """A question in its stand-alone form. Not `certain`: both questions in one, or a language without rules."""
+def rewrite_in_english(question: str, previous: str, answer: str) -> str:
+    """The stand-alone form of a question, given the earlier one in its own stand-alone form, and its answer."""
+    previous, asked = previous.strip(), question.strip()
+    opening = _OPENING.match(asked)
+    rest = asked[opening.end() :] if opening else asked
+    about = _ABOUT.match(rest)
+    rest = rest[about.end() :] if about else rest
+    phrase = rest.rstrip("?.! ")
+    if not phrase or len(previous) > _MAX_LENGTH or not _ENGLISH.search(previous):
+        return question
 
-    text: str
-    certain: bool = True
+    is_phrase = len(phrase.split()) <= _MAX_PHRASE_WORDS and not _VERB_OR_QUESTION.search(phrase)
+    new_topic = not (opening or about) and _NAME.fullmatch(phrase) and not _is_period(phrase)  # "Parental Leave"
+    rewritten: str | None = None
+    if is_phrase and not new_topic and not _REFERENCE.search(phrase):
+        rewritten = _swap(previous, phrase)
+    if not rewritten and _SHORT_QUESTION.match(rest):
+        rewritten = _ask_again(previous, phrase)
+    if rewritten := rewritten or _replace_pronoun(rest, previous, answer):
+        return rewritten
 
-
-def rewrite_with_rules(question: str, turns: Sequence[Turn]) -> Rewrite:
-    """The stand-alone form of a question; unchanged if it shows no sign that it depends on an earlier one."""
-    previous = turns[-1].question.strip()
-    plain = _OPENING.sub("", question.strip(), count=1) if _OPENING.match(question.strip()) else question.strip()
-    if not plain or len(previous) > _MAX_LENGTH or not _ENGLISH.search(previous):
-        return Rewrite(question, certain=False)
-    opened = plain != question.strip()
-    about = _ABOUT.match(plain)
-    rest = plain[about.end() :] if about else plain
-    rest, resolved = nth_item(rest, [turn.answer for turn in turns])
-    if resolved is False:  # an ordinal without a list
-        return Rewrite(_both(previous, question), certain=False)
-
-    fragment = rest.rstrip("?.! ")
-    is_fragment = 0 < len(fragment.split()) <= _MAX_FRAGMENT_WORDS and not _VERB_OR_QUESTION.search(fragment)
-    starts_with = fragment.partition(" ")[0].lower()
-    new_topic = not (opened or about) and _NAME.fullmatch(fragment) and not _is_period(fragment)  # "Parental Leave"
-    if is_fragment and not new_topic and not _REFERENCE.search(fragment) and (swapped := _swap(previous, fragment)):
-        return Rewrite(swapped)
-    if resolved:
-        return Rewrite(f"What about {fragment}?" if is_fragment else rest[0].upper() + rest[1:])
-    if _SHORT_QUESTION.match(rest) and (asked := _ask_again(previous, fragment)):
-        return Rewrite(asked)
-    if replaced := _replace_pronoun(rest, turns[-1]):
-        return Rewrite(replaced)
     depends = (
         about
-        or (is_fragment and (opened or starts_with in _PREPOSITIONS or starts_with == "if"))
-        or (opened and (starts_with in _PREPOSITIONS or starts_with == "if" or _ELLIPSIS.match(rest)))
+        or (is_phrase and (opening or rest.endswith("?")))
+        or (opening and _AFTER_OPENING.match(rest))
         or _SHORT_QUESTION.match(rest)
         or _REFERENCE.search(_EXPLETIVE.sub(" ", rest))
     )
-    return Rewrite(_both(previous, question), certain=False) if depends else Rewrite(question)
-
-
-def _both(previous: str, question: str) -> str:
-    """Append a question to the previous one; of a longer chain, the first and the last question are kept."""
-    sentences = re.findall(r"[^?]+\?", previous)
+    if not depends:
+        return question
+    sentences = re.findall(r"[^?]+\?", previous)  # of a longer chain, the first and the last question are kept
     kept = f"{sentences[0].strip()} {sentences[-1].strip()}" if len(sentences) > 2 else previous
-    if kept[-1] not in "?.!":
-        kept += "?"
-    added = question.strip()
-    return f"{kept} {added[0].upper()}{added[1:]}"
+    return f"{kept}{'' if kept[-1] in '?.!' else '?'} {asked[0].upper()}{asked[1:]}"
 
 
 def _swap(previous: str, fragment: str) -> str | None:
@@ -238,13 +212,13 @@ def _ask_again(previous: str, asking: str) -> str | None:
     return f"{asking[0].upper()}{asking[1:]} {inverted[1][0].lower()}{inverted[1][1:]}?"
 
 
-def _replace_pronoun(question: str, last: Turn) -> str | None:
+def _replace_pronoun(question: str, previous: str, answer: str) -> str | None:
     """A question with its pronoun replaced by the thing or person that the last turn is about; None if not certain."""
     pronouns = _PERSONS if _PERSONS.search(question) else _THINGS
     found = pronouns.search(question)
     if not found or _EXPLETIVE.search(question) or _REFERENCE.search(pronouns.sub("x", question)):
         return None
-    plain = _PLAIN_QUESTION.match(last.question.strip().rstrip("?.! "))
+    plain = _PLAIN_QUESTION.match(previous.rstrip("?.! "))
     noun: str | None = None
     if plain and not any(
         word.lower() in _PREPOSITIONS or _VERB_OR_QUESTION.match(word) for word in plain["words"].split()
@@ -261,7 +235,7 @@ def _replace_pronoun(question: str, last: Turn) -> str | None:
         elif asking != "who":
             noun = None
     if pronouns is _PERSONS and noun is None:
-        people = {name for name in _NAME.findall(f"x {last.question} {last.answer}") if " " in name}
+        people = {name for name in _NAME.findall(f"x {previous} {answer}") if " " in name}
         noun = people.pop() if len(people) == 1 else None
     if noun is None:
         return None
