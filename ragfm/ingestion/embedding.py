@@ -14,8 +14,8 @@ from ragfm.core.progress import Progress
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder
+    from ragfm.ingestion.ray_executor import VectorCatalog
     from ragfm.store.catalog_writer import CatalogWriter
-    from ragfm.store.work_queue import WorkerCatalog
 
 WINDOW = 512
 """Number of texts to collect before embedding; sorting them by length saves padding."""
@@ -26,7 +26,7 @@ BATCH_SECONDS = 2.0
 
 
 def embed_missing(
-    catalog: CatalogWriter | WorkerCatalog,
+    catalog: CatalogWriter | VectorCatalog,
     contract_id: int,
     embedder: Callable[[], Embedder],
     texts: Mapping[bytes, str],

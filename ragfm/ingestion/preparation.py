@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import json
 import logging
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import RagfmError, SkipDocument, SourceError, WorkerError
-from ragfm.core.types import Blob, Chunk, Document, Mark
-from ragfm.parsing.sandbox.worker_protocol import take_images
+from ragfm.core.types import Blob, Chunk, Document, Ref
+from ragfm.ingestion.ingest_report import document_uri
+from ragfm.ingestion.parse_queue import ParseQueue, Pending
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Connector, Embedder, Ref
-    from ragfm.ingestion.parse_queue import Pending
+    from ragfm.core.types import Connector, Embedder
+    from ragfm.ingestion.turns import Turns
     from ragfm.parsing import ParserChoice
 
+WAIT_SECONDS = 2.0
+"""How long to wait for a document to be prepared before those collected so far are embedded."""
 Kind: TypeAlias = Literal["fetched", "document", "unchanged", "ignored", "skip", "fetch", "parse"]
+Entry: TypeAlias = tuple[Ref, str | None]
+"""An entry of a source, and the digest of the content for which nothing has to be parsed."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +46,7 @@ class Outcome:
                 `fetch`, `parse` the stage at which it failed
     reason      of a skip or failure
     digest      of the content and its metadata
-    embedded    number of its chunks that its worker has embedded
+    embedded    number of chunks that were embedded with it
     """
 
     kind: Kind
@@ -53,35 +57,6 @@ class Outcome:
     parser: str = ""
     fallback: str = ""
     embedded: int = 0
-
-    def to_bytes(self) -> bytes:
-        """The outcome as compressed JSON, followed by the images."""
-        images: Mapping[str, bytes] = {}
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        if self.document is not None:
-            document = self.document
-            values["document"] = [document.uri, document.text, document.media_type, dict(document.metadata)]
-            values["document"].append([mark.to_list() for mark in document.marks])
-            images = document.images
-            values["document"].append({key: len(data) for key, data in images.items()})
-        values["chunks"] = [astuple(chunk)[1:] for chunk in self.chunks]  # the text is that of the document
-        return b"".join((zlib.compress(json.dumps(values).encode(), 1), *images.values()))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Outcome:
-        """The outcome in the bytes of `to_bytes`."""
-        unpacker = zlib.decompressobj()
-        values = json.loads(unpacker.decompress(data))
-        if values["document"] is not None:
-            uri, text, media_type, metadata, marks, sizes = values["document"]
-            images = take_images(sizes, unpacker.unused_data)
-            marks = tuple(map(Mark.from_list, marks))
-            values["document"] = Document(uri, text, media_type, metadata, marks, images)
-            values["chunks"] = [
-                Chunk(text[start:end], start, end, context, page, place, tuple(headings), image, box and tuple(box))
-                for start, end, context, page, place, headings, image, box in values["chunks"]
-            ]
-        return cls(**values)
 
 
 def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blob | None, Outcome]:
@@ -100,10 +75,51 @@ def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blo
     return blob, Outcome("unchanged" if digest == known_digest else "fetched", digest=digest)
 
 
-def split(
-    pending: Pending, choice: ParserChoice, embedder: Callable[[], Embedder], chunk_settings: ChunkSettings
+def prepare(
+    connector: Connector,
+    source_name: str,
+    choice: ParserChoice,
+    chunk_settings: ChunkSettings,
+    embedder: Callable[[], Embedder],
+    entries: Iterable[Entry],
+    turns: Turns | None = None,
+) -> Generator[tuple[Ref, Outcome] | None, None, None]:
+    """Fetch, parse and split entries of a source; with `turns`, those of a slice.
+
+    Yields each with its outcome, documents in the order of the entries, while the next ones are parsed. Yields None
+    each time that a document takes longer than `WAIT_SECONDS`. Raises WorkerError, and the errors of an embedder that
+    fails.
+    """
+    queue = ParseQueue(choice)
+
+    def take_parsed() -> Generator[tuple[Ref, Outcome] | None, None, None]:
+        while not queue.wait(WAIT_SECONDS):
+            yield None
+        pending = queue.pop()
+        yield pending.ref, _split(pending, choice, chunk_settings, embedder)
+
+    try:
+        for ref, known_digest in entries:
+            if turns is not None and not turns.take(ref):
+                break
+            blob, outcome = fetch(connector, ref, known_digest)
+            if turns is not None:
+                turns.count(0 if blob is None else len(blob.data))
+            if blob is not None and outcome.kind == "fetched":
+                queue.add(ref, outcome.digest, blob, document_uri(source_name, ref.path))
+            else:
+                yield ref, outcome
+            while queue.ready or queue.full:
+                yield from take_parsed()
+        while queue:
+            yield from take_parsed()
+    finally:
+        queue.cancel()
+
+
+def _split(
+    pending: Pending, choice: ParserChoice, chunk_settings: ChunkSettings, embedder: Callable[[], Embedder]
 ) -> Outcome:
-    """Wait for the parsed document, and split it. Raises WorkerError, and the errors of an embedder that fails."""
     try:
         document = pending.document.result()
     except Exception as error:  # a bug in a parser must not stop the other documents

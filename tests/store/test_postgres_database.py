@@ -281,15 +281,14 @@ def test_a_long_commit_keeps_the_lease(address: str, docs: Path, monkeypatch: py
         catalog.commit(source, [], ["hours.txt"])
 
 
-@pytest.mark.parametrize("tables", [["work"], ["upload_parts", "uploads"]])
 def test_a_sync_creates_the_tables_that_an_older_version_did_not(
-    tables: list[str], address: str, docs: Path, postgres: PostgresServer
+    address: str, docs: Path, postgres: PostgresServer
 ) -> None:
     _open(address).sync(docs)
     schema = address.rpartition("collection=")[2]
     policies = f"SELECT tablename FROM pg_policies WHERE schemaname = '{schema}' ORDER BY 1"
     before = postgres.sql(policies)
-    postgres.sql("DROP TABLE " + ", ".join(f"{schema}.{table}" for table in tables))
+    postgres.sql(f"DROP TABLE {schema}.upload_parts, {schema}.uploads")
     assert postgres.sql(policies) != before
     _open(address).sync(docs)
     assert postgres.sql(policies) == before
