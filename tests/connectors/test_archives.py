@@ -104,18 +104,24 @@ def test_the_contract(tmp_path: Path) -> None:
     assert _texts(FilesConnector(tmp_path, archives=False)).keys() == {*KINDS, "y.zip"}
 
 
-def test_a_packed_tar_is_gone_through_once_to_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class _CountingFile(io.FileIO):
+    """A file that counts how often it is read from its start."""
+
+    begun = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.begun += offset == whence == 0
+        return super().seek(offset, whence)
+
+
+def test_a_packed_tar_is_gone_through_once_to_read_it(tmp_path: Path) -> None:
     path = _pack(tmp_path / "a.tar.gz", {f"{number}.md": os.urandom(5000).hex() for number in range(99, 0, -1)})
-    begun = []
-    begin = archives_module._DecompressedFile._restart
-    monkeypatch.setattr(archives_module._DecompressedFile, "_restart", lambda self: (begun.append(1), begin(self))[1])
-    with path.open("rb") as file:
-        archive = archives_module.open_archive(file, path.name, path.stat().st_size, "")
+    with _CountingFile(path) as file:
+        archive = archives_module.open_archive(file, path.name, path.stat().st_size, "")  # type: ignore[arg-type]
         members = list(archive.members())
-        listed = len(begun)
+        listed = file.begun
         assert all(len(archive.read(member.name, 10_000)) == 10_000 for member in members)
-        assert listed > 0
-        assert len(begun) - listed <= 1
+        assert file.begun - listed <= 1
     connector = FilesConnector(tmp_path)
     refs = list(connector.refs())
     assert all(len(connector.fetch(ref).data) == 10_000 for ref in (*refs, refs[0]))  # backwards, too
