@@ -13,7 +13,6 @@ retry               when a failed document is tried again
 deletion_guard      when a source has lost too many documents
 parse_environment   installed software that decides whether a document can be read
 document_tags       metadata that users give to documents
-parse_queue         documents that are parsed while others are embedded
 embedding           vectors for new texts
 ingest_report       what a sync did
 page_images         pages of documents as images, and where quotes stand on them

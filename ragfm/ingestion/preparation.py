@@ -3,29 +3,35 @@
 Each entry has one outcome:
 
     entry ─→ fetch ─→ ignored, unchanged or failed
-                  └→ fetched ─→ ParseQueue ─→ split ─→ document, skip or failed
+                  └→ fetched ─→ parse, in worker processes ─→ split ─→ document, skip or failed
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import RagfmError, SkipDocument, SourceError, WorkerError
 from ragfm.core.types import Blob, Chunk, Document, Ref
 from ragfm.ingestion.ingest_report import document_uri
-from ragfm.ingestion.parse_queue import ParseQueue, Pending
+from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 
 if TYPE_CHECKING:
     from ragfm.core.types import Connector, Embedder
     from ragfm.ingestion.turns import Turns
     from ragfm.parsing import ParserChoice
 
+MAX_QUEUED_DOCUMENTS = 256
+"""Maximum number of documents that are parsed ahead."""
+MAX_QUEUED_BYTES = 32 << 20
+"""Their total size, at which no more are added; a single larger document is still accepted."""
 WAIT_SECONDS = 2.0
 """How long to wait for a document to be prepared before those collected so far are embedded."""
 Kind: TypeAlias = Literal["fetched", "document", "unchanged", "ignored", "skip", "fetch", "parse"]
@@ -59,6 +65,15 @@ class Outcome:
     embedded: int = 0
 
 
+class _Parsing(NamedTuple):
+    """A fetched document; the future `document` completes when it is parsed."""
+
+    ref: Ref
+    digest: str
+    document: Future[Document]
+    size: int
+
+
 def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blob | None, Outcome]:
     """Fetch an entry. Its content is unchanged if it has the known digest."""
     try:
@@ -90,13 +105,13 @@ def prepare(
     each time that a document takes longer than `WAIT_SECONDS`. Raises WorkerError, and the errors of an embedder that
     fails.
     """
-    queue = ParseQueue(choice)
+    queue: deque[_Parsing] = deque()
 
-    def take_parsed() -> Generator[tuple[Ref, Outcome] | None, None, None]:
-        while not queue.wait(WAIT_SECONDS):
+    def take_first() -> Generator[tuple[Ref, Outcome] | None, None, None]:
+        while not wait([queue[0].document], WAIT_SECONDS).done:
             yield None
-        pending = queue.pop()
-        yield pending.ref, _split(pending, choice, chunk_settings, embedder)
+        parsed = queue.popleft()
+        yield parsed.ref, _split(parsed, choice, chunk_settings, embedder)
 
     try:
         for ref, known_digest in entries:
@@ -106,48 +121,54 @@ def prepare(
             if turns is not None:
                 turns.count(0 if blob is None else len(blob.data))
             if blob is not None and outcome.kind == "fetched":
-                queue.add(ref, outcome.digest, blob, document_uri(source_name, ref.path))
+                document = shared_worker_pool().submit(blob, document_uri(source_name, ref.path), choice)
+                queue.append(_Parsing(ref, outcome.digest, document, len(blob.data)))
             else:
                 yield ref, outcome
-            while queue.ready or queue.full:
-                yield from take_parsed()
+            while queue and (
+                queue[0].document.done()
+                or len(queue) >= MAX_QUEUED_DOCUMENTS
+                or sum(parsed.size for parsed in queue) >= MAX_QUEUED_BYTES
+            ):
+                yield from take_first()
         while queue:
-            yield from take_parsed()
+            yield from take_first()
     finally:
-        queue.cancel()
+        for parsed in queue:
+            parsed.document.cancel()
 
 
 def _split(
-    pending: Pending, choice: ParserChoice, chunk_settings: ChunkSettings, embedder: Callable[[], Embedder]
+    parsed: _Parsing, choice: ParserChoice, chunk_settings: ChunkSettings, embedder: Callable[[], Embedder]
 ) -> Outcome:
     try:
-        document = pending.document.result()
+        document = parsed.document.result()
     except Exception as error:  # a bug in a parser must not stop the other documents
-        return _failure(pending, error)
+        return _failure(parsed.ref, error)
     model = embedder()
     try:
-        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings, path=pending.ref.path)
+        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings, path=parsed.ref.path)
     except Exception as error:  # as above
-        return _failure(pending, error)
+        return _failure(parsed.ref, error)
     fallback = str(document.metadata.get("parsed_by", ""))
     if fallback not in choice.parsers_for(document.media_type)[1:]:
         fallback = ""
     return Outcome(
         "document",
-        digest=pending.digest,
+        digest=parsed.digest,
         document=document,
         chunks=chunks,
-        parser=choice.version(document.media_type, pending.ref.path),
+        parser=choice.version(document.media_type, parsed.ref.path),
         fallback=fallback and choice.parser_version(fallback, document.media_type),
     )
 
 
-def _failure(pending: Pending, error: Exception) -> Outcome:
+def _failure(ref: Ref, error: Exception) -> Outcome:
     if isinstance(error, WorkerError):
         raise error
     if isinstance(error, SkipDocument):
         return Outcome("skip", str(error))
     if isinstance(error, RagfmError):
         return Outcome("parse", str(error))
-    _log.debug("%s", pending.ref.path, exc_info=error)
+    _log.debug("%s", ref.path, exc_info=error)
     return Outcome("parse", f"{type(error).__name__}: {error}")

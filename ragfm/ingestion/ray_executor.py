@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -87,35 +89,35 @@ class RayExecutor:
             raise MissingExtraError("Ray is not installed.", "Run `pip install -e '.[ray]'` in ragfm's source folder.")
         self._database = cast("PostgresDatabase", store.database)
         self._max_bytes = int(store.settings.files.max_mb * 2**20)
-        self._ray: Any = None
-        self._connected = False  # by this executor
+        self._exits = ExitStack()
 
     def __enter__(self) -> RayExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._connected:
-            self._ray.shutdown()
+        self._exits.close()
 
-    def _connect(self) -> None:
+    def _connect(self) -> Any:
+        """The module `ray`, connected to the cluster."""
         import ray
 
-        self._ray = ray
         if ray.is_initialized():
-            return
+            return ray
         cluster = os.environ.get("RAY_ADDRESS", "auto")
         host, _, port = cluster.rpartition(":")
         try:
             if host and port.isdigit() and "://" not in cluster:  # Ray itself tries for minutes
                 socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-            # Standard output belongs to the ingest.
+            # Ray prints messages to the standard output, where those who started the ingest expect its report.
+            self._exits.enter_context(redirect_stdout(sys.stderr))
             ray.init(cluster, namespace="ragfm", logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise RagfmError(
                 f"No Ray cluster answers at {cluster!r}: {str(error).strip().partition(chr(10))[0]}.",
                 "Start one with `ray start --head`, or set RAY_ADDRESS.",
             ) from error
-        self._connected = True
+        self._exits.callback(ray.shutdown)
+        return ray
 
     def prepare(
         self,
@@ -132,8 +134,7 @@ class RayExecutor:
         """
         if not entries:
             return
-        self._connect()
-        ray = self._ray
+        ray = self._connect()
         resource = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
         database = self._database
         task = ray.remote(
