@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("protego", reason="needs the extra web")
 
 from ragfm_connectors.web import WebConnector
-from ragfm_connectors.web_client import Client, RequestSettings, canonical_url
+from ragfm_connectors.web_client import Client, canonical_url
 from support.killed_sync import sync_killed
 from support.website import Site, serve
 
@@ -296,12 +296,12 @@ class Clock:
 def test_requests_keep_a_distance_and_failures_are_tried_again(site: Site) -> None:
     site.page("/robots.txt", "User-agent: *\nCrawl-delay: 7")
     site.page("/a", "a")
-    client = Client(site.url(), None, RequestSettings(pause=3, allow_hosts=["127.0.0.1"]))
+    client = Client(site.url(), pause=3, allow_hosts=["127.0.0.1"])
     clock = Clock(client)
     for _ in range(3):
         client.get(site.url("/a"))
     assert [round(pause) for pause in clock.slept] == [3, 7, 7]
-    client = Client(site.url(), None, RequestSettings(pause=0, retries=3, allow_hosts=["127.0.0.1"]))
+    client = Client(site.url(), pause=0, retries=3, allow_hosts=["127.0.0.1"])
     site.page("/robots.txt", "")
     clock = Clock(client)
     site.page("/a", "a", status=503).times = 2
