@@ -32,7 +32,7 @@ from ragfm.ingestion.source_request import (
     resolve_source,
     stored_source,
     stored_sources,
-    unfiltered_connector,
+    unfiltered_refs,
 )
 from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.compaction import compact, should_compact
@@ -106,7 +106,7 @@ def sync_sources(
                 known = stored.get(request.source.name)
                 source = _save_source(catalog, request.source, refs, known)  # only after it was listed
                 stored[source.name] = stored_source(store, source)
-                unfiltered = partial(_list_unfiltered, store, source) if has_patterns(source) else None
+                unfiltered = partial(unfiltered_refs, store, source) if has_patterns(source) else None
                 run = Sync(
                     catalog,
                     source,
@@ -172,7 +172,3 @@ def _save_source(catalog: CatalogWriter, source: Source, refs: Sequence[Ref], kn
         if closed:
             catalog.restrict(known.source, closed)
     return catalog.save_source(source)
-
-
-def _list_unfiltered(store: Store, source: Source) -> list[Ref]:
-    return list_refs(unfiltered_connector(store, source))
