@@ -112,9 +112,9 @@ def test_ray_is_imported_when_there_is_something_to_prepare() -> None:
 
 
 def _ingest(folder: Path, address: str, *, ray: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ragfm", "ingest", str(folder), "-c", address, "--embedder", "hashing", "--json"]
+    command = [sys.executable, "-m", "ragfm", "ingest", str(folder), "--name", "many", "-c", address, "--json"]
     return subprocess.Popen(
-        [*command, "--executor", "ray"],
+        [*command, "--embedder", "hashing", "--executor", "ray"],
         env=os.environ | {"RAY_ADDRESS": ray, "RAY_gcs_rpc_server_reconnect_timeout_s": "5"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -193,6 +193,6 @@ def test_a_node_the_ingest_and_the_head_may_be_lost(address: str, tmp_path: Path
         return [*found, *sorted(((hit.uri, hit.text, hit.score) for hit in hits), key=repr)]
 
     with _open(address) as shared, _open(tmp_path / "alone") as alone:
-        shared.sync(many)  # the next one goes on, without Ray
-        alone.sync(many, name=shared.sources()[0].name)
+        shared.sync(many, name="many")  # the next one goes on, without Ray
+        alone.sync(many, name="many")
         assert content(shared) == content(alone)
