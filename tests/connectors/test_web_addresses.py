@@ -13,7 +13,7 @@ pytest.importorskip("protego", reason="needs the extra web")
 
 from ragfm_connectors import web_addresses
 from ragfm_connectors.web import WebConnector
-from ragfm_connectors.web_addresses import RefusedAddressError, connect, is_public
+from ragfm_connectors.web_addresses import connect, is_public
 from ragfm_connectors.web_client import Client
 from support.website import Site, serve
 
@@ -171,5 +171,5 @@ def test_public_addresses_are_public() -> None:
         assert is_public(address), address
     for address in ("", "localhost", "127.1", "fe80::1%eth0", "1.1.1.1.1", "2606::1%lo"):
         assert not is_public(address), address
-    with pytest.raises(RefusedAddressError):
+    with pytest.raises(ConnectorError, match="not a public address"):
         connect("localhost", 80, 1, [])
