@@ -133,7 +133,14 @@ class Client:
             else:
                 if page.status not in _RETRY_STATUSES or attempt > self._retries:
                     return page
-                pause = max(pause, _retry_after(page.headers))
+                retry_after = page.headers.get("Retry-After", "").strip()
+                with contextlib.suppress(ValueError, TypeError):
+                    seconds = (
+                        float(retry_after)
+                        if retry_after.isdecimal()
+                        else parsedate_to_datetime(retry_after).timestamp() - time.time()
+                    )
+                    pause = max(pause, seconds)
             _log.debug("%s: retry in %.1f s", url, pause)
             self.sleep(min(pause, _MAX_PAUSE_SECONDS))
 
@@ -227,14 +234,3 @@ def _read(response: BaseHTTPResponse, url: str, max_bytes: int) -> bytes:
             response.close()
             raise TimeoutError(f"it took more than {_MAX_READ_SECONDS:.0f} seconds")
     return bytes(data)
-
-
-def _retry_after(headers: HTTPHeaderDict) -> float:
-    """The seconds that a server asks to wait."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, TypeError):
-        return 0.0

@@ -250,7 +250,7 @@ class Sync:
             elif known is not None and known.revision == ref.revision and ref.path in up_to_date:
                 self._count_unchanged(ref.path)
             elif not retry and self._keeps_outcome(ref, turns):
-                continue
+                self._results.kept_paths.add(ref.path)
             elif (
                 "://" in ref.path
                 and known is None
@@ -273,7 +273,6 @@ class Sync:
             self._results.kept_failures.append(stored)
         else:
             return False
-        self._results.kept_paths.add(ref.path)
         return True
 
     # --- Record and commit ---------------------------------------------------------------------------------------
