@@ -53,9 +53,9 @@ def handle(
     file: BinaryIO, opened: tuple[str, str, int, str, int], member: str | None, max_bytes: int
 ) -> tuple[Any, bytes]:
     """List the files of an archive, or read the file `member`. Runs in the confined process."""
-    key, *arguments = opened
+    key, name, size, revision, max_entries = opened
     try:
-        archive = _open.pop(key, None) or open_archive(file, *arguments)
+        archive = _open.pop(key, None) or open_archive(file, name, size, revision, max_entries)
         _open[key] = archive
         if len(_open) > _MAX_OPEN:
             _open.popitem(last=False)
@@ -64,6 +64,8 @@ def handle(
         return None, archive.read(member, max_bytes)
     except ArchiveLimitError as error:
         raise SkipDocument(str(error)) from error
+    except MemoryError as error:
+        raise ParseError("unpacking it takes too much memory") from error
     except ARCHIVE_ERRORS as error:
         no_text = isinstance(error, LookupError) or not str(error)
         raise ParseError(f"{type(error).__name__}: {error}" if no_text else str(error)) from error

@@ -36,7 +36,6 @@ ARCHIVE_ERRORS = (
     ArithmeticError,
     EOFError,
     LookupError,
-    MemoryError,
     NotImplementedError,
     OSError,
     RuntimeError,
@@ -265,13 +264,15 @@ class _CheckedFile(io.RawIOBase):
 
     def __init__(self, unpacked: Any, size: int) -> None:
         self._unpacked, self._size = unpacked, size
-        self.tell = unpacked.tell
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        return int(self._unpacked.tell())
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         check_size(offset, self._size)

@@ -8,6 +8,7 @@ import tarfile
 import time
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,18 @@ def _tar_with_long_name() -> bytes:
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 300 << 20
     return info.tobuf() + bytes(1024)
+
+
+def test_a_decoder_that_wants_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = _pack(tmp_path / "a.tar.xz", {"a.md": "A."})
+    data = bytearray(path.read_bytes())
+    header = slice(12, 12 + 4 * (data[12] + 1))  # of the first block, with its checksum in the last four bytes
+    data[data.index(b"\x21\x01", header.start) + 2] = 40  # a dictionary of 4 GiB
+    data[header.stop - 4 : header.stop] = zlib.crc32(data[header.start : header.stop - 4]).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert _reasons(FilesConnector(tmp_path)) == {
+        "a.tar.xz": "the archive cannot be read: unpacking it takes too much memory"
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
