@@ -31,17 +31,16 @@ from ragfm.core.errors import (
     UnsupportedError,
 )
 from ragfm.ingestion.connector_options import build_connector
-from ragfm.ingestion.embedding import embed_missing
+from ragfm.ingestion.embedding import VectorCatalog, embed_missing
 from ragfm.ingestion.preparation import WAIT_SECONDS, Outcome, prepare
-from ragfm.store.catalog import Catalog, StaleReadError
+from ragfm.store.catalog import StaleReadError
 from ragfm.store.collection_store import Store
-from ragfm.store.document_rows import insert_vectors
 from ragfm.store.postgres_database import PostgresDatabase
 from ragfm.store.tables import text_hash
 
 if TYPE_CHECKING:
     from ragfm.chunking import ChunkSettings
-    from ragfm.core.types import Connector, Ref, Vectors
+    from ragfm.core.types import Connector, Ref
     from ragfm.ingestion.preparation import Entry
     from ragfm.parsing import ParserChoice
     from ragfm.store.catalog import Source
@@ -201,17 +200,6 @@ def check_connector(connector: Connector, plugin: str) -> None:
 # --- In the processes of Ray ---------------------------------------------------------------------------------------
 
 _opened: dict[str, tuple[Store, Connector]] = {}  # by run; some connectors read the whole source first
-
-
-class VectorCatalog(Catalog):
-    """A catalog that adds vectors, and nothing else, without the collection's lock."""
-
-    database: PostgresDatabase
-
-    def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
-        """Save the vectors of embedded texts, durably, unless another process has saved them."""
-        with self.database.committing() as connection:
-            insert_vectors(connection, contract_id, hashes, matrix)
 
 
 def prepare_batch(job: Job, password: Mapping[str, str], entries: Sequence[Entry]) -> list[tuple[Ref, Outcome]] | str:
