@@ -72,10 +72,11 @@ class Job:
 class RayExecutor:
     """Prepares documents on the cluster of the environment variable RAY_ADDRESS, else of this machine.
 
-    A context manager: the tasks end with it. It connects to the cluster when there is something to prepare.
+    A context manager: the tasks end with it. It connects to the cluster when there is something to prepare, unless it
+    is given the module `ray`, connected.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ray: Any = None) -> None:
         """Raises UnsupportedError for a collection in a folder and an embedder without a name; MissingExtraError."""
         if not store.database.shared:
             raise UnsupportedError(
@@ -84,11 +85,11 @@ class RayExecutor:
             )
         if store.has_own_embedder:
             raise UnsupportedError("Processes cannot share an embedder object.", "Pass its name.")
-        if find_spec("ray") is None:
+        if ray is None and find_spec("ray") is None:
             raise MissingExtraError("Ray is not installed.", "Run `pip install -e '.[ray]'` in ragfm's source folder.")
         self._database = cast("PostgresDatabase", store.database)
         self._max_bytes = int(store.settings.files.max_mb * 2**20)
-        self._exits = ExitStack()
+        self._exits, self._ray = ExitStack(), ray
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -98,6 +99,8 @@ class RayExecutor:
 
     def _connect(self) -> Any:
         """The module `ray`, connected to the cluster."""
+        if self._ray is not None:
+            return self._ray
         import ray
 
         if ray.is_initialized():

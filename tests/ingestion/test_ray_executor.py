@@ -10,8 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.postgres_server import USER, PostgresServer
@@ -19,12 +22,14 @@ from support.ray_cluster import RayCluster, embedded_texts, ray_cluster, recordi
 
 from ragfm import Collection, Settings
 from ragfm.chunking import ChunkSettings
-from ragfm.core.errors import SourceError, UnsupportedError
+from ragfm.core.errors import RagfmError, SourceError, UnsupportedError
 from ragfm.ingestion.preparation import Entry
-from ragfm.ingestion.ray_executor import Job, prepare_batch
+from ragfm.ingestion.ray_executor import Job, RayExecutor, prepare_batch
 from ragfm.ingestion.sync import list_refs
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Source
+from ragfm.store.collection_store import Store
+from ragfm.store.postgres_database import PostgresDatabase
 
 _PATIENT = 150.0  # seconds, on a busy machine
 
@@ -88,6 +93,45 @@ def test_a_task_needs_few_rights(job: Job, entries: Sequence[Entry], postgres: P
         postgres.sql(statement)
     prepared = prepare_batch(replace(job, run="few", address=job.address.replace(f"{USER}@", f"{role}@")), {}, entries)
     assert not isinstance(prepared, str)
+
+
+class _Ray:
+    """Runs tasks when their results are fetched. One is lost if it has an entry with a name in `deadly`."""
+
+    exceptions = SimpleNamespace(RayError=ChildProcessError, RayTaskError=RecursionError)
+
+    def __init__(self, deadly: str) -> None:
+        self.deadly, self.batches, self.options = deadly, list[int](), dict[str, Any]()
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, **options: Any) -> Callable[[Any], SimpleNamespace]:
+        self.options = options
+        return lambda function: SimpleNamespace(remote=partial(partial, function))
+
+    def wait(self, tasks: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Any) -> Any:
+        entries = task.args[2]
+        self.batches.append(len(entries))
+        if any(ref.path == self.deadly for ref, _ in entries):
+            raise ChildProcessError
+        return task()
+
+
+def test_documents_of_a_lost_task_are_tried_one_by_one(job: Job, entries: Sequence[Entry]) -> None:
+    ray = _Ray("leave.md")
+    with RayExecutor(Store(PostgresDatabase(job.address), Settings(), None), ray) as executor:
+        prepared = list(executor.prepare(job.source, job.choice, job.chunks, job.contract_id, entries))
+        outcomes = {item[0].path: item[1] for item in prepared if item is not None}
+        assert ray.batches == [5, 1, 1, 1, 1, 1]
+        assert (outcomes["leave.md"].kind, outcomes["hours.txt"].kind) == ("parse", "document")
+        assert outcomes["leave.md"].reason == "4 processes ended while they prepared it"
+        assert (ray.options["max_retries"], ray.options["num_gpus"]) == (3, 0)
+        with pytest.raises(RagfmError, match="cannot do the work: the embedder of the collection has changed"):
+            list(executor.prepare(job.source, job.choice, job.chunks, 7, entries))
 
 
 def test_ray_needs_a_database_and_a_source_that_can_be_read_anywhere(docs: Path, tmp_path: Path, address: str) -> None:
