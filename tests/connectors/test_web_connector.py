@@ -12,7 +12,6 @@ pytest.importorskip("protego", reason="needs the extra web")
 
 from ragfm_connectors.web import WebConnector
 from ragfm_connectors.web_client import Client, canonical_url
-from support.killed_sync import sync_killed
 from support.website import Site, serve
 
 from ragfm import Collection, Ref
@@ -431,13 +430,3 @@ def test_a_site_that_goes_away_in_the_middle(collection: Collection) -> None:
     with pytest.raises(SourceError, match="cannot be reached"):
         collection.sync(url)
     assert len(collection.documents()) == 6
-
-
-def test_a_killed_sync_continues(site: Site, collection: Collection) -> None:
-    for number in range(12):
-        site.page(f"/{number}", f"Trees number {number}")
-    url = sitemap(site, *(f"/{number}" for number in range(12)))
-    sync_killed(collection.path, url, documents=5, options=OPTIONS)
-    assert len(collection.documents()) == 5
-    report = collection.sync(url)
-    assert (report.added, report.unchanged) == (7, 5)
