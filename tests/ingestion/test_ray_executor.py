@@ -147,6 +147,17 @@ def test_ray_needs_a_database_and_a_source_that_can_be_read_anywhere(docs: Path,
             collection.sync(tmp_path / "mail.eml", connector="mail", executor="ray")
 
 
+def test_a_password_is_passed_on_outside_of_the_address() -> None:
+    for user, parameter in (("ann:se%40cret", ""), ("ann", "&password=se%40cret")):
+        database = PostgresDatabase(
+            f"postgresql://{user}@db.lan:5433/knowledge?collection=handbook&host=a,b{parameter}"
+        )
+        assert database.address == "postgresql://ann@db.lan:5433/knowledge?collection=handbook&host=a%2Cb"
+        assert database.password_variables == {"PGPASSWORD": "se@cret"}
+        assert "cret" not in database.location
+    assert PostgresDatabase("postgresql:///knowledge").password_variables == {}
+
+
 def test_ray_is_imported_when_there_is_something_to_prepare() -> None:
     code = "import sys, ragfm.ingestion.ray_executor, ragfm.cli.main; print('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
