@@ -121,6 +121,14 @@ class RayExecutor:
         self._exits.callback(ray.shutdown)
         return ray
 
+    def check_connector(self, connector: Connector, plugin: str) -> None:
+        """Raise SourceError if only the process that lists the source can fetch from it."""
+        if not getattr(connector, "fetch_anywhere", False):
+            raise SourceError(
+                f"Ray cannot read sources of the connector {plugin!r}: it does not fetch without a listing of its own.",
+                "Ingest this source without --executor.",
+            )
+
     def prepare(
         self,
         source: Source,
@@ -188,16 +196,6 @@ class RayExecutor:
             if isinstance(result, str):
                 raise RagfmError(f"A node of the Ray cluster cannot do the work: {result}")
             yield from result
-
-
-def check_connector(connector: Connector, plugin: str) -> None:
-    """Raise SourceError if only the process that lists the source can fetch from it."""
-    if not getattr(connector, "fetch_anywhere", False):
-        raise SourceError(
-            f"Sources of the connector {plugin!r} cannot be read on Ray: it does not fetch without a listing of its "
-            "own.",
-            "Ingest this source without --executor.",
-        )
 
 
 # --- In the processes of Ray ---------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from ragfm.core.errors import (
 from ragfm.ingestion.document_tags import check_tag_names, matches_uri
 from ragfm.ingestion.image_embedding import embed_figures
 from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, SyncReport, document_uri, merge_reports
-from ragfm.ingestion.ray_executor import RayExecutor, check_connector
 from ragfm.ingestion.source_request import (
     SourceEntry,
     SourceRequest,
@@ -82,7 +81,11 @@ def sync_sources(
     store.configured_image_embedder()  # a wrong one is refused before anything is parsed
     if executor not in ("local", "ray"):
         raise UnsupportedError(f"There is no executor {executor!r}.", "Choose local or ray.")
-    ray = RayExecutor(store) if executor == "ray" else None
+    ray = None
+    if executor == "ray":
+        from ragfm.ingestion.ray_executor import RayExecutor
+
+        ray = RayExecutor(store)
     with store.writing() as catalog, ray or nullcontext():
         if store.names_embedder:
             store.embedder()  # a different embedder is refused even if there is nothing to embed
@@ -101,7 +104,7 @@ def sync_sources(
                 )
                 uploads = request.source.name == UPLOADS_SOURCE
                 if ray is not None and not uploads:
-                    check_connector(request.connector, request.source.connector)
+                    ray.check_connector(request.connector, request.source.connector)
                 refs = list_refs(request.connector)
                 known = stored.get(request.source.name)
                 source = _save_source(catalog, request.source, refs, known)  # only after it was listed
