@@ -91,11 +91,11 @@ def sync_sources(
             store.embedder()  # a different embedder is refused even if there is nothing to embed
         chunk_settings = store.chunk_settings(int(catalog.at().contract["max_tokens"]))
         after_commit = partial(store.save_grown_view, catalog)
-        work: Sequence[SourceRequest | SourceEntry] = requests or known_sources(store)
+        items: Sequence[SourceRequest | SourceEntry] = requests or known_sources(store)
         stored = stored_sources(store)
-        for item in work:
+        for item in items:
             entry = item.entry if isinstance(item, SourceRequest) else item
-            run = None
+            sync = None
             try:
                 request = (
                     refresh_request(store, item, stored)
@@ -110,7 +110,7 @@ def sync_sources(
                 source = _save_source(catalog, request.source, refs, known)  # only after it was listed
                 stored[source.name] = stored_source(store, source)
                 unfiltered = partial(unfiltered_refs, store, source) if has_patterns(source) else None
-                run = Sync(
+                sync = Sync(
                     catalog,
                     source,
                     store.embedder,
@@ -121,7 +121,7 @@ def sync_sources(
                     after_commit=after_commit,
                     keep_recipe=keep_recipe,
                 )
-                report = run.run(
+                report = sync.run(
                     request.connector,
                     refs,
                     retry=retry,
@@ -131,12 +131,12 @@ def sync_sources(
                     ray=None if uploads else ray,
                 )
             except (SourceError, ConfigError, MissingExtraError, UnknownPluginError) as error:
-                if not sync_all or (run is not None and not isinstance(error, SourceError)):
-                    if run is not None:
+                if not sync_all or (sync is not None and not isinstance(error, SourceError)):
+                    if sync is not None:
                         store.save_view(catalog)  # of the commits before the error
                     raise
-                if run is not None:
-                    reports.append(run.report)
+                if sync is not None:
+                    reports.append(sync.report)
                 stage = "remove" if isinstance(error, MassDeleteError) else "list"
                 failed = Failed(entry.name or entry.location, stage, str(error), 1, stale=True)
                 reports.append(SyncReport(failed=(failed,)))
