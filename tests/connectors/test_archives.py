@@ -115,7 +115,7 @@ class _CountingFile(io.FileIO):
 def test_a_packed_tar_is_gone_through_once_to_read_it(tmp_path: Path) -> None:
     path = _pack(tmp_path / "a.tar.gz", {f"{number}.md": os.urandom(5000).hex() for number in range(99, 0, -1)})
     with _CountingFile(path) as file:
-        archive = archives_module.open_archive(file, path.name, path.stat().st_size, "")  # type: ignore[arg-type]
+        archive = archives_module.open_archive(file, path.name, path.stat().st_size, "")
         members = list(archive.members())
         listed = file.begun
         assert all(len(archive.read(member.name, 10_000)) == 10_000 for member in members)

@@ -68,7 +68,8 @@ def test_a_batch_is_prepared_and_its_vectors_are_stored(
     assert postgres.sql(count) == str(chunks)
     assert sum(outcome.embedded for _, outcome in prepared) == chunks - 1
     again = prepare_batch(job, {}, [(ref, outcome.digest or None) for ref, outcome in prepared])
-    assert {outcome.kind for _, outcome in again if not isinstance(outcome, str)} == {"unchanged", "parse"}
+    assert not isinstance(again, str)
+    assert {outcome.kind for _, outcome in again} == {"unchanged", "parse"}
 
 
 def test_a_node_says_why_it_cannot_do_the_work(job: Job, entries: Sequence[Entry]) -> None:
@@ -177,12 +178,13 @@ def _ingest(folder: Path, address: str, *, ray: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + _PATIENT
-    while not condition():
+def _wait_for_texts(log: Path, ingest: subprocess.Popen[str]) -> None:
+    """Wait until more texts are embedded than now."""
+    before, deadline = embedded_texts(log).total(), time.monotonic() + _PATIENT
+    while embedded_texts(log).total() == before:
         assert time.monotonic() < deadline
-        if process.poll() is not None:
-            raise AssertionError(process.communicate())
+        if ingest.poll() is not None:
+            raise AssertionError(ingest.communicate())
         time.sleep(0.1)
 
 
@@ -212,8 +214,7 @@ def test_a_node_the_ingest_and_the_head_may_be_lost(address: str, tmp_path: Path
     with ray_cluster(1, 1, 1, PYTHONPATH=recording_on_ray(tmp_path / "code", log, 1.5)) as (cluster, (head, node, _)):
         for stop, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
             ingest = _ingest(many, address, ray=cluster.address)
-            before = embedded_texts(log).total()
-            _wait(lambda before=before: embedded_texts(log).total() > before, ingest)
+            _wait_for_texts(log, ingest)
             ingest.send_signal(stop)
             ingest.communicate(timeout=_PATIENT)
             assert ingest.returncode == code
@@ -222,8 +223,7 @@ def test_a_node_the_ingest_and_the_head_may_be_lost(address: str, tmp_path: Path
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
         ingest = _ingest(many, address, ray=cluster.address)
-        before = embedded_texts(log).total()
-        _wait(lambda: embedded_texts(log).total() > before, ingest)
+        _wait_for_texts(log, ingest)
         cluster.kill(node)
         output, messages = ingest.communicate(timeout=_PATIENT)
         assert ingest.returncode == 0, messages
@@ -234,8 +234,7 @@ def test_a_node_the_ingest_and_the_head_may_be_lost(address: str, tmp_path: Path
         for number in range(100, 164):
             (many / f"{number}.md").write_text(f"You get {number} days more.")
         ingest = _ingest(many, address, ray=cluster.address)
-        before = embedded_texts(log).total()
-        _wait(lambda: embedded_texts(log).total() > before, ingest)
+        _wait_for_texts(log, ingest)
         cluster.kill(head)
         ingest.communicate(timeout=_PATIENT)
         assert ingest.returncode != 0
