@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
 from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, UnsupportedError
 from ragfm.core.notebook import Heading, as_html, as_markdown
@@ -271,8 +271,7 @@ class Collection:
         retry: bool = False,
         allow_mass_delete: bool = False,
         keep_recipe: bool = False,
-        workers: int | None = None,
-        executor: str = "local",
+        executor: Literal["local", "ray"] = "local",
         progress: ProgressCallback | None = None,
     ) -> SyncReport:
         """Make the collection equal to its sources. Only changes are parsed and embedded.
@@ -293,10 +292,8 @@ class Collection:
                 MassDeleteError and removes nothing.
             keep_recipe: Leave documents that an older version of ragfm prepared as they are, unless they changed.
                 Otherwise they are parsed and embedded again.
-            workers: On PostgreSQL, let processes fetch, parse and embed the documents: this many of this machine, and
-                all that `work` elsewhere. This process lists and commits.
-            executor: "ray" starts the workers on the Ray cluster of the environment variable RAY_ADDRESS, else of this
-                machine: `workers`, or as many as it has CPUs for. "local" starts them on this machine.
+            executor: "ray" fetches, parses and embeds documents on the Ray cluster of the environment variable
+                RAY_ADDRESS, else of this machine, for a collection on PostgreSQL. This process lists and commits.
             progress: Called with the stage "ingest".
 
         Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
@@ -332,7 +329,6 @@ class Collection:
             retry=retry,
             allow_mass_delete=allow_mass_delete,
             keep_recipe=keep_recipe,
-            workers=workers,
             executor=executor,
         )
 
@@ -353,20 +349,6 @@ class Collection:
             if not turns.postponed:
                 return
             time.sleep(_PAUSE_SECONDS)
-
-    def work(self, *, stop: Event | None = None, progress: ProgressCallback = lambda _: None) -> int:
-        """Prepare documents for syncs with `workers`, on this or other machines, until `stop` is set.
-
-        Needs a collection on PostgreSQL, which may not exist yet. Returns the number of documents. `progress` is called
-        with the stage "work". Raises RagfmError if this machine cannot do the work: sources and embedder must be found
-        by the same names as where the sync runs, and the versions of ragfm must be equal.
-        """
-        from ragfm.ingestion.worker import Worker
-
-        self._owner()
-        worker = Worker(self._store, stop or Event(), progress)
-        worker.run()
-        return worker.documents
 
     def watch(
         self,

@@ -2,7 +2,7 @@
 
 Use          demo, ingest, search, ask, chat, log
 Collection   status, sources, documents, tag, remove, export, verify, backup, restore, copy, compact, reembed,
-             watch, worker
+             watch
 Serve        serve, keys, mcp
 Evaluate     eval, eval_retrieval, eval_answers, eval_compare, compare, tune
 Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_retriever, models, plugins

@@ -48,7 +48,6 @@ from ragfm.cli.tag import tag
 from ragfm.cli.tune import tune
 from ragfm.cli.verify import verify
 from ragfm.cli.watch import watch
-from ragfm.cli.worker import worker
 from ragfm.core.durable_files import storage_failure
 from ragfm.core.errors import CollectionError, FilterError, RagfmError
 
@@ -68,7 +67,6 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         compact,
         reembed,
         watch,
-        worker,
     ),
     "Serve": (serve, keys, mcp),
     "Evaluate": (evaluation, compare, tune),

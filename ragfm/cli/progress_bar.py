@@ -23,7 +23,6 @@ NOTEBOOK_INTERVAL = 0.2
 
 _STAGE_UNITS = {
     "ingest": "documents",
-    "work": "documents",
     "figures": "images",
     "make examples": "examples",
     "train": "steps",
@@ -35,7 +34,6 @@ _FIGURES: Mapping[str, Callable[[float], str]] = {
     "chunks": lambda value: f"{value:,.0f} chunks",
     "passages": lambda value: f"about {value:,.0f} passages",
     "waiting": lambda value: f"{value:,.0f} waiting" if value else "",
-    "workers": lambda value: f"{value:.0f} worker{'' if value == 1 else 's'}",
     "loss": lambda value: f"loss {value:.3f}",
     "validation_loss": lambda value: f"validation loss {value:.3f}",
     "tokens_per_second": lambda value: f"{value:,.0f} tokens/s",

@@ -23,7 +23,7 @@ from ragfm.store.catalog import Source
 from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Connector
+    from ragfm.core.types import Connector, Ref
     from ragfm.store.collection_store import Store
     from ragfm.store.upload_table import UploadTable
     from ragfm.store.uploads import UploadFolder
@@ -104,10 +104,10 @@ def refresh_request(store: Store, request: SourceRequest, stored: Mapping[str, S
     return SourceRequest(request.entry, source, build_source(store, source))
 
 
-def unfiltered_connector(store: Store, source: Source) -> Connector:
-    """A connector for everything that a source's location holds, without its include and exclude patterns."""
+def unfiltered_refs(store: Store, source: Source) -> list[Ref]:
+    """Everything that a source's location holds, without its include and exclude patterns."""
     options = {key: value for key, value in source.options.items() if key not in _PATTERN_OPTIONS}
-    return build_source(store, replace(source, options=options))
+    return list(build_source(store, replace(source, options=options)).refs())
 
 
 def has_patterns(source: Source) -> bool:

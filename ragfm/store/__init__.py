@@ -20,7 +20,6 @@ pgvector_backend    the backend `pgvector`: vectors in the database
 milvus_backend      the backend `milvus`: vectors in Milvus
 uploads             uploaded files: what a server needs of them, and their folder
 upload_table        uploaded files in the database
-work_queue          entries of sources that workers prepare, on PostgreSQL
 compaction          deletes dead rows and returns their space
 collection_store    everything an open collection holds, and the write lock
 """

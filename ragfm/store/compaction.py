@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
 
@@ -32,10 +31,6 @@ from ragfm.store.tables import (
     tags,
     vectors,
 )
-from ragfm.store.work_queue import WorkQueue
-
-if TYPE_CHECKING:
-    from ragfm.store.postgres_database import PostgresDatabase
 
 _BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small
 _MIN_DEAD_CHUNKS, _MIN_DEAD_SHARE = 1_000, 0.3  # from which a sync compacts
@@ -84,8 +79,6 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
         deleted += count
         progress(Progress("compact", deleted, dead))
     deleted_documents = _delete_documents(catalog, newest.id)
-    if store.database.shared:  # what interrupted syncs have left may be of documents that were removed
-        WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog)
     deleted_vectors = _delete_vectors(catalog, newest.contract_id)
     deleted_images = _delete_images(catalog)
     with catalog.write() as connection:

