@@ -138,18 +138,15 @@ def tune(
     rows = []
     for trial in [*best, *(trial for trial in report.trials if trial.choice == report.current and trial not in best)]:
         choice = trial.choice
-        weight = "-" if choice.fusion == "rrf" else "auto" if choice.weight is None else f"{choice.weight:.2f}"
         rows.append(
             (
                 "*" if choice == report.current else "",
-                choice.fusion,
-                weight,
-                f"{choice.candidates}",
+                "auto" if choice.weight is None else f"{choice.weight:.2f}",
                 f"{choice.chunk_size or 'default'}",
                 f"{trial.value:.4f}",
             )
         )
-    print_table(["", "fusion", ">weight", ">candidates", ">chunk size", f">{report.about['measure']}"], rows)
+    print_table(["", ">weight", ">chunk size", f">{report.about['measure']}"], rows)
     print_text("  (*: current setting. The values are from the half used to choose, so the best ones are too high.)\n")
     print_text(report.why)
     if report.adopted:

@@ -25,7 +25,6 @@ CONFIG_VARIABLE = "RAGFM_CONFIG"
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
 _TYPE_NAME = re.compile(r"(?:constrained-)?(?:str|int|float|bool)|(?:list|literal)\[.+\]")
-Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
 
@@ -66,20 +65,12 @@ class SearchSection(_Section):
     """How `search` ranks."""
 
     k: int = Field(5, ge=1, description="Number of hits.")
-    fusion: Fusion = Field(
-        "convex",
-        description="How `hybrid` combines cosine and BM25: `convex`, a weighted sum of both, each scaled to [0, 1]; "
-        "or `rrf`, reciprocal rank fusion.",
-    )
     weight: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Weight of the cosine in `convex`; BM25 has the rest. Default: 0.6, or 0.2 if the bundled "
+        description="Weight of the cosine in `hybrid`; BM25 has the rest. Default: 0.6, or 0.2 if the bundled "
         "embedding model, which is English only, meets another language.",
-    )
-    code_weight: float = Field(
-        0.4, ge=0, le=1, description="Upper limit of the weight for queries with a code such as `AB-1234/5`."
     )
     image_weight: float = Field(
         0.3,
@@ -87,9 +78,6 @@ class SearchSection(_Section):
         le=1,
         description="Weight of the image score in `hybrid`, with an `image_embedder`; the scores of texts have the "
         "rest.",
-    )
-    candidates: int = Field(
-        100, ge=1, description="Number of chunks that each index contributes to `hybrid`; more if `k` is larger."
     )
     reranker: str | None = Field(
         None,
