@@ -41,9 +41,6 @@ class ChunkSection(_Section):
         description="Maximum size of a chunk with its context, in tokens of the embedding model. "
         "Default: the model's window, up to 256.",
     )
-    overlap: int = Field(
-        0, ge=0, description="Maximum number of tokens repeated from the previous chunk, in whole sentences."
-    )
 
 
 class ParseSection(_Section):
@@ -153,7 +150,6 @@ class AskSection(_Section):
     contradictions: bool = Field(
         True, description="Report passages that contradict the answer, which is then at most `unsure`."
     )
-    distinct: bool = Field(True, description="Replace near-duplicates of better hits by the next hits.")
     merge: bool = Field(True, description="Merge consecutive hits of a section into one passage.")
     order: Literal["rank", "document"] = Field(
         "rank", description="Order of passages: best first, or as they occur in each document."
@@ -182,27 +178,6 @@ class FilesSection(_Section):
     """How folders are read."""
 
     max_mb: float = Field(100, gt=0, description="Maximum file size in MiB; larger files are reported as skipped.")
-
-
-class UploadsSection(_Section):
-    """How files that users upload to the server are indexed."""
-
-    archive_files: int = Field(
-        2000, ge=1, description="Maximum number of files in an uploaded archive; a larger one is not indexed."
-    )
-    waiting: int = Field(
-        20, ge=1, description="Maximum number of uploads of a key that wait to be indexed; more are refused with 429."
-    )
-
-
-class ServerSection(_Section):
-    """How `ragfm serve` answers."""
-
-    markdown: Literal["safe", "as is"] = Field(
-        "safe",
-        description="Images, HTML and links in the content of answers: `safe`, shown as text; or `as is`, active in "
-        "clients that render Markdown.",
-    )
 
 
 class SourceSection(_Section):
@@ -300,8 +275,6 @@ class Settings(BaseSettings):
     ask: AskSection = AskSection()
     files: FilesSection = FilesSection()
     milvus: MilvusSection = MilvusSection()
-    uploads: UploadsSection = UploadsSection()
-    server: ServerSection = ServerSection()
     sources: list[SourceSection] = []
     tags: list[TagsSection] = []
 

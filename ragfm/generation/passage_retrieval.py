@@ -88,7 +88,6 @@ class PassageRetriever:
     """Retrieves passages. Caches are per access groups: no user sees what only others may see. Thread-safe."""
 
     def __init__(self, settings: AskSection, hops: Hops) -> None:
-        self._distinct = settings.distinct
         self._followup = settings.followup
         self._reranker = settings.reranker
         self._hops = hops
@@ -115,10 +114,16 @@ class PassageRetriever:
             return self._questions(_Question(text, tuple(before), collection.groups, self._followup, reader))
 
         def search(query: str) -> tuple[Sequence[Hit], Sequence[SearchStep]]:
-            count = (_CANDIDATES_PER_PASSAGE if self._distinct else 1) * k
             return self._searches(
                 _Search(
-                    query, count, filter, self._reranker, self._hops, collection.groups, collection.state, collection
+                    query,
+                    _CANDIDATES_PER_PASSAGE * k,
+                    filter,
+                    self._reranker,
+                    self._hops,
+                    collection.groups,
+                    collection.state,
+                    collection,
                 )
             )
 
@@ -153,7 +158,7 @@ class PassageRetriever:
 
     def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: the `k` to answer from, and the near-duplicates that were dropped between them."""
-        return distinct(hits, k) if self._distinct else (list(hits[:k]), [])
+        return distinct(hits, k)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one request. Sizes are in bytes, times in seconds."""
+    """Limits of one request, and of the uploads of a key. Sizes are in bytes, times in seconds."""
 
     body: int = 2**20
     upload: int = 100 * 2**20
@@ -58,6 +58,7 @@ class Limits:
     upload_seconds: float = 600.0
     answer_seconds: float = 300.0
     answer_tokens: int = 1024
+    uploads_waiting: int = 20
 
 
 class RequestGuard:
