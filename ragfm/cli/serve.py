@@ -34,10 +34,7 @@ server_debug_option = click.option(
     expose_value=False,
     help="Show tracebacks and debug messages, which may contain document text.",
 )
-
-
-@click.command()
-@text_option(
+collections_option = text_option(
     "-c",
     "--collection",
     "collections",
@@ -45,13 +42,18 @@ server_debug_option = click.option(
     metavar="[NAME=]DIR",
     help="Folder of a collection; may be repeated.  [default: .ragfm]",
 )
-@text_option(
+readers_option = text_option(
     "--reader",
     "readers",
     multiple=True,
     metavar="[NAME=]MODEL",
     help="Model that answers; may be repeated: clients then name the model `COLLECTION:NAME`.",
 )
+
+
+@click.command()
+@collections_option
+@readers_option
 @adapter_option
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks a free port.")
