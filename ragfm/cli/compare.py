@@ -80,7 +80,7 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
     else:
         questions = load_data(data, options, answers=True)
     options["keep"] = options["keep"] or str(Path(out) / "collection")
-    names = ("keep", "embedder", "split", "articles", "distractors", "limit", "seed")
+    names = ("keep", "embedder", "split", "limit")
     source = QuestionSource(data, collection=collection, **{name: options[name] for name in names})
     candidates = contender_grid(
         options["readers"] or [settings.reader], options["adapters"], options["ks"], options["strategies"]

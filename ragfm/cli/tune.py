@@ -19,8 +19,6 @@ from ragfm.cli.options import (
     ReportFile,
     collection_options,
     data_options,
-    seed_option,
-    share_option,
     text_option,
     usage_error,
 )
@@ -58,7 +56,6 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
     help="Without QUESTIONS: number of questions that the reader writes.",
 )
 @click.option("--confidence", is_flag=True, help="Calibrate the confidence of answers; QUESTIONS must have answers.")
-@share_option("--keep-right", 0.9, (0.5, 1), "With --confidence: share of correct answers that must not be withheld.")
 @click.option(
     "--corrected/--as-said",
     "corrects",
@@ -75,7 +72,6 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--report", type=ReportFile(), help="With --confidence: write an HTML report.")
 @text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
-@seed_option
 @data_options
 @click.option("--dry-run", is_flag=True, help="Measure, but change no settings.")
 @collection_options
@@ -122,12 +118,12 @@ def tune(
             reader = configured_reader(name, handle.settings)
             with resumable(out) as progress:
                 asked = generate_questions(
-                    handle, reader, options["write"], seed=options["seed"], out=out, reader_name=name, progress=progress
+                    handle, reader, options["write"], out=out, reader_name=name, progress=progress
                 )
         else:
             asked = list(data.questions)
         with show_progress() as progress:
-            report = tune(handle, asked, sizes=chunk_sizes, seed=options["seed"], progress=progress)
+            report = tune(handle, asked, sizes=chunk_sizes, progress=progress)
     report = replace(report, about={"questions_from": "the reader" if data is None else data.name, **report.about})
     written = [] if dry_run else store_choice(report, Collection.open(collection).settings_file)
     if as_json:
@@ -172,9 +168,7 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
             report = calibrate(
                 rag,
                 data.questions,
-                keep=options["keep_right"],
                 corrects=options["corrects"],
-                seed=options["seed"],
                 out=out,
                 progress=progress,
             )

@@ -36,13 +36,11 @@ from ragfm.rag import Rag
 def run_job(job: Mapping[str, Any], progress: ProgressCallback) -> dict[str, Any]:
     """Answer the questions of a job and return its result. `peak_mb` is the peak memory of this process."""
     contender, source = Contender(**job["contender"]), QuestionSource(**job["source"])
-    data = load_questions(
-        source.data, split=source.split, articles=source.articles, distractors=source.distractors, answers=True
-    )
+    data = load_questions(source.data, split=source.split, answers=True)
     about: dict[str, Any] = {"reader": contender.reader}
     if source.limit:
-        data = data.sample(source.limit, source.seed)
-        about |= {"limit": source.limit, "seed": source.seed}
+        data = data.sample(source.limit)
+        about |= {"limit": source.limit, "seed": 0}
     about |= {"data": data.name, "left_out": dict(data.left_out)}
 
     folder: str | Path = source.collection

@@ -66,8 +66,8 @@ class Contender:
 class QuestionSource:
     """The questions of a comparison, and the collection that answers them.
 
-    - `data`: path of the questions; `split`, `articles` and `distractors` as in `load_questions`.
-    - `limit`: number of questions, sampled with `seed`; all by default.
+    - `data`: path of the questions; `split` as in `load_questions`.
+    - `limit`: number of questions, sampled; all by default.
     - `collection`: folder of the collection, unless the data includes its documents; its settings apply to both.
     - `keep`: folder for the collection of the data's documents; temporary by default.
     - `embedder`: embedder of that collection.
@@ -78,10 +78,7 @@ class QuestionSource:
     keep: str | None = None
     embedder: str | None = None
     split: str | None = None
-    articles: bool = False
-    distractors: Sequence[str] = ()
     limit: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

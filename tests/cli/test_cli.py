@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 from support.shell import HIT_KEYS, InProcessShell, Shell
 from support.torture.full_disk import small_disk
-from support.written_pdf import lines, pdf
 
 from ragfm.cli.main import SECTIONS
 
@@ -54,20 +53,6 @@ def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
     assert (status["documents"], status["embedder"]["model"], status["sources"][0]["name"]) == (4, "hashing", "docs")
     assert len(shell.json("documents")["documents"]) == 4
     assert shell.json("documents", "--filter", "source = nothing")["documents"] == []
-
-
-def test_a_page_is_written_as_an_image(shell: Shell, docs: Path, tmp_path: Path) -> None:
-    (docs / "guide.pdf").write_bytes(pdf(lines("One"), lines("Two")))
-    shell("ingest", "docs")
-    written = shell.json("documents", "docs/guide.pdf", "--page", "2", "--out", "page.png")
-    image = tmp_path / "page.png"
-    assert written == {"uri": "docs/guide.pdf", "page": 2, "path": "page.png", "bytes": image.stat().st_size}
-    assert image.read_bytes().startswith(b"\x89PNG")
-    assert image.stat().st_mode & 0o777 == 0o600
-    assert (
-        "There is no page 3" in shell("documents", "docs/guide.pdf", "--page", "3", "--out", "page.png", code=1).stderr
-    )
-    assert "require each other" in shell("documents", "docs/guide.pdf", "--page", "2", code=2).stderr
 
 
 def test_plain_text_output(shell: Shell, docs: Path) -> None:
@@ -354,15 +339,6 @@ def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -
     done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
     assert "100 tokens" in done.stderr
     assert re.search(r"/sources \[N\] +show the passages", done.stdout)
-
-
-def test_a_chat_is_not_saved_over_another_file(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs")
-    before = (docs / "leave.md").read_bytes()
-    done = shell("chat", typed="/save docs/leave.md\n/save talk.jsonl\n/save talk.jsonl\n/quit\n")
-    assert "docs/leave.md, line 1, is not a turn of a conversation. Name another file." in done.stderr
-    assert done.stdout.count("Saved.") == 2
-    assert (docs / "leave.md").read_bytes() == before
 
 
 def test_without_a_command_there_is_help(shell: Shell) -> None:
