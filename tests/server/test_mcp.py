@@ -18,7 +18,7 @@ from support.running_server import LIMITS, SECRET, Running, SlowReader, eventual
 from support.shell import Shell
 from support.tiny_gguf import write_tiny
 
-from ragfm.cli.mcp import mcp as mcp_command
+from ragfm.cli.server_commands import mcp as mcp_command
 from ragfm.core.errors import MissingExtraError
 
 TOOLS = ["search", "ask", "list_documents", "list_collections"]

@@ -19,7 +19,7 @@ from support.running_server import ANSWER, QUESTION, SECRET, Running, eventually
 from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
-from ragfm.cli.serve import key_store, named_collections
+from ragfm.cli.server_commands import key_store, named_collections
 from ragfm.core.errors import LogError
 from ragfm.server.api_keys import Key
 from ragfm.store.postgres_database import PostgresDatabase

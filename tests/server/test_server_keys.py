@@ -21,7 +21,7 @@ from support.running_server import QUESTION, SECRET, Running, eventually, serve
 from support.shell import InProcessShell
 
 from ragfm.cli import ragfm
-from ragfm.cli.serve import key_store
+from ragfm.cli.server_commands import key_store
 from ragfm.core.errors import ConfigError
 from ragfm.server.api_keys import Key, KeyFile, RequestCounter, default_key_path
 from ragfm.testing import ScriptedReader

@@ -1,4 +1,4 @@
-"""`ragfm search`."""
+"""`ragfm search` and `ragfm ask`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,24 @@ from ragfm.cli.options import (
     collection_options,
     filter_option,
     k_option,
+    make_rag,
     mode_option,
+    read_schema,
+    reader_options,
     require_text,
+    suggest_larger_reader,
     usage_error,
 )
-from ragfm.cli.output import hit_json, print_hit, print_json, print_text
+from ragfm.cli.output import (
+    answer_json,
+    extraction_json,
+    hit_json,
+    print_answer,
+    print_extraction,
+    print_hit,
+    print_json,
+    print_text,
+)
 from ragfm.cli.progress_bar import busy
 from ragfm.collection import Collection
 
@@ -65,4 +78,44 @@ def search(
         print_hit(f"{rank}." if hit.score is None else f"{rank}. {hit.score:.3f} ", hit)
     if not hits:
         print_text("No passage matches.")
+    return OK
+
+
+@click.command()
+@click.argument("question")
+@k_option
+@reader_options
+@filter_option
+@click.option(
+    "--hops",
+    type=Rounds(),
+    metavar="N|auto",
+    help="Rounds of search, up to 3: each round also searches for names in the best passages. Default: `ask.hops`.",
+)
+@click.option(
+    "--schema",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Answer with an object that conforms to this JSON schema.",
+)
+@collection_options
+def ask(collection: str, as_json: bool, question: str, filter: str | None, schema: str | None, **options: Any) -> int:
+    """Answer QUESTION from the documents, with citations."""
+    question = require_text(question, "question")
+    if schema is not None:
+        form = read_schema(schema)
+        with Collection.open(collection) as store, busy("searching and reading"):
+            extraction = make_rag(store, options).extract(question, form, filter=filter)
+        if as_json:
+            print_json(extraction_json(extraction))
+        else:
+            print_extraction(extraction)
+        return OK
+    with Collection.open(collection) as store, busy("searching and reading"):
+        rag = make_rag(store, options)
+        answer = rag.ask(question, filter=filter)
+    if as_json:
+        print_json(answer_json(answer))
+    else:
+        print_answer(answer)
+        suggest_larger_reader(rag)
     return OK
