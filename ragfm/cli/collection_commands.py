@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, OK, collection_options, filter_option, key_values
+from ragfm.cli.options import NON_EMPTY, collection_options, filter_option, key_values
 from ragfm.cli.output import megabytes, print_json, print_table, print_text
 from ragfm.collection import Collection
 from ragfm.core.text import counted
@@ -15,7 +15,7 @@ from ragfm.core.text import counted
 
 @click.command()
 @collection_options
-def status(collection: str, as_json: bool) -> int:
+def status(collection: str, as_json: bool) -> None:
     """Show the size of the collection, its models and indexes, and failed documents."""
     from ragfm.store.display_names import DisplayNames
 
@@ -23,7 +23,7 @@ def status(collection: str, as_json: bool) -> int:
         status = store.status()
     if as_json:
         print_json(asdict(status))
-        return OK
+        return
     print_text(f"{counted(document=status.documents, chunk=status.chunks)}, generation {status.generation}")
     rows = [("embedder", f"{status.embedder['model']}, {status.embedder['dim']} dimensions")]
     vectors, keywords = status.indexes[:2]
@@ -60,7 +60,6 @@ def status(collection: str, as_json: bool) -> int:
     names = DisplayNames(source["name"] for source in status.sources)
     rows += [("failed", f"{names.name_of(failure.uri)}  {failure.stage}: {failure.error}") for failure in status.failed]
     print_table(["", ""], rows)
-    return OK
 
 
 @click.command()
@@ -124,7 +123,7 @@ def documents(collection: str, as_json: bool, uri: str | None, filter: str | Non
 @click.argument("pattern", type=NON_EMPTY)
 @click.argument("tags", nargs=-1, required=True, metavar="KEY=VALUE...")
 @collection_options
-def tag(collection: str, as_json: bool, pattern: str, tags: tuple[str, ...]) -> int:
+def tag(collection: str, as_json: bool, pattern: str, tags: tuple[str, ...]) -> None:
     """Set metadata of all documents that match PATTERN, for filters; `KEY=` removes a tag.
 
     PATTERN is a glob that matches a URI or its last parts, such as 'reports/BESTBUY*'; a folder matches everything in
@@ -139,7 +138,6 @@ def tag(collection: str, as_json: bool, pattern: str, tags: tuple[str, ...]) -> 
     else:
         count = len(report.documents)
         print_text(f"{count} document{'s match' if count > 1 else ' matches'} {pattern}.")
-    return OK
 
 
 @click.command()

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ragfm.cli.options import (
-    OK,
-    Rounds,
+    NON_EMPTY,
     collection_options,
     filter_option,
+    hops_option,
     k_option,
     make_rag,
     mode_option,
     read_schema,
     reader_options,
-    require_text,
     suggest_larger_reader,
     usage_error,
 )
@@ -39,18 +38,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("query")
+@click.argument("query", type=NON_EMPTY)
 @k_option
 @mode_option
 @filter_option
 @click.option("--rerank", metavar="NAME|auto|none", help="Reranker. Default: `search.reranker` of the settings.")
-@click.option(
-    "--hops",
-    type=Rounds(),
-    default=1,
-    metavar="N|auto",
-    help="Rounds of search, up to 3: each round also searches for names in the best passages. Default: 1.",
-)
+@hops_option
 @collection_options
 def search(
     collection: str,
@@ -61,46 +54,38 @@ def search(
     filter: str | None,
     rerank: str | None,
     hops: Any,
-) -> int:
+) -> None:
     """Find the passages that match QUERY best."""
+    hops = hops or 1
     if hops != 1 and rerank not in (None, "none"):
         usage_error("--rerank cannot be combined with --hops: the hits of several hops are not reranked.")
     with Collection.open(collection) as store, busy("searching"):
         steps: list[SearchStep] = []
-        hits = store.search(
-            require_text(query, "query"), k, mode=mode, filter=filter, rerank=rerank, hops=hops, record=steps.append
-        )
+        hits = store.search(query, k, mode=mode, filter=filter, rerank=rerank, hops=hops, record=steps.append)
     if as_json:
         searches = [asdict(step) for step in steps]
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits], "searches": searches})
-        return OK
+        return
     for rank, hit in enumerate(hits, 1):
         print_hit(f"{rank}." if hit.score is None else f"{rank}. {hit.score:.3f} ", hit)
     if not hits:
         print_text("No passage matches.")
-    return OK
 
 
 @click.command()
-@click.argument("question")
+@click.argument("question", type=NON_EMPTY)
 @k_option
 @reader_options
 @filter_option
-@click.option(
-    "--hops",
-    type=Rounds(),
-    metavar="N|auto",
-    help="Rounds of search, up to 3: each round also searches for names in the best passages. Default: `ask.hops`.",
-)
+@hops_option
 @click.option(
     "--schema",
     type=click.Path(exists=True, dir_okay=False),
     help="Answer with an object that conforms to this JSON schema.",
 )
 @collection_options
-def ask(collection: str, as_json: bool, question: str, filter: str | None, schema: str | None, **options: Any) -> int:
+def ask(collection: str, as_json: bool, question: str, filter: str | None, schema: str | None, **options: Any) -> None:
     """Answer QUESTION from the documents, with citations."""
-    question = require_text(question, "question")
     if schema is not None:
         form = read_schema(schema)
         with Collection.open(collection) as store, busy("searching and reading"):
@@ -109,7 +94,7 @@ def ask(collection: str, as_json: bool, question: str, filter: str | None, schem
             print_json(extraction_json(extraction))
         else:
             print_extraction(extraction)
-        return OK
+        return
     with Collection.open(collection) as store, busy("searching and reading"):
         rag = make_rag(store, options)
         answer = rag.ask(question, filter=filter)
@@ -118,4 +103,3 @@ def ask(collection: str, as_json: bool, question: str, filter: str | None, schem
     else:
         print_answer(answer)
         suggest_larger_reader(rag)
-    return OK
