@@ -137,7 +137,6 @@ class Settings(BaseSettings):
     index: str = "auto"
     backend: str = "local"
     language: str | None = None  # ISO 639-1, or `simple`
-    index_memory_mb: int | None = Field(None, ge=64)  # MiB
     reader: str = "bundled"
     reader_options: dict[str, dict[str, Any]] = {}  # by plugin
     adapter: str | None = None
