@@ -229,17 +229,18 @@ class Service:
     async def pieces(self, key: Key, stream: AnswerStream, start: float) -> AsyncIterator[str]:
         """The pieces of an answer. `start` is the time of the request (`monotonic`)."""
         first = True
-        while (piece := await self._step(key, stream)) is not None:
+        while True:
+            if stream.checking:
+                piece = await self.served.compute(key, stream.step, refusable=False)
+            else:
+                piece = await self.served.run(stream.step)
+            if piece is None:
+                return
             if first and piece:
                 first = False
                 self.metrics.first_token.observe(monotonic() - start)
             if piece:
                 yield piece
-
-    async def _step(self, key: Key, stream: AnswerStream) -> str | None:
-        if not stream.checking:
-            return await self.served.run(stream.step)
-        return await self.served.compute(key, stream.step, refusable=False)
 
     async def details(self, answer: Answer, model: Model) -> AnswerDetails:
         """An answer for the client, with the id for its rating if it is in the answer log."""
