@@ -178,13 +178,12 @@ WRONG_LATER = {
 
 
 @pytest.mark.parametrize("case", WRONG_LATER)
-def test_wrong_input_to_a_collection(shell: Shell, docs: Path, case: str) -> None:
-    shell("ingest", "docs")
+def test_wrong_input_to_a_collection(ingested: Shell, case: str) -> None:
     words, part = WRONG_LATER[case]
-    lines = shell(*words, code=1).stderr.strip().splitlines()
+    lines = ingested(*words, code=1).stderr.strip().splitlines()
     assert len(lines) == 1
     assert part in lines[0]
-    assert shell.json("status")["documents"] == 4
+    assert ingested.json("status")["documents"] == 4
 
 
 def test_a_wrong_key_in_the_settings_is_named(shell: Shell, docs: Path) -> None:
@@ -266,16 +265,14 @@ def test_an_interrupted_ingest_continues(shell: Shell) -> None:
     assert (report["added"], report["unchanged"]) == (4000 - kept, kept)
 
 
-def test_a_wrong_filter_is_wrong_usage(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs")
-    assert "year =" in shell("search", "x", "--filter", "year =", code=2).stderr
-    assert shell.json("search", "x", "--filter", "year =", code=2)["error"]["type"] == "FilterError"
+def test_a_wrong_filter_is_wrong_usage(ingested: Shell) -> None:
+    assert "year =" in ingested("search", "x", "--filter", "year =", code=2).stderr
+    assert ingested.json("search", "x", "--filter", "year =", code=2)["error"]["type"] == "FilterError"
 
 
-def test_hops_and_reranking_exclude_each_other(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs")
-    assert "--hops" in shell("search", "lamp", "--hops", "2", "--rerank", "auto", code=2).stderr
-    assert shell.json("search", "lamp", "--hops", "2", "--rerank", "none")["hits"]
+def test_hops_and_reranking_exclude_each_other(ingested: Shell) -> None:
+    assert "--hops" in ingested("search", "lamp", "--hops", "2", "--rerank", "auto", code=2).stderr
+    assert ingested.json("search", "lamp", "--hops", "2", "--rerank", "none")["hits"]
 
 
 def test_a_missing_source_is_code_3_and_the_others_are_synced(shell: Shell, docs: Path) -> None:
@@ -334,9 +331,8 @@ def test_an_error_of_the_system_says_what_failed_and_what_to_check(shell: Shell)
     assert "Check the path, its permissions and the free space." in " ".join(said.split())
 
 
-def test_a_question_that_fails_does_not_end_the_chat(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs")
-    done = shell("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
+def test_a_question_that_fails_does_not_end_the_chat(ingested: Shell) -> None:
+    done = ingested("chat", typed="word " * 100 + "\n/nonsense\n/sources\n/quit\n")
     assert "100 tokens" in done.stderr
     assert re.search(r"/sources \[N\] +show the passages", done.stdout)
 
@@ -355,11 +351,10 @@ def test_every_command_has_help(shell: Shell) -> None:
     assert "..." not in listed.partition("Use:")[2]  # no description is cut
 
 
-def test_a_closed_pipe_is_not_an_error(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs")
+def test_a_closed_pipe_is_not_an_error(ingested: Shell) -> None:
     command = f"{sys.executable} -c 'from ragfm.cli import main; main()' documents | true"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=shell.folder, env=shell.env, capture_output=True, text=True, check=True
+        ["bash", "-c", command], cwd=ingested.folder, env=ingested.env, capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
 
