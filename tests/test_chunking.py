@@ -170,13 +170,6 @@ def test_laws_hold_for_generated_documents(name: str, doc: Document) -> None:
     assert chunk_document(doc, tokenize, window) == chunks
 
 
-def test_a_chunk_that_is_split_again_is_not_repeated() -> None:
-    doc = markdown(f"# {'é' * 9}\n\n{'x' * 130} \n-  Dr. Who?\n\n")
-    chunks = chunk_document(doc, characters, 64)
-    check(doc, chunks, characters, 64)
-    assert chunks[-1].text == "-  Dr. Who?"
-
-
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=100, deadline=None)
 @given(text=UNICODE)

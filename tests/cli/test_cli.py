@@ -298,13 +298,12 @@ def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
     assert len(shell("documents").stdout.splitlines()) == 1 + 5
 
 
-def test_output_that_cannot_be_written_is_one_line(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs")
+def test_output_that_cannot_be_written_is_one_line(ingested: Shell) -> None:
     for option, unbuffered in itertools.product(("", "--json"), ("", "1")):
-        command = f"{sys.executable} -c 'from ragfm.cli import main; main()' search leave {option} > /dev/full"
-        env = shell.env | {"PYTHONUNBUFFERED": unbuffered}
+        command = f"{sys.executable} -c 'from ragfm.cli import main; main()' documents {option} > /dev/full"
+        env = ingested.env | {"PYTHONUNBUFFERED": unbuffered}
         done = subprocess.run(
-            ["bash", "-c", command], cwd=shell.folder, env=env, capture_output=True, text=True, check=False
+            ["bash", "-c", command], cwd=ingested.folder, env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1

@@ -225,7 +225,7 @@ def test_status_describes_the_index(shell: Shell) -> None:
 
 
 def test_an_interrupted_export_leaves_nothing(shell: Shell, tmp_path: Path) -> None:
-    for number in range(400):
+    for number in range(200):
         (tmp_path / "docs" / f"{number}.txt").write_text(f"Number {number}. " * 400)
     shell("ingest")
     command = [sys.executable, "-c", "from ragfm.cli import main; main()", "export", "--vectors", "out.jsonl"]
