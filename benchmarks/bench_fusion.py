@@ -1,13 +1,13 @@
-"""Measure the effect of the weight on hybrid search, on sets that may be tuned on.
+"""Measure the effect of weight, candidates and reciprocal rank fusion on hybrid search, on sets that may be tuned on.
 
     python benchmarks/bench_fusion.py --keep /var/tmp/ragfm-bench [--only cranfield …]
 
-`bench_ranking.py` tries other ways to rank.
+The settings are those that `ragfm tune` chooses among; `bench_ranking.py` tries other ways to rank.
 
-Each question is searched once; all weights are computed from its candidates, as `ragfm tune` does. nDCG@10; p is that
-of the paired test against the default weight. "codes" are the questions with a code, whose weight is limited. Then the
-look-alikes of tests/support/lookalike_documents.py: the number of questions whose text is not first. The last line is
-the result in JSON.
+Each question is searched once, for 200 candidates of each index; all settings are computed from them, as `ragfm tune`
+does. nDCG@10; p is that of the paired test against the defaults. "codes" are the questions with a code, to which
+`code_weight` applies. Then the look-alikes of tests/support/lookalike_documents.py: the number of questions whose text
+is not first. The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -24,18 +24,25 @@ from data import TUNING
 from measure import about, save
 
 from ragfm import Collection, Settings
+from ragfm.core.config import SearchSection
 from ragfm.core.errors import TooLongError
-from ragfm.evaluation import Gold, Question, corpus_collection
-from ragfm.evaluation.metrics import CUTOFF, rank_hits, ranking_measures
+from ragfm.evaluation import Choice, Gold, Question, corpus_collection
 from ragfm.evaluation.run_comparison import paired_differences
-from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, has_code
-from ragfm.retrieval.search import CANDIDATES, fuse
+from ragfm.evaluation.search_tuning import CandidatePool
+from ragfm.retrieval.fusion_weight import weight_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.lookalike_documents import questions as lookalike_questions
 from support.lookalike_documents import texts as lookalikes
 
-OTHER_WEIGHTS = (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0)
+DEPTH = 200
+NOW = Choice("convex", 0.6, 100)
+CHOICES = {
+    "default": NOW,
+    **{f"weight {weight}": Choice("convex", weight, 100) for weight in (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0)},
+    "rrf": Choice("rrf", 0.6, 100),
+    **{f"{count} candidates": Choice("convex", 0.6, count) for count in (25, 50, 200)},
+}
 CODE_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6)
 
 
@@ -44,21 +51,16 @@ def candidate_pools(collection: Collection, questions: Any) -> list[tuple[Questi
     found = []
     for question in questions:
         try:
-            found.append((question, collection.candidates(question.text, CANDIDATES)))
+            found.append((question, collection.candidates(question.text, DEPTH)))
         except TooLongError:
             continue
     return found
 
 
-def values(found: list[tuple[Question, list[Any]]], weight: float) -> Any:
-    """The nDCG@10 of each question, with one weight for all. *Shape:* (n_questions, 1)."""
-    rows = []
-    for question, hits in found:
-        dense, keyword = (np.array([hit.scores[name] for hit in hits], np.float32) for name in ("dense", "keyword"))
-        fused = fuse(dense, keyword, np.unique([hit.uri for hit in hits], return_inverse=True)[1], weight=weight)
-        places, grades = rank_hits(question, [hits[at] for at in np.argsort(-fused, kind="stable").tolist()], CUTOFF)
-        rows.append([ranking_measures(places, grades, CUTOFF)["nDCG@10"]])
-    return np.array(rows)
+def values(found: list[tuple[Question, list[Any]]], choice: Choice, code_weight: float) -> Any:
+    """The nDCG@10 of each question. *Shape:* (n_questions, 1)."""
+    settings = SearchSection(code_weight=code_weight)
+    return np.array([[CandidatePool(question, hits, settings).value(choice)] for question, hits in found])
 
 
 def compare(plain: Any, other: Any) -> dict[str, float]:
@@ -67,14 +69,16 @@ def compare(plain: Any, other: Any) -> dict[str, float]:
 
 
 def measure(found: list[tuple[Question, list[Any]]]) -> dict[str, Any]:
-    plain = values(found, DEFAULT_WEIGHT)
-    rows: dict[str, Any] = {"questions": len(found), "default": compare(plain, plain)}
-    rows |= {f"weight {weight}": compare(plain, values(found, weight)) for weight in OTHER_WEIGHTS}
-    codes = [pair for pair in found if has_code(pair[0].text)]
+    # Without `code_weight`, so that one weight applies to all questions.
+    plain = values(found, NOW, 1.0)
+    rows: dict[str, Any] = {"questions": len(found)}
+    rows |= {name: compare(plain, values(found, choice, 1.0)) for name, choice in CHOICES.items()}
+    rows["code_weight 0.4"] = compare(plain, values(found, NOW, 0.4))
+    codes = [pair for pair in found if weight_for(pair[0].text, SearchSection()) < NOW.weight]
     rows["codes"] = {"questions": len(codes)}
     if codes:
-        plain = values(codes, DEFAULT_WEIGHT)
-        rows["codes"] |= {f"{weight}": compare(plain, values(codes, weight)) for weight in CODE_WEIGHTS}
+        plain = values(codes, NOW, 1.0)
+        rows["codes"] |= {f"{weight}": compare(plain, values(codes, NOW, weight)) for weight in CODE_WEIGHTS}
     return rows
 
 
@@ -93,8 +97,12 @@ def count_wrong() -> dict[str, Any]:
             ]
             found = candidate_pools(collection, asked)
     weights = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-    counts = {f"{w}": int((values(found, w) < 1).sum()) for w in weights}
-    return {"questions": len(found), "wrong": counts}
+    counts = {f"{w}": int((values(found, Choice("convex", w, 100), 1.0) < 1).sum()) for w in weights}
+    return {
+        "questions": len(found),
+        "wrong": counts,
+        "wrong by rrf": int((values(found, CHOICES["rrf"], 1.0) < 1).sum()),
+    }
 
 
 def main() -> None:

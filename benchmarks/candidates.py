@@ -40,7 +40,7 @@ from ragfm.retrieval.fusion_weight import has_code
 from ragfm.retrieval.search import fuse
 
 DEPTH = 100
-"""Candidates of each index, as in `hybrid`."""
+"""Candidates of each index, as in `search.candidates`."""
 FOR_RERANKING = 60
 """Candidates by the default score whose texts are kept."""
 DEFAULT = 0.6

@@ -40,6 +40,17 @@ class NonEmptyText(click.types.StringParamType):
         return str(super().convert(value, param, ctx))
 
 
+class Rounds(click.IntRange):
+    """Rounds of search: a number, or `auto`."""
+
+    def __init__(self) -> None:
+        super().__init__(1, MAX_HOPS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or `auto`."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 class Number(click.FloatRange):
     """A number in a range: not infinite, and not NaN, which no limit of a range refuses."""
 
@@ -149,13 +160,6 @@ mode_option = click.option(
     default="hybrid",
     help="Search by embeddings (dense), by words with BM25 (keyword), or by both.",
 )
-hops_option = click.option(
-    "--hops",
-    type=click.Choice([*map(str, range(1, MAX_HOPS + 1)), "auto"]),
-    callback=lambda _, __, value: value if value in (None, "auto") else int(value),
-    help="Rounds of search: each round also searches for names in the best passages. Default: `ask.hops` for `ask`, 1 "
-    "for `search`.",
-)
 adapter_option = text_option(
     "--adapter",
     metavar="DIR|none",
@@ -218,6 +222,13 @@ def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def usage_error(message: str) -> NoReturn:
     """Raise a usage error of the current command: exit code 2."""
     raise click.UsageError(message, click.get_current_context())
+
+
+def require_text(text: str, name: str) -> str:
+    """Return the text, or raise a usage error if it is all white space."""
+    if not text.strip():
+        usage_error(f"The {name} is empty.")
+    return text
 
 
 def key_values(texts: Iterable[str], option: str) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,8 @@ from ragfm.cli.options import (
     ReportFile,
     collection_options,
     data_options,
+    seed_option,
+    share_option,
     text_option,
     usage_error,
 )
@@ -56,6 +58,7 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
     help="Without QUESTIONS: number of questions that the reader writes.",
 )
 @click.option("--confidence", is_flag=True, help="Calibrate the confidence of answers; QUESTIONS must have answers.")
+@share_option("--keep-right", 0.9, (0.5, 1), "With --confidence: share of correct answers that must not be withheld.")
 @click.option(
     "--corrected/--as-said",
     "corrects",
@@ -72,6 +75,7 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
 @click.option("--report", type=ReportFile(), help="With --confidence: write an HTML report.")
 @text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
+@seed_option
 @data_options
 @click.option("--dry-run", is_flag=True, help="Measure, but change no settings.")
 @collection_options
@@ -118,12 +122,12 @@ def tune(
             reader = configured_reader(name, handle.settings)
             with resumable(out) as progress:
                 asked = generate_questions(
-                    handle, reader, options["write"], out=out, reader_name=name, progress=progress
+                    handle, reader, options["write"], seed=options["seed"], out=out, reader_name=name, progress=progress
                 )
         else:
             asked = list(data.questions)
         with show_progress() as progress:
-            report = tune(handle, asked, sizes=chunk_sizes, progress=progress)
+            report = tune(handle, asked, sizes=chunk_sizes, seed=options["seed"], progress=progress)
     report = replace(report, about={"questions_from": "the reader" if data is None else data.name, **report.about})
     written = [] if dry_run else store_choice(report, Collection.open(collection).settings_file)
     if as_json:
@@ -134,15 +138,18 @@ def tune(
     rows = []
     for trial in [*best, *(trial for trial in report.trials if trial.choice == report.current and trial not in best)]:
         choice = trial.choice
+        weight = "-" if choice.fusion == "rrf" else "auto" if choice.weight is None else f"{choice.weight:.2f}"
         rows.append(
             (
                 "*" if choice == report.current else "",
-                "auto" if choice.weight is None else f"{choice.weight:.2f}",
+                choice.fusion,
+                weight,
+                f"{choice.candidates}",
                 f"{choice.chunk_size or 'default'}",
                 f"{trial.value:.4f}",
             )
         )
-    print_table(["", ">weight", ">chunk size", f">{report.about['measure']}"], rows)
+    print_table(["", "fusion", ">weight", ">candidates", ">chunk size", f">{report.about['measure']}"], rows)
     print_text("  (*: current setting. The values are from the half used to choose, so the best ones are too high.)\n")
     print_text(report.why)
     if report.adopted:
@@ -168,7 +175,9 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
             report = calibrate(
                 rag,
                 data.questions,
+                keep=options["keep_right"],
                 corrects=options["corrects"],
+                seed=options["seed"],
                 out=out,
                 progress=progress,
             )

@@ -25,6 +25,7 @@ CONFIG_VARIABLE = "RAGFM_CONFIG"
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
 _TYPE_NAME = re.compile(r"(?:constrained-)?(?:str|int|float|bool)|(?:list|literal)\[.+\]")
+Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
 
@@ -36,6 +37,7 @@ class ChunkSection(_Section):
     """How documents are split into chunks."""
 
     size: int | None = Field(None, ge=16)  # tokens of the embedding model, with the chunk's context
+    overlap: int = Field(0, ge=0)  # tokens
 
 
 class ParseSection(_Section):
@@ -50,8 +52,11 @@ class SearchSection(_Section):
     """How `search` ranks. A weight is that of the cosine, images or reranker; the other scores have the rest."""
 
     k: int = Field(5, ge=1)  # hits
+    fusion: Fusion = "convex"
     weight: float | None = Field(None, ge=0, le=1)
+    code_weight: float = Field(0.4, ge=0, le=1)
     image_weight: float = Field(0.3, ge=0, le=1)
+    candidates: int = Field(100, ge=1)  # chunks of each index
     reranker: str | None = None
     rerank_weight: float | None = Field(None, ge=0, le=1)
     rerank_candidates: int = Field(20, ge=1)  # hits

@@ -3,7 +3,8 @@
     questions ─┬─ one half ───→ evaluate all settings, choose the best
                └─ other half ─→ test the best against the current settings → adopt it, or not
 
-Each question is searched for once per chunk size: all weights are computed from the candidates of both indexes.
+Each question is searched for once per chunk size: all weights and fusion methods are computed from the candidates of
+both indexes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from ragfm import __version__
 from ragfm.collection import Collection
-from ragfm.core.config import SearchSection
+from ragfm.core.config import Fusion, SearchSection
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, with_stage
 from ragfm.core.types import Hit
@@ -31,19 +32,25 @@ from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import missing_gold
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
-from ragfm.retrieval.search import CANDIDATES, fuse
+from ragfm.retrieval.search import fuse
 
 MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
+CANDIDATES = (25, 50, 100, 200)
 MIN_QUESTIONS = 20
 """Minimum number of questions: with fewer, neither half is informative."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Settings of hybrid search, as in `ragfm.toml`; a weight of None is the default for the model and the language."""
+    """Settings of hybrid search, as in `ragfm.toml`.
 
+    `weight` has no effect on `rrf`; None is the default for the model and the language.
+    """
+
+    fusion: Fusion
     weight: float | None
+    candidates: int
     chunk_size: int | None = None
 
 
@@ -87,14 +94,18 @@ class CandidatePool:
         self._cosines = np.array([hit.scores["dense"] for hit in hits], dtype=np.float32)
         self._bm25 = np.array([hit.scores["keyword"] for hit in hits], dtype=np.float32)
         self._documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1]
+        self._by_cosine = np.argsort(-self._cosines, kind="stable")
+        self._by_bm25 = np.argsort(-self._bm25, kind="stable")[: np.count_nonzero(self._bm25)]
 
     def value(self, choice: Choice) -> float:
         """The nDCG@10 of the question under a choice."""
+        candidates = np.union1d(self._by_cosine[: choice.candidates], self._by_bm25[: choice.candidates])
         settings = self._settings.model_copy(update={"weight": choice.weight})
         weight = weight_for(self._question.text, settings, **self._defaults)
-        fused = fuse(self._cosines, self._bm25, self._documents, weight=weight)
-        best = [self._hits[index] for index in np.argsort(-fused, kind="stable").tolist()]
-        places, grades = rank_hits(self._question, best, CUTOFF)
+        scores = self._cosines[candidates], self._bm25[candidates], self._documents[candidates]
+        fused = fuse(*scores, fusion=choice.fusion, weight=weight)
+        order = candidates[np.argsort(-fused, kind="stable")].tolist()
+        places, grades = rank_hits(self._question, [self._hits[index] for index in order], CUTOFF)
         return _ndcg(tuple(place.gold for place in places), tuple(grades.items()))
 
 
@@ -126,7 +137,7 @@ def tune(
         default_weight(**defaults, query=question.text) == DEFAULT_WEIGHT for question in questions
     ):
         weight = DEFAULT_WEIGHT
-    current = Choice(weight, current_size)
+    current = Choice(search.fusion, weight, search.candidates, current_size)
 
     values: dict[Choice, NDArray[np.float64]] = {}
     for size in dict.fromkeys((current_size, *sizes)):
@@ -136,7 +147,12 @@ def tune(
 
     def distance(choice: Choice) -> float:
         weights = [DEFAULT_WEIGHT if one.weight is None else one.weight for one in (choice, current)]
-        return 10 * (choice.chunk_size != current.chunk_size) + abs(weights[0] - weights[1])
+        return float(
+            10 * (choice.chunk_size != current.chunk_size)
+            + 5 * (choice.fusion != current.fusion)
+            + abs(weights[0] - weights[1])
+            + 0.01 * abs(np.log2(choice.candidates / current.candidates))
+        )
 
     # Of equally good choices, the current one wins, then the nearest to it.
     best = max(means, key=lambda choice: (round(means[choice], 9), choice == current, -distance(choice)))
@@ -194,14 +210,18 @@ def _evaluate_choices(
     progress: ProgressCallback | None,
 ) -> dict[Choice, NDArray[np.float64]]:
     """The nDCG@10 of each question by choice with chunks of `size`. *Shape:* (n_questions,)."""
-    choices = [Choice(weight, size) for weight in WEIGHTS]
+    choices: list[Choice] = []
+    for candidates in CANDIDATES:
+        choices.append(Choice("rrf", 0.6, candidates, size))
+        choices += [Choice("convex", weight, candidates, size) for weight in WEIGHTS]
     if size == current.chunk_size:  # the current choice need not be on the grid; it is the last one
         choices = [choice for choice in choices if choice != current] + [current]
+    depth = max(choice.candidates for choice in choices)
     values = np.zeros((len(choices), len(questions)))
     search, defaults = collection.settings.search, _weight_defaults(collection)
     for index, question in enumerate(questions):
         try:
-            pool = CandidatePool(question, collection.candidates(question.text, CANDIDATES), search, defaults)
+            pool = CandidatePool(question, collection.candidates(question.text, depth), search, defaults)
         except TooLongError:
             continue  # it has no hits under any choice
         values[:, index] = [pool.value(choice) for choice in choices]
@@ -225,7 +245,7 @@ def _rechunked(collection: Collection, size: int | None, progress: ProgressCallb
         yield collection
         return
 
-    chunk = settings.chunk.model_copy(update={"size": size})
+    chunk = settings.chunk.model_copy(update={"size": size, "overlap": min(settings.chunk.overlap, (size or 256) // 4)})
     status = collection.status()
     embedder = str(status.embedder["embedder"])
     changed = settings.model_copy(update={"chunk": chunk, "embedder": embedder, "sources": []})

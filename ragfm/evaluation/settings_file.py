@@ -63,7 +63,10 @@ def write_keys(place: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
 
 def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
     """The keys of `ragfm.toml` that a choice sets, by section."""
-    sections: dict[str, dict[str, Any]] = {} if best.weight is None else {"search": {"weight": best.weight}}
+    search: dict[str, Any] = {"fusion": best.fusion, "candidates": best.candidates}
+    if best.fusion == "convex" and best.weight is not None:
+        search["weight"] = best.weight
+    sections = {"search": search}
     if best.chunk_size != current.chunk_size:
         sections["chunk"] = {"size": best.chunk_size}
     return sections

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
 
 __all__ = [
-    "CODE_WEIGHT",
     "DEFAULT_WEIGHT",
     "UNKNOWN_LANGUAGE_WEIGHT",
     "default_weight",
@@ -30,8 +29,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 DEFAULT_WEIGHT = 0.6
-CODE_WEIGHT = 0.4
-"""Upper limit of the weight for a query with a code such as `AB-1234/5`."""
 UNKNOWN_LANGUAGE_WEIGHT = 0.2
 """For languages that the model was not trained on."""
 
@@ -51,12 +48,12 @@ def weight_for(query: str, settings: SearchSection, *, model: object = None, lan
     """The weight for a query: the one in the settings, else the default for model and language.
 
     `model` is the sha256 of the embedding model's weights, `language` that of the texts. Embeddings cannot tell similar
-    codes apart, keywords can: `CODE_WEIGHT` limits the weight of a query with a code.
+    codes apart, keywords can: `code_weight` limits the weight of a query with a code.
     """
     weight = settings.weight
     if weight is None:
         weight = default_weight(model, language, query)
-    return min(weight, CODE_WEIGHT) if has_code(query) else weight
+    return min(weight, settings.code_weight) if has_code(query) else weight
 
 
 def has_code(query: str) -> bool:
@@ -69,8 +66,12 @@ def default_weight(model: object, language: str | None, query: str = "") -> floa
     return DEFAULT_WEIGHT if is_english(query, language) or not is_english_only(model) else UNKNOWN_LANGUAGE_WEIGHT
 
 
-def explain_weight(settings: SearchSection, contract: Mapping[str, Any], language: str | None) -> tuple[float, str]:
-    """The weight for most queries and the reason for it."""
+def explain_weight(
+    settings: SearchSection, contract: Mapping[str, Any], language: str | None
+) -> tuple[float | None, str]:
+    """The weight for most queries and the reason for it; None for rank fusion, which has no weight."""
+    if settings.fusion == "rrf":
+        return None, "fusion is set to rrf, which has no weight."
     if settings.weight is not None:
         return settings.weight, "it is set."
     weight = default_weight(contract.get("weights"), language)

@@ -15,7 +15,7 @@ import regex
 
 from ragfm.core.document_name import context_names
 from ragfm.core.types import SearchStep, embedded_text
-from ragfm.retrieval.search import CANDIDATES, Mode, RankedChunks, find, min_max, unscored
+from ragfm.retrieval.search import Mode, RankedChunks, find, min_max, unscored
 
 if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
@@ -72,7 +72,7 @@ def find_linked(
         hops = _wanted_hops(query, snapshot, where)
         if hops == 1:
             return unscored(())
-    count = max(k, CANDIDATES)
+    count = max(k, settings.candidates)
     parts: dict[str, Any] = {"snapshot": snapshot, "embedder": embedder, "where": where, "images": images}
     first = find(query, count, mode=mode, settings=settings, **parts)
     record(SearchStep(query, 1, len(first.ids)))

@@ -25,7 +25,7 @@ from ragfm.parsing.formats import WITH_LINES
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, weight_for
 
 if TYPE_CHECKING:
-    from ragfm.core.config import SearchSection
+    from ragfm.core.config import Fusion, SearchSection
     from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
     from ragfm.store.image_vectors import ImageVectors
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-CANDIDATES = 100
-"""Chunks that each index contributes to `hybrid`; more if `k` is larger."""
+RRF_K = 60
+"""The constant of reciprocal rank fusion, as in the paper."""
 DOCUMENT_SHARE = 0.05
 """Share of the document's score in the fused score of a chunk."""
 _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
@@ -129,15 +129,16 @@ def find(
     if mode == "dense":
         scores, ids = snapshot.search(embedder().embed_queries([query]), k, where)
         return RankedChunks(ids, scores, _no_scores(ids), _no_scores(ids))
-    count = max(k, CANDIDATES)
+    count = max(k, settings.candidates)
     candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where, images=images)
     model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
-    documents = snapshot.documents_of(candidates.ids)
+    documents = snapshot.documents_of(candidates.ids) if settings.fusion == "convex" else None
     fused = fuse(
         candidates.dense,
         candidates.keyword,
         documents,
+        fusion=settings.fusion,
         weight=weight,
         images=candidates.image,
         image_weight=settings.image_weight,
@@ -218,19 +219,28 @@ def fuse(
     bm25: Vectors,
     documents: Ids | None = None,
     *,
+    fusion: Fusion = "convex",
     weight: float = DEFAULT_WEIGHT,
     images: Vectors | None = None,
     image_weight: float = 0.0,
 ) -> Vectors:
     """Combine cosine, BM25 and image scores into one score per candidate; higher is better. *Shape:* all (n,).
 
-    The score is `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al.
-    2023, https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score of
-    the chunk's document: the mean of its ten best candidates and of the average one, scaled likewise. With `images`,
-    NaN for chunks without an image, `image_weight` of it is the image score, scaled likewise, and 0 for those chunks.
+    convex    `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
+              https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score
+              of the chunk's document: the mean of its ten best candidates and of the average one, scaled likewise.
+              With `images`, NaN for chunks without an image, `image_weight` of it is the image score, scaled likewise,
+              and 0 for those chunks
+    rrf       reciprocal rank fusion: the sum of 1 / (60 + rank), without `weight`; a chunk that shares no word with the
+              query has no keyword rank (Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114)
     """
     has_image = np.zeros(len(cosines), dtype=bool) if images is None else ~np.isnan(images)
-    fused: Vectors = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
+    if fusion == "rrf":
+        fused: Vectors = _reciprocal_ranks(cosines) + _reciprocal_ranks(bm25) * (bm25 > 0)
+        if images is not None:
+            fused[has_image] += _reciprocal_ranks(images[has_image])
+        return fused.astype(np.float32)
+    fused = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
     if images is not None and has_image.any():
         fused *= 1 - image_weight
         fused[has_image] += image_weight * min_max(images[has_image])
@@ -252,6 +262,13 @@ def min_max(scores: Vectors) -> Vectors:
         return np.full_like(scores, high > 0)
     scaled: Vectors = ((scores - low) / (high - low)).astype(np.float32)
     return scaled
+
+
+def _reciprocal_ranks(scores: Vectors) -> Vectors:
+    # Equal scores share a rank.
+    ranks = 1 + np.searchsorted(np.sort(-scores), -scores)
+    reciprocal: Vectors = (1 / (RRF_K + ranks)).astype(np.float32)
+    return reciprocal
 
 
 def _no_scores(ids: Ids) -> Vectors:

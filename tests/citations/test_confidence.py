@@ -560,7 +560,7 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
     assert "corrects false there, true now" in str(other.exception)
     assert "No settings were changed" in dry.output
     assert not Path("ragfm.toml").exists()
-    printed = run("asked.jsonl", "--confidence", "--as-said").output
+    printed = run("asked.jsonl", "--confidence", "--as-said", "--keep-right", "0.8").output
     assert "80 answers to asked.jsonl, 40 of them correct" in printed
     assert "answers to unanswerable questions" in printed
     stored = load_settings(tmp_path).ask.confidence

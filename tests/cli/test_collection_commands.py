@@ -133,7 +133,8 @@ def test_export(shell: Shell, tmp_path: Path) -> None:
     assert (tmp_path / "out.parquet").read_bytes()[:4] == b"PAR1"
     shell("export", "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == shell("export").stdout
-    shell("export", "--json", code=2)
+    for words in (["--format", "parquet"], ["--json"], ["--format", "csv", "x"]):
+        shell("export", *words, code=2)
 
 
 def test_verify_and_repair(shell: Shell, tmp_path: Path) -> None:

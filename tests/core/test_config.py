@@ -15,13 +15,13 @@ DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_environment_goes_over_the_file_and_options_over_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ragfm.toml").write_text('reader = "file"\nembedder = "file"\nindex = "file"\n[search]\nk = 3\n')
+    (tmp_path / "ragfm.toml").write_text('reader = "file"\nembedder = "file"\nindex = "file"\n[chunk]\nsize = 100\n')
     monkeypatch.setenv("RAGFM_READER", "environment")
     monkeypatch.setenv("RAGFM_EMBEDDER", "environment")
-    monkeypatch.setenv("RAGFM_SEARCH__WEIGHT", "0.5")
+    monkeypatch.setenv("RAGFM_CHUNK__OVERLAP", "20")
     settings = load_settings(tmp_path, embedder="option", reader=None)
     assert (settings.index, settings.reader, settings.embedder) == ("file", "environment", "option")
-    assert (settings.search.k, settings.search.weight) == (3, 0.5)
+    assert (settings.chunk.size, settings.chunk.overlap) == (100, 20)
 
 
 def test_a_file_of_windows_is_read_and_written(tmp_path: Path) -> None:

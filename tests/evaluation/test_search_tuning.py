@@ -22,9 +22,9 @@ from ragfm import Collection, Settings
 from ragfm.cli import ragfm
 from ragfm.core.config import ChunkSection, SearchSection, load_settings
 from ragfm.core.errors import ConfigError, DataError
-from ragfm.core.types import Message
+from ragfm.core.types import Hit, Message
 from ragfm.evaluation import Gold, Question, evaluate_retrieval, generate_questions, store_choice, tune
-from ragfm.evaluation.search_tuning import MEASURE, WEIGHTS
+from ragfm.evaluation.search_tuning import CANDIDATES, MEASURE, WEIGHTS, CandidatePool, Choice
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 WORDS = (
@@ -34,49 +34,59 @@ WORDS = (
 
 @pytest.fixture
 def parts(tmp_path: Path, collection: Collection) -> Collection:
-    """Documents that all share their words, and differ in a name: the keyword index tells them apart."""
+    """Documents that all share their words, and differ in a code: the keyword index tells them apart."""
     chance = random.Random(1)
     (tmp_path / "parts").mkdir()
     for number in range(60):
         words = " ".join(chance.choices(WORDS, k=20))
-        (tmp_path / "parts" / f"{number}.txt").write_text(f"Part {name_of(number)} lies here: {words}.")
+        (tmp_path / "parts" / f"{number}.txt").write_text(f"Part X{number}-{number * 7} lies here: {words}.")
     collection.sync(tmp_path / "parts")
     return collection
 
 
-def name_of(number: int) -> str:
-    """A name that one text has. Without digits, so that its weight is not that of codes."""
-    return "x" + "".join("abcdefghij"[int(digit)] for digit in f"{number:02}{7 * number:03}")
-
-
-def by_name(count: int = 60) -> list[Question]:
+def by_code(count: int = 60) -> list[Question]:
     chance = random.Random(2)
     return [
-        Question(str(n), f"{' '.join(chance.choices(WORDS, k=8))} {name_of(n)}", (Gold(f"parts/{n}.txt"),))
+        Question(str(n), f"{' '.join(chance.choices(WORDS, k=8))} X{n}-{n * 7}", (Gold(f"parts/{n}.txt"),))
         for n in range(count)
     ]
 
 
 def _with(collection: Collection, **search: object) -> Collection:
+    search = {"code_weight": 1.0, **search}  # these questions all have codes
     settings = Settings(search=SearchSection(**search))  # type: ignore[arg-type]
     return Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
 
 
 def test_a_trial_agrees_with_a_search(parts: Collection) -> None:
-    questions = by_name()
+    questions = by_code()
     report = tune(_with(parts), questions, seed=3)
     half = random.Random(3).sample(questions, len(questions))[: len(questions) // 2]
-    assert len(report.trials) == len(WEIGHTS)
+    assert len(report.trials) == len(CANDIDATES) * (len(WEIGHTS) + 1)
     assert [trial.value for trial in report.trials] == sorted((t.value for t in report.trials), reverse=True)
-    some = random.Random(0).sample(report.trials, 5)
+    some = random.Random(0).sample(report.trials, 5) + [t for t in report.trials if t.choice.fusion == "rrf"][:2]
     for trial in some:
-        searched = evaluate_retrieval(_with(parts, weight=trial.choice.weight), half, k=10)
+        choice = trial.choice
+        handle = _with(parts, fusion=choice.fusion, weight=choice.weight, candidates=choice.candidates)
+        searched = evaluate_retrieval(handle, half, k=10)
         assert searched.measures[MEASURE].value == pytest.approx(trial.value, abs=1e-9)
+
+
+def test_a_chunk_without_a_common_word_is_not_a_keyword_candidate() -> None:
+    def hit(number: int, dense: float, keyword: float) -> Hit:
+        return Hit(f"{number}.txt", "", 0, 1, number, dense, {"dense": dense, "keyword": keyword})
+
+    hits = [hit(0, 0.1, 0.0), hit(1, 0.9, 0.0), hit(2, 0.8, 0.0), hit(3, 0.2, 5.0)]
+    for wanted, value in ((0, 0.0), (3, 1.0)):
+        pool = CandidatePool(Question("q", "?", (Gold(f"{wanted}.txt"),)), hits, SearchSection())
+        assert pool.value(Choice("convex", 0.0, 2)) == value
+    deeper = CandidatePool(Question("q", "?", (Gold("0.txt"),)), hits, SearchSection())
+    assert deeper.value(Choice("convex", 1.0, 4)) > 0
 
 
 def test_a_gain_is_tested_on_held_out_questions(parts: Collection) -> None:
     handle = _with(parts, weight=1.0)
-    questions = by_name()
+    questions = by_code()
     report = tune(handle, questions)
     assert report.adopted
     assert report.best.weight < 1
@@ -84,7 +94,11 @@ def test_a_gain_is_tested_on_held_out_questions(parts: Collection) -> None:
     assert report.held_out.difference > 0.05
     assert report.held_out.p < 0.05
     held_out = random.Random(0).sample(questions, 60)[30:]
-    tuned = evaluate_retrieval(_with(parts, weight=report.best.weight), held_out, k=10)
+    tuned = evaluate_retrieval(
+        _with(parts, fusion=report.best.fusion, weight=report.best.weight, candidates=report.best.candidates),
+        held_out,
+        k=10,
+    )
     assert report.held_out.b == pytest.approx(tuned.measures[MEASURE].value)
     assert "better" in report.why
 
@@ -106,7 +120,7 @@ def test_noise_changes_nothing(parts: Collection, tmp_path: Path) -> None:
 
 
 def test_the_current_settings_are_kept_if_they_are_the_best(parts: Collection) -> None:
-    questions = [Question(str(n), f"{name_of(n)}", (Gold(f"parts/{n}.txt"),)) for n in range(60)]
+    questions = [Question(str(n), f"X{n}-{n * 7}", (Gold(f"parts/{n}.txt"),)) for n in range(60)]
     report = tune(_with(parts, weight=0.1), questions)
     assert report.best == report.current
     assert not report.adopted
@@ -128,7 +142,7 @@ def test_chunk_sizes_are_tried_in_temporary_collections(tmp_path: Path) -> None:
     told: list[str] = []
     report = tune(collection, questions, sizes=[20, 60], progress=lambda now: told.append(now.stage))
     assert {trial.choice.chunk_size for trial in report.trials} == {20, 60}
-    assert len(report.trials) == 2 * len(WEIGHTS)
+    assert len(report.trials) == 2 * len(CANDIDATES) * (len(WEIGHTS) + 1)
     assert any("20 tokens" in what for what in told)
     assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("ragfm-tune-*/collection/LOCK.holder"))
     assert collection.status() == before
@@ -136,7 +150,7 @@ def test_chunk_sizes_are_tried_in_temporary_collections(tmp_path: Path) -> None:
 
 def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
     with pytest.raises(DataError, match="19 questions"):
-        tune(parts, by_name(19))
+        tune(parts, by_code(19))
     with pytest.raises(DataError, match=r"none\.txt"):
         tune(parts, [Question(str(n), "amber", (Gold("parts/none.txt"),)) for n in range(20)])
 
@@ -153,7 +167,7 @@ def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
     ],
 )
 def test_only_search_keys_change(parts: Collection, tmp_path: Path, before: str) -> None:
-    report = tune(_with(parts, weight=1.0), by_name())
+    report = tune(_with(parts, weight=1.0), by_code())
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / "ragfm.toml").write_text(before)
@@ -161,7 +175,9 @@ def test_only_search_keys_change(parts: Collection, tmp_path: Path, before: str)
     written = store_choice(report, folder)
     assert [path.name for path in written] == ["ragfm.toml", "ragfm-tune.json"]
     new = load_settings(folder)
-    assert new.search.weight == report.best.weight
+    assert (new.search.fusion, new.search.candidates) == (report.best.fusion, report.best.candidates)
+    if report.best.fusion == "convex":
+        assert new.search.weight == report.best.weight
     assert new.search.k == old.search.k
     assert new.model_dump(exclude={"search"}) == old.model_dump(exclude={"search"})
     after = (folder / "ragfm.toml").read_text()
@@ -174,7 +190,7 @@ def test_only_search_keys_change(parts: Collection, tmp_path: Path, before: str)
 
 
 def test_an_invalid_file_is_kept(parts: Collection, tmp_path: Path) -> None:
-    report = tune(_with(parts, weight=1.0), by_name())
+    report = tune(_with(parts, weight=1.0), by_code())
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "ragfm.toml").write_text("reader = ")
     with pytest.raises(ConfigError):
@@ -187,8 +203,8 @@ def test_an_invalid_file_is_kept(parts: Collection, tmp_path: Path) -> None:
 
 def test_generated_questions_find_their_passage(parts: Collection) -> None:
     def write(messages: object) -> str:
-        name = str(messages[-1].content).split()[1]  # type: ignore[index]
-        return f'Question: "Where does part {name} lie?" I hope that helps.'
+        code = str(messages[-1].content).split()[1]  # type: ignore[index]
+        return f'Question: "Where does part {code} lie?" I hope that helps.'
 
     questions = generate_questions(parts, ScriptedReader(write), 20, seed=1)
     assert len(questions) == len({question.text for question in questions}) == 20
@@ -209,7 +225,7 @@ def test_unusable_questions_are_left_out(parts: Collection, written: str) -> Non
 
 
 def test_a_question_that_finds_other_texts_is_left_out(parts: Collection) -> None:
-    asked = f"Where does part {name_of(5)} lie?"
+    asked = "Where does part X5-35 lie?"
     near = {hit.uri for mode in ("dense", "keyword") for hit in parts.search(asked, 3, mode=mode)}  # type: ignore[arg-type]
     questions = [q for seed in range(3) for q in generate_questions(parts, ScriptedReader([asked]), 20, seed=seed)]
     assert questions
@@ -230,12 +246,12 @@ def asked(tmp_path: Path, shell: Shell) -> Path:
     (tmp_path / "parts").mkdir()
     for number in range(60):
         words = " ".join(chance.choices(WORDS, k=20))
-        (tmp_path / "parts" / f"{number}.txt").write_text(f"Part {name_of(number)} lies here: {words}.")
+        (tmp_path / "parts" / f"{number}.txt").write_text(f"Part X{number}-{number * 7} lies here: {words}.")
     shell("ingest", "parts")
     path = tmp_path / "questions.jsonl"
-    lines = [{"question": question.text, "uri": question.gold[0].uri} for question in by_name()]
+    lines = [{"question": question.text, "uri": question.gold[0].uri} for question in by_code()]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    (tmp_path / "ragfm.toml").write_text("[search]\nweight = 1.0  # for now\n")
+    (tmp_path / "ragfm.toml").write_text("[search]\nweight = 1.0  # for now\ncode_weight = 1\n")
     return path
 
 

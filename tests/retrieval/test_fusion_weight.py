@@ -77,6 +77,8 @@ def test_a_code_never_raises_the_weight() -> None:
     assert (
         weight_for("was ist AB-1234/5?", SearchSection(), model=BUNDLED, language="de") == UNKNOWN_LANGUAGE_WEIGHT < 0.4
     )
+    settings = SearchSection(code_weight=UNKNOWN_LANGUAGE_WEIGHT / 2)
+    assert weight_for("was ist AB-1234/5?", settings, model=BUNDLED, language="de") == UNKNOWN_LANGUAGE_WEIGHT / 2
 
 
 def test_a_search_uses_the_weight_by_language(russian: Path) -> None:
@@ -114,15 +116,15 @@ def test_a_changed_weight_is_warned_about_once_and_shown(russian: Path, caplog: 
         assert not caplog.records
 
 
-@pytest.mark.parametrize("weight", [0.6, UNKNOWN_LANGUAGE_WEIGHT])
+@pytest.mark.parametrize("search", [{"weight": 0.6}, {"weight": UNKNOWN_LANGUAGE_WEIGHT}, {"fusion": "rrf"}])
 def test_a_weight_set_by_the_user_gives_no_warning(
-    russian: Path, caplog: pytest.LogCaptureFixture, weight: float
+    russian: Path, caplog: pytest.LogCaptureFixture, search: dict[str, object]
 ) -> None:
-    with _opened(russian, weight=weight) as collection:
+    with _opened(russian, **search) as collection:
         collection.sync(russian / "docs")
         words = collection.status().indexes[1]
     assert not caplog.records
-    assert words["weight"] == weight
+    assert words["weight"] == search.get("weight")
     assert "set" in words["why"]
 
 
@@ -132,6 +134,6 @@ def test_tuning_compares_with_the_weight_by_language(russian: Path) -> None:
         collection.sync(russian / "docs")
         report = tune(collection, questions)
     assert report.current.weight is None
-    values = {trial.choice.weight: trial.value for trial in report.trials}
+    values = {trial.choice.weight: trial.value for trial in report.trials if trial.choice.candidates == 100}
     assert values[None] == values[UNKNOWN_LANGUAGE_WEIGHT]
     assert not report.adopted

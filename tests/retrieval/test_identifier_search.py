@@ -10,7 +10,6 @@ from support.lookalike_documents import codes, questions, texts
 from ragfm import Collection, Settings
 from ragfm.core.config import SearchSection
 from ragfm.retrieval.fusion_weight import weight_for
-from ragfm.retrieval.search import Mode
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +23,11 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
         yield collection
 
 
-def _wrong(collection: Collection, mode: Mode = "hybrid") -> list[str]:
+def _wrong(collection: Collection) -> list[str]:
     return [
         f"{question} found {found}"
         for question, number in questions()
-        if (found := collection.search(question, k=1, mode=mode)[0].uri) != f"docs/{number:03}.txt"
+        if (found := collection.search(question, k=1)[0].uri) != f"docs/{number:03}.txt"
     ]
 
 
@@ -41,7 +40,9 @@ def test_the_right_code_is_first_among_similar_ones(stock: Collection) -> None:
 @pytest.mark.slow
 def test_embeddings_alone_do_not_find_the_code(stock: Collection) -> None:
     """Otherwise the corpus proves nothing."""
-    assert len(_wrong(stock, "dense")) > 100
+    search = SearchSection(weight=1.0, code_weight=1.0)
+    with Collection.open(stock.path, settings=Settings(search=search)) as dense:
+        assert len(_wrong(dense)) > 100
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,9 @@ def test_embeddings_alone_do_not_find_the_code(stock: Collection) -> None:
 )
 def test_a_code_lowers_the_weight_of_the_cosine(code: str) -> None:
     assert weight_for(f"what about {code}?", SearchSection()) == 0.4
+    assert weight_for(code, SearchSection(code_weight=0.2)) == 0.2
     assert weight_for(code, SearchSection(weight=0.3)) == 0.3
+    assert weight_for(code, SearchSection(weight=0.9, code_weight=0.9)) == 0.9
 
 
 @pytest.mark.parametrize(

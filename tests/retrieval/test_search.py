@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.core.config import SearchSection
+from ragfm.core.config import Fusion, SearchSection
 from ragfm.retrieval import search as search_module
 from ragfm.retrieval.search import fuse
 from ragfm.store.snapshot import Snapshot
@@ -137,6 +137,11 @@ def test_fused_scores_by_hand() -> None:
     assert fuse(cosines, bm25, weight=0.6).tolist() == pytest.approx([0.4, 0.6, 0.5])
     assert fuse(cosines, bm25, weight=0).tolist() == pytest.approx([1, 0, 0.5])
     assert fuse(cosines[:0], bm25[:0]).tolist() == []
+    # The second is first of the cosines and shares no word, so it has no rank by BM25.
+    ranked = [1 / 63 + 1 / 61, 1 / 61, 1 / 62 + 1 / 62]
+    assert fuse(cosines, bm25, fusion="rrf").tolist() == pytest.approx(ranked)
+    assert fuse(_scores(0.5, 0.5), _scores(3, 3), fusion="rrf").tolist() == pytest.approx([2 / 61, 2 / 61])
+    assert fuse(cosines[:0], bm25[:0], fusion="rrf").tolist() == []
 
 
 def test_documents_with_several_good_chunks_break_near_ties() -> None:
@@ -156,6 +161,8 @@ def test_image_scores_are_a_third_term() -> None:
     fused = fuse(cosines, bm25, weight=0.5, images=images, image_weight=0.2)
     assert fused.tolist() == pytest.approx((0.8 * texts + [0, 0, 0.2]).tolist())
     assert fuse(cosines, bm25, weight=0.5, images=_scores(*[np.nan] * 3), image_weight=0.2).tolist() == texts.tolist()
+    ranked = fuse(cosines, bm25, fusion="rrf", images=images) - fuse(cosines, bm25, fusion="rrf")
+    assert ranked.tolist() == pytest.approx([0, 1 / 62, 1 / 61], abs=1e-6)
 
 
 def test_documents_of_one_chunk_keep_the_order_of_their_chunks() -> None:
@@ -184,11 +191,12 @@ def test_hybrid_search_uses_the_documents_of_the_chunks(tmp_path: Path, collecti
     assert [hit.scores["fused"] for hit in hits] == pytest.approx(expected.tolist())
 
 
-def test_if_one_index_has_equal_scores_the_other_ranks() -> None:
+@pytest.mark.parametrize("fusion", ["convex", "rrf"])
+def test_if_one_index_has_equal_scores_the_other_ranks(fusion: Fusion) -> None:
     cosines = _scores(0.2, 0.8, 0.5, 0.4)
-    assert np.argsort(-fuse(cosines, _scores(0, 0, 0, 0))).tolist() == [1, 2, 3, 0]
+    assert np.argsort(-fuse(cosines, _scores(0, 0, 0, 0), fusion=fusion)).tolist() == [1, 2, 3, 0]
     equal, bm25 = _scores(0.3, 0.3, 0.3), _scores(1, 0, 5)
-    assert int(np.argmax(fuse(equal, bm25))) == 2
+    assert int(np.argmax(fuse(equal, bm25, fusion=fusion))) == 2
 
 
 def test_equal_scores_scale_to_the_maximum() -> None:
@@ -203,13 +211,34 @@ def _ranking(collection: Collection, query: str, **settings: object) -> list[str
     return [hit.uri for hit in handle.search(query, k=5)]
 
 
-def test_the_settings_choose_the_weight(collection: Collection, parts: Path) -> None:
+def test_the_settings_choose_the_fusion(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
-    query = "the pump runs at 30 bar, ask the workshop"
+    query = "the pump runs at 30 bar, ask P-4003/B"
     by_one = {mode: [hit.uri for hit in collection.search(query, k=5, mode=mode)] for mode in ("dense", "keyword")}  # type: ignore[arg-type]
     assert by_one["dense"] != by_one["keyword"]
-    assert _ranking(collection, query, weight=1.0) == by_one["dense"]
+    assert _ranking(collection, query, weight=1.0, code_weight=1.0) == by_one["dense"]
     assert _ranking(collection, query, weight=0.0) == by_one["keyword"]
+    hits = Collection.open(
+        collection.path, settings=Settings(search=SearchSection(fusion="rrf")), embedder=HashingEmbedder()
+    ).search(query, k=5)
+    assert [hit.scores["fused"] for hit in hits] == sorted((hit.scores["fused"] or 0 for hit in hits), reverse=True)
+    assert 1 / 61 <= (hits[0].scores["fused"] or 0) <= 2 / 61
+
+
+def test_each_index_returns_the_configured_number_of_candidates(collection: Collection, parts: Path) -> None:
+    collection.sync(parts)
+    few = Collection.open(
+        collection.path, settings=Settings(search=SearchSection(candidates=1)), embedder=HashingEmbedder()
+    )
+    query = "ask the workshop for P-4003/B at 30 bar"
+    first = {few.search(query, k=1, mode=mode)[0].uri for mode in ("dense", "keyword")}  # type: ignore[arg-type]
+    assert len(first) == 2
+    (hit,) = few.search(query, k=1)
+    assert hit.uri in first
+    # Of two, each is the best by one score and the worst by the other; a twentieth is that of the document.
+    assert hit.scores["fused"] == pytest.approx(0.95 * 0.6 + 0.05)
+    assert (collection.search(query, k=1)[0].scores["fused"] or 0) > 0.7
+    assert len(few.search("pump at 22 bar", k=30)) == 30  # more hits need more candidates
 
 
 def test_both_scores_are_exact_whichever_index_found_the_chunk(collection: Collection, parts: Path) -> None:
@@ -219,11 +248,13 @@ def test_both_scores_are_exact_whichever_index_found_the_chunk(collection: Colle
             mode: {hit.chunk_id: hit.scores[mode] for hit in collection.search(query, k=99, mode=mode)}  # type: ignore[arg-type]
             for mode in ("dense", "keyword")
         }
-        candidates = collection.candidates(query, 2)
-        assert 2 <= len(candidates) <= 4
-        for hit in candidates:
-            assert hit.scores["dense"] == pytest.approx(true["dense"][hit.chunk_id])
-            assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
+        few = Collection.open(
+            collection.path, settings=Settings(search=SearchSection(candidates=2)), embedder=HashingEmbedder()
+        )
+        for narrowed in (None, "uri != 'parts/3.txt'"):
+            for hit in few.search(query, k=3, filter=narrowed):
+                assert hit.scores["dense"] == pytest.approx(true["dense"][hit.chunk_id])
+                assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
 
 
 def test_vectors_and_words_are_searched_at_the_same_time_by_one_search(
