@@ -172,12 +172,6 @@ def settings_path(place: Path) -> Path:
     return place / SETTINGS_FILE if place.is_dir() else place
 
 
-def _keys(location: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The keys that lead to a value, without the name of a type, which pydantic adds if there are several."""
-    *keys, last = map(str, location)
-    return tuple(keys) if keys and _TYPE_NAME.fullmatch(last) else (*keys, last)
-
-
 def _locate_models(values: dict[str, Any], folder: Path) -> None:
     """Replace models that are files or folders next to the settings file by their paths, whatever directory we are in.
 
@@ -222,9 +216,13 @@ def load_settings(place: Path, **options: Any) -> Settings:
         names = (name for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value == text)
         raise ConfigError(f"Environment variable {next(names, _PREFIX)}: {text!r} is not JSON.", _HINT) from error
     except ValidationError as error:
-        reasons: dict[tuple[str, ...], list[str]] = {}  # a value that may have several types has an error for each
+        # A value that may have several types has an error for each, with the name of the type behind its keys.
+        reasons: dict[tuple[str, ...], list[str]] = {}
         for one in error.errors():
-            reasons.setdefault(_keys(one["loc"]), []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
+            place = tuple(map(str, one["loc"]))
+            if len(place) > 1 and _TYPE_NAME.fullmatch(place[-1]):
+                place = place[:-1]
+            reasons.setdefault(place, []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
         first, keys = error.errors()[0], next(iter(reasons))
         key = ".".join(keys)
         problem = f"`{key}`: {' or '.join(reasons[keys])}, but it is {first['input']!r}"

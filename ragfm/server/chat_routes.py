@@ -37,7 +37,7 @@ from ragfm.server.api_models import (
     UrlCitation,
 )
 from ragfm.server.event_stream import EventStream
-from ragfm.server.footnotes import contradiction_lines, footnotes, without_footnotes
+from ragfm.server.footnotes import footnotes, without_footnotes
 from ragfm.server.served_models import Model
 from ragfm.server.service import Commit, Service, service_of
 
@@ -183,10 +183,10 @@ class _ChatAnswer:
             added = f"\n\n{escape_markers(answer.quoted_row.markdown)}"
         if answer.quote and not answer.shows_text:
             citations, spans = (answer.quote,), [(0, length)]
-        for at, line in enumerate(contradiction_lines(answer)):
+        for at, contradiction in enumerate(answer.contradictions):
             added += "\n" if at else "\n\n"
-            spans.append((length + len(added), length + len(added) + len(line)))
-            added += line
+            spans.append((length + len(added), length + len(added) + len(contradiction.sentence)))
+            added += contradiction.sentence
         if self._with_footnotes:
             added += footnotes(answer)
         content = self._content.feed(added, last=True)
