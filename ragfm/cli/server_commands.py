@@ -53,7 +53,7 @@ collections_option = text_option(
     "collections",
     multiple=True,
     metavar="[NAME=]DIR",
-    help="Folder of a collection; may be repeated.  [default: .ragfm]",
+    help="Folder of a collection; may be repeated. The first one has the API keys.  [default: .ragfm]",
 )
 readers_option = text_option(
     "--reader",
@@ -247,15 +247,7 @@ def _at(time: datetime | None) -> str | None:
 
 
 def _key_options(command: Callable[..., None]) -> Callable[..., None]:
-    collection = text_option(
-        "-c",
-        "--collection",
-        "collections",
-        metavar="[NAME=]DIR",
-        multiple=True,
-        help="First collection that is served.  [default: .ragfm]",
-    )
-    return collection(keys_option(json_option(server_debug_option(command))))
+    return collections_option(keys_option(json_option(server_debug_option(command))))
 
 
 @keys.command()
