@@ -219,10 +219,10 @@ def load_settings(place: Path, **options: Any) -> Settings:
         # A value that may have several types has an error for each, with the name of the type behind its keys.
         reasons: dict[tuple[str, ...], list[str]] = {}
         for one in error.errors():
-            place = tuple(map(str, one["loc"]))
-            if len(place) > 1 and _TYPE_NAME.fullmatch(place[-1]):
-                place = place[:-1]
-            reasons.setdefault(place, []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
+            location = tuple(map(str, one["loc"]))
+            if len(location) > 1 and _TYPE_NAME.fullmatch(location[-1]):
+                location = location[:-1]
+            reasons.setdefault(location, []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
         first, keys = error.errors()[0], next(iter(reasons))
         key = ".".join(keys)
         problem = f"`{key}`: {' or '.join(reasons[keys])}, but it is {first['input']!r}"
