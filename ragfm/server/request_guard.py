@@ -38,8 +38,6 @@ PROBES = ("/healthz", "/readyz")
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_REFUSAL_SECONDS = 1.0
-"""Delay of a refusal, so that a client that repeats its request at once takes no time from others."""
 _CLIENT_CLOSED = 499  # nginx's status for a client that disconnects; it is only logged
 _METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
@@ -51,8 +49,10 @@ _log = logging.getLogger(__name__)
 class Limits:
     """Limits of one request. Sizes are in bytes, times in seconds.
 
-    `uploads_waiting` is the maximum number of uploads of a key that are not indexed yet, `attempts_per_minute` that of
-    requests of an address whose key was not valid before.
+    `uploads_waiting` is the maximum number of uploads of a key that are not indexed yet, `commit_waits` that of its
+    requests that wait for a commit, each for up to `commit_seconds`, and `attempts_per_minute` that of requests of an
+    address whose key was not valid before. More of these are refused after `refusal_seconds`, so that a client that
+    repeats its request at once takes no time from others.
     """
 
     body: int = 2**20
@@ -62,7 +62,10 @@ class Limits:
     answer_seconds: float = 300.0
     answer_tokens: int = 1024
     uploads_waiting: int = 20
+    commit_waits: int = 16
+    commit_seconds: float = 10.0
     attempts_per_minute: int = 300
+    refusal_seconds: float = 1.0
 
 
 class RequestGuard:
@@ -169,7 +172,7 @@ class RequestGuard:
         if key is None:
             self._known.discard(digest)
             if blocked_seconds:
-                await asyncio.sleep(_REFUSAL_SECONDS)
+                await asyncio.sleep(self._limits.refusal_seconds)
                 message = "This address has sent too many requests without a valid key."
                 raise ApiError(429, message, code="too_many_invalid_keys", retry_after=int(blocked_seconds) + 1)
             message = "A valid key is required: `Authorization: Bearer KEY`."

@@ -390,10 +390,9 @@ class RemoteKeys(KeyFile):
         return super().find(secret)
 
 
-def test_a_flood_of_invalid_keys_is_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.server.request_guard._REFUSAL_SECONDS", 0.0)
-    keys = RemoteKeys(tmp_path / "keys.json")
-    with serve(tmp_path, ScriptedReader(["Yes."]), store=keys, limits=replace(LIMITS, attempts_per_minute=5)) as it:
+def test_a_flood_of_invalid_keys_is_not_looked_up(tmp_path: Path) -> None:
+    keys, limits = RemoteKeys(tmp_path / "keys.json"), replace(LIMITS, attempts_per_minute=5, refusal_seconds=0.0)
+    with serve(tmp_path, ScriptedReader(["Yes."]), store=keys, limits=limits) as it:
         assert it.client("hr").get("/v1/models").status_code == 200
         before = keys.lookups
         refused = [
