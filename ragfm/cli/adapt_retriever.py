@@ -16,6 +16,7 @@ from ragfm.cli.options import (
     collection_options,
     out_folder_option,
     question_options,
+    seed_option,
     share_option,
     text_option,
 )
@@ -57,6 +58,7 @@ from ragfm.cli.output import print_json, print_table, print_text
 )
 @share_option("--held", 0.3, (0.02, 0.8), "Share of held-out questions: half select the epoch, half test the result.")
 @question_options
+@seed_option
 @out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")
 @collection_options
 def retriever(collection: str, as_json: bool, questions: str, out: str, **options: Any) -> None:

@@ -191,17 +191,6 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for reading a data set, and for the collection made of the documents that it contains."""
     options = (
         click.option("--split", metavar="NAME", help="BEIR: name of the qrels. Default: test."),
-        click.option(
-            "--articles",
-            is_flag=True,
-            help="SQuAD: index whole articles; the gold passage is the one that contains the answer.",
-        ),
-        click.option(
-            "--distractors",
-            multiple=True,
-            type=click.Path(exists=True, dir_okay=False),
-            help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
-        ),
         text_option("--embedder", metavar="E", help="Embedding model for data that contains its documents."),
         text_option("--keep", metavar="DIR", help="Keep the collection of data that contains its documents, in DIR."),
     )
@@ -211,8 +200,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --limit and --seed, which select questions of a data set, and the data options."""
-    return limit_option(seed_option(data_options(command)))
+    """Add --limit, which selects questions of a data set, and the data options."""
+    return limit_option(data_options(command))
 
 
 # --- Values ------------------------------------------------------------------------------------------------------

@@ -88,7 +88,6 @@ class PassageRetriever:
     """Retrieves passages. Caches are per access groups: no user sees what only others may see. Thread-safe."""
 
     def __init__(self, settings: AskSection, hops: int) -> None:
-        self._distinct = settings.distinct
         self._followup = settings.followup
         self._reranker = settings.reranker
         self._hops = hops
@@ -122,7 +121,7 @@ class PassageRetriever:
             return self._questions(_Cached((text, tuple(before), collection.groups), compute))
 
         def search(query: str) -> tuple[Sequence[Hit], Sequence[SearchStep]]:
-            count = (_CANDIDATES_PER_PASSAGE if self._distinct else 1) * k
+            count = _CANDIDATES_PER_PASSAGE * k
 
             def compute() -> tuple[Sequence[Hit], Sequence[SearchStep]]:
                 steps: list[SearchStep] = []
@@ -162,7 +161,7 @@ class PassageRetriever:
 
     def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: the `k` to answer from, and the near-duplicates that were dropped between them."""
-        return distinct(hits, k) if self._distinct else (list(hits[:k]), [])
+        return distinct(hits, k)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ragfm.store.uploads import UploadFolder
 
 _PATTERN_OPTIONS = ("include", "exclude")
+_UPLOADED_ARCHIVE_FILES = 2000  # maximum, in an archive that a user uploads
 
 
 class SourceEntry(NamedTuple):
@@ -221,7 +222,7 @@ def build_source(store: Store, source: Source) -> Connector:
     location = _absolute_path(store, source.location)
     defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
     if source.name == UPLOADS_SOURCE:
-        defaults["archive_files"] = store.settings.uploads.archive_files
+        defaults["archive_files"] = _UPLOADED_ARCHIVE_FILES
         if store.database.shared:
             return UploadConnector(
                 cast("UploadTable", store.open_uploads()),

@@ -134,7 +134,7 @@ class KeyTable:
         While the database cannot count, as for a role that may only read, each server does, and says so in its log.
         """
         if monotonic() < self._alone_until:
-            return self._alone.take(key)
+            return self._alone.take(key.name, key.per_minute)
         interval, allowance = 60 / key.per_minute, max(1.0, key.per_minute) * 60 / key.per_minute
         request = {"name": key.name, "interval": interval, "allowance": allowance + _ROUNDING}
         try:
@@ -144,7 +144,7 @@ class KeyTable:
             self._alone_until = monotonic() + _RETRY_SECONDS
             message = f"Each server counts requests alone for {_RETRY_SECONDS:g} s: {error.message}"
             log_event(_log, logging.WARNING, "rates_unshared", message)
-            return self._alone.take(key)
+            return self._alone.take(key.name, key.per_minute)
         return 0.0 if allowed else max(_ROUNDING, left + interval - allowance)
 
     def _select(self, query: sa.Select[tuple[object]]) -> tuple[Key, ...]:

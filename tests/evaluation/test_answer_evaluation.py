@@ -455,7 +455,7 @@ def asks(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Asks:
         def made(store: Collection, options: Mapping[str, object]) -> Rag:
             return Rag(store, reader=reader)
 
-        monkeypatch.setattr("ragfm.cli.eval_answers.make_rag", made)
+        monkeypatch.setattr("ragfm.cli.evaluation_commands.make_rag", made)
         return path
 
     return by
@@ -494,7 +494,7 @@ def test_failed_documents_are_reported(asks: Asks, monkeypatch: pytest.MonkeyPat
         with Collection.open(".ragfm") as collection:
             yield collection, None, synced
 
-    monkeypatch.setattr("ragfm.cli.eval_answers.data_collection", opened)
+    monkeypatch.setattr("ragfm.cli.evaluation_commands.data_collection", opened)
     done = CliRunner().invoke(ragfm, ["eval", "answers", str(questions)], standalone_mode=False)
     assert done.return_value == 3
     assert "failed corpus/1.txt (parse): no text" in done.stderr
