@@ -23,7 +23,7 @@ from ragfm.core.cache import cache_folder, read_json, replace_file
 from ragfm.core.types import Vectors
 from ragfm.embedders.networks import Backend, Network, TokenizedTexts
 from ragfm.models.hardware import compute_threads, cpu_info, has_gpu
-from ragfm.models.sample_text import SAMPLE_TEXT
+from ragfm.samples import handbook_text
 
 MIN_COSINE = 0.999
 """Every text's vector must have at least this cosine to its fp32 vector."""
@@ -60,8 +60,9 @@ def measure(network: Network, tokenize: Callable[[Sequence[str]], TokenizedTexts
     A backend that fails is listed with the error and without figures.
     """
     # Passages of 300 to 900 characters.
-    starts = range(0, len(SAMPLE_TEXT) - 900, 60)
-    sample = [SAMPLE_TEXT[start : start + 300 + 150 * (n * 3 % 5)] for n, start in enumerate(starts)]
+    text = handbook_text()
+    starts = range(0, len(text) - 900, 90)
+    sample = [text[start : start + 300 + 150 * (n * 3 % 5)] for n, start in enumerate(starts)]
     reference_texts = tokenize(sample[:REFERENCE_TEXTS])
     exact_name, *other_names = network.backends()
     exact = network.load(exact_name)
