@@ -15,7 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, UnsupportedError
-from ragfm.core.notebook import Heading, as_html, as_markdown
+from ragfm.core.notebook import Heading, as_html
 from ragfm.core.table_rows import TableRow
 from ragfm.core.text import counted
 from ragfm.core.types import MAX_HOPS, Document, HitList, Scalar
@@ -818,9 +818,6 @@ class Collection:
 
     def _repr_html_(self) -> str:
         return as_html(self._blocks())
-
-    def _repr_markdown_(self) -> str:
-        return as_markdown(self._blocks())
 
     def _owner(self) -> None:
         if self._groups is not None:
