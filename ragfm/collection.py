@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, UnsupportedError
+from ragfm.core.errors import CollectionError, CollectionNotFound, UnsupportedError
 from ragfm.core.notebook import Heading, as_html
 from ragfm.core.table_rows import TableRow
 from ragfm.core.text import counted
@@ -28,14 +27,11 @@ if TYPE_CHECKING:
     from ragfm.generation.answer_log import AnswerLog
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
-    from ragfm.ingestion.source_watcher import WatchEvent
-    from ragfm.ingestion.turns import Turns
     from ragfm.maintenance.backup import BackupReport
     from ragfm.maintenance.copy import CopyReport
     from ragfm.maintenance.export import ExportReport, Format
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
-    from ragfm.maintenance.salvage import SalvageReport
     from ragfm.maintenance.tagging import TagReport
     from ragfm.maintenance.verification import VerifyReport
     from ragfm.retrieval.multi_hop import Hops
@@ -46,12 +42,11 @@ if TYPE_CHECKING:
     from ragfm.store.display_names import DisplayNames
     from ragfm.store.postgres_database import PostgresDatabase
     from ragfm.store.search_backend import SearchBackend
-    from ragfm.store.uploads import UploadStore
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 T = TypeVar("T")
 _TABLE_CHUNKS = 4  # on each side of a hit
-_PAUSE_SECONDS = 0.1  # between two checks; between two slices, twice the interval at which others try to get the lock
+_PAUSE_SECONDS = 0.1  # between two checks for a commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +129,12 @@ class Collection:
         return cls(store)
 
     @property
+    def store(self) -> Store:
+        """The store, for maintenance and servers. Raises UnsupportedError for a restricted handle."""
+        self._owner()
+        return self._store
+
+    @property
     def path(self) -> Path:
         """The collection's folder; for one on PostgreSQL, its folder on this machine."""
         return self._store.folder
@@ -142,16 +143,6 @@ class Collection:
     def location(self) -> str:
         """The collection's folder, or its address without a password."""
         return self._store.database.location
-
-    @property
-    def name(self) -> str:
-        """The name of the collection on a server, unless its user names it."""
-        return self._store.database.default_name
-
-    @property
-    def shared(self) -> bool:
-        """Whether the collection is on PostgreSQL, where other machines may use it too."""
-        return self._store.database.shared
 
     @property
     def settings_file(self) -> Path:
@@ -169,20 +160,9 @@ class Collection:
         from ragfm.generation.answer_log import AnswerLog
         from ragfm.generation.log_table import LogTable
 
-        if self.shared:
+        if self._store.database.shared:
             return AnswerLog(LogTable(cast("PostgresDatabase", self._store.database)))
         return AnswerLog.for_collection(self.path)
-
-    def with_options(self, *, settings: Settings, embedder: Embedder, reranker: Reranker) -> Collection:
-        """The collection, opened again with other settings and models."""
-        from ragfm.store.collection_store import Store
-
-        self._owner()
-        return Collection(Store(self._store.database, settings, embedder, reranker))
-
-    def open_uploads(self) -> UploadStore:
-        """The files that users of a server have uploaded."""
-        return self._store.open_uploads()
 
     @property
     def contract(self) -> Mapping[str, Scalar]:
@@ -193,20 +173,6 @@ class Collection:
     def language(self) -> str | None:
         """The language of the keyword index, as ISO 639-1; None if there are no texts."""
         return self._read(lambda snapshot: snapshot.language if len(snapshot) else None)
-
-    @staticmethod
-    def language_of(question: str) -> str | None:
-        """The language of a question, as ISO 639-1; None if none of its words tells it."""
-        from ragfm.core.registry import load_plugin
-        from ragfm.store.views import KEYWORD_PLUGIN
-
-        language: str | None = load_plugin("keyword_indexes", KEYWORD_PLUGIN).language_of(question)
-        return language
-
-    @property
-    def generation(self) -> int:
-        """Number of the newest generation: each commit makes one."""
-        return self._store.read_catalog(lambda catalog: catalog.generation())
 
     @property
     def state(self) -> str:
@@ -239,25 +205,16 @@ class Collection:
 
         return self._read(found)
 
-    def as_groups(self, groups: Set[str]) -> Collection:
+    def as_groups(self, groups: Set[str], *, oldest: int | None = None) -> Collection:
         """A read-only handle that sees public documents, and restricted ones that one of `groups` may read.
 
-        A restricted handle can only be restricted further.
+        A restricted handle can only be restricted further. With `oldest`, a search does not wait for the newest
+        generation, but uses one that is ready, this one or later; documents that have been closed to the groups since
+        are not found. `Store.refresh` prepares the newest one.
         """
         names = _names(groups, "groups")
-        return Collection(self._store, names if self._groups is None else self._groups & names, self._oldest)
-
-    def at_least(self, generation: int) -> Collection:
-        """A handle that searches any generation that is ready, this one or later, instead of waiting for the newest.
-
-        `refresh` prepares the newest one. Documents that are closed to the handle's groups are no longer found, at
-        once.
-        """
-        return Collection(self._store, self._groups, generation)
-
-    def refresh(self) -> None:
-        """Prepare the newest generation for searches, while `at_least` handles search the one that is ready."""
-        self._store.refresh()
+        oldest = self._oldest if oldest is None else oldest
+        return Collection(self._store, names if self._groups is None else self._groups & names, oldest)
 
     def sync(
         self,
@@ -300,7 +257,7 @@ class Collection:
                 machine: `workers`, or as many as it has CPUs for. "local" starts them on this machine.
             progress: Called with the stage "ingest".
 
-        Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
+        Raises SourceError, EmbedderMismatchError, CollectionReadOnlyError.
 
         """
         from ragfm.core.text import check_characters
@@ -337,54 +294,6 @@ class Collection:
             executor=executor,
         )
 
-    def sync_in_turns(
-        self, source: str | Path, turns: Turns, *, name: str, progress: ProgressCallback | None = None
-    ) -> Iterator[SyncReport]:
-        """Sync one source in slices, see `Turns`, until nothing is postponed. Yields the report of each slice.
-
-        The collection's lock is released between them. Any number of documents may be removed. Raises what `sync` does.
-        """
-        from ragfm.ingestion.source_request import SourceEntry, resolve_source
-        from ragfm.ingestion.sources import sync_sources
-
-        self._owner()
-        requests = [resolve_source(self._store, SourceEntry(str(source), name, {}))]
-        while True:
-            yield sync_sources(self._store, requests, progress, allow_mass_delete=True, turns=turns)
-            if not turns.postponed:
-                return
-            time.sleep(_PAUSE_SECONDS)
-
-    def work(self, *, stop: Event | None = None, progress: ProgressCallback = lambda _: None) -> int:
-        """Prepare documents for syncs with `workers`, on this or other machines, until `stop` is set.
-
-        Needs a collection on PostgreSQL, which may not exist yet. Returns the number of documents. `progress` is called
-        with the stage "work". Raises RagfmError if this machine cannot do the work: sources and embedder must be found
-        by the same names as where the sync runs, and the versions of ragfm must be equal.
-        """
-        from ragfm.ingestion.worker import Worker
-
-        self._owner()
-        worker = Worker(self._store, stop or Event(), progress)
-        worker.run()
-        return worker.documents
-
-    def watch(
-        self,
-        callback: Callable[[WatchEvent], None] = lambda _: None,
-        *,
-        interval: float = 300.0,
-        stop: Event | None = None,
-    ) -> None:
-        """Sync all sources, then each when it changes and every `interval` seconds, until `stop` is set.
-
-        `callback` is called after each sync, failed ones included, which are retried. Needs the extra `watch`.
-        """
-        from ragfm.ingestion.source_watcher import watch
-
-        self._owner()
-        watch(self._store, callback, interval, stop or Event())
-
     def search(
         self,
         query: str,
@@ -414,6 +323,7 @@ class Collection:
         from ragfm.retrieval.multi_hop import find_linked
         from ragfm.retrieval.rerank import has_verifier
         from ragfm.retrieval.search import check_mode, find, rerank_hits
+        from ragfm.store.views import language_of
 
         check_mode(mode)
         check_characters("query", query)
@@ -439,7 +349,7 @@ class Collection:
                     record(step)
                 return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
-        asked = self.language if (own := self.language_of(query)) in (None, "en") else own
+        asked = self.language if (own := language_of(query)) in (None, "en") else own
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, asked):
             reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
@@ -449,10 +359,11 @@ class Collection:
             hits = rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
         return HitList(hits)
 
-    def has(self, commit: str) -> bool:
-        """Whether searches see a `commit`; a replica may not have it yet. From then on, they never see an older state.
+    def wait_for(self, commit: str, seconds: float = 10.0) -> bool:
+        """Whether searches see a `commit` within `seconds`. From then on, they never see an older state.
 
-        Raises LostCommitError if another commit has its place, ValueError if it is not a commit.
+        A replica may not have it yet. Raises LostCommitError if another commit has its place, ValueError if it is not a
+        commit.
         """
         parts = re.fullmatch(r"([0-9]{1,18})-([0-9a-f]+)", commit)
         if parts is None:
@@ -462,24 +373,12 @@ class Collection:
         def sees(snapshot: SearchBackend) -> bool:
             return self._store.catalog.has(generation, digest) and snapshot.generation.id >= generation
 
-        return self._store.read(sees)
-
-    def wait_for(self, commit: str, seconds: float = 10.0) -> None:
-        """Wait until searches see a `commit`. Raises CollectionBusyError after `seconds`, and what `has` raises."""
         deadline = time.monotonic() + seconds
-        while not self.has(commit):
+        while not self._store.read(sees):
             if time.monotonic() > deadline:
-                raise CollectionBusyError(
-                    f"The server of '{self.location}' has not received the commit {commit} within {seconds:g} s.",
-                    "Wait longer, or connect to the primary server.",
-                )
+                return False
             time.sleep(_PAUSE_SECONDS)
-
-    def candidates(self, query: str, count: int) -> list[Hit]:
-        """The candidates of `hybrid`: the `count` best chunks of each index, in order of id, with both scores."""
-        from ragfm.retrieval.search import find_candidates
-
-        return self._hits(None, partial(find_candidates, query, count))
+        return True
 
     def neighbours(self, hits: Sequence[Hit]) -> list[Hit]:
         """The chunks next to each hit that belong to its section and page: the one before it, then the one after it.
@@ -747,13 +646,6 @@ class Collection:
 
         self._owner()
         return verify(self._store, repair=repair, progress=progress)
-
-    def salvage(self, out: str | Path, progress: ProgressCallback | None = None) -> SalvageReport:
-        """Copy every intact document into a new collection, without embedding."""
-        from ragfm.maintenance.salvage import salvage
-
-        self._owner()
-        return salvage(self._store, Path(os.path.abspath(out)), progress)  # noqa: PTH100
 
     def backup(
         self, path: str | Path, *, force: bool = False, progress: ProgressCallback | None = None

@@ -54,11 +54,12 @@ for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf", "exact"):
     restored = Collection.open(f"restored-{kind}", settings=settings, embedder=HashingEmbedder("other", dim=48))
     restored.restore(f"{kind}.backup")
     assert restored.search("leave")
-    collection.salvage(f"salvaged-{kind}")
+    salvage(collection.store, Path(f"salvaged-{kind}").absolute())
 """
 _ASK = """
 from ragfm import Collection, Rag
 from ragfm.generation.readers import load_reader
+from ragfm.maintenance.salvage import salvage
 
 collection = Collection.open("c")
 collection.sync("docs")

@@ -23,6 +23,8 @@ def worker(collection: str, as_json: bool, until_eof: bool) -> None:
 
     Start any number on any machines that can read the sources. Ctrl-C returns what was not finished to the others.
     """
+    from ragfm.ingestion.worker import Worker
+
     stop = stop_event()
     if until_eof:
 
@@ -31,9 +33,10 @@ def worker(collection: str, as_json: bool, until_eof: bool) -> None:
             stop.set()
 
         Thread(target=wait_for_end, name="ragfm-parent", daemon=True).start()
-    with Collection.open(collection) as store, show_progress("documents") as progress:
-        documents = store.work(stop=stop, progress=(lambda _: None) if until_eof else progress)
+    with Collection.open(collection) as opened, show_progress("documents") as progress:
+        running = Worker(opened.store, stop, (lambda _: None) if until_eof else progress)
+        running.run()
     if as_json:
-        print_json({"documents": documents})
+        print_json({"documents": running.documents})
     elif not until_eof:
-        print_note(f"Prepared {counted(document=documents)}.")
+        print_note(f"Prepared {counted(document=running.documents)}.")

@@ -32,7 +32,7 @@ from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import missing_gold
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
-from ragfm.retrieval.search import fuse
+from ragfm.retrieval.search import candidate_hits, fuse
 
 MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
@@ -221,7 +221,7 @@ def _evaluate_choices(
     search, defaults = collection.settings.search, _weight_defaults(collection)
     for index, question in enumerate(questions):
         try:
-            pool = CandidatePool(question, collection.candidates(question.text, depth), search, defaults)
+            pool = CandidatePool(question, candidate_hits(collection.store, question.text, depth), search, defaults)
         except TooLongError:
             continue  # it has no hits under any choice
         values[:, index] = [pool.value(choice) for choice in choices]

@@ -174,8 +174,9 @@ def adapters_folder(collection: Collection, folder: str | Path | None = None) ->
     """
     if folder:
         return Path(folder)
-    if collection.shared:
-        return collection.settings_file.with_name(f"{collection.name}-adapters")
+    database = collection.store.database
+    if database.shared:
+        return database.settings_file.with_name(f"{database.default_name}-adapters")
     return collection.path.with_name(f"{collection.path.name}-adapters")
 
 

@@ -26,12 +26,13 @@ from support.worker_process import embedded_texts, start_worker, stop_worker
 from ragfm import Collection, Settings
 from ragfm.chunking import ChunkSettings
 from ragfm.core.errors import CollectionError, CollectionUnavailableError, SourceError, UnsupportedError
-from ragfm.core.progress import Progress
+from ragfm.core.progress import Progress, ignore_progress
 from ragfm.core.types import Blob, Ref
 from ragfm.ingestion import shared_work
 from ragfm.ingestion.parse_queue import ParseQueue
 from ragfm.ingestion.preparation import Outcome, split
 from ragfm.ingestion.shared_work import job_of
+from ragfm.ingestion.worker import Worker
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store import tables, work_queue
 from ragfm.store.catalog_writer import CatalogWriter
@@ -39,6 +40,10 @@ from ragfm.store.collection_store import Store
 from ragfm.store.postgres_database import PostgresDatabase
 from ragfm.store.work_queue import WorkQueue
 from ragfm.testing import HashingEmbedder
+
+
+def run_worker(collection: Collection, stop: threading.Event | None = None) -> None:
+    Worker(collection.store, stop or threading.Event(), ignore_progress).run()
 
 
 def _open(place: str | Path) -> Collection:
@@ -207,7 +212,7 @@ def test_a_worker_that_could_not_stage_prepares_its_documents_again(
     monkeypatch.setattr(WorkQueue, "stage", failing)
     monkeypatch.setattr("ragfm.ingestion.worker._RETRY_SECONDS", 0.1)
     with _open(address) as collection, _open(address) as other:
-        worker = threading.Thread(target=other.work, kwargs={"stop": stop})
+        worker = threading.Thread(target=run_worker, args=(other, stop))
         worker.start()
         try:
             assert collection.sync(docs, workers=0, progress=_deadline(60)).added == 4
@@ -222,7 +227,7 @@ def test_a_folder_has_no_workers(docs: Path, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match="PostgreSQL"):
             collection.sync(docs, workers=2)
         with pytest.raises(UnsupportedError, match="PostgreSQL"):
-            collection.work()
+            run_worker(collection)
         assert not (tmp_path / ".ragfm").exists()
 
 
@@ -336,7 +341,7 @@ def test_a_worker_of_another_version_ends(
     work.add(catalog, 1, "run", job, {"a": (Ref("a", "1"), None)})
     monkeypatch.setattr("ragfm.ingestion.worker.version", lambda _: "0.0")
     with _open(address) as collection, pytest.raises(CollectionError, match=r"this worker ragfm 0\.0"):
-        collection.work()
+        run_worker(collection)
 
 
 def test_a_password_is_given_to_workers_outside_of_the_command_line() -> None:

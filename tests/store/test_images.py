@@ -18,6 +18,7 @@ from support.written_pdf import lines, pdf, rule
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import image_key
+from ragfm.maintenance.salvage import salvage
 from ragfm.store.catalog import Catalog
 from ragfm.store.tables import documents, images
 from ragfm.testing import HashingEmbedder
@@ -26,7 +27,7 @@ CHART, PHOTO, SECRET = (picture(text) for text in ("chart", "photo", "walnut"))
 
 
 def _count(collection: Collection) -> int:
-    return collection._store.catalog.image_sizes(collection.generation)[0]
+    return collection.store.catalog.image_sizes(collection.status().generation)[0]
 
 
 def _lacking(run: object, schema: str = "") -> None:
@@ -130,7 +131,7 @@ def test_backup_salvage_and_export_have_the_images(tmp_path: Path) -> None:
     collection.backup(tmp_path / "backup")
     restored = Collection.open(tmp_path / "restored", settings=Settings(), embedder=HashingEmbedder())
     restored.restore(tmp_path / "backup")
-    collection.salvage(tmp_path / "saved")
+    salvage(collection.store, tmp_path / "saved")
     saved = Collection.open(tmp_path / "saved", settings=Settings(), embedder=HashingEmbedder())
     for copy in (restored, saved):
         assert copy.image(image_key(CHART)).data == CHART
@@ -234,6 +235,7 @@ def test_collections_of_text_load_no_library_for_images(tmp_path: Path, docs: Pa
 import sys
 from ragfm import Collection, Settings
 from ragfm.testing import HashingEmbedder
+from ragfm.maintenance.salvage import salvage
 collection = Collection.open({str(tmp_path / ".ragfm")!r}, settings=Settings(), embedder=HashingEmbedder())
 collection.sync({str(docs)!r})
 assert collection.search("leave")[0].image is None

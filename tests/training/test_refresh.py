@@ -266,7 +266,7 @@ def test_training_reads_the_log_of_a_database_on_any_machine(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
     card = run.json(*"adapt data --from-log --valid 0 --out examples --licence ours".split())
     assert card["kinds"] == {"log: corrected": 1}
-    assert adapters_folder(collection) == tmp_path / f"{collection.name}-adapters"
+    assert adapters_folder(collection) == tmp_path / f"{collection.store.database.default_name}-adapters"
 
 
 def difference(a: float, b: float, *, noise: bool) -> Difference:

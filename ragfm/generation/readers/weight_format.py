@@ -29,8 +29,8 @@ from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.hardware import physical_cores
 from ragfm.models.llama_library import last_error, llama_cpp
 from ragfm.models.model_lookup import is_pinned, weights_sha256
-from ragfm.samples import handbook_text
 from ragfm.models.thread_count import ThreadCount
+from ragfm.samples import handbook_text
 
 MAX_PERPLEXITY_RATIO = 1.05
 """Highest accepted perplexity, relative to that of the original file."""
