@@ -109,7 +109,7 @@ def embedder() -> HashingEmbedder:
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
-    """Four small documents."""
+    """Four small documents, of which no parser process needs to be started."""
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "leave.md").write_text(
@@ -117,7 +117,7 @@ def docs(tmp_path: Path) -> Path:
     )
     (folder / "hours.txt").write_text("The office opens at nine and closes at five.\n")
     (folder / "rooms.csv").write_text("room,seats\nOak,12\nElm,4\n")
-    (folder / "pets.html").write_text("<html><body><h1>Pets</h1><p>Dogs are welcome on Fridays.</p></body></html>")
+    (folder / "pets.markdown").write_text("# Pets\n\nDogs are welcome on Fridays.\n")
     return folder
 
 

@@ -160,7 +160,7 @@ def test_addresses_begin_with_the_source(tmp_path: Path, collection: Collection,
     assert {info.uri for info in collection.documents()} == {
         "handbook/hours.txt",
         "handbook/leave.md",
-        "handbook/pets.html",
+        "handbook/pets.markdown",
         "handbook/rooms.csv",
     }
     assert collection.sync(docs).unchanged == 4  # the same folder is the same source

@@ -196,8 +196,8 @@ def test_an_answer_says_whether_it_was_cut_off(handbook: Collection) -> None:
 
 
 def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
-    answer = Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri = docs/pets.html")
-    assert {hit.uri for hit in answer.hits} == {"docs/pets.html"}
+    answer = Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri = docs/pets.markdown")
+    assert {hit.uri for hit in answer.hits} == {"docs/pets.markdown"}
     with pytest.raises(FilterError):
         Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri")
 

@@ -297,7 +297,7 @@ def test_a_collection_keeps_no_key_and_finds_its_endpoint_again(server: Server, 
     folder = tmp_path / "c"
     Collection.open(folder, settings=Settings(), embedder="openai:m").sync(docs)
     hits = Collection.open(folder, settings=Settings()).search("dogs on Fridays", 1)
-    assert hits[0].uri.endswith("pets.html")
+    assert hits[0].uri.endswith("pets.markdown")
     kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert b"openai:m" in kept
     assert b"secret" not in kept

@@ -395,5 +395,5 @@ def test_a_worker_needs_few_rights(
         ):
             postgres.sql(statement)
         workers.append(start_worker(address.replace(f"{USER}@", f"{role}@"), log))
-        assert collection.sync(docs / "pets.html", workers=0, progress=_deadline()).added == 1
+        assert collection.sync(docs / "pets.markdown", workers=0, progress=_deadline()).added == 1
     assert len(embedded_texts(log)) == 1
