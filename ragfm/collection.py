@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -468,7 +468,12 @@ class Collection:
             conditions += [documents.c.uri > f"{folder}/", documents.c.uri < f"{folder}0"]  # 0 comes next after /
         if after is not None:
             conditions.append(documents.c.uri > after)
-        return self._listed(conditions, limit)
+
+        def found(catalog: Catalog) -> list[DocumentInfo]:
+            names = catalog.display_names()
+            return [_info(row, names) for row in catalog.documents(None, *conditions, limit=limit)]
+
+        return self._read_catalog(found)
 
     def info(self, uri: str) -> DocumentInfo:
         """One document without its text, by uri or display name. Raises CollectionError as `document` does."""
@@ -692,35 +697,23 @@ class Collection:
     def __repr__(self) -> str:
         return f"Collection({self.location!r})"
 
-    def _blocks(self) -> Iterator[Block]:
-        yield Heading(repr(self))
+    def _repr_html_(self) -> str:
+        blocks: list[Block] = [Heading(repr(self))]
         try:
             status = self.status()
         except CollectionNotFound:
-            yield "It does not exist yet: `sync` creates it."
-            return
-        yield f"{counted(document=status.documents, chunk=status.chunks)}; embedder {status.embedder['embedder']}"
-        titles = ("source", "documents", "location")
-        if rows := [
-            TableRow(titles, (str(one["name"]), str(one["documents"]), str(one["location"]))) for one in status.sources
-        ]:
-            yield rows
-        if status.failed:
-            yield f"{counted(document=len(status.failed))} failed."
-
-    def _repr_html_(self) -> str:
-        return as_html(self._blocks())
+            return as_html([*blocks, "It does not exist yet: `sync` creates it."])
+        counts = counted(document=status.documents, chunk=status.chunks)
+        blocks.append(f"{counts}; embedder {status.embedder['embedder']}")
+        columns = ("name", "documents", "location")
+        rows = [TableRow(("source", *columns[1:]), tuple(str(row[key]) for key in columns)) for row in status.sources]
+        blocks += [rows] if rows else []
+        blocks += [f"{counted(document=len(status.failed))} failed."] if status.failed else []
+        return as_html(blocks)
 
     def _owner(self) -> None:
         if self._groups is not None:
             raise UnsupportedError("A restricted handle cannot write.", "Use the owner's handle.")
-
-    def _listed(self, conditions: Sequence[Any], limit: int | None = None) -> list[DocumentInfo]:
-        def found(catalog: Catalog) -> list[DocumentInfo]:
-            names = catalog.display_names()
-            return [_info(row, names) for row in catalog.documents(None, *conditions, limit=limit)]
-
-        return self._read_catalog(found)
 
     def _catalog(self) -> Catalog:
         """The catalog, without the rows that this handle may not see if the database can hide them."""

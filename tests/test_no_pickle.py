@@ -35,6 +35,7 @@ for name in ("load", "loads"):
 _STORE = """
 from pathlib import Path
 from ragfm import Collection, Settings
+from ragfm.maintenance.salvage import salvage
 from ragfm.testing import HashingEmbedder
 
 for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf", "exact"):
@@ -59,7 +60,6 @@ for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf", "exact"):
 _ASK = """
 from ragfm import Collection, Rag
 from ragfm.generation.readers import load_reader
-from ragfm.maintenance.salvage import salvage
 
 collection = Collection.open("c")
 collection.sync("docs")

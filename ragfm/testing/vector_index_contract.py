@@ -79,7 +79,7 @@ def _check_searches(index: VectorIndex, data: _TestData) -> None:
     require(len(index) == len(data.ids), f"len is {len(index)}, but the index was built from {len(data.ids)} vectors")
     for k in (1, 10, len(data.ids) + 5):
         _check_hits(index, data, k)
-        _check_hits(_SingleQueries(index), data, k)
+        _check_hits(index, data, k, one_by_one=True)
     for allowed in allowed_ids(data.ids):
         _check_hits(index, data, 10, allowed)
     scores, ids = index.search(data.queries[:0], 4)
@@ -89,21 +89,20 @@ def _check_searches(index: VectorIndex, data: _TestData) -> None:
     _check_hits(index, data, 2, queries=np.zeros((1, _DIM), dtype=np.float32))
 
 
-class _SingleQueries:
-    def __init__(self, index: VectorIndex) -> None:
-        self._index = index
-
-    def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        results = [self._index.search(query[np.newaxis], k, allowed=allowed) for query in queries]
-        return np.concatenate([scores for scores, _ in results]), np.concatenate([ids for _, ids in results])
-
-
 def _check_hits(
-    index: VectorIndex | _SingleQueries, data: _TestData, k: int, allowed: Ids | None = None, *, queries: Any = None
+    index: VectorIndex,
+    data: _TestData,
+    k: int,
+    allowed: Ids | None = None,
+    *,
+    queries: Any = None,
+    one_by_one: bool = False,
 ) -> None:
-    """Compare one search with the exact scores of the allowed vectors."""
+    """Compare a search, of all queries at once or `one_by_one`, with the exact scores of the allowed vectors."""
     queries = data.queries if queries is None else queries
-    scores, ids = index.search(queries, k, allowed=allowed)
+    batches = queries[:, np.newaxis] if one_by_one else [queries]
+    results = [index.search(batch, k, allowed=allowed) for batch in batches]
+    scores, ids = (np.concatenate(part) for part in zip(*results, strict=True))
     case = f"{len(data.ids)} vectors, {len(queries)} queries, k={k}"
     case += "" if allowed is None else f", {len(allowed)} ids allowed"
     require(scores.shape == ids.shape == (len(queries), k), f"{case}: shapes {scores.shape} and {ids.shape}")

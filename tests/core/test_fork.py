@@ -14,7 +14,7 @@ from support.tiny_gguf import write_tiny
 
 from ragfm.core.fork import reset_in_children
 
-CHILDREN = 20
+CHILDREN = 6
 FORK = """
 for _ in range({children}):
     if child := os.fork():
@@ -54,7 +54,7 @@ def fork_after(work: str, *arguments: str, children: int = CHILDREN) -> None:
 
 
 @pytest.mark.parametrize("openmp", ["", OPENMP], ids=["alone", "with torch and faiss"])
-def test_a_reader_and_an_embedder_work_in_20_children(tmp_path: Path, openmp: str) -> None:
+def test_a_reader_and_an_embedder_work_in_children(tmp_path: Path, openmp: str) -> None:
     tiny = write_tiny(tmp_path / "tiny.gguf")
     work = f"""
 from ragfm import Message, Sampling, load_reader
