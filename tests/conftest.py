@@ -110,7 +110,11 @@ def embedder() -> HashingEmbedder:
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
     """Four small documents, of which no parser process needs to be started."""
-    folder = tmp_path / "docs"
+    return write_docs(tmp_path)
+
+
+def write_docs(place: Path) -> Path:
+    folder = place / "docs"
     folder.mkdir()
     (folder / "leave.md").write_text(
         "# Leave\n\nYou get 28 days of leave.\n\n## Parents\n\nParents get 16 weeks more.\n"
@@ -119,6 +123,15 @@ def docs(tmp_path: Path) -> Path:
     (folder / "rooms.csv").write_text("room,seats\nOak,12\nElm,4\n")
     (folder / "pets.markdown").write_text("# Pets\n\nDogs are welcome on Fridays.\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_handbook(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """A collection of the four documents in a folder, for tests that only read."""
+    place = tmp_path_factory.mktemp("handbook")
+    collection = Collection.open(place / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(write_docs(place))
+    return collection
 
 
 @pytest.fixture(scope="session")

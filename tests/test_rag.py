@@ -20,9 +20,8 @@ from ragfm.testing import HashingEmbedder, ScriptedReader
 
 
 @pytest.fixture
-def handbook(collection: Collection, docs: Path) -> Collection:
-    collection.sync(docs)
-    return collection
+def handbook(shared_handbook: Collection) -> Collection:
+    return shared_handbook
 
 
 def test_an_answer_carries_its_evidence(handbook: Collection) -> None:
