@@ -11,14 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def limit_openmp_spinning() -> None:
-    """Make idle OpenMP threads of torch sleep after a few microseconds, for training. Call before importing torch.
-
-    A variable that the user has set is kept. By default, GNU OpenMP spins for milliseconds after each operation.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "300")
-
-
 def usable_cpus() -> set[int]:
     """Numbers of the CPUs that this process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

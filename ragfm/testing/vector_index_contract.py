@@ -39,7 +39,22 @@ def check_vector_index(index_class: type[VectorIndex]) -> None:
     ]
     for layout_ids, layout_vectors in layouts:
         _check_hits(index_class.build(layout_ids, layout_vectors), data, 10)
-    _check_refusals(index_class, index, data)
+    ids, vectors, queries = data.ids[:4], data.vectors[:4], data.queries
+    not_finite = {value: np.where(np.eye(4, _DIM) > 0, value, vectors).astype(np.float32) for value in (np.nan, np.inf)}
+    invalid: dict[str, Callable[[], object]] = {
+        "a repeated id": lambda: index_class.build(ids[[0, 1, 2, 0]], vectors),
+        "a negative id": lambda: index_class.build(np.where(ids == ids[1], -1, ids), vectors),
+        "fewer ids than vectors": lambda: index_class.build(ids[:3], vectors),
+        "a single vector of shape (dim,)": lambda: index_class.build(ids[:1], vectors[0]),
+        "a vector of length 1.01": lambda: index_class.build(ids, vectors * np.float32(1.01)),
+        "a vector with NaN": lambda: index_class.build(ids, not_finite[np.nan]),
+        "a vector with inf": lambda: index_class.build(ids, not_finite[np.inf]),
+        "k = 0": lambda: index.search(queries, 0),
+        "k = -1": lambda: index.search(queries, -1),
+        "a query with a different dimension": lambda: index.search(queries[:, 1:], 3),
+        "a single query of shape (dim,)": lambda: index.search(queries[0], 3),
+    }
+    require_value_errors(invalid)
     check_in_threads(lambda allowed: _check_hits(index, data, 10, allowed), data.ids)
     _check_saving(index_class, index, data)
     for count in (0, 1, 2):
@@ -160,25 +175,6 @@ def _check_recall(index_class: type[VectorIndex]) -> None:
         true = ids[rows[np.argsort(-exact, axis=1, kind="stable")[:, :k]]]
         recall = float(np.mean([np.isin(best, row).mean() for best, row in zip(true, hits, strict=True)]))
         require(recall >= index_class.recall, f"{case}: recall is {recall:.3f}, below {index_class.recall}")
-
-
-def _check_refusals(index_class: type[VectorIndex], index: VectorIndex, data: _TestData) -> None:
-    ids, vectors, queries = data.ids[:4], data.vectors[:4], data.queries
-    not_finite = {value: np.where(np.eye(4, _DIM) > 0, value, vectors).astype(np.float32) for value in (np.nan, np.inf)}
-    invalid: dict[str, Callable[[], object]] = {
-        "a repeated id": lambda: index_class.build(ids[[0, 1, 2, 0]], vectors),
-        "a negative id": lambda: index_class.build(np.where(ids == ids[1], -1, ids), vectors),
-        "fewer ids than vectors": lambda: index_class.build(ids[:3], vectors),
-        "a single vector of shape (dim,)": lambda: index_class.build(ids[:1], vectors[0]),
-        "a vector of length 1.01": lambda: index_class.build(ids, vectors * np.float32(1.01)),
-        "a vector with NaN": lambda: index_class.build(ids, not_finite[np.nan]),
-        "a vector with inf": lambda: index_class.build(ids, not_finite[np.inf]),
-        "k = 0": lambda: index.search(queries, 0),
-        "k = -1": lambda: index.search(queries, -1),
-        "a query with a different dimension": lambda: index.search(queries[:, 1:], 3),
-        "a single query of shape (dim,)": lambda: index.search(queries[0], 3),
-    }
-    require_value_errors(invalid)
 
 
 def _check_saving(index_class: type[VectorIndex], index: VectorIndex, data: _TestData) -> None:
