@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.notebook import Block
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Box, Embedder, Hit, ImageEmbedder, ImagePart, Reranker, SearchStep
+    from ragfm.core.types import Box, Embedder, Hit, ImagePart, Reranker, SearchStep
     from ragfm.generation.answer_log import AnswerLog
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
@@ -194,16 +194,6 @@ class Collection:
     def embedder(self) -> Embedder:
         """The embedder of the newest generation."""
         return self._read(lambda snapshot: self._store.embedder(snapshot.generation))
-
-    @property
-    def image_embedder(self) -> ImageEmbedder | None:
-        """The embedder by which figures are searched; None if there is none, or no figure."""
-
-        def found(snapshot: SearchBackend) -> ImageEmbedder | None:
-            vectors = self._store.image_vectors(snapshot.generation)
-            return None if vectors is None else vectors.embedder
-
-        return self._read(found)
 
     def as_groups(self, groups: Set[str], *, oldest: int | None = None) -> Collection:
         """A read-only handle that sees public documents, and restricted ones that one of `groups` may read.

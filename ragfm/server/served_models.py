@@ -20,7 +20,7 @@ from ragfm.citations.verifier import load_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
-from ragfm.core.types import Message, Reader, Sampling
+from ragfm.core.types import ImageEmbedder, Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.hardware import cpu_count
@@ -67,6 +67,11 @@ class Handles:
     def newest(self) -> int:
         """The newest generation. Raises CollectionError."""
         return self._store.read_catalog(lambda catalog: catalog.generation())
+
+    def image_embedder(self) -> ImageEmbedder | None:
+        """The embedder by which figures are searched; None if there is none, or no figure."""
+        vectors = self._store.read(lambda snapshot: self._store.image_vectors(snapshot.generation))
+        return None if vectors is None else vectors.embedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +233,7 @@ class ServedModels:
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
         verifiers = {collection.settings.ask.ranking_verifier for collection in collections.values()}
-        of_images = [collection.image_embedder for collection in collections.values()]
+        of_images = [handles.image_embedder() for handles in self.handles.values()]
 
         def load_readers() -> None:
             for reader, _ in self._readers.values():
