@@ -250,21 +250,22 @@ def test_the_setting_parses_only_documents_with_figures_again(tmp_path: Path, do
     chart = f"0.1 0.2 0.7 rg {bars} 0 g {rule(140, 400, 330, 400)}" + lines("Q1 to Q3", x=160, y=388, size=8)
     caption = lines("Fig. 3: Sales of walnuts", x=140, y=365, size=9)
     (docs / "sales.pdf").write_bytes(pdf(lines("The walnut report has a chart of sales.", y=700) + chart + caption))
+    (docs / "page.html").write_text("<p>A page without pictures.")
 
     def opened(images: bool) -> Collection:
         settings = Settings(parse={"images": images})
         return Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
 
-    assert opened(images=False).sync(docs).added == 5
+    assert opened(images=False).sync(docs).added == 6
     with opened(images=True) as collection:
         report = collection.sync(docs)
-        assert (report.updated, report.unchanged) == (2, 3)  # the PDF and the HTML page
+        assert (report.updated, report.unchanged) == (2, 4)  # the PDF and the HTML page
         (hit, *_) = collection.search("Fig. 3: Sales of walnuts")
         assert hit.text.startswith("Fig. 3: Sales of walnuts\nQ1 to Q3")
         assert hit.page == 1
         assert hit.image is not None
         assert collection.image(hit.image).media_type == "image/png"
-        assert collection.sync(docs).unchanged == 5
+        assert collection.sync(docs).unchanged == 6
     with opened(images=False) as collection:
         assert collection.sync(docs).updated == 2
         assert collection.status().images == 0
