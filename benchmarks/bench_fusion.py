@@ -30,6 +30,7 @@ from ragfm.evaluation import Gold, Question, corpus_collection
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.evaluation.search_tuning import CandidatePool
 from ragfm.retrieval.fusion_weight import weight_for
+from ragfm.retrieval.search import candidate_hits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.lookalike_documents import questions as lookalike_questions
@@ -51,7 +52,7 @@ def candidate_pools(collection: Collection, questions: Any) -> list[tuple[Questi
     found = []
     for question in questions:
         try:
-            found.append((question, collection.candidates(question.text, DEPTH)))
+            found.append((question, candidate_hits(collection.store, question.text, DEPTH)))
         except TooLongError:
             continue
     return found

@@ -42,9 +42,8 @@ from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.models.hardware import FreeCpus, physical_cores, usable_cpus
 from ragfm.models.llama_library import llama_cpp
 from ragfm.models.model_lookup import find_model
-from ragfm.models.sample_text import SAMPLE_TEXT
 from ragfm.models.thread_count import ThreadCount
-from ragfm.samples import HANDBOOK, QUESTIONS
+from ragfm.samples import HANDBOOK, QUESTIONS, handbook_text
 
 SIDES = ("ragfm", "fixed: all threads, short spinning", "fixed: one thread", "fixed: all threads", "Llama")
 """The last ones are left out with busy processes, where a token takes them a second."""
@@ -197,7 +196,8 @@ def main() -> None:
         raise SystemExit(f"Other programs use {busy:.1f} CPUs: the result would say little. Use --no-save to see it.")
     about = measure.about("machine", ("ragfm", "llama-cpp-python", "torch", "openvino", "faiss-cpu", "numpy"))
     embedder: Any = load_embedder("bundled")
-    sample = embedder._tokenize([SAMPLE_TEXT[start : start + 600] for start in range(0, 24_000, 300)], "document")
+    text = 3 * handbook_text()
+    sample = embedder._tokenize([text[start : start + 600] for start in range(0, 24_000, 300)], "document")
     backends: dict[str, dict[str, float]] = {}
     exact = None
     for name in dict.fromkeys((embedder._network.exact_backend, embedder._network.fast_backend)):

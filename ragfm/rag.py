@@ -37,6 +37,7 @@ from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
 from ragfm.retrieval.document_dates import find_superseded
 from ragfm.retrieval.passages import arrange, match_hits
+from ragfm.store.views import language_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -213,7 +214,7 @@ class Rag:
         one_piece = small or settings.mode == "strict"
 
         # Generate. Without passages the reader would answer from memory.
-        language, asked = self.collection.language if shown else None, self.collection.language_of(query)
+        language, asked = self.collection.language if shown else None, language_of(query)
         sentences = status_sentences(asked or language)
         output, abstention = ReaderOutput(), sentences.unknown
         if prompt and (shown or not self._documents_only):

@@ -110,8 +110,17 @@ def embedder() -> HashingEmbedder:
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
-    """Four small documents."""
+    """Four small documents, of which no parser process needs to be started."""
     return write_documents(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_handbook(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """A collection of the four documents in a folder, for tests that only read."""
+    place = tmp_path_factory.mktemp("handbook")
+    collection = Collection.open(place / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(write_documents(place))
+    return collection
 
 
 @pytest.fixture(scope="session")

@@ -164,7 +164,7 @@ def documents(draw: st.DrawFn) -> Document:
 
 @pytest.mark.parametrize("overlap", [0, 7])
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(doc=documents())
 def test_laws_hold_for_generated_documents(name: str, overlap: int, doc: Document) -> None:
     tokenize, window = TOKENIZERS[name]
@@ -181,7 +181,7 @@ def test_a_chunk_that_is_split_again_is_not_repeated_entirely() -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(text=UNICODE)
 @example("x" * 150 + " " + "y" * 150 + " z" * 20)
 @example("\u200b" * 5000)
@@ -192,7 +192,7 @@ def test_laws_hold_for_any_text(name: str, text: str) -> None:
     check(document(text), chunk_document(document(text), tokenize, window, ChunkSettings(size=16)), tokenize, 16)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(doc=documents())
 def test_blocks_that_fit_are_not_torn(doc: Document) -> None:
     """Against a slow, independent reading: blocks between blank lines, with the headings just before them."""

@@ -17,11 +17,11 @@ from ragfm.cli.progress_bar import busy, show_progress
 from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.bundled_download import pull_bundled_reader
-from ragfm.models.download import HubFile, cached_file, download, find_hub_file, read_hub_licence
+from ragfm.models.download import HubFile, cached_file, download, read_hub_licence
 from ragfm.models.hardware import memory_limit_bytes
 from ragfm.models.model_card import describe_model, installed_models, licence_warning
 from ragfm.models.model_lookup import find_model, hub_unavailable, weights_sha256
-from ragfm.models.recommended import RECOMMENDED
+from ragfm.models.recommended import RECOMMENDED, find_hub_file
 
 MEMORY_SHARE = 0.6
 """Share of the memory that a recommended reader may take: the rest is for indexes, parsers and other programs."""
@@ -167,7 +167,7 @@ def recommend(as_json: bool) -> None:
     """
     available = memory_limit_bytes() / 1e6
     fitting = [model for model in RECOMMENDED if model.memory_megabytes <= MEMORY_SHARE * available]
-    largest = max(fitting, key=lambda model: model.bytes, default=None)
+    largest = max(fitting, key=lambda model: model.bytes or 0, default=None)
     rows = [
         {
             **asdict(model),

@@ -17,8 +17,6 @@ from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
 from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError
-from ragfm.core.registry import plugin_and_model
-from ragfm.models.model_card import first_use_warning
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -245,22 +243,11 @@ def read_schema(path: str) -> Mapping[str, Any]:
 
 
 def make_rag(collection: Collection, options: Mapping[str, Any]) -> Rag:
-    """Return the pipeline of the options --reader, --adapter, --strategy, --hops and -k.
-
-    If the licence of the reader's model may restrict its use, that is printed when it is first used on this machine.
-    """
+    """Return the pipeline of the options --reader, --adapter, --strategy, --hops and -k."""
     from ragfm.rag import Rag
 
-    warn_of_licence(options["reader"] or collection.settings.reader)
     names = ("reader", "k", "adapter", "strategy", "hops")
     return Rag(collection, **{name: options[name] for name in names if name in options})
-
-
-def warn_of_licence(reader: str) -> None:
-    """Print, once per model and machine, that a model's licence may restrict its use."""
-    path = Path(plugin_and_model("readers", reader)[1] or reader).expanduser()
-    if path.exists() and (warning := first_use_warning(path)):
-        print_note(f"Warning: {warning}")
 
 
 def suggest_larger_reader(rag: Rag) -> None:

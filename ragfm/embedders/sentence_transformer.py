@@ -16,7 +16,7 @@ from ragfm.embedders.networks import Backend, BertNetwork, LibraryNetwork, Netwo
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
 from ragfm.models.hardware import has_gpu
 from ragfm.models.model_lookup import find_model, processor_sha256, weights_sha256
-from ragfm.models.sample_text import SAMPLE_TEXT
+from ragfm.samples import handbook_text
 
 MIN_TOKENS_TO_LOAD = 2_000
 """Passage tokens per process below which the exact backend is used: any other takes a second to load."""
@@ -144,7 +144,8 @@ class SentenceTransformerEmbedder:
         if network.fast_backend == self._network.exact_backend:
             return self._exact
         backend = network.load(network.fast_backend)
-        sample = self._tokenize([SAMPLE_TEXT[start : start + 200] for start in range(0, 2400, 200)], "document")
+        text = handbook_text()
+        sample = self._tokenize([text[start : start + 200] for start in range(0, 2400, 200)], "document")
         lowest = (backend(sample) * self._exact(sample)).sum(1).min()
         if lowest >= MIN_COSINE:
             return backend

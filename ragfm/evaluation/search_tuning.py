@@ -27,7 +27,7 @@ from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import missing_gold
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
-from ragfm.retrieval.search import fuse
+from ragfm.retrieval.search import candidate_hits, fuse
 
 MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
@@ -135,7 +135,9 @@ def tune(
     values = np.zeros((len(weights), len(shuffled)))
     for number, question in enumerate(shuffled):
         try:
-            pool = CandidatePool(question, collection.candidates(question.text, search.candidates), search, defaults)
+            pool = CandidatePool(
+                question, candidate_hits(collection.store, question.text, search.candidates), search, defaults
+            )
         except TooLongError:
             continue  # it has no hits with any weight
         values[:, number] = [pool.value(weight) for weight in weights]

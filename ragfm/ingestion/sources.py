@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragfm.core.access_groups import changed_groups, restrict_groups
@@ -37,6 +39,7 @@ from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.compaction import compact, should_compact
 from ragfm.store.uploads import UPLOADS_SOURCE
 
+_PAUSE_SECONDS = 0.1  # between two slices, twice the interval at which others try to get the lock
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Ref
@@ -47,6 +50,19 @@ if TYPE_CHECKING:
 
 _SLICES_PER_VIEW = 20
 _log = logging.getLogger(__name__)
+
+
+def sync_in_turns(store: Store, source: str | Path, turns: Turns, *, name: str) -> Iterator[SyncReport]:
+    """Sync one source in slices, see `Turns`, until nothing is postponed. Yields the report of each slice.
+
+    The collection's lock is released between them. Any number of documents may be removed. Raises what `sync` does.
+    """
+    requests = [resolve_source(store, SourceEntry(str(source), name, {}))]
+    while True:
+        yield sync_sources(store, requests, allow_mass_delete=True, turns=turns)
+        if not turns.postponed:
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def sync_sources(

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
     from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
+    from ragfm.store.collection_store import Store
     from ragfm.store.image_vectors import ImageVectors
     from ragfm.store.search_backend import Predicate, SearchBackend
 
@@ -103,6 +105,18 @@ def find(
     order = np.lexsort((candidates.ids, -fused))[:k]
     image = None if candidates.image is None else candidates.image[order]
     return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order], image)
+
+
+def candidate_hits(store: Store, query: str, count: int) -> list[Hit]:
+    """The hits of `find_candidates` in the newest generation, for the owner of a collection."""
+
+    def found(snapshot: SearchBackend) -> list[Hit]:
+        embedder = partial(store.embedder, snapshot.generation)
+        images = partial(store.image_vectors, snapshot.generation)
+        ranked = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=None, images=images)
+        return load_hits(ranked, store.catalog, snapshot)
+
+    return store.read(found)
 
 
 def find_candidates(

@@ -82,7 +82,7 @@ class Service:
         collections = {model.collection: model.rag.collection for model in self.served.models.values()}
         up = {}
         for name, collection in collections.items():
-            if collection.shared:
+            if name in self.served.on_server:
                 try:
                     await self.served.run(getattr, collection, "state")
                     up[name] = True
@@ -164,7 +164,10 @@ class Service:
         return model.rag.with_options(collection=handle, k=k, sampling=changed, origin=origin)
 
     async def wait_for(self, key: Key, model: Model, handle: Collection, commit: str) -> None:
-        """Wait until a collection has the commit that a client wants to see, see `Collection.has`. Raises ApiError."""
+        """Wait until a collection has the commit that a client wants to see, see `Collection.wait_for`.
+
+        Raises ApiError.
+        """
 
         def check_limit() -> None:
             if self.commit_waits[key.name] >= self.limits.commit_waits:
@@ -175,7 +178,7 @@ class Service:
             return
         try:
             check_limit()  # before the database is asked
-            if await self.served.compute(key, handle.has, commit):
+            if await self.served.compute(key, handle.wait_for, commit, 0):
                 return
             check_limit()  # others may have come meanwhile
             self.commit_waits[key.name] += 1
@@ -185,7 +188,7 @@ class Service:
                     aclosing(self._commit_watches[model.collection].changes()) as changes,
                 ):
                     async for _ in changes:
-                        if await self.served.compute(key, handle.has, commit, refusable=False):
+                        if await self.served.compute(key, handle.wait_for, commit, 0, refusable=False):
                             return
             finally:
                 self.commit_waits[key.name] -= 1

@@ -29,6 +29,7 @@ from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval.rerank import load_reranker
 from ragfm.retrieval.search import Mode
+from ragfm.store.collection_store import Store
 from ragfm.training.adapter_card import CARD, base_facts, base_line, card_text
 from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
@@ -244,7 +245,7 @@ def _differences(folder: Path, mode: Mode = "hybrid") -> tuple[Difference, ...]:
 def _open_reranked(collection: Collection, reranker: Reranker, weight: float) -> Collection:
     search = collection.settings.search.model_copy(update={"rerank_weight": weight, "rerank_budget_ms": None})
     settings = collection.settings.model_copy(update={"search": search})
-    return collection.with_options(settings=settings, embedder=collection.embedder, reranker=reranker)
+    return Collection(Store(collection.store.database, settings, collection.embedder, reranker))
 
 
 class _CachedReranker:

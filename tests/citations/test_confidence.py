@@ -36,6 +36,7 @@ from ragfm.evaluation import Gold, Question, calibrate, store_calibration
 from ragfm.evaluation.confidence_calibration import auc, expected_calibration_error, fit_logistic_regression
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.models.adapters import WEIGHTS
+from ragfm.store.views import language_of
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 BY_LIKELIHOOD = Calibration("ScoringReader", 0.0, {"likely": 4.0}, {"likely": -1.0}, threshold=0.5)
@@ -315,7 +316,7 @@ def test_a_question_in_another_language_than_the_documents_gets_the_closest_sent
         "# Harbour\n\nThe ferry to Brannay leaves at nine. It is painted red.\n"
     )
     collection.sync(tmp_path / "docs")
-    assert (collection.language, collection.language_of(question)) == ("en", "de" if question[0] == "W" else "fr")
+    assert (collection.language, language_of(question)) == ("en", "de" if question[0] == "W" else "fr")
     rag = Rag(collection, reader=ScriptedReader([ABSTENTION]))
     rag.calibration = next(one for one in SHIPPED if one.corrects)
     answer = rag.ask(question)

@@ -125,7 +125,12 @@ def test_remove_an_unknown_source(shell: Shell) -> None:
 @pytest.mark.slow
 def test_export(shell: Shell, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in shell("export").stdout.splitlines()]
-    assert [line["uri"] for line in lines] == ["docs/hours.txt", "docs/leave.md", "docs/pets.html", "docs/rooms.csv"]
+    assert [line["uri"] for line in lines] == [
+        "docs/hours.txt",
+        "docs/leave.md",
+        "docs/pets.markdown",
+        "docs/rooms.csv",
+    ]
     assert shell("export", "-").stdout == shell("export").stdout
     assert len(shell("export", "--filter", "uri = docs/leave.md").stdout.splitlines()) == 1
     report = shell.json("export", "out.parquet", "--vectors")
@@ -164,7 +169,7 @@ def test_salvage(shell: Shell, tmp_path: Path) -> None:
     saved = report["salvaged"]
     assert saved["documents"] == len(shell.json("documents", "-c", "saved")["documents"])
     assert saved["documents"] + len(saved["left"]) == 4
-    assert "docs/pets.html" in {left["uri"] for left in saved["left"]}
+    assert "docs/pets.markdown" in {left["uri"] for left in saved["left"]}
     shutil.rmtree(tmp_path / ".ragfm")
     again = shell.json("ingest", "-c", "saved")
     assert again["added"] == len(saved["left"])

@@ -12,14 +12,13 @@ from gguf import GGUFWriter
 from support.tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
-from ragfm.cli.options import warn_of_licence
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Reader
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers import weight_format as module
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.reader_speed import ReaderSpeed, measure_speed
-from ragfm.models.model_card import first_use_warning, licence_warning
+from ragfm.models.model_card import licence_warning
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import ScriptedReader
 
@@ -175,21 +174,3 @@ RESTRICTIVE_LICENCES = ["cc-by-nc-4.0", "llama3.1", "gemma", "other", "mitigated
 @pytest.mark.parametrize("licence", [*FREE_LICENCES, *RESTRICTIVE_LICENCES])
 def test_licences_that_restrict_use(licence: str) -> None:
     assert (licence_warning(licence) is None) == (licence in FREE_LICENCES)
-
-
-def test_a_restrictive_licence_is_reported_once(tmp_path: Path) -> None:
-    folder = _folder(tmp_path)
-    assert (
-        first_use_warning(folder)
-        == "model: its licence (llama3.2) may restrict what it is used for, or by whom: read it."
-    )
-    assert first_use_warning(folder) is None
-    assert first_use_warning(find_model("bundled", "reader")) is None
-    assert first_use_warning(tmp_path / "nothing") is None
-
-
-@pytest.mark.parametrize("name", ["{}", "transformers:{}"])
-def test_the_licence_of_a_reader_is_reported(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a:b").mkdir()
-    warn_of_licence(name.format(_folder(tmp_path / "a:b")))
-    assert "llama3.2" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from support.tiny_gguf import write_tiny
 
 from ragfm.core.fork import reset_in_children
 
-CHILDREN = 20
+CHILDREN = 6
 FORK = """
 for _ in range({children}):
     if child := os.fork():
@@ -75,9 +75,9 @@ def test_a_backend_of_an_embedding_model_works_in_a_child(backend: str) -> None:
     fork_after(
         f"""
 from ragfm.embedders import load_embedder
-from ragfm.models.sample_text import SAMPLE_TEXT
+from ragfm.samples import handbook_text
 embedder = load_embedder("bundled")
-texts = embedder._tokenize([SAMPLE_TEXT[start : start + 500] for start in range(0, 4000, 200)], "document")
+texts = embedder._tokenize([handbook_text()[start : start + 500] for start in range(0, 4000, 200)], "document")
 backend = embedder._network.load("{backend}")
 def work():
     vectors = backend(texts)

@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         monkeypatch.setenv("OPENAI_BASE_URL", f"{running.address}/v1/")
         monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1")
@@ -129,7 +129,7 @@ def test_permanent_failures_are_reported_at_once_and_without_the_key(
 
 def test_a_redirect_does_not_carry_the_key_away(server: Server) -> None:
     with Server() as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
+        threading.Thread(target=other.serve_forever, args=(0.01,), daemon=True).start()
         server.failures = [(302, {"Location": f"{other.address}/v1/embeddings"}, {})]
         with pytest.raises(EmbeddingError, match="status 302"):
             load_embedder("openai:m").embed_queries(["boats"])
@@ -154,7 +154,7 @@ def test_a_collection_keeps_no_key_and_finds_its_endpoint_again(server: Server, 
     folder = tmp_path / "c"
     Collection.open(folder, settings=Settings(), embedder="openai:m").sync(docs)
     hits = Collection.open(folder, settings=Settings()).search("dogs on Fridays", 1)
-    assert hits[0].uri.endswith("pets.html")
+    assert hits[0].uri.endswith("pets.markdown")
     kept = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert b"openai:m" in kept
     assert b"secret" not in kept

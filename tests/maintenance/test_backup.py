@@ -20,6 +20,7 @@ from ragfm.core.durable_files import encode_checksummed
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress
 from ragfm.maintenance.backup import MANIFEST
+from ragfm.maintenance.salvage import salvage
 from ragfm.store.sqlite_file import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection
 from ragfm.store.uploads import UploadFolder
 from ragfm.testing import HashingEmbedder
@@ -90,7 +91,7 @@ def test_backup_during_commits(filled: Collection, tmp_path: Path) -> None:
             generations.append(report.generation)
             there = _at(tmp_path / f"there{turn}")
             restored = there.restore(tmp_path / f"{turn}.tar")
-            assert restored.generation == report.generation
+            assert restored.status().generation == report.generation
             assert there.verify().findings == ()
         assert writer.poll() is None
     finally:
@@ -288,7 +289,7 @@ def test_uploads_move_with_their_collection(filled: Collection, tmp_path: Path, 
         restored = there.restore(tmp_path / "b.tar")
         assert (restored.uploads, restored.absent) == (4, ("docs",))
     elif how == "salvage":
-        filled.salvage(there.path)
+        salvage(filled.store, there.path)
     else:
         there.path.parent.mkdir()
         filled.path.rename(there.path)

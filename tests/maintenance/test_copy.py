@@ -130,7 +130,7 @@ def test_uploads_are_copied_with_their_groups(filled: Collection, address: str, 
     report = filled.copy(address)
     assert report.uploads == 3
     server = _open(address)
-    assert [(one.uri, one.owner, one.bytes) for one in server.open_uploads().all()] == [
+    assert [(one.uri, one.owner, one.bytes) for one in server.store.open_uploads().all()] == [
         (one.uri, one.owner, one.bytes) for one in uploads.all()
     ]
     back = server.copy(tmp_path / "back")

@@ -11,6 +11,7 @@ import pytest
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
+from ragfm.maintenance.salvage import salvage
 from ragfm.store.catalog import Catalog
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, PAGE_BYTES, damaged_page, open_connection, open_engine
@@ -321,7 +322,7 @@ def _texts(collection: Collection) -> dict[str, str]:
 
 
 def _salvaged(many: Collection, tmp_path: Path) -> tuple[Collection, object]:
-    report = Collection.open(many.location, settings=Settings()).salvage(tmp_path / "saved")
+    report = salvage(Collection.open(many.location, settings=Settings()).store, tmp_path / "saved")
     embedder = HashingEmbedder()
     return Collection.open(tmp_path / "saved", settings=Settings(), embedder=embedder), report
 
@@ -377,7 +378,7 @@ def test_unreadable_documents_without_uri_are_counted(many: Collection, tmp_path
     """Their page and the index of uris are damaged."""
     _damage_page(many.path, _pages_of(many.path, "documents")[-2])
     _damage_page(many.path, _pages_of(many.path, "documents_alive")[-1])
-    report = many.salvage(tmp_path / "saved")
+    report = salvage(many.store, tmp_path / "saved")
     assert report.documents < 50
     assert None in {left.uri for left in report.left}
     assert report.documents + len(report.left) >= 50
@@ -394,7 +395,7 @@ def test_documents_with_wrong_tags_are_saved(many: Collection, tmp_path: Path) -
 def test_a_salvaged_collection_syncs(many: Collection, tmp_path: Path) -> None:
     """The next ingest finds the sources, and adds and embeds only the documents that were not saved."""
     _damage_page(many.path, _pages_of(many.path, "documents")[-2])
-    report = many.salvage(tmp_path / "deeper" / "saved")
+    report = salvage(many.store, tmp_path / "deeper" / "saved")
     assert 0 < len(report.left) < 25
     embedder = HashingEmbedder()
     saved = Collection.open(tmp_path / "deeper" / "saved", settings=Settings(), embedder=embedder)
@@ -410,7 +411,7 @@ def test_a_salvaged_collection_syncs(many: Collection, tmp_path: Path) -> None:
 
 def test_a_document_with_wrong_groups_is_not_saved(many: Collection, tmp_path: Path) -> None:
     _execute(many.path, "UPDATE documents SET restricted = 0 WHERE uri = 'board/004.txt'")
-    report = many.salvage(tmp_path / "saved")
+    report = salvage(many.store, tmp_path / "saved")
     assert [left.uri for left in report.left] == ["board/004.txt"]
     assert "the access groups of" in report.left[0].why
 
@@ -418,7 +419,7 @@ def test_a_document_with_wrong_groups_is_not_saved(many: Collection, tmp_path: P
 def test_failures_and_sources_are_saved(many: Collection, tmp_path: Path) -> None:
     (tmp_path / "open" / "broken.pdf").write_bytes(b"no pdf")
     _open(tmp_path).sync(tmp_path / "open")
-    many.salvage(tmp_path / "saved")
+    salvage(many.store, tmp_path / "saved")
     saved = Collection.open(tmp_path / "saved", settings=Settings(), embedder=HashingEmbedder()).status()
     assert [failure.uri for failure in saved.failed] == ["open/broken.pdf"]
     assert [source["location"] for source in saved.sources] == ["open", "board"]
@@ -430,7 +431,7 @@ def test_nothing_can_be_saved_without_the_schema(many: Collection, tmp_path: Pat
     if page == 1:
         assert many.verify().damaged
         with pytest.raises(DamagedCollectionError, match="Nothing can be saved"):
-            many.salvage(tmp_path / "saved")
+            salvage(many.store, tmp_path / "saved")
         assert not (tmp_path / "saved").exists()
         assert not list(tmp_path.glob("*.new"))
     else:
@@ -439,7 +440,7 @@ def test_nothing_can_be_saved_without_the_schema(many: Collection, tmp_path: Pat
 
 def test_salvage_does_not_overwrite(many: Collection, tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match="already exists"):
-        many.salvage(tmp_path / "open")
+        salvage(many.store, tmp_path / "open")
     assert len(list((tmp_path / "open").iterdir())) == 40
 
 

@@ -226,6 +226,7 @@ def test_a_worker_that_cannot_start_ends_the_sync(
 ) -> None:
     monkeypatch.setattr(worker_process, "BOOT", "raise ImportError('no such thing')")
     monkeypatch.setattr("ragfm.parsing.sandbox.worker_pool._shared", None)
+    (docs / "page.html").write_text("<p>A page.")
     with pytest.raises(WorkerError, match="ImportError: no such thing"):
         collection.sync(docs)
     shared_worker_pool().close()

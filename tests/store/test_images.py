@@ -18,6 +18,7 @@ from support.written_pdf import lines, pdf, rule
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import image_key
+from ragfm.maintenance.salvage import salvage
 from ragfm.store.catalog import Catalog
 from ragfm.store.tables import documents, images
 from ragfm.testing import HashingEmbedder
@@ -26,7 +27,7 @@ CHART, PHOTO, SECRET = (picture(text) for text in ("chart", "photo", "walnut"))
 
 
 def _count(collection: Collection) -> int:
-    return collection._store.catalog.image_sizes(collection.generation)[0]
+    return collection.store.catalog.image_sizes(collection.status().generation)[0]
 
 
 def _lacking(run: object, schema: str = "") -> None:
@@ -130,7 +131,7 @@ def test_backup_salvage_and_export_have_the_images(tmp_path: Path) -> None:
     collection.backup(tmp_path / "backup")
     restored = Collection.open(tmp_path / "restored", settings=Settings(), embedder=HashingEmbedder())
     restored.restore(tmp_path / "backup")
-    collection.salvage(tmp_path / "saved")
+    salvage(collection.store, tmp_path / "saved")
     saved = Collection.open(tmp_path / "saved", settings=Settings(), embedder=HashingEmbedder())
     for copy in (restored, saved):
         assert copy.image(image_key(CHART)).data == CHART
@@ -234,6 +235,7 @@ def test_collections_of_text_load_no_library_for_images(tmp_path: Path, docs: Pa
 import sys
 from ragfm import Collection, Settings
 from ragfm.testing import HashingEmbedder
+from ragfm.maintenance.salvage import salvage
 collection = Collection.open({str(tmp_path / ".ragfm")!r}, settings=Settings(), embedder=HashingEmbedder())
 collection.sync({str(docs)!r})
 assert collection.search("leave")[0].image is None
@@ -248,21 +250,22 @@ def test_the_setting_parses_only_documents_with_figures_again(tmp_path: Path, do
     chart = f"0.1 0.2 0.7 rg {bars} 0 g {rule(140, 400, 330, 400)}" + lines("Q1 to Q3", x=160, y=388, size=8)
     caption = lines("Fig. 3: Sales of walnuts", x=140, y=365, size=9)
     (docs / "sales.pdf").write_bytes(pdf(lines("The walnut report has a chart of sales.", y=700) + chart + caption))
+    (docs / "page.html").write_text("<p>A page without pictures.")
 
     def opened(images: bool) -> Collection:
         settings = Settings(parse={"images": images})
         return Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
 
-    assert opened(images=False).sync(docs).added == 5
+    assert opened(images=False).sync(docs).added == 6
     with opened(images=True) as collection:
         report = collection.sync(docs)
-        assert (report.updated, report.unchanged) == (2, 3)  # the PDF and the HTML page
+        assert (report.updated, report.unchanged) == (2, 4)  # the PDF and the HTML page
         (hit, *_) = collection.search("Fig. 3: Sales of walnuts")
         assert hit.text.startswith("Fig. 3: Sales of walnuts\nQ1 to Q3")
         assert hit.page == 1
         assert hit.image is not None
         assert collection.image(hit.image).media_type == "image/png"
-        assert collection.sync(docs).unchanged == 5
+        assert collection.sync(docs).unchanged == 6
     with opened(images=False) as collection:
         assert collection.sync(docs).updated == 2
         assert collection.status().images == 0

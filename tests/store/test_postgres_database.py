@@ -487,7 +487,7 @@ def test_a_running_process_notices_lost_commits(address: str, docs: Path, postgr
 def test_a_leftover_that_vanishes_hides_no_upload(address: str, docs: Path) -> None:
     collection = _open(address)
     collection.sync(docs)
-    uploads = collection.open_uploads()
+    uploads = collection.store.open_uploads()
     stored = uploads.store(io.BytesIO(b"Text."), "a.txt", ["key:ann"])
     cache = collection.path / "uploads"
     cache.mkdir()
@@ -623,10 +623,10 @@ def test_the_roles_of_the_documentation(address: str, docs: Path, postgres: Post
         False,
         True,
     ]
-    stored = writer.open_uploads().store(io.BytesIO(b"A note."), "note.txt", ["key:ann"])
-    assert [one.uri for one in reader.open_uploads().owned_by("key:ann")] == [stored.uri]
+    stored = writer.store.open_uploads().store(io.BytesIO(b"A note."), "note.txt", ["key:ann"])
+    assert [one.uri for one in reader.store.open_uploads().owned_by("key:ann")] == [stored.uri]
     with pytest.raises(AccessDeniedError):
-        reader.open_uploads().store(io.BytesIO(b"A note."), "note.txt", ["key:ann"])
+        reader.store.open_uploads().store(io.BytesIO(b"A note."), "note.txt", ["key:ann"])
     answer = Answer("How much leave?", "28 days.", "answered", (), (), (), Usage(), 0.5, query="How much leave?")
     number = writer.answer_log.add(answer, AnswerContext("bundled", None, None, None, 0.0, 0.1))
     with pytest.raises(LogError, match="permission denied"):
@@ -810,7 +810,7 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
         assert not _prepared(collection)
         assert not collection.verify().damaged
         collection.compact()
-        uploads, folder = collection.open_uploads(), docs.parent / "upload"
+        uploads, folder = collection.store.open_uploads(), docs.parent / "upload"
         assert isinstance(uploads, UploadTable)
         content = os.urandom(2**20 + 5)
         stored = uploads.store(io.BytesIO(content), "big.bin", ["key:ann", "hr"])

@@ -69,7 +69,6 @@ READS: dict[str, Callable[[Collection], Any]] = {
     "keyword": lambda collection: collection.search(f"{CANARY} office", 50, mode="keyword"),
     "hops": lambda collection: collection.search(f"{CANARY} office", 50, hops=2),
     "filter": lambda collection: collection.search("office", 50, filter="not uri = x"),
-    "candidates": lambda collection: collection.candidates(f"{CANARY} office", 50),
     "neighbours": lambda collection: collection.neighbours(collection.search("leave", 50)),
     "tables": lambda collection: collection.table_chunks(collection.search("leave", 50)),
     "documents": lambda collection: collection.documents(),
@@ -135,7 +134,7 @@ def test_revoked_rights_damage_no_view(restricted: Collection, tmp_path: Path) -
 
 
 def test_row_level_security_holds_for_uploads_and_logs(restricted: Collection) -> None:
-    uploads, log = restricted.open_uploads(), restricted.answer_log
+    uploads, log = restricted.store.open_uploads(), restricted.answer_log
     for owner in ("key:ann", "key:bob"):
         uploads.store(io.BytesIO(owner.encode()), f"{owner}.txt", [owner, "sales"])
         groups = frozenset({owner, "sales"})

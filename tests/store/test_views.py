@@ -296,19 +296,19 @@ def test_a_prepared_generation_serves_until_the_next_is_ready(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(docs)
-    ready = collection.at_least(0)
+    ready = Collection(collection.store, oldest=0)
     before = _ask(ready)
     (docs / "more.txt").write_text("Even 30 days of leave for night watchmen.")
     _reopen(collection).sync(docs)
     assert _ask(ready) == before
-    collection.refresh()
+    collection.store.refresh()
     collection._store.settle()  # the newer view is opened in the background
     with monkeypatch.context() as changes:
         changes.setattr(BM25Index, "updated", None)  # a search has nothing left to do
         assert "docs/more.txt" in [uri for uri, _ in _ask(ready)]
     (docs / "more.txt").unlink()
     _reopen(collection).sync(docs)
-    assert _ask(collection.at_least(collection.generation)) == before
+    assert _ask(Collection(collection.store, oldest=collection.status().generation)) == before
 
 
 def test_closed_documents_are_not_found_in_a_prepared_generation(collection: Collection, docs: Path) -> None:
@@ -317,7 +317,7 @@ def test_closed_documents_are_not_found_in_a_prepared_generation(collection: Col
     access = docs / "boats" / ".ragfm-access"
     access.write_text("staff\n")
     collection.sync(docs)
-    staff = collection.as_groups({"staff"}).at_least(0)
+    staff = collection.as_groups({"staff"}, oldest=0)
     both = _ask(staff)
     assert "docs/boats/leave.txt" in [uri for uri, _ in both]
     (docs / "hours.txt").write_text("Nobody works.")
@@ -335,7 +335,7 @@ def test_a_prepared_generation_of_a_replaced_collection_is_not_searched(
     collection: Collection, docs: Path, tmp_path: Path
 ) -> None:
     collection.sync(docs)
-    ready = collection.at_least(0)
+    ready = Collection(collection.store, oldest=0)
     assert _ask(ready)
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "zebras.txt").write_text("The zebra has 28 stripes.")

@@ -12,5 +12,5 @@ def write_documents(folder: Path) -> Path:
     (docs / "leave.md").write_text("# Leave\n\nYou get 28 days of leave.\n\n## Parents\n\nParents get 16 weeks more.\n")
     (docs / "hours.txt").write_text("The office opens at nine and closes at five.\n")
     (docs / "rooms.csv").write_text("room,seats\nOak,12\nElm,4\n")
-    (docs / "pets.html").write_text("<html><body><h1>Pets</h1><p>Dogs are welcome on Fridays.</p></body></html>")
+    (docs / "pets.markdown").write_text("# Pets\n\nDogs are welcome on Fridays.\n")
     return docs
