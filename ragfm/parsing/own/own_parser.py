@@ -48,17 +48,17 @@ _FUNCTIONS = {
     formats.MSG: "web.mail_message:read_msg",
     formats.IMAGE: "media.image:read_image",
     formats.AUDIO: "media.audio:read_audio",
-    formats.VIDEO: "media.video:read_video",
+    formats.VIDEO: "media.audio:read_audio",
     formats.DOC: "office.legacy_office:read_doc",
     formats.PPT: "office.legacy_office:read_ppt",
 }
 # Extras that change the text of a document, by media type. Without the others, their formats cannot be parsed at all.
 _EXTRAS = {
-    **dict.fromkeys((formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE, formats.VIDEO), "ocr"),
+    **dict.fromkeys((formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE), "ocr"),
     formats.CODE: "code",
 }
 _WITH_IMAGES = frozenset(
-    getattr(formats, name) for name in ("IMAGE", "VIDEO", "PDF", "DOCX", "PPTX", "HTML", "EPUB", "ODT", "ODP")
+    getattr(formats, name) for name in ("IMAGE", "PDF", "DOCX", "PPTX", "HTML", "EPUB", "ODT", "ODP")
 )
 _INSTALLED = {
     "ocr": find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None,
