@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ragfm.chunking import CHUNKER_VERSION, ChunkSettings
-from ragfm.parsing.own.own_parser import relevant_version
 
 if TYPE_CHECKING:
     from ragfm.core.types import Scalar
@@ -36,16 +35,6 @@ def with_parsers(recipe: str, parser: str, fallback: str) -> str:
     """A recipe with the versions of the parsers of a document; `fallback` is empty if the first parser read it."""
     parsers = {"parser": parser, **({"fallback": fallback} if fallback else {})}
     return json.dumps(json.loads(recipe) | parsers, sort_keys=True)
-
-
-@lru_cache
-def stored_recipe(recipe: str, media_type: str) -> str:
-    """A recipe of the catalog in today's form: it once named the extras of all formats in each document."""
-    parts = json.loads(recipe or "{}")
-    parser = parts.get("parser", "")
-    if "+" not in parser or " " in parser:
-        return recipe
-    return json.dumps(parts | {"parser": relevant_version(parser, media_type)}, sort_keys=True)
 
 
 def fallback_version(recipe: str, media_type: str, choice: ParserChoice) -> str:
@@ -68,7 +57,7 @@ def older_documents(catalog: Catalog, choice: ParserChoice, source_id: int | Non
     """The number of live documents, and of their chunks, from another parser or version of parser or chunker."""
     documents = chunks = 0
     for recipe, media_type, document_count, chunk_count in catalog.recipes(source_id):
-        parts = json.loads(stored_recipe(recipe, media_type) or "{}")
+        parts = json.loads(recipe or "{}")
         present = (choice.version(media_type), fallback_version(recipe, media_type, choice), CHUNKER_VERSION)
         if (parts.get("parser"), parts.get("fallback", ""), parts.get("chunker")) != present:
             documents, chunks = documents + document_count, chunks + chunk_count

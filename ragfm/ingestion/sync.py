@@ -39,7 +39,6 @@ from ragfm.ingestion.recipe import (
     fallback_version,
     older_documents,
     source_recipe,
-    stored_recipe,
     with_parsers,
     with_versions_of,
 )
@@ -310,7 +309,7 @@ class Sync:
 
     def _stored_recipe(self, path: str) -> str | None:
         known = self._current.get(path)
-        return None if known is None else stored_recipe(known.recipe, known.media_type)
+        return None if known is None else known.recipe
 
     def _same_input(self, row: Any, ref: Ref) -> bool:
         return bool(row.revision == ref.revision and row.recipe == self._environment)
@@ -406,9 +405,8 @@ class Sync:
         """Update the tags of documents that need not be parsed for that."""
         changes = {}
         for path, row in self._current.items():
-            known = stored_recipe(row.recipe, row.media_type)
             recipe = self._recipe_of(path, kept=self._keep_recipe)
-            if recipe != known and differs_by_tags_only(known, recipe):
+            if recipe != row.recipe and differs_by_tags_only(row.recipe, recipe):
                 changes[path] = tags_of(recipe), recipe
         if changes:
             self._catalog.retag(self._source, changes)
@@ -418,10 +416,9 @@ class Sync:
     def _recipe_of(self, path: str, *, kept: bool) -> str:
         """The recipe of a known document; if it is `kept`, with the versions that prepared it."""
         row = self._current[path]
-        known = stored_recipe(row.recipe, row.media_type)
         if kept:
-            return self._with_tags(with_versions_of(self._recipe, known), path)
-        fallback = fallback_version(known, row.media_type, self._choice)
+            return self._with_tags(with_versions_of(self._recipe, row.recipe), path)
+        fallback = fallback_version(row.recipe, row.media_type, self._choice)
         return self._with_tags(with_parsers(self._recipe, self._choice.version(row.media_type, path), fallback), path)
 
     def _with_tags(self, recipe: str, path: str) -> str:

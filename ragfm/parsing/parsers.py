@@ -161,7 +161,7 @@ def image_formats(name: str) -> Collection[str]:
 
 
 def parser_version(name: str, media_type: str) -> str:
-    """The parser in a recipe: name and version; for ragfm's own only the version, as in older recipes."""
+    """The parser in a recipe: name and version; for ragfm's own only the version."""
     parser = installed_parsers().get(name)
     version = parser.version(media_type) if parser else ""
     return version if name == OWN else f"{name} {version}"

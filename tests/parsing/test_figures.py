@@ -19,7 +19,6 @@ from ragfm.core.types import Blob, Chunk, Document, Mark, image_key
 from ragfm.ingestion.preparation import Outcome
 from ragfm.parsing import ParserChoice, formats, parse
 from ragfm.parsing.figures import MAX_SIDE, image_type, kept_image, open_image
-from ragfm.parsing.own.own_parser import relevant_version
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
 from ragfm.parsing.sandbox.worker_protocol import FrameReader, pack_document, unpack_document
 
@@ -218,11 +217,9 @@ def test_recipes_change_only_where_images_are_kept(monkeypatch: pytest.MonkeyPat
     assert "images" not in text_only.description
     version = images.version(formats.DOCX)
     assert version == f"{text_only.version(formats.DOCX)}+images"
-    assert relevant_version(f"{version}+ocr", formats.DOCX) == f"{version}+ocr"
     pages = ParserChoice(images="pages")
     assert pages.version(formats.DOCX) == version
     assert pages.version(formats.PDF) != images.version(formats.PDF)
-    assert relevant_version(pages.version(formats.PDF), formats.PDF) == pages.version(formats.PDF)
     monkeypatch.setattr("ragfm.parsing.parsers.has_ocr", lambda: True)
     assert images.version(formats.DOCX) == f"{version}+ocr"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import sys
 import zipfile
@@ -12,7 +11,6 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from support.shell import Shell
 
 from ragfm import Collection
@@ -21,11 +19,10 @@ from ragfm.core.errors import ConfigError, MissingExtraError, ParseError, Unknow
 from ragfm.core.registry import plugins
 from ragfm.core.types import Blob, Mark
 from ragfm.parsing import Format, ParsedText, ParserChoice, formats, heartbeat, parse
-from ragfm.parsing.own.own_parser import OwnParser, relevant_version
+from ragfm.parsing.own.own_parser import OwnParser
 from ragfm.parsing.parsers import installed_parsers, known_formats
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
 from ragfm.parsing.sandbox.worker_process import Limits
-from ragfm.store.tables import documents
 from ragfm.testing import HashingEmbedder, check_parser
 
 DOCS = Path(__file__).parents[2] / "docs" / "parsers.md"
@@ -259,26 +256,6 @@ def test_an_extra_concerns_its_formats_only(monkeypatch: pytest.MonkeyPatch) -> 
     assert changed == {formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE}
     installed |= {"ocr": False, "code": True}
     assert {kind for kind in before if OwnParser().version(kind) != before[kind]} == {formats.CODE}
-
-
-def test_recipes_that_name_the_extras_of_all_formats_still_hold(
-    tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ragfm.parsing.own.own_parser._INSTALLED", {"ocr": True, "code": True})
-    assert relevant_version("11+ocr+code", formats.PDF) == OwnParser().version(formats.PDF) == "11+ocr"
-    with _collection(tmp_path / ".ragfm") as collection:
-        collection.sync(docs)
-        with collection._store.writing() as catalog, catalog.write() as connection:
-            columns = (documents.c.id, documents.c.recipe, documents.c.media_type)
-            for number, recipe, kind in connection.execute(sa.select(*columns)).all():
-                version = OwnParser().version(kind).partition("+")[0]
-                older = json.dumps(json.loads(recipe) | {"parser": f"{version}+ocr+code"}, sort_keys=True)
-                connection.execute(documents.update().where(documents.c.id == number).values(recipe=older))
-        assert collection.status().older == 0
-        assert collection.sync(docs).unchanged == 4
-        tagged = collection.sync(docs, tags={"team": "hr"})
-        assert (tagged.updated, tagged.chunks) == (4, 0)
-        assert collection.sync(docs).unchanged == 4
 
 
 # --- The command line --------------------------------------------------------------------------------------------

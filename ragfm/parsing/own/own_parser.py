@@ -11,18 +11,7 @@ from ragfm.parsing import formats
 if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
-_VERSION = "5"
-# Of formats that have changed since.
-_VERSIONS = {
-    **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.JSON, formats.CODE, formats.RTF), "6"),
-    **dict.fromkeys((formats.CSV, formats.TSV, formats.ODS), "7"),
-    **dict.fromkeys((formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
-    **dict.fromkeys((formats.XLS, formats.DOCX, formats.DOC, formats.ODT), "8"),
-    formats.XLSX: "9",
-    formats.PDF: "11",
-    formats.HTML: "11",
-    **dict.fromkeys((formats.EML, formats.MSG, formats.EPUB), "12"),
-}
+_VERSION = "13"
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
     formats.TEXT: "plain_text:read_text",
@@ -75,8 +64,8 @@ class OwnParser:
 
     def version(self, media_type: str) -> str:
         """The version, with the extra that changes the text of this format, if it is installed."""
-        version, extra = _VERSIONS.get(media_type, _VERSION), _EXTRAS.get(media_type, "")
-        return f"{version}+{extra}" if _INSTALLED.get(extra) else version
+        extra = _EXTRAS.get(media_type, "")
+        return f"{_VERSION}+{extra}" if _INSTALLED.get(extra) else _VERSION
 
     def parse(self, data: bytes, name: str, media_type: str, *, images: bool | Literal["pages"] = False) -> ParsedText:
         """Parse a document; only the module of its format is imported. `images` is for the formats that have them."""
@@ -85,11 +74,3 @@ class OwnParser:
         options = {"images": images} if images else {}
         parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
         return parsed
-
-
-def relevant_version(version: str, media_type: str) -> str:
-    """Reduce a version that names all extras, such as `5+ocr+code`, to those that concern one media type."""
-    number, *extras = version.split("+")
-    if {"images", "pages"} & set(extras):  # newer than those versions
-        return version
-    return "+".join([number, *(extra for extra in extras if extra == _EXTRAS.get(media_type))])
