@@ -57,7 +57,7 @@ class ParseSection(_Section):
     fallback: str | None = Field(None, description="Parser to try for a document that its first parser cannot read.")
     images: bool | Literal["pages"] = Field(
         False,
-        description="Index figures: pictures, charts and photographs in documents, and image files; with `pages`, each "
+        description="Index figures: pictures and photographs in documents, and image files; with `pages`, each "
         "page of a PDF file as a whole.",
     )
 

@@ -15,13 +15,13 @@ from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.pdf.pdf_contents import drop_contents
-from ragfm.parsing.own.pdf.pdf_figures import is_label, place_figures, read_figures
+from ragfm.parsing.own.pdf.pdf_figures import read_figures
 from ragfm.parsing.own.pdf.pdf_hyphens import resolve_hyphens
 from ragfm.parsing.own.pdf.pdf_layout import read_layout
 from ragfm.parsing.own.pdf.pdf_lines import Block
 from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
 from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
-from ragfm.parsing.own.pdf.pdf_types import Box, Figure
+from ragfm.parsing.own.pdf.pdf_types import Figure
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
 from ragfm.parsing.table_layout import MAX_CAPTION, MAX_CAPTION_LINES, scale_of
 
@@ -154,25 +154,22 @@ def build_text(
     for number, blocks in enumerate(blocks_by_page, 1):
         builder.start_page(number)
         above: list[Block] = []  # since the last table or the start of the page
-        # Blocks that a figure takes are text above a table nevertheless, as they are without figures.
-        figures_at, taken = _arrange_figures(blocks, figures_by_page[number - 1], headings)
+        placed, captioned = _place_figures(blocks, figures_by_page[number - 1], headings)
         for at, block in enumerate([*blocks, None]):
-            for placed in figures_at.get(at, ()):
-                texts = [text for part in placed.texts if (text := _text(part))]
-                if builder.has_figure(placed.figure.image):  # a picture on many pages, such as a logo, is stored once
-                    for text in texts:
-                        builder.add_block(text)
-                    continue
-                if recognized := _text(placed.figure.text):
-                    texts.append(recognized)
-                start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
-                builder.mark_figure(placed.figure.image, start, _text(placed.caption), placed.figure.place)
+            for figure in [*placed.get(at, ()), *([captioned[at]] if at in captioned else ())]:
+                caption = _text(block.text) if block is not None and at in captioned and figure is captioned[at] else ""
+                if not builder.has_figure(figure.image):  # a picture on many pages, such as a logo, is stored once
+                    texts = [text for text in (caption, _text(figure.text)) if text]
+                    start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
+                    builder.mark_figure(figure.image, start, caption, figure.place)
+                elif caption:
+                    builder.add_block(caption)
             if block is None:
                 continue
             text = _text(block.text)
             continues = unfinished and not at and text[:1].islower()
             unfinished = False
-            if at in taken:
+            if at in captioned:
                 above.append(block)
                 continue
             if block.rows:
@@ -236,67 +233,37 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
     return [line for line in lines if any(map(str.isalpha, line)) and not line.startswith("|")]
 
 
-class _PlacedFigure(NamedTuple):
-    """A figure with its caption, and the texts that it takes: caption and labels."""
-
-    figure: Figure
-    caption: str
-    texts: list[str]
-
-
-def _arrange_figures(
+def _place_figures(
     blocks: Sequence[Block], figures: Sequence[Figure], headings: _Headings
-) -> tuple[dict[int, list[_PlacedFigure]], set[int]]:
-    """The figures of a page by the position of the block in whose place they are, and the blocks that they take.
+) -> tuple[dict[int, list[Figure]], dict[int, Figure]]:
+    """The figures of a page, by the position of the block before which each stands, or of the block that captions it.
 
-    A caption is next to the figure, below it or above. It begins with a name and a number, as in "Abb. 3:", or is
-    directly before or after the figure, and has smaller letters than the body.
+    A caption is next to the figure, below it or above. It begins with a name and a number, as in "Abb. 3:", or has
+    smaller letters than the body. A figure without one stands behind the last block above it.
     """
-    captions: dict[int, int] = {}
-    for number, figure in enumerate(figures):
-        near = [
-            at
-            for at, block in enumerate(blocks)
-            if at not in captions.values() and _is_labelled(block, inside=figure.box.contains(*block.box.center))
-        ]
-        near = [at for at in near if _is_near(blocks[at], figure.box)]
-        if near:
-            middle = figure.box.center[1]
-            captions[number] = min(near, key=lambda at: (blocks[at].box.top < middle, abs(blocks[at].box.top - middle)))
-    texts = [any(map(str.isalnum, block.text)) and not headings.level_of(block) for block in blocks]
-    labels = [texts[at] and is_label(block) and at not in captions.values() for at, block in enumerate(blocks)]
-    places = place_figures(blocks, figures, labels)
-    taken = {*captions.values(), *chain.from_iterable(range(start, end) for start, end in places)}
-    arranged: dict[int, list[_PlacedFigure]] = {}
-    for number, (figure, (start, end)) in enumerate(zip(figures, places, strict=True)):
-        if number not in captions:
-            beside = [at for at in (end, start - 1) if 0 <= at < len(blocks) and at not in taken and texts[at]]
-            beside = [at for at in beside if _is_near(blocks[at], figure.box) and headings.is_small(blocks[at])]
-            if beside:
-                captions[number] = beside[0]
-            taken.update(beside[:1])
-        caption = blocks[captions[number]].text if number in captions else ""
-        inside = [block.text for block in blocks[start:end]]
-        at = start if start < end else captions.get(number, start)
-        arranged.setdefault(at, []).append(_PlacedFigure(figure, caption, [caption, *inside]))
-    return arranged, taken
-
-
-def _is_near(block: Block, box: Box) -> bool:
-    """Whether a block of text may be a caption of what is in a box, by its length and distance."""
-    if block.rows or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION:
-        return False
-    if block.box.x0 >= box.x1 or block.box.x1 <= box.x0:
-        return False
-    # Short captions are within the box, as labels are.
-    below, above = block.box.top - box.bottom, box.top - block.box.bottom
-    return -2 * block.size <= below <= 4 * block.size or -2 * block.size <= above <= 2 * block.size
-
-
-def _is_labelled(block: Block, *, inside: bool) -> bool:
-    """Whether a block next to a figure begins like a caption; `inside` a figure, "Q1" is the label of an axis."""
-    label = _LABEL.match(block.text)
-    return label is not None and (bool(label[1]) or (not inside and block.lines <= 3 and not block.text.endswith(".")))
+    placed: dict[int, list[Figure]] = {}
+    captioned: dict[int, Figure] = {}
+    for figure in figures:
+        box = figure.box
+        candidates: list[tuple[bool, bool, float, int]] = []
+        above, below = [0], [len(blocks)]
+        for at, block in enumerate(blocks):
+            if block.box.x0 >= box.x1 or block.box.x1 <= box.x0:
+                continue
+            is_above = block.box.center[1] < box.center[1]
+            (above if is_above else below).append(at + is_above)
+            distance = box.top - block.box.bottom if is_above else block.box.top - box.bottom
+            is_near = -block.size <= distance <= (2 if is_above else 4) * block.size
+            is_text = not (block.rows or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION)
+            label = _LABEL.match(block.text)
+            is_labelled = bool(label and (label[1] or (block.lines <= 3 and not block.text.endswith("."))))
+            if at not in captioned and is_text and is_near and (is_labelled or headings.is_small(block)):
+                candidates.append((not is_labelled, is_above, distance, at))
+        if candidates:
+            captioned[min(candidates)[-1]] = figure
+        else:
+            placed.setdefault(max(above) or min(below), []).append(figure)
+    return placed, captioned
 
 
 def _text(drawn: str) -> str:

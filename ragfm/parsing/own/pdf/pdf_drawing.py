@@ -53,10 +53,8 @@ class Drawing:
     rules: list[Box] = field(default_factory=list)
     areas: list[_Area] = field(default_factory=list)
     images: list[Box] = field(default_factory=list)
-    shapes: list[Box] = field(default_factory=list)
-    """Paths with curves or diagonal lines."""
-    fills: list[tuple[Box, Colour]] = field(default_factory=list)
-    """Filled paths with their colour."""
+    has_shapes: bool = False
+    """Whether there are paths with curves or diagonal lines."""
     paint_order: dict[int, int] = field(default_factory=dict)
     """Position of each text object, by its address, in the order of painting."""
     links: list[tuple[Box, str]] = field(default_factory=list)
@@ -194,15 +192,12 @@ class _ObjectReader:
         if fill_mode.value:
             red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
             has_colour = pdfium.FPDFPageObj_GetFillColor(item, red, green, blue, alpha)
-            if has_colour and alpha.value:
-                self._drawing.fills.append((box, (red.value, green.value, blue.value)))
             opaque = alpha.value == 255 and not pdfium.FPDFPageObj_HasTransparency(item)
             if len(self._drawing.areas) < _MAX_AREAS:
                 colour = (red.value, green.value, blue.value) if has_colour and opaque and count <= 5 else None
                 self._drawing.areas.append(_Area(self._order, box, colour))
         if not 1 < count <= _MAX_SEGMENTS:
-            if count > _MAX_SEGMENTS and (fill_mode.value or stroke.value):
-                self._drawing.shapes.append(box)
+            self._drawing.has_shapes |= count > _MAX_SEGMENTS and bool(fill_mode.value or stroke.value)
             return
 
         # Straight segments that run along the page are rules.
@@ -225,8 +220,7 @@ class _ObjectReader:
             if pdfium.FPDFPathSegment_GetClose(segment):
                 is_straight &= self._add_rule(point, start)
                 last = start
-        if not is_straight and (fill_mode.value or stroke.value):
-            self._drawing.shapes.append(box)
+        self._drawing.has_shapes |= not is_straight and bool(fill_mode.value or stroke.value)
 
     def _add_rule(self, first: tuple[float, float], last: tuple[float, float]) -> bool:
         """Add a segment if it runs along the page. Returns whether it does."""

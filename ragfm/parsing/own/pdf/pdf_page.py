@@ -122,7 +122,7 @@ def read_page(document: PdfDocument, index: int, *, images: bool | Literal["page
             pixels = rasterize(page, _OCR_SCALE)
             words = recognize_words(pixels, pixels.shape[1] / max(content.width, 1))
             content.words = words or content.words
-        is_blank = not (content.words or content.turned or content.drawing.images or content.drawing.shapes)
+        is_blank = not (content.words or content.turned or content.drawing.images or content.drawing.has_shapes)
         if (images == "pages" and not is_blank) or (images and is_scan):
             content.image = render(page, Box(0, 0, content.width, content.height))
         return content
