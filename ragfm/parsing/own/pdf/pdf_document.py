@@ -276,7 +276,14 @@ class _Headings:
 
     def __init__(self, blocks_by_page: Sequence[Sequence[Block]]) -> None:
         blocks = [block for blocks in blocks_by_page for block in blocks]
-        self._below_title = _blocks_below_title(blocks_by_page)
+        # Of a title page, with subtitle and authors, the title is the only heading.
+        filled = [blocks for blocks in blocks_by_page if blocks]
+        self._below_title: set[int] = set()  # ids of blocks
+        if len(filled) > 1 and len(filled[0]) <= _MAX_TITLE_BLOCKS:
+            title = max(filled[0], key=lambda block: block.size)
+            if not any(block.rows or len(block.text) > _MAX_HEADING for block in filled[0]):
+                below = (block for block in filled[0] if block is not title and not _NUMBERED.match(block.text))
+                self._below_title.update(map(id, below))
         sizes: Counter[float] = Counter()
         for block in blocks:
             sizes[_round(block.size)] += len(block.text)
@@ -314,17 +321,6 @@ class _Headings:
             and block.lines <= 2
             and not text.endswith((".", ":"))
         )
-
-
-def _blocks_below_title(blocks_by_page: Sequence[Sequence[Block]]) -> set[int]:
-    """The ids of blocks on a title page, such as subtitle and authors: the title is its only heading."""
-    filled = [blocks for blocks in blocks_by_page if blocks]
-    if len(filled) < 2 or len(filled[0]) > _MAX_TITLE_BLOCKS:
-        return set()
-    if any(block.rows or len(block.text) > _MAX_HEADING for block in filled[0]):
-        return set()
-    title = max(filled[0], key=lambda block: block.size)
-    return {id(block) for block in filled[0] if block is not title and not _NUMBERED.match(block.text)}
 
 
 def _round(size: float) -> float:

@@ -240,8 +240,12 @@ class _WordReader:
             else:
                 if style.size >= _MAX_SUPERSCRIPT * self._style.size:
                     self._last_large = character if character.isalnum() else self._last_large
-                elif self._is_exponent(style, box, self._style.size, word.bottom):
-                    character = character.translate(SUPERSCRIPTS)  # 10⁶, not 106
+                elif (
+                    box.bottom < word.bottom - _MIN_RISE * self._style.size
+                    and self._last_large.isdecimal()
+                    and self._characters.count("(") == self._characters.count(")")  # the one in "(1)" is clear
+                ):
+                    character = character.translate(SUPERSCRIPTS)  # 10⁶, not 106: an exponent or a footnote
                 # PDFium reverses the letters of one glyph in words that run from right to left.
                 is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
                 self._characters.insert(len(self._characters) - is_reversed, character)
@@ -296,11 +300,6 @@ class _WordReader:
                 joined.add(id(initial))
         if joined:
             self._content.words = [word for word in words if id(word) not in joined]
-
-    def _is_exponent(self, style: _Style, box: Box, size: float, bottom: float) -> bool:
-        """Whether a character is a superscript of a number: an exponent or a footnote. The one in "(1)" is clear."""
-        is_raised = style.size < _MAX_SUPERSCRIPT * size and box.bottom < bottom - _MIN_RISE * size
-        return is_raised and self._last_large.isdecimal() and self._characters.count("(") == self._characters.count(")")
 
     def _read_style(self, index: int, text_object: Any, key: int, box: Box) -> _Style:
         import pypdfium2.raw as pdfium
