@@ -18,7 +18,7 @@ from ragfm.parsing.own.office.office_xml import (
 )
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
-from ragfm.parsing.table_layout import Cell, arrange_table
+from ragfm.parsing.table_layout import Cell, arrange_table, repeat_cells
 
 _DROPPED = frozenset(
     "tracked-changes annotation annotation-end desc title bookmark sequence-decls forms note-citation notes"
@@ -200,28 +200,21 @@ class _BodyReader:
 
     def _add_table(self, table: Node) -> None:
         header_rows = len(list(_rows(child(table, "table-header-rows"))))
+        row_nodes = list(_rows(table))
+        lines = [
+            [
+                Cell(
+                    self._joined_text(node),
+                    _repeats(node, "number-columns-spanned"),
+                    _repeats(node, "number-rows-spanned"),
+                )
+                for node in children(row_node, "table-cell")  # others are covered by them
+                for _ in range(_repeats(node, "number-columns-repeated"))
+            ]
+            for row_node in row_nodes
+        ]
         rows: list[list[Cell]] = []
-        open_spans: dict[int, tuple[int, Cell]] = {}  # first column: number of rows to come
-        for row_node in _rows(table):
-            row: list[Cell] = []
-            column = covered = 0
-            for node in row_node:
-                for _ in range(_repeats(node, "number-columns-repeated")):
-                    if local_name(node) == "covered-table-cell" and covered:  # by the cell to the left
-                        covered -= 1
-                        continue
-                    if local_name(node) == "covered-table-cell":
-                        rows_left, cell = open_spans.pop(column, (0, Cell("")))
-                    elif local_name(node) == "table-cell":
-                        cell = Cell(self._joined_text(node), _repeats(node, "number-columns-spanned"))
-                        rows_left = _repeats(node, "number-rows-spanned")
-                    else:
-                        continue
-                    if rows_left > 1:
-                        open_spans[column] = (rows_left - 1, cell)
-                    row.append(cell)
-                    column += cell.columns
-                    covered = cell.columns - 1
+        for row_node, row in zip(row_nodes, repeat_cells(lines), strict=True):
             while row and not row[-1].text:
                 row.pop()
             if row:
