@@ -34,16 +34,12 @@ class PreparedImage:
     data: bytes
 
 
+@lru_cache(_CACHED_IMAGES)
 def prepare_image(image: ImagePart, side: int, *, encoded: bool = False) -> PreparedImage:
     """Decode and scale an image; with `encoded`, as a file: the image's own if it needs no change, else a PNG.
 
     Raises UnsupportedError for an image that cannot be read, MissingExtraError without Pillow.
     """
-    return _prepare(image, side, encoded)
-
-
-@lru_cache(_CACHED_IMAGES)
-def _prepare(image: ImagePart, side: int, encoded: bool) -> PreparedImage:
     with tempfile.TemporaryFile() as file:
         file.write(image.data)
         file.seek(0)

@@ -100,9 +100,17 @@ class WorkerPool:
         process: WorkerProcess | None = None
         try:
             while batch := self._next_batch():
-                previous, process = process, None
                 try:
-                    process = self._process_for_batch(previous)
+                    if process is not None and process.is_worn:
+                        self._stop(process)
+                        process = None
+                    if process is None:
+                        process = WorkerProcess(self._limits)
+                        with self._changed:
+                            self._processes.add(process)
+                            closed = self._closed
+                        if closed:
+                            raise WorkerError("Cannot parse the document: the worker processes have been stopped.")
                     process = self._parse_batch(process, batch)
                 except Exception as error:  # whoever waits for a document must not wait forever
                     for _, future in batch:
@@ -134,21 +142,6 @@ class WorkerPool:
                 if not self._queue:
                     self._threads -= 1
                     return batch
-
-    def _process_for_batch(self, previous: WorkerProcess | None) -> WorkerProcess:
-        """The previous process, or a new one where it is worn."""
-        if previous is not None and not previous.is_worn:
-            return previous
-        if previous is not None:
-            self._stop(previous)
-        process = WorkerProcess(self._limits)
-        with self._changed:
-            self._processes.add(process)
-            closed = self._closed
-        if closed:
-            self._stop(process)
-            raise WorkerError("Cannot parse the document: the worker processes have been stopped.")
-        return process
 
     def _stop(self, process: WorkerProcess) -> None:
         with self._changed:
