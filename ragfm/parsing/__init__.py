@@ -11,7 +11,7 @@ they come from the structure of the source, so a paragraph that only looks like 
     rendering      builds the text and its marks
     table_layout   headers over several columns, symbols in cells of their own
     figures        images of documents: which are kept, and in which size
-    image_preparation  images for models: decoded and scaled in a confined process (image_service)
+    image_preparation  images for models: decoded and scaled in a confined process
     own/           text, Markdown, CSV and TSV, JSON, XML, source code
     own/pdf/       PDF: words, lines, tables, columns, hidden text
     own/office/    DOCX, PPTX, spreadsheets, ODT and ODP, RTF, DOC and PPT
