@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Literal, NamedTuple
 
+import pypdfium2
+
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
@@ -55,8 +57,6 @@ def read_pdf(data: bytes, name: str, *, images: bool | Literal["pages"] = False)
     `unread_pages`, which are damaged. Raises ParseError for a protected file and for one without a readable page,
     SkipDocument where no page has text.
     """
-    import pypdfium2
-
     with _LOCK:
         try:
             document = pypdfium2.PdfDocument(data)

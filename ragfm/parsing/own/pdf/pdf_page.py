@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import pypdfium2.raw as pdfium
+
 from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
 from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, read_drawing, read_links
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Figure, Word
@@ -89,8 +91,6 @@ def read_page(document: PdfDocument, index: int, *, images: bool | Literal["page
 
     The caller holds the PDFium lock. Raises PdfiumError.
     """
-    import pypdfium2.raw as pdfium
-
     page = document[index]
     try:
         geometry = _Geometry(page)
@@ -159,8 +159,6 @@ class _WordReader:
     """Reads the characters of a page and groups them into words."""
 
     def __init__(self, text_page: PdfTextPage, geometry: _Geometry, content: PageContent) -> None:
-        import pypdfium2.raw as pdfium
-
         self._text_page = text_page
         self._geometry = geometry
         self._content = content
@@ -184,8 +182,6 @@ class _WordReader:
 
         A word ends at white space, at a gap, or where another line begins.
         """
-        import pypdfium2.raw as pdfium
-
         # Local names: the loop runs once per character.
         count, handle = self._text_page.count_chars(), self._text_page.raw
         get_code, get_object = pdfium.FPDFText_GetUnicode, pdfium.FPDFText_GetTextObject
@@ -302,8 +298,6 @@ class _WordReader:
             self._content.words = [word for word in words if id(word) not in joined]
 
     def _read_style(self, index: int, text_object: Any, key: int, box: Box) -> _Style:
-        import pypdfium2.raw as pdfium
-
         found = pdfium.FPDFText_GetMatrix(self._text_page.raw, index, self._matrix_pointer)
         matrix = self._matrix if found else pdfium.FS_MATRIX()
         size = abs(pdfium.FPDFText_GetFontSize(self._text_page.raw, index)) * math.hypot(matrix.c, matrix.d)
@@ -323,8 +317,6 @@ class _WordReader:
         return _Style(size, face, self._geometry.turn(matrix.a, matrix.b), visible, layer)
 
     def _is_visible(self, text_object: Any, key: int, box: Box) -> bool | None:
-        import pypdfium2.raw as pdfium
-
         drawing = self._content.drawing
         mode = pdfium.FPDFTextObj_GetTextRenderMode(text_object)
         if mode in (_INVISIBLE_MODE, _CLIPPING_MODE):
