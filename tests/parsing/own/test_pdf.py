@@ -833,7 +833,7 @@ def test_the_text_of_all_documents_is_the_same_with_figures(data: Path) -> None:
         image(40, 740, 500, 40),
         image(100, 500, 20, 20),
         image(0, 0, 612, 792),
-        image(60, 500, 500, 230),
+        image(66, 670, 480, 60),
     ],
     ids=["drawing", "banner", "icon", "background", "panel of text"],
 )
