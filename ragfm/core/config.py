@@ -42,9 +42,6 @@ class ChunkSection(_Section):
         description="Maximum size of a chunk with its context, in tokens of the embedding model. "
         "Default: the model's window, up to 256.",
     )
-    overlap: int = Field(
-        0, ge=0, description="Maximum number of tokens repeated from the previous chunk, in whole sentences."
-    )
 
 
 class ParseSection(_Section):

@@ -245,7 +245,7 @@ def _rechunked(collection: Collection, size: int | None, progress: ProgressCallb
         yield collection
         return
 
-    chunk = settings.chunk.model_copy(update={"size": size, "overlap": min(settings.chunk.overlap, (size or 256) // 4)})
+    chunk = settings.chunk.model_copy(update={"size": size})
     status = collection.status()
     embedder = str(status.embedder["embedder"])
     changed = settings.model_copy(update={"chunk": chunk, "embedder": embedder, "sources": []})
