@@ -113,6 +113,9 @@ class WorkerPool:
                             raise WorkerError("Cannot parse the document: the worker processes have been stopped.")
                     process = self._parse_batch(process, batch)
                 except Exception as error:  # whoever waits for a document must not wait forever
+                    if process is not None:
+                        self._stop(process)
+                    process = None
                     for _, future in batch:
                         _set_exception(future, error)
         finally:
@@ -154,7 +157,9 @@ class WorkerPool:
         for index, (job, future) in enumerate(batch):
             is_new = process.parsed == 0
             try:
-                result = process.receive(job)
+                document = process.receive(job)
+            except RagfmError as error:
+                _set_exception(future, error)
             except WorkerEnded as ended:
                 # An earlier document may have damaged the process: then the document is retried in a new one.
                 failed = is_new or ended.document_at_fault
@@ -165,11 +170,9 @@ class WorkerPool:
                     name = job.uri.rstrip("/").rsplit("/", 1)[-1] or job.uri
                     _set_exception(future, ParseError(f"{name} cannot be parsed: {ended}."))
                 return None
-            if isinstance(result, RagfmError):
-                _set_exception(future, result)
             else:
                 with contextlib.suppress(Exception):  # cancelled in the meantime
-                    future.set_result(result)
+                    future.set_result(document)
         return process
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
-from ragfm.core.errors import RagfmError, WorkerError
+from ragfm.core.errors import WorkerError
 from ragfm.core.types import Blob, Document
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.parsing.sandbox import worker_protocol
@@ -182,26 +182,20 @@ class WorkerProcess:
         """
         self._outgoing = b"".join(worker_protocol.pack_blob(job.blob, job.uri, job.choice) for job in jobs)
 
-    def receive(self, job: Job) -> Document | RagfmError:
-        """Return the result of the next document that was sent. Raises WorkerEnded where the process ended."""
+    def receive(self, job: Job) -> Document:
+        """Return the next document that was sent. Raises its RagfmError, and WorkerEnded where the process ended."""
         limits = self._limits
         # Memory of a model that was loaded for an earlier document does not count.
         kept = self._resident_memory() if self._has_models else 0
         self._memory_limit = min(limits.memory + kept, limits.model_memory)
         message, self._outgoing = self._outgoing, b""
         total_seconds = limits.seconds + limits.seconds_per_mib * len(job.blob.data) / 2**20
-        frame = self._exchange_until_result(message, job.is_wanted, limits.stall_seconds, total_seconds)
         self.parsed += 1
+        frame = self._exchange_until_result(message, job.is_wanted, limits.stall_seconds, total_seconds)
         try:
-            if frame.kind == worker_protocol.DOCUMENT:
-                return worker_protocol.unpack_document(frame, job.blob, job.uri)
-            if frame.kind == worker_protocol.ERROR:
-                return worker_protocol.unpack_error(frame.fields)
+            return worker_protocol.unpack_document(frame, job.blob, job.uri)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self.stop()
-            raise WorkerEnded(f"{self._name} sent an invalid result: {error}", document_at_fault=True) from error
-        self.stop()
-        raise WorkerEnded(self._memory_reason(), document_at_fault=False)
+            self._fail(f"{self._name} sent an invalid result: {error}")
 
     def call(self, arguments: Sequence[Any], file: int | None, max_bytes: int) -> tuple[Any, bytes]:
         """Call the service with JSON values, and a file by its descriptor.
@@ -218,12 +212,7 @@ class WorkerProcess:
         limits = self._limits
         frame = self._exchange_until_result(message, lambda: True, limits.stall_seconds, limits.seconds)
         self.is_busy = False
-        if frame.kind == worker_protocol.RESULT:
-            return frame.fields, frame.data
-        if frame.kind == worker_protocol.ERROR:
-            raise worker_protocol.unpack_error(frame.fields)
-        self.stop()
-        raise WorkerEnded(self._memory_reason(), document_at_fault=False)
+        return frame.fields, frame.data
 
     @property
     def is_worn(self) -> bool:
@@ -263,7 +252,7 @@ class WorkerProcess:
     def _exchange_until_result(
         self, message: bytes, is_wanted: Callable[[], bool], stall_seconds: float, total_seconds: float
     ) -> worker_protocol.Frame:
-        """Send a message and return the next frame that is not a sign of life, within the limits."""
+        """Send a message and return the frame of the result, within the limits. Raises the RagfmError in its place."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -277,6 +266,11 @@ class WorkerProcess:
                     self._memory_limit, self._has_models = self._limits.model_memory, True
                     if frame.kind == worker_protocol.HEAVY_PARSER_STARTED:
                         stall_seconds = math.inf
+                elif frame.kind == worker_protocol.OUT_OF_MEMORY:
+                    self._fail(self._memory_reason(), document_at_fault=False)
+                elif frame.kind == worker_protocol.ERROR:
+                    self.is_busy = False
+                    raise worker_protocol.unpack_error(frame.fields)
                 elif frame.kind != worker_protocol.HEARTBEAT:
                     return frame
             now = self._clock()
@@ -317,7 +311,7 @@ class WorkerProcess:
                 except (ValueError, RecursionError, MemoryError) as error:
                     self._fail(f"{self._name} sent an invalid message: {error}")
 
-    def _fail(self, reason: str, *, document_at_fault: bool = True) -> None:
+    def _fail(self, reason: str, *, document_at_fault: bool = True) -> NoReturn:
         self.stop()
         raise WorkerEnded(reason, document_at_fault=document_at_fault)
 
