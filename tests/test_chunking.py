@@ -394,7 +394,7 @@ def test_blank_documents_have_no_chunks() -> None:
 
 @pytest.mark.parametrize("unit", ["a", "é中", "\u200b", "# A\n", f"{'x' * 130} b ", "\n ", "你好。"])
 def test_tokenizes_a_long_text_about_twice(unit: str) -> None:
-    text = unit * (300_000 // len(unit))
+    text = unit * (100_000 // len(unit))
     tokenized = 0
 
     def counting(batch: Sequence[str]) -> list[Offsets]:
@@ -412,7 +412,7 @@ def test_laws_hold_for_real_documents(data: Path) -> None:
     files = [path for path in sorted(data.glob("documents/*/**/*")) if path.suffix in (".md", ".txt", ".csv", ".html")]
     assert files
     for path in files:
-        text = path.read_text(encoding="utf-8", errors="replace")[:100_000]
+        text = path.read_text(encoding="utf-8", errors="replace")[:20_000]
         doc = markdown(text)
         check(doc, chunk_document(doc, minilm, 254), minilm, 254)
 
