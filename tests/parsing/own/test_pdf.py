@@ -478,7 +478,7 @@ def test_empty_cells_keep_the_columns_of_the_others() -> None:
 
 
 def test_dot_leaders_are_left_out() -> None:
-    rows = cells("Weapons, etc. .", "132.9", "27.1", y=700) + cells("Vagrancy. . . . . . .", "26.6", "2.2", y=686)
+    rows = cells("Weapons, etc.", "132.9", "27.1", y=700) + cells("Vagrancy. . . . . . .", "26.6", "2.2", y=686)
     parsed = document(pdf(rows + lines(". . . . . . . . . . .", y=640) + lines(*PROSE, y=580)), "a.pdf")
     assert [row.split("|")[1].strip() for row in marked(parsed, "table")[0].split("\n")[2:]] == [
         "Weapons, etc.",

@@ -147,8 +147,7 @@ def piece_of(kind: str, words: list[Word]) -> Piece:
     text, edge = "", x1
     before = ""
     for word in words:
-        is_range = before in ("-", "\u2013") and len(text) > 1  # 8.0 - 15.0
-        follows_sign = not any(map(str.isalnum, before)) and not is_range
+        follows_sign = not any(map(str.isalnum, before))
         text += word.text if follows_sign or _CLOSING.fullmatch(word.text) else f" {word.text}"
         if any(map(str.isdigit, word.text)) and not (before and _FOOTNOTE.fullmatch(word.text)):
             behind = len(word.text) - len(word.text.rstrip(f")%*†‡x⁰¹²³⁴⁵⁶⁷⁸⁹-\u2212{HYPHEN}"))

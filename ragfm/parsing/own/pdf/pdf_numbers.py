@@ -24,7 +24,6 @@ from ragfm.parsing.own.pdf.pdf_tables import is_contents
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
 
 _LEADER = " \t.·_…"
-_SPACED_LEADER = re.compile(r"(?:\s+[.·_…]+)+\s*$")
 _MIN_LEADER = 4  # characters
 _OPEN_END = re.compile(
     r"(?:[,\u2013\u2014-]|\b(?:and|or|of|the|to|in|for|by|on|from|with|at|a|an|net|per|other))$", re.I
@@ -178,15 +177,12 @@ def _body(rows: Sequence[Row], columns: Sequence[Column], border: float, left: f
         above = row
     if crowded > _MAX_CROWDED * len(rows):
         return []
-    return [[_without_leader(cell) for cell in row] for row in table]
-
-
-def _without_leader(cell: str) -> str:
-    """A cell without the dots that lead to its numbers. A single full stop stays."""
-    rest = cell.rstrip(_LEADER)
-    leader = cell[len(rest) :]
-    is_leader = sum(not character.isspace() for character in leader) >= _MIN_LEADER or leader[:1].isspace()
-    return rest if is_leader else _SPACED_LEADER.sub("", cell)  # "etc. . ."
+    for row in table:
+        for j, cell in enumerate(row):
+            leader = cell[len(cell.rstrip(_LEADER)) :]  # dots that lead to the numbers; a single full stop stays
+            if leader[:1].isspace() or sum(not character.isspace() for character in leader) >= _MIN_LEADER:
+                row[j] = cell.removesuffix(leader)
+    return table
 
 
 def _joins(above: Row, row: Row, cells_above: Sequence[str], cells: Sequence[str], border: float, left: float) -> bool:
@@ -198,8 +194,6 @@ def _joins(above: Row, row: Row, cells_above: Sequence[str], cells: Sequence[str
         return _continues(above, row, border, left)
     if not cells[0]:
         return gap < 0.3 * size and not row.values
-    if not cells_above[0]:
-        return gap < -0.2 * size
     if gap < -0.3 * size:
         return True
     return gap < 0.8 * size and (cells[0][:1].islower() or bool(_OPEN_END.search(cells_above[0])))
