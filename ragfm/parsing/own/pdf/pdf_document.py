@@ -156,14 +156,15 @@ def build_text(
         above: list[Block] = []  # since the last table or the start of the page
         placed, captioned = _place_figures(blocks, figures_by_page[number - 1], headings)
         for at, block in enumerate([*blocks, None]):
+            title = _text(block.text) if block is not None and at in captioned else ""
             for figure in [*placed.get(at, ()), *([captioned[at]] if at in captioned else ())]:
-                caption = _text(block.text) if block is not None and at in captioned and figure is captioned[at] else ""
+                own_title = title if figure is captioned.get(at) else ""
                 if not builder.has_figure(figure.image):  # a picture on many pages, such as a logo, is stored once
-                    texts = [text for text in (caption, _text(figure.text)) if text]
+                    texts = [text for text in (own_title, _text(figure.text)) if text]
                     start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
-                    builder.mark_figure(figure.image, start, caption, figure.place)
-                elif caption:
-                    builder.add_block(caption)
+                    builder.mark_figure(figure.image, start, own_title, figure.place)
+                elif own_title:
+                    builder.add_block(own_title)
             if block is None:
                 continue
             text = _text(block.text)

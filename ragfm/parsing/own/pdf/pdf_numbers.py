@@ -177,11 +177,11 @@ def _body(rows: Sequence[Row], columns: Sequence[Column], border: float, left: f
         above = row
     if crowded > _MAX_CROWDED * len(rows):
         return []
-    for row in table:
-        for j, cell in enumerate(row):
+    for cells in table:
+        for j, cell in enumerate(cells):
             leader = cell[len(cell.rstrip(_LEADER)) :]  # dots that lead to the numbers; a single full stop stays
             if leader[:1].isspace() or sum(not character.isspace() for character in leader) >= _MIN_LEADER:
-                row[j] = cell.removesuffix(leader)
+                cells[j] = cell.removesuffix(leader)
     return table
 
 
