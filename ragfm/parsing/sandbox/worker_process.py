@@ -16,7 +16,8 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -68,12 +69,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A document to parse; `is_wanted` returns False once the result is no longer needed."""
+    """A document to parse; cancelling the future stops the parser."""
 
     blob: Blob
     uri: str
-    choice: ParserChoice = ParserChoice()  # noqa: RUF009  frozen
-    is_wanted: Callable[[], bool] = lambda: True
+    choice: ParserChoice
+    future: Future[Document]
 
 
 class WorkerEnded(Exception):  # noqa: N818  the end of a process, which may be intended
@@ -166,7 +167,7 @@ class WorkerProcess:
         os.set_blocking(self._process.stdin.fileno(), False)
         os.set_blocking(self._process.stdout.fileno(), False)
         try:
-            frame = self._exchange_until_result(b"", lambda: True, _START_SECONDS, _START_SECONDS)
+            frame = self._exchange_until_result(b"", _START_SECONDS, _START_SECONDS)
         except WorkerEnded as ended:
             raise WorkerError(f"Cannot start a process to parse documents: {self._start_error or ended}.") from ended
         self.pid, self.protections = frame.fields
@@ -191,7 +192,7 @@ class WorkerProcess:
         message, self._outgoing = self._outgoing, b""
         total_seconds = limits.seconds + limits.seconds_per_mib * len(job.blob.data) / 2**20
         self.parsed += 1
-        frame = self._exchange_until_result(message, job.is_wanted, limits.stall_seconds, total_seconds)
+        frame = self._exchange_until_result(message, limits.stall_seconds, total_seconds, job.future)
         try:
             return worker_protocol.unpack_document(frame, job.blob, job.uri)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -210,7 +211,7 @@ class WorkerProcess:
             socket.send_fds(self._files, [b"f"], [file])
         message = worker_protocol.pack(worker_protocol.CALL, [file is not None, *arguments])
         limits = self._limits
-        frame = self._exchange_until_result(message, lambda: True, limits.stall_seconds, limits.seconds)
+        frame = self._exchange_until_result(message, limits.stall_seconds, limits.seconds)
         self.is_busy = False
         return frame.fields, frame.data
 
@@ -250,7 +251,7 @@ class WorkerProcess:
             self._process.returncode = 0  # this process must not wait for it
 
     def _exchange_until_result(
-        self, message: bytes, is_wanted: Callable[[], bool], stall_seconds: float, total_seconds: float
+        self, message: bytes, stall_seconds: float, total_seconds: float, future: Future[Document] | None = None
     ) -> worker_protocol.Frame:
         """Send a message and return the frame of the result, within the limits. Raises the RagfmError in its place."""
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -284,7 +285,7 @@ class WorkerProcess:
                 if self._resident_memory() > self._memory_limit:
                     self._fail(self._memory_reason(), document_at_fault=False)
                 self._last_check = monotonic()
-            if not is_wanted():
+            if future is not None and future.cancelled():
                 self._fail("its result is no longer needed")
             # Send and receive what is possible.
             poll = select.poll()
