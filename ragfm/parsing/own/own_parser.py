@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
+from ragfm.core.errors import MissingExtraError
 from ragfm.parsing import formats
 
 if TYPE_CHECKING:
@@ -68,9 +69,18 @@ class OwnParser:
         return f"{_VERSION}+{extra}" if _INSTALLED.get(extra) else _VERSION
 
     def parse(self, data: bytes, name: str, media_type: str, *, images: bool | Literal["pages"] = False) -> ParsedText:
-        """Parse a document; only the module of its format is imported. `images` is for the formats that have them."""
+        """Parse a document; only the module of its format is imported. `images` is for the formats that have them.
+
+        Raises MissingExtraError where the extra `documents` is missing.
+        """
         module, function = _FUNCTIONS[media_type].split(":")
         read = getattr(import_module(f"ragfm.parsing.own.{module}"), function)
         options = {"images": images} if images else {}
-        parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
+        try:
+            parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"{formats.FORMATS[media_type].name} needs the module {error.name!r}, which is not installed.",
+                "Run `pip install -e '.[documents]'` in ragfm's source folder.",
+            ) from error
         return parsed

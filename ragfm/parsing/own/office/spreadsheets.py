@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
-from ragfm.core.errors import MissingExtraError, ParseError
+from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
 from ragfm.parsing.own.office.office_charts import add_chart
@@ -35,15 +35,10 @@ def read_spreadsheet(data: bytes, name: str) -> ParsedText:
     """Return the visible sheets in order. Metadata: `rows`; `hidden_sheets`, which are left out.
 
     Empty rows and columns separate tables. A part of at least two rows and two columns is a table whose first row is
-    the header. Raises ParseError, MissingExtraError.
+    the header. Raises ParseError.
     """
-    try:
-        import python_calamine as calamine
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"Spreadsheets need the module {error.name!r}, which is not installed.",
-            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
-        ) from error
+    import python_calamine as calamine
+
     charts = _read_charts(Package(data, name)) if data.startswith(b"PK") else {}
     builder, row_count = MarkdownBuilder(), 0
     hidden: list[str] = []

@@ -20,7 +20,7 @@ from functools import lru_cache
 from html import escape
 from typing import Any, BinaryIO
 
-from ragfm.core.errors import MissingExtraError, ParseError, SkipDocument
+from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
 from ragfm.parsing.media_types import MBOX_LINE
 from ragfm.parsing.own.web.html import read_html
@@ -79,14 +79,9 @@ def split_messages(file: BinaryIO, max_bytes: int, *, single: bool = False) -> I
 
 
 def read_msg(data: bytes, name: str) -> ParsedText:
-    """Parse an Outlook message. Metadata as for EML. Raises ParseError, SkipDocument, MissingExtraError."""
-    try:
-        from oxmsg import Message
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"MSG needs the module {error.name!r}, which is not installed.",
-            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
-        ) from error
+    """Parse an Outlook message. Metadata as for EML. Raises ParseError, SkipDocument."""
+    from oxmsg import Message
+
     try:
         message = Message.load(io.BytesIO(data))
         if message.message_class.lower().startswith("ipm.note.smime") and not (message.body or message.html_body):
