@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from ragfm.core.errors import MissingExtraError
+from ragfm.core.errors import MissingExtraError, ParseError
 from ragfm.parsing import formats
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class OwnParser:
         options = {"images": images} if images else {}
         try:
             parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
+        except RecursionError as error:
+            raise ParseError(f"{name} nests its elements too deeply.") from error
         except ModuleNotFoundError as error:
             raise MissingExtraError(
                 f"{formats.FORMATS[media_type].name} needs the module {error.name!r}, which is not installed.",

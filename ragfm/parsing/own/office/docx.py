@@ -50,11 +50,8 @@ def read_docx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     if body is None:
         raise ParseError(f"{name} is damaged: it has no body.")
     reader = _BodyReader(package, path, root, images=images)
-    try:
-        reader.read_blocks(body)
-        reader.add_pictures()
-    except RecursionError as error:
-        raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
+    reader.read_blocks(body)
+    reader.add_pictures()
     metadata = package.metadata()
     if reader.hidden:
         metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])

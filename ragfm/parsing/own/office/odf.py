@@ -57,19 +57,16 @@ def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     reader = _BodyReader((lambda path: read_entry(archive, path, name)) if images else None, hidden_styles)
     body = child(root, "body")
     hidden_slides: list[str] = []
-    try:
-        for part in body if body is not None else ():
-            if local_name(part) == "presentation":
-                for number, slide in enumerate(children(part, "page"), 1):
-                    if reader.is_hidden(slide):
-                        hidden_slides.append(str(number))
-                        continue
-                    reader.builder.start_page(number)
-                    reader.read_blocks(slide)
-            else:
-                reader.read_blocks(part)
-    except RecursionError as error:
-        raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
+    for part in body if body is not None else ():
+        if local_name(part) == "presentation":
+            for number, slide in enumerate(children(part, "page"), 1):
+                if reader.is_hidden(slide):
+                    hidden_slides.append(str(number))
+                    continue
+                reader.builder.start_page(number)
+                reader.read_blocks(slide)
+        else:
+            reader.read_blocks(part)
     meta = read_entry(archive, "meta.xml", name)
     metadata = core_metadata(parse_xml(meta, name) if meta is not None else None)
     if reader.hidden:

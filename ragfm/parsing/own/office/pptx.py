@@ -66,10 +66,7 @@ def read_pptx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
             hidden.append(str(number))
             continue
         builder.start_page(number)
-        try:
-            image_count += _SlideReader(package, target, builder, size).read(slide)
-        except RecursionError as error:
-            raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
+        image_count += _SlideReader(package, target, builder, size).read(slide)
     metadata = package.metadata()
     if hidden:
         metadata["hidden_slides"] = ", ".join(hidden)
