@@ -21,7 +21,7 @@ from ragfm.parsing.own.office.office_xml import (
     descendants,
     local_name,
 )
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, hidden_text, raised
 from ragfm.parsing.table_layout import Cell, arrange_table, repeat_cells
 
 _DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "rt"})
@@ -31,7 +31,6 @@ _BLOCK_CONTAINERS = frozenset(
 _ROW_CONTAINERS = frozenset({"sdt", "sdtContent", "ins", "customXml"})
 _PICTURES, _DRAWINGS = frozenset({"blip", "imagedata"}), frozenset({"inline", "anchor", "shape"})
 _MAX_INDENT = 9  # levels of lists
-_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 _UNREADABLE_SIZES = frozenset("01234")  # half-points: text of two points or less
 _CHARACTERS = {"tab": " ", "cr": "\n", "noBreakHyphen": "-", "ptab": " "}
 _FORMULA_PARTS = {"num": "/", "sup": "^", "sub": "_"}  # how a line of text shows the structure of a formula
@@ -54,7 +53,7 @@ def read_docx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     reader.add_pictures()
     metadata = package.metadata()
     if reader.hidden:
-        metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])
+        metadata["hidden_text"] = hidden_text(reader.hidden)
     return reader.builder.build(metadata).with_title(only_with_metadata=True)
 
 

@@ -17,7 +17,7 @@ from ragfm.parsing.own.office.office_xml import (
     parse_xml,
 )
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, hidden_text
 from ragfm.parsing.table_layout import Cell, arrange_table, repeat_cells
 
 _DROPPED = frozenset(
@@ -37,7 +37,6 @@ _MAX_REPEATS = 200  # repeated columns or rows; the last row of a sheet may be r
 _MAX_SPACES = 100
 _MAX_LEVEL = 9  # of headings and lists
 _MAX_CHAIN = 20  # styles based on styles
-_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 
 
 def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
@@ -70,7 +69,7 @@ def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     meta = read_entry(archive, "meta.xml", name)
     metadata = core_metadata(parse_xml(meta, name) if meta is not None else None)
     if reader.hidden:
-        metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])
+        metadata["hidden_text"] = hidden_text(reader.hidden)
     if hidden_slides:
         metadata["hidden_slides"] = ", ".join(hidden_slides)
     return reader.builder.build(metadata).with_title(only_with_metadata=True)

@@ -24,7 +24,7 @@ from ragfm.parsing.own.pdf.pdf_lines import Block
 from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
 from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
 from ragfm.parsing.own.pdf.pdf_types import Figure
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, hidden_text
 from ragfm.parsing.table_layout import MAX_CAPTION, MAX_CAPTION_LINES, scale_of
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _LOCK = threading.Lock()  # PDFium is not thread-safe, not even across documents
 _CONTROL_CHARACTERS = re.compile("[\x01-\x08\x0b\x0e-\x1f\ufffe\uffff]")
 _PASSWORD_ERRORS = {4, 5}  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 _PLACEHOLDER_TITLES = {"", "untitled", "anonymous", "unspecified", "unknown"}  # defaults of programs
-_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 _WINDOW = 200  # pages whose words are in memory at once
 
 # Captions of tables, and tables that continue on the next page.
@@ -145,7 +144,7 @@ def build_text(
     if unread:
         metadata["unread_pages"] = ", ".join(map(str, sorted(unread)))
     if hidden:
-        metadata["hidden_text"] = clean(" ".join(hidden)[:_MAX_HIDDEN])
+        metadata["hidden_text"] = hidden_text(hidden)
 
     headings = _Headings(blocks_by_page)
     builder = MarkdownBuilder()
