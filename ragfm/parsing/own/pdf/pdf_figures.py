@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ragfm.parsing.own.media.picture import recognized_text
+from ragfm.parsing.own.pdf.pdf_lines import box_around
 from ragfm.parsing.own.pdf.pdf_page import PageContent
 from ragfm.parsing.own.pdf.pdf_types import Box, Figure
 from ragfm.parsing.own.pdf.pdf_visibility import render
@@ -52,7 +53,7 @@ def _find_pictures(content: PageContent) -> list[Box]:
             continue
         while (strip := next((other for other in pictures if _is_strip(box, other)), None)) is not None:
             pictures.remove(strip)
-            box = _union(box, strip)
+            box = box_around([box, strip])
         pictures.append(box)
     figures = []
     for box in pictures:
@@ -65,13 +66,8 @@ def _find_pictures(content: PageContent) -> list[Box]:
     return sorted(figures, key=lambda box: box.top)
 
 
-def _union(first: Box, second: Box) -> Box:
-    x0, top = min(first.x0, second.x0), min(first.top, second.top)
-    return Box(x0, top, max(first.x1, second.x1), max(first.bottom, second.bottom))
-
-
 def _is_strip(first: Box, second: Box) -> bool:
     """Whether two images are parts of one picture: close to each other, with little else in the box around both."""
     across = first.x0 <= second.x1 + _GAP and second.x0 <= first.x1 + _GAP
     is_close = across and first.top <= second.bottom + _GAP and second.top <= first.bottom + _GAP
-    return is_close and _union(first, second).area <= _MAX_JOINED * (first.area + second.area)
+    return is_close and box_around([first, second]).area <= _MAX_JOINED * (first.area + second.area)

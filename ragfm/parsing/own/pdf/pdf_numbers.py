@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from ragfm.parsing.own.pdf.pdf_lines import Block
+from ragfm.parsing.own.pdf.pdf_lines import Block, box_around
 from ragfm.parsing.own.pdf.pdf_number_cells import PERIOD, Row, is_years, read_row
 from ragfm.parsing.own.pdf.pdf_number_columns import Column, column_headers, column_of, find_columns, header_lines
 from ragfm.parsing.own.pdf.pdf_tables import is_contents
-from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Word
+from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Word
 
 _LEADER = " \t.·_…"
 _MIN_LEADER = 4  # characters
@@ -147,10 +147,8 @@ def _table(rows: Sequence[Row], first: int, start: int, end: int) -> NumberTable
     table = [header, *cells]
     used = [j for j in range(len(columns)) if any(row[j] for row in cells)]
     edges = tuple(columns[j].x1 for j in used if columns[j].numeric)
-    pieces = [piece for row in rows[begin:end] for piece in row.pieces]
-    sides = min(piece.x0 for piece in pieces), max(piece.x1 for piece in pieces)
-    box = Box(sides[0], rows[begin].top, sides[1], max(row.bottom for row in rows[begin:end]))
-    block = Block("", box, rows=[[row[j] for j in used] for row in table], edges=edges)
+    words = [word for row in rows[begin:end] for piece in row.pieces for word in piece.words]
+    block = Block("", box_around(words), rows=[[row[j] for j in used] for row in table], edges=edges)
     return NumberTable(begin, end, block)
 
 
