@@ -153,23 +153,22 @@ def build_text(
     for number, blocks in enumerate(blocks_by_page, 1):
         builder.start_page(number)
         above: list[Block] = []  # since the last table or the start of the page
-        placed, captioned = _place_figures(blocks, figures_by_page[number - 1], headings)
+        placed = _place_figures(blocks, figures_by_page[number - 1], headings)
         for at, block in enumerate([*blocks, None]):
-            title = _text(block.text) if block is not None and at in captioned else ""
-            for figure in [*placed.get(at, ()), *([captioned[at]] if at in captioned else ())]:
-                own_title = title if figure is captioned.get(at) else ""
+            for figure, is_captioned in placed.get(at, ()):
+                title = _text(block.text) if block is not None and is_captioned else ""
                 if not builder.has_figure(figure.image):  # a picture on many pages, such as a logo, is stored once
-                    texts = [text for text in (own_title, _text(figure.text)) if text]
+                    texts = [text for text in (title, _text(figure.text)) if text]
                     start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
-                    builder.mark_figure(figure.image, start, own_title, figure.place)
-                elif own_title:
-                    builder.add_block(own_title)
+                    builder.mark_figure(figure.image, start, title, figure.place)
+                elif title:
+                    builder.add_block(title)
             if block is None:
                 continue
             text = _text(block.text)
             continues = unfinished and not at and text[:1].islower()
             unfinished = False
-            if at in captioned:
+            if any(is_captioned for _, is_captioned in placed.get(at, ())):
                 above.append(block)
                 continue
             if block.rows:
@@ -235,14 +234,14 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
 
 def _place_figures(
     blocks: Sequence[Block], figures: Sequence[Figure], headings: _Headings
-) -> tuple[dict[int, list[Figure]], dict[int, Figure]]:
-    """The figures of a page, by the position of the block before which each stands, or of the block that captions it.
+) -> dict[int, list[tuple[Figure, bool]]]:
+    """The figures of a page, by the position of the block before which each stands, and whether it is the caption.
 
     A caption is next to the figure, below it or above. It begins with a name and a number, as in "Abb. 3:", or has
     smaller letters than the body. A figure without one stands behind the last block above it.
     """
-    placed: dict[int, list[Figure]] = {}
-    captioned: dict[int, Figure] = {}
+    placed: dict[int, list[tuple[Figure, bool]]] = {}
+    captions: set[int] = set()
     for figure in figures:
         box = figure.box
         candidates: list[tuple[bool, bool, float, int]] = []
@@ -257,13 +256,12 @@ def _place_figures(
             is_text = not (block.rows or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION)
             label = _LABEL.match(block.text)
             is_labelled = bool(label and (label[1] or (block.lines <= 3 and not block.text.endswith("."))))
-            if at not in captioned and is_text and is_near and (is_labelled or headings.is_small(block)):
+            if at not in captions and is_text and is_near and (is_labelled or headings.is_small(block)):
                 candidates.append((not is_labelled, is_above, distance, at))
-        if candidates:
-            captioned[min(candidates)[-1]] = figure
-        else:
-            placed.setdefault(max(above) or min(below), []).append(figure)
-    return placed, captioned
+        place = min(candidates)[-1] if candidates else max(above) or min(below)
+        captions.update([place] if candidates else [])
+        placed.setdefault(place, []).append((figure, bool(candidates)))
+    return placed
 
 
 def _text(drawn: str) -> str:
