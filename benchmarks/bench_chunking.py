@@ -1,4 +1,4 @@
-"""Compare sizes, overlap and kinds of chunks on sets that may be tuned on: how well hybrid search finds the evidence.
+"""Compare sizes and kinds of chunks on sets that may be tuned on: how well hybrid search finds the evidence.
 
     python benchmarks/bench_chunking.py --keep FOLDER [--only NAME…] [--variants NAME…]
     python benchmarks/bench_chunking.py --keep FOLDER --contexts READER [--only NAME…] [--minutes N]
@@ -57,8 +57,6 @@ VARIANTS: dict[str, tuple[ChunkSettings, str]] = {
     DEFAULT: (ChunkSettings(), "chunk"),
     "200": (ChunkSettings(200), "chunk"),
     "128": (ChunkSettings(128), "chunk"),
-    "128, overlap 32": (ChunkSettings(128, 32), "chunk"),
-    "256, overlap 64": (ChunkSettings(256, 64), "chunk"),
     "256, sentences": (ChunkSettings(), "sentences"),
     "128, late": (ChunkSettings(128), "late"),
     "256, late": (ChunkSettings(), "late"),

@@ -36,7 +36,6 @@ class ChunkSection(_Section):
     """How documents are split into chunks."""
 
     size: int | None = Field(None, ge=16)  # tokens of the embedding model, with the chunk's context
-    overlap: int = Field(0, ge=0)  # tokens
 
 
 class ParseSection(_Section):

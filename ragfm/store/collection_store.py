@@ -120,11 +120,11 @@ class Store:
         return ParserChoice(parse.parsers, parse.fallback or "", parse.images)
 
     def chunk_settings(self, window: int) -> ChunkSettings:
-        """Chunk size and overlap, in tokens. A size above the embedder's window is logged; the window then applies."""
+        """Chunk size in tokens. A size above the embedder's window is logged; the window then applies."""
         size = self.settings.chunk.size
         if size is not None and size > int(window):
             _log.warning("chunk.size is %d, but the embedder accepts %s tokens, which is the limit.", size, window)
-        return ChunkSettings(size=size, overlap=self.settings.chunk.overlap)
+        return ChunkSettings(size)
 
     @property
     def names_embedder(self) -> bool:

@@ -204,7 +204,6 @@ def test_recipes_change_only_where_images_are_kept(monkeypatch: pytest.MonkeyPat
     assert changed == {
         *(
             formats.IMAGE,
-            formats.VIDEO,
             formats.PDF,
             formats.DOCX,
             formats.PPTX,

@@ -253,7 +253,7 @@ def test_an_extra_concerns_its_formats_only(monkeypatch: pytest.MonkeyPatch) -> 
     assert not any("+" in version for version in before.values())
     installed["ocr"] = True
     changed = {kind for kind in before if OwnParser().version(kind) != before[kind]}
-    assert changed == {formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE, formats.VIDEO}
+    assert changed == {formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE}
     installed |= {"ocr": False, "code": True}
     assert {kind for kind in before if OwnParser().version(kind) != before[kind]} == {formats.CODE}
 
