@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
@@ -245,16 +245,6 @@ class TagsSection(_Section):
     tags: dict[str, str | int | float | bool] = Field(description="Metadata of the documents, for filters.")
 
 
-class MilvusSection(_Section):
-    """The server of the search backend `milvus`."""
-
-    uri: str = Field(
-        "", description='Address, such as `"http://milvus.lan:19530"`, or a file `NAME.db` for trials with Milvus Lite.'
-    )
-    token: SecretStr = Field(SecretStr(""), description="`USER:PASSWORD` or API key; better in `RAGFM_MILVUS__TOKEN`.")
-    database: str = Field("", description="Database of the server. Default: its default database.")
-
-
 class Settings(BaseSettings):
     """All keys of `ragfm.toml`."""
 
@@ -282,8 +272,8 @@ class Settings(BaseSettings):
     )
     backend: str = Field(
         "local",
-        description="Search backend, see `ragfm plugins`: `local` searches in files of this machine, `pgvector` and "
-        "`milvus` search the vectors in PostgreSQL and Milvus.",
+        description="Search backend, see `ragfm plugins`: `local` searches in files of this machine, `pgvector` "
+        "searches the vectors in PostgreSQL.",
     )
     language: str | None = Field(
         None,
@@ -311,7 +301,6 @@ class Settings(BaseSettings):
     search: SearchSection = SearchSection()
     ask: AskSection = AskSection()
     files: FilesSection = FilesSection()
-    milvus: MilvusSection = MilvusSection()
     uploads: UploadsSection = UploadsSection()
     server: ServerSection = ServerSection()
     sources: list[SourceSection] = []

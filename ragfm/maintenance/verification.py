@@ -4,7 +4,7 @@
     catalog.db    checksums of all pages, SQLite's own checks, the chain of generations, and each live document with its
                   chunks, vectors, images, access groups and tags
     views/        checksums of all blocks, the ids, and a sample of scores
-    backend       what the search backend keeps elsewhere: all vectors, in tables of the database or in Milvus
+    backend       what the search backend keeps elsewhere: `pgvector` has the vectors in tables of the database
     uploads/      records of who may see them, and their content
     PostgreSQL    the rows of documents, and that row-level security is on
 

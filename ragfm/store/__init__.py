@@ -15,9 +15,7 @@ views               vector and keyword indexes of one generation, saved as files
 index_selection     which kind of vector index `auto` selects
 search_backend      the seam: a collection at one generation, searchable under a predicate
 snapshot            the backend `local`: one generation, ready to search
-vector_server       a snapshot whose vectors are searched by a server, words as in `local`
 pgvector_backend    the backend `pgvector`: vectors in the database
-milvus_backend      the backend `milvus`: vectors in Milvus
 uploads             uploaded files: what a server needs of them, and their folder
 upload_table        uploaded files in the database
 work_queue          entries of sources that workers prepare, on PostgreSQL

@@ -19,17 +19,12 @@ from ragfm.store.tables import (
     as_number,
     chunks,
     documents,
-    generations,
     groups,
     images,
-    properties,
     tags,
     text_hash,
     vectors,
 )
-
-ACCESS_CHANGED = "access changed"
-"""The property that names the generation in which access groups of documents last changed; search backends need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +215,4 @@ def update_groups(
         if names:
             connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
         changed.append(document_id)
-    newest = sa.select(sa.cast(sa.func.max(generations.c.id) + 1, sa.String)).scalar_subquery()
-    connection.execute(properties.delete().where(properties.c.key == ACCESS_CHANGED))
-    connection.execute(properties.insert().values(key=ACCESS_CHANGED, value=newest))
     return changed

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
 from zlib import crc32
@@ -27,9 +27,8 @@ from ragfm.core.types import Ids, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, batches, read_property
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.search_backend import Predicate
-from ragfm.store.snapshot import MAX_TIES
+from ragfm.store.snapshot import MAX_TIES, Snapshot
 from ragfm.store.tables import chunks, documents, vectors
-from ragfm.store.vector_server import VectorServerSnapshot
 
 if TYPE_CHECKING:
     from ragfm.store.postgres_database import PostgresDatabase
@@ -61,10 +60,10 @@ class _Halfvec(sa.types.UserDefinedType[str]):
         return f"halfvec({self.dim})"
 
 
-class PgvectorSnapshot(VectorServerSnapshot):
+class PgvectorSnapshot(Snapshot):
     """The chunks of a collection on PostgreSQL at one generation. Thread-safe."""
 
-    kind, place = "pgvector", "the database"
+    views_have_vectors = False
 
     @classmethod
     def open(cls, catalog: Catalog, generation: Generation, settings: Settings) -> Self:
@@ -83,12 +82,22 @@ class PgvectorSnapshot(VectorServerSnapshot):
     def _counts(self) -> OrderedDict[tuple[Predicate, int], int]:
         return OrderedDict()
 
-    @property
-    def _has_rows(self) -> bool:
-        return self._table is not None
+    @classmethod
+    def save(
+        cls,
+        catalog: Catalog,
+        settings: Settings,
+        *,
+        always: bool = False,
+        language_changed: Callable[[Generation, str | None], None],
+    ) -> bool:
+        """Add vectors to the table, if the caller holds the lock, and save the words as `local` does."""
+        added = cls._update_rows(catalog) if isinstance(catalog, CatalogWriter) else 0
+        saved = super().save(catalog, settings, always=always, language_changed=language_changed)
+        return saved or added > 0
 
     @classmethod
-    def _update_rows(cls, catalog: CatalogWriter, settings: Settings) -> int:
+    def _update_rows(cls, catalog: CatalogWriter) -> int:
         """Create the table and its index if there are none, and add the vectors that it lacks."""
         _check_server(catalog)
         import psycopg  # a folder is refused without it
@@ -187,17 +196,39 @@ class PgvectorSnapshot(VectorServerSnapshot):
                     connection.execute(table.delete().where(table.c.text_hash.in_(batch)))
                 if not indexed:
                     connection.execute(sa.text(f'DROP INDEX IF EXISTS "{_schema(connection)}".{index}'))
-            cls._update_rows(catalog, settings)
+            cls._update_rows(catalog)
         if missing or wrong:
             found = f"{missing} missing and {len(wrong)} different"
             yield table.name, "the vectors", "those of the catalog", found
         if generation.chunks and not indexed:
             yield table.name, f"the index {index}", "valid", "missing or invalid"
 
-    def _without_row(self, generation: Generation, after: int) -> Ids:
-        assert self._table is not None
+    def _read_born(self, generation: Generation) -> tuple[Ids, Ids, Vectors]:
+        catalog, after = self._catalog, self.generation.id
+        born = catalog.chunk_ids(generation.id, chunks.c.born > after)
+        if self.is_start:
+            after = -1  # the table may lack older vectors than the words of the view
+        if self._table is None:
+            return born, *catalog.chunk_vectors(generation, born_after=after)
         lacking = ~sa.exists().where(self._table.c.text_hash == chunks.c.text_hash)
-        return self._catalog.chunk_ids(generation.id, chunks.c.born > after, lacking)
+        missing = np.setdiff1d(catalog.chunk_ids(generation.id, chunks.c.born > after, lacking), self._tail_ids)
+        return born, *catalog.vectors_of(generation, missing.tolist())
+
+    def status(self, settings: Settings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The state of the table and of the keyword index."""
+        vectors, words = super().status(settings)
+        exists, missing = self._table is not None, len(self._tail_ids)
+        state = {
+            "kind": "pgvector" if exists else None,
+            "wanted": "pgvector",
+            "why": "The backend pgvector is set: vectors are searched in the database.",
+            "generation": self.generation.id,
+            "vectors": len(self) - missing,
+            "pending": missing,
+            "state": "in the database" if exists else "none",
+            "saved": exists,
+        }
+        return {**vectors, **state}, words
 
     def matches(self, where: Predicate) -> bool:
         """Whether a chunk meets the predicate."""
