@@ -591,7 +591,7 @@ class Collection:
         def found(catalog: Catalog) -> Document:
             row = self._row(catalog, uri)
             text, marks = catalog.document(row.id)
-            return Document(row.uri, text, row.media_type, row.metadata, marks or ())
+            return Document(row.uri, text, row.media_type, row.metadata, marks)
 
         return self._read_catalog(found)
 
@@ -630,7 +630,7 @@ class Collection:
             return row, *catalog.document(row.id)
 
         row, text, marks = self._read_catalog(found)
-        return page_boxes(self._store, self._groups, row, text, marks or (), page, start, end)
+        return page_boxes(self._store, self._groups, row, text, marks, page, start, end)
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""

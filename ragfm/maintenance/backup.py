@@ -55,7 +55,7 @@ from ragfm.store.uploads import UPLOADS, UploadFolder
 from ragfm.store.views import block_checksums
 
 MANIFEST = "manifest.json"
-FORMAT, FORMAT_WITH_UPLOADS = 1, 2  # every version of ragfm can read a backup without uploads
+FORMAT = 3
 _PAGES_PER_STEP = 2_000  # copied between two progress reports
 
 
@@ -153,14 +153,13 @@ def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
         uploads.append({"path": path, "size": upload_file.stat().st_size, "checksum": checksum})
     size = (folder / CATALOG_FILE).stat().st_size
     manifest: dict[str, Any] = {
-        "format": FORMAT_WITH_UPLOADS if uploads else FORMAT,
+        "format": FORMAT,
         "generation": newest.id,
         "digest": newest.digest,
         "size": size,
         "blocks": list(block_checksums(folder / CATALOG_FILE)),
+        "uploads": uploads,
     }
-    if uploads:
-        manifest["uploads"] = uploads
     encoded = encode_checksummed(manifest)
     with (
         create_file(archive) as out,

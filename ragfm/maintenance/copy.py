@@ -23,11 +23,9 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_to_database
 from ragfm.maintenance.verification import verify
-from ragfm.store.catalog import columns_of, has_images
 from ragfm.store.collection_store import Store
 from ragfm.store.postgres_database import HOME, NO_LEASE, SEALED
 from ragfm.store.tables import (
-    WITH_IMAGES,
     chunks,
     contracts,
     documents,
@@ -83,9 +81,7 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         )
     with source.catalog.read() as reading, target.database.receiving() as engine:
         newest = newest_generation(reading)
-        with_images = has_images(reading)
-        tables = [table for table in _TABLES if with_images or table is not images]
-        total = sum(reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in (vectors, *tables))
+        total = sum(reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in (vectors, *_TABLES))
         done = _prepare(reading, engine, target.database.location)
         copied = 0
         for rows in _missing_vectors(reading, engine):
@@ -98,15 +94,14 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         with engine.begin() as writing:
             kept = sa.select(properties).where(properties.c.key.not_in(_OWN_PROPERTIES))
             values = {row.key: row.value for row in reading.execute(kept)}
-            values |= {"collection": uuid.uuid4().hex, WITH_IMAGES: "1"}
+            values["collection"] = uuid.uuid4().hex
             if writing.dialect.name == "postgresql":
                 values |= NO_LEASE
             writing.execute(properties.delete())
             writing.execute(properties.insert(), [{"key": key, "value": value} for key, value in values.items()])
-            for table in tables:
-                columns = columns_of(table, with_images=with_images)
+            for table in _TABLES:
                 size = _BATCH_IMAGES if table is images else _BATCH_ROWS
-                for rows in _rows(reading, sa.select(*columns).order_by(*table.primary_key), size):
+                for rows in _rows(reading, sa.select(table).order_by(*table.primary_key), size):
                     if table is sources:
                         rows = [_relocated(row, source, target) for row in rows]
                     writing.execute(table.insert(), rows)

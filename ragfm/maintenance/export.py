@@ -22,7 +22,7 @@ from ragfm.core.durable_files import replaceable_file, sync_folder, temporary_pa
 from ragfm.core.errors import MissingExtraError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import Discrepancy, LiveDocuments
-from ragfm.store.catalog import Catalog, has_images
+from ragfm.store.catalog import Catalog
 from ragfm.store.tables import chunks as chunk_table
 from ragfm.store.tables import documents
 
@@ -103,7 +103,7 @@ class _Records:
         self.vectors = vectors
         self.documents = self.chunks = self.generation = 0
         with catalog.read() as connection:  # a collection without figures is exported without their columns
-            self.images = has_images(connection) and bool(connection.scalar(_HAS_FIGURES))
+            self.images = bool(connection.scalar(_HAS_FIGURES))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         live = (documents.c.died.is_(None), *self._conditions)

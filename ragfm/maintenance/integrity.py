@@ -17,13 +17,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.types import embedded_text, image_key
-from ragfm.store.catalog import Generation, Source, columns_of, has_images, read_generation
+from ragfm.store.catalog import Generation, Source, read_generation
 from ragfm.store.document_rows import allowed_groups, tag_row
 from ragfm.store.tables import chunks, documents, groups, images, sources, tags, text_hash, vectors
 
 _RANGE = 4096  # rowids per query of a table scan
 _MAX_NORM_ERROR = 2e-3
 _rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.Integer)
+_LIVE_CHUNKS = sa.select(chunks).where(chunks.c.died.is_(None))
 _DOCUMENT = sa.select(documents).where(documents.c.id == sa.bindparam("id"))
 _IMAGE = sa.select(images.c.data).where(images.c.hash == sa.bindparam("key"))
 _VECTORS_OF_DOCUMENT = (
@@ -90,11 +91,6 @@ class LiveDocuments:
         self._with_vectors = vectors
         self.generation = newest_generation(connection)
         self._dim = int(self.generation.contract["dim"])
-        try:
-            with_images = has_images(connection)
-        except READ_ERRORS:
-            with_images = True
-        self._live_chunks = sa.select(*columns_of(chunks, with_images=with_images)).where(chunks.c.died.is_(None))
 
     @cached_property
     def sources(self) -> dict[int, Source]:
@@ -184,12 +180,12 @@ class LiveDocuments:
 
     def _chunks_of(self, document_id: int) -> list[Any]:
         try:
-            query = self._live_chunks.where(chunks.c.document_id == document_id)
+            query = _LIVE_CHUNKS.where(chunks.c.document_id == document_id)
             rows = list(self._connection.execute(query).all())
         except sa.exc.DatabaseError:  # the index may be damaged
             rows = []
             for chunk_id in self._scanned_chunk_ids.get(document_id, []):
-                row = self._connection.execute(self._live_chunks.where(chunks.c.id == chunk_id)).one_or_none()
+                row = self._connection.execute(_LIVE_CHUNKS.where(chunks.c.id == chunk_id)).one_or_none()
                 if row is not None:
                     rows.append(row)
         return sorted(rows, key=lambda row: int(row.id))

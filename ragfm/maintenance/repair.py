@@ -3,7 +3,6 @@
 HEAD        is rewritten for the newest generation in the catalog
 views/      damaged views and leftovers are removed, a missing view is built
 backend     rows that the search backend keeps elsewhere are added, corrected and deleted
-uploads/    access files are rewritten from the records
 catalog.db  rows of `tags` and `groups` are rewritten from documents, sources and the connectors' rules
 """
 
@@ -20,7 +19,6 @@ from ragfm.store.document_rows import tag_row, update_groups
 from ragfm.store.sqlite_database import leftovers, write_lock
 from ragfm.store.sqlite_file import HEAD_FILE, open_connection, write_head
 from ragfm.store.tables import documents, tags
-from ragfm.store.uploads import ACCESS_FILE, UPLOADS, UploadFolder
 from ragfm.store.views import VIEWS_FOLDER, remove_views
 
 
@@ -72,9 +70,6 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
             repairs.append(f"rewrote groups and tags of {len(document_ids)} documents")
         for place, what, expected, found in store.backend.differences(catalog, store.settings, repair=True):
             repairs.append(f"corrected {what} of {place}: expected {expected}, found {found}")
-        if not store.database.shared:
-            written = UploadFolder(store.folder).rewrite_access_files()
-            repairs += [f"wrote {UPLOADS}/{number}/{ACCESS_FILE} from its record" for number in written]
         before = {path.name for path in views.glob("*")}
         store.save_view(catalog)
         saved = {path.name for path in views.glob("*")} - before

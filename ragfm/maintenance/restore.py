@@ -20,7 +20,7 @@ import xxhash
 from ragfm.core.durable_files import create_file, read_checksummed, storage_failure, sync_folder, temporary_path
 from ragfm.core.errors import CollectionError, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
+from ragfm.maintenance.backup import FORMAT, MANIFEST
 from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import Store
@@ -105,7 +105,7 @@ class _Archive:
         """Write catalog, HEAD and uploads to a folder. Returns the generation and the number of uploaded files."""
         manifest = self._read_manifest(folder / MANIFEST)
         self._unpack_catalog(manifest, folder / CATALOG_FILE, progress)
-        uploads = manifest.get("uploads", [])
+        uploads = manifest["uploads"]
         for number, upload in enumerate(uploads):
             self._unpack_upload(f"{UPLOADS}/{number}", upload, folder / UPLOADS)
         if len(self._file.read(2 * tarfile.BLOCKSIZE)) < 2 * tarfile.BLOCKSIZE:
@@ -132,9 +132,10 @@ class _Archive:
             manifest = read_checksummed(path)
         except ValueError as error:
             raise self._damaged(MANIFEST, "intact", str(error)) from error
-        if manifest.get("format") not in (FORMAT, FORMAT_WITH_UPLOADS):
+        if manifest.get("format") != FORMAT:
             raise CollectionError(
-                f"The backup '{self._path}' has the unknown format {manifest.get('format')}.", "Use a newer ragfm."
+                f"The backup '{self._path}' has the unknown format {manifest.get('format')}.",
+                "Use the version of ragfm that wrote it.",
             )
         return manifest
 

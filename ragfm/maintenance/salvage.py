@@ -79,7 +79,7 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
             run = _Salvage(live, temporary, store.folder.parent, out.parent)
             run.run(connection, progress or ignore_progress)
         copy_uploads(store.folder, temporary)
-        with suppress(CollectionError):  # damaged records: the access files count
+        with suppress(CollectionError):  # damaged records: nobody may see these uploads
             UploadFolder(temporary).copy_records(UploadFolder(store.folder))
         temporary.rename(out)
         sync_folder(out.parent)
@@ -183,7 +183,7 @@ def _new_document(document: StoredDocument) -> NewDocument:
         )
         for chunk in document.chunks
     ]
-    marks = tuple(map(Mark.from_list, row.marks or ()))
+    marks = tuple(map(Mark.from_list, row.marks))
     return NewDocument(
         path=row.path,
         revision=row.revision,

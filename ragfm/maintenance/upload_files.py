@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
     from ragfm.store.upload_table import UploadTable
 
-_PATH = re.compile(r"[0-9a-f]{16}/(\.ragfm-access|[^./\x00][^/\x00]*)")
+_PATH = re.compile(r"[0-9a-f]{16}/[^./\x00][^/\x00]*")
 
 
 def copy_uploads(collection: Path, target: Path) -> None:

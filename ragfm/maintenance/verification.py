@@ -30,7 +30,7 @@ from ragfm.core.errors import CollectionNotFound, DamagedCollectionError, RagfmE
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, check_image, check_vector
 from ragfm.maintenance.repair import repair as repair_derived
-from ragfm.store.catalog import Catalog, StaleReadError, has_images, read_property
+from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
 from ragfm.store.image_vectors import OF_IMAGES, has_tokens
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages
@@ -86,9 +86,6 @@ def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | N
     """
     start = time.monotonic()
     database = store.database
-    if database.needs_migration:
-        with store.writing():
-            pass  # opening it for writing migrates it
     parts = (HEAD_FILE, CATALOG_FILE, VIEWS_FOLDER)
     if not (database.exists if database.shared else any((database.folder / name).exists() for name in parts)):
         raise CollectionNotFound(f"There is no collection at '{database.location}'.", "Choose a different one with -c.")
@@ -276,11 +273,10 @@ def _check_unused_vectors(connection: sa.Connection, contract_id: int) -> Iterat
 
 def _check_unused_images(connection: sa.Connection) -> Iterator[Discrepancy]:
     """Check the images that no live chunk uses, but that the next sync may use."""
-    if has_images(connection):
-        used = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
-        query = sa.select(images.c.hash, images.c.data).where(~used).execution_options(yield_per=10)
-        for key, data in connection.execute(query):
-            yield from check_image(key, data, f"the image {key}")
+    used = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
+    query = sa.select(images.c.hash, images.c.data).where(~used).execution_options(yield_per=10)
+    for key, data in connection.execute(query):
+        yield from check_image(key, data, f"the image {key}")
 
 
 def _verify_views(

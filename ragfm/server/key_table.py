@@ -52,7 +52,6 @@ _TAKE = _take_query()  # built once: each request executes it
 class KeyTable:
     """The keys of the servers of a collection on PostgreSQL, in its schema. Thread-safe.
 
-    If an older ragfm created the collection, the first key creates the tables, which needs the role that owns it.
     Changes take effect with the next request. All methods raise CollectionError if the database cannot be used.
     """
 
@@ -83,7 +82,6 @@ class KeyTable:
             raise CollectionNotFound(
                 f"There is no collection at '{self.path}'.", "Create one with `ragfm ingest FOLDER`."
             )
-        self._database.migrate()
         with self._database.committing() as connection:
             row = {"name": key.name, "sha256": stored.sha256, "key": stored.model_dump(mode="json")}
             taken = connection.scalar(sa.select(_keys.c.id).where(_keys.c.name == key.name))

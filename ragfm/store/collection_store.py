@@ -237,9 +237,6 @@ class Store:
                         f"There is no collection at '{self.database.location}'.",
                         f"There is one at '{inside}'." if (inside / HEAD_FILE).exists() else hint,
                     )
-                if self.database.needs_migration:
-                    with self.writing():
-                        pass  # opening it for writing migrates it
                 self._catalog_id = self.database.identity()  # before: a later replacement is noticed
                 self._catalog = Catalog(self.database)
             return self._catalog
@@ -433,7 +430,6 @@ class Store:
         with self.database.lock():
             catalog = CatalogWriter(self.database)
             try:
-                self.open_uploads().add_records()
                 yield catalog
             finally:
                 catalog.close()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import sqlalchemy as sa
 
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.store.catalog import Catalog, batches, has_images, read_image_contract
+from ragfm.store.catalog import Catalog, batches, read_image_contract
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
 from ragfm.store.image_vectors import HASH_BYTES, OF_IMAGES, figures_at
@@ -87,8 +87,9 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
     if store.database.shared:  # what interrupted syncs have left may be of documents that were removed
         WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog)
     deleted_vectors = _delete_vectors(catalog, newest.contract_id)
-    deleted_images = _delete_images(catalog)
     with catalog.write() as connection:
+        without_chunk = ~sa.exists().where(chunks.c.image == images.c.hash)
+        deleted_images = connection.execute(images.delete().where(without_chunk)).rowcount
         connection.execute(generations.delete().where(generations.c.id < newest.id))
         empty = ~sa.exists().where(documents.c.source_id == sources.c.id)
         connection.execute(sources.delete().where(sources.c.removed.is_(True), empty))
@@ -114,15 +115,6 @@ def _delete_documents(catalog: CatalogWriter, floor: int) -> int:
                 connection.execute(table.delete().where(table.c.document_id.in_(batch)))
             connection.execute(documents.delete().where(documents.c.id.in_(batch)))
     return len(dead)
-
-
-def _delete_images(catalog: CatalogWriter) -> int:
-    """Delete the images without a chunk."""
-    with catalog.write() as connection:
-        if not has_images(connection):
-            return 0
-        used = sa.exists().where(chunks.c.image == images.c.hash)
-        return connection.execute(images.delete().where(~used)).rowcount
 
 
 def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:

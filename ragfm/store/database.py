@@ -51,10 +51,6 @@ class Database(Protocol):
     def exists(self) -> bool:
         """Whether the collection exists. Raises DamagedCollectionError if only a part of it does."""
 
-    @property
-    def needs_migration(self) -> bool:
-        """Whether the collection has an older schema."""
-
     def identity(self) -> object:
         """A value that changes when another collection takes the place of this one."""
 
@@ -69,9 +65,6 @@ class Database(Protocol):
 
         The collection exists when the block ends, which has to insert everything.
         """
-
-    def migrate(self) -> None:
-        """Upgrade an older schema. The caller holds the lock."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the write lock. Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError."""

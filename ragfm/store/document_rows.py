@@ -92,8 +92,6 @@ def insert_chunks(
     """Insert chunks of a document, born at a generation."""
     if not new:
         return
-    # Without the columns for figures, which a catalog may lack, if the document has none.
-    figures = any(chunk.image for chunk in new)
     rows = [
         {
             "document_id": document_id,
@@ -105,7 +103,8 @@ def insert_chunks(
             "context": chunk.context,
             "text_hash": key,
             "born": generation,
-            **({"image": chunk.image, "box": chunk.box} if figures else {}),
+            "image": chunk.image,
+            "box": chunk.box,
         }
         for chunk, key in zip(new, hashes, strict=True)
     ]

@@ -58,21 +58,14 @@ from ragfm.core.errors import (
     MissingExtraError,
 )
 from ragfm.core.fork import reset_in_children
-from ragfm.store.catalog import has_images
 from ragfm.store.database import LOCK_SECONDS
-from ragfm.store.migrations import add_images
 from ragfm.store.sqlite_file import HEAD_FILE
 from ragfm.store.tables import (
-    LATER_LOG_COLUMNS,
     SCHEMA,
     SERVER_STATE,
-    answer_log,
-    chunks,
     document_checksums,
     generations,
-    images,
     properties,
-    uploads,
 )
 
 LEASE_SECONDS = 30.0
@@ -146,7 +139,6 @@ class PostgresDatabase:
     are those of libpq; `?host=DIR` names the folder of a socket. A password belongs into `PGPASSWORD` or `~/.pgpass`.
     """
 
-    needs_migration = False
     shared = True
 
     def __init__(self, address: str) -> None:
@@ -317,7 +309,7 @@ class PostgresDatabase:
             row = connection.execute(_WALL, {"table": f'"{self._schema}".documents', "role": _READ_ALL}).one()
             self._restricting = {"role": _READ_ALL} if row.has_policies and not row.apply and row.may_switch else {}
             if not (row.apply or self._restricting):
-                why = f"the role {row.name!r} bypasses them" if row.has_policies else "an older ragfm made the tables"
+                why = f"the role {row.name!r} bypasses them" if row.has_policies else "they are switched off"
                 _log.warning("%s: row-level policies do not apply, %s (docs/scale-out.md).", self.location, why)
         # Not built by SQLAlchemy, which takes longer than the call.
         connection.exec_driver_sql(*self._restriction(groups))
@@ -392,7 +384,7 @@ class PostgresDatabase:
     def seal(self, connection: sa.Connection, generation: int, written: Sequence[int] | None) -> None:
         """Store checksums of these documents, or of all; then those of this generation are complete.
 
-        Without the table, or the right to write it, they stay incomplete until the owner of the tables writes.
+        Without the right to write them, they stay incomplete until a role that has it opens the collection for writing.
         """
         if not self.may(connection, document_checksums, "UPDATE"):
             return
@@ -409,7 +401,7 @@ class PostgresDatabase:
         connection.execute(upsert.on_conflict_do_update(index_elements=["key"], set_={"value": upsert.excluded.value}))
 
     def _is_sealed(self, connection: sa.Connection) -> bool:
-        """Whether the newest generation, like all before it, was written by a version that stores checksums."""
+        """Whether the rows of the newest generation, like those of all before it, have checksums."""
         newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
         return bool(connection.scalar(_property(SEALED)) == str(newest))
 
@@ -492,19 +484,11 @@ class PostgresDatabase:
 
     def _create_tables(self, connection: sa.Connection) -> None:
         SCHEMA.create_all(connection, checkfirst=False)
-        self._create_server_tables(connection)
-        self.create_policies(connection, self.open_tables(connection))
-
-    def _create_server_tables(self, connection: sa.Connection) -> None:
-        SERVER_STATE.create_all(connection)  # an older ragfm may have created some of them
-        log = f'"{self._schema}".{answer_log.name}'
-        for name in LATER_LOG_COLUMNS:
-            kind = answer_log.c[name].type.compile(connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {log} ADD COLUMN IF NOT EXISTS {name} {kind}")
-        connection.exec_driver_sql(_SET_KEYS_OF_ANSWERS.format(log=log))
+        SERVER_STATE.create_all(connection, checkfirst=False)
         connection.exec_driver_sql(
             f'ALTER TABLE "{self._schema}".upload_parts ALTER COLUMN data SET STORAGE EXTERNAL'  # not compressed
         )
+        self.create_policies(connection, self.open_tables(connection))
 
     def create_policies(self, connection: sa.Connection, tables: Iterable[str]) -> None:
         """Let restricted transactions see only some rows of tables; see `restrict`. Others see all rows."""
@@ -512,31 +496,17 @@ class PostgresDatabase:
             table = f'"{self._schema}".{name}'
             visible = str(self._policy(name)).format(schema=f'"{self._schema}"')
             for statement in (
-                f"DROP POLICY IF EXISTS access ON {table}",  # some of the tables may be those of an older ragfm
+                f"DROP POLICY IF EXISTS access ON {table}",
                 f"CREATE POLICY access ON {table} USING ({_UNRESTRICTED} OR {visible})",
                 f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
                 f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",  # also for the role that owns the table
             ):
                 connection.exec_driver_sql(statement)
 
-    def migrate(self) -> None:
-        """Create what an older ragfm did not, or what was switched off, if this role owns the tables.
-
-        A clone gets an id of its own.
-        """
+    def _prepare_writing(self) -> None:
+        """Switch on policies that were switched off, and complete the checksums. A clone gets an id of its own."""
         with self.committing() as connection:
             self._settle(connection)
-            if not self._lacks(connection):
-                return
-            # Several processes may open the collection at once.
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._creation_key)))
-            if not has_images(connection):
-                add_images(connection, f'"{self._schema}".{chunks.name}')
-            self._create_server_tables(connection)
-            if not self.has_checksums(connection):
-                for column in (uploads.c.digest, uploads.c.checksum):
-                    definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                    connection.exec_driver_sql(f'ALTER TABLE "{self._schema}".uploads ADD COLUMN {definition}')
             self.create_policies(connection, self.open_tables(connection, own=True))
             if not self._is_sealed(connection):
                 newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
@@ -553,21 +523,6 @@ class PostgresDatabase:
             new_id = properties.update().where(properties.c.key == "collection").values(value=uuid.uuid4().hex)
             connection.execute(new_id)
             self._key = self._seen = None
-
-    def _lacks(self, connection: sa.Connection) -> bool:
-        """Whether `migrate` has something to create, and this role owns the tables."""
-        names = {name: f'"{self._schema}".{name}' for name in _LATER_TABLES}
-        names["log_column"] = LATER_LOG_COLUMNS[-1]
-        lacks = connection.execute(_LACKS, names).one_or_none()
-        if lacks is None:
-            return False
-        return bool(
-            lacks.server_tables
-            or not has_images(connection)
-            or not self.has_checksums(connection)
-            or not self._is_sealed(connection)
-            or self.open_tables(connection, own=True)
-        )
 
     def check_server(self) -> None:
         """Raise CollectionError for a server that may lose acknowledged commits, or that cannot be written."""
@@ -612,6 +567,7 @@ class PostgresDatabase:
         self._token = token
         try:
             with self._keeping_lease(token, _WRITER):
+                self._prepare_writing()
                 yield
         finally:
             self._token = None
@@ -620,9 +576,6 @@ class PostgresDatabase:
     def turn(self, name: str) -> Iterator[bool]:
         """Hold a lease for work that one process does at a time; False if another one holds it."""
         token = uuid.uuid4().hex
-        rows = [{"key": name, "value": _NOBODY}, {"key": f"{name} until", "value": _NEVER}]
-        with self.committing() as connection:  # an older ragfm may have created the collection
-            connection.execute(insert(properties).on_conflict_do_nothing(), rows)
         if self._take_lease(token, name) is not None:
             yield False
             return
@@ -639,17 +592,10 @@ class PostgresDatabase:
         return bool(connection.scalar(query, {"table": f'"{self._schema}".generations'}))
 
     def may(self, connection: sa.Connection, table: sa.Table, privilege: str) -> bool:
-        """Whether the table exists and this role has a privilege on it."""
+        """Whether this role has a privilege on a table."""
         query = sa.text("SELECT has_table_privilege(oid, :privilege) FROM pg_class WHERE oid = to_regclass(:table)")
         values = {"table": f'"{self._schema}".{table.name}', "privilege": privilege}
         return bool(connection.scalar(query, values))
-
-    def has_checksums(self, connection: sa.Connection) -> bool:
-        """Whether uploads have digests and checksums, which an older ragfm did not store."""
-        query = sa.text(
-            "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(:uploads) AND attname = 'checksum'"
-        )
-        return bool(connection.scalar(query, {"uploads": f'"{self._schema}".uploads'}))
 
     @contextmanager
     def _keeping_lease(self, token: str, name: str) -> Iterator[None]:
@@ -823,10 +769,7 @@ class PostgresDatabase:
         del engine
         try:
             with self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                with_images = has_images(connection)
                 for table in SCHEMA.sorted_tables:
-                    if table is images and not with_images:
-                        continue
                     connection.execute(sa.text(f'VACUUM (ANALYZE) "{self._schema}"."{table.name}"'))
         except sa.exc.DBAPIError as error:
             raise self.write_error(error) from error
@@ -856,17 +799,6 @@ _WITHOUT_SECURITY = sa.text(
     "(SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'access' "
     "AND position(:setting IN pg_get_expr(polqual, polrelid)) > 0)) ORDER BY relname"
 ).bindparams(setting=_GROUPS)
-_LATER_TABLES = ("documents", "uploads", "work", "document_checksums", "answer_log")
-_LACKS = sa.text(
-    "SELECT to_regclass(:uploads) IS NULL OR to_regclass(:work) IS NULL OR to_regclass(:document_checksums) IS NULL "
-    "OR NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(:answer_log) AND attname = :log_column) "
-    "AS server_tables FROM pg_class WHERE oid = CAST(:documents AS regclass) AND pg_has_role(relowner, 'USAGE')"
-)
-# An older ragfm knew the key of an answer only by the group that no other key has.
-_SET_KEYS_OF_ANSWERS = (
-    "UPDATE {log} SET key = (SELECT substr(name, 5) FROM jsonb_array_elements_text(groups) AS name "
-    "WHERE left(name, 4) = 'key:') WHERE key IS NULL AND groups IS NOT NULL"
-)
 _NOW = sa.extract("epoch", sa.func.clock_timestamp())  # of the database, in seconds
 
 

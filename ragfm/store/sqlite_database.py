@@ -28,9 +28,8 @@ from ragfm.core.errors import (
     DamagedCollectionError,
 )
 from ragfm.core.fork import reset_in_children
-from ragfm.store.catalog import read_generation, read_property
+from ragfm.store.catalog import read_generation
 from ragfm.store.database import LOCK_SECONDS
-from ragfm.store.migrations import add_images, migrate, needs_migration
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     HEAD_FILE,
@@ -41,7 +40,7 @@ from ragfm.store.sqlite_file import (
     read_head,
     write_head,
 )
-from ragfm.store.tables import SCHEMA, WITH_IMAGES, chunks
+from ragfm.store.tables import SCHEMA, uploads
 from ragfm.store.views import VIEWS_FOLDER
 
 LOCK = "LOCK"
@@ -120,7 +119,7 @@ class SqliteDatabase:
         """Whether the folder holds a collection. Raises DamagedCollectionError if HEAD or the catalog is missing."""
         for _ in range(2):  # another process may be creating it
             has_head = (self.folder / HEAD_FILE).exists()
-            has_catalog = (self.folder / CATALOG_FILE).exists() or needs_migration(self.folder)
+            has_catalog = (self.folder / CATALOG_FILE).exists()
             if has_head == has_catalog:
                 return has_catalog
         if has_catalog:
@@ -129,11 +128,6 @@ class SqliteDatabase:
             f"{CATALOG_FILE} is missing from '{self.folder}'.",
             "Restore the collection from a backup, or remove its folder and ingest again.",
         )
-
-    @property
-    def needs_migration(self) -> bool:
-        """Whether the collection has an older schema."""
-        return needs_migration(self.folder)
 
     def identity(self) -> tuple[int, int] | None:
         """Device and inode of the database file, None if there is none."""
@@ -176,7 +170,7 @@ class SqliteDatabase:
         engine = self.open_engine(writable=True)
         try:
             with engine.begin() as connection:
-                SCHEMA.create_all(connection)
+                _create_tables(connection)
                 generation, digest = fill(connection)
             # Closing does a checkpoint too, but ignores errors.
             with closing(engine.raw_connection()) as driver:
@@ -199,7 +193,7 @@ class SqliteDatabase:
             engine = partial.open_engine(writable=True)
             try:
                 with engine.begin() as connection:
-                    SCHEMA.create_all(connection)
+                    _create_tables(connection)
                 yield engine
                 with engine.begin() as connection:
                     newest = read_generation(connection)
@@ -215,22 +209,6 @@ class SqliteDatabase:
             raise error_type(
                 f"The copy '{self.folder}' cannot be written: {why}.", "Fix the cause, then copy again."
             ) from error
-
-    def migrate(self) -> None:
-        """Upgrade a collection with an older schema. Raises CollectionError, which leaves it unchanged."""
-        migrate(self.folder)
-        engine = self.open_engine(writable=True)
-        try:
-            with engine.begin() as connection:
-                # A damaged catalog is reported when it is read.
-                lacks_images = read_property(connection, "schema") and not read_property(connection, WITH_IMAGES)
-            if lacks_images:
-                with self.begin_write(engine) as connection:
-                    add_images(connection, chunks.name)
-        except sa.exc.DatabaseError as error:
-            raise self.write_error(error) from error
-        finally:
-            engine.dispose()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -365,6 +343,11 @@ class SqliteDatabase:
                 f"Free space in '{self.name}' cannot be returned: {why}. No data was lost.",
                 "Fix the cause and run `ragfm compact`.",
             ) from error
+
+
+def _create_tables(connection: sa.Connection) -> None:
+    SCHEMA.create_all(connection)
+    uploads.create(connection, checkfirst=True)
 
 
 def leftovers(folder: Path) -> list[Path]:

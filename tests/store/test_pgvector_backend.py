@@ -236,7 +236,7 @@ def test_a_restricted_transaction_sees_no_vector_of_another_group(
     postgres.sql(
         f"ALTER TABLE {schema}.pgvector_1 DISABLE ROW LEVEL SECURITY; DROP POLICY access ON {schema}.pgvector_1"
     )
-    assert [finding.file for finding in collection.verify().findings] == ["pgvector_1"]  # as an older ragfm left it
+    assert [finding.file for finding in collection.verify().findings] == ["pgvector_1"]
     collection.remove("docs/hours.txt")
     assert not collection.verify().damaged
     collection.compact()

@@ -48,7 +48,6 @@ from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
 from ragfm.store import postgres_database
 from ragfm.store.postgres_database import PostgresDatabase
-from ragfm.store.tables import LATER_LOG_COLUMNS
 from ragfm.store.upload_table import UploadTable
 from ragfm.store.uploads import SliceReport, upload_id
 from ragfm.testing import HashingEmbedder
@@ -279,37 +278,6 @@ def test_a_long_commit_keeps_the_lease(address: str, docs: Path, monkeypatch: py
             _open(address).sync(docs)
         (source,) = catalog.sources()
         catalog.commit(source, [], ["hours.txt"])
-
-
-@pytest.mark.parametrize("tables", [["work"], ["upload_parts", "uploads"]])
-def test_a_sync_creates_the_tables_that_an_older_version_did_not(
-    tables: list[str], address: str, docs: Path, postgres: PostgresServer
-) -> None:
-    _open(address).sync(docs)
-    schema = address.rpartition("collection=")[2]
-    policies = f"SELECT tablename FROM pg_policies WHERE schemaname = '{schema}' ORDER BY 1"
-    before = postgres.sql(policies)
-    postgres.sql("DROP TABLE " + ", ".join(f"{schema}.{table}" for table in tables))
-    assert postgres.sql(policies) != before
-    _open(address).sync(docs)
-    assert postgres.sql(policies) == before
-
-
-def test_a_sync_adds_the_columns_that_the_answer_log_of_an_older_version_lacks(
-    address: str, docs: Path, postgres: PostgresServer
-) -> None:
-    collection = _open(address)
-    collection.sync(docs)
-    answer = Answer("q", "a", "answered", (), (), (), Usage(), 0.5)
-    context = AnswerContext("r", None, frozenset({"hr", "key:ann"}), None, 0.0, 0.1)
-    number = collection.answer_log.add(answer, context)
-    log = f"{address.rpartition('collection=')[2]}.answer_log"
-    for column in LATER_LOG_COLUMNS:
-        postgres.sql(f"ALTER TABLE {log} DROP COLUMN {column}")
-    _open(address).sync(docs)
-    assert collection.answer_log.entry(number).key == "ann"
-    collection.answer_log.add(answer, context)
-    assert [entry.status for entry in collection.answer_log.entries()] == [None, "answered"]
 
 
 def test_one_process_at_a_time_has_the_turn(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,13 +529,11 @@ def test_a_changed_row_of_a_document_is_found(address: str, docs: Path, postgres
     assert report.lost
 
 
-def test_rows_that_an_older_version_has_changed_are_not_damage(
-    address: str, docs: Path, postgres: PostgresServer
-) -> None:
+def test_rows_without_checksums_are_not_damage(address: str, docs: Path, postgres: PostgresServer) -> None:
     collection, schema = _open(address), _schema(address)
     collection.sync(docs)
-    with pytest.MonkeyPatch.context() as older:
-        older.setattr("ragfm.store.postgres_database.PostgresDatabase.seal", lambda *_: None)
+    with pytest.MonkeyPatch.context() as without_right:
+        without_right.setattr("ragfm.store.postgres_database.PostgresDatabase.seal", lambda *_: None)
         collection.tag("docs/leave.md", {"team": "hr"})
     assert not collection.verify().damaged
     collection.tag("docs/hours.txt", {"team": "hr"})
@@ -820,7 +786,6 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
             assert has_turn
             uploads.write_to(folder, str(upload_id(stored.uri)))
         assert (folder / "big.bin").read_bytes() == content
-        assert (folder / ".ragfm-access").read_text() == "key:ann\nhr"
         assert uploads.work() == (True, False)
         uploads.remove(stored)
         assert (uploads.all(), uploads.is_pending(stored)) == ([], True)
