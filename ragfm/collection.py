@@ -774,7 +774,7 @@ class Collection:
     def copy(self, target: str | Path, progress: ProgressCallback | None = None) -> CopyReport:
         """Copy the collection to PostgreSQL or from there to a folder, without embedding, and verify the copy.
 
-        `target` is a folder or an address that has no collection yet. An interrupted copy is continued.
+        `target` is a folder or an address that has no collection yet. An interrupted copy leaves nothing there.
         """
         from ragfm.maintenance.copy import copy
         from ragfm.store.collection_store import Store, open_database

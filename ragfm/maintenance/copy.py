@@ -1,8 +1,7 @@
 """Copy: a collection from a folder to PostgreSQL, back, or to another database, without embedding anything.
 
-The source is read in one transaction, so the copy is of one generation. Vectors are copied first, in batches that
-an interrupted copy keeps. Everything else follows in one transaction, with the history: its digests stay the same. Then
-the copy is verified. It is a collection of its own, with its own id.
+The source is read in one transaction, so the copy is of one generation. It is written in one transaction, too, with the
+history: its digests stay the same. Then the copy is verified. It is a collection of its own, with its own id.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -41,18 +39,14 @@ from ragfm.store.tables import (
 from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
 _BATCH_ROWS, _BATCH_IMAGES = 1_000, 20
-_COPY_OF = "copy of"  # key of the source's id in `properties`
-_OWN_PROPERTIES = ("collection", _COPY_OF, HOME, SEALED, *NO_LEASE)
-_TABLES = (generations, sources, documents, chunks, tags, groups, failures, images)
+_OWN_PROPERTIES = ("collection", HOME, SEALED, *NO_LEASE)
+_TABLES = (contracts, vectors, generations, sources, documents, chunks, tags, groups, failures, images)
 _NUMBERED = (contracts, sources, documents, chunks)  # with ids that the database assigns
 
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """Location of the copy, its generation and digest, number of documents and chunks.
-
-    `vectors` and `uploads` are those copied now, without those of an interrupted copy.
-    """
+    """Location of the copy, its generation and digest, number of documents, chunks, vectors and uploads."""
 
     location: str
     generation: int
@@ -65,7 +59,7 @@ class CopyReport:
 
 
 def copy(source: Store, target: Store, progress: ProgressCallback | None = None) -> CopyReport:
-    """Copy a collection to a place that has none, and verify the copy. An interrupted copy is continued.
+    """Copy a collection to a place that has none, and verify the copy. An interrupted copy leaves nothing there.
 
     Reports `Progress("copy", rows_copied, rows)`. Raises CollectionError if there is a collection already,
     UnsupportedError for two folders, DamagedCollectionError if the copy does not verify.
@@ -79,37 +73,34 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         raise CollectionError(
             f"There is already a collection at '{target.database.location}'.", "Choose a different destination."
         )
-    with source.catalog.read() as reading, target.database.receiving() as engine:
+    with source.catalog.read() as reading, target.database.creating() as database:
         newest = newest_generation(reading)
-        total = sum(reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in (vectors, *_TABLES))
-        done = _prepare(reading, engine, target.database.location)
-        copied = 0
-        for rows in _missing_vectors(reading, engine):
-            with engine.begin() as writing:
-                writing.execute(vectors.insert(), rows)
-            copied += len(rows)
-            progress(Progress("copy", done + copied, total))
-        done += copied
-        uploads = copy_to_database(source, target)
-        with engine.begin() as writing:
-            kept = sa.select(properties).where(properties.c.key.not_in(_OWN_PROPERTIES))
-            values = {row.key: row.value for row in reading.execute(kept)}
-            values["collection"] = uuid.uuid4().hex
-            if writing.dialect.name == "postgresql":
-                values |= NO_LEASE
-            writing.execute(properties.delete())
-            writing.execute(properties.insert(), [{"key": key, "value": value} for key, value in values.items()])
+        counts = {table: reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in _TABLES}
+        total, uploads = sum(counts.values()), 0
+
+        def fill(writing: sa.Connection) -> tuple[int, str]:
+            nonlocal uploads
+            done = 0
+            kept = reading.execute(sa.select(properties).where(properties.c.key.not_in(_OWN_PROPERTIES))).mappings()
+            new_id = {"key": "collection", "value": uuid.uuid4().hex}
+            writing.execute(properties.insert(), [new_id, *map(dict, kept)])
             for table in _TABLES:
                 size = _BATCH_IMAGES if table is images else _BATCH_ROWS
-                for rows in _rows(reading, sa.select(table).order_by(*table.primary_key), size):
+                query = sa.select(table).order_by(*table.primary_key).execution_options(yield_per=size)
+                for batch in reading.execute(query).mappings().partitions():
+                    rows = [dict(row) for row in batch]
                     if table is sources:
                         rows = [_relocated(row, source, target) for row in rows]
                     writing.execute(table.insert(), rows)
                     done += len(rows)
                     progress(Progress("copy", done, total))
-            if writing.dialect.name == "postgresql":
+            if database.shared:
                 for table in _NUMBERED:
                     _set_sequence(writing, table)
+            uploads = copy_to_database(source, database, writing)
+            return newest.id, newest.digest
+
+        database.create(fill)
     report = verify(target)
     if report.damaged:
         raise DamagedCollectionError(
@@ -122,45 +113,8 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
     if digest != newest.digest:
         raise DamagedCollectionError(f"The copy has the digest {digest}, its source {newest.digest}.", "Copy again.")
     seconds = round(time.monotonic() - start, 3)
-    counts = (report.documents, report.chunks, copied, uploads)
-    return CopyReport(target.database.location, newest.id, digest, *counts, seconds)
-
-
-def _prepare(reading: sa.Connection, engine: sa.Engine, location: str) -> int:
-    """Record the source's id, and copy the contracts. Returns the number of vectors that are there already."""
-    key = sa.select(properties.c.value).where(properties.c.key == "collection")
-    collection = reading.execute(key).scalar_one()
-    fingerprints = {row.id: row.fingerprint for row in reading.execute(sa.select(contracts))}
-    with engine.begin() as writing:
-        copy_of = writing.execute(sa.select(properties.c.value).where(properties.c.key == _COPY_OF)).scalar()
-        known = {row.id: row.fingerprint for row in writing.execute(sa.select(contracts))}
-        if copy_of not in (None, collection) or any(fingerprints.get(at) != known[at] for at in known):
-            raise CollectionError(
-                f"There is an unfinished copy of a different collection at '{location}'.", "Remove it, then copy again."
-            )
-        if copy_of is None:
-            writing.execute(properties.insert().values(key=_COPY_OF, value=collection))
-        new = [{"id": at, "fingerprint": fingerprints[at]} for at in fingerprints if at not in known]
-        if new:
-            writing.execute(contracts.insert(), new)
-        return writing.execute(sa.select(sa.func.count()).select_from(vectors)).scalar_one()
-
-
-def _missing_vectors(reading: sa.Connection, engine: sa.Engine) -> Iterator[list[dict[str, Any]]]:
-    """The vectors that an interrupted copy has not copied."""
-    key = (vectors.c.contract_id, vectors.c.text_hash)
-    for rows in _rows(reading, sa.select(vectors)):
-        query = sa.select(*key).where(vectors.c.text_hash.in_([row["text_hash"] for row in rows]))
-        with engine.begin() as writing:
-            known = set(map(tuple, writing.execute(query)))
-        if missing := [row for row in rows if (row["contract_id"], row["text_hash"]) not in known]:
-            yield missing
-
-
-def _rows(reading: sa.Connection, query: sa.Select[Any], size: int | None = None) -> Iterator[list[dict[str, Any]]]:
-    result = reading.execute(query.execution_options(yield_per=size or _BATCH_ROWS)).mappings()
-    for rows in result.partitions():
-        yield [dict(row) for row in rows]
+    copied = (report.documents, report.chunks, counts[vectors], uploads)
+    return CopyReport(target.database.location, newest.id, digest, *copied, seconds)
 
 
 def _relocated(row: dict[str, Any], source: Store, target: Store) -> dict[str, Any]:

@@ -60,12 +60,6 @@ class Database(Protocol):
     def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
         """Create the tables and let `fill` insert their first rows; it returns the generation and its digest."""
 
-    def receiving(self) -> AbstractContextManager[sa.Engine]:
-        """An engine for the tables of a copy, created if they are not there from an interrupted one.
-
-        The collection exists when the block ends, which has to insert everything.
-        """
-
     def lock(self) -> AbstractContextManager[None]:
         """Hold the write lock. Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError."""
 

@@ -228,11 +228,9 @@ class PostgresDatabase:
 
     @property
     def exists(self) -> bool:
-        """Whether the schema has a collection; an unfinished copy is none."""
+        """Whether the schema has a collection."""
         with self.reading() as connection:
-            if not self._has_tables(connection):
-                return False
-            return bool(connection.scalar(sa.select(sa.exists(sa.select(generations.c.id)))))
+            return self._has_tables(connection)
 
     def identity(self) -> str | None:
         """The name of the folder, as last seen; None if there is no collection."""
@@ -442,25 +440,13 @@ class PostgresDatabase:
         with self._creating_tables() as connection:
             if self._has_tables(connection):
                 raise CollectionError(
-                    f"There already is a collection at '{self.location}', or an unfinished copy.",
-                    "Choose a different name.",
+                    f"There already is a collection at '{self.location}'.", "Choose a different name."
                 )
             self._create_tables(connection)
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
         self._key = self._seen = None  # of one that was dropped
         self.saw(generation, digest)
-
-    @contextmanager
-    def receiving(self) -> Iterator[sa.Engine]:
-        """An engine for the tables of a copy, which is unfinished until they have a generation."""
-        with self._creating_tables() as connection:
-            if not self._has_tables(connection):
-                self._create_tables(connection)
-        try:
-            yield self._writing_engine
-        except sa.exc.DBAPIError as error:
-            raise self.write_error(error) from error
 
     @contextmanager
     def _creating_tables(self) -> Iterator[sa.Connection]:

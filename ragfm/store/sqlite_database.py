@@ -28,7 +28,6 @@ from ragfm.core.errors import (
     DamagedCollectionError,
 )
 from ragfm.core.fork import reset_in_children
-from ragfm.store.catalog import read_generation
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
@@ -45,9 +44,6 @@ from ragfm.store.views import VIEWS_FOLDER
 
 LOCK = "LOCK"
 _VACUUM_PAGES = 2_000  # freed per statement
-
-COPYING = ".copying"
-"""Suffix of the folder of a copy that is not complete."""
 
 
 class _PreparedQuery:
@@ -181,34 +177,6 @@ class SqliteDatabase:
         finally:
             engine.dispose()
         self.write_head(generation, digest)
-
-    @contextmanager
-    def receiving(self) -> Iterator[sa.Engine]:
-        """An engine for a copy in the folder `NAME.copying`, which is renamed when the block ends."""
-        partial = SqliteDatabase(self.folder.with_name(f"{self.folder.name}{COPYING}"))
-        try:
-            partial.folder.mkdir(0o700, parents=True, exist_ok=True)
-            if not (partial.folder / CATALOG_FILE).exists():
-                create_database(partial.folder)
-            engine = partial.open_engine(writable=True)
-            try:
-                with engine.begin() as connection:
-                    _create_tables(connection)
-                yield engine
-                with engine.begin() as connection:
-                    newest = read_generation(connection)
-                assert newest is not None  # the copy is complete
-                partial.shrink(engine)
-            finally:
-                engine.dispose()
-            partial.write_head(newest.id, newest.digest)
-            partial.folder.rename(self.folder)
-            sync_folder(self.folder.parent)
-        except (OSError, sa.exc.DBAPIError) as error:
-            error_type, why = storage_failure(self.folder.parent, error)
-            raise error_type(
-                f"The copy '{self.folder}' cannot be written: {why}.", "Fix the cause, then copy again."
-            ) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 import xxhash
@@ -88,7 +88,8 @@ class UploadTable:
             if owned.used + size > max_bytes:
                 raise UploadQuotaError(int(owned.used), size)
             number, file_name = secrets.token_hex(8), safe_file_name(name)
-            self._insert(connection, number, file_name, groups, file, size, time.time())
+            values = upload_values(number, file_name, groups, size, content_digest(file))
+            insert_upload(connection, values, file, created=time.time())
         return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
 
     def find(self, uri: str, owner: str) -> Upload | None:
@@ -243,33 +244,15 @@ class UploadTable:
         check_content(number, row["digest"], digest.hexdigest())
         os.utime(folder / row["name"], (row["created"], row["created"]))
 
-    def add_from(self, folder: Path, record: UploadRecord) -> bool:
-        """Add an upload from a folder as UploadFolder keeps it, under its id. False if it is there already."""
-        with (folder / record.name).open("rb") as file, self._database.committing() as connection:
-            if connection.scalar(sa.select(uploads.c.id).where(uploads.c.id == folder.name)):
-                return False
-            status, groups = os.fstat(file.fileno()), list(record.groups)
-            size = status.st_size + OVERHEAD_BYTES
-            self._insert(connection, folder.name, record.name, groups, file, size, status.st_mtime)
-        return True
 
-    def _insert(
-        self,
-        connection: sa.Connection,
-        number: str,
-        name: str,
-        groups: list[str],
-        file: BinaryIO,
-        size: int,
-        created: float,
-    ) -> None:
-        values = upload_values(number, name, groups, size, content_digest(file))
-        connection.execute(uploads.insert().values(**values, created=created, state=_QUEUED))
-        file.seek(0)
-        count = 0
-        while data := file.read(_PART_BYTES):
-            connection.execute(upload_parts.insert(), {"upload_id": number, "number": count, "data": data})
-            count += 1
+def insert_upload(connection: sa.Connection, values: Mapping[str, Any], file: BinaryIO, *, created: float) -> None:
+    """Insert an upload: its record, see `upload_values`, and the whole content of a file."""
+    connection.execute(uploads.insert().values(**values, created=created, state=_QUEUED))
+    file.seek(0)
+    count = 0
+    while data := file.read(_PART_BYTES):
+        connection.execute(upload_parts.insert(), {"upload_id": values["id"], "number": count, "data": data})
+        count += 1
 
 
 def _parts(connection: sa.Connection, number: str) -> Iterator[bytes]:
