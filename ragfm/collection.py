@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
     from ragfm.store.compaction import CompactReport
     from ragfm.store.display_names import DisplayNames
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
     from ragfm.store.search_backend import SearchBackend
     from ragfm.store.uploads import UploadStore
 

@@ -15,7 +15,7 @@ from ragfm.generation.log_entries import JSON_COLUMNS, LogEntry, LogFilter, enco
 from ragfm.store.tables import answer_log
 
 if TYPE_CHECKING:
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
 

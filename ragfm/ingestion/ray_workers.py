@@ -24,7 +24,7 @@ from ragfm.core.progress import ignore_progress
 from ragfm.ingestion.shared_work import LOST
 from ragfm.ingestion.worker import Worker
 from ragfm.store.collection_store import Store
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 
 FAILED = 1
 """Exit code if the workers cannot do the work."""

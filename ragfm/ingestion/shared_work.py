@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ragfm.parsing import ParserChoice
     from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.collection_store import Store
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 POLL_SECONDS = 0.2
 """Time between two looks at the queue."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ragfm.store.catalog import Catalog, Source
     from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.collection_store import Store
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 _SLICES_PER_VIEW = 20
 _log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ragfm.core.types import Connector
     from ragfm.store.catalog import Source
     from ragfm.store.collection_store import Store
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 BATCH = 16
 """Number of documents to lease at once."""

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ragfm.core.errors import CollectionError, CollectionNotFound, ConfigError
 from ragfm.server.api_keys import Key, RequestCounter, find_key, hash_secret, new_key, rotated_key
 from ragfm.server.json_logging import log_event
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.store.tables import DATABASE_NOW
 from ragfm.store.tables import server_keys as _keys
 from ragfm.store.tables import server_rates as _rates

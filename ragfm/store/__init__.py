@@ -3,8 +3,8 @@
 database            what a collection needs of its database
 sqlite_database     a collection in a folder
 sqlite_file         its file, with page checksums, and HEAD
-postgres_database   a collection on PostgreSQL
-tables, migrations  the schema, and upgrades from older schemas
+postgres            a collection on PostgreSQL
+tables              the schema
 catalog             reads the catalog
 catalog_writer      writes it, one generation per commit
 document_rows       rows of documents, chunks, tags and groups

@@ -35,7 +35,7 @@ from ragfm.store.tables import (
 from ragfm.store.work_queue import WorkQueue
 
 if TYPE_CHECKING:
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 _BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small
 _MIN_DEAD_CHUNKS, _MIN_DEAD_SHARE = 1_000, 0.3  # from which a sync compacts

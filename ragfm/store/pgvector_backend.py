@@ -31,7 +31,7 @@ from ragfm.store.snapshot import MAX_TIES, Snapshot
 from ragfm.store.tables import chunks, documents, vectors
 
 if TYPE_CHECKING:
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 _EXTRA = 20  # candidates beyond k, since half precision may change their order
 _FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
@@ -131,7 +131,7 @@ class PgvectorSnapshot(Snapshot):
                         f'REFERENCES "{_schema(connection)}".vectors ON DELETE CASCADE)'
                     )
                 )
-                database.create_policies(connection, [table.name])
+                database.security.create_policies(connection, [table.name])
         lacking = ~sa.exists().where(table.c.text_hash == vectors.c.text_hash)
         query = sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum).where(
             vectors.c.contract_id == generation.contract_id, lacking

@@ -21,7 +21,8 @@ import xxhash
 from ragfm.core.durable_files import create_file
 from ragfm.core.errors import AccessDeniedError
 from ragfm.core.types import Ref
-from ragfm.store.postgres_database import UPLOADS_TURN, PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
+from ragfm.store.postgres.lease import UPLOADS_TURN
 from ragfm.store.tables import stored_ref, upload_parts, uploads
 from ragfm.store.uploads import (
     OVERHEAD_BYTES,

@@ -29,7 +29,7 @@ from ragfm.store.tables import DATABASE_NOW, work
 
 if TYPE_CHECKING:
     from ragfm.store.catalog_writer import CatalogWriter
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 LEASE_SECONDS = 30.0
 """How long a lease holds without being renewed: a worker that was killed delays its documents for that long."""

@@ -36,7 +36,7 @@ from ragfm.parsing.parsers import ParserChoice
 from ragfm.store import tables, work_queue
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.store.work_queue import WorkQueue
 from ragfm.testing import HashingEmbedder
 

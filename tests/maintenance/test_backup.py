@@ -19,7 +19,7 @@ from ragfm import Collection, Settings
 from ragfm.core.durable_files import encode_checksummed
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress
-from ragfm.maintenance.backup import MANIFEST
+from ragfm.maintenance.backup import FORMAT, MANIFEST
 from ragfm.store.sqlite_file import CATALOG_FILE, PAGE_BYTES, damaged_page, open_connection
 from ragfm.store.uploads import UploadFolder
 from ragfm.testing import HashingEmbedder
@@ -257,7 +257,7 @@ def test_huge_sizes_take_no_memory(filled: Collection, tmp_path: Path) -> None:
     os.truncate(archive, 1 << 40)
     with pytest.raises(DamagedCollectionError, match="at most"):
         _at(tmp_path / "there").restore(archive)
-    lie = encode_checksummed({"format": 1, "generation": 1, "digest": "", "size": 1 << 60, "blocks": []})
+    lie = encode_checksummed({"format": FORMAT, "generation": 1, "digest": "", "size": 1 << 60, "blocks": []})
     manifest, catalog = tarfile.TarInfo(MANIFEST), tarfile.TarInfo(CATALOG_FILE)
     manifest.size, catalog.size = len(lie), 1 << 60
     body = manifest.tobuf(tarfile.GNU_FORMAT) + lie.ljust(-(-len(lie) // 512) * 512, b"\0")

@@ -21,7 +21,7 @@ from support.shell import InProcessShell
 from ragfm import Collection, Settings
 from ragfm.cli.serve import key_store, named_collections
 from ragfm.server.api_keys import Key
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.testing import ScriptedReader
 
 

@@ -22,7 +22,7 @@ from ragfm.store.catalog import Catalog, Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.database import Database
 from ragfm.store.document_rows import NewDocument
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE
 from ragfm.store.tables import chunks, documents, text_hash, vectors

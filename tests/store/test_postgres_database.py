@@ -46,8 +46,8 @@ from ragfm.generation.log_entries import LogFilter
 from ragfm.samples import HANDBOOK
 from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
-from ragfm.store import postgres_database
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase, lease
+from ragfm.store.postgres import database as postgres_database
 from ragfm.store.upload_table import UploadTable
 from ragfm.store.uploads import SliceReport, upload_id
 from ragfm.testing import HashingEmbedder
@@ -249,8 +249,8 @@ def test_a_second_writer_is_told_who_writes(address: str, docs: Path, monkeypatc
 
 
 def test_a_writer_that_lost_its_lease_cannot_write(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_database, "LEASE_SECONDS", 0.5)
-    monkeypatch.setattr(postgres_database.PostgresDatabase, "_renew_lease", lambda *_: None)  # as if it was suspended
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(lease.Lease, "_keep_renewing", lambda *_: None)  # as if it was suspended
     first, second = _open(address), _open(address)
     first.sync(docs)
     with first._store.writing() as catalog:
@@ -264,7 +264,7 @@ def test_a_writer_that_lost_its_lease_cannot_write(address: str, docs: Path, mon
 
 
 def test_a_long_commit_keeps_the_lease(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_database, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.6)
     monkeypatch.setattr(postgres_database, "LOCK_SECONDS", 0.2)
     first = _open(address)
     first.sync(docs)
@@ -295,8 +295,8 @@ def test_one_process_at_a_time_has_the_turn(address: str, docs: Path, monkeypatc
             assert not others_turn
         _open(address).sync(docs)  # the turn is not the write lock
     assert not is_taken()
-    monkeypatch.setattr(postgres_database, "LEASE_SECONDS", 0.3)
-    monkeypatch.setattr(PostgresDatabase, "_renew_lease", lambda *_: None)  # as if its machine had failed
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(lease.Lease, "_keep_renewing", lambda *_: None)  # as if its machine had failed
     with first.turn("uploads") as has_turn:
         assert has_turn
         time.sleep(0.5)
@@ -308,7 +308,7 @@ WRITER = """
 import sys
 from ragfm import Collection, Settings
 from ragfm.testing import HashingEmbedder
-from ragfm.store import postgres_database
+from ragfm.store.postgres import database as postgres_database
 from ragfm.store.catalog_writer import CatalogWriter
 address, docs, mode = sys.argv[1:]
 postgres_database.LOCK_SECONDS = 60
@@ -533,7 +533,7 @@ def test_rows_without_checksums_are_not_damage(address: str, docs: Path, postgre
     collection, schema = _open(address), _schema(address)
     collection.sync(docs)
     with pytest.MonkeyPatch.context() as without_right:
-        without_right.setattr("ragfm.store.postgres_database.PostgresDatabase.seal", lambda *_: None)
+        without_right.setattr("ragfm.store.postgres.PostgresDatabase.seal", lambda *_: None)
         collection.tag("docs/leave.md", {"team": "hr"})
     assert not collection.verify().damaged
     collection.tag("docs/hours.txt", {"team": "hr"})

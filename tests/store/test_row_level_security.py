@@ -174,7 +174,7 @@ def test_policies_that_were_switched_off_are_switched_on(
     address: str, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as without:
-        without.setattr("ragfm.store.postgres_database._POLICIES", {})
+        without.setattr("ragfm.store.postgres.policies.POLICIES", {})
         _open(address).sync(docs, allow=["board"])
         assert _open(address).as_groups(set()).search("office") == []  # by the conditions of the queries
     assert "row-level policies do not apply, they are switched off" in caplog.text
