@@ -2,8 +2,8 @@
 
 A backup is an uncompressed tar archive with these members:
 
-    manifest.json   format, generation and digest; size and block checksums of the catalog; path, size and checksum of
-                    each uploaded file; and its own checksum
+    manifest.json   format, generation and digest; size and block checksums of the catalog and of each uploaded file,
+                    whose path it has, too; and its own checksum
     catalog.db      the database at one generation, copied by SQLite's backup interface
     uploads/0 …     the uploaded files, in the order of the manifest. They are copied after the catalog; the next sync
                     of the restored collection settles uploads and deletions in between
@@ -20,13 +20,11 @@ import tarfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import pysqlite3
 import sqlalchemy as sa
-import xxhash
 
 from ragfm.core.durable_files import (
     create_file,
@@ -52,7 +50,7 @@ from ragfm.store.sqlite_file import (
     write_head,
 )
 from ragfm.store.uploads import UPLOADS, UploadFolder
-from ragfm.store.views import block_checksums
+from ragfm.store.views import file_entry
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -104,7 +102,12 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             if force:
                 archive.replace(out)
             else:
-                _rename_unless_exists(archive, out)
+                try:
+                    os.link(archive, out)  # fails if `out` was created meanwhile; a rename would replace it
+                except FileExistsError as error:
+                    raise CollectionError(f"'{out}' already exists.", "Choose a different file.") from error
+                except OSError:  # a file system without hard links
+                    archive.replace(out)
             sync_folder(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -145,19 +148,13 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
 
 def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
     """Write the archive of a copied collection. Returns the number of uploaded files."""
-    uploads: list[dict[str, Any]] = []
-    for upload_file in sorted((folder / UPLOADS).glob("*/*")):
-        path = upload_file.relative_to(folder / UPLOADS).as_posix()
-        with upload_file.open("rb") as data:
-            checksum = file_digest(data, xxhash.xxh3_128).hexdigest()
-        uploads.append({"path": path, "size": upload_file.stat().st_size, "checksum": checksum})
-    size = (folder / CATALOG_FILE).stat().st_size
+    paths = sorted((folder / UPLOADS).glob("*/*"))
+    uploads = [{"path": path.relative_to(folder / UPLOADS).as_posix(), **file_entry(path)} for path in paths]
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "generation": newest.id,
         "digest": newest.digest,
-        "size": size,
-        "blocks": list(block_checksums(folder / CATALOG_FILE)),
+        "catalog": file_entry(folder / CATALOG_FILE),
         "uploads": uploads,
     }
     encoded = encode_checksummed(manifest)
@@ -166,11 +163,10 @@ def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
         tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
         tar.addfile(_member(MANIFEST, len(encoded)), io.BytesIO(encoded))
-        with (folder / CATALOG_FILE).open("rb") as file:
-            tar.addfile(_member(CATALOG_FILE, size), file)
-        for number, upload in enumerate(uploads):
-            with (folder / UPLOADS / upload["path"]).open("rb") as file:
-                tar.addfile(_member(f"{UPLOADS}/{number}", upload["size"]), file)
+        names = [CATALOG_FILE, *(f"{UPLOADS}/{number}" for number in range(len(paths)))]
+        for name, path in zip(names, [folder / CATALOG_FILE, *paths], strict=True):
+            with path.open("rb") as file:
+                tar.addfile(_member(name, path.stat().st_size), file)
     sync_file(archive)
     return len(uploads)
 
@@ -179,12 +175,3 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o600
     return member
-
-
-def _rename_unless_exists(archive: Path, out: Path) -> None:
-    try:
-        os.link(archive, out)  # fails if `out` was created meanwhile; a rename would replace it
-    except FileExistsError as error:
-        raise CollectionError(f"'{out}' already exists.", "Choose a different file.") from error
-    except OSError:  # a file system without hard links
-        archive.replace(out)

@@ -121,17 +121,22 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
 
 def _relocated(row: dict[str, Any], source: Store, target: Store) -> dict[str, Any]:
     """A row of `sources` with locations that hold for the copy: absolute ones, or relative to the folder's parent."""
-    relocated = dict(row)
     if row["name"] == UPLOADS_SOURCE:
         place = UPLOADS_ADDRESS if target.database.shared else f"{target.folder.name}/{UPLOADS}"
-        return relocated | {"location": place, "root": place}
-    for key in ("location", "root"):
-        if "://" not in row[key]:
-            path = PurePath(os.path.normpath(Path(source.database.settings_file.parent, row[key])))
-            parent = target.database.settings_file.parent
-            relative = not target.database.shared and path.is_relative_to(parent)
-            relocated[key] = path.relative_to(parent).as_posix() if relative else str(path)
-    return relocated
+        return row | {"location": place, "root": place}
+    old, new = source.database.settings_file.parent, target.database.settings_file.parent
+    places = {key: relocate(row[key], old, None if target.database.shared else new) for key in ("location", "root")}
+    return row | places
+
+
+def relocate(location: str, old_parent: Path, new_parent: Path | None) -> str:
+    """A location relative to the new collection's parent folder if possible, else absolute."""
+    if "://" in location:
+        return location
+    path = PurePath(os.path.normpath(old_parent / location))
+    if new_parent is not None and path.is_relative_to(new_parent):
+        return path.relative_to(new_parent).as_posix()
+    return str(path)
 
 
 def _set_sequence(writing: sa.Connection, table: sa.Table) -> None:

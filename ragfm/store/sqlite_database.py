@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from ragfm.core.config import SETTINGS_FILE
-from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path, temporary_paths
+from ragfm.core.durable_files import new_file_mode, new_folder, storage_failure, sync_folder, temporary_paths
 from ragfm.core.errors import (
     AccessDeniedError,
     CollectionBusyError,
@@ -142,12 +142,9 @@ class SqliteDatabase:
                 "Choose a different folder with -c.",
             )
         folder = self.folder.resolve()  # it may be a link to a larger disk
-        temporary = temporary_path(folder)
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir(0o700)  # it holds the text of all documents
-            yield SqliteDatabase(temporary)
-            temporary.rename(folder)
+            with new_folder(folder) as temporary:
+                yield SqliteDatabase(temporary)
         except (OSError, sa.exc.DBAPIError, CollectionError) as error:
             error_type, why = storage_failure(folder.parent, error)
             if isinstance(error, CollectionError):
@@ -157,8 +154,6 @@ class SqliteDatabase:
             raise error_type(
                 f"The collection '{self.folder}' cannot be created: {why}.", "Choose a different folder with -c."
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
         """Create the database file in the folder, which exists, and HEAD. Raises OSError, CollectionError."""
