@@ -15,10 +15,10 @@ import sqlalchemy as sa
 
 from ragfm.maintenance.integrity import LiveDocuments, newest_generation
 from ragfm.store.collection_store import Store
-from ragfm.store.document_rows import tag_row, update_groups
+from ragfm.store.document_rows import rewrite_tags, update_groups
 from ragfm.store.sqlite_database import leftovers, write_lock
 from ragfm.store.sqlite_file import HEAD_FILE, open_connection, write_head
-from ragfm.store.tables import documents, tags
+from ragfm.store.tables import documents
 from ragfm.store.views import VIEWS_FOLDER, remove_views
 
 
@@ -60,10 +60,7 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
                 sources = LiveDocuments(commit.connection).sources
                 for document_id in document_ids:
                     row = commit.connection.execute(sa.select(documents).where(documents.c.id == document_id)).one()
-                    commit.connection.execute(tags.delete().where(tags.c.document_id == document_id))
-                    if row.metadata:
-                        rows = [tag_row(document_id, key, value) for key, value in row.metadata.items()]
-                        commit.connection.execute(tags.insert(), rows)
+                    rewrite_tags(commit.connection, document_id, row.metadata)
                     allow = None if row.allow is None else tuple(row.allow)
                     commit.written += update_groups(commit.connection, sources[row.source_id], {row.path: allow})
                 commit.record("mend", document_ids)

@@ -190,10 +190,11 @@ class _Check:
         newest = live.generation
         self.generation = newest.id
         try:
-            # Both are read to the end first: a read error discards their findings.
-            found = [*_check_generations(connection, head), *_check_unused_vectors(connection, newest.contract_id)]
-            found += _check_unused_images(connection)
-            for discrepancy in found:
+            # All are read to the end first: a read error discards their findings.
+            for discrepancy in [
+                *_check_generations(connection, head),
+                *_check_unused(connection, newest.contract_id),
+            ]:
                 self._add_damage(*discrepancy)
         except READ_ERRORS as error:
             self._add_damage("generations and vectors", "readable", getattr(error, "orig", error))
@@ -260,8 +261,8 @@ def _check_generations(connection: sa.Connection, head: Mapping[str, Any] | None
             yield Discrepancy(f"the chunks of generation {row.id}", str(row.chunks), str(counts[row.id]))
 
 
-def _check_unused_vectors(connection: sa.Connection, contract_id: int) -> Iterator[Discrepancy]:
-    """Check the vectors that no live chunk uses, but that the next sync or re-embedding may use."""
+def _check_unused(connection: sa.Connection, contract_id: int) -> Iterator[Discrepancy]:
+    """Check the vectors and images that no live chunk uses, but that the next sync or re-embedding may use."""
     used = sa.exists().where(chunks.c.text_hash == vectors.c.text_hash, chunks.c.died.is_(None))
     query = sa.select(vectors, contracts.c.fingerprint).join(contracts)
     query = query.where(sa.or_(vectors.c.contract_id != contract_id, ~used))
@@ -269,13 +270,10 @@ def _check_unused_vectors(connection: sa.Connection, contract_id: int) -> Iterat
         dim, tokens = int(row.fingerprint["dim"]), OF_IMAGES in row.fingerprint and has_tokens(row.text_hash)
         for what, expected, found in check_vector(row.vector, row.checksum, dim, tokens=tokens):
             yield Discrepancy(f"{what} of the vector {row.text_hash.hex()}", expected, found)
-
-
-def _check_unused_images(connection: sa.Connection) -> Iterator[Discrepancy]:
-    """Check the images that no live chunk uses, but that the next sync may use."""
-    used = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
-    query = sa.select(images.c.hash, images.c.data).where(~used).execution_options(yield_per=10)
-    for key, data in connection.execute(query):
+    shown = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
+    for key, data in connection.execute(
+        sa.select(images.c.hash, images.c.data).where(~shown).execution_options(yield_per=10)
+    ):
         yield from check_image(key, data, f"the image {key}")
 
 

@@ -109,10 +109,7 @@ class Catalog:
             with self.read() as connection:
                 schema = read_property(connection, "schema")
                 newest = connection.execute(_NEWEST).one()
-                floor = read_property(connection, "floor")
-                acknowledged = newest.id if head is None else head["generation"]
-                query = sa.select(generations.c.digest).where(generations.c.id == acknowledged)
-                digest = connection.execute(query).scalar_one_or_none()
+                is_lost = head is not None and _is_lost(connection, head["generation"], head["digest"])
             if schema != str(SCHEMA_VERSION):
                 is_newer = schema is not None and schema.isdecimal() and int(schema) > SCHEMA_VERSION
                 raise CollectionError(
@@ -120,10 +117,8 @@ class Catalog:
                     f"{SCHEMA_VERSION}.",
                     "Use a newer ragfm." if is_newer else "Ingest its sources into a new collection.",
                 )
-            # Compaction deletes old generations. A HEAD that was read before the compaction may be one of them.
-            compacted = digest is None and acknowledged < int(floor or 0)
-            if head is not None and digest != head["digest"] and not compacted:
-                raise self._loss(newest.id, acknowledged, head["digest"])
+            if head is not None and is_lost:
+                raise self._loss(newest.id, head["generation"], head["digest"])
             database.saw(newest.id, newest.digest)
         except BaseException:
             self.close()
@@ -209,13 +204,10 @@ class Catalog:
         """Check that the newest generation continues the history that this process has seen, and remember it."""
         if seen == (generation, digest):
             return
-        if seen is not None:
-            known = connection.execute(sa.select(generations.c.digest).where(generations.c.id == seen[0])).scalar()
-            compacted = known is None and seen[0] < int(read_property(connection, "floor"))
-            if known != seen[1] and not compacted:
-                if self.database.replaced(connection):
-                    raise StaleReadError
-                raise self._loss(generation, *seen)
+        if seen is not None and _is_lost(connection, *seen):
+            if self.database.replaced(connection):
+                raise StaleReadError
+            raise self._loss(generation, *seen)
         self.database.saw(generation, digest)
 
     def _loss(self, newest: int, acknowledged: int, digest: str) -> DamagedCollectionError:
@@ -234,9 +226,8 @@ class Catalog:
         if newest.id < generation:
             return False
         with self.read() as connection:
-            known = connection.execute(sa.select(generations.c.digest).where(generations.c.id == generation)).scalar()
-            compacted = known is None and generation < int(read_property(connection, "floor"))
-        if known != digest and not compacted:
+            is_lost = _is_lost(connection, generation, digest)
+        if is_lost:
             loss = self._loss(newest.id, generation, digest)
             raise LostCommitError(loss.message, loss.hint)
         return True
@@ -537,6 +528,14 @@ def read_generation(connection: sa.Connection, generation: int | None = None) ->
         query = query.where(generations.c.id == generation)
     row = connection.execute(query).one_or_none()
     return None if row is None else Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
+
+
+def _is_lost(connection: sa.Connection, generation: int, digest: str) -> bool:
+    """Whether the history has another commit, or none, in the place of a generation that was acknowledged."""
+    known = connection.scalar(sa.select(generations.c.digest).where(generations.c.id == generation))
+    # Compaction deletes old generations. One that was read before the compaction may be one of them.
+    compacted = known is None and generation < int(read_property(connection, "floor") or 0)
+    return known != digest and not compacted
 
 
 def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:

@@ -163,9 +163,14 @@ def update_tags(
     row = connection.execute(sa.select(documents.c.id, documents.c.metadata).where(*live)).one()
     metadata = {key: value for key, value in {**row.metadata, **changes}.items() if value is not None}
     connection.execute(documents.update().where(documents.c.id == row.id).values(metadata=metadata, recipe=recipe))
-    connection.execute(tags.delete().where(tags.c.document_id == row.id))
-    _insert_tags(connection, row.id, metadata)
+    rewrite_tags(connection, row.id, metadata)
     return int(row.id)
+
+
+def rewrite_tags(connection: sa.Connection, document_id: int, metadata: Mapping[str, Scalar]) -> None:
+    """Replace the rows of a document in `tags` by those of its metadata."""
+    connection.execute(tags.delete().where(tags.c.document_id == document_id))
+    _insert_tags(connection, document_id, metadata)
 
 
 def _insert_tags(connection: sa.Connection, document_id: int, metadata: Mapping[str, Scalar]) -> None:

@@ -158,8 +158,9 @@ class PgvectorSnapshot(Snapshot):
                 added += len(rows)
         with catalog.write() as connection:
             # After the first rows, since building an index is faster than adding to one.
+            owns_table = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:name)")
             indexed = _exists(connection, f"{table.name}_hnsw")
-            if generation.chunks and not indexed and _is_owner(connection, table.name):
+            if generation.chunks and not indexed and connection.scalar(owns_table, {"name": name}):
                 _create_index(connection, table, dim)
             if added:
                 for changed in (table, chunks, documents):
@@ -269,7 +270,15 @@ class PgvectorSnapshot(Snapshot):
             matching = self._count(connection, where, few)
             compared = matching if matching <= few else None
             if compared is None:
-                connection.execute(_index_settings(max(4 * count, self.generation.chunks // _CHUNKS_PER_CANDIDATE)))
+                candidates = max(4 * count, self.generation.chunks // _CHUNKS_PER_CANDIDATE, _MIN_EF_SEARCH)
+                index_settings = {
+                    "hnsw.ef_search": str(min(_MAX_EF_SEARCH, candidates)),
+                    "hnsw.iterative_scan": "relaxed_order",
+                    "hnsw.max_scan_tuples": str(_MAX_SCAN_TUPLES),
+                    "jit": "off",
+                }  # for this transaction only
+                calls = (sa.func.set_config(name, value, True) for name, value in index_settings.items())
+                connection.execute(sa.select(*calls))
             while True:
                 found = connection.execute(self._ranked(query, where, table, count, compared)).all()
                 if len(found) < count and compared is None:  # the index gave up before it found as many as match
@@ -302,17 +311,6 @@ class PgvectorSnapshot(Snapshot):
         join = chunks.join(table, table.c.text_hash == chunks.c.text_hash)
         by_index = self._matching(sa.select(chunks.c.id, distance.label("distance")).select_from(join), where)
         return by_index.order_by(distance).limit(count)
-
-
-def _index_settings(candidates: int) -> sa.Select[Any]:
-    """The statement that sets up a search through the index, for its transaction only."""
-    values = {
-        "hnsw.ef_search": str(min(_MAX_EF_SEARCH, max(_MIN_EF_SEARCH, candidates))),
-        "hnsw.iterative_scan": "relaxed_order",
-        "hnsw.max_scan_tuples": str(_MAX_SCAN_TUPLES),
-        "jit": "off",
-    }
-    return sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items()))
 
 
 def _copy_row(key: bytes, vector: bytes) -> bytes:
@@ -370,12 +368,6 @@ def _exists(connection: sa.Connection, name: str) -> bool:
     """Whether the collection's schema has a table or an index of this name."""
     found = sa.func.to_regclass(f'"{_schema(connection)}".{name}')
     return bool(connection.scalar(sa.select(found.is_not(None))))
-
-
-def _is_owner(connection: sa.Connection, table: str) -> bool:
-    """Whether this role may create an index of a table."""
-    query = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:name)")
-    return bool(connection.scalar(query, {"name": f'"{_schema(connection)}".{table}'}))
 
 
 def _schema(connection: sa.Connection) -> str:
