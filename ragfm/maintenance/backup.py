@@ -47,7 +47,6 @@ from ragfm.store.sqlite_file import (
     damaged_page,
     file_address,
     open_connection,
-    write_head,
 )
 from ragfm.store.uploads import UPLOADS, UploadFolder
 from ragfm.store.views import file_entry
@@ -94,8 +93,9 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             UploadFolder(temporary).drop_records()  # of uploads that were removed since
             with open_connection(temporary, writable=True) as connection:
                 newest = newest_generation(connection)
-            write_head(temporary, newest.id, newest.digest)
-            with closing(Catalog(SqliteDatabase(temporary))) as copy:
+            database = SqliteDatabase(temporary)
+            database.write_head(newest.id, newest.digest)
+            with closing(Catalog(database)) as copy:
                 documents = len(copy.documents(None))
             archive = temporary / "archive"
             uploads = _write_archive(temporary, archive, newest)

@@ -17,7 +17,7 @@ from ragfm.maintenance.integrity import LiveDocuments, newest_generation
 from ragfm.store.collection_store import Store
 from ragfm.store.document_rows import rewrite_tags, update_groups
 from ragfm.store.sqlite_database import leftovers, write_lock
-from ragfm.store.sqlite_file import HEAD_FILE, open_connection, write_head
+from ragfm.store.sqlite_file import HEAD_FILE, open_connection
 from ragfm.store.tables import documents
 from ragfm.store.views import VIEWS_FOLDER, remove_views
 
@@ -37,7 +37,7 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
         with write_lock(store.folder):
             with open_connection(store.folder) as connection:
                 newest = newest_generation(connection)
-            write_head(store.folder, newest.id, newest.digest)
+            store.database.write_head(newest.id, newest.digest)
         repairs.append(
             f"wrote {HEAD_FILE} for generation {newest.id}, the newest in the catalog; if later commits were "
             "acknowledged, they are lost, and this can no longer be detected"

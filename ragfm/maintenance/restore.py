@@ -24,7 +24,7 @@ from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import Store
 from ragfm.store.sqlite_database import SqliteDatabase
-from ragfm.store.sqlite_file import CATALOG_FILE, damaged_page, write_head
+from ragfm.store.sqlite_file import CATALOG_FILE, damaged_page
 from ragfm.store.uploads import UPLOADS, UPLOADS_SOURCE
 from ragfm.store.views import BLOCK_BYTES
 
@@ -110,11 +110,12 @@ class _Archive:
             raise self._damaged("its end", "two empty blocks", "cut off")
 
         (folder / MANIFEST).unlink()
-        write_head(folder, manifest["generation"], manifest["digest"])
+        database = SqliteDatabase(folder)
+        database.write_head(manifest["generation"], manifest["digest"])
         damage = damaged_page(folder)
         if damage is not None:
             raise self._damaged(CATALOG_FILE, "intact pages", damage)
-        with closing(Catalog(SqliteDatabase(folder))) as catalog:  # checks the schema and the generation
+        with closing(Catalog(database)) as catalog:  # checks the schema and the generation
             generation = catalog.at().id
         for suffix in ("-wal", "-shm"):
             (folder / f"{CATALOG_FILE}{suffix}").unlink(missing_ok=True)

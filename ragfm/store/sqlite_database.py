@@ -19,7 +19,16 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from ragfm.core.config import SETTINGS_FILE
-from ragfm.core.durable_files import new_file_mode, new_folder, storage_failure, sync_folder, temporary_paths
+from ragfm.core.durable_files import (
+    encode_checksummed,
+    new_file_mode,
+    new_folder,
+    read_checksummed,
+    storage_failure,
+    sync_folder,
+    temporary_paths,
+    write_durably,
+)
 from ragfm.core.errors import (
     AccessDeniedError,
     CollectionBusyError,
@@ -36,8 +45,6 @@ from ragfm.store.sqlite_file import (
     create_database,
     open_engine,
     read_error,
-    read_head,
-    write_head,
 )
 from ragfm.store.tables import SCHEMA, uploads
 from ragfm.store.views import VIEWS_FOLDER
@@ -253,11 +260,23 @@ class SqliteDatabase:
 
     def read_head(self) -> dict[str, Any]:
         """The last acknowledged `generation` and its `digest`. Raises DamagedCollectionError."""
-        return read_head(self.folder)
+        try:
+            return read_checksummed(self.folder / HEAD_FILE)
+        except (OSError, ValueError) as error:
+            raise DamagedCollectionError(
+                f"The record of the last commit, '{self.folder / HEAD_FILE}', cannot be read: {error}.", LOST_HEAD_HINT
+            ) from error
 
     def write_head(self, generation: int, digest: str) -> None:
         """Acknowledge a generation durably. Raises CollectionError."""
-        write_head(self.folder, generation, digest)
+        try:
+            write_durably(self.folder / HEAD_FILE, encode_checksummed({"generation": generation, "digest": digest}))
+        except OSError as error:
+            error_type, why = storage_failure(self.folder, error)
+            raise error_type(
+                f"Generation {generation} is committed, but '{self.folder / HEAD_FILE}' cannot be written: {why}.",
+                "Fix the cause and run the command again.",
+            ) from error
 
     def read_error(self, error: sa.exc.DatabaseError) -> CollectionError:
         """The error to raise for a failed read: damage, a full disk, a missing permission, or anything else."""

@@ -286,7 +286,7 @@ def test_a_failed_write_of_head_fails_the_commit(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ragfm.store.sqlite_file.write_durably", full)
+        patched.setattr("ragfm.store.sqlite_database.write_durably", full)
         with pytest.raises(CollectionError, match="No space left"):
             _add(catalog, source, embedder, "a", "one")
     catalog.close()
