@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ragfm.ingestion.turns import Turns
     from ragfm.maintenance.backup import BackupReport
     from ragfm.maintenance.copy import CopyReport
-    from ragfm.maintenance.export import ExportReport, Format
+    from ragfm.maintenance.export import ExportReport
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
     from ragfm.maintenance.salvage import SalvageReport
@@ -721,21 +721,19 @@ class Collection:
         self,
         path: str | Path | BinaryIO,
         *,
-        format: Format = "jsonl",
         filter: str | None = None,
         vectors: bool = False,
         progress: ProgressCallback | None = None,
     ) -> ExportReport:
         """Write all documents that this handle may see, with text and chunks, to a file or a binary stream.
 
-        All are of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
+        All are of one generation. Raises FilterError, CollectionError.
         """
         from ragfm.maintenance.export import export
 
         return export(
             self._catalog(),
             Path(path) if isinstance(path, str) else path,
-            format=format,
             conditions=self._conditions(filter),
             vectors=vectors,
             progress=progress,
