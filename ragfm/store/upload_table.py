@@ -39,6 +39,7 @@ from ragfm.store.uploads import (
     record_checksum,
     safe_file_name,
     upload_id,
+    upload_of,
     upload_values,
     valid_record,
 )
@@ -114,10 +115,7 @@ class UploadTable:
                 conditions = (*conditions, uploads.c.owner == owner)
             rows = [row for row in self._rows(connection, *conditions) if valid_record(row) is not None]
         self._owners.update((row["id"], row["owner"]) for row in rows)
-        return [
-            Upload(f"{UPLOADS_SOURCE}/{row['id']}/{row['name']}", row["owner"], row["bytes"], row["error"])
-            for row in rows
-        ]
+        return [upload_of(row) for row in rows]
 
     def _rows(self, connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Sequence[sa.RowMapping]:
         """Rows without their listing, in order of their ids."""
@@ -140,16 +138,14 @@ class UploadTable:
                     if valid_record(row) is None:
                         found = f"{record_checksum(row)}, so nobody may see it"
                         yield place, "the checksum of its record", str(row["checksum"]), found
-                    elif (actual := self._digest(connection, row["id"])) != digest:
-                        yield place, f"the checksum of {row['name']}", digest, actual
+                        continue
+                    actual = xxhash.xxh3_128()
+                    for data in _parts(connection, row["id"]):
+                        actual.update(data)
+                    if actual.hexdigest() != digest:
+                        yield place, f"the checksum of {row['name']}", digest, actual.hexdigest()
         except AccessDeniedError:  # this role may not read them
             return
-
-    def _digest(self, connection: sa.Connection, number: str) -> str:
-        digest = xxhash.xxh3_128()
-        for data in _parts(connection, number):
-            digest.update(data)
-        return digest.hexdigest()
 
     def owner_of_path(self, path: str) -> str:
         """The owner of the upload that a path of the source belongs to; empty if there is no such upload."""

@@ -250,19 +250,11 @@ class UploadFolder:
 
     def all(self) -> Iterator[Upload]:
         """All uploads in order of URI."""
-        names = self._ids()
-        records = self.records() if set(names) - self._cache.keys() else {}
-        uploads = dict[str, Upload]()
-        for name in names:
-            upload = self._cache.get(name)
-            if upload is None and (record := records.get(name)) is not None:
-                with suppress(FileNotFoundError):  # removed by another request
-                    size = (self.folder / name / record.name).stat().st_size + OVERHEAD_BYTES
-                    upload = Upload(f"{UPLOADS_SOURCE}/{name}/{record.name}", record.groups[0], size)
-            if upload is not None:
-                uploads[name] = upload
-        self._cache = uploads
-        yield from uploads.values()
+        ids = self._ids()
+        if set(ids) - self._cache.keys():
+            self._cache = {number: upload_of(row) for number, row in self._rows().items() if valid_record(row)}
+        known = self._cache
+        yield from (known[number] for number in ids if number in known)
 
     def owner_of_path(self, path: str) -> str:
         """The owner of the upload that a path below the folder belongs to; empty if there is no such upload."""
@@ -421,6 +413,11 @@ def upload_values(number: str, name: str, groups: Sequence[str], size: int, dige
     """The record of an upload, as values of the table `uploads`."""
     values = {"id": number, "owner": groups[0], "name": name, "groups": list(groups), "bytes": size, "digest": digest}
     return values | {"checksum": record_checksum(values)}
+
+
+def upload_of(row: Mapping[str, Any] | sa.RowMapping) -> Upload:
+    """The upload in a row of the table `uploads`."""
+    return Upload(f"{UPLOADS_SOURCE}/{row['id']}/{row['name']}", row["owner"], row["bytes"], row["error"])
 
 
 def valid_record(row: Mapping[str, Any] | sa.RowMapping) -> UploadRecord | None:
