@@ -22,8 +22,8 @@ from ragfm.maintenance.integrity import newest_generation
 from ragfm.maintenance.upload_files import copy_to_database
 from ragfm.maintenance.verification import verify
 from ragfm.store.collection_store import Store
-from ragfm.store.postgres.database import HOME
 from ragfm.store.postgres.lease import NO_LEASE
+from ragfm.store.postgres.postgres_database import HOME
 from ragfm.store.postgres.schema import SEALED
 from ragfm.store.tables import (
     chunks,

@@ -46,8 +46,7 @@ from ragfm.generation.log_entries import LogFilter
 from ragfm.samples import HANDBOOK
 from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
-from ragfm.store.postgres import PostgresDatabase, lease
-from ragfm.store.postgres import database as postgres_database
+from ragfm.store.postgres import PostgresDatabase, lease, postgres_database
 from ragfm.store.upload_table import UploadTable
 from ragfm.store.uploads import SliceReport, upload_id
 from ragfm.testing import HashingEmbedder
@@ -308,7 +307,7 @@ WRITER = """
 import sys
 from ragfm import Collection, Settings
 from ragfm.testing import HashingEmbedder
-from ragfm.store.postgres import database as postgres_database
+from ragfm.store.postgres import postgres_database
 from ragfm.store.catalog_writer import CatalogWriter
 address, docs, mode = sys.argv[1:]
 postgres_database.LOCK_SECONDS = 60

@@ -23,7 +23,7 @@ def inspect(report: Report, folder: str) -> None:
             problems += [f"verify: {finding}" for finding in collection.verify().findings]
         seen = [_read(folder, problems)]
         from ragfm.store import sqlite_database
-        from ragfm.store.postgres import database as postgres_database
+        from ragfm.store.postgres import postgres_database
 
         sqlite_database.LOCK_SECONDS = postgres_database.LOCK_SECONDS = 2.0
         with open_collection(folder) as collection, collection._store.writing():

@@ -45,9 +45,9 @@ from ragfm.store.catalog import read_property
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.postgres import lease, schema
 from ragfm.store.postgres.address import parse_address
-from ragfm.store.postgres.errors import failure
 from ragfm.store.postgres.lease import NO_LEASE, WRITER, Lease
 from ragfm.store.postgres.policies import RowSecurity
+from ragfm.store.postgres.server_errors import failure
 from ragfm.store.sqlite_file import HEAD_FILE
 from ragfm.store.tables import SCHEMA, generations, properties
 
