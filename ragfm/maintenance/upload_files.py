@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ragfm.core.durable_files import create_file
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.tables import uploads as uploads_table
 from ragfm.store.upload_table import insert_upload
@@ -44,12 +45,7 @@ def copy_uploads(collection: Path, target: Path) -> None:
                     except FileNotFoundError:
                         raise
                     except OSError:  # another file system, or one without hard links
-                        with (
-                            file.open("rb") as source,
-                            os.fdopen(
-                                os.open(copy / file.name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb"
-                            ) as out,
-                        ):
+                        with file.open("rb") as source, create_file(copy / file.name) as out:
                             shutil.copyfileobj(source, out, 2**20)
         except FileNotFoundError:
             shutil.rmtree(copy)

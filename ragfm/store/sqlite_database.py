@@ -168,7 +168,8 @@ class SqliteDatabase:
         engine = self.open_engine(writable=True)
         try:
             with engine.begin() as connection:
-                _create_tables(connection)
+                SCHEMA.create_all(connection)
+                uploads.create(connection)
                 generation, digest = fill(connection)
             # Closing does a checkpoint too, but ignores errors.
             with closing(engine.raw_connection()) as driver:
@@ -325,11 +326,6 @@ class SqliteDatabase:
                 f"Free space in '{self.name}' cannot be returned: {why}. No data was lost.",
                 "Fix the cause and run `ragfm compact`.",
             ) from error
-
-
-def _create_tables(connection: sa.Connection) -> None:
-    SCHEMA.create_all(connection)
-    uploads.create(connection, checkfirst=True)
 
 
 def leftovers(folder: Path) -> list[Path]:
