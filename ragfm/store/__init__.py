@@ -1,8 +1,8 @@
 """The store: the catalog, which is the source of truth, and indexes built from it.
 
 database            what a collection needs of its database
-sqlite_database     a collection in a folder
-sqlite_file         its file, with page checksums, and HEAD
+sqlite_database     a collection in a folder, with HEAD, which records the last acknowledged commit
+sqlite_file         its file, with page checksums
 postgres            a collection on PostgreSQL
 tables              the schema
 catalog             reads the catalog

@@ -1,4 +1,4 @@
-"""The database file of a collection, and HEAD, which records the last acknowledged commit.
+"""The database file of a collection, with page checksums.
 
 SQLite does not notice damaged page content: a flipped bit silently becomes a different text. Every page therefore has
 a checksum, which SQLite's checksum VFS (https://sqlite.org/cksumvfs.html) writes and verifies. The driver is pysqlite3,
