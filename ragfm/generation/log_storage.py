@@ -17,7 +17,7 @@ from ragfm.core.errors import CollectionError, CollectionNotFound, CollectionUna
 from ragfm.store.tables import answer_log
 
 if TYPE_CHECKING:
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
 SCHEMA = 5

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Embedder, Vectors
     from ragfm.store.catalog_writer import CatalogWriter
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 WINDOW = 512
 """Number of texts to collect before embedding; sorting them by length saves padding."""

@@ -35,7 +35,7 @@ from ragfm.ingestion.embedding import VectorCatalog, embed_missing
 from ragfm.ingestion.preparation import WAIT_SECONDS, Outcome, prepare
 from ragfm.store.catalog import StaleReadError
 from ragfm.store.collection_store import Store
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.store.tables import text_hash
 
 if TYPE_CHECKING:

@@ -117,5 +117,5 @@ def _split_documents(
 ) -> Iterator[tuple[Any, list[Chunk]]]:
     for row in rows:
         text, marks = catalog.document(row.id)
-        document = Document(row.uri, text, row.media_type, row.metadata, marks or ())
+        document = Document(row.uri, text, row.media_type, row.metadata, marks)
         yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings, path=row.path)

@@ -23,7 +23,7 @@ from ragfm.core.errors import CollectionBusyError, RagfmError
 from ragfm.ingestion.sources import sync_in_turns
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
-from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, SliceReport, Upload, upload_id
+from ragfm.store.uploads import UPLOADS_SOURCE, SliceReport, Upload, upload_id
 
 
 def main(collection: str) -> None:
@@ -88,7 +88,7 @@ def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Ma
         if number in visible[upload.owner]:
             continue
         if number in indexed:
-            failed[upload.uri] = f"a file {ACCESS_FILE} in it closes it to the key that uploaded it"
+            failed[upload.uri] = "a file .ragfm-access in it closes it to the key that uploaded it"
         elif not within:
             failed[upload.uri] = "it has no documents: hidden files and files that configure ragfm are left out"
         else:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from ragfm.core.types import Ref
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = sa.MetaData()
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite auto-increments only INTEGER
 _String = sa.String().with_variant(sa.String(collation="C"), "postgresql")  # ordered by code point, as in SQLite
@@ -78,7 +78,7 @@ documents = sa.Table(
     sa.Column("revision", _String, nullable=False),
     sa.Column("allow", sa.JSON(none_as_null=True)),  # access groups from the connector; NULL without rules
     sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("marks", sa.JSON(none_as_null=True)),  # NULL if written with schema 1
+    sa.Column("marks", sa.JSON, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -123,8 +123,6 @@ images = sa.Table(
     sa.Column("media_type", _String, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
-WITH_IMAGES = "images"
-"""The property of a catalog that has the table `images` and the columns of `chunks` for it; older ones lack them."""
 IMAGE_CONTRACT = "image contract"
 """The property with the id of the contract by which images are searched; without an image embedder there is none."""
 
@@ -213,7 +211,6 @@ answer_log = sa.Table(
     sa.Column("rating_id", _String, nullable=False, unique=True),
     sa.Column("thumbs", _String),
     sa.Column("correction", sa.Text),
-    # See LATER_LOG_COLUMNS.
     sa.Column("shown", sa.Text),
     sa.Column("status", _String),
     sa.Column("confidence", sa.Double),
@@ -221,9 +218,6 @@ answer_log = sa.Table(
     sa.Column("request_id", _String),
     sqlite_autoincrement=True,  # ids are never reused
 )
-
-LATER_LOG_COLUMNS = ("shown", "status", "confidence", "key", "request_id")
-"""The columns of `answer_log` that an older ragfm did not create."""
 
 uploads = sa.Table(
     "uploads",
@@ -238,8 +232,8 @@ uploads = sa.Table(
     sa.Column("error", sa.Text),  # why it failed
     sa.Column("listing", sa.JSON(none_as_null=True)),  # its files, as last listed
     sa.Column("listed_with", _String),  # the version and the limits of that listing
-    sa.Column("digest", _String),  # of the content; NULL if an older ragfm stored it, like the checksum
-    sa.Column("checksum", _String),  # of id, owner, name, groups, bytes and digest
+    sa.Column("digest", _String, nullable=False),  # of the content
+    sa.Column("checksum", _String, nullable=False),  # of id, owner, name, groups, bytes and digest
 )
 
 upload_parts = sa.Table(

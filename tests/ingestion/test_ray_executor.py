@@ -29,7 +29,7 @@ from ragfm.ingestion.sync import list_refs
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Source
 from ragfm.store.collection_store import Store
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 
 _PATIENT = 150.0  # seconds, on a busy machine
 

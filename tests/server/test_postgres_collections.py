@@ -21,9 +21,8 @@ from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
 from ragfm.cli.server_commands import key_store, named_collections
-from ragfm.core.errors import LogError
 from ragfm.server.api_keys import Key
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.testing import ScriptedReader
 
 
@@ -281,31 +280,6 @@ def test_another_server_indexes_the_uploads_of_one_that_was_killed(
         assert {hit["uri"] for hit in hits} == set(uris)
         late = _upload(restarted, "late.txt", "Late.").json()["uri"]
         eventually(lambda: {_state(restarted, uri) for uri in [*uris, late]} == {"ready"}, 120)
-
-
-@pytest.mark.slow
-def test_a_collection_of_an_older_version_gets_the_tables(
-    address: str, postgres: PostgresServer, tmp_path: Path
-) -> None:
-    with Collection.open(make_collection(tmp_path)) as folder:
-        folder.copy(address)
-    schema = _schema(address)
-    postgres.sql(
-        f"DROP TABLE {schema}.upload_parts, {schema}.uploads, {schema}.answer_log, {schema}.server_rates;"
-        f"DELETE FROM {schema}.properties WHERE key LIKE 'uploads%'"
-    )
-    with serve(tmp_path, ScriptedReader("Yes."), collection=address) as it:
-        refused = _upload(it, "note.txt", "The okapi is called Ann.")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "uploads_unavailable")
-        assert len(it.client("guest").get("/v1/documents").json()["data"]) == 2
-        with pytest.raises(LogError, match="no answer log"):
-            Collection.open(address).answer_log.entries()
-        Collection.open(address).sync(tmp_path / "docs")
-        assert Collection.open(address).answer_log.entries() == []
-        policies = postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{schema}'")
-        assert policies == "12"
-        uri = _upload(it, "note.txt", "The okapi is called Ann.").json()["uri"]
-        eventually(lambda: _state(it, uri) == "ready", 120)
 
 
 def _schema(address: str) -> str:

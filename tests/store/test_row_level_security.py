@@ -169,14 +169,14 @@ def test_row_level_security_holds_for_the_owner_of_the_tables(
     assert len(collection.as_groups({"board"}).documents()) == len(collection.documents()) == 4
 
 
-def test_an_older_collection_gets_the_policies(
+def test_policies_that_were_switched_off_are_switched_on(
     address: str, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with monkeypatch.context() as older:
-        older.setattr("ragfm.store.postgres_database._POLICIES", {})
+    with monkeypatch.context() as without:
+        without.setattr("ragfm.store.postgres.policies.POLICIES", {})
         _open(address).sync(docs, allow=["board"])
         assert _open(address).as_groups(set()).search("office") == []  # by the conditions of the queries
-    assert "row-level policies do not apply, an older ragfm made the tables" in caplog.text
+    assert "row-level policies do not apply, they are switched off" in caplog.text
     _open(address).sync()
     monkeypatch.setattr("ragfm.store.filters.visible_to", lambda _: sa.true())
     assert _open(address).as_groups(set()).search("office") == []
