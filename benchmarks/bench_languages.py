@@ -27,7 +27,7 @@ from ragfm import Collection, Settings
 from ragfm.core.config import SearchSection
 from ragfm.core.types import Embedder
 from ragfm.embedders import load_embedder
-from ragfm.evaluation import Choice, Question, QuestionSet, TimedEmbedder, corpus_collection
+from ragfm.evaluation import Question, QuestionSet, TimedEmbedder, corpus_collection
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.evaluation.search_tuning import CandidatePool
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, UNKNOWN_LANGUAGE_WEIGHT
@@ -85,7 +85,7 @@ class SearchedSet:
 
     def values(self, weight: float | None, ids: Sequence[str]) -> Any:
         """The nDCG@10 of each question; None is the default weight. *Shape:* (n, 1)."""
-        return np.array([[self._pools[key].value(Choice("convex", weight, 100))] for key in ids])
+        return np.array([[self._pools[key].value(weight)] for key in ids])
 
     def reported(self, ids: Sequence[str]) -> dict[str, Any]:
         """Results of the reported weights, each compared with the default weight."""

@@ -38,7 +38,7 @@ from ragfm.evaluation import QuestionSet, corpus_collection, load_questions
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.retrieval.multi_hop import _NAME
 
-HOPS = (1, 2, 3, "auto")
+HOPS = (1, 2)
 SETS = {"MuSiQue": musique, "HotpotQA": hotpotqa}
 WAYS = ("question", "passages", "right")
 WEIGHTS = (0.25, 0.35, 0.5, 0.7, 1.0)
@@ -88,7 +88,7 @@ def several_hops(data: QuestionSet, keep: str | None) -> dict[str, Any]:
             start = time.process_time()
             for question in questions:
                 steps: list[SearchStep] = []
-                hits = collection.search(question.text, 10, hops=hops, record=steps.append)  # type: ignore[arg-type]
+                hits = collection.search(question.text, 10, hops=hops, record=steps.append)
                 of_gold = [[gold.overlaps(hit) for hit in hits] for gold in question.gold]
                 recall = np.mean([any(of_one[:5]) for of_one in of_gold])
                 first = next((rank for rank, of_hit in enumerate(zip(*of_gold, strict=True), 1) if any(of_hit)), None)
@@ -261,12 +261,12 @@ def table(results: rendering.Results) -> str:
     rows = []
     for name, entry in results["multihop"]["several_hops"].items():
         cells = []
-        for hops in ("1", "2", "auto"):
+        for hops in ("1", "2"):
             run = entry["hops"][hops]
             p = "" if hops == "1" else f" ({rendering.p_value(run['all@5']['p'])})"
             cells.append(f"{run['all@5']['value']:.3f}{p}, {run['cpu_ms']:.0f} ms")
         rows.append([name, *cells])
-    return rendering.table(("set", "1 hop", "2 hops", "auto"), rows)
+    return rendering.table(("set", "1 hop", "2 hops"), rows)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/bench_passages.py [--articles 6] [--questions 300] [--answers 120]
 
 SQuAD train articles as documents in chunks of 64 tokens, with their own questions in hybrid mode. Three collections:
-the articles; the same with chunks that overlap by 24 tokens; each article twice, the copy with different line breaks
+the articles; each article twice, the copy with different line breaks
 and quotes, like the same text in two formats. "answer" is the share of questions whose answer is in a passage,
 "sentence" the share whose whole sentence is; tokens are the bundled reader's, of the passages alone. With --answers,
 the bundled reader answers this many of the questions from each arrangement: "gold" is the share of answers that contain
@@ -130,12 +130,12 @@ def main() -> None:
     reader = load_reader("bundled")
     twice = {**texts, **{f"copy/{name}": reflow(text) for name, text in texts.items()}}
     result: dict[str, Any] = {}
-    for name, files, overlap in (("articles", texts, 0), ("overlap", texts, 24), ("twice", twice, 0)):
+    for name, files in (("articles", texts), ("twice", twice)):
         with tempfile.TemporaryDirectory() as place:
             for path, text in files.items():
                 (Path(place) / "docs" / path).parent.mkdir(parents=True, exist_ok=True)
                 (Path(place) / "docs" / path).write_text(text, encoding="utf-8")
-            settings = Settings(chunk=ChunkSection(size=64, overlap=overlap))
+            settings = Settings(chunk=ChunkSection(size=64))
             with Collection.open(Path(place) / ".ragfm", settings=settings) as collection:
                 chunks = collection.sync(Path(place) / "docs").chunks
                 print(f"{name}: {chunks} chunks")

@@ -1,6 +1,6 @@
 """Preference tuning on 200 simulated ratings: whether the preference is learned, and what it does to the answers.
 
-    python benchmarks/bench_preference.py [--keep DIR] [--methods dpo,kto] [--rated 200] [--held-out 60]
+    python benchmarks/bench_preference.py [--keep DIR] [--rated 200] [--held-out 60]
 
 Questions of SQuAD train (CC BY-SA 4.0) whose answer is a number with its unit. The simulated user prefers the answer
 alone (`28 days [1].`) to the sentence that it is from, with an introduction. 200 questions are rated; 60 questions of
@@ -17,7 +17,7 @@ import json
 import re
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,10 @@ def margins(model: Any, base: Any, held_out: list[Example]) -> list[float]:
     import torch
 
     from ragfm.training.base_model import in_bfloat16
-    from ragfm.training.preference import encode_sequences
     from ragfm.training.training_batches import completion_logprobs
 
-    encoded = encode_sequences(base, held_out, "dpo", 2048).encoded
+    sides = [(example, replace(example, completion=str(example.rejected))) for example in held_out]
+    encoded = [base.encode(side) for pair in sides for side in pair]
     found: list[float] = []
     with torch.no_grad(), torch.autocast(base.device.type, torch.bfloat16, enabled=in_bfloat16(base.device)):
         for start in range(0, len(encoded), 8):
@@ -159,7 +159,7 @@ def table(results: rendering.Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="DIR", default="preference")
-    parser.add_argument("--methods", default="dpo,kto")
+    parser.add_argument("--methods", default="kto")
     parser.add_argument("--rated", type=int, default=200)
     parser.add_argument("--held-out", type=int, default=60)
     given = parser.parse_args()

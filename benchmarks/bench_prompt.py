@@ -29,7 +29,6 @@ from ragfm.core.abstention import is_abstention
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit, Message
 from ragfm.generation.prompt import build_prompt
-from ragfm.generation.prompt_template import STRATEGIES
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import ScriptedReader
 
@@ -174,7 +173,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--k", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--wordings", nargs="+", default=list(WORDINGS), choices=list(WORDINGS), metavar="WORDING")
-    parser.add_argument("--strategies", nargs="*", choices=STRATEGIES, metavar="STRATEGY", help="default: all")
+    parser.add_argument("--strategies", nargs="+", metavar="zero-shot|FILE")
     parser.add_argument("--max-tokens", type=int, default=48, help="maximum tokens of an answer")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -190,7 +189,7 @@ def compare_strategies(args: argparse.Namespace, items: Sequence[Item]) -> None:
 
     reader = load_reader("bundled", threads=args.threads)
     rows = []
-    for strategy in args.strategies or STRATEGIES:
+    for strategy in args.strategies:
         for k in args.k:
             rows.append(measure_strategy(reader, items, strategy, k, args.max_tokens))
             print(rows[-1], flush=True)

@@ -10,8 +10,6 @@ follow_up  seconds to the first token of a second question in a chat about five 
            builds for it; for ragfm also the tokens of the prompt and how many were cached: with the same passages in
            a different order, and with two new ones. LangChain and LlamaIndex first let the model rewrite the question.
            The first question is compared with a bare evaluation of its tokens
-cold       seconds to the first token of a prompt with the examples of `few-shot`, in a new process, before and after
-           the prefix was stored on disk
 gap        the longest time between two tokens of a running answer while a prompt of 2,000 tokens is evaluated
 soak       32 clients that stop some answers early: texts that differ from those of the prompt alone, failures, memory
 alike      greedy answers of the llama.cpp reader compared with the transformers reader, with the same weights
@@ -38,7 +36,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,14 +50,13 @@ from bench_prompt import DATA, shipped
 from llama_sides import SLOTS, Side, high_level, llama_cpp_server, llama_server, of_llama
 
 from ragfm.core.types import Hit, Message, Sampling
-from ragfm.generation.prompt import EarlierTurn, build_prompt, prompt_prefix
-from ragfm.generation.prompt_template import load_strategy
+from ragfm.generation.prompt import EarlierTurn, build_prompt
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.models.hardware import physical_cores
 from ragfm.testing import ScriptedReader
 
 CONTEXT = 4096
-PARTS = ("together", "talking", "follow_up", "cold", "gap")
+PARTS = ("together", "talking", "follow_up", "gap")
 
 
 class Prompts:
@@ -214,21 +210,6 @@ class Bench:
         model.close()
         return found
 
-    def cold(self) -> dict[str, float]:
-        """Seconds to the first token."""
-        strategy = load_strategy("few-shot")
-        wide, hits = ScriptedReader(context_tokens=10**6), _hits(self.prompts.five[:1])
-        prompt = build_prompt(self.prompts.questions[0], hits, wide, strategy=strategy).messages
-        before, times = os.environ.get("XDG_CACHE_HOME", ""), {}
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["XDG_CACHE_HOME"] = folder
-            for name in ("first process", "second process"):
-                reader = new_reader(self.file, self.threads)
-                reader.keep(prompt_prefix(strategy))
-                times[name], _ = first_token(ours(reader), prompt, 1)
-            os.environ["XDG_CACHE_HOME"] = before
-        return times | {"tokens": float(reader.count_tokens(prompt)), "kept": float(_kept(reader, prompt))}
-
     def gap(self) -> dict[str, float]:
         """Seconds between the tokens of an answer, and until the first token of the new prompt."""
         found = {f"ours, {name}": value for name, value in self._gap(ours(new_reader(self.file, self.threads))).items()}
@@ -265,11 +246,6 @@ class Bench:
             "longest": max(concurrent),
             "first of the long one": waited[0],
         }
-
-
-def _kept(reader: LlamaCppReader, prompt: Sequence[Message]) -> int:
-    engine = reader._engine
-    return int(engine.prefix_cache.match(engine.model.prompt_tokens(prompt)))
 
 
 def _time_framework_follow_up(model: Any, prompts: Prompts, question: str, second: str) -> dict[str, float]:

@@ -33,8 +33,9 @@ from bench_collection import fill, questions
 from measure import about, save
 
 from ragfm import Collection, Settings
-from ragfm.store import filters, postgres_database
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store import filters
+from ragfm.store.postgres import PostgresDatabase
+from ragfm.store.postgres.policies import POLICIES
 from ragfm.testing import HashingEmbedder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -48,7 +49,7 @@ GROUPS = 10  # to one of which each second document is restricted
 
 def apply_policies(server: PostgresServer, *, walled: bool) -> None:
     """Let row-level security apply to restricted handles, or not."""
-    for table in postgres_database._POLICIES:
+    for table in POLICIES:
         for what in ("ENABLE", "FORCE") if walled else ("DISABLE", "NO FORCE"):
             server.sql(f"ALTER TABLE measured.{table} {what} ROW LEVEL SECURITY")
     PostgresDatabase.restrict = _restrict if walled else lambda *_: None  # type: ignore[assignment,method-assign]

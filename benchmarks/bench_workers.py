@@ -1,16 +1,14 @@
-"""Ingest with workers that are killed, and compare the collection with that of a single process.
+"""Ingest on a Ray cluster whose nodes are killed, and compare the collection with that of a single process.
 
-    python benchmarks/bench_workers.py [--documents 20000] [--workers 3] [--kill-every 30]
-    python benchmarks/bench_workers.py --executor ray [--documents 20000]
+    python benchmarks/bench_workers.py [--documents 20000]
 
-Both use PostgreSQL and the embedder `hashing`. Every `--kill-every` seconds, a worker is killed by SIGKILL and
-replaced, until all is committed. On Ray, with a head and two nodes of one CPU each, a node is killed three times and
-replaced, and then the head with what is left, at equal steps of the work. The contents are compared document by
-document, chunk by chunk and vector by vector.
+Both use PostgreSQL and the embedder `hashing`. Of a head and two nodes of one CPU each, a node is killed three times
+and replaced, at equal steps of the work. The contents are compared document by document, chunk by chunk and vector by
+vector.
 
-`embedded_twice` counts texts that were embedded again because a worker was killed before it had stored them; `allowed`
-is what the batches of the killed workers hold at most. Prints one JSON line, kept in benchmarks/results/workers.json
-or workers-ray.json. The exit code is 1 for a difference.
+`embedded_twice` counts texts that were embedded again because a node was killed before it had stored them; `allowed`
+is what the batches of the killed nodes hold at most. Prints one JSON line, kept in benchmarks/results/workers-ray.json.
+The exit code is 1 for a difference.
 """
 
 from __future__ import annotations
@@ -30,13 +28,12 @@ from typing import Any
 from measure import about, save
 
 from ragfm import Collection, Settings
-from ragfm.ingestion.worker import BATCH
+from ragfm.ingestion.ray_executor import BATCH
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.postgres_server import postgres_server
-from support.ray_cluster import ray_cluster
-from support.worker_process import embedded_texts, recording_on_ray, start_worker, stop_worker
+from support.ray_cluster import embedded_texts, ray_cluster, recording_on_ray
 
 MOST_CHUNKS = 8  # of a document below
 
@@ -70,56 +67,24 @@ def sync(address: str, folder: Path, **options: Any) -> Any:
         return collection.sync(folder, name="docs", **options)
 
 
-def sync_with_workers(args: argparse.Namespace, address: str, folder: Path, log: Path) -> tuple[Any, int, list[int]]:
-    """Returns the report, the number of kills, and the exit codes of the last workers."""
-    workers = [start_worker(address, log, lease=30.0, batch=BATCH) for _ in range(args.workers)]
-    done, kills = threading.Event(), 0
-
-    def kill_workers() -> None:
-        nonlocal kills
-        chance = random.Random(args.seed)
-        while not done.wait(args.kill_every):
-            victim = chance.randrange(args.workers)
-            workers[victim].kill()
-            workers[victim].wait()
-            workers[victim] = start_worker(address, log, lease=30.0, batch=BATCH)
-            kills += 1
-
-    killer = threading.Thread(target=kill_workers)
-    killer.start()
-    try:
-        report = sync(address, folder, workers=0)
-    finally:
-        done.set()
-        killer.join()
-    return report, kills, [stop_worker(worker) for worker in workers]
-
-
-def sync_on_ray(args: argparse.Namespace, address: str, folder: Path, log: Path) -> tuple[Any, int, list[int]]:
-    """Returns the report and the number of workers that were killed, with no exit codes."""
-    path = recording_on_ray(folder.parent / "code", log, seconds=0.5, lease=30.0, batch=BATCH)
-    with ray_cluster(1, 1, 1, PYTHONPATH=path) as (cluster, (head, *nodes)):
+def sync_on_ray(address: str, folder: Path, log: Path, texts: int) -> tuple[Any, int]:
+    """Returns the report and the number of nodes that were killed. The collection will have so many `texts`."""
+    path = recording_on_ray(folder.parent / "code", log, seconds=0.5)
+    with ray_cluster(1, 1, 1, PYTHONPATH=path) as (cluster, (_, *nodes)):
         done = threading.Event()
-        killed: list[str] = []
+        kills = 0
 
-        def kill_parts() -> None:
-            for step in range(1, 5):
-                while len(embedded_texts(log)) < args.texts * step / 5:
+        def kill_nodes() -> None:
+            nonlocal kills
+            for step in range(1, 4):
+                while len(embedded_texts(log)) < texts * step / 4:
                     if done.wait(0.2):
                         return
-                if step < 4:
-                    cluster.kill(nodes[0])
-                    nodes.append(cluster.start(1))
-                    killed.append("node")
-                else:
-                    for part in (head, *nodes):
-                        cluster.kill(part)
-                    cluster.start(1, head=True)
-                    cluster.start(1)
-                    killed.append("head")
-                del nodes[0]
+                cluster.kill(nodes.pop(0))
+                nodes.append(cluster.start(1))
+                kills += 1
 
-        killer = threading.Thread(target=kill_parts)
+        killer = threading.Thread(target=kill_nodes)
         killer.start()
         os.environ["RAY_ADDRESS"] = cluster.address
         try:
@@ -127,18 +92,13 @@ def sync_on_ray(args: argparse.Namespace, address: str, folder: Path, log: Path)
         finally:
             done.set()
             killer.join()
-    assert killed == ["node", "node", "node", "head"], killed
-    return report, 5, []
+    return report, kills
 
 
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--executor", choices=["local", "ray"], default="local")
-    parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--kill-every", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with postgres_server() as server, tempfile.TemporaryDirectory() as name:
         folder, log = Path(name, "docs"), Path(name, "embedded")
@@ -149,10 +109,9 @@ def main() -> None:
         start = time.monotonic()
         alone = sync(addresses["alone"], folder)
         alone_seconds = time.monotonic() - start
-        args.texts = int(server.sql("SELECT count(*) FROM alone.vectors"))
+        expected = int(server.sql("SELECT count(*) FROM alone.vectors"))
         start = time.monotonic()
-        run = sync_on_ray if args.executor == "ray" else sync_with_workers
-        shared, kills, codes = run(args, addresses["shared"], folder, log)
+        shared, kills = sync_on_ray(addresses["shared"], folder, log, expected)
         shared_seconds = time.monotonic() - start
         versions = server.sql("SELECT count(*) FROM shared.documents")
         equal = digest(server, "alone") == digest(server, "shared")
@@ -160,10 +119,8 @@ def main() -> None:
     again, allowed = texts.total() - len(texts), kills * BATCH * MOST_CHUNKS
     result = {
         **about("workers"),
-        "executor": args.executor,
+        "executor": "ray",
         "documents": args.documents,
-        "workers": 2 if args.executor == "ray" else args.workers,
-        "kill_every": None if args.executor == "ray" else args.kill_every,
         "kills": kills,
         "added": [alone.added, shared.added],
         "document_versions": int(versions),
@@ -174,11 +131,10 @@ def main() -> None:
         "embedded_twice_share": round(again / max(1, len(texts)), 5),
         "allowed": allowed,
         "seconds": [round(alone_seconds, 1), round(shared_seconds, 1)],
-        "exit_codes": codes,
     }
-    save(result, "workers-ray" if args.executor == "ray" else "workers")
+    save(result, "workers-ray")
     print(json.dumps(result))
-    sound = equal and texts and again <= allowed and int(versions) == alone.added == shared.added and not any(codes)
+    sound = equal and texts and again <= allowed and int(versions) == alone.added == shared.added
     sys.exit(not sound)
 
 

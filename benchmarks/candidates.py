@@ -37,7 +37,7 @@ from ragfm.core.types import Hit, embedded_text
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection
 from ragfm.evaluation.metrics import CUTOFF, matches_gold
 from ragfm.retrieval.fusion_weight import has_code
-from ragfm.retrieval.search import fuse
+from ragfm.retrieval.search import candidate_hits, fuse
 
 DEPTH = 100
 """Candidates of each index, as in `search.candidates`."""
@@ -189,7 +189,7 @@ def _search(data: QuestionSet, collection: Collection) -> Iterator[dict[str, Any
         if not question.gold:
             continue
         try:
-            hits = collection.candidates(question.text, DEPTH)
+            hits = candidate_hits(collection.store, question.text, DEPTH)
         except TooLongError:
             continue
         uris = {uri: at for at, uri in enumerate(dict.fromkeys(hit.uri for hit in hits))}

@@ -534,7 +534,7 @@ class Rounds:
         def some(items: Sequence[Item], share: float) -> list[Item]:
             return _turn(items, number, round(share * ROUND))
 
-        found = [self._over(one, rng) for one in some(self._train, 0.21)]
+        found = [self._over(one, rng) for one in some(self._train, 0.25)]
         for one in some(self._train[::-1], 0.06):
             for text, title in self._lookalikes.near(one, 2):
                 found.append(titled(_part(Example(one.question, text), rng), title, rng))
@@ -561,9 +561,9 @@ class Rounds:
         found += some(self._tat, 0.02)
         own, elsewhere, wiki = self._claims
         found += some(own, 0.03) + some(elsewhere, 0.015) + some(wiki, 0.025)
-        for pair in some(self._pairs, 0.03):
+        for pair in some(self._pairs, 0.02):
             found += pair
-        found += some(self._statements, 0.04)
+        found += some(self._statements, 0.02)
         found += some(self._studies, 0.01)
         tables = self._tables if number % 2 else invented_tables(20, rng)
         found += [

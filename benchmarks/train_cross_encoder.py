@@ -33,7 +33,7 @@ from ragfm.evaluation import Question, QuestionSet, corpus_collection, load_ques
 from ragfm.models.model_lookup import find_model
 from ragfm.training.hard_negatives import RankingExample, load_or_mine
 from ragfm.training.ranker_models import CrossEncoderRanker
-from ragfm.training.ranker_trainer import RankerSettings, train_ranker
+from ragfm.training.ranker_trainer import train_ranker
 
 NEGATIVES, BATCH, HELD_OUT = 2, 8, 40
 WINDOW = 256
@@ -101,7 +101,9 @@ def main() -> None:
         examples[HELD_OUT:],
         examples[:HELD_OUT],
         args.out / ".training",
-        RankerSettings(epochs=1, batch=BATCH, rate=args.rate),
+        epochs=1,
+        batch=BATCH,
+        rate=args.rate,
         facts={"base": args.base},
         progress=show,
     )

@@ -53,9 +53,9 @@ RANK = 64
 BATCH_TOKENS = 4_000
 FROZEN = {12: 3, 6: 0}
 """Layers from below that keep their weights, as the embeddings do, by the number of layers."""
-RATES = {12: 4e-5, 6: 1e-4}
+RATES = {12: 7e-5, 6: 1e-4}
 """Peak learning rate by the number of layers; that of the heads is five times as high."""
-WARM_UP = 150  # steps
+WARM_UP = 60  # steps
 AVERAGE = 0.99
 """Share of the average of the weights that is kept at a step; the average is evaluated (Izmailov et al. 2018)."""
 

@@ -56,27 +56,18 @@ _HASHES = re.compile(r"^#{1,6} | #+$")
 
 @dataclass(frozen=True)
 class ChunkSettings:
-    """Size of chunks, in tokens of the embedding model.
+    """The maximum size of a chunk with its context, in tokens of the embedding model, at least 16.
 
-    size       maximum for a chunk with its context, ≥ 16; None means the embedder's window, up to 256
-    overlap    maximum number of tokens repeated from the previous chunk, in whole sentences of one section; less than
-               half of the size, or of the window if that is smaller
-
-    Raises ConfigError.
+    None means the embedder's window, up to 256. Chunks do not overlap: it found nothing more (decision 037). Raises
+    ConfigError.
     """
 
     size: int | None = None
-    overlap: int = 0
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 16:
             raise ConfigError(
                 f"The chunk size is {self.size} tokens, less than the minimum of 16.", "Set it to 16 or more."
-            )
-        if not 0 <= self.overlap < (self.size or _DEFAULT_SIZE) / 2:
-            raise ConfigError(
-                f"The chunk overlap is {self.overlap} tokens of {self.size or _DEFAULT_SIZE}.",
-                "Set it to 0 or more, and to less than half of the chunk size.",
             )
 
 
@@ -92,12 +83,12 @@ def chunk_document(
 
     `tokenize` and `max_tokens` are the embedder's. `path` is that of the document below its source, whose last folder
     and file name are part of the context; it is empty if the document is the source. For every chunk
-    `document.text[start:end] == text`. Without overlap chunks are disjoint; together they cover all characters that are
-    not white space. Raises TooLongError if a single character has more tokens than the window.
+    `document.text[start:end] == text`. Chunks are disjoint; together they cover all characters that are not white
+    space. Raises TooLongError if a single character has more tokens than the window.
     """
     limit = min(settings.size or _DEFAULT_SIZE, max_tokens)
     names = document_names(document, path)
-    return _Splitter(document, names, tokenize, limit, min(settings.overlap, (limit - 1) // 2)).chunks()
+    return _Splitter(document, names, tokenize, limit).chunks()
 
 
 class _Outline:
@@ -202,14 +193,13 @@ class _Outline:
 class _Splitter:
     """Packs a document's text into chunks of up to `limit` tokens."""
 
-    def __init__(self, document: Document, labels: Sequence[str], tokenize: Tokenize, limit: int, overlap: int) -> None:
+    def __init__(self, document: Document, labels: Sequence[str], tokenize: Tokenize, limit: int) -> None:
         import numpy as np
 
         self._document = document
         self._text = document.text
         self._tokenize = tokenize
         self._limit = limit
-        self._overlap = overlap
         self._outline = _Outline(document)
         bounds = [0]
         for end in self._outline.sentences:
@@ -228,68 +218,42 @@ class _Splitter:
         fitting: list[Chunk] = []
         todo = [(start, stop, self._limit) for start, stop in self._outline.regions()]
         while todo:
-            pieces = [piece for start, stop, room in todo for piece in self._cut(start, stop, room)]
-            chunks = [self._chunk(start, end) for start, _, end in pieces]
+            pieces = [piece for region in todo for piece in self._cut(*region)]
+            chunks = [self._chunk(start, end) for start, end in pieces]
             counts = map(len, self._tokenize([chunk.embedded_text for chunk in chunks]))
             todo = []
-            for (start, fresh, end), chunk, tokens in zip(pieces, chunks, counts, strict=True):
+            for (start, end), chunk, tokens in zip(pieces, chunks, counts, strict=True):
                 if tokens <= self._limit:
                     fitting.append(chunk)
                 elif start + 1 < chunk.end:
-                    first, last = map(int, self._token_starts.searchsorted((fresh, end)))
-                    least = max(last - first, -(-(end - fresh) // _CHARS_PER_TOKEN))  # tokens of the new text
-                    todo.append((fresh, end, least * self._limit // tokens))
+                    first, last = map(int, self._token_starts.searchsorted((start, end)))
+                    least = max(last - first, -(-(end - start) // _CHARS_PER_TOKEN))  # tokens of the text
+                    todo.append((start, end, least * self._limit // tokens))
                 else:
                     raise TooLongError(
                         f"{self._document.uri}: the character {chunk.text!r} at {start} has {tokens} tokens with its "
                         f"context, more than the chunk size of {self._limit}.",
                         "Raise the chunk size, or use an embedder with a longer window.",
                     )
-        chosen: list[Chunk] = []
-        for chunk in sorted(fitting, key=lambda chunk: (chunk.start, -chunk.end)):
-            # After a second split, the next chunk may repeat a piece entirely.
-            if not chosen or chunk.end > chosen[-1].end:
-                chosen.append(chunk)
-        return chosen
+        return sorted(fitting, key=lambda chunk: chunk.start)
 
-    def _cut(self, start: int, stop: int, room: int) -> Iterator[tuple[int, int, int]]:
-        """Chunks of a region as (start, start of new text, end); the first two differ by the overlap."""
-        stop = start + len(self._text[start:stop].rstrip())
-        sentences, skip_space = self._outline.sentences, self._outline.skip_space
-        fresh = skip_space(start, stop)
-        while fresh < stop:
-            begins = [fresh]
-            if self._overlap:  # or at the start of a sentence of the previous chunk
-                before = int(self._token_starts.searchsorted(fresh)) - self._overlap - 1  # the last token not repeated
-                earliest = int(self._token_starts[before]) + 1 if before >= 0 else 0
-                earliest = max(earliest, fresh - self._overlap * _CHARS_PER_TOKEN, start + 1)
-                near = slice(max(0, bisect_left(sentences, earliest) - 1), bisect_left(sentences, fresh))
-                repeated = (skip_space(sentence, fresh) for sentence in sentences[near])
-                begins = [*(begin for begin in repeated if earliest <= begin < fresh), fresh]
-            # Of the strongest boundaries within reach, choose the one with the longest overlap.
-            ends = [(*self._end(begin, fresh, stop, room), begin) for begin in begins]
-            _, end, start = min(ends, key=lambda cut: cut[0])
-            yield start, fresh, end
-            fresh = skip_space(end, stop)
-
-    def _end(self, begin: int, fresh: int, stop: int, room: int) -> tuple[int, int]:
-        """The weakness of the best boundary within reach of `begin` (0 is the strongest), and its position."""
-        # The context of a chunk that ends in the body: headings above `begin` may end at a joined heading before it.
-        room = min(room, self._limit - self._context(begin, stop)[1])
-        after = int(self._token_starts.searchsorted(begin)) + room  # the first token without room
-        reach = int(self._token_starts[after]) if after < len(self._token_starts) else stop
-        reach = min(reach, begin + room * _CHARS_PER_TOKEN, stop)
-        if reach == stop:
-            return 0, stop
-        for weakness, cuts in enumerate(self._outline.cuts):
-            i = bisect_right(cuts, reach)
-            if i and cuts[i - 1] > fresh:
-                return weakness, cuts[i - 1]
-        for end in range(reach, fresh, -1):
-            if self._text[end].isspace():
-                return len(self._outline.cuts), end
-        torn = len(self._outline.cuts) + (1 if begin == fresh else 2)  # overlap is not worth splitting a word
-        return torn, max(reach, fresh + 1)
+    def _cut(self, start: int, stop: int, room: int) -> Iterator[tuple[int, int]]:
+        """Start and end of the chunks of a region: each ends at the strongest boundary within reach."""
+        text, outline = self._text, self._outline
+        stop = start + len(text[start:stop].rstrip())
+        start = outline.skip_space(start, stop)
+        while start < stop:
+            # The context of a chunk that ends in the body: headings above may end at a joined heading before it.
+            tokens = min(room, self._limit - self._context(start, stop)[1])
+            after = int(self._token_starts.searchsorted(start)) + tokens  # the first token without room
+            reach = int(self._token_starts[after]) if after < len(self._token_starts) else stop
+            end = reach = min(reach, start + tokens * _CHARS_PER_TOKEN, stop)
+            if reach < stop:
+                ends = (cuts[bisect_right(cuts, reach) - 1] for cuts in outline.cuts if cuts and cuts[0] <= reach)
+                spaces = (at for at in range(reach, start, -1) if text[at].isspace())
+                end = next((at for at in chain(ends, spaces) if at > start), max(reach, start + 1))
+            yield start, end
+            start = outline.skip_space(end, stop)
 
     def _chunk(self, start: int, end: int) -> Chunk:
         text = self._text[start:end].rstrip()

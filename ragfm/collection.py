@@ -7,15 +7,14 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
-from ragfm.core.errors import CollectionBusyError, CollectionError, CollectionNotFound, UnsupportedError
-from ragfm.core.notebook import Heading, as_html, as_markdown
+from ragfm.core.errors import CollectionError, CollectionNotFound, UnsupportedError
+from ragfm.core.notebook import Heading, as_html
 from ragfm.core.table_rows import TableRow
 from ragfm.core.text import counted
 from ragfm.core.types import MAX_HOPS, Document, HitList, Scalar
@@ -24,34 +23,29 @@ if TYPE_CHECKING:
     from ragfm.core.config import Settings
     from ragfm.core.notebook import Block
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Box, Embedder, Hit, ImageEmbedder, ImagePart, Reranker, SearchStep
+    from ragfm.core.types import Box, Embedder, Hit, ImagePart, Reranker, SearchStep
     from ragfm.generation.answer_log import AnswerLog
     from ragfm.ingestion.ingest_report import Failed, SyncReport
     from ragfm.ingestion.reembed import ReembedReport
-    from ragfm.ingestion.source_watcher import WatchEvent
-    from ragfm.ingestion.turns import Turns
     from ragfm.maintenance.backup import BackupReport
     from ragfm.maintenance.copy import CopyReport
-    from ragfm.maintenance.export import ExportReport, Format
+    from ragfm.maintenance.export import ExportReport
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
-    from ragfm.maintenance.salvage import SalvageReport
     from ragfm.maintenance.tagging import TagReport
     from ragfm.maintenance.verification import VerifyReport
-    from ragfm.retrieval.multi_hop import Hops
     from ragfm.retrieval.search import Mode, RankedChunks
     from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
     from ragfm.store.compaction import CompactReport
     from ragfm.store.display_names import DisplayNames
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
     from ragfm.store.search_backend import SearchBackend
-    from ragfm.store.uploads import UploadStore
 
 __all__ = ["Collection", "DocumentInfo", "Status"]
 T = TypeVar("T")
 _TABLE_CHUNKS = 4  # on each side of a hit
-_PAUSE_SECONDS = 0.1  # between two checks; between two slices, twice the interval at which others try to get the lock
+_PAUSE_SECONDS = 0.1  # between two checks for a commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +128,12 @@ class Collection:
         return cls(store)
 
     @property
+    def store(self) -> Store:
+        """The store, for maintenance and servers. Raises UnsupportedError for a restricted handle."""
+        self._owner()
+        return self._store
+
+    @property
     def path(self) -> Path:
         """The collection's folder; for one on PostgreSQL, its folder on this machine."""
         return self._store.folder
@@ -142,16 +142,6 @@ class Collection:
     def location(self) -> str:
         """The collection's folder, or its address without a password."""
         return self._store.database.location
-
-    @property
-    def name(self) -> str:
-        """The name of the collection on a server, unless its user names it."""
-        return self._store.database.default_name
-
-    @property
-    def shared(self) -> bool:
-        """Whether the collection is on PostgreSQL, where other machines may use it too."""
-        return self._store.database.shared
 
     @property
     def settings_file(self) -> Path:
@@ -167,22 +157,11 @@ class Collection:
     def answer_log(self) -> AnswerLog:
         """The log of questions and answers: a file next to the folder, or a table of the database."""
         from ragfm.generation.answer_log import AnswerLog
-        from ragfm.generation.log_table import LogTable
+        from ragfm.generation.log_storage import LogTable
 
-        if self.shared:
+        if self._store.database.shared:
             return AnswerLog(LogTable(cast("PostgresDatabase", self._store.database)))
         return AnswerLog.for_collection(self.path)
-
-    def with_options(self, *, settings: Settings, embedder: Embedder, reranker: Reranker) -> Collection:
-        """The collection, opened again with other settings and models."""
-        from ragfm.store.collection_store import Store
-
-        self._owner()
-        return Collection(Store(self._store.database, settings, embedder, reranker))
-
-    def open_uploads(self) -> UploadStore:
-        """The files that users of a server have uploaded."""
-        return self._store.open_uploads()
 
     @property
     def contract(self) -> Mapping[str, Scalar]:
@@ -193,20 +172,6 @@ class Collection:
     def language(self) -> str | None:
         """The language of the keyword index, as ISO 639-1; None if there are no texts."""
         return self._read(lambda snapshot: snapshot.language if len(snapshot) else None)
-
-    @staticmethod
-    def language_of(question: str) -> str | None:
-        """The language of a question, as ISO 639-1; None if none of its words tells it."""
-        from ragfm.core.registry import load_plugin
-        from ragfm.store.views import KEYWORD_PLUGIN
-
-        language: str | None = load_plugin("keyword_indexes", KEYWORD_PLUGIN).language_of(question)
-        return language
-
-    @property
-    def generation(self) -> int:
-        """Number of the newest generation: each commit makes one."""
-        return self._store.read_catalog(lambda catalog: catalog.generation())
 
     @property
     def state(self) -> str:
@@ -229,35 +194,16 @@ class Collection:
         """The embedder of the newest generation."""
         return self._read(lambda snapshot: self._store.embedder(snapshot.generation))
 
-    @property
-    def image_embedder(self) -> ImageEmbedder | None:
-        """The embedder by which figures are searched; None if there is none, or no figure."""
-
-        def found(snapshot: SearchBackend) -> ImageEmbedder | None:
-            vectors = self._store.image_vectors(snapshot.generation)
-            return None if vectors is None else vectors.embedder
-
-        return self._read(found)
-
-    def as_groups(self, groups: Set[str]) -> Collection:
+    def as_groups(self, groups: Set[str], *, oldest: int | None = None) -> Collection:
         """A read-only handle that sees public documents, and restricted ones that one of `groups` may read.
 
-        A restricted handle can only be restricted further.
+        A restricted handle can only be restricted further. With `oldest`, a search does not wait for the newest
+        generation, but uses one that is ready, this one or later; documents that have been closed to the groups since
+        are not found. `Store.refresh` prepares the newest one.
         """
         names = _names(groups, "groups")
-        return Collection(self._store, names if self._groups is None else self._groups & names, self._oldest)
-
-    def at_least(self, generation: int) -> Collection:
-        """A handle that searches any generation that is ready, this one or later, instead of waiting for the newest.
-
-        `refresh` prepares the newest one. Documents that are closed to the handle's groups are no longer found, at
-        once.
-        """
-        return Collection(self._store, self._groups, generation)
-
-    def refresh(self) -> None:
-        """Prepare the newest generation for searches, while `at_least` handles search the one that is ready."""
-        self._store.refresh()
+        oldest = self._oldest if oldest is None else oldest
+        return Collection(self._store, names if self._groups is None else self._groups & names, oldest)
 
     def sync(
         self,
@@ -272,8 +218,7 @@ class Collection:
         retry: bool = False,
         allow_mass_delete: bool = False,
         keep_recipe: bool = False,
-        workers: int | None = None,
-        executor: str = "local",
+        executor: Literal["local", "ray"] = "local",
         progress: ProgressCallback | None = None,
     ) -> SyncReport:
         """Make the collection equal to its sources. Only changes are parsed and embedded.
@@ -294,13 +239,11 @@ class Collection:
                 MassDeleteError and removes nothing.
             keep_recipe: Leave documents that an older version of ragfm prepared as they are, unless they changed.
                 Otherwise they are parsed and embedded again.
-            workers: On PostgreSQL, let processes fetch, parse and embed the documents: this many of this machine, and
-                all that `work` elsewhere. This process lists and commits.
-            executor: "ray" starts the workers on the Ray cluster of the environment variable RAY_ADDRESS, else of this
-                machine: `workers`, or as many as it has CPUs for. "local" starts them on this machine.
+            executor: "ray" fetches, parses and embeds documents on the Ray cluster of the environment variable
+                RAY_ADDRESS, else of this machine, for a collection on PostgreSQL. This process lists and commits.
             progress: Called with the stage "ingest".
 
-        Raises SourceError, EmbedderMismatchError, CollectionBusyError, CollectionReadOnlyError.
+        Raises SourceError, EmbedderMismatchError, CollectionReadOnlyError.
 
         """
         from ragfm.core.text import check_characters
@@ -333,57 +276,8 @@ class Collection:
             retry=retry,
             allow_mass_delete=allow_mass_delete,
             keep_recipe=keep_recipe,
-            workers=workers,
             executor=executor,
         )
-
-    def sync_in_turns(
-        self, source: str | Path, turns: Turns, *, name: str, progress: ProgressCallback | None = None
-    ) -> Iterator[SyncReport]:
-        """Sync one source in slices, see `Turns`, until nothing is postponed. Yields the report of each slice.
-
-        The collection's lock is released between them. Any number of documents may be removed. Raises what `sync` does.
-        """
-        from ragfm.ingestion.source_request import SourceEntry, resolve_source
-        from ragfm.ingestion.sources import sync_sources
-
-        self._owner()
-        requests = [resolve_source(self._store, SourceEntry(str(source), name, {}))]
-        while True:
-            yield sync_sources(self._store, requests, progress, allow_mass_delete=True, turns=turns)
-            if not turns.postponed:
-                return
-            time.sleep(_PAUSE_SECONDS)
-
-    def work(self, *, stop: Event | None = None, progress: ProgressCallback = lambda _: None) -> int:
-        """Prepare documents for syncs with `workers`, on this or other machines, until `stop` is set.
-
-        Needs a collection on PostgreSQL, which may not exist yet. Returns the number of documents. `progress` is called
-        with the stage "work". Raises RagfmError if this machine cannot do the work: sources and embedder must be found
-        by the same names as where the sync runs, and the versions of ragfm must be equal.
-        """
-        from ragfm.ingestion.worker import Worker
-
-        self._owner()
-        worker = Worker(self._store, stop or Event(), progress)
-        worker.run()
-        return worker.documents
-
-    def watch(
-        self,
-        callback: Callable[[WatchEvent], None] = lambda _: None,
-        *,
-        interval: float = 300.0,
-        stop: Event | None = None,
-    ) -> None:
-        """Sync all sources, then each when it changes and every `interval` seconds, until `stop` is set.
-
-        `callback` is called after each sync, failed ones included, which are retried. Needs the extra `watch`.
-        """
-        from ragfm.ingestion.source_watcher import watch
-
-        self._owner()
-        watch(self._store, callback, interval, stop or Event())
 
     def search(
         self,
@@ -393,7 +287,7 @@ class Collection:
         mode: Mode = "hybrid",
         filter: str | None = None,
         rerank: str | None = None,
-        hops: Hops = 1,
+        hops: int = 1,
         record: Callable[[SearchStep], None] = lambda _: None,
     ) -> list[Hit]:
         """The `k` best chunks for a query, best first.
@@ -402,8 +296,8 @@ class Collection:
         hits: `rerank` is its name, `none`, or `auto` for the verifier of `ask` where query and documents are in
         English; by default the one that is configured. `auto` prefers the one that is configured, too.
 
-        With 2 or 3 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `auto` takes
-        a second hop if the best text lacks much of the query. `record` is called for each search (docs/retrieval.md).
+        With 2 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `record` is
+        called for each search (docs/retrieval.md).
 
         `filter` is an expression over metadata such as `year >= 2024 and team in (hr, legal)`. It is applied inside the
         search, so `k` hits are found if `k` match. Raises FilterError, TooLongError for a query over the embedder's
@@ -414,32 +308,32 @@ class Collection:
         from ragfm.retrieval.multi_hop import find_linked
         from ragfm.retrieval.rerank import has_verifier
         from ragfm.retrieval.search import check_mode, find, rerank_hits
+        from ragfm.store.views import language_of
 
         check_mode(mode)
         check_characters("query", query)
         k = self.settings.search.k if k is None else k
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
-        if hops not in ("auto", *range(1, MAX_HOPS + 1)):
-            raise ValueError(f"hops is {hops!r}; it must be `auto`, or between 1 and {MAX_HOPS}")
+        if hops not in range(1, MAX_HOPS + 1):
+            raise ValueError(f"hops is {hops!r}; it must be between 1 and {MAX_HOPS}")
         settings = self.settings.search
-        if hops != 1:
+        if hops == 2:
             steps: list[SearchStep] = []
 
             def linked(**parts: Any) -> RankedChunks:
                 steps.clear()  # of an attempt that compaction has overtaken
                 catalog = self._catalog()
                 return find_linked(
-                    query, k, hops=hops, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
+                    query, k, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
                 )
 
             hits = self._hits(filter, linked)
-            if steps or hops != "auto":
-                for step in steps:
-                    record(step)
-                return HitList(hits)
+            for step in steps:
+                record(step)
+            return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
-        asked = self.language if (own := self.language_of(query)) in (None, "en") else own
+        asked = self.language if (own := language_of(query)) in (None, "en") else own
         if rerank == "auto" and reranker is None and has_verifier() and is_english(query, asked):
             reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
@@ -449,10 +343,11 @@ class Collection:
             hits = rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
         return HitList(hits)
 
-    def has(self, commit: str) -> bool:
-        """Whether searches see a `commit`; a replica may not have it yet. From then on, they never see an older state.
+    def wait_for(self, commit: str, seconds: float = 10.0) -> bool:
+        """Whether searches see a `commit` within `seconds`. From then on, they never see an older state.
 
-        Raises LostCommitError if another commit has its place, ValueError if it is not a commit.
+        A replica may not have it yet. Raises LostCommitError if another commit has its place, ValueError if it is not a
+        commit.
         """
         parts = re.fullmatch(r"([0-9]{1,18})-([0-9a-f]+)", commit)
         if parts is None:
@@ -462,24 +357,12 @@ class Collection:
         def sees(snapshot: SearchBackend) -> bool:
             return self._store.catalog.has(generation, digest) and snapshot.generation.id >= generation
 
-        return self._store.read(sees)
-
-    def wait_for(self, commit: str, seconds: float = 10.0) -> None:
-        """Wait until searches see a `commit`. Raises CollectionBusyError after `seconds`, and what `has` raises."""
         deadline = time.monotonic() + seconds
-        while not self.has(commit):
+        while not self._store.read(sees):
             if time.monotonic() > deadline:
-                raise CollectionBusyError(
-                    f"The server of '{self.location}' has not received the commit {commit} within {seconds:g} s.",
-                    "Wait longer, or connect to the primary server.",
-                )
+                return False
             time.sleep(_PAUSE_SECONDS)
-
-    def candidates(self, query: str, count: int) -> list[Hit]:
-        """The candidates of `hybrid`: the `count` best chunks of each index, in order of id, with both scores."""
-        from ragfm.retrieval.search import find_candidates
-
-        return self._hits(None, partial(find_candidates, query, count))
+        return True
 
     def neighbours(self, hits: Sequence[Hit]) -> list[Hit]:
         """The chunks next to each hit that belong to its section and page: the one before it, then the one after it.
@@ -569,7 +452,12 @@ class Collection:
             conditions += [documents.c.uri > f"{folder}/", documents.c.uri < f"{folder}0"]  # 0 comes next after /
         if after is not None:
             conditions.append(documents.c.uri > after)
-        return self._listed(conditions, limit)
+
+        def found(catalog: Catalog) -> list[DocumentInfo]:
+            names = catalog.display_names()
+            return [_info(row, names) for row in catalog.documents(None, *conditions, limit=limit)]
+
+        return self._read_catalog(found)
 
     def info(self, uri: str) -> DocumentInfo:
         """One document without its text, by uri or display name. Raises CollectionError as `document` does."""
@@ -591,7 +479,7 @@ class Collection:
         def found(catalog: Catalog) -> Document:
             row = self._row(catalog, uri)
             text, marks = catalog.document(row.id)
-            return Document(row.uri, text, row.media_type, row.metadata, marks or ())
+            return Document(row.uri, text, row.media_type, row.metadata, marks)
 
         return self._read_catalog(found)
 
@@ -630,7 +518,7 @@ class Collection:
             return row, *catalog.document(row.id)
 
         row, text, marks = self._read_catalog(found)
-        return page_boxes(self._store, self._groups, row, text, marks or (), page, start, end)
+        return page_boxes(self._store, self._groups, row, text, marks, page, start, end)
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
@@ -721,21 +609,19 @@ class Collection:
         self,
         path: str | Path | BinaryIO,
         *,
-        format: Format = "jsonl",
         filter: str | None = None,
         vectors: bool = False,
         progress: ProgressCallback | None = None,
     ) -> ExportReport:
         """Write all documents that this handle may see, with text and chunks, to a file or a binary stream.
 
-        All are of one generation. Raises FilterError, CollectionError, and MissingExtraError for Parquet.
+        All are of one generation. Raises FilterError, CollectionError.
         """
         from ragfm.maintenance.export import export
 
         return export(
             self._catalog(),
             Path(path) if isinstance(path, str) else path,
-            format=format,
             conditions=self._conditions(filter),
             vectors=vectors,
             progress=progress,
@@ -747,13 +633,6 @@ class Collection:
 
         self._owner()
         return verify(self._store, repair=repair, progress=progress)
-
-    def salvage(self, out: str | Path, progress: ProgressCallback | None = None) -> SalvageReport:
-        """Copy every intact document into a new collection, without embedding."""
-        from ragfm.maintenance.salvage import salvage
-
-        self._owner()
-        return salvage(self._store, Path(os.path.abspath(out)), progress)  # noqa: PTH100
 
     def backup(
         self, path: str | Path, *, force: bool = False, progress: ProgressCallback | None = None
@@ -774,7 +653,7 @@ class Collection:
     def copy(self, target: str | Path, progress: ProgressCallback | None = None) -> CopyReport:
         """Copy the collection to PostgreSQL or from there to a folder, without embedding, and verify the copy.
 
-        `target` is a folder or an address that has no collection yet. An interrupted copy is continued.
+        `target` is a folder or an address that has no collection yet. An interrupted copy leaves nothing there.
         """
         from ragfm.maintenance.copy import copy
         from ragfm.store.collection_store import Store, open_database
@@ -800,38 +679,23 @@ class Collection:
     def __repr__(self) -> str:
         return f"Collection({self.location!r})"
 
-    def _blocks(self) -> Iterator[Block]:
-        yield Heading(repr(self))
+    def _repr_html_(self) -> str:
+        blocks: list[Block] = [Heading(repr(self))]
         try:
             status = self.status()
         except CollectionNotFound:
-            yield "It does not exist yet: `sync` creates it."
-            return
-        yield f"{counted(document=status.documents, chunk=status.chunks)}; embedder {status.embedder['embedder']}"
-        titles = ("source", "documents", "location")
-        if rows := [
-            TableRow(titles, (str(one["name"]), str(one["documents"]), str(one["location"]))) for one in status.sources
-        ]:
-            yield rows
-        if status.failed:
-            yield f"{counted(document=len(status.failed))} failed."
-
-    def _repr_html_(self) -> str:
-        return as_html(self._blocks())
-
-    def _repr_markdown_(self) -> str:
-        return as_markdown(self._blocks())
+            return as_html([*blocks, "It does not exist yet: `sync` creates it."])
+        counts = counted(document=status.documents, chunk=status.chunks)
+        blocks.append(f"{counts}; embedder {status.embedder['embedder']}")
+        columns = ("name", "documents", "location")
+        rows = [TableRow(("source", *columns[1:]), tuple(str(row[key]) for key in columns)) for row in status.sources]
+        blocks += [rows] if rows else []
+        blocks += [f"{counted(document=len(status.failed))} failed."] if status.failed else []
+        return as_html(blocks)
 
     def _owner(self) -> None:
         if self._groups is not None:
             raise UnsupportedError("A restricted handle cannot write.", "Use the owner's handle.")
-
-    def _listed(self, conditions: Sequence[Any], limit: int | None = None) -> list[DocumentInfo]:
-        def found(catalog: Catalog) -> list[DocumentInfo]:
-            names = catalog.display_names()
-            return [_info(row, names) for row in catalog.documents(None, *conditions, limit=limit)]
-
-        return self._read_catalog(found)
 
     def _catalog(self) -> Catalog:
         """The catalog, without the rows that this handle may not see if the database can hide them."""

@@ -29,7 +29,7 @@ from ragfm.core.types import Answer, Citation, Contradiction, Message, Sampling,
 from ragfm.generation.answer_log import AnswerContext, Origin
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
-from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint, prompt_prefix
+from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, configured_reader
 from ragfm.generation.readers.images import check_images
@@ -38,6 +38,7 @@ from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
 from ragfm.retrieval.document_dates import find_superseded
 from ragfm.retrieval.passages import arrange, match_hits
+from ragfm.store.views import language_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from ragfm.collection import Collection
     from ragfm.core.types import Dropped, Hit, ImagePart, Reader
     from ragfm.generation.structured_output import Extraction
-    from ragfm.retrieval.multi_hop import Hops
 
 __all__ = ["AnswerStream", "Rag"]
 
@@ -71,7 +71,7 @@ class Rag:
         adapter: For a reader by name, a folder made by `ragfm adapt train`, a GGUF file, or `none`. Default: the
             adapter of the settings if the reader is theirs, else the one that ships for the bundled reader. An adapter
             that was trained on a different model or prompt raises AdapterMismatchError.
-        strategy: Prompt strategy, by name or TOML file. Default: `ask.strategy` of the settings.
+        strategy: Prompt strategy: `zero-shot` or a TOML file. Default: `ask.strategy` of the settings.
         hops: Rounds of search, see `Collection.search`. Default: `ask.hops` of the settings.
 
     `base_reader` is shared between handles; `reader` is the same model with a prompt cache that is private to the
@@ -87,7 +87,7 @@ class Rag:
         k: int | None = None,
         adapter: str | None = None,
         strategy: str | None = None,
-        hops: Hops | None = None,
+        hops: int | None = None,
     ) -> None:
         if isinstance(collection, str | Path):
             raise TypeError(f"Rag takes a collection, such as Collection.open({str(collection)!r})")
@@ -107,11 +107,9 @@ class Rag:
             self.base_reader = reader
         self._passages: int = getattr(self.base_reader, "passages", DEFAULT_PASSAGES)
         self.k: int = _checked(k) or settings.k or self._passages
-        if keep := getattr(self.base_reader, "keep", None):
-            keep(prompt_prefix(self.strategy, documents_only=self._documents_only))
         self.origin = Origin()
         self.reader = _scoped(self.base_reader, collection, self.origin)
-        self.sampling = Sampling(max_tokens=settings.answer_tokens + self.strategy.thinking_tokens, adapter=adapter)
+        self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
@@ -166,7 +164,7 @@ class Rag:
 
         Retrieval is done when this returns; text is generated as it is consumed. The streamed text is the reader's own;
         `stream.answer.shown` is the answer as a user should read it. The answer comes in this form, and in one piece,
-        in `strict` mode, with a reasoning strategy, and from a small reader, which the verifier may correct. Otherwise
+        in `strict` mode, and from a small reader, which the verifier may correct. Otherwise
         an answer that is withheld afterwards is followed by a line with the abstention, and an unsure one by a line
         that says so.
 
@@ -241,19 +239,17 @@ class Rag:
         # It cannot see pictures, so it corrects no answer that may come from one.
         pictured = prompt.pictured if prompt else frozenset[int]()
         small = self._documents_only and calibration is not None and calibration.corrects and not pictured
-        one_piece = small or settings.mode == "strict" or self.strategy.answer_after is not None
+        one_piece = small or settings.mode == "strict"
 
         # Generate. Without passages the reader would answer from memory.
-        language, asked = self.collection.language if shown else None, self.collection.language_of(query)
+        language, asked = self.collection.language if shown else None, language_of(query)
         sentences = status_sentences(asked or language)
         output, abstention = ReaderOutput(), sentences.unknown
         if prompt and (shown or not self._documents_only):
             if small and needs_larger_reader(query):
                 abstention = NEEDS_LARGER_READER
             else:
-                output = yield from generate(
-                    self.reader, prompt, self.sampling, self.strategy, handle, silent=one_piece
-                )
+                output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
 
         # Cite: which passages support which sentence, and do they answer the question?
         numbered_hits, found_passages = match_hits(retrieved.hits, shown)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.postgres_server import PostgresServer, postgres_server, programs
 from support.processes import RUN_VARIABLE, wait_for_end
+from support.small_documents import write_documents
 
 from ragfm import Collection, Settings
 from ragfm.embedders import sentence_transformer
@@ -109,16 +110,17 @@ def embedder() -> HashingEmbedder:
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
-    """Four small documents."""
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "leave.md").write_text(
-        "# Leave\n\nYou get 28 days of leave.\n\n## Parents\n\nParents get 16 weeks more.\n"
-    )
-    (folder / "hours.txt").write_text("The office opens at nine and closes at five.\n")
-    (folder / "rooms.csv").write_text("room,seats\nOak,12\nElm,4\n")
-    (folder / "pets.html").write_text("<html><body><h1>Pets</h1><p>Dogs are welcome on Fridays.</p></body></html>")
-    return folder
+    """Four small documents, of which no parser process needs to be started."""
+    return write_documents(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_handbook(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """A collection of the four documents in a folder, for tests that only read."""
+    place = tmp_path_factory.mktemp("handbook")
+    collection = Collection.open(place / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(write_documents(place))
+    return collection
 
 
 @pytest.fixture(scope="session")

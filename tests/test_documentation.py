@@ -41,10 +41,6 @@ OTHER_PAGES = {"docs/leave.md", "docs/hr/leave.md", "docs/gguf.md"}  # examples,
 RUNNERS = {"ragfm", "sudo", "docker"}  # programs that run ragfm with the words after its name
 
 
-def _each(files: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("file", files, ids=lambda path: path.relative_to(ROOT).as_posix())
-
-
 def _is_dated(file: Path) -> bool:
     """Whether it names commands of its time, which may have been removed."""
     return file.name == "CHANGELOG.md" or file.parent.name == "decisions"
@@ -60,30 +56,39 @@ def _inline(file: Path, kind: str) -> Iterator[Token]:
         yield from (one for one in token.children or () if one.type == kind)
 
 
-@_each(FILES)
-def test_code_blocks_parse(file: Path) -> None:
-    for token in _tokens(file):
-        if token.type == "fence" and (parse := LANGUAGES.get(token.info)):
-            try:
-                parse(token.content)
-            except (SyntaxError, ValueError, yaml.YAMLError) as error:
-                pytest.fail(f"Block of {token.info} at line {(token.map or [0])[0] + 1}: {error}")
+def test_code_blocks_parse() -> None:
+    for file in FILES:
+        for token in _tokens(file):
+            if token.type == "fence" and (parse := LANGUAGES.get(token.info)):
+                try:
+                    parse(token.content)
+                except (SyntaxError, ValueError, yaml.YAMLError) as error:
+                    pytest.fail(f"{file}: block of {token.info} at line {(token.map or [0])[0] + 1}: {error}")
 
 
-@_each(FILES)
-def test_commands_in_shell_blocks_exist(file: Path) -> None:
-    for token in _tokens(file):
-        if token.type == "fence" and token.info in SHELL:
-            for words in _segments(token.content, prompt=token.info == "console"):
-                _check(words, complete=True)
+def test_commands_in_shell_blocks_exist() -> None:
+    wrong = [
+        f"{file}: {problem}"
+        for file in FILES
+        for token in _tokens(file)
+        if token.type == "fence" and token.info in SHELL
+        for words in _segments(token.content, prompt=token.info == "console")
+        if (problem := _problem(words, complete=True))
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@_each([file for file in FILES if not _is_dated(file)])
-def test_commands_in_the_text_exist(file: Path) -> None:
-    for token in _inline(file, "code_inline"):
-        if re.match(r"ragfm [a-z]", token.content) and "|" not in token.content:
-            for words in _segments(token.content.replace("…", ""), prompt=False):
-                _check(words, complete=False)
+def test_commands_in_the_text_exist() -> None:
+    wrong = [
+        f"{file}: {problem}"
+        for file in FILES
+        if not _is_dated(file)
+        for token in _inline(file, "code_inline")
+        if re.match(r"ragfm [a-z]", token.content) and "|" not in token.content
+        for words in _segments(token.content.replace("…", ""), prompt=False)
+        if (problem := _problem(words, complete=False))
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def _segments(text: str, *, prompt: bool) -> Iterator[list[str]]:
@@ -104,20 +109,22 @@ def _segments(text: str, *, prompt: bool) -> Iterator[list[str]]:
             words = []
 
 
-def _check(words: list[str], *, complete: bool) -> None:
+def _problem(words: list[str], *, complete: bool) -> str:
+    """What is wrong with the arguments of a command; empty if they are right."""
     command: click.Command = program
     context = click.Context(command, info_name="ragfm", **command.context_settings)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         if not (found := command.commands.get(words[0])):
-            pytest.fail(f"There is no command `{context.command_path} {words[0]}`.")
+            return f"There is no command `{context.command_path} {words[0]}`."
         command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
     try:
         command.make_parser(context).parse_args([re.sub(r"^\[(-.*)", r"\1", word.rstrip("]")) for word in words])
     except click.NoSuchOption as error:
-        pytest.fail(f"`{context.command_path}` has no option {error.option_name}.")
+        return f"`{context.command_path}` has no option {error.option_name}."
     except click.UsageError as error:  # in a sentence, an option may stand without its value
         if complete:
-            pytest.fail(f"`{context.command_path} {shlex.join(words)}`: {error.format_message()}")
+            return f"`{context.command_path} {shlex.join(words)}`: {error.format_message()}"
+    return ""
 
 
 @cache
@@ -135,18 +142,18 @@ def _anchors(file: Path) -> set[str]:
     return anchors
 
 
-@_each(FILES)
-def test_relative_links_resolve(file: Path) -> None:
-    links = [str(token.attrGet("href")) for token in _inline(file, "link_open")]
-    links += [str(token.attrGet("src")) for token in _inline(file, "image")]
-    for link in links:
-        if re.match(r"\w+:", link):
-            continue
-        address, _, anchor = unquote(link).partition("#")
-        target = (file.parent / address).resolve() if address else file
-        assert target.exists(), f"There is no {link}."
-        assert target.is_relative_to(ROOT), link
-        assert not anchor or anchor in _anchors(target), f"There is no heading for {link}."
+def test_relative_links_resolve() -> None:
+    for file in FILES:
+        links = [str(token.attrGet("href")) for token in _inline(file, "link_open")]
+        links += [str(token.attrGet("src")) for token in _inline(file, "image")]
+        for link in links:
+            if re.match(r"\w+:", link):
+                continue
+            address, _, anchor = unquote(link).partition("#")
+            target = (file.parent / address).resolve() if address else file
+            assert target.exists(), f"{file}: there is no {link}."
+            assert target.is_relative_to(ROOT), f"{file}: {link}"
+            assert not anchor or anchor in _anchors(target), f"{file}: there is no heading for {link}."
 
 
 def test_pages_that_the_code_and_the_changelog_name_exist() -> None:

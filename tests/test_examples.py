@@ -101,5 +101,5 @@ def test_one_machine() -> None:
 
 
 @pytest.mark.slow
-def test_servers_and_workers(postgres: PostgresServer) -> None:
-    _run("servers_and_workers.py", postgres.address("handbook"))
+def test_two_servers(postgres: PostgresServer) -> None:
+    _run("two_servers.py", postgres.address("handbook"))

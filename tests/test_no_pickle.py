@@ -35,9 +35,10 @@ for name in ("load", "loads"):
 _STORE = """
 from pathlib import Path
 from ragfm import Collection, Settings
+from ragfm.maintenance.salvage import salvage
 from ragfm.testing import HashingEmbedder
 
-for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf", "exact"):
+for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf"):
     settings = Settings(index=kind)
     collection = Collection.open(f"c-{kind}", settings=settings, embedder=HashingEmbedder())
     collection.sync("docs", tags={"year": 2026}, allow=["staff"])
@@ -54,7 +55,7 @@ for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf", "exact"):
     restored = Collection.open(f"restored-{kind}", settings=settings, embedder=HashingEmbedder("other", dim=48))
     restored.restore(f"{kind}.backup")
     assert restored.search("leave")
-    collection.salvage(f"salvaged-{kind}")
+    salvage(collection.store, Path(f"salvaged-{kind}").absolute())
 """
 _ASK = """
 from ragfm import Collection, Rag

@@ -20,9 +20,8 @@ from ragfm.testing import HashingEmbedder, ScriptedReader
 
 
 @pytest.fixture
-def handbook(collection: Collection, docs: Path) -> Collection:
-    collection.sync(docs)
-    return collection
+def handbook(shared_handbook: Collection) -> Collection:
+    return shared_handbook
 
 
 def test_an_answer_carries_its_evidence(handbook: Collection) -> None:
@@ -196,8 +195,8 @@ def test_an_answer_says_whether_it_was_cut_off(handbook: Collection) -> None:
 
 
 def test_a_filter_narrows_what_the_reader_sees(handbook: Collection) -> None:
-    answer = Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri = docs/pets.html")
-    assert {hit.uri for hit in answer.hits} == {"docs/pets.html"}
+    answer = Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri = docs/pets.markdown")
+    assert {hit.uri for hit in answer.hits} == {"docs/pets.markdown"}
     with pytest.raises(FilterError):
         Rag(handbook, reader=ScriptedReader(["Yes."])).ask("leave?", filter="uri")
 

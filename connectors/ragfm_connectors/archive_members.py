@@ -1,6 +1,6 @@
 """Files in archives as documents of a source; their path is that of the archive followed by their own.
 
-An archive within an archive is opened, an archive within that one is not. Entries that lead out of the archive, links,
+An archive within an archive is not opened. Entries that lead out of the archive, links,
 devices, hidden, too large and suspiciously compressed entries are listed as skipped, and so is an archive that is
 itself a decompression bomb. A damaged archive is an error, so its documents are kept. Access files in an archive apply
 as in a folder.
@@ -13,7 +13,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import BinaryIO, TypeAlias
 
 from ragfm.core.access_groups import intersect_groups, path_prefix
@@ -25,11 +24,7 @@ from ragfm_connectors.archives import ArchiveLimitError, Member, is_archive
 from ragfm_connectors.credentials import credential_by_name
 from ragfm_connectors.patterns import PathFilter, join_path
 
-MAX_DEPTH = 2
-"""How many levels of archives are opened."""
 _Groups: TypeAlias = tuple[str, ...] | None
-_OpenArchive: TypeAlias = tuple[ConfinedArchive, dict[str, Member]]
-"""An archive, and its files by path."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # also bytes that are not UTF-8
 _HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _MAX_ACCESS_FILE = 1 << 21
@@ -39,8 +34,8 @@ _MAX_OPEN = 8  # archives that stay open, since a sync may read several in turn
 class ArchiveReader:
     """Lists and reads the archives of a folder. They are opened in a confined process.
 
-    An archive with more than `max_files` files, including those in archives within it, is skipped. The listing of an
-    archive is kept until the next but one, and used again if its file has not changed.
+    An archive with more than `max_files` files is skipped. The listing of an archive is kept until the next but one,
+    and used again if its file has not changed.
     """
 
     def __init__(self, paths: PathFilter, max_bytes: int, max_files: int, *, hidden: bool) -> None:
@@ -48,7 +43,9 @@ class ArchiveReader:
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._hidden = hidden
-        self._open: OrderedDict[object, _OpenArchive] = OrderedDict()  # by what identifies the content
+        self._open: OrderedDict[object, tuple[ConfinedArchive, dict[str, Member]]] = (
+            OrderedDict()
+        )  # with its files by path
         self._listings: dict[object, list[Ref]] = {}
         self._older_listings: dict[object, list[Ref]] = {}
 
@@ -62,14 +59,12 @@ class ArchiveReader:
         refs = self._older_listings.get(key)
         if refs is None:
             archive = ConfinedArchive(file, name, size, revision, self._max_files)
-            refs = list(islice(self._list(archive, path, allow, 1), self._max_files + 1))
-            if len(refs) > self._max_files:
-                refs = [Ref(path, skip=f"the archive has over {self._max_files:,} files, which is the limit")]
+            refs = list(self._list(archive, path, allow))
         if not any(ref.error for ref in refs):
             self._listings[key] = refs
         return refs
 
-    def _list(self, archive: ConfinedArchive, path: str, allow: _Groups, depth: int) -> Iterator[Ref]:
+    def _list(self, archive: ConfinedArchive, path: str, allow: _Groups) -> Iterator[Ref]:
         rules: dict[str, AccessRule] = {}  # by folder
         try:
             members = _by_path(archive.members())
@@ -96,9 +91,7 @@ class ArchiveReader:
                 if inner_path.startswith(path_prefix(folder)):
                     groups = intersect_groups(groups, rule.groups)
             member_path = join_path(path, inner_path)
-            nested = is_archive(member_path)
-            wanted = self._paths.includes(member_path) or (nested and self._paths.may_contain(member_path))
-            if not wanted or member_path.endswith(f"/{ACCESS_FILE}"):
+            if not self._paths.includes(member_path) or member_path.endswith(f"/{ACCESS_FILE}"):
                 continue
             skip = member.skip
             if skip is None and member.size > self._max_bytes:
@@ -108,12 +101,10 @@ class ArchiveReader:
                 skip = "hidden"
             if skip is None and not self._paths.selects(member_path):
                 skip = credential_by_name(inner_path.rpartition("/")[2])
-            if skip is None and nested and depth >= MAX_DEPTH:
-                skip = f"an archive within {depth} others is not opened"
+            if skip is None and is_archive(member_path):
+                skip = "an archive within an archive is not opened"
             if skip is not None:
                 yield Ref(member_path, skip=skip)
-            elif nested:
-                yield from self._list(archive.nested(member, self._max_bytes), member_path, groups, depth + 1)
             else:
                 yield Ref(member_path, member.revision, allow=groups)
 
@@ -121,21 +112,14 @@ class ArchiveReader:
         """A file of an archive, by its path within it. Raises ConnectorError if it cannot be read."""
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         try:
-            archive, members = self._opened(identity) or self._keep_open(
-                identity,
-                # The file stays open for the next call.
-                ConfinedArchive(os.fdopen(os.dup(file.fileno()), "rb"), name, status.st_size, "", self._max_files),
-            )
-            if path not in members:
-                parts = path.split("/")
-                folders = ("/".join(parts[:end]) for end in range(1, len(parts)))
-                inner = next((folder for folder in folders if is_archive(folder) and folder in members), None)
-                if inner is None:
-                    raise ConnectorError(f"{path!r} is no longer in the archive {name!r}.")
-                key = (inner, identity)
-                nested = archive.nested(members[inner], self._max_bytes)
-                archive, members = self._opened(key) or self._keep_open(key, nested)
-                path = path[len(inner) + 1 :]
+            if identity not in self._open:
+                duplicate = os.fdopen(os.dup(file.fileno()), "rb")  # which stays open for the next call
+                archive = ConfinedArchive(duplicate, name, status.st_size, "", self._max_files)
+                self._open[identity] = archive, _by_path(archive.members())
+                if len(self._open) > _MAX_OPEN:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(identity)
+            archive, members = self._open[identity]
             member = members[path]
             data = archive.read(member.name, self._max_bytes)
         except ArchiveLimitError as error:
@@ -145,17 +129,6 @@ class ArchiveReader:
         except ValueError as error:
             raise ConnectorError(f"{path!r} in the archive {name!r} cannot be read: {error}.") from error
         return Blob(data, None, {"modified": member.modified} if member.modified else {})
-
-    def _opened(self, key: object) -> _OpenArchive | None:
-        if key in self._open:
-            self._open.move_to_end(key)
-        return self._open.get(key)
-
-    def _keep_open(self, key: object, archive: ConfinedArchive) -> _OpenArchive:
-        opened = self._open[key] = (archive, _by_path(archive.members()))
-        if len(self._open) > _MAX_OPEN:
-            self._open.popitem(last=False)
-        return opened
 
 
 def _by_path(found: list[Member]) -> dict[str, Member]:

@@ -5,10 +5,8 @@ A few archives stay open between calls. Each call carries the data that is neede
 
 from __future__ import annotations
 
-import io
 import os
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any, BinaryIO
 
@@ -22,7 +20,7 @@ _open: OrderedDict[str, Archive] = OrderedDict()  # in the confined process, the
 
 
 class ConfinedArchive:
-    """An archive, or one within it, that is opened in a confined process.
+    """An archive that is opened in a confined process.
 
     All methods raise ArchiveLimitError, and ValueError with the reason if the archive is damaged.
     """
@@ -30,15 +28,7 @@ class ConfinedArchive:
     def __init__(self, file: BinaryIO, name: str, size: int, revision: str, max_entries: int) -> None:
         """`file` must stay open as long as this object is used."""
         self._file = file
-        self._outer = (os.urandom(8).hex(), name, size, revision, max_entries)
-        self._inner: tuple[str, str, int] | None = None
-
-    def nested(self, member: Member, max_bytes: int) -> ConfinedArchive:
-        """The archive that is a file of this one, if it has at most `max_bytes` bytes."""
-        archive = ConfinedArchive(self._file, *self._outer[1:])
-        archive._outer = self._outer
-        archive._inner = (member.name, member.revision, max_bytes)
-        return archive
+        self._archive = (os.urandom(8).hex(), name, size, revision, max_entries)
 
     def members(self) -> list[Member]:
         """The files; if a name occurs twice, only the last one."""
@@ -52,7 +42,7 @@ class ConfinedArchive:
     def _call(self, member: str | None, max_bytes: int) -> tuple[Any, bytes]:
         try:
             file = self._file.fileno()
-            return _service.call(self._outer, self._inner, member, max_bytes, file=file, max_bytes=max_bytes)
+            return _service.call(self._archive, member, max_bytes, file=file, max_bytes=max_bytes)
         except SkipDocument as error:
             raise ArchiveLimitError(error.message) from error
         except ParseError as error:
@@ -60,38 +50,22 @@ class ConfinedArchive:
 
 
 def handle(
-    file: BinaryIO,
-    outer: tuple[str, str, int, str, int],
-    inner: tuple[str, str, int] | None,
-    member: str | None,
-    max_bytes: int,
+    file: BinaryIO, opened: tuple[str, str, int, str, int], member: str | None, max_bytes: int
 ) -> tuple[Any, bytes]:
     """List the files of an archive, or read the file `member`. Runs in the confined process."""
-    key, name, size, revision, max_entries = outer
+    key, name, size, revision, max_entries = opened
     try:
-        archive = _opened(key, lambda: open_archive(file, name, size, revision, max_entries))
-        if inner is not None:
-            inner_name, inner_revision, max_inner = inner
-
-            def open_inner() -> Archive:
-                data = archive.read(inner_name, max_inner)
-                return open_archive(io.BytesIO(data), inner_name, len(data), inner_revision, max_entries)
-
-            archive = _opened(f"{key}/{inner_name}", open_inner)
+        archive = _open.pop(key, None) or open_archive(file, name, size, revision, max_entries)
+        _open[key] = archive
+        if len(_open) > _MAX_OPEN:
+            _open.popitem(last=False)
         if member is None:
             return [astuple(found) for found in archive.members()], b""
         return None, archive.read(member, max_bytes)
     except ArchiveLimitError as error:
         raise SkipDocument(str(error)) from error
+    except MemoryError as error:
+        raise ParseError("unpacking it takes too much memory") from error
     except ARCHIVE_ERRORS as error:
         no_text = isinstance(error, LookupError) or not str(error)
         raise ParseError(f"{type(error).__name__}: {error}" if no_text else str(error)) from error
-
-
-def _opened(key: str, open_it: Callable[[], Archive]) -> Archive:
-    """The archive of a key, opened unless it is open already."""
-    archive = _open.pop(key, None) or open_it()
-    _open[key] = archive
-    if len(_open) > _MAX_OPEN:
-        _open.popitem(last=False)
-    return archive

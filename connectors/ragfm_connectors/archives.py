@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import gzip
 import io
 import lzma
 import struct
@@ -25,7 +26,6 @@ MIN_LIMIT = 64 << 20
 MAX_UNPACKED = 8 << 30
 """Maximum number of bytes of an unpacked archive."""
 _MAX_DIRECTORY = 16 << 20  # bytes of a zip's directory or of a tar's header
-_MAX_DECODER_MEMORY = 256 << 20
 _MIN_ENTRY_LIMIT = 1 << 20
 _CHUNK = 1 << 18
 _LOCAL_HEADER = 30  # bytes before a zip entry's name
@@ -64,30 +64,21 @@ class Member:
     skip: str | None = None
 
 
-def gzip_decompressor() -> Any:
-    """A new decompressor of gzip data."""
-    return zlib.decompressobj(31)
-
-
-def _xz_decompressor() -> Any:
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DECODER_MEMORY)
-
-
-_DECOMPRESSORS: dict[str, Callable[[], Any] | None] = {
+_OPENERS: dict[str, Callable[[BinaryIO], Any] | None] = {
     ".zip": None,
     ".tar": None,
-    ".tar.gz": gzip_decompressor,
-    ".tgz": gzip_decompressor,
-    ".tar.bz2": bz2.BZ2Decompressor,
-    ".tbz2": bz2.BZ2Decompressor,
-    ".tar.xz": _xz_decompressor,
-    ".txz": _xz_decompressor,
+    ".tar.gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".tgz": lambda file: gzip.GzipFile(fileobj=file),
+    ".tar.bz2": bz2.BZ2File,
+    ".tbz2": bz2.BZ2File,
+    ".tar.xz": lzma.LZMAFile,
+    ".txz": lzma.LZMAFile,
 }
 
 
 def is_archive(name: str) -> bool:
     """Whether a file of this name is opened as an archive."""
-    return name.lower().endswith(tuple(_DECOMPRESSORS))
+    return name.lower().endswith(tuple(_OPENERS))
 
 
 def open_archive(file: BinaryIO, name: str, size: int, revision: str, max_entries: int = MAX_ENTRIES) -> Archive:
@@ -95,8 +86,9 @@ def open_archive(file: BinaryIO, name: str, size: int, revision: str, max_entrie
     name = name.lower()
     if name.endswith(".zip"):
         return ZipArchive(file, size, max_entries)
-    decompressor = next((made for suffix, made in _DECOMPRESSORS.items() if name.endswith(suffix)), None)
-    return TarArchive(file, decompressor, size, revision, max_entries)
+    opener = next(opener for suffix, opener in _OPENERS.items() if name.endswith(suffix))
+    plain = file if opener is None else _checked(opener(file), size)
+    return TarArchive(plain, size, revision, max_entries)
 
 
 class ZipArchive:
@@ -159,16 +151,8 @@ class TarArchive:
     ArchiveLimitError and ARCHIVE_ERRORS.
     """
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        decompressor: Callable[[], Any] | None,
-        size: int,
-        revision: str,
-        max_entries: int = MAX_ENTRIES,
-    ) -> None:
-        plain = file if decompressor is None else decompressed(file, decompressor, size)
-        self._limited = _LimitedFile(plain, _MAX_DIRECTORY)
+    def __init__(self, file: BinaryIO, size: int, revision: str, max_entries: int) -> None:
+        self._limited = _LimitedFile(file, _MAX_DIRECTORY)
         self._size, self._revision, self._max_entries = size, revision, max_entries
         self._tar = tarfile.open(fileobj=self._limited, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
         self._entries: dict[str, tarfile.TarInfo] = {}
@@ -219,9 +203,13 @@ Archive: TypeAlias = ZipArchive | TarArchive
 """An open archive. Its members come in the fastest order to read them; if a name occurs twice, only the last one."""
 
 
-def decompressed(file: BinaryIO, decompressor: Callable[[], Any], size: int) -> io.BufferedReader:
-    """The decompressed content of a file of `size` bytes. Reading raises ArchiveLimitError if it is a bomb."""
-    return io.BufferedReader(_DecompressedFile(file, decompressor, size), _CHUNK)
+def open_gzip(file: BinaryIO, size: int) -> io.BufferedReader:
+    """The decompressed content of a gzip file of `size` bytes. Reading raises ArchiveLimitError if it is a bomb."""
+    return _checked(gzip.GzipFile(fileobj=file), size)
+
+
+def _checked(unpacked: Any, size: int) -> io.BufferedReader:
+    return io.BufferedReader(_CheckedFile(unpacked, size), _CHUNK)
 
 
 def check_size(unpacked: int, size: int) -> None:
@@ -271,19 +259,11 @@ class _LimitedFile:
         return True
 
 
-class _DecompressedFile(io.RawIOBase):
-    """The decompressed content of a file. Seeking backwards decompresses from the start again."""
+class _CheckedFile(io.RawIOBase):
+    """A file that is decompressed while it is read. Raises ArchiveLimitError if it is a decompression bomb."""
 
-    def __init__(self, file: BinaryIO, decompressor: Callable[[], Any], size: int) -> None:
-        self._file, self._new_decompressor, self._size = file, decompressor, size
-        self._restart()
-
-    def _restart(self) -> None:
-        self._file.seek(0)
-        self._decompressor = self._new_decompressor()
-        self._position = 0
-        self._packed = b""
-        self._ready = b""
+    def __init__(self, unpacked: Any, size: int) -> None:
+        self._unpacked, self._size = unpacked, size
 
     def readable(self) -> bool:
         return True
@@ -292,37 +272,14 @@ class _DecompressedFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._position
+        return int(self._unpacked.tell())
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_CUR:
-            offset += self._position
-        elif whence == io.SEEK_END:
-            raise io.UnsupportedOperation("the decompressed size is not known")
-        if offset < self._position:
-            self._restart()
-        while self._position < offset and self.read(min(_CHUNK, offset - self._position)):
-            pass
-        return self._position
+        check_size(offset, self._size)
+        return int(self._unpacked.seek(offset, whence))
 
     def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            # zlib returns unread input in `unconsumed_tail`; the others keep it.
-            self._packed = getattr(self._decompressor, "unconsumed_tail", b"") or self._packed
-            if self._decompressor.eof:  # another compressed stream may follow
-                packed = self._decompressor.unused_data + self._packed or self._file.read(_CHUNK)
-                self._packed = packed.lstrip(b"\0")  # padding
-                if not self._packed:
-                    return 0
-                self._decompressor = self._new_decompressor()
-            if not self._packed and getattr(self._decompressor, "needs_input", True):
-                self._packed = self._file.read(_CHUNK)
-                if not self._packed:
-                    raise EOFError("it ends too early")
-            packed, self._packed = self._packed, b""
-            self._ready = self._decompressor.decompress(packed, len(buffer))
-        data, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        data = self._unpacked.read1(len(buffer))  # `readinto` would lose what comes before an error
         buffer[: len(data)] = data
-        self._position += len(data)
-        check_size(self._position, self._size)
+        check_size(self._unpacked.tell(), self._size)
         return len(data)

@@ -33,7 +33,7 @@ _Groups: TypeAlias = tuple[str, ...] | None
 
 _RACY_NS = 2_000_000_000  # the coarsest time stamps in use, those of FAT, are two seconds apart
 _COLLECTION_FILES = {"HEAD", "catalog.db"}  # a folder with these is a collection
-_SETTINGS_FILES = {"ragfm.toml", "ragfm-adapters.json", "ragfm-confidence.json", "ragfm-tune.json"}
+_SETTINGS_FILES = {"ragfm.toml", "ragfm-confidence.json", "ragfm-tune.json"}
 _FILE_TYPES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",

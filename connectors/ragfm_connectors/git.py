@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError
 from ragfm.core.access_groups import intersect_groups
 from ragfm.core.errors import ConfigError, ConnectorError, ParseError, SkipDocument, SourceError
 from ragfm.core.types import Blob, Ref, Scalar
+from ragfm.parsing.own.source_code import GRAMMARS
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
 from ragfm_connectors.git_service import ConfinedRepository, SafeRepo
 from ragfm_connectors.patterns import PathFilter, join_path
@@ -38,39 +39,6 @@ _MAX_ENTRIES = 1_000_000  # ten trees that each contain the next one ten times h
 _MAX_DEPTH = 200
 _MAX_TREE = 1 << 26  # bytes of a folder's entries
 _SUBMODULE = 0o160000
-_LANGUAGE_SUFFIXES = {
-    "c": ".c .h",
-    "c#": ".cs",
-    "c++": ".cc .cpp .cxx .hpp",
-    "css": ".css",
-    "dart": ".dart",
-    "elixir": ".ex .exs",
-    "go": ".go",
-    "haskell": ".hs",
-    "java": ".java",
-    "javascript": ".js .jsx .mjs",
-    "julia": ".jl",
-    "kotlin": ".kt",
-    "lua": ".lua",
-    "objective-c": ".m",
-    "ocaml": ".ml",
-    "perl": ".pl",
-    "php": ".php",
-    "powershell": ".ps1",
-    "protobuf": ".proto",
-    "python": ".py .pyi",
-    "r": ".r",
-    "ruby": ".rb",
-    "rust": ".rs",
-    "scala": ".scala",
-    "shell": ".bash .sh",
-    "sql": ".sql",
-    "swift": ".swift",
-    "terraform": ".tf",
-    "typescript": ".ts .tsx",
-    "zig": ".zig",
-}
-_LANGUAGES = {suffix: language for language, suffixes in _LANGUAGE_SUFFIXES.items() for suffix in suffixes.split()}
 
 
 class GitConnector:
@@ -155,8 +123,8 @@ class GitConnector:
         data = found.data
         if data.startswith(_LFS_POINTER):
             raise SkipDocument("its content is stored in git-lfs, outside of the repository")
-        language = _LANGUAGES.get(PurePosixPath(ref.path).suffix.lower())
-        metadata: dict[str, Scalar] = {"language": language} if language else {}
+        grammar = GRAMMARS.get(PurePosixPath(ref.path).suffix.lower())
+        metadata: dict[str, Scalar] = {"language": grammar[0]} if grammar else {}
         return Blob(data, None, metadata)
 
     def _list_tree(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import json
 import os
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 
 from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SkipDocument, SourceError
 from ragfm.core.types import Blob, Ref
-from ragfm_connectors.archives import ArchiveLimitError, check_size, decompressed, gzip_decompressor
+from ragfm_connectors.archives import ArchiveLimitError, check_size, open_gzip
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.patterns import join_path
 from ragfm_connectors.records import Fields, Record, record_revision
@@ -28,8 +28,7 @@ _RecordReader: TypeAlias = Callable[[BinaryIO, str, int], _Records]
 """Reads an open file, given its encoding and the maximum number of bytes of a record."""
 _SUPPORTED = ".json, .jsonl, .ndjson, .csv or .tsv, optionally followed by .gz, or .parquet"
 _MAX_EXAMPLES = 3  # of records that cannot be read
-_SEPARATOR = re.compile(r"\s*(\S)\s*")  # in front of a record of an array
-_CHUNK = 1 << 16  # bytes of an array to read at once, at least
+_CHUNK = 1 << 16  # bytes in which an array must begin
 
 
 class _Position(NamedTuple):
@@ -43,7 +42,7 @@ class JsonlConnector:
     `id`, `title`, `text`, `metadata` and `media_type` name the fields of a record, see `ragfm_connectors.records`. A
     record without an id is identified by the hash of its content, so it becomes another document when it changes. Each
     listing reads the files record by record. Access files apply as for any file. A JSON file has its records in an
-    array; in a folder, one without it is skipped.
+    array, which is read as a whole; in a folder, one without it is skipped.
 
     As long as a record of a file cannot be read, no record of that file counts as removed.
     """
@@ -184,9 +183,8 @@ def _record_reader(name: str) -> _RecordReader | None:
 
 def _read_gzip(reader: _RecordReader, file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
     try:
-        unpacked = decompressed(file, gzip_decompressor, os.fstat(file.fileno()).st_size)
-        yield from reader(unpacked, encoding, max_bytes)
-    except (EOFError, zlib.error) as error:
+        yield from reader(open_gzip(file, os.fstat(file.fileno()).st_size), encoding, max_bytes)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ConnectorError(f"the gzip file is damaged: {error}.") from error
     except ArchiveLimitError as error:
         raise ConnectorError(f"the gzip file {error}.") from error
@@ -221,47 +219,18 @@ def _read_json_lines(file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
 
 
 def _read_json_array(file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
-    """Decode the records of an array one by one. Raises SkipDocument if the file has no array."""
-    decoder, parser = codecs.getincrementaldecoder(encoding)(), json.JSONDecoder()
-    text, number, more = "", 0, True
-    while more:
-        data = file.read(max(_CHUNK, len(text)))
-        more = bool(data)
-        try:
-            text += decoder.decode(data, not more)
-        except UnicodeDecodeError as error:
-            raise ConnectorError(f"record {number + 1:,} is not in {encoding}: {error}.") from error
-        at = int(not number and text.startswith("\ufeff"))
-        while separator := _SEPARATOR.match(text, at):
-            sign, start = separator[1], separator.end()
-            if sign == "]" and number:
-                return
-            if sign != ("," if number else "["):
-                if not number:
-                    raise SkipDocument("not an array of records")
-                raise ConnectorError(f"record {number:,} is followed by {sign!r} instead of a comma.")
-            if start == len(text) and more:
-                break
-            if not number and text.startswith("]", start):
-                return
-            try:
-                record, end = parser.raw_decode(text, start)
-            except (ValueError, RecursionError) as error:
-                if more and len(text) - start <= max_bytes:
-                    break  # the rest of it is read next
-                reason = f"too long; the limit is {max_bytes:,} bytes" if more else f"not JSON: {error}"
-                raise ConnectorError(f"record {number + 1:,} is {reason}.") from error
-            if end == len(text) and more:
-                break  # a number may have more digits
-            if end - start > max_bytes:
-                yield number, f"it is too long; the limit is {max_bytes:,} bytes."
-            else:
-                yield number, record if isinstance(record, Mapping) else "it is not a JSON object."
-            number, at = number + 1, end
-        text = text[at:]
-    if not number:
-        raise SkipDocument("not an array of records")
-    raise ConnectorError(f"the array ends after record {number:,}.")
+    """Raises SkipDocument if the file has no array."""
+    data = file.read(max_bytes + 1)
+    try:
+        if not data[:_CHUNK].decode(encoding, "ignore").lstrip("\ufeff \t\r\n").startswith("["):
+            raise SkipDocument("not an array of records")
+        if len(data) > max_bytes:
+            raise ConnectorError(f"it is too long; the limit for an array is {max_bytes:,} bytes. Use JSON Lines.")
+        records = json.loads(data.decode(encoding).removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        raise ConnectorError(f"it is not JSON in {encoding}: {error}.") from error
+    for number, record in enumerate(records):
+        yield number, record if isinstance(record, Mapping) else "it is not a JSON object."
 
 
 def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) -> _Records:

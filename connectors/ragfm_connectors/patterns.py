@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import TypeAlias
 
 from ragfm.core.errors import ConfigError
-
-Pattern: TypeAlias = tuple[str, ...]
-"""A glob, one part per level; `**` matches any number of levels, including none."""
+from ragfm.core.globs import Glob, matches_glob
 
 
 class PathFilter:
@@ -23,17 +20,17 @@ class PathFilter:
     def __init__(self, include: Sequence[str], exclude: Sequence[str], glob: str = "") -> None:
         self._include = _parse(include)
         self._exclude = _parse(exclude)
-        self._glob: Pattern = tuple(glob.split("/")) if glob else ("**",)
+        self._glob: Glob = tuple(glob.split("/")) if glob else ("**",)
 
     def excludes(self, path: str) -> bool:
         """Whether a file, or a folder with all that it contains, is excluded."""
-        return any(_matches(path.split("/"), pattern) for pattern in self._exclude)
+        return any(matches_glob(path.split("/"), pattern) for pattern in self._exclude)
 
     def includes(self, path: str) -> bool:
         """Whether a file belongs to the source."""
         parts = path.split("/")
-        included = not self._include or any(_matches(parts, pattern) for pattern in self._include)
-        return included and _matches(parts, self._glob) and not self.excludes(path)
+        included = not self._include or any(matches_glob(parts, pattern) for pattern in self._include)
+        return included and matches_glob(parts, self._glob) and not self.excludes(path)
 
     def selects(self, path: str) -> bool:
         """Whether a file is selected by one of `include`, rather than merely not excluded."""
@@ -51,8 +48,8 @@ def join_path(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _parse(patterns: Sequence[str]) -> list[Pattern]:
-    parsed: list[Pattern] = []
+def _parse(patterns: Sequence[str]) -> list[Glob]:
+    parsed: list[Glob] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not parts:
@@ -67,15 +64,7 @@ def _parse(patterns: Sequence[str]) -> list[Pattern]:
     return parsed
 
 
-def _matches(parts: Sequence[str], pattern: Pattern) -> bool:
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return len(pattern) == 1 or any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
-
-
-def _leads_to(parts: Sequence[str], pattern: Pattern) -> bool:
+def _leads_to(parts: Sequence[str], pattern: Glob) -> bool:
     """Whether a path below the folder `parts` can match."""
     for part, wanted in zip(parts, pattern, strict=False):
         if wanted == "**":

@@ -21,7 +21,6 @@ from ragfm_connectors.web_client import (
     USER_AGENT,
     Client,
     Page,
-    RequestSettings,
     RobotsError,
     TooLargeError,
     canonical_url,
@@ -91,8 +90,15 @@ class WebConnector:
         """The canonical URL of the location, without user; with `links`, its folder is the source."""
         self._links, self._max_pages = links, max_pages
         self._paths = PathFilter(include, exclude)
-        settings = RequestSettings(pause, retries, max_bytes, user_agent, allow_hosts)
-        self._client = Client(location, authorization, settings)
+        self._client = Client(
+            location,
+            authorization,
+            pause=pause,
+            retries=retries,
+            max_bytes=max_bytes,
+            user_agent=user_agent,
+            allow_hosts=allow_hosts,
+        )
         self._body_file: BinaryIO | None = None
         self._bodies: dict[str, _StoredBody] = {}
         self._feed_metadata: dict[str, Mapping[str, Scalar]] | None = None  # by URL; None before a listing

@@ -43,10 +43,6 @@ _REFUSED_NETWORKS = [
 _ISATAP = 0x5EFE  # the middle of an interface address with an IPv4 address in it
 
 
-class RefusedAddressError(ConnectorError):
-    """A host has an address that the web connector must not reach."""
-
-
 def is_public(address: str) -> bool:
     """Whether an address, as the system formats it, is on the public internet. An unreadable address is not."""
     try:
@@ -63,8 +59,8 @@ def is_public(address: str) -> bool:
 def connect(host: str, port: int, timeout: float | None, allowed: Collection[str]) -> socket.socket:
     """A connection to a host whose addresses are all public, unless `allowed` contains `host` or `host:port`.
 
-    Raises RefusedAddressError, ConnectorError for an invalid name, and OSError if the host cannot be resolved or
-    reached.
+    Raises ConnectorError for an address that is not and for an invalid name, and OSError if the host cannot be resolved
+    or reached.
     """
     name = host.strip("[]").rstrip(".").lower()
     try:
@@ -74,7 +70,7 @@ def connect(host: str, port: int, timeout: float | None, allowed: Collection[str
     if name not in allowed and f"{name}:{port}" not in allowed:
         for *_, address in addresses:
             if not is_public(str(address[0])):
-                raise RefusedAddressError(
+                raise ConnectorError(
                     f"{host} is at {address[0]}, which is not a public address.",
                     "If this is intended, name the host in the option `allow_hosts`.",
                 )

@@ -53,25 +53,26 @@ class Page:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RequestSettings:
-    """Seconds between two requests to a host, retries of a request, and limits."""
-
-    pause: float = 0.5
-    retries: int = 3
-    max_bytes: int = 100 * 2**20
-    user_agent: str = USER_AGENT
-    allow_hosts: Collection[str] = ()
-
-
 class Client:
-    """Fetches pages. `authorization`, with `${NAME}` expanded, is sent only to the origin of `location`."""
+    """Fetches pages. `authorization`, with `${NAME}` expanded, is sent only to the origin of `location`.
 
-    def __init__(self, location: str, authorization: str | None, settings: RequestSettings) -> None:
-        self._location = location
-        self._authorization = authorization
-        self._settings = settings
-        allowed = {host.lower() for host in settings.allow_hosts}
+    `pause` is the number of seconds between two requests to a host; see `WebConnector` for the other options.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        authorization: str | None = None,
+        *,
+        pause: float = 0.5,
+        retries: int = 3,
+        max_bytes: int = 100 * 2**20,
+        user_agent: str = USER_AGENT,
+        allow_hosts: Collection[str] = (),
+    ) -> None:
+        self._location, self._authorization = location, authorization
+        self._pause, self._retries, self._max_bytes, self._user_agent = pause, retries, max_bytes, user_agent
+        allowed = {host.lower() for host in allow_hosts}
         self._pools = guarded_pools(allowed, connect_seconds=10, read_seconds=30)
         self._robots: dict[str, Protego | None] = {}  # by origin; None if the site has no rules
         self._next_request: dict[str, float] = {}  # earliest time, by host
@@ -88,9 +89,9 @@ class Client:
             if origin not in self._robots:
                 self._robots[origin] = self._fetch_robots(origin)
             rules = self._robots[origin]
-            if rules is not None and not rules.can_fetch(url, self._settings.user_agent):
+            if rules is not None and not rules.can_fetch(url, self._user_agent):
                 raise RobotsError(f"{url}: robots.txt disallows it.")
-            page = self._request_with_retries(url, method, self._settings.max_bytes)
+            page = self._request_with_retries(url, method, self._max_bytes)
             target = _redirect_target(page)
             if target is None:
                 return page
@@ -124,15 +125,22 @@ class Client:
             try:
                 page = self._request(url, method, max_bytes)
             except (HTTPError, OSError) as error:
-                if attempt > self._settings.retries:
+                if attempt > self._retries:
                     reason = hide(str(error), self._location, self._authorization or "")
                     raise ConnectorError(
                         f"{url} cannot be reached: {reason}.", "The next ingest tries again."
                     ) from None
             else:
-                if page.status not in _RETRY_STATUSES or attempt > self._settings.retries:
+                if page.status not in _RETRY_STATUSES or attempt > self._retries:
                     return page
-                pause = max(pause, _retry_after(page.headers))
+                retry_after = page.headers.get("Retry-After", "").strip()
+                with contextlib.suppress(ValueError, TypeError):
+                    seconds = (
+                        float(retry_after)
+                        if retry_after.isdecimal()
+                        else parsedate_to_datetime(retry_after).timestamp() - time.time()
+                    )
+                    pause = max(pause, seconds)
             _log.debug("%s: retry in %.1f s", url, pause)
             self.sleep(min(pause, _MAX_PAUSE_SECONDS))
 
@@ -142,11 +150,11 @@ class Client:
         if delay > 0:
             self.sleep(delay)
         rules = self._robots.get(origin)
-        crawl_delay = float(rules.crawl_delay(self._settings.user_agent) or 0) if rules is not None else 0.0
-        pause = min(max(self._settings.pause, crawl_delay), _MAX_PAUSE_SECONDS)
+        crawl_delay = float(rules.crawl_delay(self._user_agent) or 0) if rules is not None else 0.0
+        pause = min(max(self._pause, crawl_delay), _MAX_PAUSE_SECONDS)
         self._next_request[host] = time.monotonic() + pause
 
-        headers = {"User-Agent": self._settings.user_agent, "Accept-Encoding": "gzip, deflate"}
+        headers = {"User-Agent": self._user_agent, "Accept-Encoding": "gzip, deflate"}
         if origin == origin_of(self._location):
             user, _, password = (_parse_url(self._location).auth or "").partition(":")
             if user:
@@ -226,14 +234,3 @@ def _read(response: BaseHTTPResponse, url: str, max_bytes: int) -> bytes:
             response.close()
             raise TimeoutError(f"it took more than {_MAX_READ_SECONDS:.0f} seconds")
     return bytes(data)
-
-
-def _retry_after(headers: HTTPHeaderDict) -> float:
-    """The seconds that a server asks to wait."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, TypeError):
-        return 0.0

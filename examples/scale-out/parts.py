@@ -105,9 +105,9 @@ def output(machine: str, process: Process) -> Iterator[str]:
 
 
 def wait_for_progress(machine: str, ingest: Process) -> None:
-    """Wait until workers have joined an ingest, or it has ended."""
+    """Wait until an ingest has committed documents, or has ended."""
     for line in output(machine, ingest):
-        if "added" in line or (" worker" in line and " 0 workers" not in line):
+        if "added" in line or (" of " in line and " 0 of " not in line):
             return
 
 

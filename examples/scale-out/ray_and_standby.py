@@ -42,7 +42,7 @@ with Machines() as machines:
         for n in range(2)
     ]
 
-    print("Workers on Ray prepare the documents. A node is killed.")
+    print("Ray prepares the documents. A node is killed.")
     words = ["ingest", str(machines.documents), "-c", address, "--embedder", "bundled"]
     ingest = machines.start("head", sys.executable, "-m", "ragfm", *words, "--executor", "ray")
     wait_for_progress("head", ingest)
@@ -69,7 +69,7 @@ with Machines() as machines:
     print("The head of Ray is lost. An ingest without it goes on.")
     kill(head)
     (machines.documents / "room-new.md").write_text("# Room 999\n\nRoom 999 has 12 beds.\n")
-    assert machines.ragfm("head", *words, "--workers", "1")["added"] == 1
+    assert machines.ragfm("head", *words)["added"] == 1
     assert machines.ragfm("head", "search", "beds", "-c", address)["hits"][0]["uri"].endswith("room-new.md")
     machines.ragfm("head", "verify", "-c", address)
 print("Done.")

@@ -1,11 +1,10 @@
 """Indexes that ship with ragfm, registered as entry points `ragfm.indexes` and `ragfm.keyword_indexes`.
 
-exact             vector index: exact search with numpy
 faiss_flat        vector index: exact search with FAISS
 faiss_hnsw        vector index: approximate search in a graph of neighbors (HNSW)
 faiss_ivf         vector index: approximate search in inverted lists (IVF)
 faiss_base        base class of the FAISS indexes, and their files
-vector_arrays     checks of arrays, exact search and reading of saved arrays
+vector_arrays     checks of arrays, and reading of saved arrays
 selection         the rows that a search may return
 bm25              keyword index: BM25
 postings          count the terms of texts; postings of a keyword index as arrays

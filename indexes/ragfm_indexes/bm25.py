@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ class BM25Index:
         """Language of the stop words and stems (ISO 639-1 or `simple`); None while the index has had no text."""
         self._removed = removed
         self._removed_rows: list[Rows] = [rows_of_ids(part.ids, removed) for part in parts]
-        self._selections = [SelectionCache(_selection_of(part.ids)) for part in parts]
+        self._selections = [SelectionCache(partial(_select, part.ids)) for part in parts]
         self._n = sum(len(part.ids) for part in parts)
         self._mean_length = max(sum(int(part.lengths.sum()) for part in parts), 1) / max(self._n, 1)
         self._last: tuple[str | None, Sequence[Vectors]] = None, ()
@@ -168,8 +169,8 @@ class BM25Index:
         return self._n - sum(len(rows) for rows in self._removed_rows)
 
 
-def _selection_of(ids: Ids) -> Callable[[ArrayLike], Selection]:
-    return lambda allowed: Selection(rows_of_ids(ids, allowed), len(ids))
+def _select(ids: Ids, allowed: ArrayLike) -> Selection:
+    return Selection(rows_of_ids(ids, allowed), len(ids))
 
 
 def _top_rows(scores: Vectors, k: int, allowed: Rows | None) -> Rows:

@@ -83,7 +83,7 @@ class FaissIndex:
 
         Raises ValueError for negative or repeated ids, wrong shapes, and vectors that do not have unit length.
         """
-        ids, vectors = sorted_by_id(ids, vectors, copy=False)
+        ids, vectors = sorted_by_id(ids, vectors)
         dim = vectors.shape[1]
         index = cls._new_index(len(vectors), dim)
         index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
@@ -174,27 +174,20 @@ def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ())
                 end += section
         if layout and size != end:
             raise ValueError(f"{path.name} has {size} bytes, expected {end}")
-        with _limits(size):
+        # Limit the vectors that FAISS allocates and its loops to what a file of this size can describe.
+        limits = {
+            "vector_byte_limit": size + 1,
+            "loop_limit": size // 8 + 1,  # an inverted list takes at least eight bytes
+            "lattice_r2_limit": 1,  # no index here is a lattice
+        }
+        with _limits_lock:
+            before = {name: getattr(faiss, f"get_deserialization_{name}")() for name in limits}
             try:
+                for name, value in limits.items():
+                    getattr(faiss, f"set_deserialization_{name}")(value)
                 return faiss.read_index(f"/dev/fd/{file.fileno()}", flags)
             except (RuntimeError, MemoryError) as error:
                 raise ValueError(f"{path.name} cannot be read: {error}") from error
-
-
-@contextmanager
-def _limits(size: int) -> Iterator[None]:
-    """Limit the vectors that FAISS allocates and its loops to what a file of `size` bytes can describe."""
-    limits = {
-        "vector_byte_limit": size + 1,
-        "loop_limit": size // 8 + 1,  # an inverted list takes at least eight bytes
-        "lattice_r2_limit": 1,  # no index here is a lattice
-    }
-    with _limits_lock:
-        before = {name: getattr(faiss, f"get_deserialization_{name}")() for name in limits}
-        try:
-            for name, value in limits.items():
-                getattr(faiss, f"set_deserialization_{name}")(value)
-            yield
-        finally:
-            for name, value in before.items():
-                getattr(faiss, f"set_deserialization_{name}")(value)
+            finally:
+                for name, value in before.items():
+                    getattr(faiss, f"set_deserialization_{name}")(value)

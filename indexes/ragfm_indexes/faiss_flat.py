@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import faiss
+import numpy as np
 
 from ragfm.core.types import Vectors
 from ragfm_indexes.faiss_base import HEADER_BYTES, FaissIndex, FaissSelection
 from ragfm_indexes.selection import Rows
-from ragfm_indexes.vector_arrays import exact_search, ids_of_rows
 
 _MAX_NUMPY_ROWS = 1_000  # up to this many selected rows, numpy is faster than FAISS with a selector
 
@@ -30,8 +30,12 @@ class FaissFlatIndex(FaissIndex):
         if selection is None:
             scores, rows = self._index.search(queries, k)
         elif len(selection) <= _MAX_NUMPY_ROWS:
-            scores, positions = exact_search(self._index.reconstruct_batch(selection.rows), queries, k)
-            rows = ids_of_rows(selection.rows, positions)
+            vectors = self._index.reconstruct_batch(selection.rows)
+            # Not a matrix product, whose rounding depends on the other vectors and queries.
+            exact = np.stack([(vectors * query).sum(axis=1) for query in queries.astype(np.float64)])
+            order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+            scores = np.take_along_axis(exact, order, axis=1).astype(np.float32)
+            rows = selection.rows[order]
         else:
             params = faiss.SearchParameters(sel=selection.selector)
             scores, rows = self._index.search(queries, k, params=params)

@@ -1,4 +1,4 @@
-"""Arrays of vector indexes: checks of ids, vectors and queries, exact search, and reading of saved arrays."""
+"""Arrays of vector indexes: checks of ids, vectors and queries, and reading of saved arrays."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragfm.core.types import Ids, Vectors
-from ragfm_indexes.selection import Rows, Selection
-
-_BLOCK_SCORES = 1 << 23  # scores computed at a time: 32 MiB
-_RESCORED_ROWS = 8192  # rows that are scored exactly at a time
-_ROUNDING = 1e-5  # error bound of a float32 cosine: ten times the largest error seen at 4,096 dimensions
+from ragfm_indexes.selection import Rows
 
 
-def sorted_by_id(ids: ArrayLike, vectors: ArrayLike, *, copy: bool = True) -> tuple[Ids, Vectors]:
+def sorted_by_id(ids: ArrayLike, vectors: ArrayLike) -> tuple[Ids, Vectors]:
     """Ids and vectors in ascending order of id, as native int64 and float32. *Shape:* (n,) and (n, dim).
 
-    The ids are always copied. `copy=False` avoids copying the vectors where possible, for indexes that encode them.
-    Raises ValueError for negative or repeated ids, and for vectors whose length is not 1 within 0.001, NaN included.
+    The ids are copied, the vectors only where necessary, since an index encodes them. Raises ValueError for negative or
+    repeated ids, and for vectors whose length is not 1 within 0.001, NaN included.
     """
     id_array, rows = _as_int64(ids, "ids"), np.asarray(vectors)
     if id_array.ndim != 1 or rows.ndim != 2 or len(id_array) != len(rows):
         raise ValueError(f"expected ids (n,) and vectors (n, dim), got shapes {id_array.shape} and {rows.shape}")
     if rows.dtype.kind not in "fiu":
         raise ValueError(f"expected vectors of real numbers, got {rows.dtype}")
-    if copy or not bool((id_array[1:] > id_array[:-1]).all()):
+    if not bool((id_array[1:] > id_array[:-1]).all()):
         order = np.argsort(id_array, kind="stable")
         id_array, rows = id_array[order], rows[order]
     check_ids(id_array)
@@ -84,38 +80,6 @@ def ids_of_rows(ids: Ids, rows: Rows) -> Ids:
 def empty_results(n_queries: int, k: int) -> tuple[Vectors, Rows]:
     """Scores and rows of a search without hits: -inf and -1. *Shape:* both (n_queries, k)."""
     return np.full((n_queries, k), -np.inf, dtype=np.float32), np.full((n_queries, k), -1, dtype=np.int64)
-
-
-def exact_search(
-    vectors: Vectors, queries: Vectors, k: int, selection: Selection | None = None
-) -> tuple[Vectors, Rows]:
-    """Cosines and rows of the `k` best vectors, best first. Among equal cosines the lower row comes first.
-
-    *Shape:* both (n_queries, k). With a selection, only its rows are searched.
-    """
-    if selection is not None and len(selection) * 8 < len(vectors):  # copying a few rows is cheaper than scoring all
-        scores, positions = exact_search(vectors[selection.rows], queries, k)
-        return scores, ids_of_rows(selection.rows, positions)
-    scores, rows = empty_results(len(queries), k)
-    hits = min(k, len(vectors) if selection is None else len(selection))
-    if not hits:
-        return scores, rows
-    step = max(1, _BLOCK_SCORES // len(vectors))
-    for start in range(0, len(queries), step):
-        block = queries[start : start + step] @ vectors.T
-        if selection is not None:
-            block[:, ~selection.mask] = -np.inf
-        for n, approximate in enumerate(block, start):
-            # BLAS sums in an order that depends on a row's position and on the number of queries, so equal vectors get
-            # unequal scores. Every row that may be among the best is therefore scored again, each in the same way.
-            threshold = np.partition(approximate, -hits)[-hits] - _ROUNDING * np.linalg.norm(queries[n])
-            candidates = np.flatnonzero(approximate >= threshold)
-            query = queries[n].astype(np.float64)
-            blocks = (candidates[first : first + _RESCORED_ROWS] for first in range(0, len(candidates), _RESCORED_ROWS))
-            exact = np.concatenate([(vectors[part] * query).sum(axis=1) for part in blocks]).astype(np.float32)
-            order = np.argsort(-exact, kind="stable")[:hits]
-            scores[n, :hits], rows[n, :hits] = exact[order], candidates[order]
-    return scores, rows
 
 
 def read_array(path: Path, dtype: type[np.generic], ndim: int) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from ragfm.models.model_lookup import weights_sha256
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ragfm.embedders.networks import BertBackend
+    from ragfm.embedders.sorted_batches import BertBackend
 
     Floats = NDArray[np.float32]
 

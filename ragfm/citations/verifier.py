@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from ragfm.answering.judge import with_learned
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.text import is_english
-from ragfm.embedders.backend_choice import load_choice
 from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork
@@ -36,7 +35,7 @@ from ragfm.models.model_lookup import find_model, weights_sha256
 
 if TYPE_CHECKING:
     from ragfm.core.types import Hit, Vectors
-    from ragfm.embedders.networks import BertBackend
+    from ragfm.embedders.sorted_batches import BertBackend
 
     Floats = NDArray[np.float32]
 
@@ -50,7 +49,6 @@ WINDOW = 384
 """Tokens of question and passage that are read at once; a longer passage is read in parts."""
 MIN_TOKENS_TO_LOAD = 6_000
 """Tokens to rank per process below which numpy is used."""
-_FASTEST = ("openvino", "torch-bf16", "torch-fp32")
 _OVERLAP = 64
 BUNDLED = "bundled"
 _ANSWER = 16  # tokens of an answer at most
@@ -207,10 +205,7 @@ class Verifier:
 
     def _load_fast(self) -> None:
         if self._fast is None:
-            # Most of what was measured for the embedding model holds for this network too.
-            weights = weights_sha256(find_model("bundled", "embedder"))
-            name = load_choice(weights) or next(name for name in _FASTEST if name in self._network.backends())
-            self._fast = self._load(name)
+            self._fast = self._load(self._network.fast_backend)
 
     def _load(self, name: str) -> BertBackend:
         """Load a backend, or if it fails the exact one, which always works."""

@@ -1,11 +1,11 @@
-"""The command line. Each module is named after its command, `adapt_train` after `ragfm adapt train`.
+"""The command line. A module is named after its command, `adapt_train` after `ragfm adapt train`, or has several.
 
 Use          demo, ingest, search, ask, chat, log
-Collection   status, sources, documents, tag, remove, export, verify, backup, restore, copy, compact, reembed,
-             watch, worker
-Serve        serve, keys, mcp
-Evaluate     eval, eval_retrieval, eval_answers, eval_compare, compare, tune
-Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_refresh, adapt_retriever, models, plugins
+Collection   collection_commands (status, sources, documents, tag, remove), export, verify, watch,
+             maintenance_commands (backup, restore, copy, compact, reembed)
+Serve        server_commands (serve, keys, mcp)
+Evaluate     evaluation_commands (eval), compare, tune
+Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_retriever, models, plugins
 
 main             the entry point, errors and exit codes
 options          options that commands share, and what they open

@@ -6,7 +6,6 @@ import click
 
 from ragfm.cli.adapt_data import data
 from ragfm.cli.adapt_export import export
-from ragfm.cli.adapt_refresh import auto, back, refresh
 from ragfm.cli.adapt_retriever import retriever
 from ragfm.cli.adapt_train import train
 from ragfm.cli.help import CommandGroup
@@ -17,5 +16,5 @@ def adapt() -> None:
     """Fine-tune the reader, the embedder or a reranker on your documents."""
 
 
-for command in (data, train, export, auto, refresh, back, retriever):
+for command in (data, train, export, retriever):
     adapt.add_command(command)

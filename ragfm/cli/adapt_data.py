@@ -25,7 +25,7 @@ from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 
 _DATA = click.Path(exists=True)
-EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
+EXAMPLE_FORMATS = ("trl", "sharegpt")
 
 
 @click.command()
@@ -41,8 +41,8 @@ EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
 @click.option(
     "--preferences",
     is_flag=True,
-    help="Create preferences from the answer log, for the methods dpo and kto: corrected answers with their "
-    "corrections, and answers rated good or bad.",
+    help="Create preferences from the answer log, for the method kto: corrected answers with their corrections, and "
+    "answers rated good or bad.",
 )
 @text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes the questions.")
 @k_option
@@ -51,20 +51,6 @@ EXAMPLE_FORMATS = ("trl", "alpaca", "sharegpt")
 @share_option("--abstain", 1 / 3, (0, 0.9), "Share of examples whose answer is an abstention.", show_default="1/3")
 @share_option("--near", 0.5, (0, 1), "Share of near misses among the abstentions.")
 @share_option("--valid", 0.1, (0, 0.5), "Share of examples for validation; a document's examples stay together.")
-@click.option(
-    "--answers",
-    "form",
-    default="phrase",
-    type=click.Choice(["phrase", "quoted"]),
-    help="Form of the answers: the answer alone, or with its source sentence.",
-)
-@click.option("--keep-order", is_flag=True, help="Keep the passages in search order; do not shuffle them.")
-@click.option(
-    "--apart",
-    is_flag=True,
-    help="Retrieve passages for each question separately instead of sharing them between questions about the same "
-    "document. Training then takes several times longer.",
-)
 @click.option(
     "--exclude-data",
     multiple=True,
@@ -107,14 +93,10 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     else:
         if options["write"]:
             usage_error("--write cannot be combined with QUESTIONS.")
-        loaded = load_data(questions, options, answers=True, by_document=not options["apart"])
+        loaded = load_data(questions, options, answers=True, by_document=True)
         if loaded.documents is not None and options["from_log"]:
             usage_error("--from-log requires questions about the collection.")
-    recipe = Recipe(
-        **{name: options[name] for name in ("abstain", "near", "valid", "form", "seed")},
-        shuffle=not options["keep_order"],
-        together=not options["apart"],
-    )
+    recipe = Recipe(**{name: options[name] for name in ("abstain", "near", "valid", "seed")})
     make_output(out)  # an error now loses nothing
     with data_collection(loaded, collection, options) as (handle, _, _):
         held_out = load_held_out(options["exclude_data"])

@@ -16,6 +16,7 @@ from ragfm.cli.options import (
     collection_options,
     out_folder_option,
     question_options,
+    seed_option,
     share_option,
     text_option,
 )
@@ -27,14 +28,14 @@ from ragfm.cli.output import print_json, print_table, print_text
 @click.option(
     "--part",
     default="embedder",
-    type=click.Choice(["embedder", "reranker", "verifier"]),
-    help="Model to train: the embedder, a reranker, or the verifier of answers.",
+    type=click.Choice(["embedder", "reranker"]),
+    help="Model to train: the embedder or a reranker.",
 )
 @text_option(
     "--base",
     default="bundled",
     metavar="NAME",
-    help="Base model; a reranker may start from an embedder, a verifier from one trained before.",
+    help="Base model; a reranker may start from an embedder.",
 )
 @click.option(
     "--epochs",
@@ -46,21 +47,22 @@ from ragfm.cli.output import print_json, print_table, print_text
     "--batch",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Questions per step. Default: 32 for an embedder, 8 for a reranker, 16 for the verifier.",
+    help="Questions per step. Default: 32 for an embedder, 8 for a reranker.",
 )
-@click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: 3e-5 for an embedder, else 5e-5.")
+@click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: 3e-5 for an embedder, 5e-5 for a reranker.")
 @click.option(
     "--negatives",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Hard negatives per question. Default: 1 for an embedder, 4 for a reranker, 2 for the verifier.",
+    help="Hard negatives per question. Default: 1 for an embedder, 4 for a reranker.",
 )
 @share_option("--held", 0.3, (0.02, 0.8), "Share of held-out questions: half select the epoch, half test the result.")
 @question_options
+@seed_option
 @out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")
 @collection_options
 def retriever(collection: str, as_json: bool, questions: str, out: str, **options: Any) -> None:
-    """Fine-tune the embedder, a reranker or the verifier on QUESTIONS, and measure the gain.
+    """Fine-tune the embedder or a reranker on QUESTIONS, and measure the gain.
 
     QUESTIONS has the same format as for `ragfm eval retrieval`. Hard negatives are other passages that a search
     returns. The collection is not changed; the output says how to adopt the result.
@@ -92,25 +94,18 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
         for row in differences:
             interval = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
             rows.append((prefix + row.measure, f"{row.a:.3f}", f"{row.b:.3f}", interval, f"{row.p:.4f}"))
-    measure, noise, worse = first.measure, first.noise, first.measure
-    if report.detection:
-        before, after, change = (report.detection[name] for name in ("before", "after", "difference"))
-        measure, noise = "AUC", change.low <= 0 <= change.high
-        worse = "AUC" if change.high < 0 else worse
-        interval = f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
-        rows.append(("AUC of the answer being here", f"{before.value:.3f}", f"{after.value:.3f}", interval, ""))
     print_table(["", ">before", ">after", "difference, 95 % interval", ">p"], rows)
     if report.better:
         print_text("\nThe result is better, beyond noise. To adopt it:")
-    elif noise:
-        print_text(f"\nBy {measure}, the change is within noise: there is no reason to adopt it. To do so anyway:")
+    elif first.noise:
+        print_text(
+            f"\nBy {first.measure}, the change is within noise: there is no reason to adopt it. To do so anyway:"
+        )
     else:
-        print_text(f"\nThe result is worse by {worse}. Do not adopt it. To do so anyway:")
+        print_text(f"\nThe result is worse by {first.measure}. Do not adopt it. To do so anyway:")
     path = str(Path(out).absolute())
     value = json.dumps(path, ensure_ascii=False)
     if report.settings.part == "embedder":
         print_text(f"    ragfm reembed --embedder {shlex.quote(path)}")
-    elif report.settings.part == "reranker":
-        print_text(f"    [search]  # in ragfm.toml\n    reranker = {value}\n    rerank_weight = {report.weight}")
     else:
-        print_text(f"    [ask]  # in ragfm.toml\n    verifier = {value}")
+        print_text(f"    [search]  # in ragfm.toml\n    reranker = {value}\n    rerank_weight = {report.weight}")

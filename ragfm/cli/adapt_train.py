@@ -11,7 +11,6 @@ import click
 
 from ragfm.cli.evaluation_data import print_how_to_continue
 from ragfm.cli.options import (
-    INTERRUPTED,
     NON_EMPTY,
     POSITIVE,
     Number,
@@ -26,7 +25,6 @@ from ragfm.cli.progress_bar import format_seconds, show_progress
 from ragfm.core.errors import RagfmError
 from ragfm.models.adapters import METHODS, Method, read_record
 
-PREFERENCES = ("dpo", "kto")
 _LOW_RANK: tuple[Method, ...] = ("lora", "dora", "qlora")
 
 if TYPE_CHECKING:
@@ -44,12 +42,10 @@ if TYPE_CHECKING:
 @click.option(
     "--method",
     default="lora",
-    type=click.Choice([*METHODS, *PREFERENCES]),
-    help="Fine-tuning method. dpo and kto train LoRA matrices on the preferences of `ragfm adapt data --preferences`.",
+    type=click.Choice([*METHODS, "kto"]),
+    help="Fine-tuning method. kto trains LoRA matrices on the ratings of `ragfm adapt data --preferences`.",
 )
-@click.option(
-    "--beta", default=0.1, type=POSITIVE, help="How strongly dpo and kto keep the model close to the initial one."
-)
+@click.option("--beta", default=0.1, type=POSITIVE, help="How strongly kto keeps the model close to the initial one.")
 @text_option(
     "--from",
     "start",
@@ -69,12 +65,6 @@ if TYPE_CHECKING:
 @click.option("--epochs", default=1.0, type=POSITIVE, help="Number of passes over the examples.")
 @click.option("--batch", default=16, type=click.IntRange(min=1), help="Examples per step.")
 @click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
-@click.option(
-    "--judge",
-    default="loss",
-    type=click.Choice(["loss", "answers"]),
-    help="Validation metric that selects the best weights.",
-)
 @click.option(
     "--patience",
     default=3,
@@ -108,10 +98,9 @@ def train(
     """
     from ragfm.training import MethodSettings, TrainSettings, estimate_training
     from ragfm.training import train as train_adapter
-    from ragfm.training.distributed import is_main_process, unused_gpus
 
-    if options["method"] in PREFERENCES:
-        options["objective"], options["method"] = options["method"], _low_rank_method(options["start"])
+    if options["method"] == "kto":
+        options["objective"], options["method"] = "kto", _low_rank_method(options["start"])
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
     start, plan = settings.start, dict[str, Any]()
@@ -142,17 +131,11 @@ def train(
             f"{estimate.peak_mb:,.0f} MB of memory, {estimate.disk_mb:,.0f} MB of disk{price}"
         )
 
-    if count := unused_gpus():
-        print_note(
-            f"One of {count} GPUs is used. To use all, run `accelerate launch --multi_gpu --num_processes {count} "
-            "-m ragfm adapt train …`."
-        )
     if dry_run:
         estimate = estimate_training(examples, base, out, settings=settings)
-        if is_main_process():
-            show_estimate(estimate)
-            if as_json:
-                print_json({"plan": plan})
+        show_estimate(estimate)
+        if as_json:
+            print_json({"plan": plan})
         return
     try:
         with show_progress() as progress:
@@ -160,12 +143,8 @@ def train(
                 examples, base, out, settings=settings, licence=licence, on_estimate=show_estimate, progress=progress
             )
     except KeyboardInterrupt:
-        if not is_main_process():
-            raise click.exceptions.Exit(INTERRUPTED) from None  # the main process reports it
         print_how_to_continue(out)
         raise
-    if not result.main_process:
-        return
     if as_json:
         print_json({"plan": plan, "adapter": asdict(result.record), "out": out})
     else:

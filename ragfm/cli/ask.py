@@ -8,7 +8,6 @@ import click
 
 from ragfm.cli.options import (
     OK,
-    Rounds,
     collection_options,
     filter_option,
     k_option,
@@ -21,6 +20,7 @@ from ragfm.cli.options import (
 from ragfm.cli.output import answer_json, extraction_json, print_answer, print_extraction, print_json
 from ragfm.cli.progress_bar import busy
 from ragfm.collection import Collection
+from ragfm.core.types import MAX_HOPS
 
 
 @click.command()
@@ -30,9 +30,9 @@ from ragfm.collection import Collection
 @filter_option
 @click.option(
     "--hops",
-    type=Rounds(),
-    metavar="N|auto",
-    help="Rounds of search, up to 3: each round also searches for names in the best passages. Default: `ask.hops`.",
+    type=click.IntRange(1, MAX_HOPS),
+    metavar="N",
+    help="Rounds of search; with 2, names in the best passages are searched for as well. Default: `ask.hops`.",
 )
 @click.option(
     "--schema",

@@ -34,7 +34,6 @@ _HELP = """\
 /filter [EXPR]   use only documents whose metadata matches, such as year >= 2024; without EXPR, use all
 /k [N]           set the number of passages; without N, the default
 /new             start a new conversation
-/save FILE       write the conversation to FILE; `ragfm chat --keep FILE` continues it
 /up, /down       rate the answer; text after /down is the correct answer
 /help            show this help
 /quit            end, like Ctrl-D. Ctrl-C stops an answer."""
@@ -102,8 +101,6 @@ class _Session:
 
     def handle(self, line: str) -> None:
         """Answer a question, or run a command, which begins with a slash. Raises RagfmError."""
-        from ragfm.generation.conversation import read_turns
-
         command, _, argument = line.partition(" ")
         argument = argument.strip()
         if not line.startswith("/"):
@@ -127,14 +124,7 @@ class _Session:
                 self._rag = self._rag.with_options(k=int(argument) if argument else self._default_k)
         elif command == "/new":
             self._turns, self._answer = [], None
-            self._write(self._keep)
-        elif command == "/save" and argument:
-            path = Path(argument).expanduser()
-            read_turns(path)  # a file that is not a conversation is not replaced
-            self._write(path)
-            print_text("Saved.\n")
-        elif command == "/save":
-            print_text("Specify a file: /save talk.jsonl\n")
+            self._write()
         elif command in ("/up", "/down"):
             if self._rag.log is None:
                 print_text("The answer log is off: set `log = true` under `[ask]` in ragfm.toml.\n")
@@ -173,10 +163,10 @@ class _Session:
             return
         self._answer = stream.answer
         self._turns.append(Turn.of(stream.answer))
-        self._write(self._keep)
+        self._write()
 
-    def _write(self, path: Path | None) -> None:
+    def _write(self) -> None:
         from ragfm.generation.conversation import write_turns
 
-        if path is not None:
-            write_turns(path, self._turns)
+        if self._keep is not None:
+            write_turns(self._keep, self._turns)

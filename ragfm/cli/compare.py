@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_no_documents, data_collection, load_data, print_how_to_continue, resumable
+from ragfm.cli.evaluation_data import data_collection, data_facts, load_data, print_how_to_continue, resumable
 from ragfm.cli.options import (
     INTERRUPTED,
     OK,
@@ -20,7 +20,6 @@ from ragfm.cli.options import (
     out_folder_option,
     price_option,
     question_options,
-    report_option,
     text_option,
 )
 from ragfm.cli.output import (
@@ -37,6 +36,15 @@ from ragfm.collection import Collection
 if TYPE_CHECKING:
     from ragfm.evaluation import QuestionSet
     from ragfm.ingestion.ingest_report import SyncReport
+
+QUALITY = (
+    "f1, all",
+    "f1, answerable",
+    "contained, answerable",
+    "contained as shown, answerable",
+    "abstention recall",
+    "citation precision",
+)
 
 
 @click.command()
@@ -62,26 +70,18 @@ if TYPE_CHECKING:
 @question_options
 @price_option
 @out_folder_option("ragfm-compare", "Folder of the runs; running the command again resumes them.")
-@report_option
 @collection_options
-def compare(collection: str, as_json: bool, data: str, out: str, report: str | None, **options: Any) -> int:
+def compare(collection: str, as_json: bool, data: str, out: str, **options: Any) -> int:
     """Compare readers, adapters, prompt templates and passage counts on the questions of DATA.
 
     All combinations are evaluated, each in its own process. DATA has the same format as for `ragfm eval answers`.
     """
     from ragfm.core.config import load_settings
-    from ragfm.evaluation import QuestionSource, compare_readers, contender_grid
-    from ragfm.evaluation.comparison_report import QUALITY, remarks, write_comparison_html
+    from ragfm.evaluation import compare_readers, contender_grid
 
-    settings = load_settings(Collection.open(collection).settings_file)
-    questions = None
-    if data.endswith((".jsonl", ".jsonl.gz")):
-        check_no_documents(options)
-    else:
-        questions = load_data(data, options, answers=True)
+    settings = load_settings(Collection.open(collection).settings_file, embedder=options["embedder"])
+    questions = load_data(data, options, answers=True)
     options["keep"] = options["keep"] or str(Path(out) / "collection")
-    names = ("keep", "embedder", "split", "articles", "distractors", "limit", "seed")
-    source = QuestionSource(data, collection=collection, **{name: options[name] for name in names})
     candidates = contender_grid(
         options["readers"] or [settings.reader], options["adapters"], options["ks"], options["strategies"]
     )
@@ -91,24 +91,30 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
             for candidate in candidates
         ]
 
-    synced = None
-    if questions:
+    folder, synced = collection, None
+    if questions.documents is not None:
         # The collection is filled before anything is measured, so that it does not count for the first reader, and in
         # a process of its own, because the peak memory of this process would count for those that it starts.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            synced = pool.submit(_ingest, questions, collection, options).result()
+            folder, synced = pool.submit(_ingest, questions, collection, options).result()
     with resumable(out) as progress:
         entries = compare_readers(
-            candidates, source, Path(out), price_per_hour=options["price_per_hour"], progress=progress, partial=True
+            candidates,
+            questions.questions,
+            folder,
+            Path(out),
+            settings=settings,
+            about=data_facts(questions, options),
+            price_per_hour=options["price_per_hour"],
+            progress=progress,
+            partial=True,
         )
     count = len(dict.fromkeys(candidates))
     stopped = len(entries) < count
-    if report:
-        write_comparison_html(entries, report, Path(data).name)
     if as_json:
         listed = [{**asdict(entry), "name": entry.contender.name} for entry in entries]
         ingest = asdict(synced) if synced else None
-        print_json({"entries": listed, "out": out, "report": report, "stopped": stopped, "ingest": ingest})
+        print_json({"entries": listed, "out": out, "stopped": stopped, "ingest": ingest})
     else:
         rows = []
         for entry in entries:
@@ -131,10 +137,15 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
         numbers = [f">{name}" for name in ("F1, all", *QUALITY[1:], "p50 / p95 ms", "tokens", "MB", "per 1,000")]
         print_table(["reader", *numbers, "licence", "data goes"], rows)
         print_statuses({entry.contender.name: entry.statuses for entry in entries if entry.statuses})
-        for remark in remarks(entries):
-            print_text(remark)
+        for entry in entries:
+            if difference := entry.beside_best:
+                verdict = "within noise" if difference.noise else f"p = {difference.p:.4f}"
+                print_text(
+                    f"{entry.contender.name} compared with {entries[0].contender.name}: {difference.difference:+.3f} "
+                    f"[{difference.low:+.3f}, {difference.high:+.3f}], {verdict}"
+                )
         print_failures([], synced)
-        print_written(out, report)
+        print_written(out)
     if stopped:
         print_note(f"Stopped: {len(entries)} of {count} were compared.")
         print_how_to_continue(out)
@@ -142,7 +153,7 @@ def compare(collection: str, as_json: bool, data: str, out: str, report: str | N
     return SOME_FAILED if any(entry.error for entry in entries) or (synced and synced.failed) else OK
 
 
-def _ingest(questions: QuestionSet, collection: str, options: Mapping[str, Any]) -> SyncReport:
-    with data_collection(questions, collection, options, mode="keyword") as (_, _, synced):
+def _ingest(questions: QuestionSet, collection: str, options: Mapping[str, Any]) -> tuple[str, SyncReport]:
+    with data_collection(questions, collection, options, mode="keyword") as (handle, _, synced):
         assert synced is not None
-        return synced
+        return str(handle.location), synced

@@ -30,14 +30,13 @@ def load_data(
     """
     from ragfm.evaluation import load_questions
 
-    selected = {name: options[name] for name in ("split", "articles", "distractors")}
-    data = load_questions(path, **selected, answers=answers)
+    data = load_questions(path, split=options["split"], answers=answers)
     if data.documents is None:
         check_no_documents(options)
     elif click.get_current_context().get_parameter_source("collection") is click.core.ParameterSource.COMMANDLINE:
         usage_error("This data contains its documents: use --keep instead of -c.")
     limit = options["limit"]
-    return data.sample(limit, options["seed"], by_document=by_document) if limit else data
+    return data.sample(limit, options.get("seed", 0), by_document=by_document) if limit else data
 
 
 def check_no_documents(options: Mapping[str, Any]) -> None:
@@ -49,7 +48,7 @@ def check_no_documents(options: Mapping[str, Any]) -> None:
 
 def check_no_questions(options: Mapping[str, Any]) -> None:
     """Raise a usage error for options about QUESTIONS, which the command was not given."""
-    for name in ("split", "articles", "distractors", "limit"):
+    for name in ("split", "limit"):
         if options[name]:
             usage_error(f"--{name} requires QUESTIONS.")
     check_no_documents(options)
@@ -84,7 +83,7 @@ def data_collection(
 
 def data_facts(data: QuestionSet, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts about the questions that a run file records."""
-    sample = {"limit": options["limit"], "seed": options["seed"]} if options["limit"] else {}
+    sample = {"limit": options["limit"], "seed": 0} if options["limit"] else {}
     return {"data": data.name, "left_out": dict(data.left_out), **sample}
 
 

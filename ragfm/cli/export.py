@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -18,27 +17,19 @@ from ragfm.core.text import counted
 
 @click.command()
 @click.argument("out", required=False, type=NON_EMPTY)
-@click.option(
-    "--format",
-    type=click.Choice(["jsonl", "parquet"]),
-    help="File format. Default: parquet if OUT ends in .parquet, else jsonl.",
-)
 @filter_option
 @click.option("--vectors", is_flag=True, help="Include the vectors of the chunks.")
 @collection_options
-def export(collection: str, as_json: bool, out: str | None, format: Any, filter: str | None, vectors: bool) -> None:
-    """Write all documents with their chunks to OUT, or to standard output as JSON lines."""
+def export(collection: str, as_json: bool, out: str | None, filter: str | None, vectors: bool) -> None:
+    """Write all documents with their chunks to OUT, or to standard output, as JSON lines."""
     to_stdout = out in (None, "-")
-    format = format or ("parquet" if out is not None and out.endswith(".parquet") else "jsonl")
     if to_stdout and as_json:
         usage_error("--json requires OUT: standard output has the report.")
-    if to_stdout and format != "jsonl":
-        usage_error("Parquet requires OUT: it cannot be written to standard output.")
     target = sys.stdout.buffer if to_stdout else Path(str(out))
     with Collection.open(collection) as store, show_progress("documents") as progress:
-        report = store.export(target, format=format, filter=filter, vectors=vectors, progress=progress)
+        report = store.export(target, filter=filter, vectors=vectors, progress=progress)
     if as_json:
-        print_json({"path": out, "format": format, **asdict(report)})
+        print_json({"path": out, "format": "jsonl", **asdict(report)})
     elif not to_stdout:
         print_text(
             f"Exported {counted(document=report.documents, chunk=report.chunks)} "

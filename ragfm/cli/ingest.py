@@ -44,16 +44,10 @@ from ragfm.collection import Collection
     help="After an upgrade of ragfm, do not parse and embed unchanged documents again.",
 )
 @click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="On PostgreSQL, prepare documents in N processes of this machine and in all that run `ragfm worker`.",
-)
-@click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
     default="local",
-    help="Start the workers on this machine, or on a Ray cluster: N, or as many as it has CPUs for.",
+    help="Fetch, parse and embed documents on this machine or, for a collection on PostgreSQL, on a Ray cluster.",
 )
 @collection_options
 def ingest(
@@ -87,7 +81,7 @@ def ingest(
             allow=options["allow"] or None,
             progress=progress,
             connector=options["connector"],
-            **{key: options[key] for key in ("retry", "allow_mass_delete", "keep_recipe", "workers", "executor")},
+            **{key: options[key] for key in ("retry", "allow_mass_delete", "keep_recipe", "executor")},
         )
         commit = store.commit
     if as_json:

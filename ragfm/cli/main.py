@@ -19,36 +19,25 @@ import click
 from ragfm import __version__
 from ragfm.cli.adapt import adapt
 from ragfm.cli.ask import ask
-from ragfm.cli.backup import backup
 from ragfm.cli.chat import chat
-from ragfm.cli.compact import compact
+from ragfm.cli.collection_commands import documents, remove, sources, status, tag
 from ragfm.cli.compare import compare
-from ragfm.cli.copy import copy
 from ragfm.cli.demo import demo
-from ragfm.cli.documents import documents
-from ragfm.cli.eval import evaluation
+from ragfm.cli.evaluation_commands import evaluation
 from ragfm.cli.export import export
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.ingest import ingest
-from ragfm.cli.keys import keys
 from ragfm.cli.log import log
-from ragfm.cli.mcp import mcp
+from ragfm.cli.maintenance_commands import backup, compact, copy, reembed, restore
 from ragfm.cli.models import models
 from ragfm.cli.options import FAILED, INTERRUPTED, OK, USAGE
 from ragfm.cli.output import print_error, print_json, printable
 from ragfm.cli.plugins import plugins
-from ragfm.cli.reembed import reembed
-from ragfm.cli.remove import remove
-from ragfm.cli.restore import restore
 from ragfm.cli.search import search
-from ragfm.cli.serve import serve
-from ragfm.cli.sources import sources
-from ragfm.cli.status import status
-from ragfm.cli.tag import tag
+from ragfm.cli.server_commands import keys, mcp, serve
 from ragfm.cli.tune import tune
 from ragfm.cli.verify import verify
 from ragfm.cli.watch import watch
-from ragfm.cli.worker import worker
 from ragfm.core.durable_files import storage_failure
 from ragfm.core.errors import CollectionError, FilterError, RagfmError
 
@@ -68,7 +57,6 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         compact,
         reembed,
         watch,
-        worker,
     ),
     "Serve": (serve, keys, mcp),
     "Evaluate": (evaluation, compare, tune),
@@ -128,8 +116,6 @@ def main() -> None:
         hint = ""
         if {"ingest", "reembed"} & set(sys.argv):
             hint = "Committed documents are kept; run the same command again to continue."
-        elif sys.argv[1:2] == ["adapt"] and {"auto", "refresh"} & set(sys.argv):
-            hint = "Run the same command again to continue."
         code = _fail(INTERRUPTED, KeyboardInterrupt(), "Interrupted.", hint)
     except BrokenPipeError:
         code = FAILED

@@ -17,11 +17,11 @@ from ragfm.cli.progress_bar import busy, show_progress
 from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.bundled_download import pull_bundled_reader
-from ragfm.models.download import HubFile, cached_file, download, find_hub_file, read_hub_licence
+from ragfm.models.download import HubFile, cached_file, download, read_hub_licence
 from ragfm.models.hardware import memory_limit_bytes
 from ragfm.models.model_card import describe_model, installed_models, licence_warning
 from ragfm.models.model_lookup import find_model, hub_unavailable, weights_sha256
-from ragfm.models.recommended import RECOMMENDED
+from ragfm.models.recommended import RECOMMENDED, find_hub_file
 
 MEMORY_SHARE = 0.6
 """Share of the memory that a recommended reader may take: the rest is for indexes, parsers and other programs."""
@@ -38,47 +38,10 @@ def models() -> None:
 
 
 @models.command()
-@text_option("--embedder", default="bundled", metavar="E", help="Embedding model.")
-@text_option("--reader", metavar="NAME", help="Benchmark this reader instead.")
+@text_option("--reader", "name", default="bundled", metavar="NAME", help="Reader.")
 @json_options
-def bench(embedder: str, reader: str | None, as_json: bool) -> None:
-    """Benchmark the backends of an embedding model and store the fastest for `ragfm ingest`, or benchmark a reader.
-
-    A backend is eligible if its vectors for a sample have a cosine similarity of at least 0.999 to those of fp32. The
-    speed of a reader is stored for `ragfm models list`.
-    """
-    if reader:
-        _bench_reader(reader, as_json)
-        return
-    from ragfm.embedders import SentenceTransformerEmbedder, load_embedder
-    from ragfm.embedders.backend_choice import fastest, machine_info
-
-    model = load_embedder(embedder)
-    if not isinstance(model, SentenceTransformerEmbedder):
-        raise UnsupportedError(f"The embedder '{embedder}' has only one backend.", "There is nothing to choose from.")
-    with busy("measuring"):
-        results = model.measure()
-    chosen = fastest(results)
-    if as_json:
-        rows = [{**asdict(result), "chosen": result.form == chosen} for result in results]
-        print_json({"embedder": embedder, "machine": machine_info(), "forms": rows})
-        return
-    table = [
-        (result.form, "", "", "", result.error)
-        if result.error
-        else (
-            result.form,
-            f"{result.texts_per_second:.1f}",
-            f"{result.tokens_per_second:.0f}",
-            f"{result.lowest_cosine:.6f}",
-            "chosen" if result.form == chosen else "",
-        )
-        for result in results
-    ]
-    print_table(["backend", ">texts/s", ">tokens/s", ">minimum cosine", ""], table)
-
-
-def _bench_reader(name: str, as_json: bool) -> None:
+def bench(name: str, as_json: bool) -> None:
+    """Benchmark a reader, and store its speed for `ragfm models list`."""
     from ragfm.generation.readers import load_reader
     from ragfm.generation.readers.local_reader import LocalReader
     from ragfm.generation.readers.reader_speed import CONCURRENT_ANSWERS, measure_speed
@@ -204,7 +167,7 @@ def recommend(as_json: bool) -> None:
     """
     available = memory_limit_bytes() / 1e6
     fitting = [model for model in RECOMMENDED if model.memory_megabytes <= MEMORY_SHARE * available]
-    largest = max(fitting, key=lambda model: model.bytes, default=None)
+    largest = max(fitting, key=lambda model: model.bytes or 0, default=None)
     rows = [
         {
             **asdict(model),

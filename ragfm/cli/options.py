@@ -17,9 +17,6 @@ from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
 from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError
-from ragfm.core.registry import plugin_and_model
-from ragfm.core.types import MAX_HOPS
-from ragfm.models.model_card import first_use_warning
 
 if TYPE_CHECKING:
     from ragfm.collection import Collection
@@ -38,17 +35,6 @@ class NonEmptyText(click.types.StringParamType):
         if not str(value).strip():
             self.fail("the value is empty.", param, ctx)
         return str(super().convert(value, param, ctx))
-
-
-class Rounds(click.IntRange):
-    """Rounds of search: a number, or `auto`."""
-
-    def __init__(self) -> None:
-        super().__init__(1, MAX_HOPS)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number, or `auto`."""
-        return value if value == "auto" else super().convert(value, param, ctx)
 
 
 class Number(click.FloatRange):
@@ -174,7 +160,7 @@ def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
     strategy = text_option(
         "--strategy",
         metavar="NAME|FILE",
-        help="Prompt template: zero-shot, few-shot, chain-of-thought, or a TOML file.",
+        help="Prompt template: zero-shot, or a TOML file.",
     )
     return reader(adapter_option(strategy(command)))
 
@@ -203,17 +189,6 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for reading a data set, and for the collection made of the documents that it contains."""
     options = (
         click.option("--split", metavar="NAME", help="BEIR: name of the qrels. Default: test."),
-        click.option(
-            "--articles",
-            is_flag=True,
-            help="SQuAD: index whole articles; the gold passage is the one that contains the answer.",
-        ),
-        click.option(
-            "--distractors",
-            multiple=True,
-            type=click.Path(exists=True, dir_okay=False),
-            help="SQuAD: another file whose paragraphs are searched as well; may be repeated.",
-        ),
         text_option("--embedder", metavar="E", help="Embedding model for data that contains its documents."),
         text_option("--keep", metavar="DIR", help="Keep the collection of data that contains its documents, in DIR."),
     )
@@ -223,8 +198,8 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --limit and --seed, which select questions of a data set, and the data options."""
-    return limit_option(seed_option(data_options(command)))
+    """Add --limit, which selects questions of a data set, and the data options."""
+    return limit_option(data_options(command))
 
 
 # --- Values ------------------------------------------------------------------------------------------------------
@@ -268,22 +243,11 @@ def read_schema(path: str) -> Mapping[str, Any]:
 
 
 def make_rag(collection: Collection, options: Mapping[str, Any]) -> Rag:
-    """Return the pipeline of the options --reader, --adapter, --strategy, --hops and -k.
-
-    If the licence of the reader's model may restrict its use, that is printed when it is first used on this machine.
-    """
+    """Return the pipeline of the options --reader, --adapter, --strategy, --hops and -k."""
     from ragfm.rag import Rag
 
-    warn_of_licence(options["reader"] or collection.settings.reader)
     names = ("reader", "k", "adapter", "strategy", "hops")
     return Rag(collection, **{name: options[name] for name in names if name in options})
-
-
-def warn_of_licence(reader: str) -> None:
-    """Print, once per model and machine, that a model's licence may restrict its use."""
-    path = Path(plugin_and_model("readers", reader)[1] or reader).expanduser()
-    if path.exists() and (warning := first_use_warning(path)):
-        print_note(f"Warning: {warning}")
 
 
 def suggest_larger_reader(rag: Rag) -> None:

@@ -154,39 +154,25 @@ def hit_json(hit: Hit) -> dict[str, Any]:
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """Return an answer in its documented JSON form."""
-    value = asdict(answer)
-    value["answer"] = value.pop("text")
-    value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in answer.hits]
-    value["usage"] = _usage_json(answer.usage)
-    keys = (
-        *("question", "query", "answer", "status", "shown", "quote", "confidence", "said", "citations"),
-        *(
-            "contradictions",
-            "searches",
-            "hits",
-            "nearest",
-            "dropped",
-            "usage",
-            "seconds",
-            "unsupported",
-            "log_id",
-            "notes",
-        ),
-    )
-    result = {**{key: value[key] for key in keys}, "abstained": answer.abstained}
-    if answer.reasoning:
-        result["reasoning"] = answer.reasoning
-    return result
+    left_out = {"text", "signals", "finish_reason", *(() if answer.reasoning else ("reasoning",))}
+    return {
+        **{key: value for key, value in asdict(answer).items() if key not in left_out},
+        "answer": answer.text,
+        "abstained": answer.abstained,
+        "hits": [{**hit_json(hit), "n": hit.n} for hit in answer.hits],
+        "usage": _usage_json(answer.usage),
+    }
 
 
 def extraction_json(extraction: Extraction[Any]) -> dict[str, Any]:
     """Return a structured answer in its documented JSON form."""
     value = asdict(replace(extraction, value=None))
-    value["value"] = value.pop("data")
-    value["hits"] = [{**hit_json(hit), "n": hit.n} for hit in extraction.hits]
-    value["usage"] = _usage_json(extraction.usage)
-    keys = ("question", "query", "value", "fields", "hits", "dropped", "usage", "seconds", "log_id")
-    return {key: value[key] for key in keys}
+    return {
+        **{key: value[key] for key in ("question", "query", "fields", "dropped", "seconds", "log_id")},
+        "value": value["data"],
+        "hits": [{**hit_json(hit), "n": hit.n} for hit in extraction.hits],
+        "usage": _usage_json(extraction.usage),
+    }
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:

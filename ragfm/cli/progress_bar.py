@@ -23,7 +23,6 @@ NOTEBOOK_INTERVAL = 0.2
 
 _STAGE_UNITS = {
     "ingest": "documents",
-    "work": "documents",
     "figures": "images",
     "make examples": "examples",
     "train": "steps",
@@ -35,7 +34,6 @@ _FIGURES: Mapping[str, Callable[[float], str]] = {
     "chunks": lambda value: f"{value:,.0f} chunks",
     "passages": lambda value: f"about {value:,.0f} passages",
     "waiting": lambda value: f"{value:,.0f} waiting" if value else "",
-    "workers": lambda value: f"{value:.0f} worker{'' if value == 1 else 's'}",
     "loss": lambda value: f"loss {value:.3f}",
     "validation_loss": lambda value: f"validation loss {value:.3f}",
     "tokens_per_second": lambda value: f"{value:,.0f} tokens/s",
@@ -49,7 +47,8 @@ def show_progress(unit: str = "") -> Iterator[ProgressCallback]:
 
     `unit` names what is counted, in stages without a unit of their own; bytes are shown in MB.
     """
-    if _in_notebook():
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None:  # code of a notebook
         shown = _notebook_bar(unit)
     else:
         console = terminal(err=True)
@@ -76,12 +75,6 @@ def format_seconds(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02} min"
     return f"{minutes} min" if minutes > 2 else f"{60 * minutes + rest} s"
-
-
-def _in_notebook() -> bool:
-    """Whether this is a process that runs the code of a notebook: IPython with a kernel."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
 
 
 @contextmanager

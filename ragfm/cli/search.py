@@ -9,7 +9,6 @@ import click
 
 from ragfm.cli.options import (
     OK,
-    Rounds,
     collection_options,
     filter_option,
     k_option,
@@ -20,6 +19,7 @@ from ragfm.cli.options import (
 from ragfm.cli.output import hit_json, print_hit, print_json, print_text
 from ragfm.cli.progress_bar import busy
 from ragfm.collection import Collection
+from ragfm.core.types import MAX_HOPS
 
 if TYPE_CHECKING:
     from ragfm.core.types import SearchStep
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 @click.option("--rerank", metavar="NAME|auto|none", help="Reranker. Default: `search.reranker` of the settings.")
 @click.option(
     "--hops",
-    type=Rounds(),
+    type=click.IntRange(1, MAX_HOPS),
     default=1,
-    metavar="N|auto",
-    help="Rounds of search, up to 3: each round also searches for names in the best passages. Default: 1.",
+    metavar="N",
+    help="Rounds of search; with 2, names in the best passages are searched for as well. Default: 1.",
 )
 @collection_options
 def search(
@@ -47,7 +47,7 @@ def search(
     mode: Any,
     filter: str | None,
     rerank: str | None,
-    hops: Any,
+    hops: int,
 ) -> int:
     """Find the passages that match QUERY best."""
     if hops != 1 and rerank not in (None, "none"):

@@ -16,7 +16,6 @@ from ragfm.cli.evaluation_data import (
 )
 from ragfm.cli.options import (
     OUTPUT_FILE,
-    ReportFile,
     collection_options,
     data_options,
     seed_option,
@@ -32,24 +31,8 @@ _ANSWERS = ".ragfm-confidence.run"
 """Default file for the answers of --confidence until all are complete. It is hidden, so `ragfm ingest` skips it."""
 
 
-def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in (value or "").split(",") if part.strip())
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers, such as 64,128,256.") from None
-    if any(size < 16 for size in sizes):
-        raise click.BadParameter("the minimum chunk size is 16 tokens.")
-    return sizes
-
-
 @click.command()
 @click.argument("questions", required=False, type=click.Path(exists=True))
-@click.option(
-    "--chunk-sizes",
-    metavar="N,N,…",
-    callback=_parse_sizes,
-    help="Also try chunks of N tokens: the sources are ingested for each size, into a temporary collection.",
-)
 @click.option(
     "--write",
     default=100,
@@ -72,27 +55,23 @@ def _parse_sizes(_: click.Context, __: click.Parameter, value: str | None) -> tu
     type=OUTPUT_FILE,
     help="Keep the answers (with --confidence) or the written questions in FILE; running the command again resumes it.",
 )
-@click.option("--report", type=ReportFile(), help="With --confidence: write an HTML report.")
 @text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option
 @data_options
 @click.option("--dry-run", is_flag=True, help="Measure, but change no settings.")
 @collection_options
-def tune(
-    collection: str, as_json: bool, questions: str | None, chunk_sizes: tuple[int, ...], dry_run: bool, **options: Any
-) -> None:
-    """Find the search settings that work best on your questions and store them if they are better.
+def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, **options: Any) -> None:
+    """Find the weight of embeddings in hybrid search that works best on your questions; store it if it is better.
 
     QUESTIONS has the same format as for `ragfm eval retrieval`: a JSONL file about the collection, or a BEIR folder or
     SQuAD file, which contain their documents. Without QUESTIONS, the reader writes questions from the collection. The
-    settings are chosen on one half of the questions and tested on the other; they change only if the gain is
-    significant.
+    weight is chosen on one half of the questions and tested on the other; it changes only if the gain is significant.
 
     With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the confidence is
     calibrated on the results.
     """
-    from ragfm.evaluation import choice_keys, generate_questions, store_choice, tune
+    from ragfm.evaluation import generate_questions, store_weight, tune
     from ragfm.evaluation.settings_file import import_tomlkit
     from ragfm.generation.readers import configured_reader
 
@@ -103,9 +82,8 @@ def tune(
             usage_error("--confidence requires QUESTIONS with answers.")
         _tune_confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
         return
-    for name in ("adapter", "report"):
-        if options[name]:
-            usage_error(f"--{name} requires --confidence.")
+    if options["adapter"]:
+        usage_error("--adapter requires --confidence.")
     if questions is None:
         check_no_questions(options)
         data = None
@@ -127,43 +105,31 @@ def tune(
         else:
             asked = list(data.questions)
         with show_progress() as progress:
-            report = tune(handle, asked, sizes=chunk_sizes, seed=options["seed"], progress=progress)
+            report = tune(handle, asked, seed=options["seed"], progress=progress)
     report = replace(report, about={"questions_from": "the reader" if data is None else data.name, **report.about})
-    written = [] if dry_run else store_choice(report, Collection.open(collection).settings_file)
+    written = [] if dry_run else store_weight(report, Collection.open(collection).settings_file)
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
         return
-    print_text(f"{len(asked)} questions from {report.about['questions_from']}, {len(report.trials)} settings tried\n")
+    print_text(f"{len(asked)} questions from {report.about['questions_from']}, {len(report.trials)} weights tried\n")
     best = list(report.trials[:5])
+    if report.current not in best:
+        best.append(report.current)
     rows = []
-    for trial in [*best, *(trial for trial in report.trials if trial.choice == report.current and trial not in best)]:
-        choice = trial.choice
-        weight = "-" if choice.fusion == "rrf" else "auto" if choice.weight is None else f"{choice.weight:.2f}"
-        rows.append(
-            (
-                "*" if choice == report.current else "",
-                choice.fusion,
-                weight,
-                f"{choice.candidates}",
-                f"{choice.chunk_size or 'default'}",
-                f"{trial.value:.4f}",
-            )
-        )
-    print_table(["", "fusion", ">weight", ">candidates", ">chunk size", f">{report.about['measure']}"], rows)
+    for trial in best:
+        weight = "auto" if trial.weight is None else f"{trial.weight:.2f}"
+        rows.append(("*" if trial == report.current else "", weight, f"{trial.value:.4f}"))
+    print_table(["", ">weight", f">{report.about['measure']}"], rows)
     print_text("  (*: current setting. The values are from the half used to choose, so the best ones are too high.)\n")
     print_text(report.why)
     if report.adopted:
-        for section, values in choice_keys(report.best, report.current).items():
-            print_text(f"[{section}] " + ", ".join(f"{key} = {value!r}" for key, value in values.items()))
-        if report.best.chunk_size != report.current.chunk_size:
-            print_text("The next `ragfm ingest` splits the documents again.")
+        print_text(f"[search] weight = {report.best.weight}")
     _print_written_settings(written, dry_run=dry_run)
     print_written(out)
 
 
 def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
     from ragfm.evaluation import calibrate, store_calibration
-    from ragfm.evaluation.answer_report import write_confidence_html
     from ragfm.rag import Rag
 
     data = load_data(questions, options, answers=True)
@@ -182,8 +148,6 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
                 progress=progress,
             )
     report = replace(report, about={"data": data.name, **report.about})
-    if options["report"]:
-        write_confidence_html(report, options["report"])
     written = [] if dry_run else store_calibration(report, settings_file)
     if not options["out"]:
         out.unlink()
@@ -200,7 +164,7 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
         rows.append((f"{100 * share:.1f} %", f"of {name}"))
     print_table([">", ""], rows, indent=2)
     print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
-    print_written(options["out"], options["report"])
+    print_written(options["out"])
     _print_written_settings(written, dry_run=dry_run)
 
 

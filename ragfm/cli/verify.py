@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -21,11 +22,13 @@ def verify(collection: str, as_json: bool, repair: bool, salvage: str | None) ->
     """Check the collection for damage; exit code 1 if there is any."""
     if repair and salvage:
         usage_error("--repair and --salvage cannot be combined.")
+    from ragfm.maintenance.salvage import salvage as save_documents
+
     saved = None
-    with Collection.open(collection) as store, show_progress("documents") as progress:
-        report = store.verify(repair=repair, progress=progress)
+    with Collection.open(collection) as opened, show_progress("documents") as progress:
+        report = opened.verify(repair=repair, progress=progress)
         if salvage is not None:
-            saved = store.salvage(salvage, progress=progress)
+            saved = save_documents(opened.store, Path(salvage).absolute(), progress)
     code = FAILED if report.damaged else OK
     if as_json:
         value = {"damaged": report.damaged, **asdict(report)}

@@ -34,6 +34,8 @@ def watch(collection: str, as_json: bool, interval: float) -> None:
     Each sync is reported as a line on standard error, or with --json as a JSON object on standard output. Ctrl-C stops
     after the current commit; a second Ctrl-C stops at once.
     """
+    from ragfm.ingestion.source_watcher import watch as watch_sources
+
     stop = stop_event()
 
     def report(synced: WatchEvent) -> None:
@@ -55,5 +57,5 @@ def watch(collection: str, as_json: bool, interval: float) -> None:
                 outcome += f", {len(counts.failed)} failed ({counts.failed[0].error})"
         print_note(f"{datetime.now().astimezone():%H:%M:%S} {synced.source}: {outcome}")
 
-    with Collection.open(collection) as store:
-        store.watch(report, interval=interval, stop=stop)
+    with Collection.open(collection) as opened:
+        watch_sources(opened.store, report, interval, stop)

@@ -12,6 +12,7 @@ abstention       "I don't know.", and how readers phrase it
 status_sentences what an answer says about itself, in many languages
 calibration      from the signals of an answer to its confidence
 access_groups    which groups may see a document
+globs            paths that match a pattern, level by level
 durable_files    files that survive a crash
 output_folder    folders of results, which are never ingested
 document_name    what people call a document: its file name and its title

@@ -10,9 +10,9 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
@@ -25,7 +25,6 @@ CONFIG_VARIABLE = "RAGFM_CONFIG"
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
 _TYPE_NAME = re.compile(r"(?:constrained-)?(?:str|int|float|bool)|(?:list|literal)\[.+\]")
-Fusion: TypeAlias = Literal["convex", "rrf"]
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
 
 
@@ -36,153 +35,50 @@ class _Section(BaseModel):
 class ChunkSection(_Section):
     """How documents are split into chunks."""
 
-    size: int | None = Field(
-        None,
-        ge=16,
-        description="Maximum size of a chunk with its context, in tokens of the embedding model. "
-        "Default: the model's window, up to 256.",
-    )
-    overlap: int = Field(
-        0, ge=0, description="Maximum number of tokens repeated from the previous chunk, in whole sentences."
-    )
+    size: int | None = Field(None, ge=16)  # tokens of the embedding model, with the chunk's context
 
 
 class ParseSection(_Section):
     """Which parser reads which format."""
 
-    parsers: dict[str, str] = Field(
-        {},
-        description='Parser by suffix, such as `{docx = "unstructured"}`. `ragfm plugins` lists parsers and formats.',
-    )
-    fallback: str | None = Field(None, description="Parser to try for a document that its first parser cannot read.")
-    images: bool | Literal["pages"] = Field(
-        False,
-        description="Index figures: pictures, charts and photographs in documents, and image files; with `pages`, each "
-        "page of a PDF file as a whole.",
-    )
+    parsers: dict[str, str] = {}  # by suffix
+    fallback: str | None = None
+    images: bool | Literal["pages"] = False
 
 
 class SearchSection(_Section):
-    """How `search` ranks."""
+    """How `search` ranks. A weight is that of the cosine, images or reranker; the other scores have the rest."""
 
-    k: int = Field(5, ge=1, description="Number of hits.")
-    fusion: Fusion = Field(
-        "convex",
-        description="How `hybrid` combines cosine and BM25: `convex`, a weighted sum of both, each scaled to [0, 1]; "
-        "or `rrf`, reciprocal rank fusion.",
-    )
-    weight: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Weight of the cosine in `convex`; BM25 has the rest. Default: 0.6, or 0.2 if the bundled "
-        "embedding model, which is English only, meets another language.",
-    )
-    code_weight: float = Field(
-        0.4, ge=0, le=1, description="Upper limit of the weight for queries with a code such as `AB-1234/5`."
-    )
-    image_weight: float = Field(
-        0.3,
-        ge=0,
-        le=1,
-        description="Weight of the image score in `hybrid`, with an `image_embedder`; the scores of texts have the "
-        "rest.",
-    )
-    candidates: int = Field(
-        100, ge=1, description="Number of chunks that each index contributes to `hybrid`; more if `k` is larger."
-    )
-    reranker: str | None = Field(
-        None,
-        description="Model that reranks hits: `verifier` (bundled, English), a cross-encoder as a folder or a name on "
-        "the Hugging Face hub, `multi-vector:NAME` for late interaction, `sparse-encoder:NAME` for SPLADE, "
-        "`PLUGIN:NAME`, or `none`.",
-    )
-    rerank_weight: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Weight of the reranker's scores; the search scores have the rest, on the same scale. "
-        "Default: 0.5 for `verifier`, `multi-vector` and `sparse-encoder`, 1 for others.",
-    )
-    rerank_candidates: int = Field(20, ge=1, description="Number of hits to rerank; more if `k` is larger.")
-    rerank_budget_ms: float | None = Field(
-        None,
-        gt=0,
-        description="Time limit for reranking. Hits that were not scored in time come last. Default: no limit.",
-    )
+    k: int = Field(5, ge=1)  # hits
+    weight: float | None = Field(None, ge=0, le=1)
+    code_weight: float = Field(0.4, ge=0, le=1)
+    image_weight: float = Field(0.3, ge=0, le=1)
+    candidates: int = Field(100, ge=1)  # chunks of each index
+    reranker: str | None = None
+    rerank_weight: float | None = Field(None, ge=0, le=1)
+    rerank_candidates: int = Field(20, ge=1)  # hits
+    rerank_budget_ms: float | None = Field(None, gt=0)
 
 
 class AskSection(_Section):
     """How `ask` and `chat` answer."""
 
-    k: int | None = Field(
-        None,
-        ge=1,
-        description="Maximum number of passages in the prompt. Default: 3 for models of up to 200 MB, such as the "
-        "bundled one, 5 up to 2 GB, 8 for larger ones.",
-    )
-    reranker: str = Field(
-        "auto",
-        description="Reranker of the passages to answer from: a name as for `search.reranker`; `auto`, the one of "
-        "`search`, else `verifier` where question and documents are in English; or `none`.",
-    )
-    hops: Annotated[int, Field(ge=1, le=MAX_HOPS)] | Literal["auto"] = Field(
-        1,
-        description="Rounds of search: with 2 or 3, names in the best passages are searched for as well; `auto` takes "
-        "a second round if the best passage lacks much of the question. Passages of several rounds are not reranked.",
-    )
-    mode: AnswerMode = Field(
-        "prefer",
-        description="What answers may use: `strict`, documents only, unsupported sentences are removed; `prefer`, "
-        "documents only, unsupported sentences are marked; `open`, also the reader's own knowledge, marked likewise.",
-    )
-    strategy: str = Field(
-        "zero-shot",
-        description="Prompt strategy: `zero-shot`, `few-shot`, `chain-of-thought`, or a TOML file next to this one.",
-    )
-    min_confidence: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="In `strict` and `prefer`, answers with a lower confidence are withheld; 0 for never. "
-        "Default: the threshold of the calibration.",
-    )
-    wrong_cost: float = Field(
-        1.0,
-        ge=0,
-        description="What a wrong answer costs, if a right one is worth 1. Answers whose confidence is too low for it "
-        "have the status `unsure`: below 0.5 for 1, below 0.75 for 3.",
-    )
-    confidence: Calibration | None = Field(
-        None,
-        description="Calibration of the confidence, written by `ragfm tune --confidence`. Default: one that ships.",
-    )
-    verifier: str = Field(
-        "bundled",
-        description="Small network that also reads question and passages, for ranking, citations and confidence: "
-        "`bundled`, a folder made by `ragfm adapt retriever --part verifier`, or `none`.",
-    )
-    contradictions: bool = Field(
-        True, description="Report passages that contradict the answer, which is then at most `unsure`."
-    )
-    distinct: bool = Field(True, description="Replace near-duplicates of better hits by the next hits.")
-    merge: bool = Field(True, description="Merge consecutive hits of a section into one passage.")
-    order: Literal["rank", "document"] = Field(
-        "rank", description="Order of passages: best first, or as they occur in each document."
-    )
-    followup: Literal["auto", "rules", "reader", "off"] = Field(
-        "auto",
-        description="How follow-up questions are rewritten to stand alone for the search: by `rules` (English); by the "
-        "`reader` (which must support grammars); `auto`, by rules where they are certain, else by the reader if it "
-        "passes a check; or `off`.",
-    )
-    answer_tokens: int = Field(256, ge=1, description="Maximum length of an answer, in tokens.")
-    log: bool = Field(
-        False, description="Log questions, passages, prompts and answers in a file next to the collection."
-    )
-    context_tokens: int = Field(
-        4096, ge=256, description="The reader's window for prompt and answer, up to what the model was trained for."
-    )
+    k: int | None = Field(None, ge=1)  # passages in the prompt
+    reranker: str = "auto"
+    hops: int = Field(1, ge=1, le=MAX_HOPS)
+    mode: AnswerMode = "prefer"
+    strategy: str = "zero-shot"
+    min_confidence: float | None = Field(None, ge=0, le=1)
+    wrong_cost: float = Field(1.0, ge=0)  # in right answers
+    confidence: Calibration | None = None
+    verifier: str = "bundled"
+    contradictions: bool = True
+    merge: bool = True
+    order: Literal["rank", "document"] = "rank"
+    followup: Literal["auto", "reader", "off"] = "auto"
+    answer_tokens: int = Field(256, ge=1)
+    log: bool = False
+    context_tokens: int = Field(4096, ge=256)
 
     @property
     def ranking_verifier(self) -> str:
@@ -193,70 +89,31 @@ class AskSection(_Section):
 class FilesSection(_Section):
     """How folders are read."""
 
-    max_mb: float = Field(100, gt=0, description="Maximum file size in MiB; larger files are reported as skipped.")
-
-
-class UploadsSection(_Section):
-    """How files that users upload to the server are indexed."""
-
-    archive_files: int = Field(
-        2000, ge=1, description="Maximum number of files in an uploaded archive; a larger one is not indexed."
-    )
-    waiting: int = Field(
-        20, ge=1, description="Maximum number of uploads of a key that wait to be indexed; more are refused with 429."
-    )
-
-
-class ServerSection(_Section):
-    """How `ragfm serve` answers."""
-
-    markdown: Literal["safe", "as is"] = Field(
-        "safe",
-        description="Images, HTML and links in the content of answers: `safe`, shown as text; or `as is`, active in "
-        "clients that render Markdown.",
-    )
+    max_mb: float = Field(100, gt=0)  # MiB
 
 
 class SourceSection(_Section):
     """A source that `ragfm ingest` without arguments syncs; one `[[sources]]` table for each."""
 
-    location: str = Field(description="A folder, a file, or a glob within a folder, relative to this file; or a URL.")
-    name: str | None = Field(None, description="Prefix of the documents' uris. Default: the location.")
-    connector: str | None = Field(
-        None, description="Connector plugin. Default: `web` for URLs that start with `http`, else `files`."
-    )
-    options: dict[str, str | int | float | bool | list[str]] = Field(
-        {}, description="Options of the connector; see docs/connectors.md."
-    )
-    include: list[str] = Field([], description="Only files that match one of these patterns.")
-    exclude: list[str] = Field([], description="No files that match one of these patterns.")
-    tags: dict[str, str | int | float | bool] = Field({}, description="Metadata of all documents, for filters.")
-    allow: list[str] = Field([], description="Groups that may see the documents. Default: everyone.")
+    location: str
+    name: str | None = None
+    connector: str | None = None
+    options: dict[str, str | int | float | bool | list[str]] = {}
+    include: list[str] = []
+    exclude: list[str] = []
+    tags: dict[str, str | int | float | bool] = {}
+    allow: list[str] = []
 
 
 class TagsSection(_Section):
     """Tags for the documents that match a pattern, one `[[tags]]` table each. Later ones override earlier ones."""
 
-    match: str = Field(
-        min_length=1,
-        description="A glob for uris, or for the end of a uri: `reports/BESTBUY*`. `*` stays within a level, `**` "
-        "matches any number of levels; a folder matches everything in it.",
-    )
-    tags: dict[str, str | int | float | bool] = Field(description="Metadata of the documents, for filters.")
-
-
-class MilvusSection(_Section):
-    """The server of the search backend `milvus`."""
-
-    uri: str = Field(
-        "", description='Address, such as `"http://milvus.lan:19530"`, or a file `NAME.db` for trials with Milvus Lite.'
-    )
-    token: SecretStr = Field(SecretStr(""), description="`USER:PASSWORD` or API key; better in `RAGFM_MILVUS__TOKEN`.")
-    database: str = Field("", description="Database of the server. Default: its default database.")
+    match: str = Field(min_length=1)
+    tags: dict[str, str | int | float | bool]
 
 
 class Settings(BaseSettings):
-    """All keys of `ragfm.toml`."""
+    """All keys of `ragfm.toml`. docs/configuration.md describes each of them."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -267,53 +124,19 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    embedder: str = Field(
-        "bundled",
-        description="Embedding model of a new collection: `bundled`, a folder, a name on the Hugging Face hub, or "
-        "`PLUGIN:NAME`.",
-    )
-    image_embedder: str | None = Field(
-        None,
-        description="Model that embeds figures, so that `hybrid` also finds them by what they show: a CLIP or SigLIP "
-        "model, or `multi-vector:NAME` for one of the ColPali family. Needs `parse.images`. See docs/pictures.md.",
-    )
-    index: str = Field(
-        "auto", description="Kind of vector index, see `ragfm plugins`; `auto` chooses by size and memory."
-    )
-    backend: str = Field(
-        "local",
-        description="Search backend, see `ragfm plugins`: `local` searches in files of this machine, `pgvector` and "
-        "`milvus` search the vectors in PostgreSQL and Milvus.",
-    )
-    language: str | None = Field(
-        None,
-        description="Language of the keyword index, as ISO 639-1 (`de`), or `simple` for no stemming. "
-        "Default: detected.",
-    )
-    index_memory_mb: int | None = Field(
-        None, ge=64, description="Memory for the vectors that `auto` plans with, in MiB. Default: a quarter of the RAM."
-    )
-    reader: str = Field(
-        "bundled",
-        description="Model that answers: `bundled`, a `.gguf` file, a folder, a name on the Hugging Face hub, or "
-        "`PLUGIN:NAME`.",
-    )
-    reader_options: dict[str, dict[str, Any]] = Field(
-        {}, description="Options of readers by plugin: `[reader_options.llama-cpp]`."
-    )
-    adapter: str | None = Field(
-        None,
-        description="Adapter of the reader: a folder made by `ragfm adapt train`, a GGUF file, or `none`. Default: for "
-        "`bundled` the one that ships.",
-    )
+    embedder: str = "bundled"
+    image_embedder: str | None = None
+    index: str = "auto"
+    backend: str = "local"
+    language: str | None = None  # ISO 639-1, or `simple`
+    reader: str = "bundled"
+    reader_options: dict[str, dict[str, Any]] = {}  # by plugin
+    adapter: str | None = None
     parse: ParseSection = ParseSection()
     chunk: ChunkSection = ChunkSection()
     search: SearchSection = SearchSection()
     ask: AskSection = AskSection()
     files: FilesSection = FilesSection()
-    milvus: MilvusSection = MilvusSection()
-    uploads: UploadsSection = UploadsSection()
-    server: ServerSection = ServerSection()
     sources: list[SourceSection] = []
     tags: list[TagsSection] = []
 
@@ -333,12 +156,6 @@ class Settings(BaseSettings):
 def settings_path(place: Path) -> Path:
     """The settings file of a folder, or the file itself."""
     return place / SETTINGS_FILE if place.is_dir() else place
-
-
-def _keys(location: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The keys that lead to a value, without the name of a type, which pydantic adds if there are several."""
-    *keys, last = map(str, location)
-    return tuple(keys) if keys and _TYPE_NAME.fullmatch(last) else (*keys, last)
 
 
 def _locate_models(values: dict[str, Any], folder: Path) -> None:
@@ -385,9 +202,13 @@ def load_settings(place: Path, **options: Any) -> Settings:
         names = (name for name, value in os.environ.items() if name.upper().startswith(_PREFIX) and value == text)
         raise ConfigError(f"Environment variable {next(names, _PREFIX)}: {text!r} is not JSON.", _HINT) from error
     except ValidationError as error:
-        reasons: dict[tuple[str, ...], list[str]] = {}  # a value that may have several types has an error for each
+        # A value that may have several types has an error for each, with the name of the type behind its keys.
+        reasons: dict[tuple[str, ...], list[str]] = {}
         for one in error.errors():
-            reasons.setdefault(_keys(one["loc"]), []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
+            location = tuple(map(str, one["loc"]))
+            if len(location) > 1 and _TYPE_NAME.fullmatch(location[-1]):
+                location = location[:-1]
+            reasons.setdefault(location, []).append(f"{one['msg'][0].lower()}{one['msg'][1:]}")
         first, keys = error.errors()[0], next(iter(reasons))
         key = ".".join(keys)
         problem = f"`{key}`: {' or '.join(reasons[keys])}, but it is {first['input']!r}"

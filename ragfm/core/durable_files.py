@@ -10,8 +10,9 @@ import glob
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +28,20 @@ def temporary_path(path: Path) -> Path:
     The suffix is random: threads share a process id, and in a container it is the same at every start.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder, which becomes `path` durably when the block ends. After an error, nothing is left of it."""
+    temporary = temporary_path(path)
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(0o700)  # it holds the text of all documents
+        yield temporary
+        temporary.rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def temporary_paths(path: Path) -> Iterator[Path]:

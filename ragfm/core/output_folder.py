@@ -10,13 +10,13 @@ OUTPUT = ".ragfm-output"
 """The file that marks an output folder; the `files` connector skips the folder."""
 
 
-def make_output(folder: str | Path, *, mode: int = 0o777) -> Path:
+def make_output(folder: str | Path) -> Path:
     """Create an output folder. A folder that already has files may hold documents, so it is not marked.
 
     Raises OSError if no file can be written to it.
     """
     path = Path(folder)
-    path.mkdir(mode, parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     probe = temporary_path(path / OUTPUT)
     probe.write_bytes(b"x")
     probe.unlink()

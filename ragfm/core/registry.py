@@ -95,14 +95,15 @@ def plugin_and_model(kind: Kind, name: str) -> tuple[str, str | None]: ...
 def plugin_and_model(kind: Kind, name: str) -> tuple[str, str | None]:
     """Split a model's name into its plugin and the model, None if it names a plugin alone.
 
-    The default plugin is llama.cpp for GGUF files and the bundled reader, else the Hugging Face library of the kind.
+    The default plugin of readers is llama.cpp for GGUF files and the bundled one, else the Hugging Face library of the
+    kind.
     """
     if name in plugins(kind):
         return name, "bundled" if kind == "readers" else None
     plugin, colon, model = name.partition(":")
     if colon and re.fullmatch(r"[\w-]{2,}", plugin):  # `C:\model` and `./a:b` are paths
         return plugin, model
-    if name.endswith(".gguf") or (kind == "readers" and name == "bundled"):
+    if kind == "readers" and (name.endswith(".gguf") or name == "bundled"):
         return "llama-cpp", name
     return _DEFAULT_PLUGIN[kind], name
 

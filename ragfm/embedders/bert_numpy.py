@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
@@ -12,44 +12,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.embedders.sorted_batches import Batch, embed_sorted, states_sorted
+from ragfm.embedders.sorted_batches import Batch, BertBackend
 from ragfm.models.hardware import compute_threads
 
-BATCH_TOKENS = 1024
-"""Maximum tokens of a batch, padding included: larger batches do not fit into the processor cache."""
 
-
-class NumpyBackend:
+class NumpyBackend(BertBackend):
     """fp32 with one batch per core.
 
     Each matrix product uses one BLAS thread, and batches run in parallel. With several BLAS threads per product, the
     threads busy-wait for each other: on a machine with other load, one second of work took minutes.
     """
 
+    batch_tokens = 1024  # larger batches do not fit into the processor cache
+
     def __init__(self, folder: BertFolder, bert: Bert) -> None:
-        operations = _NumpyOperations(folder)
-        self._dim = folder.dim
-        self._forward = partial(forward, operations, bert)
+        self._forward = partial(forward, _NumpyOperations(folder), bert)
 
-    def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
-        """*Shape:* (len(ids), dim)."""
+    def run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
+        """See `BertBackend`."""
+        every = list(batches)
         with _one_blas_thread():
-            return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS)
-
-    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """*Shape:* (tokens, dim) for each text, if the model is not pooled."""
-        with _one_blas_thread():  # small batches, so that a few passages occupy all cores
-            return states_sorted(ids, self._run, max_tokens=BATCH_TOKENS // 2)
-
-    def _run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
-        all_ids, masks = zip(*batches, strict=True)
-        if len(masks) == 1:
-            return map(self._forward, all_ids, masks)
-        with ThreadPoolExecutor(compute_threads(), "ragfm-embed") as pool:
-            return list(pool.map(self._forward, all_ids, masks))
+            if len(every) == 1:
+                return [self._forward(*every[0])]
+            with ThreadPoolExecutor(compute_threads(), "ragfm-embed") as pool:
+                return list(pool.map(lambda batch: self._forward(*batch), every))
 
 
 class _NumpyOperations:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,42 +21,38 @@ from openvino import opset13 as op
 
 from ragfm.core.fork import reset_in_children
 from ragfm.core.own_thread import in_own_thread
-from ragfm.core.types import Vectors
 from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.bert_numpy import NumpyBackend
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.embedders.sorted_batches import Batch, embed_sorted, states_sorted
-from ragfm.models.hardware import compute_threads, physical_cores
-
-BATCH_TOKENS = 2048
-"""Maximum tokens of a batch, padding included."""
-LENGTH_MULTIPLE = 8
-"""Lengths are padded to a multiple, since OpenVINO compiles for each new shape."""
+from ragfm.embedders.sorted_batches import Batch, BertBackend
+from ragfm.models.hardware import compute_threads, cpu_info, physical_cores
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(BertBackend):
     """The graph is built from the weights in memory, without a converted copy of the model on disk.
 
-    In fp32 two threads compute one batch, since a question waits for its vector. In bf16 each thread computes its own,
-    since threads that wait for each other lose a third of the throughput next to a busy process.
+    For questions two threads compute one batch, since a question waits for its vector. For passages each thread
+    computes its own, since threads that wait for each other lose a third of the throughput next to a busy process.
 
     A forked process uses numpy instead: OpenVINO waits there for threads that only the parent has, even to compile a
     model or to free one.
     """
 
-    def __init__(self, folder: BertFolder, bert: Bert, precision: Literal["f32", "bf16"]) -> None:
-        self._dim = folder.dim
+    batch_tokens = 2048
+    length_multiple = 8  # OpenVINO compiles for each new shape
+
+    def __init__(self, folder: BertFolder, bert: Bert, *, for_passages: bool) -> None:
         self._numpy = NumpyBackend(folder, bert)
         if _is_forked():
             return
         ids, mask = op.parameter([-1, -1], np.int64), op.parameter([-1, -1], np.float32)
         model = openvino.Model([forward(_OpenVinoOperations(folder), bert, ids, mask)], [ids, mask], "bert")
         threads = streams = compute_threads()
-        if precision == "f32":
+        if not for_passages:
             threads = min(threads, physical_cores())  # hyper-threads of one core would wait for each other
             streams = max(1, threads // 2)
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "bf16" if for_passages and "bf16" in cpu_info()[1] else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
         }
@@ -68,19 +64,11 @@ class OpenVinoBackend:
         """Never free the parent's model in a forked process."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._compiled))
 
-    def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
-        """*Shape:* (len(ids), dim)."""
+    def run(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
+        """See `BertBackend`."""
         if _is_forked():
-            return self._numpy(ids)
-        return embed_sorted(ids, self._run, self._dim, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
-
-    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """*Shape:* (tokens, dim) for each text, if the model is not pooled."""
-        if _is_forked():
-            return self._numpy.token_states(ids)
-        return states_sorted(ids, self._run, max_tokens=BATCH_TOKENS, multiple=LENGTH_MULTIPLE)
-
-    def _run(self, batches: Iterable[Batch]) -> Iterator[NDArray[np.float32]]:
+            yield from self._numpy.run(batches)
+            return
         # No callbacks: one that runs while the model is being deleted waits for the GIL, which the deletion holds:
         # a deadlock.
         requests = [self._compiled.create_infer_request() for _ in range(self._parallel_requests)]

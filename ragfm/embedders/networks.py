@@ -1,26 +1,27 @@
-"""The neural network behind an embedder, and the backends that can run it on this machine."""
+"""The neural network behind an embedder, and the backends that run it."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from ragfm.core.cache import read_json
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Vectors
 from ragfm.embedders.bert import Bert
 from ragfm.embedders.model_folder import BertFolder
-from ragfm.models.hardware import cpu_info, has_gpu, limit_torch_threads
+from ragfm.embedders.sorted_batches import BertBackend
+from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+STATIC_WINDOW = 512
+"""Maximum tokens of a static model, which has no limit: the mean over a longer text is not distinctive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,6 @@ Backend: TypeAlias = Callable[[TokenizedTexts], "Vectors"]
 """A function that runs a network and returns unit vectors, *shape* (texts, dim)."""
 
 
-class BertBackend(Protocol):
-    """A backend of a BERT model. Thread-safe."""
-
-    def __call__(self, ids: Sequence[Sequence[int]]) -> Vectors:
-        """Unit vectors of tokenized texts. *Shape:* (len(ids), dim)."""
-
-    def token_states(self, ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """States of the tokens of each text, from a model that is not pooled. *Shape:* (tokens, dim) for each text."""
-
-
 class BertNetwork:
     """A BERT model run by `ragfm.embedders.bert`, without libraries that take seconds to import.
 
@@ -53,6 +44,7 @@ class BertNetwork:
     """
 
     has_images = False
+    exact_backend = "numpy-fp32"
 
     def __init__(self, folder: BertFolder, weights: Bert | None = None) -> None:
         self._folder = folder
@@ -61,7 +53,9 @@ class BertNetwork:
         self.dim = folder.dim
         self.pooling = folder.pooling
         self.prompts = folder.prompts
-        self.fast_exact_backend = "openvino-fp32" if importlib.util.find_spec("openvino") else "torch-fp32"
+        has_openvino = importlib.util.find_spec("openvino") is not None
+        self.fast_exact_backend = "openvino-fp32" if has_openvino else self.exact_backend
+        self.fast_backend = "openvino" if has_openvino else self.exact_backend
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -73,17 +67,6 @@ class BertNetwork:
             tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), tokenizer.normalizer])
         return tokenizer
 
-    def backends(self) -> list[str]:
-        """Names of the backends that this machine may support; the first is exact and quick to import."""
-        names = ["numpy-fp32", "torch-fp32"]
-        if "bf16" in cpu_info()[1]:
-            names.append("torch-bf16")
-        if importlib.util.find_spec("openvino"):
-            names.append("openvino")
-        if has_gpu():
-            names.append("gpu-fp16")
-        return names
-
     def load(self, name: str) -> Backend:
         """Load a backend by name."""
         run = self.load_bert(name)
@@ -91,21 +74,13 @@ class BertNetwork:
 
     def load_bert(self, name: str) -> BertBackend:
         """Load a backend that runs on token ids, by name."""
-        library, _, precision = name.partition("-")
-        if library == "numpy":
+        if name == self.exact_backend:
             from ragfm.embedders.bert_numpy import NumpyBackend
 
             return NumpyBackend(self._folder, self._weights)
-        if library == "openvino":
-            from ragfm.embedders.bert_openvino import OpenVinoBackend
+        from ragfm.embedders.bert_openvino import OpenVinoBackend
 
-            return OpenVinoBackend(self._folder, self._weights, "f32" if precision == "fp32" else "bf16")
-        import torch
-
-        from ragfm.embedders.bert_torch import TorchBackend
-
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        return TorchBackend(self._folder, self._weights, dtype, "cuda" if library == "gpu" else "cpu")
+        return OpenVinoBackend(self._folder, self._weights, for_passages=name == "openvino")
 
     @cached_property
     def _weights(self) -> Bert:
@@ -115,9 +90,9 @@ class BertNetwork:
 
 
 class LibraryNetwork:
-    """Any model that sentence-transformers can load, run by that library."""
+    """Any model that sentence-transformers can load, run by that library in fp32, on the GPU if there is one."""
 
-    fast_exact_backend = "fp32"
+    exact_backend = fast_exact_backend = fast_backend = "fp32"
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
@@ -126,7 +101,8 @@ class LibraryNetwork:
     @cached_property
     def window(self) -> int:
         """Maximum number of tokens; sentence-transformers truncates longer texts."""
-        return int(self._model.max_seq_length)
+        length = self._model.max_seq_length
+        return STATIC_WINDOW if length == math.inf else int(length)
 
     @cached_property
     def dim(self) -> int:
@@ -151,7 +127,8 @@ class LibraryNetwork:
         """
         from tokenizers import Tokenizer
 
-        return _without_limits(Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str()))
+        tokenizer = self._model.tokenizer
+        return _without_limits(Tokenizer.from_str(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str()))
 
     @property
     def has_images(self) -> bool:
@@ -173,27 +150,21 @@ class LibraryNetwork:
         vectors: Vectors = tensor.float().cpu().numpy()
         return vectors
 
-    def backends(self) -> list[str]:
-        """fp32, on the GPU if there is one, and bf16 on processors that support it."""
-        return ["fp32", "bf16"] if "bf16" in cpu_info()[1] and not has_gpu() else ["fp32"]
-
-    def load(self, name: str) -> Backend:
-        """Load a backend by name; bf16 uses autocast."""
-        import torch
-
+    def load(self, name: str = "fp32") -> Backend:
+        """Load the model."""
         model = self._model
 
         def run(texts: TokenizedTexts) -> Vectors:
-            with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
-                tensor = model.encode(
-                    list(texts.texts),
-                    prompt=texts.prompt,
-                    normalize_embeddings=True,
-                    convert_to_numpy=False,
-                    convert_to_tensor=True,
-                    show_progress_bar=False,
-                )
+            tensor = model.encode(
+                list(texts.texts),
+                prompt=texts.prompt,
+                normalize_embeddings=True,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
             vectors: Vectors = tensor.float().cpu().numpy()
+            # A static model's vector of unknown tokens is zero; the diagonal favours no dimension.
+            vectors[~vectors.any(axis=1)] = vectors.shape[1] ** -0.5
             return vectors
 
         return run
@@ -213,8 +184,8 @@ class LibraryNetwork:
             model = SentenceTransformer(str(self._path), local_files_only=True)
         first = model[0]
         if type(first).__name__ == "StaticEmbedding":
-            raise UnsupportedError(f"The model {self._name!r} is a static one.", f"Use model2vec:{self._name}.")
-        if not getattr(model.tokenizer, "is_fast", False):
+            first.tokenizer.no_truncation()
+        elif not getattr(model.tokenizer, "is_fast", False):
             raise UnsupportedError(
                 f"The model {self._name!r} has no fast tokenizer, so the length of texts cannot be checked.",
                 "Choose a model with a `tokenizer.json`.",
@@ -229,9 +200,9 @@ class LibraryNetwork:
 Network: TypeAlias = BertNetwork | LibraryNetwork
 """The properties of a model that the embedding contract needs, its tokenizer, and its backends.
 
-`window` is the maximum number of tokens, including special tokens and the prompt. `backends` lists the names of the
-backends that this machine may support, first the exact one that is quickest to load. `fast_exact_backend` takes longer
-to load but runs faster, and other threads wait less for it. `load` raises if a backend turns out to be unavailable.
+`window` is the maximum number of tokens, including special tokens and the prompt. `exact_backend` is the quickest to
+load, in fp32; `fast_exact_backend` runs faster, and other threads wait less for it; `fast_backend` is for many
+passages. `load` raises if a backend turns out to be unavailable.
 """
 
 

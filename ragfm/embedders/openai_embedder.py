@@ -96,7 +96,35 @@ class EndpointEmbedder:
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
 
     def _request_vectors(self, texts: Sequence[str]) -> Vectors:
-        response = self._post({"model": self._name, "input": list(texts), "encoding_format": "float"})
+        """Vectors of up to `REQUEST_TEXTS` texts, with retries. Raises EmbeddingError."""
+        key = os.environ.get("OPENAI_API_KEY", "")
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        body = json.dumps({"model": self._name, "input": list(texts), "encoding_format": "float"}).encode()
+        request = Request(f"{self._base}/embeddings", body, headers)  # noqa: S310  http(s) only
+        pauses: list[float] = list(RETRY_SECONDS)
+        while True:
+            retry_after = ""
+            try:
+                with self._opener.open(request, timeout=TIMEOUT_SECONDS) as opened:
+                    response = json.load(opened)
+                break
+            except HTTPError as error:
+                reason = f"status {error.code}, {_server_message(error, key)}"
+                retry = error.code in _RETRIED_STATUS
+                retry_after = error.headers.get("Retry-After", "")
+            except (URLError, OSError, HTTPException, ValueError) as error:
+                reason = str(getattr(error, "reason", error)) or type(error).__name__
+                retry = True
+            if not retry or not pauses:
+                raise EmbeddingError(
+                    f"Embedding with {self._name!r} failed: no answer from {self._host}: {reason}.",
+                    "Check OPENAI_BASE_URL and OPENAI_API_KEY. Finished documents are kept.",
+                )
+            pause = pauses.pop(0)
+            if retry_after.isdigit():
+                pause = min(float(retry_after), MAX_RETRY_AFTER_SECONDS)
+            _log.info("%s: %s; retrying in %s seconds", self._host, reason, pause)
+            time.sleep(pause)
         try:
             rows = sorted(response["data"], key=lambda row: row["index"])
             vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
@@ -113,36 +141,6 @@ class EndpointEmbedder:
         unit: Vectors = vectors / lengths
         return unit
 
-    def _post(self, body: Mapping[str, Any]) -> Any:
-        """Post a request, with retries. Raises EmbeddingError."""
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        request = Request(f"{self._base}/embeddings", json.dumps(body).encode(), headers)  # noqa: S310  http(s) only
-        pauses: list[float] = list(RETRY_SECONDS)
-        while True:
-            retry_after = ""
-            try:
-                with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-                    return json.load(response)
-            except HTTPError as error:
-                reason = f"status {error.code}, {_server_message(error)}"
-                retry = error.code in _RETRIED_STATUS
-                retry_after = error.headers.get("Retry-After", "")
-            except (URLError, OSError, HTTPException, ValueError) as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
-                retry = True
-            if not retry or not pauses:
-                raise EmbeddingError(
-                    f"Embedding with {self._name!r} failed: no answer from {self._host}: {reason}.",
-                    "Check OPENAI_BASE_URL and OPENAI_API_KEY. Finished documents are kept.",
-                )
-            pause = pauses.pop(0)
-            if retry_after.isdigit():
-                pause = min(float(retry_after), MAX_RETRY_AFTER_SECONDS)
-            _log.info("%s: %s; retrying in %s seconds", self._host, reason, pause)
-            time.sleep(pause)
-
 
 class _NoRedirect(HTTPRedirectHandler):
     """Follows no redirect, which could send the API key to another host."""
@@ -151,12 +149,12 @@ class _NoRedirect(HTTPRedirectHandler):
         return None
 
 
-def _server_message(error: HTTPError) -> str:
+def _server_message(error: HTTPError, key: str) -> str:
     """The server's error message, without API keys: some servers repeat a part of the key."""
     try:
         message = str(json.load(error)["error"]["message"])[:300]
     except (OSError, ValueError, LookupError, TypeError):
         return str(error.reason)
-    if key := os.environ.get("OPENAI_API_KEY", ""):
+    if key:
         message = message.replace(key, "…")
     return re.sub(r"sk-\S+", "…", message)

@@ -11,37 +11,34 @@ from pathlib import Path
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Offsets, Scalar, Vectors
-from ragfm.embedders.backend_choice import Measurement
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import Backend, BertNetwork, LibraryNetwork, Network, TokenizedTexts
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
+from ragfm.models.hardware import has_gpu
 from ragfm.models.model_lookup import find_model, processor_sha256, weights_sha256
+from ragfm.samples import handbook_text
 
 MIN_TOKENS_TO_LOAD = 2_000
 """Passage tokens per process below which the exact backend is used: any other takes a second to load."""
 MIN_QUERIES_TO_LOAD = 16
 """Queries per process at which OpenVINO is loaded for them: it takes as long as it saves on 60, but more may come."""
-MIN_TOKENS_TO_MEASURE = 20_000
-"""Passage tokens per process from which measuring the backends pays off."""
+MIN_COSINE = 0.999
+"""Every text's vector by a faster backend must have at least this cosine to its fp32 vector."""
 
 _log = logging.getLogger(__name__)
 
 
 class SentenceTransformerEmbedder:
-    """Any sentence-transformers model with a fast tokenizer (Reimers and Gurevych 2019), CLIP and SigLIP included.
+    """Any sentence-transformers model with a fast tokenizer (Reimers and Gurevych 2019).
 
-    The model's own prompts are prepended to queries and passages. Queries are always embedded in fp32, passages by the
-    fastest backend whose vectors have a cosine of at least 0.999 to fp32; see docs/decisions/005-embedding.md.
-    Long-lived processes call `warm_up`; others load OpenVINO at the 16th query, if it is installed. All methods are
-    thread-safe.
+    CLIP, SigLIP and static models (Tulkens and van Dongen 2024) are included. The model's own prompts are prepended to
+    queries and passages. Queries are always embedded in fp32, many passages faster if their vectors have a cosine of at
+    least 0.999 to fp32; see docs/decisions/005-embedding.md. Long-lived processes call `warm_up`; others load OpenVINO
+    at the 16th query, if it is installed. All methods are thread-safe.
     """
 
     def __init__(self, model: str = "bundled") -> None:
         path = find_model(model, "embedder")
-        if path.is_file():
-            raise UnsupportedError(
-                f"'{path}' is not a sentence-transformers folder.", f"Use llama-cpp:{model} for a GGUF file."
-            )
         folder = read_bert_folder(path)
         self._set_up(model, path, LibraryNetwork(path, model) if folder is None else BertNetwork(folder))
 
@@ -50,7 +47,7 @@ class SentenceTransformerEmbedder:
         self._path = path
         self._network = network
         self._lock = threading.Lock()
-        self._chosen: Backend | None = None
+        self._for_passages: Backend | None = None
         self._for_queries: Backend | None = None
         self._passage_tokens = 0
         self._queries = 0
@@ -76,7 +73,7 @@ class SentenceTransformerEmbedder:
         """The embedding contract: everything that determines a text's vector, up to the precision of the backend."""
         contract: dict[str, Scalar] = {
             "model": self._name,
-            "weights": self._weights,
+            "weights": weights_sha256(self._path),
             "dim": self.dim,
             "pooling": self._network.pooling,
             "query_prompt": self._prompt("query"),
@@ -96,16 +93,16 @@ class SentenceTransformerEmbedder:
         tokenized = self._tokenize(texts, "document")
         with self._lock:
             self._passage_tokens += sum(map(len, tokenized.ids))
-            if self._chosen is None and self._passage_tokens >= MIN_TOKENS_TO_LOAD:
-                self._chosen = self._load_or_exact(self._choose_backend)
-            backend = self._chosen or self._exact
+            if self._for_passages is None and self._passage_tokens >= MIN_TOKENS_TO_LOAD:
+                self._for_passages = self._load_or_exact(self._load_for_passages)
+            backend = self._for_passages or self._exact
         return self._run(tokenized, backend)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over the model's window."""
         tokenized = self._tokenize(texts, "query")
         if self._for_queries is None:
-            self._queries += len(texts)  # without the lock, which is held while passages wait for a measurement
+            self._queries += len(texts)  # without the lock, which is held while passages wait for a backend
             is_many = self._queries >= MIN_QUERIES_TO_LOAD and self._network.fast_exact_backend.startswith("openvino")
             if is_many or self._is_warm:
                 load_fast_exact = partial(self._network.load, self._network.fast_exact_backend)
@@ -131,41 +128,31 @@ class SentenceTransformerEmbedder:
         queries and the first thousands of passage tokens use the backend that is quickest to load.
         """
         with self._lock:
-            self._passage_tokens = max(self._passage_tokens, MIN_TOKENS_TO_MEASURE)
-            self._chosen = self._chosen or self._load_or_exact(self._choose_backend)
+            self._for_passages = self._for_passages or self._load_or_exact(self._load_for_passages)
         self._is_warm = True
-
-    def measure(self) -> list[Measurement]:
-        """Measure the backends for this model on this machine, the exact one first, and store the choice."""
-        from ragfm.embedders.backend_choice import measure, save_choice
-
-        results = measure(self._network, partial(self._tokenize, prompt="document"))
-        save_choice(self._weights, results)
-        return results
 
     def _run(self, tokenized: TokenizedTexts, backend: Backend) -> Vectors:
         import numpy as np
 
         return backend(tokenized) if tokenized.texts else np.zeros((0, self.dim), dtype=np.float32)
 
-    def _choose_backend(self) -> Backend | None:
-        """Load the stored choice, or measure the backends if there are enough tokens; None means not yet.
+    def _load_for_passages(self) -> Backend:
+        """sentence-transformers on a GPU, else the network's fast backend, if that is precise enough for the model."""
+        network = self._network
+        if has_gpu() and self._path.is_dir():
+            network = LibraryNetwork(self._path, self._name)
+        if network.fast_backend == self._network.exact_backend:
+            return self._exact
+        backend = network.load(network.fast_backend)
+        text = handbook_text()
+        sample = self._tokenize([text[start : start + 200] for start in range(0, 2400, 200)], "document")
+        lowest = (backend(sample) * self._exact(sample)).sum(1).min()
+        if lowest >= MIN_COSINE:
+            return backend
+        _log.info("The backend %s for %s has a cosine of %.4f to fp32.", network.fast_backend, self._name, lowest)
+        return network.load(network.fast_exact_backend)
 
-        While another process measures them, passages are embedded by the exact backend.
-        """
-        from ragfm.embedders.backend_choice import alone, fastest, load_choice
-
-        name = load_choice(self._weights)
-        if name is None:
-            if self._passage_tokens < MIN_TOKENS_TO_MEASURE:
-                return None
-            with alone() as may_measure:
-                if not may_measure:
-                    return None
-                name = load_choice(self._weights) or fastest(self.measure())
-        return self._exact if name == self._network.backends()[0] else self._network.load(name)
-
-    def _load_or_exact(self, load: Callable[[], Backend | None]) -> Backend | None:
+    def _load_or_exact(self, load: Callable[[], Backend]) -> Backend:
         """The backend that `load` returns, or if it fails the exact one, which always works."""
         try:
             return load()
@@ -197,9 +184,5 @@ class SentenceTransformerEmbedder:
         return int(self._network.tokenizer.num_special_tokens_to_add(False))
 
     @cached_property
-    def _weights(self) -> str:
-        return weights_sha256(self._path)
-
-    @cached_property
     def _exact(self) -> Backend:
-        return self._network.load(self._network.backends()[0])
+        return self._network.load(self._network.exact_backend)

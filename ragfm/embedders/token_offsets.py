@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Offsets
-
-_WORD = re.compile(r"\s*\S+")
-
-
-def estimated_offsets(text: str, count: Callable[[str], int]) -> Offsets:
-    """Token offsets from a function that only counts tokens. Their number is exact, their positions are estimated.
-
-    If the counts of the words add up to the count of the text, each word is divided evenly into its tokens.
-    Otherwise the whole text is divided evenly. *Shape:* (tokens, 2).
-    """
-    total = count(text)
-    words = [(match.start(), match.end(), count(match.group())) for match in _WORD.finditer(text)]
-    if sum(tokens for *_, tokens in words) != total:
-        words = [(0, len(text), total)]
-    bounds = [np.linspace(start, end, tokens + 1).round().astype(np.int64) for start, end, tokens in words if tokens]
-    pairs = [np.stack([edges[:-1], edges[1:]], axis=1) for edges in bounds]
-    return np.concatenate(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
 
 
 def token_offsets(tokenizer: Any, texts: Sequence[str]) -> list[Offsets]:

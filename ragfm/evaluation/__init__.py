@@ -12,12 +12,12 @@ Measure:
 Compare:
 
 - `compare_runs(a, b)`: two run files question by question, with intervals and p-values.
-- `compare_readers(contenders, source, folder)`: readers, adapters, strategies and passage counts on the same
-  questions, each in a process of its own; `contender_grid` gives all combinations.
+- `compare_readers(contenders, questions, collection, folder)`: readers, adapters, strategies and passage counts on the
+  same questions, each in a process of its own; `contender_grid` gives all combinations.
 
 Tune:
 
-- `tune(collection, questions)`: the settings of hybrid search; `store_choice` writes them to `ragfm.toml`.
+- `tune(collection, questions)`: the weight of hybrid search; `store_weight` writes it to `ragfm.toml`.
 - `calibrate(rag, questions)`: the confidence of answers; `store_calibration` writes it to `ragfm.toml`.
 
 `write_retrieval_html` and `write_answers_html` write reports as HTML pages, `retrieval_summary` and `answers_summary`
@@ -38,10 +38,10 @@ Modules:
     retrieval_evaluation, answer_evaluation             evaluate searches and answers
     answer_matching, reader_verdict, metrics            compare answers; measures and intervals
     run_file, run_comparison                            run files, and two of them compared
-    reader_comparison, comparison_worker                readers compared, each in its process
+    reader_comparison                                   readers compared, each in its process
     search_tuning, confidence_calibration               tune search; calibrate confidence
     settings_file                                       store tuned settings
-    html_report, answer_report, comparison_report       HTML pages
+    html_report, answer_report                          HTML pages
     plots                                               SVG plots
 
 """
@@ -66,22 +66,20 @@ from ragfm.evaluation.question_sets import Gold, Question, QuestionSet, load_que
 from ragfm.evaluation.reader_comparison import (
     Contender,
     ContenderResult,
-    QuestionSource,
     compare_readers,
     contender_grid,
 )
 from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport, evaluate_retrieval, first_ranks
 from ragfm.evaluation.run_comparison import ChangedQuestion, Comparison, Difference, compare_runs
 from ragfm.evaluation.run_file import read_run
-from ragfm.evaluation.search_tuning import Choice, Trial, TuneReport, tune
-from ragfm.evaluation.settings_file import choice_keys, store_calibration, store_choice
+from ragfm.evaluation.search_tuning import Trial, TuneReport, tune
+from ragfm.evaluation.settings_file import store_calibration, store_weight
 
 __all__ = [
     "AnsweredQuestion",
     "AnswersReport",
     "CalibrationReport",
     "ChangedQuestion",
-    "Choice",
     "Comparison",
     "Contender",
     "ContenderResult",
@@ -92,7 +90,6 @@ __all__ = [
     "Question",
     "QuestionResult",
     "QuestionSet",
-    "QuestionSource",
     "Ranked",
     "RetrievalReport",
     "ShownPassage",
@@ -101,7 +98,6 @@ __all__ = [
     "TuneReport",
     "answers_summary",
     "calibrate",
-    "choice_keys",
     "compare_readers",
     "compare_runs",
     "contender_grid",
@@ -115,7 +111,7 @@ __all__ = [
     "retrieval_summary",
     "risk_coverage",
     "store_calibration",
-    "store_choice",
+    "store_weight",
     "tune",
     "write_answers_html",
     "write_retrieval_html",

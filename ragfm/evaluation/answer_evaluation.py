@@ -31,6 +31,7 @@ from ragfm.evaluation.question_sets import Gold, Question, fingerprint
 from ragfm.evaluation.reader_verdict import judge_answer, verdict_sampling
 from ragfm.evaluation.retrieval_evaluation import collection_content, collection_facts, missing_gold
 from ragfm.evaluation.run_file import load_finished, parse_records, run_questions
+from ragfm.generation.reader_output import split_reasoning
 from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
 
@@ -75,7 +76,7 @@ class Outcome:
 
     - `exact`, `f1` (Rajpurkar et al. 2016), `contained`: match with the nearest right answer, in [0, 1]. For an
       unanswerable question all three are 1 if the reader abstained, else 0 (Rajpurkar et al. 2018).
-    - `status`: that of the answer; empty without passages, and in runs of older versions.
+    - `status`: that of the answer; empty without passages.
     - `user_text`: what users see, `Answer.shown`. `user_f1` and `user_contained` are its match with a right answer.
     - `shown`: a passage in the prompt holds a right answer; None without passages or without a right answer.
     - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
@@ -85,7 +86,7 @@ class Outcome:
       cosine.
     - `judged`: 1 if the judge rates the answer as right, else 0; None without a judge or without a right answer.
     - `error`: why the question could not be answered.
-    - `passages`: all passages in the prompt; empty in runs of older versions.
+    - `passages`: all passages in the prompt.
     """
 
     answer: str = ""
@@ -350,10 +351,9 @@ def _evaluate_context(
         if context == "none":
             start = time.monotonic()
             messages = [Message("system", CLOSED_BOOK), Message("user", question.text)]
-            max_tokens = _MEMORY_TOKENS + rag.strategy.thinking_tokens
             # No adapter: adapters are trained on a different prompt.
-            with rag.reader.stream(messages, replace(rag.sampling, max_tokens=max_tokens, adapter=None)) as stream:
-                _, text = rag.strategy.split_reasoning("".join(stream))
+            with rag.reader.stream(messages, replace(rag.sampling, max_tokens=_MEMORY_TOKENS, adapter=None)) as stream:
+                _, text = split_reasoning("".join(stream))
             outcome = Outcome(
                 answer=text,
                 abstained=not text or is_abstention(text),

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from ragfm.collection import Collection
 from ragfm.core.text import counted
-from ragfm.evaluation.answer_evaluation import KINDS, AnsweredQuestion, AnswersReport, risk_coverage
-from ragfm.evaluation.confidence_calibration import CalibrationReport
+from ragfm.evaluation.answer_evaluation import AnsweredQuestion, AnswersReport, risk_coverage
 from ragfm.evaluation.html_report import excerpt, settings_section, write_page
-from ragfm.evaluation.plots import bars, curve, distribution, histogram
+from ragfm.evaluation.plots import bars, histogram, lines
 from ragfm.evaluation.run_file import question_count
 
 _EXAMPLES = 8  # of each kind of error
-_COVERAGE, _RISK = "share of the questions that is answered", "share of the answers that is not right"
 _CONTEXTS = {
     "retrieved": "From retrieved passages",
     "gold": "From the gold passage",
@@ -39,43 +37,27 @@ def write_answers_html(report: AnswersReport, path: str | Path, collection: Coll
             confidence = "the confidence of the answer" if calibrated else "the cosine of the best passage"
             sections += [
                 "<h2>Risk and coverage</h2>",
-                curve(points, _COVERAGE, _RISK, "Risk by coverage"),
+                lines(
+                    {"share of the answers that is not right": points},
+                    "share of the questions that is answered",
+                    "Risk by coverage",
+                ),
                 f'<p class="dim">Answers are given in the order of {confidence}, highest first.</p>',
             ]
-    context = next(iter(report.measures))
-    outcomes = [result.outcomes[context] for result in report.results]
-    times = [1000 * outcome.seconds for outcome in outcomes if not outcome.error]
-    if times:
-        marks = {name: value.value for name, value in report.latency_ms[context].items()}
-        sections += [
-            f"<h2>Time of an answer in milliseconds (logarithmic scale): {_CONTEXTS[context].lower()}</h2>",
-            distribution(times, marks, "Answers by their time"),
-        ]
-    if report.kinds:
-        for kind in KINDS:
-            results = [result for result in report.results if result.kind == kind]
-            if results and not kind.startswith("right"):
-                shown = f"{min(len(results), _EXAMPLES)} of {len(results)}"
-                sections.append(f"<h2>{kind.capitalize()}: {shown}</h2>")
-                sections += [_question(result, collection) for result in results[:_EXAMPLES]]
+    context, latency = next(iter(report.latency_ms.items()))
+    if latency:
+        times = ", ".join(
+            f"{name} {time.value:.0f} [{time.low:.0f}, {time.high:.0f}]" for name, time in latency.items()
+        )
+        sections.append(f"<p>Time of an answer in milliseconds, {_CONTEXTS[context].lower()}: {times}.</p>")
+    for kind in report.kinds:
+        results = [result for result in report.results if result.kind == kind]
+        if results and not kind.startswith("right"):
+            shown = f"{min(len(results), _EXAMPLES)} of {len(results)}"
+            sections.append(f"<h2>{kind.capitalize()}: {shown}</h2>")
+            sections += [_question(result, collection) for result in results[:_EXAMPLES]]
     title = f"Answers: {report.about.get('data', 'questions')}"
     write_page(path, title, [*sections, settings_section(report.about)])
-
-
-def write_confidence_html(report: CalibrationReport, path: str | Path) -> None:
-    """Write the page of a calibration: threshold, risk by coverage, and settings."""
-    kinds = {"right": "right answers", "wrong": "wrong answers", "unanswerable": "answers to unanswerable questions"}
-    given = ", ".join(f"{share:.0%} of the {kinds[kind]}" for kind, share in report.given.items())
-    threshold = f"Answers below {report.calibration.threshold:.4f} are withheld. This leaves {given}."
-    sections = [
-        f'<p class="dim">{escape(report.why)}</p>',
-        f"<p>{escape(threshold)}</p>",
-        "<h2>Risk and coverage</h2>",
-        curve(report.risk, _COVERAGE, _RISK, "Risk by coverage"),
-        '<p class="dim">Cross-validated: the confidence comes from a model that was not fitted to the answer.</p>',
-        settings_section(report.about),
-    ]
-    write_page(path, f"Confidence: {report.about.get('data', 'questions')}", sections)
 
 
 def answers_summary(report: AnswersReport) -> str:

@@ -13,7 +13,7 @@ from ragfm.core.errors import CollectionError
 from ragfm.core.text import counted
 from ragfm.evaluation.answer_evaluation import ShownPassage
 from ragfm.evaluation.metrics import CUTOFF, Ranked
-from ragfm.evaluation.plots import bars, distribution, histogram
+from ragfm.evaluation.plots import bars, histogram
 from ragfm.evaluation.question_sets import Gold
 from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport, first_ranks
 from ragfm.evaluation.run_file import question_count
@@ -53,19 +53,16 @@ def write_retrieval_html(report: RetrievalReport, path: str | Path, collection: 
         "<h2>Rank of the first gold</h2>",
         histogram(first_ranks(report.results), "Questions by the rank of the first gold"),
     ]
-    times = [result.ms for result in report.results if result.ms is not None]
-    if times:
+    if report.latency_ms:
         header = "".join(f"<th>{name}</th>" for name in report.latency_ms)
         rows = [f"<tr><th></th>{header}</tr>"]
         for name, estimates in (("search", report.latency_ms), ("embedding", report.embed_ms)):
             if estimates:
                 cells = "".join(f"<td>{v.value:.2f} [{v.low:.2f}, {v.high:.2f}]</td>" for v in estimates.values())
                 rows.append(f"<tr><td>{name}</td>{cells}</tr>")
-        marks = {name: value.value for name, value in report.latency_ms.items()}
         embedding = ", and the part of it that embeds the question" if report.embed_ms else ""
         sections += [
-            "<h2>Time of a search in milliseconds (logarithmic scale)</h2>",
-            distribution(times, marks, "Searches by their time"),
+            "<h2>Time of a search in milliseconds</h2>",
             f"<table>{''.join(rows)}</table>",
             f'<p class="dim">Searches for {CUTOFF} hits{embedding}, one at a time, with models and indexes loaded.</p>',
         ]

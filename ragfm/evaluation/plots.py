@@ -5,7 +5,6 @@ The page defines the colours of the classes `bar`, `miss`, `line`, `mark`, `soft
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -19,8 +18,6 @@ _CHARACTER = 7.5  # mean width
 _ROW = 30
 _HEIGHT, _ABOVE = 190, 34
 _BASELINE = _ABOVE + _HEIGHT
-_BINS = 48
-_MIN_VALUE = 1e-3  # on a logarithmic scale
 
 
 def bars(rows: Mapping[str, Estimate], label: str) -> str:
@@ -59,20 +56,16 @@ def histogram(counts: Mapping[str, int], label: str) -> str:
     return _svg(parts, _BASELINE + 28, label)
 
 
-def curve(points: Sequence[tuple[float, float]], x_label: str, y_label: str, label: str) -> str:
-    """A line through (x, y) points in [0, 1] x [0, 1]."""
-    parts = _grid(1.0, 1.0, "g", x_label)
-    path = " ".join(f"{_LEFT + _PLOT * x:.1f},{_BASELINE - _HEIGHT * y:.1f}" for x, y in points)
-    parts.append(f'<polyline class="path" points="{path}"/>')
-    parts.append(_text(_LEFT, 20, y_label, "start"))
-    return _svg(parts, _BASELINE + 48, label)
-
-
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, label: str) -> str:
     """A line through the (x, y) points of each series, with scales from 0 to the maximum, and a legend."""
     points = [point for line in series.values() for point in line] or [(1.0, 1.0)]
     right, top = max(x for x, _ in points) or 1, max(y for _, y in points) or 1
-    parts = _grid(right, top, ".3g", x_label)
+    parts = [_text(_LEFT + _PLOT, _BASELINE + 38, x_label, "end")]
+    for tick in range(5):
+        x, y = _LEFT + _PLOT * tick / 4, _BASELINE - _HEIGHT * tick / 4
+        parts += [_line(x, _ABOVE, x, _BASELINE, "soft"), _line(_LEFT, y, _LEFT + _PLOT, y, "soft")]
+        parts.append(_text(x, _BASELINE + 18, f"{right * tick / 4:.3g}", "middle", "small"))
+        parts.append(_text(_LEFT - 10, y + 4, f"{top * tick / 4:.3g}", "end", "small"))
     for number, (name, line) in enumerate(series.items()):
         kind = "path" if number == 0 else "path second"
         path = " ".join(f"{_LEFT + _PLOT * x / right:.1f},{_BASELINE - _HEIGHT * y / top:.1f}" for x, y in line)
@@ -81,59 +74,6 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, lab
         parts.append(_line(legend, 16, legend + 18, 16, "mark" if number else "line"))
         parts.append(_text(legend + 24, 20, name, "start", "small"))
     return _svg(parts, _BASELINE + 48, label)
-
-
-def distribution(values: Sequence[float], marks: Mapping[str, float], label: str) -> str:
-    """A histogram of values > 0 on a logarithmic scale, with vertical lines at the `marks`."""
-    logs = [math.log10(max(value, _MIN_VALUE)) for value in values]
-    low, high = min(logs) - 0.05, max(logs) + 0.05
-    counts = [0] * _BINS
-    for value in logs:
-        counts[int((value - low) / (high - low) * _BINS)] += 1
-
-    def x(value: float) -> float:
-        return _WIDTH * (math.log10(max(value, _MIN_VALUE)) - low) / (high - low)
-
-    width = _WIDTH / _BINS
-    parts = [_line(0, _BASELINE, _WIDTH, _BASELINE, "line")]
-    for number, count in enumerate(counts):
-        start, end = (10 ** (low + (high - low) * edge / _BINS) for edge in (number, number + 1))
-        height = _HEIGHT * count / max(counts)
-        caption = f"{start:.3g} to {end:.3g}: {count}"
-        parts.append(_bar(number * width + 0.5, _BASELINE - height, width - 1, height, caption))
-    # 1, 2, 5 of each decade; if fewer than four lie in the range, more digits
-    decades = [10.0**power for power in range(math.floor(low), math.ceil(high))]
-    for digits in ((1, 2, 5), range(1, 10), [tenth / 10 for tenth in range(10, 100)]):
-        ticks = [digit * decade for decade in decades for digit in digits if 10**low <= digit * decade <= 10**high]
-        if len(ticks) >= 4:
-            break
-    occupied = -math.inf  # right end of the last label; a tick label that would overlap it is left out
-    for tick in ticks:
-        half = _CHARACTER * len(f"{tick:g}") / 2
-        if x(tick) - half > occupied:
-            parts.append(_text(x(tick), _BASELINE + 18, f"{tick:g}", "middle", "small"))
-            occupied = x(tick) + half + _CHARACTER
-    occupied = -math.inf  # a mark's label that would overlap the last one is put a line lower
-    for name, value in marks.items():
-        caption = f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.3g}"
-        half = _CHARACTER * len(caption) / 2
-        middle = min(max(x(value), half), _WIDTH - half)
-        y = 12 if middle - half > occupied else 26
-        occupied = middle + half
-        parts.append(_line(x(value), y + 4, x(value), _BASELINE, "mark"))
-        parts.append(_text(middle, y, caption, "middle", "small"))
-    return _svg(parts, _BASELINE + 28, label)
-
-
-def _grid(right: float, top: float, digits: str, x_label: str) -> list[str]:
-    """Grid lines at quarters of both scales, with their values."""
-    parts = [_text(_LEFT + _PLOT, _BASELINE + 38, x_label, "end")]
-    for tick in range(5):
-        x, y = _LEFT + _PLOT * tick / 4, _BASELINE - _HEIGHT * tick / 4
-        parts += [_line(x, _ABOVE, x, _BASELINE, "soft"), _line(_LEFT, y, _LEFT + _PLOT, y, "soft")]
-        parts.append(_text(x, _BASELINE + 18, f"{right * tick / 4:{digits}}", "middle", "small"))
-        parts.append(_text(_LEFT - 10, y + 4, f"{top * tick / 4:{digits}}", "end", "small"))
-    return parts
 
 
 def _svg(parts: Sequence[str], height: float, label: str) -> str:

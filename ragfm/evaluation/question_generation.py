@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import blake2b
@@ -70,7 +69,6 @@ def generate_questions(
     *,
     seed: int = 0,
     answers: bool = False,
-    seconds: float | None = None,
     out: str | Path | None = None,
     reader_name: str = "",
     progress: ProgressCallback | None = None,
@@ -80,12 +78,10 @@ def generate_questions(
     A question is kept if its passage is among the first 20 hits of the dense or the keyword index (fewer in a
     collection of fewer than 400 chunks). With `answers`, the reader also writes an answer, which the passage must
     contain. Where the verifier knows the language, it must find the same answer there (Alberti et al. 2019); if it
-    finds another that is likely, that is the answer. After `seconds`, no more are written. The questions are stored in
-    the file `out`, and a later call continues from there, also for a larger `count`. Raises DataError if the collection
-    contains no text, if no question is kept, and if `out` belongs to other documents, or to another embedder, reader or
-    seed.
+    finds another that is likely, that is the answer. The questions are stored in the file `out`, and a later call
+    continues from there, also for a larger `count`. Raises DataError if the collection contains no text, if no question
+    is kept, and if `out` belongs to other documents, or to another embedder, reader or seed.
     """
-    end = None if seconds is None else time.monotonic() + seconds
     depth = max(1, min(_MAX_DEPTH, collection.status().chunks // _DEPTH_SHARE))
     questions: dict[str, Question] = {}
     finished: dict[str, dict[str, Any]] = {}
@@ -106,8 +102,6 @@ def generate_questions(
             continue
         asked.add(gold)
         record = finished.get(str(number))
-        if not record and end is not None and time.monotonic() >= end:
-            break
         if not record:
             passage = collection.document(gold.uri).text[gold.start : gold.end]
             text, answer = _write_question(reader, passage, with_answer=answers)
@@ -124,16 +118,13 @@ def generate_questions(
         if record["kept"]:
             questions[text] = Question(str(number), text, (gold,), (answer,) if answer else ())
         if progress:
-            figures: dict[str, float] = {"passages": len(asked)}
-            if end is not None:
-                figures["seconds_left"] = max(0.0, end - time.monotonic())
-            progress(Progress("write questions", len(questions), count if end is None else None, figures))
+            progress(Progress("write questions", len(questions), count, {"passages": len(asked)}))
         if len(questions) == count:
             break
     if not questions:
         raise DataError(
             "The reader wrote no question that retrieves its source text.",
-            "Use a larger reader, give it more time, or provide a file of questions.",
+            "Use a larger reader, or provide a file of questions.",
         )
     return list(questions.values())
 

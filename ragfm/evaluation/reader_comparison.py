@@ -1,41 +1,45 @@
 """Compare readers, adapters, strategies and passage counts on the same questions: quality, time, memory and cost.
 
-Each contender answers in a process of its own (`comparison_worker`), so that its memory can be measured and a failure
-does not affect the others. The runs are kept in a folder, and a second comparison resumes them.
+Each contender answers in a process of its own, so that its memory can be measured and a failure does not affect the
+others. The runs are kept in a folder, and a second comparison resumes them.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import os
 import re
+import resource
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ragfm.collection import Collection
+from ragfm.core.config import Settings
 from ragfm.core.errors import DataError, RagfmError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.registry import plugin_and_model
+from ragfm.evaluation.answer_evaluation import evaluate_answers
 from ragfm.evaluation.metrics import Estimate, StatusCount
+from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.run_comparison import Difference, compare_runs
-from ragfm.models.adapters import read_record
 from ragfm.models.model_card import read_licence
 from ragfm.models.model_lookup import find_model
+from ragfm.rag import Rag
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 MEASURE = "f1"
 """The measure that decides which contender is best, over all questions: token F1, and 1 for a right abstention."""
-INTERRUPTED = 130
-"""Exit code of a worker after a Ctrl-C."""
-_WORKER = "ragfm.evaluation.comparison_worker"
 _MAX_NAME_BYTES = 160  # of a file name; file systems allow 255
 
 
@@ -63,28 +67,6 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionSource:
-    """The questions of a comparison, and the collection that answers them.
-
-    - `data`: path of the questions; `split`, `articles` and `distractors` as in `load_questions`.
-    - `limit`: number of questions, sampled with `seed`; all by default.
-    - `collection`: folder of the collection, unless the data includes its documents; its settings apply to both.
-    - `keep`: folder for the collection of the data's documents; temporary by default.
-    - `embedder`: embedder of that collection.
-    """
-
-    data: str
-    collection: str = ".ragfm"
-    keep: str | None = None
-    embedder: str | None = None
-    split: str | None = None
-    articles: bool = False
-    distractors: Sequence[str] = ()
-    limit: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class ContenderResult:
     """The result of a contender. Times of `latency_ms` in milliseconds, memory in MB.
 
@@ -93,9 +75,6 @@ class ContenderResult:
     - `prompt_tokens`, `completion_tokens`, `seconds`: means over answers.
     - `cost`: cost of 1,000 answers, in the currency of the price.
     - `adapter`: the adapter that was loaded, including one that ragfm ships.
-    - `training_seconds`: time that training the adapter took.
-    - `break_even`: by the name of a contender without an adapter, the number of answers after which the training
-      has paid for itself: by cost, or by time if there is no price.
     - `data_goes`: where questions and passages are sent.
     - `beside_best`: this run against the best one; None for the best one itself.
     - `error`: why there is no result.
@@ -112,8 +91,6 @@ class ContenderResult:
     licence: str | None = None
     adapter: str | None = None
     seconds: float = 0.0
-    training_seconds: float | None = None
-    break_even: Mapping[str, int] = field(default_factory=dict)
     data_goes: str = "nowhere: it runs on this machine"
     beside_best: Difference | None = None
     error: str | None = None
@@ -131,25 +108,36 @@ def contender_grid(
 
 def compare_readers(
     contenders: Sequence[Contender],
-    source: QuestionSource,
+    questions: Sequence[Question],
+    collection: str | Path,
     folder: Path,
     *,
+    settings: Settings | None = None,
+    about: Mapping[str, Any] | None = None,
     price_per_hour: float | None = None,
     progress: ProgressCallback | None = None,
     partial: bool = False,
 ) -> list[ContenderResult]:
     """Let all contenders answer the same questions, one after the other; returns the results, best first.
 
-    Contenders that fail come last. The run files are in `folder`; a run that is there is resumed. `price_per_hour` is
-    the price of this machine. The stage of `progress` is the contender's name. With `partial`, a Ctrl-C leaves out the
-    contenders that have not finished; without a finished one it is raised. Raises DataError if all contenders fail.
+    Contenders that fail come last. The run files are in `folder`; a run that is there is resumed.
+
+    - `settings`: those of the collection by default.
+    - `about`: further facts to store in the run files.
+    - `price_per_hour`: the price of this machine.
+    - `progress`: its stage is the contender's name.
+    - `partial`: a Ctrl-C leaves out the contenders that have not finished; without a finished one it is raised.
+
+    The processes import the main module, so a script calls this under `if __name__ == "__main__":`. Raises DataError if
+    all contenders fail.
     """
     make_output(folder)
     results: dict[Contender, ContenderResult] = {}
     stopped = False
     try:
         for contender in contenders:
-            results[contender] = _run(contender, source, folder, price_per_hour, progress)
+            job = _Job(contender, questions, collection, settings, run_path(contender, folder), about, price_per_hour)
+            results[contender] = _run(job, progress)
     except KeyboardInterrupt:
         if not partial:
             raise
@@ -164,34 +152,11 @@ def compare_readers(
     best = succeeded[0].contender
     rows = []
     for result in succeeded:
-        row = replace(result, break_even=break_even(result, results.values(), price_per_hour))
         if result.contender != best:
             differences = compare_runs(run_path(best, folder), run_path(result.contender, folder)).differences
-            row = replace(row, beside_best=next(one for one in differences if one.measure == MEASURE))
-        rows.append(row)
+            result = replace(result, beside_best=next(row for row in differences if row.measure == MEASURE))
+        rows.append(result)
     return [*rows, *failed]
-
-
-def break_even(
-    result: ContenderResult, others: Iterable[ContenderResult], price_per_hour: float | None
-) -> dict[str, int]:
-    """The number of answers after which the training of a contender's adapter has paid for itself.
-
-    It is compared with each contender without an adapter, by cost if there is a price, else by time. Contenders that
-    are not more expensive (or slower) are left out.
-    """
-    if result.training_seconds is None:
-        return {}
-    answers = {}
-    for other in others:
-        if other.adapter or other.error:
-            continue
-        spent, saved = result.training_seconds, other.seconds - result.seconds
-        if price_per_hour is not None and result.cost is not None and other.cost is not None:
-            spent, saved = spent / 3600 * price_per_hour, (other.cost - result.cost) / 1000
-        if saved > 0:
-            answers[other.contender.name] = math.ceil(spent / saved)
-    return answers
 
 
 def run_path(contender: Contender, folder: Path) -> Path:
@@ -202,85 +167,94 @@ def run_path(contender: Contender, folder: Path) -> Path:
     return folder / f"{name}.jsonl"
 
 
-def _run(
-    contender: Contender,
-    source: QuestionSource,
-    folder: Path,
-    price_per_hour: float | None,
-    progress: ProgressCallback | None,
-) -> ContenderResult:
-    path = run_path(contender, folder)
-    result: Mapping[str, Any] | None = None
-    error: Mapping[str, str] | None = None
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as job,
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
-    ):
-        json.dump({"contender": asdict(contender), "source": asdict(source), "out": str(path)}, job)
-        job.seek(0)
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", _WORKER], stdin=job, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8"
-        )
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                try:
-                    message = json.loads(line)
-                except ValueError:  # the worker died within a line
-                    continue
-                result, error = message.get("result", result), message.get("error", error)
-                if progress and "progress" in message:
-                    progress(Progress(contender.name, message["progress"]["done"], message["progress"]["total"]))
-            process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        stderr.seek(0)
-        last_line = next((line.strip() for line in reversed(stderr.readlines()) if line.strip()), "")
-    if error:
-        return ContenderResult(contender, error=f"{error['message']} {error['hint']}".strip())
-    if result is None or process.returncode == INTERRUPTED:
-        why = f"it ended with exit code {process.returncode}"
-        if process.returncode < 0:
-            why = f"it was killed by signal {-process.returncode}"
-            why += ": out of memory?" if process.returncode == -signal.SIGKILL else ""
-        return ContenderResult(contender, error=f"{why}; the last line it printed: {last_line}" if last_line else why)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the process of a contender is given; `out` is the run file."""
 
-    # Means and costs from the run file, and the worker's own measures.
-    records = [json.loads(line)["outcomes"]["retrieved"] for line in path.read_text("utf-8").splitlines()[1:]]
-    outcomes = [outcome for outcome in records if not outcome["error"]]
+    contender: Contender
+    questions: Sequence[Question]
+    collection: str | Path
+    settings: Settings | None
+    out: Path
+    about: Mapping[str, Any] | None
+    price_per_hour: float | None
+
+
+def _run(job: _Job, progress: ProgressCallback | None) -> ContenderResult:
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(job, sender))
+    process.start()
+    sender.close()
+    try:
+        while isinstance(message := receiver.recv(), Progress):
+            if progress:
+                progress(replace(message, stage=job.contender.name))
+        process.join()
+        return message if isinstance(message, ContenderResult) else ContenderResult(job.contender, error=str(message))
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        why = f"it ended with exit code {code}"
+        if code < 0:
+            why = f"it was killed by signal {-code}" + (": out of memory?" if code == -signal.SIGKILL else "")
+        return ContenderResult(job.contender, error=why)
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _answer(job: _Job, sender: Connection) -> None:
+    """The process of a contender: sends its progress, then a `ContenderResult`, or the reason why there is none."""
+    os.dup2(2, 1)  # libraries may print, and standard output is the parent's
+    try:
+        sender.send(_evaluate(job, sender.send))
+    except RagfmError as error:
+        sender.send(f"{error.message} {error.hint}".strip())
+    except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or the parent has ended
+        sys.exit(1)
+    except OSError as error:
+        sender.send(f"{error}. Check the path, its permissions and the free space.")
+    except Exception as error:
+        traceback.print_exc()
+        sender.send(f"{type(error).__name__}: {error}. This is a bug in ragfm.")
+
+
+def _evaluate(job: _Job, progress: ProgressCallback) -> ContenderResult:
+    contender, about = job.contender, {"reader": job.contender.reader, **(job.about or {})}
+    with Collection.open(job.collection, settings=job.settings) as collection:
+        rag = Rag(collection, **asdict(contender))
+        data_goes = getattr(rag.reader, "data_goes", None)
+        if data_goes:
+            about["data_goes"] = data_goes
+        report = evaluate_answers(
+            rag, job.questions, contexts=("retrieved",), out=job.out, about=about, progress=progress
+        )
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak_mb = max(usage.ru_maxrss for usage in usages) // 1024
+    every = [result.outcomes["retrieved"] for result in report.results]
+    outcomes = [outcome for outcome in every if not outcome.error]
     if not outcomes:
-        return ContenderResult(contender, error=f"no question could be answered: {records[0]['error']}")
-    prompt_tokens, completion_tokens, seconds = (
-        sum(outcome[key] for outcome in outcomes) / len(outcomes)
-        for key in ("prompt_tokens", "completion_tokens", "seconds")
-    )
-    costs = [outcome.get("cost") for outcome in outcomes if outcome["prompt_tokens"]]
-    if costs and None not in costs:  # a server's price, else the time of this machine
-        cost: float | None = 1000 * sum(map(float, costs)) / len(outcomes)
-    else:
-        cost = None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
-    licence = training_seconds = None
+        return ContenderResult(contender, error=f"no question could be answered: {every[0].error}")
+    seconds = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+    costs = [outcome.cost for outcome in outcomes if outcome.prompt_tokens]
+    cost = None if job.price_per_hour is None else 1000 * job.price_per_hour * seconds / 3600
+    if costs and None not in costs:  # a server's price
+        cost = 1000 * sum(map(float, filter(None, costs))) / len(outcomes)
+    licence = None
     with suppress(RagfmError):
         licence = read_licence(find_model(plugin_and_model("readers", contender.reader)[1], "reader"))
-    with suppress(RagfmError):  # a GGUF file has no record
-        training_seconds = read_record(contender.adapter).numbers.get("seconds") if contender.adapter else None
     return ContenderResult(
         contender=contender,
-        quality={name: Estimate(**value) for name, value in result["measures"].items()},
-        latency_ms={name: Estimate(**value) for name, value in result["latency_ms"].items()},
-        statuses={
-            name: StatusCount(row["count"], row["precision"] and Estimate(**row["precision"]))
-            for name, row in result["statuses"].items()
-        },
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        peak_mb=result["peak_mb"],
+        quality=report.measures["retrieved"],
+        latency_ms=report.latency_ms["retrieved"],
+        statuses=report.statuses,
+        prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes) / len(outcomes),
+        completion_tokens=sum(outcome.completion_tokens for outcome in outcomes) / len(outcomes),
+        peak_mb=peak_mb,
         cost=cost,
         licence=licence,
-        adapter=result["adapter"],
+        adapter=report.about["adapter"],
         seconds=seconds,
-        training_seconds=None if training_seconds is None else float(training_seconds),
-        **({"data_goes": result["data_goes"]} if result.get("data_goes") else {}),
+        **({"data_goes": data_goes} if data_goes else {}),
     )

@@ -98,7 +98,7 @@ def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10) -> Comp
                 f"The question {key!r}, or its gold, is not the same in {a} and {b}.",
                 "Compare runs over the same data.",
             )
-    # A run that an older version began may lack the measures of this one for some questions.
+    # The runs may differ in their depth or contexts.
     records = [by_id[key] for by_id in (by_id_a, by_id_b) for key in common]
     names = [name for name in records[0]["measures"] if all(name in record["measures"] for record in records)]
     values_a, values_b = (

@@ -1,64 +1,48 @@
-"""Tune hybrid search: find the settings that rank best for labelled questions, and test the gain against noise.
+"""Tune hybrid search: find the weight that ranks best for labelled questions, and test the gain against noise.
 
-    questions ─┬─ one half ───→ evaluate all settings, choose the best
-               └─ other half ─→ test the best against the current settings → adopt it, or not
+    questions ─┬─ one half ───→ evaluate all weights, choose the best
+               └─ other half ─→ test the best against the current weight → adopt it, or not
 
-Each question is searched for once per chunk size: all weights and fusion methods are computed from the candidates of
-both indexes.
+Each question is searched for once: all weights are computed from the candidates of both indexes.
 """
 
 from __future__ import annotations
 
 import random
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ragfm import __version__
 from ragfm.collection import Collection
-from ragfm.core.config import Fusion, SearchSection
+from ragfm.core.config import SearchSection
 from ragfm.core.errors import DataError, TooLongError
-from ragfm.core.progress import Progress, ProgressCallback, with_stage
+from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.types import Hit
 from ragfm.evaluation.metrics import CUTOFF, Ranked, rank_hits, ranking_measures
 from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import missing_gold
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
-from ragfm.retrieval.search import fuse
+from ragfm.retrieval.search import candidate_hits, fuse
 
 MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
-CANDIDATES = (25, 50, 100, 200)
 MIN_QUESTIONS = 20
 """Minimum number of questions: with fewer, neither half is informative."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Settings of hybrid search, as in `ragfm.toml`.
+class Trial:
+    """A weight of the cosine, and its mean nDCG@10 over the half of the questions that the best one was selected by.
 
-    `weight` has no effect on `rrf`; None is the default for the model and the language.
+    A weight of None is the default for the model and the language.
     """
 
-    fusion: Fusion
     weight: float | None
-    candidates: int
-    chunk_size: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A choice, and its mean nDCG@10 over the half of the questions that the best choice was selected by."""
-
-    choice: Choice
     value: float
 
 
@@ -66,13 +50,13 @@ class Trial:
 class TuneReport:
     """The result of tuning, with all trials, best first.
 
-    - `held_out`: the best choice against the current one, on the other half of the questions.
+    - `held_out`: the best weight against the current one, on the other half of the questions.
     - `adopted`: the gain there is more than noise; `why` explains the decision.
     """
 
     about: Mapping[str, Any]
-    current: Choice
-    best: Choice
+    current: Trial
+    best: Trial
     held_out: Difference
     adopted: bool
     why: str
@@ -80,7 +64,7 @@ class TuneReport:
 
 
 class CandidatePool:
-    """The candidates of both indexes for a question, which can be ranked under any choice."""
+    """The candidates of both indexes for a question, which can be ranked by any weight."""
 
     def __init__(
         self,
@@ -97,31 +81,40 @@ class CandidatePool:
         self._by_cosine = np.argsort(-self._cosines, kind="stable")
         self._by_bm25 = np.argsort(-self._bm25, kind="stable")[: np.count_nonzero(self._bm25)]
 
-    def value(self, choice: Choice) -> float:
-        """The nDCG@10 of the question under a choice."""
-        candidates = np.union1d(self._by_cosine[: choice.candidates], self._by_bm25[: choice.candidates])
-        settings = self._settings.model_copy(update={"weight": choice.weight})
-        weight = weight_for(self._question.text, settings, **self._defaults)
-        scores = self._cosines[candidates], self._bm25[candidates], self._documents[candidates]
-        fused = fuse(*scores, fusion=choice.fusion, weight=weight)
+    def value(self, weight: float | None, count: int | None = None) -> float:
+        """The nDCG@10 of the question with a weight, and `count` candidates of each index (default: the settings)."""
+        count = count or self._settings.candidates
+        candidates = np.union1d(self._by_cosine[:count], self._by_bm25[:count])
+        settings = self._settings.model_copy(update={"weight": weight})
+        fused = fuse(
+            self._cosines[candidates],
+            self._bm25[candidates],
+            self._documents[candidates],
+            weight=weight_for(self._question.text, settings, **self._defaults),
+        )
         order = candidates[np.argsort(-fused, kind="stable")].tolist()
         places, grades = rank_hits(self._question, [self._hits[index] for index in order], CUTOFF)
         return _ndcg(tuple(place.gold for place in places), tuple(grades.items()))
+
+
+@lru_cache(maxsize=100_000)
+def _ndcg(gold_by_place: tuple[int | None, ...], grades: tuple[tuple[int, int], ...]) -> float:
+    """Cached, because most weights rank the gold in the same way."""
+    places = [Ranked("", 0, 0, None, gold) for gold in gold_by_place]
+    return ranking_measures(places, dict(grades), CUTOFF)[MEASURE]
 
 
 def tune(
     collection: Collection,
     questions: Sequence[Question],
     *,
-    sizes: Sequence[int] = (),
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> TuneReport:
-    """Find the settings of hybrid search with the highest nDCG@10, and test them on held-out questions.
+    """Find the weight of hybrid search with the highest nDCG@10, and test it on held-out questions.
 
-    Nothing is stored, see `store_choice`. For each of `sizes`, the sources are ingested into a temporary collection
-    with chunks of that many tokens. Raises DataError for fewer than 20 questions, or if no gold document is in the
-    collection.
+    Nothing is stored, see `store_weight`. Raises DataError for fewer than 20 questions, or if no gold document is in
+    the collection.
     """
     if len(questions) < MIN_QUESTIONS:
         raise DataError(
@@ -131,47 +124,47 @@ def tune(
     missing_gold(collection, {document.uri for document in collection.documents()}, questions)
     shuffled = random.Random(seed).sample(list(questions), len(questions))  # noqa: S311
     half = len(shuffled) // 2
-    search, current_size = collection.settings.search, collection.settings.chunk.size
-    weight, defaults = search.weight, _weight_defaults(collection)
-    if weight is None and all(
-        default_weight(**defaults, query=question.text) == DEFAULT_WEIGHT for question in questions
-    ):
-        weight = DEFAULT_WEIGHT
-    current = Choice(search.fusion, weight, search.candidates, current_size)
+    search, status = collection.settings.search, collection.status()
+    defaults = {"model": status.embedder.get("weights"), "language": status.indexes[1]["language"]}
+    current = search.weight
+    by_question = (default_weight(**defaults, query=question.text) for question in questions)
+    if current is None and all(weight == DEFAULT_WEIGHT for weight in by_question):
+        current = DEFAULT_WEIGHT
 
-    values: dict[Choice, NDArray[np.float64]] = {}
-    for size in dict.fromkeys((current_size, *sizes)):
-        with _rechunked(collection, size, progress) as rechunked:
-            values |= _evaluate_choices(rechunked, shuffled, current, size, progress)
-    means = {choice: float(scores[:half].mean()) for choice, scores in values.items()}
+    weights: list[float | None] = [*(weight for weight in WEIGHTS if weight != current), current]
+    values = np.zeros((len(weights), len(shuffled)))
+    for number, question in enumerate(shuffled):
+        try:
+            pool = CandidatePool(
+                question, candidate_hits(collection.store, question.text, search.candidates), search, defaults
+            )
+        except TooLongError:
+            continue  # it has no hits with any weight
+        values[:, number] = [pool.value(weight) for weight in weights]
+        if progress:
+            progress(Progress("asking", number + 1, len(shuffled)))
+    trials = [Trial(weight, float(row[:half].mean())) for weight, row in zip(weights, values, strict=True)]
 
-    def distance(choice: Choice) -> float:
-        weights = [DEFAULT_WEIGHT if one.weight is None else one.weight for one in (choice, current)]
-        return float(
-            10 * (choice.chunk_size != current.chunk_size)
-            + 5 * (choice.fusion != current.fusion)
-            + abs(weights[0] - weights[1])
-            + 0.01 * abs(np.log2(choice.candidates / current.candidates))
-        )
+    def preference(at: int) -> tuple[float, bool, float]:
+        """Of equally good weights, the current one wins, then the nearest to it."""
+        tried, now = (DEFAULT_WEIGHT if weight is None else weight for weight in (weights[at], current))
+        return round(trials[at].value, 9), weights[at] == current, -abs(tried - now)
 
-    # Of equally good choices, the current one wins, then the nearest to it.
-    best = max(means, key=lambda choice: (round(means[choice], 9), choice == current, -distance(choice)))
-    (held_out,) = paired_differences([MEASURE], values[current][half:, None], values[best][half:, None], seed)
-    adopted = best != current and not held_out.noise and held_out.difference > 0
+    best = max(range(len(trials)), key=preference)
+    (held_out,) = paired_differences([MEASURE], values[-1][half:, None], values[best][half:, None], seed)
+    is_current = trials[best] is trials[-1]
+    adopted = not is_current and not held_out.noise and held_out.difference > 0
 
     gain = (
         f"{held_out.difference:+.4f} {MEASURE} [{held_out.low:+.4f}, {held_out.high:+.4f}], p = {held_out.p:.4f}, "
         f"on {len(shuffled) - half} held-out questions"
     )
-    if best == current:
-        why = "No other settings are better than the current ones, which are kept."
+    if is_current:
+        why = "No other weight is better than the current one, which is kept."
     elif adopted:
-        why = f"The best settings are better than the current ones: {gain}."
+        why = f"The best weight is better than the current one: {gain}."
     else:
-        why = (
-            f"The best settings on one half are not better than the current ones beyond noise: {gain}. Nothing changes."
-        )
-    status = collection.status()
+        why = f"The best weight on one half is not better than the current one beyond noise: {gain}. Nothing changes."
     return TuneReport(
         about={
             "ragfm": __version__,
@@ -185,86 +178,11 @@ def tune(
             },
             "collection": {"documents": status.documents, "chunks": status.chunks, "generation": status.generation},
             "embedder": dict(status.embedder),
-            "chunk_sizes": list(sizes),
         },
-        current=current,
-        best=best,
+        current=trials[-1],
+        best=trials[best],
         held_out=held_out,
         adopted=adopted,
         why=why,
-        trials=tuple(sorted((Trial(*pair) for pair in means.items()), key=lambda trial: -trial.value)),
+        trials=tuple(sorted(trials, key=lambda trial: -trial.value)),
     )
-
-
-def _weight_defaults(collection: Collection) -> dict[str, Any]:
-    """Model and language of a collection, which determine the default weight."""
-    status = collection.status()
-    return {"model": status.embedder.get("weights"), "language": status.indexes[1]["language"]}
-
-
-def _evaluate_choices(
-    collection: Collection,
-    questions: Sequence[Question],
-    current: Choice,
-    size: int | None,
-    progress: ProgressCallback | None,
-) -> dict[Choice, NDArray[np.float64]]:
-    """The nDCG@10 of each question by choice with chunks of `size`. *Shape:* (n_questions,)."""
-    choices: list[Choice] = []
-    for candidates in CANDIDATES:
-        choices.append(Choice("rrf", 0.6, candidates, size))
-        choices += [Choice("convex", weight, candidates, size) for weight in WEIGHTS]
-    if size == current.chunk_size:  # the current choice need not be on the grid; it is the last one
-        choices = [choice for choice in choices if choice != current] + [current]
-    depth = max(choice.candidates for choice in choices)
-    values = np.zeros((len(choices), len(questions)))
-    search, defaults = collection.settings.search, _weight_defaults(collection)
-    for index, question in enumerate(questions):
-        try:
-            pool = CandidatePool(question, collection.candidates(question.text, depth), search, defaults)
-        except TooLongError:
-            continue  # it has no hits under any choice
-        values[:, index] = [pool.value(choice) for choice in choices]
-        if progress:
-            progress(Progress("asking", index + 1, len(questions)))
-    return dict(zip(choices, values, strict=True))
-
-
-@lru_cache(maxsize=100_000)
-def _ndcg(gold_by_place: tuple[int | None, ...], grades: tuple[tuple[int, int], ...]) -> float:
-    """Cached, because most choices rank the gold in the same way."""
-    places = [Ranked("", 0, 0, None, gold) for gold in gold_by_place]
-    return ranking_measures(places, dict(grades), CUTOFF)[MEASURE]
-
-
-@contextmanager
-def _rechunked(collection: Collection, size: int | None, progress: ProgressCallback | None) -> Iterator[Collection]:
-    """The collection itself, or for another chunk size a temporary collection of its sources."""
-    settings = collection.settings
-    if size == settings.chunk.size:
-        yield collection
-        return
-
-    chunk = settings.chunk.model_copy(update={"size": size, "overlap": min(settings.chunk.overlap, (size or 256) // 4)})
-    status = collection.status()
-    embedder = str(status.embedder["embedder"])
-    changed = settings.model_copy(update={"chunk": chunk, "embedder": embedder, "sources": []})
-    with (
-        tempfile.TemporaryDirectory(prefix="ragfm-tune-") as folder,
-        Collection.open(Path(folder) / "collection", settings=changed, embedder=embedder) as rechunked,
-    ):
-        for source in status.sources:
-            location = str(source["location"])
-            if "://" not in location:
-                location = str(collection.settings_file.parent / location)
-            rechunked.sync(
-                location,
-                name=source["name"],
-                connector=source["connector"],
-                include=source["include"],
-                exclude=source["exclude"],
-                options=source["options"],
-                tags=source["tags"],
-                progress=progress and with_stage(progress, f"ingesting, {size} tokens"),
-            )
-        yield rechunked

@@ -14,25 +14,25 @@ from ragfm.core.config import SETTINGS_FILE, Settings, load_settings, settings_p
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError, MissingExtraError
 from ragfm.evaluation.confidence_calibration import CalibrationReport
-from ragfm.evaluation.search_tuning import Choice, TuneReport
+from ragfm.evaluation.search_tuning import TuneReport
 
 EVIDENCE = "ragfm-tune.json"
 CONFIDENCE_EVIDENCE = "ragfm-confidence.json"
 
 
-def store_choice(report: TuneReport, place: Path) -> list[Path]:
-    """Write the evidence and, if the best choice was adopted, its settings; returns the files written.
+def store_weight(report: TuneReport, place: Path) -> list[Path]:
+    """Write the evidence and, if the best weight was adopted, the weight; returns the files written.
 
     `place` is the settings file, or its folder. Other content of the file is kept, including comments and order. Raises
     ConfigError if the file cannot be read, or would become invalid.
     """
-    return _store(report, place, EVIDENCE, choice_keys(report.best, report.current))
+    return _store(report, place, EVIDENCE, {"search": {"weight": report.best.weight}})
 
 
 def store_calibration(report: CalibrationReport, place: Path) -> list[Path]:
     """Write the evidence and, if it was adopted, the calibration; returns the files written.
 
-    Other content of `ragfm.toml` is kept. Raises ConfigError as `store_choice` does.
+    Other content of `ragfm.toml` is kept. Raises ConfigError as `store_weight` does.
     """
     return _store(report, place, CONFIDENCE_EVIDENCE, calibration_keys(report.calibration))
 
@@ -59,17 +59,6 @@ def write_keys(place: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     except ValueError as error:
         raise ConfigError(f"{path} would be invalid with the new settings: {error}.", "Nothing was written.") from error
     write_durably(path, text.encode(), mode=path.stat().st_mode & 0o777 if path.exists() else None)
-
-
-def choice_keys(best: Choice, current: Choice) -> dict[str, dict[str, Any]]:
-    """The keys of `ragfm.toml` that a choice sets, by section."""
-    search: dict[str, Any] = {"fusion": best.fusion, "candidates": best.candidates}
-    if best.fusion == "convex" and best.weight is not None:
-        search["weight"] = best.weight
-    sections = {"search": search}
-    if best.chunk_size != current.chunk_size:
-        sections["chunk"] = {"size": best.chunk_size}
-    return sections
 
 
 def calibration_keys(calibration: Calibration) -> dict[str, dict[str, Any]]:

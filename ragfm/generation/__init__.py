@@ -2,7 +2,7 @@
 
 passage_retrieval    the passages for a question, follow-ups included
 prompt               the prompt: numbered passages and the question, within the window
-prompt_template      prompt strategies; prompt_templates/ has those that ship
+prompt_template      prompt strategies; zero-shot.toml is the default
 answer_stream        the reader's output as a stream
 reader_output        normalised output: reasoning, preambles, citation markers
 small_talk           greetings, and requests that need a larger reader
@@ -10,8 +10,9 @@ structured_output    objects that meet a JSON schema
 json_schema          schemas as grammars and as text for the prompt
 conversation         conversations in files
 answer_log           the answer log
-log_file, log_table  where they are: a file, or the database of a collection
-log_entries          its rows, filters and redaction
-followups/           rewrite follow-up questions
+log_storage          where it is: a file, or the database of a collection
+log_entries          its entries, filters and redaction
+followups            questions that depend on earlier ones
+followup_rules       rules that make them stand alone, for English
 readers/             the foundation models
 """

@@ -6,22 +6,26 @@ may write to it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import sqlalchemy as sa
+
 from ragfm.core.errors import LogError
-from ragfm.core.types import Answer, Message, Sampling
-from ragfm.generation.log_entries import TEXT_COLUMNS, LogEntry, LogFilter, LogStorage, redact, timestamp
-from ragfm.generation.log_file import LogFile
+from ragfm.core.types import Answer, Sampling
+from ragfm.generation.log_entries import TEXT_COLUMNS, LogEntry, LogFilter, contains, redact
+from ragfm.generation.log_storage import LogFile, LogStorage
 from ragfm.generation.passage_retrieval import SearchHandle
 from ragfm.generation.prompt import Prompt
+from ragfm.store.tables import answer_log
 
 _log = logging.getLogger(__name__)
 
@@ -132,8 +136,13 @@ class AnswerLog:
         """Log an answer and return its id. `first` is the time of the first piece of text, in seconds."""
         hit_keys = ("uri", "start", "end", "page", "chunk_id", "n", "score", "scores")
         seconds = {"found": context.found, "first": first, "total": answer.seconds}
+        prompt = []
+        for message in context.prompt.messages if context.prompt else ():
+            # Images, which may be large and access-controlled, are named by their digests.
+            images = [image.digest for image in message.images]
+            prompt.append({"role": message.role, "content": message.text, **({"images": images} if images else {})})
         row = {
-            "at": timestamp(datetime.now(UTC)),
+            "at": _timestamp(datetime.now(UTC)),
             "question": answer.question,
             "query": answer.query,
             "answer": answer.text,
@@ -146,7 +155,7 @@ class AnswerLog:
             "adapter": context.adapter,
             "groups": None if context.groups is None else sorted(context.groups),
             "passages": [{key: getattr(hit, key) for key in hit_keys} for hit in answer.hits],
-            "prompt": [_prompt_entry(message) for message in context.prompt.messages] if context.prompt else [],
+            "prompt": prompt,
             "citations": [asdict(citation) for citation in answer.citations],
             "contradictions": [asdict(contradiction) for contradiction in answer.contradictions],
             "usage": asdict(answer.usage),
@@ -155,11 +164,19 @@ class AnswerLog:
             "key": context.origin.key,
             "request_id": context.origin.request_id,
         }
-        return self._storage.insert(row)
+        known = sa.select(answer_log.c.id).where(answer_log.c.rating_id == row["rating_id"])
+        new = answer_log.insert().values(_storable(row)).returning(answer_log.c.id)
+
+        def insert(connection: sa.Connection) -> int:
+            # If the first attempt lost its connection after the commit, the second one finds the row.
+            number = connection.execute(known).scalar()
+            return int(connection.execute(new).scalar_one() if number is None else number)
+
+        return self._storage.write(insert, create=True)
 
     def entries(self, which: LogFilter = LogFilter(), *, limit: int | None = None) -> list[LogEntry]:
         """The entries that match a filter, oldest first; with `limit`, the newest of them."""
-        entries = self._storage.select(which)
+        entries = self._storage.read(lambda connection: _select(connection, which), which.groups)
         return entries[-limit:] if limit else entries
 
     def entry(self, number: int) -> LogEntry:
@@ -175,33 +192,68 @@ class AnswerLog:
 
     def entry_of_rating(self, rating_id: str, groups: frozenset[str] | None = None) -> LogEntry | None:
         """The entry with a rating id, or None. With `groups`, a database hides entries for other groups."""
-        return next(iter(self._storage.select(LogFilter(rating_id=rating_id, groups=groups))), None)
+        return next(iter(self.entries(LogFilter(rating_id=rating_id, groups=groups))), None)
 
     def rate(self, number: int, thumbs: Literal["up", "down"], correction: str | None = None) -> None:
         """Store a user's rating of an answer, and the right answer if given. A later rating replaces an earlier one."""
         rating = {"thumbs": thumbs, "correction": correction}
-        if not self._storage.change(LogFilter(ids=[number]), lambda _: rating):
+        if not self._change(LogFilter(ids=[number]), lambda _: rating):
             raise self._no_entry(number)
 
     def forget(self, which: LogFilter) -> int:
         """Delete entries so that no trace of them is left in the file or table, and return how many."""
-        count = self._storage.change(which, lambda _: None)
+        count = self._change(which, lambda _: None)
         self._storage.erase()
         return count
 
     def redact(self, which: LogFilter) -> int:
         """Replace the filter's text, or all text if it has none, by `[redacted]`, and return how many entries."""
-        count = self._storage.change(
+        count = self._change(
             which, lambda entry: {name: redact(getattr(entry, name), which.text) for name in TEXT_COLUMNS}
         )
         self._storage.erase()
         return count
 
+    def _change(self, which: LogFilter, values: Callable[[LogEntry], Mapping[str, Any] | None]) -> int:
+        """Change the columns that `values` gives for each entry, or delete the entry. Returns how many."""
+
+        def change(connection: sa.Connection) -> int:
+            entries = _select(connection, which, lock=True)
+            for entry in entries:
+                row, changed = answer_log.c.id == entry.id, values(entry)
+                if changed is None:
+                    connection.execute(answer_log.delete().where(row))
+                else:
+                    connection.execute(answer_log.update().where(row).values(_storable(changed)))
+            return len(entries)
+
+        return self._storage.write(change)
+
     def _no_entry(self, number: int) -> LogError:
         return LogError(f"{self._storage.path} has no entry {number}.", "`ragfm log list` shows all entries.")
 
 
-def _prompt_entry(message: Message) -> dict[str, Any]:
-    """A message of a prompt. Its images, which may be large and access-controlled, are named by their digests."""
-    images = [image.digest for image in message.images]
-    return {"role": message.role, "content": message.text, **({"images": images} if images else {})}
+def _select(connection: sa.Connection, which: LogFilter, *, lock: bool = False) -> list[LogEntry]:
+    """The entries that match a filter, oldest first."""
+    query = sa.select(answer_log).order_by(answer_log.c.id)
+    if which.ids:
+        query = query.where(answer_log.c.id.in_(which.ids))
+    if which.older_than is not None:
+        query = query.where(answer_log.c.at < _timestamp(datetime.now(UTC) - which.older_than))
+    if which.thumbs is not None:
+        query = query.where(answer_log.c.thumbs == which.thumbs)
+    if which.rating_id is not None:
+        query = query.where(answer_log.c.rating_id == which.rating_id)
+    rows = connection.execute(query.with_for_update() if lock else query).mappings()
+    entries = [LogEntry(**row) for row in rows]
+    return entries if which.text is None else [entry for entry in entries if contains(entry, which.text)]
+
+
+def _storable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without characters that databases refuse: lone surrogates and, in text, NUL."""
+    clean = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+    return {name: value.replace("\0", "?") if isinstance(value, str) else value for name, value in clean.items()}
+
+
+def _timestamp(when: datetime) -> str:
+    return when.isoformat(timespec="milliseconds")

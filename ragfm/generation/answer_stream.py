@@ -11,8 +11,7 @@ from ragfm.core.errors import RagfmError
 from ragfm.core.text import loop_start, repetition_start
 from ragfm.core.types import CLOSED, Answer, Reader, Sampling, Stream, Usage
 from ragfm.generation.prompt import Prompt
-from ragfm.generation.prompt_template import Strategy
-from ragfm.generation.reader_output import OutputNormalizer
+from ragfm.generation.reader_output import OutputNormalizer, split_reasoning
 
 _SENTENCE_ENDS = frozenset(".!?\n")
 
@@ -114,7 +113,7 @@ class ReaderOutput:
 
 
 def generate(
-    reader: Reader, prompt: Prompt, sampling: Sampling, strategy: Strategy, handle: ReaderHandle, *, silent: bool
+    reader: Reader, prompt: Prompt, sampling: Sampling, handle: ReaderHandle, *, silent: bool
 ) -> Generator[str, None, ReaderOutput]:
     """Generate an answer: yield its normalised pieces, unless `silent`, and return the whole; see `reader_output`.
 
@@ -142,7 +141,7 @@ def generate(
         if not silent:
             yield rest
     generated = text[:repeated]
-    reasoning, answer = strategy.split_reasoning(generated)
+    reasoning, answer = split_reasoning(generated)
     start = len(generated.rstrip()) - len(answer)  # the answer is the end of the generated text
     usage = stream.usage
     if repeated is not None:  # the stream was closed before it had its usage

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
-from ragfm.core.table_rows import TableRow
 from ragfm.core.types import Answer, Citation, Message
 
 
@@ -45,13 +45,9 @@ def read_turns(path: Path) -> list[Turn]:
     turns: list[Turn] = []
     for number, line in enumerate(lines, 1):
         try:
-            given = json.loads(line)
-            turn = Turn(given["question"], given["answer"], tuple(map(_citation, given["citations"])))
-            if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
-                raise TypeError("a question or an answer is not a string")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            turns.append(TypeAdapter(Turn).validate_json(line))
+        except ValidationError as error:
             raise DataError(f"{path}, line {number}, is not a turn of a conversation.", "Name another file.") from error
-        turns.append(turn)
     return turns
 
 
@@ -62,14 +58,3 @@ def write_turns(path: Path, turns: Sequence[Turn]) -> None:
         write_durably(path, data.encode(), mode=0o600)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def _citation(values: dict[str, Any]) -> Citation:
-    fields = _without_lists(values)
-    if fields.get("row"):
-        fields["row"] = TableRow(**_without_lists(fields["row"]))
-    return Citation(**fields)
-
-
-def _without_lists(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,20 +1,17 @@
-"""The entries of the answer log: rows of its table, filters over them, redaction, and what a storage provides."""
+"""The entries of the answer log, filters over them, and redaction."""
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
 
 from ragfm.core.types import AnswerStatus
 
 REDACTED = "[redacted]"
-JSON_COLUMNS = ("groups", "passages", "prompt", "citations", "contradictions", "usage", "seconds")
 TEXT_COLUMNS = (
     "question",
     "query",
@@ -38,7 +35,7 @@ class LogEntry:
     (retrieval), `first` (first piece of text) and `total`. Users of a server rate the answer by its `rating_id`.
     `answer` is the text, `shown` what users saw of it, with the document's words. `status` is `answered`, `unsure` or
     `not_found`. Both are None if it was not finished. `key` and `request_id` are those of a server's request, else
-    None. Entries of older versions lack `shown`, `status`, `confidence` and `request_id`.
+    None.
     """
 
     id: int
@@ -86,35 +83,9 @@ class LogFilter:
             raise ValueError("the text is empty")
 
 
-class LogStorage(Protocol):
-    """Where the entries are: `LogFile` or `LogTable`. Thread-safe. All methods raise LogError."""
-
-    @property
-    def path(self) -> str | Path:
-        """The file or the database, for messages."""
-
-    def insert(self, row: Mapping[str, Any]) -> int:
-        """Store an entry. Returns its id."""
-
-    def select(self, which: LogFilter) -> list[LogEntry]:
-        """The entries that match a filter, oldest first."""
-
-    def change(self, which: LogFilter, values: Callable[[LogEntry], Mapping[str, Any] | None]) -> int:
-        """Change the columns that `values` gives for each entry, or delete the entry. Returns how many."""
-
-    def erase(self) -> None:
-        """Overwrite what was deleted or changed."""
-
-
-def make_entries(rows: Iterable[Mapping[str, Any]], which: LogFilter) -> Iterator[LogEntry]:
-    """The entries of rows, with JSON as text or decoded, that contain the text of a filter."""
-    pattern = None if which.text is None else _pattern(which.text)
-    for row in rows:
-        record = {field.name: row[field.name] for field in fields(LogEntry)}
-        record |= {name: json.loads(record[name]) for name in JSON_COLUMNS if isinstance(record[name], str)}
-        entry = LogEntry(**{**record, "abstained": bool(row["abstained"]), "finished": bool(row["finished"])})
-        if pattern is None or any(map(pattern.search, _texts([getattr(entry, name) for name in TEXT_COLUMNS]))):
-            yield entry
+def contains(entry: LogEntry, text: str) -> bool:
+    """Whether any text of an entry contains a text, see `LogFilter`."""
+    return any(map(_pattern(text).search, _texts([getattr(entry, name) for name in TEXT_COLUMNS])))
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -145,18 +116,3 @@ def _pattern(text: str) -> re.Pattern[str]:
     forms = dict.fromkeys([text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))])
     words = (r"\s+".join(re.escape(word) for word in form.split()) for form in forms)
     return re.compile("|".join(words), re.IGNORECASE)
-
-
-def encode_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for a database: JSON columns as text, and no lone surrogates."""
-    encoded: dict[str, Any] = {}
-    for name, value in row.items():
-        if name in JSON_COLUMNS and value is not None:
-            value = json.dumps(value, ensure_ascii=False)
-        encoded[name] = value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-    return encoded
-
-
-def timestamp(when: datetime) -> str:
-    """A time in the format of the table."""
-    return when.isoformat(timespec="milliseconds")

@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
 from ragfm.core.text import check_characters
 from ragfm.core.types import Dropped, Hit, Message, Reader, Scalar, SearchStep
-from ragfm.generation.followups import Followup, stand_alone
+from ragfm.generation.followups import stand_alone
 from ragfm.generation.prompt import EarlierTurn
 from ragfm.generation.small_talk import is_greeting
 from ragfm.retrieval.document_dates import newest_first
-from ragfm.retrieval.multi_hop import Hops
 from ragfm.retrieval.passages import distinct
 
+T = TypeVar("T")
 _MAX_ENTRIES = 256  # of each cache
 _CANDIDATES_PER_PASSAGE = 3  # hits searched for each passage, since some may be near-duplicates
 
@@ -46,7 +46,7 @@ class SearchHandle(Protocol):
         *,
         filter: str | None = None,
         rerank: str | None = None,
-        hops: Hops = 1,
+        hops: int = 1,
         record: Callable[[SearchStep], None] = ...,
     ) -> list[Hit]:
         """The best `k` hits, reranked by the reranker of a name; `record` is called for each search."""
@@ -87,13 +87,12 @@ class Retrieved:
 class PassageRetriever:
     """Retrieves passages. Caches are per access groups: no user sees what only others may see. Thread-safe."""
 
-    def __init__(self, settings: AskSection, hops: Hops) -> None:
-        self._distinct = settings.distinct
+    def __init__(self, settings: AskSection, hops: int) -> None:
         self._followup = settings.followup
         self._reranker = settings.reranker
         self._hops = hops
-        self._questions = lru_cache(_MAX_ENTRIES)(_Question.rewrite)
-        self._searches = lru_cache(_MAX_ENTRIES)(_Search.run)
+        self._questions = lru_cache(_MAX_ENTRIES)(_Cached[str].value)
+        self._searches = lru_cache(_MAX_ENTRIES)(_Cached[tuple[Sequence[Hit], Sequence[SearchStep]]].value)
 
     def find(
         self,
@@ -110,17 +109,26 @@ class PassageRetriever:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
+        followup, reranker, hops = self._followup, self._reranker, self._hops  # `compute` must not refer to the caches
 
         def rewrite(text: str, before: Sequence[Message]) -> str:
-            return self._questions(_Question(text, tuple(before), collection.groups, self._followup, reader))
+            def compute() -> str:
+                check_characters("question", text)
+                for turn in before:
+                    check_characters("conversation", turn.text)
+                return stand_alone(text, before, how=followup, reader=reader)
+
+            return self._questions(_Cached((text, tuple(before), collection.groups), compute))
 
         def search(query: str) -> tuple[Sequence[Hit], Sequence[SearchStep]]:
-            count = (_CANDIDATES_PER_PASSAGE if self._distinct else 1) * k
-            return self._searches(
-                _Search(
-                    query, count, filter, self._reranker, self._hops, collection.groups, collection.state, collection
-                )
-            )
+            count = _CANDIDATES_PER_PASSAGE * k
+
+            def compute() -> tuple[Sequence[Hit], Sequence[SearchStep]]:
+                steps: list[SearchStep] = []
+                hits = collection.search(query, count, filter=filter, rerank=reranker, hops=hops, record=steps.append)
+                return newest_first(query, hits, collection.metadata), tuple(steps)
+
+            return self._searches(_Cached((query, count, filter, collection.groups, collection.state), compute))
 
         query = rewrite(question, history)
         if hits is not None:
@@ -153,38 +161,15 @@ class PassageRetriever:
 
     def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: the `k` to answer from, and the near-duplicates that were dropped between them."""
-        return distinct(hits, k) if self._distinct else (list(hits[:k]), [])
+        return distinct(hits, k)
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    question: str
-    history: tuple[Message, ...]
-    groups: frozenset[str] | None
-    followup: Followup
-    reader: Reader = field(compare=False)
+class _Cached(Generic[T]):
+    """A value to compute, unless the cache has the one of an equal key."""
 
-    def rewrite(self) -> str:
-        check_characters("question", self.question)
-        for turn in self.history:
-            check_characters("conversation", turn.text)
-        return stand_alone(self.question, self.history, how=self.followup, reader=self.reader)
+    key: tuple[object, ...]
+    compute: Callable[[], T] = field(compare=False)
 
-
-@dataclass(frozen=True, slots=True)
-class _Search:
-    query: str
-    k: int
-    filter: str | None
-    reranker: str
-    hops: Hops
-    groups: frozenset[str] | None
-    state: str
-    collection: SearchHandle = field(compare=False)
-
-    def run(self) -> tuple[Sequence[Hit], Sequence[SearchStep]]:
-        steps: list[SearchStep] = []
-        hits = self.collection.search(
-            self.query, self.k, filter=self.filter, rerank=self.reranker, hops=self.hops, record=steps.append
-        )
-        return newest_first(self.query, hits, self.collection.metadata), tuple(steps)
+    def value(self) -> T:
+        return self.compute()

@@ -224,7 +224,7 @@ class _Layout:
 
         def messages(_: int, pictures: Mapping[str, ImagePart]) -> list[Message]:
             built = self.messages(turn, passages, recent, pictures)
-            return [*previous.messages[:-1], built[-1]]  # keeps the examples that were picked
+            return [*previous.messages[:-1], built[-1]]
 
         if self._overflows(messages(0, previous.pictures)):
             return None
@@ -239,7 +239,7 @@ class _Layout:
         pictures: Mapping[str, ImagePart] | None = None,
     ) -> list[Message]:
         """The messages that ask a turn's question."""
-        opening = [Message("system", self.texts.system), *self.strategy.example_turns(turn.question)]
+        opening = [Message("system", self.texts.system), *self.strategy.examples]
         return _messages(
             opening, turn.question, passages, recent, self.texts, self.instruction, pictures or {}, turn.images
         )
@@ -259,12 +259,6 @@ class _Layout:
         return self.reader.count_tokens(messages) > self.room
 
 
-def prompt_prefix(strategy: Strategy, *, documents_only: bool = True) -> list[Message]:
-    """The messages that all prompts of a strategy start with, whatever the question and the documents."""
-    turns = [turn for example in strategy.examples for turn in example.turns]
-    return _neutralize([Message("system", strategy.texts(documents_only=documents_only).system), *turns])
-
-
 def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None = None) -> str:
     """A hash of the texts and the layout of a prompt, apart from question and passages.
 
@@ -274,10 +268,10 @@ def prompt_fingerprint(*, documents_only: bool = True, strategy: Strategy | None
     hits = [Hit("uri", "text", 0, 4, n, None, {}, context=context) for n, context in enumerate(["", "context"])]
     history = (Message("user", "before"), Message("assistant", ABSTENTION))
     strategy = strategy or load_strategy()
-    opening = [*prompt_prefix(strategy, documents_only=documents_only), *history]
-    messages = _messages(opening, "q", hits, (), strategy.texts(documents_only=documents_only))
+    texts = strategy.texts(documents_only=documents_only)
+    messages = _messages([Message("system", texts.system), *strategy.examples, *history], "q", hits, (), texts)
     content = json.dumps([[message.role, message.text] for message in messages])
-    return blake2b(content.encode() + strategy.fingerprint.encode(), digest_size=16).hexdigest()
+    return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _messages(

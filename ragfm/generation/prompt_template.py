@@ -1,27 +1,23 @@
-"""Prompt strategies: the texts and examples of a prompt, and where the answer starts in the reader's output.
+"""Prompt strategies: the texts and examples of a prompt.
 
-Each strategy is a TOML file; those that ship are in `prompt_templates/`. docs/readers.md describes the format.
+A strategy is a TOML file; docs/readers.md describes the format. `zero-shot.toml` is the default.
 """
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ragfm.core.errors import ConfigError, DataError
-from ragfm.core.types import KeywordIndex, Message
-from ragfm.generation.reader_output import split_reasoning
+from ragfm.core.errors import ConfigError
+from ragfm.core.types import Message
 
-_FOLDER = Path(__file__).parent / "prompt_templates"
-STRATEGIES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
-_KEYS = {"system", "ask", "open", "examples", "pool", "pick", "answer_after", "thinking_tokens"}
-_PICK = 3
+DEFAULT = "zero-shot"
+_KEYS = {"system", "ask", "open", "examples"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,77 +29,22 @@ class PromptTexts:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """A question with its passages and its answer, as turns of a chat. A pool is searched by `topic`."""
-
-    topic: str
-    turns: tuple[Message, ...]
-
-
-@dataclass(frozen=True)
 class Strategy:
     """Texts and examples of a prompt.
 
     `strict` are the texts for answers from the passages alone, `free` those for answers that may use the reader's own
-    knowledge. `examples` are shown with every question, and the `pick` examples of `pool` that are most similar to it.
-    `answer_after` separates the reasoning, which has up to `thinking_tokens`, from the answer.
+    knowledge. `examples` are turns of a chat that are shown before every question. `label` is the name that
+    calibrations and runs store: of a file, its name with a hash of its content.
     """
 
-    name: str
+    label: str
     strict: PromptTexts
     free: PromptTexts
-    examples: tuple[Example, ...] = ()
-    pool: tuple[Example, ...] = field(default=(), repr=False)
-    pick: int = _PICK
-    answer_after: str | None = None
-    thinking_tokens: int = 0
+    examples: tuple[Message, ...] = ()
 
     def texts(self, *, documents_only: bool) -> PromptTexts:
         """The texts for a reader that may use the passages alone, or its own knowledge too."""
         return self.strict if documents_only else self.free
-
-    def example_turns(self, question: str) -> list[Message]:
-        """The turns of all examples to show before a question, the most similar one last."""
-        similar: list[Example] = []
-        if self.pool:
-            _, ids = self._pool_index.search([question], self.pick)
-            similar = [self.pool[at] for at in ids[0].tolist() if at >= 0]
-        return [turn for example in (*self.examples, *reversed(similar)) for turn in example.turns]
-
-    def split_reasoning(self, output: str) -> tuple[str, str]:
-        """Split a reader's output into its reasoning and its answer."""
-        reasoning, answer = split_reasoning(output)
-        if self.answer_after and self.answer_after in answer:
-            more, _, answer = answer.rpartition(self.answer_after)
-            reasoning += more
-        return reasoning.strip(), answer.strip()
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the pool; empty without one."""
-        return blake2b(_stable_repr(self.pool).encode(), digest_size=16).hexdigest() if self.pool else ""
-
-    @property
-    def label(self) -> str:
-        """The name that calibrations and runs store: of a file, its name with a hash of its content."""
-        if self.name in STRATEGIES:
-            return self.name
-        values = [getattr(self, one.name) for one in fields(self) if one.name != "name"]
-        return f"{Path(self.name).name} {blake2b(_stable_repr(values).encode(), digest_size=8).hexdigest()}"
-
-    @cached_property
-    def _pool_index(self) -> KeywordIndex:
-        import numpy as np
-
-        from ragfm.core.registry import load_plugin
-
-        index: type[KeywordIndex] = load_plugin("keyword_indexes", "bm25")
-        return index.build(np.arange(len(self.pool)), [example.topic for example in self.pool])
-
-
-def _stable_repr(value: object) -> str:
-    """A representation whose hash stays the same when classes are renamed: adapters and calibrations store it."""
-    return repr(value).replace("PromptTexts(system=", "Words(system=").replace("Example(topic=", "Shot(topic=")
 
 
 def number_passages(passages: Sequence[str]) -> list[str]:
@@ -112,38 +53,25 @@ def number_passages(passages: Sequence[str]) -> list[str]:
 
 
 @lru_cache
-def load_strategy(name: str = "zero-shot", folder: Path = Path()) -> Strategy:
-    """Load a strategy by name, or from a file whose path is relative to `folder`.
+def load_strategy(name: str = DEFAULT, folder: Path = Path()) -> Strategy:
+    """Load the default strategy, or one from a file whose path is relative to `folder`.
 
-    Raises ConfigError if it cannot be read, DataError if its pool cannot.
+    Raises ConfigError if it cannot be read.
     """
-    path = _FOLDER / f"{name}.toml" if name in STRATEGIES else folder / Path(name).expanduser()
+    path = Path(__file__).with_name("zero-shot.toml") if name == DEFAULT else folder / Path(name).expanduser()
     if not path.is_file():
-        hint = f"Name one of {', '.join(STRATEGIES)}, or a TOML file; see docs/readers.md."
-        raise ConfigError(f"Unknown strategy {name!r}.", hint)
+        raise ConfigError(f"Unknown strategy {name!r}.", f"Name {DEFAULT}, or a TOML file; see docs/readers.md.")
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if unknown := set(config) - _KEYS:
             raise ValueError(f"there is no key `{min(unknown)}`")
-        for key, least in (("pick", 1), ("thinking_tokens", 0)):
-            if not isinstance(value := config.get(key, least), int) or value < least:
-                raise ValueError(f"`{key}` is {value!r}, not a whole number of at least {least}")
-        if not isinstance(config.get("answer_after", ""), str):
-            raise ValueError("`answer_after` is not a string")
-        strict = _prompt_texts(config)
-        return Strategy(
-            name,
-            strict,
-            _prompt_texts(config.get("open", config)),
-            tuple(_example(example, strict) for example in config.get("examples", ())),
-            tuple(_read_pool(path.parent / config["pool"], strict)) if "pool" in config else (),
-            config.get("pick", _PICK),
-            config.get("answer_after"),
-            config.get("thinking_tokens", 0),
-        )
+        strict, free = _prompt_texts(config), _prompt_texts(config.get("open", config))
+        turns = tuple(turn for example in config.get("examples", ()) for turn in _turns(example, strict))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ConfigError(f"The strategy {path} cannot be read: {why}.", "docs/readers.md has its format.") from error
+    digest = blake2b(repr((strict, free, turns)).encode(), digest_size=8).hexdigest()
+    return Strategy(DEFAULT if name == DEFAULT else f"{path.name} {digest}", strict, free, turns)
 
 
 def _prompt_texts(config: Mapping[str, Any]) -> PromptTexts:
@@ -153,32 +81,12 @@ def _prompt_texts(config: Mapping[str, Any]) -> PromptTexts:
     return texts
 
 
-def _example(example: Mapping[str, Any], texts: PromptTexts) -> Example:
-    """An example with `passages`, `question` and `answer`, or one in the format of `ragfm adapt data`."""
-    if "messages" in example:
-        turns = [Message(turn["role"], turn["content"]) for turn in example["messages"] if turn["role"] != "system"]
-        topic, answer = turns[-1].text.rpartition("\n\n")[2], example["completion"]
-    else:
-        topic, answer = example["question"], example["answer"]
-        passages, request = example["passages"], texts.ask.replace("{question}", topic)
-        if not isinstance(passages, list) or not all(isinstance(passage, str) for passage in passages):
-            raise ValueError("the passages of an example must be a list of strings")
-        turns = [Message("user", "\n\n".join([*number_passages(passages), request]))]
-    if not all(isinstance(text, str) and text for text in (topic, answer)):
+def _turns(example: Mapping[str, Any], texts: PromptTexts) -> tuple[Message, Message]:
+    """The question of an example with its passages, and its answer."""
+    passages, question, answer = example["passages"], example["question"], example["answer"]
+    if not isinstance(passages, list) or not all(isinstance(passage, str) for passage in passages):
+        raise ValueError("the passages of an example must be a list of strings")
+    if not all(isinstance(text, str) and text for text in (question, answer)):
         raise ValueError("question and answer of an example must be non-empty strings")
-    return Example(topic, (*turns, Message("assistant", answer)))
-
-
-def _read_pool(path: Path, texts: PromptTexts) -> list[Example]:
-    if not path.is_file():
-        raise DataError(f"The file of examples '{path}' does not exist.", "Correct `pool` in the strategy's file.")
-    examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):  # JSON may contain U+2028
-        if line.strip():
-            try:
-                examples.append(_example(json.loads(line), texts))
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise DataError(
-                    f"{path}, line {number} is not an example: {error!r}.", "docs/readers.md has the format."
-                ) from error
-    return examples
+    request = "\n\n".join([*number_passages(passages), texts.ask.replace("{question}", question)])
+    return Message("user", request), Message("assistant", answer)

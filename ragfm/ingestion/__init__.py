@@ -7,16 +7,12 @@ sources             sync of all sources under the collection's lock
 recipe              everything besides its bytes that determines a document's text and chunks
 sync                sync of one source
 preparation         fetch, parse and split a document
-shared_work         a sync whose documents are prepared by workers
-ray_workers         workers that Ray places and restarts
-worker              prepares documents for syncs of other processes
+ray_executor        preparation on a Ray cluster
 turns               a sync in slices, in which the owners of documents take turns
 retry               when a failed document is tried again
 deletion_guard      when a source has lost too many documents
 parse_environment   installed software that decides whether a document can be read
 document_tags       metadata that users give to documents
-document_outcomes   stored failures and skips of earlier syncs
-parse_queue         documents that are parsed while others are embedded
 embedding           vectors for new texts
 ingest_report       what a sync did
 page_images         pages of documents as images, and where quotes stand on them

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from ragfm.core.errors import ConfigError
+from ragfm.core.globs import matches_glob
 from ragfm.store.filters import RESERVED_KEYS
 
 if TYPE_CHECKING:
@@ -38,15 +38,7 @@ def matches_uri(pattern: str, uri: str) -> bool:
     wanted = re.sub(r"(?:\*\*/)+", "**/", pattern.rstrip("/")).split("/")
     if wanted == [""]:
         return False
-    return any(_begin(levels[at:], wanted) for at in range(len(levels)))
-
-
-def _begin(levels: Sequence[str], wanted: Sequence[str]) -> bool:
-    if not wanted:
-        return True
-    if wanted[0] == "**":
-        return any(_begin(levels[at:], wanted[1:]) for at in range(len(levels)))
-    return bool(levels) and fnmatchcase(levels[0], wanted[0]) and _begin(levels[1:], wanted[1:])
+    return matches_glob(levels, ("**", *wanted, "**"))
 
 
 def check_tag_names(names: Iterable[str]) -> None:

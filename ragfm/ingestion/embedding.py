@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ragfm.core.errors import EmbeddingError
 from ragfm.core.progress import Progress
+from ragfm.store.catalog import Catalog
+from ragfm.store.document_rows import insert_vectors
 
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Embedder
+    from ragfm.core.types import Embedder, Vectors
     from ragfm.store.catalog_writer import CatalogWriter
-    from ragfm.store.work_queue import WorkerCatalog
+    from ragfm.store.postgres import PostgresDatabase
 
 WINDOW = 512
 """Number of texts to collect before embedding; sorting them by length saves padding."""
@@ -25,8 +27,19 @@ BATCH_SECONDS = 2.0
 """Target duration of the further batches: larger batches leave the cores idle less often."""
 
 
+class VectorCatalog(Catalog):
+    """A catalog that adds vectors, and nothing else, without the collection's lock."""
+
+    database: PostgresDatabase
+
+    def add_vectors(self, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
+        """Save the vectors of embedded texts, durably, unless another process has saved them."""
+        with self.database.committing() as connection:
+            insert_vectors(connection, contract_id, hashes, matrix)
+
+
 def embed_missing(
-    catalog: CatalogWriter | WorkerCatalog,
+    catalog: CatalogWriter | VectorCatalog,
     contract_id: int,
     embedder: Callable[[], Embedder],
     texts: Mapping[bytes, str],

@@ -21,8 +21,7 @@ from ragfm.store.image_vectors import OF_IMAGES, encode_vectors, figures_at, use
 from ragfm.store.tables import contracts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
     from ragfm.core.types import ImageEmbedder
     from ragfm.store.catalog_writer import CatalogWriter
@@ -49,7 +48,17 @@ def embed_figures(store: Store, catalog: CatalogWriter, progress: ProgressCallba
                 commit.record("image embedder", None)
         return 0
     contract = {**make_contract(embedder, store.settings.image_embedder or ""), OF_IMAGES: True}
-    contract_id = _contract_id(catalog, contract)
+    with catalog.write() as connection:
+        known = connection.execute(sa.select(contracts)).all()
+        row = next((row for row in known if same_contract(row.fingerprint, contract)), None)
+        if row is None:
+            inserted = connection.execute(contracts.insert().values(fingerprint=contract)).inserted_primary_key
+            assert inserted is not None
+            contract_id = int(inserted[0])
+        else:
+            contract_id = int(row.id)
+            if row.fingerprint != contract:  # the model has moved
+                connection.execute(contracts.update().where(contracts.c.id == row.id).values(fingerprint=contract))
     store.adopt_images(contract_id, embedder)
     newest = catalog.at().id
     with catalog.read() as connection:
@@ -64,19 +73,6 @@ def embed_figures(store: Store, catalog: CatalogWriter, progress: ProgressCallba
             use_contract(commit.connection, contract_id)
             commit.record("image embedder", contract, embedded)
     return embedded
-
-
-def _contract_id(catalog: CatalogWriter, contract: Mapping[str, Any]) -> int:
-    """The id of a contract, which is added if it is new; the model may have moved since."""
-    with catalog.write() as connection:
-        for row in connection.execute(sa.select(contracts)).all():
-            if same_contract(row.fingerprint, contract):
-                if row.fingerprint != contract:
-                    connection.execute(contracts.update().where(contracts.c.id == row.id).values(fingerprint=contract))
-                return int(row.id)
-        inserted = connection.execute(contracts.insert().values(fingerprint=dict(contract))).inserted_primary_key
-        assert inserted is not None
-        return int(inserted[0])
 
 
 def _embed_batch(catalog: CatalogWriter, contract_id: int, embedder: ImageEmbedder, keys: Sequence[bytes]) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SKIP_STAGE = "skip"
+"""The stage, in the table `failures`, of a document that was fetched and skipped: it is not read again at each sync."""
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:

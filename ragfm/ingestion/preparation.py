@@ -3,30 +3,40 @@
 Each entry has one outcome:
 
     entry ─→ fetch ─→ ignored, unchanged or failed
-                  └→ fetched ─→ ParseQueue ─→ split ─→ document, skip or failed
+                  └→ fetched ─→ parse, in worker processes ─→ split ─→ document, skip or failed
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import RagfmError, SkipDocument, SourceError, WorkerError
-from ragfm.core.types import Blob, Chunk, Document, Mark
-from ragfm.parsing.sandbox.worker_protocol import take_images
+from ragfm.core.types import Blob, Chunk, Document, Ref
+from ragfm.ingestion.ingest_report import document_uri
+from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Connector, Embedder, Ref
-    from ragfm.ingestion.parse_queue import Pending
+    from ragfm.core.types import Connector, Embedder
+    from ragfm.ingestion.turns import Turns
     from ragfm.parsing import ParserChoice
 
+MAX_QUEUED_DOCUMENTS = 256
+"""Maximum number of documents that are parsed ahead."""
+MAX_QUEUED_BYTES = 32 << 20
+"""Their total size, at which no more are added; a single larger document is still accepted."""
+WAIT_SECONDS = 2.0
+"""How long to wait for a document to be prepared before those collected so far are embedded."""
 Kind: TypeAlias = Literal["fetched", "document", "unchanged", "ignored", "skip", "fetch", "parse"]
+Entry: TypeAlias = tuple[Ref, str | None]
+"""An entry of a source, and the digest of the content for which nothing has to be parsed."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +52,7 @@ class Outcome:
                 `fetch`, `parse` the stage at which it failed
     reason      of a skip or failure
     digest      of the content and its metadata
-    embedded    number of its chunks that its worker has embedded
+    embedded    number of chunks that were embedded with it
     """
 
     kind: Kind
@@ -54,34 +64,14 @@ class Outcome:
     fallback: str = ""
     embedded: int = 0
 
-    def to_bytes(self) -> bytes:
-        """The outcome as compressed JSON, followed by the images."""
-        images: Mapping[str, bytes] = {}
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        if self.document is not None:
-            document = self.document
-            values["document"] = [document.uri, document.text, document.media_type, dict(document.metadata)]
-            values["document"].append([mark.to_list() for mark in document.marks])
-            images = document.images
-            values["document"].append({key: len(data) for key, data in images.items()})
-        values["chunks"] = [astuple(chunk)[1:] for chunk in self.chunks]  # the text is that of the document
-        return b"".join((zlib.compress(json.dumps(values).encode(), 1), *images.values()))
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Outcome:
-        """The outcome in the bytes of `to_bytes`."""
-        unpacker = zlib.decompressobj()
-        values = json.loads(unpacker.decompress(data))
-        if values["document"] is not None:
-            uri, text, media_type, metadata, marks, sizes = values["document"]
-            images = take_images(sizes, unpacker.unused_data)
-            marks = tuple(map(Mark.from_list, marks))
-            values["document"] = Document(uri, text, media_type, metadata, marks, images)
-            values["chunks"] = [
-                Chunk(text[start:end], start, end, context, page, place, tuple(headings), image, box and tuple(box))
-                for start, end, context, page, place, headings, image, box in values["chunks"]
-            ]
-        return cls(**values)
+class _Parsing(NamedTuple):
+    """A fetched document; the future `document` completes when it is parsed."""
+
+    ref: Ref
+    digest: str
+    document: Future[Document]
+    size: int
 
 
 def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blob | None, Outcome]:
@@ -100,38 +90,85 @@ def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blo
     return blob, Outcome("unchanged" if digest == known_digest else "fetched", digest=digest)
 
 
-def split(
-    pending: Pending, choice: ParserChoice, embedder: Callable[[], Embedder], chunk_settings: ChunkSettings
-) -> Outcome:
-    """Wait for the parsed document, and split it. Raises WorkerError, and the errors of an embedder that fails."""
+def prepare(
+    connector: Connector,
+    source_name: str,
+    choice: ParserChoice,
+    chunk_settings: ChunkSettings,
+    embedder: Callable[[], Embedder],
+    entries: Iterable[Entry],
+    turns: Turns | None = None,
+) -> Generator[tuple[Ref, Outcome] | None, None, None]:
+    """Fetch, parse and split entries of a source; with `turns`, those of a slice.
+
+    Yields each with its outcome, documents in the order of the entries, while the next ones are parsed. Yields None
+    each time that a document takes longer than `WAIT_SECONDS`. Raises WorkerError, and the errors of an embedder that
+    fails.
+    """
+    queue: deque[_Parsing] = deque()
+
+    def take_first() -> Generator[tuple[Ref, Outcome] | None, None, None]:
+        while not wait([queue[0].document], WAIT_SECONDS).done:
+            yield None
+        parsed = queue.popleft()
+        yield parsed.ref, _split(parsed, choice, chunk_settings, embedder)
+
     try:
-        document = pending.document.result()
+        for ref, known_digest in entries:
+            if turns is not None and not turns.take(ref):
+                break
+            blob, outcome = fetch(connector, ref, known_digest)
+            if turns is not None:
+                turns.count(0 if blob is None else len(blob.data))
+            if blob is not None and outcome.kind == "fetched":
+                document = shared_worker_pool().submit(blob, document_uri(source_name, ref.path), choice)
+                queue.append(_Parsing(ref, outcome.digest, document, len(blob.data)))
+            else:
+                yield ref, outcome
+            while queue and (
+                queue[0].document.done()
+                or len(queue) >= MAX_QUEUED_DOCUMENTS
+                or sum(parsed.size for parsed in queue) >= MAX_QUEUED_BYTES
+            ):
+                yield from take_first()
+        while queue:
+            yield from take_first()
+    finally:
+        for parsed in queue:
+            parsed.document.cancel()
+
+
+def _split(
+    parsed: _Parsing, choice: ParserChoice, chunk_settings: ChunkSettings, embedder: Callable[[], Embedder]
+) -> Outcome:
+    try:
+        document = parsed.document.result()
     except Exception as error:  # a bug in a parser must not stop the other documents
-        return _failure(pending, error)
+        return _failure(parsed.ref, error)
     model = embedder()
     try:
-        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings, path=pending.ref.path)
+        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings, path=parsed.ref.path)
     except Exception as error:  # as above
-        return _failure(pending, error)
+        return _failure(parsed.ref, error)
     fallback = str(document.metadata.get("parsed_by", ""))
     if fallback not in choice.parsers_for(document.media_type)[1:]:
         fallback = ""
     return Outcome(
         "document",
-        digest=pending.digest,
+        digest=parsed.digest,
         document=document,
         chunks=chunks,
-        parser=choice.version(document.media_type, pending.ref.path),
+        parser=choice.version(document.media_type, parsed.ref.path),
         fallback=fallback and choice.parser_version(fallback, document.media_type),
     )
 
 
-def _failure(pending: Pending, error: Exception) -> Outcome:
+def _failure(ref: Ref, error: Exception) -> Outcome:
     if isinstance(error, WorkerError):
         raise error
     if isinstance(error, SkipDocument):
         return Outcome("skip", str(error))
     if isinstance(error, RagfmError):
         return Outcome("parse", str(error))
-    _log.debug("%s", pending.ref.path, exc_info=error)
+    _log.debug("%s", ref.path, exc_info=error)
     return Outcome("parse", f"{type(error).__name__}: {error}")

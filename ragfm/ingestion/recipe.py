@@ -10,15 +10,18 @@ after the first one had failed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ragfm.chunking import CHUNKER_VERSION, ChunkSettings
-from ragfm.parsing.own.own_parser import relevant_version
+from ragfm.ingestion.document_tags import document_recipe
+from ragfm.ingestion.ingest_report import document_uri
+from ragfm.ingestion.parse_environment import environment_hash
 
 if TYPE_CHECKING:
+    from ragfm.core.config import TagsSection
     from ragfm.core.types import Scalar
     from ragfm.parsing import ParserChoice
     from ragfm.store.catalog import Catalog, Source
@@ -26,29 +29,55 @@ if TYPE_CHECKING:
 _VERSIONS = ("parser", "fallback", "chunker")
 
 
-def source_recipe(source: Source, contract: Mapping[str, Scalar], chunk_settings: ChunkSettings) -> str:
-    """The recipe of a source's documents, without their parsers."""
-    return json.dumps({**chunking_recipe(contract, chunk_settings), "tags": dict(source.tags)}, sort_keys=True)
+class SourceRecipes:
+    """The recipes that the documents of a source should have.
+
+    `rules` are the tags by pattern of `ragfm.toml`. With `keep`, a known document keeps the versions of the parsers and
+    the chunker that have prepared it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        contract: Mapping[str, Scalar],
+        chunk_settings: ChunkSettings,
+        choice: ParserChoice,
+        rules: Sequence[TagsSection] = (),
+        *,
+        keep: bool = False,
+    ) -> None:
+        self._source_name, self._choice, self._rules, self._keep = source.name, choice, rules, keep
+        chunking = chunking_recipe(contract, chunk_settings)
+        self._common = json.dumps({**chunking, "tags": dict(source.tags)}, sort_keys=True)
+
+    @cached_property
+    def environment(self) -> str:
+        """A hash of these recipes and the installed software: see `environment_hash`."""
+        return environment_hash(f"{self._common} {self._choice.description}")
+
+    def of_known(self, row: Any) -> str:
+        """The recipe for the document of a row of `documents`."""
+        if self._keep:
+            return self._tagged(with_versions_of(self._common, row.recipe), row.path, row.recipe)
+        fallback = _present_fallback(row.recipe, row.media_type, self._choice)
+        return self.of_parsed(row.path, self._choice.version(row.media_type, row.path), fallback, row.recipe)
+
+    def of_parsed(self, path: str, parser: str, fallback: str, known: str = "") -> str:
+        """The recipe for a document that these versions of parsers have read; `known` is that of its older version."""
+        return self._tagged(_with_parsers(self._common, parser, fallback), path, known)
+
+    def _tagged(self, recipe: str, path: str, known: str) -> str:
+        return document_recipe(recipe, document_uri(self._source_name, path), self._rules, known)
 
 
 @lru_cache
-def with_parsers(recipe: str, parser: str, fallback: str) -> str:
+def _with_parsers(recipe: str, parser: str, fallback: str) -> str:
     """A recipe with the versions of the parsers of a document; `fallback` is empty if the first parser read it."""
     parsers = {"parser": parser, **({"fallback": fallback} if fallback else {})}
     return json.dumps(json.loads(recipe) | parsers, sort_keys=True)
 
 
-@lru_cache
-def stored_recipe(recipe: str, media_type: str) -> str:
-    """A recipe of the catalog in today's form: it once named the extras of all formats in each document."""
-    parts = json.loads(recipe or "{}")
-    parser = parts.get("parser", "")
-    if "+" not in parser or " " in parser:
-        return recipe
-    return json.dumps(parts | {"parser": relevant_version(parser, media_type)}, sort_keys=True)
-
-
-def fallback_version(recipe: str, media_type: str, choice: ParserChoice) -> str:
+def _present_fallback(recipe: str, media_type: str, choice: ParserChoice) -> str:
     """The present version of the fallback for a document that a fallback read; else empty."""
     return choice.parser_version(choice.fallback, media_type) if "fallback" in json.loads(recipe or "{}") else ""
 
@@ -68,8 +97,8 @@ def older_documents(catalog: Catalog, choice: ParserChoice, source_id: int | Non
     """The number of live documents, and of their chunks, from another parser or version of parser or chunker."""
     documents = chunks = 0
     for recipe, media_type, document_count, chunk_count in catalog.recipes(source_id):
-        parts = json.loads(stored_recipe(recipe, media_type) or "{}")
-        present = (choice.version(media_type), fallback_version(recipe, media_type, choice), CHUNKER_VERSION)
+        parts = json.loads(recipe or "{}")
+        present = (choice.version(media_type), _present_fallback(recipe, media_type, choice), CHUNKER_VERSION)
         if (parts.get("parser"), parts.get("fallback", ""), parts.get("chunker")) != present:
             documents, chunks = documents + document_count, chunks + chunk_count
     return documents, chunks

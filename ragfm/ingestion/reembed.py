@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ragfm.chunking import ChunkSettings, chunk_document
-from ragfm.core.errors import CollectionError
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
@@ -48,7 +47,7 @@ class ReembedReport:
 def reembed(store: Store, embedder: str | Embedder, progress: ProgressCallback | None = None) -> ReembedReport:
     """Switch to another embedder, given by name or as an object.
 
-    `progress` counts documents. Raises CollectionError if a document must be parsed again first.
+    `progress` counts documents.
     """
     model = load_embedder(embedder) if isinstance(embedder, str) else embedder
     with store.writing() as catalog:
@@ -118,10 +117,5 @@ def _split_documents(
 ) -> Iterator[tuple[Any, list[Chunk]]]:
     for row in rows:
         text, marks = catalog.document(row.id)
-        if marks is None:
-            raise CollectionError(
-                f"{row.uri} was ingested by an older version of ragfm, which did not store headings and pages.",
-                "Run `ragfm ingest` first; it parses such documents again and embeds nothing.",
-            )
         document = Document(row.uri, text, row.media_type, row.metadata, marks)
         yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings, path=row.path)

@@ -23,12 +23,13 @@ from ragfm.store.catalog import Source
 from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Connector
+    from ragfm.core.types import Connector, Ref
     from ragfm.store.collection_store import Store
     from ragfm.store.upload_table import UploadTable
     from ragfm.store.uploads import UploadFolder
 
 _PATTERN_OPTIONS = ("include", "exclude")
+_UPLOADED_ARCHIVE_FILES = 2000  # maximum, in an archive that a user uploads
 
 
 class SourceEntry(NamedTuple):
@@ -104,10 +105,10 @@ def refresh_request(store: Store, request: SourceRequest, stored: Mapping[str, S
     return SourceRequest(request.entry, source, build_source(store, source))
 
 
-def unfiltered_connector(store: Store, source: Source) -> Connector:
-    """A connector for everything that a source's location holds, without its include and exclude patterns."""
+def unfiltered_refs(store: Store, source: Source) -> list[Ref]:
+    """Everything that a source's location holds, without its include and exclude patterns."""
     options = {key: value for key, value in source.options.items() if key not in _PATTERN_OPTIONS}
-    return build_source(store, replace(source, options=options))
+    return list(build_source(store, replace(source, options=options)).refs())
 
 
 def has_patterns(source: Source) -> bool:
@@ -221,7 +222,7 @@ def build_source(store: Store, source: Source) -> Connector:
     location = _absolute_path(store, source.location)
     defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
     if source.name == UPLOADS_SOURCE:
-        defaults["archive_files"] = store.settings.uploads.archive_files
+        defaults["archive_files"] = _UPLOADED_ARCHIVE_FILES
         if store.database.shared:
             return UploadConnector(
                 cast("UploadTable", store.open_uploads()),

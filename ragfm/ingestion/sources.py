@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ragfm.core.access_groups import changed_groups, restrict_groups
 from ragfm.core.config import SETTINGS_FILE
-from ragfm.core.errors import ConfigError, MassDeleteError, MissingExtraError, SourceError, UnknownPluginError
-from ragfm.ingestion.document_outcomes import stored_failures
+from ragfm.core.errors import (
+    ConfigError,
+    MassDeleteError,
+    MissingExtraError,
+    SourceError,
+    UnknownPluginError,
+    UnsupportedError,
+)
 from ragfm.ingestion.document_tags import check_tag_names, matches_uri
 from ragfm.ingestion.image_embedding import embed_figures
-from ragfm.ingestion.ingest_report import Failed, SyncReport, document_uri, merge_reports
-from ragfm.ingestion.shared_work import SharedWork, check_connector
+from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, SyncReport, document_uri, merge_reports
 from ragfm.ingestion.source_request import (
     SourceEntry,
     SourceRequest,
@@ -26,13 +33,13 @@ from ragfm.ingestion.source_request import (
     resolve_source,
     stored_source,
     stored_sources,
-    unfiltered_connector,
+    unfiltered_refs,
 )
 from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.compaction import compact, should_compact
 from ragfm.store.uploads import UPLOADS_SOURCE
-from ragfm.store.work_queue import WorkQueue
 
+_PAUSE_SECONDS = 0.1  # between two slices, twice the interval at which others try to get the lock
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
     from ragfm.core.types import Ref
@@ -40,10 +47,22 @@ if TYPE_CHECKING:
     from ragfm.store.catalog import Catalog, Source
     from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.collection_store import Store
-    from ragfm.store.postgres_database import PostgresDatabase
 
 _SLICES_PER_VIEW = 20
 _log = logging.getLogger(__name__)
+
+
+def sync_in_turns(store: Store, source: str | Path, turns: Turns, *, name: str) -> Iterator[SyncReport]:
+    """Sync one source in slices, see `Turns`, until nothing is postponed. Yields the report of each slice.
+
+    The collection's lock is released between them. Any number of documents may be removed. Raises what `sync` does.
+    """
+    requests = [resolve_source(store, SourceEntry(str(source), name, {}))]
+    while True:
+        yield sync_sources(store, requests, allow_mass_delete=True, turns=turns)
+        if not turns.postponed:
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
 def sync_sources(
@@ -55,17 +74,15 @@ def sync_sources(
     allow_mass_delete: bool = False,
     keep_recipe: bool = False,
     turns: Turns | None = None,
-    workers: int | None = None,
     executor: str = "local",
 ) -> SyncReport:
     """Sync the requested sources, or all known ones without a request, and save the view at the end.
 
     `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
-    view is saved after the last one, and every few slices. With a number of `workers`, processes prepare the documents:
-    this many of this machine, or with the `executor` "ray" of a cluster, and all others that run `ragfm worker`. A
-    requested source that cannot be read or has invalid options ends the sync; without a request, it is reported as a
-    failure and the other sources continue. A source that lost over half of its documents raises MassDeleteError unless
-    `allow_mass_delete` is set.
+    view is saved after the last one, and every few slices. With the `executor` "ray", a cluster prepares the documents,
+    except uploads. A requested source that cannot be read or has invalid options ends the sync; without a request, it
+    is reported as a failure and the other sources continue. A source that lost over half of its documents raises
+    MassDeleteError unless `allow_mass_delete` is set.
     """
     sync_all = not requests
     if sync_all and not store.exists:
@@ -78,17 +95,23 @@ def sync_sources(
     parser_choice = store.parser_choice
     parser_choice.check()
     store.configured_image_embedder()  # a wrong one is refused before anything is parsed
-    shared = None if workers is None and executor == "local" else SharedWork(store, workers, executor)
-    with store.writing() as catalog, shared or nullcontext():
+    if executor not in ("local", "ray"):
+        raise UnsupportedError(f"There is no executor {executor!r}.", "Choose local or ray.")
+    ray = None
+    if executor == "ray":
+        from ragfm.ingestion.ray_executor import RayExecutor
+
+        ray = RayExecutor(store)
+    with store.writing() as catalog, ray or nullcontext():
         if store.names_embedder:
             store.embedder()  # a different embedder is refused even if there is nothing to embed
         chunk_settings = store.chunk_settings(int(catalog.at().contract["max_tokens"]))
         after_commit = partial(store.save_grown_view, catalog)
-        work: Sequence[SourceRequest | SourceEntry] = requests or known_sources(store)
+        items: Sequence[SourceRequest | SourceEntry] = requests or known_sources(store)
         stored = stored_sources(store)
-        for item in work:
+        for item in items:
             entry = item.entry if isinstance(item, SourceRequest) else item
-            run = None
+            sync = None
             try:
                 request = (
                     refresh_request(store, item, stored)
@@ -96,14 +119,14 @@ def sync_sources(
                     else resolve_source(store, item, stored)
                 )
                 uploads = request.source.name == UPLOADS_SOURCE
-                if shared is not None and not uploads:
-                    check_connector(request.connector, request.source.connector)
+                if ray is not None and not uploads:
+                    ray.check_connector(request.connector, request.source.connector)
                 refs = list_refs(request.connector)
                 known = stored.get(request.source.name)
                 source = _save_source(catalog, request.source, refs, known)  # only after it was listed
                 stored[source.name] = stored_source(store, source)
-                unfiltered = partial(_list_unfiltered, store, source) if has_patterns(source) else None
-                run = Sync(
+                unfiltered = partial(unfiltered_refs, store, source) if has_patterns(source) else None
+                sync = Sync(
                     catalog,
                     source,
                     store.embedder,
@@ -114,25 +137,22 @@ def sync_sources(
                     after_commit=after_commit,
                     keep_recipe=keep_recipe,
                 )
-                report = run.run(
+                report = sync.run(
                     request.connector,
                     refs,
                     retry=retry,
                     allow_mass_delete=allow_mass_delete,
                     unfiltered=unfiltered,
                     turns=turns,
-                    shared=None if uploads else shared,
+                    ray=None if uploads else ray,
                 )
-                if shared is None and store.database.shared:
-                    # What an interrupted sync with workers has left.
-                    WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog, source.id)
             except (SourceError, ConfigError, MissingExtraError, UnknownPluginError) as error:
-                if not sync_all or (run is not None and not isinstance(error, SourceError)):
-                    if run is not None:
+                if not sync_all or (sync is not None and not isinstance(error, SourceError)):
+                    if sync is not None:
                         store.save_view(catalog)  # of the commits before the error
                     raise
-                if run is not None:
-                    reports.append(run.report)
+                if sync is not None:
+                    reports.append(sync.report)
                 stage = "remove" if isinstance(error, MassDeleteError) else "list"
                 failed = Failed(entry.name or entry.location, stage, str(error), 1, stale=True)
                 reports.append(SyncReport(failed=(failed,)))
@@ -158,7 +178,8 @@ def failed_documents(catalog: Catalog) -> tuple[Failed, ...]:
     """The documents that failed at the last sync of their source."""
     return tuple(
         Failed(document_uri(row.source, row.path), row.stage, row.error, row.attempts, bool(row.stale), known=True)
-        for row in stored_failures(catalog)
+        for row in catalog.failures()
+        if row.stage != SKIP_STAGE
     )
 
 
@@ -170,7 +191,3 @@ def _save_source(catalog: CatalogWriter, source: Source, refs: Sequence[Ref], kn
         if closed:
             catalog.restrict(known.source, closed)
     return catalog.save_source(source)
-
-
-def _list_unfiltered(store: Store, source: Source) -> list[Ref]:
-    return list_refs(unfiltered_connector(store, source))

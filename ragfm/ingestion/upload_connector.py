@@ -53,7 +53,7 @@ class UploadFolderConnector:
             if number not in self._records:
                 self._records = self._uploads.records()
             record = self._records.get(number)
-            if record is not None and record.digest is not None:
+            if record is not None:
                 with (self._uploads.folder / number / record.name).open("rb") as file:
                     check_content(number, record.digest, content_digest(file))
             self._intact.add(number)

@@ -3,7 +3,7 @@
 verification       checks everything             integrity          reads documents and checks them
 repair             rebuilds derived data         salvage            copies intact documents into a new collection
 copy               to and from PostgreSQL
-backup, restore    a collection as one file      export             documents as JSON lines or Parquet
+backup, restore    a collection as one file      export             documents as JSON lines
 removal            removes a source or document  tagging            sets metadata of documents that match a pattern
 upload_files       files that a collection stores itself
 """

@@ -2,8 +2,8 @@
 
 A backup is an uncompressed tar archive with these members:
 
-    manifest.json   format, generation and digest; size and block checksums of the catalog; path, size and checksum of
-                    each uploaded file; and its own checksum
+    manifest.json   format, generation and digest; size and block checksums of the catalog and of each uploaded file,
+                    whose path it has, too; and its own checksum
     catalog.db      the database at one generation, copied by SQLite's backup interface
     uploads/0 …     the uploaded files, in the order of the manifest. They are copied after the catalog; the next sync
                     of the restored collection settles uploads and deletions in between
@@ -20,13 +20,11 @@ import tarfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import pysqlite3
 import sqlalchemy as sa
-import xxhash
 
 from ragfm.core.durable_files import (
     create_file,
@@ -49,13 +47,12 @@ from ragfm.store.sqlite_file import (
     damaged_page,
     file_address,
     open_connection,
-    write_head,
 )
 from ragfm.store.uploads import UPLOADS, UploadFolder
 from ragfm.store.views import block_checksums
 
 MANIFEST = "manifest.json"
-FORMAT, FORMAT_WITH_UPLOADS = 1, 2  # every version of ragfm can read a backup without uploads
+FORMAT = 3
 _PAGES_PER_STEP = 2_000  # copied between two progress reports
 
 
@@ -96,15 +93,21 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             UploadFolder(temporary).drop_records()  # of uploads that were removed since
             with open_connection(temporary, writable=True) as connection:
                 newest = newest_generation(connection)
-            write_head(temporary, newest.id, newest.digest)
-            with closing(Catalog(SqliteDatabase(temporary))) as copy:
+            database = SqliteDatabase(temporary)
+            database.write_head(newest.id, newest.digest)
+            with closing(Catalog(database)) as copy:
                 documents = len(copy.documents(None))
             archive = temporary / "archive"
             uploads = _write_archive(temporary, archive, newest)
             if force:
                 archive.replace(out)
             else:
-                _rename_unless_exists(archive, out)
+                try:
+                    os.link(archive, out)  # fails if `out` was created meanwhile; a rename would replace it
+                except FileExistsError as error:
+                    raise CollectionError(f"'{out}' already exists.", "Choose a different file.") from error
+                except OSError:  # a file system without hard links
+                    archive.replace(out)
             sync_folder(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -145,47 +148,35 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
 
 def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
     """Write the archive of a copied collection. Returns the number of uploaded files."""
-    uploads: list[dict[str, Any]] = []
-    for upload_file in sorted((folder / UPLOADS).glob("*/*")):
-        path = upload_file.relative_to(folder / UPLOADS).as_posix()
-        with upload_file.open("rb") as data:
-            checksum = file_digest(data, xxhash.xxh3_128).hexdigest()
-        uploads.append({"path": path, "size": upload_file.stat().st_size, "checksum": checksum})
-    size = (folder / CATALOG_FILE).stat().st_size
+    paths = sorted((folder / UPLOADS).glob("*/*"))
+    uploads = [{"path": path.relative_to(folder / UPLOADS).as_posix(), **_entry(path)} for path in paths]
     manifest: dict[str, Any] = {
-        "format": FORMAT_WITH_UPLOADS if uploads else FORMAT,
+        "format": FORMAT,
         "generation": newest.id,
         "digest": newest.digest,
-        "size": size,
-        "blocks": list(block_checksums(folder / CATALOG_FILE)),
+        "catalog": _entry(folder / CATALOG_FILE),
+        "uploads": uploads,
     }
-    if uploads:
-        manifest["uploads"] = uploads
     encoded = encode_checksummed(manifest)
     with (
         create_file(archive) as out,
         tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
         tar.addfile(_member(MANIFEST, len(encoded)), io.BytesIO(encoded))
-        with (folder / CATALOG_FILE).open("rb") as file:
-            tar.addfile(_member(CATALOG_FILE, size), file)
-        for number, upload in enumerate(uploads):
-            with (folder / UPLOADS / upload["path"]).open("rb") as file:
-                tar.addfile(_member(f"{UPLOADS}/{number}", upload["size"]), file)
+        names = [CATALOG_FILE, *(f"{UPLOADS}/{number}" for number in range(len(paths)))]
+        for name, path in zip(names, [folder / CATALOG_FILE, *paths], strict=True):
+            with path.open("rb") as file:
+                tar.addfile(_member(name, path.stat().st_size), file)
     sync_file(archive)
     return len(uploads)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """The entry of a file in the manifest, without its path."""
+    return {"size": path.stat().st_size, "blocks": list(block_checksums(path))}
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o600
     return member
-
-
-def _rename_unless_exists(archive: Path, out: Path) -> None:
-    try:
-        os.link(archive, out)  # fails if `out` was created meanwhile; a rename would replace it
-    except FileExistsError as error:
-        raise CollectionError(f"'{out}' already exists.", "Choose a different file.") from error
-    except OSError:  # a file system without hard links
-        archive.replace(out)

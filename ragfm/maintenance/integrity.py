@@ -7,7 +7,7 @@ damaged database: it skips rows on damaged pages, and reads tables directly if a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,13 +17,15 @@ import numpy as np
 import sqlalchemy as sa
 
 from ragfm.core.types import embedded_text, image_key
-from ragfm.store.catalog import Generation, Source, columns_of, has_images, read_generation
+from ragfm.store.catalog import Generation, Source, read_generation
 from ragfm.store.document_rows import allowed_groups, tag_row
 from ragfm.store.tables import chunks, documents, groups, images, sources, tags, text_hash, vectors
 
 _RANGE = 4096  # rowids per query of a table scan
 _MAX_NORM_ERROR = 2e-3
+_MAX_EXCERPT = 200  # characters of a list of tags in a message
 _rowid: sa.ColumnElement[int] = sa.literal_column("rowid", sa.Integer)
+_LIVE_CHUNKS = sa.select(chunks).where(chunks.c.died.is_(None))
 _DOCUMENT = sa.select(documents).where(documents.c.id == sa.bindparam("id"))
 _IMAGE = sa.select(images.c.data).where(images.c.hash == sa.bindparam("key"))
 _VECTORS_OF_DOCUMENT = (
@@ -90,17 +92,12 @@ class LiveDocuments:
         self._with_vectors = vectors
         self.generation = newest_generation(connection)
         self._dim = int(self.generation.contract["dim"])
-        try:
-            with_images = has_images(connection)
-        except READ_ERRORS:
-            with_images = True
-        self._live_chunks = sa.select(*columns_of(chunks, with_images=with_images)).where(chunks.c.died.is_(None))
 
     @cached_property
     def sources(self) -> dict[int, Source]:
         """The readable sources that were not removed, by id."""
         result = {}
-        for source_id, _ in self._scan(sources, sources.c.id, [sa.select(sa.func.max(sources.c.id))]):
+        for source_id, _ in self._scan(sources, sources.c.id):
             query = sa.select(sources).where(sources.c.id == source_id, sources.c.removed.is_(False))
             try:
                 row = self._connection.execute(query).one_or_none()
@@ -113,7 +110,7 @@ class LiveDocuments:
     def __iter__(self) -> Iterator[tuple[int, str | None]]:
         """Id and uri of each document, ordered by id. The uri is None if neither row nor index can be read."""
         columns = (documents.c.uri, documents.c.died)
-        for document_id, row in self._scan(documents, documents.c.id, self._max_id_queries(documents), *columns):
+        for document_id, row in self._scan(documents, documents.c.id, *columns):
             if row is None:
                 uris, complete = self._indexed_uris
                 if document_id in uris or not complete:
@@ -148,8 +145,19 @@ class LiveDocuments:
             return Discrepancy(f"the source of {row.uri}", "readable", "missing or damaged")
         chunk_rows = self._chunks_of(document_id)
         stored = self._vectors_of(document_id, chunk_rows) if self._with_vectors else {}
-        wrong_tags, wrong_groups = list(self._check_tags(row)), list(self._check_groups(row, source))
-        damage: list[Discrepancy] = []
+        wrong_tags, wrong_groups, damage = list[Discrepancy](), list[Discrepancy](), list[Discrepancy]()
+        stored_tags = {(tag.key, tag.text, tag.number) for tag in self._connection.execute(_TAGS, {"id": row.id})}
+        tag_rows = (tag_row(row.id, key, value) for key, value in row.metadata.items())
+        expected_tags = {(tag["key"], tag["text"], tag["number"]) for tag in tag_rows}
+        if stored_tags != expected_tags:
+            tag_lists = (str(sorted(tags, key=str))[:_MAX_EXCERPT] for tags in (expected_tags, stored_tags))
+            wrong_tags.append(Discrepancy(f"the tags of {row.uri}", *tag_lists))
+        names = allowed_groups(source.allow, row.allow)
+        stored_groups = set(self._connection.execute(_GROUPS, {"id": row.id}).scalars())
+        if bool(row.restricted) != (names is not None) or stored_groups != set(names or ()):
+            expected_groups = "everybody" if names is None else str(names)
+            found_groups = str(sorted(stored_groups)) if row.restricted else "everybody"
+            wrong_groups.append(Discrepancy(f"the access groups of {row.uri}", expected_groups, found_groups))
         uri, actual = row.uri, text_hash(row.text)
         if actual != row.text_hash:
             damage.append(Discrepancy(f"the hash of the text of {uri}", row.text_hash.hex(), actual.hex()))
@@ -184,12 +192,12 @@ class LiveDocuments:
 
     def _chunks_of(self, document_id: int) -> list[Any]:
         try:
-            query = self._live_chunks.where(chunks.c.document_id == document_id)
+            query = _LIVE_CHUNKS.where(chunks.c.document_id == document_id)
             rows = list(self._connection.execute(query).all())
         except sa.exc.DatabaseError:  # the index may be damaged
             rows = []
             for chunk_id in self._scanned_chunk_ids.get(document_id, []):
-                row = self._connection.execute(self._live_chunks.where(chunks.c.id == chunk_id)).one_or_none()
+                row = self._connection.execute(_LIVE_CHUNKS.where(chunks.c.id == chunk_id)).one_or_none()
                 if row is not None:
                     rows.append(row)
         return sorted(rows, key=lambda row: int(row.id))
@@ -203,85 +211,47 @@ class LiveDocuments:
         except sa.exc.DatabaseError:
             result = {}
             for key in {chunk.text_hash for chunk in chunk_rows}:
-                stored = self._vector(contract, key)
-                if stored is not None:
-                    result[key] = stored
+                with suppress(sa.exc.DatabaseError):
+                    try:
+                        row = self._connection.execute(_VECTOR, {"contract": contract, "key": key}).one_or_none()
+                    except sa.exc.DatabaseError:
+                        rowid = self._scanned_vector_rowids.get((contract, key))
+                        row = self._connection.execute(_VECTOR_BY_ROWID, {"rowid": rowid}).one_or_none()
+                    if row is not None:
+                        result[key] = (row.vector, row.checksum)
             return result
-
-    def _vector(self, contract: int, key: bytes) -> tuple[bytes, int] | None:
-        try:
-            row = self._connection.execute(_VECTOR, {"contract": contract, "key": key}).one_or_none()
-        except sa.exc.DatabaseError:
-            try:
-                rowid = self._scanned_vector_rowids.get((contract, key))
-                row = self._connection.execute(_VECTOR_BY_ROWID, {"rowid": rowid}).one_or_none()
-            except sa.exc.DatabaseError:
-                return None
-        return None if row is None else (row.vector, row.checksum)
-
-    def _check_tags(self, row: Any) -> Iterator[Discrepancy]:
-        """Compare the rows of a document in `tags` with its metadata."""
-        stored_tags = {(tag.key, tag.text, tag.number) for tag in self._connection.execute(_TAGS, {"id": row.id})}
-        expected_tags = set()
-        for key, value in row.metadata.items():
-            tag = tag_row(row.id, key, value)
-            expected_tags.add((tag["key"], tag["text"], tag["number"]))
-        if stored_tags != expected_tags:
-            yield Discrepancy(f"the tags of {row.uri}", _excerpt(expected_tags), _excerpt(stored_tags))
-
-    def _check_groups(self, row: Any, source: Source) -> Iterator[Discrepancy]:
-        """Compare the rows of a document in `groups` with the rules of its source and connector."""
-        names = allowed_groups(source.allow, row.allow)
-        stored_groups = set(self._connection.execute(_GROUPS, {"id": row.id}).scalars())
-        if bool(row.restricted) != (names is not None) or stored_groups != set(names or ()):
-            expected = "everybody" if names is None else str(names)
-            actual = str(sorted(stored_groups)) if row.restricted else "everybody"
-            yield Discrepancy(f"the access groups of {row.uri}", expected, actual)
 
     # --- Reading a damaged database ------------------------------------------------------------------------------
 
-    def _scan(
-        self, table: sa.Table, key: sa.ColumnElement[Any], max_queries: Sequence[sa.Select[Any]], *columns: Any
-    ) -> Iterator[tuple[int, Any]]:
-        """Rowids or ids and rows of a table, read without indexes; None for a row on a damaged page.
-
-        The highest rowid is the largest that one of `max_queries` returns.
-        """
+    def _scan(self, table: sa.Table, key: sa.ColumnElement[int], *columns: Any) -> Iterator[tuple[int, Any]]:
+        """Rowids or ids and rows of a table, read without indexes; None for a row on a damaged page."""
+        max_queries: list[sa.Select[Any]] = [sa.select(sa.func.max(key)).select_from(table)]
+        if self._connection.dialect.name == "sqlite":  # it also has the highest id that a row ever had
+            sequence = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq", sa.Integer))
+            max_queries.append(sa.select(sequence.c.seq).where(sequence.c.name == table.name))
+        highest = 0
+        for max_query in max_queries:
+            with suppress(*READ_ERRORS), self._savepoint():
+                highest = max(highest, int(self._connection.execute(max_query).scalar() or 0))
         query = sa.select(key.label("row_id"), *columns).select_from(table).order_by(key)
         query = query.where(key.between(sa.bindparam("low"), sa.bindparam("high")))
-        max_rowid = 0
-        for max_query in max_queries:
+        pending = [(low, low + _RANGE - 1) for low in range(1, highest + 1, _RANGE)][::-1]
+        while pending:
+            low, high = pending.pop()
             try:
                 with self._savepoint():
-                    max_rowid = max(max_rowid, int(self._connection.execute(max_query).scalar() or 0))
-            except READ_ERRORS:
+                    rows = self._connection.execute(query, {"low": low, "high": high}).all()
+            except sa.exc.DatabaseError as error:
+                if error.connection_invalidated:
+                    raise
+                middle = (low + high) // 2
+                if low == high:
+                    yield low, None
+                else:
+                    pending += [(middle + 1, high), (low, middle)]
                 continue
-        for low in range(1, max_rowid + 1, _RANGE):
-            yield from self._scan_range(query, low, low + _RANGE - 1)
-
-    def _scan_range(self, query: sa.Select[Any], low: int, high: int) -> Iterator[tuple[int, Any]]:
-        try:
-            with self._savepoint():
-                rows = self._connection.execute(query, {"low": low, "high": high}).all()
-        except sa.exc.DatabaseError as error:
-            if error.connection_invalidated:
-                raise
-            if low == high:
-                yield low, None
-                return
-            middle = (low + high) // 2
-            yield from self._scan_range(query, low, middle)
-            yield from self._scan_range(query, middle + 1, high)
-            return
-        for row in rows:
-            yield row.row_id, row
-
-    def _max_id_queries(self, table: sa.Table) -> list[sa.Select[Any]]:
-        queries: list[sa.Select[Any]] = [sa.select(sa.func.max(table.c.id))]
-        if self._connection.dialect.name == "sqlite":
-            sequence = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq", sa.Integer))
-            queries.append(sa.select(sequence.c.seq).where(sequence.c.name == table.name))
-        return queries
+            for row in rows:
+                yield row.row_id, row
 
     @cached_property
     def _indexed_uris(self) -> tuple[Mapping[int, str], bool]:
@@ -300,7 +270,7 @@ class LiveDocuments:
         """Ids of live chunks by document, without an index."""
         ids: dict[int, list[int]] = {}
         columns = (chunks.c.document_id, chunks.c.died)
-        for chunk_id, row in self._scan(chunks, chunks.c.id, self._max_id_queries(chunks), *columns):
+        for chunk_id, row in self._scan(chunks, chunks.c.id, *columns):
             if row is not None and row.died is None:
                 ids.setdefault(row.document_id, []).append(chunk_id)
         return ids
@@ -309,8 +279,7 @@ class LiveDocuments:
     def _scanned_vector_rowids(self) -> Mapping[tuple[int, bytes], int]:
         """Rowids of vectors by contract and hash, without an index."""
         columns = (vectors.c.contract_id, vectors.c.text_hash, vectors.c.checksum)
-        max_queries = [sa.select(sa.func.max(_rowid)).select_from(vectors)]
-        rows = self._scan(vectors, _rowid, max_queries, *columns)
+        rows = self._scan(vectors, _rowid, *columns)
         return {(row.contract_id, row.text_hash): rowid for rowid, row in rows if row is not None}
 
 
@@ -332,7 +301,3 @@ def check_image(key: str, data: bytes | None, what: str) -> Iterator[Discrepancy
         yield Discrepancy(what, "there", "missing")
     elif (actual := image_key(data)) != key:
         yield Discrepancy(f"the hash of {what}", key, actual)
-
-
-def _excerpt(values: set[Any]) -> str:
-    return str(sorted(values, key=str))[:200]

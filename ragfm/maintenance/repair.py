@@ -3,7 +3,6 @@
 HEAD        is rewritten for the newest generation in the catalog
 views/      damaged views and leftovers are removed, a missing view is built
 backend     rows that the search backend keeps elsewhere are added, corrected and deleted
-uploads/    access files are rewritten from the records
 catalog.db  rows of `tags` and `groups` are rewritten from documents, sources and the connectors' rules
 """
 
@@ -16,11 +15,10 @@ import sqlalchemy as sa
 
 from ragfm.maintenance.integrity import LiveDocuments, newest_generation
 from ragfm.store.collection_store import Store
-from ragfm.store.document_rows import tag_row, update_groups
+from ragfm.store.document_rows import rewrite_tags, update_groups
 from ragfm.store.sqlite_database import leftovers, write_lock
-from ragfm.store.sqlite_file import HEAD_FILE, open_connection, write_head
-from ragfm.store.tables import documents, tags
-from ragfm.store.uploads import ACCESS_FILE, UPLOADS, UploadFolder
+from ragfm.store.sqlite_file import HEAD_FILE, open_connection
+from ragfm.store.tables import documents
 from ragfm.store.views import VIEWS_FOLDER, remove_views
 
 
@@ -39,7 +37,7 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
         with write_lock(store.folder):
             with open_connection(store.folder) as connection:
                 newest = newest_generation(connection)
-            write_head(store.folder, newest.id, newest.digest)
+            store.database.write_head(newest.id, newest.digest)
         repairs.append(
             f"wrote {HEAD_FILE} for generation {newest.id}, the newest in the catalog; if later commits were "
             "acknowledged, they are lost, and this can no longer be detected"
@@ -62,19 +60,13 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
                 sources = LiveDocuments(commit.connection).sources
                 for document_id in document_ids:
                     row = commit.connection.execute(sa.select(documents).where(documents.c.id == document_id)).one()
-                    commit.connection.execute(tags.delete().where(tags.c.document_id == document_id))
-                    if row.metadata:
-                        rows = [tag_row(document_id, key, value) for key, value in row.metadata.items()]
-                        commit.connection.execute(tags.insert(), rows)
+                    rewrite_tags(commit.connection, document_id, row.metadata)
                     allow = None if row.allow is None else tuple(row.allow)
                     commit.written += update_groups(commit.connection, sources[row.source_id], {row.path: allow})
                 commit.record("mend", document_ids)
             repairs.append(f"rewrote groups and tags of {len(document_ids)} documents")
         for place, what, expected, found in store.backend.differences(catalog, store.settings, repair=True):
             repairs.append(f"corrected {what} of {place}: expected {expected}, found {found}")
-        if not store.database.shared:
-            written = UploadFolder(store.folder).rewrite_access_files()
-            repairs += [f"wrote {UPLOADS}/{number}/{ACCESS_FILE} from its record" for number in written]
         before = {path.name for path in views.glob("*")}
         store.save_view(catalog)
         saved = {path.name for path in views.glob("*")} - before

@@ -7,7 +7,6 @@ fixed names or paths of uploads.
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
 import time
 from contextlib import closing
@@ -17,19 +16,19 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from ragfm.core.durable_files import create_file, read_checksummed, storage_failure, sync_folder, temporary_path
+from ragfm.core.durable_files import create_file, new_folder, read_checksummed, storage_failure, sync_folder
 from ragfm.core.errors import CollectionError, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.maintenance.backup import FORMAT, FORMAT_WITH_UPLOADS, MANIFEST
+from ragfm.maintenance.backup import FORMAT, MANIFEST
 from ragfm.maintenance.upload_files import is_upload_path, relocate_uploads
 from ragfm.store.catalog import Catalog
 from ragfm.store.collection_store import Store
 from ragfm.store.sqlite_database import SqliteDatabase
-from ragfm.store.sqlite_file import CATALOG_FILE, damaged_page, write_head
+from ragfm.store.sqlite_file import CATALOG_FILE, damaged_page
 from ragfm.store.uploads import UPLOADS, UPLOADS_SOURCE
 from ragfm.store.views import BLOCK_BYTES
 
-_MAX_MANIFEST_BYTES = 256 << 20  # it has a checksum of 32 characters per 8 MiB, and 200 characters per upload
+_MAX_MANIFEST_BYTES = 256 << 20  # it has a checksum of 32 characters per 8 MiB, and 250 characters per upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +61,9 @@ def restore(store: Store, file: Path, progress: ProgressCallback | None = None) 
             f"'{folder}' already exists.", "Choose a different folder with -c: a restore does not overwrite."
         )
     place = folder.resolve()  # the folder may be a link
-    temporary = temporary_path(place)
     try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir(0o700)
-        try:
-            with file.open("rb") as opened:
-                generation, uploads = _Archive(file, opened).unpack(temporary, progress or ignore_progress)
-            temporary.rename(place)
-            sync_folder(place.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with new_folder(place) as temporary, file.open("rb") as opened:
+            generation, uploads = _Archive(file, opened).unpack(temporary, progress or ignore_progress)
     except OSError as error:
         error_type, why = storage_failure(place.parent, error)
         raise error_type(f"'{error.filename or folder}': {why}.", "Nothing was restored.") from error
@@ -104,19 +95,27 @@ class _Archive:
     def unpack(self, folder: Path, progress: ProgressCallback) -> tuple[int, int]:
         """Write catalog, HEAD and uploads to a folder. Returns the generation and the number of uploaded files."""
         manifest = self._read_manifest(folder / MANIFEST)
-        self._unpack_catalog(manifest, folder / CATALOG_FILE, progress)
-        uploads = manifest.get("uploads", [])
+        self._unpack_file(CATALOG_FILE, manifest["catalog"], folder / CATALOG_FILE, progress)
+        uploads = manifest["uploads"]
         for number, upload in enumerate(uploads):
-            self._unpack_upload(f"{UPLOADS}/{number}", upload, folder / UPLOADS)
+            name, path = f"{UPLOADS}/{number}", str(upload["path"])
+            if not is_upload_path(path):
+                raise self._damaged(name, f"a path below {UPLOADS}", repr(path))
+            target = folder / UPLOADS / path
+            for parent in (folder / UPLOADS, target.parent):
+                parent.mkdir(mode=0o700, exist_ok=True)
+            self._unpack_file(name, upload, target, ignore_progress)
+            sync_folder(target.parent)
         if len(self._file.read(2 * tarfile.BLOCKSIZE)) < 2 * tarfile.BLOCKSIZE:
             raise self._damaged("its end", "two empty blocks", "cut off")
 
         (folder / MANIFEST).unlink()
-        write_head(folder, manifest["generation"], manifest["digest"])
+        database = SqliteDatabase(folder)
+        database.write_head(manifest["generation"], manifest["digest"])
         damage = damaged_page(folder)
         if damage is not None:
             raise self._damaged(CATALOG_FILE, "intact pages", damage)
-        with closing(Catalog(SqliteDatabase(folder))) as catalog:  # checks the schema and the generation
+        with closing(Catalog(database)) as catalog:  # checks the schema and the generation
             generation = catalog.at().id
         for suffix in ("-wal", "-shm"):
             (folder / f"{CATALOG_FILE}{suffix}").unlink(missing_ok=True)
@@ -132,50 +131,32 @@ class _Archive:
             manifest = read_checksummed(path)
         except ValueError as error:
             raise self._damaged(MANIFEST, "intact", str(error)) from error
-        if manifest.get("format") not in (FORMAT, FORMAT_WITH_UPLOADS):
+        if manifest.get("format") != FORMAT:
             raise CollectionError(
-                f"The backup '{self._path}' has the unknown format {manifest.get('format')}.", "Use a newer ragfm."
+                f"The backup '{self._path}' has the unknown format {manifest.get('format')}.",
+                "Use the version of ragfm that wrote it.",
             )
         return manifest
 
-    def _unpack_catalog(self, manifest: dict[str, Any], target: Path, progress: ProgressCallback) -> None:
-        size, done = self._next_member(CATALOG_FILE), 0
-        if size != manifest["size"]:
-            raise self._damaged(f"the size of {CATALOG_FILE}", f"{manifest['size']} bytes", f"{size} bytes")
+    def _unpack_file(self, name: str, entry: dict[str, Any], target: Path, progress: ProgressCallback) -> None:
+        """Write the next member to a file. `entry` is its entry in the manifest."""
+        size, done = self._next_member(name), 0
+        if size != entry["size"]:
+            raise self._damaged(f"the size of {name}", f"{entry['size']} bytes", f"{size} bytes")
         block_count = -(-size // BLOCK_BYTES)
-        if len(manifest["blocks"]) != block_count:
-            raise self._damaged("the number of checksums", str(block_count), str(len(manifest["blocks"])))
+        if len(entry["blocks"]) != block_count:
+            raise self._damaged("the number of checksums", str(block_count), str(len(entry["blocks"])))
         with create_file(target) as file:
-            for number, expected in enumerate(manifest["blocks"]):
-                block = self._read(f"block {number} of {CATALOG_FILE}", min(BLOCK_BYTES, size - done))
+            for number, expected in enumerate(entry["blocks"]):
+                block = self._read(f"block {number} of {name}", min(BLOCK_BYTES, size - done))
                 actual = xxhash.xxh3_128_hexdigest(block)
                 if actual != expected:
-                    raise self._damaged(f"the checksum of block {number} of {CATALOG_FILE}", expected, actual)
+                    raise self._damaged(f"the checksum of block {number} of {name}", expected, actual)
                 done += len(block)
                 progress(Progress("restore", done, size))
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        self._read("its end", -size % tarfile.BLOCKSIZE)
-
-    def _unpack_upload(self, name: str, upload: dict[str, Any], folder: Path) -> None:
-        size, path = self._next_member(name), str(upload["path"])
-        if size != upload["size"] or not is_upload_path(path):
-            raise self._damaged(name, f"{path!r} of {upload['size']} bytes below {UPLOADS}", f"{size} bytes")
-        target, checksum, left = folder / path, xxhash.xxh3_128(), size
-        for parent in (folder, target.parent):
-            parent.mkdir(mode=0o700, exist_ok=True)
-        with create_file(target) as file:
-            while left:
-                block = self._read(name, min(BLOCK_BYTES, left))
-                checksum.update(block)
-                file.write(block)
-                left -= len(block)
-            file.flush()
-            os.fsync(file.fileno())
-        if checksum.hexdigest() != upload["checksum"]:
-            raise self._damaged(f"the checksum of {name}", upload["checksum"], checksum.hexdigest())
-        sync_folder(target.parent)
         self._read("its end", -size % tarfile.BLOCKSIZE)
 
     def _next_member(self, name: str) -> int:

@@ -6,21 +6,19 @@ committed. Nothing is embedded. The next ingest of their sources adds the other 
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.core.durable_files import storage_failure, sync_folder, temporary_path
+from ragfm.core.durable_files import new_folder, storage_failure
 from ragfm.core.errors import CollectionError, CollectionNotFound, DamagedCollectionError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Chunk, Document, Mark
+from ragfm.maintenance.copy import relocate
 from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, StoredDocument
 from ragfm.maintenance.upload_files import copy_uploads, relocate_uploads
 from ragfm.store.catalog import Source
@@ -70,19 +68,20 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
         raise CollectionNotFound(f"There is nothing to salvage: '{file}' does not exist.", "Restore a backup.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"'{out}' already exists.", "Choose a folder that does not exist.")
-    temporary = temporary_path(out)
     try:
-        with open_connection(store.folder) as connection:
-            live = LiveDocuments(connection)
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir(0o700)
-            run = _Salvage(live, temporary, store.folder.parent, out.parent)
-            run.run(connection, progress or ignore_progress)
-        copy_uploads(store.folder, temporary)
-        with suppress(CollectionError):  # damaged records: the access files count
-            UploadFolder(temporary).copy_records(UploadFolder(store.folder))
-        temporary.rename(out)
-        sync_folder(out.parent)
+        with new_folder(out) as folder:
+            with open_connection(store.folder) as connection:
+                CatalogWriter.create(SqliteDatabase(folder), LiveDocuments(connection).generation.contract)
+                writer = CatalogWriter(SqliteDatabase(folder))
+                try:
+                    saved = _save_documents(
+                        connection, writer, (store.folder.parent, out.parent), progress or ignore_progress
+                    )
+                finally:
+                    writer.close()
+            copy_uploads(store.folder, folder)
+            with suppress(CollectionError):  # damaged records: nobody may see these uploads
+                UploadFolder(folder).copy_records(UploadFolder(store.folder))
     except READ_ERRORS as error:
         if isinstance(error, sa.exc.DatabaseError):
             failure = read_error(store.folder, error)
@@ -95,76 +94,63 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
     except OSError as error:
         error_type, why = storage_failure(out.parent, error)
         raise error_type(f"'{out}' cannot be created: {why}.", "Fix the cause and run the command again.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     new = Store(SqliteDatabase(out), store.settings, None)
     with new.writing() as catalog:
         relocate_uploads(catalog, out)
         new.save_view(catalog)
     new.close()
-    return SalvageReport(str(out), run.documents, run.chunks, tuple(run.lost), round(time.monotonic() - start, 3))
+    return SalvageReport(str(out), *saved, round(time.monotonic() - start, 3))
 
 
-class _Salvage:
-    def __init__(self, live: LiveDocuments, folder: Path, old_parent: Path, new_parent: Path) -> None:
-        self._live = live
-        self._folder = folder
-        self._old_parent, self._new_parent = old_parent, new_parent
-        self._batch: list[NewDocument] = []
-        self._vectors: dict[bytes, bytes] = {}  # of the batch, by hash
-        self.documents = self.chunks = 0
-        self.lost: list[LostDocument] = []
+def _save_documents(
+    connection: sa.Connection, writer: CatalogWriter, parents: tuple[Path, Path], progress: ProgressCallback
+) -> tuple[int, int, tuple[LostDocument, ...]]:
+    """Write the intact documents. Returns the number of documents and of chunks, and the documents that are lost.
 
-    def run(self, connection: sa.Connection, progress: ProgressCallback) -> None:
-        """Read all documents, and write the intact ones."""
-        CatalogWriter.create(SqliteDatabase(self._folder), self._live.generation.contract)
-        writer = CatalogWriter(SqliteDatabase(self._folder))
-        try:
-            sources = {}
-            for source_id, source in sorted(self._live.sources.items()):
-                location, root = self._relocate(source.location), self._relocate(source.root)
-                sources[source_id] = writer.save_source(replace(source, location=location, root=root))
-            total, batch_source = self._live.count(), Source("", "", "", "")
-            for number, (document_id, uri) in enumerate(self._live, 1):
-                document = self._live.read(document_id)
-                if isinstance(document, Discrepancy):
-                    self.lost.append(LostDocument(uri, str(document)))
-                elif damage := [*document.damage, *document.groups]:  # tags follow from the metadata
-                    self.lost.append(LostDocument(uri, str(damage[0])))
-                else:
-                    source = sources[document.row.source_id]
-                    size = sum(new.size for new in self._batch)
-                    full = len(self._batch) >= _MAX_BATCH_DOCUMENTS or size >= _MAX_BATCH_SIZE
-                    if source is not batch_source or full:
-                        self._flush(writer, batch_source)
-                    batch_source = source
-                    self._batch.append(_new_document(document))
-                    self._vectors |= document.vectors
-                progress(Progress("salvage", number, max(total, number)))
-            self._flush(writer, batch_source)
-            for source_id, failure in _read_failures(connection):
-                if source_id in sources:
-                    writer.note(sources[source_id].id, failed=[failure])
-        finally:
-            writer.close()
+    `parents` are the parent folders of the damaged collection and of the new one.
+    """
+    live = LiveDocuments(connection)
+    sources = {}
+    for source_id, source in sorted(live.sources.items()):
+        location, root = relocate(source.location, *parents), relocate(source.root, *parents)
+        sources[source_id] = writer.save_source(replace(source, location=location, root=root))
+    batch, batch_source, vectors = list[NewDocument](), Source("", "", "", ""), dict[bytes, bytes]()
+    lost, documents, chunks, total = list[LostDocument](), 0, 0, live.count()
 
-    def _flush(self, writer: CatalogWriter, source: Source) -> None:
-        missing = sorted(self._vectors.keys() - writer.known_hashes(1, self._vectors))
-        if missing:
-            rows = [np.frombuffer(self._vectors[key], dtype="<f4") for key in missing]
+    def flush() -> None:
+        nonlocal documents, chunks
+        if missing := sorted(vectors.keys() - writer.known_hashes(1, vectors)):
+            rows = [np.frombuffer(vectors[key], dtype="<f4") for key in missing]
             writer.add_vectors(1, missing, np.stack(rows))
-        if self._batch:
-            writer.commit(source, self._batch, [])
-        self.documents += len(self._batch)
-        self.chunks += sum(len(new.chunks) for new in self._batch)
-        self._batch, self._vectors = [], {}
+        if batch:
+            writer.commit(batch_source, batch, [])
+        documents += len(batch)
+        chunks += sum(len(new.chunks) for new in batch)
+        batch.clear()
+        vectors.clear()
 
-    def _relocate(self, location: str) -> str:
-        """A location relative to the new collection's parent folder, absolute if it is outside of it."""
-        if "://" in location:
-            return location
-        path = PurePath(os.path.normpath(self._old_parent / location))
-        return path.relative_to(self._new_parent).as_posix() if path.is_relative_to(self._new_parent) else str(path)
+    for number, (document_id, uri) in enumerate(live, 1):
+        document = live.read(document_id)
+        if isinstance(document, Discrepancy):
+            lost.append(LostDocument(uri, str(document)))
+        elif damage := [*document.damage, *document.groups]:  # tags follow from the metadata
+            lost.append(LostDocument(uri, str(damage[0])))
+        else:
+            source = sources[document.row.source_id]
+            full = len(batch) >= _MAX_BATCH_DOCUMENTS or sum(new.size for new in batch) >= _MAX_BATCH_SIZE
+            if source is not batch_source or full:
+                flush()
+            batch_source = source
+            batch.append(_new_document(document))
+            vectors |= document.vectors
+        progress(Progress("salvage", number, max(total, number)))
+    flush()
+    with suppress(*READ_ERRORS):  # the failures that can be read
+        for row in connection.execute(sa.select(failures)):
+            if row.source_id in sources:
+                failure = Failure(row.path, row.stage, row.error, row.revision, row.recipe, row.attempts)
+                writer.note(sources[row.source_id].id, failed=[failure])
+    return documents, chunks, tuple(lost)
 
 
 def _new_document(document: StoredDocument) -> NewDocument:
@@ -183,7 +169,7 @@ def _new_document(document: StoredDocument) -> NewDocument:
         )
         for chunk in document.chunks
     ]
-    marks = tuple(map(Mark.from_list, row.marks or ()))
+    marks = tuple(map(Mark.from_list, row.marks))
     return NewDocument(
         path=row.path,
         revision=row.revision,
@@ -194,12 +180,3 @@ def _new_document(document: StoredDocument) -> NewDocument:
         hashes=[chunk.text_hash for chunk in document.chunks],
         allow=None if row.allow is None else tuple(row.allow),
     )
-
-
-def _read_failures(connection: sa.Connection) -> Iterator[tuple[int, Failure]]:
-    """The readable rows of `failures`, with the id of their source."""
-    try:
-        for row in connection.execute(sa.select(failures)):
-            yield row.source_id, Failure(row.path, row.stage, row.error, row.revision, row.recipe, row.attempts)
-    except READ_ERRORS:
-        return

@@ -15,15 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ragfm.core.durable_files import create_file
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.sqlite_database import COPYING
-from ragfm.store.uploads import UPLOADS, UPLOADS_SOURCE
+from ragfm.store.tables import uploads as uploads_table
+from ragfm.store.upload_table import insert_upload
+from ragfm.store.uploads import OVERHEAD_BYTES, UPLOADS, UPLOADS_SOURCE, upload_values
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from ragfm.store.collection_store import Store
+    from ragfm.store.database import Database
     from ragfm.store.upload_table import UploadTable
 
-_PATH = re.compile(r"[0-9a-f]{16}/(\.ragfm-access|[^./\x00][^/\x00]*)")
+_PATH = re.compile(r"[0-9a-f]{16}/[^./\x00][^/\x00]*")
 
 
 def copy_uploads(collection: Path, target: Path) -> None:
@@ -40,43 +45,41 @@ def copy_uploads(collection: Path, target: Path) -> None:
                     except FileNotFoundError:
                         raise
                     except OSError:  # another file system, or one without hard links
-                        with (
-                            file.open("rb") as source,
-                            os.fdopen(
-                                os.open(copy / file.name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb"
-                            ) as out,
-                        ):
+                        with file.open("rb") as source, create_file(copy / file.name) as out:
                             shutil.copyfileobj(source, out, 2**20)
         except FileNotFoundError:
             shutil.rmtree(copy)
 
 
-def copy_to_database(source: Store, target: Store) -> int:
-    """Copy the uploads from or to a database, each under its id, for `receiving`. Returns how many were copied now.
+def copy_to_database(source: Store, database: Database, writing: sa.Connection) -> int:
+    """Copy the uploads from or to PostgreSQL, each under its id, in the transaction that creates the copy.
 
-    They count as not indexed there until a server has synced them.
+    Returns their number. On PostgreSQL, they count as not indexed until a server has synced them.
     """
-    here = None if source.database.shared else source.folder / UPLOADS
-    there = None
-    if not target.database.shared:
-        there = target.folder.with_name(f"{target.folder.name}{COPYING}") / UPLOADS
-        there.mkdir(mode=0o700, exist_ok=True)
-    copied = 0
+    uploads, copied = source.open_uploads(), 0
     with tempfile.TemporaryDirectory(prefix="ragfm-copy-") as temporary:
-        for number, record in source.open_uploads().records().items():
-            folder = (here or there or Path(temporary)) / number
+        place = Path(temporary) if database.shared else database.folder / UPLOADS
+        place.mkdir(mode=0o700, exist_ok=True)
+        for number, record in uploads.records().items():
+            folder = (place if source.database.shared else source.folder / UPLOADS) / number
             try:
-                if here is None:
-                    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted copy
+                if source.database.shared:
                     folder.mkdir(mode=0o700)
-                    cast("UploadTable", source.open_uploads()).write_to(folder, number)
-                if there is not None or cast("UploadTable", target.open_uploads()).add_from(folder, record):
-                    copied += 1
+                    cast("UploadTable", uploads).write_to(folder, number)
+                with (folder / record.name).open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    size = status.st_size + OVERHEAD_BYTES
+                    values = upload_values(number, record.name, record.groups, size, record.digest)
+                    if database.shared:
+                        insert_upload(writing, values, file, created=status.st_mtime)
+                    else:
+                        row = {**values, "created": status.st_mtime, "state": "ready"}
+                        writing.execute(uploads_table.insert(), row)
+                copied += 1
             except FileNotFoundError:  # deleted meanwhile
-                if there is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
-            if folder.parent == Path(temporary):
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(place / number, ignore_errors=True)
+            if database.shared:
+                shutil.rmtree(place / number, ignore_errors=True)
     return copied
 
 

@@ -4,7 +4,7 @@
     catalog.db    checksums of all pages, SQLite's own checks, the chain of generations, and each live document with its
                   chunks, vectors, images, access groups and tags
     views/        checksums of all blocks, the ids, and a sample of scores
-    backend       what the search backend keeps elsewhere: all vectors, in tables of the database or in Milvus
+    backend       what the search backend keeps elsewhere: `pgvector` has the vectors in tables of the database
     uploads/      records of who may see them, and their content
     PostgreSQL    the rows of documents, and that row-level security is on
 
@@ -30,7 +30,7 @@ from ragfm.core.errors import CollectionNotFound, DamagedCollectionError, RagfmE
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments, check_image, check_vector
 from ragfm.maintenance.repair import repair as repair_derived
-from ragfm.store.catalog import Catalog, StaleReadError, has_images, read_property
+from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
 from ragfm.store.image_vectors import OF_IMAGES, has_tokens
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages
@@ -86,9 +86,6 @@ def verify(store: Store, *, repair: bool = False, progress: ProgressCallback | N
     """
     start = time.monotonic()
     database = store.database
-    if database.needs_migration:
-        with store.writing():
-            pass  # opening it for writing migrates it
     parts = (HEAD_FILE, CATALOG_FILE, VIEWS_FOLDER)
     if not (database.exists if database.shared else any((database.folder / name).exists() for name in parts)):
         raise CollectionNotFound(f"There is no collection at '{database.location}'.", "Choose a different one with -c.")
@@ -193,10 +190,11 @@ class _Check:
         newest = live.generation
         self.generation = newest.id
         try:
-            # Both are read to the end first: a read error discards their findings.
-            found = [*_check_generations(connection, head), *_check_unused_vectors(connection, newest.contract_id)]
-            found += _check_unused_images(connection)
-            for discrepancy in found:
+            # All are read to the end first: a read error discards their findings.
+            for discrepancy in [
+                *_check_generations(connection, head),
+                *_check_unused(connection, newest.contract_id),
+            ]:
                 self._add_damage(*discrepancy)
         except READ_ERRORS as error:
             self._add_damage("generations and vectors", "readable", getattr(error, "orig", error))
@@ -263,8 +261,8 @@ def _check_generations(connection: sa.Connection, head: Mapping[str, Any] | None
             yield Discrepancy(f"the chunks of generation {row.id}", str(row.chunks), str(counts[row.id]))
 
 
-def _check_unused_vectors(connection: sa.Connection, contract_id: int) -> Iterator[Discrepancy]:
-    """Check the vectors that no live chunk uses, but that the next sync or re-embedding may use."""
+def _check_unused(connection: sa.Connection, contract_id: int) -> Iterator[Discrepancy]:
+    """Check the vectors and images that no live chunk uses, but that the next sync or re-embedding may use."""
     used = sa.exists().where(chunks.c.text_hash == vectors.c.text_hash, chunks.c.died.is_(None))
     query = sa.select(vectors, contracts.c.fingerprint).join(contracts)
     query = query.where(sa.or_(vectors.c.contract_id != contract_id, ~used))
@@ -272,15 +270,11 @@ def _check_unused_vectors(connection: sa.Connection, contract_id: int) -> Iterat
         dim, tokens = int(row.fingerprint["dim"]), OF_IMAGES in row.fingerprint and has_tokens(row.text_hash)
         for what, expected, found in check_vector(row.vector, row.checksum, dim, tokens=tokens):
             yield Discrepancy(f"{what} of the vector {row.text_hash.hex()}", expected, found)
-
-
-def _check_unused_images(connection: sa.Connection) -> Iterator[Discrepancy]:
-    """Check the images that no live chunk uses, but that the next sync may use."""
-    if has_images(connection):
-        used = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
-        query = sa.select(images.c.hash, images.c.data).where(~used).execution_options(yield_per=10)
-        for key, data in connection.execute(query):
-            yield from check_image(key, data, f"the image {key}")
+    shown = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
+    for key, data in connection.execute(
+        sa.select(images.c.hash, images.c.data).where(~shown).execution_options(yield_per=10)
+    ):
+        yield from check_image(key, data, f"the image {key}")
 
 
 def _verify_views(

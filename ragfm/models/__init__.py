@@ -11,6 +11,5 @@ llama_library    llama.cpp: threads, loading, logging, errors
 thread_count     number of threads, adapted to the load of the machine
 adapters         adapters and the models and prompts that they belong to
 hardware         processors, memory, GPUs
-sample_text      text to measure models with
 shipped/         the weights that ship with ragfm
 """

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.models.model_lookup import hub_errors, weights_sha256
-from ragfm.models.recommended import RECOMMENDED
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository on the hub. `sha256`, `bytes` and `licence` are None where they are not known."""
+    """A file of a repository on the hub. `sha256`, `bytes` and `licence` are None where they are not known.
+
+    `conditions` are those of a licence that restricts use.
+    """
 
     repository: str
     file: str
@@ -47,29 +46,6 @@ class HubFile:
     def target(self) -> Path:
         """Path of the file in the Hugging Face cache. It is exact for a pinned revision."""
         return _cache_folder(self.repository) / "snapshots" / self.revision / self.file
-
-
-def find_hub_file(name: str, file: str | None) -> HubFile | None:
-    """A file by the name of a recommended model, or by repository and file; None for a whole repository.
-
-    Raises UnsupportedError if it is not a GGUF file.
-    """
-    for model in RECOMMENDED:
-        if (name, file) in ((model.name, None), (model.repository, model.file)):
-            return HubFile(
-                model.repository,
-                model.file,
-                model.revision,
-                model.sha256,
-                model.bytes,
-                model.licence,
-                model.conditions,
-            )
-    if file is None:
-        return None
-    if not file.endswith(".gguf"):
-        raise UnsupportedError(f"'{file}' is not a GGUF file.", "Specify a GGUF file, or only the repository.")
-    return HubFile(name, file)
 
 
 def cached_file(wanted: HubFile) -> Path | None:
@@ -112,8 +88,13 @@ def download(wanted: HubFile, progress: ProgressCallback = ignore_progress) -> t
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        WeakFileLock,
+        build_hf_headers,
+        disable_progress_bars,
+    )
 
+    disable_progress_bars()  # `progress` replaces those of huggingface_hub
     folder = _cache_folder(wanted.repository) / "blobs"
     try:
         headers = build_hf_headers()
@@ -131,13 +112,20 @@ def download(wanted: HubFile, progress: ProgressCallback = ignore_progress) -> t
                 if expected and file and file.exists() and weights_sha256(file) != expected:
                     file.unlink()
             if not blob.exists():
-                with _no_bar(), _ReportedFile(partial, metadata.size, progress) as target:
+                with _ReportedFile(partial, metadata.size, progress) as target:
                     have = target.tell()
                     if metadata.size is None or have < metadata.size:
                         http_get(
                             metadata.location, target, resume_size=have, headers=headers, expected_size=metadata.size
                         )
-                _verify(partial, expected, wanted)
+                actual = weights_sha256(partial)
+                if expected and actual != expected:
+                    partial.unlink()
+                    raise DamagedModelError(
+                        f"The download of '{wanted.repository}/{wanted.file}' is damaged and was deleted: "
+                        f"expected sha256 {expected}, found {actual}.",
+                        "Run the command again. If the error remains, the file on the hub has changed.",
+                    )
                 partial.rename(blob)
         path = hf_hub_download(
             wanted.repository, wanted.file, revision=wanted.revision, cache_dir=constants.HF_HUB_CACHE
@@ -148,34 +136,6 @@ def download(wanted: HubFile, progress: ProgressCallback = ignore_progress) -> t
             "Run the command again: it continues where it stopped.",
         ) from error
     return Path(path), expected
-
-
-def _verify(path: Path, expected: str | None, wanted: HubFile) -> None:
-    with path.open("rb") as file:
-        actual = file_digest(file, "sha256").hexdigest()
-    if expected and actual != expected:
-        path.unlink()
-        raise DamagedModelError(
-            f"The download of '{wanted.repository}/{wanted.file}' is damaged and was deleted: "
-            f"expected sha256 {expected}, found {actual}.",
-            "Run the command again. If the error remains, the file on the hub has changed.",
-        )
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Hide the progress bar of huggingface_hub."""
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    hidden = are_progress_bars_disabled()
-    disable_progress_bars()
-    yield
-    if not hidden:
-        enable_progress_bars()
 
 
 class _ReportedFile(io.FileIO):

@@ -92,13 +92,10 @@ class _HeaderParser:
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"its alignment is {alignment}")
-        return GgufHeader(metadata, self._tensor_types(tensors, alignment))
-
-    def _tensor_types(self, count: int, alignment: int) -> dict[int, int]:
         types: dict[int, int] = {}
         names: set[str] = set()
         end = 0
-        for _ in range(count):
+        for _ in range(tensors):
             names.add(self._string())
             dimensions = self._integer("<I")
             if not 1 <= dimensions <= _MAX_DIMENSIONS:
@@ -112,12 +109,12 @@ class _HeaderParser:
             end = max(end, offset + elements // 8)
             if offset % alignment or elements < 1:
                 raise ValueError(f"a tensor of {elements} elements is at offset {offset}")
-        if len(names) < count:
+        if len(names) < tensors:
             raise ValueError("two tensors have the same name")
         data_start = -(-self._position // alignment) * alignment
-        if count and data_start + end > self._size:
+        if tensors and data_start + end > self._size:
             raise ValueError(f"its tensors end at byte {data_start + end} or later, and the file at {self._size}")
-        return types
+        return GgufHeader(metadata, types)
 
     def _value(self, kind: int) -> Value:
         if kind == _STRING:

@@ -7,15 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-
-
-def limit_openmp_spinning() -> None:
-    """Make idle OpenMP threads of torch sleep after a few microseconds, for training. Call before importing torch.
-
-    A variable that the user has set is kept. By default, GNU OpenMP spins for milliseconds after each operation.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "300")
 
 
 def usable_cpus() -> set[int]:
@@ -86,17 +79,13 @@ class FreeCpus:
         if seconds > _SECONDS_TO_MEASURE and (used := self._used()) and self._start:
             by_all, by_this = (after - before for before, after in zip(self._start, used, strict=True))
             free = len(usable_cpus()) - max(0.0, by_all - by_this) / seconds
-            self._free = max(free, self._unwanted()) if math.isinf(self._free) else free
+            if math.isinf(self._free):  # CPUs for which no thread is running or waiting now, apart from the calling one
+                with suppress(OSError, ValueError, IndexError):
+                    load = (self._root / "proc/loadavg").read_text(encoding="utf-8").split()[3]
+                    free = max(free, len(usable_cpus()) - max(0, int(load.partition("/")[0]) - 1))
+            self._free = free
             self._since, self._start = self._since + seconds, used
         return self._free
-
-    def _unwanted(self) -> float:
-        """CPUs for which no thread is running or waiting now, apart from the calling one."""
-        try:
-            running = int((self._root / "proc/loadavg").read_text(encoding="utf-8").split()[3].partition("/")[0])
-        except (OSError, ValueError, IndexError):
-            return 0.0
-        return float(len(usable_cpus()) - max(0, running - 1))
 
     def _used(self) -> tuple[float, float] | None:
         """CPU seconds that all processes, and this one, have used so far."""

@@ -81,12 +81,8 @@ def free_on_collection(owner: object, function: Any, handle: Any) -> None:
 
     In both of these cases, another thread may still have been using the handle; its memory is freed with the process.
     """
-    weakref.finalize(owner, _free_in_process, os.getpid(), function, handle).atexit = False
-
-
-def _free_in_process(process: int, function: Any, handle: Any) -> None:
-    if os.getpid() == process:
-        function(handle)
+    process = os.getpid()
+    weakref.finalize(owner, lambda: function(handle) if os.getpid() == process else None).atexit = False
 
 
 _GGML_LOG_ERROR = 4

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ragfm.core.cache import cache_folder, file_identity, read_json
+from ragfm.core.cache import read_json
 from ragfm.core.errors import RagfmError
 from ragfm.models.gguf_header import kv_cache_bytes, read_header
 from ragfm.models.model_lookup import find_model
@@ -21,18 +21,47 @@ _FREE_LICENCES = re.compile(
 
 def describe_model(path: Path) -> dict[str, Any]:
     """Describe a GGUF file or a model folder. Unknown values are None. Raises RagfmError if it cannot be read."""
-    values = _describe_gguf(path) if path.is_file() else _describe_folder(path)
+    if path.is_file():
+        import llama_cpp
+
+        header = read_header(path)
+        metadata, types = header.metadata, header.types
+        architecture, name = metadata.get("general.architecture"), metadata.get("general.name")
+        window = metadata.get(f"{architecture}.context_length")
+        window = window if isinstance(window, int) and window else None
+        prefix = "GGML_TYPE_"
+        type_names = {
+            value: key.removeprefix(prefix) for key, value in vars(llama_cpp).items() if key.startswith(prefix)
+        }
+        quantisation = type_names.get(max(types, key=lambda kind: types[kind], default=None))
+        template = "tokenizer.chat_template" in metadata
+        weight_bytes, cache_bytes = path.stat().st_size, kv_cache_bytes(path, WINDOW)
+    else:
+        config, tokenizer = (read_json(path / file) for file in ("config.json", "tokenizer_config.json"))
+        config = config.get("text_config") or config
+        architecture, name = config.get("model_type"), config.get("_name_or_path") or path.name
+        window = config.get("max_position_embeddings")
+        quantisation = (config.get("quantization_config") or {}).get("quant_method")
+        quantisation = quantisation or config.get("dtype") or config.get("torch_dtype")
+        template = "chat_template" in tokenizer or (path / "chat_template.jinja").is_file()
+        files = (*path.glob("*.safetensors"), *path.glob("*.gguf"), *path.glob("*/*.safetensors"))
+        weight_bytes = sum(file.stat().st_size for file in files)
+        heads = config.get("num_attention_heads") or 0
+        head_size = config.get("head_dim") or ((config.get("hidden_size") or 0) // heads if heads else 0)
+        kv_heads = config.get("num_key_value_heads") or heads
+        numbers_per_token = 2 * (config.get("num_hidden_layers") or 0) * kv_heads * head_size
+        cache_bytes = 2 * numbers_per_token * min(WINDOW, window or WINDOW)  # two bytes per number
     licence = read_licence(path)
     return {
-        "model": values["model"],
+        "model": name,
         "file": str(path),
-        "megabytes": round(values["weight_bytes"] / 1e6, 1),
-        "architecture": values["architecture"],
-        "quantisation": values["quantisation"],
-        "context_tokens": values["context_tokens"],
+        "megabytes": round(weight_bytes / 1e6, 1),
+        "architecture": architecture,
+        "quantisation": quantisation,
+        "context_tokens": window,
         "licence": licence,
-        "chat_template": values["chat_template"],
-        "megabytes_per_slot": round(values["cache_bytes"] / 1e6, 1),
+        "chat_template": template,
+        "megabytes_per_slot": round(cache_bytes / 1e6, 1),
         "licence_restricts": bool(licence and licence_warning(licence)),
     }
 
@@ -80,62 +109,3 @@ def licence_warning(licence: str) -> str | None:
     if _FREE_LICENCES.match(licence):
         return None
     return f"its licence ({licence}) may restrict what it is used for, or by whom: read it"
-
-
-def first_use_warning(path: Path) -> str | None:
-    """The licence warning when a model is used for the first time on this machine, None afterwards."""
-    try:
-        mark = cache_folder() / "licences" / file_identity(path)
-        if mark.exists():
-            return None
-        licence = read_licence(path)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    except (OSError, RagfmError):
-        return None
-    warning = licence_warning(licence) if licence else None
-    return f"{path.name}: {warning}." if warning else None
-
-
-def _describe_gguf(path: Path) -> dict[str, Any]:
-    import llama_cpp
-
-    header = read_header(path)
-    metadata = header.metadata
-    architecture = metadata.get("general.architecture")
-    window = metadata.get(f"{architecture}.context_length")
-    prefix = "GGML_TYPE_"
-    type_names = {
-        value: name.removeprefix(prefix) for name, value in vars(llama_cpp).items() if name.startswith(prefix)
-    }
-    most_frequent_type = max(header.types, key=lambda kind: header.types[kind], default=None)
-    return {
-        "model": metadata.get("general.name"),
-        "weight_bytes": path.stat().st_size,
-        "architecture": architecture,
-        "quantisation": type_names.get(most_frequent_type),
-        "context_tokens": window if isinstance(window, int) and window else None,
-        "chat_template": "tokenizer.chat_template" in metadata,
-        "cache_bytes": kv_cache_bytes(path, WINDOW),
-    }
-
-
-def _describe_folder(folder: Path) -> dict[str, Any]:
-    config, tokenizer = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
-    config = config.get("text_config") or config
-    heads = config.get("num_attention_heads") or 0
-    head_size = config.get("head_dim") or ((config.get("hidden_size") or 0) // heads if heads else 0)
-    kv_heads = config.get("num_key_value_heads") or heads
-    quantisation = (config.get("quantization_config") or {}).get("quant_method")
-    window = config.get("max_position_embeddings")
-    numbers_per_token = 2 * (config.get("num_hidden_layers") or 0) * kv_heads * head_size
-    files = (*folder.glob("*.safetensors"), *folder.glob("*.gguf"), *folder.glob("*/*.safetensors"))
-    return {
-        "model": config.get("_name_or_path") or folder.name,
-        "weight_bytes": sum(file.stat().st_size for file in files),
-        "architecture": config.get("model_type"),
-        "quantisation": quantisation or config.get("dtype") or config.get("torch_dtype"),
-        "context_tokens": window,
-        "chat_template": "chat_template" in tokenizer or (folder / "chat_template.jinja").is_file(),
-        "cache_bytes": 2 * numbers_per_token * min(WINDOW, window or WINDOW),  # two bytes per number
-    }

@@ -194,19 +194,15 @@ def _weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether a folder has weights, and all files of its index: a download may have been interrupted."""
-    indexes = map(read_json, folder.glob("*.safetensors.index.json"))
-    files = {folder / name for index in indexes for name in index.get("weight_map", {}).values()}
-    return bool(_weight_files(folder)) and all(file.is_file() for file in files)
-
-
 def _check_weights(path: Path, job: Job) -> Path:
     """The path itself. Raises ModelNotFoundError or UnsupportedError if it has no weights that may be loaded."""
     if path.is_file():
-        if path.suffix != ".gguf" or job == "reranker":
-            forms = "a folder" if job == "reranker" else "a .gguf file or a folder"
-            raise UnsupportedError(f"The file '{path}' is not a {job}.", f"Use {forms} with .safetensors files.")
+        if path.suffix != ".gguf" or job != "reader":
+            forms = "a .gguf file or a folder" if job == "reader" else "a folder"
+            article = "an" if job == "embedder" else "a"
+            raise UnsupportedError(
+                f"The file '{path}' is not {article} {job}.", f"Use {forms} with .safetensors files."
+            )
     elif not (files := _weight_files(path)):
         if any((*path.glob("*.bin"), *path.glob("*/*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))):
             raise UnsupportedError(
@@ -248,7 +244,9 @@ def _find_on_hub(name: str, job: Job) -> Path:
 
     try:
         cached = Path(snapshot_download(name, local_files_only=True))
-        if _is_complete(cached):
+        indexes = map(read_json, cached.glob("*.safetensors.index.json"))
+        files = {cached / file for index in indexes for file in index.get("weight_map", {}).values()}
+        if _weight_files(cached) and all(file.is_file() for file in files):  # otherwise a download was interrupted
             return _check_weights(cached, job)
     except LocalEntryNotFoundError:
         pass

@@ -114,27 +114,25 @@ class ThreadCount:
         self._steps += 1
         self._seconds += seconds
         self._expected += size.average * work
-        if self._seconds > self._expected + size.average * work / 2 or self._steps == TRIAL_STEPS:
-            self._end_trial()
+        if self._steps < TRIAL_STEPS and self._seconds <= self._expected + size.average * work / 2:
+            return
+        relative, direction = self._seconds / self._expected, 1 if self.count > self._count_before else -1
+        if relative < 1 - MIN_GAIN:
+            self._pauses = {-1: 0.0, +1: 0.0}
+            for other in self._sizes.values():
+                other.average *= relative
+        else:
+            pause = max(2 * self._pauses[direction], (self._seconds - self._expected) / MAX_LOSS)
+            self._pauses[direction] = min(MAX_PAUSE, pause)
+            self._count = self._count_before
+            for other in self._sizes.values():  # what was slow may be as fast as it gets now
+                other.fastest = max(other.fastest, other.average * self.count)
+        for other in self._sizes.values():
+            other.slow_steps = 0
+        self._count_before = self._steps = 0
+        self._seconds = 0.0
 
     def _start_trial(self, count: int) -> None:
         self._count_before = self.count
         self._count = max(1, min(count, self.maximum))
         self._steps, self._seconds, self._expected = 0, 0.0, 0.0
-
-    def _end_trial(self) -> None:
-        relative, direction = self._seconds / self._expected, 1 if self.count > self._count_before else -1
-        if relative < 1 - MIN_GAIN:
-            self._pauses = {-1: 0.0, +1: 0.0}
-            for size in self._sizes.values():
-                size.average *= relative
-        else:
-            pause = max(2 * self._pauses[direction], (self._seconds - self._expected) / MAX_LOSS)
-            self._pauses[direction] = min(MAX_PAUSE, pause)
-            self._count = self._count_before
-            for size in self._sizes.values():  # what was slow may be as fast as it gets now
-                size.fastest = max(size.fastest, size.average * self.count)
-        for size in self._sizes.values():
-            size.slow_steps = 0
-        self._count_before = self._steps = 0
-        self._seconds = 0.0

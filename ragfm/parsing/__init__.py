@@ -11,7 +11,7 @@ they come from the structure of the source, so a paragraph that only looks like 
     rendering      builds the text and its marks
     table_layout   headers over several columns, symbols in cells of their own
     figures        images of documents: which are kept, and in which size
-    image_preparation  images for models: decoded and scaled in a confined process (image_service)
+    image_preparation  images for models: decoded and scaled in a confined process
     own/           text, Markdown, CSV and TSV, JSON, XML, source code
     own/pdf/       PDF: words, lines, tables, columns, hidden text
     own/office/    DOCX, PPTX, spreadsheets, ODT and ODP, RTF, DOC and PPT
@@ -26,11 +26,11 @@ they come from the structure of the source, so a paragraph that only looks like 
 
 from __future__ import annotations
 
-from ragfm.core.errors import ParseError, SkipDocument
+from ragfm.core.errors import SkipDocument
 from ragfm.core.types import Blob, Document
 from ragfm.parsing import heartbeat
-from ragfm.parsing.formats import BINARY, HTML, Format
-from ragfm.parsing.media_types import describe_start, detect, expected_format, is_encrypted
+from ragfm.parsing.formats import Format
+from ragfm.parsing.media_types import check_type, detect
 from ragfm.parsing.own.office.zip_container import open_zip
 from ragfm.parsing.parsers import OWN, Parser, ParserChoice, image_formats, installed_parsers, known_formats
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
@@ -60,21 +60,7 @@ def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Docume
     if not blob.data:
         raise SkipDocument(f"{name} is empty.")
     kind, text = detect(blob.data, uri, blob.media_type)
-    expected = expected_format(uri, blob.media_type)
-    is_expected = not expected.binary or expected.media_type == kind
-    if kind == BINARY or not (is_expected or known_formats().by_type[kind].binary or kind == HTML):
-        if is_encrypted(blob.data):
-            raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
-        start = describe_start(blob.data)
-        if expected.binary:
-            article = "an" if expected.format[0] in "EMORXai" else "a"
-            raise ParseError(
-                f"{name} is {expected.evidence} but is not {article} {expected.format}: it begins with {start}."
-            )
-        if expected.media_type:
-            reason = "has NUL bytes" if b"\0" in blob.data else "is in no known encoding"
-            raise ParseError(f"{name} is {expected.evidence} but is not text: it {reason}, and begins with {start}.")
-        raise SkipDocument(f"{name} has an unsupported format: it begins with {start}.")
+    check_type(kind, blob.data, uri, blob.media_type, name)
     data = blob.data if known_formats().by_type[kind].binary else text.encode("utf-8", "replace")
     first_error: Exception | None = None
     for parser_name in choice.parsers_for(kind):

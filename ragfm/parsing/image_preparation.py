@@ -7,9 +7,11 @@ the image afterwards, cut it into tiles or resize it to its own size, is the mod
 
 from __future__ import annotations
 
+import io
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import IO, Any
 
 from ragfm.core.errors import MissingExtraError, ParseError, UnsupportedError
 from ragfm.core.types import ImagePart
@@ -19,9 +21,12 @@ from ragfm.parsing.sandbox.worker_process import Limits
 IMAGE_SIDE = 1024
 """Longest side of an image in pixels, unless a reader's option `image_side` sets another."""
 MAX_IMAGE_SIDE = 4096
+MAX_PIXELS = 64_000_000
+"""An A3 page at 400 dpi has 31 million."""
+_FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _CACHED_IMAGES = 8
 _SECONDS = 30.0
-_service = ConfinedService("ragfm.parsing.image_service", limits=Limits(stall_seconds=_SECONDS, seconds=_SECONDS))
+_service = ConfinedService(__name__, limits=Limits(stall_seconds=_SECONDS, seconds=_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +39,12 @@ class PreparedImage:
     data: bytes
 
 
+@lru_cache(_CACHED_IMAGES)
 def prepare_image(image: ImagePart, side: int, *, encoded: bool = False) -> PreparedImage:
     """Decode and scale an image; with `encoded`, as a file: the image's own if it needs no change, else a PNG.
 
     Raises UnsupportedError for an image that cannot be read, MissingExtraError without Pillow.
     """
-    return _prepare(image, side, encoded)
-
-
-@lru_cache(_CACHED_IMAGES)
-def _prepare(image: ImagePart, side: int, encoded: bool) -> PreparedImage:
     with tempfile.TemporaryFile() as file:
         file.write(image.data)
         file.seek(0)
@@ -57,3 +58,41 @@ def _prepare(image: ImagePart, side: int, encoded: bool) -> PreparedImage:
                 "Use a PNG, JPEG or WebP image.",
             ) from error
     return PreparedImage(fields["width"], fields["height"], fields["media_type"], data)
+
+
+def handle(file: IO[bytes], side: int, encoded: bool) -> tuple[dict[str, Any], bytes]:
+    """Decode and scale an image in the confined process. Raises UnsupportedError with the reason."""
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "Images need the package 'pillow'.", "Run `pip install -e '.[vision]'` in ragfm's source folder."
+        ) from error
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # checked here, as an error rather than a warning
+        opened = Image.open(file, formats=tuple(_FORMATS))
+        if opened.width * opened.height > MAX_PIXELS:
+            raise UnsupportedError(f"it has {opened.width} x {opened.height} pixels, and the limit is {MAX_PIXELS:,}.")
+        media_type = _FORMATS[str(opened.format)]
+        image = ImageOps.exif_transpose(opened)
+        unchanged = image.size == opened.size and max(image.size) <= side
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        image = image.convert("RGB")
+    except UnsupportedError:
+        raise
+    except Exception as error:  # a damaged image makes a decoder raise anything
+        raise UnsupportedError(f"{error}.") from error
+    if max(image.size) > side:
+        scale = side / max(image.size)
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    fields = {"width": image.width, "height": image.height, "media_type": media_type}
+    if not encoded:
+        return fields, image.tobytes()
+    if unchanged:
+        file.seek(0)
+        return fields, file.read()
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {**fields, "media_type": "image/png"}, buffer.getvalue()

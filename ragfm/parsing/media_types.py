@@ -8,10 +8,11 @@ import json
 import re
 import zipfile
 from pathlib import PurePosixPath
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.parsing import formats
+from ragfm.parsing.formats import Format
 from ragfm.parsing.parsers import known_formats
 from ragfm.parsing.text_encoding import decode
 
@@ -39,70 +40,61 @@ _OOXML_FOLDERS = (("word/", formats.DOCX), ("ppt/", formats.PPTX), ("xl/", forma
 _MIMETYPE_ENTRIES = {kind.encode(): kind for kind in (formats.EPUB, formats.ODT, formats.ODP, formats.ODS)}
 
 
-class ExpectedFormat(NamedTuple):
-    """The format that a name or a declaration announces; `media_type` is empty where there is none."""
-
-    media_type: str
-    evidence: str
-    """Where the expectation comes from, such as `named .pdf`."""
-
-    @property
-    def format(self) -> str:
-        """The name of a binary format, such as `PDF`; else empty."""
-        entry = known_formats().by_type.get(self.media_type)
-        return entry.name if entry and entry.binary else ""
-
-    @property
-    def binary(self) -> bool:
-        """Whether the format is binary: then the content must match it."""
-        return bool(self.format)
-
-
-def expected_format(uri: str, declared: str | None) -> ExpectedFormat:
-    """Return the format that the suffix of `uri` announces, else the one that the source declared."""
+def _expected_format(uri: str, declared: str | None) -> tuple[Format | None, str]:
+    """The format that the suffix of `uri` announces, else the one that the source declared, and what announces it."""
+    known = known_formats()
     path = urlsplit(uri).path if "://" in uri else uri
     suffix = PurePosixPath(path).suffix.lower()
-    named_type = known_formats().by_suffix.get(suffix, "")
+    named = known.by_type.get(known.by_suffix.get(suffix, ""))
     declaration = (declared or "").partition(";")[0].strip().lower()
-    declared_type = known_formats().declared.get(declaration, "")
+    by_declaration = known.by_type.get(known.declared.get(declaration, ""))
     # A URL with .php serves a page, not its source.
-    if named_type and not (named_type == formats.CODE and "://" in uri and declared_type):
-        return ExpectedFormat(named_type, f"named {suffix}")
-    return ExpectedFormat(declared_type, f"declared as {declaration}")
+    if named and not (named.media_type == formats.CODE and "://" in uri and by_declaration):
+        return named, f"named {suffix}"
+    return by_declaration, f"declared as {declaration}"
 
 
-def describe_start(data: bytes) -> str:
-    """Return the first bytes in a form that fits in one line of a message."""
+def check_type(kind: str, data: bytes, uri: str, declared: str | None, name: str) -> None:
+    """Raise ParseError if the detected type is not the expected one, SkipDocument for an unknown format."""
+    expected, evidence = _expected_format(uri, declared)
+    is_expected = not (expected and expected.binary) or expected.media_type == kind
+    if kind != formats.BINARY and (is_expected or known_formats().by_type[kind].binary or kind == formats.HTML):
+        return
+    if data.startswith(_OLE) and "EncryptedPackage\0".encode("utf-16-le") in data:  # an Office document
+        raise ParseError(f"{name} is protected by a password.", "Save a copy without a password.")
     first = data.lstrip()[:16].split(b"\n")[0].strip()
-    return repr(first.decode()) if first.isascii() and first.decode().isprintable() else first[:8].hex(" ")
-
-
-def is_encrypted(data: bytes) -> bool:
-    """Whether the data is an Office document with a password, which is stored in an OLE file."""
-    return data.startswith(_OLE) and "EncryptedPackage\0".encode("utf-16-le") in data
+    start = repr(first.decode()) if first.isascii() and first.decode().isprintable() else first[:8].hex(" ")
+    if expected is None:
+        raise SkipDocument(f"{name} has an unsupported format: it begins with {start}.")
+    if expected.binary:
+        article = "an" if expected.name[0] in "EMORXai" else "a"
+        raise ParseError(f"{name} is {evidence} but is not {article} {expected.name}: it begins with {start}.")
+    reason = "has NUL bytes" if b"\0" in data else "is in no known encoding"
+    raise ParseError(f"{name} is {evidence} but is not text: it {reason}, and begins with {start}.")
 
 
 def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
     """Return the media type and the decoded text; the text is empty for binary formats."""
-    expected = expected_format(uri, declared)
-    if data.lstrip()[:5] == b"%PDF-" or (expected.media_type == formats.PDF and b"%PDF-" in data[:1024]):
+    expected, _ = _expected_format(uri, declared)
+    expected_type = expected.media_type if expected else ""
+    if data.lstrip()[:5] == b"%PDF-" or (expected_type == formats.PDF and b"%PDF-" in data[:1024]):
         return formats.PDF, ""
     # Formats that other parsers add have no signature here, so the name decides.
-    named = expected.media_type if expected.binary else formats.BINARY
+    named = expected.media_type if expected and expected.binary else formats.BINARY
     named = formats.BINARY if named in formats.RECOGNIZED_BY_CONTENT else named
     if data.startswith(b"PK\x03\x04"):
         kind = _archive_type(data)
         return (named if kind == formats.BINARY else kind), ""
     if data.startswith(_OLE):
         kinds = [kind for kind, stream in _OLE_STREAMS if f"{stream}\0".encode("utf-16-le") in data]
-        if expected.media_type in kinds:  # where other documents are embedded, the file name decides
-            return expected.media_type, ""
+        if expected_type in kinds:  # where other documents are embedded, the file name decides
+            return expected_type, ""
         return (kinds[0] if kinds else named), ""
     if data.startswith(b"{\\rtf"):
         return formats.RTF, ""
     if _IMAGES.match(data):
         return formats.IMAGE, ""
-    if _AUDIO.match(data) or (expected.media_type == formats.AUDIO and _MAYBE_AUDIO.match(data)):
+    if _AUDIO.match(data) or (expected_type == formats.AUDIO and _MAYBE_AUDIO.match(data)):
         return formats.AUDIO, ""
     if _VIDEO.match(data):
         return formats.VIDEO, ""
@@ -115,8 +107,8 @@ def detect(data: bytes, uri: str, declared: str | None) -> tuple[str, str]:
         return (formats.PDF if b"%PDF-" in data[:1024] else formats.BINARY), ""
     if _HTML.match(text):
         return formats.HTML, text
-    if expected.media_type and not expected.binary:
-        return expected.media_type, text
+    if expected and not expected.binary:
+        return expected_type, text
     if text.lstrip().startswith("<?xml"):
         return formats.XML, text
     if text.lstrip()[:1] in ("{", "[") and text.rstrip()[-1:] in ("}", "]"):

@@ -110,7 +110,9 @@ class ParserChoice:
 
     def parser_version(self, name: str, media_type: str) -> str:
         """Name and version of a parser in a recipe; where it keeps images, also that, and whether it can read them."""
-        version = parser_version(name, media_type)
+        parser = installed_parsers().get(name)
+        version = parser.version(media_type) if parser else ""
+        version = version if name == OWN else f"{name} {version}"
         if not self.images or media_type not in image_formats(name):
             return version
         kept = "pages" if self.images == "pages" and media_type == PDF else "images"
@@ -158,13 +160,6 @@ def image_formats(name: str) -> Collection[str]:
     """The media types for which a parser returns figures."""
     found: Collection[str] = getattr(installed_parsers().get(name), "image_formats", ())
     return found
-
-
-def parser_version(name: str, media_type: str) -> str:
-    """The parser in a recipe: name and version; for ragfm's own only the version, as in older recipes."""
-    parser = installed_parsers().get(name)
-    version = parser.version(media_type) if parser else ""
-    return version if name == OWN else f"{name} {version}"
 
 
 def _dotted(suffix: str) -> str:

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from ragfm.parsing.own.pdf.pdf_lines import rows_of
+from ragfm.parsing.own.pdf.pdf_lines import box_around, rows_of
 from ragfm.parsing.own.pdf.pdf_types import Box, Word
 
 _LINK_TARGET = re.compile(r"\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)")  # in Markdown; a page shows only the link's text
@@ -103,8 +103,7 @@ def _line_boxes(words: Sequence[Word]) -> list[Box]:
             last = boxes[-1]
             overlap = min(box.bottom, last.bottom) - max(box.top, last.top)
             if overlap > _SAME_LINE * min(box.bottom - box.top, last.bottom - last.top):
-                low, high = min(last.top, box.top), max(last.bottom, box.bottom)
-                boxes[-1] = Box(min(last.x0, box.x0), low, max(last.x1, box.x1), high)
+                boxes[-1] = box_around([last, box])
                 continue
         boxes.append(box)
     return boxes

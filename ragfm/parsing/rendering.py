@@ -16,6 +16,7 @@ from ragfm.parsing.figures import MAX_IMAGES, WHOLE_PAGE
 from ragfm.parsing.table_layout import MAX_CAPTION_LINES, caption_lines, scale_of, shared_scale
 
 _MAX_CAPTION = 200  # characters that stay with each part of a long figure
+_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 _MAX_PADDING = 100  # cells, so that one long row does not multiply the size of all others
 SUPERSCRIPTS = str.maketrans("0123456789-\u2212", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
 _EXPONENT = re.compile(r"[-\u2212]?\d+(?:,\s?\d+)*")
@@ -208,6 +209,11 @@ def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
 def raised(text: str, before: str) -> str:
     """A superscript, in Unicode's characters if it is a number behind the one that ends `before`: 10⁶, not 106."""
     return text.translate(SUPERSCRIPTS) if before[-1:].isdecimal() and _EXPONENT.fullmatch(text) else text
+
+
+def hidden_text(texts: Iterable[str]) -> str:
+    """The start of what a document hides, for its metadata."""
+    return clean(" ".join(" ".join(texts).split())[:_MAX_HIDDEN])
 
 
 def clean(text: str) -> str:

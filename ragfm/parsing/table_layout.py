@@ -17,6 +17,8 @@ MAX_CAPTION_LINES = 3
 MAX_CAPTION = 160  # characters of a line
 MAX_HEADER_ROWS = 6
 _MAX_REPEATED = 100  # characters of a header over several columns that the others repeat
+_MAX_REPEATS = 20_000  # cells of one table that repeat the cell above, so that spans cannot multiply a page
+_MAX_REPEATED_CELL = 200  # characters of a repeated cell
 _MAX_SYMBOL, _MAX_VALUE = 5, 40  # characters
 _NEAR = 3  # columns between a symbol and its value, plus one
 # The scale of a table, at the start of a longer headnote or in brackets: "[In thousands (1.2 represents 1,200) …".
@@ -37,10 +39,11 @@ _CLOSING = re.compile(r"[)%‰]{1,3}")  # behind one
 
 
 class Cell(NamedTuple):
-    """A cell of a table. `columns`: how many it covers."""
+    """A cell of a table: the columns and rows that it covers; with 0 rows, it is a part of the cell above it."""
 
     text: str
     columns: int = 1
+    rows: int = 1
 
 
 class ArrangedTable(NamedTuple):
@@ -48,6 +51,39 @@ class ArrangedTable(NamedTuple):
 
     titles: list[str]
     rows: list[list[str]]
+
+
+def repeat_cells(rows: Sequence[Sequence[Cell]]) -> list[list[Cell]]:
+    """The rows of a table in which a cell over several rows is in each of them.
+
+    A row has only the cells that begin in it, and those with 0 rows.
+    """
+    repeated: list[list[Cell]] = []
+    open_cells: dict[int, Cell] = {}  # by first column; `rows` are those to come
+    above: dict[int, Cell] = {}  # cells of the last row with text, by first column
+    repeats_left = _MAX_REPEATS
+    for row in rows:
+        line: dict[int, Cell] = {}
+        column = 0
+        for cell in [*row, None]:
+            while column in open_cells:
+                line[column] = open_cells.pop(column)
+                if line[column].rows > 1:
+                    open_cells[column] = line[column]._replace(rows=line[column].rows - 1)
+                column += line[column].columns
+            if cell is None:
+                break
+            if not cell.rows and not cell.text:
+                cell = above.get(column, cell)
+            repeats = (min(cell.rows, len(rows)) - 1) * cell.columns
+            if 0 < repeats <= repeats_left:
+                repeats_left -= repeats
+                open_cells[column] = cell._replace(text=cell.text[:_MAX_REPEATED_CELL], rows=cell.rows - 1)
+            line[column] = cell
+            column += cell.columns
+        repeated.append(list(line.values()))
+        above = line if any(cell.text for cell in line.values()) else above
+    return repeated
 
 
 def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, labels_only: bool = False) -> ArrangedTable:
@@ -61,28 +97,38 @@ def arrange_table(rows: Sequence[Sequence[Cell]], header_rows: int = 0, *, label
         header_rows = min(header_rows, 1)
     width = max(sum(cell.columns for cell in row) for row in rows)
     titles: list[str] = []
-    first_value = next((at for at, row in enumerate(rows) if _has_value(row)), len(rows))
+    first_value = next((at for at, row in enumerate(rows) if any(_is_value(cell.text) for cell in row[1:])), len(rows))
     has_values = first_value < len(rows)
     # Of a table of texts, nobody knows whether the row below the title is a header.
-    while len(rows) > 1 and (labels_only or (has_values and first_value > 1)) and (title := _title(rows[0], width)):
-        titles.append(title)
+    while len(rows) > 1 and (labels_only or (has_values and first_value > 1)):
+        filled = [cell for cell in rows[0] if cell.text]
+        if len(filled) != 1 or (len(rows[0]) > 1 and filled[0].columns < width):
+            break  # a title is over all columns
+        titles.append(filled[0].text)
         rows, header_rows, first_value = rows[1:], max(header_rows - 1, 0), first_value - 1
     if labels_only:
         rows, header_rows, first_value = [[Cell("")], *rows], 1, first_value + 1
     body = header_rows or (first_value if has_values else 1)
 
-    texts = [_texts(row) for row in rows]
+    # By column, up to the row's last; a cell over several columns has its text in the first.
+    texts = [[text for cell in row for text in (cell.text, *[""] * (cell.columns - 1))] for row in rows]
     values = Counter(
         start for row in rows[body:] for cell, start, _ in _spans(row) if cell.columns == 1 and _is_value(cell.text)
     )
     for row, line in zip(rows[body:], texts[body:], strict=True):
-        _align_values(row, line, values)
+        for cell, start, end in _spans(row):
+            if cell.columns > 1 and start and (_is_value(cell.text) or _NOTHING.fullmatch(cell.text)):
+                # A value over several columns, such as those of "$" and the number: where others have theirs.
+                best = max(range(start, end), key=lambda at: (values[at], -at))
+                line[start], line[best] = "", cell.text
         _join_symbols(line)
     if not header_rows:
         header_rows = 1
         has_text = _filled(texts[body:], width)
         while has_values and header_rows < min(first_value, MAX_HEADER_ROWS):
-            if texts[header_rows][0] and not _has_group(rows[header_rows - 1], has_text):
+            above = _spans(rows[header_rows - 1])
+            is_below_group = any(cell.text and sum(has_text[start:end]) > 1 for cell, start, end in above)
+            if texts[header_rows][0] and not is_below_group:
                 break
             header_rows += 1
 
@@ -116,29 +162,14 @@ def shared_scale(header: Sequence[str]) -> str:
     return scales.pop() if len(scales) == 1 and all(map(_YEAR.search, filter(None, header[1:]))) else ""
 
 
-def _title(row: Sequence[Cell], width: int) -> str:
-    """The text of a row with one cell over all columns."""
-    filled = [cell for cell in row if cell.text]
-    return filled[0].text if len(filled) == 1 and (len(row) == 1 or filled[0].columns == width) else ""
-
-
 def _is_value(text: str) -> bool:
     return len(text) <= _MAX_VALUE and _VALUE.fullmatch(text) is not None
-
-
-def _has_value(row: Sequence[Cell]) -> bool:
-    return any(_is_value(cell.text) for cell in row[1:])
 
 
 def _spans(row: Sequence[Cell]) -> Iterator[tuple[Cell, int, int]]:
     """The cells of a row, with the first column of each and the one behind it."""
     ends = accumulate(cell.columns for cell in row)
     return ((cell, end - cell.columns, end) for cell, end in zip(row, ends, strict=True))
-
-
-def _texts(row: Sequence[Cell]) -> list[str]:
-    """The texts by column, up to the row's last; a cell over several columns has its text in the first."""
-    return [text for cell in row for text in (cell.text, *[""] * (cell.columns - 1))]
 
 
 def _filled(lines: Sequence[Sequence[str]], width: int) -> list[bool]:
@@ -149,14 +180,6 @@ def _filled(lines: Sequence[Sequence[str]], width: int) -> list[bool]:
             if text:
                 filled[at] = True
     return filled
-
-
-def _align_values(row: Sequence[Cell], line: list[str], values: Counter[int]) -> None:
-    """Move a value over several columns, such as those of "$" and the number, to the one where others have theirs."""
-    for cell, start, end in _spans(row):
-        if cell.columns > 1 and start and (_is_value(cell.text) or _NOTHING.fullmatch(cell.text)):
-            best = max(range(start, end), key=lambda at: (values[at], -at))
-            line[start], line[best] = "", cell.text
 
 
 def _join_symbols(line: list[str]) -> None:
@@ -186,8 +209,3 @@ def _header(row: Sequence[Cell], width: int, kept: list[bool]) -> list[str]:
         line[first:end] = [cell.text[:_MAX_REPEATED] if cell.columns < width else ""] * (end - first)
         line[first] = cell.text
     return line
-
-
-def _has_group(row: Sequence[Cell], has_text: Sequence[bool]) -> bool:
-    """Whether a header is over several columns, so that the row below it has their headers."""
-    return any(cell.text and sum(has_text[start:end]) > 1 for cell, start, end in _spans(row))

@@ -66,12 +66,8 @@ def default_weight(model: object, language: str | None, query: str = "") -> floa
     return DEFAULT_WEIGHT if is_english(query, language) or not is_english_only(model) else UNKNOWN_LANGUAGE_WEIGHT
 
 
-def explain_weight(
-    settings: SearchSection, contract: Mapping[str, Any], language: str | None
-) -> tuple[float | None, str]:
-    """The weight for most queries and the reason for it; None for rank fusion, which has no weight."""
-    if settings.fusion == "rrf":
-        return None, "fusion is set to rrf, which has no weight."
+def explain_weight(settings: SearchSection, contract: Mapping[str, Any], language: str | None) -> tuple[float, str]:
+    """The weight for most queries and the reason for it."""
     if settings.weight is not None:
         return settings.weight, "it is set."
     weight = default_weight(contract.get("weights"), language)

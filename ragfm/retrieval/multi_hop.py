@@ -1,21 +1,21 @@
-"""Search in several hops, without a reader: names in a hit lead to the passage with the rest of the answer.
+"""Search in two hops, without a reader: names in a hit lead to the passage with the rest of the answer.
 
 "In which county is the city where Ann Lee was born?" finds the passage about Ann Lee. It names West Chicago, which the
-question does not, so the next hop searches for that. docs/decisions/038-several-hops.md has the measurements.
+question does not, so the second hop searches for that. docs/decisions/038-several-hops.md has the measurements.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import regex
 
 from ragfm.core.document_name import context_names
 from ragfm.core.types import SearchStep, embedded_text
-from ragfm.retrieval.search import Mode, RankedChunks, find, min_max, unscored
+from ragfm.retrieval.search import Mode, RankedChunks, find, min_max
 
 if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
@@ -24,19 +24,14 @@ if TYPE_CHECKING:
     from ragfm.store.image_vectors import ImageVectors
     from ragfm.store.search_backend import Predicate, SearchBackend
 
-__all__ = ["Hops", "find_linked"]
+__all__ = ["find_linked"]
 
-Hops: TypeAlias = int | Literal["auto"]
-_SEEDS = 5  # hits that a hop follows
+_SEEDS = 5  # hits whose names are searched for
 _NAMES = 8  # names per hit that are searched for, the rarest ones
 _HITS_PER_NAME = 12
 _MIN_RARITY = 0.25
-_COMPARED = 20  # texts whose words decide whether the best one has enough of the question
-_ENOUGH = 0.6
 _MAX_COUNTED = 1000  # texts with a word are counted up to here
-_TEXT = (
-    0.6  # strength of a name that is in a text, but not in its title; fitted on the even lines of HotpotQA and MuSiQue
-)
+_TEXT_STRENGTH = 0.6  # of a name that is in a text, but not in its title; fitted on HotpotQA and MuSiQue
 
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 # Names where the script has capitals: capitalized words, joined by up to two short words, as in "Bank of the West".
@@ -51,7 +46,6 @@ def find_linked(
     query: str,
     k: int,
     *,
-    hops: Hops,
     mode: Mode,
     snapshot: SearchBackend,
     catalog: Catalog,
@@ -61,54 +55,31 @@ def find_linked(
     images: Callable[[], ImageVectors | None] = lambda: None,
     record: Callable[[SearchStep], None],
 ) -> RankedChunks:
-    """The best `k` chunks, including those that hits lead to in up to `hops` rounds of search.
+    """The best `k` chunks, including those that the best hits lead to.
 
-    The best hits of a round are followed: their names (rare, and not in the question) are searched for by keyword. A
-    chunk that has such a name scores its own score plus that of the hit times the strength of the link, but less than
-    the hit: so the first hits stay first. With `auto`, there is a second round only if the best text lacks much of the
-    query; if not, the result is empty. `record` is called for each search. Raises StaleReadError as `find` does.
+    The names of the best hits (rare, and not in the question) are searched for by keyword. A chunk that has such a name
+    scores its own score plus that of the hit times the strength of the link, but less than the hit: so the first hit
+    stays first. `record` is called for each search. Raises StaleReadError as `find` does.
     """
-    if hops == "auto":
-        hops = _wanted_hops(query, snapshot, where)
-        if hops == 1:
-            return unscored(())
     count = max(k, settings.candidates)
     parts: dict[str, Any] = {"snapshot": snapshot, "embedder": embedder, "where": where, "images": images}
     first = find(query, count, mode=mode, settings=settings, **parts)
     record(SearchStep(query, 1, len(first.ids)))
     own = {"hybrid": first.fused, "dense": first.dense, "keyword": first.keyword}[mode]
     scores = dict(zip(first.ids.tolist(), min_max(own).tolist(), strict=True))
+    seeds = sorted(scores, key=lambda chunk: (-scores[chunk], chunk))[:_SEEDS]
     chunks = _LinkedChunks(query, snapshot, catalog, where)
-    followed: dict[int, dict[int, float]] = {}
-    base = dict(scores)
-    for hop in range(2, hops + 1):
-        seeds = sorted(scores, key=lambda one: (-scores[one], one))[:_SEEDS]
-        chunks.load(seeds)
-        for seed in seeds:
-            if seed not in followed:
-                followed[seed], searched = chunks.links(seed)
-                for name, hits in searched:
-                    record(SearchStep(name, hop, hits))
-        reached = dict(scores)
-        for seed in seeds:
-            for chunk, strength in followed[seed].items():
-                score = min(base.get(chunk, 0.0) + scores[seed] * strength, scores[seed] * 0.999)
-                reached[chunk] = max(reached.get(chunk, 0.0), score)
-        scores = reached
-    ranked = sorted(scores, key=lambda one: (-scores[one], one))[:k]
+    chunks.load(seeds)
+    reached = dict(scores)
+    for seed in seeds:
+        linked, searched = chunks.links(seed)
+        for name, hits in searched:
+            record(SearchStep(name, 2, hits))
+        for chunk, strength in linked.items():
+            score = min(scores.get(chunk, 0.0) + scores[seed] * strength, scores[seed] * 0.999)
+            reached[chunk] = max(reached.get(chunk, 0.0), score)
+    ranked = sorted(reached, key=lambda chunk: (-reached[chunk], chunk))[:k]
     return _with_scores(ranked, first, query, mode, snapshot, embedder)
-
-
-def _wanted_hops(query: str, snapshot: SearchBackend, where: Predicate | None) -> int:
-    """2 if the best text lacks many of the question's words that the best texts contain together, by BM25; else 1."""
-    words = list(dict.fromkeys(_WORD.findall(query)))
-    ids = snapshot.search_keywords(query, _COMPARED, where)[1]
-    if not words or not len(ids):
-        return 1
-    order = np.argsort(ids)
-    has = np.array([snapshot.bm25(word, ids[order]) for word in words])
-    of_best = has[:, int(np.flatnonzero(order == 0)[0])]
-    return 2 if of_best.sum() < _ENOUGH * has.max(axis=1).sum() else 1
 
 
 class _LinkedChunks:
@@ -158,7 +129,7 @@ class _LinkedChunks:
                 if not _contains(words, name):
                     continue
                 title = max((_share(name, title) for title in titles), default=0.0)
-                strength = max(strength, rarity * (title * (1 + covered) + _TEXT * covered))
+                strength = max(strength, rarity * (title * (1 + covered) + _TEXT_STRENGTH * covered))
             if strength:
                 strengths[chunk] = strength
         return strengths, searched
@@ -174,18 +145,15 @@ class _LinkedChunks:
         for name in dict.fromkeys(map(_words, spans)):
             if not 0 < len(name) <= _MAX_NAME_WORDS or self._asked.issuperset(word.casefold() for word in name):
                 continue
-            counts = [count for word in name if (count := self._count(word))]
-            count = min(counts, default=0)  # of the rarest word; stop words have none
+            for word in set(name) - self._counts.keys():
+                self._counts[word] = len(self._snapshot.search_keywords(word, _MAX_COUNTED, self._where)[1])
+            counts = [self._counts[word] for word in name if self._counts[word]]  # stop words have none
+            count = min(counts, default=0)  # of the rarest word
             if count > 1:  # another chunk has it, too
                 rarity = math.log((n + 1) / (count + 0.5)) / math.log((n + 1) / 0.5)
                 named.append((rarity, name))
         named.sort(key=lambda one: -one[0])
         return [one for one in named[:_NAMES] if one[0] > _MIN_RARITY]
-
-    def _count(self, word: str) -> int:
-        if word not in self._counts:
-            self._counts[word] = len(self._snapshot.search_keywords(word, _MAX_COUNTED, self._where)[1])
-        return self._counts[word]
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -9,32 +9,28 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from ragfm.core.document_name import context_names
 from ragfm.core.errors import TooLongError, UnsupportedError
-from ragfm.core.fork import reset_in_children
 from ragfm.core.text import IDENTIFIER, line_range
 from ragfm.core.types import Hit, embedded_text
 from ragfm.parsing.formats import WITH_LINES
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, weight_for
 
 if TYPE_CHECKING:
-    from ragfm.core.config import Fusion, SearchSection
+    from ragfm.core.config import SearchSection
     from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
+    from ragfm.store.collection_store import Store
     from ragfm.store.image_vectors import ImageVectors
     from ragfm.store.search_backend import Predicate, SearchBackend
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-RRF_K = 60
-"""The constant of reciprocal rank fusion, as in the paper."""
 DOCUMENT_SHARE = 0.05
 """Share of the document's score in the fused score of a chunk."""
 _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
@@ -45,44 +41,9 @@ NAME_SHARE = 0.05
 """What a chunk gains in reranking if its document's name has all words of the query that tell documents apart."""
 IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
-_LARGE = 10_000  # chunks; a search of fewer takes as long as handing it to another thread
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
-
-
-class _SecondThread:
-    """A thread for one search at a time: it saves time on an idle machine, and costs throughput on a busy one."""
-
-    def __init__(self) -> None:
-        self.reset_after_fork()
-        reset_in_children(self)
-
-    def reset_after_fork(self) -> None:
-        self.lock, self.pool = Lock(), ThreadPoolExecutor(1, "ragfm-words")
-
-    def start(self, job: Callable[[], _T]) -> Future[_T] | None:
-        """Run a job in the thread, None if another search uses it. `finish` frees the thread."""
-        if not self.lock.acquire(blocking=False):
-            return None
-        try:
-            return self.pool.submit(job)
-        except BaseException:  # as Ctrl-C, or a search while Python ends
-            self.lock.release()
-            raise
-
-    def finish(self, future: Future[Any]) -> bool:
-        """Wait for a job that has begun, and cancel another. Whether it had begun."""
-        try:
-            if future.cancel():
-                return False
-            wait([future])
-            return True
-        finally:
-            self.lock.release()
-
-
-_second_thread = _SecondThread()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +94,10 @@ def find(
     candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where, images=images)
     model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
-    documents = snapshot.documents_of(candidates.ids) if settings.fusion == "convex" else None
     fused = fuse(
         candidates.dense,
         candidates.keyword,
-        documents,
-        fusion=settings.fusion,
+        snapshot.documents_of(candidates.ids),
         weight=weight,
         images=candidates.image,
         image_weight=settings.image_weight,
@@ -146,6 +105,18 @@ def find(
     order = np.lexsort((candidates.ids, -fused))[:k]
     image = None if candidates.image is None else candidates.image[order]
     return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order], image)
+
+
+def candidate_hits(store: Store, query: str, count: int) -> list[Hit]:
+    """The hits of `find_candidates` in the newest generation, for the owner of a collection."""
+
+    def found(snapshot: SearchBackend) -> list[Hit]:
+        embedder = partial(store.embedder, snapshot.generation)
+        images = partial(store.image_vectors, snapshot.generation)
+        ranked = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=None, images=images)
+        return load_hits(ranked, store.catalog, snapshot)
+
+    return store.read(found)
 
 
 def find_candidates(
@@ -164,7 +135,8 @@ def find_candidates(
     """
     vector = embedder().embed_queries([query])
     count = min(count, len(snapshot))
-    (dense, dense_ids), (keyword, keyword_ids, keyword_cosines) = _search_both(query, vector, count, snapshot, where)
+    dense, dense_ids = snapshot.search(vector, count, where)
+    keyword, keyword_ids = snapshot.search_keywords(query, count, where)
     ids = np.union1d(dense_ids, keyword_ids)
     image, vectors = None, images()
     if vectors is not None and len(figures := vectors.allowed(where)):
@@ -176,7 +148,6 @@ def find_candidates(
             ids = np.union1d(ids, vectors.nearest(image_query, count, figures))
             image = vectors.scores(image_query, ids)
     cosines, bm25 = _no_scores(ids), _no_scores(ids)
-    cosines[np.searchsorted(ids, keyword_ids)] = keyword_cosines
     cosines[np.searchsorted(ids, dense_ids)] = dense
     bm25[np.searchsorted(ids, keyword_ids)] = keyword
     unknown = np.isnan(cosines)
@@ -190,58 +161,24 @@ def find_candidates(
     return RankedChunks(ids, cosines, bm25, _no_scores(ids), image)
 
 
-def _search_both(
-    query: str, vector: Vectors, count: int, snapshot: SearchBackend, where: Predicate | None
-) -> tuple[tuple[Vectors, Ids], tuple[Vectors, Ids, Vectors]]:
-    """Cosines and ids of the best `count` chunks by vector; BM25 scores, ids and cosines of those by words.
-
-    In large collections, both are searched at the same time, unless another search does so already, or the second
-    thread has not begun when the first is done. Otherwise the cosines of words are NaN.
-    """
-
-    def search_words() -> tuple[Vectors, Ids, Vectors]:
-        scores, ids = snapshot.search_keywords(query, count, where)
-        return scores, ids, snapshot.cosines(vector, ids)
-
-    words = _second_thread.start(search_words) if len(snapshot) >= _LARGE else None
-    try:
-        dense = snapshot.search(vector, count, where)
-    finally:
-        has_begun = words is not None and _second_thread.finish(words)
-    if words and has_begun:
-        return dense, words.result()
-    scores, ids = snapshot.search_keywords(query, count, where)
-    return dense, (scores, ids, _no_scores(ids))
-
-
 def fuse(
     cosines: Vectors,
     bm25: Vectors,
     documents: Ids | None = None,
     *,
-    fusion: Fusion = "convex",
     weight: float = DEFAULT_WEIGHT,
     images: Vectors | None = None,
     image_weight: float = 0.0,
 ) -> Vectors:
     """Combine cosine, BM25 and image scores into one score per candidate; higher is better. *Shape:* all (n,).
 
-    convex    `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
-              https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score
-              of the chunk's document: the mean of its ten best candidates and of the average one, scaled likewise.
-              With `images`, NaN for chunks without an image, `image_weight` of it is the image score, scaled likewise,
-              and 0 for those chunks
-    rrf       reciprocal rank fusion: the sum of 1 / (60 + rank), without `weight`; a chunk that shares no word with the
-              query has no keyword rank (Cormack et al. 2009, https://doi.org/10.1145/1571941.1572114)
+    `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
+    https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score of the
+    chunk's document: the mean of its ten best candidates and of the average one, scaled likewise. With `images`, NaN
+    for chunks without an image, `image_weight` of it is the image score, scaled likewise, and 0 for those chunks.
     """
-    has_image = np.zeros(len(cosines), dtype=bool) if images is None else ~np.isnan(images)
-    if fusion == "rrf":
-        fused: Vectors = _reciprocal_ranks(cosines) + _reciprocal_ranks(bm25) * (bm25 > 0)
-        if images is not None:
-            fused[has_image] += _reciprocal_ranks(images[has_image])
-        return fused.astype(np.float32)
-    fused = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
-    if images is not None and has_image.any():
+    fused: Vectors = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
+    if images is not None and (has_image := ~np.isnan(images)).any():
         fused *= 1 - image_weight
         fused[has_image] += image_weight * min_max(images[has_image])
     if documents is not None and len(fused):
@@ -262,13 +199,6 @@ def min_max(scores: Vectors) -> Vectors:
         return np.full_like(scores, high > 0)
     scaled: Vectors = ((scores - low) / (high - low)).astype(np.float32)
     return scaled
-
-
-def _reciprocal_ranks(scores: Vectors) -> Vectors:
-    # Equal scores share a rank.
-    ranks = 1 + np.searchsorted(np.sort(-scores), -scores)
-    reciprocal: Vectors = (1 / (RRF_K + ranks)).astype(np.float32)
-    return reciprocal
 
 
 def _no_scores(ids: Ids) -> Vectors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-__all__ = ["HANDBOOK", "QUESTIONS", "copy_handbook"]
+__all__ = ["HANDBOOK", "QUESTIONS", "copy_handbook", "handbook_text"]
 
 HANDBOOK = Path(__file__).parent / "handbook"
 """A dozen documents in Markdown, HTML, text, CSV, PDF and DOCX."""
@@ -26,3 +26,9 @@ def copy_handbook(folder: str | Path) -> Path:
         if not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
     return target
+
+
+def handbook_text() -> str:
+    """The handbook's Markdown and text files as one text of 10,000 characters, to measure models with."""
+    files = sorted((*HANDBOOK.glob("*.md"), *HANDBOOK.glob("*.txt")))
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)

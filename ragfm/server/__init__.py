@@ -10,7 +10,7 @@ documents. The page at `/` is static (`page/`, `static_pages`) and uses the same
 what all routes share, and `app` puts everything together.
 
 Forms and errors are in `api_models` and `api_errors`, keys in `api_keys`: a file, or the `key_table` of a database.
-`key_attempts` limits the search for a valid one, and `commit_watch` wakes requests that wait for a commit.
+`commit_watch` wakes requests that wait for a commit.
 `image_routes` shows pages of documents, `event_stream` sends a streamed answer, `footnotes` adds lines below an
 answer, and `answer_markdown` makes its text safe to render. `memory_budget` estimates memory before the models are
 loaded; `prometheus_metrics` and `json_logging` report what the server does.

@@ -29,6 +29,7 @@ _SECRET_PREFIX = "ragfm-"  # noqa: S105  not a secret
 _MAX_FILE_BYTES = 10 * 2**20
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 _GROUP = r"^[^\s#,][^\n\r#,]{0,99}$"
+_MAX_BUCKETS = 10_000
 _TOUCH_SECONDS = 60.0  # between two records of the same key's use
 Scope: TypeAlias = Literal["read", "write", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -138,22 +139,24 @@ class KeyStore(Protocol):
 
 
 class RequestCounter:
-    """Counts the requests of each key to this process. Thread-safe."""
+    """Counts requests by key or address to this process. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Token buckets by key, with the requests of one minute, refilled continuously: those left, and since when.
+        # Token buckets by name, with the requests of one minute, refilled continuously: those left, and since when.
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def take(self, key: Key) -> float:
-        """Count a request, see `KeyStore.take`."""
+    def take(self, name: str, per_minute: float) -> float:
+        """Count a request. Returns 0, or the seconds until the next one if there are more than `per_minute`."""
         with self._lock:
-            now, full = monotonic(), max(1.0, key.per_minute)
-            left, updated = self._buckets.get(key.name, (full, now))
-            left = min(full, left + (now - updated) * key.per_minute / 60)
+            now, full = monotonic(), max(1.0, per_minute)
+            left, updated = self._buckets.get(name, (full, now))
+            left = min(full, left + (now - updated) * per_minute / 60)
             if left < 1:
-                return (1 - left) * 60 / key.per_minute
-            self._buckets[key.name] = (left - 1, now)
+                return (1 - left) * 60 / per_minute
+            if len(self._buckets) >= _MAX_BUCKETS:
+                self._buckets.clear()
+            self._buckets[name] = (left - 1, now)
             return 0.0
 
 
@@ -209,7 +212,7 @@ class KeyFile:
             with suppress(OSError):  # the files may be read-only for the server, such as a mounted secret
                 self._used_folder.mkdir(mode=0o700, exist_ok=True)
                 (self._used_folder / key.name).touch(mode=0o600)
-        return self._counter.take(key)
+        return self._counter.take(key.name, key.per_minute)
 
     def add(self, key: Key) -> str:
         """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""

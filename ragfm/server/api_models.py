@@ -217,24 +217,8 @@ class AnswerDetails(BaseModel):
     @classmethod
     def of(cls, answer: Answer, rating: str | None) -> AnswerDetails:
         """The details of an answer."""
-        return cls(
-            answer=answer.text,
-            status=answer.status,
-            shown=answer.shown,
-            quote=answer.quote,
-            confidence=answer.confidence,
-            abstained=answer.abstained,
-            citations=list(answer.citations),
-            contradictions=list(answer.contradictions),
-            nearest=list(answer.nearest),
-            passages=list(answer.hits),
-            dropped=list(answer.dropped),
-            unsupported=list(answer.unsupported),
-            query=answer.query,
-            seconds=answer.seconds,
-            notes=list(answer.notes),
-            rating=rating,
-        )
+        own_names = {"answer": answer.text, "passages": answer.hits, "rating": rating}
+        return cls(**own_names, **{name: getattr(answer, name) for name in cls.model_fields.keys() - own_names.keys()})
 
 
 class PromptDetails(BaseModel):

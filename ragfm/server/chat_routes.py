@@ -37,7 +37,7 @@ from ragfm.server.api_models import (
     UrlCitation,
 )
 from ragfm.server.event_stream import EventStream
-from ragfm.server.footnotes import contradiction_lines, footnotes, without_footnotes
+from ragfm.server.footnotes import footnotes, without_footnotes
 from ragfm.server.served_models import Model
 from ragfm.server.service import Commit, Service, service_of
 
@@ -74,8 +74,7 @@ class _ChatAnswer:
         self._key: Key = request.state.key
         self._model: Model = self._service.model(self._key, body.model)
         self._body, self._with_footnotes = body, with_footnotes
-        self._is_safe = self._model.rag.collection.settings.server.markdown == "safe"
-        self._content = AnswerMarkdown(is_safe=self._is_safe)
+        self._content = AnswerMarkdown()
         turns = [message for message in body.messages if message.role in ("user", "assistant")]
         if not turns or turns[-1].role != "user" or not turns[-1].text.strip():
             raise ApiError(400, "The last message must be a user's question.", code="invalid_request", param="messages")
@@ -184,19 +183,17 @@ class _ChatAnswer:
             added = f"\n\n{escape_markers(answer.quoted_row.markdown)}"
         if answer.quote and not answer.shows_text:
             citations, spans = (answer.quote,), [(0, length)]
-        for at, line in enumerate(contradiction_lines(answer)):
+        for at, contradiction in enumerate(answer.contradictions):
             added += "\n" if at else "\n\n"
-            spans.append((length + len(added), length + len(added) + len(line)))
-            added += line
+            spans.append((length + len(added), length + len(added) + len(contradiction.sentence)))
+            added += contradiction.sentence
         if self._with_footnotes:
             added += footnotes(answer)
         content = self._content.feed(added, last=True)
         sources: tuple[Citation | Contradiction, ...] = (*citations, *answer.contradictions)
         annotations = []
         for source, (start, end) in zip(sources, spans, strict=True):
-            name = displayed_name(source.name or source.uri)
-            if self._is_safe:
-                name = inert(name)
+            name = inert(displayed_name(source.name or source.uri))
             title = f"{name}, page {source.page}" if source.page else name
             url = source.uri
             if not url.startswith(("http://", "https://")):  # others, such as javascript://, are no addresses of pages

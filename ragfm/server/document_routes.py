@@ -115,14 +115,14 @@ async def upload(
     name = file.filename
     for code, character in _FORM_ESCAPES.items():
         name = name.replace(code, character)
-    store, max_waiting = service.uploads[target.collection].store, target.rag.collection.settings.uploads.waiting
+    store, max_waiting = service.uploads[target.collection].store, service.limits.uploads_waiting
     limits = {"max_bytes": key.uploads_mb * _MB, "max_waiting": max_waiting}
     groups = [key.own_group, *shared]
     try:
         async with service.served.document_queue.slot(key.name):
             stored = await service.served.run_to_end(partial(store, file.file, name, groups, **limits))
     except UploadsWaitingError as error:
-        message = f"{max_waiting} uploads of this key wait to be indexed, which is the limit (`uploads.waiting`). "
+        message = f"{max_waiting} uploads of this key wait to be indexed, which is the limit. "
         why, seconds = service.index_supervisors[target.collection].reason, _WAITING_RETRY_SECONDS
         if why is not None:
             message, seconds = f"{message}Indexing fails and is retried: {why} ", _FAILED_RETRY_SECONDS

@@ -1,4 +1,4 @@
-"""Contradictions and citations as lines below an answer's text, for clients that show only the text."""
+"""Citations and contradictions as lines below an answer's text, for clients that show only the text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ _ADDED_LINES = re.compile(
     r"(?:\n\nBut \[\d+\] says otherwise[^\n]*(?:\nBut \[\d+\] says otherwise[^\n]*)*)?"
     r"(?:\n\nSources:(?:\n\[\d+\] [^\n]*)+)?\Z"
 )
-
-
-def contradiction_lines(answer: Answer) -> list[str]:
-    """A line for each passage that contradicts the answer. They follow its text after a blank line."""
-    return [contradiction.sentence for contradiction in answer.contradictions]
 
 
 def footnotes(answer: Answer) -> str:

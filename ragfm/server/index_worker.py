@@ -20,9 +20,10 @@ from typing import Any
 
 from ragfm.collection import Collection
 from ragfm.core.errors import CollectionBusyError, RagfmError
+from ragfm.ingestion.sources import sync_in_turns
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
-from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, SliceReport, Upload, upload_id
+from ragfm.store.uploads import UPLOADS_SOURCE, SliceReport, Upload, upload_id
 
 
 def main(collection: str) -> None:
@@ -32,14 +33,14 @@ def main(collection: str) -> None:
         os.nice(5)  # requests have priority
     reasons: dict[str, str] = {}
     with Collection.open(collection) as owner, ExitStack() as held:
-        uploads = owner.open_uploads()
+        uploads = owner.store.open_uploads()
         turns = Turns(uploads.owner_of_path)
         try:
             if not held.enter_context(uploads.turn()):
                 return
             began, pending = time.monotonic(), dict(uploads.pending())
             stored = list(uploads.all())  # before the slice, which has then seen them all
-            for report in owner.sync_in_turns(uploads.source, turns, name=UPLOADS_SOURCE):
+            for report in sync_in_turns(owner.store, uploads.source, turns, name=UPLOADS_SOURCE):
                 reasons |= {failure.uri: f"{failure.stage}: {failure.error}" for failure in report.failed}
                 reasons |= {skip.uri: skip.why for skip in report.skipped}
                 # Before the last slice, more files of an upload may follow.
@@ -87,7 +88,7 @@ def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Ma
         if number in visible[upload.owner]:
             continue
         if number in indexed:
-            failed[upload.uri] = f"a file {ACCESS_FILE} in it closes it to the key that uploaded it"
+            failed[upload.uri] = "a file .ragfm-access in it closes it to the key that uploaded it"
         elif not within:
             failed[upload.uri] = "it has no documents: hidden files and files that configure ragfm are left out"
         else:

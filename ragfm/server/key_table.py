@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ragfm.core.errors import CollectionError, CollectionNotFound, ConfigError
 from ragfm.server.api_keys import Key, RequestCounter, find_key, hash_secret, new_key, rotated_key
 from ragfm.server.json_logging import log_event
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.store.tables import DATABASE_NOW
 from ragfm.store.tables import server_keys as _keys
 from ragfm.store.tables import server_rates as _rates
@@ -52,7 +52,6 @@ _TAKE = _take_query()  # built once: each request executes it
 class KeyTable:
     """The keys of the servers of a collection on PostgreSQL, in its schema. Thread-safe.
 
-    If an older ragfm created the collection, the first key creates the tables, which needs the role that owns it.
     Changes take effect with the next request. All methods raise CollectionError if the database cannot be used.
     """
 
@@ -83,7 +82,6 @@ class KeyTable:
             raise CollectionNotFound(
                 f"There is no collection at '{self.path}'.", "Create one with `ragfm ingest FOLDER`."
             )
-        self._database.migrate()
         with self._database.committing() as connection:
             row = {"name": key.name, "sha256": stored.sha256, "key": stored.model_dump(mode="json")}
             taken = connection.scalar(sa.select(_keys.c.id).where(_keys.c.name == key.name))
@@ -134,7 +132,7 @@ class KeyTable:
         While the database cannot count, as for a role that may only read, each server does, and says so in its log.
         """
         if monotonic() < self._alone_until:
-            return self._alone.take(key)
+            return self._alone.take(key.name, key.per_minute)
         interval, allowance = 60 / key.per_minute, max(1.0, key.per_minute) * 60 / key.per_minute
         request = {"name": key.name, "interval": interval, "allowance": allowance + _ROUNDING}
         try:
@@ -144,7 +142,7 @@ class KeyTable:
             self._alone_until = monotonic() + _RETRY_SECONDS
             message = f"Each server counts requests alone for {_RETRY_SECONDS:g} s: {error.message}"
             log_event(_log, logging.WARNING, "rates_unshared", message)
-            return self._alone.take(key)
+            return self._alone.take(key.name, key.per_minute)
         return 0.0 if allowed else max(_ROUNDING, left + interval - allowance)
 
     def _select(self, query: sa.Select[tuple[object]]) -> tuple[Key, ...]:

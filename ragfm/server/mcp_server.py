@@ -33,7 +33,6 @@ from ragfm.server.api_errors import ApiError
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import AnswerDetails
 from ragfm.server.fair_queue import QueueFullError
-from ragfm.server.footnotes import contradiction_lines
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
 from ragfm.server.service import Service
@@ -132,8 +131,8 @@ class _Tools:
             if request is not None:
                 request.state.log_fields = {"model": model.name, **self._service.record_usage(answer)}
             details = await self._service.details(answer, model)
-            if lines := contradiction_lines(answer):
-                details.answer += "\n\n" + "\n".join(lines)
+            if answer.contradictions:
+                details.answer += "\n\n" + "\n".join(contradiction.sentence for contradiction in answer.contradictions)
             return details
 
     async def list_documents(

@@ -17,8 +17,6 @@ from ragfm.server.served_models import ServedModels
 from ragfm.store.views import view_bytes
 
 _PROCESS_BYTES = 250_000_000  # of the process with all libraries and no model
-_WEIGHT_SUFFIXES = (".safetensors", ".gguf")
-_LOCAL_EMBEDDERS = {"sentence-transformers", "llama-cpp", "model2vec"}
 _HINT = (
     "Serve fewer models or collections, or give the reader fewer slots or a smaller context window: `slots` in "
     "[reader_options.llama-cpp], `context_tokens` in [ask] of ragfm.toml."
@@ -71,14 +69,13 @@ def estimate_memory(served: ServedModels) -> list[MemoryUse]:
     collections = {model.collection: model.rag.collection for model in served.models.values()}
     for embedder in sorted({str(collection.contract["embedder"]) for collection in collections.values()}):
         plugin, embedder_model = plugin_and_model("embedders", embedder)
-        if embedder_model is None or plugin not in _LOCAL_EMBEDDERS:
+        if embedder_model is None or plugin != "sentence-transformers":
             continue
         try:
             path = find_model(embedder_model, "embedder")
         except RagfmError:  # not installed: a search will report it
             continue
-        files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _WEIGHT_SUFFIXES]
-        size = sum(file.stat().st_size for file in files)
+        size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         parts.append(MemoryUse(f"the embedder {embedder}", size, size))
     for name, collection in collections.items():
         size = view_bytes(collection.path)

@@ -24,10 +24,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
-from ragfm.server.api_keys import SCOPES, Key, KeyStore, hash_secret
+from ragfm.server.api_keys import SCOPES, Key, KeyStore, RequestCounter, hash_secret
 from ragfm.server.api_keys import Scope as KeyScope
 from ragfm.server.json_logging import log_event
-from ragfm.server.key_attempts import KeyAttempts
 from ragfm.server.prometheus_metrics import Metrics
 
 LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9, scopes=SCOPES)
@@ -39,8 +38,6 @@ PROBES = ("/healthz", "/readyz")
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_REFUSAL_SECONDS = 1.0
-"""Delay of a refusal, so that a client that repeats its request at once takes no time from others."""
 _CLIENT_CLOSED = 499  # nginx's status for a client that disconnects; it is only logged
 _METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 _REQUEST_ID = re.compile(r"[\w.:-]{1,64}")
@@ -50,7 +47,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one request. Sizes are in bytes, times in seconds."""
+    """Limits of one request. Sizes are in bytes, times in seconds.
+
+    `uploads_waiting` is the maximum number of uploads of a key that are not indexed yet, `commit_waits` that of its
+    requests that wait for a commit, each for up to `commit_seconds`, and `attempts_per_minute` that of requests of an
+    address whose key was not valid before. More of these are refused after `refusal_seconds`, so that a client that
+    repeats its request at once takes no time from others.
+    """
 
     body: int = 2**20
     upload: int = 100 * 2**20
@@ -58,6 +61,11 @@ class Limits:
     upload_seconds: float = 600.0
     answer_seconds: float = 300.0
     answer_tokens: int = 1024
+    uploads_waiting: int = 20
+    commit_waits: int = 16
+    commit_seconds: float = 10.0
+    attempts_per_minute: int = 300
+    refusal_seconds: float = 1.0
 
 
 class RequestGuard:
@@ -67,7 +75,7 @@ class RequestGuard:
         self, app: Any, *, keys: KeyStore | None, limits: Limits, metrics: Metrics, is_public: Callable[[str], bool]
     ) -> None:
         self._app, self._keys, self._limits, self._metrics, self._is_public = app, keys, limits, metrics, is_public
-        self._attempts = KeyAttempts()
+        self._attempts = RequestCounter()  # by address: each attempt would cost a look at the database
         self._known: set[str] = set()  # hashes of keys that were valid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,15 +143,19 @@ class RequestGuard:
         """The key of a request, None for a public path. Raises ApiError if the request is not allowed."""
         if self._is_public(scope["path"]):
             return None
-        if self._keys is None:
-            _check_local(headers)
+        if self._keys is None:  # refuse pages of other sites, direct or through a name that resolves to this machine
+            host, origin = urlsplit(f"//{headers.get('host', '')}").hostname, headers.get("origin")
+            if host not in _LOOPBACK or (origin is not None and urlsplit(origin).netloc != headers.get("host")):
+                raise ApiError(403, "A server without keys accepts local requests only.", code="not_local")
             return LOCAL_KEY
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         secret, keys = secret.strip(), self._keys
         secret = secret if scheme.lower() == "bearer" else ""
         address, digest = (scope["client"] or ("", 0))[0], hash_secret(secret)
         # Behind a proxy, all clients may have one address: a key that was valid does not count as an attempt.
-        blocked_seconds = 0.0 if digest in self._known else self._attempts.take(address)
+        blocked_seconds = (
+            0.0 if digest in self._known else self._attempts.take(address, self._limits.attempts_per_minute)
+        )
 
         def admit() -> tuple[Key | None, float]:
             """The key, and the seconds until its next request is allowed."""
@@ -160,7 +172,7 @@ class RequestGuard:
         if key is None:
             self._known.discard(digest)
             if blocked_seconds:
-                await asyncio.sleep(_REFUSAL_SECONDS)
+                await asyncio.sleep(self._limits.refusal_seconds)
                 message = "This address has sent too many requests without a valid key."
                 raise ApiError(429, message, code="too_many_invalid_keys", retry_after=int(blocked_seconds) + 1)
             message = "A valid key is required: `Authorization: Bearer KEY`."
@@ -172,7 +184,12 @@ class RequestGuard:
         if seconds > 0:
             message = "The key has reached its limit of requests per minute."
             raise ApiError(429, message, code="rate_limit", retry_after=int(seconds) + 1)
-        if (scope_needed := _needed_scope(scope)) not in key.scopes:
+        scope_needed: KeyScope = "read"
+        if scope["path"] == METRICS_PATH:
+            scope_needed = "metrics"
+        elif scope["path"].startswith(UPLOADS_PATH) and scope["method"] in ("POST", "DELETE"):
+            scope_needed = "write"
+        if scope_needed not in key.scopes:
             message = f"The key has the scopes {', '.join(key.scopes) or 'none'}, not {scope_needed}."
             raise ApiError(403, message, code="missing_scope")
         return key
@@ -275,12 +292,6 @@ async def _run_until_disconnect(app: Any, scope: Scope, body: _Body, send: Send)
             await watcher
 
 
-def _needed_scope(scope: Scope) -> KeyScope:
-    if scope["path"] == METRICS_PATH:
-        return "metrics"
-    return "write" if scope["path"].startswith(UPLOADS_PATH) and scope["method"] in ("POST", "DELETE") else "read"
-
-
 def _too_large(max_bytes: int) -> ApiError:
     return ApiError(413, f"The body is larger than {max_bytes:,} bytes.", code="too_large")
 
@@ -309,11 +320,3 @@ def _check_head(scope: Scope, headers: Headers) -> None:
             _ = urlsplit(f"{prefix}{headers.get(name, '')}").port
         except ValueError as error:
             raise ApiError(400, f"The header {name!r} is not valid.", code="invalid_request", param=name) from error
-
-
-def _check_local(headers: Headers) -> None:
-    """Refuse requests from other sites' pages, directly or through a name that resolves to this machine."""
-    host = urlsplit(f"//{headers.get('host', '')}").hostname
-    origin = headers.get("origin")
-    if host not in _LOOPBACK or (origin is not None and urlsplit(origin).netloc != headers.get("host")):
-        raise ApiError(403, "A server without keys accepts local requests only.", code="not_local")

@@ -20,7 +20,7 @@ from ragfm.citations.verifier import load_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
-from ragfm.core.types import Message, Reader, Sampling
+from ragfm.core.types import ImageEmbedder, Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.hardware import cpu_count
@@ -47,15 +47,18 @@ class Handles:
     use the generation that `refresh` has prepared, but none that is older than what the key has seen in a list.
     """
 
-    def __init__(self, as_groups: Callable[[Set[str]], Collection]) -> None:
-        self.as_groups = as_groups
+    def __init__(self, owner: Collection) -> None:
+        self.as_groups = owner.as_groups
+        self._store = owner.store
+        self.refresh = owner.store.refresh
+        """Prepare the newest generation for searches."""
         self.indexing = False
         self._seen: dict[str, int] = {}  # by key, the generation of its last list or document
 
     def of(self, key: Key, groups: Set[str] | None = None) -> Collection:
         """The collection as a key sees it, or only these groups of the key."""
-        handle = self.as_groups(key.visible_groups if groups is None else groups)
-        return handle.at_least(self._seen.get(key.name, 0)) if self.indexing else handle
+        oldest = self._seen.get(key.name, 0) if self.indexing else None
+        return self.as_groups(key.visible_groups if groups is None else groups, oldest=oldest)
 
     def saw_newest(self, key: Key) -> None:
         """Remember that the key knows the newest generation."""
@@ -63,11 +66,12 @@ class Handles:
 
     def newest(self) -> int:
         """The newest generation. Raises CollectionError."""
-        return self.as_groups(_NO_GROUPS).generation
+        return self._store.read_catalog(lambda catalog: catalog.generation())
 
-    def refresh(self) -> None:
-        """Prepare the newest generation for searches."""
-        self.as_groups(_NO_GROUPS).refresh()
+    def image_embedder(self) -> ImageEmbedder | None:
+        """The embedder by which figures are searched; None if there is none, or no figure."""
+        vectors = self._store.read(lambda snapshot: self._store.image_vectors(snapshot.generation))
+        return None if vectors is None else vectors.embedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,20 +116,22 @@ class ServedModels:
         # By model and options: collections with the same reader share it.
         self._readers: dict[str, tuple[Reader, FairQueue]] = {}
         self.models: dict[str, Model] = {}
+        self.on_server: set[str] = set()  # the collections on PostgreSQL
         self.locations: dict[str, str] = {}  # folders and addresses, with their passwords
         self.uploads: dict[str, UploadStore] = {}
         self.handles: dict[str, Handles] = {}  # by collection
         for name, folder in collections:
             if name in self.locations:
                 raise ConfigError(f"Two collections are named {name!r}.", "Rename one with `-c NAME=DIR`.")
-            as_groups = Collection.open(folder).as_groups
-            as_groups(_NO_GROUPS).status()  # raises if there is no collection
-            opened = as_groups(_NO_GROUPS)
-            self.locations[name] = str(folder) if opened.shared else opened.location
-            self.uploads[name] = opened.open_uploads()
-            self.handles[name] = Handles(as_groups)
+            owner = Collection.open(folder)
+            owner.as_groups(_NO_GROUPS).status()  # raises if there is no collection
+            if owner.store.database.shared:
+                self.on_server.add(name)
+            self.locations[name] = str(folder) if name in self.on_server else owner.location
+            self.uploads[name] = owner.store.open_uploads()
+            self.handles[name] = Handles(owner)
             for i, (label, reader) in enumerate(readers):
-                rag = Rag(as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
+                rag = Rag(owner.as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
                 reader = reader or rag.reader_name
                 if isinstance(reader, str):
                     plugin, model = plugin_and_model("readers", reader)
@@ -227,7 +233,7 @@ class ServedModels:
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
         verifiers = {collection.settings.ask.ranking_verifier for collection in collections.values()}
-        of_images = [collection.image_embedder for collection in collections.values()]
+        of_images = [handles.image_embedder() for handles in self.handles.values()]
 
         def load_readers() -> None:
             for reader, _ in self._readers.values():

@@ -41,9 +41,6 @@ COMMIT_HEADER = "x-ragfm-commit"
 Commit: TypeAlias = Annotated[
     str, Header(alias=COMMIT_HEADER, description="A commit, as `ragfm ingest --json` returns it, to wait for.")
 ]
-_COMMIT_SECONDS = 10.0
-MAX_COMMIT_WAITS = 16
-"""Maximum number of requests of a key that wait for a commit."""
 _CHECK_SECONDS = 10.0  # between two checks of the readers' servers
 _log = logging.getLogger(__name__)
 
@@ -85,7 +82,7 @@ class Service:
         collections = {model.collection: model.rag.collection for model in self.served.models.values()}
         up = {}
         for name, collection in collections.items():
-            if collection.shared:
+            if name in self.served.on_server:
                 try:
                     await self.served.run(getattr, collection, "state")
                     up[name] = True
@@ -167,28 +164,31 @@ class Service:
         return model.rag.with_options(collection=handle, k=k, sampling=changed, origin=origin)
 
     async def wait_for(self, key: Key, model: Model, handle: Collection, commit: str) -> None:
-        """Wait until a collection has the commit that a client wants to see, see `Collection.has`. Raises ApiError."""
+        """Wait until a collection has the commit that a client wants to see, see `Collection.wait_for`.
+
+        Raises ApiError.
+        """
 
         def check_limit() -> None:
-            if self.commit_waits[key.name] >= MAX_COMMIT_WAITS:
-                message = f"The key has {MAX_COMMIT_WAITS} requests that wait for a commit, which is its limit."
+            if self.commit_waits[key.name] >= self.limits.commit_waits:
+                message = f"The key has {self.limits.commit_waits} requests that wait for a commit, which is its limit."
                 raise ApiError(429, message, code="too_many_waits", retry_after=1)
 
         if not commit:
             return
         try:
             check_limit()  # before the database is asked
-            if await self.served.compute(key, handle.has, commit):
+            if await self.served.compute(key, handle.wait_for, commit, 0):
                 return
             check_limit()  # others may have come meanwhile
             self.commit_waits[key.name] += 1
             try:
                 async with (
-                    asyncio.timeout(_COMMIT_SECONDS),
+                    asyncio.timeout(self.limits.commit_seconds),
                     aclosing(self._commit_watches[model.collection].changes()) as changes,
                 ):
                     async for _ in changes:
-                        if await self.served.compute(key, handle.has, commit, refusable=False):
+                        if await self.served.compute(key, handle.wait_for, commit, 0, refusable=False):
                             return
             finally:
                 self.commit_waits[key.name] -= 1
@@ -229,17 +229,18 @@ class Service:
     async def pieces(self, key: Key, stream: AnswerStream, start: float) -> AsyncIterator[str]:
         """The pieces of an answer. `start` is the time of the request (`monotonic`)."""
         first = True
-        while (piece := await self._step(key, stream)) is not None:
+        while True:
+            if stream.checking:
+                piece = await self.served.compute(key, stream.step, refusable=False)
+            else:
+                piece = await self.served.run(stream.step)
+            if piece is None:
+                return
             if first and piece:
                 first = False
                 self.metrics.first_token.observe(monotonic() - start)
             if piece:
                 yield piece
-
-    async def _step(self, key: Key, stream: AnswerStream) -> str | None:
-        if not stream.checking:
-            return await self.served.run(stream.step)
-        return await self.served.compute(key, stream.step, refusable=False)
 
     async def details(self, answer: Answer, model: Model) -> AnswerDetails:
         """An answer for the client, with the id for its rating if it is in the answer log."""

@@ -1,10 +1,10 @@
 """The store: the catalog, which is the source of truth, and indexes built from it.
 
 database            what a collection needs of its database
-sqlite_database     a collection in a folder
-sqlite_file         its file, with page checksums, and HEAD
-postgres_database   a collection on PostgreSQL
-tables, migrations  the schema, and upgrades from older schemas
+sqlite_database     a collection in a folder, with HEAD, which records the last acknowledged commit
+sqlite_file         its file, with page checksums
+postgres            a collection on PostgreSQL
+tables              the schema
 catalog             reads the catalog
 catalog_writer      writes it, one generation per commit
 document_rows       rows of documents, chunks, tags and groups
@@ -15,12 +15,9 @@ views               vector and keyword indexes of one generation, saved as files
 index_selection     which kind of vector index `auto` selects
 search_backend      the seam: a collection at one generation, searchable under a predicate
 snapshot            the backend `local`: one generation, ready to search
-vector_server       a snapshot whose vectors are searched by a server, words as in `local`
 pgvector_backend    the backend `pgvector`: vectors in the database
-milvus_backend      the backend `milvus`: vectors in Milvus
 uploads             uploaded files: what a server needs of them, and their folder
 upload_table        uploaded files in the database
-work_queue          entries of sources that workers prepare, on PostgreSQL
 compaction          deletes dead rows and returns their space
 collection_store    everything an open collection holds, and the write lock
 """

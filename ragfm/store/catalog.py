@@ -38,7 +38,6 @@ from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
     IMAGE_CONTRACT,
     SCHEMA_VERSION,
-    WITH_IMAGES,
     chunks,
     contracts,
     documents,
@@ -109,22 +108,17 @@ class Catalog:
             head = database.read_head()
             with self.read() as connection:
                 schema = read_property(connection, "schema")
-                self._images_known = has_images(connection)
                 newest = connection.execute(_NEWEST).one()
-                floor = read_property(connection, "floor")
-                acknowledged = newest.id if head is None else head["generation"]
-                query = sa.select(generations.c.digest).where(generations.c.id == acknowledged)
-                digest = connection.execute(query).scalar_one_or_none()
+                is_lost = head is not None and _is_lost(connection, head["generation"], head["digest"])
             if schema != str(SCHEMA_VERSION):
+                is_newer = schema is not None and schema.isdecimal() and int(schema) > SCHEMA_VERSION
                 raise CollectionError(
                     f"The collection '{database.location}' has schema {schema}, but this ragfm reads schema "
                     f"{SCHEMA_VERSION}.",
-                    "Use a newer ragfm.",
+                    "Use a newer ragfm." if is_newer else "Ingest its sources into a new collection.",
                 )
-            # Compaction deletes old generations. A HEAD that was read before the compaction may be one of them.
-            compacted = digest is None and acknowledged < int(floor or 0)
-            if head is not None and digest != head["digest"] and not compacted:
-                raise self._loss(newest.id, acknowledged, head["digest"])
+            if head is not None and is_lost:
+                raise self._loss(newest.id, head["generation"], head["digest"])
             database.saw(newest.id, newest.digest)
         except BaseException:
             self.close()
@@ -210,13 +204,10 @@ class Catalog:
         """Check that the newest generation continues the history that this process has seen, and remember it."""
         if seen == (generation, digest):
             return
-        if seen is not None:
-            known = connection.execute(sa.select(generations.c.digest).where(generations.c.id == seen[0])).scalar()
-            compacted = known is None and seen[0] < int(read_property(connection, "floor"))
-            if known != seen[1] and not compacted:
-                if self.database.replaced(connection):
-                    raise StaleReadError
-                raise self._loss(generation, *seen)
+        if seen is not None and _is_lost(connection, *seen):
+            if self.database.replaced(connection):
+                raise StaleReadError
+            raise self._loss(generation, *seen)
         self.database.saw(generation, digest)
 
     def _loss(self, newest: int, acknowledged: int, digest: str) -> DamagedCollectionError:
@@ -235,9 +226,8 @@ class Catalog:
         if newest.id < generation:
             return False
         with self.read() as connection:
-            known = connection.execute(sa.select(generations.c.digest).where(generations.c.id == generation)).scalar()
-            compacted = known is None and generation < int(read_property(connection, "floor"))
-        if known != digest and not compacted:
+            is_lost = _is_lost(connection, generation, digest)
+        if is_lost:
             loss = self._loss(newest.id, generation, digest)
             raise LostCommitError(loss.message, loss.hint)
         return True
@@ -350,8 +340,8 @@ class Catalog:
         with self.read() as connection:
             return [(recipe, kind, count, int(chunks)) for recipe, kind, count, chunks in connection.execute(query)]
 
-    def document(self, document_id: int) -> tuple[str, tuple[Mark, ...] | None]:
-        """Text and marks of a document version; marks are None if ragfm wrote it with schema 1.
+    def document(self, document_id: int) -> tuple[str, tuple[Mark, ...]]:
+        """Text and marks of a document version.
 
         Raises DamagedCollectionError if the text does not match its hash, StaleReadError if the row is gone.
         """
@@ -362,7 +352,7 @@ class Catalog:
             raise StaleReadError
         if text_hash(row.text) != row.text_hash:
             raise self.damage_error(f"the text of {row.uri!r} does not match its hash")
-        return row.text, None if row.marks is None else tuple(map(Mark.from_list, row.marks))
+        return row.text, tuple(map(Mark.from_list, row.marks))
 
     def image(self, key: str, generation: int, *conditions: sa.ColumnElement[bool]) -> ImagePart | None:
         """An image by its hash, if a document at a generation that meets the conditions has it in a chunk.
@@ -370,12 +360,7 @@ class Catalog:
         Raises DamagedCollectionError if it does not match its hash.
         """
         with self.read() as connection:
-            if not self._has_images(connection):
-                return None
-            used = sa.exists().where(
-                chunks.c.image == images.c.hash, alive(chunks, generation), documents.c.id == chunks.c.document_id
-            )
-            query = sa.select(images).where(images.c.hash == key, used.where(*conditions))
+            query = sa.select(images).where(images.c.hash == key, _in_a_chunk(generation, conditions))
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
@@ -385,14 +370,10 @@ class Catalog:
 
     def image_sizes(self, generation: int, *conditions: sa.ColumnElement[bool]) -> tuple[int, int]:
         """The number of images of the documents at a generation that meet the conditions, and their bytes."""
+        size = sa.func.coalesce(sa.func.sum(sa.func.length(images.c.data)), 0)
+        query = sa.select(sa.func.count(), size).where(_in_a_chunk(generation, conditions))
         with self.read() as connection:
-            if not self._has_images(connection):
-                return 0, 0
-            used = sa.exists().where(
-                chunks.c.image == images.c.hash, alive(chunks, generation), documents.c.id == chunks.c.document_id
-            )
-            size = sa.func.coalesce(sa.func.sum(sa.func.length(images.c.data)), 0)
-            count, total = connection.execute(sa.select(sa.func.count(), size).where(used.where(*conditions))).one()
+            count, total = connection.execute(query).one()
         return count, int(total)
 
     def image_contract(self) -> Mapping[str, Any] | None:
@@ -400,11 +381,6 @@ class Catalog:
         with self.read() as connection:
             found = read_image_contract(connection)
         return None if found is None else found[1]
-
-    def _has_images(self, connection: sa.Connection) -> bool:
-        """Whether the catalog has the table `images` and the columns for figures, which older versions lack."""
-        self._images_known = self._images_known or has_images(connection)
-        return self._images_known
 
     # --- Chunks and vectors --------------------------------------------------------------------------------------
 
@@ -430,11 +406,7 @@ class Catalog:
         Unknown ids are left out.
         Raises DamagedCollectionError if a text does not match its hash.
         """
-        if not self._images_known:
-            with self.read() as connection:
-                self._has_images(connection)
-        query = self._by_id.chunks if self._images_known else self._by_id.chunks_without_images
-        rows = self._rows(query, ids=list(ids))
+        rows = self._rows(self._by_id.chunks, ids=list(ids))
         if self._by_id is _IN_ARRAY:
             texts = {row.document_id: row.document_text for row in rows if row.document_text is not None}
         else:
@@ -540,17 +512,6 @@ def read_property(connection: sa.Connection, key: str) -> Any:
     return connection.execute(sa.select(properties.c.value).where(properties.c.key == key)).scalar()
 
 
-def has_images(connection: sa.Connection) -> bool:
-    """Whether the database has what figures need; one that an older version wrote may lack it."""
-    return read_property(connection, WITH_IMAGES) is not None
-
-
-def columns_of(table: sa.Table, *, with_images: bool) -> list[sa.ColumnElement[Any]]:
-    """The columns to select from a table, with NULL for those that a database without images lacks."""
-    lacking = () if with_images or table is not chunks else ("image", "box")
-    return [sa.null().label(column.name) if column.name in lacking else column for column in table.c]
-
-
 def read_image_contract(connection: sa.Connection) -> tuple[int, Mapping[str, Any]] | None:
     """The id and fingerprint of the contract by which images are searched; None without an image embedder."""
     contract_id = read_property(connection, IMAGE_CONTRACT)
@@ -569,9 +530,23 @@ def read_generation(connection: sa.Connection, generation: int | None = None) ->
     return None if row is None else Generation(row.id, row.digest, row.contract_id, row.fingerprint, row.chunks)
 
 
+def _is_lost(connection: sa.Connection, generation: int, digest: str) -> bool:
+    """Whether the history has another commit, or none, in the place of a generation that was acknowledged."""
+    known = connection.scalar(sa.select(generations.c.digest).where(generations.c.id == generation))
+    # Compaction deletes old generations. One that was read before the compaction may be one of them.
+    compacted = known is None and generation < int(read_property(connection, "floor") or 0)
+    return known != digest and not compacted
+
+
 def alive(table: sa.Table, generation: int) -> sa.ColumnElement[bool]:
     """The condition that a row of documents or chunks is visible at a generation."""
     return sa.and_(table.c.born <= generation, sa.or_(table.c.died.is_(None), table.c.died > generation))
+
+
+def _in_a_chunk(generation: int, conditions: Sequence[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
+    """The condition that an image is in a chunk of a document at a generation that meets the conditions."""
+    used = sa.exists().where(chunks.c.image == images.c.hash, alive(chunks, generation))
+    return used.where(documents.c.id == chunks.c.document_id, *conditions)
 
 
 def batches(values: list[Any]) -> Iterator[list[Any]]:
@@ -605,9 +580,9 @@ class _ById:
     ) -> None:
         self.vectors = _vector_query(sa.bindparam("contract_id")).where(among(chunks.c.id))
         self.documents = sa.select(chunks.c.id, chunks.c.document_id).where(among(chunks.c.id))
-        self.chunks, self.chunks_without_images = (
+        self.chunks = (
             sa.select(
-                *columns_of(chunks, with_images=with_images),
+                *chunks.c,
                 documents.c.uri,
                 documents.c.media_type,
                 documents.c.metadata["parsed_by"].as_string().label("parsed_by"),
@@ -615,7 +590,6 @@ class _ById:
             )
             .join_from(chunks, documents, documents.c.id == chunks.c.document_id)
             .where(among(chunks.c.id))
-            for with_images in (True, False)
         )
         self.texts = sa.select(documents.c.id, documents.c.text).where(among(documents.c.id))
 

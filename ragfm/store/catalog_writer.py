@@ -27,7 +27,6 @@ from ragfm.store.document_rows import (
 )
 from ragfm.store.tables import (
     SCHEMA_VERSION,
-    WITH_IMAGES,
     contracts,
     documents,
     failures,
@@ -75,7 +74,6 @@ class CatalogWriter(Catalog):
     """The catalog, for the one process that holds the collection's lock."""
 
     def __init__(self, database: Database) -> None:
-        database.migrate()
         super().__init__(database, writable=True)
         # A commit whose writer was killed before it wrote HEAD is acknowledged now: readers may have seen it.
         newest, head = self.at(), database.read_head()
@@ -86,7 +84,7 @@ class CatalogWriter(Catalog):
     def create(cls, database: Database, contract: Mapping[str, Scalar]) -> None:
         """Create an empty catalog, at generation 0. Raises OSError, CollectionError."""
         digest = blake2b(digest_size=16).hexdigest()
-        facts = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0", WITH_IMAGES: "1"}
+        facts = {"schema": str(SCHEMA_VERSION), "collection": uuid.uuid4().hex, "floor": "0"}
 
         def fill(connection: sa.Connection) -> tuple[int, str]:
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in facts.items()])
@@ -152,11 +150,6 @@ class CatalogWriter(Catalog):
             ended = [*removed, *(new.path for new in added)]
             commit.chunks -= end_documents(commit.connection, source.id, ended, commit.generation)
             commit.record("-", source.name, ended)
-            if any(new.document.images for new in added) and not self._has_images(commit.connection):
-                raise CollectionError(
-                    f"Figures cannot be stored in '{self.database.location}': an older version of ragfm created it.",
-                    "Run `ragfm ingest` once as the owner of its tables, which adds the table of images.",
-                )
             for new in added:
                 commit.written.append(insert_document(commit.connection, source, new, commit.generation))
                 commit.chunks += len(new.chunks)

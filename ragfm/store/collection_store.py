@@ -43,7 +43,7 @@ from ragfm.store.views import VIEWS_FOLDER
 
 if TYPE_CHECKING:
     from ragfm.store.database import Database
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 _log = logging.getLogger(__name__)
 _READ_ATTEMPTS = 5  # while others commit and compact
@@ -64,7 +64,7 @@ def open_database(location: str | Path) -> Database:
             f"The collection '{location}' cannot be opened: '{scheme}://' is not a known kind of address.",
             "Specify a folder, or `postgresql://user@host/database?collection=NAME`.",
         )
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
     return PostgresDatabase(f"postgresql{separator}{rest}")
 
@@ -120,11 +120,11 @@ class Store:
         return ParserChoice(parse.parsers, parse.fallback or "", parse.images)
 
     def chunk_settings(self, window: int) -> ChunkSettings:
-        """Chunk size and overlap, in tokens. A size above the embedder's window is logged; the window then applies."""
+        """Chunk size in tokens. A size above the embedder's window is logged; the window then applies."""
         size = self.settings.chunk.size
         if size is not None and size > int(window):
             _log.warning("chunk.size is %d, but the embedder accepts %s tokens, which is the limit.", size, window)
-        return ChunkSettings(size=size, overlap=self.settings.chunk.overlap)
+        return ChunkSettings(size)
 
     @property
     def names_embedder(self) -> bool:
@@ -237,9 +237,6 @@ class Store:
                         f"There is no collection at '{self.database.location}'.",
                         f"There is one at '{inside}'." if (inside / HEAD_FILE).exists() else hint,
                     )
-                if self.database.needs_migration:
-                    with self.writing():
-                        pass  # opening it for writing migrates it
                 self._catalog_id = self.database.identity()  # before: a later replacement is noticed
                 self._catalog = Catalog(self.database)
             return self._catalog
@@ -433,7 +430,6 @@ class Store:
         with self.database.lock():
             catalog = CatalogWriter(self.database)
             try:
-                self.open_uploads().add_records()
                 yield catalog
             finally:
                 catalog.close()

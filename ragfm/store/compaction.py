@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
 
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.store.catalog import Catalog, batches, has_images, read_image_contract
+from ragfm.store.catalog import Catalog, batches, read_image_contract
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
 from ragfm.store.image_vectors import HASH_BYTES, OF_IMAGES, figures_at
@@ -32,10 +31,6 @@ from ragfm.store.tables import (
     tags,
     vectors,
 )
-from ragfm.store.work_queue import WorkQueue
-
-if TYPE_CHECKING:
-    from ragfm.store.postgres_database import PostgresDatabase
 
 _BATCH_ROWS = 5_000  # deleted per transaction, so that the write-ahead log stays small
 _MIN_DEAD_CHUNKS, _MIN_DEAD_SHARE = 1_000, 0.3  # from which a sync compacts
@@ -79,50 +74,34 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
     newest = catalog.at()
     with catalog.write() as connection:
         connection.execute(properties.update().where(properties.c.key == "floor").values(value=str(newest.id)))
-    dead, deleted = count_dead_chunks(catalog), 0
-    while count := _delete_chunks(catalog, newest.id):
-        deleted += count
-        progress(Progress("compact", deleted, dead))
-    deleted_documents = _delete_documents(catalog, newest.id)
-    if store.database.shared:  # what interrupted syncs have left may be of documents that were removed
-        WorkQueue(cast("PostgresDatabase", store.database)).clear(catalog)
+    dead, deleted, count = count_dead_chunks(catalog), 0, -1
+    while count:
+        with catalog.write() as connection:
+            batch = sa.select(chunks.c.id).where(chunks.c.died <= newest.id).limit(_BATCH_ROWS)
+            count = connection.execute(chunks.delete().where(chunks.c.id.in_(batch))).rowcount
+        if count:
+            deleted += count
+            progress(Progress("compact", deleted, dead))
+    # There is no index on `died` of documents: the ids are read in a single scan, rather than once per batch.
+    with catalog.read() as connection:
+        dead_documents = sa.select(documents.c.id).where(documents.c.died <= newest.id)
+        document_ids = list(connection.execute(dead_documents).scalars())
+    for ids in batches(document_ids):
+        with catalog.write() as connection:
+            for table in (tags, groups):
+                connection.execute(table.delete().where(table.c.document_id.in_(ids)))
+            connection.execute(documents.delete().where(documents.c.id.in_(ids)))
     deleted_vectors = _delete_vectors(catalog, newest.contract_id)
-    deleted_images = _delete_images(catalog)
     with catalog.write() as connection:
+        without_chunk = ~sa.exists().where(chunks.c.image == images.c.hash)
+        deleted_images = connection.execute(images.delete().where(without_chunk)).rowcount
         connection.execute(generations.delete().where(generations.c.id < newest.id))
         empty = ~sa.exists().where(documents.c.source_id == sources.c.id)
         connection.execute(sources.delete().where(sources.c.removed.is_(True), empty))
     catalog.shrink()
     seconds = round(time.monotonic() - start, 3)
     sizes = (bytes_before, catalog.size())
-    return CompactReport(deleted, deleted_documents, deleted_vectors, *sizes, seconds, deleted_images)
-
-
-def _delete_chunks(catalog: CatalogWriter, floor: int) -> int:
-    with catalog.write() as connection:
-        dead = sa.select(chunks.c.id).where(chunks.c.died <= floor).limit(_BATCH_ROWS)
-        return connection.execute(chunks.delete().where(chunks.c.id.in_(dead))).rowcount
-
-
-def _delete_documents(catalog: CatalogWriter, floor: int) -> int:
-    # There is no index on `died`: the ids are read in a single scan, rather than once per batch.
-    with catalog.read() as connection:
-        dead = list(connection.execute(sa.select(documents.c.id).where(documents.c.died <= floor)).scalars())
-    for batch in batches(dead):
-        with catalog.write() as connection:
-            for table in (tags, groups):
-                connection.execute(table.delete().where(table.c.document_id.in_(batch)))
-            connection.execute(documents.delete().where(documents.c.id.in_(batch)))
-    return len(dead)
-
-
-def _delete_images(catalog: CatalogWriter) -> int:
-    """Delete the images without a chunk."""
-    with catalog.write() as connection:
-        if not has_images(connection):
-            return 0
-        used = sa.exists().where(chunks.c.image == images.c.hash)
-        return connection.execute(images.delete().where(~used)).rowcount
+    return CompactReport(deleted, len(document_ids), deleted_vectors, *sizes, seconds, deleted_images)
 
 
 def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:

@@ -51,10 +51,6 @@ class Database(Protocol):
     def exists(self) -> bool:
         """Whether the collection exists. Raises DamagedCollectionError if only a part of it does."""
 
-    @property
-    def needs_migration(self) -> bool:
-        """Whether the collection has an older schema."""
-
     def identity(self) -> object:
         """A value that changes when another collection takes the place of this one."""
 
@@ -63,15 +59,6 @@ class Database(Protocol):
 
     def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
         """Create the tables and let `fill` insert their first rows; it returns the generation and its digest."""
-
-    def receiving(self) -> AbstractContextManager[sa.Engine]:
-        """An engine for the tables of a copy, created if they are not there from an interrupted one.
-
-        The collection exists when the block ends, which has to insert everything.
-        """
-
-    def migrate(self) -> None:
-        """Upgrade an older schema. The caller holds the lock."""
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the write lock. Raises CollectionBusyError, which names the holder, and CollectionReadOnlyError."""

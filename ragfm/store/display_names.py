@@ -21,9 +21,12 @@ class DisplayNames:
         names = sorted({name.rstrip("/") or name for name in sources})
         levels = dict.fromkeys(filter(_can_be_shortened, names), 1)
         while True:
-            shown = {name: _last_levels(name, levels[name]) if name in levels else name for name in names}
-            clashing = [pair for pair in combinations(names, 2) if _nested(shown[pair[0]], shown[pair[1]])]
-            growing = {name for pair in clashing for name in pair if name in levels and shown[name] != name}
+            shown = {name: "/".join(name.split("/")[-levels[name] :]) if name in levels else name for name in names}
+            growing = set[str]()
+            for pair in combinations(names, 2):
+                first, second = (shown[name] for name in pair)
+                if "." in (first, second) or _is_in(first, second) or _is_in(second, first):
+                    growing.update(name for name in pair if name in levels and shown[name] != name)
             if not growing:
                 break
             for name in growing:
@@ -43,14 +46,6 @@ class DisplayNames:
 def _can_be_shortened(name: str) -> bool:
     is_web_address = name.startswith(("http://", "https://"))
     return name != "/" and not is_web_address and ("://" in name or PurePath(name).is_absolute())
-
-
-def _last_levels(name: str, count: int) -> str:
-    return "/".join(name.split("/")[-count:])
-
-
-def _nested(first: str, second: str) -> bool:
-    return "." in (first, second) or _is_in(first, second) or _is_in(second, first)
 
 
 def _is_in(uri: str, source: str) -> bool:

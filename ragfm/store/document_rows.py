@@ -19,17 +19,12 @@ from ragfm.store.tables import (
     as_number,
     chunks,
     documents,
-    generations,
     groups,
     images,
-    properties,
     tags,
     text_hash,
     vectors,
 )
-
-ACCESS_CHANGED = "access changed"
-"""The property that names the generation in which access groups of documents last changed; search backends need it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +92,6 @@ def insert_chunks(
     """Insert chunks of a document, born at a generation."""
     if not new:
         return
-    # Without the columns for figures, which a catalog may lack, if the document has none.
-    figures = any(chunk.image for chunk in new)
     rows = [
         {
             "document_id": document_id,
@@ -110,7 +103,8 @@ def insert_chunks(
             "context": chunk.context,
             "text_hash": key,
             "born": generation,
-            **({"image": chunk.image, "box": chunk.box} if figures else {}),
+            "image": chunk.image,
+            "box": chunk.box,
         }
         for chunk, key in zip(new, hashes, strict=True)
     ]
@@ -169,9 +163,14 @@ def update_tags(
     row = connection.execute(sa.select(documents.c.id, documents.c.metadata).where(*live)).one()
     metadata = {key: value for key, value in {**row.metadata, **changes}.items() if value is not None}
     connection.execute(documents.update().where(documents.c.id == row.id).values(metadata=metadata, recipe=recipe))
-    connection.execute(tags.delete().where(tags.c.document_id == row.id))
-    _insert_tags(connection, row.id, metadata)
+    rewrite_tags(connection, row.id, metadata)
     return int(row.id)
+
+
+def rewrite_tags(connection: sa.Connection, document_id: int, metadata: Mapping[str, Scalar]) -> None:
+    """Replace the rows of a document in `tags` by those of its metadata."""
+    connection.execute(tags.delete().where(tags.c.document_id == document_id))
+    _insert_tags(connection, document_id, metadata)
 
 
 def _insert_tags(connection: sa.Connection, document_id: int, metadata: Mapping[str, Scalar]) -> None:
@@ -220,7 +219,4 @@ def update_groups(
         if names:
             connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
         changed.append(document_id)
-    newest = sa.select(sa.cast(sa.func.max(generations.c.id) + 1, sa.String)).scalar_subquery()
-    connection.execute(properties.delete().where(properties.c.key == ACCESS_CHANGED))
-    connection.execute(properties.insert().values(key=ACCESS_CHANGED, value=newest))
     return changed

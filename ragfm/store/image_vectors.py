@@ -19,7 +19,7 @@ from zlib import crc32
 import numpy as np
 import sqlalchemy as sa
 
-from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, batches, has_images, read_image_contract
+from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, batches, read_image_contract
 from ragfm.store.tables import IMAGE_CONTRACT, chunks, properties, vectors
 
 if TYPE_CHECKING:
@@ -82,8 +82,6 @@ def use_contract(connection: sa.Connection, contract_id: int | None) -> None:
 
 def figures_at(connection: sa.Connection, generation: int) -> dict[int, str]:
     """The hashes of the images of a generation's figures by chunk id, ascending."""
-    if not has_images(connection):
-        return {}
     query = sa.select(chunks.c.id, chunks.c.image).where(chunks.c.image.is_not(None), alive(chunks, generation))
     return {row.id: row.image for row in connection.execute(query.order_by(chunks.c.id))}
 

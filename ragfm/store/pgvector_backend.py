@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
 from zlib import crc32
@@ -27,12 +27,11 @@ from ragfm.core.types import Ids, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError, alive, batches, read_property
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.search_backend import Predicate
-from ragfm.store.snapshot import MAX_TIES
+from ragfm.store.snapshot import MAX_TIES, Snapshot
 from ragfm.store.tables import chunks, documents, vectors
-from ragfm.store.vector_server import VectorServerSnapshot
 
 if TYPE_CHECKING:
-    from ragfm.store.postgres_database import PostgresDatabase
+    from ragfm.store.postgres import PostgresDatabase
 
 _EXTRA = 20  # candidates beyond k, since half precision may change their order
 _FEW = 4_000  # chunks that are compared one by one, which is then as fast as the index
@@ -61,10 +60,10 @@ class _Halfvec(sa.types.UserDefinedType[str]):
         return f"halfvec({self.dim})"
 
 
-class PgvectorSnapshot(VectorServerSnapshot):
+class PgvectorSnapshot(Snapshot):
     """The chunks of a collection on PostgreSQL at one generation. Thread-safe."""
 
-    kind, place = "pgvector", "the database"
+    views_have_vectors = False
 
     @classmethod
     def open(cls, catalog: Catalog, generation: Generation, settings: Settings) -> Self:
@@ -83,12 +82,22 @@ class PgvectorSnapshot(VectorServerSnapshot):
     def _counts(self) -> OrderedDict[tuple[Predicate, int], int]:
         return OrderedDict()
 
-    @property
-    def _has_rows(self) -> bool:
-        return self._table is not None
+    @classmethod
+    def save(
+        cls,
+        catalog: Catalog,
+        settings: Settings,
+        *,
+        always: bool = False,
+        language_changed: Callable[[Generation, str | None], None],
+    ) -> bool:
+        """Add vectors to the table, if the caller holds the lock, and save the words as `local` does."""
+        added = cls._update_rows(catalog) if isinstance(catalog, CatalogWriter) else 0
+        saved = super().save(catalog, settings, always=always, language_changed=language_changed)
+        return saved or added > 0
 
     @classmethod
-    def _update_rows(cls, catalog: CatalogWriter, settings: Settings) -> int:
+    def _update_rows(cls, catalog: CatalogWriter) -> int:
         """Create the table and its index if there are none, and add the vectors that it lacks."""
         _check_server(catalog)
         import psycopg  # a folder is refused without it
@@ -122,7 +131,7 @@ class PgvectorSnapshot(VectorServerSnapshot):
                         f'REFERENCES "{_schema(connection)}".vectors ON DELETE CASCADE)'
                     )
                 )
-                database.create_policies(connection, [table.name])
+                database.security.create_policies(connection, [table.name])
         lacking = ~sa.exists().where(table.c.text_hash == vectors.c.text_hash)
         query = sa.select(vectors.c.text_hash, vectors.c.vector, vectors.c.checksum).where(
             vectors.c.contract_id == generation.contract_id, lacking
@@ -149,8 +158,9 @@ class PgvectorSnapshot(VectorServerSnapshot):
                 added += len(rows)
         with catalog.write() as connection:
             # After the first rows, since building an index is faster than adding to one.
+            owns_table = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:name)")
             indexed = _exists(connection, f"{table.name}_hnsw")
-            if generation.chunks and not indexed and _is_owner(connection, table.name):
+            if generation.chunks and not indexed and connection.scalar(owns_table, {"name": name}):
                 _create_index(connection, table, dim)
             if added:
                 for changed in (table, chunks, documents):
@@ -187,17 +197,39 @@ class PgvectorSnapshot(VectorServerSnapshot):
                     connection.execute(table.delete().where(table.c.text_hash.in_(batch)))
                 if not indexed:
                     connection.execute(sa.text(f'DROP INDEX IF EXISTS "{_schema(connection)}".{index}'))
-            cls._update_rows(catalog, settings)
+            cls._update_rows(catalog)
         if missing or wrong:
             found = f"{missing} missing and {len(wrong)} different"
             yield table.name, "the vectors", "those of the catalog", found
         if generation.chunks and not indexed:
             yield table.name, f"the index {index}", "valid", "missing or invalid"
 
-    def _without_row(self, generation: Generation, after: int) -> Ids:
-        assert self._table is not None
+    def _read_born(self, generation: Generation) -> tuple[Ids, Ids, Vectors]:
+        catalog, after = self._catalog, self.generation.id
+        born = catalog.chunk_ids(generation.id, chunks.c.born > after)
+        if self.is_start:
+            after = -1  # the table may lack older vectors than the words of the view
+        if self._table is None:
+            return born, *catalog.chunk_vectors(generation, born_after=after)
         lacking = ~sa.exists().where(self._table.c.text_hash == chunks.c.text_hash)
-        return self._catalog.chunk_ids(generation.id, chunks.c.born > after, lacking)
+        missing = np.setdiff1d(catalog.chunk_ids(generation.id, chunks.c.born > after, lacking), self._tail_ids)
+        return born, *catalog.vectors_of(generation, missing.tolist())
+
+    def status(self, settings: Settings) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """The state of the table and of the keyword index."""
+        vectors, words = super().status(settings)
+        exists, missing = self._table is not None, len(self._tail_ids)
+        state = {
+            "kind": "pgvector" if exists else None,
+            "wanted": "pgvector",
+            "why": "The backend pgvector is set: vectors are searched in the database.",
+            "generation": self.generation.id,
+            "vectors": len(self) - missing,
+            "pending": missing,
+            "state": "in the database" if exists else "none",
+            "saved": exists,
+        }
+        return {**vectors, **state}, words
 
     def matches(self, where: Predicate) -> bool:
         """Whether a chunk meets the predicate."""
@@ -238,7 +270,15 @@ class PgvectorSnapshot(VectorServerSnapshot):
             matching = self._count(connection, where, few)
             compared = matching if matching <= few else None
             if compared is None:
-                connection.execute(_index_settings(max(4 * count, self.generation.chunks // _CHUNKS_PER_CANDIDATE)))
+                candidates = max(4 * count, self.generation.chunks // _CHUNKS_PER_CANDIDATE, _MIN_EF_SEARCH)
+                index_settings = {
+                    "hnsw.ef_search": str(min(_MAX_EF_SEARCH, candidates)),
+                    "hnsw.iterative_scan": "relaxed_order",
+                    "hnsw.max_scan_tuples": str(_MAX_SCAN_TUPLES),
+                    "jit": "off",
+                }  # for this transaction only
+                calls = (sa.func.set_config(name, value, True) for name, value in index_settings.items())
+                connection.execute(sa.select(*calls))
             while True:
                 found = connection.execute(self._ranked(query, where, table, count, compared)).all()
                 if len(found) < count and compared is None:  # the index gave up before it found as many as match
@@ -271,17 +311,6 @@ class PgvectorSnapshot(VectorServerSnapshot):
         join = chunks.join(table, table.c.text_hash == chunks.c.text_hash)
         by_index = self._matching(sa.select(chunks.c.id, distance.label("distance")).select_from(join), where)
         return by_index.order_by(distance).limit(count)
-
-
-def _index_settings(candidates: int) -> sa.Select[Any]:
-    """The statement that sets up a search through the index, for its transaction only."""
-    values = {
-        "hnsw.ef_search": str(min(_MAX_EF_SEARCH, max(_MIN_EF_SEARCH, candidates))),
-        "hnsw.iterative_scan": "relaxed_order",
-        "hnsw.max_scan_tuples": str(_MAX_SCAN_TUPLES),
-        "jit": "off",
-    }
-    return sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items()))
 
 
 def _copy_row(key: bytes, vector: bytes) -> bytes:
@@ -339,12 +368,6 @@ def _exists(connection: sa.Connection, name: str) -> bool:
     """Whether the collection's schema has a table or an index of this name."""
     found = sa.func.to_regclass(f'"{_schema(connection)}".{name}')
     return bool(connection.scalar(sa.select(found.is_not(None))))
-
-
-def _is_owner(connection: sa.Connection, table: str) -> bool:
-    """Whether this role may create an index of a table."""
-    query = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:name)")
-    return bool(connection.scalar(query, {"name": f'"{_schema(connection)}".{table}'}))
 
 
 def _schema(connection: sa.Connection) -> str:

@@ -407,6 +407,5 @@ def wanted_kind(generation: Generation, view: View | None, settings: Settings) -
     """The kind of vector index that a view should have, and the reason as a sentence."""
     if settings.index != "auto":
         return settings.index, "It is set."
-    megabytes = settings.index_memory_mb
-    limit = default_memory() if megabytes is None else megabytes << 20
-    return choose_kind(generation.chunks, int(generation.contract["dim"]), limit, current=view.kind if view else None)
+    dim, current = int(generation.contract["dim"]), view.kind if view else None
+    return choose_kind(generation.chunks, dim, default_memory(), current=current)

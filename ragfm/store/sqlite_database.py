@@ -19,7 +19,16 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from ragfm.core.config import SETTINGS_FILE
-from ragfm.core.durable_files import new_file_mode, storage_failure, sync_folder, temporary_path, temporary_paths
+from ragfm.core.durable_files import (
+    encode_checksummed,
+    new_file_mode,
+    new_folder,
+    read_checksummed,
+    storage_failure,
+    sync_folder,
+    temporary_paths,
+    write_durably,
+)
 from ragfm.core.errors import (
     AccessDeniedError,
     CollectionBusyError,
@@ -28,9 +37,7 @@ from ragfm.core.errors import (
     DamagedCollectionError,
 )
 from ragfm.core.fork import reset_in_children
-from ragfm.store.catalog import read_generation, read_property
 from ragfm.store.database import LOCK_SECONDS
-from ragfm.store.migrations import add_images, migrate, needs_migration
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     HEAD_FILE,
@@ -38,17 +45,12 @@ from ragfm.store.sqlite_file import (
     create_database,
     open_engine,
     read_error,
-    read_head,
-    write_head,
 )
-from ragfm.store.tables import SCHEMA, WITH_IMAGES, chunks
+from ragfm.store.tables import SCHEMA, uploads
 from ragfm.store.views import VIEWS_FOLDER
 
 LOCK = "LOCK"
 _VACUUM_PAGES = 2_000  # freed per statement
-
-COPYING = ".copying"
-"""Suffix of the folder of a copy that is not complete."""
 
 
 class _PreparedQuery:
@@ -120,7 +122,7 @@ class SqliteDatabase:
         """Whether the folder holds a collection. Raises DamagedCollectionError if HEAD or the catalog is missing."""
         for _ in range(2):  # another process may be creating it
             has_head = (self.folder / HEAD_FILE).exists()
-            has_catalog = (self.folder / CATALOG_FILE).exists() or needs_migration(self.folder)
+            has_catalog = (self.folder / CATALOG_FILE).exists()
             if has_head == has_catalog:
                 return has_catalog
         if has_catalog:
@@ -129,11 +131,6 @@ class SqliteDatabase:
             f"{CATALOG_FILE} is missing from '{self.folder}'.",
             "Restore the collection from a backup, or remove its folder and ingest again.",
         )
-
-    @property
-    def needs_migration(self) -> bool:
-        """Whether the collection has an older schema."""
-        return needs_migration(self.folder)
 
     def identity(self) -> tuple[int, int] | None:
         """Device and inode of the database file, None if there is none."""
@@ -152,12 +149,9 @@ class SqliteDatabase:
                 "Choose a different folder with -c.",
             )
         folder = self.folder.resolve()  # it may be a link to a larger disk
-        temporary = temporary_path(folder)
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir(0o700)  # it holds the text of all documents
-            yield SqliteDatabase(temporary)
-            temporary.rename(folder)
+            with new_folder(folder) as temporary:
+                yield SqliteDatabase(temporary)
         except (OSError, sa.exc.DBAPIError, CollectionError) as error:
             error_type, why = storage_failure(folder.parent, error)
             if isinstance(error, CollectionError):
@@ -167,8 +161,6 @@ class SqliteDatabase:
             raise error_type(
                 f"The collection '{self.folder}' cannot be created: {why}.", "Choose a different folder with -c."
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def create(self, fill: Callable[[sa.Connection], tuple[int, str]]) -> None:
         """Create the database file in the folder, which exists, and HEAD. Raises OSError, CollectionError."""
@@ -177,6 +169,7 @@ class SqliteDatabase:
         try:
             with engine.begin() as connection:
                 SCHEMA.create_all(connection)
+                uploads.create(connection)
                 generation, digest = fill(connection)
             # Closing does a checkpoint too, but ignores errors.
             with closing(engine.raw_connection()) as driver:
@@ -187,50 +180,6 @@ class SqliteDatabase:
         finally:
             engine.dispose()
         self.write_head(generation, digest)
-
-    @contextmanager
-    def receiving(self) -> Iterator[sa.Engine]:
-        """An engine for a copy in the folder `NAME.copying`, which is renamed when the block ends."""
-        partial = SqliteDatabase(self.folder.with_name(f"{self.folder.name}{COPYING}"))
-        try:
-            partial.folder.mkdir(0o700, parents=True, exist_ok=True)
-            if not (partial.folder / CATALOG_FILE).exists():
-                create_database(partial.folder)
-            engine = partial.open_engine(writable=True)
-            try:
-                with engine.begin() as connection:
-                    SCHEMA.create_all(connection)
-                yield engine
-                with engine.begin() as connection:
-                    newest = read_generation(connection)
-                assert newest is not None  # the copy is complete
-                partial.shrink(engine)
-            finally:
-                engine.dispose()
-            partial.write_head(newest.id, newest.digest)
-            partial.folder.rename(self.folder)
-            sync_folder(self.folder.parent)
-        except (OSError, sa.exc.DBAPIError) as error:
-            error_type, why = storage_failure(self.folder.parent, error)
-            raise error_type(
-                f"The copy '{self.folder}' cannot be written: {why}.", "Fix the cause, then copy again."
-            ) from error
-
-    def migrate(self) -> None:
-        """Upgrade a collection with an older schema. Raises CollectionError, which leaves it unchanged."""
-        migrate(self.folder)
-        engine = self.open_engine(writable=True)
-        try:
-            with engine.begin() as connection:
-                # A damaged catalog is reported when it is read.
-                lacks_images = read_property(connection, "schema") and not read_property(connection, WITH_IMAGES)
-            if lacks_images:
-                with self.begin_write(engine) as connection:
-                    add_images(connection, chunks.name)
-        except sa.exc.DatabaseError as error:
-            raise self.write_error(error) from error
-        finally:
-            engine.dispose()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -312,11 +261,23 @@ class SqliteDatabase:
 
     def read_head(self) -> dict[str, Any]:
         """The last acknowledged `generation` and its `digest`. Raises DamagedCollectionError."""
-        return read_head(self.folder)
+        try:
+            return read_checksummed(self.folder / HEAD_FILE)
+        except (OSError, ValueError) as error:
+            raise DamagedCollectionError(
+                f"The record of the last commit, '{self.folder / HEAD_FILE}', cannot be read: {error}.", LOST_HEAD_HINT
+            ) from error
 
     def write_head(self, generation: int, digest: str) -> None:
         """Acknowledge a generation durably. Raises CollectionError."""
-        write_head(self.folder, generation, digest)
+        try:
+            write_durably(self.folder / HEAD_FILE, encode_checksummed({"generation": generation, "digest": digest}))
+        except OSError as error:
+            error_type, why = storage_failure(self.folder, error)
+            raise error_type(
+                f"Generation {generation} is committed, but '{self.folder / HEAD_FILE}' cannot be written: {why}.",
+                "Fix the cause and run the command again.",
+            ) from error
 
     def read_error(self, error: sa.exc.DatabaseError) -> CollectionError:
         """The error to raise for a failed read: damage, a full disk, a missing permission, or anything else."""

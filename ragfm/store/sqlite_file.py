@@ -1,4 +1,4 @@
-"""The database file of a collection, and HEAD, which records the last acknowledged commit.
+"""The database file of a collection, with page checksums.
 
 SQLite does not notice damaged page content: a flipped bit silently becomes a different text. Every page therefore has
 a checksum, which SQLite's checksum VFS (https://sqlite.org/cksumvfs.html) writes and verifies. The driver is pysqlite3,
@@ -24,11 +24,8 @@ from numpy.typing import NDArray
 
 from ragfm.core.durable_files import (
     create_file,
-    encode_checksummed,
     new_file_mode,
-    read_checksummed,
     storage_failure,
-    write_durably,
 )
 from ragfm.core.errors import AccessDeniedError, CollectionError, DamagedCollectionError, DiskFullError
 
@@ -215,28 +212,6 @@ def _logged_pages(folder: Path) -> tuple[set[int], int | None]:
     except FileNotFoundError:
         pass
     return logged, page_count
-
-
-def write_head(folder: Path, generation: int, digest: str) -> None:
-    """Acknowledge a generation durably. Raises CollectionError."""
-    try:
-        write_durably(folder / HEAD_FILE, encode_checksummed({"generation": generation, "digest": digest}))
-    except OSError as error:
-        error_type, why = storage_failure(folder, error)
-        raise error_type(
-            f"Generation {generation} is committed, but '{folder / HEAD_FILE}' cannot be written: {why}.",
-            "Fix the cause and run the command again.",
-        ) from error
-
-
-def read_head(folder: Path) -> dict[str, Any]:
-    """The last acknowledged `generation` and its `digest`. Raises DamagedCollectionError."""
-    try:
-        return read_checksummed(folder / HEAD_FILE)
-    except (OSError, ValueError) as error:
-        raise DamagedCollectionError(
-            f"The record of the last commit, '{folder / HEAD_FILE}', cannot be read: {error}.", LOST_HEAD_HINT
-        ) from error
 
 
 def _has_wal(folder: Path) -> bool:

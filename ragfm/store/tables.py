@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from ragfm.core.types import Ref
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = sa.MetaData()
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite auto-increments only INTEGER
 _String = sa.String().with_variant(sa.String(collation="C"), "postgresql")  # ordered by code point, as in SQLite
@@ -78,7 +78,7 @@ documents = sa.Table(
     sa.Column("revision", _String, nullable=False),
     sa.Column("allow", sa.JSON(none_as_null=True)),  # access groups from the connector; NULL without rules
     sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("marks", sa.JSON(none_as_null=True)),  # NULL if written with schema 1
+    sa.Column("marks", sa.JSON, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -123,8 +123,6 @@ images = sa.Table(
     sa.Column("media_type", _String, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
-WITH_IMAGES = "images"
-"""The property of a catalog that has the table `images` and the columns of `chunks` for it; older ones lack them."""
 IMAGE_CONTRACT = "image contract"
 """The property with the id of the contract by which images are searched; without an image embedder there is none."""
 
@@ -168,11 +166,11 @@ failures = sa.Table(
     sa.Column("at", _String, nullable=False),
 )
 
-# What only a collection on PostgreSQL has, such as the state of its servers and workers. It belongs to no generation:
+# What only a collection on PostgreSQL has, such as the state of its servers. It belongs to no generation:
 # copies and digests leave it out. A folder has `uploads` as well, without their content.
 SERVER_STATE = sa.MetaData()
 DATABASE_NOW = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
-"""The clock that servers and workers share, in seconds."""
+"""The clock that servers share, in seconds."""
 
 server_keys = sa.Table(
     "server_keys",
@@ -203,7 +201,7 @@ answer_log = sa.Table(
     sa.Column("finished", sa.Boolean, nullable=False),
     sa.Column("reader", sa.Text, nullable=False),
     sa.Column("adapter", sa.Text),
-    sa.Column("groups", JSONB(none_as_null=True)),  # NULL for the owner
+    sa.Column("groups", sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")),  # NULL: owner
     sa.Column("passages", sa.JSON, nullable=False),
     sa.Column("prompt", sa.JSON, nullable=False),
     sa.Column("citations", sa.JSON, nullable=False),
@@ -213,16 +211,13 @@ answer_log = sa.Table(
     sa.Column("rating_id", _String, nullable=False, unique=True),
     sa.Column("thumbs", _String),
     sa.Column("correction", sa.Text),
-    # See LATER_LOG_COLUMNS.
     sa.Column("shown", sa.Text),
     sa.Column("status", _String),
     sa.Column("confidence", sa.Double),
     sa.Column("key", _String),
     sa.Column("request_id", _String),
+    sqlite_autoincrement=True,  # ids are never reused
 )
-
-LATER_LOG_COLUMNS = ("shown", "status", "confidence", "key", "request_id")
-"""The columns of `answer_log` that an older ragfm did not create."""
 
 uploads = sa.Table(
     "uploads",
@@ -237,8 +232,8 @@ uploads = sa.Table(
     sa.Column("error", sa.Text),  # why it failed
     sa.Column("listing", sa.JSON(none_as_null=True)),  # its files, as last listed
     sa.Column("listed_with", _String),  # the version and the limits of that listing
-    sa.Column("digest", _String),  # of the content; NULL if an older ragfm stored it, like the checksum
-    sa.Column("checksum", _String),  # of id, owner, name, groups, bytes and digest
+    sa.Column("digest", _String, nullable=False),  # of the content
+    sa.Column("checksum", _String, nullable=False),  # of id, owner, name, groups, bytes and digest
 )
 
 upload_parts = sa.Table(
@@ -256,26 +251,6 @@ document_checksums = sa.Table(
     sa.Column("document_id", sa.ForeignKey(documents.c.id, ondelete="CASCADE"), primary_key=True),
     sa.Column("checksum", sa.LargeBinary, nullable=False),
 )
-
-# Entries of sources that workers prepare, see `work_queue`.
-work = sa.Table(
-    "work",
-    SERVER_STATE,
-    sa.Column("id", _Id, sa.Identity(), primary_key=True),
-    sa.Column("source_id", sa.Integer, nullable=False),
-    sa.Column("path", _String, nullable=False),
-    sa.Column("run", _String, nullable=False),  # of the lister that wants it
-    sa.Column("taken", _String),  # the run that has taken the outcome
-    sa.Column("job", _String, nullable=False),  # everything besides the entry that decides the outcome
-    sa.Column("ref", sa.JSON, nullable=False),
-    sa.Column("known_digest", _String),
-    sa.Column("leases", sa.Integer, nullable=False, server_default="0"),  # so far
-    sa.Column("worker", _String),  # that has the lease
-    sa.Column("until", sa.Double, nullable=False, server_default="0"),  # when the lease ends, in seconds since 1970
-    sa.Column("outcome", sa.LargeBinary),
-    sa.UniqueConstraint("source_id", "path"),
-)
-sa.Index("work_waiting", work.c.id, postgresql_where=work.c.outcome.is_(None))
 
 
 def as_number(text: str) -> float | None:

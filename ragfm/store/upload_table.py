@@ -13,18 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 import xxhash
 
 from ragfm.core.durable_files import create_file
-from ragfm.core.errors import AccessDeniedError, CollectionNotFound
+from ragfm.core.errors import AccessDeniedError
 from ragfm.core.types import Ref
-from ragfm.store.postgres_database import UPLOADS_TURN, PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
+from ragfm.store.postgres.lease import UPLOADS_TURN
 from ragfm.store.tables import stored_ref, upload_parts, uploads
 from ragfm.store.uploads import (
-    ACCESS_FILE,
     OVERHEAD_BYTES,
     UPLOADS,
     UPLOADS_ADDRESS,
@@ -39,6 +39,7 @@ from ragfm.store.uploads import (
     record_checksum,
     safe_file_name,
     upload_id,
+    upload_of,
     upload_values,
     valid_record,
 )
@@ -58,7 +59,6 @@ class UploadTable:
         self._database = database
         self._owners: dict[str, str] = {}  # by id
         self._checked = False  # whether the server keeps what it acknowledges
-        self._has_checksums = False  # which an older ragfm has not made
 
     def store(
         self,
@@ -90,7 +90,8 @@ class UploadTable:
             if owned.used + size > max_bytes:
                 raise UploadQuotaError(int(owned.used), size)
             number, file_name = secrets.token_hex(8), safe_file_name(name)
-            self._insert(connection, number, file_name, groups, file, size, time.time())
+            values = upload_values(number, file_name, groups, size, content_digest(file))
+            insert_upload(connection, values, file, created=time.time())
         return Upload(f"{UPLOADS_SOURCE}/{number}/{file_name}", owner, size)
 
     def find(self, uri: str, owner: str) -> Upload | None:
@@ -108,37 +109,24 @@ class UploadTable:
 
     def _select(self, owner: str | None, *conditions: sa.ColumnElement[bool]) -> list[Upload]:
         conditions = (uploads.c.state != _REMOVED, *conditions)
-        try:
-            with self._database.reading() as connection:
-                if owner is not None:
-                    self._database.restrict(connection, frozenset({owner}))
-                    conditions = (*conditions, uploads.c.owner == owner)
-                rows = self._rows(connection, *conditions)
-        except CollectionNotFound:  # an older ragfm created the collection
-            return []
-        rows = [row for row in rows if _record(row) is not None]
+        with self._database.reading() as connection:
+            if owner is not None:
+                self._database.restrict(connection, frozenset({owner}))
+                conditions = (*conditions, uploads.c.owner == owner)
+            rows = [row for row in self._rows(connection, *conditions) if valid_record(row) is not None]
         self._owners.update((row["id"], row["owner"]) for row in rows)
-        return [
-            Upload(f"{UPLOADS_SOURCE}/{row['id']}/{row['name']}", row["owner"], row["bytes"], row["error"])
-            for row in rows
-        ]
+        return [upload_of(row) for row in rows]
 
     def _rows(self, connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Sequence[sa.RowMapping]:
-        """Rows without their listing, in order of their ids; without checksums if an older ragfm made the table."""
-        self._has_checksums = self._has_checksums or self._database.has_checksums(connection)
-        added = ("digest", "checksum")
-        columns = [
-            sa.null().label(column.name) if column.name in added and not self._has_checksums else column
-            for column in uploads.c
-            if column.name != "listing"
-        ]
+        """Rows without their listing, in order of their ids."""
+        columns = [column for column in uploads.c if column.name != "listing"]
         return connection.execute(sa.select(*columns).where(*conditions).order_by(uploads.c.id)).mappings().all()
 
     def records(self) -> dict[str, UploadRecord]:
         """The valid records by id, see UploadStore."""
         with self._database.reading() as connection:
             rows = self._rows(connection, uploads.c.state != _REMOVED)
-        found = {row["id"]: _record(row) for row in rows}
+        found = {row["id"]: valid_record(row) for row in rows}
         return {number: record for number, record in found.items() if record is not None}
 
     def differences(self) -> Iterator[tuple[str, str, str, str]]:
@@ -147,35 +135,17 @@ class UploadTable:
             with self._database.reading() as connection:
                 for row in self._rows(connection, uploads.c.state != _REMOVED):
                     place, digest = f"{UPLOADS}/{row['id']}", row["digest"]
-                    if _record(row) is None:
+                    if valid_record(row) is None:
                         found = f"{record_checksum(row)}, so nobody may see it"
                         yield place, "the checksum of its record", str(row["checksum"]), found
-                    elif digest is not None and (actual := self._digest(connection, row["id"])) != digest:
-                        yield place, f"the checksum of {row['name']}", digest, actual
-        except (AccessDeniedError, CollectionNotFound):  # this role may not read them, or an older ragfm made no table
+                        continue
+                    actual = xxhash.xxh3_128()
+                    for data in _parts(connection, row["id"]):
+                        actual.update(data)
+                    if actual.hexdigest() != digest:
+                        yield place, f"the checksum of {row['name']}", digest, actual.hexdigest()
+        except AccessDeniedError:  # this role may not read them
             return
-
-    def _digest(self, connection: sa.Connection, number: str) -> str:
-        digest = xxhash.xxh3_128()
-        for data in _parts(connection, number):
-            digest.update(data)
-        return digest.hexdigest()
-
-    def add_records(self) -> None:
-        """See UploadStore."""
-        with self._database.reading() as connection:
-            if not self._database.may(connection, uploads, "UPDATE") or not self._database.has_checksums(connection):
-                return
-            rows = self._rows(connection, uploads.c.state != _REMOVED, uploads.c.checksum.is_(None))
-            new = []
-            for row in rows:
-                if _record(row) is not None:
-                    digest = self._digest(connection, row["id"])
-                    new.append(upload_values(row["id"], row["name"], row["groups"], row["bytes"], digest))
-        if new:
-            with self._database.committing() as connection:
-                for values in new:
-                    connection.execute(uploads.update().where(uploads.c.id == values["id"]).values(values))
 
     def owner_of_path(self, path: str) -> str:
         """The owner of the upload that a path of the source belongs to; empty if there is no such upload."""
@@ -255,7 +225,7 @@ class UploadTable:
             connection.execute(uploads.update().where(row).values(values))
 
     def write_to(self, folder: Path, number: str) -> None:
-        """Write the content of an upload and its access file to a folder.
+        """Write the content of an upload to a folder.
 
         Raises FileNotFoundError if it is gone, ConnectorError if it is damaged.
         """
@@ -263,54 +233,23 @@ class UploadTable:
             row = next(iter(self._rows(connection, uploads.c.id == number)), None)
             if row is None or row["state"] == _REMOVED:
                 raise FileNotFoundError(number)
-            record, digest = _record(row), xxhash.xxh3_128()
-            with create_file(folder / ACCESS_FILE) as access:
-                access.write("\n".join(record.groups if record else ()).encode())
+            digest = xxhash.xxh3_128()
             with create_file(folder / row["name"]) as file:
                 for data in _parts(connection, number):
                     digest.update(data)
                     file.write(data)
-        if record is not None and record.digest is not None:
-            check_content(number, record.digest, digest.hexdigest())
+        check_content(number, row["digest"], digest.hexdigest())
         os.utime(folder / row["name"], (row["created"], row["created"]))
 
-    def add_from(self, folder: Path, record: UploadRecord) -> bool:
-        """Add an upload from a folder as UploadFolder keeps it, under its id. False if it is there already."""
-        with (folder / record.name).open("rb") as file, self._database.committing() as connection:
-            if connection.scalar(sa.select(uploads.c.id).where(uploads.c.id == folder.name)):
-                return False
-            status, groups = os.fstat(file.fileno()), list(record.groups)
-            size = status.st_size + OVERHEAD_BYTES
-            self._insert(connection, folder.name, record.name, groups, file, size, status.st_mtime)
-        return True
 
-    def _insert(
-        self,
-        connection: sa.Connection,
-        number: str,
-        name: str,
-        groups: list[str],
-        file: BinaryIO,
-        size: int,
-        created: float,
-    ) -> None:
-        values = upload_values(number, name, groups, size, content_digest(file))
-        self._has_checksums = self._has_checksums or self._database.has_checksums(connection)
-        if not self._has_checksums:
-            del values["digest"], values["checksum"]
-        connection.execute(uploads.insert().values(**values, created=created, state=_QUEUED))
-        file.seek(0)
-        count = 0
-        while data := file.read(_PART_BYTES):
-            connection.execute(upload_parts.insert(), {"upload_id": number, "number": count, "data": data})
-            count += 1
-
-
-def _record(row: sa.RowMapping) -> UploadRecord | None:
-    """The valid record in a row. That of an older ragfm has no checksum until the next write."""
-    if row["checksum"] is None and row["groups"][:1] == [row["owner"]]:
-        return UploadRecord(row["name"], tuple(row["groups"]), None)
-    return valid_record(row)
+def insert_upload(connection: sa.Connection, values: Mapping[str, Any], file: BinaryIO, *, created: float) -> None:
+    """Insert an upload: its record, see `upload_values`, and the whole content of a file."""
+    connection.execute(uploads.insert().values(**values, created=created, state=_QUEUED))
+    file.seek(0)
+    count = 0
+    while data := file.read(_PART_BYTES):
+        connection.execute(upload_parts.insert(), {"upload_id": values["id"], "number": count, "data": data})
+        count += 1
 
 
 def _parts(connection: sa.Connection, number: str) -> Iterator[bytes]:

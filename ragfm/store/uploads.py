@@ -1,12 +1,10 @@
 """Uploads: what a server needs of their storage, and the storage as files in the collection's folder.
 
     uploads/3f9c51d2a07be846/report.pdf         a folder for each upload, so that names are not visible to others
-    uploads/3f9c51d2a07be846/.ragfm-access      the groups that may see it, for older versions of ragfm
     catalog.db                                  a record of each upload in the table `uploads`, with a checksum
 
-The record decides who may see an upload: the groups in it, the uploader's own group first, and nobody if it is damaged.
-Where an older ragfm stored an upload without a record, the access file counts until the next write adds the record;
-without either, nobody may see it. An access file that differs can close an upload, but never open it.
+The record decides who may see an upload: the groups in it, the uploader's own group first. If it is missing or
+damaged, nobody may.
 
 An acknowledged upload is stored completely before it is indexed. The uploads are a source named `.uploads`, which
 `ragfm ingest` without arguments syncs like any other. While an upload is stored or removed, its folder has a hidden
@@ -37,8 +35,7 @@ import pysqlite3
 import sqlalchemy as sa
 import xxhash
 
-from ragfm.core.access_groups import OWN_GROUP_PREFIX
-from ragfm.core.durable_files import create_file, sync_folder, write_durably, write_error
+from ragfm.core.durable_files import create_file, sync_folder, write_error
 from ragfm.core.errors import CollectionError, ConnectorError
 from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
 from ragfm.store.tables import uploads as uploads_table
@@ -48,13 +45,12 @@ UPLOADS = "uploads"
 UPLOADS_SOURCE = ".uploads"
 """Name of their source. It starts with a dot, so that no folder of a user has the same name."""
 UPLOADS_ADDRESS = "uploads://"
-"""Location of the source, if the uploads are in the database. An older ragfm finds no folder there."""
-ACCESS_FILE = ".ragfm-access"
+"""Location of the source, if the uploads are in the database."""
 _ID = re.compile(r"[0-9a-f]{16}")
 _MAX_NAME_BYTES = 200  # of 255 that file systems allow
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,20}\Z")
 OVERHEAD_BYTES = 12 * 2**10
-"""What each upload takes besides its content: a folder and an access file."""
+"""What each upload takes besides its content: a folder and a record."""
 _UNSAFE_CHARACTERS = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
 
 
@@ -75,12 +71,12 @@ class Upload:
 class UploadRecord:
     """The valid record of an upload: its file's name, the groups that may see it, and the digest of its content.
 
-    The uploader's own group is the first. `digest` is None if an older ragfm stored the upload.
+    The uploader's own group is the first.
     """
 
     name: str
     groups: tuple[str, ...]
-    digest: str | None
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +147,6 @@ class UploadStore(Protocol):
     def differences(self) -> Iterator[tuple[str, str, str, str]]:
         """What differs from the records: the upload, what it is, the expected and the actual value."""
 
-    def add_records(self) -> None:
-        """Add the records of uploads that an older ragfm stored, for the holder of the write lock."""
-
     def remove(self, upload: Upload) -> None:
         """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
 
@@ -220,10 +213,6 @@ class UploadFolder:
             temporary = self.folder / f".{number}"
             temporary.mkdir(mode=0o700)
             try:
-                with create_file(temporary / ACCESS_FILE) as access:
-                    access.write(_access_file(groups))
-                    access.flush()
-                    os.fsync(access.fileno())
                 with create_file(temporary / file_name) as copy:
                     shutil.copyfileobj(file, copy, 2**20)
                     copy.flush()
@@ -261,19 +250,11 @@ class UploadFolder:
 
     def all(self) -> Iterator[Upload]:
         """All uploads in order of URI."""
-        names = self._ids()
-        records = self.records() if set(names) - self._cache.keys() else {}
-        uploads = dict[str, Upload]()
-        for name in names:
-            upload = self._cache.get(name)
-            if upload is None and (record := records.get(name)) is not None:
-                with suppress(FileNotFoundError):  # removed by another request
-                    size = (self.folder / name / record.name).stat().st_size + OVERHEAD_BYTES
-                    upload = Upload(f"{UPLOADS_SOURCE}/{name}/{record.name}", record.groups[0], size)
-            if upload is not None:
-                uploads[name] = upload
-        self._cache = uploads
-        yield from uploads.values()
+        ids = self._ids()
+        if set(ids) - self._cache.keys():
+            self._cache = {number: upload_of(row) for number, row in self._rows().items() if valid_record(row)}
+        known = self._cache
+        yield from (known[number] for number in ids if number in known)
 
     def owner_of_path(self, path: str) -> str:
         """The owner of the upload that a path below the folder belongs to; empty if there is no such upload."""
@@ -286,14 +267,10 @@ class UploadFolder:
         return self._cache.get(number) if (self.folder / number).exists() else None
 
     def records(self) -> dict[str, UploadRecord]:
-        """The valid records by id, those of access files where there is none. Raises CollectionError."""
-        rows = self._rows()
-        records = {}
-        for number in self._ids():
-            record = valid_record(rows[number]) if number in rows else self._legacy_record(number)
-            if record is not None:
-                records[number] = record
-        return records
+        """The valid records by id. Raises CollectionError."""
+        ids = set(self._ids())
+        found = {number: valid_record(row) for number, row in self._rows().items() if number in ids} if ids else {}
+        return {number: record for number, record in found.items() if record is not None}
 
     def differences(self) -> Iterator[tuple[str, str, str, str]]:
         """See UploadStore."""
@@ -301,7 +278,7 @@ class UploadFolder:
         for number in sorted({*rows, *self._ids()}):
             place, folder, row = f"{UPLOADS}/{number}", self.folder / number, rows.get(number)
             if row is None:
-                if self._legacy_record(number) is None and folder.exists():
+                if folder.exists():
                     yield place, "its record", "there", "missing, so nobody may see it"
                 continue
             if (actual := record_checksum(row)) != row["checksum"]:
@@ -311,22 +288,11 @@ class UploadFolder:
                 with (folder / row["name"]).open("rb") as file:
                     if (actual := content_digest(file)) != row["digest"]:
                         yield place, f"the checksum of {row['name']}", row["digest"], actual
-                groups = (folder / ACCESS_FILE).read_bytes()
-                if groups != _access_file(row["groups"]):
-                    yield place, ACCESS_FILE, str(row["groups"]), str(groups.decode(errors="replace").split("\n"))
             except OSError as error:
                 # Otherwise it is being stored, or was removed meanwhile.
                 if not folder.with_name(f".{number}").exists() and number in self._rows():
                     found = "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
                     yield place, Path(error.filename).name, "there", found
-
-    def rewrite_access_files(self) -> Iterator[str]:
-        """Write the access files that differ from the records. Yields their uploads' ids. Raises OSError."""
-        for number, record in self.records().items():
-            file = self.folder / number / ACCESS_FILE
-            if not file.exists() or file.read_bytes() != _access_file(record.groups):
-                write_durably(file, _access_file(record.groups), mode=0o600)
-                yield number
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
@@ -343,8 +309,6 @@ class UploadFolder:
     def _rows(self) -> dict[str, Mapping[str, Any]]:
         try:
             with open_connection(self._collection) as connection:
-                if not _has_records(connection):
-                    return {}
                 return {row["id"]: dict(row) for row in connection.execute(sa.select(uploads_table)).mappings()}
         except (sa.exc.DatabaseError, pysqlite3.Error) as error:
             raise read_error(self._collection, error) from error
@@ -354,28 +318,6 @@ class UploadFolder:
             return sorted(entry.name for entry in os.scandir(self.folder) if _ID.fullmatch(entry.name))
         except FileNotFoundError:
             return []
-
-    def _legacy_record(self, number: str) -> UploadRecord | None:
-        """What the access file says of an upload that an older ragfm stored; None if it is missing or not valid."""
-        try:
-            groups = (self.folder / number / ACCESS_FILE).read_text(encoding="utf-8").split("\n")
-            files = [entry.name for entry in (self.folder / number).iterdir() if entry.name != ACCESS_FILE]
-        except (OSError, UnicodeDecodeError):
-            return None
-        valid = len(files) == 1 and groups[0].startswith(OWN_GROUP_PREFIX)
-        return UploadRecord(files[0], tuple(groups), None) if valid else None
-
-    def add_records(self) -> None:
-        """See UploadStore."""
-        ids = self._ids()
-        rows, new = self._rows() if ids else {}, []
-        for number in ids:
-            record = None if number in rows else self._legacy_record(number)
-            if record is not None:
-                with suppress(OSError), (self.folder / number / record.name).open("rb") as file:
-                    size = os.fstat(file.fileno()).st_size + OVERHEAD_BYTES
-                    new.append(upload_values(number, record.name, record.groups, size, content_digest(file)))
-        self._insert(new)
 
     def copy_records(self, other: UploadFolder) -> None:
         """Add the records that another collection, whose uploads were copied here, has of them."""
@@ -393,7 +335,6 @@ class UploadFolder:
         if records:
             rows = [{**values, "created": time.time(), "state": "ready"} for values in records]
             with self._writing() as connection:
-                uploads_table.create(connection, checkfirst=True)
                 connection.execute(uploads_table.insert(), rows)
 
     def remove(self, upload: Upload) -> None:
@@ -410,9 +351,8 @@ class UploadFolder:
         """Delete the record and the hidden folder of an upload that is not stored."""
         try:
             with self._writing() as connection:
-                if _has_records(connection):
-                    number = hidden.name.removeprefix(".")
-                    connection.execute(uploads_table.delete().where(uploads_table.c.id == number))
+                number = hidden.name.removeprefix(".")
+                connection.execute(uploads_table.delete().where(uploads_table.c.id == number))
         except CollectionError:  # a full disk, for example: its empty folder stays for `begin`
             with suppress(OSError):
                 for file in hidden.iterdir():
@@ -475,6 +415,11 @@ def upload_values(number: str, name: str, groups: Sequence[str], size: int, dige
     return values | {"checksum": record_checksum(values)}
 
 
+def upload_of(row: Mapping[str, Any] | sa.RowMapping) -> Upload:
+    """The upload in a row of the table `uploads`."""
+    return Upload(f"{UPLOADS_SOURCE}/{row['id']}/{row['name']}", row["owner"], row["bytes"], row["error"])
+
+
 def valid_record(row: Mapping[str, Any] | sa.RowMapping) -> UploadRecord | None:
     """The record in a row of the table `uploads`; None if it is damaged."""
     if row["checksum"] != record_checksum(row):
@@ -503,12 +448,3 @@ def safe_file_name(name: str) -> str:
     suffix = found[0] if found else ""
     stem = base.removesuffix(suffix).strip().encode()[: _MAX_NAME_BYTES - len(suffix)].decode("utf-8", "ignore")
     return f"{stem or 'document'}{suffix}"
-
-
-def _access_file(groups: Sequence[str]) -> bytes:
-    return "\n".join(groups).encode()
-
-
-def _has_records(connection: sa.Connection) -> bool:
-    """Whether the catalog of a folder has records; the table is created with the first one."""
-    return sa.inspect(connection).has_table(uploads_table.name)

@@ -46,6 +46,12 @@ FORMAT = 3
 _log = logging.getLogger(__name__)
 
 
+def language_of(question: str) -> str | None:
+    """The language of a question, as ISO 639-1; None if none of its words tells it."""
+    language: str | None = load_plugin("keyword_indexes", KEYWORD_PLUGIN).language_of(question)
+    return language
+
+
 class View:
     """A vector index and a keyword index of one generation, memory-mapped from files.
 

@@ -28,7 +28,19 @@ def check_keyword_index(index_class: type[KeywordIndex], *, k1: float = 1.2, b: 
     ids[:] = 0  # an index that has not copied them fails the checks below
     _check_searches(index, texts)
     _check_long_queries(index, texts)
-    _check_refusals(index_class, index, texts)
+    some, values = texts.ids[2:6], texts.texts[2:6]
+    invalid: dict[str, Callable[[], object]] = {
+        "a repeated id": lambda: index_class.build(some[[0, 1, 2, 0]], values),
+        "a negative id": lambda: index_class.build(np.where(some == some[1], -1, some), values),
+        "fewer ids than texts": lambda: index_class.build(some[:3], iter(values)),
+        "fewer texts than ids": lambda: index_class.build(some, iter(values[:3])),
+        "an unknown language": lambda: index_class.build(some, values, language="klingon"),
+        "k = 0": lambda: index.search(["kalo"], 0),
+        "k = -1": lambda: index.search(["kalo"], -1),
+        "a single string as queries": lambda: index.search("kalo", 3),
+        "an id that the index already has": lambda: index.updated(some[:1], values[:1]),
+    }
+    require_value_errors(invalid)
     check_in_threads(lambda allowed: _check_hits(index, texts, 10, allowed), texts.ids)
     _check_saving(index_class, index, texts)
     _check_updates(index_class, texts)
@@ -165,22 +177,6 @@ def _check_ranking(hits: list[tuple[int, float]], exact: dict[int, float], texts
 
 def _is_close(score: float, expected: float) -> bool:
     return math.isclose(score, expected, rel_tol=1e-4)
-
-
-def _check_refusals(index_class: type[KeywordIndex], index: KeywordIndex, texts: _TestData) -> None:
-    ids, values = texts.ids[2:6], texts.texts[2:6]
-    invalid: dict[str, Callable[[], object]] = {
-        "a repeated id": lambda: index_class.build(ids[[0, 1, 2, 0]], values),
-        "a negative id": lambda: index_class.build(np.where(ids == ids[1], -1, ids), values),
-        "fewer ids than texts": lambda: index_class.build(ids[:3], iter(values)),
-        "fewer texts than ids": lambda: index_class.build(ids, iter(values[:3])),
-        "an unknown language": lambda: index_class.build(ids, values, language="klingon"),
-        "k = 0": lambda: index.search(["kalo"], 0),
-        "k = -1": lambda: index.search(["kalo"], -1),
-        "a single string as queries": lambda: index.search("kalo", 3),
-        "an id that the index already has": lambda: index.updated(ids[:1], values[:1]),
-    }
-    require_value_errors(invalid)
 
 
 def _check_saving(index_class: type[KeywordIndex], index: KeywordIndex, texts: _TestData) -> None:

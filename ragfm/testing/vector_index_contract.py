@@ -39,7 +39,22 @@ def check_vector_index(index_class: type[VectorIndex]) -> None:
     ]
     for layout_ids, layout_vectors in layouts:
         _check_hits(index_class.build(layout_ids, layout_vectors), data, 10)
-    _check_refusals(index_class, index, data)
+    ids, vectors, queries = data.ids[:4], data.vectors[:4], data.queries
+    not_finite = {value: np.where(np.eye(4, _DIM) > 0, value, vectors).astype(np.float32) for value in (np.nan, np.inf)}
+    invalid: dict[str, Callable[[], object]] = {
+        "a repeated id": lambda: index_class.build(ids[[0, 1, 2, 0]], vectors),
+        "a negative id": lambda: index_class.build(np.where(ids == ids[1], -1, ids), vectors),
+        "fewer ids than vectors": lambda: index_class.build(ids[:3], vectors),
+        "a single vector of shape (dim,)": lambda: index_class.build(ids[:1], vectors[0]),
+        "a vector of length 1.01": lambda: index_class.build(ids, vectors * np.float32(1.01)),
+        "a vector with NaN": lambda: index_class.build(ids, not_finite[np.nan]),
+        "a vector with inf": lambda: index_class.build(ids, not_finite[np.inf]),
+        "k = 0": lambda: index.search(queries, 0),
+        "k = -1": lambda: index.search(queries, -1),
+        "a query with a different dimension": lambda: index.search(queries[:, 1:], 3),
+        "a single query of shape (dim,)": lambda: index.search(queries[0], 3),
+    }
+    require_value_errors(invalid)
     check_in_threads(lambda allowed: _check_hits(index, data, 10, allowed), data.ids)
     _check_saving(index_class, index, data)
     for count in (0, 1, 2):
@@ -79,7 +94,7 @@ def _check_searches(index: VectorIndex, data: _TestData) -> None:
     require(len(index) == len(data.ids), f"len is {len(index)}, but the index was built from {len(data.ids)} vectors")
     for k in (1, 10, len(data.ids) + 5):
         _check_hits(index, data, k)
-        _check_hits(_SingleQueries(index), data, k)
+        _check_hits(index, data, k, one_by_one=True)
     for allowed in allowed_ids(data.ids):
         _check_hits(index, data, 10, allowed)
     scores, ids = index.search(data.queries[:0], 4)
@@ -89,21 +104,20 @@ def _check_searches(index: VectorIndex, data: _TestData) -> None:
     _check_hits(index, data, 2, queries=np.zeros((1, _DIM), dtype=np.float32))
 
 
-class _SingleQueries:
-    def __init__(self, index: VectorIndex) -> None:
-        self._index = index
-
-    def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        results = [self._index.search(query[np.newaxis], k, allowed=allowed) for query in queries]
-        return np.concatenate([scores for scores, _ in results]), np.concatenate([ids for _, ids in results])
-
-
 def _check_hits(
-    index: VectorIndex | _SingleQueries, data: _TestData, k: int, allowed: Ids | None = None, *, queries: Any = None
+    index: VectorIndex,
+    data: _TestData,
+    k: int,
+    allowed: Ids | None = None,
+    *,
+    queries: Any = None,
+    one_by_one: bool = False,
 ) -> None:
-    """Compare one search with the exact scores of the allowed vectors."""
+    """Compare a search, of all queries at once or `one_by_one`, with the exact scores of the allowed vectors."""
     queries = data.queries if queries is None else queries
-    scores, ids = index.search(queries, k, allowed=allowed)
+    batches = queries[:, np.newaxis] if one_by_one else [queries]
+    results = [index.search(batch, k, allowed=allowed) for batch in batches]
+    scores, ids = (np.concatenate(part) for part in zip(*results, strict=True))
     case = f"{len(data.ids)} vectors, {len(queries)} queries, k={k}"
     case += "" if allowed is None else f", {len(allowed)} ids allowed"
     require(scores.shape == ids.shape == (len(queries), k), f"{case}: shapes {scores.shape} and {ids.shape}")
@@ -161,25 +175,6 @@ def _check_recall(index_class: type[VectorIndex]) -> None:
         true = ids[rows[np.argsort(-exact, axis=1, kind="stable")[:, :k]]]
         recall = float(np.mean([np.isin(best, row).mean() for best, row in zip(true, hits, strict=True)]))
         require(recall >= index_class.recall, f"{case}: recall is {recall:.3f}, below {index_class.recall}")
-
-
-def _check_refusals(index_class: type[VectorIndex], index: VectorIndex, data: _TestData) -> None:
-    ids, vectors, queries = data.ids[:4], data.vectors[:4], data.queries
-    not_finite = {value: np.where(np.eye(4, _DIM) > 0, value, vectors).astype(np.float32) for value in (np.nan, np.inf)}
-    invalid: dict[str, Callable[[], object]] = {
-        "a repeated id": lambda: index_class.build(ids[[0, 1, 2, 0]], vectors),
-        "a negative id": lambda: index_class.build(np.where(ids == ids[1], -1, ids), vectors),
-        "fewer ids than vectors": lambda: index_class.build(ids[:3], vectors),
-        "a single vector of shape (dim,)": lambda: index_class.build(ids[:1], vectors[0]),
-        "a vector of length 1.01": lambda: index_class.build(ids, vectors * np.float32(1.01)),
-        "a vector with NaN": lambda: index_class.build(ids, not_finite[np.nan]),
-        "a vector with inf": lambda: index_class.build(ids, not_finite[np.inf]),
-        "k = 0": lambda: index.search(queries, 0),
-        "k = -1": lambda: index.search(queries, -1),
-        "a query with a different dimension": lambda: index.search(queries[:, 1:], 3),
-        "a single query of shape (dim,)": lambda: index.search(queries[0], 3),
-    }
-    require_value_errors(invalid)
 
 
 def _check_saving(index_class: type[VectorIndex], index: VectorIndex, data: _TestData) -> None:

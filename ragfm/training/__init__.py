@@ -17,41 +17,39 @@ log_examples            examples from the answer log
 held_out                questions and texts that are kept out of training, for tests
 training_run            train an adapter, or estimate the cost
 train_settings          its settings and estimate
-trainer                 the training loop
+trainer                 train a reader
+training_loop           the loop of readers and rankers
+interrupts              Ctrl-C between steps
 training_batches        batches and their loss
-preference              examples and losses of dpo and kto
+preference              examples and losses of kto
 base_model              the model that is trained
 methods                 LoRA and the other methods of fine-tuning
 checkpoint              the state of a training run on disk
-distributed             several processes that train together
-validation              scores of answers during training
 adapter_folder          the folder with the finished adapter
 adapter_card            its model card
 adapter_export          adapters in other formats
-ollama                  the Modelfile of Ollama
 peft_conversion         GGUF adapters as PEFT folders
 gguf_lora, gguf_merge   GGUF adapters, and models merged with them
 gguf_library            the library for that
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
-refresh                 retrain on the answer log, and adopt the result if it is better
-auto_adapt              refresh on questions that a reader writes
-retriever_training      train embedder, reranker or verifier, and test it
+retriever_training      train embedder or reranker, and test it
 hard_negatives          their training examples
 ranker_models           the models, with their losses
-verifier_ranker         the verifier as a ranking model
-ranker_trainer          their training loop
+verifier_ranker         the verifier as a trainable model
+ranker_trainer          train them
 """
 
 from __future__ import annotations
 
+import os
+
 from ragfm.evaluation.log_questions import rated_entries
-from ragfm.models.hardware import limit_openmp_spinning
-from ragfm.training.dataset import Dataset, Recipe, add_examples, write_dataset
+from ragfm.training.dataset import Dataset, Recipe, write_dataset
 from ragfm.training.examples import Example, read_examples
 from ragfm.training.held_out import HeldOut, load_held_out
 from ragfm.training.log_examples import examples_from_log
-from ragfm.training.raft import build_raft_dataset
+from ragfm.training.raft import examples_from_questions
 from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
 from ragfm.training.training_data import make_dataset
 from ragfm.training.training_run import TrainingResult, estimate_training, train
@@ -65,10 +63,9 @@ __all__ = [
     "TrainSettings",
     "TrainingEstimate",
     "TrainingResult",
-    "add_examples",
-    "build_raft_dataset",
     "estimate_training",
     "examples_from_log",
+    "examples_from_questions",
     "load_held_out",
     "make_dataset",
     "rated_entries",
@@ -77,4 +74,5 @@ __all__ = [
     "write_dataset",
 ]
 
-limit_openmp_spinning()  # OpenMP reads its settings while torch is loaded
+# Idle OpenMP threads of torch sleep after microseconds instead of milliseconds; read while torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "300")

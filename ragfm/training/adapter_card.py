@@ -25,7 +25,7 @@ def adapter_card(record: AdapterRecord) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["rag", "ragfm"],
     }
-    objective = f" and {record.settings['objective']}" if record.settings.get("objective") else ""
+    objective = " and kto" if record.settings.get("objective") == "kto" else ""
     lines = [
         f"# {'Model' if record.method == 'full' else 'Adapter'} for answers from passages",
         "",
@@ -52,19 +52,16 @@ def adapter_card(record: AdapterRecord) -> str:
             f"| validation examples | {numbers['valid_examples']:,} |",
             f"| steps | {numbers['steps']:,} |",
             f"| training loss, first step and mean of the last five | {loss['first']:.3f}, {loss['last_5']:.3f} |",
-            *([f"| validation, first and best | {valid[0]:.3f}, {_best(record, valid):.3f} |"] if valid else []),
+            *([f"| validation, first and best | {valid[0]:.3f}, {min(valid):.3f} |"] if valid else []),
             f"| trained parameters | {numbers['learned']:,} of {numbers['parameters']:,} |",
             f"| seconds | {numbers['seconds']:,.0f} |",
         ]
     return card_text(metadata, lines)
 
 
-def base_facts(name: str, path: Path, job: Job | None) -> dict[str, str]:
-    """What a record says about the base of a training run: name, model, sha256 and, if it states one, its licence.
-
-    Without a `job`, the model is not one of those that are found by name.
-    """
-    model = BUNDLED[job].names[-1] if job and name == "bundled" else name
+def base_facts(name: str, path: Path, job: Job) -> dict[str, str]:
+    """What a record says about the base of a training run: name, model, sha256 and, if it states one, its licence."""
+    model = BUNDLED[job].names[-1] if name == "bundled" else name
     licence = read_licence(path)
     facts = {"name": name, "sha256": weights_sha256(path), "model": model}
     return {**facts, "licence": licence} if licence else facts
@@ -80,7 +77,3 @@ def card_text(metadata: Mapping[str, Any], lines: Sequence[str]) -> str:
     """A card in Markdown, with the metadata of the Hugging Face hub."""
     front = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n" + "\n".join(lines) + "\n"
-
-
-def _best(record: AdapterRecord, valid: list[float]) -> float:
-    return max(valid) if record.settings.get("judge") == "answers" else min(valid)

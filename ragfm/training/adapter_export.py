@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +29,18 @@ from ragfm.models.adapters import (
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_folder import save_model
-from ragfm.training.base_model import Base
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.examples import Example
 from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
 from ragfm.training.gguf_merge import Quantisation, merge_gguf
 from ragfm.training.methods import import_peft, refuse_other_adapters
-from ragfm.training.ollama import MODELFILE, write_modelfile
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
-from ragfm.training.validation import generate_greedy
 from ragfm.training.weight_identity import check_same_weights
 
+MODELFILE = "Modelfile"
 _MAX_TOKENS = 48  # of each compared text
+_OLLAMA_CONTEXT_TOKENS = 4096  # as ragfm's readers by default; Ollama's own default may be shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,10 @@ def _export_to_ollama(adapter: Path, out: str | Path | None, base: str | None, d
     make_output(folder)
     export_adapter(adapter, "gguf", out=folder / GGUF, base=base, dtype=dtype)
     write_durably(folder / CARD, adapter_card(read_record(adapter)).encode())
-    write_modelfile(folder, folder / GGUF, loaded, serving)
+    stops = filter(None, (loaded.tokenizer.decode([token]) for token in sorted(loaded.ends)))
+    lines = [f"FROM {serving.resolve()}", f"ADAPTER ./{GGUF}", *(f'PARAMETER stop "{stop}"' for stop in stops)]
+    lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {_OLLAMA_CONTEXT_TOKENS}"]
+    (folder / MODELFILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / MODELFILE
 
 
@@ -236,24 +238,19 @@ def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation)
         check_adapter(adapter, base)
         merge_gguf(base, adapter, out, quantisation)
         return out
-    if not_plain_lora(json.loads((adapter / PEFT_CONFIG).read_bytes())):  # its changes have full rank
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
-        loaded, serving = _load_bases(adapter, name)
-        shape, adapted = ModelShape.from_config(loaded.model.config), load_adapter(loaded, adapter)
-        layers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-        changed = [name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, layers)]
-        merged = adapted.merge_and_unload()
-        weights = {}
-        for module in changed:
-            weight = shape.gguf_name(module)
-            weights[weight] = shape.to_gguf(weight, merged.get_submodule(module).weight.detach().float().cpu().numpy())
-        merge_gguf(serving, weights, out, quantisation)
-        return out
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        exported = export_adapter(adapter, "gguf", out=Path(folder) / GGUF, base=name, dtype="f32")
-        merge_gguf(base, exported, out, quantisation)
+    loaded, serving = _load_bases(adapter, name)
+    shape, adapted = ModelShape.from_config(loaded.model.config), load_adapter(loaded, adapter)
+    layers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    changed = [name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, layers)]
+    merged = adapted.merge_and_unload()
+    weights = {}
+    for module in changed:
+        weight = shape.gguf_name(module)
+        weights[weight] = shape.to_gguf(weight, merged.get_submodule(module).weight.detach().float().cpu().numpy())
+    merge_gguf(serving, weights, out, quantisation)
     return out
 
 

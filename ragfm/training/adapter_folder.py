@@ -24,7 +24,6 @@ from ragfm.training.adapter_card import CARD as MODEL_CARD
 from ragfm.training.adapter_card import adapter_card, base_facts
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import translate_safetensors_errors
-from ragfm.training.preference import REFERENCE
 from ragfm.training.trainer import Training
 
 PAGE = "training.html"
@@ -56,7 +55,7 @@ def write_adapter(
     )
     series: dict[str, list[tuple[float, float]]] = {
         "loss": [(float(step), loss) for step, loss in training.state.losses],
-        f"validation: {training.settings.judge}": [(float(step), value) for step, value in training.state.valid],
+        "validation": [(float(step), value) for step, value in training.state.valid],
     }
     summary = (
         f"{figures['examples']} examples; {figures['steps']} of {figures['of_steps']} steps in "
@@ -73,7 +72,7 @@ def write_adapter(
     write_durably(folder / PAGE, page.encode())
     write_durably(folder / MODEL_CARD, adapter_card(record).encode())
     write_durably(folder / RECORD, record.to_json())
-    for name in (CHECKPOINT, BEST, REFERENCE):
+    for name in (CHECKPOINT, BEST):
         (folder / name).unlink(missing_ok=True)
     return record
 

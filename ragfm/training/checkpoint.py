@@ -5,9 +5,9 @@ A training run into the folder `OUT` (`ragfm adapt train --out OUT`) saves into 
     OUT/checkpoint.safetensors  trainable weights, optimizer moments, random state, step and curves: `save_checkpoint`
     OUT/best.safetensors        trainable weights of the best validation so far
 
-`ragfm.training.trainer` writes the checkpoint every minute (`checkpoint_seconds`), at Ctrl-C and at the end of
-training, and starts from it if there is one. `ragfm.training.adapter_folder` deletes both files once the adapter is
-written. The training of a retriever saves the same files in `OUT/.training/fit`.
+`ragfm.training.training_loop` writes the checkpoint every minute, at Ctrl-C and at the end of training, and starts from
+it if there is one. `ragfm.training.adapter_folder` deletes both files once the adapter is written. The training of a
+retriever saves the same files in `OUT/.training/fit`.
 
 Tensors are stored as safetensors, everything else as JSON in the file's metadata; there is no pickle. A file is
 replaced atomically, so a checkpoint on disk is always complete.
@@ -19,8 +19,6 @@ import errno
 import json
 import os
 import re
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,19 +156,3 @@ def rng_state() -> dict[str, torch.Tensor]:
     if torch.cuda.is_available():
         states["chance.cuda"] = torch.cuda.get_rng_state()
     return states
-
-
-@contextmanager
-def defer_interrupt() -> Iterator[None]:
-    """Deliver a Ctrl-C that arrives inside the block at its end. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[tuple[Any, ...]] = []
-    handler = signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if received and callable(handler):
-        handler(*received[0])

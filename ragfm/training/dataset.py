@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,10 @@ from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 from ragfm.core.registry import plugin_and_model
-from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.rag import Rag
 from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl, image_file
-
-Form: TypeAlias = Literal["phrase", "quoted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +32,12 @@ class Recipe:
     - `abstain`: share of examples whose completion is an abstention.
     - `near`: share of these that are near misses, made by changing the question.
     - `valid`: share of examples that are kept for validation, by whole documents.
-    - `shuffle`: put passages in random order, so that the model cannot learn from their position.
-    - `together`: ask questions about the same document over the same passages where these serve both, which makes
-      training several times faster.
-    - `form`: the answer as a phrase, or followed by the sentence that it is from.
     - `seed`: random seed.
     """
 
     abstain: float = 1 / 3
     near: float = 0.5
     valid: float = 0.1
-    shuffle: bool = True
-    together: bool = True
-    form: Form = "phrase"
     seed: int = 0
 
 
@@ -69,14 +60,12 @@ def build_dataset(
     examples: Sequence[Example],
     recipe: Recipe,
     left_out: Mapping[str, int],
-    about: Mapping[str, Any],
-    *,
-    allow_empty: bool = False,
+    about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Dataset:
     """Split examples by document and describe them in a data card, which includes `about`.
 
     `left_out` counts, by reason, the questions without an example. Raises DataError if there is no example to train
-    with, unless `allow_empty`.
+    with.
     """
     shuffled = list(examples)
     random.Random(recipe.seed).shuffle(shuffled)  # noqa: S311
@@ -92,8 +81,6 @@ def build_dataset(
         chosen.update(smallest)
     train = tuple(example for index, example in enumerate(shuffled) if index not in chosen)
     valid = tuple(example for index, example in enumerate(shuffled) if index in chosen)
-    if not train and allow_empty:
-        return Dataset((), (), {"left_out": dict(left_out), **about})
     if not train:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
         raise DataError(
@@ -127,32 +114,6 @@ def build_dataset(
         "left_out": dict(left_out),
     }
     return Dataset(train, valid, {**card, **about})
-
-
-def add_examples(
-    rag: Rag,
-    dataset: Dataset | None,
-    examples: Sequence[Example],
-    recipe: Recipe,
-    left_out: Mapping[str, int],
-    *,
-    sources: Sequence[Mapping[str, Any]],
-    held_out: Sequence[Mapping[str, Any]],
-) -> Dataset:
-    """A dataset with further examples, split and counted again. Of two examples with the same question the later stays.
-
-    `sources` are appended to those in the card, `held_out` replaces what the card says about held-out data.
-    """
-    existing = [*dataset.train, *dataset.valid] if dataset else []
-    by_question: dict[str, Example] = {}
-    for index, example in enumerate([*existing, *examples]):
-        by_question[normalize(str(example.meta.get("question", index)))] = example
-    card: dict[str, Any] = dict(dataset.card) if dataset else {"questions": 0, "reader": rag.reader_name}
-    about = {key: card[key] for key in card if key in ("questions", "asked", "reader", "limit")}
-    about["sources"] = [*(card.get("sources", []) if existing else []), *sources]
-    about["held_out"] = list(held_out)
-    counts = Counter(card.get("left_out", {})) + Counter(left_out)
-    return build_dataset(rag, list(by_question.values()), recipe, counts, about)
 
 
 def group_of(uri: str) -> str:

@@ -44,9 +44,18 @@ def supported_answer(question: str, answer: str, shown: Sequence[Hit]) -> Compos
 
 def examples_to_jsonl(examples: Sequence[Example]) -> bytes:
     """The content of a file of examples. Images are named by `image_file`."""
+
+    def content(message: Message) -> str | list[dict[str, str]]:
+        if not message.images:
+            return message.text
+        return [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": image_file(part)}
+            for part in message.parts
+        ]
+
     lines = []
     for example in examples:
-        turns = [{"role": message.role, "content": _content(message)} for message in example.messages]
+        turns = [{"role": message.role, "content": content(message)} for message in example.messages]
         record = {"messages": turns, "completion": example.completion, "meta": dict(example.meta)}
         if example.rejected is not None:
             record["rejected"] = example.rejected
@@ -57,15 +66,6 @@ def examples_to_jsonl(examples: Sequence[Example]) -> bytes:
 def image_file(image: ImagePart) -> str:
     """The path of an image in a folder of examples, which includes its hash."""
     return f"images/{image.digest}.{image.media_type.removeprefix('image/')}"
-
-
-def _content(message: Message) -> str | list[dict[str, str]]:
-    if not message.images:
-        return message.text
-    return [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": image_file(part)}
-        for part in message.parts
-    ]
 
 
 def examples_digest(examples: Sequence[Example]) -> str:

@@ -104,7 +104,10 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
     an adapter that llama.cpp's format cannot represent.
     """
     config = json.loads((folder / PEFT_CONFIG).read_bytes())
-    _check_convertible(config, folder)
+    if reason := not_plain_lora(config):
+        merges = config.get("peft_type") in ("LORA", "IA3")
+        hint = "Merge it into the weights: --to merged." if merges else "Use it as it is, with the transformers reader."
+        raise UnsupportedError(f"The adapter in {folder} cannot be written as a GGUF adapter: {reason}.", hint)
     pairs: dict[str, dict[str, Matrix]] = {}
     for name, tensor in load_file(folder / WEIGHTS).items():
         match = _PEFT_NAME.match(name)
@@ -134,10 +137,7 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
         writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(pair["A"], dtype=number_type))
         writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(shape.to_gguf(name, b), dtype=number_type))
     try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_file(writer)
         sync_file(temporary)
         temporary.replace(out)
     finally:
@@ -212,12 +212,24 @@ def not_plain_lora(config: Mapping[str, Any]) -> str | None:
     return "its matrices are transposed" if config.get("fan_in_fan_out") else None
 
 
-def _check_convertible(config: Mapping[str, Any], folder: Path) -> None:
-    if reason := not_plain_lora(config):
-        kind = str(config.get("peft_type"))
-        merges = kind in ("LORA", "IA3")
-        hint = "Merge it into the weights: --to merged." if merges else "Use it as it is, with the transformers reader."
-        raise UnsupportedError(f"The adapter in {folder} cannot be written as a GGUF adapter: {reason}.", hint)
+def lora_deltas(adapter: Path) -> dict[str, Matrix]:
+    """The matrix that a GGUF adapter adds to each weight, by its name in the file."""
+    lora = gguf.GGUFReader(adapter)
+    alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
+    scale = float(alpha.contents()) if alpha else 1.0
+    halves: dict[str, dict[str, Matrix]] = {}
+    for tensor in lora.tensors:
+        name, _, half = tensor.name.rpartition(".lora_")
+        halves.setdefault(name, {})[half] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+    return {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
+
+
+def write_file(writer: Any) -> None:
+    """Write and close a GGUF file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _text_field(reader: Any, key: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
 from ragfm.core.errors import UnsupportedError
 from ragfm.training.gguf_library import gguf
-from ragfm.training.gguf_lora import Matrix
+from ragfm.training.gguf_lora import Matrix, lora_deltas, write_file
 
 Quantisation: TypeAlias = Literal["f16", "q8_0", "q4_0", "iq4_nl"]
 _FILE_TYPE = "general.file_type"
@@ -24,10 +24,32 @@ def merge_gguf(base: Path, adapter: Path | Mapping[str, Matrix], out: Path, quan
 
     Raises UnsupportedError if the adapter changes a weight that the base does not have.
     """
+    replaced = {} if isinstance(adapter, Path) else adapter
+    deltas = lora_deltas(adapter) if isinstance(adapter, Path) else {}
+    reader = gguf.GGUFReader(base)
+    if missing := (deltas.keys() | replaced.keys()) - {tensor.name for tensor in reader.tensors}:
+        raise UnsupportedError(
+            f"The adapter changes {min(missing)}, which {base} does not have.",
+            "Use the base that the adapter was trained on.",
+        )
     merged = temporary_path(out)
     quantised = merged.with_name(f"{merged.name}.q")
     try:
-        _write_merged(base, adapter, merged)
+        architecture = reader.get_field(gguf.Keys.General.ARCHITECTURE)
+        writer = gguf.GGUFWriter(merged, str(architecture.contents()))
+        for field in reader.fields.values():
+            # The writer adds these fields itself.
+            if field.name.startswith("GGUF.") or field.name in (gguf.Keys.General.ARCHITECTURE, _FILE_TYPE):
+                continue
+            kind = field.types[0]
+            item_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=item_type)
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+        for tensor in reader.tensors:  # matrices in float16, vectors in float32
+            values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            values = replaced.get(tensor.name, values + deltas.get(tensor.name, np.float32(0)))
+            writer.add_tensor(tensor.name, values.astype(np.float16 if values.ndim > 1 else np.float32))
+        write_file(writer)
         result = merged
         if quantisation != "f16":
             from ragfm.generation.readers.weight_format import WEIGHT_FORMATS, quantize
@@ -39,47 +61,3 @@ def merge_gguf(base: Path, adapter: Path | Mapping[str, Matrix], out: Path, quan
         merged.unlink(missing_ok=True)
         quantised.unlink(missing_ok=True)
     sync_folder(out.parent)
-
-
-def _read_deltas(adapter: Path) -> dict[str, Matrix]:
-    """The matrix that a GGUF adapter adds to each weight."""
-    lora = gguf.GGUFReader(adapter)
-    alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
-    scale = float(alpha.contents()) if alpha else 1.0
-    halves: dict[str, dict[str, Matrix]] = {}
-    for tensor in lora.tensors:
-        name, _, half = tensor.name.rpartition(".lora_")
-        halves.setdefault(name, {})[half] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-    return {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
-
-
-def _write_merged(base: Path, adapter: Path | Mapping[str, Matrix], out: Path) -> None:
-    """Write the base with the adapter added, matrices in float16 and vectors in float32."""
-    deltas = _read_deltas(adapter) if isinstance(adapter, Path) else {}
-    replaced = {} if isinstance(adapter, Path) else adapter
-    reader = gguf.GGUFReader(base)
-    if missing := (deltas.keys() | replaced.keys()) - {tensor.name for tensor in reader.tensors}:
-        raise UnsupportedError(
-            f"The adapter changes {min(missing)}, which {base} does not have.",
-            "Use the base that the adapter was trained on.",
-        )
-    architecture = reader.get_field(gguf.Keys.General.ARCHITECTURE)
-    writer = gguf.GGUFWriter(out, str(architecture.contents()))
-    for field in reader.fields.values():
-        # The writer adds these fields itself.
-        if field.name.startswith("GGUF.") or field.name in (gguf.Keys.General.ARCHITECTURE, _FILE_TYPE):
-            continue
-        kind = field.types[0]
-        item_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), kind, sub_type=item_type)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    for tensor in reader.tensors:
-        values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        if tensor.name in deltas:
-            values = values + deltas[tensor.name]
-        values = replaced.get(tensor.name, values)
-        writer.add_tensor(tensor.name, values.astype(np.float16 if values.ndim > 1 else np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

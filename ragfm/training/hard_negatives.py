@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +14,9 @@ from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.core.types import Hit, embedded_text
+from ragfm.core.types import embedded_text
 from ragfm.evaluation.answer_matching import passage_has_answer
-from ragfm.evaluation.question_sets import Gold, Question, fingerprint
+from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.store.filters import quote_value
 from ragfm.training.dataset import connected_groups
 
@@ -25,25 +25,15 @@ _DEPTH = 30  # hits
 
 @dataclass(frozen=True, slots=True)
 class RankingExample:
-    """A question, a passage that it should find, and hard negatives: other passages that a search finds, best first.
-
-    `answer` are the characters of the answer in the positive, if they are known.
-    """
+    """A question, a passage that it should find, and hard negatives: other passages that a search finds, best first."""
 
     question: str
     positive: str
     negatives: tuple[str, ...]
-    answer: tuple[int, int] | None = None
 
     def as_record(self) -> dict[str, Any]:
         """The example as it is stored and hashed."""
-        return {"question": self.question, "right": self.positive, "wrong": self.negatives, "answer": self.answer}
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> RankingExample:
-        """The inverse of `as_record`."""
-        answer = record["answer"]
-        return cls(record["question"], record["right"], tuple(record["wrong"]), answer and (answer[0], answer[1]))
+        return {"question": self.question, "right": self.positive, "wrong": self.negatives}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +101,7 @@ def load_or_mine(
     key = {"questions": fingerprint(questions, answers=True), "generation": collection.status().generation}
     cache = json.loads(file.read_bytes()) if file.exists() else {}
     if cache.get("of") == key:
-        return [RankingExample.of_record(record) for record in cache["lessons"]]
+        return [RankingExample(one["question"], one["right"], tuple(one["wrong"])) for one in cache["lessons"]]
     examples = mine_hard_negatives(collection, questions, progress=progress)
     write_durably(file, json.dumps({"of": key, "lessons": [example.as_record() for example in examples]}).encode())
     return examples
@@ -120,7 +110,7 @@ def load_or_mine(
 def _mine_question(collection: Collection, question: Question) -> list[RankingExample]:
     hits = collection.search(question.text, _DEPTH)
     uris = {gold.uri for gold in question.gold}
-    positives: dict[str, tuple[int, int] | None] = {}
+    positives: dict[str, None] = {}  # without repetitions, in order
     for uri in sorted(uris):
         golds = [gold for gold in question.gold if gold.uri == uri]
         golds = [gold for gold in golds if gold.start is not None] or golds
@@ -128,26 +118,14 @@ def _mine_question(collection: Collection, question: Question) -> list[RankingEx
         if not found:
             in_document = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
             found = [hit for hit in in_document if any(gold.overlaps(hit) for gold in golds)]
-        placed = [(hit, _place_of_answer(hit, question.answers, golds)) for hit in found]
-        placed.sort(key=lambda one: one[1] is None)  # which keeps the order of the ranking
-        for hit, place in placed[:1]:
-            positives[embedded_text(hit.context, hit.text)] = place
-    negatives: dict[str, None] = {}  # without repetitions, in order
+        with_answer = [hit for hit in found if any(answer and answer in hit.text for answer in question.answers)]
+        for hit in (with_answer or found)[:1]:
+            positives[embedded_text(hit.context, hit.text)] = None
+    negatives: dict[str, None] = {}
     for hit in hits:
         text = embedded_text(hit.context, hit.text)
         near = any(gold.overlaps(hit) for gold in question.gold) if question.answers else hit.uri in uris
         answered = near or passage_has_answer(replace(hit, text=text), question, question.answers)
         if not answered and text not in positives:
             negatives[text] = None
-    return [RankingExample(question.text, positive, tuple(negatives), place) for positive, place in positives.items()]
-
-
-def _place_of_answer(hit: Hit, answers: Sequence[str], golds: Sequence[Gold]) -> tuple[int, int] | None:
-    """The characters of an answer in the embedded text of a hit: the first within a gold span, else the first."""
-    above = len(embedded_text(hit.context, hit.text)) - len(hit.text)
-    starts = [gold.start for gold in golds if gold.start is not None and gold.overlaps(hit)]
-    for begin in [*(max(0, start - hit.start) for start in starts), 0]:
-        for answer in filter(None, answers):
-            if (at := hit.text.find(answer, begin)) >= 0:
-                return above + at, above + at + len(answer)
-    return None
+    return [RankingExample(question.text, positive, tuple(negatives)) for positive in positives]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,6 @@ class HeldOut:
     def contains_question(self, question: str) -> bool:
         """Whether a question is held out."""
         return _normalize(question) in self.questions
-
-    def with_questions(self, questions: Iterable[str]) -> HeldOut:
-        """A copy with more held-out questions."""
-        return replace(self, questions=self.questions.union(map(_normalize, questions)))
 
     def document_uris(self, collection: Collection) -> frozenset[str]:
         """The held-out documents of a collection: those in `uris`, their copies, and those with a held-out paragraph.

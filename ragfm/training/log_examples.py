@@ -40,14 +40,18 @@ def examples_from_log(
     for entry in entries:
         if held_out.contains_question(entry.query):
             left_out["log: held out: the question"] += 1
-        elif is_outdated(rag, entry):
-            left_out["log: not known then, and other passages are found now"] += 1
-        else:
-            with suppress(TooLongError):
-                if example := _make_example(rag, entry, hidden):
-                    examples.append(example)
-                    continue
-            left_out["log: no passage supports it now"] += 1
+            continue
+        if is_abstention(right_answer(entry)):
+            known = {passage["chunk_id"] for passage in entry.passages}
+            passages, _ = rag.choose(_search(rag, entry.query))
+            if any(hit.chunk_id not in known for hit in passages):
+                left_out["log: not known then, and other passages are found now"] += 1
+                continue
+        with suppress(TooLongError):
+            if example := _make_example(rag, entry, hidden):
+                examples.append(example)
+                continue
+        left_out["log: no passage supports it now"] += 1
     return examples, left_out
 
 
@@ -92,15 +96,6 @@ def preferences_from_log(
         else:
             examples.append(replace(example, rejected=entry.answer.strip()))
     return examples, left_out
-
-
-def is_outdated(rag: Rag, entry: LogEntry) -> bool:
-    """Whether an abstention may be wrong by now, because the search finds passages that it did not find then."""
-    if not is_abstention(right_answer(entry)):
-        return False
-    known = {passage["chunk_id"] for passage in entry.passages}
-    passages, _ = rag.choose(_search(rag, entry.query))
-    return any(hit.chunk_id not in known for hit in passages)
 
 
 def _search(rag: Rag, query: str) -> list[Hit]:

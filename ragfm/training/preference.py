@@ -1,44 +1,33 @@
-"""Preference tuning: learn from a better and a worse answer (DPO), or from answers that were rated (KTO).
+"""Preference tuning: learn from answers that were rated good or bad (KTO, Ethayarajh et al. 2024, eq. 8).
 
-Both compare the model with a reference, the model that training starts from, by r = log π(answer) - log π_ref(answer):
+It compares the model with a reference, the model that training starts from, by r = log π(answer) - log π_ref(answer):
 
-    DPO (Rafailov et al. 2023, eq. 7)     loss = -log σ(β (r_better - r_worse))
-    KTO (Ethayarajh et al. 2024, eq. 8)   loss = λ (1 - σ(β (r - z))) for a good answer
-                                                 λ (1 - σ(β (z - r))) for a bad answer
+    loss = λ (1 - σ(β (r - z))) for a good answer, λ (1 - σ(β (z - r))) for a bad answer
 
 z estimates the divergence between the two models as the mean r of prompts with answers to other prompts, at least 0. It
-has no gradient. The reference log-probabilities do not change, so they are computed once for a training run.
+has no gradient. The reference log-probabilities do not change, so they are computed once, before the first step.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from pathlib import Path
 
 import torch
 
-from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.training.base_model import Base, Encoded
 from ragfm.training.examples import Example
 from ragfm.training.train_settings import Objective
-from ragfm.training.training_batches import Row
-
-REFERENCE = "reference.json"
-"""Reference log-probabilities of an unfinished training run, in its folder."""
 
 
 @dataclass
 class Sequences:
     """The encoded examples of a training run, and the values that a preference loss needs for each.
 
-    - `examples`: the examples that are not too long.
-    - `encoded`: a sequence for each; with dpo the better and the worse answer of each, alternating; with kto one for
-      each rated answer.
+    - `examples`: the examples that are not too long; with kto one for each rated answer.
+    - `encoded`: a sequence for each.
     - `too_long`: number of examples that are skipped.
     - `good`: whether an answer was rated good (kto).
     - `mismatched`: the prompt of each sequence with the answer to another prompt (kto).
@@ -75,69 +64,41 @@ def encode_sequences(
     The mismatched answers of kto may also be those of `others`. Raises DataError if there is no example, unless not
     `wanted`, and if examples without an answer to learn would be used.
     """
-    if objective == "likelihood":
-        if not all(example.completion for example in examples):
-            raise DataError(
-                "There are examples with a bad answer and no good one.", "Train with the method dpo or kto."
-            )
-        chosen = [[example] for example in examples]
-    elif objective == "dpo":
+    chosen = list(examples)
+    if objective == "kto":
         chosen = [
-            [example, replace(example, completion=example.rejected)]
-            for example in examples
-            if example.completion and example.rejected
-        ]
-    else:
-        chosen = [
-            [replace(example, completion=text, rejected=None if good else text)]
+            replace(example, completion=text, rejected=None if good else text)
             for example in examples
             for text, good in ((example.completion, True), (example.rejected, False))
             if text
         ]
-    encoded = [[base.encode(example) for example in group] for group in chosen]
-    fits = [all(len(sequence.ids) <= max_tokens for sequence in group) for group in encoded]
-    kept = list(itertools.compress(chosen, fits))
+    elif not all(example.completion for example in examples):
+        raise DataError("There are examples with a bad answer and no good one.", "Train with the method kto.")
+    encoded = [base.encode(example) for example in chosen]
+    fits = [len(sequence.ids) <= max_tokens for sequence in encoded]
     result = Sequences(
-        [group[0] for group in kept],
-        [sequence for group in itertools.compress(encoded, fits) for sequence in group],
+        list(itertools.compress(chosen, fits)),
+        list(itertools.compress(encoded, fits)),
         too_long=len(fits) - sum(fits),
     )
-    if not kept and wanted:
+    if not result.examples and wanted:
         limit = f" of at most {max_tokens} tokens" if examples else ""
         if objective == "likelihood":
             raise DataError(f"There is no example{limit} to train with.", "Create examples with `ragfm adapt data`.")
-        what = "pair of a better and a worse answer" if objective == "dpo" else "rated answer"
         raise DataError(
-            f"There is no {what}{limit} to train with.",
+            f"There is no rated answer{limit} to train with.",
             "Create examples with `ragfm adapt data --preferences`; rate and correct answers with `ragfm log`.",
         )
     if objective == "kto":
         result.good = [not example.rejected for example in result.examples]
-        result.mismatched = list(_mismatched(base, result.examples, others, max_tokens))
+        for index, example in enumerate(result.examples):  # its prompt with the next answer to another prompt
+            candidates = itertools.chain(result.examples[index + 1 :], result.examples[:index], others)
+            other = next((one for one in candidates if one.messages != example.messages), None)
+            if other is None:
+                raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
+            mismatched = base.encode(replace(example, completion=other.completion))
+            result.mismatched.append(replace(mismatched, ids=mismatched.ids[:max_tokens]))
     return result
-
-
-def _mismatched(
-    base: Base, examples: Sequence[Example], others: Sequence[Example], max_tokens: int
-) -> Iterator[Encoded]:
-    """For each example, its prompt with the answer of the next example, or of another, that has another prompt."""
-    for index, example in enumerate(examples):
-        candidates = itertools.chain(examples[index + 1 :], examples[:index], others)
-        other = next((one for one in candidates if one.messages != example.messages), None)
-        if other is None:
-            raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
-        encoded = base.encode(replace(example, completion=other.completion))
-        yield replace(encoded, ids=encoded.ids[:max_tokens])
-
-
-def preference_rows(sequences: Sequences) -> list[Row]:
-    """The pairs of dpo, which must be in the same batch."""
-    return [(start, start + 1) for start in range(0, len(sequences.encoded), 2)]
-
-
-def dpo_losses(better: torch.Tensor, worse: torch.Tensor, beta: float) -> torch.Tensor:
-    """The loss of each pair, from the log-ratios r of its answers. *Shape* of all: (pairs,)."""
-    return -torch.nn.functional.logsigmoid(beta * (better - worse))
 
 
 def kto_losses(
@@ -149,28 +110,3 @@ def kto_losses(
     """
     values = torch.sigmoid(beta * torch.where(good, ratios - divergence, divergence - ratios))
     return torch.where(good, weights[0], weights[1]) * (1 - values)
-
-
-def save_reference(folder: Path, data: Sequence[Sequences], configuration: object) -> None:
-    """Write the reference log-probabilities, with a hash of the configuration of the run, atomically."""
-    values = [[sequences.reference, sequences.mismatched_reference] for sequences in data]
-    content = {"configuration": _digest(configuration), "values": values}
-    write_durably(folder / REFERENCE, json.dumps(content).encode())
-
-
-def load_reference(folder: Path, data: Sequence[Sequences], configuration: object) -> bool:
-    """Take the reference log-probabilities of the same run from its folder; returns whether they are there."""
-    path = folder / REFERENCE
-    try:
-        content = json.loads(path.read_bytes())
-        if content["configuration"] != _digest(configuration):
-            return False
-        for sequences, (reference, mismatched) in zip(data, content["values"], strict=True):
-            sequences.reference, sequences.mismatched_reference = reference, mismatched
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # they are computed again
-    return True
-
-
-def _digest(configuration: object) -> str:
-    return sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()

@@ -24,14 +24,13 @@ from ragfm.citations.decision import ground
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import CollectionError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit, embedded_text
 from ragfm.evaluation.answer_matching import contains_answer, is_yes_no, normalize, passage_has_answer
-from ragfm.evaluation.question_sets import Question, fingerprint
+from ragfm.evaluation.question_sets import Question
 from ragfm.generation.prompt import Prompt
 from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
-from ragfm.training.dataset import Dataset, Form, Recipe, build_dataset, group_of, trains_pictures
+from ragfm.training.dataset import Recipe, group_of, trains_pictures
 from ragfm.training.examples import Example, supported_answer
 from ragfm.training.held_out import HeldOut
 from ragfm.training.unanswerable_questions import names_in, near_misses
@@ -41,23 +40,19 @@ _DOCUMENT_DEPTH = 50  # hits searched within the document that a question is abo
 _MIN_PER_SIDE = 2  # a document's questions are split into withheld and answered ones if both sides get this many
 _ABBREVIATION = re.compile(r"(?:\b[^\W\d_]\.){2,}$")
 """An abbreviation such as "U.S." at the end of an answer, whose last full stop stays."""
-_QUOTES = frozenset('"“”„«»')
 
 
-def build_raft_dataset(
+def examples_from_questions(
     rag: Rag,
     questions: Sequence[Question],
     recipe: Recipe = Recipe(),  # noqa: B008  frozen
     *,
     held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
-    about: Mapping[str, Any] | None = None,
-    allow_empty: bool = False,
     progress: ProgressCallback | None = None,
-) -> Dataset:
-    """A dataset with an example for each question; the card counts, by reason, those that cannot become one.
+) -> tuple[list[Example], Counter[str]]:
+    """An example for each question, with the prompts of `rag`; and counts of the other questions by reason.
 
-    `about` is added to the card. Progress has the stage "make examples". Raises DataError if there is no example to
-    train with, unless `allow_empty`.
+    Progress has the stage "make examples".
     """
     report = progress or ignore_progress
     builder = _ExampleBuilder(rag, questions, recipe, held_out)
@@ -74,24 +69,11 @@ def build_raft_dataset(
         except TooLongError:
             left_out["the question is too long"] += 1
         report(Progress("make examples", number, len(questions)))
-    card = {
-        "questions": len(questions),
-        "held_out": list(held_out.sources),
-        "asked": fingerprint(questions, answers=True),
-        **(about or {}),
-    }
-    return build_dataset(rag, examples, recipe, left_out, card, allow_empty=allow_empty)
+    return examples, left_out
 
 
 class _LeftOut(Exception):  # noqa: N818  not an error
     """The reason why a question does not become an example."""
-
-
-class _NoPassage(_LeftOut):
-    """No passage has the answer."""
-
-    def __init__(self) -> None:
-        super().__init__("no passage holds its answer")
 
 
 class _ExampleBuilder:
@@ -128,21 +110,28 @@ class _ExampleBuilder:
             raise _LeftOut("yes or no, of no document")
         contains = partial(passage_has_answer, question=question, answers=answers)
         if question.unanswerable:
-            prompt = self._prompt(question.text, self._passages(question, contains))
+            prompt = self._prompt(question.text, self._passages(question, contains) or [])
             return self._abstaining(question, question.text, prompt, "unanswerable")
-        try:
-            return self._answerable(question, answers, contains)
-        except _NoPassage:
-            if verdict:
-                raise
-            supports = partial(_supports, question=question, answers=answers)
-            return self._answerable(question, answers, supports, explains=True)
+        example = self._answerable(question, answers, contains)
+        if example is None and not verdict:
+
+            def supports(hit: Hit) -> bool:
+                """Whether a passage supports a sentence of one of the answers."""
+                passages = [replace(hit, n=1)]
+                return any(one.supports for answer in answers for one in ground(question.text, answer, passages)[1])
+
+            example = self._answerable(question, answers, supports, explains=True)
+        if example is None:
+            raise _LeftOut("no passage holds its answer")
+        return example
 
     def _answerable(
         self, question: Question, answers: Sequence[str], has_answer: Callable[[Hit], bool], *, explains: bool = False
-    ) -> Example:
-        """The example of a question with answers that passages contain or, if it `explains`, support."""
+    ) -> Example | None:
+        """The example of a question with answers that passages contain or, if it `explains`, support; None without."""
         passages = self._passages(question, has_answer)
+        if passages is None:
+            return None
         if question.id in self._withheld and (others := self._passages(question, has_answer, withheld=True)):
             prompt = self._prompt(question.text, others)
             if any(_may_answer(hit, question, has_answer) for hit in prompt.shown):
@@ -162,14 +151,14 @@ class _ExampleBuilder:
             found = [supported_answer(question.text, answer, prompt.shown) for answer in answers]
             composed = next(filter(None, found), None)
             if composed is None:
-                raise _NoPassage
+                return None
             completion, citations = composed.text, composed.citations
         else:
             gold = _first_gold(prompt.shown, question, has_answer)
             if gold is None:
                 raise _LeftOut("its passage does not fit")
             answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
-            completion = _format_answer(answer, gold, self._recipe.form)
+            completion = _format_answer(answer, gold)
             _, citations = ground(question.text, completion, prompt.shown)
         verified = bool(citations) and all(citation.verified for citation in citations)
         meta = {"kind": "answer", "answers": list(answers), "verified": verified}
@@ -183,8 +172,7 @@ class _ExampleBuilder:
         by_document: dict[str, list[str]] = {}
         for question in questions:
             if not question.unanswerable:
-                together = question.gold and self._recipe.together
-                by_document.setdefault(question.gold[0].uri if together else question.id, []).append(question.id)
+                by_document.setdefault(question.gold[0].uri if question.gold else question.id, []).append(question.id)
 
         def random_key(name: str) -> float:
             return self._rng(f"{name} withheld").random()
@@ -222,13 +210,15 @@ class _ExampleBuilder:
         }
         return Example(prompt.messages, completion, {**meta, **facts})
 
-    def _passages(self, question: Question, has_answer: Callable[[Hit], bool], *, withheld: bool = False) -> list[Hit]:
+    def _passages(
+        self, question: Question, has_answer: Callable[[Hit], bool], *, withheld: bool = False
+    ) -> list[Hit] | None:
         """The passages to show, in order: those of an earlier question about the document if they serve, else hits.
 
-        One of them answers the question, or none if `withheld`. Raises _NoPassage.
+        One of them answers the question, or none if `withheld`. None if no passage has the answer.
         """
         before: list[list[Hit]] = []
-        if question.gold and self._recipe.together:
+        if question.gold:
             before = self._shown_before.setdefault((question.gold[0].uri, withheld), [])
         for passages in before:
             if withheld:
@@ -249,10 +239,9 @@ class _ExampleBuilder:
                     found = self._rag.collection.search(question.text, _DOCUMENT_DEPTH, filter=within)
                     gold = _first_gold(found, question, has_answer)
             if gold is None:
-                raise _NoPassage
+                return None
             passages = [*passages[: self._rag.k - 1], gold]
-        if self._recipe.shuffle:
-            self._rng(f"{question.id} order").shuffle(passages)
+        self._rng(f"{question.id} order").shuffle(passages)  # the model must not learn from their position
         if passages:
             before.append(passages)
         return passages
@@ -277,24 +266,10 @@ def _may_answer(hit: Hit, question: Question, has_answer: Callable[[Hit], bool])
     return has_answer(replace(hit, text=embedded_text(hit.context, hit.text)))
 
 
-def _supports(hit: Hit, question: Question, answers: Sequence[str]) -> bool:
-    """Whether a passage supports a sentence of one of the answers."""
-    passages = [replace(hit, n=1)]
-    return any(one.supports for answer in answers for one in ground(question.text, answer, passages)[1])
-
-
-def _format_answer(answer: str, gold: Hit, form: Form) -> str:
-    """The answer with its marker where grounding would put it, and in the form `quote_value` with its sentence."""
+def _format_answer(answer: str, gold: Hit) -> str:
+    """The answer with its marker where grounding would put it."""
     body = answer.strip().rstrip(" ,;:!?")
     body = body if _ABBREVIATION.search(body) else body.rstrip(" .,;:!?")
     if body.partition(" ")[0].islower():
         body = body[:1].upper() + body[1:]
-    if form == "quoted" and not is_yes_no([answer]):
-        for start, end in sentence_spans(gold.text):
-            sentence = gold.text[start:end]
-            if contains_answer(sentence, [answer]):
-                sentence = " ".join(sentence.split())
-                if sentence and not _QUOTES & set(sentence):
-                    return f"{body}: “{sentence}” [{gold.n}]."
-                break
     return f"{body} [{gold.n}]."

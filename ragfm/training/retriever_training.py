@@ -1,4 +1,4 @@
-"""Train an embedder, a reranker or the verifier on questions about a collection, and test whether it gets better.
+"""Train an embedder or a reranker on questions about a collection, and test whether it gets better.
 
 questions ─split─┬→ learn ─mine→ examples ─train→ model
 ├→ choose: the best epoch, and the weight of a reranker
@@ -12,36 +12,31 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ragfm.citations.verifier import VerifierReranker, find_verifier, load_verifier
 from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import ProgressCallback, ignore_progress, with_stage
 from ragfm.core.types import Reranker, Vectors
-from ragfm.evaluation.confidence_calibration import auc
-from ragfm.evaluation.metrics import Estimate, bootstrap
 from ragfm.evaluation.question_sets import Question
 from ragfm.evaluation.retrieval_evaluation import evaluate_retrieval
 from ragfm.evaluation.run_comparison import Difference, compare_runs
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval.rerank import load_reranker
 from ragfm.retrieval.search import Mode
+from ragfm.store.collection_store import Store
 from ragfm.training.adapter_card import CARD, base_facts, base_line, card_text
 from ragfm.training.hard_negatives import QuestionSplit, load_or_mine
 from ragfm.training.output_checks import check_output_folder
 from ragfm.training.ranker_models import CrossEncoderRanker, EmbedderRanker, Ranker
-from ragfm.training.ranker_trainer import RankerSettings, train_ranker
-from ragfm.training.verifier_ranker import VerifierRanker
+from ragfm.training.ranker_trainer import train_ranker
 
-Part: TypeAlias = Literal["embedder", "reranker", "verifier"]
+Part: TypeAlias = Literal["embedder", "reranker"]
 RECORD = "ragfm-retriever.json"
 BEFORE, AFTER = "before.run", "after.run"
 STATE = ".training"
@@ -49,14 +44,11 @@ STATE = ".training"
 them for the model."""
 RERANK_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 """The weights of a reranker's scores that are tried."""
-LEARNING_RATES: Mapping[Part, float] = {"embedder": 3e-5, "reranker": 5e-5, "verifier": 5e-5}
-BATCH_SIZES: Mapping[Part, int] = {"embedder": 32, "reranker": 8, "verifier": 16}
-NEGATIVES: Mapping[Part, int] = {"embedder": 1, "reranker": 4, "verifier": 2}
-_RANKERS: Mapping[Part, Callable[[str, int], Ranker]] = {
-    "embedder": EmbedderRanker,
-    "reranker": CrossEncoderRanker,
-    "verifier": VerifierRanker,
+_PARTS: Mapping[Part, tuple[Callable[[str, int], Ranker], int, float, int]] = {
+    "embedder": (EmbedderRanker, 32, 3e-5, 1),
+    "reranker": (CrossEncoderRanker, 8, 5e-5, 4),
 }
+"""The model of each part, and its default batch size, learning rate, and number of hard negatives."""
 _K = 10  # hits that are evaluated
 
 
@@ -64,8 +56,8 @@ _K = 10  # hits that are evaluated
 class RetrieverSettings:
     """Settings of a retriever's training run. None is the default of the part.
 
-    - `part`: `embedder`, `reranker` or `verifier`.
-    - `base`: name or path of the model to start from; for the verifier `bundled`, or a folder with one.
+    - `part`: `embedder` or `reranker`.
+    - `base`: name or path of the model to start from.
     - `epochs`: number of passes over the examples.
     - `batch`: number of questions per step.
     - `rate`: peak learning rate.
@@ -81,13 +73,6 @@ class RetrieverSettings:
     negatives: int | None = None
     seed: int = 0
 
-    @property
-    def fitting(self) -> RankerSettings:
-        """The settings of the training loop."""
-        batch = self.batch or BATCH_SIZES[self.part]
-        rate = self.rate or LEARNING_RATES[self.part]
-        return RankerSettings(self.epochs, batch, rate, seed=self.seed)
-
 
 @dataclass(frozen=True, slots=True)
 class RetrieverReport:
@@ -101,8 +86,6 @@ class RetrieverReport:
     - `dense`: the same for vector search alone, for an embedder.
     - `weight`: the best weight of a reranker's scores in search.
     - `by_weight`: nDCG@10 by weight, over the questions that chose it.
-    - `detection`: for the verifier, the AUC of "the answer is here" over test questions, `before`, `after`, and the
-      `difference`, each with its 95 % interval: the passage that a question should find against the best hard negative.
     - `seconds`: duration of the whole run.
     """
 
@@ -115,16 +98,12 @@ class RetrieverReport:
     dense: tuple[Difference, ...] = ()
     weight: float | None = None
     by_weight: Mapping[str, float] = field(default_factory=dict)
-    detection: Mapping[str, Estimate] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def better(self) -> bool:
-        """Whether nDCG@10 is higher than before, beyond noise; for the verifier the AUC, and nDCG@10 not lower."""
-        first = self.differences[0]
-        if self.detection:
-            return self.detection["difference"].low > 0 and (first.noise or first.difference > 0)
-        return not first.noise and first.difference > 0
+        """Whether nDCG@10 is higher than before, beyond noise."""
+        return not self.differences[0].noise and self.differences[0].difference > 0
 
 
 def adapt_retriever(
@@ -138,7 +117,7 @@ def adapt_retriever(
     """Train a retriever into the folder `out` and compare retrieval before and after; an interrupted run continues.
 
     Checkpoints are in `out/.training/fit`. The collection does not change: `reembed` adopts an embedder, `[search]
-    reranker` in ragfm.toml a reranker, `[ask] verifier` a verifier. Progress has the stages "mine negatives", "train",
+    reranker` in ragfm.toml a reranker. Progress has the stages "mine negatives", "train",
     "re-embed", "rerank weight W" and "search RUN". Raises DataError if there is nothing to train on or `out` holds a
     retriever already, UnsupportedError for a base that cannot be trained, and ModelNotFoundError.
     """
@@ -146,35 +125,37 @@ def adapt_retriever(
     start, folder = time.monotonic(), Path(out)
     if (folder / RECORD).exists():
         raise DataError(f"{folder} already contains a retriever.", "Use another folder, or delete this one.")
-    base = _base(settings)
+    part = settings.part
+    base = find_model(settings.base, "embedder" if settings.base == "bundled" else part)
+    if base.is_file():
+        raise UnsupportedError(
+            f"'{base}' is a GGUF file, which cannot be trained.", "Use a sentence-transformers folder."
+        )
     check_output_folder(folder, base, checkpoint=STATE)
-    ranker_class = _RANKERS[settings.part]
-    negatives = NEGATIVES[settings.part] if settings.negatives is None else settings.negatives
-    ranker = ranker_class(settings.base, negatives)
+    ranker_class, batch, rate, negatives = _PARTS[part]
+    ranker = ranker_class(settings.base, negatives if settings.negatives is None else settings.negatives)
     state = folder / STATE
     make_output(folder)
     (state / "fit").mkdir(parents=True, exist_ok=True)
     examples = load_or_mine(collection, split.learn, state / "learn.json", report_progress)
-    valid = load_or_mine(collection, split.choose, state / "choose.json")
     figures = train_ranker(
         ranker,
         examples,
-        valid,
+        load_or_mine(collection, split.choose, state / "choose.json"),
         state / "fit",
-        settings.fitting,
+        epochs=settings.epochs,
+        batch=settings.batch or batch,
+        rate=settings.rate or rate,
+        seed=settings.seed,
         facts={"retriever": asdict(settings)},
         progress=report_progress,
     )
     ranker.save(folder)
-    compare: Mapping[Part, Callable[[Collection, QuestionSplit, Path, ProgressCallback], dict[str, Any]]] = {
-        "embedder": _compare_embedder,
-        "reranker": _compare_reranker,
-        "verifier": partial(_compare_verifier, settings.base),
-    }
-    comparison = compare[settings.part](collection, split, folder, report_progress)
+    compare = _compare_embedder if part == "embedder" else _compare_reranker
+    comparison = compare(collection, split, folder, report_progress)  # writes the runs that `_differences` reads
     report = RetrieverReport(
         settings=settings,
-        base=base_facts(settings.base, base, None if settings.part == "verifier" else "embedder"),
+        base=base_facts(settings.base, base, "embedder"),
         questions={name: len(getattr(split, name)) for name in ("learn", "choose", "test")},
         lessons=len(examples),
         numbers=figures,
@@ -182,23 +163,13 @@ def adapt_retriever(
         seconds=round(time.monotonic() - start, 1),
         **comparison,
     )
-    write_durably(folder / CARD, _card(report).encode())
-    write_durably(folder / RECORD, json.dumps({"format": 1, **asdict(report)}, indent=1).encode() + b"\n")
-    shutil.rmtree(state)
-    return report
-
-
-def _card(report: RetrieverReport) -> str:
-    """The model card: base, data and figures."""
-    part, counts = report.settings.part, report.questions
-    metadata = {"base_model": report.base["model"], "tags": ["rag", "ragfm"]}
     lines = [
         f"# {part.capitalize()} for retrieval",
         "",
         "Fine-tuned with ragfm on questions about a collection, and tested on questions about other documents.",
         "",
         base_line(report.base),
-        f"- Questions: {counts['learn']} to train, {counts['choose']} to choose the epoch, {counts['test']} to test",
+        "- Questions: {learn} to train, {choose} to choose the epoch, {test} to test".format(**report.questions),
         "",
         "| measure | before | after | difference, 95 % interval |",
         "|---|---|---|---|",
@@ -207,19 +178,11 @@ def _card(report: RetrieverReport) -> str:
         f"| {one.measure} | {one.a:.3f} | {one.b:.3f} | {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] |"
         for one in report.differences
     ]
-    return card_text(metadata, lines)
-
-
-def _base(settings: RetrieverSettings) -> Path:
-    """The model that training starts from."""
-    if settings.part == "verifier":
-        return find_verifier(settings.base)
-    base = find_model(settings.base, "embedder" if settings.base == "bundled" else settings.part)
-    if base.is_file():
-        raise UnsupportedError(
-            f"'{base}' is a GGUF file, which cannot be trained.", "Use a sentence-transformers folder."
-        )
-    return base
+    card = card_text({"base_model": report.base["model"], "tags": ["rag", "ragfm"]}, lines)
+    write_durably(folder / CARD, card.encode())
+    write_durably(folder / RECORD, json.dumps({"format": 1, **asdict(report)}, indent=1).encode() + b"\n")
+    shutil.rmtree(state)
+    return report
 
 
 def _compare_embedder(
@@ -264,29 +227,6 @@ def _compare_reranker(
     return {"weight": best, "by_weight": {str(weight): round(score, 4) for weight, score in scores.items()}}
 
 
-def _compare_verifier(
-    base: str, collection: Collection, split: QuestionSplit, folder: Path, progress: ProgressCallback
-) -> dict[str, Any]:
-    """Search the test questions with either verifier as the reranker, and measure what they say about passages."""
-    scores = []
-    mined = load_or_mine(collection, split.test, folder / STATE / "test.json", progress)
-    examples = [one for one in mined if one.negatives]
-    for name, run in ((base, BEFORE), (str(folder), AFTER)):
-        verifier = load_verifier(name)
-        with _open_reranked(collection, VerifierReranker(name), VerifierReranker.weight) as handle:
-            _search(handle, split.test, folder / run, progress)
-        pairs = [verifier.likelihoods(one.question, [one.positive, one.negatives[0]]) for one in examples]
-        scores.append(np.array(pairs, dtype=np.float64).reshape(-1, 2))
-
-    def areas(sample: NDArray[np.float64]) -> NDArray[np.float64]:
-        right = np.broadcast_to(np.repeat([1.0, 0.0], sample.shape[-2]), (*sample.shape[:-2], 2 * sample.shape[-2]))
-        of_both = [auc(np.concatenate([sample[..., at], sample[..., at + 1]], axis=-1), right) for at in (0, 2)]
-        return np.stack([*of_both, of_both[1] - of_both[0]], axis=-1)
-
-    estimates = bootstrap(np.concatenate(scores, axis=1), areas) if examples else []
-    return {"detection": dict(zip(("before", "after", "difference"), estimates, strict=False))}
-
-
 def _search(
     collection: Collection, questions: Sequence[Question], out: Path, progress: ProgressCallback, mode: Mode = "hybrid"
 ) -> None:
@@ -303,10 +243,9 @@ def _differences(folder: Path, mode: Mode = "hybrid") -> tuple[Difference, ...]:
 
 
 def _open_reranked(collection: Collection, reranker: Reranker, weight: float) -> Collection:
-
     search = collection.settings.search.model_copy(update={"rerank_weight": weight, "rerank_budget_ms": None})
     settings = collection.settings.model_copy(update={"search": search})
-    return collection.with_options(settings=settings, embedder=collection.embedder, reranker=reranker)
+    return Collection(Store(collection.store.database, settings, collection.embedder, reranker))
 
 
 class _CachedReranker:

@@ -7,8 +7,7 @@ from typing import Literal, TypeAlias
 
 from ragfm.models.adapters import Method
 
-Judge: TypeAlias = Literal["loss", "answers"]
-Objective: TypeAlias = Literal["likelihood", "dpo", "kto"]
+Objective: TypeAlias = Literal["likelihood", "kto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +33,16 @@ class TrainSettings:
     """Settings of a training run.
 
     - `method`: the fine-tuning method.
-    - `objective`: learn the completions, or preferences by dpo or kto (`ragfm.training.preference`).
-    - `beta`: strength with which dpo and kto keep the model close to the one that training starts from.
+    - `objective`: learn the completions, or ratings by kto (`ragfm.training.preference`).
+    - `beta`: strength with which kto keeps the model close to the one that training starts from.
     - `epochs`: number of passes over the examples; fractions are allowed.
     - `batch`: number of examples per optimizer step.
     - `rate`: peak learning rate; None is the default of the method (`ragfm.training.methods.LEARNING_RATES`).
     - `warmup`: share of the steps in which the learning rate rises; after that it falls by a cosine.
-    - `judge`: what validation measures: the loss, or the answers to 40 examples.
     - `validate_every`: number of steps between two validations; None is a tenth of all steps.
     - `patience`: number of validations without improvement after which training ends.
     - `most_tokens`: examples longer than this are skipped.
     - `checkpoint_seconds`: minimum number of seconds between two checkpoints.
-    - `max_seconds`: training ends after this time, with a validation; None means no limit.
     - `seed`: random seed.
     - `start`: adapter to continue from: a folder, a GGUF file, or `bundled`, the one that ships with ragfm.
     """
@@ -57,12 +54,10 @@ class TrainSettings:
     batch: int = 16
     rate: float | None = None
     warmup: float = 0.05
-    judge: Judge = "loss"
     validate_every: int | None = None
     patience: int = 3
     most_tokens: int = 2048
     checkpoint_seconds: float = 60.0
-    max_seconds: float | None = None
     seed: int = 0
     start: str | None = None
 

@@ -89,22 +89,6 @@ def batch_rows(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) 
         yield tuple(batch)
 
 
-def shard_step(step: Step, examples: Sequence[Encoded], max_tokens: int, rank: int, world_size: int) -> Step:
-    """The share of a step that process `rank` of `world_size` takes: about as many tokens as the other processes.
-
-    Rows are split if there are fewer rows than processes; if there are fewer examples, some processes take nothing.
-    """
-    rows = [row for batch in step for row in batch]
-    while len(rows) < world_size and len(longest := max(rows, key=len)) > 1:
-        rows.remove(longest)
-        rows += [longest[: len(longest) // 2], longest[len(longest) // 2 :]]
-    lengths = [row_tokens([examples[index] for index in row]) for row in rows]
-    shares: list[list[int]] = [[] for _ in range(world_size)]
-    for index in sorted(range(len(rows)), key=lambda index: -lengths[index]):
-        min(shares, key=lambda share: sum(lengths[other] for other in share)).append(index)
-    return tuple(tuple(rows[index] for index in batch) for batch in batch_rows(shares[rank], lengths, max_tokens))
-
-
 def completion_logprobs(
     model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device, **images: torch.Tensor
 ) -> tuple[torch.Tensor, int]:

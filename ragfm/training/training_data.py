@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
+from ragfm.evaluation.answer_matching import normalize
 from ragfm.evaluation.log_questions import rated_entries
 from ragfm.evaluation.question_generation import generate_questions
-from ragfm.evaluation.question_sets import Question, QuestionSet
+from ragfm.evaluation.question_sets import Question, QuestionSet, fingerprint
 from ragfm.rag import Rag
-from ragfm.training.dataset import Dataset, Recipe, add_examples
+from ragfm.training.dataset import Dataset, Recipe, build_dataset
+from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
 from ragfm.training.log_examples import examples_from_log, preferences_from_log
-from ragfm.training.raft import build_raft_dataset
+from ragfm.training.raft import examples_from_questions
 
 _FEW = 20
 """Of fewer examples, most may be abstentions by chance."""
@@ -47,11 +51,16 @@ def make_dataset(
     Raises DataError if the sources yield no example to train with, or if far more of them are abstentions than
     `recipe.abstain`: the share is nearer to all of them, or there are only abstentions.
     """
-    dataset = None
+    if questions is None and not write and not from_log:
+        raise DataError("There is no source of examples.", "Specify questions, a number to write, or use the log.")
+    examples: list[Example] = []
+    left_out = Counter[str]()
+    sources: list[dict[str, Any]] = []
+    about: dict[str, Any] = {"questions": 0, "reader": rag.reader_name, "held_out": list(held_out.sources)}
     if questions is not None or write:
         asked: Sequence[Question]
         if questions is not None:
-            asked, name, left_out = questions.questions, questions.name, dict(questions.left_out)
+            asked, name, skipped = questions.questions, questions.name, dict(questions.left_out)
         else:
             asked = generate_questions(
                 rag.collection,
@@ -63,35 +72,30 @@ def make_dataset(
                 reader_name=rag.reader_name,
                 progress=progress,
             )
-            name, left_out = f"written by {rag.reader_name}", {}
-        about = {
-            "sources": [{"name": name, "licence": licence, "left_out": left_out}],
-            "reader": rag.reader_name,
-            "limit": limit,
-        }
-        dataset = build_raft_dataset(
-            rag, asked, recipe, held_out=held_out, about=about, allow_empty=from_log, progress=progress
-        )
+            name, skipped = f"written by {rag.reader_name}", {}
+        examples, left_out = examples_from_questions(rag, asked, recipe, held_out=held_out, progress=progress)
+        about |= {"questions": len(asked), "asked": fingerprint(asked, answers=True), "limit": limit}
+        if examples or not from_log:
+            sources.append({"name": name, "licence": licence, "left_out": skipped})
     if from_log:
         entries = rated_entries(rag.collection.answer_log.entries(), bad=preferences)
-        if not entries and dataset is None:
+        if not entries and questions is None and not write:
             raise DataError(
                 "No answer in the log has been rated good or corrected.",
                 "`ragfm log list` shows the answers, `ragfm log thumbs ID up` rates one as good.",
             )
-        from_entries = preferences_from_log if preferences else examples_from_log
-        examples, counts = from_entries(rag, entries, held_out=held_out)
-        source = {"name": "the answer log", "licence": licence, "left_out": dict(counts)}
-        dataset = add_examples(
-            rag, dataset, examples, recipe, counts, sources=[source] if examples else [], held_out=held_out.sources
-        )
-    if dataset is None:
-        raise DataError("There is no source of examples.", "Specify questions, a number to write, or use the log.")
-    examples = [*dataset.train, *dataset.valid]
+        logged, counts = (preferences_from_log if preferences else examples_from_log)(rag, entries, held_out=held_out)
+        if logged:
+            sources.append({"name": "the answer log", "licence": licence, "left_out": dict(counts)})
+        # Of two examples with the same question, that of the log stays.
+        by_question = {normalize(str(example.meta["question"])): example for example in [*examples, *logged]}
+        examples = list(by_question.values())
+        left_out += counts
+    dataset = build_dataset(rag, examples, recipe, left_out, {**about, "sources": sources})
     silent = sum(example.completion == ABSTENTION for example in examples)
     most = len(examples) * (1 + recipe.abstain) / 2 if len(examples) >= _FEW else len(examples) - 1
     if silent > most and not preferences:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in dataset.card["left_out"].items())
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
         raise DataError(
             f"The examples teach little but abstention: {silent} of {len(examples)} have the answer “{ABSTENTION}”, "
             f"and --abstain is {recipe.abstain:.2f} (left out: {reasons or 'none'}).",

@@ -9,18 +9,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
-from ragfm.models.adapters import BEST, CHECKPOINT, AdapterRecord, Method, read_record
+from ragfm.models.adapters import AdapterRecord
 from ragfm.models.model_lookup import find_model
 from ragfm.training.examples import TRAIN, VALID, Example, read_card, read_examples
 from ragfm.training.output_checks import check_training_output
-from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
+from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 
 if TYPE_CHECKING:
     from ragfm.training.trainer import Training
@@ -33,13 +33,11 @@ class TrainingResult:
     - `out`: the folder with the adapter.
     - `record`: its record; `record.numbers` has the figures of the run: losses, steps, seconds and so on.
     - `estimate`: the estimate that `on_estimate` received, if there was one.
-    - `main_process`: False in all but one of several processes that a launcher started.
     """
 
     out: Path
     record: AdapterRecord
     estimate: TrainingEstimate | None = None
-    main_process: bool = True
 
 
 def train(
@@ -48,50 +46,36 @@ def train(
     out: str | Path = "ragfm-adapter",
     *,
     settings: TrainSettings | None = None,
-    method: Method | None = None,
     valid: Sequence[Example] | None = None,
     licence: str | None = None,
-    resume: bool = True,
     on_estimate: Callable[[TrainingEstimate], None] | None = None,
     progress: ProgressCallback | None = None,
 ) -> TrainingResult:
     """Train an adapter and write it, with its record and a page with the loss curves, into the folder `out`.
 
     `examples` is a folder that `write_dataset` wrote, a file of examples, or the examples themselves. `valid` are the
-    validation examples, by default those of the folder. `base` is a model folder or a GGUF file. `method` is short for
-    settings with this method and its default size. `licence` goes into the record; by default it is that of the
-    adapter that training starts from (`settings.start`).
+    validation examples, by default those of the folder. `base` is a model folder or a GGUF file. `licence` goes into
+    the record; by default it is that of the adapter that training starts from (`settings.start`).
 
-    After an interruption, the same call continues from the checkpoint in `out`; with `resume=False` a checkpoint there
-    is deleted and training starts from the beginning. A KeyboardInterrupt saves a checkpoint and is raised again.
+    After an interruption, the same call continues from the checkpoint in `out`. A KeyboardInterrupt saves a checkpoint
+    and is raised again.
 
     `on_estimate` receives the expected cost before the first step; without it nothing is measured. `progress` receives
-    `Progress("train", step, steps, figures)` after each step, see `ragfm.training.trainer.Training.run`. If
-    `accelerate launch` started several processes, they train together, and both callbacks are called in the main
-    process only.
+    `Progress("train", step, steps, figures)` after each step, see `ragfm.training.trainer.Training.run`.
 
     Raises DataError if there is nothing to train with, if `out` holds an adapter, a model that ragfm did not write or
     the checkpoint of a different run, or if the loss is not finite; ConfigError, UnsupportedError, DamagedModelError
     and AdapterMismatchError if base, method and adapter do not fit; RagfmError if the disk is too small.
     """
     from ragfm.training.adapter_folder import write_adapter
-    from ragfm.training.distributed import leave_processes
 
-    training, card = _prepare(examples, base, out, settings, method, valid, resume=resume)
-    processes = training.processes
+    training, card = _prepare(examples, base, out, settings, valid)
     estimate = None
-    if processes.is_main and on_estimate is not None:
+    if on_estimate is not None:
         estimate = training.estimate()
         on_estimate(estimate)
-    figures = training.run(progress if processes.is_main else None)
-    if processes.is_main:
-        record = write_adapter(training, figures, card=card, licence=licence)
-        processes.barrier()
-    else:
-        processes.barrier()  # the main process has written the record
-        record = read_record(training.folder)
-    leave_processes()
-    return TrainingResult(training.folder, record, estimate, processes.is_main)
+    record = write_adapter(training, training.run(progress), card=card, licence=licence)
+    return TrainingResult(training.folder, record, estimate)
 
 
 def estimate_training(
@@ -100,19 +84,14 @@ def estimate_training(
     out: str | Path = "ragfm-adapter",
     *,
     settings: TrainSettings | None = None,
-    method: Method | None = None,
     valid: Sequence[Example] | None = None,
 ) -> TrainingEstimate:
     """Estimate time, memory and disk space of `train` with the same arguments. Writes nothing; raises the same errors.
 
     A checkpoint in `out` is ignored: the estimate is that of a whole run.
     """
-    from ragfm.training.distributed import leave_processes
-
-    training, _ = _prepare(examples, base, out, settings, method, valid, resume=True)
-    estimate = training.estimate()
-    leave_processes()
-    return estimate
+    training, _ = _prepare(examples, base, out, settings, valid)
+    return training.estimate()
 
 
 def _prepare(
@@ -120,15 +99,10 @@ def _prepare(
     base: str,
     out: str | Path,
     settings: TrainSettings | None,
-    method: Method | None,
     valid: Sequence[Example] | None,
-    *,
-    resume: bool,
 ) -> tuple[Training, dict[str, Any]]:
-    """Check the arguments, join the process group and load the base; returns the training run and the data card."""
+    """Check the arguments and load the base; returns the training run and the data card."""
     settings = settings or TrainSettings()
-    if method is not None:
-        settings = replace(settings, method=MethodSettings(method))
     card: dict[str, Any] = {}
     if isinstance(examples, str | Path):
         path = Path(examples)
@@ -153,17 +127,8 @@ def _prepare(
     check_training_output(out, find_model(base, "reader"))
 
     from ragfm.training.base_model import Base
-    from ragfm.training.distributed import join_processes
-    from ragfm.training.preference import REFERENCE
     from ragfm.training.trainer import Training
 
-    processes = join_processes()  # before the model is loaded: it sets the GPU
     images = any(message.images for example in (*train_examples, *(valid or ())) for message in example.messages)
     loaded = Base(base, four_bit=settings.method.method == "qlora", vision=images or None)
-    training = Training(loaded, train_examples, out, settings, valid=valid or ())
-    if not resume and processes.is_main:
-        for name in (CHECKPOINT, BEST, REFERENCE):
-            (out / name).unlink(missing_ok=True)
-    if not resume:
-        processes.barrier()
-    return training, card
+    return Training(loaded, train_examples, out, settings, valid=valid or ()), card

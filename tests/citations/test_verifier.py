@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -311,7 +312,8 @@ def test_a_warm_verifier_reads_the_same() -> None:
     loaded = warm._exact
     warm.warm_up()
     assert warm._exact is loaded, "loaded twice"
-    assert type(warm._exact) is not type(cold._exact)
+    if find_spec("openvino"):
+        assert type(warm._exact) is not type(cold._exact)
     passages = [_hit(MILL), _hit("Cheese is made of milk, rennet and salt.")]
     before = cold.read(QUESTION, passages)
     for one, other in zip(before, warm.read(QUESTION, passages), strict=True):

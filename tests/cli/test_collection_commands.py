@@ -15,10 +15,8 @@ from support.shell import Shell
 
 
 @pytest.fixture
-def shell(tmp_path: Path, docs: Path) -> Shell:
-    shell = Shell(tmp_path)
-    shell("ingest", "docs", "--tag", "year=2026", "--exclude", "*.tmp")
-    return shell
+def shell(ingested: Shell) -> Shell:
+    return ingested
 
 
 @pytest.mark.slow
@@ -54,8 +52,9 @@ def test_sources_show_their_own_failures_and_the_values_of_options(shell: Shell,
 
 def test_tag(shell: Shell, tmp_path: Path) -> None:
     assert shell("tag", "docs/*.md", "team=people & culture", "draft=no").stdout == "1 document matches docs/*.md.\n"
+    after = shell.json("status")["generation"] + 1
     report = shell.json("tag", "docs", "draft=")
-    assert report == {"pattern": "docs", "tags": {"draft": None}, "documents": report["documents"], "generation": 3}
+    assert report == {"pattern": "docs", "tags": {"draft": None}, "documents": report["documents"], "generation": after}
     assert len(report["documents"]) == 4
     assert [it["uri"] for it in shell.json("documents", "--filter", "team like 'PEOPLE%'")["documents"]] == [
         "docs/leave.md"
@@ -126,16 +125,18 @@ def test_remove_an_unknown_source(shell: Shell) -> None:
 @pytest.mark.slow
 def test_export(shell: Shell, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in shell("export").stdout.splitlines()]
-    assert [line["uri"] for line in lines] == ["docs/hours.txt", "docs/leave.md", "docs/pets.html", "docs/rooms.csv"]
+    assert [line["uri"] for line in lines] == [
+        "docs/hours.txt",
+        "docs/leave.md",
+        "docs/pets.markdown",
+        "docs/rooms.csv",
+    ]
     assert shell("export", "-").stdout == shell("export").stdout
     assert len(shell("export", "--filter", "uri = docs/leave.md").stdout.splitlines()) == 1
-    report = shell.json("export", "out.parquet", "--vectors")
-    assert (report["documents"], report["format"], report["path"]) == (4, "parquet", "out.parquet")
-    assert (tmp_path / "out.parquet").read_bytes()[:4] == b"PAR1"
-    shell("export", "out.jsonl")
+    report = shell.json("export", "out.jsonl")
+    assert (report["documents"], report["format"], report["path"]) == (4, "jsonl", "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == shell("export").stdout
-    for words in (["--format", "parquet"], ["--json"], ["--format", "csv", "x"]):
-        shell("export", *words, code=2)
+    shell("export", "--json", code=2)
 
 
 def test_verify_and_repair(shell: Shell, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_salvage(shell: Shell, tmp_path: Path) -> None:
     saved = report["salvaged"]
     assert saved["documents"] == len(shell.json("documents", "-c", "saved")["documents"])
     assert saved["documents"] + len(saved["left"]) == 4
-    assert "docs/pets.html" in {left["uri"] for left in saved["left"]}
+    assert "docs/pets.markdown" in {left["uri"] for left in saved["left"]}
     shutil.rmtree(tmp_path / ".ragfm")
     again = shell.json("ingest", "-c", "saved")
     assert again["added"] == len(saved["left"])
@@ -174,7 +175,7 @@ def test_salvage(shell: Shell, tmp_path: Path) -> None:
 
 def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
     report = shell.json("backup", "b.tar")
-    assert (report["documents"], report["generation"]) == (4, 1)
+    assert (report["documents"], report["generation"]) == (4, shell.json("status")["generation"])
     assert "already exists" in shell("backup", "b.tar", code=1).stderr
     shell("backup", "b.tar", "--force")
     assert "already exists" in shell("restore", "b.tar", code=1).stderr
@@ -218,15 +219,16 @@ def test_reembed(shell: Shell, tmp_path: Path) -> None:
 
 def test_status_describes_the_index(shell: Shell) -> None:
     shell("remove", "docs/leave.md")
-    text = shell("status").stdout
-    for part in ("checked", "of generation 2", "few enough", "of the chunks are dead", "generations from 0 on"):
+    text, status = shell("status").stdout, shell.json("status")
+    generation = f"of generation {status['generation']}"
+    for part in ("checked", generation, "few enough", "of the chunks are dead", "generations from 0 on"):
         assert part in text
-    index = shell.json("status")["indexes"][0]
+    index = status["indexes"][0]
     assert (index["state"], index["floor"], index["wanted"]) == ("checked", 0, "faiss-flat")
 
 
 def test_an_interrupted_export_leaves_nothing(shell: Shell, tmp_path: Path) -> None:
-    for number in range(400):
+    for number in range(200):
         (tmp_path / "docs" / f"{number}.txt").write_text(f"Number {number}. " * 400)
     shell("ingest")
     command = [sys.executable, "-c", "from ragfm.cli import main; main()", "export", "--vectors", "out.jsonl"]

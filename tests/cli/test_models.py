@@ -12,15 +12,13 @@ from gguf import GGUFWriter
 from support.tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
-from ragfm.cli.options import warn_of_licence
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Reader
-from ragfm.embedders.backend_choice import MIN_COSINE
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers import weight_format as module
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.reader_speed import ReaderSpeed, measure_speed
-from ragfm.models.model_card import first_use_warning, licence_warning
+from ragfm.models.model_card import licence_warning
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import ScriptedReader
 
@@ -28,37 +26,11 @@ from ragfm.testing import ScriptedReader
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "ragfm" / "forms.json"
+    return tmp_path / "ragfm"
 
 
 def run(*words: str) -> str:
     return CliRunner().invoke(models, words, catch_exceptions=False).stdout
-
-
-@pytest.mark.slow
-def test_bench_measures_the_backends_and_stores_the_fastest(cache: Path) -> None:
-    rows = json.loads(run("bench", "--json"))["forms"]
-    forms = {row["form"]: row for row in rows}
-    assert {"numpy-fp32", "torch-fp32"} <= forms.keys()
-    assert forms["numpy-fp32"]["lowest_cosine"] > 0.99999
-    (chosen,) = (row for row in rows if row["chosen"])
-    assert chosen["lowest_cosine"] >= MIN_COSINE
-    eligible = [row for row in rows if row["lowest_cosine"] >= MIN_COSINE]
-    assert chosen["tokens_per_second"] == max(row["tokens_per_second"] for row in eligible)
-    (stored,) = json.loads(cache.read_text()).values()
-    assert stored["form"] == chosen["form"]
-
-
-@pytest.mark.slow
-def test_bench_prints_a_table() -> None:
-    lines = run("bench").splitlines()
-    assert lines[0].split() == ["backend", "texts/s", "tokens/s", "minimum", "cosine"]
-    assert sum(line.endswith("chosen") for line in lines) == 1
-
-
-def test_an_embedder_with_one_backend_cannot_be_measured() -> None:
-    with pytest.raises(UnsupportedError, match="The embedder 'hashing' has only one backend"):
-        CliRunner().invoke(models, ["bench", "--embedder", "hashing"], catch_exceptions=False)
 
 
 def test_info_describes_a_model(tmp_path: Path) -> None:
@@ -131,7 +103,7 @@ def test_the_optimized_file_is_used_and_shown(tmp_path: Path, cache: Path, monke
     about = json.loads(run("info", str(tiny), "--json"))
     assert about["form_in_use"] == "Q8_0"
     made = Path(about["file_in_use"])
-    assert made.parent == cache.parent / "models"
+    assert made.parent == cache / "models"
     assert len(list(made.parent.iterdir())) == 2  # the file and its note
     assert used(str(tiny)) == made
 
@@ -202,21 +174,3 @@ RESTRICTIVE_LICENCES = ["cc-by-nc-4.0", "llama3.1", "gemma", "other", "mitigated
 @pytest.mark.parametrize("licence", [*FREE_LICENCES, *RESTRICTIVE_LICENCES])
 def test_licences_that_restrict_use(licence: str) -> None:
     assert (licence_warning(licence) is None) == (licence in FREE_LICENCES)
-
-
-def test_a_restrictive_licence_is_reported_once(tmp_path: Path) -> None:
-    folder = _folder(tmp_path)
-    assert (
-        first_use_warning(folder)
-        == "model: its licence (llama3.2) may restrict what it is used for, or by whom: read it."
-    )
-    assert first_use_warning(folder) is None
-    assert first_use_warning(find_model("bundled", "reader")) is None
-    assert first_use_warning(tmp_path / "nothing") is None
-
-
-@pytest.mark.parametrize("name", ["{}", "transformers:{}"])
-def test_the_licence_of_a_reader_is_reported(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a:b").mkdir()
-    warn_of_licence(name.format(_folder(tmp_path / "a:b")))
-    assert "llama3.2" in capsys.readouterr().err

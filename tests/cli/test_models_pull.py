@@ -18,7 +18,7 @@ from support.tiny_gguf import write_tiny
 from ragfm.cli.models import models
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, RagfmError, UnsupportedError
 from ragfm.core.progress import Progress
-from ragfm.models import download as module
+from ragfm.models import recommended
 from ragfm.models.download import HubFile, download
 from ragfm.models.recommended import RECOMMENDED
 
@@ -116,7 +116,7 @@ def test_a_cached_file_that_was_damaged_since_is_downloaded_again(
         sha256=sha256(weights).hexdigest(),
         licence="mit",
     )
-    monkeypatch.setattr(module, "RECOMMENDED", (pinned,))
+    monkeypatch.setattr(recommended, "RECOMMENDED", (pinned,))
     pull(pinned.name)
     place = HubFile("me/tiny", "tiny.gguf", COMMIT).target
     place.resolve().write_bytes(weights[:-8])  # a bad disk
@@ -205,7 +205,7 @@ def test_a_manually_copied_file_is_used_if_it_is_complete(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     pinned = replace(RECOMMENDED[0], sha256=sha256(weights).hexdigest())
-    monkeypatch.setattr(module, "RECOMMENDED", (pinned,))
+    monkeypatch.setattr(recommended, "RECOMMENDED", (pinned,))
     place = HubFile(pinned.repository, pinned.file, pinned.revision).target
     place.parent.mkdir(parents=True)
     place.write_bytes(weights)

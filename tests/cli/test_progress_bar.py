@@ -52,12 +52,12 @@ def test_a_notebook_has_a_bar_of_html(clock: Clock, monkeypatch: pytest.MonkeyPa
         for done in range(1, 5):
             clock.now += 0.1
             progress(Progress("<verify>", done, 4))
-        progress(Progress("work", 7))
+        progress(Progress("ingest", 7))
     assert shown == [
         '<progress max="4" value="1"></progress> &lt;verify&gt;: 1 of 4 documents',
         '<progress max="4" value="3"></progress> &lt;verify&gt;: 3 of 4 documents',
         '<progress max="4" value="4"></progress> &lt;verify&gt;: 4 of 4 documents',
-        "<progress></progress> work: 7 documents",
+        "<progress></progress> ingest: 7 documents",
         "",
     ]
 

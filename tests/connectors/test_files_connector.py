@@ -213,7 +213,7 @@ def test_output_of_ragfm_is_not_listed(docs: Path) -> None:
     out = make_output(docs / "drafts" / "ragfm-examples")
     write(out / "train.jsonl")
     write(out / "deeper" / "card.json")
-    for name in ("adapters", "confidence", "tune"):
+    for name in ("confidence", "tune"):
         write(docs / f"ragfm-{name}.json")
     (docs / "link").symlink_to(out)
     for hidden in (False, True):

@@ -18,7 +18,6 @@ pytest.importorskip("dulwich", reason="needs the extra git")
 from ragfm_connectors import git, git_service
 from ragfm_connectors.git import GitConnector
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
-from support.killed_sync import sync_killed
 
 from ragfm import Collection, Ref
 from ragfm.core.errors import ConfigError, ConnectorError, MassDeleteError, SkipDocument, SourceError
@@ -310,14 +309,6 @@ def test_a_repository_that_goes_away_in_the_middle(work: Work, collection: Colle
     with pytest.raises(SourceError):
         collection.sync(work.folder)
     assert len(collection.documents()) == 3
-
-
-def test_a_killed_sync_continues(work: Work, collection: Collection) -> None:
-    work.write(**{f"n{n}_md": f"number {n}" for n in range(9)})
-    sync_killed(collection.path, work.folder, documents=5, connector="git")
-    assert len(collection.documents()) == 5
-    report = collection.sync(work.folder)
-    assert (report.added, report.unchanged) == (7, 5)
 
 
 # --- Remote repositories -----------------------------------------------------------------------------------------

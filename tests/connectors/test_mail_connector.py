@@ -14,7 +14,6 @@ from zipfile import ZipFile
 import pytest
 from ragfm_connectors import mail
 from ragfm_connectors.mail import MailConnector
-from support.killed_sync import sync_killed
 
 from ragfm import Collection, Ref
 from ragfm.core.errors import ConnectorError, MassDeleteError, SourceError
@@ -254,14 +253,6 @@ def test_an_mbox_that_goes_away_in_the_middle(
     monkeypatch.undo()
     report = collection.sync(tmp_path / "mails")
     assert (report.unchanged, report.failed) == (6, ())
-
-
-def test_a_killed_sync_continues(tmp_path: Path, collection: Collection) -> None:
-    path = mbox(tmp_path / "box", *(message(n) for n in range(12)))
-    sync_killed(collection.path, path, documents=5, connector="mail")
-    assert len(collection.documents()) == 5
-    report = collection.sync(path)
-    assert (report.added, report.unchanged) == (7, 5)
 
 
 @pytest.mark.data

@@ -19,7 +19,6 @@ import pytest
 import sqlalchemy as sa
 from ragfm_connectors import sql
 from ragfm_connectors.sql import SqlConnector
-from support.killed_sync import sync_killed
 from support.shell import Shell
 
 from ragfm import Collection, Ref
@@ -287,15 +286,6 @@ def test_a_listing_that_breaks_off_removes_nothing(
     with pytest.raises(SourceError, match="no_such_thing"):
         collection.sync(base.table)
     assert len(collection.documents()) == 4
-
-
-def test_a_killed_sync_continues(base: Database, collection: Collection) -> None:
-    for number in range(4, 12):
-        base.put(number, f"Trees number {number}")
-    sync_killed(collection.path, base.table, documents=5, connector="sql", name="notes")
-    assert len(collection.documents()) == 5
-    report = collection.sync(base.table)
-    assert (report.added, report.unchanged) == (7, 5)
 
 
 # --- PostgreSQL only ---------------------------------------------------------------------------------------------

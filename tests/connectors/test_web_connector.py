@@ -11,8 +11,7 @@ import pytest
 pytest.importorskip("protego", reason="needs the extra web")
 
 from ragfm_connectors.web import WebConnector
-from ragfm_connectors.web_client import Client, RequestSettings, canonical_url
-from support.killed_sync import sync_killed
+from ragfm_connectors.web_client import Client, canonical_url
 from support.website import Site, serve
 
 from ragfm import Collection, Ref
@@ -296,12 +295,12 @@ class Clock:
 def test_requests_keep_a_distance_and_failures_are_tried_again(site: Site) -> None:
     site.page("/robots.txt", "User-agent: *\nCrawl-delay: 7")
     site.page("/a", "a")
-    client = Client(site.url(), None, RequestSettings(pause=3, allow_hosts=["127.0.0.1"]))
+    client = Client(site.url(), pause=3, allow_hosts=["127.0.0.1"])
     clock = Clock(client)
     for _ in range(3):
         client.get(site.url("/a"))
     assert [round(pause) for pause in clock.slept] == [3, 7, 7]
-    client = Client(site.url(), None, RequestSettings(pause=0, retries=3, allow_hosts=["127.0.0.1"]))
+    client = Client(site.url(), pause=0, retries=3, allow_hosts=["127.0.0.1"])
     site.page("/robots.txt", "")
     clock = Clock(client)
     site.page("/a", "a", status=503).times = 2
@@ -431,13 +430,3 @@ def test_a_site_that_goes_away_in_the_middle(collection: Collection) -> None:
     with pytest.raises(SourceError, match="cannot be reached"):
         collection.sync(url)
     assert len(collection.documents()) == 6
-
-
-def test_a_killed_sync_continues(site: Site, collection: Collection) -> None:
-    for number in range(12):
-        site.page(f"/{number}", f"Trees number {number}")
-    url = sitemap(site, *(f"/{number}" for number in range(12)))
-    sync_killed(collection.path, url, documents=5, options=OPTIONS)
-    assert len(collection.documents()) == 5
-    report = collection.sync(url)
-    assert (report.added, report.unchanged) == (7, 5)

@@ -18,10 +18,10 @@ def test_environment_goes_over_the_file_and_options_over_both(tmp_path: Path, mo
     (tmp_path / "ragfm.toml").write_text('reader = "file"\nembedder = "file"\nindex = "file"\n[chunk]\nsize = 100\n')
     monkeypatch.setenv("RAGFM_READER", "environment")
     monkeypatch.setenv("RAGFM_EMBEDDER", "environment")
-    monkeypatch.setenv("RAGFM_CHUNK__OVERLAP", "20")
+    monkeypatch.setenv("RAGFM_SEARCH__CANDIDATES", "20")
     settings = load_settings(tmp_path, embedder="option", reader=None)
     assert (settings.index, settings.reader, settings.embedder) == ("file", "environment", "option")
-    assert (settings.chunk.size, settings.chunk.overlap) == (100, 20)
+    assert (settings.chunk.size, settings.search.candidates) == (100, 20)
 
 
 def test_a_file_of_windows_is_read_and_written(tmp_path: Path) -> None:

@@ -1,40 +1,29 @@
-"""The backends of a BERT: their vectors compared with sentence-transformers, and the choice of the fastest."""
+"""The backends of a BERT: their vectors compared with sentence-transformers, and when each is used."""
 
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from ragfm.core.errors import TooLongError
-from ragfm.embedders import SentenceTransformerEmbedder, backend_choice, sentence_transformer
-from ragfm.embedders.backend_choice import Measurement, fastest, load_choice, save_choice
+from ragfm.embedders import SentenceTransformerEmbedder, sentence_transformer
 from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
-from ragfm.embedders.sorted_batches import embed_sorted
-from ragfm.models.hardware import compute_threads, has_gpu, physical_cores
-from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.embedders.sentence_transformer import MIN_COSINE
+from ragfm.embedders.sorted_batches import BertBackend
+from ragfm.models.hardware import compute_threads, physical_cores
+from ragfm.models.model_lookup import find_model
 from ragfm.testing import check_embedder
 
 TEXTS = ["x", "Naïve café, 日本語 and 😀.", "One more, which is somewhat longer.", "word " * 254, "[SEP] a [MASK]"]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ragfm" / "forms.json"
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +78,10 @@ def test_texts_are_lowercased_if_the_folder_says_so(tmp_path: Path) -> None:
     assert ours._network.tokenizer.encode(text.lower()).ids == ids
 
 
-def backends() -> list[str]:
-    """All backends that run here, including bf16 where the processor emulates it."""
-    gpu = ["gpu-fp16"] if has_gpu() else []
-    openvino = ["openvino", "openvino-fp32"] if find_spec("openvino") else []
-    return ["numpy-fp32", "torch-fp32", "torch-bf16", *gpu, *openvino]
+BACKENDS = ["numpy-fp32", *(["openvino", "openvino-fp32"] if find_spec("openvino") else [])]
 
 
-@pytest.mark.parametrize("name", backends())
+@pytest.mark.parametrize("name", BACKENDS)
 def test_each_backend_gives_the_vectors_of_sentence_transformers(name: str, bundled: Path, reference: Any) -> None:
     expected = reference.encode(TEXTS, normalize_embeddings=True)
     folder = read_bert_folder(bundled)
@@ -106,7 +91,7 @@ def test_each_backend_gives_the_vectors_of_sentence_transformers(name: str, bund
     assert ids == [row for text in TEXTS for row in reference.tokenizer([text])["input_ids"]]
     found = network.load(name)(TokenizedTexts(TEXTS, "", ids))
     lowest = (found * expected).sum(1).min()
-    assert lowest > (0.999999 if "fp32" in name else backend_choice.MIN_COSINE)
+    assert lowest > (0.999999 if "fp32" in name else MIN_COSINE)
 
 
 def tiny_mpnet(folder: Path) -> Path:
@@ -134,7 +119,7 @@ def tiny_mpnet(folder: Path) -> Path:
     return folder / "model"
 
 
-@pytest.mark.parametrize("name", backends())
+@pytest.mark.parametrize("name", BACKENDS)
 def test_each_backend_runs_mpnet(name: str, tmp_path: Path) -> None:
     path = tiny_mpnet(tmp_path)
     folder = read_bert_folder(path)
@@ -200,7 +185,7 @@ def test_the_library_network_keeps_the_contract(bundled: Path) -> None:
         embedder.embed_passages(["word " * 300])
 
 
-def test_the_contract_of_the_bundled_model_is_that_of_older_collections() -> None:
+def test_the_contract_of_the_bundled_model() -> None:
     assert dict(SentenceTransformerEmbedder("bundled").fingerprint) == {
         "model": "bundled",
         "weights": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -222,59 +207,53 @@ def test_a_question_is_embedded_without_importing_large_libraries() -> None:
     assert result.stdout.strip() == "set()"
 
 
+class Recorder(BertBackend):
+    """Returns the first token and the length of each text, and records the shapes of the batches."""
+
+    batch_tokens, length_multiple = 30, 4
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def run(self, batches: Any) -> Any:
+        for tokens, mask in batches:
+            self.seen.append(tokens.shape)
+            assert np.array_equal(tokens > 0, mask > 0)
+            yield np.stack([tokens.max(1), mask.sum(1)], axis=1).astype(np.float32)
+
+
 def test_batches_keep_the_order_and_the_budget() -> None:
     ids = [[n] * (1 + n * 7 % 13) for n in range(1, 40)]
-    seen: list[tuple[int, int]] = []
-
-    def run(batches: Any) -> list[Any]:
-        found = []
-        for tokens, mask in batches:
-            seen.append(tokens.shape)
-            assert np.array_equal(tokens > 0, mask > 0)
-            found.append(np.stack([tokens.max(1), mask.sum(1)], axis=1).astype(np.float32))
-        return found
-
-    vectors = embed_sorted(ids, run, 2, max_tokens=30, multiple=4)
+    backend = Recorder()
+    vectors = backend(ids)
     expected = np.array([[row[0], len(row)] for row in ids], dtype=np.float32)
     assert np.allclose(vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True))
-    assert all(width % 4 == 0 and texts * width <= 30 for texts, width in seen)
-    assert seen == sorted(seen, key=lambda shape: -shape[1])
-    assert embed_sorted([[1] * 100], run, 2, max_tokens=30).shape == (1, 2)
+    assert all(width % 4 == 0 and texts * width <= 30 for texts, width in backend.seen)
+    assert backend.seen == sorted(backend.seen, key=lambda shape: -shape[1])
+    assert backend([[1] * 100]).shape == (1, 2)
 
 
-# --- The choice --------------------------------------------------------------------------------------------------
+# --- When each backend is used -----------------------------------------------------------------------------------
 
 
 class _Network:
-    """Simulated backends of different speed and precision; the exact one is slow."""
+    """Simulated backends; the fast one has an angle to the exact one."""
 
     window, dim, pooling, prompts = 256, 2, "", {}
-    fast_exact_backend = "good"
+    exact_backend, fast_exact_backend, fast_backend = "exact", "fast exact", "fast"
 
-    def __init__(self, slowness: dict[str, float], angles: dict[str, float]) -> None:
-        self.slowness, self.angles = slowness, angles
+    def __init__(self, angle: float) -> None:
+        self.angle = angle
         self.loaded: list[str] = []
 
     @property
     def tokenizer(self) -> Any:
         return BertNetwork(read_bert_folder(find_model("bundled", "embedder"))).tokenizer  # type: ignore[arg-type]
 
-    def backends(self) -> Sequence[str]:
-        return list(self.slowness)
-
     def load(self, name: str) -> Any:
-        import time
-
         self.loaded.append(name)
-        angle = self.angles.get(name, 0.0)
-        if angle is None:
-            raise RuntimeError("no such library")
-
-        def run(texts: TokenizedTexts) -> Any:
-            time.sleep(self.slowness[name] * len(texts.texts))
-            return np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(texts.texts), 1))
-
-        return run
+        angle = self.angle if name == "fast" else 0.0
+        return lambda texts: np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(texts.texts), 1))
 
 
 def embedder(network: Any) -> SentenceTransformerEmbedder:
@@ -283,90 +262,30 @@ def embedder(network: Any) -> SentenceTransformerEmbedder:
     return made
 
 
-def test_the_fastest_precise_backend_is_chosen_and_stored(cache: Path) -> None:
-    slowness = {"exact": 0.02, "wrong": 0.0001, "gone": 0.0, "good": 0.001, "fair": 0.01}
-    network = _Network(slowness, {"wrong": 0.05, "gone": None, "good": 0.04})  # type: ignore[dict-item]
-    made = embedder(network)
+@pytest.mark.parametrize(
+    ("angle", "loaded"), [(0.04, ["fast"]), (0.05, ["fast", "fast exact"]), (np.nan, ["fast", "fast exact"])]
+)
+def test_many_passages_use_the_fast_backend_if_it_is_precise_enough(angle: float, loaded: list[str]) -> None:
+    made = embedder(network := _Network(angle))
     made.embed_passages(["a few words"] * 10)
     assert network.loaded == ["exact"]
-    assert not cache.exists()
-    made.embed_passages(["word " * 250] * 100)
-    assert network.loaded == ["exact", "exact", "wrong", "gone", "good", "fair", "good"]
-    (kept,) = json.loads(cache.read_text()).values()
-    assert kept["form"] == "good"
-    assert [row["form"] for row in kept["measured"] if row["error"]] == ["gone"]
-
-    again = embedder(other := _Network(network.slowness, network.angles))
-    again.embed_passages(["word " * 250] * 10)
-    assert other.loaded == ["good"]
-    assert again.embed_queries(["boats"])[0, 1] == 0  # exact, always
-    assert other.loaded == ["good", "exact"]
-
-
-def test_a_failing_choice_falls_back_to_the_exact_backend(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = embedder(network := _Network({"exact": 0.0, "good": 0.0}, {}))
-    monkeypatch.setattr(backend_choice, "measure", lambda *_: 1 / 0)
-    assert made.embed_passages(["word " * 250] * 100).shape == (100, 2)
-    assert network.loaded == ["exact"]
-
-
-def test_an_unreadable_or_unwritable_choice_file_is_not_an_error(cache: Path) -> None:
-    results = [Measurement("exact", 1, 1, 1), Measurement("good", 2, 2, 1)]
-    cache.parent.mkdir(parents=True)
-    for broken in ("{", "[]", '{"a": 1}'):
-        cache.write_text(broken)
-        assert load_choice("w") is None
-    save_choice("w", results)
-    assert (load_choice("w"), load_choice("other")) == ("good", None)
-    cache.unlink()
-    cache.mkdir()
-    save_choice("w", results)
-    assert load_choice("w") is None
-
-
-def test_two_threads_can_store_at_once(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    both, replace = threading.Barrier(2, timeout=10), Path.replace
-
-    def waiting(self: Path, target: Path) -> Path:
-        both.wait()
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", waiting)
-    caplog.set_level(logging.INFO)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda weights: save_choice(weights, [Measurement("exact", 1, 1, 1)]), ("a", "b")))
-    assert not caplog.records
-    assert [path.name for path in cache.parent.iterdir()] == ["forms.json"]
-    assert "exact" in (load_choice("a"), load_choice("b"))
-
-
-def test_a_different_machine_measures_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    save_choice("w", [Measurement("exact", 1, 1, 1)])
-    assert load_choice("w") == "exact"
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(backend_choice, "cpu_info", lambda: ("another", frozenset()))
-    assert load_choice("w") is None
-
-
-def test_fastest() -> None:
-    exact = Measurement("exact", 1, 10, 1.0)
-    assert fastest([exact, Measurement("slow", 1, 9, 1.0)]) == "exact"
-    assert fastest([exact, Measurement("rough", 1, 99, 0.9989)]) == "exact"
-    assert fastest([exact, Measurement("fair", 1, 99, 0.999), Measurement("none", error="x")]) == "fair"
-    assert fastest([exact, Measurement("nan", 1, 99, float("nan"))]) == "exact"
+    vectors = made.embed_passages(["word " * 250] * 10)
+    assert network.loaded == ["exact", *loaded]
+    assert vectors[0, 1] == pytest.approx(np.sin(angle) if len(loaded) == 1 else 0)
+    assert made.embed_queries(["boats"])[0, 1] == 0  # exact, always
+    made.warm_up()
+    assert network.loaded == ["exact", *loaded]
 
 
 def test_a_warm_embedder_leaves_numpy_and_gives_the_same_vectors(bundled: Path) -> None:
+    pytest.importorskip("openvino")
     texts = ["How many days of leave are there?", "Who approves travel?"]
     cold = SentenceTransformerEmbedder(str(bundled)).embed_queries(texts)
-    save_choice(weights_sha256(bundled), [Measurement("numpy-fp32", 1, 1, 1), Measurement("torch-fp32", 2, 2, 1)])
     warm = SentenceTransformerEmbedder(str(bundled))
     warm.warm_up()
     np.testing.assert_allclose(warm.embed_queries(texts), cold, atol=1e-6)
-    np.testing.assert_allclose(warm.embed_passages(texts), cold, atol=1e-6)
-    assert "_exact" not in vars(warm)  # numpy is not in use
+    assert (warm.embed_passages(texts) * cold).sum(1).min() > MIN_COSINE
+    assert warm._for_queries is not warm._exact
 
 
 def test_many_queries_load_openvino_without_warming_up(bundled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +307,7 @@ def test_two_threads_embed_a_question(bundled: Path) -> None:
     bert_openvino = pytest.importorskip("ragfm.embedders.bert_openvino")
     folder = read_bert_folder(bundled)
     assert folder is not None
-    compiled = bert_openvino.OpenVinoBackend(folder, read_weights(bundled), "f32")._compiled
+    compiled = bert_openvino.OpenVinoBackend(folder, read_weights(bundled), for_passages=False)._compiled
     threads = min(compute_threads(), physical_cores())
     assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
     assert compiled.get_property("NUM_STREAMS") == max(1, threads // 2)
@@ -436,35 +355,9 @@ def test_many_queries_use_the_exact_backend_without_a_working_openvino(
     assert made._for_queries is made._exact
 
 
-def test_warming_up_measures_the_backends_once(cache: Path) -> None:
-    network = _Network({"exact": 0.002, "good": 0.0001}, {})
-    made = embedder(network)
-    made.warm_up()
-    made.warm_up()
-    assert network.loaded == ["exact", "good", "good"]  # twice to measure, and for passages
-    made.embed_queries(["x"])
-    assert network.loaded[3:] == ["good"]
-    assert cache.exists()
-
-
-def test_only_one_process_measures_at_a_time(cache: Path) -> None:
-    network = _Network({"exact": 0.002, "good": 0.0001}, {})
-    made = embedder(network)
-    cache.parent.mkdir(parents=True)
-    with FileLock(cache.with_suffix(".lock")):
-        made.warm_up()
-        assert "good" not in network.loaded
-        assert not cache.exists()
-    save_choice(made._weights, [Measurement("exact", 1, 1, 1), Measurement("good", 2, 2, 1)])  # by the other process
-    loaded = len(network.loaded)
-    made.embed_passages(["x"])
-    assert network.loaded[loaded:] == ["good"]  # not measured again
-
-
 def test_an_embedder_warms_up_without_a_working_openvino(bundled: Path, broken_openvino: None) -> None:
     texts = ["How many days of leave are there?"]
     cold = SentenceTransformerEmbedder(str(bundled)).embed_queries(texts)
-    save_choice(weights_sha256(bundled), [Measurement("numpy-fp32", 1, 1, 1), Measurement("openvino", 2, 2, 1)])
     warm = SentenceTransformerEmbedder(str(bundled))
     warm.warm_up()
     np.testing.assert_array_equal(warm.embed_queries(texts), cold)

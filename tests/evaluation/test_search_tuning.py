@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click import UsageError
 from click.testing import CliRunner
@@ -20,11 +14,11 @@ from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Settings
 from ragfm.cli import ragfm
-from ragfm.core.config import ChunkSection, SearchSection, load_settings
+from ragfm.core.config import SearchSection, load_settings
 from ragfm.core.errors import ConfigError, DataError
 from ragfm.core.types import Hit, Message
-from ragfm.evaluation import Gold, Question, evaluate_retrieval, generate_questions, store_choice, tune
-from ragfm.evaluation.search_tuning import CANDIDATES, MEASURE, WEIGHTS, CandidatePool, Choice
+from ragfm.evaluation import Gold, Question, evaluate_retrieval, generate_questions, store_weight, tune
+from ragfm.evaluation.search_tuning import MEASURE, WEIGHTS, CandidatePool
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 WORDS = (
@@ -62,13 +56,10 @@ def test_a_trial_agrees_with_a_search(parts: Collection) -> None:
     questions = by_code()
     report = tune(_with(parts), questions, seed=3)
     half = random.Random(3).sample(questions, len(questions))[: len(questions) // 2]
-    assert len(report.trials) == len(CANDIDATES) * (len(WEIGHTS) + 1)
+    assert {trial.weight for trial in report.trials} == set(WEIGHTS)
     assert [trial.value for trial in report.trials] == sorted((t.value for t in report.trials), reverse=True)
-    some = random.Random(0).sample(report.trials, 5) + [t for t in report.trials if t.choice.fusion == "rrf"][:2]
-    for trial in some:
-        choice = trial.choice
-        handle = _with(parts, fusion=choice.fusion, weight=choice.weight, candidates=choice.candidates)
-        searched = evaluate_retrieval(handle, half, k=10)
+    for trial in random.Random(0).sample(report.trials, 4):
+        searched = evaluate_retrieval(_with(parts, weight=trial.weight), half, k=10)
         assert searched.measures[MEASURE].value == pytest.approx(trial.value, abs=1e-9)
 
 
@@ -79,9 +70,9 @@ def test_a_chunk_without_a_common_word_is_not_a_keyword_candidate() -> None:
     hits = [hit(0, 0.1, 0.0), hit(1, 0.9, 0.0), hit(2, 0.8, 0.0), hit(3, 0.2, 5.0)]
     for wanted, value in ((0, 0.0), (3, 1.0)):
         pool = CandidatePool(Question("q", "?", (Gold(f"{wanted}.txt"),)), hits, SearchSection())
-        assert pool.value(Choice("convex", 0.0, 2)) == value
+        assert pool.value(0.0, 2) == value
     deeper = CandidatePool(Question("q", "?", (Gold("0.txt"),)), hits, SearchSection())
-    assert deeper.value(Choice("convex", 1.0, 4)) > 0
+    assert deeper.value(1.0, 4) > 0
 
 
 def test_a_gain_is_tested_on_held_out_questions(parts: Collection) -> None:
@@ -94,11 +85,7 @@ def test_a_gain_is_tested_on_held_out_questions(parts: Collection) -> None:
     assert report.held_out.difference > 0.05
     assert report.held_out.p < 0.05
     held_out = random.Random(0).sample(questions, 60)[30:]
-    tuned = evaluate_retrieval(
-        _with(parts, fusion=report.best.fusion, weight=report.best.weight, candidates=report.best.candidates),
-        held_out,
-        k=10,
-    )
+    tuned = evaluate_retrieval(_with(parts, weight=report.best.weight), held_out, k=10)
     assert report.held_out.b == pytest.approx(tuned.measures[MEASURE].value)
     assert "better" in report.why
 
@@ -114,38 +101,16 @@ def test_noise_changes_nothing(parts: Collection, tmp_path: Path) -> None:
     assert not report.adopted
     assert "noise" in report.why
     (tmp_path / "here").mkdir()
-    (written,) = store_choice(report, tmp_path / "here")
+    (written,) = store_weight(report, tmp_path / "here")
     assert written.name == "ragfm-tune.json"
     assert json.loads(written.read_text())["adopted"] is False
 
 
-def test_the_current_settings_are_kept_if_they_are_the_best(parts: Collection) -> None:
+def test_the_current_weight_is_kept_if_it_is_the_best(parts: Collection) -> None:
     questions = [Question(str(n), f"X{n}-{n * 7}", (Gold(f"parts/{n}.txt"),)) for n in range(60)]
     report = tune(_with(parts, weight=0.1), questions)
     assert report.best == report.current
     assert not report.adopted
-
-
-def test_chunk_sizes_are_tried_in_temporary_collections(tmp_path: Path) -> None:
-    chance = random.Random(3)
-    (tmp_path / "docs").mkdir()
-    questions = []
-    for number in range(24):
-        sentences = [f"The {' '.join(chance.choices(WORDS, k=9))} was seen in {1900 + number}." for _ in range(4)]
-        sentences.append(f"Its keeper is called Mx{number}.")
-        (tmp_path / "docs" / f"{number}.txt").write_text(" ".join(sentences))
-        questions.append(Question(str(number), f"who is called Mx{number}", (Gold(f"docs/{number}.txt"),)))
-    settings = Settings(chunk=ChunkSection(size=60))
-    collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
-    collection.sync(tmp_path / "docs", include=["*.txt"], tags={"a": 1})
-    before = collection.status()
-    told: list[str] = []
-    report = tune(collection, questions, sizes=[20, 60], progress=lambda now: told.append(now.stage))
-    assert {trial.choice.chunk_size for trial in report.trials} == {20, 60}
-    assert len(report.trials) == 2 * len(CANDIDATES) * (len(WEIGHTS) + 1)
-    assert any("20 tokens" in what for what in told)
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("ragfm-tune-*/collection/LOCK.holder"))
-    assert collection.status() == before
 
 
 def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
@@ -166,19 +131,16 @@ def test_too_few_or_foreign_questions_are_refused(parts: Collection) -> None:
         "[ask]\nk = 2",
     ],
 )
-def test_only_search_keys_change(parts: Collection, tmp_path: Path, before: str) -> None:
+def test_only_the_weight_changes(parts: Collection, tmp_path: Path, before: str) -> None:
     report = tune(_with(parts, weight=1.0), by_code())
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / "ragfm.toml").write_text(before)
     old = load_settings(folder)
-    written = store_choice(report, folder)
+    written = store_weight(report, folder)
     assert [path.name for path in written] == ["ragfm.toml", "ragfm-tune.json"]
     new = load_settings(folder)
-    assert (new.search.fusion, new.search.candidates) == (report.best.fusion, report.best.candidates)
-    if report.best.fusion == "convex":
-        assert new.search.weight == report.best.weight
-    assert new.search.k == old.search.k
+    assert new.search == old.search.model_copy(update={"weight": report.best.weight})
     assert new.model_dump(exclude={"search"}) == old.model_dump(exclude={"search"})
     after = (folder / "ragfm.toml").read_text()
     kept = [line for line in before.splitlines() if "weight" not in line and "search" not in line]
@@ -194,7 +156,7 @@ def test_an_invalid_file_is_kept(parts: Collection, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "ragfm.toml").write_text("reader = ")
     with pytest.raises(ConfigError):
-        store_choice(report, tmp_path / "here")
+        store_weight(report, tmp_path / "here")
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["ragfm.toml"]
 
 
@@ -273,8 +235,6 @@ def test_wrong_usage(shell: Shell, asked: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(asked.parent)
     for words, reason in (
         (("--limit", "30"), "requires QUESTIONS"),
-        ((asked, "--chunk-sizes", "a,b"), "whole numbers"),
-        ((asked, "--chunk-sizes", "3"), "16 tokens"),
         ((asked, "--reader", "x"), "--reader"),
     ):
         with pytest.raises(UsageError, match=reason):
@@ -303,31 +263,3 @@ def test_generated_questions_are_kept(asked: Path, monkeypatch: pytest.MonkeyPat
     assert len(Path("written.run").read_text().splitlines()) == len(told)
     with pytest.raises(UsageError, match="--out with QUESTIONS requires --confidence"):
         InProcessShell()("tune", asked, "--out", "written.run")
-
-
-def test_an_interrupted_tuning_leaves_nothing(shell: Shell, asked: Path, tmp_path: Path) -> None:
-    before = {path.name for path in tmp_path.iterdir()}
-    places = tmp_path / "tmp"
-    places.mkdir()
-    command = [
-        sys.executable,
-        "-c",
-        "from ragfm.cli import main; main()",
-        "tune",
-        str(asked),
-        "--chunk-sizes",
-        ",".join(map(str, range(16, 60))),
-    ]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=shell.env | {"TMPDIR": str(places)}, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not list(places.glob("ragfm-tune-*/collection")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Interrupted" in said
-    assert list(places.iterdir()) == []
-    assert {path.name for path in tmp_path.iterdir()} == before | {"tmp"}
-    assert np.isfinite(load_settings(tmp_path).search.weight)

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +22,12 @@ from ragfm import Answer, Collection, Message, Rag, Settings, Usage
 from ragfm.cli import ragfm
 from ragfm.core.config import AskSection
 from ragfm.core.errors import LogError
+from ragfm.core.types import ImagePart
 from ragfm.evaluation import load_questions
 from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
+from ragfm.generation.prompt import Prompt
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
 NOTHING = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
@@ -110,6 +111,16 @@ def test_nothing_is_kept_unless_asked_for(collection: Collection) -> None:
     assert not AnswerLog.for_collection(collection.path).path.exists()
 
 
+def test_images_of_a_prompt_are_named_by_their_digests(log: AnswerLog) -> None:
+    image = ImagePart(b"pixels", "image/png")
+    messages = (Message("system", "See."), Message("user", ("One ", image, "two")))
+    log.add(NOTHING, replace(HOW, prompt=Prompt(messages, (), ())))
+    assert log.entries()[0].prompt == [
+        {"role": "system", "content": "See."},
+        {"role": "user", "content": "One two", "images": [image.digest]},
+    ]
+
+
 def test_no_passage_is_logged_too(collection: Collection) -> None:
     rag = Rag(collection, reader=ScriptedReader(["never"]))
     rag.ask("How much leave?", filter="uri = none")
@@ -189,7 +200,7 @@ def test_values_that_the_database_rejects_do_not_prevent_an_answer(
     assert "not logged: OverflowError" in caplog.text
 
 
-@pytest.mark.parametrize("spoil", ["folder", "damage", "newer"])
+@pytest.mark.parametrize("spoil", ["folder", "damage", "another"])
 def test_an_unusable_log_is_reported(log: AnswerLog, spoil: str) -> None:
     if spoil == "folder":
         log.path.mkdir()
@@ -199,7 +210,7 @@ def test_an_unusable_log_is_reported(log: AnswerLog, spoil: str) -> None:
         logged(log, "one")
         with sqlite3.connect(log.path) as connection:
             connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(LogError, match="newer ragfm" if spoil == "newer" else "cannot be used"):
+    with pytest.raises(LogError, match="another version" if spoil == "another" else "cannot be used"):
         logged(log, "two")
 
 
@@ -216,54 +227,15 @@ def test_several_processes_write_at_once(log: AnswerLog) -> None:
     assert sorted(entry.question for entry in log.entries()) == sorted(f"{w} {n}" for w in range(4) for n in range(20))
 
 
-def downgrade(connection: sqlite3.Connection, schema: int) -> None:
-    """Turn a log into one that an older version wrote."""
-    later = {1: ["contradictions"], 2: ["rating_id"], 3: ["shown", "status", "confidence", "key", "request_id"]}
-    if schema < 3:
-        connection.execute("DROP INDEX ratings")
-    for column in (name for version, names in later.items() if version >= schema for name in names):
-        connection.execute(f"ALTER TABLE entries DROP COLUMN {column}")
-    connection.execute(f"PRAGMA user_version = {schema}")
-
-
-def test_a_log_of_schema_1_is_migrated(log: AnswerLog) -> None:
-    (number,) = logged(log, "Who won?")
-    cited = {"n": 1, "uri": "a.md", "page": None, "start": 0, "end": 8, "quote": "Ann won.", "verified": True}
-    other = {**cited, "n": 2, "uri": "b.md", "quote": "Bob won."}
-    with closing(sqlite3.connect(log.path)) as connection, connection:
-        downgrade(connection, 1)
-        connection.execute(
-            "UPDATE entries SET answer = ?, citations = ?",
-            ("Ann won [1]. But [2] says otherwise: “Bob won.” So it is.", json.dumps([cited, other])),
-        )
-    entry = log.entry(number)
-    assert entry.answer == "Ann won [1]. So it is."
-    assert entry.citations == [cited]
-    assert [one["quote"] for one in entry.contradictions] == ["Bob won."]
-    assert log.entry(number) == entry
-
-
-def test_entries_of_schema_2_get_random_ids_for_ratings(log: AnswerLog) -> None:
-    one, two = logged(log, "Who won?", "Who lost?")
-    with closing(sqlite3.connect(log.path)) as connection, connection:
-        downgrade(connection, 2)
-    (three,) = logged(log, "Who drew?")
-    ids = [log.rating_id(number) for number in (one, two, three)]
+def test_ids_for_ratings_are_random_and_find_their_entry(log: AnswerLog) -> None:
+    numbers = logged(log, "Who won?", "Who lost?", "Who drew?")
+    ids = [log.rating_id(number) for number in numbers]
     assert len(set(ids)) == 3
     assert all(re.fullmatch("[0-9a-f]{16}", rating_id) for rating_id in ids)
     found = [log.entry_of_rating(rating_id) for rating_id in (*ids, "1", "")]
-    assert [entry and entry.id for entry in found] == [one, two, three, None, None]
+    assert [entry and entry.id for entry in found] == [*numbers, None, None]
     with pytest.raises(LogError, match="no entry 77"):
         log.rating_id(77)
-
-
-def test_entries_of_schema_3_keep_the_key_that_asked(log: AnswerLog) -> None:
-    (owners,) = logged(log, "Who won?")
-    keys = log.add(NOTHING, replace(HOW, groups=frozenset({"hr", "key:ann"})))
-    with closing(sqlite3.connect(log.path)) as connection, connection:
-        downgrade(connection, 3)
-    assert [log.entry(number).key for number in (owners, keys)] == [None, "ann"]
-    assert log.entry(keys).status is None
 
 
 # --- Forgetting --------------------------------------------------------------------------------------------------
@@ -289,7 +261,7 @@ def test_forgotten_entries_leave_no_trace_in_the_file(log: AnswerLog) -> None:
 def test_conditions_must_all_hold(log: AnswerLog) -> None:
     one, two, three = logged(log, "of Anna", "of Bert", "of Anna")
     with sqlite3.connect(log.path) as connection:
-        connection.execute("UPDATE entries SET at = '2020-01-01T00:00:00.000+00:00' WHERE id < 3")
+        connection.execute("UPDATE answer_log SET at = '2020-01-01T00:00:00.000+00:00' WHERE id < 3")
     assert log.forget(LogFilter(ids=[two, three], text="Anna", older_than=timedelta(days=1))) == 0
     assert log.forget(LogFilter(text="Anna", older_than=timedelta(days=1))) == 1
     assert [entry.id for entry in log.entries()] == [two, three]
@@ -342,11 +314,11 @@ def test_all_text_of_an_entry_is_redacted(collection: Collection) -> None:
 def test_an_open_reader_keeps_deleted_text_in_the_log_which_is_an_error(
     log: AnswerLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragfm.generation.log_file._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("ragfm.generation.log_storage.LOCK_SECONDS", 0.1)
     logged(log, "of Xanthippe")
     reading = sqlite3.connect(log.path, isolation_level=None)
     reading.execute("BEGIN")
-    reading.execute("SELECT * FROM entries").fetchall()
+    reading.execute("SELECT * FROM answer_log").fetchall()
     with pytest.raises(LogError, match="still contains them"):
         log.forget(LogFilter(text="Xanthippe"))
     reading.close()

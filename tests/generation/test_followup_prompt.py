@@ -153,7 +153,7 @@ def test_citations_hold_across_turns(handbook: Collection) -> None:
     chat.ask("And for dogs?")
     answer = chat.ask("Are they welcome on Fridays?")
     (found,) = handbook.search(answer.query, 1)
-    assert [(hit.uri, hit.n) for hit in answer.hits] == [("docs/pets.html", 2), ("docs/leave.md", 1)]
+    assert [(hit.uri, hit.n) for hit in answer.hits] == [("docs/pets.markdown", 2), ("docs/leave.md", 1)]
     assert answer.hits[0].chunk_id == found.chunk_id
     assert answer.text == "Dogs are welcome [2]. You get 28 days of leave [1]."
     for citation in answer.citations:

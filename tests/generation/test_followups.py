@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from ragfm import Collection, Message, Rag, Settings, load_reader
 from ragfm.core.config import AskSection
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Sampling
-from ragfm.generation.followups import stand_alone
-from ragfm.generation.followups.list_items import list_items, nth_item
+from ragfm.generation.followups import GRAMMAR, stand_alone
 from ragfm.samples import copy_handbook
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -65,12 +63,6 @@ def labelled() -> list[dict[str, Any]]:
         (("Who is the safety officer?", "Olav Brekke.", "What is his number?"), "What is the safety officer's number?"),
         (("Which languages does Ann Lee speak?", "Two.", "What is her number?"), "What is Ann Lee's number?"),
         (("Who mends radios?", "Petra Lindgren does [1].", "When is she in?"), "When is Petra Lindgren in?"),
-        # an ordinal
-        (
-            ("Which rooms are there?", "There are Oak [1], Elm and Ash [2].", "How big is the second one?"),
-            "How big is Elm?",
-        ),
-        (("Which rooms are there?", "1. Oak\n2. Elm", "How big is the last?"), "How big is Elm?"),
         # two in a row: the second depends on the form of the first
         (("How much does Oak seat?", "12.", "And Elm?", "4.", "What about Ash?"), "How much does Ash seat?"),
     ],
@@ -102,7 +94,9 @@ def test_a_follow_up_stands_alone_where_that_is_certain(turns: tuple[str, ...], 
         ("How do I claim expenses?", "How old may they be?"),
         ("Did Ann Lee meet Bo Park?", "Where was he born?"),
         ("Can I bring my dog?", "Is it allowed on Fridays?"),
-        ("Which rooms are there?", "How big is the fifth one?"),
+        ("Which rooms are there?", "How big is the second one?"),
+        ("Which rooms are there?", "How big is the last?"),
+        ("How long may a sabbatical be?", "And until when do I have to apply?"),
         ("Which seasons are there?", "So, I am asking which one this month fall into."),
     ],
 )
@@ -126,7 +120,6 @@ def test_uncertain_follow_ups_are_searched_with_the_earlier_question(previous: s
         "Parental Leave",
         "Thanks!",
         "And where is the printer?",
-        "Und für Eltern?",
         "?",
         "...",
     ],
@@ -152,39 +145,6 @@ def test_a_long_question_is_not_built_upon() -> None:
     assert stand_alone("Why?", talk("What is " + "very " * 80 + "long?", "This.")) == "Why?"
     chain = talk(*["Can I bring my dog?", "Yes.", *["Is it allowed then?", "Yes."] * 7])
     assert len(stand_alone("Why?", chain)) < 200
-
-
-@pytest.mark.parametrize(
-    ("answer", "items"),
-    [
-        ("There are two meeting rooms: Cirrus and Stratus [1].", ["Cirrus", "Stratus"]),
-        ("There are two meeting rooms [1, 2]: Cirrus [1] and Stratus [2; 3].", ["Cirrus", "Stratus"]),
-        ("- Moving house [1]: one day\n- A wedding: two days.", ["Moving house: one day", "A wedding: two days"]),
-        ("The trays are red, green, and blue.", ["red", "green", "blue"]),
-        ("Ask your team leader. Then write it down [1].", ["Ask your team leader", "Then write it down"]),
-        ("Parents get 22 weeks.", []),
-        ("", []),
-    ],
-)
-def test_the_items_of_a_list_in_an_answer(answer: str, items: list[str]) -> None:
-    assert list_items(answer) == items
-
-
-@pytest.mark.parametrize("space", [3 * " ", "\n"])
-def test_white_space_in_an_answer_takes_linear_time(space: str) -> None:
-    start = time.thread_time()
-    assert len(list_items(f"There are two: Cirrus{space * 50_000}, and Stratus.")) == 2
-    assert time.thread_time() - start < 2
-
-
-def test_an_ordinal_may_mean_a_source_or_an_older_answer() -> None:
-    answers = ["It is 9 degrees [2]. It was 4 degrees [1].", "Yes."]
-    assert nth_item("what does the second source say?", answers) == ("what does It was 4 degrees say?", True)
-    both = ["It is 9 degrees [2, 3]. It was 4 degrees [1]."]
-    assert nth_item("what does the third source say?", both) == ("what does It was 4 degrees say?", True)
-    assert nth_item("what about number 2?", ["They are Oak and Elm.", "Yes."]) == ("what about Elm?", True)
-    assert nth_item("what about number 12?", ["They are Oak and Elm."]) == ("what about number 12?", False)
-    assert nth_item("the second factor", answers) == ("the second factor", None)
 
 
 def test_the_right_document_is_found(tmp_path: Path) -> None:
@@ -263,7 +223,8 @@ def test_no_swap_of_an_entity_or_a_period_breaks_the_question() -> None:
         ("", "How many days of leave do I get for parents?"),
         ("How much leave do parents get?" * 9, "How many days of leave do I get for parents?"),
         ("Where is the printer?", "How many days of leave do I get for parents?"),
-        ("Do parents like big red boats?", "How many days of leave do I get for parents?"),
+        ("How many days of leave do I get?", "How many days of leave do I get for parents?"),  # it repeats
+        ("Do parents prefer crimson boats?", "How many days of leave do I get for parents?"),
         ("word " * 80, "How many days of leave do I get for parents?"),
     ],
 )
@@ -275,82 +236,6 @@ def test_the_readers_rewrite_is_checked_and_the_rules_are_the_fallback(
     assert answer.query == query
     assert "31 days" not in reader.prompts[0][-1].content
     assert "You get 28 days of leave [1]." in reader.prompts[0][-1].content
-
-
-# --- By the reader, if it can --------------------------------------------------------------------------------------
-
-
-class Rewriter(ScriptedReader):
-    """A reader with a file, which rewrites as told, and counts how often it is asked."""
-
-    def __init__(self, forms: dict[str, str], identity: str = "a file") -> None:
-        super().__init__(lambda messages: forms.get(messages[-1].content.rpartition("Q: ")[2], "Yes?"))
-        self.identity = identity
-
-
-GOOD = {
-    "And the sauna?": "Is the sauna open on Sundays?",
-    "Where does he live?": "Where does Tom Weaver live?",
-    "Who designed the bridge?": "Who designed the bridge?",
-    "When was it built?": "When was the old mill built?",
-    "How large is the second one?": "How large is the Elm Room?",
-    "What about Karsten?": "What did Karsten earn in 2019?",
-    "And power tools?": "How long can I keep power tools?",
-}
-TOOLS = talk("How long can I keep hand tools?", "Two weeks.")
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ragfm" / "rewrites.json"
-
-
-def test_auto_asks_a_reader_that_passes_the_check(cache: Path) -> None:
-    reader = Rewriter(GOOD)
-    assert stand_alone("And power tools?", TOOLS, how="auto", reader=reader) == "How long can I keep power tools?"
-    assert len(reader.prompts) == 7  # six dialogues of the check, and the question
-    assert list(json.loads(cache.read_text()).values()) == [True]
-    again = Rewriter(GOOD)
-    assert stand_alone("And power tools?", TOOLS, how="auto", reader=again) == "How long can I keep power tools?"
-    assert len(again.prompts) == 1
-    changed = Rewriter(GOOD, identity="another file")
-    stand_alone("And power tools?", TOOLS, how="auto", reader=changed)
-    assert len(changed.prompts) == 7
-
-
-@pytest.mark.parametrize("wrong", [name for name in GOOD if name != "And power tools?"])
-@pytest.mark.usefixtures("cache")
-def test_one_failed_dialogue_fails_the_check(wrong: str) -> None:
-    reader = Rewriter({**GOOD, wrong: "Is the pool open on Sundays?"})
-    both = "How long can I keep hand tools? And power tools?"
-    assert stand_alone("And power tools?", TOOLS, how="auto", reader=reader) == both
-    asked = len(reader.prompts)
-    assert stand_alone("And power tools?", TOOLS, how="auto", reader=reader) == both
-    assert len(reader.prompts) == asked
-
-
-@pytest.mark.usefixtures("cache")
-def test_auto_does_not_ask_where_the_rules_are_certain() -> None:
-    reader = Rewriter(GOOD)
-    assert stand_alone("Where is the printer?", TOOLS, how="auto", reader=reader) == "Where is the printer?"
-    swapped = stand_alone("And in winter?", talk("When is it open in summer?", "Yes."), how="auto", reader=reader)
-    assert swapped == "When is it open in winter?"
-    assert reader.prompts == []
-
-
-@pytest.mark.usefixtures("cache")
-def test_auto_never_asks_a_reader_without_a_file_or_without_grammars() -> None:
-    reader = ScriptedReader(["How long can I keep power tools?"])
-    both = "How long can I keep hand tools? And power tools?"
-    assert stand_alone("And power tools?", TOOLS, how="auto", reader=reader) == both
-    assert reader.prompts == []
-
-    class Plain(Rewriter):
-        def stream(self, messages: Any, sampling: Sampling = Sampling()) -> Any:
-            raise UnsupportedError("no grammars")
-
-    assert stand_alone("And power tools?", TOOLS, how="auto", reader=Plain(GOOD)) == both
 
 
 def test_a_first_question_costs_no_rewriting(handbook: Collection, tmp_path: Path) -> None:
@@ -376,12 +261,8 @@ def test_a_reader_without_grammars_is_refused(handbook: Collection, tmp_path: Pa
         rag.ask("And for parents?", history=HISTORY)
 
 
-def test_the_bundled_reader_rewrites_under_the_grammar(cache: Path) -> None:
-    from ragfm.generation.followups.reader_rewrite import GRAMMAR, can_rewrite
-
+def test_the_bundled_reader_rewrites_under_the_grammar() -> None:
     reader = load_reader("bundled")
-    assert not can_rewrite(reader)
-    assert not cache.exists()  # known without a check
     asked = [Message("user", "Write three questions about cats, each on a line of its own.")]
     text = "".join(stream := reader.stream(asked, Sampling(max_tokens=40, grammar=GRAMMAR)))
     assert "\n" not in text

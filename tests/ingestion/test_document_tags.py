@@ -13,6 +13,7 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, ConfigError, UnsupportedError
 from ragfm.ingestion import preparation
 from ragfm.ingestion.document_tags import matches_uri
+from ragfm.maintenance.salvage import salvage
 from ragfm.testing import HashingEmbedder
 
 
@@ -179,7 +180,7 @@ def test_a_pattern_that_matches_nothing_names_similar_documents(collection: Coll
 def test_tags_survive_salvage(collection: Collection, docs: Path, tmp_path: Path, embedder: HashingEmbedder) -> None:
     collection.sync(docs, tags={"team": "all"})
     collection.tag("leave.md", {"team": "hr"})
-    collection.salvage(tmp_path / "saved")
+    salvage(collection.store, tmp_path / "saved")
     saved = Collection.open(tmp_path / "saved", embedder=embedder)
     assert _values(saved, "team") == _values(collection, "team")
     assert saved.sync().unchanged == 4

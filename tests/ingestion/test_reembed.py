@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from ragfm import Collection, Settings
-from ragfm.core.errors import CollectionError, EmbedderMismatchError
+from ragfm.core.errors import EmbedderMismatchError
 from ragfm.core.progress import Progress
-from ragfm.store.tables import contracts, documents
+from ragfm.store.tables import contracts
 from ragfm.testing import HashingEmbedder
 
 pytestmark = pytest.mark.both_databases
@@ -115,12 +115,3 @@ def test_a_reader_bound_to_the_old_embedder_says_so(collection: Collection, docs
     collection.reembed(HashingEmbedder("other", dim=96))
     with pytest.raises(EmbedderMismatchError):
         Collection.open(collection.location, settings=Settings(), embedder=HashingEmbedder()).search("leave")
-
-
-def test_a_document_without_marks_is_parsed_again_first(collection: Collection, docs: Path) -> None:
-    collection.sync(docs)
-    with collection._store.writing() as catalog, catalog.write() as connection:
-        connection.execute(documents.update().where(documents.c.uri == "docs/leave.md").values(marks=None))
-    with pytest.raises(CollectionError, match=r"docs/leave\.md was ingested by an older"):
-        collection.reembed(HashingEmbedder("other", dim=96))
-    assert _spans(collection)

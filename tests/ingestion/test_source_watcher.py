@@ -20,6 +20,7 @@ from support.shell import Shell
 from ragfm import Collection
 from ragfm.core.errors import SourceError
 from ragfm.ingestion.source_watcher import WatchEvent
+from ragfm.ingestion.source_watcher import watch as watch_sources
 
 pytestmark = pytest.mark.timing
 
@@ -128,13 +129,13 @@ def test_changes_while_it_syncs_are_not_lost(collection: Collection, docs: Path)
         elif event.report.added or len(events) > 3:
             stop.set()
 
-    collection.watch(callback, stop=stop)
+    watch_sources(collection.store, callback, 300.0, stop)
     assert events[1].report.added == 1
 
 
 def test_watching_without_a_source_is_an_error(collection: Collection) -> None:
     with pytest.raises(SourceError, match="no source to watch"):
-        collection.watch()
+        watch_sources(collection.store, lambda _: None, 300.0, threading.Event())
 
 
 def test_changes_in_the_collection_itself_are_ignored(tmp_path: Path, collection: Collection, docs: Path) -> None:
@@ -143,6 +144,6 @@ def test_changes_in_the_collection_itself_are_ignored(tmp_path: Path, collection
     stop, events = threading.Event(), list[WatchEvent]()
     timer = threading.Timer(2.5, stop.set)
     timer.start()
-    inside.watch(events.append, stop=stop)
+    watch_sources(inside.store, events.append, 300.0, stop)
     assert len(events) == 1
     assert (docs / ".ragfm" / "HEAD").exists()

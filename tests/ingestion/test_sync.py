@@ -66,12 +66,12 @@ def test_only_changed_documents_are_updated(collection: Collection, docs: Path, 
     before = embedder.embedded
     (docs / "hours.txt").write_text("The office never closes.\n")  # changed
     (docs / "extra.txt").unlink()  # deleted
-    (docs / "pets.html").rename(docs / "animals.html")  # renamed
+    (docs / "pets.markdown").rename(docs / "animals.markdown")  # renamed
     report = collection.sync(docs)
     assert _counts(report) == (1, 1, 2, 2, 2)
     assert embedder.embedded == before + 2  # the changed one, and the renamed one: its name is part of what is embedded
     texts = _texts(collection)
-    assert sorted(texts) == ["docs/animals.html", "docs/hours.txt", "docs/leave.md", "docs/rooms.csv"]
+    assert sorted(texts) == ["docs/animals.markdown", "docs/hours.txt", "docs/leave.md", "docs/rooms.csv"]
     assert texts["docs/hours.txt"] == "The office never closes.\n"
     assert not collection.search("closes at five", k=9, filter="uri = docs/extra.txt")
 
@@ -139,7 +139,7 @@ def test_new_tags_reach_the_documents_and_embed_nothing(collection: Collection, 
 
 def test_a_document_fails_alone_and_its_older_version_remains(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
-    (docs / "pets.html").unlink()
+    (docs / "pets.markdown").unlink()
     (docs / "pets.pdf").write_text("No PDF.")
     (docs / "hours.txt").write_bytes(b"%PDF-1.7 and then nothing")
     for name in ("hours.txt", "pets.pdf"):

@@ -10,6 +10,7 @@ import pytest
 
 from ragfm import Collection
 from ragfm.core.types import Ref
+from ragfm.ingestion.sources import sync_in_turns
 from ragfm.ingestion.turns import Turns
 from ragfm.store.sqlite_database import write_lock
 
@@ -63,7 +64,7 @@ def test_a_sync_in_turns_ends_with_the_same_collection(tmp_path: Path) -> None:
     sliced, whole = (Collection.open(tmp_path / name, embedder="hashing") for name in ("sliced", "whole"))
     whole.sync(docs, name="u")
     turns = Turns(_owner, seconds=None, max_documents=10)
-    reports = list(sliced.sync_in_turns(docs, turns, name="u"))
+    reports = list(sync_in_turns(sliced.store, docs, turns, name="u"))
     assert sum(report.added for report in reports) == 45
     assert (len(reports), turns.postponed) == (5, [])
     assert [info.uri for info in sliced.documents()] == [info.uri for info in whole.documents()]
@@ -71,7 +72,7 @@ def test_a_sync_in_turns_ends_with_the_same_collection(tmp_path: Path) -> None:
     assert [skip.uri for skip in reports[-1].skipped] == ["u/a-empty.txt"]
     (docs / "a-000.txt").unlink()
     _write(docs, "a", *range(50, 75))
-    (last,) = [report for report in sliced.sync_in_turns(docs, turns, name="u") if report.removed]
+    (last,) = [report for report in sync_in_turns(sliced.store, docs, turns, name="u") if report.removed]
     assert last.removed == 1  # in the first slice, although not everything is indexed yet
     assert len(sliced.documents()) == 45 - 1 + 25
 
@@ -80,7 +81,7 @@ def test_documents_added_between_slices_join_the_next_slice(tmp_path: Path) -> N
     docs = tmp_path / "docs"
     _write(docs, "heavy", *range(60))
     collection = Collection.open(tmp_path / "c", embedder="hashing")
-    slices = collection.sync_in_turns(docs, Turns(_owner, seconds=None, max_documents=5), name="u")
+    slices = sync_in_turns(collection.store, docs, Turns(_owner, seconds=None, max_documents=5), name="u")
     next(slices)
     with write_lock(tmp_path / "c"):  # another process may write now
         _write(docs, "light", 1)
@@ -95,10 +96,10 @@ def test_postponed_documents_keep_their_failures(tmp_path: Path) -> None:
     docs.mkdir()
     _write_file(docs / "a-broken.pdf", b"%PDF-1.4 nothing")
     collection = Collection.open(tmp_path / "c", embedder="hashing")
-    (report,) = collection.sync_in_turns(docs, Turns(_owner), name="u")
+    (report,) = sync_in_turns(collection.store, docs, Turns(_owner), name="u")
     assert report.failed[0].attempts == 1
     _write(docs, "b", *range(9))
-    reports = list(collection.sync_in_turns(docs, Turns(_owner, seconds=None, max_documents=2), name="u"))
+    reports = list(sync_in_turns(collection.store, docs, Turns(_owner, seconds=None, max_documents=2), name="u"))
     assert len(reports) > 3
     assert all([failure.uri for failure in report.failed] == ["u/a-broken.pdf"] for report in reports)
     assert collection.status().failed[0].attempts == 2  # a run tries it once, not in each of its slices
@@ -109,9 +110,10 @@ def test_archives_are_read_in_turn(tmp_path: Path, kind: str) -> None:
     docs = tmp_path / "docs"
     for owner in ("a", "b"):
         _write(tmp_path / owner, owner, *range(20))
-        shutil.make_archive(str(docs / f"{owner}-all"), kind.replace("tar.gz", "gztar"), tmp_path / owner)
+        archive = shutil.make_archive(str(docs / f"{owner}-all"), kind.replace("tar.gz", "gztar"), tmp_path / owner)
+        os.utime(archive, (1e9, 1e9))  # the revision of a file that has just been written changes once
     collection = Collection.open(tmp_path / "c", embedder="hashing")
-    slices = collection.sync_in_turns(docs, Turns(_owner, seconds=None, max_documents=10), name="u")
+    slices = sync_in_turns(collection.store, docs, Turns(_owner, seconds=None, max_documents=10), name="u")
     next(slices)
     assert [info.uri[:3] for info in collection.documents()] == ["u/a"] * 5 + ["u/b"] * 5
     assert len(list(slices)) == 3

@@ -41,7 +41,7 @@ def test_langchain_puts_it_into_a_chain(handbook: Collection) -> None:
     from langchain_core.runnables import RunnableLambda
 
     chain = langchain_retriever(handbook, k=1) | RunnableLambda(lambda found: found[0].metadata["uri"])
-    assert chain.invoke("dogs on Fridays") == "docs/pets.html"
+    assert chain.invoke("dogs on Fridays") == "docs/pets.markdown"
 
 
 def test_llama_index_gets_what_a_search_finds(handbook: Collection) -> None:
@@ -60,7 +60,7 @@ def test_llama_index_shows_a_model_where_a_passage_is_from_and_no_more(handbook:
     from llama_index.core.schema import MetadataMode
 
     (node,) = llama_index_retriever(handbook, k=1, mode="dense").retrieve("dogs on Fridays")
-    assert node.node.get_content(MetadataMode.LLM).splitlines()[0] == "uri: docs/pets.html"
+    assert node.node.get_content(MetadataMode.LLM).splitlines()[0] == "uri: docs/pets.markdown"
     assert "chunk_id" not in node.node.get_content(MetadataMode.LLM)
     assert node.node.get_content(MetadataMode.EMBED) == node.text
 

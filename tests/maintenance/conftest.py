@@ -1,4 +1,4 @@
-"""The fork server that the torture tests of a module share."""
+"""The fork server that the torture tests of a module share, and syncs that make one commit each."""
 
 from __future__ import annotations
 
@@ -12,3 +12,11 @@ from support.torture.fork_server import ForkServer
 def fork_server() -> Iterator[ForkServer]:
     with ForkServer() as fork_server:
         yield fork_server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_commit_per_sync() -> Iterator[None]:
+    """A busy machine, where parsing takes seconds, splits no sync into several commits."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("ragfm.ingestion.sync.PARSE_WAIT_SECONDS", 600)
+        yield

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ragfm import Collection
-from ragfm.core.errors import CollectionError, DamagedCollectionError, FilterError, MissingExtraError
+from ragfm.core.errors import CollectionError, DamagedCollectionError, FilterError
 from ragfm.core.progress import Progress
 from ragfm.store.sqlite_file import CATALOG_FILE
 from ragfm.testing import HashingEmbedder
@@ -58,31 +58,14 @@ def test_all_documents_are_exported_in_order(filled: Collection, tmp_path: Path)
 
 
 def test_exported_vectors_are_identical(filled: Collection, tmp_path: Path) -> None:
-    pq = pytest.importorskip("pyarrow.parquet")
     catalog = filled._store.catalog
     ids, vectors = catalog.chunk_vectors(catalog.at())
     expected = {int(at): vector for at, vector in zip(ids, vectors, strict=True)}
     filled.export(tmp_path / "out.jsonl", vectors=True)
-    filled.export(tmp_path / "out.parquet", format="parquet", vectors=True)
-    for rows in (
-        _lines((tmp_path / "out.jsonl").read_bytes()),
-        pq.read_table(tmp_path / "out.parquet").to_pylist(),
-    ):
-        found = {c["chunk_id"]: np.array(c["vector"], dtype=np.float32) for row in rows for c in row["chunks"]}
-        assert found.keys() == expected.keys()
-        assert all((found[at] == expected[at]).all() for at in found)
-
-
-def test_parquet_equals_json(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("ragfm.maintenance.export._ROW_GROUP_SIZE", 300)
-    filled.export(tmp_path / "out.jsonl")
-    filled.export(tmp_path / "out.parquet", format="parquet")
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert pq.ParquetFile(tmp_path / "out.parquet").num_row_groups > 1
-    for row in rows:
-        row["metadata"] = json.loads(row["metadata"])
-    assert rows == _lines((tmp_path / "out.jsonl").read_bytes())
+    rows = _lines((tmp_path / "out.jsonl").read_bytes())
+    found = {c["chunk_id"]: np.array(c["vector"], dtype=np.float32) for row in rows for c in row["chunks"]}
+    assert found.keys() == expected.keys()
+    assert all((found[at] == expected[at]).all() for at in found)
 
 
 def test_filter_and_groups_apply(filled: Collection, docs: Path, tmp_path: Path) -> None:
@@ -174,17 +157,6 @@ def test_damage_is_never_exported(filled: Collection, tmp_path: Path) -> None:
     with pytest.raises(DamagedCollectionError, match=r"docs/leave\.md"):
         filled.export(tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
-
-
-@pytest.mark.in_a_folder
-def test_parquet_without_pyarrow(filled: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"\.\[parquet\]"):
-        filled.export(tmp_path / "out.parquet", format="parquet")
-    assert not list(tmp_path.glob("out*"))
-    filled.export(tmp_path / "out.jsonl")
-    with pytest.raises(ValueError, match="csv"):
-        filled.export(tmp_path / "out.csv", format="csv")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

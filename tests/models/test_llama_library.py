@@ -18,7 +18,6 @@ from support.tiny_gguf import write_lora, write_tiny
 from ragfm import Message, Sampling
 from ragfm.citations.verifier import Verifier
 from ragfm.core.errors import DamagedModelError
-from ragfm.embedders import load_embedder
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.reader_speed import measure_speed
 from ragfm.generation.readers.weight_format import optimize
@@ -71,19 +70,14 @@ def test_llama_cpp_and_torch_never_compute_in_the_same_thread(tmp_path: Path, mo
     watch = ThreadWatch(monkeypatch)
     tiny = write_tiny(tmp_path / "tiny.gguf", context=1024)
     adapter = str(write_lora(tmp_path / "lora.gguf", layer=1, size=64))
-    reader, embedder = load_reader(str(tiny), threads=2), load_embedder(f"llama-cpp:{tiny}")
-    bf16 = load_embedder("bundled")._network.load("torch-bf16")  # type: ignore[attr-defined]
+    reader = load_reader(str(tiny), threads=2)
     verifier = Verifier()
-    tokenized = load_embedder("bundled")._tokenize(["Water is wet."], "document")  # type: ignore[attr-defined]
     entries: list[Callable[[], object]] = [
         lambda: list(reader.stream(ASKED, Sampling(max_tokens=4))),
         lambda: list(reader.stream(ASKED, Sampling(max_tokens=4, adapter=adapter))),
         lambda: reader.score(ASKED, ["Yes", "No, never"]),
         lambda: reader.count_tokens(ASKED),
-        lambda: embedder.embed_passages(["Water is wet.", "Grass is green."]),
-        lambda: embedder.embed_queries(["Is water wet?"]),
         lambda: verifier.likelihoods("Is water wet?", ["Water is wet."]),
-        lambda: bf16(tokenized),
     ]
     for _ in range(ROUNDS):
         for entry in entries:

@@ -15,11 +15,9 @@ from support.figures import picture
 from support.parsed_documents import check_invariants
 
 from ragfm.core.errors import SkipDocument
-from ragfm.core.types import Blob, Chunk, Document, Mark, image_key
-from ragfm.ingestion.preparation import Outcome
+from ragfm.core.types import Blob, Document, Mark, image_key
 from ragfm.parsing import ParserChoice, formats, parse
 from ragfm.parsing.figures import MAX_SIDE, image_type, kept_image, open_image
-from ragfm.parsing.own.own_parser import relevant_version
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
 from ragfm.parsing.sandbox.worker_protocol import FrameReader, pack_document, unpack_document
 
@@ -206,7 +204,6 @@ def test_recipes_change_only_where_images_are_kept(monkeypatch: pytest.MonkeyPat
     assert changed == {
         *(
             formats.IMAGE,
-            formats.VIDEO,
             formats.PDF,
             formats.DOCX,
             formats.PPTX,
@@ -219,20 +216,11 @@ def test_recipes_change_only_where_images_are_kept(monkeypatch: pytest.MonkeyPat
     assert "images" not in text_only.description
     version = images.version(formats.DOCX)
     assert version == f"{text_only.version(formats.DOCX)}+images"
-    assert relevant_version(f"{version}+ocr", formats.DOCX) == f"{version}+ocr"
     pages = ParserChoice(images="pages")
     assert pages.version(formats.DOCX) == version
     assert pages.version(formats.PDF) != images.version(formats.PDF)
-    assert relevant_version(pages.version(formats.PDF), formats.PDF) == pages.version(formats.PDF)
     monkeypatch.setattr("ragfm.parsing.parsers.has_ocr", lambda: True)
     assert images.version(formats.DOCX) == f"{version}+ocr"
-
-
-def test_outcomes_of_workers_have_the_images() -> None:
-    found, _ = parsed(CHART, "a.png")
-    chunk = Chunk(found.text, 0, len(found.text), image=image_key(CHART), box=(0.0, 0.0, 1.0, 1.0))
-    outcome = Outcome("document", document=found, chunks=[chunk], parser="5+images")
-    assert Outcome.from_bytes(outcome.to_bytes()) == outcome
 
 
 def test_a_worker_sends_the_images() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import sys
 import zipfile
@@ -12,7 +11,6 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from support.shell import Shell
 
 from ragfm import Collection
@@ -21,11 +19,10 @@ from ragfm.core.errors import ConfigError, MissingExtraError, ParseError, Unknow
 from ragfm.core.registry import plugins
 from ragfm.core.types import Blob, Mark
 from ragfm.parsing import Format, ParsedText, ParserChoice, formats, heartbeat, parse
-from ragfm.parsing.own.own_parser import OwnParser, relevant_version
+from ragfm.parsing.own.own_parser import OwnParser
 from ragfm.parsing.parsers import installed_parsers, known_formats
 from ragfm.parsing.sandbox.worker_pool import WorkerPool
 from ragfm.parsing.sandbox.worker_process import Limits
-from ragfm.store.tables import documents
 from ragfm.testing import HashingEmbedder, check_parser
 
 DOCS = Path(__file__).parents[2] / "docs" / "parsers.md"
@@ -204,6 +201,8 @@ def test_a_change_of_parsers_concerns_the_documents_of_one_format(
     tmp_path: Path, docs: Path, toys: Callable[[str], None]
 ) -> None:
     (docs / "deep.html").write_bytes(b"<html>" + b"<div>" * 20_000)
+    (docs / "pets.markdown").unlink()
+    (docs / "pets.html").write_text("<html><body><h1>Pets</h1><p>Dogs are welcome on Fridays.</p></body></html>")
     path = tmp_path / ".ragfm"
 
     def sync(**section: object) -> tuple[int, int, int]:
@@ -244,9 +243,7 @@ def test_a_parser_that_is_installed_later_reads_again_what_was_read_as_plain_tex
         assert collection.document("docs/a.toy").metadata["parsed_by"] == "toys"
         assert collection.sync(docs).unchanged == 5
         read = {entry["format"]: entry["parsers"] for entry in collection.status().parsers}
-        assert read == {
-            name: ["toys" if name == "toy" else "ragfm"] for name in ("CSV", "HTML", "Markdown", "text", "toy")
-        }
+        assert read == {name: ["toys" if name == "toy" else "ragfm"] for name in ("CSV", "Markdown", "text", "toy")}
 
 
 def test_an_extra_concerns_its_formats_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,29 +253,9 @@ def test_an_extra_concerns_its_formats_only(monkeypatch: pytest.MonkeyPatch) -> 
     assert not any("+" in version for version in before.values())
     installed["ocr"] = True
     changed = {kind for kind in before if OwnParser().version(kind) != before[kind]}
-    assert changed == {formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE, formats.VIDEO}
+    assert changed == {formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE}
     installed |= {"ocr": False, "code": True}
     assert {kind for kind in before if OwnParser().version(kind) != before[kind]} == {formats.CODE}
-
-
-def test_recipes_that_name_the_extras_of_all_formats_still_hold(
-    tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ragfm.parsing.own.own_parser._INSTALLED", {"ocr": True, "code": True})
-    assert relevant_version("11+ocr+code", formats.PDF) == OwnParser().version(formats.PDF) == "11+ocr"
-    with _collection(tmp_path / ".ragfm") as collection:
-        collection.sync(docs)
-        with collection._store.writing() as catalog, catalog.write() as connection:
-            columns = (documents.c.id, documents.c.recipe, documents.c.media_type)
-            for number, recipe, kind in connection.execute(sa.select(*columns)).all():
-                version = OwnParser().version(kind).partition("+")[0]
-                older = json.dumps(json.loads(recipe) | {"parser": f"{version}+ocr+code"}, sort_keys=True)
-                connection.execute(documents.update().where(documents.c.id == number).values(recipe=older))
-        assert collection.status().older == 0
-        assert collection.sync(docs).unchanged == 4
-        tagged = collection.sync(docs, tags={"team": "hr"})
-        assert (tagged.updated, tagged.chunks) == (4, 0)
-        assert collection.sync(docs).unchanged == 4
 
 
 # --- The command line --------------------------------------------------------------------------------------------

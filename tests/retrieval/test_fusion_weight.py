@@ -116,7 +116,7 @@ def test_a_changed_weight_is_warned_about_once_and_shown(russian: Path, caplog: 
         assert not caplog.records
 
 
-@pytest.mark.parametrize("search", [{"weight": 0.6}, {"weight": UNKNOWN_LANGUAGE_WEIGHT}, {"fusion": "rrf"}])
+@pytest.mark.parametrize("search", [{"weight": 0.6}, {"weight": UNKNOWN_LANGUAGE_WEIGHT}])
 def test_a_weight_set_by_the_user_gives_no_warning(
     russian: Path, caplog: pytest.LogCaptureFixture, search: dict[str, object]
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_weight_set_by_the_user_gives_no_warning(
         collection.sync(russian / "docs")
         words = collection.status().indexes[1]
     assert not caplog.records
-    assert words["weight"] == search.get("weight")
+    assert words["weight"] == search["weight"]
     assert "set" in words["why"]
 
 
@@ -134,6 +134,6 @@ def test_tuning_compares_with_the_weight_by_language(russian: Path) -> None:
         collection.sync(russian / "docs")
         report = tune(collection, questions)
     assert report.current.weight is None
-    values = {trial.choice.weight: trial.value for trial in report.trials if trial.choice.candidates == 100}
+    values = {trial.weight: trial.value for trial in report.trials}
     assert values[None] == values[UNKNOWN_LANGUAGE_WEIGHT]
     assert not report.adopted

@@ -18,7 +18,7 @@ from ragfm.core.types import embedded_text
 from ragfm.models import hardware
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
-from ragfm.retrieval.rerank import CrossEncoderReranker, MultiVectorReranker, SparseReranker
+from ragfm.retrieval.rerank import CrossEncoderReranker
 from ragfm.retrieval.search import match_identifiers, match_names, rerank_hits, weigh_neighbours
 from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader, check_reranker
 
@@ -45,101 +45,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _cross_encoder(tmp_path_factory.mktemp("models") / "cross-encoder")
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of tiny models with random weights: `colbert`, `splade`, and `inference-free` with fixed query weights.
-
-    `masked` is the language model of `splade`; this is how the hub has most models of this kind.
-    """
-    import torch
-    from sentence_transformers import MultiVectorEncoder, SparseEncoder
-    from sentence_transformers.base.modules import Router, Transformer
-    from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
-    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertModel
-
-    folder = tmp_path_factory.mktemp("encoders")
-    tokenizer = AutoTokenizer.from_pretrained(find_model("bundled", "embedder"))
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(tokenizer), **size)
-    torch.manual_seed(7)
-    for name, architecture in (("body", BertModel), ("masked", BertForMaskedLM)):
-        architecture(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    MultiVectorEncoder(str(folder / "body")).save_pretrained(str(folder / "colbert"))
-    SparseEncoder(str(folder / "masked")).save_pretrained(str(folder / "splade"))
-    router = Router.for_query_document(
-        query_modules=[SparseStaticEmbedding(tokenizer, weight=torch.rand(len(tokenizer)))],
-        document_modules=[Transformer(str(folder / "masked"), transformer_task="fill-mask"), SpladePooling("max")],
-    )
-    SparseEncoder(modules=[router]).save_pretrained(str(folder / "inference-free"))
-    return folder
-
-
 @pytest.mark.parametrize("name", plugins("rerankers"))
-def test_every_registered_reranker_keeps_the_contract(name: str, model: Path, encoders: Path) -> None:
-    models = {"cross-encoder": model, "multi-vector": encoders / "colbert", "sparse-encoder": encoders / "splade"}
-    check_reranker(load_reranker(f"{name}:{models[name]}" if name in models else name))
+def test_every_registered_reranker_keeps_the_contract(name: str, model: Path) -> None:
+    check_reranker(load_reranker(f"{name}:{model}" if name == "cross-encoder" else name))
 
 
-def test_scores_of_late_interaction_are_the_sums_of_the_highest_cosines(encoders: Path) -> None:
-    from sentence_transformers import MultiVectorEncoder
-
-    library = MultiVectorEncoder(str(encoders / "colbert"), device="cpu")
-    query = library.encode_query([QUERY])[0].numpy()
-    texts = [library.encode_document([text])[0].numpy() for text in TEXTS]
-    expected = [(query @ text.T).max(axis=1).sum() for text in texts]
-    scores = MultiVectorReranker(str(encoders / "colbert"), device="cpu").rerank(QUERY, TEXTS)
-    assert scores.tolist() == pytest.approx(expected, abs=1e-3)
-    assert np.ptp(scores) > 0.1
-
-
-@pytest.mark.parametrize("name", ["splade", "masked"])
-def test_scores_of_splade_are_products_of_the_largest_logits(name: str, encoders: Path) -> None:
-    import torch
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(encoders / "masked")
-    network = AutoModelForMaskedLM.from_pretrained(encoders / "masked").eval()
-    with torch.inference_mode():
-        query, *texts = [
-            torch.log1p(torch.relu(network(**tokenizer(text, return_tensors="pt")).logits[0])).amax(dim=0)
-            for text in [QUERY, *TEXTS]
-        ]
-    expected = [float(query @ text) for text in texts]
-    scores = SparseReranker(str(encoders / name), device="cpu").rerank(QUERY, TEXTS)
-    assert scores.tolist() == pytest.approx(expected, rel=1e-4)
-
-
-def test_an_inference_free_model_weighs_the_words_of_the_query_without_a_network(encoders: Path) -> None:
-    from sentence_transformers import SparseEncoder
-
-    library = SparseEncoder(str(encoders / "inference-free"), device="cpu")
-    query = library.encode_query([QUERY]).to_dense().numpy()[0]
-    assert np.count_nonzero(query) <= len(QUERY.split()) + 3
-    texts = library.encode_document(TEXTS).to_dense().numpy()
-    scores = SparseReranker(str(encoders / "inference-free"), device="cpu").rerank(QUERY, TEXTS)
-    assert scores.tolist() == pytest.approx((texts @ query).tolist(), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("model_name", "reranker", "message", "hint"),
-    [
-        ("colbert", SparseReranker, "is a MultiVectorEncoder, not a SparseEncoder", "Use multi-vector:"),
-        ("splade", CrossEncoderReranker, "is a SparseEncoder, not a CrossEncoder", "Use sparse-encoder:"),
-        ("splade", MultiVectorReranker, "is a SparseEncoder, not a MultiVectorEncoder", "Use sparse-encoder:"),
-        ("body", MultiVectorReranker, "is a BertModel, not a MultiVectorEncoder", "trained to rerank"),
-        ("masked", MultiVectorReranker, "is a BertForMaskedLM, not a MultiVectorEncoder", "trained to rerank"),
-        ("body", SparseReranker, "is a BertModel, not a SparseEncoder", "trained to rerank"),
-        (None, CrossEncoderReranker, "is a SentenceTransformer, not a CrossEncoder", "trained to rerank"),
-    ],
-)
-def test_models_of_another_kind_are_refused(
-    model_name: str | None, reranker: type[Any], message: str, hint: str, encoders: Path
-) -> None:
-    path = encoders / model_name if model_name else find_model("bundled", "embedder")
-    with pytest.raises(UnsupportedError, match=message) as raised:
-        reranker(str(path)).rerank(QUERY, TEXTS)
-    assert hint in (raised.value.hint or "")
+def test_a_model_of_another_kind_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="is a SentenceTransformer, not a CrossEncoder"):
+        CrossEncoderReranker(str(find_model("bundled", "embedder"))).rerank(QUERY, TEXTS)
 
 
 def test_a_model_heeds_the_cpu_quota(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,28 +124,6 @@ def test_a_reranker_without_a_known_speed_scores_one_text_first(model: Path, mon
     assert np.isnan(scores[1:]).all()
 
 
-@pytest.mark.parametrize(("kind", "name"), [(MultiVectorReranker, "colbert"), (SparseReranker, "splade")])
-def test_encoders_stay_within_the_budget_too(
-    kind: type[Any], name: str, encoders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reranker = kind(str(encoders / name), device="cpu", batch_size=4)
-    now, encode = [100.0], reranker._model.encode_document
-
-    def encode_slowly(texts: list[str], **options: Any) -> Any:
-        now[0] += len(texts)
-        return encode(texts, **options)
-
-    monkeypatch.setattr(reranker._model, "encode_document", encode_slowly)
-    monkeypatch.setattr(rerank_module, "monotonic", lambda: now[0])
-    texts = [f"{text:.<90}"[:90] for text in TEXTS]
-    all_scores = reranker.rerank(QUERY, texts)
-    start = now[0]
-    scores = reranker.rerank(QUERY, texts, budget_ms=6_000)
-    assert now[0] - start <= 6
-    assert scores[:5].tolist() == pytest.approx(all_scores[:5].tolist(), rel=1e-3)
-    assert np.isnan(scores[6:]).all()
-
-
 def test_waiting_for_a_busy_reranker_stops_after_the_budget(model: Path) -> None:
     reranker = CrossEncoderReranker(str(model), device="cpu")
     reranker.rerank(QUERY, TEXTS[:1])
@@ -288,14 +179,6 @@ def test_hits_are_in_order_of_the_rerankers_scores(harbour: Collection, model: P
     plain = harbour.search(QUERY, k=12, mode=mode)  # type: ignore[arg-type]
     assert {hit.uri: hit.score for hit in hits} == {hit.uri: hit.score for hit in plain}
     assert all("rerank" not in hit.scores for hit in plain)
-
-
-def test_half_of_the_order_by_sparse_vectors_is_the_score_of_the_search(harbour: Collection, encoders: Path) -> None:
-    hits = _reranked(harbour, SparseReranker(str(encoders / "splade"))).search(QUERY, k=12)
-    scores = np.array([[hit.scores["fused"], hit.scores["rerank"]] for hit in hits], dtype=np.float64)
-    scaled = (scores - scores.min(axis=0)) / np.ptp(scores, axis=0)
-    assert (np.diff(scaled.mean(axis=1)) < 1e-6).all()
-    assert not (np.diff(scores[:, 1]) <= 0).all()  # the reranker alone has a different order
 
 
 def test_only_the_candidates_are_reranked(harbour: Collection) -> None:

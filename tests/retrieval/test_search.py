@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier, Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.core.config import Fusion, SearchSection
-from ragfm.retrieval import search as search_module
+from ragfm.core.config import SearchSection
 from ragfm.retrieval.search import fuse
-from ragfm.store.snapshot import Snapshot
 from ragfm.testing import HashingEmbedder
 
 if TYPE_CHECKING:
@@ -137,11 +133,6 @@ def test_fused_scores_by_hand() -> None:
     assert fuse(cosines, bm25, weight=0.6).tolist() == pytest.approx([0.4, 0.6, 0.5])
     assert fuse(cosines, bm25, weight=0).tolist() == pytest.approx([1, 0, 0.5])
     assert fuse(cosines[:0], bm25[:0]).tolist() == []
-    # The second is first of the cosines and shares no word, so it has no rank by BM25.
-    ranked = [1 / 63 + 1 / 61, 1 / 61, 1 / 62 + 1 / 62]
-    assert fuse(cosines, bm25, fusion="rrf").tolist() == pytest.approx(ranked)
-    assert fuse(_scores(0.5, 0.5), _scores(3, 3), fusion="rrf").tolist() == pytest.approx([2 / 61, 2 / 61])
-    assert fuse(cosines[:0], bm25[:0], fusion="rrf").tolist() == []
 
 
 def test_documents_with_several_good_chunks_break_near_ties() -> None:
@@ -161,8 +152,6 @@ def test_image_scores_are_a_third_term() -> None:
     fused = fuse(cosines, bm25, weight=0.5, images=images, image_weight=0.2)
     assert fused.tolist() == pytest.approx((0.8 * texts + [0, 0, 0.2]).tolist())
     assert fuse(cosines, bm25, weight=0.5, images=_scores(*[np.nan] * 3), image_weight=0.2).tolist() == texts.tolist()
-    ranked = fuse(cosines, bm25, fusion="rrf", images=images) - fuse(cosines, bm25, fusion="rrf")
-    assert ranked.tolist() == pytest.approx([0, 1 / 62, 1 / 61], abs=1e-6)
 
 
 def test_documents_of_one_chunk_keep_the_order_of_their_chunks() -> None:
@@ -191,12 +180,11 @@ def test_hybrid_search_uses_the_documents_of_the_chunks(tmp_path: Path, collecti
     assert [hit.scores["fused"] for hit in hits] == pytest.approx(expected.tolist())
 
 
-@pytest.mark.parametrize("fusion", ["convex", "rrf"])
-def test_if_one_index_has_equal_scores_the_other_ranks(fusion: Fusion) -> None:
+def test_if_one_index_has_equal_scores_the_other_ranks() -> None:
     cosines = _scores(0.2, 0.8, 0.5, 0.4)
-    assert np.argsort(-fuse(cosines, _scores(0, 0, 0, 0), fusion=fusion)).tolist() == [1, 2, 3, 0]
+    assert np.argsort(-fuse(cosines, _scores(0, 0, 0, 0))).tolist() == [1, 2, 3, 0]
     equal, bm25 = _scores(0.3, 0.3, 0.3), _scores(1, 0, 5)
-    assert int(np.argmax(fuse(equal, bm25, fusion=fusion))) == 2
+    assert int(np.argmax(fuse(equal, bm25))) == 2
 
 
 def test_equal_scores_scale_to_the_maximum() -> None:
@@ -211,18 +199,13 @@ def _ranking(collection: Collection, query: str, **settings: object) -> list[str
     return [hit.uri for hit in handle.search(query, k=5)]
 
 
-def test_the_settings_choose_the_fusion(collection: Collection, parts: Path) -> None:
+def test_the_settings_choose_the_weight(collection: Collection, parts: Path) -> None:
     collection.sync(parts)
     query = "the pump runs at 30 bar, ask P-4003/B"
     by_one = {mode: [hit.uri for hit in collection.search(query, k=5, mode=mode)] for mode in ("dense", "keyword")}  # type: ignore[arg-type]
     assert by_one["dense"] != by_one["keyword"]
     assert _ranking(collection, query, weight=1.0, code_weight=1.0) == by_one["dense"]
     assert _ranking(collection, query, weight=0.0) == by_one["keyword"]
-    hits = Collection.open(
-        collection.path, settings=Settings(search=SearchSection(fusion="rrf")), embedder=HashingEmbedder()
-    ).search(query, k=5)
-    assert [hit.scores["fused"] for hit in hits] == sorted((hit.scores["fused"] or 0 for hit in hits), reverse=True)
-    assert 1 / 61 <= (hits[0].scores["fused"] or 0) <= 2 / 61
 
 
 def test_each_index_returns_the_configured_number_of_candidates(collection: Collection, parts: Path) -> None:
@@ -255,46 +238,6 @@ def test_both_scores_are_exact_whichever_index_found_the_chunk(collection: Colle
             for hit in few.search(query, k=3, filter=narrowed):
                 assert hit.scores["dense"] == pytest.approx(true["dense"][hit.chunk_id])
                 assert hit.scores["keyword"] == pytest.approx(true["keyword"].get(hit.chunk_id, 0))
-
-
-def test_vectors_and_words_are_searched_at_the_same_time_by_one_search(
-    collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection.sync(parts)
-    expected = collection.search("pump P-4003/B")
-    monkeypatch.setattr(search_module, "_LARGE", 0)
-    both, search, search_keywords = Barrier(2), Snapshot.search, Snapshot.search_keywords
-
-    def wait_for_the_other(method: Callable[..., Any], *given: Any) -> Any:
-        both.wait(timeout=10)
-        return method(*given)
-
-    with search_module._second_thread.lock:  # another search is running
-        assert collection.search("pump P-4003/B") == expected
-    monkeypatch.setattr(Snapshot, "search", lambda *given: wait_for_the_other(search, *given))
-    monkeypatch.setattr(Snapshot, "search_keywords", lambda *given: wait_for_the_other(search_keywords, *given))
-    assert collection.search("pump P-4003/B") == expected
-
-
-def test_a_second_thread_that_is_not_there_holds_up_nothing(
-    collection: Collection, parts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection.sync(parts)
-    expected, begin = collection.search("pump P-4003/B"), Event()
-    monkeypatch.setattr(search_module, "_LARGE", 0)
-    held = search_module._second_thread.pool.submit(begin.wait, 60)
-    assert collection.search("pump P-4003/B") == expected
-    assert not held.done()
-    begin.set()
-
-    def fail(*_: Any) -> Any:
-        raise OSError("no vectors")
-
-    monkeypatch.setattr(Snapshot, "search", fail)
-    with pytest.raises(OSError, match="no vectors"):
-        collection.search("pump P-4003/B")
-    assert search_module._second_thread.lock.acquire(blocking=False), "the next search may use the thread"
-    search_module._second_thread.lock.release()
 
 
 def test_a_single_chunk_is_found(collection: Collection, tmp_path: Path) -> None:

@@ -6,16 +6,16 @@ import asyncio
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
-from support.running_server import Running, eventually, make_collection, serve
+from support.running_server import LIMITS, Running, eventually, make_collection, serve
 
 from ragfm import Collection
 from ragfm.core.errors import CollectionUnavailableError
 from ragfm.server.commit_watch import CommitWatch
-from ragfm.server.service import MAX_COMMIT_WAITS
 from ragfm.testing import ScriptedReader
 
 
@@ -66,8 +66,8 @@ def search(it: Running, key: str, commit: str) -> httpx.Response:
     return it.client(key).post("/v1/search", json={"query": "leave"}, headers={"x-ragfm-commit": commit})
 
 
-def test_waits_of_a_key_are_limited_and_end_with_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.server.service._COMMIT_SECONDS", 300.0)
+def test_waits_of_a_key_are_limited_and_end_with_the_commit(tmp_path: Path) -> None:
+    limits = replace(LIMITS, commit_waits=4, commit_seconds=300.0)
     folder = make_collection(tmp_path)
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "docs/more.txt").write_text("More leave.")
@@ -75,14 +75,14 @@ def test_waits_of_a_key_are_limited_and_end_with_the_commit(tmp_path: Path, monk
         copy.sync(tmp_path / "docs")
         commit = copy.commit
     with (
-        serve(tmp_path, ScriptedReader(["Yes."]), collection=folder) as it,
-        ThreadPoolExecutor(3 * MAX_COMMIT_WAITS) as pool,
+        serve(tmp_path, ScriptedReader(["Yes."]), collection=folder, limits=limits) as it,
+        ThreadPoolExecutor(12) as pool,
     ):
         waits = it.app.state.service.commit_waits
-        sent = [pool.submit(search, it, "guest", commit) for _ in range(3 * MAX_COMMIT_WAITS)]
-        eventually(lambda: sum(wait.done() for wait in sent) == 2 * MAX_COMMIT_WAITS)
+        sent = [pool.submit(search, it, "guest", commit) for _ in range(12)]
+        eventually(lambda: sum(wait.done() for wait in sent) == 8)
         assert {wait.result().status_code for wait in sent if wait.done()} == {429}
-        assert waits["guest"] == MAX_COMMIT_WAITS
+        assert waits["guest"] == 4
         waiting = [wait for wait in sent if not wait.done()]
         refused = search(it, "guest", commit)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_waits")

@@ -12,7 +12,7 @@ from support.running_server import QUESTION, Running
 
 from ragfm.core.types import Answer, Citation, Contradiction, Usage
 from ragfm.rag import Rag
-from ragfm.server.footnotes import contradiction_lines, footnotes, without_footnotes
+from ragfm.server.footnotes import footnotes, without_footnotes
 
 STREAMED = "You get 28 days. Parents get 16 weeks more."
 TEXT = "You get 28 days [1]. Parents get 16 weeks more [1]."
@@ -73,7 +73,7 @@ def spans(content: str, annotations: list[Any]) -> list[str]:
 
 
 def test_lines_and_footnotes() -> None:
-    assert contradiction_lines(ANSWER) == LINES
+    assert [contradiction.sentence for contradiction in ANSWER.contradictions] == LINES
     assert footnotes(ANSWER) == SOURCES
     below = "\n\n" + "\n".join(LINES)
     for added in ("", below, SOURCES, below + SOURCES):

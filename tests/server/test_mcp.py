@@ -18,7 +18,7 @@ from support.running_server import LIMITS, SECRET, Running, SlowReader, eventual
 from support.shell import Shell
 from support.tiny_gguf import write_tiny
 
-from ragfm.cli.mcp import mcp as mcp_command
+from ragfm.cli.server_commands import mcp as mcp_command
 from ragfm.core.errors import MissingExtraError
 
 TOOLS = ["search", "ask", "list_documents", "list_collections"]
@@ -103,8 +103,7 @@ def test_a_process_serves_its_tools_over_its_input_and_output(tmp_path: Path) ->
 def test_a_failed_start_prints_one_line(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     assert shell("mcp", "-c", "nothing", code=1, typed="").stderr.startswith("Error: There is no collection")
-    assert "--groups cannot be combined with --http" in shell("mcp", "--http", "--groups", "hr", code=2).stderr
-    assert "--port requires --http" in shell("mcp", "--port", "8001", code=2, typed="").stderr
+    assert "--groups" in shell("mcp", "--groups", "#", code=2, typed="").stderr
 
 
 def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,20 +9,20 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from support.postgres_server import PostgresServer, postgres_server
-from support.running_server import ANSWER, QUESTION, SECRET, Running, eventually, make_collection, serve
+from support.running_server import ANSWER, LIMITS, QUESTION, SECRET, Running, eventually, make_collection, serve
 from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
-from ragfm.cli.serve import key_store, named_collections
-from ragfm.core.errors import LogError
+from ragfm.cli.server_commands import key_store, named_collections
 from ragfm.server.api_keys import Key
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.testing import ScriptedReader
 
 
@@ -34,13 +34,13 @@ def test_names_and_keys(tmp_path: Path) -> None:
     assert key_store(str(tmp_path / "keys.json"), address).keys() == ()
 
 
-def test_search_upload_and_an_absent_database(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.server.service._COMMIT_SECONDS", 0.1)
+def test_search_upload_and_an_absent_database(address: str, tmp_path: Path) -> None:
+    limits = replace(LIMITS, commit_seconds=0.1)
     with postgres_server() as postgres:
         with Collection.open(make_collection(tmp_path)) as folder:
             folder.copy(postgres.address())
             commit = folder.commit
-        with serve(tmp_path, ScriptedReader("Yes."), collection=postgres.address()) as running:
+        with serve(tmp_path, ScriptedReader("Yes."), collection=postgres.address(), limits=limits) as running:
 
             def search(key: str) -> list[str]:
                 response = running.client(key).post("/v1/search", json={"query": SECRET, "model": "handbook"})
@@ -136,12 +136,12 @@ def test_without_its_database_a_server_lets_nobody_in(address: str, tmp_path: Pa
 def two_servers(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, Running]]:
     """Two servers of one collection, which log answers and share their keys."""
     monkeypatch.setenv("RAGFM_ASK__LOG", "true")
-    monkeypatch.setenv("RAGFM_UPLOADS__WAITING", "3")
     with Collection.open(make_collection(tmp_path)) as folder:
         folder.copy(address)
+    options = {"collection": address, "limits": replace(LIMITS, uploads_waiting=3)}
     with (
-        serve(tmp_path, ScriptedReader([ANSWER]), collection=address, store=key_store(None, address)) as first,
-        serve(tmp_path, ScriptedReader([ANSWER]), collection=address, store=key_store(None, address)) as second,
+        serve(tmp_path, ScriptedReader([ANSWER]), store=key_store(None, address), **options) as first,
+        serve(tmp_path, ScriptedReader([ANSWER]), store=key_store(None, address), **options) as second,
     ):
         yield first, second
 
@@ -280,31 +280,6 @@ def test_another_server_indexes_the_uploads_of_one_that_was_killed(
         assert {hit["uri"] for hit in hits} == set(uris)
         late = _upload(restarted, "late.txt", "Late.").json()["uri"]
         eventually(lambda: {_state(restarted, uri) for uri in [*uris, late]} == {"ready"}, 120)
-
-
-@pytest.mark.slow
-def test_a_collection_of_an_older_version_gets_the_tables(
-    address: str, postgres: PostgresServer, tmp_path: Path
-) -> None:
-    with Collection.open(make_collection(tmp_path)) as folder:
-        folder.copy(address)
-    schema = _schema(address)
-    postgres.sql(
-        f"DROP TABLE {schema}.upload_parts, {schema}.uploads, {schema}.answer_log, {schema}.server_rates;"
-        f"DELETE FROM {schema}.properties WHERE key LIKE 'uploads%'"
-    )
-    with serve(tmp_path, ScriptedReader("Yes."), collection=address) as it:
-        refused = _upload(it, "note.txt", "The okapi is called Ann.")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "uploads_unavailable")
-        assert len(it.client("guest").get("/v1/documents").json()["data"]) == 2
-        with pytest.raises(LogError, match="no answer log"):
-            Collection.open(address).answer_log.entries()
-        Collection.open(address).sync(tmp_path / "docs")
-        assert Collection.open(address).answer_log.entries() == []
-        policies = postgres.sql(f"SELECT count(*) FROM pg_policies WHERE schemaname = '{schema}'")
-        assert policies == "12"
-        uri = _upload(it, "note.txt", "The okapi is called Ann.").json()["uri"]
-        eventually(lambda: _state(it, uri) == "ready", 120)
 
 
 def _schema(address: str) -> str:

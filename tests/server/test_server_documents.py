@@ -15,13 +15,14 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
-from support.running_server import QUESTION, Running, SlowReader, eventually, make_collection, serve
+from support.running_server import LIMITS, QUESTION, Running, SlowReader, eventually, make_collection, serve
 
 from ragfm import Collection
 from ragfm.ingestion.sources import SourceError
@@ -333,9 +334,7 @@ def test_a_key_sends_half_of_the_uploads_that_are_received_at_once(running: Runn
 
 
 def test_uploads_that_wait_are_limited_for_each_key(tmp_path: Path) -> None:
-    collection = make_collection(tmp_path)
-    (tmp_path / "ragfm.toml").write_text("[uploads]\nwaiting = 2\n")
-    with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:
+    with serve(tmp_path, ScriptedReader(["Yes."]), limits=replace(LIMITS, uploads_waiting=2)) as it:
         client, other = it.client("guest"), it.client("other")
 
         def upload() -> httpx.Response:

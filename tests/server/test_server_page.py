@@ -17,6 +17,7 @@ from support.browser import ANSWER, Actor, Visit, browsing, expect
 from support.running_server import Running, eventually
 
 from ragfm.generation.answer_log import AnswerLog
+from ragfm.store.uploads import UploadFolder
 
 # --- What everybody may have -------------------------------------------------------------------------------------
 
@@ -350,8 +351,9 @@ def test_an_upload_is_shared_with_the_groups_that_are_ticked(browser: Any, runni
     page.locator("#files").set_input_files({"name": "shared.txt", "mimeType": "text/plain", "buffer": b"Of us."})
     (team,) = eventually(lambda: list(running.folder.glob("uploads/[!.]*/shared.txt")))
     (mine,) = eventually(lambda: list(running.folder.glob("uploads/[!.]*/unshared.txt")))
-    assert team.with_name(".ragfm-access").read_text() == "key:hr\nhr"
-    assert mine.with_name(".ragfm-access").read_text() == "key:hr"
+    records = UploadFolder(running.folder).records()
+    assert records[team.parent.name].groups == ("key:hr", "hr")
+    assert records[mine.parent.name].groups == ("key:hr",)
     visit.context.close()
 
 

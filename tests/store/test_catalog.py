@@ -14,15 +14,17 @@ import pysqlite3
 import pytest
 import sqlalchemy as sa
 
+from ragfm import Settings
 from ragfm.core.durable_files import encode_checksummed, read_checksummed
 from ragfm.core.errors import CollectionError, DamagedCollectionError
 from ragfm.core.types import Chunk, Document
-from ragfm.store import compaction
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.catalog_writer import CatalogWriter, Failure
+from ragfm.store.collection_store import Store
+from ragfm.store.compaction import compact
 from ragfm.store.database import Database
 from ragfm.store.document_rows import NewDocument
-from ragfm.store.postgres_database import PostgresDatabase
+from ragfm.store.postgres import PostgresDatabase
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE
 from ragfm.store.tables import chunks, documents, text_hash, vectors
@@ -114,12 +116,11 @@ def test_compaction_scans_documents_and_vectors_once(folder: Path, embedder: Has
     source = _source(catalog)
     _add(catalog, source, embedder, "a", "one", "two")
     _add(catalog, source, embedder, "a", "three")
-    compaction._delete_chunks(catalog, 2)
-    plans = _plans(catalog, lambda: compaction._delete_documents(catalog, 2))
-    assert [plan for plan in plans if "SCAN" in plan] == ["SCAN documents"]
-    plans = _plans(catalog, lambda: compaction._delete_vectors(catalog, 1))
+    store = Store(catalog.database, Settings(), embedder)
+    plans = _plans(catalog, lambda: compact(store, catalog))
+    assert plans.count("SCAN documents") == 1
     assert any("contract_id=? AND text_hash>?" in plan for plan in plans)
-    assert [plan for plan in plans if "SCAN" in plan or "TEMP" in plan] == ["SCAN contracts"]
+    assert not [plan for plan in plans if plan.startswith(("SCAN vectors", "SCAN tags", "SCAN groups"))]
     assert len(catalog.documents(None)) == 1
 
 
@@ -286,7 +287,7 @@ def test_a_failed_write_of_head_fails_the_commit(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ragfm.store.sqlite_file.write_durably", full)
+        patched.setattr("ragfm.store.sqlite_database.write_durably", full)
         with pytest.raises(CollectionError, match="No space left"):
             _add(catalog, source, embedder, "a", "one")
     catalog.close()

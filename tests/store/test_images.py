@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
+from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from support.figures import commit_figures, document_with_figures, picture
-from support.postgres_server import PostgresServer
 from support.written_pdf import lines, pdf, rule
 
 from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError
 from ragfm.core.types import image_key
+from ragfm.maintenance.salvage import salvage
 from ragfm.store.catalog import Catalog
 from ragfm.store.tables import documents, images
 from ragfm.testing import HashingEmbedder
@@ -26,20 +26,7 @@ CHART, PHOTO, SECRET = (picture(text) for text in ("chart", "photo", "walnut"))
 
 
 def _count(collection: Collection) -> int:
-    return collection._store.catalog.image_sizes(collection.generation)[0]
-
-
-def _lacking(run: object, schema: str = "") -> None:
-    """Take from a catalog what one of an older version lacks."""
-    assert callable(run)
-    for statement in (
-        "DROP INDEX {}chunks_image",
-        "DROP TABLE {}images",
-        "ALTER TABLE {}chunks DROP COLUMN image",
-        "ALTER TABLE {}chunks DROP COLUMN box",
-        "DELETE FROM {}properties WHERE key = 'images'",
-    ):
-        run(statement.format(schema))
+    return collection.store.catalog.image_sizes(collection.status().generation)[0]
 
 
 @pytest.mark.both_databases
@@ -53,7 +40,7 @@ def test_a_figure_is_a_hit_with_its_image_and_place(collection: Collection) -> N
     assert (image.data, image.media_type) == (CHART, "image/png")
     text_hit = next(hit for hit in hits if "paragraph" in hit.text)
     assert (text_hit.image, text_hit.box) == (None, None)
-    with collection._store.catalog.read() as connection:  # an older version reads marks of five values
+    with collection._store.catalog.read() as connection:
         (marks,) = connection.execute(sa.select(documents.c.marks)).scalars()
     assert {len(values) for values in marks} == {5}
 
@@ -124,13 +111,12 @@ def test_reembedding_keeps_figures(collection: Collection) -> None:
 
 
 def test_backup_salvage_and_export_have_the_images(tmp_path: Path) -> None:
-    pq = pytest.importorskip("pyarrow.parquet")
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
     commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
     collection.backup(tmp_path / "backup")
     restored = Collection.open(tmp_path / "restored", settings=Settings(), embedder=HashingEmbedder())
     restored.restore(tmp_path / "backup")
-    collection.salvage(tmp_path / "saved")
+    salvage(collection.store, tmp_path / "saved")
     saved = Collection.open(tmp_path / "saved", settings=Settings(), embedder=HashingEmbedder())
     for copy in (restored, saved):
         assert copy.image(image_key(CHART)).data == CHART
@@ -141,10 +127,8 @@ def test_backup_salvage_and_export_have_the_images(tmp_path: Path) -> None:
     record = json.loads(out.getvalue())
     assert [image["hash"] for image in record["images"]] == [image_key(CHART)]
     assert [chunk["image"] for chunk in record["chunks"]] == [None, image_key(CHART)]
-    collection.export(tmp_path / "out.parquet", format="parquet")
-    (row,) = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert row["images"] == [{"hash": image_key(CHART), "data": CHART}]
-    assert row["chunks"][1]["box"] == [0.1, 0.0, 0.9, 0.1]
+    assert b64decode(record["images"][0]["data"]) == CHART
+    assert record["chunks"][1]["box"] == [0.1, 0.0, 0.9, 0.1]
 
 
 def test_a_copy_has_the_images(tmp_path: Path, address: str) -> None:
@@ -169,71 +153,12 @@ def test_policies_hide_images_without_conditions(address: str, monkeypatch: pyte
         assert connection.execute(sa.select(images)).all() == []
 
 
-def test_a_catalog_of_an_older_version_is_read_and_then_migrated(tmp_path: Path, docs: Path) -> None:
-    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
-    collection.sync(docs)
-    expected = collection.search("leave", 9)
-    collection.close()
-    _run_on_catalog(tmp_path / ".ragfm", _lacking)
-    assert collection.search("leave", 9) == expected
-    assert not collection.verify().damaged
-    collection.export(BytesIO())
-    with pytest.raises(CollectionError, match="no image"):
-        collection.image("0" * 32)
-    commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
-    assert collection.search("Revenue")[0].image == image_key(CHART)  # a reader that was open before
-    assert collection.image(image_key(CHART)).data == CHART
-
-
-def _run_on_catalog(folder: Path, action: object) -> None:
-    from ragfm.store.sqlite_file import open_engine
-
-    assert callable(action)
-    engine = open_engine(folder, writable=True)
-    with engine.begin() as connection:
-        action(connection.exec_driver_sql)
-    engine.dispose()
-
-
-def test_a_server_of_an_older_version_is_read_copied_and_then_migrated(
-    address: str, docs: Path, tmp_path: Path, postgres: PostgresServer
-) -> None:
-    collection = Collection.open(address, settings=Settings(), embedder=HashingEmbedder())
-    collection.sync(docs)
-    expected = collection.search("leave", 9)
-    schema = re.findall(r"collection=(\w+)", address)[0]
-    columns = (
-        "SELECT table_name, column_name, data_type, collation_name FROM information_schema.columns "
-        f"WHERE table_schema = '{schema}' ORDER BY table_name, ordinal_position"
-    )
-    before = postgres.sql(columns)
-    _lacking(postgres.sql, f"{schema}.")
-    collection.close()
-    assert collection.search("leave", 9) == expected
-    assert not collection.verify().damaged
-    assert Collection.open(address, settings=Settings()).copy(tmp_path / "copy").documents == 4
-    commit_figures(collection, [document_with_figures("a", {"Revenue": CHART})])
-    assert collection.search("Revenue")[0].image == image_key(CHART)
-    assert postgres.sql(columns) == before
-    with pytest.raises(CollectionError, match="no image"):
-        collection.as_groups(set()).image("0" * 32)
-
-
-def test_figures_need_tables_of_this_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
-    commit_figures(collection, [document_with_figures("a", {})])
-    _run_on_catalog(tmp_path / ".ragfm", _lacking)
-    monkeypatch.setattr("ragfm.store.sqlite_database.add_images", lambda *_: None)  # as for a role without the right
-    commit_figures(collection, [document_with_figures("b", {})])
-    with pytest.raises(CollectionError, match="an older version of ragfm created it"):
-        commit_figures(collection, [document_with_figures("c", {"Revenue": CHART})])
-
-
 def test_collections_of_text_load_no_library_for_images(tmp_path: Path, docs: Path) -> None:
     code = f"""
 import sys
 from ragfm import Collection, Settings
 from ragfm.testing import HashingEmbedder
+from ragfm.maintenance.salvage import salvage
 collection = Collection.open({str(tmp_path / ".ragfm")!r}, settings=Settings(), embedder=HashingEmbedder())
 collection.sync({str(docs)!r})
 assert collection.search("leave")[0].image is None
@@ -248,21 +173,22 @@ def test_the_setting_parses_only_documents_with_figures_again(tmp_path: Path, do
     chart = f"0.1 0.2 0.7 rg {bars} 0 g {rule(140, 400, 330, 400)}" + lines("Q1 to Q3", x=160, y=388, size=8)
     caption = lines("Fig. 3: Sales of walnuts", x=140, y=365, size=9)
     (docs / "sales.pdf").write_bytes(pdf(lines("The walnut report has a chart of sales.", y=700) + chart + caption))
+    (docs / "page.html").write_text("<p>A page without pictures.")
 
     def opened(images: bool) -> Collection:
         settings = Settings(parse={"images": images})
         return Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
 
-    assert opened(images=False).sync(docs).added == 5
+    assert opened(images=False).sync(docs).added == 6
     with opened(images=True) as collection:
         report = collection.sync(docs)
-        assert (report.updated, report.unchanged) == (2, 3)  # the PDF and the HTML page
+        assert (report.updated, report.unchanged) == (2, 4)  # the PDF and the HTML page
         (hit, *_) = collection.search("Fig. 3: Sales of walnuts")
         assert hit.text.startswith("Fig. 3: Sales of walnuts\nQ1 to Q3")
         assert hit.page == 1
         assert hit.image is not None
         assert collection.image(hit.image).media_type == "image/png"
-        assert collection.sync(docs).unchanged == 5
+        assert collection.sync(docs).unchanged == 6
     with opened(images=False) as collection:
         assert collection.sync(docs).updated == 2
         assert collection.status().images == 0

@@ -69,7 +69,6 @@ READS: dict[str, Callable[[Collection], Any]] = {
     "keyword": lambda collection: collection.search(f"{CANARY} office", 50, mode="keyword"),
     "hops": lambda collection: collection.search(f"{CANARY} office", 50, hops=2),
     "filter": lambda collection: collection.search("office", 50, filter="not uri = x"),
-    "candidates": lambda collection: collection.candidates(f"{CANARY} office", 50),
     "neighbours": lambda collection: collection.neighbours(collection.search("leave", 50)),
     "tables": lambda collection: collection.table_chunks(collection.search("leave", 50)),
     "documents": lambda collection: collection.documents(),
@@ -135,7 +134,7 @@ def test_revoked_rights_damage_no_view(restricted: Collection, tmp_path: Path) -
 
 
 def test_row_level_security_holds_for_uploads_and_logs(restricted: Collection) -> None:
-    uploads, log = restricted.open_uploads(), restricted.answer_log
+    uploads, log = restricted.store.open_uploads(), restricted.answer_log
     for owner in ("key:ann", "key:bob"):
         uploads.store(io.BytesIO(owner.encode()), f"{owner}.txt", [owner, "sales"])
         groups = frozenset({owner, "sales"})
@@ -170,14 +169,14 @@ def test_row_level_security_holds_for_the_owner_of_the_tables(
     assert len(collection.as_groups({"board"}).documents()) == len(collection.documents()) == 4
 
 
-def test_an_older_collection_gets_the_policies(
+def test_policies_that_were_switched_off_are_switched_on(
     address: str, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with monkeypatch.context() as older:
-        older.setattr("ragfm.store.postgres_database._POLICIES", {})
+    with monkeypatch.context() as without:
+        without.setattr("ragfm.store.postgres.policies.POLICIES", {})
         _open(address).sync(docs, allow=["board"])
         assert _open(address).as_groups(set()).search("office") == []  # by the conditions of the queries
-    assert "row-level policies do not apply, an older ragfm made the tables" in caplog.text
+    assert "row-level policies do not apply, they are switched off" in caplog.text
     _open(address).sync()
     monkeypatch.setattr("ragfm.store.filters.visible_to", lambda _: sa.true())
     assert _open(address).as_groups(set()).search("office") == []

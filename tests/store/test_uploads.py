@@ -15,9 +15,10 @@ from support.postgres_server import PostgresServer
 from ragfm import Collection, Settings
 from ragfm.core.types import Ref
 from ragfm.ingestion.upload_connector import UploadFolderConnector
+from ragfm.maintenance.salvage import salvage
 from ragfm.store.sqlite_file import open_connection
 from ragfm.store.tables import uploads as uploads_table
-from ragfm.store.uploads import ACCESS_FILE, UPLOADS_SOURCE, UploadFolder, upload_id
+from ragfm.store.uploads import UPLOADS_SOURCE, UploadFolder, upload_id
 from ragfm.testing import HashingEmbedder
 
 
@@ -26,14 +27,14 @@ def _open(place: str | Path) -> Collection:
 
 
 def _upload(collection: Collection, text: str = "The zebra is called Bob.", name: str = "zebra.txt") -> str:
-    uploads = collection.open_uploads()
+    uploads = collection.store.open_uploads()
     uri = uploads.store(io.BytesIO(text.encode()), name, ["key:ann", "hr"]).uri
     _sync(collection)
     return uri
 
 
 def _sync(collection: Collection) -> None:
-    collection.sync(collection.open_uploads().source, name=UPLOADS_SOURCE, retry=True)
+    collection.sync(collection.store.open_uploads().source, name=UPLOADS_SOURCE, retry=True)
 
 
 def _visible(collection: Collection, *groups: str) -> list[str]:
@@ -54,35 +55,7 @@ def folder(tmp_path: Path) -> Iterator[Collection]:
 
 
 def _folder_of(collection: Collection, uri: str) -> Path:
-    return Path(collection.open_uploads().source) / str(upload_id(uri))
-
-
-def _forget_record(collection: Collection) -> None:
-    """Leave the upload as an older ragfm stores one: with an access file only."""
-    with open_connection(collection.path, writable=True) as connection, connection.begin():
-        connection.execute(uploads_table.delete())
-
-
-def test_an_upload_stays_private_without_its_access_file(folder: Collection, tmp_path: Path) -> None:
-    uri = _upload(folder)
-    shutil.copytree(folder.path, tmp_path / "copy" / ".ragfm", ignore=shutil.ignore_patterns(ACCESS_FILE))
-    with _open(tmp_path / "copy" / ".ragfm") as copy:
-        _sync(copy)
-        assert [_visible(copy), _visible(copy, "sales"), _visible(copy, "key:ann")] == [[], [], [uri]]
-        assert [upload.uri for upload in copy.open_uploads().owned_by("key:ann")] == [uri]
-        assert _findings(copy) == [(f"uploads/{upload_id(uri)}", ACCESS_FILE)]
-        assert not copy.verify(repair=True).damaged
-        assert (_folder_of(copy, uri) / ACCESS_FILE).read_text() == "key:ann\nhr"
-
-
-def test_a_flipped_byte_of_an_access_file_opens_nothing(folder: Collection) -> None:
-    uri = _upload(folder)
-    (_folder_of(folder, uri) / ACCESS_FILE).write_text("key:bnn\nhr")
-    _sync(folder)
-    assert (_visible(folder, "key:bnn"), _visible(folder, "hr")) == ([], [uri])
-    assert [upload.uri for upload in folder.open_uploads().owned_by("key:bnn")] == []
-    assert [upload.uri for upload in folder.open_uploads().owned_by("key:ann")] == [uri]
-    assert _findings(folder) == [(f"uploads/{upload_id(uri)}", ACCESS_FILE)]
+    return Path(collection.store.open_uploads().source) / str(upload_id(uri))
 
 
 @pytest.mark.parametrize("damage", ["UPDATE uploads SET owner = 'key:bob'", "UPDATE uploads SET groups = '[\"hr\"]'"])
@@ -92,34 +65,23 @@ def test_nobody_sees_an_upload_with_a_damaged_record(folder: Collection, damage:
         connection.exec_driver_sql(damage)
     _sync(folder)
     assert _visible(folder, "key:ann", "key:bob", "hr") == []
-    assert list(_open(folder.path).open_uploads().all()) == []
+    assert list(_open(folder.path).store.open_uploads().all()) == []
     assert _findings(folder) == [(f"uploads/{upload_id(uri)}", "the checksum of its record")]
 
 
 def test_nobody_sees_an_upload_without_any_record(folder: Collection) -> None:
     uri = _upload(folder)
-    _forget_record(folder)
-    (_folder_of(folder, uri) / ACCESS_FILE).unlink()
+    with open_connection(folder.path, writable=True) as connection, connection.begin():
+        connection.execute(uploads_table.delete())
     _sync(folder)
     assert _visible(folder, "key:ann", "hr") == []
     assert _findings(folder) == [(f"uploads/{upload_id(uri)}", "its record")]
 
 
-def test_uploads_of_an_older_version_get_a_record_with_the_next_write(folder: Collection) -> None:
-    uri = _upload(folder)
-    _forget_record(folder)
-    assert _findings(folder) == []
-    assert [upload.uri for upload in _open(folder.path).open_uploads().owned_by("key:ann")] == [uri]
-    _sync(folder)
-    (_folder_of(folder, uri) / ACCESS_FILE).unlink()
-    _sync(folder)
-    assert (_visible(folder, "sales"), _visible(folder, "hr")) == ([], [uri])
-
-
 def test_a_changed_byte_of_an_upload_does_not_replace_its_text(folder: Collection) -> None:
     uri = _upload(folder)
     (_folder_of(folder, uri) / "zebra.txt").write_text("The zebra is called Rob.")
-    report = folder.sync(folder.open_uploads().source, name=UPLOADS_SOURCE)
+    report = folder.sync(folder.store.open_uploads().source, name=UPLOADS_SOURCE)
     assert [(failed.uri, failed.stage, failed.stale) for failed in report.failed] == [(uri, "fetch", True)]
     assert "is damaged: its content has the checksum" in report.failed[0].error
     assert folder.document(uri).text == "The zebra is called Bob."
@@ -127,7 +89,7 @@ def test_a_changed_byte_of_an_upload_does_not_replace_its_text(folder: Collectio
 
 
 def test_an_upload_that_is_stored_during_the_listing_has_its_groups(folder: Collection) -> None:
-    uploads = folder.open_uploads()
+    uploads = folder.store.open_uploads()
     assert isinstance(uploads, UploadFolder)
 
     class Late(FilesConnector):
@@ -148,7 +110,7 @@ def test_a_lost_file_is_found(folder: Collection) -> None:
 
 def test_a_removed_upload_leaves_no_record(folder: Collection) -> None:
     uri = _upload(folder)
-    uploads = folder.open_uploads()
+    uploads = folder.store.open_uploads()
     uploads.remove(next(iter(uploads.all())))
     assert (list(uploads.all()), _findings(folder)) == ([], [])
     assert uri in [info.uri for info in folder.documents()]
@@ -156,8 +118,7 @@ def test_a_removed_upload_leaves_no_record(folder: Collection) -> None:
 
 def test_a_salvaged_upload_keeps_its_record(folder: Collection, tmp_path: Path) -> None:
     uri = _upload(folder)
-    (_folder_of(folder, uri) / ACCESS_FILE).unlink()
-    folder.salvage(tmp_path / "saved")
+    salvage(folder.store, tmp_path / "saved")
     with _open(tmp_path / "saved") as saved:
         _sync(saved)
         assert (_visible(saved, "sales"), _visible(saved, "hr")) == ([], [uri])
@@ -193,30 +154,17 @@ def test_nobody_sees_an_upload_with_a_changed_row(
     _sync(server)
     assert _uploads_seen(server, "key:ann", "key:bob", "hr", "sales") == []
     for owner in ("key:ann", "key:bob"):
-        assert list(server.open_uploads().owned_by(owner)) == []
+        assert list(server.store.open_uploads().owned_by(owner)) == []
     assert (f"uploads/{upload_id(uri)}", "the checksum of its record") in _findings(server)
 
 
 def test_changed_content_on_a_server_is_found_and_not_indexed(
     server: Collection, address: str, postgres: PostgresServer
 ) -> None:
-    stored = server.open_uploads().store(io.BytesIO(b"The zebra is called Bob."), "zebra.txt", ["key:ann"])
+    stored = server.store.open_uploads().store(io.BytesIO(b"The zebra is called Bob."), "zebra.txt", ["key:ann"])
     schema = _schema(address)
     postgres.sql(f"UPDATE {schema}.upload_parts SET data = 'The zebra is called Rob.'")
-    report = server.sync(server.open_uploads().source, name=UPLOADS_SOURCE)
+    report = server.sync(server.store.open_uploads().source, name=UPLOADS_SOURCE)
     assert len(report.failed) == 1
     assert "is damaged: its content has the checksum" in report.failed[0].error
     assert (f"uploads/{upload_id(stored.uri)}", "the checksum of zebra.txt") in _findings(server)
-
-
-def test_uploads_of_an_older_version_get_checksums_on_a_server(
-    server: Collection, address: str, postgres: PostgresServer
-) -> None:
-    uri, schema = _upload(server), _schema(address)
-    postgres.sql(f"ALTER TABLE {schema}.uploads DROP COLUMN checksum, DROP COLUMN digest")
-    older = _open(address)
-    assert [upload.uri for upload in older.open_uploads().owned_by("key:ann")] == [uri]
-    assert _findings(older) == []
-    _sync(older)
-    assert _uploads_seen(older, "hr") == [uri]
-    assert postgres.sql(f"SELECT checksum IS NOT NULL, digest IS NOT NULL FROM {schema}.uploads") == "True|True"

@@ -79,7 +79,7 @@ def test_a_running_reader_sees_what_another_handle_commits(collection: Collectio
     assert reader.search("watchmen", k=1)[0].uri == "docs/more.txt"
 
 
-@pytest.mark.parametrize("kind", ["faiss-flat", "exact"])
+@pytest.mark.parametrize("kind", ["faiss-flat", "faiss-hnsw"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
 def test_a_damaged_view_is_logged_and_not_used(
     tmp_path: Path, docs: Path, kind: str, damage: str, caplog: pytest.LogCaptureFixture
@@ -118,11 +118,11 @@ def test_the_next_sync_replaces_a_damaged_view(collection: Collection, docs: Pat
 def test_another_index_kind_is_built_from_the_catalog(collection: Collection, docs: Path) -> None:
     collection.sync(docs)
     expected = _ask(collection)
-    exact = _reopen(collection, index="exact")
-    assert _ask(exact) == expected
-    exact.sync(docs)
-    index = exact.status().indexes[0]
-    assert (index["kind"], index["vectors"], index["pending"]) == ("exact", len(expected), 0)
+    other = _reopen(collection, index="faiss-hnsw")
+    assert _ask(other) == expected
+    other.sync(docs)
+    index = other.status().indexes[0]
+    assert (index["kind"], index["vectors"], index["pending"]) == ("faiss-hnsw", len(expected), 0)
     assert (index["state"], index["saved"]) == ("checked", True)
 
 
@@ -161,13 +161,13 @@ def test_the_next_sync_rebuilds_a_keyword_index_of_an_older_version(
 def test_a_view_whose_plugin_was_removed_is_replaced(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _reopen(collection, index="exact").sync(docs)
+    _reopen(collection, index="faiss-hnsw").sync(docs)
     expected = _ask(collection)
-    others = {kind: {k: v for k, v in plugins(kind).items() if k != "exact"} for kind in KINDS}
+    others = {kind: {k: v for k, v in plugins(kind).items() if k != "faiss-hnsw"} for kind in KINDS}
     monkeypatch.setattr("ragfm.core.registry.plugins", others.get)
     late = _reopen(collection)
     assert _ask(late) == expected
-    assert "is not used: There is no plugin 'exact'" in caplog.text
+    assert "is not used: There is no plugin 'faiss-hnsw'" in caplog.text
     late.sync(docs)
     assert _reopen(collection).status().indexes[0]["kind"] == "faiss-flat"
 
@@ -267,10 +267,10 @@ def test_a_tail_is_extended_and_loses_dead_chunks(collection: Collection, docs: 
         if number == 3:
             (docs / "leave.md").unlink()
         collection.sync(docs)
-        exact = Collection.open(collection.location, settings=Settings(index="exact"), embedder=HashingEmbedder())
+        other = Collection.open(collection.location, settings=Settings(index="faiss-hnsw"), embedder=HashingEmbedder())
         for query in ("tail number 3", "28 days of leave", "more of it"):
             assert [(hit.chunk_id, hit.score) for hit in reader.search(query, k=50)] == [
-                (hit.chunk_id, pytest.approx(hit.score, abs=1e-6)) for hit in exact.search(query, k=50)
+                (hit.chunk_id, pytest.approx(hit.score, abs=1e-6)) for hit in other.search(query, k=50)
             ]
         assert len(reader._store.snapshot()) == reader.status().chunks
     monkey.undo()
@@ -296,19 +296,19 @@ def test_a_prepared_generation_serves_until_the_next_is_ready(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection.sync(docs)
-    ready = collection.at_least(0)
+    ready = Collection(collection.store, oldest=0)
     before = _ask(ready)
     (docs / "more.txt").write_text("Even 30 days of leave for night watchmen.")
     _reopen(collection).sync(docs)
     assert _ask(ready) == before
-    collection.refresh()
+    collection.store.refresh()
     collection._store.settle()  # the newer view is opened in the background
     with monkeypatch.context() as changes:
         changes.setattr(BM25Index, "updated", None)  # a search has nothing left to do
         assert "docs/more.txt" in [uri for uri, _ in _ask(ready)]
     (docs / "more.txt").unlink()
     _reopen(collection).sync(docs)
-    assert _ask(collection.at_least(collection.generation)) == before
+    assert _ask(Collection(collection.store, oldest=collection.status().generation)) == before
 
 
 def test_closed_documents_are_not_found_in_a_prepared_generation(collection: Collection, docs: Path) -> None:
@@ -317,7 +317,7 @@ def test_closed_documents_are_not_found_in_a_prepared_generation(collection: Col
     access = docs / "boats" / ".ragfm-access"
     access.write_text("staff\n")
     collection.sync(docs)
-    staff = collection.as_groups({"staff"}).at_least(0)
+    staff = collection.as_groups({"staff"}, oldest=0)
     both = _ask(staff)
     assert "docs/boats/leave.txt" in [uri for uri, _ in both]
     (docs / "hours.txt").write_text("Nobody works.")
@@ -335,7 +335,7 @@ def test_a_prepared_generation_of_a_replaced_collection_is_not_searched(
     collection: Collection, docs: Path, tmp_path: Path
 ) -> None:
     collection.sync(docs)
-    ready = collection.at_least(0)
+    ready = Collection(collection.store, oldest=0)
     assert _ask(ready)
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "zebras.txt").write_text("The zebra has 28 stripes.")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,3 +114,37 @@ def ray_cluster(
             time.sleep(0.2)
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_name(f"{folder.name}.log").unlink(missing_ok=True)
+
+
+_RECORD = """
+import sys
+if any(word.endswith("default_worker.py") for word in sys.orig_argv):
+    import os, time
+    from ragfm.testing import HashingEmbedder
+
+    log, seconds = {arguments!r}
+    embed = HashingEmbedder.embed_passages
+
+    def recorded(self, texts):
+        time.sleep(seconds)
+        with open(log, "ab", buffering=0) as file:
+            file.write(b"".join(repr(text).encode() + b"\\n" for text in texts))
+        return embed(self, texts)
+
+    HashingEmbedder.embed_passages = recorded
+"""
+
+
+def recording_on_ray(folder: Path, log: Path, seconds: float) -> str:
+    """Let Ray's processes record the texts that they embed, and take `seconds` longer per call.
+
+    Returns their PYTHONPATH, which begins with `folder`.
+    """
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_RECORD.format(arguments=(str(log), seconds)))
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def embedded_texts(log: Path) -> Counter[str]:
+    """How often Ray's processes have embedded each text."""
+    return Counter(log.read_text().splitlines()) if log.exists() else Counter()

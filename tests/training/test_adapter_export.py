@@ -48,7 +48,6 @@ from ragfm.training.examples import examples_to_jsonl
 from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, peft_to_gguf
 from ragfm.training.gguf_merge import merge_gguf
 from ragfm.training.methods import apply_method
-from ragfm.training.refresh import _start_adapter
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training
 from ragfm.training.weight_identity import check_same_weights
@@ -201,8 +200,6 @@ def test_an_adapter_trained_on_a_folder_serves_over_its_gguf_file(tmp_path: Path
     with pytest.raises(AdapterMismatchError, match=r"is off by 1\d\d\.\d%, where"):
         export_adapter(out, "gguf", base=str(other), out=tmp_path / "no.gguf")
     assert not (tmp_path / "no.gguf").exists()
-    # What goes on from it over that file starts from its GGUF form, which is that file's.
-    assert _start_adapter(str(written), str(file), tmp_path / "again") == str(tmp_path / "again" / "start")
 
 
 def test_an_adapter_of_another_trainer_for_another_base_is_refused(tmp_path: Path) -> None:
@@ -378,10 +375,6 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
     export_adapter(file, "peft", base=str(base), out=tmp_path / "back")
     assert read_record(tmp_path / "back").base["sha256"] == read_record(out).base["sha256"]
     assert compare_readers(tmp_path / "back", file, tiny_examples(2)).equal == 2
-    alone = shutil.copy(file, tmp_path / "alone.gguf")  # as it is served: training goes on from it, too
-    again = _start_adapter(str(alone), str(base), tmp_path / "again")
-    assert again == str(tmp_path / "again" / "start")
-    assert _start_adapter(str(file), str(base), tmp_path / "again") == str(out)
     whole = export_adapter(out, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf")
     assert 0 < whole.stat().st_size < base.stat().st_size / 2
     with pytest.raises(AdapterMismatchError, match="trained on different weights"):

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 from support.openai_server import running_server
 from support.shell import InProcessShell, Shell
-from support.tiny_models import TEMPLATE, tiny_examples, tiny_gguf, tiny_model
+from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragfm.core.errors import DamagedModelError, DataError, EndpointError, ModelNotFoundError, UnsupportedError
@@ -28,12 +28,10 @@ from ragfm.generation.readers import load_reader
 from ragfm.models.adapters import GGUF, PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
 from ragfm.training import Dataset, Example, MethodSettings, TrainSettings, train
 from ragfm.training.adapter_card import CARD, adapter_card
-from ragfm.training.adapter_export import export_adapter, load_adapter
-from ragfm.training.base_model import Base
+from ragfm.training.adapter_export import MODELFILE, export_adapter, load_adapter
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.example_formats import write_example_format
 from ragfm.training.gguf_lora import ModelShape
-from ragfm.training.ollama import MODELFILE, write_modelfile
-from ragfm.training.validation import generate_greedy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ASKED = tiny_examples(1)[0].messages
@@ -198,18 +196,7 @@ def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_pa
         export_adapter(tmp_path / "prefix", "merged", out=tmp_path / "merged")
 
 
-def go_template(text: str, messages: list[Message]) -> str:
-    """Render the part of Go's template language that the Modelfile uses."""
-    loop = re.fullmatch(r"\{\{ range \.Messages \}\}(.*)(?:\{\{ end \}\}){4}(.*)", text, re.DOTALL)
-    assert loop
-    branches = re.findall(
-        r'\{\{ if eq \.Role "(\w+)" \}\}(.*?)\{\{ \.Content \}\}(.*?)(?=\{\{ else \}\}|\Z)', loop[1], re.DOTALL
-    )
-    texts = {role: (before, after) for role, before, after in branches}
-    return "".join(texts[one.role][0] + one.content + texts[one.role][1] for one in messages) + loop[2]
-
-
-def test_an_export_for_ollama_has_the_chat_template_of_the_model(trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_an_export_for_ollama_names_the_base_and_its_stop_token(trained: Path, folder: Path, tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(folder)
     file = tiny_gguf(base, tmp_path / "base.gguf", ModelShape.from_config(base.config))
     written = export_adapter(trained, "ollama", base=str(file), out=tmp_path / "ollama")
@@ -218,35 +205,8 @@ def test_an_export_for_ollama_has_the_chat_template_of_the_model(trained: Path, 
     lines = written.read_text()
     assert lines.startswith(f"FROM {file}\nADAPTER ./{GGUF}\n")
     assert 'PARAMETER stop "<|im_end|>"' in lines
-    template = re.search(r'TEMPLATE """(.*?)"""', lines, re.DOTALL)
-    assert template
-    roles = ("system", "user", "assistant", "user")
-    messages = [Message(role, f"text {number}") for number, role in enumerate(roles)]
-    expected = Base(str(folder)).render(messages)
-    assert go_template(template[1], messages) == expected
     with pytest.raises(UnsupportedError, match="is a folder"):
         export_adapter(trained, "ollama", out=tmp_path / "other")
-
-
-@pytest.mark.parametrize(
-    ("source", "found"),
-    [
-        (TEMPLATE, True),
-        ("{{ bos_token }}" + TEMPLATE, True),
-        (TEMPLATE.replace("message['role']", "message['role'] | upper"), True),
-        (TEMPLATE.replace("message['content']", "loop.index ~ message['content']"), False),
-        ("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE, False),
-    ],
-)
-def test_a_chat_template_that_varies_is_left_to_ollama(
-    folder: Path, tmp_path: Path, source: str, *, found: bool
-) -> None:
-    base = AutoModelForCausalLM.from_pretrained(folder)
-    file = tiny_gguf(base, tmp_path / "base.gguf", ModelShape.from_config(base.config))
-    loaded = Base(str(folder))
-    loaded.tokenizer.chat_template = source
-    assert write_modelfile(tmp_path, tmp_path / GGUF, loaded, file) == found
-    assert ("TEMPLATE" in (tmp_path / MODELFILE).read_text()) == found
 
 
 def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
@@ -264,15 +224,6 @@ def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
     assert [turn["role"] for turn in first["prompt"]] == ["system", "user", "assistant", "user"]
     assert first["completion"] == [{"role": "assistant", "content": "6"}]
     assert second["prompt"] == [{"role": "user", "content": "Hi"}]
-    first, second = lines("alpaca")
-    assert first == {
-        "system": "Be short.",
-        "instruction": "3+3?",
-        "input": "",
-        "output": "6",
-        "history": [["2+2?", "4"]],
-    }
-    assert (second["system"], second["history"]) == ("", [])
     first, _ = lines("sharegpt")
     assert [turn["from"] for turn in first["conversations"]] == ["system", "human", "gpt", "human", "gpt"]
     pair = Dataset((replace(example, rejected="7"),), ())
@@ -288,9 +239,6 @@ def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
     ]
     with pytest.raises(UnsupportedError, match="holds no preferences"):
         write_example_format(pair, tmp_path, "sharegpt")
-    odd = Dataset((Example((Message("user", "a"), Message("user", "b")), "c"),), ())
-    with pytest.raises(UnsupportedError, match="one after the other"):
-        write_example_format(odd, tmp_path, "alpaca")
 
 
 def test_the_command_for_vllm_has_the_rank_of_the_adapter(

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.shell import InProcessShell
 
-from ragfm import Collection, Rag, Settings
-from ragfm.citations.verifier import WEIGHTS, load_verifier
-from ragfm.core.config import AskSection, SearchSection
+from ragfm import Collection, Settings
+from ragfm.citations.verifier import find_verifier, load_verifier
+from ragfm.core.config import SearchSection
 from ragfm.core.errors import DataError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.progress import Progress
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.evaluation import Gold, Question
-from ragfm.evaluation.confidence_calibration import accept_all_calibration
-from ragfm.testing import ScriptedReader
 from ragfm.training.hard_negatives import RankingExample, mine_hard_negatives, split_questions
-from ragfm.training.ranker_trainer import RankerSettings, epoch_batches
+from ragfm.training.ranker_trainer import epoch_batches
 from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
-from ragfm.training.verifier_ranker import VerifierRanker
+from ragfm.training.verifier_ranker import trainable_verifier, write_verifier
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley Ilmar Jorvik Kelso Lunden".split()
 WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "trell"}
@@ -130,87 +126,28 @@ def test_a_reranker_learns_and_can_be_adopted(towns: Collection, tmp_path: Path)
     assert all(hit.scores["rerank"] is not None for hit in hits)
 
 
-@pytest.mark.slow
-def test_the_verifier_learns_and_can_be_adopted(tmp_path: Path) -> None:
-    """It learns which of two invented verbs means "built", which the shipped one cannot know."""
-    folder, out, questions = tmp_path / "docs", tmp_path / "verifier", []
-    folder.mkdir()
-    for at, town in enumerate(TOWNS):
-        for noun in ("harbour", "library"):
-            year = 1500 + 7 * at + (noun == "library")
-            for verb, when in (("blicked", year), ("vosped", year + 100)):
-                text = f"The {noun} of {town} was {verb} in {when}.\n"
-                (folder / f"{at}-{noun[0]}-{verb[0]}.txt").write_text(text)
-            gold = Gold(f"docs/{at}-{noun[0]}-b.txt")
-            questions.append(Question(text, f"When was the {noun} of {town} built?", (gold,), (str(year),)))
-    settings = RetrieverSettings("verifier", epochs=16, rate=3e-4, batch=4)
-    split = split_questions(questions, 0.5)
-    with Collection.open(tmp_path / ".ragfm") as collection:
-        collection.sync(folder)
-        report = adapt_retriever(collection, split, out, settings)
-        assert report.detection["after"].value > report.detection["before"].value + 0.2
-        assert report.better
-        assert {path.name for path in out.iterdir()} >= {RECORD, WEIGHTS}
-        question = split.test[0]
-        (hit,) = (hit for hit in collection.search(question.text, 12) if hit.uri == question.gold[0].uri)
-    (reading,) = load_verifier(str(out)).read(question.text, [hit])
-    _, start, end = reading.best
-    assert hit.text[start:end] == question.answers[0]
-    ask = AskSection(verifier=str(out))
-    with Collection.open(tmp_path / ".ragfm", settings=Settings(ask=ask)) as adopted:
-        found = {hit.uri: hit.scores["rerank"] for hit in adopted.search(question.text, 12, rerank="auto")}
-        assert found[hit.uri] == pytest.approx(reading.anywhere, abs=0.05)
-        rag = Rag(adopted, reader=ScriptedReader([f"It was built in {question.answers[0]} [1]."]))
-        rag.calibration = accept_all_calibration(corrects=False)
-        signal = rag.ask(question.text, hits=[hit]).signals["anywhere"]
-        assert signal == pytest.approx(math.log(reading.anywhere / (1 - reading.anywhere)), abs=0.1)
+def test_a_verifier_is_written_as_it_was_read(tmp_path: Path) -> None:
+    """`benchmarks/train_verifier.py` trains it in between; the differences of low rank are in half precision."""
+    write_verifier(trainable_verifier(find_verifier("bundled")), tmp_path)
+    question, text = "When was the mill of Kelso built?", "The mill of Kelso was built in 1570 by John Weir."
+    expected, written = (
+        load_verifier(name).likelihoods(question, [text, "It rains."]) for name in ("bundled", str(tmp_path))
+    )
+    assert list(written) == pytest.approx(list(expected), abs=0.02)
+    assert written[0] > 0.5 > written[1]
 
 
-def test_the_loss_of_the_verifier_knows_the_place_of_the_answer() -> None:
-    text = "The mill of Kelso was built in 1570 by John Weir."
-    ranker = VerifierRanker("bundled", 1)
-    ranker.model.eval()
-
-    def loss(answer: str | None, question: str = "When was the mill of Kelso built?") -> float:
-        place = answer and (text.index(answer), text.index(answer) + len(answer))
-        return ranker.loss([RankingExample(question, text, (), place or None)]).item()
-
-    assert loss("1570") < 0.5
-    assert loss("1570") < loss("John Weir") - 1
-    assert loss("John Weir", "Who built the mill of Kelso?") < loss("John", "Who built the mill of Kelso?") - 0.2
-    assert loss(None) < loss("1570")  # anywhere includes there
-    assert loss(None) < loss(None, "How large is the harbour?") - 1
-    without = ranker.loss([RankingExample("When was the mill of Kelso built?", text, (text,), (31, 35))]).item()
-    assert without > loss("1570") + 1  # the same passage as a negative
-
-
-def test_the_place_of_an_answer_is_below_its_headings(tmp_path: Path) -> None:
+def test_a_passage_with_the_answer_is_the_positive(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "guide.md").write_text("# Kelso today\n\nThe bakery was built in 1570.\n")
     with Collection.open(tmp_path / ".ragfm") as collection:
         collection.sync(tmp_path / "docs")
         question = Question("1", "When was the bakery built?", (Gold("docs/guide.md"),), ("1570",))
         (example,) = mine_hard_negatives(collection, [question])
-    assert example.answer is not None
-    assert example.positive[slice(*example.answer)] == "1570"
-    assert example.positive[: example.answer[0]].endswith("built in ")
-
-
-def test_the_place_of_an_answer_is_learned(towns: Collection) -> None:
-    uri = f"docs/{file_of('Kelso', 'bakery')}"
-    question = Question("1", "When was the bakery of Kelso built?", (Gold(uri),), ("1570",))
-    (example,) = mine_hard_negatives(towns, [question])
-    assert example.answer is not None
-    assert example.positive[slice(*example.answer)] == "1570"
-    (without,) = mine_hard_negatives(towns, [replace(question, answers=())])
-    assert without.answer is None
-    assert RankingExample.of_record(json.loads(json.dumps(example.as_record()))) == example
+    assert example.positive.endswith("The bakery was built in 1570.")
 
 
 def test_a_folder_without_a_verifier_is_refused(towns: Collection, tmp_path: Path) -> None:
-    settings = RetrieverSettings("verifier", base=str(tmp_path))
-    with pytest.raises(ModelNotFoundError, match="no verifier"):
-        adapt_retriever(towns, PARTS, tmp_path / "out", settings)
     with pytest.raises(ModelNotFoundError, match="no verifier"):
         towns.search("Kelso", rerank=f"verifier:{tmp_path}")
 
@@ -246,15 +183,15 @@ def test_passages_with_the_answer_are_not_negatives(towns: Collection) -> None:
 
 def test_no_positive_occurs_twice_in_a_batch() -> None:
     examples = [RankingExample(f"question {at}", f"text {at % 7}", ("a", "b", "c")) for at in range(40)]
-    batches = epoch_batches(examples, 0, RankerSettings(batch=8), 2)
+    batches = epoch_batches(examples, 0, size=8, negatives=2)
     assert sorted(example.question for batch in batches for example in batch) == sorted(
         example.question for example in examples
     )
     for batch in batches:
         assert len({example.positive for example in batch}) == len(batch) <= 8
         assert all(len(example.negatives) == 2 for example in batch)
-    assert epoch_batches(examples, 0, RankerSettings(batch=8), 2) == batches
-    assert epoch_batches(examples, 1, RankerSettings(batch=8), 2) != batches
+    assert epoch_batches(examples, 0, size=8, negatives=2) == batches
+    assert epoch_batches(examples, 1, size=8, negatives=2) != batches
 
 
 def test_the_command_reports_a_change_within_noise(towns: Collection, tmp_path: Path) -> None:

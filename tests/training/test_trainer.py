@@ -52,15 +52,14 @@ from ragfm.models.adapters import (
 )
 from ragfm.training.adapter_export import load_adapter
 from ragfm.training.adapter_folder import PAGE, write_adapter
-from ragfm.training.base_model import Base
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.checkpoint import read_tensors, trainable_parameters, weight_tensors, write_tensors
-from ragfm.training.distributed import Processes
 from ragfm.training.examples import Example, examples_to_jsonl
+from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_logprobs, pack_rows, plan_steps, row_tokens
-from ragfm.training.validation import generate_greedy
 
 RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
@@ -101,57 +100,39 @@ def test_prompts_are_those_of_the_reader(tmp_path: Path, template: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_falls_with_each_method(folder: Path, tmp_path: Path, method: Any) -> None:
+def test_each_method_learns_and_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, method: Any) -> None:
     settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
-    trained = training(folder, tmp_path / "out", settings)
+    trained, out = training(folder, tmp_path / "out", settings), tmp_path / "out"
     numbers = trained.run()
     assert numbers["loss"]["last_5"] < numbers["loss"]["first"] * (
         0.97 if method in ("ia3", "prompt", "prefix") else 0.8
     )
     assert 0 < numbers["learned"] <= numbers["parameters"]
     record = write_adapter(trained, numbers, card={"prompt": prompt_fingerprint()}, licence="CC0")
-    assert read_record(tmp_path / "out") == record
-    check_adapter(tmp_path / "out", folder, prompt_fingerprint())
-    assert not (tmp_path / "out" / CHECKPOINT).exists()
-    assert "<polyline" in (tmp_path / "out" / PAGE).read_text()
+    assert read_record(out) == record
+    check_adapter(out, folder, prompt_fingerprint())
+    assert not (out / CHECKPOINT).exists()
+    assert "<polyline" in (out / PAGE).read_text()
+    if method == "full":
+        with pytest.raises(AdapterMismatchError, match=r"whole model.*reader transformers:"):
+            serving_adapter(out, f"transformers:{folder}", prompt_fingerprint())
+        return
+    if method in NOT_IN_GGUF:
+        with pytest.raises(AdapterMismatchError, match=rf"trained with {method}, which llama.cpp cannot") as refused:
+            serving_adapter(out, "bundled", prompt_fingerprint())
+        assert ("--to merged" in (refused.value.hint or "")) == (method in MERGES)
 
-
-@pytest.mark.parametrize("method", ["lora", "dora", "ia3", "prefix", "prompt"])
-def test_each_adapter_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, method: Any) -> None:
-    settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=6, batch=10, rate=RATES[method])
-    trained = training(folder, tmp_path / "out", settings)
-    write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
     base, prompts = Base(str(folder)), [example.messages for example in tiny_examples(3)]
-    model = load_adapter(base, tmp_path / "out")
+    model = load_adapter(base, out)
     # A stream does not yield a character that is not complete.
     expected = [generate_greedy(model, base, messages, 12).rstrip(" \ufffd") for messages in prompts]
-    found = serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
+    found = serving_adapter(out, f"transformers:{folder}", prompt_fingerprint())
     assert found
     reader = load_reader(f"transformers:{folder}", dtype="float32", device="cpu")
     adapted = [reader.stream(messages, Sampling(max_tokens=12, adapter=found)) for messages in prompts]
     plain = reader.stream(prompts[0], Sampling(max_tokens=12))
     assert ["".join(stream).strip().rstrip(" \ufffd") for stream in adapted] == expected
     assert "".join(plain).strip() != expected[0]
-    if method in NOT_IN_GGUF:
-        with pytest.raises(AdapterMismatchError, match=rf"trained with {method}, which llama.cpp cannot") as refused:
-            serving_adapter(tmp_path / "out", "bundled", prompt_fingerprint())
-        assert ("--to merged" in (refused.value.hint or "")) == (method in MERGES)
-
-
-def test_a_full_model_is_refused_as_an_adapter(folder: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, method=MethodSettings("full"), epochs=1)
-    trained = training(folder, tmp_path / "out", settings)
-    write_adapter(trained, trained.run(), card={"prompt": prompt_fingerprint()})
-    with pytest.raises(AdapterMismatchError, match=r"whole model.*reader transformers:"):
-        serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
-
-
-def test_the_estimate_includes_the_generation_of_validation_answers(folder: Path, tmp_path: Path) -> None:
-    by_loss, by_answers = (
-        training(folder, tmp_path / judge, replace(SETTINGS, judge=judge), valid=tiny_examples(3)).estimate().seconds
-        for judge in ("loss", "answers")
-    )
-    assert by_answers > by_loss
 
 
 def test_qlora_refuses_gguf_files(folder: Path) -> None:
@@ -248,32 +229,9 @@ def test_training_stops_early_and_keeps_the_best_weights(folder: Path, tmp_path:
     assert numbers["kept_step"] == best[0]
     trained.model.eval()
     rows = [[trained.base.encode(example)] for example in tiny_examples(4)]
-    with torch.no_grad(), trained._autocast():
+    with torch.no_grad(), trained.loop.autocast():
         logprobs, tokens = completion_logprobs(trained.model, rows, trained.base.pad, trained.base.device)
     assert -logprobs.sum().item() / tokens == pytest.approx(best[1], abs=1e-3)
-
-
-def test_training_ends_when_its_time_is_up(folder: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, max_seconds=0.0)
-    trained = training(folder, tmp_path / "out", settings, valid=tiny_examples(2))
-    numbers = trained.run()
-    assert (numbers["steps"], [*numbers["valid"]]) == (1, [1])
-    write_adapter(trained, numbers, card={})
-
-
-def test_the_learning_rate_falls_in_the_time_that_is_left(folder: Path, tmp_path: Path) -> None:
-    trained = training(folder, tmp_path / "out", replace(SETTINGS, rate=1e-3, max_seconds=1000.0))
-    trained.state.seconds = 900.0  # of an earlier part of the run
-    rates, left = list[float](), list[float]()
-
-    def note(progress: Progress) -> None:
-        rates.append(trained._optimizer.param_groups[0]["lr"])
-        left.append(progress.figures["seconds_left"])
-
-    trained.run(note)
-    assert len(rates) == len(trained.steps)
-    assert max(rates[1:]) <= 1e-3 * (1 + math.cos(math.pi * 0.9)) / 2
-    assert max(left) <= 100
 
 
 def interrupted(folder: Path, out: Path, settings: TrainSettings, **given: Any) -> Training:
@@ -289,28 +247,26 @@ def interrupted(folder: Path, out: Path, settings: TrainSettings, **given: Any) 
     return trained
 
 
-@pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "lost"])
-def test_a_run_goes_on_without_its_best_weights(
-    folder: Path, tmp_path: Path, damaged: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_goes_on_without_its_best_weights(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = replace(SETTINGS, validate_every=2)
     given = {"valid": tiny_examples(2)}
     whole = training(folder, tmp_path / "whole", settings, **given)
     whole.run()
-    interrupted(folder, tmp_path / "out", settings, **given)
-    best = tmp_path / "out" / BEST
-    if damaged:
-        best.write_bytes(best.read_bytes()[:100])
-    else:
-        best.unlink()
-    resumed = training(folder, tmp_path / "out", settings, **given)
-    numbers = resumed.run()
-    assert "The best weights so far are lost" in caplog.text
-    assert numbers["kept_step"] > 6
-    assert [loss for _, loss in resumed.state.losses] == pytest.approx([loss for _, loss in whole.state.losses])
+    interrupted(folder, tmp_path / "damaged", settings, **given)
+    shutil.copytree(tmp_path / "damaged", tmp_path / "lost")
+    (tmp_path / "lost" / BEST).unlink()
+    damaged = tmp_path / "damaged" / BEST
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    for name in ("damaged", "lost"):
+        caplog.clear()
+        resumed = training(folder, tmp_path / name, settings, **given)
+        numbers = resumed.run()
+        assert "The best weights so far are lost" in caplog.text
+        assert numbers["kept_step"] > 6
+        assert [loss for _, loss in resumed.state.losses] == pytest.approx([loss for _, loss in whole.state.losses])
 
-    best.unlink()  # between the last step and the adapter
-    again = training(folder, tmp_path / "out", settings, **given)
+    (tmp_path / "lost" / BEST).unlink()  # between the last step and the adapter
+    again = training(folder, tmp_path / "lost", settings, **given)
     numbers = again.run()
     assert numbers["kept_step"] == len(again.steps)
     write_adapter(again, numbers, card={})
@@ -334,12 +290,13 @@ def test_what_a_killed_run_left_needs_no_more_disk(
 
 
 def test_another_start_adapter_is_another_run(folder: Path, tmp_path: Path) -> None:
-    start = training(folder, tmp_path / "start")
+    short = replace(SETTINGS, epochs=0.2)
+    start = training(folder, tmp_path / "start", short)
     write_adapter(start, start.run(), card={})
     settings = replace(SETTINGS, start=str(tmp_path / "start"))
     interrupted(folder, tmp_path / "out", settings)
     shutil.rmtree(tmp_path / "start")
-    other = training(folder, tmp_path / "start", replace(SETTINGS, seed=1))
+    other = training(folder, tmp_path / "start", replace(short, seed=1))
     write_adapter(other, other.run(), card={})
     with pytest.raises(DataError, match="a different training run: start_weights"):
         training(folder, tmp_path / "out", settings).run()
@@ -367,12 +324,6 @@ def test_virtual_tokens_need_attention_and_room(folder: Path, tmp_path: Path, me
         Training(base, tiny_examples(), tmp_path / "out", settings)
 
 
-def test_validation_can_score_answers(folder: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, judge="answers", validate_every=12)
-    numbers = training(folder, tmp_path / "out", settings, valid=tiny_examples(2)).run()
-    assert all(0 <= score <= 1 for score in numbers["valid"].values())
-
-
 _STOPS = """
 import json, os, random, signal, sys, time
 from contextlib import suppress
@@ -381,8 +332,9 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from support.tiny_models import tiny_examples
-from ragfm.training.base_model import Base
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.checkpoint import read_tensors
+from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training
@@ -448,15 +400,15 @@ def test_a_run_that_is_stopped_has_the_losses_of_an_uninterrupted_one(
 
 
 def test_a_ctrl_c_waits_for_the_step_and_a_second_one_does_not() -> None:
-    processes, reached = Processes(), list[str]()
+    reached = list[str]()
 
     def run(signals: int, *, stops: bool) -> None:
-        with processes.defer_interrupts():
+        with interrupts_between_steps() as raise_if_interrupted:
             for _ in range(signals):
                 signal.raise_signal(signal.SIGINT)
             reached.append("end of the step")
             if stops:
-                processes.raise_if_interrupted(torch.device("cpu"))
+                raise_if_interrupted()
             reached.append("end of the block")
 
     for signals, stops, expected in (
@@ -576,7 +528,7 @@ def test_the_learning_rate_warms_up_and_falls_by_a_cosine(folder: Path, tmp_path
     settings = replace(SETTINGS, epochs=4, batch=5, warmup=0.25)
     rates = []
     trained = training(folder, tmp_path / "out", settings)
-    trained.run(lambda _: rates.append(trained._optimizer.param_groups[0]["lr"] / 5e-3))
+    trained.run(lambda _: rates.append(trained.loop.optimizer.param_groups[0]["lr"] / 5e-3))
     steps = len(trained.steps)
     warm = round(0.25 * steps)
     assert len(rates) == steps >= 20

@@ -62,7 +62,6 @@ def test_train_writes_an_adapter_with_its_record(base: str, examples: Path, tmp_
         progress=steps.append,
     )
     assert result.out == tmp_path / "out"
-    assert result.main_process
     assert [result.estimate] == estimates
     assert result.record.weights == read_record(result.out).weights
     assert (result.record.licence, result.record.prompt) == ("CC0", prompt_fingerprint())
@@ -79,16 +78,14 @@ def test_train_writes_an_adapter_with_its_record(base: str, examples: Path, tmp_
         train(examples, base, result.out, settings=SETTINGS)
 
 
-def test_train_takes_files_examples_and_a_method(base: str, tmp_path: Path) -> None:
+def test_train_takes_files_and_examples(base: str, tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_bytes(examples_to_jsonl(tiny_examples(10)))
     settings = replace(SETTINGS, epochs=1)
     by_file = train(tmp_path / "mine.jsonl", base, tmp_path / "a", settings=settings)
     by_list = train(tiny_examples(10), base, tmp_path / "b", settings=settings, valid=tiny_examples(2))
     assert by_file.record.settings["examples"] == by_list.record.settings["examples"]
     assert (by_file.record.numbers["valid_examples"], by_list.record.numbers["valid_examples"]) == (0, 2)
-    by_method = train(tiny_examples(10), base, tmp_path / "c", settings=settings, method="dora")
-    assert (by_method.record.method, by_method.record.settings["epochs"]) == ("dora", 1)
-    assert by_method.estimate is None
+    assert by_list.estimate is None
 
 
 def test_the_estimate_writes_nothing_and_equals_that_of_training(base: str, examples: Path, tmp_path: Path) -> None:
@@ -102,9 +99,8 @@ def test_the_estimate_writes_nothing_and_equals_that_of_training(base: str, exam
     assert (result.estimate.tokens, result.estimate.disk_mb) == (estimate.tokens, estimate.disk_mb)
 
 
-@pytest.mark.parametrize("resume", [True, False])
 def test_an_interrupted_run_continues_from_the_checkpoint_in_its_folder(
-    base: str, examples: Path, tmp_path: Path, resume: bool
+    base: str, examples: Path, tmp_path: Path
 ) -> None:
     def interrupt(now: Progress) -> None:
         if now.done == 3:
@@ -114,14 +110,12 @@ def test_an_interrupted_run_continues_from_the_checkpoint_in_its_folder(
     with pytest.raises(KeyboardInterrupt):
         train(examples, base, out, settings=SETTINGS, progress=interrupt)
     assert read_tensors(out / CHECKPOINT)[1]["step"] == 3
-    changed = replace(SETTINGS, epochs=1)
     with pytest.raises(DataError, match="belongs to a different training run: epochs 2 there, 1 now"):
-        train(examples, base, out, settings=changed)
+        train(examples, base, out, settings=replace(SETTINGS, epochs=1))
     steps: list[Progress] = []
-    settings = SETTINGS if resume else changed
-    result = train(examples, base, out, settings=settings, resume=resume, progress=steps.append)
-    assert [step.done for step in steps] == ([4, 5, 6, 7, 8] if resume else [1, 2, 3, 4])
-    whole = train(examples, base, tmp_path / "whole", settings=settings)
+    result = train(examples, base, out, settings=SETTINGS, progress=steps.append)
+    assert [step.done for step in steps] == [4, 5, 6, 7, 8]
+    whole = train(examples, base, tmp_path / "whole", settings=SETTINGS)
     assert result.record.numbers["loss"] == pytest.approx(whole.record.numbers["loss"], abs=1e-3)
 
 

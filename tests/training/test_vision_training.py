@@ -22,7 +22,7 @@ from ragfm.models.adapters import serving_adapter
 from ragfm.training import train
 from ragfm.training.adapter_export import export_adapter
 from ragfm.training.adapter_folder import write_adapter
-from ragfm.training.base_model import Base
+from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.dataset import Dataset, write_dataset
 from ragfm.training.example_formats import write_example_format
 from ragfm.training.examples import TRAIN, VALID, Example, examples_digest, examples_to_jsonl, read_examples
@@ -30,7 +30,6 @@ from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_logprobs, pack_rows
-from ragfm.training.validation import generate_greedy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,10 +90,9 @@ def test_the_loss_is_that_of_the_library(folder: Path, tmp_path: Path) -> None:
     base = Base(str(folder), vision=True)
     expected = [library_loss(base, example) for example in examples]
     training = Training(base, examples, tmp_path / "out", SETTINGS)
-    training._bfloat16 = False
     base = Base(str(folder), vision=True)
     training.model, training.base = base.model, base
-    rows, _ = training._pack(training._train)
+    rows, _ = training._pack(training._train.encoded)
     with torch.no_grad():
         logprobs, tokens = training._logprobs(training._train.encoded, rows)
     assert tokens == sum(count for _, count in expected)
@@ -139,11 +137,10 @@ def test_a_model_learns_from_pictures_and_the_reader_serves_it(folder: Path, tmp
     """Two prompts that differ only in their picture, and one of text, get different answers."""
     text = Example((Message("user", "What is it?"),), "Text.")
     examples = [RED, BLUE, text]
-    settings = TrainSettings(MethodSettings(rank=16), epochs=80, batch=3, rate=2e-2, judge="answers", patience=99)
+    settings = TrainSettings(MethodSettings(rank=16), epochs=80, batch=3, rate=2e-2, patience=99)
     training = Training(Base(str(folder), vision=True), examples, tmp_path / "out", settings, valid=examples)
     figures = training.run()
     write_adapter(training, figures, card={"prompt": prompt_fingerprint()})
-    assert max(figures["valid"].values()) == 1.0
 
     reader = load_reader(f"transformers:{folder}", dtype="float32", device="cpu", vision=True)
     adapter = serving_adapter(tmp_path / "out", f"transformers:{folder}", prompt_fingerprint())
@@ -183,10 +180,9 @@ def test_an_interrupted_run_continues(qwen: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_preferences_with_images(qwen: Path, tmp_path: Path) -> None:
     examples = [replace(RED, rejected="Green."), replace(BLUE, rejected="Red.")]
-    for objective in ("dpo", "kto"):
-        settings = replace(SETTINGS, objective=objective, rate=2e-2, epochs=6)
-        figures = Training(Base(str(qwen)), examples, tmp_path / objective, settings).run()
-        assert figures["loss"]["last_5"] < 0.9 * figures["loss"]["first"]
+    settings = replace(SETTINGS, objective="kto", rate=2e-2, epochs=6)
+    figures = Training(Base(str(qwen)), examples, tmp_path / "out", settings).run()
+    assert figures["loss"]["last_5"] < 0.9 * figures["loss"]["first"]
 
 
 def test_generation_after_pictures_is_that_of_a_new_model(qwen: Path) -> None:

@@ -18,7 +18,6 @@ engine                interfaces of the models and KV caches that continuous bat
 continuous_batching   the thread that evaluates all requests in one batch
 generation_request    a request and its results, shared by two threads
 slots                 slots of the KV cache, and which one a request gets
-prefix_cache          evaluated prompt prefixes on disk
 sampling              temperature, top_p and min_p
 images                which images a reader may get
 chat_template         chat templates
@@ -119,20 +118,6 @@ class ScopedReader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
-
-    @property
-    def vision(self) -> bool:
-        """See Reader."""
-        return bool(getattr(self._reader, "vision", False))
-
-    @property
-    def context_tokens(self) -> int:
-        """See Reader."""
-        return int(self._reader.context_tokens)
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """See Reader."""
-        return int(self._reader.count_tokens(messages))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """See Reader."""

@@ -108,20 +108,21 @@ class ChatTemplate:
         return text if self._thinking else close_thinking(text)
 
     def _render(self, messages: Sequence[Message]) -> str:
+        turns = []
+        for message in messages:
+            content: str | list[dict[str, str]] = message.text
+            if message.images or not self._takes_text:  # in transformers' form; the template writes the image tokens
+                content = [
+                    {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                    for part in message.parts
+                ]
+            turns.append({"role": message.role, "content": content})
         try:
-            return self._call([{"role": message.role, "content": self._content(message)} for message in messages])
+            return self._call(turns)
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"The chat template of '{self._model}' rejects these messages: {error.message}"
             ) from error
-
-    def _content(self, message: Message) -> str | list[dict[str, str]]:
-        """The content of a message in the form of transformers; the template writes the model's image tokens."""
-        if self._takes_text and not message.images:
-            return message.text
-        return [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.parts
-        ]
 
     def _call(self, turns: Sequence[Mapping[str, Any]] | None) -> str:
         try:

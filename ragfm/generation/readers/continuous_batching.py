@@ -27,7 +27,7 @@ from ragfm.core.errors import RagfmError, ReaderBusyError, UnsupportedError
 from ragfm.core.fork import end_openmp_threads
 from ragfm.core.types import Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
-from ragfm.generation.readers.engine import Adapter, BatchToken, CacheFactory, KVCache, Logits, Model, PrefixCache
+from ragfm.generation.readers.engine import Adapter, BatchToken, CacheFactory, KVCache, Logits, Model
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.slots import Slot, assign_slot
 
@@ -62,10 +62,9 @@ class Batcher:
         window: int,
         slots: int,
         waiting: int,
-        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self._model, self._window = model, window
-        self._loop = _BatchLoop(model, new_cache, slots, prefix_cache)
+        self._loop = _BatchLoop(model, new_cache, slots)
         self._max_requests = slots + waiting
         self._busy_message = f"The reader serves {slots} requests at once, and {waiting} more are waiting."
         self._starting = threading.Lock()
@@ -147,9 +146,8 @@ class _RecentTime:
 class _BatchLoop:
     """The evaluation thread's state. It does not refer to the Batcher, so that it can end with the Batcher."""
 
-    def __init__(self, model: Model, new_cache: CacheFactory, slots: int, prefix_cache: PrefixCache | None) -> None:
+    def __init__(self, model: Model, new_cache: CacheFactory, slots: int) -> None:
         self._model, self._new_cache, self._max_slots = model, new_cache, slots
-        self._prefix_cache = prefix_cache
         self.thread: threading.Thread | None = None
         self._inbox: SimpleQueue[GenerationRequest | None] = SimpleQueue()
         self._counting = threading.Lock()
@@ -228,21 +226,10 @@ class _BatchLoop:
             if assignment is None or self._cache is None:
                 continue
             slot, source, prefix_tokens = assignment
-
-            # Take the prefix from the disk, if that gives more tokens. Pending copies still need the slot's content.
-            loaded_tokens: int | None = None
-            if self._prefix_cache and not self._cache.has_pending_copies:
-                stored_tokens = self._prefix_cache.match(request.prompt)
-                if stored_tokens > prefix_tokens:
-                    prefix = request.prompt[:stored_tokens]
-                    loaded_tokens = self._prefix_cache.load(self._cache, slot.number, prefix, request.adapter)
-            if loaded_tokens is not None:
-                prefix_tokens = loaded_tokens
-            elif source is not slot:
+            if source is not slot:
                 self._cache.copy(source.number, slot.number)
             if not self._cache.truncate(slot.number, prefix_tokens):
                 prefix_tokens = 0
-
             self._waiting.remove(request)
             self._clock += 1
             slot.request, slot.cache_key, slot.last_used = request, request.cache_key, self._clock
@@ -381,17 +368,12 @@ class _BatchLoop:
         end = min(start + self._model.prefill_block, len(prompt))
         if len(prompt) - end == 1 and end - start > 2:  # a token that is evaluated alone has slightly different values
             end -= 1
-        stored_tokens = self._prefix_cache.match(prompt) if self._prefix_cache else 0
-        if start + 1 < stored_tokens < end:
-            end = stored_tokens
         last = len(prompt) - 1
         logits = cache.evaluate(
             [BatchToken(prompt[index], index, slot.number, index == last) for index in range(start, end)]
         )
         slot.prompt += prompt[start:end]
         slot.length = end
-        if end == stored_tokens and self._prefix_cache:
-            self._prefix_cache.store(cache, slot.number, slot.prompt, slot.adapter)
         if logits:
             self._begin_output(slot, logits[0])
 

@@ -146,19 +146,3 @@ class TokenSampler(Protocol):
 
     def pick(self, logits: Logits) -> int:
         """The next token. *Shape* of the logits: (vocabulary,). Raises RagfmError if there is none."""
-
-
-class PrefixCache(Protocol):
-    """Evaluated prefixes of prompts on disk."""
-
-    def match(self, prompt: list[int]) -> int:
-        """Length in tokens of the longest known prefix of a prompt."""
-
-    def load(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> int | None:
-        """Fill a slot with the evaluated tokens and return the slot's length.
-
-        Returns None, and leaves the slot as it is, if the tokens are not on disk.
-        """
-
-    def store(self, cache: KVCache, slot: int, tokens: list[int], adapter: Adapter | None) -> None:
-        """Write the content of a slot, which holds the given tokens."""

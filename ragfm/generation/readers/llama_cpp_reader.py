@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ragfm.core.errors import ConfigError, UnsupportedError
-from ragfm.core.types import Message, Sampling
+from ragfm.core.types import Sampling
 from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
@@ -18,7 +17,6 @@ from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.llama_projector import find_projector
 from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.readers.local_reader import LocalReader
-from ragfm.generation.readers.prefix_cache import LlamaPrefixCache
 from ragfm.generation.readers.weight_format import optimized_file
 from ragfm.models.adapters import SHIPPED
 from ragfm.models.gguf_header import check_gguf, kv_cache_bytes
@@ -62,7 +60,6 @@ class LlamaCppReader(LocalReader[LlamaModel]):
                 f"The llama-cpp reader needs a GGUF file, and '{path}' is a folder.", "Use transformers:NAME."
             )
         check_gguf(path)
-        self._kept_messages: list[Sequence[Message]] = []
         self._threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
         self._thread_count = ThreadCount(self._threads)  # it sees from now on what other programs use
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking)
@@ -83,16 +80,6 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         """How many passages it answers best from."""
         return passages_for(self._path.stat().st_size)
 
-    def keep(self, messages: Sequence[Message]) -> None:
-        """Keep the evaluated prefix of prompts that begin with these messages on disk, for later processes.
-
-        Pass only messages without content from documents.
-        """
-        with self._loading:
-            self._kept_messages.append(messages)
-            if self._loaded:
-                self._loaded.prefix_cache.add(messages)
-
     def _load_model(self) -> LlamaModel:
         return LlamaModel(
             optimized_file(self._path) or self._path,
@@ -104,12 +91,6 @@ class LlamaCppReader(LocalReader[LlamaModel]):
 
     def _cache_factory(self, model: LlamaModel, context_tokens: int) -> CacheFactory:
         return partial(LlamaContext, model, window=context_tokens, threads=self._thread_count)
-
-    def _open_prefix_cache(self, model: LlamaModel) -> LlamaPrefixCache:
-        prefix_cache = LlamaPrefixCache(model)
-        for messages in self._kept_messages:
-            prefix_cache.add(messages)
-        return prefix_cache
 
     def _new_sampler(self, model: LlamaModel, sampling: Sampling) -> GrammarSampler:
         return GrammarSampler(model.vocab, sampling)

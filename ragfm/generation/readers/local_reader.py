@@ -15,7 +15,7 @@ from ragfm.core.types import Message, Sampling, Stream
 from ragfm.generation.readers import ScopedReader, bool_option, completion_limit, int_option
 from ragfm.generation.readers.chat_template import opens_thinking
 from ragfm.generation.readers.continuous_batching import Batcher
-from ragfm.generation.readers.engine import IMAGE_TOKEN, Adapter, CacheFactory, Model, PrefixCache, TokenSampler
+from ragfm.generation.readers.engine import IMAGE_TOKEN, Adapter, CacheFactory, Model, TokenSampler
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.images import check_images
 from ragfm.models.model_lookup import is_pinned, weights_sha256
@@ -29,7 +29,6 @@ class _Engine(NamedTuple):
     model: Any
     batcher: Batcher
     window: int
-    prefix_cache: Any
 
 
 class LocalReader(Generic[M]):
@@ -68,9 +67,6 @@ class LocalReader(Generic[M]):
     def _cache_factory(self, model: M, context_tokens: int) -> CacheFactory:
         """Makes the KV cache. Must not refer to the reader, see Batcher."""
         raise NotImplementedError
-
-    def _open_prefix_cache(self, model: M) -> PrefixCache | None:
-        return None
 
     def _new_sampler(self, model: M, sampling: Sampling) -> TokenSampler:
         raise NotImplementedError
@@ -177,16 +173,14 @@ class LocalReader(Generic[M]):
                 model = self._load_model()
                 window = min(self._max_context_tokens, model.trained_tokens or self._max_context_tokens)
                 slots = self.slots if model.supports_batching else 1
-                prefix_cache = self._open_prefix_cache(model)
                 batcher = Batcher(
                     model,
                     self._cache_factory(model, window),
                     window=window,
                     slots=slots,
                     waiting=self._waiting + self.slots - slots,
-                    prefix_cache=prefix_cache,
                 )
-                self._loaded = _Engine(model, batcher, window, prefix_cache)
+                self._loaded = _Engine(model, batcher, window)
             return self._loaded
 
     def reset_after_fork(self) -> None:

@@ -290,28 +290,27 @@ class OpenAIReader:
         parameters = {name: value for name, value in parameters.items() if name not in self._omit}
         if self._extra_body:
             parameters["extra_body"] = parameters.get("extra_body", {}) | self._extra_body
-        turns = [{"role": message.role, "content": self._content(message)} for message in messages]
+        turns: list[dict[str, Any]] = []
+        for message in messages:
+            content: list[dict[str, Any]] = []
+            for part in message.parts:
+                if isinstance(part, str):
+                    content.append({"type": "text", "text": part})
+                else:
+                    image = prepare_image(part, self._image_side, encoded=True)
+                    url = f"data:{image.media_type};base64,{b64encode(image.data).decode()}"
+                    content.append({"type": "image_url", "image_url": {"url": url}})
+            turns.append({"role": message.role, "content": content if message.images else message.text})
         return {"model": self._model, "messages": turns, "stream": True, **parameters}
-
-    def _content(self, message: Message) -> str | list[dict[str, Any]]:
-        if not message.images:
-            return message.text
-        content: list[dict[str, Any]] = []
-        for part in message.parts:
-            if isinstance(part, str):
-                content.append({"type": "text", "text": part})
-            else:
-                image = prepare_image(part, self._image_side, encoded=True)
-                url = f"data:{image.media_type};base64,{b64encode(image.data).decode()}"
-                content.append({"type": "image_url", "image_url": {"url": url}})
-        return content
 
     def _connect(self) -> ClientThread:
         thread = self._client_threads.get(os.getpid())
         if thread is None:
             servers = []
+            # A ragfm.toml that came with documents may name a server that the environment does not.
+            trusted = {urlsplit(url)[:2] for url in (*server_urls(None), OPENAI_URL)}
             for url in self._urls:
-                key = _api_key(url)
+                key = (os.environ.get("OPENAI_API_KEY") or None) if urlsplit(url)[:2] in trusted else None
                 client = openai.AsyncOpenAI(
                     api_key=key or "none",
                     admin_api_key="",
@@ -492,15 +491,6 @@ def _is_openai(url: str) -> bool:
 def _host(url: str) -> str:
     """Host and port, without the password that an address may contain."""
     return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _api_key(url: str) -> str | None:
-    """The key, if the environment names this server. A ragfm.toml that came with documents may name another one."""
-    trusted = [(parts.scheme, parts.netloc) for parts in map(urlsplit, [*server_urls(None), OPENAI_URL])]
-    requested = urlsplit(url)
-    if (requested.scheme, requested.netloc) not in trusted:
-        return None
-    return os.environ.get("OPENAI_API_KEY") or None
 
 
 def _remove_key(text: str) -> str:

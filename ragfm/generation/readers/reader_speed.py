@@ -12,7 +12,7 @@ from pathlib import Path
 from ragfm.core.cache import cache_folder, file_identity, read_json, replace_file
 from ragfm.core.types import Message, Reader, Sampling, Stream
 from ragfm.models.hardware import peak_memory_bytes
-from ragfm.models.sample_text import SAMPLE_TEXT
+from ragfm.samples import handbook_text
 
 PROMPT_TOKENS, ANSWER_TOKENS, CONCURRENT_ANSWERS = 500, 32, 4
 _SHORT_PROMPT_TOKENS = 50
@@ -75,7 +75,7 @@ def saved_speed(path: Path) -> ReaderSpeed | None:
 
 def _prompt(reader: Reader, first_word: str, max_tokens: int) -> list[Message]:
     """A prompt of about `max_tokens` tokens. A different first word ensures that no cached prefix is reused."""
-    words = SAMPLE_TEXT.split()
+    words = handbook_text().split()
     count = max_tokens
     while True:
         messages = [Message("user", " ".join([first_word, *words[:count]]) + _INSTRUCTION)]

@@ -61,7 +61,12 @@ class RemoteCall(ResultQueue[ChatCompletionChunk]):
 
     def chunks(self, thread: ClientThread, stream: AsyncIterator[ChatCompletionChunk]) -> Iterator[ChatCompletionChunk]:
         """Read the stream in the thread and return its chunks. Raises its errors, and RagfmError if it is cancelled."""
-        self._future = asyncio.run_coroutine_threadsafe(self._read(stream), thread.loop)
+
+        async def read() -> None:
+            async for chunk in stream:
+                self.put(chunk)
+
+        self._future = asyncio.run_coroutine_threadsafe(read(), thread.loop)
         self._future.add_done_callback(self._on_done)
         if self.cancelled:
             self.cancel()
@@ -72,10 +77,6 @@ class RemoteCall(ResultQueue[ChatCompletionChunk]):
         super().cancel()
         if future := self._future:
             future.cancel()
-
-    async def _read(self, stream: AsyncIterator[ChatCompletionChunk]) -> None:
-        async for chunk in stream:
-            self.put(chunk)
 
     def _on_done(self, future: Future[None]) -> None:
         self._future = None  # breaks a reference cycle

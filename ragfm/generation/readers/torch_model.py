@@ -18,7 +18,6 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.cache_utils import DynamicCache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.core.types import Message
@@ -62,10 +61,9 @@ class TorchModel:
         device: str | None = None,
         dtype: str | None = None,
         bits: Bits | None = None,
-        attention: str | None = None,
         thinking: bool = False,
     ) -> None:
-        _check_options(device, dtype, attention)
+        _check_options(device, dtype)
         limit_torch_threads()
         on_gpu = torch.cuda.is_available() if device is None else not device.startswith("cpu")
 
@@ -74,10 +72,18 @@ class TorchModel:
         if path.is_file():
             load_options["gguf_file"] = path.name
         model_options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
-        if attention:
-            model_options["attn_implementation"] = attention
         if bits:
-            model_options["quantization_config"] = _quantisation_config(bits, model_options["dtype"])
+            from transformers import BitsAndBytesConfig
+
+            if bits not in (4, 8):
+                raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with 4 or 8 bits.")
+            model_options["quantization_config"] = (
+                BitsAndBytesConfig(load_in_8bit=True)
+                if bits == 8
+                else BitsAndBytesConfig(
+                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=model_options["dtype"]
+                )
+            )
         if bits or (device is None and torch.cuda.device_count() > 1):
             model_options["device_map"] = {"": device} if device else "auto"
         auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
@@ -330,7 +336,7 @@ def virtual_cache(peft_model: Any, rows: int = 1) -> Any:
     return cache
 
 
-def _check_options(device: str | None, dtype: str | None, attention: str | None) -> None:
+def _check_options(device: str | None, dtype: str | None) -> None:
     """Raises ConfigError."""
     try:
         torch.empty(0, device=device or "cpu")
@@ -345,24 +351,9 @@ def _check_options(device: str | None, dtype: str | None, attention: str | None)
             f"Invalid reader option dtype: '{dtype}' is not a floating-point type.",
             "Use `float32`, `bfloat16` or `float16`.",
         )
-    known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS})
-    if attention and attention not in known:
-        raise ConfigError(
-            f"Invalid reader option attention: '{attention}' is unknown.", f"Use one of {', '.join(known)}."
-        )
 
 
 def end_tokens(tokenizer: Any, model: Any) -> set[int]:
     """The tokens that end a turn, from the tokenizer and from the generation settings (one token or a list)."""
     configured = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
-
-
-def _quantisation_config(bits: Bits, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if bits not in (4, 8):
-        raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with 4 or 8 bits.")
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

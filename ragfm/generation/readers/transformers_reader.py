@@ -27,8 +27,8 @@ class TransformersReader(LocalReader[TorchModel]):
     """A model from a folder, the hub or a GGUF file (dequantised). Requests from any thread are evaluated together.
 
     Weights are safetensors or GGUF; code from the hub never runs. `device` defaults to the GPUs if there are any
-    (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` and `attention` are transformers'
-    names. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
+    (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` is torch's
+    name. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
     model's training context, minus `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
     requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder. A model with `vision`
     takes images of up to `image_side` pixels on the longer side; larger ones are scaled. Default: whether it has a
@@ -45,7 +45,6 @@ class TransformersReader(LocalReader[TorchModel]):
         device: str | None = None,
         dtype: str | None = None,
         bits: Bits | None = None,
-        attention: str | None = None,
         thinking: bool | str = False,
         virtual_tokens: int = 0,
         vision: bool | str | None = None,
@@ -53,7 +52,7 @@ class TransformersReader(LocalReader[TorchModel]):
     ) -> None:
         path = find_model(model, "reader")
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
-        self._device, self._dtype, self._attention = device, dtype, attention
+        self._device, self._dtype = device, dtype
         self._bits = None if bits is None else cast("Bits", int_option("bits", bits, 1))
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
         self.vision = has_vision(path, vision)
@@ -71,7 +70,6 @@ class TransformersReader(LocalReader[TorchModel]):
             device=self._device,
             dtype=self._dtype,
             bits=self._bits,
-            attention=self._attention,
             thinking=self._thinking,
             vision=self.vision,
             image_side=self._image_side,

@@ -29,8 +29,8 @@ from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.models.hardware import physical_cores
 from ragfm.models.llama_library import last_error, llama_cpp
 from ragfm.models.model_lookup import is_pinned, weights_sha256
-from ragfm.models.sample_text import SAMPLE_TEXT
 from ragfm.models.thread_count import ThreadCount
+from ragfm.samples import handbook_text
 
 MAX_PERPLEXITY_RATIO = 1.05
 """Highest accepted perplexity, relative to that of the original file."""
@@ -148,7 +148,7 @@ def _measure(name: str, path: Path, reference: list[int] | None) -> tuple[Format
     """The measurement of a file, and its best token at each position of the sample text."""
     model = LlamaModel(path)
     context = LlamaContext(model, 1, _SAMPLE_TOKENS + 2 * _DECODE_STEPS, ThreadCount(physical_cores()))
-    tokens = model.tokenize(SAMPLE_TEXT)[:_SAMPLE_TOKENS]
+    tokens = model.tokenize(handbook_text())[:_SAMPLE_TOKENS]
     losses: list[float] = []  # the negative log-likelihood of each token after the first
     best_tokens: list[int] = []
     for start in range(0, len(tokens), PREFILL_BLOCK):

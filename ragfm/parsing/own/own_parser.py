@@ -6,23 +6,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
+from ragfm.core.errors import MissingExtraError, ParseError
 from ragfm.parsing import formats
 
 if TYPE_CHECKING:
     from ragfm.parsing.rendering import ParsedText
 
-_VERSION = "5"
-# Of formats that have changed since.
-_VERSIONS = {
-    **dict.fromkeys((formats.TEXT, formats.MARKDOWN, formats.JSON, formats.CODE, formats.RTF), "6"),
-    **dict.fromkeys((formats.CSV, formats.TSV, formats.ODS), "7"),
-    **dict.fromkeys((formats.XML, formats.PPTX, formats.PPT, formats.ODP), "7"),
-    **dict.fromkeys((formats.XLS, formats.DOCX, formats.DOC, formats.ODT), "8"),
-    formats.XLSX: "9",
-    formats.PDF: "11",
-    formats.HTML: "11",
-    **dict.fromkeys((formats.EML, formats.MSG, formats.EPUB), "12"),
-}
+_VERSION = "13"
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
     formats.TEXT: "plain_text:read_text",
@@ -48,17 +38,17 @@ _FUNCTIONS = {
     formats.MSG: "web.mail_message:read_msg",
     formats.IMAGE: "media.image:read_image",
     formats.AUDIO: "media.audio:read_audio",
-    formats.VIDEO: "media.video:read_video",
+    formats.VIDEO: "media.audio:read_audio",
     formats.DOC: "office.legacy_office:read_doc",
     formats.PPT: "office.legacy_office:read_ppt",
 }
 # Extras that change the text of a document, by media type. Without the others, their formats cannot be parsed at all.
 _EXTRAS = {
-    **dict.fromkeys((formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE, formats.VIDEO), "ocr"),
+    **dict.fromkeys((formats.PDF, formats.PPTX, formats.PPT, formats.IMAGE), "ocr"),
     formats.CODE: "code",
 }
 _WITH_IMAGES = frozenset(
-    getattr(formats, name) for name in ("IMAGE", "VIDEO", "PDF", "DOCX", "PPTX", "HTML", "EPUB", "ODT", "ODP")
+    getattr(formats, name) for name in ("IMAGE", "PDF", "DOCX", "PPTX", "HTML", "EPUB", "ODT", "ODP")
 )
 _INSTALLED = {
     "ocr": find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None,
@@ -75,21 +65,24 @@ class OwnParser:
 
     def version(self, media_type: str) -> str:
         """The version, with the extra that changes the text of this format, if it is installed."""
-        version, extra = _VERSIONS.get(media_type, _VERSION), _EXTRAS.get(media_type, "")
-        return f"{version}+{extra}" if _INSTALLED.get(extra) else version
+        extra = _EXTRAS.get(media_type, "")
+        return f"{_VERSION}+{extra}" if _INSTALLED.get(extra) else _VERSION
 
     def parse(self, data: bytes, name: str, media_type: str, *, images: bool | Literal["pages"] = False) -> ParsedText:
-        """Parse a document; only the module of its format is imported. `images` is for the formats that have them."""
+        """Parse a document; only the module of its format is imported. `images` is for the formats that have them.
+
+        Raises MissingExtraError where the extra `documents` is missing.
+        """
         module, function = _FUNCTIONS[media_type].split(":")
         read = getattr(import_module(f"ragfm.parsing.own.{module}"), function)
         options = {"images": images} if images else {}
-        parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
+        try:
+            parsed: ParsedText = read(data if formats.FORMATS[media_type].binary else data.decode(), name, **options)
+        except RecursionError as error:
+            raise ParseError(f"{name} nests its elements too deeply.") from error
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"{formats.FORMATS[media_type].name} needs the module {error.name!r}, which is not installed.",
+                "Run `pip install -e '.[documents]'` in ragfm's source folder.",
+            ) from error
         return parsed
-
-
-def relevant_version(version: str, media_type: str) -> str:
-    """Reduce a version that names all extras, such as `5+ocr+code`, to those that concern one media type."""
-    number, *extras = version.split("+")
-    if {"images", "pages"} & set(extras):  # newer than those versions
-        return version
-    return "+".join([number, *(extra for extra in extras if extra == _EXTRAS.get(media_type))])

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -60,7 +61,7 @@ def read_code(text: str, name: str) -> ParsedText:
     if parser is not None:
         data = text.encode("utf-8", "surrogatepass")
         tree = parser.parse(data)
-        marks += _headings(tree.root_node, _CharacterOffsets(text, data), text)
+        marks += _headings(tree.root_node, text, data)
     marks.sort(key=lambda mark: (mark.start, -mark.end))
     return ParsedText(text, tuple(marks))
 
@@ -78,37 +79,20 @@ def _load_parser(suffix: str) -> Parser | None:
     return parser
 
 
-class _CharacterOffsets:
-    """Converts offsets in UTF-8 bytes to offsets in characters, line by line."""
-
-    def __init__(self, text: str, data: bytes) -> None:
-        self._is_ascii = len(text) == len(data)
-        self._data = data
-        self._byte_starts = [0]  # of each line
-        self._character_starts = [0]
-        if not self._is_ascii:
-            offset = 0
-            for line in data.split(b"\n"):
-                offset += len(line) + 1
-                self._byte_starts.append(offset)
-                length = len(line.decode("utf-8", "surrogatepass")) + 1
-                self._character_starts.append(self._character_starts[-1] + length)
-
-    def at(self, row: int, column: int, offset: int) -> int:
-        """The character at a byte offset with the given line, and column in bytes."""
-        if self._is_ascii:
-            return offset
-        start = self._byte_starts[row]
-        return self._character_starts[row] + len(self._data[start : start + column].decode("utf-8", "surrogatepass"))
-
-
-def _headings(root: Node, offsets: _CharacterOffsets, text: str) -> Iterator[Mark]:
+def _headings(root: Node, text: str, data: bytes) -> Iterator[Mark]:
     """A heading per definition, and one for the code that follows a definition at the outermost level."""
+    lines = [] if len(text) == len(data) else data.split(b"\n")  # where offsets in bytes are not those in characters
+    starts = list(accumulate((len(line.decode("utf-8", "surrogatepass")) + 1 for line in lines), initial=0))
+
+    def character(row: int, column: int, offset: int) -> int:
+        """The character at a byte offset with the given line, and column in bytes."""
+        return starts[row] + len(lines[row][:column].decode("utf-8", "surrogatepass")) if lines else offset
+
     after_definition = False
     for level, node, name in _definitions(root):
         if name is None and not after_definition:
             continue
-        start = offsets.at(node.start_point[0], node.start_point[1], node.start_byte)
+        start = character(node.start_point[0], node.start_point[1], node.start_byte)
         line_start = text.rfind("\n", 0, start) + 1
         after_definition = name is not None
         if name is None:
@@ -129,7 +113,7 @@ def _headings(root: Node, offsets: _CharacterOffsets, text: str) -> Iterator[Mar
             if not is_adjacent or column != node.start_point[1] or node.start_point[0] - row > _MAX_COMMENT_LINES:
                 break
             first = above
-        begin = offsets.at(first.start_point[0], 0, first.start_byte - first.start_point[1])
+        begin = character(first.start_point[0], 0, first.start_byte - first.start_point[1])
         yield Mark("heading", begin, len(text) if end < 0 else end, title, level)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ragfm.core.errors import ParseError
 from ragfm.parsing.own.office.office_xml import Node, local_name, parse_xml
 from ragfm.parsing.own.web.html import read_html
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
@@ -23,18 +22,15 @@ def read_xml(text: str, name: str) -> ParsedText:
     """
     root = parse_xml(text.strip().encode("utf-8", "replace"), name, dtd=True, encoding="utf-8")
     builder = MarkdownBuilder()
-    try:
-        # In prose, elements mix text and child elements, or have the names of paragraphs.
-        mixed = count = 0
-        for node in root.iter():
-            count += 1
-            mixed += local_name(node) in _PARAGRAPHS or any(child.tail and child.tail.strip() for child in node)
-        if mixed > 0.03 * count:
-            _add_prose(root, builder, 0)
-        else:
-            _add_data(root, builder, name)
-    except RecursionError as error:
-        raise ParseError(f"{name} nests its elements too deeply.") from error
+    # In prose, elements mix text and child elements, or have the names of paragraphs.
+    mixed = count = 0
+    for node in root.iter():
+        count += 1
+        mixed += local_name(node) in _PARAGRAPHS or any(child.tail and child.tail.strip() for child in node)
+    if mixed > 0.03 * count:
+        _add_prose(root, builder, 0)
+    else:
+        _add_data(root, builder, name)
     return builder.build().with_title()
 
 

@@ -20,7 +20,6 @@ from ragfm.parsing.own.media.image import read_image
 from ragfm.parsing.own.office.legacy_office import convert
 from ragfm.parsing.own.web.html import read_table
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
-from ragfm.parsing.table_layout import ArrangedTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,6 +105,8 @@ def _without_downloads() -> None:
 
 
 def _render(elements: Iterable[Any]) -> ParsedText:
+    from selectolax.lexbor import LexborHTMLParser
+
     builder = MarkdownBuilder()
     outer_depth: int | None = None  # of the list that is being written; some formats count from 0, others from 1
     for element in elements:
@@ -118,9 +119,11 @@ def _render(elements: Iterable[Any]) -> ParsedText:
             builder.start_page(about.page_number)
         depth = about.category_depth
         outer_depth = None if category != "ListItem" else depth or 0 if outer_depth is None else outer_depth
-        table = _table(about.text_as_html) if category == "Table" else None
+        html = about.text_as_html if category == "Table" else None
+        node = LexborHTMLParser(html).css_first("table") if html else None
+        table = read_table(node) if node is not None else None
         before = builder.length
-        if table is not None:
+        if table is not None and table.rows:
             builder.add_table(table.rows, titles=table.titles)
         elif category == "Title" and depth is not None:
             builder.add_heading(min(depth, 5) + 1, " ".join(text.split()))
@@ -133,11 +136,3 @@ def _render(elements: Iterable[Any]) -> ParsedText:
         if about.page_name:
             builder.add_place(about.page_name, before and before + 2)  # after the blank line
     return builder.build().with_title()
-
-
-def _table(html: str | None) -> ArrangedTable | None:
-    from selectolax.lexbor import LexborHTMLParser
-
-    node = LexborHTMLParser(html).css_first("table") if html else None
-    table = read_table(node) if node is not None else None
-    return table if table and table.rows else None

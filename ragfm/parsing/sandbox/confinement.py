@@ -112,6 +112,7 @@ _ACCESS = ((21, 1), (48, 2))  # `access` or `faccessat`, and the index of its `m
 _AF_UNIX, _SOCK_STREAM = 1, 1
 _TERMINAL_IOCTLS = 0x5400  # of terminals, pipes and descriptors
 _W_OK = 2
+_ARGUMENTS = (16, 24, 32)  # offsets of the lower halves of a call's first arguments in `struct seccomp_data`
 
 
 def confine(folder: str, readable: Sequence[str], memory: int, parent: int) -> list[str]:
@@ -241,19 +242,19 @@ def _filter_system_calls() -> None:
     instructions += [(equal, refuse, 0, number) for number in refused if number is not None]
     access, mode = _ACCESS[column]
     socket_tests = [
-        (load, 0, 0, _argument(0)),
+        (load, 0, 0, _ARGUMENTS[0]),
         (equal, 0, refuse, _AF_UNIX),
-        (load, 0, 0, _argument(1)),
+        (load, 0, 0, _ARGUMENTS[1]),
         (mask, 0, 0, 0xF),
         (equal, allow, refuse, _SOCK_STREAM),
     ]
-    own_tests = [(load, 0, 0, _argument(0)), (equal, allow, refuse, 0)]
-    ioctl_tests = [(load, 0, 0, _argument(1)), (mask, 0, 0, 0xFFFFFF00), (equal, allow, refuse, _TERMINAL_IOCTLS)]
+    own_tests = [(load, 0, 0, _ARGUMENTS[0]), (equal, allow, refuse, 0)]
+    ioctl_tests = [(load, 0, 0, _ARGUMENTS[1]), (mask, 0, 0, 0xFFFFFF00), (equal, allow, refuse, _TERMINAL_IOCTLS)]
     for number, tests in (
         *((numbers[column], socket_tests) for numbers in _SOCKET_CALLS.values()),
         *((numbers[column], own_tests) for numbers in _OWN_PROCESS_CALLS.values()),
         (_IOCTL[column], ioctl_tests),
-        (access, [(load, 0, 0, _argument(mode)), (equal, refuse, allow, _W_OK)]),
+        (access, [(load, 0, 0, _ARGUMENTS[mode]), (equal, refuse, allow, _W_OK)]),
     ):
         instructions += [(equal, 0, len(tests), number), *tests]
     targets = {allow: len(instructions), refuse: len(instructions) + 1}
@@ -270,8 +271,3 @@ def _filter_system_calls() -> None:
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     filter_program = FilterProgram(len(program) // 8, ctypes.addressof(code))
     _check(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_program), 0, 0))
-
-
-def _argument(index: int) -> int:
-    """Offset of the lower half of a system call's argument in `struct seccomp_data`."""
-    return 16 + 8 * index

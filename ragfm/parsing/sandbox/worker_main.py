@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from ragfm.parsing import heartbeat, parse
 from ragfm.parsing.sandbox import confinement, worker_protocol
@@ -52,10 +50,19 @@ def main(
 
     protections = confinement.confine(folder, readable, memory, parent)
     heartbeat.set_listener(send_sign)
-    answer: Callable[[worker_protocol.Frame], bytes] = _parse
-    if service:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=files)
-        answer = partial(_call, import_module(service).handle, channel)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=files) if service else None
+    handle = import_module(service).handle if service else None
+
+    def answer(frame: worker_protocol.Frame) -> bytes:
+        if channel is None or handle is None:
+            return worker_protocol.pack_document(parse(*worker_protocol.unpack_blob(frame)))
+        has_file, *arguments = frame.fields
+        file = None
+        if has_file:
+            _, (descriptor, *_), _, _ = socket.recv_fds(channel, 1, 1)
+            file = os.fdopen(descriptor, "rb")
+        return worker_protocol.pack(worker_protocol.RESULT, *handle(file, *arguments))
+
     try:
         pid = int(os.readlink("/proc/self"))  # noqa: PTH115  for the parent; `getpid` returns that in a namespace
     except OSError:
@@ -72,33 +79,11 @@ def main(
     while data := os.read(source, _READ_SIZE):
         for frame in reader.feed(data):
             try:
-                send(answer(frame))
+                message = answer(frame)
             except MemoryError:
                 del frame
                 send(worker_protocol.pack(worker_protocol.OUT_OF_MEMORY))
                 return
-
-
-def _call(handle: Callable[..., tuple[Any, bytes]], channel: socket.socket, frame: worker_protocol.Frame) -> bytes:
-    """Return the message with the result of a call or with the error. Raises MemoryError."""
-    has_file, *arguments = frame.fields
-    file = None
-    if has_file:
-        _, (descriptor, *_), _, _ = socket.recv_fds(channel, 1, 1)
-        file = os.fdopen(descriptor, "rb")
-    try:
-        return worker_protocol.pack(worker_protocol.RESULT, *handle(file, *arguments))
-    except MemoryError:
-        raise
-    except Exception as error:  # a bug in a service is a failure of this call only
-        return worker_protocol.pack_error(error)
-
-
-def _parse(frame: worker_protocol.Frame) -> bytes:
-    """Return the message with the document or with the error. Raises MemoryError."""
-    try:
-        return worker_protocol.pack_document(parse(*worker_protocol.unpack_blob(frame)))
-    except MemoryError:
-        raise
-    except Exception as error:  # a bug in a parser is a failure of this document only
-        return worker_protocol.pack_error(error)
+            except Exception as error:  # a bug in a parser or service is a failure of this document or call only
+                message = worker_protocol.pack_error(error)
+            send(message)

@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeAlias
 
 from ragfm.core.errors import ParseError, RagfmError, WorkerError
 from ragfm.core.types import Blob, Document
@@ -36,8 +35,6 @@ _MAX_BATCH_DOCUMENTS = 16
 _MESSAGE_OVERHEAD = 200  # bytes per document
 _MIN_BACKLOG = 128 << 10  # bytes in the queue that justify another worker
 
-_Task: TypeAlias = tuple[Job, Future[Document]]
-
 
 class WorkerPool:
     """Parses documents in up to `count` processes at a time; by default one per CPU, up to 8."""
@@ -46,7 +43,7 @@ class WorkerPool:
         self._limits = limits or Limits()
         self._count = count or min(8, cpu_count())
         self._changed = threading.Condition()
-        self._queue: deque[_Task] = deque()
+        self._queue: deque[Job] = deque()
         self._threads = 0
         self._idle_threads = 0
         self._processes: set[WorkerProcess] = set()
@@ -67,10 +64,10 @@ class WorkerPool:
             except Exception as error:  # the caller of `result` decides
                 future.set_exception(error)
             return future
-        job = Job(blob, uri, choice, lambda: not future.cancelled())
+        job = Job(blob, uri, choice, future)
         with self._changed:
-            self._queue.append((job, future))
-            backlog = sum(len(job.blob.data) for job, _ in self._queue)
+            self._queue.append(job)
+            backlog = sum(len(job.blob.data) for job in self._queue)
             may_start = not self._idle_threads and backlog > _MIN_BACKLOG and self._threads < self._count
             if not self._threads or may_start:
                 self._threads += 1
@@ -82,8 +79,8 @@ class WorkerPool:
         """Stop all processes, and cancel what is not parsed yet."""
         with self._changed:
             self._closed = True
-            for _, future in self._queue:
-                future.cancel()
+            for job in self._queue:
+                job.future.cancel()
             self._queue.clear()
             processes = list(self._processes)
             self._changed.notify_all()
@@ -100,68 +97,66 @@ class WorkerPool:
         process: WorkerProcess | None = None
         try:
             while batch := self._next_batch():
-                previous, process = process, None
                 try:
-                    process = self._process_for_batch(previous)
+                    if process is not None and process.is_worn:
+                        self._stop(process)
+                        process = None
+                    if process is None:
+                        process = WorkerProcess(self._limits)
+                        with self._changed:
+                            self._processes.add(process)
+                            closed = self._closed
+                        if closed:
+                            raise WorkerError("Cannot parse the document: the worker processes have been stopped.")
                     process = self._parse_batch(process, batch)
                 except Exception as error:  # whoever waits for a document must not wait forever
-                    for _, future in batch:
-                        _set_exception(future, error)
+                    if process is not None:
+                        self._stop(process)
+                    process = None
+                    for job in batch:
+                        _set_exception(job.future, error)
         finally:
             if process is not None:
                 self._stop(process)
 
-    def _next_batch(self) -> list[_Task]:
+    def _next_batch(self) -> list[Job]:
         """Wait for one document, or several small ones. An empty list ends the thread."""
         while True:
             with self._changed:
                 self._idle_threads += 1
                 self._changed.wait_for(lambda: self._queue or self._closed, _IDLE_SECONDS)
                 self._idle_threads -= 1
-                batch: list[_Task] = []
+                batch: list[Job] = []
                 size = 0
                 share = -(-len(self._queue) // self._threads)
                 while self._queue and len(batch) < min(share, _MAX_BATCH_DOCUMENTS):
-                    job, future = self._queue[0]
+                    job = self._queue[0]
                     size += len(job.blob.data) + _MESSAGE_OVERHEAD
                     if batch and size > _MAX_BATCH:
                         break
                     self._queue.popleft()
-                    if not future.cancelled():
-                        batch.append((job, future))
+                    if not job.future.cancelled():
+                        batch.append(job)
                 if batch:
                     return batch
                 if not self._queue:
                     self._threads -= 1
                     return batch
 
-    def _process_for_batch(self, previous: WorkerProcess | None) -> WorkerProcess:
-        """The previous process, or a new one where it is worn."""
-        if previous is not None and not previous.is_worn:
-            return previous
-        if previous is not None:
-            self._stop(previous)
-        process = WorkerProcess(self._limits)
-        with self._changed:
-            self._processes.add(process)
-            closed = self._closed
-        if closed:
-            self._stop(process)
-            raise WorkerError("Cannot parse the document: the worker processes have been stopped.")
-        return process
-
     def _stop(self, process: WorkerProcess) -> None:
         with self._changed:
             self._processes.discard(process)
         process.stop()
 
-    def _parse_batch(self, process: WorkerProcess, batch: list[_Task]) -> WorkerProcess | None:
+    def _parse_batch(self, process: WorkerProcess, batch: list[Job]) -> WorkerProcess | None:
         """Parse documents one after the other. Returns the process, None where it ended."""
-        process.send([job for job, _ in batch])
-        for index, (job, future) in enumerate(batch):
+        process.send(batch)
+        for index, job in enumerate(batch):
             is_new = process.parsed == 0
             try:
-                result = process.receive(job)
+                document = process.receive(job)
+            except RagfmError as error:
+                _set_exception(job.future, error)
             except WorkerEnded as ended:
                 # An earlier document may have damaged the process: then the document is retried in a new one.
                 failed = is_new or ended.document_at_fault
@@ -170,13 +165,11 @@ class WorkerPool:
                     self._queue.extendleft(reversed(batch[index + 1 if failed else index :]))
                 if failed:
                     name = job.uri.rstrip("/").rsplit("/", 1)[-1] or job.uri
-                    _set_exception(future, ParseError(f"{name} cannot be parsed: {ended}."))
+                    _set_exception(job.future, ParseError(f"{name} cannot be parsed: {ended}."))
                 return None
-            if isinstance(result, RagfmError):
-                _set_exception(future, result)
             else:
                 with contextlib.suppress(Exception):  # cancelled in the meantime
-                    future.set_result(result)
+                    job.future.set_result(document)
         return process
 
 

@@ -16,13 +16,14 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
-from ragfm.core.errors import RagfmError, WorkerError
+from ragfm.core.errors import WorkerError
 from ragfm.core.types import Blob, Document
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.parsing.sandbox import worker_protocol
@@ -68,12 +69,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A document to parse; `is_wanted` returns False once the result is no longer needed."""
+    """A document to parse; cancelling the future stops the parser."""
 
     blob: Blob
     uri: str
-    choice: ParserChoice = ParserChoice()  # noqa: RUF009  frozen
-    is_wanted: Callable[[], bool] = lambda: True
+    choice: ParserChoice
+    future: Future[Document]
 
 
 class WorkerEnded(Exception):  # noqa: N818  the end of a process, which may be intended
@@ -166,7 +167,7 @@ class WorkerProcess:
         os.set_blocking(self._process.stdin.fileno(), False)
         os.set_blocking(self._process.stdout.fileno(), False)
         try:
-            frame = self._exchange_until_result(b"", lambda: True, _START_SECONDS, _START_SECONDS)
+            frame = self._exchange_until_result(b"", _START_SECONDS, _START_SECONDS)
         except WorkerEnded as ended:
             raise WorkerError(f"Cannot start a process to parse documents: {self._start_error or ended}.") from ended
         self.pid, self.protections = frame.fields
@@ -182,26 +183,20 @@ class WorkerProcess:
         """
         self._outgoing = b"".join(worker_protocol.pack_blob(job.blob, job.uri, job.choice) for job in jobs)
 
-    def receive(self, job: Job) -> Document | RagfmError:
-        """Return the result of the next document that was sent. Raises WorkerEnded where the process ended."""
+    def receive(self, job: Job) -> Document:
+        """Return the next document that was sent. Raises its RagfmError, and WorkerEnded where the process ended."""
         limits = self._limits
         # Memory of a model that was loaded for an earlier document does not count.
         kept = self._resident_memory() if self._has_models else 0
         self._memory_limit = min(limits.memory + kept, limits.model_memory)
         message, self._outgoing = self._outgoing, b""
         total_seconds = limits.seconds + limits.seconds_per_mib * len(job.blob.data) / 2**20
-        frame = self._exchange_until_result(message, job.is_wanted, limits.stall_seconds, total_seconds)
         self.parsed += 1
+        frame = self._exchange_until_result(message, limits.stall_seconds, total_seconds, job.future)
         try:
-            if frame.kind == worker_protocol.DOCUMENT:
-                return worker_protocol.unpack_document(frame, job.blob, job.uri)
-            if frame.kind == worker_protocol.ERROR:
-                return worker_protocol.unpack_error(frame.fields)
+            return worker_protocol.unpack_document(frame, job.blob, job.uri)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self.stop()
-            raise WorkerEnded(f"{self._name} sent an invalid result: {error}", document_at_fault=True) from error
-        self.stop()
-        raise WorkerEnded(self._memory_reason(), document_at_fault=False)
+            self._fail(f"{self._name} sent an invalid result: {error}")
 
     def call(self, arguments: Sequence[Any], file: int | None, max_bytes: int) -> tuple[Any, bytes]:
         """Call the service with JSON values, and a file by its descriptor.
@@ -216,14 +211,9 @@ class WorkerProcess:
             socket.send_fds(self._files, [b"f"], [file])
         message = worker_protocol.pack(worker_protocol.CALL, [file is not None, *arguments])
         limits = self._limits
-        frame = self._exchange_until_result(message, lambda: True, limits.stall_seconds, limits.seconds)
+        frame = self._exchange_until_result(message, limits.stall_seconds, limits.seconds)
         self.is_busy = False
-        if frame.kind == worker_protocol.RESULT:
-            return frame.fields, frame.data
-        if frame.kind == worker_protocol.ERROR:
-            raise worker_protocol.unpack_error(frame.fields)
-        self.stop()
-        raise WorkerEnded(self._memory_reason(), document_at_fault=False)
+        return frame.fields, frame.data
 
     @property
     def is_worn(self) -> bool:
@@ -261,9 +251,9 @@ class WorkerProcess:
             self._process.returncode = 0  # this process must not wait for it
 
     def _exchange_until_result(
-        self, message: bytes, is_wanted: Callable[[], bool], stall_seconds: float, total_seconds: float
+        self, message: bytes, stall_seconds: float, total_seconds: float, future: Future[Document] | None = None
     ) -> worker_protocol.Frame:
-        """Send a message and return the next frame that is not a sign of life, within the limits."""
+        """Send a message and return the frame of the result, within the limits. Raises the RagfmError in its place."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -277,6 +267,11 @@ class WorkerProcess:
                     self._memory_limit, self._has_models = self._limits.model_memory, True
                     if frame.kind == worker_protocol.HEAVY_PARSER_STARTED:
                         stall_seconds = math.inf
+                elif frame.kind == worker_protocol.OUT_OF_MEMORY:
+                    self._fail(self._memory_reason(), document_at_fault=False)
+                elif frame.kind == worker_protocol.ERROR:
+                    self.is_busy = False
+                    raise worker_protocol.unpack_error(frame.fields)
                 elif frame.kind != worker_protocol.HEARTBEAT:
                     return frame
             now = self._clock()
@@ -290,7 +285,7 @@ class WorkerProcess:
                 if self._resident_memory() > self._memory_limit:
                     self._fail(self._memory_reason(), document_at_fault=False)
                 self._last_check = monotonic()
-            if not is_wanted():
+            if future is not None and future.cancelled():
                 self._fail("its result is no longer needed")
             # Send and receive what is possible.
             poll = select.poll()
@@ -317,7 +312,7 @@ class WorkerProcess:
                 except (ValueError, RecursionError, MemoryError) as error:
                     self._fail(f"{self._name} sent an invalid message: {error}")
 
-    def _fail(self, reason: str, *, document_at_fault: bool = True) -> None:
+    def _fail(self, reason: str, *, document_at_fault: bool = True) -> NoReturn:
         self.stop()
         raise WorkerEnded(reason, document_at_fault=document_at_fault)
 

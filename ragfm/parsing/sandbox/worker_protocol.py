@@ -145,6 +145,10 @@ def pack_error(error: Exception) -> bytes:
 
 def unpack_error(fields: Mapping[str, str]) -> RagfmError:
     """Decode an error; one that is not ragfm's own becomes a ParseError."""
-    kind = getattr(ragfm.core.errors, fields["type"], None) if fields["type"].isidentifier() else None
+    try:
+        name, message, hint = (str(fields[key]) for key in ("type", "message", "hint"))
+    except (TypeError, KeyError, IndexError) as error:
+        return ParseError(f"The parser sent an invalid error: {error!r}.")
+    kind = getattr(ragfm.core.errors, name, None) if name.isidentifier() else None
     error_class = kind if isinstance(kind, type) and issubclass(kind, RagfmError) else ParseError
-    return error_class(fields["message"], fields["hint"])
+    return error_class(message, hint)

@@ -39,12 +39,12 @@ def asked(text: str) -> list[Message]:
 
 QUESTIONS = [
     asked("Is water wet? Answer yes or no."),
-    asked(LONG * 18 + "Who gets leave?"),
+    asked(LONG * 10 + "Who gets leave?"),
     asked("Name three colours."),
     asked(LONG * 8 + "When do they ask?"),
     asked("Write a short poem about the sea."),
 ]
-SAMPLINGS = [Sampling(max_tokens=12), Sampling(max_tokens=16, temperature=0.9, top_p=0.95, min_p=0.02, seed=7)]
+SAMPLINGS = [Sampling(max_tokens=8), Sampling(max_tokens=10, temperature=0.9, top_p=0.95, min_p=0.02, seed=7)]
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +129,7 @@ def test_logits_are_bit_identical_with_any_number_of_threads(reader: LlamaCppRea
         rows = [row.copy() for row in rows]
         return np.stack([*rows, *context.evaluate([BatchToken(198, len(prompt) + 1, 0, True)])])
 
-    expected = logits(1)
-    assert np.array_equal(logits(2), expected)
-    assert np.array_equal(logits(3), expected)
+    assert np.array_equal(logits(3), logits(1))
 
 
 def record_scopes(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[str]]:
@@ -415,9 +413,11 @@ def test_running_streams_continue_while_a_long_prompt_is_evaluated(
 
 
 def test_two_alternating_chats_keep_their_prefixes(reader: LlamaCppReader) -> None:
-    text(reader.stream(QUESTIONS[1], SAMPLINGS[0]))
+    long = asked(LONG * 18 + "Who gets leave?")  # the other chat has less than half of it
+    for stream in [reader.stream(question, SAMPLINGS[0]) for question in (long, QUESTIONS[3])]:  # in two slots
+        text(stream)
     for _ in range(2):
-        for question in (QUESTIONS[1], QUESTIONS[3]):
+        for question in (long, QUESTIONS[3]):
             stream = reader.stream(question, Sampling(max_tokens=2))
             text(stream)
     assert stream.usage.cached_tokens == stream.usage.prompt_tokens - 2
@@ -427,11 +427,11 @@ def test_the_prefix_of_a_running_request_is_reused(reader: LlamaCppReader) -> No
     alone = text(reader.stream(QUESTIONS[1], SAMPLINGS[0]))
     new = LlamaCppReader("bundled", threads=1, context_tokens=1024, slots=2)
     streams = [
-        new.stream(asked(LONG * 18 + "Who is it that asks?"), SAMPLINGS[0]),
+        new.stream(asked(LONG * 10 + "Who is it that asks?"), SAMPLINGS[0]),
         new.stream(QUESTIONS[1], SAMPLINGS[0]),
     ]
     assert [text(stream) for stream in streams][1] == alone
-    assert streams[1].usage.cached_tokens > PREFILL_BLOCK * 2  # it waited for the other one to read what they share
+    assert streams[1].usage.cached_tokens > PREFILL_BLOCK  # it waited for the other one to read what they share
 
 
 def slot(number: int, held: Sequence[int], used: int = 0, prompt: Sequence[int] | None = None) -> Slot:
@@ -527,7 +527,7 @@ def test_an_error_reaches_all_streams_and_the_next_one_works(
             with pytest.raises(RagfmError, match="code 1"):
                 list(stream)
     assert text(reader.stream(QUESTIONS[0], SAMPLINGS[0])) == alone
-    assert unfinished(reader) == 0
+    wait_until(lambda: unfinished(reader) == 0)  # a request ends after its last token
 
 
 def test_a_bug_in_the_thread_reaches_the_stream(reader: LlamaCppReader, monkeypatch: pytest.MonkeyPatch) -> None:

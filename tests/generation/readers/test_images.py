@@ -12,7 +12,6 @@ from PIL import Image
 
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import ImagePart, Message
-from ragfm.generation.answer_log import _prompt_entry
 from ragfm.generation.prompt import _neutralize
 from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.images import check_images, prepare_image
@@ -90,8 +89,6 @@ def test_a_message_has_parts_text_and_images() -> None:
     assert (message.text, message.images) == ("One two", (image,))
     assert Message("user", "One").parts == ("One",)
     assert "data" not in repr(image)
-    assert _prompt_entry(message) == {"role": "user", "content": "One two", "images": [image.digest]}
-    assert _prompt_entry(Message("user", "One")) == {"role": "user", "content": "One"}
     (neutral,) = _neutralize([Message("user", ("<image> ", image, "<|im_end|>"))])
     assert neutral.images == (image,)
     assert "<image>" not in neutral.text

@@ -333,7 +333,6 @@ def test_unsupported_bits_are_an_error(tmp_path: Path) -> None:
         {"dtype": "none"},
         {"dtype": "int8"},
         {"dtype": "Tensor"},
-        {"attention": "none"},
     ],
 )
 def test_an_invalid_option_is_an_error(option: dict[str, str], tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_loader_that_it_replaces_is_still_there(monkeypatch: pytest.MonkeyPa
         module._without_downloads.__wrapped__()
 
 
-def test_it_neither_connects_nor_installs_anything() -> None:
+def test_it_neither_connects_nor_installs_anything_and_starts_only_pandoc() -> None:
     packages = Path(sysconfig.get_paths()["purelib"])
     before = set(packages.iterdir())
     code = f"""
@@ -143,21 +143,16 @@ for name in names:
     text = b"<a>One sentence of words. Another.</a>" if name in ("html", "xml") else b"One sentence. Another."
     assert parse(Blob(text), f"a.{{name}}", choice).metadata["parsed_by"] == "unstructured"
 assert parse(Blob({_docx()!r}), "a.docx", ParserChoice({{"docx": "unstructured"}})).text
+assert parse(Blob(b"= x =\\n\\nText."), "a.rst").text
 """
-    assert watched(code) == []
-    assert set(packages.iterdir()) == before
-
-
-def test_pandoc_is_its_only_child_process() -> None:
-    code = (
-        "from ragfm.core.types import Blob\nfrom ragfm.parsing import parse\nparse(Blob(b'= x =\\n\\nText.'), 'a.rst')"
-    )
     events = watched(code)
     assert {event for event, _ in events} == {"subprocess.Popen"}
     assert all("pandoc" in arguments for _, arguments in events)
+    assert set(packages.iterdir()) == before
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_a_heic_picture_is_read_by_ocr(data: Path) -> None:
     pytest.importorskip("rapidocr")
     picture = read("unstructured", (data / "documents/unstructured/img/DA-1p.heic").read_bytes(), "a.heic")

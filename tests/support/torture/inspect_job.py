@@ -22,7 +22,8 @@ def inspect(report: Report, folder: str) -> None:
         with open_collection(folder) as collection:  # first of all: opening a collection to write it repairs it
             problems += [f"verify: {finding}" for finding in collection.verify().findings]
         seen = [_read(folder, problems)]
-        from ragfm.store import postgres_database, sqlite_database
+        from ragfm.store import sqlite_database
+        from ragfm.store.postgres import postgres_database
 
         sqlite_database.LOCK_SECONDS = postgres_database.LOCK_SECONDS = 2.0
         with open_collection(folder) as collection, collection._store.writing():

@@ -1,8 +1,7 @@
-"""Parsers for images, audio and video.
+"""Parsers for images and audio.
 
 image    images, by OCR
 ocr      the OCR engine
 picture  pictures in documents, as figures
-audio    audio, by speech recognition
-video    video: the transcript, and a frame of each scene
+audio    audio and the sound of videos, by speech recognition
 """

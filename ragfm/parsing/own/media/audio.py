@@ -1,4 +1,6 @@
-"""Audio (WAV, MP3, M4A, FLAC, OGG): a transcript by faster-whisper, whose model comes in a package.
+"""Audio (WAV, MP3, M4A, FLAC, OGG) and the sound of videos (MP4, MOV, WebM, MKV, AVI), transcribed by faster-whisper.
+
+Its model comes in a package.
 
 A long recording is transcribed in blocks, so that memory does not grow with its length. Each block ends at the
 quietest moment of its last half minute.
@@ -7,6 +9,7 @@ quietest moment of its last half minute.
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -31,6 +34,14 @@ _BLOCK = 600 * _RATE
 _PAUSE = 5.0  # seconds of silence that begin a paragraph
 _PARAGRAPH = 30.0  # seconds after which a paragraph ends with the next sentence
 _MAX_PARAGRAPH = 60.0  # seconds after which a paragraph ends anywhere
+_FORMATS = (
+    (re.compile(rb".{4}ftyp", re.DOTALL), "mov"),
+    (re.compile(rb"RIFF.{4}AVI ", re.DOTALL), "avi"),
+    (re.compile(rb"RIFF"), "wav"),
+    (re.compile(rb"fLaC"), "flac"),
+    (re.compile(rb"OggS"), "ogg"),
+    (re.compile(rb"\x1a\x45\xdf\xa3"), "matroska"),
+)
 _TAGS = (("title", "title"), ("artist", "author"), ("date", "date"))
 
 
@@ -53,66 +64,43 @@ def read_audio(data: bytes, name: str) -> ParsedText:
     Raises SkipDocument where the extra `audio` is not installed or nobody speaks, ParseError for a damaged file.
     """
     if not has_audio():
-        raise SkipDocument(f"{name} is an audio file: transcribing it needs a speech model.", _HINT)
+        raise SkipDocument(f"{name} is an audio file or a video: transcribing it needs a speech model.", _HINT)
     import av
 
     heartbeat.model_started()
     # FFmpeg must not guess the format: some formats that it knows are lists of other files.
-    if data[4:8] == b"ftyp":
-        container_format = "mov"
-    else:
-        container_format = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}.get(data[:4], "mp3")
+    container_format = next((form for start, form in _FORMATS if start.match(data)), "mp3")
+    # av 19, which needs Python 3.12, has no such option: it turns bytes that are not UTF-8 into surrogates.
+    options: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with open_container(data, container_format) as container:
+        with av.open(io.BytesIO(data), format=container_format, **options) as container:
             if not container.streams.audio:
                 raise SkipDocument(f"{name} has no audio track.")
-            metadata = read_tags(container)
-            paragraphs, seconds = transcribe_track(container)
+            tags = {tag: text.encode("utf-8", "ignore").decode() for tag, text in container.metadata.items()}
+            sound = _Sound(container)
+            paragraphs = list(group_paragraphs(sound.transcribe()))
     except (av.FFmpegError, ValueError, LookupError) as error:
-        raise ParseError(f"{name} is a damaged audio file: {error}") from error
-    if not seconds:
-        raise ParseError(f"{name} is a damaged audio file: nothing in it can be decoded.")
+        raise ParseError(f"{name} is a damaged audio file or video: {error}") from error
+    if not sound.count:
+        raise ParseError(f"{name} is a damaged audio file or video: nothing in it can be decoded.")
     if not paragraphs:
-        raise SkipDocument(f"{name} is an audio file without speech.")
+        raise SkipDocument(f"{name} is an audio file or a video without speech.")
     builder = MarkdownBuilder()
-    for start, text in paragraphs:
-        builder.add_place(format_time(start), builder.add_block(text))
-    return builder.build({**metadata, "seconds": round(seconds, 1)})
+    for paragraph in paragraphs:
+        start = builder.add_block(" ".join(segment.text for segment in paragraph))
+        builder.add_place(format_time(paragraph[0].start), start)
+    metadata: dict[str, Scalar] = {key: clean(tags[tag])[:1000] for tag, key in _TAGS if tags.get(tag)}
+    return builder.build({**metadata, "seconds": round(sound.count / _RATE, 1)})
 
 
-def open_container(data: bytes, container_format: str) -> Any:
-    """Open a recording or a video of this format of FFmpeg."""
-    import av
-
-    # av 19, which needs Python 3.12, has no such option: it turns bytes that are not UTF-8 into surrogates.
-    options = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-    return av.open(io.BytesIO(data), format=container_format, **options)
-
-
-def read_tags(container: Any) -> dict[str, Scalar]:
-    """Title, author and date of a recording, as metadata."""
-    tags = {tag: text.encode("utf-8", "ignore").decode() for tag, text in container.metadata.items()}
-    return {key: clean(tags[tag])[:1000] for tag, key in _TAGS if tags.get(tag)}
-
-
-def transcribe_track(container: Any) -> tuple[list[tuple[float, str]], float]:
-    """The paragraphs of the first sound track with their start times, and its length, in seconds."""
-    samples = _Samples(container)
-    paragraphs = [
-        (paragraph[0].start, " ".join(segment.text for segment in paragraph))
-        for paragraph in group_paragraphs(_transcribe(samples))
-    ]
-    return paragraphs, samples.count / _RATE
-
-
-class _Samples:
-    """The decoded sound of a recording, mono; `count` is the number of samples so far."""
+class _Sound:
+    """The first sound track of a recording, mono; `count` is the number of samples decoded so far."""
 
     def __init__(self, container: Any) -> None:
         self._container = container
         self.count = 0
 
-    def blocks(self) -> Iterator[NDArray[np.int16]]:
+    def _blocks(self) -> Iterator[NDArray[np.int16]]:
         """Yield all samples in blocks of about `_BLOCK`. *Shape:* (n,)."""
         import numpy as np
 
@@ -138,6 +126,13 @@ class _Samples:
         import av
 
         resampler = av.AudioResampler("s16", "mono", _RATE)
+
+        def samples_of(frame: Any) -> Iterator[NDArray[np.int16]]:
+            for part in resampler.resample(frame):
+                samples = part.to_ndarray()[0]
+                self.count += len(samples)
+                yield samples
+
         for packet in self._container.demux(audio=0):
             try:
                 frames = packet.decode()
@@ -147,35 +142,29 @@ class _Samples:
                 if frame.sample_rate not in _INPUT_RATES:  # a second of sound could become an hour
                     raise ValueError(f"its sample rate is {frame.sample_rate:,} Hz")
                 frame.pts = None  # do not fill gaps
-                yield from self._resample(resampler, frame)
+                yield from samples_of(frame)
             heartbeat.beat()
         if self.count:
-            yield from self._resample(resampler, None)
+            yield from samples_of(None)  # what the resampler keeps
 
-    def _resample(self, resampler: Any, frame: Any) -> Iterator[NDArray[np.int16]]:
-        for part in resampler.resample(frame):
-            samples = part.to_ndarray()[0]
-            self.count += len(samples)
-            yield samples
-
-
-def _transcribe(samples: _Samples) -> Iterator[Segment]:
-    block_start = 0.0
-    for block in samples.blocks():
-        with _LOCK:
-            # Temperatures above 0 sample at random, and Whisper makes up sentences for silence: use neither.
-            segments, _ = _model().transcribe(
-                block.astype("float32") / 32768,
-                language="en",
-                temperature=0.0,
-                condition_on_previous_text=False,
-                vad_filter=True,
-            )
-            for segment in segments:
-                heartbeat.beat()
-                if text := segment.text.strip():
-                    yield Segment(block_start + segment.start, block_start + segment.end, clean(text))
-        block_start += len(block) / _RATE
+    def transcribe(self) -> Iterator[Segment]:
+        """Yield what is said."""
+        block_start = 0.0
+        for block in self._blocks():
+            with _LOCK:
+                # Temperatures above 0 sample at random, and Whisper makes up sentences for silence: use neither.
+                segments, _ = _model().transcribe(
+                    block.astype("float32") / 32768,
+                    language="en",
+                    temperature=0.0,
+                    condition_on_previous_text=False,
+                    vad_filter=True,
+                )
+                for segment in segments:
+                    heartbeat.beat()
+                    if text := segment.text.strip():
+                        yield Segment(block_start + segment.start, block_start + segment.end, clean(text))
+            block_start += len(block) / _RATE
 
 
 @cache

@@ -21,8 +21,8 @@ from ragfm.parsing.own.office.office_xml import (
     descendants,
     local_name,
 )
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
-from ragfm.parsing.table_layout import Cell, arrange_table
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, hidden_text, raised
+from ragfm.parsing.table_layout import Cell, arrange_table, repeat_cells
 
 _DROPPED = frozenset({"del", "moveFrom", "instrText", "delText", "pPr", "rPr", "sectPr", "Fallback", "object", "rt"})
 _BLOCK_CONTAINERS = frozenset(
@@ -31,7 +31,6 @@ _BLOCK_CONTAINERS = frozenset(
 _ROW_CONTAINERS = frozenset({"sdt", "sdtContent", "ins", "customXml"})
 _PICTURES, _DRAWINGS = frozenset({"blip", "imagedata"}), frozenset({"inline", "anchor", "shape"})
 _MAX_INDENT = 9  # levels of lists
-_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 _UNREADABLE_SIZES = frozenset("01234")  # half-points: text of two points or less
 _CHARACTERS = {"tab": " ", "cr": "\n", "noBreakHyphen": "-", "ptab": " "}
 _FORMULA_PARTS = {"num": "/", "sup": "^", "sub": "_"}  # how a line of text shows the structure of a formula
@@ -50,14 +49,11 @@ def read_docx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     if body is None:
         raise ParseError(f"{name} is damaged: it has no body.")
     reader = _BodyReader(package, path, root, images=images)
-    try:
-        reader.read_blocks(body)
-        reader.add_pictures()
-    except RecursionError as error:
-        raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
+    reader.read_blocks(body)
+    reader.add_pictures()
     metadata = package.metadata()
     if reader.hidden:
-        metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])
+        metadata["hidden_text"] = hidden_text(reader.hidden)
     return reader.builder.build(metadata).with_title(only_with_metadata=True)
 
 
@@ -275,20 +271,15 @@ class _BodyReader:
             return
         self.add_pictures()
         self._start_page(self._page)
-        cells: list[list[Cell]] = []
-        above: dict[int, str] = {}  # texts of the row above by first column
         below = _Paragraph(page=self._page)  # what cells cannot hold
-        for indent, row in zip(indents, rows, strict=True):
-            line, column = [Cell("")] * indent, indent
-            texts: dict[int, str] = {}
-            for cell, span, continues_above in row:
-                text = self._read_cell(cell, below) or (above.get(column, "") if continues_above else "")
-                line.append(Cell(text, span))
-                texts[column] = text
-                column += span
-            if any(texts.values()):
-                cells.append(line)
-                above = texts
+        lines = [
+            [
+                *[Cell("")] * indent,
+                *(Cell(self._read_cell(cell, below), columns, height) for cell, columns, height in row),
+            ]
+            for indent, row in zip(indents, rows, strict=True)
+        ]
+        cells = [line for line in repeat_cells(lines) if any(cell.text for cell in line)]
         if cells:
             header_rows = sum(child(row, "trPr", "tblHeader") is not None for row in row_nodes)
             table = arrange_table(cells, header_rows)
@@ -329,12 +320,12 @@ def _rows(table: Node) -> Iterator[Node]:
             yield from _rows(node)
 
 
-def _cells(row: Node) -> Iterator[tuple[Node, int, bool]]:
-    """The cells of a row, the number of columns of each, and whether it continues the cell above."""
+def _cells(row: Node) -> Iterator[tuple[Node, int, int]]:
+    """The cells of a row, the number of columns of each, and 0 rows if it continues the cell above, else 1."""
     for node in row:
         if local_name(node) == "tc":
             properties = child(node, "tcPr")
             span, merged = column_count(child(properties, "gridSpan"), "val") or 1, child(properties, "vMerge")
-            yield node, span, merged is not None and attribute(merged, "val") != "restart"
+            yield node, span, int(merged is None or attribute(merged, "val") == "restart")
         elif local_name(node) in _ROW_CONTAINERS:
             yield from _cells(node)

@@ -17,8 +17,8 @@ from ragfm.parsing.own.office.office_xml import (
     parse_xml,
 )
 from ragfm.parsing.own.office.zip_container import open_zip, read_entry
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
-from ragfm.parsing.table_layout import Cell, arrange_table
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, hidden_text
+from ragfm.parsing.table_layout import Cell, arrange_table, repeat_cells
 
 _DROPPED = frozenset(
     "tracked-changes annotation annotation-end desc title bookmark sequence-decls forms note-citation notes"
@@ -37,7 +37,6 @@ _MAX_REPEATS = 200  # repeated columns or rows; the last row of a sheet may be r
 _MAX_SPACES = 100
 _MAX_LEVEL = 9  # of headings and lists
 _MAX_CHAIN = 20  # styles based on styles
-_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 
 
 def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
@@ -57,23 +56,20 @@ def read_odf(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     reader = _BodyReader((lambda path: read_entry(archive, path, name)) if images else None, hidden_styles)
     body = child(root, "body")
     hidden_slides: list[str] = []
-    try:
-        for part in body if body is not None else ():
-            if local_name(part) == "presentation":
-                for number, slide in enumerate(children(part, "page"), 1):
-                    if reader.is_hidden(slide):
-                        hidden_slides.append(str(number))
-                        continue
-                    reader.builder.start_page(number)
-                    reader.read_blocks(slide)
-            else:
-                reader.read_blocks(part)
-    except RecursionError as error:
-        raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
+    for part in body if body is not None else ():
+        if local_name(part) == "presentation":
+            for number, slide in enumerate(children(part, "page"), 1):
+                if reader.is_hidden(slide):
+                    hidden_slides.append(str(number))
+                    continue
+                reader.builder.start_page(number)
+                reader.read_blocks(slide)
+        else:
+            reader.read_blocks(part)
     meta = read_entry(archive, "meta.xml", name)
     metadata = core_metadata(parse_xml(meta, name) if meta is not None else None)
     if reader.hidden:
-        metadata["hidden_text"] = clean(" ".join(" ".join(reader.hidden).split())[:_MAX_HIDDEN])
+        metadata["hidden_text"] = hidden_text(reader.hidden)
     if hidden_slides:
         metadata["hidden_slides"] = ", ".join(hidden_slides)
     return reader.builder.build(metadata).with_title(only_with_metadata=True)
@@ -200,28 +196,21 @@ class _BodyReader:
 
     def _add_table(self, table: Node) -> None:
         header_rows = len(list(_rows(child(table, "table-header-rows"))))
+        row_nodes = list(_rows(table))
+        lines = [
+            [
+                Cell(
+                    self._joined_text(node),
+                    _repeats(node, "number-columns-spanned"),
+                    _repeats(node, "number-rows-spanned"),
+                )
+                for node in children(row_node, "table-cell")  # others are covered by them
+                for _ in range(_repeats(node, "number-columns-repeated"))
+            ]
+            for row_node in row_nodes
+        ]
         rows: list[list[Cell]] = []
-        open_spans: dict[int, tuple[int, Cell]] = {}  # first column: number of rows to come
-        for row_node in _rows(table):
-            row: list[Cell] = []
-            column = covered = 0
-            for node in row_node:
-                for _ in range(_repeats(node, "number-columns-repeated")):
-                    if local_name(node) == "covered-table-cell" and covered:  # by the cell to the left
-                        covered -= 1
-                        continue
-                    if local_name(node) == "covered-table-cell":
-                        rows_left, cell = open_spans.pop(column, (0, Cell("")))
-                    elif local_name(node) == "table-cell":
-                        cell = Cell(self._joined_text(node), _repeats(node, "number-columns-spanned"))
-                        rows_left = _repeats(node, "number-rows-spanned")
-                    else:
-                        continue
-                    if rows_left > 1:
-                        open_spans[column] = (rows_left - 1, cell)
-                    row.append(cell)
-                    column += cell.columns
-                    covered = cell.columns - 1
+        for row_node, row in zip(row_nodes, repeat_cells(lines), strict=True):
             while row and not row[-1].text:
                 row.pop()
             if row:

@@ -25,7 +25,7 @@ from ragfm.parsing.own.office.office_xml import (
     local_name,
 )
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, raised
-from ragfm.parsing.table_layout import Cell, arrange_table
+from ragfm.parsing.table_layout import Cell, arrange_table, repeat_cells
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _MARGINAL = frozenset({"dt", "ftr", "sldNum", "hdr"})  # date, footer, slide number, header
@@ -66,10 +66,7 @@ def read_pptx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
             hidden.append(str(number))
             continue
         builder.start_page(number)
-        try:
-            image_count += _SlideReader(package, target, builder, size).read(slide)
-        except RecursionError as error:
-            raise ParseError(f"{name} cannot be parsed: its XML is nested too deeply.") from error
+        image_count += _SlideReader(package, target, builder, size).read(slide)
     metadata = package.metadata()
     if hidden:
         metadata["hidden_slides"] = ", ".join(hidden)
@@ -199,23 +196,16 @@ class _SlideReader:
                             self._builder.add_block(f"- {text}", tight=True)
 
     def _add_table(self, table: Node) -> None:
-        rows: list[list[Cell]] = []
-        above: dict[int, Cell] = {}  # cells of the row above by first column
-        for row_node in children(table, "tr"):
-            cells: dict[int, Cell] = {}
-            column = 0
-            for node in children(row_node, "tc"):
-                if attribute(node, "hMerge") in ("1", "true") and cells:
-                    continue
-                text = " ".join(filter(None, map(_paragraph_text, descendants(node, "p"))))
-                cell = Cell(text, column_count(node, "gridSpan") or 1)
-                if attribute(node, "vMerge") in ("1", "true"):
-                    cell = above.get(column, cell)
-                cells[column] = cell
-                column += cell.columns
-            if any(cell.text for cell in cells.values()):
-                rows.append(list(cells.values()))
-                above = cells
+        lines: list[list[Cell]] = []
+        for row in children(table, "tr"):
+            lines.append([])
+            for node in children(row, "tc"):
+                if attribute(node, "hMerge") not in ("1", "true") or not lines[-1]:
+                    is_continued = attribute(node, "vMerge") in ("1", "true")
+                    paragraphs = () if is_continued else descendants(node, "p")
+                    text = " ".join(filter(None, map(_paragraph_text, paragraphs)))
+                    lines[-1].append(Cell(text, column_count(node, "gridSpan") or 1, int(not is_continued)))
+        rows = [line for line in repeat_cells(lines) if any(cell.text for cell in line)]
         if rows:
             titles, texts = arrange_table(rows)
             self._builder.add_table(texts, titles=titles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ragfm.core.errors import MissingExtraError, ParseError
+from ragfm.core.errors import ParseError
 from ragfm.parsing.rendering import ParsedText, clean
 
 _CONTROL = re.compile(
@@ -15,14 +15,9 @@ _NOTE_START = "\x02"
 
 
 def read_rtf(data: bytes, name: str) -> ParsedText:
-    """Return one block per paragraph. Raises ParseError, MissingExtraError."""
-    try:
-        from striprtf.striprtf import rtf_to_text
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "RTF needs the module 'striprtf', which is not installed.",
-            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
-        ) from error
+    """Return one block per paragraph. Raises ParseError."""
+    from striprtf.striprtf import rtf_to_text
+
     try:
         text: str = rtf_to_text(_shown(data.decode("latin-1")), errors="replace")
     except (ValueError, LookupError, RecursionError, AttributeError, TypeError) as error:

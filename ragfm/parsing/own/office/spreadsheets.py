@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
-from ragfm.core.errors import MissingExtraError, ParseError
+from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
 from ragfm.parsing.own.office.office_charts import add_chart
@@ -35,15 +35,10 @@ def read_spreadsheet(data: bytes, name: str) -> ParsedText:
     """Return the visible sheets in order. Metadata: `rows`; `hidden_sheets`, which are left out.
 
     Empty rows and columns separate tables. A part of at least two rows and two columns is a table whose first row is
-    the header. Raises ParseError, MissingExtraError.
+    the header. Raises ParseError.
     """
-    try:
-        import python_calamine as calamine
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"Spreadsheets need the module {error.name!r}, which is not installed.",
-            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
-        ) from error
+    import python_calamine as calamine
+
     charts = _read_charts(Package(data, name)) if data.startswith(b"PK") else {}
     builder, row_count = MarkdownBuilder(), 0
     hidden: list[str] = []
@@ -106,7 +101,7 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
     title = clean(" ".join(sheet.name.split()))
     prefix = title if title.isidentifier() else f"'{title}'"
     count = 0
-    for top, cells in _split_at_empty_rows(_read_rows(sheet)):
+    for top, cells in _parts(sheet):
         if not count:
             builder.add_heading(1, title)
         count += len(cells)
@@ -118,61 +113,60 @@ def _add_sheet(sheet: CalamineSheet, builder: MarkdownBuilder, name: str, *, has
         for left, right in [(run[0], run[-1] + 1) for run in runs]:
             used = [i for i, row in enumerate(cells) if any(row[left:right])]
             rows = [row[left:right] for row in cells[used[0] : used[-1] + 1]]
-            column, first_row = _column_letters(first_column + left), top + used[0] + 1
-            groups = (
-                i
-                for i, below in enumerate(rows[1:])
-                if _has_group(wide.get(first_row - 1 + i, {}), first_column + left, below)
-            )
-            group = next(groups, len(rows)) if wide else len(rows)  # the first row with a header over several columns
-            # Rows with one cell are titles of the table below, or text where there is no table.
-            title_rows = 0
-            while title_rows < group and (right - left == 1 or sum(map(bool, rows[title_rows])) <= 1):
-                title_rows += 1
-            if len(rows) - title_rows == 1:  # one row is not a table
-                title_rows = 1 if len(rows) == 1 else 0
-            if group >= min(title_rows + _MAX_NOTES, len(rows)):
-                title_rows += _count_notes(rows[title_rows:])
-            for i, row in enumerate(rows[:title_rows]):
-                start = builder.add_block(" | ".join(filter(None, row)), tight=i > 0)
-                builder.add_place(f"{prefix}!{column}{first_row + i}", start)
-            table = rows[title_rows:]
-            if table:
-                first_row += title_rows
-                merged = 0  # header rows that are one with the first
-                if any(number in wide for number in range(first_row - 1, first_row + MAX_HEADER_ROWS)):
-                    arranged = arrange_table(_table_cells(table, first_row - 1, first_column + left, wide)).rows
-                    table, merged = arranged, len(table) - len(arranged)
-                step = -(-len(table) // _MAX_PLACES)
-                places = {i: f"{prefix}!{column}{first_row + i + merged * (i > 0)}" for i in range(0, len(table), step)}
-                titles = [" ".join(filter(None, row)) for row in rows[max(0, title_rows - _MAX_TITLES) : title_rows]]
-                caption = [line for line in titles if len(line) <= _MAX_TITLE]
-                builder.add_table(table, caption=caption, places=places)
+            _add_part(builder, prefix, rows, top + used[0], first_column + left, wide)
     if has_charts and not count:
         builder.add_heading(1, title)
     return count
 
 
-def _table_cells(
-    table: Sequence[Sequence[str]], first_row: int, first_column: int, wide: Mapping[int, Mapping[int, int]]
-) -> list[list[TableCell]]:
-    """The cells of a table, those of `wide` over several columns."""
-    rows = []
-    for number, texts in enumerate(table, first_row):
-        cells: list[TableCell] = []
-        at = 0
-        while at < len(texts):
-            columns = min(wide.get(number, {}).get(first_column + at, 1), len(texts) - at)
-            cells.append(TableCell(texts[at], columns))
-            at += columns
-        rows.append(cells)
-    return rows
-
-
-def _has_group(wide: Mapping[int, int], first_column: int, below: Sequence[str]) -> bool:
-    """Whether a row has a header over several columns, but not the first, whose own headers are in the row below."""
-    inner = ((at - first_column, at - first_column + columns) for at, columns in wide.items() if at > first_column)
-    return any(sum(map(bool, below[start:end])) > 1 for start, end in inner)
+def _add_part(
+    builder: MarkdownBuilder,
+    prefix: str,
+    rows: Sequence[Sequence[str]],
+    first_row: int,
+    first_column: int,
+    wide: Mapping[int, Mapping[int, int]],
+) -> None:
+    """Add the titles and notes, then the table, of a part of a sheet. `wide` are cells over several columns."""
+    group = len(rows)  # the first row with a header over several columns, whose own headers are in the row below
+    for i, below in enumerate(rows[1:]) if wide else ():
+        spans = ((at - first_column, columns) for at, columns in wide.get(first_row + i, {}).items())
+        if any(start > 0 and sum(map(bool, below[start : start + columns])) > 1 for start, columns in spans):
+            group = i
+            break
+    # Rows with one cell are titles of the table below, or text where there is no table.
+    title_rows = 0
+    while title_rows < group and (len(rows[0]) == 1 or sum(map(bool, rows[title_rows])) <= 1):
+        title_rows += 1
+    if len(rows) - title_rows == 1:  # one row is not a table
+        title_rows = 1 if len(rows) == 1 else 0
+    if group >= min(title_rows + _MAX_NOTES, len(rows)):
+        title_rows += _count_notes(rows[title_rows:])
+    letters = _column_letters(first_column)
+    titles = [" | ".join(filter(None, row)) for row in rows[:title_rows]]
+    for i, title in enumerate(titles):
+        start = builder.add_block(title, tight=i > 0)
+        builder.add_place(f"{prefix}!{letters}{first_row + i + 1}", start)
+    table = rows[title_rows:]
+    if not table:
+        return
+    first_row += title_rows
+    merged = 0  # header rows that are one with the first
+    if any(number in wide for number in range(first_row, first_row + MAX_HEADER_ROWS)):
+        cell_rows: list[list[TableCell]] = []
+        for number, texts in enumerate(table, first_row):
+            cell_rows.append([])
+            at = 0
+            while at < len(texts):
+                columns = min(wide.get(number, {}).get(first_column + at, 1), len(texts) - at)
+                cell_rows[-1].append(TableCell(texts[at], columns))
+                at += columns
+        arranged = arrange_table(cell_rows).rows
+        table, merged = arranged, len(table) - len(arranged)
+    step = -(-len(table) // _MAX_PLACES)
+    places = {i: f"{prefix}!{letters}{first_row + i + 1 + merged * (i > 0)}" for i in range(0, len(table), step)}
+    notes = (" ".join(filter(None, row)) for row in rows[max(0, title_rows - _MAX_TITLES) : title_rows])
+    builder.add_table(table, caption=[note for note in notes if len(note) <= _MAX_TITLE], places=places)
 
 
 def _count_notes(rows: Sequence[Sequence[str]]) -> int:
@@ -189,43 +183,32 @@ def _count_notes(rows: Sequence[Sequence[str]]) -> int:
     return 0
 
 
-def _read_rows(sheet: CalamineSheet) -> Iterator[list[str]]:
-    """The rows as text; a cell that is merged over several rows is repeated in each, as in other formats."""
+def _parts(sheet: CalamineSheet) -> Iterator[tuple[int, list[list[str]]]]:
+    """The parts of a sheet without empty rows, as texts, each with the number of its first row.
+
+    A cell that is merged over several rows is repeated in each, as in other formats.
+    """
     _, first_column = sheet.start or (0, 0)
     merged: dict[int, dict[int, tuple[int, int]]] = {}  # row: column: row and column of the merged cell's first cell
     for (top, left), (bottom, _) in sheet.merged_cell_ranges or ():
-        for row in range(top + 1, min(bottom, top + _MAX_MERGED_ROWS) + 1):
+        for row in range(top, min(bottom, top + _MAX_MERGED_ROWS) + 1 if bottom > top else top):
             merged.setdefault(row, {})[left] = (top, left)
-    first_cells: dict[int, list[int]] = {}  # row: columns of the merged cells that begin there
-    for top, left in {position for columns in merged.values() for position in columns.values()}:
-        first_cells.setdefault(top, []).append(left)
-    merged_texts: dict[tuple[int, int], str] = {}
+    first_texts: dict[tuple[int, int], str] = {}  # of merged cells
+    part: list[list[str]] = []
+    number = 0
     for number, cells in enumerate(sheet.iter_rows()):
         heartbeat.beat()
         texts = [_cell_text(cell) for cell in cells]
         for column, position in merged.get(number, {}).items():
             if 0 <= column - first_column < len(texts):
-                texts[column - first_column] = merged_texts.get(position, "")
-        for column in first_cells.get(number, ()):
-            if 0 <= column - first_column < len(texts):
-                merged_texts[number, column] = texts[column - first_column]
-        yield texts
-
-
-def _split_at_empty_rows(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[list[str]]]]:
-    """The number of the first row, and the rows, of each part without empty rows."""
-    start = 0
-    part: list[list[str]] = []
-    for number, texts in enumerate(rows):
+                texts[column - first_column] = first_texts.setdefault(position, texts[column - first_column])
         if any(texts):
-            if not part:
-                start = number
             part.append(texts)
         elif part:
-            yield start, part
+            yield number - len(part), part
             part = []
     if part:
-        yield start, part
+        yield number + 1 - len(part), part
 
 
 def _cell_text(cell: Cell) -> str:

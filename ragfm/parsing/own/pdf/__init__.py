@@ -9,8 +9,10 @@ pdf_lines         words to lines, lines to paragraphs
 pdf_hyphens       hyphens at the end of a line
 pdf_layout        tables, columns and paragraphs in reading order
 pdf_tables        tables with and without rules
-pdf_numbers       tables of numbers, as in financial reports
-pdf_figures       pictures and drawings that are figures
+pdf_numbers       tables of numbers, as in financial reports: their extent and rows
+pdf_number_cells  cells of a line
+pdf_number_columns  columns and their headers
+pdf_figures       pictures that are figures
 pdf_visibility    which words are visible
 pdf_types         boxes and words
 """

@@ -42,7 +42,7 @@ def drop_contents(pages: Sequence[PageContent]) -> None:
     lost, since the titles stay where they are headings.
     """
     rows_by_page = [rows_of(page.words) for page in pages]
-    entries_by_page = [_longest_run(_entries(rows)) for rows in rows_by_page]
+    entries_by_page = [_entries(rows) for rows in rows_by_page]
     if not any(len(entries) >= _MIN_ENTRIES for entries in entries_by_page):
         return
 
@@ -66,9 +66,9 @@ def drop_contents(pages: Sequence[PageContent]) -> None:
             last = entries[-1].page
 
 
-def _entries(rows: Sequence[Sequence[Word]]) -> list[_Entry]:
-    """The rows that end with a page number, after dots or a wide gap."""
-    found = []
+def _entries(rows: Sequence[Sequence[Word]]) -> Sequence[_Entry]:
+    """The rows that end with a page number, after dots or a wide gap; most of them that follow each other closely."""
+    found: list[_Entry] = []
     for at, row in enumerate(rows):
         if _PAGE_ENDS.isdisjoint(word.text[-1] for word in row):
             continue
@@ -86,14 +86,8 @@ def _entries(rows: Sequence[Sequence[Word]]) -> list[_Entry]:
                 continue
         number = int(match["page"]) if match["page"].isdecimal() else 0
         found.append(_Entry(at, frozenset(_titles(line.plain[: match.start()])), number, has_leader))
-    return found
-
-
-def _longest_run(entries: Sequence[_Entry]) -> Sequence[_Entry]:
-    """The most entries that follow each other without much between them."""
-    starts = [at for at in range(len(entries)) if not at or entries[at].row - entries[at - 1].row > _MAX_BETWEEN + 1]
-    runs = [entries[start:end] for start, end in pairwise([*starts, len(entries)])]
-    return max(runs, key=len, default=())
+    starts = [at for at in range(len(found)) if not at or found[at].row - found[at - 1].row > _MAX_BETWEEN + 1]
+    return max((found[start:end] for start, end in pairwise([*starts, len(found)])), key=len, default=[])
 
 
 def _distance(entries: Sequence[_Entry], places: Mapping[str, set[int]], count: int, known: int | None) -> int | None:

@@ -10,19 +10,21 @@ from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from typing import Literal, NamedTuple
 
+import pypdfium2
+
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
 from ragfm.parsing import heartbeat
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.pdf.pdf_contents import drop_contents
-from ragfm.parsing.own.pdf.pdf_figures import is_label, place_figures, read_figures
+from ragfm.parsing.own.pdf.pdf_figures import read_figures
 from ragfm.parsing.own.pdf.pdf_hyphens import resolve_hyphens
 from ragfm.parsing.own.pdf.pdf_layout import read_layout
 from ragfm.parsing.own.pdf.pdf_lines import Block
 from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
 from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
-from ragfm.parsing.own.pdf.pdf_types import Box, Figure
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.own.pdf.pdf_types import Figure
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, hidden_text
 from ragfm.parsing.table_layout import MAX_CAPTION, MAX_CAPTION_LINES, scale_of
 
 _log = logging.getLogger(__name__)
@@ -30,7 +32,6 @@ _LOCK = threading.Lock()  # PDFium is not thread-safe, not even across documents
 _CONTROL_CHARACTERS = re.compile("[\x01-\x08\x0b\x0e-\x1f\ufffe\uffff]")
 _PASSWORD_ERRORS = {4, 5}  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 _PLACEHOLDER_TITLES = {"", "untitled", "anonymous", "unspecified", "unknown"}  # defaults of programs
-_MAX_HIDDEN = 1_000  # characters of hidden text in the metadata
 _WINDOW = 200  # pages whose words are in memory at once
 
 # Captions of tables, and tables that continue on the next page.
@@ -55,8 +56,6 @@ def read_pdf(data: bytes, name: str, *, images: bool | Literal["pages"] = False)
     `unread_pages`, which are damaged. Raises ParseError for a protected file and for one without a readable page,
     SkipDocument where no page has text.
     """
-    import pypdfium2
-
     with _LOCK:
         try:
             document = pypdfium2.PdfDocument(data)
@@ -145,7 +144,7 @@ def build_text(
     if unread:
         metadata["unread_pages"] = ", ".join(map(str, sorted(unread)))
     if hidden:
-        metadata["hidden_text"] = clean(" ".join(hidden)[:_MAX_HIDDEN])
+        metadata["hidden_text"] = hidden_text(hidden)
 
     headings = _Headings(blocks_by_page)
     builder = MarkdownBuilder()
@@ -154,25 +153,22 @@ def build_text(
     for number, blocks in enumerate(blocks_by_page, 1):
         builder.start_page(number)
         above: list[Block] = []  # since the last table or the start of the page
-        # Blocks that a figure takes are text above a table nevertheless, as they are without figures.
-        figures_at, taken = _arrange_figures(blocks, figures_by_page[number - 1], headings)
+        placed = _place_figures(blocks, figures_by_page[number - 1], headings)
         for at, block in enumerate([*blocks, None]):
-            for placed in figures_at.get(at, ()):
-                texts = [text for part in placed.texts if (text := _text(part))]
-                if builder.has_figure(placed.figure.image):  # a picture on many pages, such as a logo, is stored once
-                    for text in texts:
-                        builder.add_block(text)
-                    continue
-                if recognized := _text(placed.figure.text):
-                    texts.append(recognized)
-                start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
-                builder.mark_figure(placed.figure.image, start, _text(placed.caption), placed.figure.place)
+            for figure, is_captioned in placed.get(at, ()):
+                title = _text(block.text) if block is not None and is_captioned else ""
+                if not builder.has_figure(figure.image):  # a picture on many pages, such as a logo, is stored once
+                    texts = [text for text in (title, _text(figure.text)) if text]
+                    start = builder.add_block("\n".join(texts) or f"![{number}-{at + 1}.png]()")
+                    builder.mark_figure(figure.image, start, title, figure.place)
+                elif title:
+                    builder.add_block(title)
             if block is None:
                 continue
             text = _text(block.text)
             continues = unfinished and not at and text[:1].islower()
             unfinished = False
-            if at in taken:
+            if any(is_captioned for _, is_captioned in placed.get(at, ())):
                 above.append(block)
                 continue
             if block.rows:
@@ -236,67 +232,36 @@ def _caption_lines(above: Sequence[Block], headings: _Headings) -> list[str]:
     return [line for line in lines if any(map(str.isalpha, line)) and not line.startswith("|")]
 
 
-class _PlacedFigure(NamedTuple):
-    """A figure with its caption, and the texts that it takes: caption and labels."""
-
-    figure: Figure
-    caption: str
-    texts: list[str]
-
-
-def _arrange_figures(
+def _place_figures(
     blocks: Sequence[Block], figures: Sequence[Figure], headings: _Headings
-) -> tuple[dict[int, list[_PlacedFigure]], set[int]]:
-    """The figures of a page by the position of the block in whose place they are, and the blocks that they take.
+) -> dict[int, list[tuple[Figure, bool]]]:
+    """The figures of a page, by the position of the block before which each stands, and whether it is the caption.
 
-    A caption is next to the figure, below it or above. It begins with a name and a number, as in "Abb. 3:", or is
-    directly before or after the figure, and has smaller letters than the body.
+    A caption is next to the figure, below it or above. It begins with a name and a number, as in "Abb. 3:", or has
+    smaller letters than the body. A figure without one stands behind the last block above it.
     """
-    captions: dict[int, int] = {}
-    for number, figure in enumerate(figures):
-        near = [
-            at
-            for at, block in enumerate(blocks)
-            if at not in captions.values() and _is_labelled(block, inside=figure.box.contains(*block.box.center))
-        ]
-        near = [at for at in near if _is_near(blocks[at], figure.box)]
-        if near:
-            middle = figure.box.center[1]
-            captions[number] = min(near, key=lambda at: (blocks[at].box.top < middle, abs(blocks[at].box.top - middle)))
-    texts = [any(map(str.isalnum, block.text)) and not headings.level_of(block) for block in blocks]
-    labels = [texts[at] and is_label(block) and at not in captions.values() for at, block in enumerate(blocks)]
-    places = place_figures(blocks, figures, labels)
-    taken = {*captions.values(), *chain.from_iterable(range(start, end) for start, end in places)}
-    arranged: dict[int, list[_PlacedFigure]] = {}
-    for number, (figure, (start, end)) in enumerate(zip(figures, places, strict=True)):
-        if number not in captions:
-            beside = [at for at in (end, start - 1) if 0 <= at < len(blocks) and at not in taken and texts[at]]
-            beside = [at for at in beside if _is_near(blocks[at], figure.box) and headings.is_small(blocks[at])]
-            if beside:
-                captions[number] = beside[0]
-            taken.update(beside[:1])
-        caption = blocks[captions[number]].text if number in captions else ""
-        inside = [block.text for block in blocks[start:end]]
-        at = start if start < end else captions.get(number, start)
-        arranged.setdefault(at, []).append(_PlacedFigure(figure, caption, [caption, *inside]))
-    return arranged, taken
-
-
-def _is_near(block: Block, box: Box) -> bool:
-    """Whether a block of text may be a caption of what is in a box, by its length and distance."""
-    if block.rows or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION:
-        return False
-    if block.box.x0 >= box.x1 or block.box.x1 <= box.x0:
-        return False
-    # Short captions are within the box, as labels are.
-    below, above = block.box.top - box.bottom, box.top - block.box.bottom
-    return -2 * block.size <= below <= 4 * block.size or -2 * block.size <= above <= 2 * block.size
-
-
-def _is_labelled(block: Block, *, inside: bool) -> bool:
-    """Whether a block next to a figure begins like a caption; `inside` a figure, "Q1" is the label of an axis."""
-    label = _LABEL.match(block.text)
-    return label is not None and (bool(label[1]) or (not inside and block.lines <= 3 and not block.text.endswith(".")))
+    placed: dict[int, list[tuple[Figure, bool]]] = {}
+    captions: set[int] = set()
+    for figure in figures:
+        box = figure.box
+        candidates: list[tuple[bool, bool, float, int]] = []
+        above, below = [0], [len(blocks)]
+        for at, block in enumerate(blocks):
+            if block.box.x0 >= box.x1 or block.box.x1 <= box.x0:
+                continue
+            is_above = block.box.center[1] < box.center[1]
+            (above if is_above else below).append(at + is_above)
+            distance = box.top - block.box.bottom if is_above else block.box.top - box.bottom
+            is_near = -block.size <= distance <= (2 if is_above else 4) * block.size
+            is_text = not (block.rows or block.is_item or len(block.text) > _MAX_FIGURE_CAPTION)
+            label = _LABEL.match(block.text)
+            is_labelled = bool(label and (label[1] or (block.lines <= 3 and not block.text.endswith("."))))
+            if at not in captions and is_text and is_near and (is_labelled or headings.is_small(block)):
+                candidates.append((not is_labelled, is_above, distance, at))
+        place = min(candidates)[-1] if candidates else max(above) or min(below)
+        captions.update([place] if candidates else [])
+        placed.setdefault(place, []).append((figure, bool(candidates)))
+    return placed
 
 
 def _text(drawn: str) -> str:
@@ -309,7 +274,14 @@ class _Headings:
 
     def __init__(self, blocks_by_page: Sequence[Sequence[Block]]) -> None:
         blocks = [block for blocks in blocks_by_page for block in blocks]
-        self._below_title = _blocks_below_title(blocks_by_page)
+        # Of a title page, with subtitle and authors, the title is the only heading.
+        filled = [blocks for blocks in blocks_by_page if blocks]
+        self._below_title: set[int] = set()  # ids of blocks
+        if len(filled) > 1 and len(filled[0]) <= _MAX_TITLE_BLOCKS:
+            title = max(filled[0], key=lambda block: block.size)
+            if not any(block.rows or len(block.text) > _MAX_HEADING for block in filled[0]):
+                below = (block for block in filled[0] if block is not title and not _NUMBERED.match(block.text))
+                self._below_title.update(map(id, below))
         sizes: Counter[float] = Counter()
         for block in blocks:
             sizes[_round(block.size)] += len(block.text)
@@ -347,17 +319,6 @@ class _Headings:
             and block.lines <= 2
             and not text.endswith((".", ":"))
         )
-
-
-def _blocks_below_title(blocks_by_page: Sequence[Sequence[Block]]) -> set[int]:
-    """The ids of blocks on a title page, such as subtitle and authors: the title is its only heading."""
-    filled = [blocks for blocks in blocks_by_page if blocks]
-    if len(filled) < 2 or len(filled[0]) > _MAX_TITLE_BLOCKS:
-        return set()
-    if any(block.rows or len(block.text) > _MAX_HEADING for block in filled[0]):
-        return set()
-    title = max(filled[0], key=lambda block: block.size)
-    return {id(block) for block in filled[0] if block is not title and not _NUMBERED.match(block.text)}
 
 
 def _round(size: float) -> float:

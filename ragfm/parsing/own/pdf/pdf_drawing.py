@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+import pypdfium2.raw as pdfium
 from numpy.typing import NDArray
 
 from ragfm.parsing.own.pdf.pdf_types import Box
@@ -53,10 +54,8 @@ class Drawing:
     rules: list[Box] = field(default_factory=list)
     areas: list[_Area] = field(default_factory=list)
     images: list[Box] = field(default_factory=list)
-    shapes: list[Box] = field(default_factory=list)
-    """Paths with curves or diagonal lines."""
-    fills: list[tuple[Box, Colour]] = field(default_factory=list)
-    """Filled paths with their colour."""
+    has_shapes: bool = False
+    """Whether there are paths with curves or diagonal lines."""
     paint_order: dict[int, int] = field(default_factory=dict)
     """Position of each text object, by its address, in the order of painting."""
     links: list[tuple[Box, str]] = field(default_factory=list)
@@ -100,8 +99,6 @@ def _look_alike(first: Colour, second: Colour) -> bool:
 
 def has_text_annotations(page: PdfPage) -> bool:
     """Whether a page has annotations that show text: form fields, typed notes, stamps."""
-    import pypdfium2.raw as pdfium
-
     for i in range(min(pdfium.FPDFPage_GetAnnotCount(page.raw), _MAX_ANNOTATIONS)):
         annotation = pdfium.FPDFPage_GetAnnot(page.raw, i)
         subtype = pdfium.FPDFAnnot_GetSubtype(annotation)
@@ -113,8 +110,6 @@ def has_text_annotations(page: PdfPage) -> bool:
 
 def read_links(page: PdfPage, to_box: ToBox) -> list[tuple[Box, str]]:
     """Return the box and the address of each web and email link on a page."""
-    import pypdfium2.raw as pdfium
-
     links = []
     position, link = ctypes.c_int(0), pdfium.FPDF_LINK()
     while pdfium.FPDFLink_Enumerate(page.raw, position, link):
@@ -135,8 +130,6 @@ def read_links(page: PdfPage, to_box: ToBox) -> list[tuple[Box, str]]:
 
 def read_drawing(page: PdfPage, to_box: ToBox) -> Drawing:
     """Return everything that is drawn on a page, except links."""
-    import pypdfium2.raw as pdfium
-
     drawing = Drawing()
     reader = _ObjectReader(drawing, to_box)
     for i in range(min(pdfium.FPDFPage_CountObjects(page.raw), _MAX_OBJECTS)):
@@ -153,8 +146,6 @@ class _ObjectReader:
         self._order = 0
 
     def read(self, item: Any, matrix: _Matrix, depth: int, layer: str | None = None) -> None:
-        import pypdfium2.raw as pdfium
-
         if not item or self._order > _MAX_OBJECTS:
             return
         self._order += 1
@@ -181,8 +172,6 @@ class _ObjectReader:
                 self.read(pdfium.FPDFFormObj_GetObject(item, i), inner, depth + 1, layer)
 
     def _read_path(self, item: Any, matrix: _Matrix) -> None:
-        import pypdfium2.raw as pdfium
-
         fill_mode, stroke = ctypes.c_int(), ctypes.c_int()
         pdfium.FPDFPath_GetDrawMode(item, fill_mode, stroke)
         box = self._bounds(item, matrix)
@@ -194,15 +183,12 @@ class _ObjectReader:
         if fill_mode.value:
             red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
             has_colour = pdfium.FPDFPageObj_GetFillColor(item, red, green, blue, alpha)
-            if has_colour and alpha.value:
-                self._drawing.fills.append((box, (red.value, green.value, blue.value)))
             opaque = alpha.value == 255 and not pdfium.FPDFPageObj_HasTransparency(item)
             if len(self._drawing.areas) < _MAX_AREAS:
                 colour = (red.value, green.value, blue.value) if has_colour and opaque and count <= 5 else None
                 self._drawing.areas.append(_Area(self._order, box, colour))
         if not 1 < count <= _MAX_SEGMENTS:
-            if count > _MAX_SEGMENTS and (fill_mode.value or stroke.value):
-                self._drawing.shapes.append(box)
+            self._drawing.has_shapes |= count > _MAX_SEGMENTS and bool(fill_mode.value or stroke.value)
             return
 
         # Straight segments that run along the page are rules.
@@ -225,8 +211,7 @@ class _ObjectReader:
             if pdfium.FPDFPathSegment_GetClose(segment):
                 is_straight &= self._add_rule(point, start)
                 last = start
-        if not is_straight and (fill_mode.value or stroke.value):
-            self._drawing.shapes.append(box)
+        self._drawing.has_shapes |= not is_straight and bool(fill_mode.value or stroke.value)
 
     def _add_rule(self, first: tuple[float, float], last: tuple[float, float]) -> bool:
         """Add a segment if it runs along the page. Returns whether it does."""
@@ -237,8 +222,6 @@ class _ObjectReader:
         return is_rule
 
     def _bounds(self, item: Any, matrix: _Matrix) -> Box:
-        import pypdfium2.raw as pdfium
-
         left, bottom, right, top = (ctypes.c_float() for _ in range(4))
         pdfium.FPDFPageObj_GetBounds(item, left, bottom, right, top)
         if matrix is _IDENTITY:
@@ -250,8 +233,6 @@ class _ObjectReader:
 
 def _layer_of(item: Any) -> str | None:
     """The name of the layer that an object is marked with, None if there is none."""
-    import pypdfium2.raw as pdfium
-
     names = []
     for i in range(pdfium.FPDFPageObj_CountMarks(item)):
         mark, length = pdfium.FPDFPageObj_GetMark(item, i), ctypes.c_ulong()
@@ -264,8 +245,6 @@ def _layer_of(item: Any) -> str | None:
 
 
 def _matrix_of(item: Any) -> _Matrix:
-    import pypdfium2.raw as pdfium
-
     matrix = pdfium.FS_MATRIX()
     pdfium.FPDFPageObj_GetMatrix(item, ctypes.byref(matrix))
     return matrix.a, matrix.b, matrix.c, matrix.d, matrix.e, matrix.f

@@ -86,13 +86,7 @@ def line_of(words: Sequence[Word]) -> Line:
     ordered = sorted(words, key=lambda word: word.x0, reverse=right_to_left)
     if rtl_letters:
         ordered = _reverse_runs(ordered, right_to_left)
-    return Line(
-        ordered,
-        min(word.x0 for word in words),
-        min(word.top for word in words),
-        max(word.x1 for word in words),
-        max(word.bottom for word in words),
-    )
+    return Line(ordered, *box_around(words))
 
 
 def _reverse_runs(words: Iterable[Word], right_to_left: bool) -> list[Word]:
@@ -184,14 +178,10 @@ def paragraphs(lines: Sequence[Line]) -> list[Block]:
     return blocks
 
 
-def box_around(lines: Sequence[Line]) -> Box:
-    """The smallest box around lines."""
-    return Box(
-        min(line.x0 for line in lines),
-        min(line.top for line in lines),
-        max(line.x1 for line in lines),
-        max(line.bottom for line in lines),
-    )
+def box_around(parts: Sequence[Box | Word | Line]) -> Box:
+    """The smallest box around parts of a page."""
+    x0, top = min(part.x0 for part in parts), min(part.top for part in parts)
+    return Box(x0, top, max(part.x1 for part in parts), max(part.bottom for part in parts))
 
 
 def _continues_paragraph(group: Sequence[Line], line: Line, usual_gap: float, right: float) -> bool:

@@ -95,14 +95,15 @@ def _outer_numbers(row: Sequence[Word]) -> list[tuple[str, int]]:
     for outer, inner in [(words[0], words[1]), (words[-1], words[-2])] if len(words) > 1 else [(words[0], None)]:
         found = _COUNT.fullmatch(outer.text)
         gap = max(inner.x0 - outer.x1, outer.x0 - inner.x1) if inner else math.inf
-        if found and gap > _MIN_COUNT_GAP * outer.size:
-            numbers.append(("decimal", int(found[1])) if found[1] else ("roman", _roman(outer.text.lower())))
+        if found is None or gap <= _MIN_COUNT_GAP * outer.size:
+            continue
+        if found[1]:
+            numbers.append(("decimal", int(found[1])))
+        else:
+            values = [_ROMAN[digit] for digit in outer.text.lower()]
+            pairs = zip(values, [*values[1:], 0], strict=True)
+            numbers.append(("roman", sum(-value if value < after else value for value, after in pairs)))
     return numbers
-
-
-def _roman(digits: str) -> int:
-    values = [_ROMAN[digit] for digit in digits]
-    return sum(-value if value < after else value for value, after in zip(values, [*values[1:], 0], strict=True))
 
 
 def _margin_rows(words: Sequence[Word], height: float, *, bottom: bool = False) -> list[list[Word]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import pypdfium2.raw as pdfium
+
 from ragfm.parsing.own.media.ocr import has_ocr, recognize_words
 from ragfm.parsing.own.pdf.pdf_drawing import Drawing, has_text_annotations, read_drawing, read_links
 from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Box, Figure, Word
@@ -89,8 +91,6 @@ def read_page(document: PdfDocument, index: int, *, images: bool | Literal["page
 
     The caller holds the PDFium lock. Raises PdfiumError.
     """
-    import pypdfium2.raw as pdfium
-
     page = document[index]
     try:
         geometry = _Geometry(page)
@@ -122,7 +122,7 @@ def read_page(document: PdfDocument, index: int, *, images: bool | Literal["page
             pixels = rasterize(page, _OCR_SCALE)
             words = recognize_words(pixels, pixels.shape[1] / max(content.width, 1))
             content.words = words or content.words
-        is_blank = not (content.words or content.turned or content.drawing.images or content.drawing.shapes)
+        is_blank = not (content.words or content.turned or content.drawing.images or content.drawing.has_shapes)
         if (images == "pages" and not is_blank) or (images and is_scan):
             content.image = render(page, Box(0, 0, content.width, content.height))
         return content
@@ -159,8 +159,6 @@ class _WordReader:
     """Reads the characters of a page and groups them into words."""
 
     def __init__(self, text_page: PdfTextPage, geometry: _Geometry, content: PageContent) -> None:
-        import pypdfium2.raw as pdfium
-
         self._text_page = text_page
         self._geometry = geometry
         self._content = content
@@ -184,8 +182,6 @@ class _WordReader:
 
         A word ends at white space, at a gap, or where another line begins.
         """
-        import pypdfium2.raw as pdfium
-
         # Local names: the loop runs once per character.
         count, handle = self._text_page.count_chars(), self._text_page.raw
         get_code, get_object = pdfium.FPDFText_GetUnicode, pdfium.FPDFText_GetTextObject
@@ -240,8 +236,12 @@ class _WordReader:
             else:
                 if style.size >= _MAX_SUPERSCRIPT * self._style.size:
                     self._last_large = character if character.isalnum() else self._last_large
-                elif self._is_exponent(style, box, self._style.size, word.bottom):
-                    character = character.translate(SUPERSCRIPTS)  # 10⁶, not 106
+                elif (
+                    box.bottom < word.bottom - _MIN_RISE * self._style.size
+                    and self._last_large.isdecimal()
+                    and self._characters.count("(") == self._characters.count(")")  # the one in "(1)" is clear
+                ):
+                    character = character.translate(SUPERSCRIPTS)  # 10⁶, not 106: an exponent or a footnote
                 # PDFium reverses the letters of one glyph in words that run from right to left.
                 is_reversed = box == self._last_box and "\u0590" <= character <= "\u08ff"
                 self._characters.insert(len(self._characters) - is_reversed, character)
@@ -297,14 +297,7 @@ class _WordReader:
         if joined:
             self._content.words = [word for word in words if id(word) not in joined]
 
-    def _is_exponent(self, style: _Style, box: Box, size: float, bottom: float) -> bool:
-        """Whether a character is a superscript of a number: an exponent or a footnote. The one in "(1)" is clear."""
-        is_raised = style.size < _MAX_SUPERSCRIPT * size and box.bottom < bottom - _MIN_RISE * size
-        return is_raised and self._last_large.isdecimal() and self._characters.count("(") == self._characters.count(")")
-
     def _read_style(self, index: int, text_object: Any, key: int, box: Box) -> _Style:
-        import pypdfium2.raw as pdfium
-
         found = pdfium.FPDFText_GetMatrix(self._text_page.raw, index, self._matrix_pointer)
         matrix = self._matrix if found else pdfium.FS_MATRIX()
         size = abs(pdfium.FPDFText_GetFontSize(self._text_page.raw, index)) * math.hypot(matrix.c, matrix.d)
@@ -324,8 +317,6 @@ class _WordReader:
         return _Style(size, face, self._geometry.turn(matrix.a, matrix.b), visible, layer)
 
     def _is_visible(self, text_object: Any, key: int, box: Box) -> bool | None:
-        import pypdfium2.raw as pdfium
-
         drawing = self._content.drawing
         mode = pdfium.FPDFTextObj_GetTextRenderMode(text_object)
         if mode in (_INVISIBLE_MODE, _CLIPPING_MODE):

@@ -25,6 +25,11 @@ class Box(NamedTuple):
         """X and y."""
         return (self.x0 + self.x1) / 2, (self.top + self.bottom) / 2
 
+    @property
+    def area(self) -> float:
+        """Width times height."""
+        return (self.x1 - self.x0) * (self.bottom - self.top)
+
     def contains(self, x: float, y: float) -> bool:
         """Whether a point is in the box."""
         return self.x0 <= x <= self.x1 and self.top <= y <= self.bottom

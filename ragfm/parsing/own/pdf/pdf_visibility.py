@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pypdfium2.raw as pdfium
+
 from ragfm.parsing.figures import MAX_SIDE, encoded
 from ragfm.parsing.own.pdf.pdf_types import Box, Word
 
@@ -71,8 +73,6 @@ def find_switched_off(page: PdfPage, layers: Mapping[str, Sequence[Any]], words:
 
     `layers` has the text objects of each layer, `words` the words whose visibility depends on it.
     """
-    import pypdfium2.raw as pdfium
-
     pixels = rasterize(page, _SCALE)
     scale = pixels.shape[1] / max(page.get_size()[0], 1)
     invisible: set[int] = set()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate, islice, takewhile
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -28,7 +29,7 @@ from ragfm.parsing.own.web.html_tree import (
 )
 from ragfm.parsing.own.web.main_content import contents_of_book, find_main_content
 from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
-from ragfm.parsing.table_layout import ArrangedTable, Cell, arrange_table
+from ragfm.parsing.table_layout import ArrangedTable, Cell, arrange_table, repeat_cells
 
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode
@@ -55,8 +56,6 @@ _META_NAMES = {
 """Metadata keys by the names that `meta` elements use."""
 _MAX_INDENT = 10  # levels of lists
 _MAX_SPAN = 50  # columns of one cell
-_MAX_REPEATS = 20_000  # cells of one table that repeat the cell above, so that spans cannot multiply a page
-_MAX_REPEATED = 200  # characters of a repeated cell
 
 # Elements without an end tag, or with an optional one, do not count for the depth.
 _TAG = re.compile(
@@ -191,7 +190,16 @@ class _PageReader:
                 self._marker = ""
             return False
         elif tag == "table" and not is_layout(node):
-            self._add_table(read_table(node))
+            titles, rows = read_table(node)
+            if rows and not titles and all(len(row) == 2 and _ITEM_MARKER.fullmatch(row[0]) for row in rows):
+                for marker, text in rows:  # a list, laid out as a table
+                    self._builder.add_block(f"{'-' if marker in _BULLETS else marker} {text}", tight=True)
+            elif rows:
+                self._builder.add_table(rows, titles=titles)
+            else:
+                for title in titles:
+                    self._builder.add_block(title)
+            self._marker = "" if titles or rows else self._marker
             return False
         return True
 
@@ -219,19 +227,6 @@ class _PageReader:
                 if definitions.has_headings:
                     self._builder.end_section(definitions.level)
 
-    def _add_table(self, table: ArrangedTable) -> None:
-        titles, rows = table
-        if not rows:
-            for title in titles:
-                self._builder.add_block(title)
-        elif not titles and all(len(row) == 2 and _ITEM_MARKER.fullmatch(row[0]) for row in rows):
-            for marker, text in rows:  # a list, laid out as a table
-                self._builder.add_block(f"{'-' if marker in _BULLETS else marker} {text}", tight=True)
-        else:
-            self._builder.add_table(rows, titles=titles)
-        if titles or rows:
-            self._marker = ""
-
     def _take_line(self) -> str:
         """The text of the element that ends, in one line."""
         line = " ".join("".join(self._texts).replace(_BREAK, " ").split())
@@ -252,12 +247,17 @@ class _PageReader:
     def _end_term(self, node: LexborNode) -> None:
         """Keep the term for the first paragraph of its definition, or add it as a heading if that is longer."""
         self._terms.append(self._take_line())
-        following = list(islice(_elements_after(node), _MAX_TERMS))
-        definition = list(takewhile(lambda one: one.tag == "dd", following))
+        following: list[LexborNode] = []
+        after = node.next
+        while after is not None and len(following) < _MAX_TERMS:
+            if not after.tag.startswith("-"):  # a text or a comment
+                following.append(after)
+            after = after.next
+        definition = list(takewhile(lambda element: element.tag == "dd", following))
         if not definition:
-            if next((one.tag for one in following if one.tag != "dt"), None) != "dd":
+            if next((element.tag for element in following if element.tag != "dt"), None) != "dd":
                 self._end_terms()
-        elif any(map(_is_section, definition)):
+        elif any(part.css_first(_SECTION) is not None or len(_text_of(part)) > _MAX_DEFINITION for part in definition):
             if self._lists:
                 self._end_terms()
             else:
@@ -275,7 +275,13 @@ class _PageReader:
         if is_dropped(node):
             return False
         source = attribute(node, "src").strip()
-        data = _data_of(source) if source.startswith("data:") else self._load(source) if self._load else None
+        data = None
+        if source.startswith("data:"):
+            head, _, encoded = source.partition(",")
+            with suppress(ValueError):
+                data = b64decode(unquote_to_bytes(encoded)) if head.endswith(";base64") else None
+        elif self._load is not None:
+            data = self._load(source)
         kept = kept_image(data) if data else None
         if kept is None or self._builder.has_figure(kept):
             return False
@@ -300,28 +306,6 @@ class _PageReader:
         self._marker = ""
 
 
-def _is_section(definition: LexborNode) -> bool:
-    return definition.css_first(_SECTION) is not None or len(_text_of(definition)) > _MAX_DEFINITION
-
-
-def _elements_after(node: LexborNode) -> Iterator[LexborNode]:
-    """The elements after a node, in the same parent."""
-    following = node.next
-    while following is not None:
-        if not following.tag.startswith("-"):  # a text or a comment
-            yield following
-        following = following.next
-
-
-def _data_of(address: str) -> bytes | None:
-    """The bytes in a `data:` address with base64, None for any other."""
-    head, _, encoded = address.partition(",")
-    try:
-        return b64decode(unquote_to_bytes(encoded)) if head.endswith(";base64") else None
-    except ValueError:
-        return None
-
-
 def read_table(table: LexborNode) -> ArrangedTable:
     """The rows of a table, with its `caption` as a title; a cell over several rows is repeated in each."""
     caption = table.css_first("caption")
@@ -331,30 +315,18 @@ def read_table(table: LexborNode) -> ArrangedTable:
     header_rows = 0
     only_headers: list[int] = []  # rows
     labelled: list[bool] = []  # of rows with several cells: the first is a header, the others are not
-    open_spans: dict[int, tuple[int, Cell]] = {}  # first column: number of rows to come
     row_nodes = table.css("tr")
-    repeats_left = _MAX_REPEATS
-    for row_node in row_nodes:
-        row: list[Cell] = []
-        column = 0
-        nodes = [cell for cell in row_node.iter() if cell.tag in {"td", "th"} and not is_dropped(cell)]
-        for node in [*nodes, None]:
-            while column in open_spans:
-                rows_left, cell = open_spans.pop(column)
-                if rows_left > 1:
-                    open_spans[column] = (rows_left - 1, cell)
-                row.append(cell)
-                column += cell.columns
-            if node is None:
-                break
-            cell = Cell(_text_of(node), min(_span(node, "colspan"), _MAX_SPAN))
-            more_rows = min(_span(node, "rowspan"), len(row_nodes)) - 1
-            if 0 < more_rows * cell.columns <= repeats_left:
-                repeats_left -= more_rows * cell.columns
-                open_spans[column] = (more_rows, cell._replace(text=cell.text[:_MAX_REPEATED]))
-            row.append(cell)
-            column += cell.columns
-        # Spans continue beyond the last cell; a row without text of its own or from spans is dropped.
+    node_rows = [
+        [cell for cell in row.iter() if cell.tag in {"td", "th"} and not is_dropped(cell)] for row in row_nodes
+    ]
+    lines = repeat_cells(
+        [
+            [Cell(_text_of(node), min(_span(node, "colspan"), _MAX_SPAN), _span(node, "rowspan")) for node in nodes]
+            for nodes in node_rows
+        ]
+    )
+    for row_node, nodes, row in zip(row_nodes, node_rows, lines, strict=True):
+        # A row without text of its own or from the cells above is dropped.
         if any(cell.text for cell in row):
             rows.append(row)
             if len(nodes) > 1:

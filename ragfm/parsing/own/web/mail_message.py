@@ -20,7 +20,7 @@ from functools import lru_cache
 from html import escape
 from typing import Any, BinaryIO
 
-from ragfm.core.errors import MissingExtraError, ParseError, SkipDocument
+from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Scalar
 from ragfm.parsing.media_types import MBOX_LINE
 from ragfm.parsing.own.web.html import read_html
@@ -79,14 +79,9 @@ def split_messages(file: BinaryIO, max_bytes: int, *, single: bool = False) -> I
 
 
 def read_msg(data: bytes, name: str) -> ParsedText:
-    """Parse an Outlook message. Metadata as for EML. Raises ParseError, SkipDocument, MissingExtraError."""
-    try:
-        from oxmsg import Message
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"MSG needs the module {error.name!r}, which is not installed.",
-            "Run `pip install -e '.[documents]'` in ragfm's source folder.",
-        ) from error
+    """Parse an Outlook message. Metadata as for EML. Raises ParseError, SkipDocument."""
+    from oxmsg import Message
+
     try:
         message = Message.load(io.BytesIO(data))
         if message.message_class.lower().startswith("ipm.note.smime") and not (message.body or message.html_body):
@@ -221,7 +216,12 @@ def _body_texts(part: MIMEPart, body: MIMEPart | None) -> list[tuple[str, bool]]
         if media_type not in ("text/plain", "text/html") or (part is not body and _is_attachment(part)):
             return []
         is_html = media_type == "text/html"
-        text = without_quotes(_decode_part(part), is_html=is_html)
+        payload = part.get_payload(decode=True)
+        payload = payload if isinstance(payload, bytes) else b""
+        text = decode(payload, part.get_content_charset())
+        if text is None:
+            text = payload.decode("cp1252", "replace").replace("\r\n", "\n")
+        text = without_quotes(text, is_html=is_html)
         return [(text, is_html)] if text.strip() else []
     if part.get_content_maintype() == "message":
         return []
@@ -275,11 +275,3 @@ def _is_attachment(part: MIMEPart) -> bool:
     if part.get_content_subtype() in ("pgp-signature", "pkcs7-signature", "x-pkcs7-signature"):
         return False
     return part.get_filename() is not None or part.get_content_maintype() not in ("text", "multipart")
-
-
-def _decode_part(part: MIMEPart) -> str:
-    payload = part.get_payload(decode=True)
-    if not isinstance(payload, bytes):
-        return ""
-    text = decode(payload, part.get_content_charset())
-    return payload.decode("cp1252", "replace").replace("\r\n", "\n") if text is None else text

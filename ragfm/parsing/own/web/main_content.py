@@ -128,9 +128,11 @@ def _count(body: LexborNode) -> tuple[dict[int, _Counts], set[int], int]:
             return False
         is_control = tag in _CONTROLS and not attribute(node, "href").startswith(("mailto:", "tel:"))
         is_table = tag == "table" and not is_layout(node)
+        relations = attribute(node, "rel").lower().split()
+        leads_through_pages = "accesskey" in node.attributes or not _NAVIGATION.isdisjoint(relations)
         counts[node.mem_id] = _Counts(
             links=int(tag == "a" and is_control),
-            to_pages=int(tag == "a" and is_control and _leads_through_pages(node)),
+            to_pages=int(tag == "a" and is_control and leads_through_pages),
             is_kept=is_table or tag in {"h1", "pre"},
             sentences_before=sentences,
         )
@@ -207,11 +209,6 @@ def _link_lists(content: LexborNode, counts: dict[int, _Counts], sentences: int)
 
     walk(content, enter, leave)
     return bars, found
-
-
-def _leads_through_pages(link: LexborNode) -> bool:
-    """Whether a link is one of those to the next and the previous page, the contents and so on."""
-    return "accesskey" in link.attributes or not _NAVIGATION.isdisjoint(attribute(link, "rel").lower().split())
 
 
 def contents_of_book(content: LexborNode, is_chapter: Callable[[str], bool]) -> set[int]:

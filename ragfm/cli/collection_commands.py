@@ -1,0 +1,160 @@
+"""`ragfm status`, `sources`, `documents`, `tag` and `remove`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ragfm.cli.options import NON_EMPTY, collection_options, filter_option, key_values
+from ragfm.cli.output import megabytes, print_json, print_table, print_text
+from ragfm.collection import Collection
+from ragfm.core.text import counted
+
+
+@click.command()
+@collection_options
+def status(collection: str, as_json: bool) -> None:
+    """Show the size of the collection, its models and indexes, and failed documents."""
+    from ragfm.store.display_names import DisplayNames
+
+    with Collection.open(collection) as store:
+        status = store.status()
+    if as_json:
+        print_json(asdict(status))
+        return
+    print_text(f"{counted(document=status.documents, chunk=status.chunks)}, generation {status.generation}")
+    rows = [("embedder", f"{status.embedder['model']}, {status.embedder['dim']} dimensions")]
+    vectors, keywords = status.indexes[:2]
+
+    if vectors["saved"]:
+        kind = f"{vectors['kind']}, {counted(vector=vectors['vectors'])}, {vectors['state']}"
+        rows.append(("index", f"{kind}, of generation {vectors['generation']}"))
+    else:
+        rows.append(("index", f"none saved, {counted(vector=vectors['pending'])} in memory only"))
+    following = "" if vectors["kind"] in (vectors["wanted"], None) else f"the next one is {vectors['wanted']}: "
+    rows.append(("", f"{following}{vectors['why']}"))
+    dead = vectors["dead"] / max(1, vectors["dead"] + status.chunks)
+    rows.append(("space", f"{dead:.0%} of the chunks are dead; generations from {vectors['floor']} on can be read"))
+
+    if status.images:
+        rows.append(("images", f"{counted(picture=status.images)}, {megabytes(status.image_bytes)}"))
+        if status.image_embedder:
+            model, dim = status.image_embedder["model"], status.image_embedder["dim"]
+            rows.append(("", f"searched with {model}, {dim} dimensions"))
+    rows.append(("keywords", f"{keywords['kind']}, language {keywords['language'] or 'not detected yet'}"))
+    weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
+    rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
+
+    rows += [
+        ("source", f"{it['name']}  {counted(document=it['documents'])} by {it['connector']}") for it in status.sources
+    ]
+    formats: dict[str, list[str]] = {}
+    for entry in status.parsers:
+        formats.setdefault(", then ".join(entry["parsers"]) or "none", []).append(entry["format"])
+    rows += [("parser", f"{names}: {', '.join(sorted(read))}") for names, read in formats.items()]
+    if status.older:
+        older = f"{counted(document=status.older)} of an older version or another parser"
+        rows.append(("older", f"{older}; `ragfm ingest` parses and embeds them again"))
+    names = DisplayNames(source["name"] for source in status.sources)
+    rows += [("failed", f"{names.name_of(failure.uri)}  {failure.stage}: {failure.error}") for failure in status.failed]
+    print_table(["", ""], rows)
+
+
+@click.command()
+@collection_options
+def sources(collection: str, as_json: bool) -> None:
+    """List the sources: their location, options and failed documents."""
+    with Collection.open(collection) as store:
+        status = store.status()
+    failures: dict[str, list[dict[str, Any]]] = {source["name"]: [] for source in status.sources}
+    by_length = sorted(failures, key=lambda name: (name == ".", -len(name)))  # "." has all that belong to no other one
+    for failure in status.failed:
+        for name in by_length:
+            if name == "." or failure.uri == name or failure.uri.startswith(f"{name.rstrip('/')}/"):
+                failures[name].append(asdict(failure))
+                break
+    listed = [{**source, "failures": failures[source["name"]]} for source in status.sources]
+    if as_json:
+        print_json({"sources": listed})
+        return
+    for source in listed:
+        print_text((source["name"], "bold"), f"  {counted(document=source['documents'])} by {source['connector']}")
+        for name in ("location", "connector", "options", "include", "exclude", "tags", "allow"):
+            value = source.get(name)
+            if isinstance(value, dict):
+                value = [f"{key}={item}" for key, item in value.items()]
+            if value:
+                print_text(f"    {name:<9} {value if isinstance(value, str) else ', '.join(value)}")
+        for failure in source["failures"]:
+            print_text(f"    failed    {failure['uri']}  {failure['stage']}: {failure['error']}")
+    if not listed:
+        print_text("No sources. `ragfm ingest FOLDER` adds one.")
+
+
+@click.command()
+@click.argument("uri", required=False, metavar="[DOCUMENT]")
+@filter_option
+@collection_options
+def documents(collection: str, as_json: bool, uri: str | None, filter: str | None) -> None:
+    """List the documents, or print the text of DOCUMENT, a name or URI.
+
+    A name is a short form of a URI: the path that starts at the ingested folder.
+    """
+    with Collection.open(collection) as store:
+        if uri is not None:
+            document = store.document(uri)
+            if as_json:
+                found = {key: value for key, value in asdict(document).items() if key not in ("marks", "images")}
+                print_json({**found, "name": store.info(uri).name})
+            else:
+                print_text(document.text)
+            return
+        infos = store.documents(filter)
+    if as_json:
+        print_json({"documents": [asdict(info) for info in infos]})
+    else:
+        rows = [(info.name, info.media_type, f"{info.characters}", f"{info.chunks}") for info in infos]
+        print_table(["document", "type", ">characters", ">chunks"], rows)
+
+
+@click.command()
+@click.argument("pattern", type=NON_EMPTY)
+@click.argument("tags", nargs=-1, required=True, metavar="KEY=VALUE...")
+@collection_options
+def tag(collection: str, as_json: bool, pattern: str, tags: tuple[str, ...]) -> None:
+    """Set metadata of all documents that match PATTERN, for filters; `KEY=` removes a tag.
+
+    PATTERN is a glob that matches a URI or its last parts, such as 'reports/BESTBUY*'; a folder matches everything in
+    it. Nothing is parsed or embedded again. New versions of the documents keep their tags. To tag documents that are
+    ingested later, write [[tags]] tables in ragfm.toml.
+    """
+    values = {key: value or None for key, value in key_values(tags, "KEY=VALUE")}
+    with Collection.open(collection) as store:
+        report = store.tag(pattern, values)
+    if as_json:
+        print_json({"pattern": pattern, "tags": values, "documents": report.documents, "generation": report.generation})
+    else:
+        count = len(report.documents)
+        print_text(f"{count} document{'s match' if count > 1 else ' matches'} {pattern}.")
+
+
+@click.command()
+@click.argument("name", metavar="SOURCE|DOCUMENT", type=NON_EMPTY)
+@collection_options
+def remove(collection: str, as_json: bool, name: str) -> None:
+    """Remove a source with all its documents, or one document, by name or URI."""
+    with Collection.open(collection) as store:
+        report = store.remove(name)
+    if as_json:
+        print_json(asdict(report))
+    elif report.uri is not None:
+        print_text(f"Removed {report.uri}, {counted(chunk=report.chunks)}.")
+        print_text(
+            f"The next ingest of {report.source} adds it again, unless it is deleted there or excluded with --exclude."
+        )
+    else:
+        print_text(f"Removed {report.source}: {counted(document=report.documents, chunk=report.chunks)}.")
+        if report.listed:
+            print_text("The source is listed in ragfm.toml: delete it there, or the next `ragfm ingest` adds it again.")
