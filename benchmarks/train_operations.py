@@ -154,9 +154,7 @@ def templated(count: int, chance: random.Random) -> list[tuple[str, str]]:
                 a, b = (label if chance.random() < 0.5 else label.lower() for label in chance.sample(labels, 2))
                 year = chance.randint(2010, 2024)
                 later = year + chance.choice((1, 1, 1, 2, 4))
-                x, y = (
-                    f"FY{n}" if chance.random() < 0.1 else str(n) for n in (year, year + chance.choice((1, 1, 1, 2, 4)))
-                )
+                x, y = (f"FY{n}" if chance.random() < 0.1 else str(n) for n in (year, later))
                 found.append((name, template.format(a=a, b=b, x=x, y=y)))
     return found
 

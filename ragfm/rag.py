@@ -209,7 +209,7 @@ class Rag:
         self, retrieved: Retrieved, prompt: Prompt, handle: ReaderHandle, calculated: CalculatedAnswer
     ) -> Generator[str, None, Answer]:
         """The answer that was calculated from numbers of the passages, without the reader."""
-        sentences = status_sentences(self.collection.language_of(retrieved.query) or self.collection.language)
+        sentences = status_sentences(language_of(retrieved.query) or self.collection.language)
         hits, _ = match_hits(retrieved.hits, prompt.shown)
         answer = Answer(
             question=retrieved.question,

@@ -17,7 +17,7 @@ from ragfm.embedders import load_embedder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "operations.safetensors"
+SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "operations" / "operations.safetensors"
 NONE = "none"
 
 

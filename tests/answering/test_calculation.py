@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragfm import Hit
+from ragfm import Collection, Hit, Rag, Settings
 from ragfm.answering.calculation import (
     PERCENT,
     POINTS,
@@ -21,6 +22,7 @@ from ragfm.answering.calculation import (
     rounded,
 )
 from ragfm.answering.evidence import passage_units
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 TABLE = """In millions of dollars, except shares
 
@@ -140,3 +142,41 @@ def test_a_result_is_written_as_its_language_does() -> None:
     found = operands("Wie hat sich der Umsatz von 2022 auf 2023 verändert?", list(passage_units(hit, "de")), "de")
     shown = displayed(calculate("difference", found[:2] if "2023" in found[0].label else found[1::-1]), "de")
     assert shown == "204,5 Millionen EUR = 1.577,5 − 1.373"
+
+
+@pytest.fixture
+def rag(tmp_path: Path) -> Rag:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "report.md").write_text(f"# Report 2023 of Acme\n\n{TABLE}\nAcme makes anvils since 1949.\n")
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    collection.sync(folder)
+    return Rag(collection, reader=ScriptedReader(["since 1949 [1]"]))
+
+
+def test_a_question_that_needs_a_calculation_is_answered_with_its_working_and_operands(rag: Rag) -> None:
+    answer = rag.ask("What is the percentage change in revenue between 2022 and 2023?")
+    assert answer.text == "14.86 % = (1,577 − 1,373) ÷ 1,373 × 100 [1]"
+    assert (answer.status, answer.shown, answer.usage.completion_tokens) == ("answered", answer.text, 0)
+    assert answer.calculation
+    assert (answer.calculation.operation, answer.calculation.result) == ("percentage change", "14.86 %")
+    assert [(one.label, one.text) for one in answer.calculation.operands] == [
+        ("Revenue — 2023", "1,577"),
+        ("Revenue — 2022", "1,373"),
+    ]
+    text = rag.collection.document(answer.citations[0].uri).text
+    rows = [(text[one.start : one.end], one.row and one.row.column) for one in answer.citations]
+    assert rows == [("| Revenue | $ 1,577 | $ 1,373 | 14.9 |", 1), ("| Revenue | $ 1,577 | $ 1,373 | 14.9 |", 2)]
+
+
+def test_a_calculation_over_a_label_that_the_question_does_not_have_is_unsure(rag: Rag) -> None:
+    answer = rag.ask("What is the percentage change in turnover between 2022 and 2023?")
+    assert answer.status == "unsure"
+    assert answer.shown.endswith("I am not sure of this.")
+
+
+@pytest.mark.parametrize(
+    "question", ["What does Acme make?", "What was the revenue in 2023?", "Seit wann gibt es Acme?"]
+)
+def test_other_questions_are_answered_by_the_reader(rag: Rag, question: str) -> None:
+    assert rag.ask(question).calculation is None
