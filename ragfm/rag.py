@@ -18,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
 from ragfm.citations.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, reader_signals, select_calibration
 from ragfm.citations.decision import decide
 from ragfm.citations.grounding import cite_answer
@@ -195,11 +196,38 @@ class Rag:
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
         pieces = self._answer(retrieved, prompt, handle)
+        if prompt and prompt.shown and self._documents_only and not prompt.pictured:
+            calculated = calculate_answer(retrieved.query, prompt.shown, self.collection.language)
+            pieces = self._calculated(retrieved, prompt, handle, calculated) if calculated else pieces
         if self.log:
             shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
             unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
             pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), unfinished)
         return AnswerStream(pieces, prompt, handle)
+
+    def _calculated(
+        self, retrieved: Retrieved, prompt: Prompt, handle: ReaderHandle, calculated: CalculatedAnswer
+    ) -> Generator[str, None, Answer]:
+        """The answer that was calculated from numbers of the passages, without the reader."""
+        sentences = status_sentences(language_of(retrieved.query) or self.collection.language)
+        hits, _ = match_hits(retrieved.hits, prompt.shown)
+        answer = Answer(
+            question=retrieved.question,
+            query=retrieved.query,
+            text=calculated.text,
+            status="answered" if calculated.likely else "unsure",
+            shown=calculated.text if calculated.likely else f"{calculated.text}\n\n{sentences.doubt}",
+            citations=calculated.citations,
+            calculation=calculated.calculation,
+            hits=hits,
+            dropped=prompt.dropped,
+            usage=Usage(),
+            seconds=retrieved.seconds,
+            searches=tuple(retrieved.searches),
+        )
+        handle.cited_spans = [(one.answer_start, one.answer_end) for one in answer.citations]
+        yield answer.shown
+        return answer
 
     def _answer(
         self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle

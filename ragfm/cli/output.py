@@ -216,7 +216,7 @@ def print_evidence(answer: Answer) -> None:
     for citation in answer.evidence:
         doubt = f" ({citation.doubt})" if citation.doubt else ""
         print_text(f"  [{citation.n}] {one_line(citation.location)}: ", (citation.displayed, "dim"), doubt)
-        if citation.row and citation.row not in rows:
+        if citation.row and citation.row not in rows and answer.calculation is None:
             rows.append(citation.row)
             print_rows([citation.row], indent=6)
     if answer.nearest:

@@ -402,6 +402,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class CalculationOperand:
+    """A number that a calculation used, as the document writes it, and what it is: "Revenue — 2022"."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calculation:
+    """How a number was calculated. The operands are in the order of the answer's citations."""
+
+    operation: str
+    result: str
+    working: str
+    operands: tuple[CalculationOperand, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to a question. `text` has citation markers `[n]`; `seconds` is wall-clock time, including retrieval.
 
@@ -418,7 +436,7 @@ class Answer:
     `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
     own output if the verifier corrected it or its number got a unit. `contradictions` are passages that give a
     different number or name. `searches` are the searches for the question, none if its passages were given. `notes`
-    say what a user should know of how it was made.
+    say what a user should know of how it was made. `calculation` is how a number was calculated that no passage has.
     """
 
     question: str
@@ -443,6 +461,7 @@ class Answer:
     shown: str = ""
     searches: tuple[SearchStep, ...] = ()
     notes: tuple[str, ...] = ()
+    calculation: Calculation | None = None
 
     def __post_init__(self) -> None:
         if not self.shown:

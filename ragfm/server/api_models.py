@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ragfm.core.types import Answer, AnswerStatus, Box, Citation, Contradiction, Dropped, Hit, ImagePart
+from ragfm.core.types import Answer, AnswerStatus, Box, Calculation, Citation, Contradiction, Dropped, Hit, ImagePart
 
 UNKNOWN_MEMBER = "unknown_member"
 """The type of the validation error for a member that an object does not have."""
@@ -192,7 +192,8 @@ class AnswerDetails(BaseModel):
     passages that say otherwise. `status`: `answered`, `unsure`, or `not_found`. `shown` is the text for users. It
     contains the `quote`, the sentence of the documents that most likely has the answer. An unsure answer of a small
     reader is not in it. `nearest` are the sentences that come closest to an answer if there is no answer.
-    `passages` are the hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences
+    `calculation` is how a number was calculated that no passage has. `passages` are the hits with their numbers in the
+    prompt. `unsupported` are the spans (start, end) of the sentences
     of `answer` that no passage supports. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is
     null without an answer log.
     """
@@ -212,6 +213,7 @@ class AnswerDetails(BaseModel):
     query: str
     seconds: float
     notes: list[str] = []
+    calculation: Calculation | None = None
     rating: str | None = None
 
     @classmethod

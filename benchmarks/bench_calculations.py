@@ -1,0 +1,101 @@
+"""Questions that need a calculation, over tables and paragraphs of financial reports: TAT-QA (Zhu et al. 2021).
+
+    python benchmarks/bench_calculations.py
+
+Each context is one passage: its table and its paragraphs. The operation is that of the classifier, the operands those
+of `calculation.likely_operands`; no language model takes part. `tuning` is every second context, to which both were
+fitted, `reporting` the others. An answer is right if it equals the expected number, rounded as that is. `likely` are
+the answers that `ask` gives as answered; the others are unsure. Of the questions that need no calculation, `as a
+calculation` were taken for one. The last line is the result in JSON.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import rendering
+from data import DATA
+from judge_examples import tat_passages
+from measure import about, save
+from rendering import Results
+
+from ragfm import Hit
+from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
+from ragfm.evaluation.metrics import bootstrap
+
+
+def questions(*, reporting: bool) -> Iterator[tuple[Hit, dict[str, Any]]]:
+    """The questions of every second context, each with its passage."""
+    for entry in json.loads(gzip.decompress((DATA / "tatqa/dev.json.gz").read_bytes()))[int(reporting) :: 2]:
+        header, table, paragraphs = tat_passages(entry)
+        rule = "|" + " --- |" * (header.count(" | ") + 1)
+        text = "\n\n".join(["\n".join([header, rule, table]), *paragraphs])
+        for question in entry["questions"]:
+            yield Hit("report", text, 0, len(text), 1, None, {}, n=1), question
+
+
+def is_right(answer: CalculatedAnswer, question: dict[str, Any]) -> bool:
+    """Whether a calculated number is the expected one, in the same scale."""
+    if question["answer_type"] != "arithmetic":
+        return False
+    expected = Decimal(str(question["answer"]))
+    return abs(answer.value.quantize(Decimal("0.01")) - expected) <= Decimal("0.011")
+
+
+def measured(*, reporting: bool) -> dict[str, Any]:
+    """The counts of one half, and the share of right answers with its 95 % bootstrap interval."""
+    right, found = list[float](), {"likely": 0, "likely, right": 0, "unsure": 0, "unsure, right": 0}
+    others = taken = 0
+    for hit, question in questions(reporting=reporting):
+        answer = calculate_answer(question["question"], [hit], "en")
+        correct = answer is not None and is_right(answer, question)
+        if answer:
+            state = "likely" if answer.likely else "unsure"
+            found[state] += 1
+            found[f"{state}, right"] += correct
+        if question["answer_type"] == "arithmetic":
+            right.append(float(correct))
+        else:
+            others, taken = others + 1, taken + (answer is not None)
+    share = bootstrap(np.array(right)[:, None], lambda sample: sample.mean(axis=-2), 0)[0]
+    return {
+        "questions": len(right),
+        "right": [round(one, 4) for one in (share.value, share.low, share.high)],
+        **found,
+        "others": others,
+        "others, as a calculation": taken,
+    }
+
+
+def table(results: Results) -> str:
+    """The table of docs/benchmarks.md."""
+    halves = results["calculations"]["halves"]
+    return rendering.table(
+        ["half", "right", "answered, right", "unsure, right", "others taken for a calculation"],
+        [
+            [
+                f"{name} ({one['questions']})",
+                rendering.interval(one["right"]),
+                f"{one['likely, right']} of {one['likely']}",
+                f"{one['unsure, right']} of {one['unsure']}",
+                f"{one['others, as a calculation']} of {one['others']}",
+            ]
+            for name, one in halves.items()
+        ],
+    )
+
+
+def main() -> None:
+    halves = {name: measured(reporting=name == "reporting") for name in ("tuning", "reporting")}
+    result = {**about("calculations", ["ragfm"]), "halves": halves}
+    save(result, "calculations")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
