@@ -22,7 +22,6 @@ import rendering
 from data import DATA
 from judge_examples import tat_passages
 from measure import about, save
-from rendering import Results
 
 from ragfm import Hit
 from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
@@ -72,7 +71,7 @@ def measured(*, reporting: bool) -> dict[str, Any]:
     }
 
 
-def table(results: Results) -> str:
+def table(results: rendering.Results) -> str:
     """The table of docs/benchmarks.md."""
     halves = results["calculations"]["halves"]
     return rendering.table(
