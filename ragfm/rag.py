@@ -196,7 +196,7 @@ class Rag:
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
         pieces = self._answer(retrieved, prompt, handle)
-        if prompt and prompt.shown and self._documents_only and not prompt.pictured:
+        if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
             calculated = calculate_answer(retrieved.query, prompt.shown, self.collection.language)
             pieces = self._calculated(retrieved, prompt, handle, calculated) if calculated else pieces
         if self.log:
@@ -211,12 +211,14 @@ class Rag:
         """The answer that was calculated from numbers of the passages, without the reader."""
         sentences = status_sentences(language_of(retrieved.query) or self.collection.language)
         hits, _ = match_hits(retrieved.hits, prompt.shown)
+        sure = calculated.confidence >= self._settings.wrong_cost * (1 - calculated.confidence)
         answer = Answer(
             question=retrieved.question,
             query=retrieved.query,
             text=calculated.text,
-            status="answered" if calculated.likely else "unsure",
-            shown=calculated.text if calculated.likely else f"{calculated.text}\n\n{sentences.doubt}",
+            status="answered" if sure else "unsure",
+            shown=calculated.text if sure else f"{calculated.text}\n\n{sentences.doubt}",
+            confidence=calculated.confidence,
             citations=calculated.citations,
             calculation=calculated.calculation,
             hits=hits,

@@ -17,6 +17,8 @@ from ragfm.embedders import load_embedder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ragfm.core.types import Embedder
+
 SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "operations" / "operations.safetensors"
 NONE = "none"
 
@@ -27,11 +29,17 @@ def asked_operation(question: str) -> tuple[Any, float]:
     Raises ModelNotFoundError if the bundled embedding model is not installed.
     """
     names, weights, bias = _classifier()
-    scores = weights @ load_embedder("bundled").embed_queries([question])[0] + bias
+    scores = weights @ _embedder().embed_queries([question])[0] + bias
     chances = np.exp(scores - scores.max())
     chances /= chances.sum()
     best = int(chances.argmax())
     return names[best], float(chances[best])
+
+
+@cache
+def _embedder() -> Embedder:
+    embedder: Embedder = load_embedder("bundled")
+    return embedder
 
 
 @cache

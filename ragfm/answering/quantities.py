@@ -53,7 +53,8 @@ _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?:[.,]\d+)?(?
 _ISO_DATE = re.compile(r"(?<!\d)(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+[.’'-]?[^\W\d_]*\s+")
 _LETTERS = re.compile(r"[^\W\d_]+")
-_SIGN = re.compile(r"[^\w\s.,;:|()\[\]/'’\"-](?![\s\u00a0]?\d)|\b[A-Z]{3}\b(?!\s?\d)")
+_NUMBER_BEFORE = re.compile(r"\d[\s\u00a0\u202f-]?$")
+_SIGN = re.compile(r"(?<!\d)(?<!\d\s)[^\w\s.,;:|()\[\]/'’\"-](?![\s\u00a0]?\d)|(?<!\d\s)\b[A-Z]{3}\b(?!\s?\d)")
 _GAP = re.compile(r"[\s\u00a0\u202f-]{0,2}")
 _NUMBER = re.compile(r"[\d.,'’\s\u00a0\u202f]*\d[\d.,'’]*")
 
@@ -167,7 +168,7 @@ def quantities(text: str, language: str | None = None) -> list[Quantity]:
 def scales_in(text: str, language: str | None = None) -> frozenset[int]:
     """The powers of ten of the scales that a text names without a number: 6 for "in millions"."""
     forms = [(form.rstrip("."), power) for form, power in _forms(language).scales.items() if len(form) > _SHORT]
-    found = {one[0].casefold() for one in _LETTERS.finditer(text)}
+    found = {one[0].casefold() for one in _LETTERS.finditer(text) if not _NUMBER_BEFORE.search(text, 0, one.start())}
     return frozenset(power for form, power in forms if not found.isdisjoint((form, f"{form}s")))
 
 
@@ -354,3 +355,11 @@ def _locale(language: str | None) -> Locale:
         return Locale.parse(language or "en")
     except (UnknownLocaleError, ValueError):
         return Locale.parse("en")
+
+
+def per_word(language: str | None = None) -> str:
+    """The word of a language in "per hour"; empty if it has none."""
+    from collections import Counter
+
+    firsts = Counter(form.split()[0] for form in _forms(language).rates if " " in form)
+    return firsts.most_common(1)[0][0] if firsts else ""

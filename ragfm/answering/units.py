@@ -6,11 +6,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ragfm.core.table_rows import TableLine, TableRow, cell_at, line_at, table_lines
+from ragfm.core.table_rows import TableLine, TableRow, line_at, table_lines
 from ragfm.core.text import line_range, sentence_spans
 from ragfm.core.types import Citation
 
@@ -70,16 +70,21 @@ def passage_units(hit: Hit, language: str) -> Iterator[Unit]:
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text without their capitals; of scripts without spaces, each pair of neighbours."""
-    found = set[str]()
+    """The words of a text, see `word_list`."""
+    return frozenset(word_list(text))
+
+
+def word_list(text: str) -> list[str]:
+    """The words of a text in order, without their capitals; of scripts without spaces, each pair of neighbours."""
+    found = list[str]()
     for match in _WORD.finditer(text.casefold()):
         done = 0
         for run in _UNSPACED.finditer(match[0]):
-            found.add(match[0][done : run.start()])
-            found.update(run[0][at : at + 2] for at in range(max(1, len(run[0]) - 1)))
+            found.append(match[0][done : run.start()])
+            found += [run[0][at : at + 2] for at in range(max(1, len(run[0]) - 1))]
             done = run.end()
-        found.add(match[0][done:])
-    return frozenset(found - {""})
+        found.append(match[0][done:])
+    return [word for word in found if word]
 
 
 class Rarity:
@@ -96,26 +101,10 @@ class Rarity:
         return sum(weight for word, weight in weights.items() if word in found) / total if total else 0.0
 
 
-def above_cell(unit: Unit, position: int) -> str:
-    """What names the scale and unit of a row's cell: the title of its column, then what stands above the table."""
-    row = row_with_cell(unit, position)
-    title = row.titles[row.column] if row and row.column is not None and row.column < len(row.cells) else ""
-    caption = "\n".join(line for line in unit.context.splitlines() if not line.startswith("|"))
-    return f"{title}\n{caption}"
-
-
 def periods(text: str) -> frozenset[str]:
     """The years and quarters that a text has in digits, as `2018` and `Q2`."""
     years = {match[1] or f"20{match[2]}" for match in _YEAR.finditer(text)}
     return frozenset(years | {f"Q{match[1] or match[2]}" for match in _QUARTER.finditer(text)})
-
-
-def row_with_cell(unit: Unit, position: int | None) -> TableRow | None:
-    """The table row that a unit is, with the cell at a position of the passage as the likeliest one."""
-    if unit.row is None or unit.line is None or position is None:
-        return unit.row
-    line = unit.hit.text[unit.line.start : unit.line.end]
-    return replace(unit.row, column=cell_at(line, position - unit.line.start))
 
 
 def unit_citation(unit: Unit, row: TableRow | None = None) -> Citation:
