@@ -48,9 +48,9 @@ def test_a_changed_result_changes_its_table(benchmark, tmp_path):
     page = tables.PAGE.read_text(encoding="utf-8")
     for path in rendering.Results().folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    result = json.loads((tmp_path / "multihop.json").read_text(encoding="utf-8"))
-    result["several_hops"]["MuSiQue"]["hops"]["2"]["all@5"]["value"] = 0.123
-    (tmp_path / "multihop.json").write_text(json.dumps(result), encoding="utf-8")
+    result = json.loads((tmp_path / "calculations.json").read_text(encoding="utf-8"))
+    result["halves"]["reporting"]["right"][0] = 0.123
+    (tmp_path / "calculations.json").write_text(json.dumps(result), encoding="utf-8")
     rendered = tables.render(page, rendering.Results(tmp_path))
     changed = [line for line in rendered.splitlines() if line not in page.splitlines()]
     assert len(changed) == 1
