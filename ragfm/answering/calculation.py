@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ragfm.answering.operations import NONE, asked_operation
 from ragfm.answering.quantities import per_word, quantities, scale_word, scales_in, units_in, with_separators
-from ragfm.answering.units import Rarity, Unit, passage_units, periods, unit_citation, word_list, words
+from ragfm.answering.units import Rarity, Unit, passage_citation, passage_units, periods, word_list, words
 from ragfm.core.errors import ModelNotFoundError, RagfmError
 from ragfm.core.text import is_english
 from ragfm.core.types import Calculation, CalculationOperand, Citation
@@ -137,7 +137,7 @@ def calculate_answer(question: str, passages: Sequence[Hit], language: str | Non
             start = len(text)
             words_of_part += f" [{operand.place.hit.n}]"
             row = operand.place.row and replace(operand.place.row, column=operand.column)
-            place = unit_citation(operand.place, row)
+            place = passage_citation(operand.place.hit, operand.place.start, operand.place.end, row)
             end = start + len(words_of_part)
             citations.append(replace(place, fault="unclear", answer_start=start, answer_end=end))
         text += words_of_part

@@ -107,21 +107,20 @@ def periods(text: str) -> frozenset[str]:
     return frozenset(years | {f"Q{match[1] or match[2]}" for match in _QUARTER.finditer(text)})
 
 
-def unit_citation(unit: Unit, row: TableRow | None = None) -> Citation:
-    """The citation of a unit, not verified, and without a place in an answer."""
-    hit = unit.hit
+def passage_citation(hit: Hit, start: int, end: int, row: TableRow | None = None) -> Citation:
+    """The citation of the words at `start:end` of a numbered passage, not verified and without a place in an answer."""
     assert hit.n is not None
     lines = None
     if hit.lines:
-        first, last = line_range(hit.text, unit.start, unit.end)
+        first, last = line_range(hit.text, start, end)
         lines = first + hit.lines[0] - 1, last + hit.lines[0] - 1
     return Citation(
         n=hit.n,
         uri=hit.uri,
         page=hit.page,
-        start=hit.start + unit.start,
-        end=hit.start + unit.end,
-        quote=unit.text,
+        start=hit.start + start,
+        end=hit.start + end,
+        quote=hit.text[start:end],
         verified=False,
         name=hit.name,
         lines=lines,
