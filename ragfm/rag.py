@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ragfm.collection import Collection
-    from ragfm.core.types import Dropped, Hit, ImagePart, Reader
+    from ragfm.core.types import Dropped, Embedder, Hit, ImagePart, Reader
     from ragfm.generation.structured_output import Extraction
 
 __all__ = ["AnswerStream", "Rag"]
@@ -197,7 +197,8 @@ class Rag:
         handle = ReaderHandle()
         pieces = self._answer(retrieved, prompt, handle)
         if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
-            calculated = calculate_answer(retrieved.query, prompt.shown, self.collection.language)
+            language = self.collection.language
+            calculated = calculate_answer(retrieved.query, prompt.shown, language, self._bundled_embedder)
             pieces = self._calculated(retrieved, prompt, handle, calculated) if calculated else pieces
         if self.log:
             shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
@@ -443,6 +444,10 @@ class Rag:
     def _sees(self) -> bool:
         """Whether the reader sees pictures."""
         return bool(getattr(self.base_reader, "vision", False))
+
+    def _bundled_embedder(self) -> Embedder | None:
+        """The embedder of the collection if it is the bundled one, so that no second one is loaded."""
+        return self.collection.embedder if self.collection.contract.get("embedder") == "bundled" else None
 
     def _closeness(self, query: str, texts: Sequence[str]) -> list[float]:
         """The cosine of each text and the query."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, DecimalException, localcontext
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ragfm.answering.operations import NONE, asked_operation
 from ragfm.answering.quantities import per_word, quantities, scale_word, scales_in, units_in, with_separators
 from ragfm.answering.units import Rarity, Unit, passage_citation, passage_units, periods, word_list, words
-from ragfm.core.errors import ModelNotFoundError, RagfmError
+from ragfm.core.errors import EmbedderMismatchError, ModelNotFoundError, RagfmError
 from ragfm.core.text import is_english
 from ragfm.core.types import Calculation, CalculationOperand, Citation
 
 if TYPE_CHECKING:
-    from ragfm.core.types import Hit
+    from ragfm.core.types import Embedder, Hit
 
 Operation: TypeAlias = Literal["difference", "sum", "mean", "ratio", "share", "percentage change", "growth rate"]
 PERCENT, POINTS = "concentr-percent", "percentage points"
@@ -106,16 +106,18 @@ class CalculatedAnswer:
     confidence: float
 
 
-def calculate_answer(question: str, passages: Sequence[Hit], language: str | None) -> CalculatedAnswer | None:
+def calculate_answer(
+    question: str, passages: Sequence[Hit], language: str | None, embedder: Callable[[], Embedder | None] = lambda: None
+) -> CalculatedAnswer | None:
     """The answer to a question that asks for a calculation over cells of the passages; None for all others.
 
-    The operation is known for English questions only.
+    The operation is known for English questions only. `embedder` gives the bundled embedder if the caller has it.
     """
     if not is_english(question, language):
         return None
     try:
-        operation, likelihood = asked_operation(question)
-    except ModelNotFoundError:  # the bundled embedding model is not installed
+        operation, likelihood = asked_operation(question, embedder())
+    except (ModelNotFoundError, EmbedderMismatchError):  # not installed, or refused, which searches report
         return None
     if operation == NONE:
         return None
@@ -127,8 +129,8 @@ def calculate_answer(question: str, passages: Sequence[Hit], language: str | Non
             value = rounded(result)
         except (CalculationError, DecimalException):
             return None
-    text, citations = f"{displayed(value, result, language)} = ", list[Citation]()
-    shown = text.removesuffix(" = ")
+    shown = displayed(value, result, language)
+    text, citations = f"{shown} = ", list[Citation]()
     for part in re.split(r"(\{\d\})", result.working):
         number = int(part[1:-1]) if part.startswith("{") else None
         operand = None if number is None else result.operands[number]
@@ -141,9 +143,9 @@ def calculate_answer(question: str, passages: Sequence[Hit], language: str | Non
             end = start + len(words_of_part)
             citations.append(replace(place, fault="unclear", answer_start=start, answer_end=end))
         text += words_of_part
-    asked = periods(question)
+    asked, asked_words = periods(question), words(question)
     sure = likelihood >= _MIN_LIKELIHOOD and all(
-        words(one.row_label) <= words(question) and periods(one.label) & asked and not _is_ambiguous(one, asked)
+        words(one.row_label) <= asked_words and periods(one.label) & asked and not _is_ambiguous(one, asked)
         for one in result.operands
     )
     working = re.sub(r"\{(\d)\}", lambda one: _written(result.operands[int(one[1])]), result.working)
@@ -155,6 +157,7 @@ def calculate_answer(question: str, passages: Sequence[Hit], language: str | Non
 def operands(question: str, units: Sequence[Unit], language: str | None) -> list[Operand]:
     """The cells with one number, those whose labels look most like the question first."""
     rarity, asked, found = Rarity(units), words(question), list[tuple[float, Operand]]()
+    per = per_word(language)
     titles: Sequence[str] = ()  # of a row without a label that has periods, which is a second header
     for unit in units:
         row = unit.row
@@ -178,7 +181,7 @@ def operands(question: str, units: Sequence[Unit], language: str | None) -> list
             for line in above:  # the nearest that names a unit or a scale
                 signs = signs or units_in(line, language)
                 powers = powers or scales_in(line, language)
-            per_unit = per_word(language) in word_list(row.cells[0])  # "Earnings per share" are not in millions
+            per_unit = per in word_list(row.cells[0])  # "Earnings per share" are not in millions
             power = number.power or (0 if signs == {PERCENT} or per_unit else min(powers, default=0))
             label = " — ".join(filter(None, (row.label, title)))
             shown = text[number.start : number.end]

@@ -23,13 +23,13 @@ SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "operations" / "ope
 NONE = "none"
 
 
-def asked_operation(question: str) -> tuple[Any, float]:
+def asked_operation(question: str, embedder: Embedder | None = None) -> tuple[Any, float]:
     """The operation that a question most likely asks for, `none` if it needs no calculation, and its probability.
 
-    Raises ModelNotFoundError if the bundled embedding model is not installed.
+    `embedder` is the bundled one; if None, it is loaded. Raises ModelNotFoundError if it is not installed.
     """
     names, weights, bias = _classifier()
-    scores = weights @ _embedder().embed_queries([question])[0] + bias
+    scores = weights @ (embedder or _bundled()).embed_queries([question])[0] + bias
     chances = np.exp(scores - scores.max())
     chances /= chances.sum()
     best = int(chances.argmax())
@@ -37,7 +37,7 @@ def asked_operation(question: str) -> tuple[Any, float]:
 
 
 @cache
-def _embedder() -> Embedder:
+def _bundled() -> Embedder:
     embedder: Embedder = load_embedder("bundled")
     return embedder
 

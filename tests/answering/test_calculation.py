@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragfm import Collection, Hit, Rag, Settings
+from ragfm.answering import operations
 from ragfm.answering.calculation import (
     LIKELY,
     PERCENT,
@@ -232,14 +233,27 @@ def test_a_result_is_written_as_its_language_does() -> None:
     assert (difference.value, difference.power, difference.unit) == (Decimal("204.5"), 6, "EUR")
 
 
-@pytest.fixture
-def rag(tmp_path: Path) -> Rag:
-    folder = tmp_path / "docs"
+def rag_of(collection: Collection, folder: Path) -> Rag:
     folder.mkdir()
     (folder / "report.md").write_text(f"# Report 2023 of Acme\n\n{TABLE}\nAcme makes anvils since 1949.\n")
-    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
     collection.sync(folder)
     return Rag(collection, reader=ScriptedReader(["since 1949 [1]"]))
+
+
+@pytest.fixture
+def rag(tmp_path: Path) -> Rag:
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    return rag_of(collection, tmp_path / "docs")
+
+
+def test_the_bundled_embedder_of_a_collection_is_not_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rag = rag_of(Collection.open(tmp_path / ".ragfm", settings=Settings()), tmp_path / "docs")
+    monkeypatch.delattr(operations, "_bundled")
+    found = rag.ask(CHANGE).calculation
+    assert found is not None
+    assert found.result == "14.86 %"
 
 
 def test_a_question_that_needs_a_calculation_is_answered_without_the_reader(rag: Rag) -> None:
