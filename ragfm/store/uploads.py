@@ -332,7 +332,8 @@ class UploadFolder:
     def copy_records(self, other: UploadFolder) -> None:
         """Add the readable records that another collection, whose uploads were copied here, has of them."""
         columns = ("id", "owner", "name", "groups", "bytes", "digest", "checksum")
-        missing = [number for number in self._ids() if number not in self._rows()]
+        known = self._rows()
+        missing = [number for number in self._ids() if number not in known]
         found = [row for number in missing for row in other._readable_rows(number)]
         self._insert([{key: row[key] for key in columns} for row in found])
 
