@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rendering
 from bench_confidence import SMALL, answer_record, make_hit, read_lines
 from data import xquad
 from measure import about, save
@@ -230,23 +229,6 @@ class _Model:
 def _auc(judged: Sequence[Judged], scores: Sequence[float]) -> float | None:
     right = np.array([float(one.right) for one in judged])
     return round(float(auc(np.array(scores), right)), 3) if 0 < right.sum() < len(right) else None
-
-
-def table(results: rendering.Results) -> str:
-    """A row for each language, a column for each reader."""
-    readers = ("none", "qwen2.5-coder-0.5b-q4_k_m")
-    by_language: dict[str, dict[str, str]] = {}
-    for row in results["answer_languages"]["rows"]:
-        sure = (
-            f"{row['right, answered']} of {row['right']}; {row['wrong, answered']} of {row['questions'] - row['right']}"
-        )
-        verified = f"{row['verified, right']} of {row['verified']}"
-        noticed = f"{row['noticed']} of {row['no answer']}"
-        by_language.setdefault(row["language"], {})[row["reader"]] = f"{sure}; {verified}; {noticed}; {row['auc']:.2f}"
-    rows = [[language, *(found[one] for one in readers)] for language, found in sorted(by_language.items())]
-    return rendering.table(
-        ("right and sure; wrong and sure; verified and right; noticed; AUC", "none", "Qwen 0.5 B"), rows
-    )
 
 
 def main() -> None:

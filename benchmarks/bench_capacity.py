@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import rendering
 from data import DATA, squad_articles
 from measure import about, save
 
@@ -35,36 +34,6 @@ _SIZES = (
     "SELECT relname, pg_total_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
     "WHERE nspname = 'capacity' AND relkind = 'r'"
 )
-
-
-def table(results: rendering.Results) -> str:
-    """Measured bytes and seconds per chunk, times the number of chunks; articles / reports where they differ."""
-    kinds = results["capacity"]["kinds"].values()
-    million = results["collection"]["results"]["1000000"]
-    committed = results["backends"]["sides"]["PostgreSQL, local"]["rows_per_cpu_s"]
-
-    def amount(value: float) -> str:
-        return f"{value:,.0f}" if value >= 20 else f"{value:.1f}" if value >= 2 else f"{value:.2f}"
-
-    def of_kinds(key: str, divisor: float) -> list[float]:
-        return [kind[key] * 1e6 / divisor for kind in kinds]
-
-    per_million = {
-        ("folder: catalog", "GB"): of_kinds("folder_bytes", 1e9),
-        ("PostgreSQL: tables and their indexes", "GB"): of_kinds("database_bytes", 1e9),
-        ("PostgreSQL: WAL of the ingest", "GB"): of_kinds("wal_bytes", 1e9),
-        ("pgvector: table and index", "GB"): of_kinds("pgvector_bytes", 1e9),
-        ("each searching machine: keyword view", "GB"): of_kinds("keyword_view_bytes", 1e9),
-        ("… and vector view", "GB"): [million["size_mb"]["vectors/*"] / 1e3],
-        ("… hours to build both, on two cores", "h"): [million["view_s"] / 3600],
-        ("ingest: hours of one core", "h"): of_kinds("ingest_cpu_ms", 3.6e6),
-        ("… of these, commits and views, by one process", "h"): [1e6 / committed / 3600],
-    }
-    rows = [
-        [name, *(f"{' / '.join(amount(one * n) for one in values)} {unit}" for n in (1, 10, 100, 500))]
-        for (name, unit), values in per_million.items()
-    ]
-    return rendering.table(("", *(f"{n:,} M chunks" for n in (1, 10, 100, 500))), rows)
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import rendering
 from measure import MODES, about, save
 
 from ragfm.chunking import chunk_document
@@ -162,16 +161,6 @@ def measured(
             first = right.index(True) + 1 if any(right) else 0
             values[mode].append([1 / first if first else 0.0, float(0 < first <= 5)])
     return {mode: np.array(rows) for mode, rows in values.items()}
-
-
-def table(results: rendering.Results) -> str:
-    rows = [
-        [way, *(f"{by_mode[mode][name]['value']:.3f}" for name in ("MRR@10", "recall@5") for mode in rendering.MODES)]
-        for way, by_mode in results["code"]["ways"].items()
-    ]
-    return rendering.table(
-        ("files as", *(f"{name} {mode}" for name in ("MRR@10", "recall@5") for mode in rendering.MODES)), rows
-    )
 
 
 def main() -> None:

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rendering
 from measure import about, save
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -110,15 +109,6 @@ def measure(manual: str, folder: Path, keep: Path) -> dict[str, Any]:
         "questions": len(rows),
         "ways": ways,
     }
-
-
-def table(results: rendering.Results) -> str:
-    rows = []
-    for manual in ("postgresql", "python", "git"):
-        result = results[f"definitions-{manual}-now"]
-        shares = (rendering.interval(result["ways"][way][key]) for way in ("search", "ask") for key in ("@1", "@5"))
-        rows.append([manual, f"{result['chunks']:,}", *shares])
-    return rendering.table(("manual", "chunks", "search: first", "among five", "ask: first", "among five"), rows)
 
 
 def main() -> None:

@@ -37,7 +37,6 @@ from typing import Any, TypeAlias
 
 import httpx
 import measure
-import rendering
 from bench_server import free_port, running
 
 from ragfm import Collection
@@ -236,19 +235,6 @@ def server() -> Iterator[tuple[str, dict[str, str]]]:
         command += ["-c", f"handbook={folder / '.ragfm'}", "--port", str(port), "--keys", str(file.path)]
         with running(command, f"http://127.0.0.1:{port}/readyz", {}):
             yield f"http://127.0.0.1:{port}", keys
-
-
-def table(results: rendering.Results) -> str:
-    rows = [
-        [
-            name,
-            *(f"{part[side]['p50']:.3g} / {part[side]['p95']:.3g}" for side in ("idle_s", "busy_s")),
-            f"{part['ratio_p95']:.1f}",
-        ]
-        for name, part in results["fair"]["parts"].items()
-    ]
-    head = ("request of the light key", "idle, p50 / p95 s", "next to the heavy key", "ratio of p95")
-    return rendering.table(head, rows)
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import rendering
 from measure import about, save
 
 from ragfm import Collection, Rag
@@ -48,17 +47,6 @@ def measured(manual: str, folder: str, labels: list[dict[str, Any]]) -> Counter[
                     json.dumps({"manual": manual, "question": question, "shown": shown}, ensure_ascii=False), flush=True
                 )
     return counts
-
-
-def table(results: rendering.Results) -> str:
-    manuals = results["instructions-now"]["manuals"]
-    keys = ("useful", "not useful", "unsure")
-    columns = {**manuals, "all": {key: sum(counts.get(key, 0) for counts in manuals.values()) for key in keys}}
-    rows = [
-        [label, *(f"{counts[key]} of {counts['useful'] + counts['not useful']}" for counts in columns.values())]
-        for label, key in (("useful", "useful"), ("shown as unsure", "unsure"))
-    ]
-    return rendering.table(("", *columns), rows)
 
 
 def main() -> None:

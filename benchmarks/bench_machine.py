@@ -31,7 +31,6 @@ from typing import Any
 
 import measure
 import numpy as np
-import rendering
 from llama_sides import SLOTS, high_level, turns
 
 from ragfm import Collection, Message, Sampling
@@ -163,20 +162,6 @@ def instructions() -> list[str]:
         flags = next(line for line in lines if line.startswith("flags")).split()
         return [name for name in INSTRUCTIONS if name in flags]
     return []
-
-
-def table(results: rendering.Results) -> str:
-    """Tokens per second of one answer and of eight, for each load of each processor."""
-    loads = {
-        f"{processor.replace('(R)', '').removesuffix(' Processor')}, {load}": rates
-        for processor, entry in results["machine"].items()
-        for load, rates in entry["reader"].items()
-    }
-    rows = []
-    for side in dict.fromkeys(side for rates in loads.values() for side in rates):
-        rates = (load.get(side, {}).values() for load in loads.values())
-        rows.append([side, *(" / ".join(f"{value:.0f}" for value in pair) or "-" for pair in rates)])
-    return rendering.table(("threads", *loads), rows)
 
 
 def main() -> None:

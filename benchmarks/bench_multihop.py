@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rendering
 from data import DATA, _json, every_second, hotpotqa, musique
 from measure import about, ask, read, save
 
@@ -255,18 +254,6 @@ def compare_sub_questions(args: argparse.Namespace) -> dict[str, Any]:
                         "p": round(row.p, 4),
                     }
     return compared
-
-
-def table(results: rendering.Results) -> str:
-    rows = []
-    for name, entry in results["multihop"]["several_hops"].items():
-        cells = []
-        for hops in ("1", "2"):
-            run = entry["hops"][hops]
-            p = "" if hops == "1" else f" ({rendering.p_value(run['all@5']['p'])})"
-            cells.append(f"{run['all@5']['value']:.3f}{p}, {run['cpu_ms']:.0f} ms")
-        rows.append([name, *cells])
-    return rendering.table(("set", "1 hop", "2 hops"), rows)
 
 
 def main() -> None:

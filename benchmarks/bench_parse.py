@@ -402,22 +402,6 @@ def table(results: rendering.Results) -> str:
     return rendering.table(("words / headings / cells", *formats, "recall@5", "installed MB"), rows)
 
 
-def speed_table(results: rendering.Results) -> str:
-    """How many times as fast ragfm is as the others."""
-    formats = results["parse"]["formats"]
-    read = (f"{tools['ragfm']['read']} of {tools['ragfm']['files']}" for tools in formats.values())
-    rows = [["files that ragfm reads", *read]]
-    for tool in ("unstructured", "docling", "markitdown", "kreuzberg", "pypdf"):
-        faster = (tools.get(tool, {}).get("ragfm_times_faster") for tools in formats.values())
-        rows.append(
-            [
-                f"{tool}: ragfm is × as fast",
-                *(f"{value:.2g}" if value and value < 100 else f"{value:.0f}" if value else "-" for value in faster),
-            ]
-        )
-    return rendering.table(("", *formats), rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--budget", type=float, default=60, help="CPU seconds per tool and format")

@@ -27,7 +27,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import rendering
 from measure import about, save
 from PIL import Image, ImageDraw, ImageFont
 
@@ -168,24 +167,6 @@ def ingest_with_ocr(pages: list[bytes], place: Path) -> dict[str, Any]:
             "seconds": found["seconds"],
             "pages_per_second": round(len(pages) / found["seconds"], 2),
         }
-
-
-def table(results: rendering.Results) -> str:
-    result = results["pictures"]
-    rows = [
-        [
-            name,
-            f"{model['vector_bytes_per_page'] / 1000:,.1f} kB",
-            f"{model['memory_bytes_per_page'] / 1000:,.1f} kB",
-            f"{1000 * model['embed']['cpu_seconds'] / result['pages']:.0f} ms",
-            f"{model['search_ms']['cpu_p50']:.1f} ms",
-            f"{model['search_ms_without_images']['cpu_p50']:.1f} ms",
-        ]
-        for name, model in result["models"].items()
-    ]
-    return rendering.table(
-        ("vectors", "stored per page", "in memory", "CPU per page", "CPU per search", "… without images"), rows
-    )
 
 
 def main() -> None:

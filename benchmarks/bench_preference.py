@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rendering
 from data import DATA
 from measure import about, read, save
 
@@ -144,16 +143,6 @@ def one(method: str, rated: list[Example], held_out: list[Example], keep: Path) 
         known.write_text(json.dumps(margins(model.eval(), base, held_out)))
     served = serve(held_out, adapter if row else None, keep / f"{method}-served.jsonl")
     return {**row, "margin": json.loads(known.read_text()), **served}
-
-
-def table(results: rendering.Results) -> str:
-    rows = []
-    for method, row in results["preference"]["rows"].items():
-        minutes = f"{row['processor_seconds'] / 60:.1f}" if "processor_seconds" in row else "-"
-        rows.append(
-            [method, minutes, *(rendering.interval(row["measures"][name]) for name in ("margin", "words", "f1"))]
-        )
-    return rendering.table(("method", "CPU minutes", "margin", "words", "F1"), rows)
 
 
 def main() -> None:

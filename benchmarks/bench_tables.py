@@ -47,7 +47,7 @@ from ragfm.parsing import parse
 from ragfm.parsing.own.media import ocr
 from ragfm.parsing.own.pdf.pdf_lines import rows_of
 from ragfm.parsing.own.pdf.pdf_page import read_page
-from ragfm.parsing.own.web.html import table_rows
+from ragfm.parsing.own.web.html import read_table
 
 FOLDER = DATA / "financebench"
 _CURRENCY = r"(?:[$€£¥]|US\$|A\$|C\$)"
@@ -170,7 +170,7 @@ def unstructured_tool() -> Callable[[Path], Pages]:
         for element in partition(file=io.BytesIO(path.read_bytes()), metadata_filename=path.name, strategy="fast"):
             node = html(element.metadata.text_as_html or "").css_first("table")
             if node is not None:
-                pages.setdefault(element.metadata.page_number or 1, []).append(table_rows(node)[0])
+                pages.setdefault(element.metadata.page_number or 1, []).append(read_table(node).rows)
         return pages
 
     return read

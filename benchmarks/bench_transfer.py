@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rendering
 from bench_answers import NOT_WITHHELD, filled_collection, measures_of, print_progress, withhold_answer
 from data import hotpotqa, pubmedqa
 from measure import about, read, save, weights
@@ -193,25 +192,6 @@ def write_jsonl(path: Path, questions: Sequence[Question]) -> None:
 
 def _ragfm(*words: str) -> None:
     subprocess.run([sys.executable, "-c", "from ragfm.cli import main; main()", *words], check=True)
-
-
-def table(results: rendering.Results) -> str:
-    columns = {
-        "before": "no adapter [95 %]",
-        "adapter": "shipped adapter (p)",
-        "own": "adapter of its own (p)",
-        "after": "as shipped (p)",
-    }
-    rows = []
-    for name, entry in results["transfer"].items():
-        measure = "exact, answerable" if "macro_f1" in entry["before"] else "f1, answerable"
-        row = [f"{name} ({entry['questions']}), {measure}"]
-        for run in columns:
-            value = entry[run]["measures"]["retrieved"].get(measure) if run in entry else None
-            difference = entry["differences"].get(run, {}).get(measure)
-            row.append(rendering.interval(value) + (f" ({rendering.p_value(difference[3])})" if difference else ""))
-        rows.append(row)
-    return rendering.table(("set (questions), measure", *columns.values()), rows)
 
 
 def main() -> None:

@@ -76,14 +76,6 @@ def _parts(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield from _parts(part)
 
 
-def has_history(repository: Path = HERE) -> bool:
-    """Whether git is there, and knows all commits."""
-    try:
-        return _git(repository, "rev-parse", "--is-shallow-repository") == "false"
-    except (OSError, subprocess.CalledProcessError):
-        return False
-
-
 def commits_since(commit: str, paths: tuple[str, ...], repository: Path = HERE) -> int | None:
     """Number of commits that changed the paths after a commit; None if the history does not have it, or without git."""
     try:
@@ -98,26 +90,34 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def readme(repository: Path = HERE) -> str:
+def readme() -> str:
     """The table of benchmarks/README.md, one section per topic."""
     lines, topic = [], ""
     for one in benchmarks():
         if one.topic != topic:
             topic = one.topic
-            head = ("claim", "command", "minutes", "results", "measured", "code changed since")
+            head = ("claim", "command", "minutes", "results", "measured")
             lines += ["", f"## {topic}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         files = ", ".join(f"[{name}](results/{name}.json)" for name in one.results)
-        measured = changed = "-"
+        measured = "-"
         if one.results:
             commit, date = one.oldest()
             measured = f"{commit or 'commit not recorded'}, {date}"
-            changes = commits_since(commit, one.measures, repository)
-            changed = "**stale**: commit unknown" if changes is None else "no" if not changes else _stale(changes)
         command = f"`scripts/bench {one.name}{' ' if one.run else ''}{one.run}`".replace("|", "\\|")
         minutes = "" if one.minutes is None else f"about {one.minutes:g}"
-        lines.append(f"| {one.stated_claim()} | {command} | {minutes} | {files or '-'} | {measured} | {changed} |")
+        lines.append(f"| {one.stated_claim()} | {command} | {minutes} | {files or '-'} | {measured} |")
     return "\n".join(lines[1:])
 
 
-def _stale(changes: int) -> str:
-    return f"**stale**: {changes} commit{'s' if changes > 1 else ''}"
+def listing() -> str:
+    """A line per benchmark: its name, its claim, and whether its results are stale."""
+    lines = []
+    for one in benchmarks():
+        changes = commits_since(one.oldest()[0], one.measures) if one.results else 0
+        state = " [stale: commit unknown]" if changes is None else f" [stale: {changes} commits]" if changes else ""
+        lines.append(f"{one.name:<22} {one.stated_claim()}{state}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(listing())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
 from ragfm.core.errors import CollectionError, CollectionNotFound, UnsupportedError
-from ragfm.core.notebook import Heading, as_html
+from ragfm.core.notebook import Heading, as_html, as_markdown
 from ragfm.core.table_rows import TableRow
 from ragfm.core.text import counted
 from ragfm.core.types import MAX_HOPS, Document, HitList, Scalar
@@ -680,18 +680,23 @@ class Collection:
         return f"Collection({self.location!r})"
 
     def _repr_html_(self) -> str:
+        return as_html(self._blocks())
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self._blocks())
+
+    def _blocks(self) -> list[Block]:
         blocks: list[Block] = [Heading(repr(self))]
         try:
             status = self.status()
         except CollectionNotFound:
-            return as_html([*blocks, "It does not exist yet: `sync` creates it."])
+            return [*blocks, "It does not exist yet: `sync` creates it."]
         counts = counted(document=status.documents, chunk=status.chunks)
         blocks.append(f"{counts}; embedder {status.embedder['embedder']}")
         columns = ("name", "documents", "location")
         rows = [TableRow(("source", *columns[1:]), tuple(str(row[key]) for key in columns)) for row in status.sources]
         blocks += [rows] if rows else []
-        blocks += [f"{counted(document=len(status.failed))} failed."] if status.failed else []
-        return as_html(blocks)
+        return blocks + ([f"{counted(document=len(status.failed))} failed."] if status.failed else [])
 
     def _owner(self) -> None:
         if self._groups is not None:

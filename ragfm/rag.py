@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from ragfm.collection import Collection
-    from ragfm.core.types import Dropped, Hit, ImagePart, Reader
+    from ragfm.core.types import Dropped, Embedder, Hit, ImagePart, Reader
     from ragfm.generation.structured_output import Extraction
 
 __all__ = ["AnswerStream", "Rag"]
@@ -196,8 +196,9 @@ class Rag:
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
         pieces = self._answer(retrieved, prompt, handle)
-        if prompt and prompt.shown and self._documents_only and not prompt.pictured:
-            calculated = calculate_answer(retrieved.query, prompt.shown, self.collection.language)
+        if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
+            language = self.collection.language
+            calculated = calculate_answer(retrieved.query, prompt.shown, language, self._bundled_embedder)
             pieces = self._calculated(retrieved, prompt, handle, calculated) if calculated else pieces
         if self.log:
             shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
@@ -211,12 +212,14 @@ class Rag:
         """The answer that was calculated from numbers of the passages, without the reader."""
         sentences = status_sentences(language_of(retrieved.query) or self.collection.language)
         hits, _ = match_hits(retrieved.hits, prompt.shown)
+        sure = calculated.confidence >= self._settings.wrong_cost * (1 - calculated.confidence)
         answer = Answer(
             question=retrieved.question,
             query=retrieved.query,
             text=calculated.text,
-            status="answered" if calculated.likely else "unsure",
-            shown=calculated.text if calculated.likely else f"{calculated.text}\n\n{sentences.doubt}",
+            status="answered" if sure else "unsure",
+            shown=calculated.text if sure else f"{calculated.text}\n\n{sentences.doubt}",
+            confidence=calculated.confidence,
             citations=calculated.citations,
             calculation=calculated.calculation,
             hits=hits,
@@ -441,6 +444,10 @@ class Rag:
     def _sees(self) -> bool:
         """Whether the reader sees pictures."""
         return bool(getattr(self.base_reader, "vision", False))
+
+    def _bundled_embedder(self) -> Embedder | None:
+        """The embedder of the collection if it is the bundled one, so that no second one is loaded."""
+        return self.collection.embedder if self.collection.contract.get("embedder") == "bundled" else None
 
     def _closeness(self, query: str, texts: Sequence[str]) -> list[float]:
         """The cosine of each text and the query."""

@@ -48,9 +48,9 @@ def test_a_changed_result_changes_its_table(benchmark, tmp_path):
     page = tables.PAGE.read_text(encoding="utf-8")
     for path in rendering.Results().folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    result = json.loads((tmp_path / "multihop.json").read_text(encoding="utf-8"))
-    result["several_hops"]["MuSiQue"]["hops"]["2"]["all@5"]["value"] = 0.123
-    (tmp_path / "multihop.json").write_text(json.dumps(result), encoding="utf-8")
+    result = json.loads((tmp_path / "calculations.json").read_text(encoding="utf-8"))
+    result["halves"]["reporting"]["right"][0] = 0.123
+    (tmp_path / "calculations.json").write_text(json.dumps(result), encoding="utf-8")
     rendered = tables.render(page, rendering.Results(tmp_path))
     changed = [line for line in rendered.splitlines() if line not in page.splitlines()]
     assert len(changed) == 1
@@ -68,19 +68,10 @@ def test_each_benchmark_is_in_the_catalog_with_its_results_and_the_code_it_measu
         assert [name for name in one.results if not (catalog.RESULTS / f"{name}.json").exists()] == [], one.name
 
 
-def test_readme_lists_the_benchmarks_and_marks_stale_results(benchmark):
+def test_readme_lists_the_benchmarks(benchmark):
     catalog, tables = benchmark("catalog"), benchmark("tables")
-    history = catalog.has_history()
-
-    def comparable(text: str) -> list[str]:
-        """The rows of all benchmarks; of the last column only whether it says stale."""
-        rows = [line for line in text.splitlines() if "`scripts/bench " in line]
-        return [
-            re.sub(r"[^|]+\|$", lambda last: "stale" if history and "stale" in last[0] else "", row) for row in rows
-        ]
-
     readme = tables.README.read_text(encoding="utf-8")
-    assert comparable(catalog.readme()) == comparable(readme), "Run python benchmarks/tables.py --readme."
+    assert readme.endswith(f"\n{catalog.readme()}\n"), "Run python benchmarks/tables.py --readme."
 
 
 def test_results_are_stale_after_a_change_of_the_measured_code(benchmark, tmp_path):
@@ -104,7 +95,6 @@ def test_results_are_stale_after_a_change_of_the_measured_code(benchmark, tmp_pa
         pytest.skip("git is not installed")
     measured = change("store/catalog.py")
     change("server/app.py")
-    assert catalog.has_history(tmp_path)
     assert catalog.commits_since(measured, ("store",), tmp_path) == 0
     change("store/views.py")
     assert catalog.commits_since(measured, ("store", "server"), tmp_path) == 2

@@ -627,7 +627,7 @@ def test_a_full_disk_leaves_no_half_made_collection(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ragfm.store.sqlite_file.write_durably", full)
+    monkeypatch.setattr("ragfm.store.sqlite_database.write_durably", full)
     with pytest.raises(CollectionError, match="No space left"):
         collection.sync(docs)
     assert [path.name for path in collection.path.parent.iterdir()] == ["docs"]

@@ -65,6 +65,7 @@ def handle(
     except ArchiveLimitError as error:
         raise SkipDocument(str(error)) from error
     except MemoryError as error:
+        _open.pop(key, None)  # what it had read may be lost
         raise ParseError("unpacking it takes too much memory") from error
     except ARCHIVE_ERRORS as error:
         no_text = isinstance(error, LookupError) or not str(error)

@@ -84,6 +84,7 @@ def is_archive(name: str) -> bool:
 def open_archive(file: BinaryIO, name: str, size: int, revision: str, max_entries: int = MAX_ENTRIES) -> Archive:
     """Open an archive of `size` bytes. Raises ArchiveLimitError and ARCHIVE_ERRORS."""
     name = name.lower()
+    file.seek(0)  # another process may have read from the same open file
     if name.endswith(".zip"):
         return ZipArchive(file, size, max_entries)
     opener = next(opener for suffix, opener in _OPENERS.items() if name.endswith(suffix))
@@ -205,6 +206,7 @@ Archive: TypeAlias = ZipArchive | TarArchive
 
 def open_gzip(file: BinaryIO, size: int) -> io.BufferedReader:
     """The decompressed content of a gzip file of `size` bytes. Reading raises ArchiveLimitError if it is a bomb."""
+    file.seek(0)
     return _checked(gzip.GzipFile(fileobj=file), size)
 
 

@@ -1,9 +1,19 @@
+<<<<<<< HEAD
 """Calculations: a number that no sentence states, from cells and numbers that the passages have.
 
 A plan names an operation and its operands; an operand can only be a number that is there, so no number is invented.
 Arithmetic is decimal. Scales are converted, and units that differ are refused.
 
     14.86 % = (1,577 − 1,373) ÷ 1,373 × 100
+=======
+"""Calculations: a number that no sentence states, from cells of tables that the passages have.
+
+An operand can only be a cell that is there, so no number is invented. Arithmetic is decimal. Scales are converted, and
+units that differ are refused, as is everything that is not certain: a cell with several numbers, a missing operand, a
+base that is not positive.
+
+    14.86 % = (1,577 [1] − 1,373 [1]) ÷ 1,373 × 100
+>>>>>>> main
 
 `benchmarks/bench_calculations.py` measures it on TAT-QA.
 """
@@ -12,6 +22,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+<<<<<<< HEAD
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, DivisionByZero, InvalidOperation, localcontext
@@ -22,10 +33,22 @@ from ragfm.answering.evidence import Rarity, Unit, above_cell, passage_units, pe
 from ragfm.answering.operations import NONE, asked_operation
 from ragfm.answering.quantities import Quantity, quantities, scale_word, scales_in, units_in, with_separators
 from ragfm.core.errors import ModelNotFoundError, RagfmError
+=======
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, DecimalException, localcontext
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ragfm.answering.operations import NONE, asked_operation
+from ragfm.answering.quantities import per_word, quantities, scale_word, scales_in, units_in, with_separators
+from ragfm.answering.units import Rarity, Unit, passage_citation, passage_units, periods, word_list, words
+from ragfm.core.errors import EmbedderMismatchError, ModelNotFoundError, RagfmError
+>>>>>>> main
 from ragfm.core.text import is_english
 from ragfm.core.types import Calculation, CalculationOperand, Citation
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from ragfm.core.types import Hit
 
 Operation: TypeAlias = Literal[
@@ -58,10 +81,33 @@ _WORD_AT_END = re.compile(r"[^\W\d_]+\.?$")
 
 class CalculationError(RagfmError):
     """A plan cannot be carried out: its operands do not go together, or some are missing."""
+=======
+    from ragfm.core.types import Embedder, Hit
+
+Operation: TypeAlias = Literal["difference", "sum", "mean", "ratio", "share", "percentage change", "growth rate"]
+PERCENT, POINTS = "concentr-percent", "percentage points"
+LIKELY, UNLIKELY = 0.7, 0.35
+"""The confidence of an answer that is likely right, and of another: as many are on the half of TAT-QA that nothing was
+fitted to."""
+_PAIRS = ("difference", "ratio", "share", "percentage change", "growth rate")
+_PRECISION = 60  # digits
+_MAX_DIGITS = 24  # of an operand
+_MAX_ROWS = 5  # that may be meant
+_MIN_LIKELIHOOD = 0.5  # of the operation
+_DECIMALS, _MOST_DECIMALS = Decimal("0.01"), Decimal("1e-6")
+_FOOTNOTE = re.compile(r"(?<=\S)\s*(?:\(\d{1,2}\)|\[\w{1,2}\]|<sup>.*?</sup>)\s*$|^\s*\(\d{1,2}\)\s+(?=\S*\d)")
+_NEGATIVE = re.compile(r"[^\w(]*\([^\w)]*\d|\s*[-−–]\s*[^\w\s]?\s*\d|.*\d\s*[-−–]\s*$")  # of a whole cell
+_LETTERS = re.compile(r"[^\W\d_]+\.?$")
+
+
+class CalculationError(RagfmError):
+    """A calculation cannot be carried out: its operands do not go together, or some are missing."""
+>>>>>>> main
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
+<<<<<<< HEAD
     """A number of a passage, by the name that a plan uses for it.
 
     `label` says what it is: "Revenue — 2022", or the sentence that it is in. `value` is as it stands, with its sign;
@@ -71,10 +117,24 @@ class Operand:
 
     name: str
     label: str
+=======
+    """A cell of a table with one number.
+
+    `label` says what it is: "Revenue — 2022"; `title` is that of its column. `value` is as it stands, with its sign;
+    `power` is that of its scale: 6 for millions. `units` are CLDR's names or currency codes; several for a sign that
+    several currencies have, none if no unit is named. `sign` is the unit as it is written.
+    """
+
+    place: Unit
+    column: int
+    label: str
+    title: str
+>>>>>>> main
     text: str
     value: Decimal
     power: int
     units: frozenset[str]
+<<<<<<< HEAD
     place: Unit
     position: int
 
@@ -83,12 +143,16 @@ class Operand:
         """Its column of a table; None in prose."""
         row = row_with_cell(self.place, self.place.start + self.position)
         return row.column if row else None
+=======
+    sign: str
+>>>>>>> main
 
     @property
     def scaled(self) -> Decimal:
         """The value with its scale."""
         return self.value.scaleb(self.power)
 
+<<<<<<< HEAD
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -99,26 +163,51 @@ class Result:
     """
 
     operation: Operation
+=======
+    @property
+    def row_label(self) -> str:
+        """The first cell of its row."""
+        return self.place.row.cells[0] if self.place.row else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of an operation: `value` times ten to the `power`, in `unit`, empty without one.
+
+    In the `working`, {0} stands for the first operand.
+    """
+
+>>>>>>> main
     operands: tuple[Operand, ...]
     value: Decimal
     power: int
     unit: str
     working: str
+<<<<<<< HEAD
     label: str = ""
+=======
+>>>>>>> main
 
 
 @dataclass(frozen=True, slots=True)
 class CalculatedAnswer:
+<<<<<<< HEAD
     """An answer that was calculated: its text with markers, a citation of each operand, and whether it is likely right.
 
     `value` is the number in the scale of its operands. The answer is `likely` right if the operation is, and if the
     question has the label of each operand, and the operands all periods of the question.
+=======
+    """An answer that was calculated: its text with a marker behind each operand, and their citations.
+
+    `value` is the number in the scale of its operands, `confidence` the probability that it is right.
+>>>>>>> main
     """
 
     text: str
     citations: tuple[Citation, ...]
     calculation: Calculation
     value: Decimal
+<<<<<<< HEAD
     likely: bool
 
 
@@ -126,16 +215,33 @@ def calculate_answer(question: str, passages: Sequence[Hit], language: str | Non
     """The answer to a question that asks for a calculation over numbers of the passages; None for all others.
 
     The operation is known for English questions only.
+=======
+    confidence: float
+
+
+def calculate_answer(
+    question: str, passages: Sequence[Hit], language: str | None, embedder: Callable[[], Embedder | None] = lambda: None
+) -> CalculatedAnswer | None:
+    """The answer to a question that asks for a calculation over cells of the passages; None for all others.
+
+    The operation is known for English questions only. `embedder` gives the bundled embedder if the caller has it.
+>>>>>>> main
     """
     if not is_english(question, language):
         return None
     try:
+<<<<<<< HEAD
         operation, likelihood = asked_operation(question)
     except ModelNotFoundError:  # the bundled embedding model is not installed
+=======
+        operation, likelihood = asked_operation(question, embedder())
+    except (ModelNotFoundError, EmbedderMismatchError):  # not installed, or refused, which searches report
+>>>>>>> main
         return None
     if operation == NONE:
         return None
     units = [unit for hit in passages if hit.n is not None for unit in passage_units(hit, language or "en")]
+<<<<<<< HEAD
     try:
         result = calculate(operation, likely_operands(operation, operands(question, units, language), question))
     except CalculationError:
@@ -278,10 +384,95 @@ def likely_operands(operation: Operation, found: Sequence[Operand], question: st
     of the periods that the question names and, for a sum or mean, between them, the newest first.
     """
     asked, text = periods(question), question.casefold()
+=======
+    with localcontext() as context:
+        context.prec = _PRECISION
+        try:
+            result = calculate(operation, likely_operands(operation, operands(question, units, language), question))
+            value = rounded(result)
+        except (CalculationError, DecimalException):
+            return None
+    shown = displayed(value, result, language)
+    text, citations = f"{shown} = ", list[Citation]()
+    for part in re.split(r"(\{\d\})", result.working):
+        number = int(part[1:-1]) if part.startswith("{") else None
+        operand = None if number is None else result.operands[number]
+        words_of_part = part if operand is None else _written(operand)
+        if operand is not None and len(citations) == number:  # its first mention
+            start = len(text)
+            words_of_part += f" [{operand.place.hit.n}]"
+            row = operand.place.row and replace(operand.place.row, column=operand.column)
+            place = passage_citation(operand.place.hit, operand.place.start, operand.place.end, row)
+            end = start + len(words_of_part)
+            citations.append(replace(place, fault="unclear", answer_start=start, answer_end=end))
+        text += words_of_part
+    asked, asked_words = periods(question), words(question)
+    sure = likelihood >= _MIN_LIKELIHOOD and all(
+        words(one.row_label) <= asked_words and periods(one.label) & asked and not _is_ambiguous(one, asked)
+        for one in result.operands
+    )
+    working = re.sub(r"\{(\d)\}", lambda one: _written(result.operands[int(one[1])]), result.working)
+    named = tuple(CalculationOperand(one.label, one.text) for one in result.operands)
+    calculation = Calculation(operation, shown, working, named)
+    return CalculatedAnswer(text, tuple(citations), calculation, result.value, LIKELY if sure else UNLIKELY)
+
+
+def operands(question: str, units: Sequence[Unit], language: str | None) -> list[Operand]:
+    """The cells with one number, those whose labels look most like the question first."""
+    rarity, asked, found = Rarity(units), words(question), list[tuple[float, Operand]]()
+    per = per_word(language)
+    titles: Sequence[str] = ()  # of a row without a label that has periods, which is a second header
+    for unit in units:
+        row = unit.row
+        if row is None or unit.is_heading:
+            titles = ()
+        elif not row.cells[0].strip() and any(map(periods, row.cells)):
+            titles = row.cells
+        for column, cell in enumerate(row.cells) if row else ():
+            text = _FOOTNOTE.sub("", cell).strip()
+            numbers = quantities(text, language)
+            if not column or not row or not row.cells[0].strip() or len(numbers) != 1:
+                continue
+            number = numbers[0]
+            title = " ".join(filter(None, (row.titles[column], *titles[column : column + 1])))
+            value = max(number.values, key=lambda one: -one.as_tuple().exponent)  # type: ignore[operator]
+            if len(value.as_tuple().digits) > _MAX_DIGITS:
+                continue
+            value = value.scaleb(-number.power) * (-1 if number.negative or _NEGATIVE.match(text) else 1)
+            caption = [line for line in unit.context.splitlines() if not line.startswith("|")]
+            above, signs, powers = [row.cells[0], title, *reversed(caption)], number.units, frozenset[int]()
+            for line in above:  # the nearest that names a unit or a scale
+                signs = signs or units_in(line, language)
+                powers = powers or scales_in(line, language)
+            per_unit = per in word_list(row.cells[0])  # "Earnings per share" are not in millions
+            power = number.power or (0 if signs == {PERCENT} or per_unit else min(powers, default=0))
+            label = " — ".join(filter(None, (row.label, title)))
+            shown = text[number.start : number.end]
+            operand = Operand(unit, column, label, title, shown, value, power, signs, _sign(text, shown, signs))
+            # Of two labels that have the same words of the question, the shorter one is meant.
+            score = rarity.share(asked, words(f"{label} {unit.context}")) + rarity.share(words(label), asked)
+            found.append((score, operand))
+    found.sort(key=lambda one: -one[0])
+    return [operand for _, operand in found]
+
+
+def likely_operands(operation: Operation, found: Sequence[Operand], question: str) -> list[Operand]:
+    """The operands of an operation that a question most likely means, of those that `operands` found.
+
+    If the question names several rows of a table and at most one year, they are the cells of these rows in the same
+    column, in the order in which they are mentioned; the smaller of two is the part of a share. Otherwise they stand in
+    the row of the best one, in the columns of the periods that the question names (of all if it names none) and, for a
+    sum or mean, between them, the newest first.
+
+    Raises CalculationError if they are not there.
+    """
+    asked = periods(question)
+>>>>>>> main
     years = sorted(int(period) for period in asked if period.isdigit())
     several = operation not in _PAIRS
     named = _named_rows(found, question)
     if len(named) > 1 and len(years) < 2:
+<<<<<<< HEAD
         first = next(one for one in found if one.place in named)
         cells = [
             next((one for one in found if one.place is row and one.column == first.column), None)
@@ -370,3 +561,145 @@ def _years_between(chosen: Sequence[Operand]) -> int:
     if first == second:
         raise CalculationError("A growth rate needs two different years.")
     return abs(first - second)
+=======
+        column = next(one for one in found if one.place in named).column
+        chosen = [one for row in named for one in found if one.place is row and one.column == column]
+        if len(chosen) < len(named) or (not several and len(chosen) > 2):
+            raise CalculationError("A row that the question names has no number in this column.")
+        if operation == "share":
+            chosen.sort(key=lambda one: abs(one.scaled))
+        return chosen
+    rows: dict[int, list[Operand]] = {}
+    for one in found:
+        rows.setdefault(id(one.place), []).append(one)
+    for row in list(rows.values())[:_MAX_ROWS]:
+        chosen = _cells_of_periods(row, asked, several=several)
+        if len(chosen) > 1 and (several or len(chosen) == 2):
+            return chosen
+    raise CalculationError("The table has no cells for the periods of the question.")
+
+
+def _cells_of_periods(row: Sequence[Operand], asked: frozenset[str], *, several: bool) -> list[Operand]:
+    """The cells of a row for all asked periods, and with `several` between them, the newest first; none if one lacks.
+
+    Without asked periods, those of all periods.
+    """
+    years = sorted(int(period) for period in asked if period.isdigit())
+    quarters = {period for period in asked if not period.isdigit()}
+    by_period: dict[tuple[str, ...], Operand] = {}
+    for one in sorted(row, key=lambda one: one.column):
+        own = tuple(sorted(periods(one.title) or periods(one.label)))  # the year first, then the quarter
+        of_years = [int(period) for period in own if period.isdigit()]
+        between = several and len(years) == 2 and any(years[0] < year < years[1] for year in of_years)
+        fits = not asked or between or set(own) <= asked or (set(own) & asked and not quarters)
+        if own and len(of_years) < 2 and fits:
+            by_period.setdefault(own, one)
+    if asked - {period for own in by_period for period in own}:
+        return []
+    return [by_period[own] for own in sorted(by_period, reverse=True)]
+
+
+def calculate(operation: Operation, chosen: Sequence[Operand]) -> Result:
+    """Carry out an operation. Of pairs, the first operand is the newer one, or the part of a whole.
+
+    Raises CalculationError if the operands do not go together.
+    """
+    if len(chosen) < 2 or (operation in _PAIRS and len(chosen) != 2):
+        raise CalculationError(f"A {operation} of {len(chosen)} operands is not possible.")
+    if len({(one.place.hit.n, one.place.start, one.column) for one in chosen}) < len(chosen):
+        raise CalculationError(f"A {operation} of the same cell is not meant.")
+    named = [one.units for one in chosen if one.units]
+    percentages = sum(one.units == {PERCENT} for one in chosen)
+    mixed = percentages not in (0, len(chosen)) or (named and not frozenset.intersection(*named))
+    if mixed and operation != "ratio":
+        raise CalculationError(f"A {operation} of {' and '.join(one.text for one in chosen)} has no unit.")
+    power = min(one.power for one in chosen)
+    values = [one.value.scaleb(one.power - power) for one in chosen]
+    unit = next((one.sign for one in chosen if one.sign), "")
+    plus = " + ".join(f"{{{number}}}" for number in range(len(chosen)))
+    if operation == "sum":
+        return Result(tuple(chosen), sum(values, Decimal()), power, unit, plus)
+    if operation == "mean":
+        mean = sum(values, Decimal()) / len(values)
+        return Result(tuple(chosen), mean, power, unit, f"({plus}) ÷ {len(values)}")
+    first, second = values
+    if operation == "difference":
+        return Result(tuple(chosen), first - second, power, POINTS if unit == "%" else unit, "{0} − {1}")
+    if second == 0 or (second < 0 and operation != "ratio"):
+        raise CalculationError(f"A {operation} with the base {chosen[1].text} has no meaning.")
+    if operation == "ratio":
+        return Result(tuple(chosen), first / second, 0, "", "{0} ÷ {1}")
+    if operation == "share":
+        return Result(tuple(chosen), 100 * first / second, 0, "%", "{0} ÷ {1} × 100")
+    if operation == "percentage change":
+        return Result(tuple(chosen), 100 * (first - second) / second, 0, "%", "({0} − {1}) ÷ {1} × 100")
+    apart = {int(period) for one in chosen for period in periods(one.label) if period.isdigit()}
+    if first <= 0 or len(apart) != 2:
+        raise CalculationError("A growth rate needs positive numbers of two years.")
+    years = max(apart) - min(apart)
+    value = 100 * ((first / second) ** (Decimal(1) / years) - 1)
+    return Result(tuple(chosen), value, 0, "%", f"(({{0}} ÷ {{1}})^(1/{years}) − 1) × 100")
+
+
+def rounded(result: Result) -> Decimal:
+    """The value with as many decimals as the operands have, at least two and at most six."""
+    exponents = [Decimal(1).scaleb(one.value.as_tuple().exponent) for one in result.operands]  # type: ignore[arg-type]
+    value = result.value.quantize(max(min([_DECIMALS, *exponents]), _MOST_DECIMALS))
+    return value.to_integral_value() if value == value.to_integral_value() else value.normalize()
+
+
+def displayed(value: Decimal, result: Result, language: str | None) -> str:
+    """A value with the scale and the unit of its result."""
+    number = " ".join(filter(None, (with_separators(value, language), scale_word(result.power, language))))
+    if result.unit and unicodedata.category(result.unit[0]) == "Sc":  # a currency sign
+        return f"-{result.unit}{number[1:]}" if number.startswith("-") else f"{result.unit}{number}"
+    return " ".join(filter(None, (number, result.unit)))
+
+
+def _written(operand: Operand) -> str:
+    """The number as it stands in the document, a negative one in brackets."""
+    return f"({operand.text.strip('()')})" if operand.value < 0 else operand.text
+
+
+def _sign(cell: str, number: str, units: frozenset[str]) -> str:
+    """How a unit is written: as in the cell, or as its code."""
+    if not units:
+        return ""
+    if units == {PERCENT}:
+        return "%"
+    currency = next((sign for sign in cell if unicodedata.category(sign) == "Sc"), "")
+    name = _LETTERS.search(number)
+    return currency or (name[0] if name and not units <= {name[0]} else min(sorted(units), key=len))
+
+
+def _is_ambiguous(operand: Operand, asked: frozenset[str]) -> bool:
+    """Whether another column of its row has the same period, or several have none."""
+    row = operand.place.row
+    titles = row.titles if row else ()
+    return sum(bool(periods(title) & asked) and periods(title) == periods(operand.title) for title in titles) > 1
+
+
+def _named_rows(found: Sequence[Operand], question: str) -> list[Unit]:
+    """The rows of the first table whose labels the question has, in the order in which it mentions them.
+
+    Labels that are part of another one, and those that several rows have, are left out.
+    """
+    mentioned = word_list(question)
+    rows: dict[tuple[str, ...], list[Unit]] = {}
+    header: tuple[str, ...] | None = None
+    for one in found:
+        row, label = one.place.row, word_list(one.row_label)
+        if row and label and set(label) <= set(mentioned) and (header is None or row.header == header):
+            header = row.header
+            of_label = rows.setdefault(tuple(label), [])
+            if one.place not in of_label:
+                of_label.append(one.place)
+    unique = {label: places[0] for label, places in rows.items() if len(places) == 1}
+    whole = [label for label in unique if not any(set(label) < set(other) for other in unique)]
+
+    def position(label: tuple[str, ...]) -> int:
+        starts = [at for at in range(len(mentioned)) if tuple(mentioned[at : at + len(label)]) == label]
+        return starts[0] if starts else mentioned.index(label[0])
+
+    return [unique[label] for label in sorted(whole, key=position)]
+>>>>>>> main

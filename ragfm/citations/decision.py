@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from ragfm.answering.units import passage_citation
 from ragfm.citations.grounding import Alternative, CitedAnswer, CitedSentence, cite
 from ragfm.citations.support import Analysis, Evidence, Window, row_with_answer, terms_of
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.status_sentences import ENGLISH, StatusSentences
-from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers, line_range
+from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
@@ -203,29 +204,14 @@ def _contradiction_of(quote: Citation, start: int, end: int) -> Contradiction:
 
 def citation_of(evidence: Evidence, answer_start: int = 0, answer_end: int = 0) -> Citation:
     """The citation of a numbered passage's words, for a sentence at `answer_start:answer_end` of the answer's text."""
-    hit = evidence.hit
-    assert hit.n is not None
-    lines = None
-    if hit.lines:
-        first, last = line_range(hit.text, evidence.start, evidence.end)
-        lines = first + hit.lines[0] - 1, last + hit.lines[0] - 1
-    return Citation(
-        n=hit.n,
-        uri=hit.uri,
-        page=hit.page,
-        start=hit.start + evidence.start,
-        end=hit.start + evidence.end,
-        quote=evidence.quote,
+    place = passage_citation(evidence.hit, evidence.start, evidence.end, evidence.row)
+    return replace(
+        place,
         verified=evidence.verified,
         fault=evidence.fault,
+        missing=evidence.missing,
         answer_start=answer_start,
         answer_end=answer_end,
-        missing=evidence.missing,
-        name=hit.name,
-        lines=lines,
-        image=hit.image,
-        box=hit.box,
-        row=evidence.row,
     )
 
 

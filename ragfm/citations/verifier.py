@@ -5,8 +5,7 @@ being the last; the very first token stands for "not here" (Devlin et al. 2019, 
 reader's answer is then compared with its result (Hu et al. 2019). Reading takes as long as embedding the passages.
 
 The shipped verifier is the bundled embedding model, fine-tuned on SQuAD by low-rank matrices that are added to its
-weights. It knows English only. `benchmarks/train_verifier.py` trains it; see docs/answers.md. One that is trained on a
-user's questions (`ragfm adapt retriever --part verifier`) has a folder of its own.
+weights. It knows English only. `benchmarks/train_verifier.py` trains it; see docs/answers.md.
 """
 
 from __future__ import annotations
@@ -240,7 +239,7 @@ def find_verifier(name: str) -> Path:
     if not (folder / WEIGHTS).is_file():
         raise ModelNotFoundError(
             f"There is no verifier in '{name}'.",
-            "Use a folder of `ragfm adapt retriever --part verifier`, or `bundled`.",
+            "Use a folder with one, or `bundled`.",
         )
     return folder
 

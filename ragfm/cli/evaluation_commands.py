@@ -68,6 +68,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
             )
         if report:
             write_retrieval_html(evaluated, report, handle)
+    failed = [(result.id, result.error) for result in evaluated.results if result.error]
     if as_json:
         tables = {
             name: {key: asdict(value) for key, value in getattr(evaluated, name).items()}
@@ -78,7 +79,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
             **tables,
             "first_rank": first_ranks(evaluated.results),
             "missing": list(evaluated.missing),
-            "failed": [{"id": result.id, "error": result.error} for result in evaluated.results if result.error],
+            "failed": [{"id": number, "error": error} for number, error in failed],
             "done": len(evaluated.results),
             "ingest": asdict(synced) if synced else None,
             "out": out,
@@ -102,7 +103,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
     if evaluated.missing:
         examples = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
         print_note(f"Relevant documents that are not in the collection: {len(evaluated.missing)} ({examples})")
-    print_failures([(result.id, result.error) for result in evaluated.results if result.error], synced)
+    print_failures(failed, synced)
     print_written(out, report)
     return exit_code(synced, evaluated.stopped, out)
 

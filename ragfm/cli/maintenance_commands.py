@@ -70,10 +70,8 @@ def restore(collection: str, as_json: bool, file: str) -> None:
 def copy(as_json: bool, source: str, target: str) -> None:
     """Copy a collection from a folder to PostgreSQL, back, or between databases. TARGET must not exist.
 
-    Nothing is embedded, and the copy is verified. If it was interrupted, run the command again to continue.
+    Nothing is embedded, and the copy is verified. If it is interrupted, nothing is left at TARGET.
     """
-    from ragfm.collection import Collection
-
     with Collection.open(source) as store, show_progress("rows") as progress:
         report = store.copy(target, progress)
     text = (

@@ -92,6 +92,12 @@ class FilesSection(_Section):
     max_mb: float = Field(100, gt=0)  # MiB
 
 
+class ServerSection(_Section):
+    """How `ragfm serve` answers."""
+
+    markdown: Literal["safe", "as is"] = "safe"
+
+
 class SourceSection(_Section):
     """A source that `ragfm ingest` without arguments syncs; one `[[sources]]` table for each."""
 
@@ -137,6 +143,7 @@ class Settings(BaseSettings):
     search: SearchSection = SearchSection()
     ask: AskSection = AskSection()
     files: FilesSection = FilesSection()
+    server: ServerSection = ServerSection()
     sources: list[SourceSection] = []
     tags: list[TagsSection] = []
 

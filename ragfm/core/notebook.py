@@ -1,15 +1,18 @@
-"""Values as HTML for notebooks.
+"""Values as HTML and Markdown for notebooks.
 
 Texts come from documents and models, so all of them are escaped and shown as they are written.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TypeAlias
 
 from ragfm.core.table_rows import TableRow
+
+_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")  # all that Markdown may give a meaning, which is ASCII
 
 
 class Heading(str):
@@ -41,3 +44,26 @@ def as_html(blocks: Iterable[Block]) -> str:
                 rows += f"<tr>{''.join(cells)}</tr>"
             parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def as_markdown(blocks: Iterable[Block]) -> str:
+    """Blocks as Markdown, with all text escaped; the likeliest cell of a row is in bold."""
+    parts = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            parts.append(f"**{_escaped(block)}**")
+        elif isinstance(block, str):
+            parts.append(_escaped(block).replace("\n", "  \n"))
+        else:
+            titles = [_escaped(title) for title in block[0].titles]
+            rows = [
+                [f"**{_escaped(cell)}**" if at == row.column else _escaped(cell) for at, cell in enumerate(row.cells)]
+                for row in block
+            ]
+            lines = [titles, ["---"] * len(titles), *rows]
+            parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    return "\n\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    return _PUNCTUATION.sub(r"\\\1", text)

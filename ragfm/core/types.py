@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ragfm.core.errors import RagfmError
-from ragfm.core.notebook import Block, Heading, as_html
+from ragfm.core.notebook import Block, Heading, as_html, as_markdown
 from ragfm.core.table_rows import TableRow, text_blocks
 from ragfm.core.text import displayed_name, displayed_quote, escape_markers
 
@@ -213,16 +213,26 @@ class Hit:
     def _repr_html_(self) -> str:
         return as_html([Heading(self.location), *text_blocks(self.text, self.context)])
 
+    def _repr_markdown_(self) -> str:
+        return as_markdown([Heading(self.location), *text_blocks(self.text, self.context)])
+
 
 class HitList(list[Hit]):
     """The hits of a search, best first, which notebooks show as passages."""
 
-    def _repr_html_(self) -> str:
-        blocks: list[Block] = [] if self else ["No passage matches."]
+    def _blocks(self) -> Iterator[Block]:
         for rank, hit in enumerate(self, 1):
             score = "" if hit.score is None else f" {hit.score:.3f}"
-            blocks += [Heading(f"{rank}.{score}  {hit.location}"), *text_blocks(hit.text, hit.context)]
-        return as_html(blocks)
+            yield Heading(f"{rank}.{score}  {hit.location}")
+            yield from text_blocks(hit.text, hit.context)
+        if not self:
+            yield "No passage matches."
+
+    def _repr_html_(self) -> str:
+        return as_html(self._blocks())
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self._blocks())
 
 
 def _location(where: Hit | Citation) -> str:
@@ -492,17 +502,23 @@ class Answer:
             return (*citations, quote)
         return citations
 
-    def _repr_html_(self) -> str:
-        blocks: list[Block] = [self.shown]
+    def _blocks(self) -> Iterator[Block]:
+        yield self.shown
         if self.quoted_row:
-            blocks.append([self.quoted_row])
-        blocks += [contradiction.sentence for contradiction in self.contradictions]
-        for cited in self.evidence:
-            doubt = f" ({cited.doubt})" if cited.doubt else ""
-            blocks.append(f"[{cited.n}] {cited.location}: {cited.displayed}{doubt}")
+            yield [self.quoted_row]
+        yield from (one.sentence for one in self.contradictions)
+        for one in self.evidence:
+            yield f"[{one.n}] {one.location}: {one.displayed}{f' ({one.doubt})' if one.doubt else ''}"
         if self.nearest:
-            blocks += ["The nearest passages say:", *(f"{near.location}: {near.displayed}" for near in self.nearest)]
-        return as_html([*blocks, *self.notes])
+            yield "The nearest passages say:"
+            yield from (f"{one.location}: {one.displayed}" for one in self.nearest)
+        yield from self.notes
+
+    def _repr_html_(self) -> str:
+        return as_html(self._blocks())
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self._blocks())
 
 
 # --- Readers -----------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ class SentenceTransformerEmbedder:
         if lowest >= MIN_COSINE:
             return backend
         _log.info("The backend %s for %s has a cosine of %.4f to fp32.", network.fast_backend, self._name, lowest)
-        return network.load(network.fast_exact_backend)
+        return self._network.load(self._network.fast_exact_backend)
 
     def _load_or_exact(self, load: Callable[[], Backend]) -> Backend:
         """The backend that `load` returns, or if it fails the exact one, which always works."""

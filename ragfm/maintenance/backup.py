@@ -90,7 +90,9 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
         try:
             _copy_database(catalog, temporary, progress or ignore_progress)
             copy_uploads(store.folder, temporary)
-            UploadFolder(temporary).drop_records()  # of uploads that were removed since
+            copied = UploadFolder(temporary)
+            copied.copy_records(UploadFolder(store.folder))  # of uploads that were stored since
+            copied.drop_records()  # of uploads that were removed since
             with open_connection(temporary, writable=True) as connection:
                 newest = newest_generation(connection)
             database = SqliteDatabase(temporary)

@@ -80,8 +80,8 @@ def salvage(store: Store, out: Path, progress: ProgressCallback | None = None) -
                 finally:
                     writer.close()
             copy_uploads(store.folder, folder)
-            with suppress(CollectionError):  # damaged records: nobody may see these uploads
-                UploadFolder(folder).copy_records(UploadFolder(store.folder))
+            # Nobody may see an upload whose record is damaged.
+            UploadFolder(folder).copy_records(UploadFolder(store.folder))
     except READ_ERRORS as error:
         if isinstance(error, sa.exc.DatabaseError):
             failure = read_error(store.folder, error)

@@ -34,9 +34,10 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class AnswerMarkdown:
-    """The Markdown of one answer, piece by piece."""
+    """The Markdown of one answer, piece by piece. Unless it `is_safe`, nothing changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_safe: bool) -> None:
+        self._is_safe = is_safe
         self._text = ""
         self._done = 0  # characters of the text that were returned
         self._added: list[int] = []  # for each character that was added, its offset in the text
@@ -45,6 +46,8 @@ class AnswerMarkdown:
 
     def feed(self, piece: str, *, last: bool = False) -> str:
         """The next part of the result. What later pieces decide is held back, unless this is the `last` piece."""
+        if not self._is_safe:
+            return piece
         self._text += piece
         parts = []
         while self._done < len(self._text):

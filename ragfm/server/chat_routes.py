@@ -74,7 +74,8 @@ class _ChatAnswer:
         self._key: Key = request.state.key
         self._model: Model = self._service.model(self._key, body.model)
         self._body, self._with_footnotes = body, with_footnotes
-        self._content = AnswerMarkdown()
+        self._is_safe = self._model.rag.collection.settings.server.markdown == "safe"
+        self._content = AnswerMarkdown(is_safe=self._is_safe)
         turns = [message for message in body.messages if message.role in ("user", "assistant")]
         if not turns or turns[-1].role != "user" or not turns[-1].text.strip():
             raise ApiError(400, "The last message must be a user's question.", code="invalid_request", param="messages")
@@ -193,7 +194,9 @@ class _ChatAnswer:
         sources: tuple[Citation | Contradiction, ...] = (*citations, *answer.contradictions)
         annotations = []
         for source, (start, end) in zip(sources, spans, strict=True):
-            name = inert(displayed_name(source.name or source.uri))
+            name = displayed_name(source.name or source.uri)
+            if self._is_safe:
+                name = inert(name)
             title = f"{name}, page {source.page}" if source.page else name
             url = source.uri
             if not url.startswith(("http://", "https://")):  # others, such as javascript://, are no addresses of pages

@@ -139,6 +139,9 @@ class Store:
     def embedder(self, generation: Generation | None = None) -> Embedder:
         """The embedder of a generation, by default the newest. Raises EmbedderMismatchError if another one is set."""
         generation = generation or self.catalog.at()
+        loaded = self._embedders.get(generation.contract_id)
+        if loaded is not None:
+            return loaded  # without the lock: searches go on while another embedder is loaded
         with self._embedder_lock:  # a lock of its own, since loading takes seconds
             embedder = self._embedders.get(generation.contract_id)
             if embedder is None:

@@ -274,8 +274,9 @@ class UploadFolder:
 
     def differences(self) -> Iterator[tuple[str, str, str, str]]:
         """See UploadStore."""
+        ids = self._ids()  # before the records, which an upload gets first
         rows = self._rows()
-        for number in sorted({*rows, *self._ids()}):
+        for number in sorted({*rows, *ids}):
             place, folder, row = f"{UPLOADS}/{number}", self.folder / number, rows.get(number)
             if row is None:
                 if folder.exists():
@@ -313,6 +314,15 @@ class UploadFolder:
         except (sa.exc.DatabaseError, pysqlite3.Error) as error:
             raise read_error(self._collection, error) from error
 
+    def _readable_rows(self, number: str) -> list[Mapping[str, Any]]:
+        """The record of an upload; none if it has no record, or a damaged page has it."""
+        try:
+            with open_connection(self._collection) as connection:
+                rows = sa.select(uploads_table).where(uploads_table.c.id == number)
+                return [dict(row) for row in connection.execute(rows).mappings()]
+        except (sa.exc.DatabaseError, pysqlite3.Error):
+            return []
+
     def _ids(self) -> list[str]:
         try:
             return sorted(entry.name for entry in os.scandir(self.folder) if _ID.fullmatch(entry.name))
@@ -320,10 +330,12 @@ class UploadFolder:
             return []
 
     def copy_records(self, other: UploadFolder) -> None:
-        """Add the records that another collection, whose uploads were copied here, has of them."""
-        ids, columns = self._ids(), ("id", "owner", "name", "groups", "bytes", "digest", "checksum")
-        rows = other._rows() if ids else {}
-        self._insert([{key: rows[number][key] for key in columns} for number in ids if number in rows])
+        """Add the readable records that another collection, whose uploads were copied here, has of them."""
+        columns = ("id", "owner", "name", "groups", "bytes", "digest", "checksum")
+        known = self._rows()
+        missing = [number for number in self._ids() if number not in known]
+        found = [row for number in missing for row in other._readable_rows(number)]
+        self._insert([{key: row[key] for key in columns} for row in found])
 
     def drop_records(self) -> None:
         """Delete the records of uploads that are not here."""

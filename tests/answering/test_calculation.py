@@ -1,4 +1,4 @@
-"""Calculations over cells and numbers of passages."""
+"""Calculations over cells of tables in passages."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ragfm import Collection, Hit, Rag, Settings
+from ragfm.answering import operations
 from ragfm.answering.calculation import (
+    LIKELY,
     PERCENT,
     POINTS,
+    CalculatedAnswer,
     CalculationError,
     Operand,
+    Operation,
     calculate,
-    displayed,
-    likely_operands,
+    calculate_answer,
     operands,
     rounded,
 )
-from ragfm.answering.evidence import passage_units
+from ragfm.answering.units import passage_units
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
-TABLE = """In millions of dollars, except shares
+CHANGE = "What is the percentage change in revenue from 2022 to 2023?"
+DIFFERENCE = "What is the change in revenue from 2022 to 2023?"
+TABLE = """In millions of dollars
 
 | | 2023 | 2022 | Change in % |
 | --- | --- | --- | --- |
@@ -34,25 +39,59 @@ TABLE = """In millions of dollars, except shares
 """
 
 
-def cells(text: str = TABLE, question: str = "What was the revenue?") -> dict[str, Operand]:
-    hit = Hit("report.pdf", text, 0, len(text), 1, None, {}, n=1)
-    return {one.label: one for one in operands(question, list(passage_units(hit, "en")), "en")}
+def table(*rows: str, header: str = "| | 2023 | 2022 |") -> str:
+    rule = "|" + " --- |" * (header.count("|") - 1)
+    return "\n".join([header, rule, *rows])
+
+
+def passage(text: str, n: int = 1) -> Hit:
+    return Hit(f"{n}.md", text, 0, len(text), n, None, {}, n=n)
+
+
+def cells(text: str = TABLE) -> dict[str, Operand]:
+    return {one.label: one for one in operands("", list(passage_units(passage(text), "en")), "en")}
+
+
+def answer(question: str, *texts: str) -> CalculatedAnswer | None:
+    return calculate_answer(question, [passage(text, n) for n, text in enumerate(texts, 1)], "en")
+
+
+def result(question: str, *texts: str) -> str | None:
+    found = answer(question, *texts)
+    return found and found.calculation.result
 
 
 def test_cells_have_labels_signs_scales_and_units() -> None:
     found = cells()
     revenue, loss, margin = found["Revenue — 2023"], found["Net loss — 2023"], found["Margin — 2023"]
-    assert revenue.scaled == Decimal("1577000000")
+    assert (revenue.scaled, revenue.sign) == (Decimal("1577000000"), "$")
     assert (loss.value, loss.power) == (Decimal(-565), 6)
     assert (margin.value, margin.power, margin.units) == (Decimal(12), 0, {PERCENT})
-    assert len({one.name for one in found.values()}) == len(found)
 
 
-def test_a_percentage_change_shows_its_working() -> None:
-    found = cells()
-    change = calculate("percentage change", [found["Revenue — 2023"], found["Revenue — 2022"]])
-    assert (rounded(change), change.unit) == (Decimal("14.86"), "%")
-    assert change.working == "($ 1,577 − $ 1,373) ÷ $ 1,373 × 100" or change.working == "(1,577 − 1,373) ÷ 1,373 × 100"
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("(5%)", -5),
+        ("($5 million)", -5),
+        ("( 565 )", -565),
+        ("$ (565", -565),
+        ("–565", -565),
+        ("565-", -565),
+        ("1,577(1)", 1577),
+        ("1,577 [2]", 1577),
+        ("(1) 1,577", 1577),
+    ],
+)
+def test_the_sign_of_a_cell_and_its_footnotes(cell: str, value: int) -> None:
+    assert cells(table(f"| Revenue | {cell} | 100 |"))["Revenue — 2023"].value == value
+
+
+@pytest.mark.parametrize("cell", ["12/31/2023", "20-30", "3 of 5", "", "n/a", "1" + 27 * "0"])
+def test_a_cell_without_exactly_one_number_is_no_operand(cell: str) -> None:
+    text = table(f"| Revenue | {cell} | 100 |")
+    assert "Revenue — 2023" not in cells(text)
+    assert answer(DIFFERENCE, text) is None
 
 
 @pytest.mark.parametrize(
@@ -63,44 +102,28 @@ def test_a_percentage_change_shows_its_working() -> None:
         ("mean", "1475"),
         ("ratio", "1.15"),
         ("share", "114.86"),
-        ("maximum", "1577"),
+        ("percentage change", "14.86"),
         ("growth rate", "14.86"),
-        ("comparison", "204"),
-        ("count", "2"),
     ],
 )
-def test_operations(operation: str, value: str) -> None:
+def test_operations(operation: Operation, value: str) -> None:
     found = cells()
-    result = calculate(operation, [found["Revenue — 2023"], found["Revenue — 2022"]])  # type: ignore[arg-type]
-    assert rounded(result) == Decimal(value)
+    assert rounded(calculate(operation, [found["Revenue — 2023"], found["Revenue — 2022"]])) == Decimal(value)
 
 
 def test_percentages_differ_by_points_and_are_not_added_to_money() -> None:
     found = cells()
     assert calculate("difference", [found["Margin — 2023"], found["Margin — 2022"]]).unit == POINTS
-    with pytest.raises(CalculationError, match="12 %"):
+    with pytest.raises(CalculationError, match="no unit"):
         calculate("sum", [found["Margin — 2023"], found["Revenue — 2023"]])
 
 
-def test_scales_are_converted() -> None:
-    found = cells("Sales were 2 billion euros in the north. Sales were 500 million euros in the south.")
-    north, south = (
-        found["Sales were 2 billion euros in the north."],
-        found["Sales were 500 million euros in the south."],
-    )
-    assert calculate("sum", [north, south]).value.scaleb(calculate("sum", [north, south]).power) == Decimal(
-        "2500000000"
-    )
-    dollars = cells("Sales were 3 dollars.")["Sales were 3 dollars."]
-    with pytest.raises(CalculationError):
-        calculate("sum", [north, dollars])
-
-
-@pytest.mark.parametrize("operation", ["ratio", "percentage change", "share"])
-def test_division_by_zero_is_refused(operation: str) -> None:
-    found = cells("| | 2023 | 2022 |\n| --- | --- | --- |\n| Debt | 5 | 0 |")
-    with pytest.raises(CalculationError, match="no value"):
-        calculate(operation, [found["Debt — 2023"], found["Debt — 2022"]])  # type: ignore[arg-type]
+@pytest.mark.parametrize("operation", ["percentage change", "share", "growth rate"])
+@pytest.mark.parametrize("base", ["0", "(100)"])
+def test_a_base_that_is_not_positive_is_refused(operation: Operation, base: str) -> None:
+    found = cells(table(f"| Income | 50 | {base} |"))
+    with pytest.raises(CalculationError, match="base"):
+        calculate(operation, [found["Income — 2023"], found["Income — 2022"]])
 
 
 def test_the_same_cell_twice_or_one_of_a_pair_is_refused() -> None:
@@ -112,71 +135,146 @@ def test_the_same_cell_twice_or_one_of_a_pair_is_refused() -> None:
 
 @given(st.lists(st.decimals(-1_000_000, 1_000_000, places=2), min_size=2, max_size=6))
 def test_sums_and_means_are_exact(numbers: list[Decimal]) -> None:
-    rows = "\n".join(f"| r{n} | {f'({-value})' if value < 0 else value} |" for n, value in enumerate(numbers))
-    found = cells(f"| | 2023 |\n| --- | --- |\n{rows}")
+    rows = [f"| r{n} | {f'({-value})' if value < 0 else value} | |" for n, value in enumerate(numbers)]
+    found = cells(table(*rows))
     chosen = [found[f"r{n} — 2023"] for n in range(len(numbers))]
     assert calculate("sum", chosen).value == sum(numbers)
-    assert abs(calculate("mean", chosen).value * len(numbers) - sum(numbers)) < Decimal("1e-20")
+    assert abs(calculate("mean", chosen).value * len(numbers) - sum(numbers)) < Decimal("1e-15")
 
 
 @pytest.mark.parametrize(
-    ("question", "operation", "answer"),
+    ("question", "expected"),
     [
-        ("What is the percentage change in revenue between 2022 and 2023?", "percentage change", "14.86 %"),
-        ("What is the change in revenue from 2022 to 2023?", "difference", "$204 million"),
-        ("What was the average revenue in 2022 and 2023?", "mean", "$1,475 million"),
-        ("What was the change in margin from 2022 to 2023?", "difference", "2 percentage points"),
-        ("What is the difference between revenue and net loss in 2023?", "difference", "$2,142 million"),
+        (CHANGE, "14.86 %"),
+        (DIFFERENCE, "$204 million"),
+        ("What was the average revenue in 2022 and 2023?", "$1,475 million"),
+        ("What was the change in margin from 2022 to 2023?", "2 percentage points"),
+        ("What is the difference between revenue and net loss in 2023?", "$2,142 million"),
     ],
 )
-def test_the_operands_that_a_question_means(question: str, operation: str, answer: str) -> None:
-    hit = Hit("report.pdf", TABLE, 0, len(TABLE), 1, None, {}, n=1)
-    found = operands(question, list(passage_units(hit, "en")), "en")
-    result = calculate(operation, likely_operands(operation, found, question))  # type: ignore[arg-type]
-    assert displayed(result, "en").partition(" = ")[0] == answer
+def test_the_operands_that_a_question_means(question: str, expected: str) -> None:
+    assert result(question, TABLE) == expected
+
+
+def test_a_column_of_changes_is_no_operand() -> None:
+    text = table("| Revenue | 1,577 | 1,373 | 204 |", header="| | 2023 | 2022 | 2023 vs 2022 |")
+    assert result(CHANGE, text) == "14.86 %"
+
+
+def test_quarters_are_in_order_and_belong_to_their_year() -> None:
+    question = "What is the change in revenue from Q1 2023 to Q2 2023?"
+    assert result(question, table("| Revenue | 10 | 20 |", header="| | Q1 2023 | Q2 2023 |")) == "10"
+    four = table("| Revenue | 10 | 20 | 7 | 8 |", header="| | Q1 2023 | Q2 2023 | Q1 2022 | Q2 2022 |")
+    assert result("What is the change in revenue from Q1 2022 to Q1 2023?", four) == "3"
+
+
+@pytest.mark.parametrize("caption", ["Revenue grew 14.9% on the prior year.", "We serve 3 million customers."])
+def test_numbers_of_a_caption_name_no_unit_or_scale(caption: str) -> None:
+    assert result(DIFFERENCE, f"{caption}\n\n{table('| Revenue | 1,577 | 1,373 |')}") == "204"
+
+
+def test_the_scale_of_a_cell_counts_more_than_that_of_its_table() -> None:
+    text = f"In thousands\n\n{table('| Revenue | $ 2 million | $ 1,373 |')}"
+    assert cells(text)["Revenue — 2023"].scaled == 2_000_000
+
+
+def test_figures_per_unit_have_no_scale() -> None:
+    text = f"In millions of dollars, except per share data\n\n{table('| Earnings per share | 2.50 | 2.10 |')}"
+    assert cells(text)["Earnings per share — 2023"].power == 0
+
+
+def test_rows_of_different_tables_are_not_mixed() -> None:
+    text = f"{table('| Revenue | 100 | 90 |')}\n\n{table('| Costs | 40 | 60 |', header='| | 2022 | 2023 |')}"
+    assert result("What is the difference between revenue and costs in 2023?", text) is None
+    twice = f"{table('| Revenue | 100 | 90 |')}\n\n{table('| Revenue | 40 | 30 |')}"
+    assert answer("What is the change in revenue in 2023?", twice) is None
+
+
+def test_rows_are_in_the_order_in_which_the_question_mentions_them() -> None:
+    text = table("| **Current assets** | 100 | 90 |", "| Current liabilities | 60 | 50 |")
+    question = "What is the difference between current liabilities and current assets in 2023?"
+    assert result(question, text) == "-40"
+
+
+def test_the_smaller_one_is_the_part_of_a_share() -> None:
+    text = table("| Total assets | 100 | 90 |", "| Cash | 25 | 20 |")
+    assert result("What percentage of total assets was cash in 2023?", text) == "25 %"
+
+
+def test_missing_operands_are_not_skipped() -> None:
+    text = table("| Rent | 1 | 1 |", "| Food | 3 | 3 |", "| Fuel | | 2 |")
+    assert answer("What is the sum of rent, food and fuel in 2023?", text) is None
+    years = table("| Revenue | 30 | — | 10 |", header="| | 2023 | 2022 | 2021 |")
+    assert answer("What is the change in revenue from 2022 to 2023?", years) is None
+
+
+def test_a_row_without_a_label_is_no_operand() -> None:
+    assert answer(CHANGE, table("| | 5 | 3 |")) is None
+
+
+def test_two_columns_of_a_period_are_not_certain() -> None:
+    text = table("| Revenue | 10 | 12 | 8 |", header="| | 2023 budget | 2023 actual | 2022 |")
+    found = answer(DIFFERENCE, text)
+    assert found is None or found.confidence < LIKELY
+
+
+def test_every_operand_is_cited_where_it_stands_in_the_answer() -> None:
+    found = answer(CHANGE, TABLE)
+    assert found
+    assert found.text == "14.86 % = (1,577 [1] − 1,373 [1]) ÷ 1,373 × 100"
+    assert [found.text[one.answer_start : one.answer_end] for one in found.citations] == ["1,577 [1]", "1,373 [1]"]
+    assert [one.row and one.row.column for one in found.citations] == [1, 2]
 
 
 def test_a_result_is_written_as_its_language_does() -> None:
-    table = "in Mio. €\n\n| | 2023 | 2022 |\n| --- | --- | --- |\n| Umsatz | 1.577,5 | 1.373 |"
-    hit = Hit("bericht.pdf", table, 0, len(table), 1, None, {}, n=1)
-    found = operands("Wie hat sich der Umsatz von 2022 auf 2023 verändert?", list(passage_units(hit, "de")), "de")
-    shown = displayed(calculate("difference", found[:2] if "2023" in found[0].label else found[1::-1]), "de")
-    assert shown == "204,5 Millionen EUR = 1.577,5 − 1.373"
+    text = f"in Mio. €\n\n{table('| Umsatz | 1.577,5 | 1.373 |')}"
+    found = operands("", list(passage_units(passage(text), "de")), "de")
+    difference = calculate("difference", sorted(found, key=lambda one: one.column))
+    assert (difference.value, difference.power, difference.unit) == (Decimal("204.5"), 6, "EUR")
 
 
-@pytest.fixture
-def rag(tmp_path: Path) -> Rag:
-    folder = tmp_path / "docs"
+def rag_of(collection: Collection, folder: Path) -> Rag:
     folder.mkdir()
     (folder / "report.md").write_text(f"# Report 2023 of Acme\n\n{TABLE}\nAcme makes anvils since 1949.\n")
-    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
     collection.sync(folder)
     return Rag(collection, reader=ScriptedReader(["since 1949 [1]"]))
 
 
-def test_a_question_that_needs_a_calculation_is_answered_with_its_working_and_operands(rag: Rag) -> None:
-    answer = rag.ask("What is the percentage change in revenue between 2022 and 2023?")
-    assert answer.text == "14.86 % = (1,577 − 1,373) ÷ 1,373 × 100 [1]"
-    assert (answer.status, answer.shown, answer.usage.completion_tokens) == ("answered", answer.text, 0)
-    assert answer.calculation
-    assert (answer.calculation.operation, answer.calculation.result) == ("percentage change", "14.86 %")
-    assert [(one.label, one.text) for one in answer.calculation.operands] == [
+@pytest.fixture
+def rag(tmp_path: Path) -> Rag:
+    collection = Collection.open(tmp_path / ".ragfm", settings=Settings(), embedder=HashingEmbedder())
+    return rag_of(collection, tmp_path / "docs")
+
+
+def test_the_bundled_embedder_of_a_collection_is_not_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rag = rag_of(Collection.open(tmp_path / ".ragfm", settings=Settings()), tmp_path / "docs")
+    monkeypatch.delattr(operations, "_bundled")
+    found = rag.ask(CHANGE).calculation
+    assert found is not None
+    assert found.result == "14.86 %"
+
+
+def test_a_question_that_needs_a_calculation_is_answered_without_the_reader(rag: Rag) -> None:
+    found = rag.ask(CHANGE)
+    assert (found.status, found.shown, found.usage.completion_tokens) == ("answered", found.text, 0)
+    assert found.calculation
+    assert (found.calculation.operation, found.calculation.result) == ("percentage change", "14.86 %")
+    assert [(one.label, one.text) for one in found.calculation.operands] == [
         ("Revenue — 2023", "1,577"),
         ("Revenue — 2022", "1,373"),
     ]
-    text = rag.collection.document(answer.citations[0].uri).text
-    rows = [(text[one.start : one.end], one.row and one.row.column) for one in answer.citations]
-    assert rows == [("| Revenue | $ 1,577 | $ 1,373 | 14.9 |", 1), ("| Revenue | $ 1,577 | $ 1,373 | 14.9 |", 2)]
+    text = rag.collection.document(found.citations[0].uri).text
+    assert {text[one.start : one.end] for one in found.citations} == {"| Revenue | $ 1,577 | $ 1,373 | 14.9 |"}
 
 
 def test_a_calculation_over_a_label_that_the_question_does_not_have_is_unsure(rag: Rag) -> None:
-    answer = rag.ask("What is the percentage change in turnover between 2022 and 2023?")
-    assert answer.status == "unsure"
-    assert answer.shown.endswith("I am not sure of this.")
+    found = rag.ask("What is the percentage change in turnover from 2022 to 2023?")
+    assert found.status == "unsure"
+    assert found.shown.endswith("I am not sure of this.")
 
 
-@pytest.mark.parametrize(
-    "question", ["What does Acme make?", "What was the revenue in 2023?", "Seit wann gibt es Acme?"]
-)
+@pytest.mark.parametrize("question", ["What does Acme make?", "What was the revenue in 2023?", "Was macht Acme?"])
 def test_other_questions_are_answered_by_the_reader(rag: Rag, question: str) -> None:
     assert rag.ask(question).calculation is None

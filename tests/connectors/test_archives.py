@@ -125,6 +125,15 @@ def test_a_packed_tar_is_gone_through_once_to_read_it(tmp_path: Path) -> None:
     assert all(len(connector.fetch(ref).data) == 10_000 for ref in (*refs, refs[0]))  # backwards, too
 
 
+@pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_an_archive_is_opened_again_from_a_file_that_was_read(tmp_path: Path, kind: str) -> None:
+    path = _pack(tmp_path / f"a{kind}", {"a.txt": "Alpha.", "b.txt": "Beta."})
+    with path.open("rb") as file:
+        for _ in range(2):  # another process has the same open file, and so its position
+            archive = archives_module.open_archive(file, path.name, path.stat().st_size, "")
+            assert [archive.read(member.name, 100) for member in archive.members()] == [b"Alpha.", b"Beta."]
+
+
 def test_archives_are_unpacked_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in KINDS:
         _pack(tmp_path / kind, {"a.md": "A."})

@@ -77,7 +77,7 @@ def test_a_backend_of_an_embedding_model_works_in_a_child(backend: str) -> None:
 from ragfm.embedders import load_embedder
 from ragfm.samples import handbook_text
 embedder = load_embedder("bundled")
-texts = embedder._tokenize([handbook_text()[start : start + 500] for start in range(0, 4000, 200)], "document")
+texts = embedder._tokenize([handbook_text()[start : start + 500] for start in range(0, 2400, 200)], "document")
 backend = embedder._network.load("{backend}")
 def work():
     vectors = backend(texts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+
 from ragfm import Answer, Citation, Collection, Hit, Usage
 from ragfm.core.table_rows import TableRow
 from ragfm.core.types import Contradiction, HitList
@@ -39,6 +41,15 @@ def test_html_is_escaped_and_the_cell_of_an_answer_is_marked() -> None:
         assert not any(tag in shown for tag in ("<script", "<img", "<u>", "<i>", "<b>2025"))
 
 
+def test_markdown_shows_texts_as_they_are_written() -> None:
+    for value in (ANSWER, HIT, HitList([HIT])):
+        rendered = MarkdownIt("commonmark").enable("table").render(value._repr_markdown_())
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; ![x](https://evil.example/x.png) [a](javascript:b)" in rendered
+        assert not any(tag in rendered for tag in ("<script", "<img", "<a ", "<code"))
+        assert "<table>" in rendered
+    assert "**€46 \\<i\\>**" in ANSWER._repr_markdown_()
+
+
 def test_an_answer_names_the_doubts_about_its_citations() -> None:
     citation = replace(QUOTE, quote="You get 28 days.", row=None, fault="subject", missing=("2026",))
     answer = replace(ANSWER, text="28 days [1].", shown="28 days [1].", quote=None, citations=(citation,), notes=())
@@ -56,4 +67,4 @@ def test_hits_and_collections_show_what_they_have(collection: Collection, docs: 
     assert "documents, " in html
     assert "<td>docs</td>" in html
     assert "<table>" not in collection.as_groups({"hr"})._repr_html_(), "sources are the owner's to know"
-    assert "No passage matches." in HitList()._repr_html_()
+    assert HitList()._repr_markdown_() == "No passage matches\\."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,13 +95,21 @@ def test_a_reader_follows_when_it_has_the_new_embedder(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {"hashing": HashingEmbedder(), "wide": HashingEmbedder("wide", dim=96)}
-    monkeypatch.setattr("ragfm.store.collection_store.load_embedder", lambda name: made[name])
+    downloaded = threading.Event()
+
+    def load(name: str) -> HashingEmbedder:
+        if name == "wide":
+            assert downloaded.wait(60)
+        return made[name]
+
+    monkeypatch.setattr("ragfm.store.collection_store.load_embedder", load)
     collection.sync(docs)
     reader = Collection.open(collection.location, settings=Settings())
     expected = reader.search("28 days of leave")
     collection.reembed(made["wide"])
     during = reader.search("28 days of leave")
     assert [(hit.chunk_id, hit.score) for hit in during] == [(hit.chunk_id, hit.score) for hit in expected]
+    downloaded.set()
     reader._store.settle()
     after = reader.search("28 days of leave")
     assert [hit.text for hit in after][:1] == [hit.text for hit in expected][:1]

@@ -18,5 +18,5 @@ def fork_server() -> Iterator[ForkServer]:
 def _one_commit_per_sync() -> Iterator[None]:
     """A busy machine, where parsing takes seconds, splits no sync into several commits."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("ragfm.ingestion.sync.PARSE_WAIT_SECONDS", 600)
+        monkeypatch.setattr("ragfm.ingestion.preparation.WAIT_SECONDS", 600)
         yield

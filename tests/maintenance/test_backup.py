@@ -91,7 +91,7 @@ def test_backup_during_commits(filled: Collection, tmp_path: Path) -> None:
             generations.append(report.generation)
             there = _at(tmp_path / f"there{turn}")
             restored = there.restore(tmp_path / f"{turn}.tar")
-            assert restored.status().generation == report.generation
+            assert restored.generation == report.generation
             assert there.verify().findings == ()
         assert writer.poll() is None
     finally:
@@ -300,6 +300,21 @@ def test_uploads_move_with_their_collection(filled: Collection, tmp_path: Path, 
     assert owners == {before[0]: "key:ann", before[1]: "key:bob", after: "key:ann"}
     there.remove("docs")  # its folder isn't there
     assert (there.sync().unchanged, there.verify().findings) == (3, ())
+
+
+def test_an_upload_during_a_backup_stays_with_its_owner(filled: Collection, tmp_path: Path) -> None:
+    stored: list[str] = []
+
+    def store_one(_: object) -> None:
+        if not stored:
+            stored.append(_upload(filled, "late.txt", ["key:ann"]))
+
+    _upload(filled, "early.txt", ["key:ann"])
+    filled.backup(tmp_path / "b.tar", progress=store_one)
+    there = _at(tmp_path / "there")
+    there.restore(tmp_path / "b.tar")
+    assert stored[0] in {upload.uri for upload in UploadFolder(there.path).owned_by("key:ann")}
+    assert there.verify().findings == ()
 
 
 def test_damaged_uploads_and_outside_paths_are_refused(filled: Collection, tmp_path: Path) -> None:

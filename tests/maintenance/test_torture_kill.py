@@ -43,6 +43,6 @@ def test_twenty_kills(fork_server: ForkServer, tmp_path: Path) -> None:
 @needs_strace
 @pytest.mark.parametrize("change", faults.CHANGES)
 def test_kills_at_many_calls(fork_server: ForkServer, tmp_path: Path, change: str) -> None:
-    done = faults.kill_at_calls(fork_server, tmp_path / "site", (change,), step=16)
+    done = faults.kill_at_calls(fork_server, tmp_path / "site", (change,), step=12)
     assert done["problems"] == []
     assert done["kills"][change] >= 3

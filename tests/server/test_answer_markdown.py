@@ -58,18 +58,18 @@ def active(text: str) -> set[str]:
 
 @pytest.mark.parametrize("text", ATTACKS)
 def test_images_links_and_html_do_nothing_and_stay_readable(text: str) -> None:
-    safe = AnswerMarkdown().feed(text, last=True)
+    safe = AnswerMarkdown(is_safe=True).feed(text, last=True)
     assert active(safe) == active(inert(text)) == set()
     assert safe.replace("\u200c", "") == text
 
 
 @pytest.mark.parametrize("text", CODE)
 def test_code_stays_as_it_is(text: str) -> None:
-    assert AnswerMarkdown().feed(text, last=True) == text
+    assert AnswerMarkdown(is_safe=True).feed(text, last=True) == text
 
 
 def test_after_what_may_not_be_code_all_code_is_made_safe() -> None:
-    safe = AnswerMarkdown().feed("It costs $5 ` and $6 `![a](b)`", last=True)
+    safe = AnswerMarkdown(is_safe=True).feed("It costs $5 ` and $6 `![a](b)`", last=True)
     assert safe == "It costs $5 ` and $6 `!\u200c[a]\u200c(b)`"
 
 
@@ -79,7 +79,7 @@ def test_no_text_is_active_however_it_is_divided() -> None:
     seen = 0
     for _ in range(2000):
         text = "".join(dice.choices(parts, k=dice.randint(1, 12)))
-        whole, divided = AnswerMarkdown(), AnswerMarkdown()
+        whole, divided = AnswerMarkdown(is_safe=True), AnswerMarkdown(is_safe=True)
         safe = whole.feed(text, last=True)
         cuts = sorted(dice.choices(range(len(text) + 1), k=dice.randint(0, 20)))
         pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -91,7 +91,7 @@ def test_no_text_is_active_however_it_is_divided() -> None:
 
 
 def test_overrides_of_the_direction_are_shown() -> None:
-    markdown = AnswerMarkdown()
+    markdown = AnswerMarkdown(is_safe=True)
     assert markdown.feed("Pay \u202e001$.", last=True) == "Pay \\u202e001$."
     assert (markdown.offset(4), markdown.offset(5)) == (4, 10)
 
@@ -113,7 +113,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_answers_over_the_api(folder: Path, stream: bool) -> None:
+@pytest.mark.parametrize("policy", ["safe", "as is"])
+def test_answers_over_the_api(folder: Path, policy: str, stream: bool) -> None:
+    with (folder / "ragfm.toml").open("a") as file:
+        file.write(f'[server]\nmarkdown = "{policy}"\n')
     with serve(folder, ScriptedReader([f"{ACTIVE_ANSWER}."]), collection=folder / "handbook") as it:
         create = it.openai().chat.completions.create
         headers = {"x-ragfm-footnotes": "true"}
@@ -127,12 +130,12 @@ def test_answers_over_the_api(folder: Path, stream: bool) -> None:
             content, details = answer.choices[0].message.content, answer.model_extra["ragfm"]
             annotations = [note.url_citation.model_dump() for note in answer.choices[0].message.annotations]
     said, _, sources = content.partition("\n\nSources:\n")
-    assert said.startswith(SAFE_ANSWER)
-    assert active(content) == set()
+    assert said.startswith(SAFE_ANSWER if policy == "safe" else ACTIVE_ANSWER)
+    assert active(content) == (set() if policy == "safe" else {"image", "html_inline"})
     assert "\\u202e" in sources
     assert "\\u2215" in sources
     assert not {"\u202e", "\u2215"} & set(annotations[0]["title"])
-    assert active(annotations[0]["title"]) == set()
+    assert active(annotations[0]["title"]) == (set() if policy == "safe" else {"image"})
     assert content[annotations[0]["start_index"] : annotations[0]["end_index"]] == "Parents get 16 weeks more [1]."
     quote = details["citations"][0]
     assert "![pixel](http://evil.example/p)" in quote["quote"]  # for programs, as in the document

@@ -208,9 +208,9 @@ def test_an_interrupted_embedding_is_continued(collection: Collection, monkeypat
     assert "image" not in collection.search(KEYS[0])[0].scores  # nothing is searched before it is complete
     searched, count = embed(collection)
     assert (count, calls) == (4, [2, 2, 2, 2])
-    generation = searched.generation
+    generation = searched.status().generation
     assert embed(collection)[1] == 0
-    assert searched.generation == generation
+    assert searched.status().generation == generation
 
 
 @pytest.mark.both_databases

@@ -82,7 +82,7 @@ def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_results_equal_those_of_a_folder(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.ingestion.sync.PARSE_WAIT_SECONDS", 600)  # one commit each, on a busy machine, too
+    monkeypatch.setattr("ragfm.ingestion.preparation.WAIT_SECONDS", 600)  # one commit each, on a busy machine, too
     server, folder, docs = _open(address), _open(tmp_path / ".ragfm"), _write(tmp_path / "docs", 3)
     for collection in (server, folder):
         collection.sync(HANDBOOK, name="handbook", tags={"year": 2026})

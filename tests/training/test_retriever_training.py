@@ -155,7 +155,7 @@ def test_a_folder_without_a_verifier_is_refused(towns: Collection, tmp_path: Pat
 def test_a_gguf_file_is_refused(towns: Collection, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     settings = RetrieverSettings(base=str(tmp_path / "model.gguf"))
-    with pytest.raises(UnsupportedError, match="cannot be trained"):
+    with pytest.raises(UnsupportedError, match="is not an embedder"):
         adapt_retriever(towns, PARTS, tmp_path / "out", settings)
 
 

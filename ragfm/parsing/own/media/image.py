@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.parsing.figures import DAMAGE, MAX_PIXELS, encoded, kept_image, open_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr, recognize_words
-from ragfm.parsing.own.pdf.pdf_document import build_text
-from ragfm.parsing.own.pdf.pdf_page import PageContent
 from ragfm.parsing.rendering import ParsedText
 
 if TYPE_CHECKING:
@@ -27,6 +25,9 @@ def read_image(data: bytes, name: str, *, images: bool = False) -> ParsedText:
     if not (has_ocr() or images):
         raise SkipDocument(f"{name} is an image: reading its text needs OCR.", OCR_HINT)
     import numpy as np
+
+    from ragfm.parsing.own.pdf.pdf_document import build_text
+    from ragfm.parsing.own.pdf.pdf_page import PageContent
 
     try:
         image = open_image(data)

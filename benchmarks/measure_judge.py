@@ -1,7 +1,7 @@
 """The judge on texts that nothing was trained or chosen on: answers, statements, claims and cells of tables.
 
-    python benchmarks/bench_judge.py JUDGE BASE [--count 400] [--backend torch-bf16] [--label NAME]
-    python benchmarks/bench_judge.py verifier [--count 400]
+    python benchmarks/measure_judge.py JUDGE BASE [--count 400] [--backend torch-bf16] [--label NAME]
+    python benchmarks/measure_judge.py verifier [--count 400]
 
 JUDGE is a folder with the judge's weights, BASE the embedding model that they belong to; `verifier` measures the
 verifier on the sets that it can read: it knows no statements. Each set is a random sample of `--count` questions or
