@@ -2,33 +2,20 @@
 
     python benchmarks/bench_calculations.py
 
-<<<<<<< HEAD
-Each context is one passage: its table and its paragraphs. The operation is that of the classifier, the operands those
-of `calculation.likely_operands`; no language model takes part. `tuning` is every second context, to which both were
-fitted, `reporting` the others. An answer is right if it equals the expected number, rounded as that is. `likely` are
-the answers that `ask` gives as answered; the others are unsure. Of the questions that need no calculation, `as a
-calculation` were taken for one. The last line is the result in JSON.
-=======
 Each context is one passage: its table, as ragfm reads it from HTML, and its paragraphs. The operation is that of the
 classifier, the operands those of `calculation.likely_operands`; no language model takes part. `tuning` is every second
 context, to which both were fitted, `reporting` the others. An answer is right if it equals the expected number, rounded
 as that is. `likely` are the answers that `ask` gives as answered; the others are unsure. Of the questions that need no
 calculation, `as a calculation` were taken for one. The last line is the result in JSON.
->>>>>>> main
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-<<<<<<< HEAD
-from collections.abc import Iterator
-from decimal import Decimal
-=======
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from html import escape
->>>>>>> main
 from typing import Any
 
 import numpy as np
@@ -36,13 +23,6 @@ import rendering
 from data import DATA
 from judge_examples import tat_passages
 from measure import about, save
-<<<<<<< HEAD
-from rendering import Results
-
-from ragfm import Hit
-from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
-from ragfm.evaluation.metrics import bootstrap
-=======
 from selectolax.lexbor import LexborHTMLParser
 
 from ragfm import Hit
@@ -50,29 +30,20 @@ from ragfm.answering.calculation import LIKELY, CalculatedAnswer, calculate_answ
 from ragfm.core.table_rows import row_line
 from ragfm.evaluation.metrics import bootstrap
 from ragfm.parsing.own.web.html import read_table
->>>>>>> main
 
 
 def questions(*, reporting: bool) -> Iterator[tuple[Hit, dict[str, Any]]]:
     """The questions of every second context, each with its passage."""
     for entry in json.loads(gzip.decompress((DATA / "tatqa/dev.json.gz").read_bytes()))[int(reporting) :: 2]:
-<<<<<<< HEAD
-        header, table, paragraphs = tat_passages(entry)
-        rule = "|" + " --- |" * (header.count(" | ") + 1)
-        text = "\n\n".join(["\n".join([header, rule, table]), *paragraphs])
-=======
         table = read_table(LexborHTMLParser(as_html(entry["table"]["table"])).css_first("table"))
         lines = [row_line(row) for row in table.rows]
         lines.insert(1, row_line(["---"] * len(table.rows[0])))
         _, _, paragraphs = tat_passages(entry)
         text = "\n\n".join([*table.titles, "\n".join(lines), *paragraphs])
->>>>>>> main
         for question in entry["questions"]:
             yield Hit("report", text, 0, len(text), 1, None, {}, n=1), question
 
 
-<<<<<<< HEAD
-=======
 def as_html(rows: Sequence[Sequence[str]]) -> str:
     """A table as HTML; the rows above the first label are its header."""
     head = next((number for number, row in enumerate(rows) if row[0].strip()), 1)
@@ -83,7 +54,6 @@ def as_html(rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
->>>>>>> main
 def is_right(answer: CalculatedAnswer, question: dict[str, Any]) -> bool:
     """Whether a calculated number is the expected one, in the same scale."""
     if question["answer_type"] != "arithmetic":
@@ -100,11 +70,7 @@ def measured(*, reporting: bool) -> dict[str, Any]:
         answer = calculate_answer(question["question"], [hit], "en")
         correct = answer is not None and is_right(answer, question)
         if answer:
-<<<<<<< HEAD
-            state = "likely" if answer.likely else "unsure"
-=======
             state = "likely" if answer.confidence >= LIKELY else "unsure"
->>>>>>> main
             found[state] += 1
             found[f"{state}, right"] += correct
         if question["answer_type"] == "arithmetic":
@@ -121,11 +87,7 @@ def measured(*, reporting: bool) -> dict[str, Any]:
     }
 
 
-<<<<<<< HEAD
-def table(results: Results) -> str:
-=======
 def table(results: rendering.Results) -> str:
->>>>>>> main
     """The table of docs/benchmarks.md."""
     halves = results["calculations"]["halves"]
     return rendering.table(

@@ -17,24 +17,12 @@ from ragfm.embedders import load_embedder
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-<<<<<<< HEAD
-=======
     from ragfm.core.types import Embedder
 
->>>>>>> main
 SHIPPED = Path(__file__).parents[1] / "models" / "shipped" / "operations" / "operations.safetensors"
 NONE = "none"
 
 
-<<<<<<< HEAD
-def asked_operation(question: str) -> tuple[Any, float]:
-    """The operation that a question most likely asks for, `none` if it needs no calculation, and its probability.
-
-    Raises ModelNotFoundError if the bundled embedding model is not installed.
-    """
-    names, weights, bias = _classifier()
-    scores = weights @ load_embedder("bundled").embed_queries([question])[0] + bias
-=======
 def asked_operation(question: str, embedder: Embedder | None = None) -> tuple[Any, float]:
     """The operation that a question most likely asks for, `none` if it needs no calculation, and its probability.
 
@@ -42,7 +30,6 @@ def asked_operation(question: str, embedder: Embedder | None = None) -> tuple[An
     """
     names, weights, bias = _classifier()
     scores = weights @ (embedder or _bundled()).embed_queries([question])[0] + bias
->>>>>>> main
     chances = np.exp(scores - scores.max())
     chances /= chances.sum()
     best = int(chances.argmax())
@@ -50,15 +37,12 @@ def asked_operation(question: str, embedder: Embedder | None = None) -> tuple[An
 
 
 @cache
-<<<<<<< HEAD
-=======
 def _bundled() -> Embedder:
     embedder: Embedder = load_embedder("bundled")
     return embedder
 
 
 @cache
->>>>>>> main
 def _classifier() -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
     from safetensors import safe_open
 

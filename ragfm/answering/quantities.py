@@ -12,12 +12,8 @@ here is a list of words of one language. Numbers in words, ordinals and negation
 from __future__ import annotations
 
 import re
-<<<<<<< HEAD
-from collections.abc import Mapping
-=======
 from collections import Counter
 from collections.abc import Mapping, Sequence
->>>>>>> main
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -58,12 +54,8 @@ _SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?:[.,]\d+)?(?
 _ISO_DATE = re.compile(r"(?<!\d)(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)(?!\d)")
 _WORD = re.compile(r"[^\W\d_]+[.’'-]?[^\W\d_]*\s+")
 _LETTERS = re.compile(r"[^\W\d_]+")
-<<<<<<< HEAD
-_SIGN = re.compile(r"[^\w\s.,;:|()\[\]/'’\"-](?![\s\u00a0]?\d)|\b[A-Z]{3}\b(?!\s?\d)")
-=======
 _NUMBER_BEFORE = re.compile(r"\d[\s\u00a0\u202f-]?$")
 _SIGN = re.compile(r"(?<!\d)(?<!\d\s)[^\w\s.,;:|()\[\]/'’\"-](?![\s\u00a0]?\d)|(?<!\d\s)\b[A-Z]{3}\b(?!\s?\d)")
->>>>>>> main
 _GAP = re.compile(r"[\s\u00a0\u202f-]{0,2}")
 _NUMBER = re.compile(r"[\d.,'’\s\u00a0\u202f]*\d[\d.,'’]*")
 
@@ -119,25 +111,15 @@ class Date:
 
 @dataclass(frozen=True, slots=True)
 class _Forms:
-<<<<<<< HEAD
-    """How a language writes units and scales. Forms of more than a few letters are in lower case."""
-=======
     """How a language writes units, scales and dates. Forms of more than a few letters are in lower case.
 
     `long_scales` are those of more than a few letters, without a point at the end. `per` is the word in "per hour".
     """
->>>>>>> main
 
     units: Mapping[str, frozenset[str]]
     before: Mapping[str, frozenset[str]]
     rates: Mapping[str, str]
     scales: Mapping[str, int]
-<<<<<<< HEAD
-    months: Mapping[str, int]
-    date: re.Pattern[str] | None
-    decimal: str
-    group: str
-=======
     long_scales: Mapping[str, int]
     months: Mapping[str, int]
     numeric_dates: Sequence[re.Pattern[str]]
@@ -145,7 +127,6 @@ class _Forms:
     decimal: str
     group: str
     per: str
->>>>>>> main
 
 
 def quantities(text: str, language: str | None = None) -> list[Quantity]:
@@ -193,15 +174,9 @@ def quantities(text: str, language: str | None = None) -> list[Quantity]:
 
 def scales_in(text: str, language: str | None = None) -> frozenset[int]:
     """The powers of ten of the scales that a text names without a number: 6 for "in millions"."""
-<<<<<<< HEAD
-    forms = [(form.rstrip("."), power) for form, power in _forms(language).scales.items() if len(form) > _SHORT]
-    found = {one[0].casefold() for one in _LETTERS.finditer(text)}
-    return frozenset(power for form, power in forms if not found.isdisjoint((form, f"{form}s")))
-=======
     forms = _forms(language).long_scales
     found = {one[0].casefold() for one in _LETTERS.finditer(text) if not _NUMBER_BEFORE.search(text, 0, one.start())}
     return frozenset(forms[form] for word in found for form in (word, word.removesuffix("s")) if form in forms)
->>>>>>> main
 
 
 def units_in(text: str, language: str | None = None) -> frozenset[str]:
@@ -215,28 +190,12 @@ def units_in(text: str, language: str | None = None) -> frozenset[str]:
 def dates(text: str, language: str | None = None) -> list[Date]:
     """The days that a text names: `2026-05-18`, or day and name of the month in either order."""
     forms = _forms(language)
-<<<<<<< HEAD
-    in_digits = [*_ISO_DATE.finditer(text), *(forms.date.finditer(text) if forms.date else ())]
-    found = [Date(one.start(), one.end(), int(one["year"]), int(one["month"]), int(one["day"])) for one in in_digits]
-    months = forms.months
-    names = "|".join(map(re.escape, sorted(months, key=len, reverse=True)))
-    year = r"(?:,?\s+(?:[^\W\d]{2}\s+)?(?P<year>\d{4})(?!\d))?"
-    for pattern in (
-        rf"(?<!\d)(?P<day>\d\d?)(?:\.|[^\W\d]{{2}}\b)?\s+(?:[^\W\d]{{2}}\s+)?(?P<month>{names})\b{year}",
-        rf"\b(?P<month>{names})\s+(?P<day>\d\d?)(?!\d)(?:[^\W\d]{{2}}\b)?{year}",
-    ):
-        for one in re.finditer(pattern, text, re.IGNORECASE):
-            day = int(one["day"])
-            if 1 <= day <= 31 and not any(date.start < one.end() and one.start() < date.end for date in found):
-                found.append(Date(one.start(), one.end(), int(one["year"] or 0), months[one["month"].casefold()], day))
-=======
     in_digits = [one for pattern in forms.numeric_dates for one in pattern.finditer(text)]
     found = [Date(one.start(), one.end(), int(one["year"]), int(one["month"]), int(one["day"])) for one in in_digits]
     for one in (one for pattern in forms.named_dates for one in pattern.finditer(text)):
         day, month = int(one["day"]), forms.months[one["month"].casefold()]
         if 1 <= day <= 31 and not any(date.start < one.end() and one.start() < date.end for date in found):
             found.append(Date(one.start(), one.end(), int(one["year"] or 0), month, day))
->>>>>>> main
     return sorted(found, key=lambda date: date.start)
 
 
@@ -354,17 +313,11 @@ def _forms(language: str | None) -> _Forms:
                 add(units, names[half].upper(), half)
                 add(units, ".".join([*names[half].lower(), ""]), half)
     date = get_date_format("long", own).pattern
-<<<<<<< HEAD
-    numeric = None
-=======
     numeric = ""
->>>>>>> main
     if "MMM" not in date and own.language != "en":
         numeric = re.escape(date).replace("y", r"(?P<year>\d{4})")
         numeric = re.sub(r"(?<!\w)M+|(?<=[^\x00-\x7f])M+", r"(?P<month>\\d\\d?)", numeric)
         numeric = re.sub(r"(?<=[^\x00-\x7f])d+", r"(?P<day>\\d\\d?)", numeric)
-<<<<<<< HEAD
-=======
     numeric_dates = [_ISO_DATE]
     if "<day>" in numeric and "<month>" in numeric:
         numeric_dates.append(re.compile(numeric))
@@ -376,18 +329,11 @@ def _forms(language: str | None) -> _Forms:
         rf"\b(?P<month>{names_of_months})\s+(?P<day>\d\d?)(?!\d)(?:[^\W\d]{{2}}\b)?{year}",
     )
     first_words = Counter(form.split()[0] for form in rates if " " in form)
->>>>>>> main
     return _Forms(
         units,
         before,
         rates,
         scales,
-<<<<<<< HEAD
-        months,
-        re.compile(numeric) if numeric and "<day>" in numeric and "<month>" in numeric else None,
-        get_decimal_symbol(own),
-        get_group_symbol(own),
-=======
         long_scales={form.rstrip("."): power for form, power in scales.items() if len(form) > _SHORT},
         months=months,
         numeric_dates=numeric_dates,
@@ -395,7 +341,6 @@ def _forms(language: str | None) -> _Forms:
         decimal=get_decimal_symbol(own),
         group=get_group_symbol(own),
         per=first_words.most_common(1)[0][0] if first_words else "",
->>>>>>> main
     )
 
 
@@ -424,11 +369,8 @@ def _locale(language: str | None) -> Locale:
         return Locale.parse(language or "en")
     except (UnknownLocaleError, ValueError):
         return Locale.parse("en")
-<<<<<<< HEAD
-=======
 
 
 def per_word(language: str | None = None) -> str:
     """The word of a language in "per hour"; empty if it has none."""
     return _forms(language).per
->>>>>>> main
