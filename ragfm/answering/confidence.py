@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ragfm.answering.evidence import words
+from ragfm.answering.units import words
 
 if TYPE_CHECKING:
     from ragfm.answering.grounding import CitedAnswer

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ragfm.answering.evidence import Rarity, Unit, row_with_cell, words
+from ragfm.answering.evidence import row_with_cell
+from ragfm.answering.units import Rarity, Unit, passage_citation, words
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.status_sentences import ENGLISH, StatusSentences
-from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers, line_range
+from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
@@ -246,26 +247,7 @@ def citation_of(evidence: Support, answer_start: int = 0, answer_end: int = 0) -
 
 def unit_citation(unit: Unit, row: TableRow | None = None) -> Citation:
     """The citation of a unit, not verified, and without a place in an answer."""
-    hit = unit.hit
-    assert hit.n is not None
-    lines = None
-    if hit.lines:
-        first, last = line_range(hit.text, unit.start, unit.end)
-        lines = first + hit.lines[0] - 1, last + hit.lines[0] - 1
-    return Citation(
-        n=hit.n,
-        uri=hit.uri,
-        page=hit.page,
-        start=hit.start + unit.start,
-        end=hit.start + unit.end,
-        quote=unit.text,
-        verified=False,
-        name=hit.name,
-        lines=lines,
-        image=hit.image,
-        box=hit.box,
-        row=row,
-    )
+    return passage_citation(unit.hit, unit.start, unit.end, row)
 
 
 def contradiction_of(place: Citation) -> Contradiction:

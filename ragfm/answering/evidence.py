@@ -8,20 +8,14 @@ the judge to say.
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import TYPE_CHECKING
 
 from ragfm.answering.quantities import Quantity, dates, quantities, scales_in, units_in
-from ragfm.core.table_rows import TableLine, TableRow, cell_at, line_at, table_lines
+from ragfm.answering.units import Rarity, Unit, periods, words
+from ragfm.core.table_rows import TableRow, cell_at
 from ragfm.core.text import IDENTIFIER, MARKER, escape_markers, sentence_spans
-
-if TYPE_CHECKING:
-    from ragfm.core.types import Hit
 
 MIN_QUOTE_WORDS = 3
 """Minimum number of words of a quotation; fewer words in quotation marks are a name or a term."""
@@ -29,16 +23,12 @@ CANDIDATES = 8
 """Maximum number of units that the judge reads for a claim."""
 _PER_PASSAGE = 2  # units of each passage that the claim cites
 
-_WORD = re.compile(r"[^\W_]+")
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)  # in Markdown
 _SUBSCRIPT = re.compile(r"(?<=[\w\])])\[")
 _QUOTED = re.compile("|".join(f"{a}([^{a}{b}\n]+){b}" for a, b in ('""', "“”", "«»", "„“", "「」")))
 _ELLIPSIS = re.compile(r"\s*\[?(?:…|\.\.\.)\]?\s*")
 _NON_JOINER = re.compile("(?<=[\\[<])\u200c")  # which the prompt puts into markers and control tokens of documents
 _ADDRESS = re.compile(r"[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~?(?:/[^\s/]+){2,}")
-_YEAR = re.compile(r"(?<![\d.,])(?:FY\s?|['’])?((?:19|20)\d\d)(?![\d]|[.,]\d)|\bFY\s?['’]?(\d\d)\b")
-_QUARTER = re.compile(r"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q", re.IGNORECASE)
 
 
 # --- Claims ---------------------------------------------------------------------------------------------------------
@@ -93,80 +83,7 @@ def split_claims(output: str, language: str) -> tuple[str, list[Claim]]:
     return plain, claims
 
 
-# --- Units ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A sentence, list item or table row at `start:end` of a numbered passage.
-
-    `context` is what it is read with: the passage's context, header and section of a row, or the sentence before.
-    `line` is its line of a table. `words` are those of the text, `all_words` also those of the context. Headings, and a
-    table's header, are no evidence.
-    """
-
-    hit: Hit
-    start: int
-    end: int
-    context: str
-    line: TableLine | None = None
-    is_heading: bool = False
-    words: frozenset[str] = frozenset()
-    all_words: frozenset[str] = frozenset()
-
-    @property
-    def text(self) -> str:
-        """Its characters in the passage."""
-        return self.hit.text[self.start : self.end]
-
-    @property
-    def row(self) -> TableRow | None:
-        """The row of a table that it is; None for a header and for prose."""
-        return self.line.row if self.line and not self.line.is_header else None
-
-
-def passage_units(hit: Hit, language: str) -> Iterator[Unit]:
-    """The units of a passage, in order."""
-    lines, before, caption = table_lines(hit.text, hit.context), "", ""
-    above = cache(words)  # many rows have the same header
-    for start, end in sentence_spans(hit.text, language):
-        text, line = hit.text[start:end], line_at(lines, start)
-        is_heading = text.startswith("#") or (line is not None and line.is_header)
-        if line is None:
-            context, caption = f"{hit.context}\n{before}", text
-        else:
-            header = f"| {' | '.join(line.row.header)} |" if line.row.header else ""
-            context = "\n".join(filter(None, (hit.context, caption, line.row.section, header)))
-        own = words(text)
-        yield Unit(hit, start, end, context.strip(), line, is_heading, own, own | above(context))
-        before = "" if is_heading else text
-
-
-def words(text: str) -> frozenset[str]:
-    """The words of a text without their capitals; of scripts without spaces, each pair of neighbours."""
-    found = set[str]()
-    for match in _WORD.finditer(text.casefold()):
-        done = 0
-        for run in _UNSPACED.finditer(match[0]):
-            found.add(match[0][done : run.start()])
-            found.update(run[0][at : at + 2] for at in range(max(1, len(run[0]) - 1)))
-            done = run.end()
-        found.add(match[0][done:])
-    return frozenset(found - {""})
-
-
-class Rarity:
-    """How much the words of a set of units tell: those of few units more than those of many (IDF)."""
-
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self._counts = Counter(word for unit in units for word in unit.all_words)
-        self._units = len(units)
-
-    def share(self, wanted: Set[str], found: Set[str]) -> float:
-        """The share of the wanted words that were found, in [0, 1], weighted by their rarity."""
-        weights = {word: math.log(1 + self._units / (1 + self._counts[word])) for word in wanted}
-        total = sum(weights.values())
-        return sum(weight for word, weight in weights.items() if word in found) / total if total else 0.0
+# --- Units that may support a claim ---------------------------------------------------------------------------------
 
 
 def candidates(claim: Claim, question: str, units: Sequence[Unit], rarity: Rarity) -> list[Unit]:
@@ -265,12 +182,6 @@ def missing_subject(question: str, unit: Unit, claim: str, language: str | None)
             found |= own or {period for period in periods(unit.context) if period.isdigit() == is_year}
         missing += sorted(asked - found)
     return tuple(dict.fromkeys(missing))
-
-
-def periods(text: str) -> frozenset[str]:
-    """The years and quarters that a text has in digits, as `2018` and `Q2`."""
-    years = {match[1] or f"20{match[2]}" for match in _YEAR.finditer(text)}
-    return frozenset(years | {f"Q{match[1] or match[2]}" for match in _QUARTER.finditer(text)})
 
 
 def _addresses(text: str) -> list[str]:

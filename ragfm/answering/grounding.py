@@ -17,22 +17,19 @@ from typing import TYPE_CHECKING
 
 from ragfm.answering.evidence import (
     Claim,
-    Rarity,
-    Unit,
     candidates,
     find_quote,
     find_quotes,
     is_stitched,
     missing_subject,
-    passage_units,
     quotations,
     row_with_cell,
     split_claims,
     unstated,
-    words,
 )
 from ragfm.answering.judge import Evidence
 from ragfm.answering.quantities import quantities
+from ragfm.answering.units import Rarity, Unit, passage_units, words
 from ragfm.core.abstention import is_abstention
 from ragfm.core.table_rows import TableRow
 from ragfm.core.text import MARKER, complete_pairs, escape_markers, is_english
