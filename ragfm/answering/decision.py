@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ragfm.answering.evidence import row_with_cell
+from ragfm.answering.grounding import Answered, CitedAnswer, CitedSentence, Grounding, Support
 from ragfm.answering.units import Rarity, Unit, passage_citation, words
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.status_sentences import ENGLISH, StatusSentences
@@ -19,10 +20,11 @@ from ragfm.core.text import MARKER, QUESTION_MARKS, escape_markers
 from ragfm.core.types import AnswerStatus, Citation, Contradiction
 
 if TYPE_CHECKING:
-    from ragfm.answering.grounding import Answered, CitedAnswer, CitedSentence, Support
+    from ragfm.answering.judge import Judge
     from ragfm.answering.policy import AnswerPolicy
     from ragfm.core.config import AskSection
     from ragfm.core.table_rows import TableRow
+    from ragfm.core.types import Hit
 
 NEAREST = 3
 """Number of units to show if there is no answer."""
@@ -169,6 +171,14 @@ def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contrad
             if not any(_overlap(against, one) for one in contradicting):
                 contradicting.append(contradiction_of(against))
     return ComposedAnswer(text, tuple(citations), tuple(contradicting), tuple(unsupported), tuple(output_spans))
+
+
+def ground(
+    question: str, output: str, passages: Sequence[Hit], language: str | None, judge: Judge | None
+) -> tuple[str, tuple[Citation, ...]]:
+    """The answer's text with corrected markers, and a citation for each marker, in their order."""
+    answer = compose(Grounding(question, passages, language, judge).cite(output))
+    return answer.text, answer.citations
 
 
 def unstated_places(others: Sequence[Answered], text: str, evidence: Sequence[Citation]) -> list[Citation]:
