@@ -4,7 +4,7 @@
 
 `Rag.stream` retrieves and builds the prompt, `Rag._answer` does the rest while the text is consumed. Each step is a
 function from values to values: `generation.passage_retrieval` and `Collection.search` retrieve and rerank,
-`generation.prompt` builds the prompt, `generation.answer_stream` generates, `citations` cites, scores and decides.
+`generation.prompt` builds the prompt, `generation.answer_stream` generates, `answering` cites, scores and decides.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
-from ragfm.citations.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, reader_signals, select_calibration
-from ragfm.citations.decision import decide
-from ragfm.citations.grounding import cite_answer
+from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, select_calibration
+from ragfm.answering.decision import decide
+from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.status_sentences import status_sentences
@@ -43,6 +44,7 @@ from ragfm.store.views import language_of
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from ragfm.answering.judge import Judge
     from ragfm.collection import Collection
     from ragfm.core.types import Dropped, Embedder, Hit, ImagePart, Reader
     from ragfm.generation.structured_output import Extraction
@@ -112,6 +114,7 @@ class Rag:
         self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
+        self.policy = SMALL if self.reader_name == "bundled" or self.calibration.corrects else LARGE
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
     def with_options(
@@ -164,7 +167,7 @@ class Rag:
 
         Retrieval is done when this returns; text is generated as it is consumed. The streamed text is the reader's own;
         `stream.answer.shown` is the answer as a user should read it. The answer comes in this form, and in one piece,
-        in `strict` mode, and from a small reader, which the verifier may correct. Otherwise
+        in `strict` mode, and from a small reader, which the judge may correct. Otherwise
         an answer that is withheld afterwards is followed by a line with the abstention, and an unsure one by a line
         that says so.
 
@@ -238,68 +241,53 @@ class Rag:
         """Generate → cite → score → decide."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
         shown = prompt.shown if prompt else ()
-        # The verifier may correct a reader that is so small, and users see the documents' own words.
-        # It cannot see pictures, so it corrects no answer that may come from one.
+        # The judge cannot see pictures, so it corrects no answer that may come from one.
         pictured = prompt.pictured if prompt else frozenset[int]()
-        small = self._documents_only and calibration is not None and calibration.corrects and not pictured
-        one_piece = small or settings.mode == "strict"
+        policy = self.policy if self._documents_only and not pictured else LARGE
+        one_piece = not policy.streams or settings.mode == "strict"
 
         # Generate. Without passages the reader would answer from memory.
         language, asked = self.collection.language if shown else None, language_of(query)
         sentences = status_sentences(asked or language)
         output, abstention = ReaderOutput(), sentences.unknown
         if prompt and (shown or not self._documents_only):
-            if small and needs_larger_reader(query):
+            if policy.quotes and needs_larger_reader(query):
                 abstention = NEEDS_LARGER_READER
             else:
                 output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
 
         # Cite: which passages support which sentence, and do they answer the question?
-        numbered_hits, found_passages = match_hits(retrieved.hits, shown)
-        # Without a calibration, nothing could weigh the verifier's readings.
-        verifier = settings.verifier if calibration is not None and settings.verifier != "none" else None
+        numbered_hits, _ = match_hits(retrieved.hits, shown)
         # Across languages, no words tell which sentence answers, but a multilingual embedder does.
         weights = self.collection.contract.get("weights")
         differs = asked is not None and language not in (None, "simple", asked)
-        foreign = differs and verifier is not None and self._documents_only and not is_english_only(weights)
+        foreign = differs and settings.verifier != "none" and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        cited = cite_answer(
-            query,
-            output.text,
-            shown,
-            language,
-            verifier=verifier,
-            corrects=small,
-            pictured=pictured,
-            asked=None if asked == "en" else asked,
-            closeness=partial(self._closeness, query) if foreign else None,
-        )
+        spoken = language if asked in (None, "en") else asked
+        grounding = Grounding(query, shown, language, self._judge, asked=spoken, pictured=pictured)
+        closeness = partial(self._closeness, query) if foreign else None
+        cited = cite_answer(grounding, output.text, corrects=policy.corrects, closeness=closeness)
         handle.checking = False
         yield ""
 
-        # Score: how likely is it right? Passages of earlier turns say nothing about it.
+        # Score: how likely is it right?
         signals: dict[str, float] = {}
         confidence: float | None = None
-        if prompt and cited.sentences and calibration:
-            signals = answer_signals(cited, found_passages)
-            if calibration.uses_reader and not cited.silent:
-                tokens = output.usage.completion_tokens
-                signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
+        if prompt and cited.sentences and settings.verifier != "none":
+            signals = answer_signals(cited, query)
+            if not cited.readings:  # the judge does not read this language
+                calibration = OTHER_LANGUAGE if foreign else UNREAD
             confidence = calibration.confidence(signals, weights)
-            if confidence is None and foreign:
-                confidence = OTHER_LANGUAGE.confidence(signals, weights)
-                calibration = OTHER_LANGUAGE if small else calibration
-            elif confidence is None and verifier and signals.get("passage"):  # the verifier does not read this language
-                confidence = UNREAD.confidence(signals)
 
-        # Decide: answer, or abstain? Small and unsure readers quote.
+        # Decide: answer, or abstain?
         decision = decide(
             cited,
+            query,
             confidence,
-            calibration,
+            policy,
             settings,
-            small=small,
+            threshold=calibration.threshold if settings.min_confidence is None else settings.min_confidence,
             abstention=abstention,
             instructions=asks_how(query),
             doubtful=foreign,
@@ -427,7 +415,9 @@ class Rag:
         )
         try:
             if prompt and prompt.shown:
-                data, fields, usage = fill_schema(form, retrieved.query, self.reader, prompt, sampling)
+                data, fields, usage = fill_schema(
+                    form, retrieved.query, self.reader, prompt, sampling, self.collection.language
+                )
                 extraction = replace(extraction, usage=usage)  # tokens count even if the object is invalid
                 value = validate_output(data, form, schema)
                 extraction = replace(
@@ -439,6 +429,13 @@ class Rag:
                 self.log.record(failed, context, finished=False)
             raise
         return replace(extraction, log_id=self.log.record(extraction.answer, context)) if self.log else extraction
+
+    @property
+    def _judge(self) -> Judge | None:
+        """The judge of the settings; None for `none`."""
+        from ragfm.answering.judge import load_judge  # imports numpy
+
+        return None if self._settings.verifier == "none" else load_judge(self._settings.verifier)
 
     @property
     def _sees(self) -> bool:

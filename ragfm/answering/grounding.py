@@ -154,10 +154,15 @@ class Grounding:
         language: str | None,
         judge: Judge | None,
         *,
+        asked: str | None = None,
         pictured: Set[int] = frozenset(),
     ) -> None:
+        """`language` is that of the passages, as ISO 639-1; `asked` that of the question if it is another.
+
+        `pictured` are the numbers of the passages whose picture the reader saw.
+        """
         self.question, self.language, self._pictured = question, language, pictured
-        self.judge = judge if is_english(question, language) else None
+        self.judge = judge if is_english(question, asked or language) else None
         self.passages = [hit for hit in passages if hit.n is not None]
         self.units = [unit for hit in self.passages for unit in passage_units(hit, language or "en")]
         self._rarity = Rarity(self.units)

@@ -16,7 +16,7 @@ class Calibration:
     """A fitted model: the confidence is the logistic function of `bias` plus the sum of weight · (signal - mean).
 
     It holds for one `reader`, `adapter` (the hash of its file), prompt `strategy` and `embedder` (the hash of its
-    weights). Below `threshold` it is better not to answer. If it `corrects`, the verifier's answer replaces the
+    weights). Below `threshold` it is better not to answer. If it `corrects`, the judge's answer replaces the
     reader's where they differ; the reader's output, an abstention included, is then only a signal.
     """
 

@@ -71,7 +71,7 @@ class AskSection(_Section):
     min_confidence: float | None = Field(None, ge=0, le=1)
     wrong_cost: float = Field(1.0, ge=0)  # in right answers
     confidence: Calibration | None = None
-    verifier: str = "bundled"
+    verifier: str = "small"
     contradictions: bool = True
     merge: bool = True
     order: Literal["rank", "document"] = "rank"
@@ -81,9 +81,9 @@ class AskSection(_Section):
     context_tokens: int = Field(4096, ge=256)
 
     @property
-    def ranking_verifier(self) -> str:
-        """The verifier that ranks passages: the bundled one if answers are not verified."""
-        return "bundled" if self.verifier == "none" else self.verifier
+    def ranking_judge(self) -> str:
+        """The judge that ranks passages: the small one if answers are not verified."""
+        return "small" if self.verifier == "none" else self.verifier
 
 
 class FilesSection(_Section):
@@ -177,7 +177,7 @@ def _locate_models(values: dict[str, Any], folder: Path) -> None:
         if not isinstance(table, dict):
             continue
         name = table.get(key)
-        if not isinstance(name, str) or name in ("bundled", "none"):
+        if not isinstance(name, str) or name in ("bundled", "small", "none"):
             continue
         plugin, colon, model = name.rpartition(":")
         if plugin != "openai" and model and (path := folder.absolute() / model).exists():

@@ -444,7 +444,7 @@ class Answer:
     `unsupported` are the sentences of `text` that no passage supports, as (start, end). `query` is the search query:
     the question, or the stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is
     `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
-    own output if the verifier corrected it or its number got a unit. `contradictions` are passages that give a
+    own output if the judge corrected it. `contradictions` are passages that give a
     different number or name. `searches` are the searches for the question, none if its passages were given. `notes`
     say what a user should know of how it was made. `calculation` is how a number was calculated that no passage has.
     """

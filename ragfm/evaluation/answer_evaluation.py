@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from ragfm.citations.confidence import adapter_hash
+from ragfm.answering.confidence import adapter_hash
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
 from ragfm.core.progress import ProgressCallback

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.citations.confidence import SIGNALS, adapter_hash
+from ragfm.answering.confidence import SIGNALS, adapter_hash
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
@@ -70,7 +70,7 @@ def calibrate(
 ) -> CalibrationReport:
     """Answer all questions and fit the confidence. The threshold keeps the share `keep` of right answers.
 
-    With `corrects` (default: as in the current calibration), the verifier's answer replaces a different one of the
+    With `corrects` (default: as in the current calibration), the judge's answer replaces a different one of the
     reader, and the calibration is fitted to that. Nothing is stored, see `store_calibration`. With `out`, an
     interrupted run is resumed from that file. Raises DataError if fewer than 20 answers are right, or fewer than 20
     are not.

@@ -1,7 +1,7 @@
 """Generate questions from a collection's own documents with a reader, if there are none from users.
 
     passage of a document → reader → question → search → kept if the dense or the keyword index finds the passage
-                                     answer → verifier → kept if it finds the same answer; else its own, if likely
+                                     answer → judge → kept if it finds the same answer; else its own, if likely
 
 Generated questions share more words with the text than users' questions do (Reddy et al. 2021).
 """
@@ -17,12 +17,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ragfm.citations.verifier import load_verifier
+from ragfm.answering.judge import Evidence, load_judge
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, ModelNotFoundError, TooLongError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback
-from ragfm.core.text import sentence_spans
-from ragfm.core.types import Hit, Message, Reader, Sampling
+from ragfm.core.text import is_english, sentence_spans
+from ragfm.core.types import Message, Reader, Sampling
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
@@ -54,9 +54,9 @@ _EXAMPLES = (
 the sample handbook were kept; without, none of 13."""
 _GRAMMAR = r"""root ::= "Question: " [^?\n]+ "?\nAnswer: " [^\n]+ "\n" """
 _MAX_ANSWER_WORDS = 12
-_MIN_AGREEMENT = 0.5  # token F1 of the written answer and the verifier's
+_MIN_AGREEMENT = 0.5  # token F1 of the written answer and the judge's
 _MIN_LIKELIHOOD = 0.3
-"""Of the verifier's own answer. On three tuning articles of SQuAD 2.0 dev, of 150 questions with their paragraph, half
+"""Of the judge's own answer. On three tuning articles of SQuAD 2.0 dev, of 150 questions with their paragraph, half
 of which have no answer, 25 % reach it, and 84 % of these answers are right."""
 # Questions that refer to "the text" cannot be understood without it.
 _REFERS_TO_TEXT = re.compile(r"\b(?:text|passage|paragraph|document|article|author|above)\b", re.IGNORECASE)
@@ -77,7 +77,7 @@ def generate_questions(
 
     A question is kept if its passage is among the first 20 hits of the dense or the keyword index (fewer in a
     collection of fewer than 400 chunks). With `answers`, the reader also writes an answer, which the passage must
-    contain. Where the verifier knows the language, it must find the same answer there (Alberti et al. 2019); if it
+    contain. Where the judge knows the language, it must find the same answer there (Alberti et al. 2019); if it
     finds another that is likely, that is the answer. The questions are stored in the file `out`, and a later call
     continues from there, also for a larger `count`. Raises DataError if the collection contains no text, if no question
     is kept, and if `out` belongs to other documents, or to another embedder, reader or seed.
@@ -140,17 +140,17 @@ def _is_found(collection: Collection, question: Question, depth: int) -> bool:
 
 
 def _verified_answer(collection: Collection, question: str, passage: str, written: str | None) -> str | None:
-    """The written answer, if the verifier finds it or cannot read the passage, else the verifier's, if it is likely."""
-    hit = Hit("", passage, 0, len(passage), 0, None, {})
+    """The written answer, if the judge finds it or cannot read the passage, else the judge's, if it is likely."""
     try:
-        readings = load_verifier().read(question, [hit], collection.language)
+        judge = load_judge()
     except ModelNotFoundError:
         return written
-    if not readings:
+    if not is_english(question, collection.language):
         return written
-    likelihood, start, end = readings[0].best
+    (judgement,) = judge.read([Evidence(passage, question)])
+    likelihood, start, end = judgement.best((0, len(passage)))
     found = passage[start:end]
-    if written and readings[0].anywhere >= 0.5 and token_f1(found, written) >= _MIN_AGREEMENT:
+    if written and judgement.answers >= 0.5 and token_f1(found, written) >= _MIN_AGREEMENT:
         return written
     return found if likelihood >= _MIN_LIKELIHOOD and not contains_answer(question, [found]) else None
 

@@ -16,9 +16,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ragfm.citations.decision import citation_of
-from ragfm.citations.grounding import cite
-from ragfm.citations.support import is_unit, subject_of
+from ragfm.answering.decision import ground
+from ragfm.answering.quantities import quantities
 from ragfm.core.errors import ExtractionError
 from ragfm.core.text import MONTHS
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
@@ -95,11 +94,12 @@ def output_schema(schema: Mapping[str, Any] | type[BaseModel]) -> OutputSchema:
 
 
 def fill_schema(
-    schema: OutputSchema, query: str, reader: Reader, prompt: Prompt, sampling: Sampling
+    schema: OutputSchema, query: str, reader: Reader, prompt: Prompt, sampling: Sampling, language: str | None
 ) -> tuple[Any, list[Field], Usage]:
     """Generate an object; return it as JSON values, with its fields and the tokens used.
 
-    Raises ExtractionError if the object is cut off, UnsupportedError for a reader that does not support schemas.
+    `language` is that of the passages. Raises ExtractionError if the object is cut off,
+    UnsupportedError for a reader that does not support schemas.
     """
     with reader.stream(prompt.messages, replace(sampling, schema=schema.bounded)) as stream:
         output = "".join(stream)
@@ -117,7 +117,7 @@ def fill_schema(
         raise ExtractionError(
             f"The reader's output is not JSON: {error}.", "Use a reader that generates under a grammar."
         ) from error
-    checker = _FieldChecker(query, prompt.shown)
+    checker = _FieldChecker(query, prompt.shown, language)
     data = checker.check(data, schema.bounded, "")
     return data, checker.fields, stream.usage
 
@@ -148,11 +148,11 @@ def validate_output(data: Any, form: OutputSchema, schema: Mapping[str, Any] | t
 class _FieldChecker:
     """Checks each value of an object against the passages, and collects the fields."""
 
-    def __init__(self, query: str, passages: Sequence[Hit]) -> None:
+    def __init__(self, query: str, passages: Sequence[Hit], language: str | None) -> None:
         self.fields: list[Field] = []
         self._query = query
-        self._subject = subject_of(query)
         self._passages = passages
+        self._language = language
 
     def check(self, value: Any, schema: Mapping[str, Any], path: str) -> Any:
         """The value, with null for parts that no passage supports where the schema allows null."""
@@ -194,13 +194,13 @@ class _FieldChecker:
         if isinstance(value, int | float) and not isinstance(value, bool):
             # The unit that is asked for tells 31 days from three weeks. That of "a fee per year" is not the year.
             words = [*_NAME_PARTS.findall(name), *" ".join(map(" ".join, _ASKED.findall(self._query))).split()]
-            unit = next((word for word in words if is_unit(word) and word.lower() not in _AMBIGUOUS), "")
+            units = [word for word in words if any(one.units for one in quantities(f"1 {word}", self._language))]
+            unit = next((word for word in units if word.lower() not in _AMBIGUOUS), "")
             texts = [f"{text} {unit}".strip() for text in texts]
         for text in texts:
-            cited = cite(question, text, self._passages, subject=self._subject)
-            claims = [sentence for sentence in cited if sentence.claims]
-            if claims and all(claim.supported for claim in claims):
-                return tuple(citation_of(found) for claim in claims for found in claim.evidence if found.supports)
+            citations = ground(question, text, self._passages, self._language, None)[1]
+            if citations and all(one.supports for one in citations):
+                return citations
         return ()
 
 

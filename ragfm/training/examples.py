@@ -14,8 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ragfm.citations.decision import ComposedAnswer, compose
-from ragfm.citations.grounding import cite
+from ragfm.answering.decision import ComposedAnswer, compose
+from ragfm.answering.grounding import Grounding
+from ragfm.answering.judge import load_judge
 from ragfm.core.errors import DataError
 from ragfm.core.types import Hit, ImagePart, Message
 from ragfm.parsing.figures import image_type
@@ -38,7 +39,8 @@ class Example:
 
 def supported_answer(question: str, answer: str, shown: Sequence[Hit]) -> ComposedAnswer | None:
     """The sentences of an answer that passages support, with markers; None if no sentence is verified."""
-    composed = compose(cite(question, answer, shown), strict=True, contradictions=False)
+    sentences = Grounding(question, shown, None, load_judge()).cite(answer)
+    composed = compose(sentences, strict=True, contradictions=False)
     return composed if any(citation.verified for citation in composed.citations) else None
 
 

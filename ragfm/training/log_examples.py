@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ragfm.citations.decision import ground
+from ragfm.answering.decision import ground
+from ragfm.answering.judge import load_judge
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Hit
@@ -123,7 +124,7 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
         return Example(tuple(prompt.messages), ABSTENTION, {**meta, "shown": [hit.uri for hit in prompt.shown]})
     choices = [passages]
     for hit in hits:  # the best hit that supports the answer may replace the last passage
-        _, found = ground(entry.query, answer, [replace(hit, n=1)])
+        _, found = ground(entry.query, answer, [replace(hit, n=1)], None, load_judge())
         if any(citation.verified for citation in found):
             choices.append([*passages[:-1], hit])
             break

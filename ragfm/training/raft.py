@@ -20,7 +20,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
-from ragfm.citations.decision import ground
+from ragfm.answering.decision import ground
+from ragfm.answering.judge import load_judge
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import CollectionError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
@@ -118,7 +119,8 @@ class _ExampleBuilder:
             def supports(hit: Hit) -> bool:
                 """Whether a passage supports a sentence of one of the answers."""
                 passages = [replace(hit, n=1)]
-                return any(one.supports for answer in answers for one in ground(question.text, answer, passages)[1])
+                grounded = [ground(question.text, answer, passages, None, load_judge())[1] for answer in answers]
+                return any(one.supports for citations in grounded for one in citations)
 
             example = self._answerable(question, answers, supports, explains=True)
         if example is None:
@@ -159,7 +161,7 @@ class _ExampleBuilder:
                 raise _LeftOut("its passage does not fit")
             answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
             completion = _format_answer(answer, gold)
-            _, citations = ground(question.text, completion, prompt.shown)
+            _, citations = ground(question.text, completion, prompt.shown, None, load_judge())
         verified = bool(citations) and all(citation.verified for citation in citations)
         meta = {"kind": "answer", "answers": list(answers), "verified": verified}
         return self._example(question, prompt, completion, meta)
