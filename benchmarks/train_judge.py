@@ -1,12 +1,14 @@
 """Train a judge from an embedding model, in rounds that can be stopped and continued at any time.
 
-    python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4]
+    python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4] [--teacher BACKBONE FOLDER]
 
 BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2, which starts from the verifier. FOLDER
 keeps the state after each round and `log.jsonl` with the loss, the speed and, every eighth round, the figures on the
 tuning sets. The same command continues. The rate is constant after a warm-up, and falls to its end over the last
 `--decay` rounds, after which the weights are final. `--evaluate` prints the figures of the present weights only, and
-`--export OUT` writes them for `ragfm`. A round has about 1,400 examples, see `judge_examples.py`.
+`--export OUT` writes them for `ragfm`. With a trained judge as `--teacher`, the network also learns its probabilities
+(Hinton et al. 2015), whose tokens are the same: both models have the word pieces of BERT. A round has about 1,400
+examples, see `judge_examples.py`.
 
 The network reads `<s> question </s> statement </s> context </s> text </s>`. Each token of the text gets a score for
 being the first and the last of the answer, and `<s>` stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018);
@@ -27,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MethodType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -169,12 +171,14 @@ def _tokens(one: Example, offsets: Sequence[tuple[int, int]], before: int) -> tu
     return (before + inside[0], before + inside[-1]) if one.start >= 0 and inside else (0, 0)
 
 
+Outputs: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
 def losses(
-    model: Judge, batch: Encoded, examples: Sequence[Example]
+    outputs: Outputs, batch: Encoded, examples: Sequence[Example]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Cross-entropy of the answer's tokens, of the stance, and of stated tokens: a mean over what is known."""
-    with torch.autocast("cpu", torch.bfloat16):
-        spans, stances, stated_tokens = model(batch)
+    spans, stances, stated_tokens = outputs
     known = [row for row, span in enumerate(batch.spans) if span is not None]
     stated = [row for row, one in enumerate(examples) if one.stance is not None]
     span_loss = stance_loss = token_loss = None
@@ -191,6 +195,18 @@ def losses(
         weights = 1 + 4 * (1 - wanted)  # few tokens are not stated
         token_loss = functional.binary_cross_entropy_with_logits(stated_tokens[marked], wanted, weights)
     return span_loss, stance_loss, token_loss
+
+
+def distillation_loss(outputs: Outputs, taught: Outputs, batch: Encoded, examples: Sequence[Example]) -> torch.Tensor:
+    """Cross-entropy with the teacher's probabilities: of the answer's first and last token, and of the stances."""
+    (spans, stances, _), (wanted_spans, wanted_stances, _) = outputs, taught
+    outside = ~batch.read.unsqueeze(-1)
+    wanted = wanted_spans.masked_fill(outside, -1e4).softmax(dim=1)
+    total = functional.cross_entropy(spans.masked_fill(outside, -1e4), wanted)
+    stated = [row for row, one in enumerate(examples) if one.statement]
+    if stated:
+        total = total + functional.cross_entropy(stances[stated], wanted_stances[stated].softmax(dim=1))
+    return total
 
 
 def batches(examples: Sequence[Example], rng: random.Random) -> list[list[Example]]:
@@ -272,8 +288,8 @@ def figures(model: Judge, tokenizer: Tokenizer, sets: dict[str, list[Example]]) 
 class Training:
     """The model, its optimizer and the average of its weights, which a folder keeps."""
 
-    def __init__(self, backbone: str, folder: Path) -> None:
-        self.folder, self.rounds, self.steps = folder, 0, 0
+    def __init__(self, backbone: str, folder: Path, teacher: Training | None = None) -> None:
+        self.folder, self.rounds, self.steps, self.teacher = folder, 0, 0, teacher
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = Tokenizer.from_file(str(Path(backbone) / "tokenizer.json"))
         self.tokenizer.no_truncation()
@@ -349,8 +365,14 @@ class Training:
             for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = peak * share * min(1.0, (self.steps + 1) / WARM_UP)
             batch = Encoded(self.tokenizer, examples)
-            span, stance, stated = losses(self.model, batch, examples)
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = self.model(batch)
+            span, stance, stated = losses(outputs, batch, examples)
             total = torch.zeros(())
+            if self.teacher:
+                with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+                    taught = self.teacher.model(Encoded(self.teacher.tokenizer, examples))
+                total = distillation_loss(outputs, taught, batch, examples)
             for name, loss, rows in (
                 ("span", span, sum(one is not None for one in batch.spans)),
                 ("stance", stance, sum(one.stance is not None for one in examples)),
@@ -394,12 +416,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=20, help="Round to stop after, counted from the start")
     parser.add_argument("--decay", type=int, default=0, help="Number of last rounds in which the rate falls")
+    parser.add_argument("--teacher", nargs=2, metavar=("BACKBONE", "FOLDER"), help="A judge to learn from as well")
     parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
     parser.add_argument("--export", type=Path, metavar="OUT", help="Only write the present weights")
     args = parser.parse_args()
     if args.backbone == "bundled":
         args.backbone = str(find_model("bundled", "embedder"))
-    training = Training(args.backbone, args.folder)
+    teacher = Training(args.teacher[0], Path(args.teacher[1])) if args.teacher else None
+    if teacher:
+        teacher.averaged()
+    training = Training(args.backbone, args.folder, teacher)
     if args.export:
         training.export(Path(args.backbone), args.export)
         return
