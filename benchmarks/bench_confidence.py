@@ -181,7 +181,7 @@ def ask(keep: Path, reader: str, adapter: str | None, k: int | None, names: Sequ
         with domain.open(keep) as (collection, questions):
             silent = ScriptedReader([ABSTENTION])
             rag = Rag(collection, reader=silent if reader == "none" else reader, adapter=adapter, k=k)
-            rag.calibration = None  # the reader's own output, and nothing withheld
+            rag.judge, rag.policy = None, LARGE  # the reader's own output, and nothing withheld
             asked = random.Random(1).sample(list(questions), len(questions))[: min(domain.count, count)]
             for number, question in enumerate(asked):
                 if (label, name, question.id) in done:

@@ -41,9 +41,10 @@ from bench_reports import judge, report_labels
 from bench_reports import questions as report_questions
 from measure import about, read, save, weights
 
-from ragfm import Hit, Rag
-from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
-from ragfm.citations.decision import decide
+from ragfm import Rag
+from ragfm.answering.confidence import DEFAULT, answer_signals
+from ragfm.answering.decision import decide
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import Question
@@ -122,13 +123,12 @@ def reuse(keep: Path, folder: Path) -> None:
             continue
         if (record["reader"], record["set"], record["id"]) in done:
             continue
-        passages = [Hit(**{**one, "headings": tuple(one["headings"])}) for one in record["passages"]]
-        small = record["reader"] == "bundled"
-        calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
+        policy = SMALL if record["reader"] == "bundled" else LARGE
         cited = cite_record(record)
-        signals = answer_signals(cited, passages) if cited.readings and cited.sentences else {}
-        confidence = calibration.confidence(signals) if calibration and signals else None
-        decision = decide(cited, confidence, calibration, AskSection(), small=small)
+        signals = answer_signals(cited, record["question"]) if cited.readings else {}
+        confidence = DEFAULT.confidence(signals)
+        question = record["question"]
+        decision = decide(cited, question, confidence, policy, AskSection(), threshold=DEFAULT.threshold)
         kept = {key: record[key] for key in ("reader", "set", "id", "question", "answers", "unanswerable")}
         answered = {"text": decision.answer.text, "status": decision.status, "confidence": confidence}
         found.append({**kept, **answered, "said": record["output"]})

@@ -2,7 +2,7 @@
 
     python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4] [--teacher BACKBONE FOLDER]
 
-BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2, which starts from the verifier. FOLDER
+BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2. FOLDER
 keeps the state after each round and `log.jsonl` with the loss, the speed and, every eighth round, the figures on the
 tuning sets. The same command continues. The rate is constant after a warm-up, and falls to its end over the last
 `--decay` rounds, after which the weights are final. `--evaluate` prints the figures of the present weights only, and
@@ -42,13 +42,11 @@ from transformers import AutoModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from ragfm.answering.judge import BASE, CONTEXT, QUESTION, STATEMENT, WEIGHTS, WINDOW, low_rank_changes
-from ragfm.citations.verifier import SHIPPED
 from ragfm.core.durable_files import write_durably
 from ragfm.embedders.bert import read_weights
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model, weights_sha256
-from ragfm.training.verifier_ranker import trainable_verifier
 
 RANK = 64
 """Rank of the changes that are exported, of each square matrix."""
@@ -67,16 +65,14 @@ class Judge(nn.Module):
 
     def __init__(self, backbone: str) -> None:
         super().__init__()
-        small = backbone == str(find_model("bundled", "embedder"))
-        started = trainable_verifier(SHIPPED) if small else None
-        self.encoder = started.bert if started else AutoModel.from_pretrained(backbone, add_pooling_layer=False)
+        self.encoder = AutoModel.from_pretrained(backbone, add_pooling_layer=False)
         for module in self.encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # sampling it takes a fifth of the time on a processor
             if isinstance(module, MPNetSelfAttention):
                 module.forward = MethodType(_fused_attention, module)
         width = self.encoder.config.hidden_size
-        self.span = started.qa_outputs if started else nn.Linear(width, 2)
+        self.span = nn.Linear(width, 2)
         self.pool = nn.Linear(width, width)
         self.stance = nn.Linear(width, 3)
         self.stated = nn.Linear(width, 1)

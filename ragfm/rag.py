@@ -22,6 +22,7 @@ from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
 from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, select_calibration
 from ragfm.answering.decision import decide
 from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.judge import load_judge
 from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
@@ -44,7 +45,6 @@ from ragfm.store.views import language_of
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from ragfm.answering.judge import Judge
     from ragfm.collection import Collection
     from ragfm.core.types import Dropped, Embedder, Hit, ImagePart, Reader
     from ragfm.generation.structured_output import Extraction
@@ -76,6 +76,7 @@ class Rag:
         strategy: Prompt strategy: `zero-shot` or a TOML file. Default: `ask.strategy` of the settings.
         hops: Rounds of search, see `Collection.search`. Default: `ask.hops` of the settings.
 
+    `judge` reads the evidence, and `policy` says what the reader may do; without a judge, answers have no confidence.
     `base_reader` is shared between handles; `reader` is the same model with a prompt cache that is private to the
     collection handle's groups. `log` is the answer log, None unless the settings enable it.
 
@@ -114,6 +115,7 @@ class Rag:
         self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
+        self.judge = None if settings.verifier == "none" else load_judge(settings.verifier)
         self.policy = SMALL if self.reader_name == "bundled" or self.calibration.corrects else LARGE
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
@@ -261,11 +263,11 @@ class Rag:
         # Across languages, no words tell which sentence answers, but a multilingual embedder does.
         weights = self.collection.contract.get("weights")
         differs = asked is not None and language not in (None, "simple", asked)
-        foreign = differs and settings.verifier != "none" and self._documents_only and not is_english_only(weights)
+        foreign = differs and self.judge is not None and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
         spoken = language if asked in (None, "en") else asked
-        grounding = Grounding(query, shown, language, self._judge, asked=spoken, pictured=pictured)
+        grounding = Grounding(query, shown, language, self.judge, asked=spoken, pictured=pictured)
         closeness = partial(self._closeness, query) if foreign else None
         cited = cite_answer(grounding, output.text, corrects=policy.corrects, closeness=closeness)
         handle.checking = False
@@ -274,7 +276,7 @@ class Rag:
         # Score: how likely is it right?
         signals: dict[str, float] = {}
         confidence: float | None = None
-        if prompt and cited.sentences and settings.verifier != "none":
+        if prompt and cited.sentences and self.judge:
             signals = answer_signals(cited, query)
             if not cited.readings:  # the judge does not read this language
                 calibration = OTHER_LANGUAGE if foreign else UNREAD
@@ -429,13 +431,6 @@ class Rag:
                 self.log.record(failed, context, finished=False)
             raise
         return replace(extraction, log_id=self.log.record(extraction.answer, context)) if self.log else extraction
-
-    @property
-    def _judge(self) -> Judge | None:
-        """The judge of the settings; None for `none`."""
-        from ragfm.answering.judge import load_judge  # imports numpy
-
-        return None if self._settings.verifier == "none" else load_judge(self._settings.verifier)
 
     @property
     def _sees(self) -> bool:

@@ -82,7 +82,7 @@ class Outcome:
     - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
     - `sentences`: number of sentences of the answer; `supported`: those with a citation that supports them.
     - `seconds`: time of the answer.
-    - `confidence`: confidence of the answer, from `signals`, if the reader has a calibration, else the best passage's
+    - `confidence`: confidence of the answer, from `signals`, if a judge reads, else the best passage's
       cosine.
     - `judged`: 1 if the judge rates the answer as right, else 0; None without a judge or without a right answer.
     - `error`: why the question could not be answered.
@@ -246,7 +246,7 @@ def answer_run_facts(rag: Rag, questions: Sequence[Question], digest: str) -> di
         "adapter": rag.sampling.adapter,
         "learned": adapter_hash(rag.sampling.adapter),
         "k": rag.k,
-        "calibrated": rag.calibration is not None,
+        "judged": rag.judge is not None,
         "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
     }
 
@@ -414,7 +414,7 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
         supported += any(citation is not None and citation.supports for citation in citations)
 
     confidence = answer.confidence
-    if rag.calibration is None:
+    if rag.judge is None:
         confidence = max((hit.score for hit in answer.hits if hit.score is not None), default=None)
     return Outcome(
         answer=answer.text,

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from ragfm.citations.verifier import find_verifier, load_verifier
+from ragfm.training.verifier_ranker import trainable_verifier, write_verifier
 from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
-from ragfm.citations.verifier import find_verifier, load_verifier
 from ragfm.core.config import SearchSection
 from ragfm.core.errors import DataError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
@@ -19,7 +20,6 @@ from ragfm.evaluation import Gold, Question
 from ragfm.training.hard_negatives import RankingExample, mine_hard_negatives, split_questions
 from ragfm.training.ranker_trainer import epoch_batches
 from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
-from ragfm.training.verifier_ranker import trainable_verifier, write_verifier
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley Ilmar Jorvik Kelso Lunden".split()
 WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "trell"}
