@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ragfm.answering.quantities import Quantity, dates, quantities, scales_in, units_in
-from ragfm.answering.units import Rarity, Unit, periods, words
+from ragfm.answering.units import Rarity, Unit, period_spans, periods, words
 from ragfm.core.table_rows import TableRow, cell_at
 from ragfm.core.text import IDENTIFIER, MARKER, escape_markers, sentence_spans
 
@@ -164,8 +164,8 @@ def missing_subject(question: str, unit: Unit, claim: str, language: str | None)
     """
     known = f"{unit.context}\n{unit.text}"
     missing = [one[0] for one in IDENTIFIER.finditer(question) if one[0].casefold() not in known.casefold()]
-    asked = periods(question)
-    numbers = [one for one in quantities(question, language) if not asked & {str(value) for value in one.values}]
+    asked, spans = periods(question), period_spans(question)
+    numbers = [one for one in quantities(question, language) if not any(a <= one.start < b for a, b in spans)]
     stated = stated_quantities(unit, language)
     if unit.row is None:  # prose may refer to a number that was mentioned before
         stated += quantities(unit.hit.text, language)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ragfm.answering.evidence import (
@@ -28,7 +29,7 @@ from ragfm.answering.evidence import (
     unstated,
 )
 from ragfm.answering.judge import Evidence
-from ragfm.answering.quantities import quantities
+from ragfm.answering.quantities import dates, quantities
 from ragfm.answering.units import Rarity, Unit, passage_units, words
 from ragfm.core.abstention import is_abstention
 from ragfm.core.table_rows import TableRow
@@ -332,8 +333,13 @@ def alternatives(readings: Sequence[Answered], grounding: Grounding) -> tuple[An
 
 def _disagree(answer: str, other: str, language: str | None) -> bool:
     """Whether two answers have no word in common, or different numbers: a year agrees with a date in it."""
-    texts = (answer, other)
-    numbers, others = ({value for one in quantities(text, language) for value in one.values} for text in texts)
+    days, other_days = (dates(text, language) for text in (answer, other))
+    if days and other_days:
+        return not any(one.states(day) for one in other_days for day in days)
+    numbers, others = (
+        {value for one in quantities(text, language) for value in one.values} | {Decimal(one.year) for one in of_text}
+        for text, of_text in ((answer, days), (other, other_days))
+    )
     if numbers and others:
         return not (numbers <= others or others <= numbers)
     return not (numbers or others or words(answer) & words(other))
@@ -341,9 +347,12 @@ def _disagree(answer: str, other: str, language: str | None) -> bool:
 
 def agrees(answer: str, span: str, language: str | None) -> bool:
     """Whether two answers share half of their words, and the numbers of the first are in the second: 2 is not 22."""
-    stated = quantities(span, language)
-    numbers = quantities(MARKER.sub("", answer), language)
-    return overlap(answer, span) >= SAME and all(any(map(one.is_stated_by, stated)) for one in numbers)
+    plain, stated, stated_days = MARKER.sub("", answer), quantities(span, language), dates(span, language)
+    return (
+        overlap(plain, span) >= SAME
+        and all(any(map(one.is_stated_by, stated)) for one in quantities(plain, language))
+        and all(any(map(day.states, stated_days)) for day in dates(plain, language))
+    )
 
 
 def overlap(answer: str, other: str) -> float:

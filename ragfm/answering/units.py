@@ -107,6 +107,11 @@ def periods(text: str) -> frozenset[str]:
     return frozenset(years | {f"Q{match[1] or match[2]}" for match in _QUARTER.finditer(text)})
 
 
+def period_spans(text: str) -> list[tuple[int, int]]:
+    """Where a text has its `periods`."""
+    return [match.span() for pattern in (_YEAR, _QUARTER) for match in pattern.finditer(text)]
+
+
 def passage_citation(hit: Hit, start: int, end: int, row: TableRow | None = None) -> Citation:
     """The citation of the words at `start:end` of a numbered passage, not verified and without a place in an answer."""
     assert hit.n is not None
