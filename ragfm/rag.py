@@ -269,7 +269,8 @@ class Rag:
         spoken = language if asked in (None, "en") else asked
         grounding = Grounding(query, shown, language, self.judge, asked=spoken, pictured=pictured)
         closeness = partial(self._closeness, query) if foreign else None
-        cited = cite_answer(grounding, output.text, corrects=policy.corrects, closeness=closeness)
+        corrects = policy.corrects and self.judge is not None
+        cited = cite_answer(grounding, output.text, corrects=corrects, closeness=closeness)
         handle.checking = False
         yield ""
 

@@ -167,14 +167,13 @@ class ScriptedJudge(Judge):
         return [self._judgement(one) for one in evidence]
 
     def _judgement(self, evidence: Evidence) -> Judgement:
-        spans = np.array([match.span() for match in _TOKEN.finditer(evidence.text)], dtype=np.int64).reshape(-1, 2)
-        first, last = np.zeros((2, len(spans)), dtype=np.float32)
         found = [(chance, answer) for answer, chance in self._answers.items() if answer in evidence.text]
         likelihood, answer = max(found, default=(0.0, ""))
-        if answer:
-            start = evidence.text.index(answer)
-            inside = np.flatnonzero((spans[:, 0] >= start) & (spans[:, 1] <= start + len(answer)))
-            first[inside[0]] = last[inside[-1]] = likelihood**0.5
+        start = evidence.text.find(answer)
+        tokens = [match.span() for match in _TOKEN.finditer(answer)]
+        spans = np.array(tokens, dtype=np.int64).reshape(-1, 2) + start
+        first, last = np.zeros((2, len(spans)), dtype=np.float32)
+        first[:1] = last[-1:] = likelihood**0.5
         contradicts = self._contradicts(evidence) if self._contradicts else 0.0
         supports = min(self._supports(evidence), 1 - contradicts)
         return Judgement((Part(spans, first, last, 1 - likelihood),), supports, contradicts)
