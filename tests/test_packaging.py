@@ -79,7 +79,7 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
         "readers llama-cpp openai transformers",
-        "rerankers cross-encoder overlap verifier",
+        "rerankers cross-encoder judge overlap",
     ]
     script = tmp_path / "env" / "bin" / "ragfm"
     shown = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

@@ -142,19 +142,20 @@ class OverlapReranker:
 class ScriptedJudge(Judge):
     """A judge without a network, for `Rag.judge`.
 
-    A text answers every question with the likeliest of `answers` that it contains, at the first place.
+    A text answers a question with the likeliest of `answers` that it contains, at the first place. They are the
+    probabilities of words, for all evidence or by a function of it.
     `supports` and `contradicts` give the probabilities for a statement. By default, a text supports a
     statement if it or its context has half of the words that the question lacks, and contradicts none.
     """
 
     def __init__(
         self,
-        answers: Mapping[str, float] = {},
+        answers: Mapping[str, float] | Callable[[Evidence], Mapping[str, float]] | None = None,
         *,
         supports: Callable[[Evidence], float] | None = None,
         contradicts: Callable[[Evidence], float] | None = None,
     ) -> None:
-        self._answers, self._supports, self._contradicts = answers, supports or _shares_words, contradicts
+        self._answers, self._supports, self._contradicts = answers or {}, supports or _shares_words, contradicts
 
     def load(self) -> None:
         """Nothing is loaded."""
@@ -167,7 +168,8 @@ class ScriptedJudge(Judge):
         return [self._judgement(one) for one in evidence]
 
     def _judgement(self, evidence: Evidence) -> Judgement:
-        found = [(chance, answer) for answer, chance in self._answers.items() if answer in evidence.text]
+        answers = self._answers(evidence) if callable(self._answers) else self._answers
+        found = [(chance, answer) for answer, chance in answers.items() if answer in evidence.text]
         likelihood, answer = max(found, default=(0.0, ""))
         start = evidence.text.find(answer)
         tokens = [match.span() for match in _TOKEN.finditer(answer)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Rag
+from ragfm.answering.policy import SMALL
 from ragfm.cli.output import print_answer
-from ragfm.core.calibration import Calibration
 from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
 from ragfm.testing import ScriptedReader
 
@@ -69,8 +69,8 @@ def test_no_reader_is_asked(collection: Collection, docs: Path, capsys: pytest.C
     assert "Hello" not in GREETING  # nor to "thanks"
     print_answer(greeted)
     assert capsys.readouterr().out == f"{GREETING}\n"
-    rag.calibration = Calibration("", 0.0, {}, {}, 0.0, corrects=True)  # a small reader
+    rag.policy = SMALL
     asked = rag.ask("Summarise the leave policy")
     assert (asked.shown, asked.status) == (NEEDS_LARGER_READER, "not_found")
-    assert [one.quote for one in asked.nearest][:1] == ["You get 28 days of leave."]
+    assert "You get 28 days of leave." in [one.quote for one in asked.nearest]
     assert reader.prompts == []

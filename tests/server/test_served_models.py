@@ -130,7 +130,7 @@ def test_a_key_with_more_requests_waiting_computes_at_a_lower_priority(tmp_path:
 def test_the_checks_of_a_keys_answers_use_its_share_of_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The verifier reads passages: a key with many answers must not delay the check of another's."""
+    """The judge reads passages: a key with many answers must not delay the check of another's."""
     monkeypatch.setattr(served_models, "_COMPUTE_SLOTS", 2)
     cite, checking, may_end = ragfm.rag.cite_answer, list[str](), threading.Event()
 

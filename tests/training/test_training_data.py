@@ -23,7 +23,7 @@ from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.question_generation import _sample_passages
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, examples_from_questions, load_held_out, make_dataset, read_examples
 from ragfm.training.dataset import build_dataset
 from ragfm.training.raft import _ExampleBuilder, _format_answer
@@ -442,7 +442,15 @@ def test_passages_end_with_the_sentences_of_their_language(tmp_path: Path, colle
         assert text[: gold.end].endswith("ist.")
 
 
-def test_the_verifier_checks_and_corrects_written_answers(towns: Collection) -> None:
+@pytest.fixture
+def knows_the_founders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge finds who founded a town, and nothing else."""
+    judge = ScriptedJudge(lambda evidence: {"fishermen": 0.9} if "founded" in evidence.question else {})
+    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", lambda: judge)
+
+
+@pytest.mark.usefixtures("knows_the_founders")
+def test_the_judge_checks_and_corrects_written_answers(towns: Collection) -> None:
     """All written answers are words of the text; the last question has no answer there."""
 
     def script(messages: Sequence[Message]) -> str:
@@ -464,6 +472,7 @@ def test_the_verifier_checks_and_corrects_written_answers(towns: Collection) -> 
     }
 
 
+@pytest.mark.usefixtures("knows_the_founders")
 def test_kept_questions_are_not_checked_again(
     tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,12 +484,13 @@ def test_kept_questions_are_not_checked_again(
         return generate_questions(towns, ScriptedReader(script), 5, answers=True, out=tmp_path / "questions.run")
 
     questions = written()
-    assert {question.answers for question in questions} == {("fishermen",)}  # of the verifier
+    assert {question.answers for question in questions} == {("fishermen",)}  # of the judge
     monkeypatch.setattr(Collection, "search", None)
-    monkeypatch.setattr("ragfm.evaluation.question_generation.load_verifier", None)
+    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", None)
     assert written() == questions
 
 
+@pytest.mark.usefixtures("knows_the_founders")
 def test_each_passage_is_asked_about_once(towns: Collection) -> None:
     asked = list[str]()
 
@@ -493,6 +503,7 @@ def test_each_passage_is_asked_about_once(towns: Collection) -> None:
     assert len(everything) == len(asked) == len(set(asked)) == len(TOWNS)
 
 
+@pytest.mark.usefixtures("knows_the_founders")
 def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: Collection) -> None:
     asked = list[str]()
 
