@@ -16,7 +16,7 @@ from ragfm.core.config import AskSection
 from ragfm.core.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
 from ragfm.core.types import CLOSED, Stream
 from ragfm.generation.answer_log import AnswerLog, Origin
-from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 
 
 @pytest.fixture
@@ -225,7 +225,9 @@ def asked_in(
     settings = Settings(ask=AskSection(mode=mode))  # type: ignore[arg-type]
     collection.sync(docs)
     with Collection.open(collection.location, settings=settings, embedder=HashingEmbedder()) as handle:
-        stream = Rag(handle, reader=reader).stream(question)
+        rag = Rag(handle, reader=reader)
+        rag.judge = ScriptedJudge(contradicts=lambda one: 0.9 if "30 days" in one.text else 0.0)
+        stream = rag.stream(question)
         return [*stream, stream.answer]
 
 

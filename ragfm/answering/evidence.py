@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from ragfm.answering.quantities import Quantity, dates, quantities, scales_in, units_in
 from ragfm.answering.units import Rarity, Unit, period_spans, periods, words
@@ -132,7 +133,10 @@ def unstated(claim: str, unit: Unit, question: str, language: str | None) -> tup
 
 
 def stated_quantities(unit: Unit, language: str | None) -> list[Quantity]:
-    """The numbers of a unit and above it; those of a row also with the scale and unit of its header or caption."""
+    """The numbers and years of a unit and above it.
+
+    Those of a row also have the scale and unit of its header or caption.
+    """
     found = quantities(unit.text, language)
     if unit.row:
         above = [above_cell(unit, unit.start + one.start) for one in found]
@@ -145,7 +149,12 @@ def stated_quantities(unit: Unit, language: str | None) -> list[Quantity]:
             )
             for one, text in zip(found, above, strict=True)
         ]
-    return found + quantities(unit.context, language)
+    years = [
+        Quantity(one.start, one.end, frozenset([Decimal(one.year)]))
+        for text in (unit.text, unit.context)
+        for one in dates(text, language)
+    ]
+    return found + quantities(unit.context, language) + years
 
 
 def above_cell(unit: Unit, position: int) -> str:

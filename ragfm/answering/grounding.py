@@ -247,7 +247,11 @@ class Grounding:
         if judgement:
             likelihood, contradicts, threshold = judgement.supports, judgement.contradicts, SUPPORTED
         else:
-            likelihood = self._rarity.share(claimed - asked or claimed, unit.all_words)
+            rest = claim.text  # without numbers and dates: they are compared exactly, and may be written in other ways
+            for one in (*quantities(rest, self.language), *dates(rest, self.language)):
+                rest = f"{rest[: one.start]}{' ' * (one.end - one.start)}{rest[one.end :]}"
+            wanted = words(rest) - asked or (claimed if rest == claim.text else frozenset())
+            likelihood = self._rarity.share(wanted, unit.all_words) if wanted else 1.0
             contradicts, threshold = 0.0, MIN_SHARE
         cell = unit.start + verbatim[0] if verbatim else None  # of a row: the words of the claim, or the answer
         if judgement and not verbatim:

@@ -194,7 +194,8 @@ class _FieldChecker:
         if isinstance(value, int | float) and not isinstance(value, bool):
             # The unit that is asked for tells 31 days from three weeks. That of "a fee per year" is not the year.
             words = [*_NAME_PARTS.findall(name), *" ".join(map(" ".join, _ASKED.findall(self._query))).split()]
-            units = [word for word in words if any(one.units for one in quantities(f"1 {word}", self._language))]
+            found = [(word, one) for word in words for one in quantities(f"1 {word}", self._language)]
+            units = [word for word, one in found if one.units and one.end == len(f"1 {word}")]
             unit = next((word for word in units if word.lower() not in _AMBIGUOUS), "")
             texts = [f"{text} {unit}".strip() for text in texts]
         for text in texts:

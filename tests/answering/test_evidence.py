@@ -81,6 +81,7 @@ def test_the_judge_reads_units_of_cited_passages_and_those_with_a_quotation() ->
         ("en", "It is at 3-5 degrees.", "It is 5 degrees.", "It is 35 degrees."),
         ("en", "It is 3.5 or 3500 m.", "It is 3,5 or 3,500 m.", "It is 35 m."),
         ("en", "It was on May 18, 2026.", "It was on 2026-05-18.", "It was on 19 May 2026."),
+        ("en", "It was on May 18, 2026.", "It was in 2026.", "It was in 2024."),
         ("de", "Der Beitrag ist 1.250 Euro.", "1250 EUR.", "1,25 Euro."),
         ("de", "Er stieg um 12,5 Prozent.", "Um 12,5 %.", "Um 12,5 Euro."),
         ("de", "Es war am 18. Mai 2026.", "Am 18. Mai.", "Am 19. Mai."),

@@ -358,6 +358,7 @@ DE = "Resturlaub verfällt am 31. März des Folgejahres. Der Antrag geht an die 
         ("zh", "会议多长时间？", "会议持续40分钟 [1]。", ZH, "fabricated"),
         ("de", "Wann verfällt er?", "Resturlaub verfällt am 31. März [1].", DE, None),
         ("de", "Wann verfällt er?", "Der Resturlaub verfällt am 31. März [1].", DE, "unclear"),
+        ("de", "Was kostet es?", "1250 Euro [1].", "Es kostet 1.250,00 EUR.", "unclear"),
         ("de", "Wann verfällt er?", "Resturlaub verfällt am 30. März [1].", DE, "fabricated"),
     ],
 )
@@ -377,7 +378,7 @@ def test_strict_answers_keep_what_a_quotation_supports() -> None:
 
 def test_a_small_reader_without_support_is_replaced_by_the_nearest_sentence() -> None:
     question = "An wen geht der Antrag?"
-    for output in (ABSTENTION, "12 Euro."):
+    for output in (ABSTENTION, "13 Euro."):
         cited = cited_answer(question, output, passages(ROOMS, DE), language="de", corrects=True)
         assert cited.text == "Der Antrag geht an die Leiterin. [2]"
         assert cited.sentences[0].supported
