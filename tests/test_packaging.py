@@ -143,7 +143,7 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
         "indexes faiss-flat faiss-hnsw faiss-ivf",
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
-        "readers llama-cpp openai transformers",
+        "readers llama-cpp none openai transformers",
         "rerankers cross-encoder overlap verifier",
     ]
 
