@@ -80,6 +80,7 @@ def page_sources() -> dict[Path, str]:
     """The pages that are files of the repository: the path of each, and its place in the site."""
     pages = {ROOT / "README.md": "index.md"}
     pages |= {ROOT / name: name.lower() for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
+    pages[ROOT / "SECURITY.md"] = "security-policy.md"
     docs = ROOT / "docs"
     pages |= {path: path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.md"))}
     pages |= {docs / "decisions/README.md": "decisions/index.md", ROOT / "benchmarks/README.md": "benchmark-runs.md"}

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -122,6 +123,16 @@ def adapter_hash(path: str | None) -> str | None:
         return file_digest(file, partial(blake2b, digest_size=16)).hexdigest()
 
 
+_BUNDLED = Calibration(
+    reader="bundled",
+    bias=-0.7452,
+    weights={"located": 0.3491, "agree": 0.4591, "grounded": 1.597},
+    means={"located": -2.5812, "agree": 0.1698, "grounded": 0.7725},
+    threshold=0.08,
+    embedder="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    adapter="4ad9363ea3fa82edd5809c98b0a78d5e",
+    corrects=True,
+)
 SHIPPED: tuple[Calibration, ...] = (
     Calibration(
         reader="bundled",
@@ -149,18 +160,10 @@ SHIPPED: tuple[Calibration, ...] = (
         threshold=0.0452,
         embedder="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
-    Calibration(
-        reader="bundled",
-        bias=-0.7452,
-        weights={"located": 0.3491, "agree": 0.4591, "grounded": 1.597},
-        means={"located": -2.5812, "agree": 0.1698, "grounded": 0.7725},
-        threshold=0.08,
-        embedder="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        adapter="4ad9363ea3fa82edd5809c98b0a78d5e",
-        corrects=True,
-    ),
+    _BUNDLED,
+    replace(_BUNDLED, reader="none", adapter=None),
 )
-"""For the bundled reader and embedder, without an adapter and with the one that ships.
+"""For the bundled reader and embedder, without an adapter and with the one that ships, and for the verifier alone.
 
 Fitted to the first ten articles of SQuAD 2.0 dev, by title, and to the last three of these, which the verifier was not
 trained on: 200 questions, each with the answer of the reader and that of the verifier alone. A new verifier needs a new
