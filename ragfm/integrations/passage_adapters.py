@@ -12,6 +12,7 @@ its own keys or those of its metadata.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,4 +68,4 @@ def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _number(value: object) -> int | None:
-    return int(str(value)) if str(value).isdecimal() else None
+    return int(str(value)) if re.fullmatch(r"\d{1,9}", str(value)) else None

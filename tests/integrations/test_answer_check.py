@@ -136,6 +136,11 @@ def test_dictionaries_and_other_objects_are_passages(passage: Any) -> None:
     assert _cited(passage) == ("leave.pdf", 3, 100, 100 + len(PARENTS))
 
 
+@pytest.mark.parametrize("page", ["iv", "9" * 5000, -1, 2.5, True, [3]])
+def test_what_is_not_a_page_number_is_none(page: object) -> None:
+    assert _cited({"text": PARENTS, "page": page}) == ("passage 2", None, 0, len(PARENTS))
+
+
 def _cited(passage: object) -> tuple[str, int | None, int, int]:
     """Source, page and characters of the citation of the second passage."""
     (sentence,) = ragfm.check(PARENTS, [LEAVE, passage])
