@@ -41,8 +41,11 @@ PYTHON_PAGES = (
     (
         "python/answers.md",
         "Answers",
-        "`Rag` answers questions from the documents of a collection.",
-        ("Rag", "Answer", "Citation", "AnswerStream", "Extraction", "AnswerLog", "Message", "Sampling", "ImagePart"),
+        "`Rag` answers questions from the documents of a collection, and `check` checks the answers of any system.",
+        (
+            *("Rag", "Answer", "Citation", "AnswerStream", "Extraction", "AnswerLog", "Message", "Sampling"),
+            *("ImagePart", "check", "CheckedSentence"),
+        ),
     ),
     (
         "python/plugins.md",
