@@ -114,15 +114,6 @@ def test_uploads_of_another_key_do_not_wait_for_an_archive(running: Running) -> 
     eventually(lambda: pages(heavy, limit=1000, mine=True) == [], 120)
 
 
-def test_an_archive_with_too_many_files_fails_with_the_reason(running: Running) -> None:
-    client = running.client("guest")
-    uri = put(client, "many.zip", packed_notes(2001))["uri"]
-    eventually(lambda: state(client, uri) == "failed", 60)
-    error = client.get(f"/v1/documents/{uri}").json()["error"]
-    assert error == "the archive has 2,001 entries or more; the limit is 2,000"
-    client.delete(f"/v1/documents/{uri}")
-
-
 def pages(client: httpx.Client, **params: Any) -> list[str]:
     """All URIs that a client gets page by page."""
     uris, after = list[str](), None
@@ -172,6 +163,7 @@ def test_every_upload_ends_in_a_state_with_a_reason(running: Running) -> None:
         "protected.zip": (_protected_zip(), "secret.txt: it is password-protected"),
         "damaged.zip": (_damaged_zip(), "none of the 2 files in it can be indexed; one.txt: fetch: "),
         "links.tar": (_tar_of_links(), "link.txt: "),
+        "many.zip": (packed_notes(2001), "the archive has 2,001 entries or more; the limit is 2,000"),
         "empty.zip": (_zip({}), "an archive without files"),
         "ragfm.toml": (b"[ask]\n", "it has no documents"),
         "closed.zip": (_zip({".ragfm-access": b"board", "plan.txt": b"The plan."}), "closes it to the key"),

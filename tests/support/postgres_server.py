@@ -122,9 +122,7 @@ class PostgresServer:
 @contextmanager
 def postgres_server(*, settings: str = "", primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
     """A server, or the standby of a `primary`, that is stopped and removed at the end."""
-    memory = Path("/dev/shm")  # where syncing takes no time, if there is room; the path of a socket must be short
-    room = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
-    folder = Path(tempfile.mkdtemp(prefix="ragfm-pg-", dir=memory if room else None))
+    folder = Path(tempfile.mkdtemp(prefix="ragfm-pg-"))  # the path of a socket must be short
     try:
         server = PostgresServer(folder, settings=settings, primary=primary)
         try:
