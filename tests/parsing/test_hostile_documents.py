@@ -152,8 +152,8 @@ def test_swapping_links_never_leads_out_of_the_folder(tmp_path: Path, kind: str)
         (folder / f".{name}").symlink_to(outside / name)
         names = f"sub{name}", name, f".{name}"
     swapping = subprocess.Popen([sys.executable, "-c", _SWAP, *(folder / name for name in names)])
-    read, connector, deadline = [], FilesConnector(folder), time.monotonic() + 60
-    while read.count(b"good") < 500 and time.monotonic() < deadline:
+    read, connector, began = [], FilesConnector(folder), time.monotonic()
+    while time.monotonic() - began < 2:
         with suppress(ConnectorError):
             read.append(
                 connector.fetch(Ref(f"sub{'/a.md' if kind == 'folder' else name}{'/a.md' * (kind == 'archive')}")).data
