@@ -412,9 +412,9 @@ def test_a_run_is_not_resumed_with_another_strategy(handbook: Collection, tmp_pa
         rag = Rag(handbook, reader=ScriptedReader(["28 days"]), strategy=strategy)
         evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=tmp_path / "a.jsonl")
 
-    ask("one/my.toml")
+    ask(f"{tmp_path}/one/my.toml")
     with pytest.raises(DataError, match="strategy"):
-        ask("other/my.toml")
+        ask(f"{tmp_path}/other/my.toml")
 
 
 class Stops(ScriptedReader):

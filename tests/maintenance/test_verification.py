@@ -341,8 +341,11 @@ TABLES = {  # damaged pages: whether documents are lost with them
 }
 
 
+Intact = tuple[dict[str, str], set[str], dict[tuple[str, int], float | None]]
+
+
 @pytest.fixture(scope="module")
-def intact(template: Path) -> tuple[dict[str, str], set[str], dict[tuple[str, int], float | None]]:
+def intact(template: Path) -> Intact:
     """All texts, the documents that are open to all, and the scores of a search."""
     with _open(template) as collection:
         allowed = {info.uri for info in collection.as_groups(set()).documents()}
@@ -355,7 +358,7 @@ def intact(template: Path) -> tuple[dict[str, str], set[str], dict[tuple[str, in
     + [(table, damaged) for table in TABLES if TABLES[table] for damaged in ("first", "middle last")],
 )
 def test_all_intact_documents_are_saved(
-    many: Collection, tmp_path: Path, intact: tuple[dict[str, str], set[str], object], table: str, damaged: str
+    many: Collection, tmp_path: Path, intact: Intact, table: str, damaged: str
 ) -> None:
     before, allowed, hits = intact
     many.close()

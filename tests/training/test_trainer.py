@@ -101,7 +101,7 @@ def test_prompts_are_those_of_the_reader(tmp_path: Path, template: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_learns_and_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, method: Any) -> None:
-    settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=5, batch=10, rate=RATES[method])
+    settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
     trained, out = training(folder, tmp_path / "out", settings), tmp_path / "out"
     numbers = trained.run()
     assert numbers["loss"]["last_5"] < numbers["loss"]["first"] * (
