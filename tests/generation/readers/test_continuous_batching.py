@@ -683,22 +683,8 @@ def test_a_damaged_adapter_fails_only_its_own_request(
         reader.stream(QUESTIONS[0], Sampling(adapter=str(path)))
 
 
-def test_no_prompt_is_shared_between_scopes(tiny: LlamaCppReader) -> None:
-    """Neither counts nor latencies may reveal that a prompt begins like another user's."""
-    secret = asked("Nobody else may know of this project: " + LONG * 12)
-    counts = []
-    for scope in (tiny.scoped("a"), tiny.scoped("a"), tiny.scoped("b"), tiny):
-        stream = scope.stream(secret, Sampling(max_tokens=2))
-        text(stream)
-        counts.append(stream.usage.cached_tokens)
-    assert counts[1] > 100
-    assert [counts[0], *counts[2:]] == [0, 0, 0]
-    assert tiny.scoped("a").score(secret, ["Yes"]) == tiny.score(secret, ["Yes"])
-    assert tiny.scoped("a").count_tokens(secret) == tiny.count_tokens(secret)
-    assert tiny.scoped("a").context_tokens == 2048
-
-
 def test_no_prompt_is_shared_between_adapters_scales_or_scopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither counts nor latencies may reveal that a prompt begins like another user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reader = LlamaCppReader(str(write_tiny(tmp_path / "tiny.gguf")), threads=1, context_tokens=512, slots=9)
     weak, strong = (str(write_lora(tmp_path / f"{scale}.gguf", layer=0, size=64, scale=scale)) for scale in (1.0, 3.0))
@@ -723,6 +709,8 @@ def test_no_prompt_is_shared_between_adapters_scales_or_scopes(tmp_path: Path, m
     assert cached[:9] == [0] * 9
     assert min(cached[9:]) > 250
     assert len(set(scores.values())) == 3
+    assert reader.scoped("a").count_tokens(prompt) == reader.count_tokens(prompt)
+    assert reader.scoped("a").context_tokens == 512
     with pytest.raises(ModelNotFoundError, match=r"1\.0\.gguf:0\.5"):
         reader.stream(prompt, Sampling(adapter=f"{weak}:0.5"))
 
