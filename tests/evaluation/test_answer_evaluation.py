@@ -508,6 +508,23 @@ def test_the_first_three_failures_are_printed(asks: Asks) -> None:
     assert "  said:  " not in InProcessShell()("eval", "answers", asks(reader), "--context", "retrieved")
 
 
+def test_a_calculated_answer_is_its_result_and_rests_on_its_operands(collection: Collection, docs: Path) -> None:
+    (docs / "report.md").write_text("| | 2023 | 2022 |\n| --- | --- | --- |\n| Revenue | 150 | 120 |\n")
+    collection.sync(docs)
+    rag, change = (
+        Rag(collection, reader=ScriptedReader([])),
+        "What is the percentage change in revenue from 2022 to 2023?",
+    )
+    questions = [Question("right", change, (), ("25 %",)), Question("operand", change, (), ("150",))]
+    right, operand = (
+        result.outcomes["retrieved"] for result in evaluate_answers(rag, questions, contexts=["retrieved"]).results
+    )
+    assert (right.answer, right.exact, right.f1, right.contained, right.user_contained) == ("25 %", 1, 1, 1, 1)
+    assert (right.shown, right.citations, right.holding, right.sentences, right.supported) == (True, 2, 2, 1, 1)
+    assert [place.uri for place in right.passages if place.holds] == ["docs/report.md"]
+    assert (operand.contained, operand.user_contained) == (0, 0)
+
+
 def test_the_passages_of_the_prompt_are_stored_and_on_the_page(handbook: Collection, tmp_path: Path) -> None:
     out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["Thirty days."]))
     report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
