@@ -157,6 +157,7 @@ def test_the_commands_of_the_readme_run_from_the_wheel(environment: Path, tmp_pa
     shutil.copytree(HANDBOOK, tmp_path / "docs")
     asked = [{"question": question, "answers": ["11"], "uri": "docs/rooms.html"} for question in QUESTIONS]
     (tmp_path / "questions.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in asked))
+    (tmp_path / "answer.txt").write_text("Every employee gets 31 days of leave a year.")
     schema = {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]}
     (tmp_path / "leave.json").write_text(json.dumps(schema))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
