@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 
 from ragfm.core.errors import CollectionError
-from ragfm.core.types import Document
+from ragfm.core.types import Document, Mark
 from ragfm.server.api_errors import ApiError, not_found
 from ragfm.server.api_keys import Key
 from ragfm.server.api_models import DocumentSection, Outline, TextPlace, TextPlaces
@@ -36,7 +36,7 @@ def part_span(document: Document, page: int | None, section: str | None) -> tupl
     """
     start, end = 0, len(document.text)
     if page is not None:
-        mark = next((mark for mark in document.marks if mark.kind == "page" and mark.value == str(page)), None)
+        mark = next((mark for mark in _pages(document) if mark.value == str(page)), None)
         if mark is None:
             raise not_found("page", str(page))
         start, end = mark.start, mark.end
@@ -56,7 +56,7 @@ def outline(document: Document, start: int) -> Outline:
     return Outline(
         uri=document.uri,
         characters=len(document.text),
-        pages=sum(mark.kind == "page" for mark in document.marks),
+        pages=len(_pages(document)),
         sections=sections[:_MAX_SECTIONS],
         next=sections[_MAX_SECTIONS].start if len(sections) > _MAX_SECTIONS else None,
     )
@@ -70,7 +70,7 @@ def find_text(document: Document, text: str, start: int) -> TextPlaces:
     words = text.split()
     if not words:
         raise ApiError(400, "The text is empty.", code="invalid_request", param="text")
-    sections = _sections(document)
+    sections, pages = _sections(document), _pages(document)
     places: list[TextPlace] = []
     for match in re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE).finditer(document.text, start):
         first, last = match.span()
@@ -83,7 +83,7 @@ def find_text(document: Document, text: str, start: int) -> TextPlaces:
                 end=last,
                 text=document.text[max(0, first - _AROUND) : last + _AROUND],
                 headings=above[-1].headings if above else (),
-                page=_page_at(document, first),
+                page=_page_at(pages, first),
             )
         )
     return TextPlaces(uri=document.uri, places=places, next=None)
@@ -91,7 +91,7 @@ def find_text(document: Document, text: str, start: int) -> TextPlaces:
 
 def _sections(document: Document) -> list[DocumentSection]:
     """The sections: each ends before the next heading of its level or of one further out."""
-    marks = [mark for mark in document.marks if mark.kind == "heading"]
+    marks, pages = [mark for mark in document.marks if mark.kind == "heading"], _pages(document)
     sections: list[DocumentSection] = []
     path: list[tuple[int, str]] = []
     for at, mark in enumerate(marks):
@@ -101,13 +101,16 @@ def _sections(document: Document) -> list[DocumentSection]:
             continue
         path.append((mark.level, title))
         end = next((other.start for other in marks[at + 1 :] if other.level <= mark.level), len(document.text))
-        page = _page_at(document, mark.start)
+        page = _page_at(pages, mark.start)
         headings = tuple(title for _, title in path)
         sections.append(DocumentSection(headings=headings, level=mark.level, start=mark.start, end=end, page=page))
     return sections
 
 
-def _page_at(document: Document, position: int) -> int | None:
-    pages = [mark for mark in document.marks if mark.kind == "page"]
+def _pages(document: Document) -> list[Mark]:
+    return [mark for mark in document.marks if mark.kind == "page"]
+
+
+def _page_at(pages: list[Mark], position: int) -> int | None:
     at = bisect_right(pages, position, key=lambda mark: mark.start)
     return int(pages[at - 1].value) if at and position < pages[at - 1].end else None
