@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ragfm.generation.readers import load_reader
     from ragfm.generation.structured_output import Extraction
     from ragfm.ingestion.ingest_report import SyncReport
+    from ragfm.integrations.answer_check import CheckedSentence, check
     from ragfm.rag import Rag
     from ragfm.retrieval.rerank import load_reranker
 
@@ -60,6 +61,7 @@ _HOMES = {
     "ragfm.generation.readers": ("load_reader",),
     "ragfm.generation.structured_output": ("Extraction",),
     "ragfm.ingestion.ingest_report": ("SyncReport",),
+    "ragfm.integrations.answer_check": ("CheckedSentence", "check"),
     "ragfm.rag": ("Rag",),
     "ragfm.retrieval.rerank": ("load_reranker",),
 }
@@ -70,6 +72,7 @@ __all__ = [
     "AnswerLog",
     "AnswerStream",
     "Blob",
+    "CheckedSentence",
     "Chunk",
     "Citation",
     "Collection",
@@ -95,6 +98,7 @@ __all__ = [
     "Usage",
     "VectorIndex",
     "__version__",
+    "check",
     "load_embedder",
     "load_reader",
     "load_reranker",

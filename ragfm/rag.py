@@ -33,7 +33,7 @@ from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOut
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint
 from ragfm.generation.prompt_template import load_strategy
-from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, configured_reader
+from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, NO_READER, available_reader, configured_reader
 from ragfm.generation.readers.images import check_images
 from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
 from ragfm.models.adapters import serving_adapter
@@ -68,7 +68,7 @@ class Rag:
     Args:
         collection: The documents. A restricted handle answers from what its groups may see.
         reader: A name (`bundled`, a GGUF file, a folder, a model of the hub, `PLUGIN:NAME`) or a reader object.
-            Default: that of the settings.
+            Default: that of the settings, or `none`, which quotes the documents, for `bundled` without llama.cpp.
         k: Maximum number of passages in the prompt. Default: `ask.k` of the settings, else by the reader's size.
         adapter: For a reader by name, a folder made by `ragfm adapt train`, a GGUF file, or `none`. Default: the
             adapter of the settings if the reader is theirs, else the one that ships for the bundled reader. An adapter
@@ -99,9 +99,11 @@ class Rag:
         self.strategy = load_strategy(strategy or settings.strategy, collection.settings_file.parent)
         self._documents_only = settings.mode != "open"
         if reader is None or isinstance(reader, str):
-            self.reader_name = reader or collection.settings.reader
+            self.reader_name = reader or available_reader(collection.settings.reader)
             if reader is None:
                 adapter = adapter or collection.settings.adapter
+            if self.reader_name == NO_READER:
+                adapter = None
             fingerprint = prompt_fingerprint(documents_only=self._documents_only, strategy=self.strategy)
             adapter = serving_adapter(adapter, self.reader_name, fingerprint)
             self.base_reader: Reader = configured_reader(self.reader_name, collection.settings, adapter)

@@ -41,8 +41,11 @@ PYTHON_PAGES = (
     (
         "python/answers.md",
         "Answers",
-        "`Rag` answers questions from the documents of a collection.",
-        ("Rag", "Answer", "Citation", "AnswerStream", "Extraction", "AnswerLog", "Message", "Sampling", "ImagePart"),
+        "`Rag` answers questions from the documents of a collection, and `check` checks the answers of any system.",
+        (
+            *("Rag", "Answer", "Citation", "AnswerStream", "Extraction", "AnswerLog", "Message", "Sampling"),
+            *("ImagePart", "check", "CheckedSentence"),
+        ),
     ),
     (
         "python/plugins.md",
@@ -80,6 +83,7 @@ def page_sources() -> dict[Path, str]:
     """The pages that are files of the repository: the path of each, and its place in the site."""
     pages = {ROOT / "README.md": "index.md"}
     pages |= {ROOT / name: name.lower() for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
+    pages[ROOT / "SECURITY.md"] = "security-policy.md"
     docs = ROOT / "docs"
     pages |= {path: path.relative_to(docs).as_posix() for path in sorted(docs.rglob("*.md"))}
     pages |= {docs / "decisions/README.md": "decisions/index.md", ROOT / "benchmarks/README.md": "benchmark-runs.md"}

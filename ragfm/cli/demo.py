@@ -21,24 +21,26 @@ from ragfm.models.bundled_download import pull_bundled_reader
 def demo(folder: str, as_json: bool) -> int:
     """Ingest a sample handbook into FOLDER and answer three questions about it.
 
-    Downloads the bundled reader if it is missing, as `ragfm models pull bundled` does.
+    Downloads the bundled reader if it is missing, as `ragfm models pull bundled` does. Without llama.cpp, the answers
+    are quotes.
 
     Change a fact in FOLDER/handbook and run the command again: the answers change with it.
     """
+    from ragfm.generation.readers import NO_READER, available_reader
     from ragfm.rag import Rag
     from ragfm.samples import QUESTIONS, copy_handbook
 
     handbook = copy_handbook(folder)
     collection = str(Path(folder) / ".ragfm")
     with Collection.open(collection) as store:
-        reader = store.settings.reader
-        if (plugin_and_model("readers", reader)[1] or reader) == "bundled":
+        reader = available_reader(store.settings.reader)
+        if reader != NO_READER and plugin_and_model("readers", reader)[1] == "bundled":
             pull_bundled_reader()
         with show_progress("documents") as progress:
             report = store.sync(handbook, progress=progress)
         if not as_json:
             print_sync_report(report)
-        rag = Rag(store)
+        rag = Rag(store, reader=reader, adapter=store.settings.adapter)
         answers = []
         for question in QUESTIONS:
             if not as_json:

@@ -20,6 +20,7 @@ from ragfm import __version__
 from ragfm.cli.adapt import adapt
 from ragfm.cli.ask import ask
 from ragfm.cli.chat import chat
+from ragfm.cli.check import check
 from ragfm.cli.collection_commands import documents, remove, sources, status, tag
 from ragfm.cli.compare import compare
 from ragfm.cli.demo import demo
@@ -42,7 +43,7 @@ from ragfm.core.durable_files import storage_failure
 from ragfm.core.errors import CollectionError, FilterError, RagfmError
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
-    "Use": (demo, ingest, search, ask, chat, log),
+    "Use": (demo, ingest, search, ask, check, chat, log),
     "Collection": (
         status,
         sources,

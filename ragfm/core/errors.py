@@ -28,7 +28,7 @@
     │   │   └── LostCommitError     another commit has the place of the one that was asked for
     │   └── EmbedderMismatchError   the collection was made with a different embedder
     ├── LogError                    the answer log cannot be read or written
-    ├── DataError                   questions, evaluation runs or examples cannot be read or used
+    ├── DataError                   questions, runs, examples, or answers to check cannot be read or used
     ├── ExtractionError             structured output is cut off, or does not meet its schema
     ├── FilterError                 a filter cannot be parsed, or compares a key that no document has
     └── TooLongError                a text is longer than a model's window
@@ -166,7 +166,7 @@ class LogError(RagfmError):
 
 
 class DataError(RagfmError):
-    """Questions, evaluation runs or training examples cannot be read, or do not match the collection or model."""
+    """Questions, runs, examples or an answer to check cannot be read, or do not match the collection or model."""
 
 
 class ExtractionError(RagfmError):

@@ -61,7 +61,10 @@ _Judge: TypeAlias = Callable[[str, Sequence[str], str], bool]
 
 @dataclass(frozen=True, slots=True)
 class ShownPassage:
-    """A passage in the prompt with number `n`: `start:end` of `uri`. `holds`: it holds a right answer, see `_holds`."""
+    """A passage in the prompt with number `n`: `start:end` of `uri`.
+
+    `holds`: it holds a right answer, see `_holds`, or the numbers from which one was calculated.
+    """
 
     n: int
     uri: str
@@ -78,6 +81,7 @@ class Outcome:
       unanswerable question all three are 1 if the reader abstained, else 0 (Rajpurkar et al. 2018).
     - `status`: that of the answer; empty without passages.
     - `user_text`: what users see, `Answer.shown`. `user_f1` and `user_contained` are its match with a right answer.
+    - Of a calculated answer, both texts have the result without its working.
     - `shown`: a passage in the prompt holds a right answer; None without passages or without a right answer.
     - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
     - `sentences`: number of sentences of the answer; `supported`: those with a citation that supports them.
@@ -397,8 +401,14 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
     for _ in stream:
         pass
     answer = stream.answer
+    text, user_text, operands = answer.text, answer.shown, set[int]()
+    if answer.calculation:  # the numbers of its working are no answer, and no passage has its result
+        text = answer.calculation.result
+        user_text = user_text.replace(answer.text, text)
+        if not question.gold and contains_answer(text, answers):
+            operands = {citation.n for citation in answer.citations}
     passages = tuple(
-        ShownPassage(hit.n, hit.uri, hit.start, hit.end, _holds(hit, question, answers))
+        ShownPassage(hit.n, hit.uri, hit.start, hit.end, hit.n in operands or _holds(hit, question, answers))
         for hit in (stream.prompt.shown if stream.prompt else ())
         if hit.n is not None
     )
@@ -417,10 +427,10 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
     if rag.judge is None:
         confidence = max((hit.score for hit in answer.hits if hit.score is not None), default=None)
     return Outcome(
-        answer=answer.text,
+        answer=text,
         abstained=answer.abstained,
         status=answer.status,
-        user_text=answer.shown,
+        user_text=user_text,
         shown=None if question.unanswerable else any(holding.values()),
         citations=len(supporting),
         holding=sum(holding[n] for n in supporting),

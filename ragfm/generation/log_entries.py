@@ -21,6 +21,7 @@ TEXT_COLUMNS = (
     "prompt",
     "citations",
     "contradictions",
+    "calculation",
     "passages",
 )
 """The columns that hold text of users and documents."""
@@ -35,7 +36,7 @@ class LogEntry:
     (retrieval), `first` (first piece of text) and `total`. Users of a server rate the answer by its `rating_id`.
     `answer` is the text, `shown` what users saw of it, with the document's words. `status` is `answered`, `unsure` or
     `not_found`. Both are None if it was not finished. `key` and `request_id` are those of a server's request, else
-    None.
+    None. Of a calculated answer, which no reader took part in, `reader` is None, and `calculation` says how.
     """
 
     id: int
@@ -45,7 +46,7 @@ class LogEntry:
     answer: str
     abstained: bool
     finished: bool
-    reader: str
+    reader: str | None
     adapter: str | None
     groups: list[str] | None
     passages: list[dict[str, Any]]
@@ -62,6 +63,7 @@ class LogEntry:
     confidence: float | None
     key: str | None
     request_id: str | None
+    calculation: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""A collection as a retriever of LangChain or LlamaIndex. Its results are limited to what the handle may see.
+"""Other frameworks: a collection as a retriever of LangChain or LlamaIndex, and checks of answers of other systems.
+
+The results of a retriever are limited to what its handle may see.
 
     from ragfm.integrations import langchain_retriever
     retriever = langchain_retriever(Collection.open("handbook").as_groups({"hr"}), k=5)
@@ -6,6 +8,8 @@
 
 The metadata of each passage are `uri`, `page`, `place`, `start` and `end` (characters in the document's text),
 `headings`, `score` (the cosine) and `chunk_id`.
+
+`answer_check` checks answers, against passages that `passage_adapters` accepts from any system.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _FREE_LICENCES = re.compile(
 def describe_model(path: Path) -> dict[str, Any]:
     """Describe a GGUF file or a model folder. Unknown values are None. Raises RagfmError if it cannot be read."""
     if path.is_file():
-        import llama_cpp
+        from ragfm.models.llama_library import llama_cpp
 
         header = read_header(path)
         metadata, types = header.metadata, header.types

@@ -11,7 +11,7 @@ what all routes share, and `app` puts everything together.
 
 Forms and errors are in `api_models` and `api_errors`, keys in `api_keys`: a file, or the `key_table` of a database.
 `commit_watch` wakes requests that wait for a commit.
-`image_routes` shows pages of documents, `event_stream` sends a streamed answer, `footnotes` adds lines below an
-answer, and `answer_markdown` makes its text safe to render. `memory_budget` estimates memory before the models are
-loaded; `prometheus_metrics` and `json_logging` report what the server does.
+`image_routes` shows pages of documents, `document_parts` reads their sections, `event_stream` sends a streamed answer,
+`footnotes` adds lines below an answer, and `answer_markdown` makes its text safe to render. `memory_budget` estimates
+memory before the models are loaded; `prometheus_metrics` and `json_logging` report what the server does.
 """

@@ -16,6 +16,7 @@ from ragfm.core.errors import (
     CollectionBusyError,
     CollectionUnavailableError,
     ContextOverflowError,
+    DataError,
     DiskFullError,
     EndpointError,
     FilterError,
@@ -117,6 +118,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, error.message, code="context_length_exceeded")
         case TooLongError():
             return ApiError(400, error.message, code="too_long")
+        case DataError():
+            return ApiError(400, str(error), code="invalid_request")
         case FilterError():
             return ApiError(400, str(error), code="invalid_filter")
         case UnsupportedError():

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ragfm.core.types import Answer, AnswerStatus, Box, Calculation, Citation, Contradiction, Dropped, Hit, ImagePart
+from ragfm.integrations.answer_check import MAX_ANSWER, CheckedSentence
 
 UNKNOWN_MEMBER = "unknown_member"
 """The type of the validation error for a member that an object does not have."""
@@ -343,6 +344,26 @@ class SearchResult(BaseModel):
     data: list[Hit]
 
 
+class CheckRequest(_OwnRequest):
+    """An answer of any system, to check against passages; by default against the collection."""
+
+    answer: str = Field(min_length=1, max_length=MAX_ANSWER)
+    question: str = Field("", max_length=10_000, description="The question that was answered.")
+    passages: list[str | dict[str, Any]] | None = Field(
+        None, max_length=1000, description="Texts, or objects with `text` and optionally `uri`, `page` and `start`."
+    )
+    model: str | None = Field(None, max_length=200, description="The collection. Default: the key's first one.")
+    k: int | None = Field(None, ge=1, le=50, description="Passages of the collection for each sentence.")
+    groups: Groups = None
+
+
+class CheckResult(BaseModel):
+    """The sentences of the answer, in order, and what the passages say about each."""
+
+    object: Literal["list"] = "list"
+    data: list[CheckedSentence]
+
+
 class EmbeddingRequest(_OpenAIRequest):
     """Texts to embed with the collection's embedder."""
 
@@ -440,6 +461,46 @@ class DocumentList(BaseModel):
     data: list[DocumentCard]
     next: str | None = None
     groups: list[str] = []
+
+
+class DocumentSection(BaseModel):
+    """A section: its heading, after those above it, and its characters, those of its subsections included."""
+
+    headings: tuple[str, ...]
+    level: int
+    start: int
+    end: int
+    page: int | None
+
+
+class Outline(BaseModel):
+    """The sections of a document, in order. `next` is `start` of the following ones, null at the end."""
+
+    object: Literal["outline"] = "outline"
+    uri: str
+    characters: int
+    pages: int
+    sections: list[DocumentSection]
+    next: int | None
+
+
+class TextPlace(BaseModel):
+    """A place of a text: its characters, the `text` around it, the headings above it, and its page."""
+
+    start: int
+    end: int
+    text: str
+    headings: tuple[str, ...]
+    page: int | None
+
+
+class TextPlaces(BaseModel):
+    """The places where a text occurs, in order. `next` is `start` of the following ones, null at the end."""
+
+    object: Literal["list"] = "list"
+    uri: str
+    places: list[TextPlace]
+    next: int | None
 
 
 class PageBoxes(BaseModel):

@@ -1,4 +1,4 @@
-"""`/v1/documents`: list, read, upload and delete documents. A document's URI is its id."""
+"""`/v1/documents`: list, read, upload and delete documents; `/v1/outline` and `/v1/find`. A URI is a document's id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from ragfm.collection import DocumentInfo
 from ragfm.core.errors import AccessDeniedError, CollectionError, CollectionNotFound, CollectionReadOnlyError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found, refuse_unknown_parameters
 from ragfm.server.api_keys import Key
-from ragfm.server.api_models import Deleted, DocumentCard, DocumentList, DocumentText, IndexingProgress
+from ragfm.server.api_models import (
+    Deleted,
+    DocumentCard,
+    DocumentList,
+    DocumentText,
+    IndexingProgress,
+    Outline,
+    TextPlaces,
+)
+from ragfm.server.document_parts import find_text, outline, part_span, read_document
 from ragfm.server.json_logging import log_event
 from ragfm.server.request_guard import UPLOADS_PATH
 from ragfm.server.served_models import Model
@@ -36,6 +45,7 @@ register_url_convertor("uri", _UriConvertor())
 router = APIRouter(dependencies=[Depends(refuse_unknown_parameters)])
 ModelName = Annotated[str | None, Query(alias="model", max_length=200, description="Collection. Default: the first.")]
 Uri = Annotated[str, Path(max_length=2000)]
+Start = Annotated[int, Query(ge=0, le=2**31, description="First character of the text to return or search.")]
 CONTENT_HEADERS = {
     "cache-control": "private, no-cache",  # the browser asks again each time, so that access is checked
     "content-disposition": "attachment",
@@ -186,7 +196,11 @@ async def document(
     response: Response,
     uri: Uri,
     model: ModelName = None,
-    start: Annotated[int, Query(ge=0, le=2**31, description="First character of the text to return.")] = 0,
+    page: Annotated[int | None, Query(ge=1, le=100_000, description="Only the text of this page.")] = None,
+    section: Annotated[
+        str | None, Query(min_length=1, max_length=2000, description="Only the text below this heading.")
+    ] = None,
+    start: Start = 0,
     length: Annotated[int, Query(ge=0, le=1_000_000, description="Maximum number of characters.")] = 200_000,
 ) -> DocumentText:
     """A document with its text, or the state of an upload."""
@@ -194,13 +208,16 @@ async def document(
     service, key = service_of(request), request.state.key
     target = service.model(key, model)
 
-    def read_document() -> DocumentText:
+    def read_text() -> DocumentText:
         handle = target.handle(key)
         own = service.uploads[target.collection].find(uri, key.own_group)
         try:
-            card, text = _indexed_card(handle.info(uri), yours=own is not None), handle.document(uri).text
+            card, found = _indexed_card(handle.info(uri), yours=own is not None), handle.document(uri)
             target.handles.saw_newest(key)
-            return DocumentText(**card.model_dump(), start=start, text=text[start : start + length])
+            first, end = part_span(found, page, section)
+            first = max(first, start)
+            text = found.text[first : min(first + length, end)]
+            return DocumentText(**card.model_dump(), start=first, text=text)
         except CollectionError as error:
             if own is None or own.uri != uri:
                 raise not_found("document", uri) from error
@@ -213,7 +230,36 @@ async def document(
         return DocumentText(**_pending_card(service, target, own, progress).model_dump())
 
     async with service.served.document_queue.slot(key.name):
-        return await service.served.run_to_end(read_document)
+        return await service.served.run_to_end(read_text)
+
+
+@router.get("/v1/outline/{uri:uri}")
+async def document_outline(
+    request: Request, response: Response, uri: Uri, model: ModelName = None, start: Start = 0
+) -> Outline:
+    """The headings of a document with the characters and pages of their sections, from `start` on."""
+    response.headers.update(CONTENT_HEADERS)
+    service, key = service_of(request), request.state.key
+    target = service.model(key, model)
+    async with service.served.document_queue.slot(key.name):
+        return await service.served.run_to_end(lambda: outline(read_document(target, key, uri), start))
+
+
+@router.get("/v1/find/{uri:uri}")
+async def find_in_document(
+    request: Request,
+    response: Response,
+    uri: Uri,
+    text: Annotated[str, Query(min_length=1, max_length=1000, description="Words, in any case.")],
+    model: ModelName = None,
+    start: Start = 0,
+) -> TextPlaces:
+    """The places where a text occurs in a document, from `start` on."""
+    response.headers.update(CONTENT_HEADERS)
+    service, key = service_of(request), request.state.key
+    target = service.model(key, model)
+    async with service.served.document_queue.slot(key.name):
+        return await service.served.run_to_end(lambda: find_text(read_document(target, key, uri), text, start))
 
 
 @router.delete("/v1/documents/{uri:uri}", responses=_DELETE_RESPONSES)

@@ -1,4 +1,4 @@
-"""Tools of the Model Context Protocol: search, ask and lists, for programs that have their own model.
+"""Tools of the Model Context Protocol: search, ask, read and check, for programs that have their own model.
 
 The same tools are available over standard input and output, for the user who starts the process (`run_stdio`), and over
 streamable HTTP at `/mcp` of a server, where each call has the key of its request (`mount_mcp`).
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from time import monotonic
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from fastapi import FastAPI
 from mcp.server.mcpserver import Context, MCPServer
@@ -27,27 +27,32 @@ from starlette.types import Receive, Scope, Send
 from ragfm import __version__
 from ragfm.collection import DocumentInfo
 from ragfm.core.errors import RagfmError
-from ragfm.core.types import Hit
+from ragfm.core.types import Document, Hit
 from ragfm.generation.answer_log import Origin
+from ragfm.integrations.answer_check import MAX_ANSWER, check
 from ragfm.server.api_errors import ApiError
 from ragfm.server.api_keys import Key
-from ragfm.server.api_models import AnswerDetails
+from ragfm.server.api_models import AnswerDetails, CheckResult, Outline, TextPlaces
+from ragfm.server.document_parts import find_text, outline, part_span, read_document
 from ragfm.server.fair_queue import QueueFullError
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
 from ragfm.server.service import Service
 
 _PAGE_SIZE = 100  # documents
+_READ_AT_ONCE = 20_000  # characters
 MAX_STREAMS = 4
 """Maximum number of open streams of a key, by `GET /mcp`."""
 _STDIO_ANSWER_SECONDS = 3600.0
 _INSTRUCTIONS = (
     "Documents of the user, kept on the user's own machines. `search` finds passages to read yourself; `ask` has a "
-    "small model there answer from them, with citations. Cite documents by their `name`, and `page` or `lines` "
+    "small model there answer from them, with citations. `outline`, `read_page` and `find_in_document` read one "
+    "document; `verify` checks an answer that you have written. Cite documents by their `name`, and `page` or `lines` "
     "where there are any."
 )
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 CallContext: TypeAlias = Context[Any, Any]
 CollectionName: TypeAlias = Annotated[
     str | None, Field(max_length=200, description="Name of the collection. Default: the first one.")
@@ -55,6 +60,12 @@ CollectionName: TypeAlias = Annotated[
 Filter: TypeAlias = Annotated[
     str | None,
     Field(max_length=2000, description="Filter on metadata, for example `year >= 2024 and uri like '%report%'`."),
+]
+Uri: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$", description="`uri` or `name` of the document.")
+]
+Start: TypeAlias = Annotated[
+    int | None, Field(ge=0, le=2**31, description="First character; `next` of the call before continues there.")
 ]
 Question: TypeAlias = Annotated[str, Field(min_length=1, max_length=10_000)]
 
@@ -72,6 +83,16 @@ class DocumentPage(BaseModel):
     collection: str
     documents: list[DocumentInfo]
     next: str | None
+
+
+class DocumentPart(BaseModel):
+    """Characters of a document. `next` is `start` of what follows in the page or section, null at its end."""
+
+    uri: str
+    start: int
+    end: int
+    text: str
+    next: int | None
 
 
 class Collections(BaseModel):
@@ -152,9 +173,75 @@ class _Tools:
             following = documents[_PAGE_SIZE - 1].uri if len(documents) > _PAGE_SIZE else None
             return DocumentPage(collection=model.collection, documents=documents[:_PAGE_SIZE], next=following)
 
+    async def outline(
+        self, ctx: CallContext, uri: Uri, collection: CollectionName = None, start: Start = None
+    ) -> Outline:
+        """List the headings of a document, with the characters and pages of their sections."""
+        return await self._read(ctx, uri, collection, lambda document: outline(document, start or 0))
+
+    async def read_page(
+        self,
+        ctx: CallContext,
+        uri: Uri,
+        page: Annotated[int | None, Field(ge=1, le=100_000, description="Page, from 1.")] = None,
+        section: Annotated[
+            str | None, Field(max_length=2000, description="Heading of a section, or several: `Leave > Parents`.")
+        ] = None,
+        collection: CollectionName = None,
+        start: Start = None,
+    ) -> DocumentPart:
+        """Read a page or section of a document, or without them the document from its beginning."""
+
+        def read_part(document: Document) -> DocumentPart:
+            first, end = part_span(document, page, section or None)
+            first = min(max(first, start or 0), end)
+            last = min(first + _READ_AT_ONCE, end)
+            text, following = document.text[first:last], last if last < end else None
+            return DocumentPart(uri=document.uri, start=first, end=last, text=text, next=following)
+
+        return await self._read(ctx, uri, collection, read_part)
+
+    async def find_in_document(
+        self,
+        ctx: CallContext,
+        uri: Uri,
+        text: Annotated[str, Field(min_length=1, max_length=1000, description="Words as in the text, in any case.")],
+        collection: CollectionName = None,
+        start: Start = None,
+    ) -> TextPlaces:
+        """Find the places where a text occurs in a document, word by word."""
+        return await self._read(ctx, uri, collection, lambda document: find_text(document, text, start or 0))
+
+    async def verify(
+        self,
+        ctx: CallContext,
+        answer: Annotated[str, Field(min_length=1, max_length=MAX_ANSWER, description="The answer to check.")],
+        question: Annotated[str | None, Field(max_length=10_000, description="The question that it answers.")] = None,
+        passages: Annotated[
+            list[str | dict[str, Any]] | None,
+            Field(max_length=1000, description="Texts to check it against. Default: what the collection has on it."),
+        ] = None,
+        collection: CollectionName = None,
+    ) -> CheckResult:
+        """Check an answer sentence by sentence, for example your own, against the documents.
+
+        `status`: `supported`, see the quotes in `citations`; `contradicted`, see the quote in `contradiction`; or
+        `not_found`, no passage says so. Do not rely on a citation with a `fault`. Sentences are compared with one
+        another: write the answer in the language of the documents, and keep their numbers and names.
+        """
+        async with self._call(ctx, collection, answer=answer) as (key, model):
+            against = model.handle(key) if passages is None else passages
+            run_check = partial(check, answer, against, question=question or "")
+            return CheckResult(data=await self._served.compute(key, run_check))
+
     async def list_collections(self, ctx: CallContext) -> Collections:
         """List the collections of documents."""
         return Collections(collections=[model.name for model in self._served.for_key(self._key_of(ctx))])
+
+    async def _read(self, ctx: CallContext, uri: str, collection: str | None, read: Callable[[Document], T]) -> T:
+        """What is read from a document, as far as the key of a call may see it."""
+        async with self._call(ctx, collection) as (key, model), self._served.document_queue.slot(key.name):
+            return await self._served.run_to_end(lambda: read(read_document(model, key, uri)))
 
     @asynccontextmanager
     async def _call(self, ctx: CallContext, collection: str | None, **texts: str) -> AsyncIterator[tuple[Key, Model]]:
@@ -189,7 +276,16 @@ def tool_server(
     )
     tools = _Tools(service, key_of, describe)
     annotations = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    for tool in (tools.search, tools.ask, tools.list_documents, tools.list_collections):
+    for tool in (
+        tools.search,
+        tools.ask,
+        tools.verify,
+        tools.list_documents,
+        tools.outline,
+        tools.read_page,
+        tools.find_in_document,
+        tools.list_collections,
+    ):
         server.tool(annotations=annotations)(tool)
     return server
 
@@ -254,6 +350,8 @@ class _Endpoint:
 
 def _describe_to_owner(error: Exception) -> str:
     """The text of an error for the user who started the process."""
+    if isinstance(error, ApiError):
+        return error.detail
     if isinstance(error, RagfmError | QueueFullError):
         return str(error)
     _log.error("A tool failed.", exc_info=error)

@@ -1,4 +1,4 @@
-"""Routes for models, search, embeddings and ratings."""
+"""Routes for models, search, checks of answers, embeddings and ratings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from fastapi import APIRouter, Request, Response
 
 from ragfm.core.errors import LogError
 from ragfm.core.text import check_characters
+from ragfm.integrations.answer_check import check
 from ragfm.server.api_errors import ApiError, not_found
 from ragfm.server.api_models import (
+    CheckRequest,
+    CheckResult,
     EmbeddingItem,
     EmbeddingList,
     EmbeddingRequest,
@@ -56,6 +59,19 @@ async def search(request: Request, body: SearchRequest, commit: Commit = "") -> 
     run_search = partial(handle.search, body.query, body.k, mode=body.mode, filter=body.filter)
     hits = await service.served.compute(key, run_search)
     return SearchResult(model=target.collection, query=body.query, data=hits)
+
+
+@router.post("/v1/check")
+async def check_answer(request: Request, body: CheckRequest, commit: Commit = "") -> CheckResult:
+    """Check the answer of any system, sentence by sentence, against passages or the collection."""
+    service, key = service_of(request), request.state.key
+    target = service.model(key, body.model)
+    request.state.log_fields = {"model": target.collection}
+    handle = service.handle(request, target, body.groups, "groups")
+    await service.wait_for(key, target, handle, commit)
+    passages = handle if body.passages is None else body.passages
+    run_check = partial(check, body.answer, passages, question=body.question, k=body.k)
+    return CheckResult(data=await service.served.compute(key, run_check))
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingList)

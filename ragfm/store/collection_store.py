@@ -188,6 +188,9 @@ class Store:
             return self._images if len(self._images) else None
 
     def _image_embedder(self, contract_id: int, contract: Mapping[str, Any]) -> ImageEmbedder:
+        loaded = self._image_embedders.get(contract_id)
+        if loaded is not None:
+            return loaded  # without the lock, as in `embedder`
         with self._embedder_lock:
             embedder = self._image_embedders.get(contract_id)
             if embedder is None:

@@ -199,7 +199,7 @@ answer_log = sa.Table(
     sa.Column("answer", sa.Text, nullable=False),
     sa.Column("abstained", sa.Boolean, nullable=False),
     sa.Column("finished", sa.Boolean, nullable=False),
-    sa.Column("reader", sa.Text, nullable=False),
+    sa.Column("reader", sa.Text),  # NULL: calculated
     sa.Column("adapter", sa.Text),
     sa.Column("groups", sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")),  # NULL: owner
     sa.Column("passages", sa.JSON, nullable=False),
@@ -216,6 +216,7 @@ answer_log = sa.Table(
     sa.Column("confidence", sa.Double),
     sa.Column("key", _String),
     sa.Column("request_id", _String),
+    sa.Column("calculation", sa.JSON(none_as_null=True)),
     sqlite_autoincrement=True,  # ids are never reused
 )
 

@@ -133,6 +133,19 @@ def test_the_same_cell_twice_or_one_of_a_pair_is_refused() -> None:
             calculate("difference", chosen)
 
 
+def test_a_sum_of_many_cells_is_written_with_each() -> None:
+    years = range(2012, 2024)
+    header = f"| | {' | '.join(map(str, years))} |"
+    found = answer(
+        "What is the total revenue from 2012 to 2023?",
+        table(f"| Revenue | {' | '.join(str(year - 1900) for year in years)} |", header=header),
+    )
+    assert found is not None
+    assert "{" not in found.text
+    assert len(found.citations) == 12
+    assert found.calculation.result == "1,410"
+
+
 @given(st.lists(st.decimals(-1_000_000, 1_000_000, places=2), min_size=2, max_size=6))
 def test_sums_and_means_are_exact(numbers: list[Decimal]) -> None:
     rows = [f"| r{n} | {f'({-value})' if value < 0 else value} | |" for n, value in enumerate(numbers)]

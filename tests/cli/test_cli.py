@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import pytest
 from support.shell import HIT_KEYS, InProcessShell, Shell
 from support.torture.full_disk import small_disk
 
+from ragfm import Collection
 from ragfm.cli.main import SECTIONS
 
 
@@ -183,7 +183,7 @@ def test_wrong_input_to_a_collection(ingested: Shell, case: str) -> None:
     lines = ingested(*words, code=1).stderr.strip().splitlines()
     assert len(lines) == 1
     assert part in lines[0]
-    assert ingested.json("status")["documents"] == 4
+    assert Collection.open(ingested.folder / ".ragfm", embedder="hashing").status().documents == 4
 
 
 def test_a_wrong_key_in_the_settings_is_named(shell: Shell, docs: Path) -> None:
@@ -299,7 +299,7 @@ def test_documents_do_not_steer_the_terminal(shell: Shell, docs: Path) -> None:
 
 
 def test_output_that_cannot_be_written_is_one_line(ingested: Shell) -> None:
-    for option, unbuffered in itertools.product(("", "--json"), ("", "1")):
+    for option, unbuffered in (("", "1"), ("--json", "")):
         command = f"{sys.executable} -c 'from ragfm.cli import main; main()' documents {option} > /dev/full"
         env = ingested.env | {"PYTHONUNBUFFERED": unbuffered}
         done = subprocess.run(
@@ -362,9 +362,7 @@ def test_a_closed_pipe_is_not_an_error(ingested: Shell) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["search", "x", "-c", "postgresql://me:s3cret@{server}/db"],
-        ["search", "x", "-c", "postgresql://me@{server}/db?collection=c&password=s3cret"],
-        ["copy", "postgresql://me:s3cret@{server}/db", "postgresql://me:s3cret@{server}/other"],
+        ["copy", "postgresql://me@{server}/db?collection=c&password=s3cret", "postgresql://me:s3cret@{server}/other"],
         [
             "serve",
             "--no-auth",
@@ -387,5 +385,5 @@ def test_the_command_line_does_not_show_passwords(command: list[str], tmp_path: 
         finally:
             process.kill()
             process.communicate()
-    assert b"me:******@" in shown or b"password=******" in shown
+    assert shown.count(b"******") == 2
     assert b"s3cret" not in shown + variables

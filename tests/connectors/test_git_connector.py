@@ -269,11 +269,11 @@ def test_sync_adds_changes_and_deletes(work: Work, collection: Collection) -> No
 def test_objects_that_unpack_to_much_are_read_in_a_process_with_limited_memory(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (work.folder / "zeros.txt").write_bytes(bytes(400 << 20))
+    (work.folder / "zeros.txt").write_bytes(bytes(160 << 20))
     work.write()
     work("gc", "-q")
     size = sum(file.stat().st_size for file in (work.folder / ".git").rglob("*") if file.is_file())
-    assert size < 2 << 20
+    assert size < 1 << 20
     limits = Limits(memory=64 << 20, model_memory=64 << 20)
     monkeypatch.setattr(git_service, "ConfinedService", partial(ConfinedService, limits=limits))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

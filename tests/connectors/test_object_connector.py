@@ -202,6 +202,7 @@ def test_a_store_that_goes_away_in_the_middle(collection: Collection, monkeypatc
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     bucket = s3(server, monkeypatch)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     bucket.storage += ['config_kwargs={"retries": {"max_attempts": 1}, "connect_timeout": 2}']
     for path in ("a.md", "b.md", "in/c.md"):
         bucket.put(path, path)

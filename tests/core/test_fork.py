@@ -83,7 +83,7 @@ def work():
     vectors = backend(texts)
     return [round(float(vectors[0] @ vector), 1) for vector in vectors]
 """,
-        children=2,
+        children=1,
     )
 
 

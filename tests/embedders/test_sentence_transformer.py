@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
 from ragfm.core.errors import (
@@ -152,6 +150,9 @@ def test_weights_in_bfloat16_are_read(bundled: Embedder, tmp_path: Path) -> None
 
 def test_a_static_model_keeps_the_contract(bundled: Embedder, tmp_path: Path) -> None:
     """The bundled model's token embeddings. A text of unknown tokens still has a unit vector."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     folder = find_model("bundled", "embedder")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     words = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"].numpy()

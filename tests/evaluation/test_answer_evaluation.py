@@ -50,9 +50,8 @@ MOON = Question("moon", "Who was first on the moon?", (), (), unanswerable=True)
 
 
 @pytest.fixture
-def handbook(collection: Collection, docs: Path) -> Collection:
-    collection.sync(docs)
-    return collection
+def handbook(shared_handbook: Collection) -> Collection:
+    return shared_handbook
 
 
 @pytest.mark.parametrize(
@@ -179,11 +178,11 @@ def test_reasoning_is_not_part_of_an_answer_from_memory(handbook: Collection) ->
     assert sampling.max_tokens == 64
 
 
-def test_a_failed_question_does_not_stop_the_others(handbook: Collection, docs: Path) -> None:
+def test_a_failed_question_does_not_stop_the_others(collection: Collection, docs: Path) -> None:
     odd = f"docs/a'{chr(34)}.txt"
     (docs / odd.removeprefix("docs/")).write_text("The odd office opens at nine.")
-    handbook.sync(docs)
-    end = len(handbook.document("docs/leave.md").text)
+    collection.sync(docs)
+    end = len(collection.document("docs/leave.md").text)
     questions = [
         Question("gone", "How many?", (Gold("docs/gone.md", 0, 5),)),
         Question("beyond", "How many?", (Gold("docs/leave.md", end, end + 5),)),
@@ -191,7 +190,7 @@ def test_a_failed_question_does_not_stop_the_others(handbook: Collection, docs: 
         Question("unprintable", "When?", (Gold("docs/a\a.txt"),), ("nine",)),
         HOURS,
     ]
-    report = evaluate_answers(Rag(handbook, reader=ScriptedReader(["At nine."])), questions, contexts=["gold"])
+    report = evaluate_answers(Rag(collection, reader=ScriptedReader(["At nine."])), questions, contexts=["gold"])
     outcomes = [result.outcomes["gold"] for result in report.results]
     assert [bool(outcome.error) for outcome in outcomes] == [True, True, False, True, False]
     assert "no document 'docs/gone.md'" in str(outcomes[0].error)
@@ -199,9 +198,9 @@ def test_a_failed_question_does_not_stop_the_others(handbook: Collection, docs: 
     assert [place.uri for place in outcomes[2].passages] == [odd]
 
 
-def test_an_evaluation_does_not_write_the_answer_log(handbook: Collection) -> None:
+def test_an_evaluation_does_not_write_the_answer_log(handbook: Collection, tmp_path: Path) -> None:
     rag = Rag(handbook, reader=ScriptedReader(["28 days"]))
-    rag.log = log = AnswerLog.for_collection(handbook.path)
+    rag.log = log = AnswerLog.for_collection(tmp_path)
     evaluate_answers(rag, [LEAVE], contexts=["retrieved"])
     assert not log.path.exists()
     rag.ask(LEAVE.text)
@@ -269,12 +268,12 @@ def test_statuses_are_printed(asks: Asks) -> None:
     assert re.search(r"^ +withheld +1 +1\.000", said, re.MULTILINE)
 
 
-def test_a_yes_no_answer_is_held_by_any_passage_of_the_gold_document(handbook: Collection, docs: Path) -> None:
+def test_a_yes_no_answer_is_held_by_any_passage_of_the_gold_document(collection: Collection, docs: Path) -> None:
     (docs / "lift.txt").write_text("There is no lift in the old wing, and no locker.\n")
-    handbook.sync(docs)
+    collection.sync(docs)
     about = Question("about", "Do I get 40 days of leave?", (Gold("docs/leave.md"),), ("no",))
     elsewhere = Question("elsewhere", "Is the lift in the old wing?", (Gold("docs/leave.md"),), ("no",))
-    rag = Rag(handbook, reader=ScriptedReader(["Yes."] * 3 + ["No, you don't."]), k=1)
+    rag = Rag(collection, reader=ScriptedReader(["Yes."] * 3 + ["No, you don't."]), k=1)
     report = evaluate_answers(rag, [about, elsewhere], contexts=["retrieved"])
     assert [result.kind for result in report.results] == ["wrong", "not retrieved"]
     gold = evaluate_answers(rag, [about], contexts=["gold"]).results[0].outcomes["gold"]
@@ -413,9 +412,9 @@ def test_a_run_is_not_resumed_with_another_strategy(handbook: Collection, tmp_pa
         rag = Rag(handbook, reader=ScriptedReader(["28 days"]), strategy=strategy)
         evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=tmp_path / "a.jsonl")
 
-    ask("one/my.toml")
+    ask(f"{tmp_path}/one/my.toml")
     with pytest.raises(DataError, match="strategy"):
-        ask("other/my.toml")
+        ask(f"{tmp_path}/other/my.toml")
 
 
 class Stops(ScriptedReader):
@@ -507,6 +506,23 @@ def test_the_first_three_failures_are_printed(asks: Asks) -> None:
     assert said.count("  answer:   ") == 3
     reader = ScriptedReader(["28 days", "At nine.", "I don't know."])
     assert "  said:  " not in InProcessShell()("eval", "answers", asks(reader), "--context", "retrieved")
+
+
+def test_a_calculated_answer_is_its_result_and_rests_on_its_operands(collection: Collection, docs: Path) -> None:
+    (docs / "report.md").write_text("| | 2023 | 2022 |\n| --- | --- | --- |\n| Revenue | 150 | 120 |\n")
+    collection.sync(docs)
+    rag, change = (
+        Rag(collection, reader=ScriptedReader([])),
+        "What is the percentage change in revenue from 2022 to 2023?",
+    )
+    questions = [Question("right", change, (), ("25 %",)), Question("operand", change, (), ("150",))]
+    right, operand = (
+        result.outcomes["retrieved"] for result in evaluate_answers(rag, questions, contexts=["retrieved"]).results
+    )
+    assert (right.answer, right.exact, right.f1, right.contained, right.user_contained) == ("25 %", 1, 1, 1, 1)
+    assert (right.shown, right.citations, right.holding, right.sentences, right.supported) == (True, 2, 2, 1, 1)
+    assert [place.uri for place in right.passages if place.holds] == ["docs/report.md"]
+    assert (operand.contained, operand.user_contained) == (0, 0)
 
 
 def test_the_passages_of_the_prompt_are_stored_and_on_the_page(handbook: Collection, tmp_path: Path) -> None:

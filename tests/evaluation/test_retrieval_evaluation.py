@@ -734,9 +734,9 @@ def test_a_record_that_is_written_when_ctrl_c_comes_counts(tmp_path: Path, monke
 def test_a_killed_run_is_resumed(shell: Shell, docs: Path, kind: signal.Signals) -> None:
     """With so many questions that it is not complete before the signal."""
     shell("ingest", "docs")
-    lines = [{"question": f"question {n} about leave", "uri": "docs/leave.md"} for n in range(6100)]
+    lines = [{"question": f"question {n} about leave", "uri": "docs/leave.md"} for n in range(1100)]
     path = write_lines(shell.folder / "q.jsonl", *lines)
-    words = ["eval", "retrieval", str(path), "--mode", "dense", "--out", "a.jsonl", "--limit", "6000"]
+    words = ["eval", "retrieval", str(path), "--mode", "dense", "--out", "a.jsonl", "--limit", "1000"]
     command = [sys.executable, "-c", "from ragfm.cli import main; main()", *words]
     out = shell.folder / "a.jsonl"
     process = subprocess.Popen(
@@ -753,10 +753,10 @@ def test_a_killed_run_is_resumed(shell: Shell, docs: Path, kind: signal.Signals)
     if kind == signal.SIGINT:
         assert process.returncode == 130
         assert "kept in a.jsonl" in told
-        assert f"stopped: {done} of 6000 questions" in printed
+        assert f"stopped: {done} of 1000 questions" in printed
         assert "nDCG@10" in printed
-    assert 5 <= done < 6000
+    assert 5 <= done < 1000
     found = shell.json(*words)
-    assert found["questions"]["count"] == 6000
+    assert found["questions"]["count"] == 1000
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    assert len(read_run(out)[1]) == len({record["id"] for record in read_run(out)[1]}) == 6000
+    assert len(read_run(out)[1]) == len({record["id"] for record in read_run(out)[1]}) == 1000

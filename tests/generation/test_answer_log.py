@@ -22,7 +22,7 @@ from ragfm import Answer, Collection, Message, Rag, Settings, Usage
 from ragfm.cli import ragfm
 from ragfm.core.config import AskSection
 from ragfm.core.errors import LogError
-from ragfm.core.types import ImagePart
+from ragfm.core.types import Calculation, CalculationOperand, ImagePart
 from ragfm.evaluation import load_questions
 from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
@@ -86,6 +86,23 @@ def test_an_answer_is_kept_with_all_that_it_came_from(collection: Collection) ->
     assert entry.citations[0]["quote"] == "You get 28 days of leave."
     assert entry.usage["prompt_tokens"] == answer.usage.prompt_tokens
     assert 0 <= entry.seconds["found"] <= entry.seconds["first"] <= entry.seconds["total"]
+
+
+def test_a_calculated_answer_names_no_reader(log: AnswerLog) -> None:
+    calculation = Calculation("difference", "2", "3 − 1", (CalculationOperand("Crowns — 2023", "3"),))
+    answers = [replace(NOTHING, calculation=calculation), NOTHING]
+    for answer in answers:
+        log.add(answer, replace(HOW, adapter="tuned"))
+    calculated, other = log.entries()
+    assert (calculated.reader, calculated.adapter) == (None, None)
+    assert calculated.calculation == {
+        "operation": "difference",
+        "result": "2",
+        "working": "3 − 1",
+        "operands": [{"label": "Crowns — 2023", "text": "3"}],
+    }
+    assert (other.reader, other.adapter, other.calculation) == ("bundled", "tuned", None)
+    assert log.redact(LogFilter(text="crowns")) == 1
 
 
 def test_a_follow_up_is_kept_in_both_forms(collection: Collection) -> None:

@@ -177,10 +177,9 @@ HISTORY = talk("How many days of leave do I get?", "You get 28 days of leave [1]
 
 
 @pytest.fixture
-def handbook(collection: Collection, docs: Path) -> Collection:
-    collection.sync(docs)
+def handbook(shared_handbook: Collection) -> Collection:
     settings = Settings(ask=AskSection(reranker="none"))
-    return Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
+    return Collection.open(shared_handbook.location, settings=settings, embedder=HashingEmbedder())
 
 
 def with_followup(collection: Collection, how: str, tmp_path: Path) -> Collection:
@@ -262,7 +261,7 @@ def test_a_reader_without_grammars_is_refused(handbook: Collection, tmp_path: Pa
 
 
 def test_the_bundled_reader_rewrites_under_the_grammar() -> None:
-    reader = load_reader("bundled")
+    reader = load_reader("bundled", threads=1)
     asked = [Message("user", "Write three questions about cats, each on a line of its own.")]
     text = "".join(stream := reader.stream(asked, Sampling(max_tokens=40, grammar=GRAMMAR)))
     assert "\n" not in text

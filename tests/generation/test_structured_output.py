@@ -406,7 +406,7 @@ def test_parts_that_are_merged() -> None:
 
 @pytest.fixture(scope="module")
 def bundled() -> Any:
-    return load_reader("bundled", context_tokens=2048)
+    return load_reader("bundled", context_tokens=2048, threads=1)
 
 
 def test_the_bundled_reader_closes_every_object(bundled: Any) -> None:

@@ -9,11 +9,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.running_server import ANSWER, QUESTION, Running
 
 ASKED = QUESTION[0]["content"]
@@ -103,8 +103,7 @@ def test_haystack(haystack: Any) -> None:
 # --- The command `llm` -------------------------------------------------------------------------------------------
 
 
-def test_the_command_llm(running: Running, tmp_path: Path) -> None:
-    pytest.importorskip("llm")
+def test_the_command_llm(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = {"api_base": f"{running.address}/v1", "api_key_name": "ragfm"}
     models = [
         {"model_id": "handbook", "model_name": "handbook", **server},
@@ -114,15 +113,17 @@ def test_the_command_llm(running: Running, tmp_path: Path) -> None:
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))
     (tmp_path / "keys.json").write_text(json.dumps({"ragfm": running.secrets["hr"]}))
 
-    def llm(*words: str) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"LLM_USER_PATH": str(tmp_path), "LLM_LOAD_PLUGINS": ""}
-        command = [sys.executable, "-m", "llm", *words, ASKED]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    monkeypatch.setenv("LLM_LOAD_PLUGINS", "")
+    command = pytest.importorskip("llm.cli").cli
+
+    def llm(*words: str) -> Any:
+        return CliRunner().invoke(command, [*words, ASKED])
 
     assert llm("-m", "notes").stdout.strip() == ANSWER + NOTES
     assert llm("-m", "handbook", "--no-stream").stdout.strip() == TEXT
     failed = llm("-m", "nothing")
-    assert failed.returncode == 1
+    assert failed.exit_code == 1
     assert NO_MODEL in failed.stderr
 
 

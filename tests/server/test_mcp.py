@@ -21,7 +21,12 @@ from support.tiny_gguf import write_tiny
 from ragfm.cli.server_commands import mcp as mcp_command
 from ragfm.core.errors import MissingExtraError
 
-TOOLS = ["search", "ask", "list_documents", "list_collections"]
+TOOLS = [
+    *("search", "ask", "verify", "list_documents", "outline", "read_page", "find_in_document"),
+    "list_collections",
+]
+LEAVE = {"uri": "docs/leave.md"}
+SALARIES = {"uri": "docs/hr/salaries.txt"}
 ASKED = {"question": "How many days of leave do parents get?"}
 
 
@@ -48,6 +53,12 @@ async def refused(client: Client, tool: str, **arguments: Any) -> str:
     result = await client.call_tool(tool, arguments)
     assert result.is_error
     return result.content[0].text
+
+
+async def called(client: Client, tool: str, **arguments: Any) -> Any:
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, result.content
+    return result.structured_content
 
 
 async def uris(client: Client, query: str) -> set[str]:
@@ -157,6 +168,69 @@ def test_over_http_each_key_has_its_own_view(running: Running, mode: str) -> Non
 
     talk(over_http(running, "hr"), as_hr, mode)
     talk(over_http(running, "guest"), as_guest, mode)
+
+
+def test_a_document_is_read_by_its_outline(running: Running) -> None:
+    async def use(client: Client) -> None:
+        found = await called(client, "outline", **LEAVE)
+        assert [(one["headings"], one["level"]) for one in found["sections"]] == [
+            (["Leave"], 1),
+            (["Leave", "Parents"], 2),
+        ]
+        part = await called(client, "read_page", section="parents", **LEAVE)
+        assert part["text"] == "## Parents\n\nParents get 16 weeks more.\n"
+        assert part["next"] is None
+        rest = await called(client, "read_page", start=part["end"] - 6, page=None, section="", **LEAVE)
+        assert rest["text"] == "more.\n"
+        (place,) = (await called(client, "find_in_document", text="28  DAYS", **LEAVE))["places"]
+        whole = await called(client, "read_page", **LEAVE)
+        assert whole["text"][place["start"] : place["end"]] == "28 days"
+        assert place["headings"] == ["Leave"]
+        assert "no section 'Holidays'" in await refused(client, "read_page", section="Holidays", **LEAVE)
+        assert "no page '2'" in await refused(client, "read_page", page=2, **LEAVE)
+        assert "text is empty" in await refused(client, "find_in_document", text=" ", **LEAVE)
+
+    talk(over_http(running, "guest"), use)
+
+
+@pytest.mark.parametrize("tool", ["outline", "read_page", "find_in_document"])
+def test_a_hidden_document_is_as_one_that_does_not_exist(running: Running, tool: str) -> None:
+    arguments = {"text": "director"} if tool == "find_in_document" else {}
+
+    async def as_guest(client: Client) -> None:
+        for uri in (SALARIES["uri"], "docs/nothing.txt"):
+            said = await refused(client, tool, uri=uri, **arguments)
+            assert said.endswith(f"There is no document {uri!r}.")
+
+    async def as_hr(client: Client) -> None:
+        assert (await called(client, tool, **SALARIES, **arguments))["uri"] == SALARIES["uri"]
+
+    talk(over_http(running, "guest"), as_guest)
+    talk(over_http(running, "hr"), as_hr)
+
+
+def test_an_answer_is_verified_against_what_the_key_may_see(running: Running) -> None:
+    answer = f"{SECRET} Parents get 20 weeks more."
+
+    async def statuses(client: Client) -> list[str]:
+        found = await called(client, "verify", answer=answer, question=None)
+        return [sentence["status"] for sentence in found["data"]]
+
+    assert talk(over_http(running, "hr"), statuses) == ["supported", "contradicted"]
+    assert talk(over_http(running, "guest"), statuses) == ["not_found", "contradicted"]
+
+
+def test_an_answer_is_verified_against_given_passages(running: Running) -> None:
+    async def use(client: Client) -> None:
+        passages = ["The boat is blue.", {"text": "The boat is sold in May.", "uri": "boat.pdf", "page": 3}]
+        (sentence,) = (await called(client, "verify", answer="The boat is sold in May.", passages=passages))["data"]
+        (citation,) = sentence["citations"]
+        assert (citation["uri"], citation["page"], citation["verified"]) == ("boat.pdf", 3, True)
+        passages[0] = {"title": "x"}
+        said = await refused(client, "verify", answer="The boat is blue.", passages=passages)
+        assert "Passage 1 has no text: '{'title': 'x'}'" in said
+
+    talk(over_http(running, "guest"), use)
 
 
 def test_over_http_a_key_is_required(running: Running) -> None:

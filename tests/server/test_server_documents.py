@@ -114,15 +114,6 @@ def test_uploads_of_another_key_do_not_wait_for_an_archive(running: Running) -> 
     eventually(lambda: pages(heavy, limit=1000, mine=True) == [], 120)
 
 
-def test_an_archive_with_too_many_files_fails_with_the_reason(running: Running) -> None:
-    client = running.client("guest")
-    uri = put(client, "many.zip", packed_notes(2001))["uri"]
-    eventually(lambda: state(client, uri) == "failed", 60)
-    error = client.get(f"/v1/documents/{uri}").json()["error"]
-    assert error == "the archive has 2,001 entries or more; the limit is 2,000"
-    client.delete(f"/v1/documents/{uri}")
-
-
 def pages(client: httpx.Client, **params: Any) -> list[str]:
     """All URIs that a client gets page by page."""
     uris, after = list[str](), None
@@ -172,6 +163,7 @@ def test_every_upload_ends_in_a_state_with_a_reason(running: Running) -> None:
         "protected.zip": (_protected_zip(), "secret.txt: it is password-protected"),
         "damaged.zip": (_damaged_zip(), "none of the 2 files in it can be indexed; one.txt: fetch: "),
         "links.tar": (_tar_of_links(), "link.txt: "),
+        "many.zip": (packed_notes(2001), "the archive has 2,001 entries or more; the limit is 2,000"),
         "empty.zip": (_zip({}), "an archive without files"),
         "ragfm.toml": (b"[ask]\n", "it has no documents"),
         "closed.zip": (_zip({".ragfm-access": b"board", "plan.txt": b"The plan."}), "closes it to the key"),
@@ -333,35 +325,12 @@ def test_a_key_sends_half_of_the_uploads_that_are_received_at_once(running: Runn
     eventually(lambda: queue.running.total() == queue.waiting == 0)
 
 
-def test_uploads_that_wait_are_limited_for_each_key(tmp_path: Path) -> None:
+def test_uploads_that_cannot_be_indexed_are_limited_for_each_key_and_shown_in_metrics(tmp_path: Path) -> None:
     with serve(tmp_path, ScriptedReader(["Yes."]), limits=replace(LIMITS, uploads_waiting=2)) as it:
-        client, other = it.client("guest"), it.client("other")
+        client, other = it.client("hr"), it.client("other")
 
         def upload() -> httpx.Response:
             return client.post("/v1/documents", files={"file": ("note.txt", b"The okapi is called Ann.")})
-
-        with write_lock(it.folder):  # nothing can be indexed
-            assert [upload().status_code for _ in range(3)] == [201, 201, 429]
-            refused = upload()
-            assert int(refused.headers["retry-after"]) > 0
-            assert refused.json()["error"]["code"] == "uploads_waiting"
-            assert "2 uploads of this key wait" in refused.json()["error"]["message"]
-            # The log names the process that is writing and its machine. Users of keys learn neither.
-            eventually(lambda: "Another process is writing to the collection." in upload().text, 60)
-            refused = upload()
-            for said in (refused.text, client.get("/v1/documents?mine=true").text):
-                assert "Another process is writing to the collection." in said
-                assert str(os.getpid()) not in said
-                assert socket.gethostname() not in said
-            assert refused.headers["retry-after"] == "60"
-            put(other, "note.txt", b"The okapi is called Bob.")
-            assert len(pages(client, limit=10, mine=True)) == 2
-        eventually(lambda: upload().status_code == 201, 120)
-
-
-def test_metrics_show_uploads_that_cannot_be_indexed(tmp_path: Path) -> None:
-    with serve(tmp_path, ScriptedReader(["Yes."])) as it:
-        client = it.client("hr")
 
         def figures() -> tuple[bool, bool]:
             """Whether the index lags, and whether indexing fails."""
@@ -372,11 +341,26 @@ def test_metrics_show_uploads_that_cannot_be_indexed(tmp_path: Path) -> None:
             )
 
         assert figures() == (False, False)
-        with write_lock(it.folder):
-            put(client, "note.txt", b"The okapi is called Ann.")
+        with write_lock(it.folder):  # nothing can be indexed
+            assert [upload().status_code for _ in range(3)] == [201, 201, 429]
             assert figures()[0]
-            eventually(lambda: figures() == (True, True), 60)
+            refused = upload()
+            assert int(refused.headers["retry-after"]) > 0
+            assert refused.json()["error"]["code"] == "uploads_waiting"
+            assert "2 uploads of this key wait" in refused.json()["error"]["message"]
+            # The log names the process that is writing and its machine. Users of keys learn neither.
+            eventually(lambda: "Another process is writing to the collection." in upload().text, 60)
+            assert figures() == (True, True)
+            refused = upload()
+            for said in (refused.text, client.get("/v1/documents?mine=true").text):
+                assert "Another process is writing to the collection." in said
+                assert str(os.getpid()) not in said
+                assert socket.gethostname() not in said
+            assert refused.headers["retry-after"] == "60"
+            put(other, "note.txt", b"The okapi is called Bob.")
+            assert len(pages(client, limit=10, mine=True)) == 2
         eventually(lambda: figures() == (False, False), 60)
+        assert upload().status_code == 201
 
 
 def test_progress_is_that_of_the_keys_own_uploads(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,53 @@ def test_a_table_row_is_shown_as_a_table_and_the_reasons_of_dropped_passages_are
 
 
 @browsing
+def test_a_calculation_is_a_table_whose_numbers_lead_to_their_cells(visit: Visit) -> None:
+    page = visit.page
+    expect(page.locator("#model")).to_have_value("handbook")
+    row, text = "| Revenue | 1,577 | 1,373 |", "204 = 1,577 [1] − 1,373 [1]"
+    hit = {"uri": "docs/report.md", "page": None, "start": 0, "end": len(row), "n": 1, "text": row}
+    hit |= {"context": "| | 2023 | 2022 |\n| --- | --- | --- |"}
+    cells = {"header": ["", "2023", "2022"], "cells": ["Revenue", "1,577", "1,373"], "label": "Revenue"}
+    citation = {**hit, "quote": row, "verified": False, "fault": "unclear"}
+    calculation = {
+        "operation": "difference",
+        "result": "204",
+        "working": "1,577 − 1,373",
+        "operands": [{"label": f"Revenue — {year}", "text": cells["cells"][at]} for at, year in ((1, 2023), (2, 2022))],
+    }
+    details = {
+        "answer": text,
+        "shown": text,
+        "status": "answered",
+        "quote": None,
+        "citations": [{**citation, "row": {**cells, "column": at}} for at in (1, 2)],
+        "calculation": calculation,
+        "passages": [hit],
+        "dropped": [],
+        "unsupported": [],
+        "query": "revenue",
+        "seconds": 0.1,
+        "rating": None,
+    }
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+    body = f"data: {json.dumps({'choices': [choice], 'ragfm': details})}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/chat/completions", partial(_fulfil, {"body": body}), times=1)
+    visit.ask("What is the change in revenue from 2022 to 2023?")
+    table = page.get_by_role("group", name="Calculation")
+    assert table.locator("tr").all_inner_texts() == [
+        "Revenue — 2023\t1,577\t1",
+        "Revenue — 2022\t1,373\t1",
+        "difference\t204\t",
+    ]
+    sources = page.get_by_role("complementary", name="Sources")
+    for at, number in enumerate(("1,577", "1,373")):
+        table.locator("button.cite").nth(at).click()
+        assert sources.locator("mark").all_inner_texts() == ["1,577", "1,373"]
+        assert sources.locator("mark.active").all_inner_texts() == [number]
+    visit.all_well()
+
+
+@browsing
 def test_by_keys_alone_on_a_narrow_screen(browser: Any, open_server: Running) -> None:
     visit = Visit(browser, open_server.address, viewport={"width": 360, "height": 700})
     page, keys = visit.page, visit.page.keyboard

@@ -11,6 +11,7 @@ transformers_reader   reader for folders and models on the hub, with transformer
 torch_model           a loaded transformers model: tokenizer, chat template, PEFT adapters
 torch_kv_cache        KV cache for batches of requests to a transformers model
 openai_reader         reader for servers with OpenAI's protocol
+abstaining_reader     reader `none`, without a model: the verifier quotes the documents
 server_pool           servers that offer the same model
 remote_call           cancellable requests to servers
 local_reader          base class of the readers that evaluate a model in this process
@@ -28,9 +29,11 @@ weight_format         requantise a GGUF file to the fastest format
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -39,6 +42,9 @@ from ragfm.core.config import Settings
 from ragfm.core.errors import ConfigError, ContextOverflowError
 from ragfm.core.types import Message, Reader, Sampling, Stream
 from ragfm.models.adapters import virtual_tokens
+
+NO_READER = "none"
+_log = logging.getLogger(__name__)
 
 
 def load_reader(name: str = "bundled", **options: Any) -> Reader:
@@ -49,6 +55,17 @@ def load_reader(name: str = "bundled", **options: Any) -> Reader:
     option that the reader does not have.
     """
     return cast("Reader", registry.make("readers", name, **options))
+
+
+def available_reader(name: str) -> str:
+    """The name of a reader, or `none`, with a warning, for the bundled one where llama.cpp is not installed."""
+    if registry.plugin_and_model("readers", name) != ("llama-cpp", "bundled") or find_spec("llama_cpp"):
+        return name
+    _log.warning(
+        "The bundled reader needs llama.cpp, which is not installed, so answers are quotes from the documents. "
+        "For answers in prose, run `pip install -e '.[llama-cpp]'`, which compiles it in about five minutes."
+    )
+    return NO_READER
 
 
 def configured_reader(name: str, settings: Settings, adapter: str | None = None) -> Reader:

@@ -33,7 +33,7 @@ export function turnView(turn, onChange) {
       const { citations = [], unsupported = [], hidden } = turn.details ?? {};
       const cite = (index, n) => citeButton(turn, citations[index] ? index : null, n);
       const answered = hidden ? [] : render(marked(turn.answer, citations, unsupported), cite);
-      fill(text, answered, quoteLine(turn), contradictionLines(turn), nearestLines(turn));
+      fill(text, answered, calculationTable(turn), quoteLine(turn), contradictionLines(turn), nearestLines(turn));
       fill(below, notes(turn), sourceRow(turn), tools(turn, onChange));
     },
     wait() {
@@ -124,6 +124,17 @@ function rowTable({ header, cells, column }) {
   const head = header.length === cells.length ? h('thead', {}, h('tr', {}, titles)) : null;
   const rows = h('table', {}, head, h('tbody', {}, h('tr', {}, cells.map(marked))));
   return h('div', { class: 'wide', tabindex: 0, role: 'group', 'aria-label': 'Table row' }, rows);
+}
+
+/** The operands of a calculated number, each with its citation, and the result. */
+function calculationTable(turn) {
+  const { calculation, citations } = turn.details ?? {};
+  if (!calculation) return null;
+  const line = (label, ...cells) => h('tr', {}, h('th', { scope: 'row' }, label), ...cells.map((cell) => h('td', {}, cell)));
+  const operands = calculation.operands.map(({ label, text }, i) => line(label, text, citeButton(turn, i, citations[i].n)));
+  const result = line(calculation.operation, h('mark', {}, calculation.result), null);
+  const table = h('table', {}, h('tbody', {}, operands, result));
+  return h('div', { class: 'wide', tabindex: 0, role: 'group', 'aria-label': 'Calculation' }, table);
 }
 
 /** What the documents say, next to an answer or in its place. */

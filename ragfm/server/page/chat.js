@@ -237,12 +237,12 @@ function setDetails(turn, details) {
   const passages = details.passages
     .filter((hit) => hit.n !== null)
     .map((hit) => Object.fromEntries(HIT_FIELDS.map((name) => [name, hit[name]])));
-  const { status, quote, citations, contradictions, nearest, unsupported, query, seconds, notes, rating } = details;
+  const { status, quote, citations, contradictions, nearest, unsupported, query, seconds, notes, rating, calculation } = details;
   // Of a passage that is shown, only the picture was dropped.
   const shown = new Set(details.passages.filter((hit) => hit.n !== null).map((hit) => hit.chunk_id));
   const left = details.dropped.filter((one) => !shown.has(one.chunk_id));
   const hidden = !details.shown.startsWith(details.answer); // an unsure answer of a small reader
-  const own = { status, quote, hidden, citations, contradictions, nearest, unsupported, query, seconds, notes, rating };
+  const own = { status, quote, hidden, citations, contradictions, nearest, unsupported, query, seconds, notes, rating, calculation };
   turn.details = { ...own, passages, dropped: left.map((one) => one.why) };
 }
 

@@ -6,14 +6,15 @@ const RULE = /^[|:\-\s]+$/; // the line below the header of a table
 const isRow = (line) => /^\s*\|/.test(line);
 
 /**
- * Nodes of `text`, without the `#` of headings. `spans` are {start, end, class}, in code points. A table that continues
- * from a passage before has its header in `context`.
+ * Nodes of `text`, without the `#` of headings. `spans` are {start, end, class}, in code points; where two overlap, the
+ * earlier one has the words. That of a table row may have the `column` of the only cell that is marked. A table that
+ * continues from a passage before has its header in `context`.
  */
 export function passage(text, spans, context = '') {
   const units = unitsOf(text);
-  const marks = withoutOverlaps(
-    spans.map((span) => ({ ...span, start: units(span.start), end: units(span.end) })).filter((s) => s.start < s.end),
-  );
+  const marks = spans
+    .map((span) => ({ ...span, start: units(span.start), end: units(span.end) }))
+    .sort((a, b) => a.start - b.start || b.end - a.end);
   const nodes = [];
   let at = 0;
   let rows = null; // of the table that the line before is in
@@ -47,20 +48,10 @@ function tableRow(text, start, end, marks, tag) {
   const cells = bars.slice(1).map((bar, i) => {
     const cell = text.slice(bars[i] + 1, bar);
     const first = bars[i] + 1 + cell.length - cell.trimStart().length;
-    return h(tag, {}, markedNodes(text, first, first + cell.trim().length, marks));
+    const own = marks.filter(({ column }) => (column ?? i) === i);
+    return h(tag, {}, markedNodes(text, first, first + cell.trim().length, own));
   });
   return h('tr', {}, cells);
-}
-
-/** Marks in order. Where two overlap, the earlier one has the words. */
-function withoutOverlaps(marks) {
-  let end = 0;
-  const free = [];
-  for (const mark of marks.sort((a, b) => a.start - b.start || b.end - a.end)) {
-    if (mark.end > end) free.push({ ...mark, start: Math.max(mark.start, end) });
-    end = Math.max(end, mark.end);
-  }
-  return free;
 }
 
 function markedNodes(text, start, end, marks) {

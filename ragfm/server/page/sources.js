@@ -106,6 +106,7 @@ function card(turn, hit, evidence, active) {
     .map((item) => ({
       start: item.start - hit.start,
       end: item.end - hit.start,
+      column: turn.details.calculation && item.row?.column,
       class: [item === active && 'active', supportClass(item)].filter(Boolean).join(' ') || null,
     }))
     .filter(

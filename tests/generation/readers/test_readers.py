@@ -310,7 +310,7 @@ def test_score_agrees_with_logprobs_to_the_stated_tolerance(reader: LlamaCppRead
     differences: list[float] = []
     for question in ("Is water wet?", "Name three rivers.", "Who was Napoleon?"):
         asked = [Message("user", question)]
-        stream = reader.stream(asked, Sampling(max_tokens=24, logprobs=True))
+        stream = reader.stream(asked, Sampling(max_tokens=12, logprobs=True))
         tokens = reader._engine.model.tokenize("".join(stream))
         if len(tokens) != len(stream.logprobs):  # the text has other tokens than the ones that were generated
             continue

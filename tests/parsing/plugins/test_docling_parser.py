@@ -20,6 +20,7 @@ def _installed() -> None:
     plugin("docling")
 
 
+@pytest.mark.slow
 def test_it_passes_the_contract_test() -> None:
     samples = {"a.html": PAGE, "a.md": "# A\n\nSome `code` here.\n", "a.csv": "a,b\n1,2\n", "a.adoc": "= A\n\nText.\n"}
     check_parser(plugin("docling"), {name: text.encode() for name, text in samples.items()})
