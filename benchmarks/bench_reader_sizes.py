@@ -12,7 +12,7 @@ other programs; the same command without it asks again, and keeps them. `reuse` 
 results/reports-answers-*.json; they have no times. `report` measures what is kept, writes results/reader_sizes.json,
 and draws docs/reader-sizes.svg.
 
-"alone" is the same reader's raw output, without the verifier, confidence and statuses; the CPU seconds of the check are
+"alone" is the same reader's raw output, without the judge, confidence and statuses; the CPU seconds of the check are
 then left out. F1 counts a right abstention as 1. Over reports an answer is judged by its number or by a label, see
 `bench_reports.py`; the measure is the share of right answers. CPU seconds include the search; they depend less on other
 load than seconds do. The cost is that of the CPU seconds at --price per core hour. The last line is the result in JSON.
@@ -88,7 +88,7 @@ def ask(
 
 
 def answer(rag: Rag, question: Question) -> dict[str, Any]:
-    """The answer of a reader, and its times. `check` are the CPU seconds of the verifier and the citations."""
+    """The answer of a reader, and its times. `check` are the CPU seconds of the judge and the citations."""
     begin, cpu = time.perf_counter(), time.process_time()
     stream = rag.stream(question.text)
     check, checking = 0.0, False
@@ -267,7 +267,7 @@ def plot(rows: Sequence[dict[str, Any]], machine: str) -> str:
         x = _SIDE + number // 2 * (width - 2 * _SIDE) / 3
         y = 46 + number % 2 * 22.0
         name = reader.removesuffix(ALONE)
-        label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (with verifier)")
+        label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (as shown)")
         parts += [_dot(x + 5, y, _COLOURS[number]), _label(x + 16, y + 4, label, "start", 12)]
     for column, name in enumerate(names):
         left = _SIDE + column * (_PANEL + _GAP)
