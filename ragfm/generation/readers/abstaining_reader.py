@@ -1,4 +1,4 @@
-"""The reader `none`, for answers without a language model: the judge finds the sentence that answers."""
+"""The reader `none`, for answers without a language model: the judge finds the words that answer."""
 
 from __future__ import annotations
 
