@@ -125,10 +125,11 @@ def unstated(claim: str, unit: Unit, question: str, language: str | None) -> tup
     for day in dates(claim, language):
         if not any(one.states(day) for one in (*stated_days, *asked_days)):
             absent.append(claim[day.start : day.end])
-    stated = [*stated_quantities(unit, language), *(quantities(question, language) if words(claim) - asked else ())]
-    absent += [
-        claim[one.start : one.end] for one in quantities(claim, language) if not any(map(one.is_stated_by, stated))
-    ]
+    if re.search(r"\d", unit.text):  # numbers in words are for the judge
+        stated = [*stated_quantities(unit, language), *(quantities(question, language) if words(claim) - asked else ())]
+        absent += [
+            claim[one.start : one.end] for one in quantities(claim, language) if not any(map(one.is_stated_by, stated))
+        ]
     return tuple(dict.fromkeys(absent))
 
 
