@@ -29,7 +29,7 @@ from ragfm.answering.evidence import (
     unstated,
 )
 from ragfm.answering.judge import Evidence
-from ragfm.answering.quantities import dates, quantities
+from ragfm.answering.quantities import Date, Quantity, dates, quantities
 from ragfm.answering.units import Rarity, Unit, passage_units, words
 from ragfm.core.abstention import is_abstention
 from ragfm.core.table_rows import TableRow
@@ -248,7 +248,8 @@ class Grounding:
             likelihood, contradicts, threshold = judgement.supports, judgement.contradicts, SUPPORTED
         else:
             rest = claim.text  # without numbers and dates: they are compared exactly, and may be written in other ways
-            for one in (*quantities(rest, self.language), *dates(rest, self.language)):
+            exactly: list[Quantity | Date] = [*quantities(rest, self.language), *dates(rest, self.language)]
+            for one in exactly:
                 rest = f"{rest[: one.start]}{' ' * (one.end - one.start)}{rest[one.end :]}"
             wanted = words(rest) - asked or (claimed if rest == claim.text else frozenset())
             likelihood = self._rarity.share(wanted, unit.all_words) if wanted else 1.0

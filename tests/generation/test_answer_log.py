@@ -28,7 +28,7 @@ from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
 from ragfm.generation.prompt import Prompt
-from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 
 NOTHING = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
 HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
@@ -386,6 +386,7 @@ def test_contradictions_are_not_part_of_the_right_answer(tmp_path: Path, docs: P
     collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
     collection.sync(docs)
     rag = Rag(collection, reader=ScriptedReader(["You get 28 days of leave. It is so."]), k=3)
+    rag.judge = ScriptedJudge(contradicts=lambda evidence: 0.9 if "30" in evidence.text else 0.0)
     assert rag.log
     answer = rag.ask("How many days of leave do I get?")
     assert [contradiction.quote for contradiction in answer.contradictions] == [

@@ -534,6 +534,7 @@ def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: 
         written(4, "stopped", seed=1)
 
 
+@pytest.mark.usefixtures("knows_the_founders")
 def test_the_command_writes_its_own_questions(
     tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
