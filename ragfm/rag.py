@@ -268,8 +268,7 @@ class Rag:
         foreign = differs and self.judge is not None and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        spoken = language if asked in (None, "en") else asked
-        grounding = Grounding(query, shown, language, self.judge, asked=spoken, pictured=pictured)
+        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured)
         closeness = partial(self._closeness, query) if foreign else None
         corrects = policy.corrects and self.judge is not None
         cited = cite_answer(grounding, output.text, corrects=corrects, closeness=closeness)
@@ -421,7 +420,7 @@ class Rag:
         try:
             if prompt and prompt.shown:
                 data, fields, usage = fill_schema(
-                    form, retrieved.query, self.reader, prompt, sampling, self.collection.language
+                    form, retrieved.query, self.reader, prompt, sampling, self.collection.language, self.judge
                 )
                 extraction = replace(extraction, usage=usage)  # tokens count even if the object is invalid
                 value = validate_output(data, form, schema)
