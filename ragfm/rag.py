@@ -118,7 +118,8 @@ class Rag:
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
         self.judge = None if settings.verifier == "none" else load_judge(settings.verifier)
-        self.policy = SMALL if self.reader_name == "bundled" or self.calibration.corrects else LARGE
+        small = self.reader_name in ("bundled", NO_READER) or self.calibration.corrects
+        self.policy = SMALL if small else LARGE
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
     def with_options(
