@@ -118,7 +118,8 @@ class Rag:
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
         self.judge = None if settings.verifier == "none" else load_judge(settings.verifier)
-        self.policy = SMALL if self.reader_name == "bundled" or self.calibration.corrects else LARGE
+        small = self.reader_name in ("bundled", NO_READER) or self.calibration.corrects
+        self.policy = SMALL if small else LARGE
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
     def with_options(
@@ -268,8 +269,7 @@ class Rag:
         foreign = differs and self.judge is not None and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        spoken = language if asked in (None, "en") else asked
-        grounding = Grounding(query, shown, language, self.judge, asked=spoken, pictured=pictured)
+        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured)
         closeness = partial(self._closeness, query) if foreign else None
         corrects = policy.corrects and self.judge is not None
         cited = cite_answer(grounding, output.text, corrects=corrects, closeness=closeness)
@@ -421,7 +421,7 @@ class Rag:
         try:
             if prompt and prompt.shown:
                 data, fields, usage = fill_schema(
-                    form, retrieved.query, self.reader, prompt, sampling, self.collection.language
+                    form, retrieved.query, self.reader, prompt, sampling, self.collection.language, self.judge
                 )
                 extraction = replace(extraction, usage=usage)  # tokens count even if the object is invalid
                 value = validate_output(data, form, schema)

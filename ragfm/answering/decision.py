@@ -166,7 +166,7 @@ def compose(sentences: Sequence[CitedSentence], *, strict: bool = False, contrad
             unsupported.append((start, end))
         citations += [citation_of(one, start, end) for one in sentence.evidence]
         output_spans += [(sentence.start, sentence.end)] * len(sentence.evidence)
-        if contradictions and sentence.contradiction:
+        if contradictions and sentence.supported and sentence.contradiction:
             against = citation_of(sentence.contradiction, start, end)
             if not any(_overlap(against, one) for one in contradicting):
                 contradicting.append(contradiction_of(against))

@@ -41,7 +41,7 @@ _ADDRESS = re.compile(r"[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A sentence of an answer without its markers, and the numbers of the passages that these name.
+    """A sentence of an answer to `question` without its markers, and the numbers of the passages that these name.
 
     `end` is where it ends in the answer without markers, `output_span` its span in the reader's output.
     """
@@ -50,9 +50,10 @@ class Claim:
     end: int
     cited: tuple[int, ...]
     output_span: tuple[int, int]
+    question: str = ""
 
 
-def split_claims(output: str, language: str) -> tuple[str, list[Claim]]:
+def split_claims(output: str, language: str, question: str = "") -> tuple[str, list[Claim]]:
     """The output without markers, and its sentences with the passages that markers in or right after them name.
 
     The subscript of `sys.argv[1]` in code is not a marker.
@@ -83,7 +84,7 @@ def split_claims(output: str, language: str) -> tuple[str, list[Claim]]:
             start + sum(length for position, length, _ in markers if position < start),
             end + sum(length for position, length, _ in markers if position <= end),
         )
-        claims.append(Claim(plain[start:end], end, cited, span))
+        claims.append(Claim(plain[start:end], end, cited, span, question))
         previous = start + 1
     return plain, claims
 

@@ -56,8 +56,8 @@ SAME = 0.5
 class Support:
     """A unit as evidence for a claim: how likely it supports or contradicts it, and why it is not verified.
 
-    `missing` are the periods, numbers and identifiers of the question that are not found with it. `row` is the table
-    row that it is, with the likeliest cell.
+    `refutes`: it would support the claim, but has another number or date. `missing` are the periods, numbers and
+    identifiers of the question that are not found with it. `row` is the table row that it is, with the likeliest cell.
     """
 
     unit: Unit
@@ -67,6 +67,7 @@ class Support:
     fault: Fault | None = None
     missing: tuple[str, ...] = ()
     row: TableRow | None = None
+    refutes: bool = False
 
     @property
     def verified(self) -> bool:
@@ -79,6 +80,7 @@ class CitedSentence:
     """A sentence of the answer with its markers, the white space before it, and the evidence that each marker names.
 
     `start` and `end` are its span in the reader's output. `likelihood` is that of the unit that supports it best.
+    `contradiction` is a unit of another document than those that support it.
     """
 
     text: str
@@ -158,12 +160,12 @@ class Grounding:
         asked: str | None = None,
         pictured: Set[int] = frozenset(),
     ) -> None:
-        """`language` is that of the passages, as ISO 639-1; `asked` that of the question if it is another.
+        """`language` is that of the passages, as ISO 639-1; `asked` that of the question, None if it is not known.
 
         `pictured` are the numbers of the passages whose picture the reader saw.
         """
         self.question, self.language, self._pictured = question, language, pictured
-        self.judge = judge if is_english(question, asked or language) else None
+        self.judge = judge if is_english(question, language) and asked in (None, "en") else None
         self.passages = [hit for hit in passages if hit.n is not None]
         self.units = [unit for hit in self.passages for unit in passage_units(hit, language or "en")]
         self._rarity = Rarity(self.units)
@@ -197,10 +199,9 @@ class Grounding:
         Markers of passages that were not shown are removed. A sentence that cites no passage that supports it gets the
         marker of one that does, if there is one.
         """
-        plain, claims = split_claims(output, self.language or "en")
+        plain, claims = split_claims(output, self.language or "en", self.question)
         sentences, done = [], 0
-        for claim, supports in zip(claims, self._supports(claims), strict=True):
-            ranked = sorted(supports, key=lambda one: (-one.supports, len(one.missing), -one.likelihood))
+        for claim, ranked in zip(claims, self.supports(claims), strict=True):
             best = ranked[0] if ranked and ranked[0].supports else None
             evidence: list[Support] = []
             for n in dict.fromkeys(claim.cited):
@@ -215,37 +216,46 @@ class Grounding:
             text = f"{plain[done:end]}{f' {markers}' if markers else ''}{plain[end : claim.end]}"
             done = claim.end
             documents = {one.unit.hit.uri for one in evidence if one.supports}
-            against = [one for one in ranked if one.contradicts >= CONTRADICTED and one.unit.hit.uri not in documents]
-            contradiction = max(against, key=lambda one: one.contradicts, default=None) if documents else None
+            against = [
+                one
+                for one in ranked
+                if one.unit.hit.uri not in documents
+                and (one.contradicts >= CONTRADICTED or (one.refutes and not documents))
+            ]
+            contradiction = max(against, key=lambda one: one.contradicts, default=None)
             likelihood = max((one.likelihood for one in ranked), default=0.0)
             sentences.append(CitedSentence(text, *claim.output_span, tuple(evidence), likelihood, contradiction))
         return sentences
 
-    def _supports(self, claims: Sequence[Claim]) -> list[list[Support]]:
-        """For each claim, the units that may support it, as the judge reads them in one batch."""
+    def supports(self, claims: Sequence[Claim]) -> list[list[Support]]:
+        """For each claim, the units that may support it, best first. The judge reads all of them in one batch."""
         pairs = [
             (number, unit)
             for number, claim in enumerate(claims)
             if words(claim.text)
-            for unit in candidates(claim, self.question, self.units, self._rarity)
+            for unit in candidates(claim, claim.question, self.units, self._rarity)
         ]
         judgements: Sequence[Judgement | None] = [None] * len(pairs)
         if self.judge and pairs:
             judgements = self.judge.read(
-                [Evidence(unit.text, self.question, claims[number].text, unit.context) for number, unit in pairs]
+                [
+                    Evidence(unit.text, claims[number].question, claims[number].text, unit.context)
+                    for number, unit in pairs
+                ]
             )
         found: list[list[Support]] = [[] for _ in claims]
         for (number, unit), judgement in zip(pairs, judgements, strict=True):
             found[number].append(self._support(claims[number], unit, judgement))
-        return found
+        return [sorted(one, key=lambda it: (-it.supports, len(it.missing), -it.likelihood)) for one in found]
 
     def _support(self, claim: Claim, unit: Unit, judgement: Judgement | None) -> Support:
         """Whether a unit supports a claim. Without a judge, the claim must be a quotation for it to be verified."""
         verbatim = next(find_quotes(claim.text, unit.text), None)
-        asked, claimed = words(self.question), words(claim.text)
-        exact = not unstated(claim.text, unit, self.question, self.language)
+        asked, claimed = words(claim.question), words(claim.text)
+        exact = not unstated(claim.text, unit, claim.question, self.language)
         if judgement:
             likelihood, contradicts, threshold = judgement.supports, judgement.contradicts, SUPPORTED
+            same = likelihood >= SUPPORTED
         else:
             rest = claim.text  # without numbers and dates: they are compared exactly, and may be written in other ways
             exactly: list[Quantity | Date] = [*quantities(rest, self.language), *dates(rest, self.language)]
@@ -254,13 +264,15 @@ class Grounding:
             wanted = words(rest) - asked or (claimed if rest == claim.text else frozenset())
             likelihood = self._rarity.share(wanted, unit.all_words) if wanted else 1.0
             contradicts, threshold = 0.0, MIN_SHARE
+            same = bool(wanted) and wanted <= unit.all_words  # most of the words may be those of another subject
         cell = unit.start + verbatim[0] if verbatim else None  # of a row: the words of the claim, or the answer
         if judgement and not verbatim:
             cell = unit.start + judgement.best((0, len(unit.text)))[1]
         row = row_with_cell(unit, cell)
         if likelihood < threshold or not exact:
-            return Support(unit, likelihood, contradicts, supports=False, row=row)
-        missing = missing_subject(self.question, unit, claim.text, self.language)
+            refutes = same and not exact and _disagree(claim.text, unit.text, self.language)
+            return Support(unit, likelihood, contradicts, supports=False, row=row, refutes=refutes)
+        missing = missing_subject(claim.question, unit, claim.text, self.language)
         sure = likelihood >= VERIFIED if judgement else bool(verbatim and len(claimed) >= MIN_VERBATIM)
         fault: Fault | None = "subject" if missing else None if sure else "unclear"
         return Support(unit, likelihood, contradicts, supports=True, fault=fault, missing=missing, row=row)
@@ -337,7 +349,7 @@ def alternatives(readings: Sequence[Answered], grounding: Grounding) -> tuple[An
 
 
 def _disagree(answer: str, other: str, language: str | None) -> bool:
-    """Whether two answers have no word in common, or different numbers: a year agrees with a date in it."""
+    """Whether two texts have no word in common, or different numbers: a year agrees with a date in it."""
     days, other_days = (dates(text, language) for text in (answer, other))
     if days and other_days:
         return not any(one.states(day) for one in other_days for day in days)
