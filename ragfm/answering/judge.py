@@ -51,6 +51,7 @@ A longer text is read in parts.
 """
 _OVERLAP = 64  # tokens of a text that two parts share
 _ANSWER = 40  # tokens of an answer at most
+_NARROW = 384  # numbers per token of a network that numpy runs in less time than another backend takes to load
 MIN_TOKENS_TO_LOAD = 6_000
 """Tokens to rank per process below which the backend that loads at once is used."""
 
@@ -137,8 +138,8 @@ class Judge:
         """Load the backends that read many texts fastest, which takes seconds, for a long-lived process."""
         with self._lock:
             if not self._warm:
-                self._exact = self._backend(self._network.fast_exact_backend)
-                self._load_fast()
+                fast = self._load_fast()
+                self._exact = fast if self._is_wide else self._backend(self._network.fast_exact_backend)
                 self._warm = True
 
     def likelihoods(self, question: str, texts: Sequence[str]) -> Vectors:
@@ -221,19 +222,28 @@ class Judge:
 
     @cached_property
     def _exact(self) -> BertBackend:
+        if self._is_wide:
+            with self._lock:
+                return self._load_fast()
         return self._network.load_bert(self._network.exact_backend)
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether the fastest backend loads and reads eight passages sooner than the exact one reads them."""
+        return self._network.dim > _NARROW
 
     def _ranking_backend(self, tokens: int) -> BertBackend:
         """The backend for ranking. Those that are faster take seconds to load, so a single question uses another."""
         with self._lock:
             self._ranked_tokens += tokens
-            if self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
+            if self._is_wide or self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
                 self._load_fast()
             return self._fast or self._exact
 
-    def _load_fast(self) -> None:
+    def _load_fast(self) -> BertBackend:
         if self._fast is None:
             self._fast = self._backend(self._network.fast_backend)
+        return self._fast
 
     def _backend(self, name: str) -> BertBackend:
         """Load a backend, or if it fails the exact one, which always works."""
@@ -241,7 +251,7 @@ class Judge:
             return self._network.load_bert(name)
         except Exception:  # libraries raise errors of any type when the hardware does not support them
             _log.info("The backend %s could not be loaded; using fp32.", name, exc_info=True)
-            return self._exact
+            return self._network.load_bert(self._network.exact_backend)
 
 
 def select_judge(name: str, reader: str) -> str:

@@ -163,6 +163,17 @@ def test_a_warm_judge_reads_the_same(tmp_path: Path) -> None:
         assert other.answers == pytest.approx(one.answers, abs=1e-4)
 
 
+def test_a_wide_network_is_read_by_the_fastest_backend_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = random_judge(tmp_path), random_judge(tmp_path)
+    monkeypatch.setattr(judge_module, "_NARROW", 0)
+    assert wide._exact is wide._load_fast()
+    wide.warm_up()
+    assert wide._exact is wide._load_fast()
+    monkeypatch.undo()
+    evidence = [Evidence("It is 41 km long.", "How long is it?")]
+    assert wide.read(evidence)[0].answers == pytest.approx(narrow.read(evidence)[0].answers, abs=0.02)
+
+
 def test_a_judge_warms_up_without_a_working_openvino(broken_openvino: None, tmp_path: Path) -> None:
     warm, cold = random_judge(tmp_path), random_judge(tmp_path)
     warm.warm_up()
