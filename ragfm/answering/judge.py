@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from itertools import pairwise
@@ -25,7 +26,8 @@ from ragfm.core.errors import DamagedModelError, ModelNotFoundError, Unsupported
 from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork
-from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.models import judge_base
+from ragfm.models.model_lookup import BUNDLED, find_model, weights_sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "models" / "shipped"
-SMALL = "small"
+SMALL, LARGE, AUTO = "small", "base", "auto"
 WEIGHTS = "judge.safetensors"
 BASE = "base"
 """The key of its metadata for the hash of the embedding model that the weights are added to."""
@@ -49,6 +51,7 @@ A longer text is read in parts.
 """
 _OVERLAP = 64  # tokens of a text that two parts share
 _ANSWER = 40  # tokens of an answer at most
+_NARROW = 384  # numbers per token of a network that numpy runs in less time than another backend takes to load
 MIN_TOKENS_TO_LOAD = 6_000
 """Tokens to rank per process below which the backend that loads at once is used."""
 
@@ -135,8 +138,8 @@ class Judge:
         """Load the backends that read many texts fastest, which takes seconds, for a long-lived process."""
         with self._lock:
             if not self._warm:
-                self._exact = self._backend(self._network.fast_exact_backend)
-                self._load_fast()
+                fast = self._load_fast()
+                self._exact = fast if self._is_wide else self._backend(self._network.fast_exact_backend)
                 self._warm = True
 
     def likelihoods(self, question: str, texts: Sequence[str]) -> Vectors:
@@ -219,19 +222,28 @@ class Judge:
 
     @cached_property
     def _exact(self) -> BertBackend:
+        if self._is_wide:
+            with self._lock:
+                return self._load_fast()
         return self._network.load_bert(self._network.exact_backend)
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether the fastest backend loads and reads eight passages sooner than the exact one reads them."""
+        return self._network.dim > _NARROW
 
     def _ranking_backend(self, tokens: int) -> BertBackend:
         """The backend for ranking. Those that are faster take seconds to load, so a single question uses another."""
         with self._lock:
             self._ranked_tokens += tokens
-            if self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
+            if self._is_wide or self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
                 self._load_fast()
             return self._fast or self._exact
 
-    def _load_fast(self) -> None:
+    def _load_fast(self) -> BertBackend:
         if self._fast is None:
             self._fast = self._backend(self._network.fast_backend)
+        return self._fast
 
     def _backend(self, name: str) -> BertBackend:
         """Load a backend, or if it fails the exact one, which always works."""
@@ -239,24 +251,51 @@ class Judge:
             return self._network.load_bert(name)
         except Exception:  # libraries raise errors of any type when the hardware does not support them
             _log.info("The backend %s could not be loaded; using fp32.", name, exc_info=True)
-            return self._exact
+            return self._network.load_bert(self._network.exact_backend)
+
+
+def select_judge(name: str, reader: str) -> str:
+    """The judge that `auto` stands for, or any other name as it is.
+
+    That is `base` if it is installed, next to a reader that is slower than it: not the bundled one, nor `none`.
+    """
+    if name != AUTO:
+        return name
+    if reader not in ("bundled", "none"):
+        with suppress(ModelNotFoundError):
+            find_judge(LARGE)
+            return LARGE
+    return SMALL
 
 
 @cache
 def load_judge(name: str = SMALL) -> Judge:
-    """The judge `small`, or that of a folder, with weights that all callers share; they are read on first use.
+    """The judge `small`, `base` or that of a folder, with weights that all callers share; they are read on first use.
 
-    Raises ModelNotFoundError if the folder has none, or if its embedding model is not installed.
+    Raises what `find_judge` raises.
     """
-    return Judge(find_judge(name), find_model("bundled", "embedder"))
+    return Judge(*find_judge(name))
 
 
-def find_judge(name: str) -> Path:
-    """The folder of a judge, by its name or path. Raises ModelNotFoundError if the folder has none."""
-    folder = SHIPPED / "judge-small" if name == SMALL else Path(name).expanduser()
+def find_judge(name: str) -> tuple[Path, Path]:
+    """The folder of a judge, by its name or path, and that of the embedding model that its weights are added to.
+
+    Raises ModelNotFoundError if one of them is missing, DamagedModelError, and UnsupportedError if the embedding model
+    is an unknown one.
+    """
+    folder = SHIPPED / f"judge-{name}" if name in (SMALL, LARGE) else Path(name).expanduser()
     if not (folder / WEIGHTS).is_file():
-        raise ModelNotFoundError(f"There is no judge in '{name}'.", f"Use a folder with one, or `{SMALL}`.")
-    return folder
+        raise ModelNotFoundError(f"There is no judge in '{name}'.", f"Use a folder with one, `{SMALL}` or `{LARGE}`.")
+    with _opened(folder) as file:
+        base = (file.metadata() or {}).get(BASE)
+    if base == BUNDLED["embedder"].sha256:
+        return folder, find_model("bundled", "embedder")
+    if base == judge_base.FILES[judge_base.WEIGHTS]:
+        return folder, judge_base.find_judge_base()
+    raise UnsupportedError(
+        f"The judge in '{folder}' belongs to an unknown embedding model, with the sha256 '{base}'.",
+        f"Train it again from the bundled one or '{judge_base.NAME}'.",
+    )
 
 
 class JudgeReranker:
@@ -311,19 +350,26 @@ def _softmax(scores: Floats) -> Floats:
     return found
 
 
+@contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
+    """The weights of a judge. Raises DamagedModelError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise DamagedModelError(f"{folder / WEIGHTS} cannot be read: {error}.", "Train it again.") from error
+
+
 def read_learned(folder: Path, base: Path) -> dict[str, Floats]:
     """The learned changes of a judge, see `with_learned`, and its heads.
 
     Raises DamagedModelError, and UnsupportedError if they belong to another embedding model than `base`.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / WEIGHTS, framework="np") as file:
-            expected = (file.metadata() or {}).get(BASE)
-            learned = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedModelError(f"{folder / WEIGHTS} cannot be read: {error}.", "Train it again.") from error
+    with _opened(folder) as file:
+        expected = (file.metadata() or {}).get(BASE)
+        learned = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
     if expected != weights_sha256(base):
         raise UnsupportedError(
             f"The judge in '{folder}' was trained from another model than '{base}'.", "Train it again."

@@ -232,7 +232,8 @@ class ServedModels:
         """
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
-        judges = {collection.settings.ask.ranking_judge for collection in collections.values()}
+        ranking = {collection.settings.ask.ranking_judge for collection in collections.values()}
+        verifying = {model.rag.judge for model in self.models.values() if model.rag.judge}
         of_images = [handles.image_embedder() for handles in self.handles.values()]
 
         def load_readers() -> None:
@@ -250,7 +251,7 @@ class ServedModels:
             for image_embedder in filter(None, of_images):
                 image_embedder.embed_queries(["warm"])
             if has_judge():
-                for judge in map(load_judge, judges):
+                for judge in {*map(load_judge, ranking), *verifying}:
                     judge.warm_up()
                     judge.likelihoods("warm", ["warm"])
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.judges import random_judge, write_random_judge
 
+from ragfm.answering import judge as judge_module
 from ragfm.answering.judge import (
     WEIGHTS,
     Evidence,
@@ -20,10 +21,12 @@ from ragfm.answering.judge import (
     find_judge,
     load_judge,
     low_rank_changes,
+    select_judge,
     with_learned,
 )
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.embedders.bert import Bert, Layer, Linear
+from ragfm.models import judge_base
 from ragfm.models.model_lookup import find_model
 
 
@@ -160,6 +163,17 @@ def test_a_warm_judge_reads_the_same(tmp_path: Path) -> None:
         assert other.answers == pytest.approx(one.answers, abs=1e-4)
 
 
+def test_a_wide_network_is_read_by_the_fastest_backend_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = random_judge(tmp_path), random_judge(tmp_path)
+    monkeypatch.setattr(judge_module, "_NARROW", 0)
+    assert wide._exact is wide._load_fast()
+    wide.warm_up()
+    assert wide._exact is wide._load_fast()
+    monkeypatch.undo()
+    evidence = [Evidence("It is 41 km long.", "How long is it?")]
+    assert wide.read(evidence)[0].answers == pytest.approx(narrow.read(evidence)[0].answers, abs=0.02)
+
+
 def test_a_judge_warms_up_without_a_working_openvino(broken_openvino: None, tmp_path: Path) -> None:
     warm, cold = random_judge(tmp_path), random_judge(tmp_path)
     warm.warm_up()
@@ -172,6 +186,44 @@ def test_a_folder_with_a_judge_is_loaded_once(tmp_path: Path) -> None:
         find_judge(str(tmp_path))
     write_random_judge(tmp_path)
     assert load_judge(str(tmp_path)) is load_judge(str(tmp_path))
+
+
+def test_weights_are_added_to_the_installed_model_that_they_belong_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_judge(str(write_random_judge(tmp_path))) == (tmp_path, find_model("bundled", "embedder"))
+    write_random_judge(tmp_path, judge_base.FILES[judge_base.WEIGHTS])
+    monkeypatch.setattr(judge_base, "find_judge_base", lambda: tmp_path / "base")
+    assert find_judge(str(tmp_path)) == (tmp_path, tmp_path / "base")
+    write_random_judge(tmp_path, "0" * 64)
+    with pytest.raises(UnsupportedError, match=f"'{tmp_path}' belongs to an unknown embedding model.*'000"):
+        find_judge(str(tmp_path))
+    (tmp_path / WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(DamagedModelError, match="cannot be read"):
+        find_judge(str(tmp_path))
+
+
+@pytest.mark.parametrize(("reader", "judge"), [("bundled", "small"), ("none", "small"), ("models/a.gguf", "base")])
+def test_auto_is_the_base_judge_next_to_a_larger_reader(
+    reader: str, judge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_module, "find_judge", lambda _: (tmp_path, tmp_path))
+    assert select_judge("auto", reader) == judge
+
+
+def test_auto_is_the_small_judge_where_the_base_one_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "judge-base").mkdir()
+    write_random_judge(tmp_path / "judge-base", judge_base.FILES[judge_base.WEIGHTS])
+    monkeypatch.setattr(judge_module, "SHIPPED", tmp_path)
+    monkeypatch.setattr(judge_module, "find_judge", find_judge)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert select_judge("auto", "models/a.gguf") == "small"
+    assert select_judge("base", "models/a.gguf") == "base"
+    with pytest.raises(ModelNotFoundError, match="Run `ragfm models pull judge-base`"):
+        find_judge("base")
 
 
 def test_a_slow_moment_does_not_end_reranking_with_a_budget(tmp_path: Path) -> None:

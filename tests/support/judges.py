@@ -14,11 +14,12 @@ from ragfm.testing import ScriptedJudge
 
 _Judge, _find_judge, _DEFAULT = judge.Judge, judge.find_judge, confidence.DEFAULT
 HAS_JUDGE = (judge.SHIPPED / "judge-small" / judge.WEIGHTS).is_file()
+_SCRIPTED = (Path(judge.SMALL), Path(judge.LARGE))
 NO_CONFIDENCE = Calibration(reader="", bias=0.0, weights={}, means={}, threshold=0.0)
 
 
 def use_judge(*, scripted: bool) -> None:
-    """Let `load_judge` return a scripted judge for the name `small`, or the one that ships.
+    """Let `load_judge` return a scripted judge for the names `small` and `base`, or the one that ships.
 
     Next to a scripted one, answers have no confidence: scripted readers say anything.
     """
@@ -48,8 +49,8 @@ def write_random_judge(folder: Path, base: str = "") -> Path:
 
 
 def _judge(folder: Path, base: Path) -> judge.Judge:
-    return ScriptedJudge() if folder == Path(judge.SMALL) else _Judge(folder, base)
+    return ScriptedJudge() if folder in _SCRIPTED else _Judge(folder, base)
 
 
-def _find_scripted(name: str) -> Path:
-    return Path(name) if name == judge.SMALL else _find_judge(name)
+def _find_scripted(name: str) -> tuple[Path, Path]:
+    return (Path(name), Path()) if Path(name) in _SCRIPTED else _find_judge(name)
