@@ -19,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 from ragfm.answering.decision import ground
 from ragfm.answering.quantities import quantities
 from ragfm.core.errors import ExtractionError
-from ragfm.core.text import MONTHS
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
 from ragfm.generation.prompt import Prompt
@@ -181,11 +180,9 @@ class _FieldChecker:
         if isinstance(value, bool):
             question, texts = self._query, [name if value else f"not {name}"]
         elif isinstance(value, str) and (date := _DATE.fullmatch(value)):
-            # The order of the numbers does not matter to the comparison.
+            # The order of the numbers does not matter to the comparison, which knows the names of months.
             year, month, day = map(int, date.groups())
-            name = MONTHS[month - 1]
             texts += [f"{day:02}.{month:02}.{year}", f"{day}.{month}.{year}", f"{day}/{month}/{year}"]
-            texts += [f"{day} {name} {year}", f"{day} {name[:3]} {year}"]
         elif isinstance(value, str) and (time := _TIME.fullmatch(value)):
             texts += [f"{time[1].zfill(2)}:{time[2]}", f"{time[1]}:{time[2]}"]
         elif isinstance(value, float):
