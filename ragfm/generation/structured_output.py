@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ragfm.answering.decision import ground
-from ragfm.answering.quantities import quantities
+from ragfm.answering.quantities import per_word, quantities
 from ragfm.core.errors import ExtractionError
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
@@ -27,9 +28,8 @@ from ragfm.generation.reader_output import split_reasoning
 T = TypeVar("T")
 
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
-_NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
-_ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
-_AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
+_WORD = re.compile(r"[^\W\d_]+")
+_MAX_ABBREVIATION = 3  # letters; in a name, "min" may also be the minimum
 _DATE = re.compile(r"([12]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 _TIME = re.compile(r"0?(\d{1,2}):(\d\d)(?::00)?")
 
@@ -174,7 +174,7 @@ class _FieldChecker:
 
     def _citations(self, path: str, description: str, value: Any) -> tuple[Citation, ...]:
         """The citations that support a value, in the first of its notations that a passage supports."""
-        names = " ".join(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path)))
+        names = " ".join(_WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path)))
         name = f"{names} {description}"
         question, texts = f"{self._query} {name}", [str(value)]
         if isinstance(value, bool):
@@ -189,11 +189,13 @@ class _FieldChecker:
             notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
             texts = [text for text in dict.fromkeys(notations) if float(text) == value]  # none is rounded
         if isinstance(value, int | float) and not isinstance(value, bool):
-            # The unit that is asked for tells 31 days from three weeks. That of "a fee per year" is not the year.
-            words = [*_NAME_PARTS.findall(name), *" ".join(map(" ".join, _ASKED.findall(self._query))).split()]
-            found = [(word, one) for word in words for one in quantities(f"1 {word}", self._language)]
-            units = [word for word, one in found if one.units and one.end == len(f"1 {word}")]
-            unit = next((word for word in units if word.lower() not in _AMBIGUOUS), "")
+            # The unit in the field's name tells 31 days from three weeks. That of "a fee per year" is not the year.
+            per, unit = per_word(self._language), ""
+            for before, word in pairwise(["", *_WORD.findall(name)]):
+                written = f"1 {word}"
+                is_unit = any(one.units and one.end == len(written) for one in quantities(written, self._language))
+                if not unit and is_unit and before.casefold() != per and len(word) > _MAX_ABBREVIATION:
+                    unit = word
             texts = [f"{text} {unit}".strip() for text in texts]
         for text in texts:
             citations = ground(question, text, self._passages, self._language, None)[1]
