@@ -18,7 +18,8 @@ _ABSTAINS = re.compile(
     (?: i(?:'m|\ am)\ (?:not|unable) | i\ (?:do\ not|don't|cannot|can't|could\ not|couldn't)
       | there\ is\ (?:no|not\ enough)\ (?:answer | mention | information(?=\W*$|\ (?:about|available|in|on|to)\b))
       | (?: none\ of\ the\ {SOURCES}\b
-          | (?:the|these|those)\ (?:\w+\ )?(?!information){SOURCES}\b.*\b(?:no|not|\w+n't)\b ).*\b(?:mentions?|says?|states?|specify|answer|information)
+          | (?:the|these|those)\ (?:\w+\ )?(?!information){SOURCES}\b.*\b(?:no|not|\w+n't)\b )
+        .*\b(?:mentions?|says?|states?|specify|answer|information)
       | (?:it|this|that|the\ answer)\ (?:information\ )?(?:is\ not|isn't|cannot|can't)\b
         .*\b(?:mentioned|stated|specified|answered|determined|(?:in|by)\ the\ {SOURCES})
     )\b""",
