@@ -35,7 +35,7 @@ from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_finge
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, NO_READER, available_reader, configured_reader
 from ragfm.generation.readers.images import check_images
-from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
+from ragfm.generation.small_talk import GREETING, asks_how
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
 from ragfm.retrieval.document_dates import find_superseded
@@ -189,11 +189,11 @@ class Rag:
 
         """
         check_images([Message("user", tuple(images)), *history], vision=self._sees, reader=f"'{self.reader_name}'")
-        if self._documents_only and hits is None and is_greeting(question):
-            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
         # Retrieve and rerank.
         retrieved = self._retrieve(question, history, filter, hits)
+        if retrieved.small_talk and self._documents_only:
+            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
         # Build the prompt.
         prompt = None
@@ -253,12 +253,9 @@ class Rag:
         # Generate. Without passages the reader would answer from memory.
         language, asked = self.collection.language if shown else None, language_of(query)
         sentences = status_sentences(asked or language)
-        output, abstention = ReaderOutput(), sentences.unknown
+        output = ReaderOutput()
         if prompt and (shown or not self._documents_only):
-            if policy.quotes and needs_larger_reader(query):
-                abstention = NEEDS_LARGER_READER
-            else:
-                output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
+            output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
 
         # Cite: which passages support which sentence, and do they answer the question?
         numbered_hits, _ = match_hits(retrieved.hits, shown)
@@ -293,7 +290,6 @@ class Rag:
             policy,
             settings,
             threshold=calibration.threshold if settings.min_confidence is None else settings.min_confidence,
-            abstention=abstention,
             instructions=asks_how(query),
             doubtful=foreign,
             sentences=sentences,

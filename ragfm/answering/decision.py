@@ -72,7 +72,6 @@ def decide(
     settings: AskSection,
     *,
     threshold: float,
-    abstention: str = ABSTENTION,
     instructions: bool = False,
     doubtful: bool = False,
     sentences: StatusSentences = ENGLISH,
@@ -82,11 +81,11 @@ def decide(
     An answer is withheld if no sentence is left, if `strict` mode has no citation for it, or if its confidence is below
     the `threshold`. Otherwise it is `answered` where giving it has the higher expected utility than saying nothing: a
     right answer counts 1, a wrong one minus `ask.wrong_cost` (Chow 1970). An answer of unknown confidence is given, as
-    are all in `open` mode. An abstention of the reader keeps its wording; any other is `abstention`. The answers of a
-    reader that `quotes` are `answered` only if they come from the unit that most likely has the answer, or if that one
-    has their words. Where documents disagree, an answer is unsure, except in `open` mode; the other answers are its
-    contradictions. If the question asks for `instructions` and no short answer is likely, they are unsure, and the
-    quote is how the best passage begins.
+    are all in `open` mode. An abstention of the reader keeps its wording. The answers of a reader that `quotes` are
+    `answered` only if they come from the unit that most likely has the answer, or if that one has their words. Where
+    documents disagree, an answer is unsure, except in `open` mode; the other answers are its contradictions. If the
+    question asks for `instructions` and no short answer is likely, they are unsure, and the quote is how the best
+    passage begins.
 
     `doubtful` answers are never more than unsure. `sentences` are those of the question's language; a reader that says
     `ABSTENTION` says it in that language.
@@ -98,9 +97,9 @@ def decide(
     instructions &= policy.quotes and not is_open and all(one.likelihood < LIKELY for one in cited.readings)
     status: AnswerStatus = "answered"
     if cited.abstains:
-        answer, status = ComposedAnswer(abstention if cited.text == ABSTENTION else cited.text), "not_found"
+        answer, status = ComposedAnswer(sentences.unknown if cited.text == ABSTENTION else cited.text), "not_found"
     elif not answer.text or (confidence is not None and confidence < threshold) or (strict and not answer.citations):
-        answer, status = ComposedAnswer(abstention), "not_found"
+        answer, status = ComposedAnswer(sentences.unknown), "not_found"
     elif instructions or doubtful or (confidence is not None and confidence < settings.wrong_cost * (1 - confidence)):
         status = "unsure"
 
