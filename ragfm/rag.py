@@ -35,12 +35,11 @@ from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_finge
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, NO_READER, available_reader, configured_reader
 from ragfm.generation.readers.images import check_images
-from ragfm.generation.small_talk import GREETING, asks_how
+from ragfm.generation.small_talk import GREETING
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
 from ragfm.retrieval.document_dates import find_superseded
 from ragfm.retrieval.passages import arrange, match_hits
-from ragfm.store.views import language_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -199,6 +198,8 @@ class Rag:
         prompt = None
         if retrieved.hits or not self._documents_only:
             prompt = self._build_prompt(retrieved, documents_only=self._documents_only, images=images)
+        numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
+        retrieved = replace(retrieved, hits=numbered)
 
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
@@ -217,8 +218,7 @@ class Rag:
         self, retrieved: Retrieved, prompt: Prompt, handle: ReaderHandle, calculated: CalculatedAnswer
     ) -> Generator[str, None, Answer]:
         """The answer that was calculated from numbers of the passages, without the reader."""
-        sentences = status_sentences(language_of(retrieved.query) or self.collection.language)
-        hits, _ = match_hits(retrieved.hits, prompt.shown)
+        sentences = status_sentences(retrieved.language or self.collection.language)
         sure = calculated.confidence >= self._settings.wrong_cost * (1 - calculated.confidence)
         answer = Answer(
             question=retrieved.question,
@@ -229,7 +229,7 @@ class Rag:
             confidence=calculated.confidence,
             citations=calculated.citations,
             calculation=calculated.calculation,
-            hits=hits,
+            hits=tuple(retrieved.hits),
             dropped=prompt.dropped,
             usage=Usage(),
             seconds=retrieved.seconds,
@@ -251,14 +251,13 @@ class Rag:
         one_piece = not policy.streams or settings.mode == "strict"
 
         # Generate. Without passages the reader would answer from memory.
-        language, asked = self.collection.language if shown else None, language_of(query)
+        language, asked = self.collection.language if shown else None, retrieved.language
         sentences = status_sentences(asked or language)
         output = ReaderOutput()
         if prompt and (shown or not self._documents_only):
             output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
 
         # Cite: which passages support which sentence, and do they answer the question?
-        numbered_hits, _ = match_hits(retrieved.hits, shown)
         # Across languages, no words tell which sentence answers, but a multilingual embedder does.
         weights = self.collection.contract.get("weights")
         differs = asked is not None and language not in (None, "simple", asked)
@@ -290,7 +289,6 @@ class Rag:
             policy,
             settings,
             threshold=calibration.threshold if settings.min_confidence is None else settings.min_confidence,
-            instructions=asks_how(query),
             doubtful=foreign,
             sentences=sentences,
         )
@@ -304,7 +302,7 @@ class Rag:
             quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
         cited_passages = {citation.n for citation in composed.citations}
-        in_prompt = [hit for hit in numbered_hits if hit.n is not None]
+        in_prompt = [hit for hit in retrieved.hits if hit.n is not None]
         for older, newer, older_date, newer_date in find_superseded(in_prompt, self.collection.metadata):
             if cited_passages & {older.n, newer.n}:
                 notes.append(f"{older.name} ({older_date}) is older than {newer.name} ({newer_date}).")
@@ -320,7 +318,7 @@ class Rag:
             contradictions=composed.contradictions,
             nearest=decision.nearest,
             unsupported=composed.unsupported,
-            hits=numbered_hits,
+            hits=tuple(retrieved.hits),
             dropped=prompt.dropped if prompt else (),
             usage=output.usage,
             seconds=retrieved.seconds,

@@ -5,7 +5,7 @@ prompt               the prompt: numbered passages and the question, within the 
 prompt_template      prompt strategies; zero-shot.toml is the default
 answer_stream        the reader's output as a stream
 reader_output        normalised output: reasoning, preambles, citation markers
-small_talk           greetings, and questions how to do something
+small_talk           greetings and thanks
 structured_output    objects that meet a JSON schema
 json_schema          schemas as grammars and as text for the prompt
 conversation         conversations in files

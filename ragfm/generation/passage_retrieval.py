@@ -23,6 +23,7 @@ from ragfm.generation.small_talk import SMALL_TALK
 from ragfm.retrieval.document_dates import newest_first
 from ragfm.retrieval.passages import distinct
 from ragfm.retrieval.search import Mode
+from ragfm.store.views import language_of
 
 T = TypeVar("T")
 _MAX_ENTRIES = 256  # of each cache
@@ -71,7 +72,8 @@ class Retrieved:
     `query` is the stand-alone form that was searched. `hits` are best first, `chosen` those for the prompt,
     `duplicates` the near-duplicates between them, `earlier` the turns that a follow-up depends on. `start` is when the
     question was asked, as `time.monotonic()`. `searched`: the hits were not given. `searches` are those for the query.
-    `small_talk`: it is no question, and has no passages.
+    `language` is that of the query, as ISO 639-1, if its words tell it. `small_talk`: it is no question, and has no
+    passages.
     """
 
     question: str
@@ -84,6 +86,7 @@ class Retrieved:
     earlier: Sequence[EarlierTurn] = ()
     searched: bool = True
     searches: Sequence[SearchStep] = ()
+    language: str | None = None
     small_talk: bool = False
 
     @property
@@ -152,8 +155,9 @@ class PassageRetriever:
             if max(float(one @ asked) for one in talk) > closeness(question):
                 return Retrieved(question, question, start, history, (), (), small_talk=True)
         query = rewrite(question, history)
+        language = language_of(query)
         if hits is not None:
-            return Retrieved(question, query, start, history, hits, hits, searched=False)
+            return Retrieved(question, query, start, history, hits, hits, searched=False, language=language)
         found, searches = search(query)
         chosen, duplicates = self.choose(found, k)
         earlier: list[EarlierTurn] = []
@@ -177,6 +181,7 @@ class PassageRetriever:
             tuple(duplicates),
             tuple(reversed(earlier)),
             searches=searches,
+            language=language,
         )
 
     def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
