@@ -38,7 +38,7 @@ from ragfm.generation.readers.images import check_images
 from ragfm.generation.small_talk import GREETING
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
-from ragfm.retrieval.document_dates import find_superseded
+from ragfm.retrieval.document_dates import Superseded, find_superseded
 from ragfm.retrieval.passages import arrange, match_hits
 
 if TYPE_CHECKING:
@@ -199,11 +199,12 @@ class Rag:
         if retrieved.hits or not self._documents_only:
             prompt = self._build_prompt(retrieved, documents_only=self._documents_only, images=images)
         numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
+        superseded = find_superseded([hit for hit in numbered if hit.n is not None], self.collection.metadata)
         retrieved = replace(retrieved, hits=numbered)
 
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
-        pieces = self._answer(retrieved, prompt, handle)
+        pieces = self._answer(retrieved, prompt, handle, superseded)
         if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
             language = self.collection.language
             calculated = calculate_answer(retrieved.query, prompt.shown, language, self._bundled_embedder)
@@ -240,7 +241,7 @@ class Rag:
         return answer
 
     def _answer(
-        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle
+        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle, superseded: Sequence[Superseded]
     ) -> Generator[str, None, Answer]:
         """Generate → cite → score → decide."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
@@ -302,8 +303,7 @@ class Rag:
             quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
         cited_passages = {citation.n for citation in composed.citations}
-        in_prompt = [hit for hit in retrieved.hits if hit.n is not None]
-        for older, newer, older_date, newer_date in find_superseded(in_prompt, self.collection.metadata):
+        for older, newer, older_date, newer_date in superseded:
             if cited_passages & {older.n, newer.n}:
                 notes.append(f"{older.name} ({older_date}) is older than {newer.name} ({newer_date}).")
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -270,18 +270,7 @@ def unit_citation(unit: Unit, row: TableRow | None = None) -> Citation:
 
 def contradiction_of(place: Citation) -> Contradiction:
     """The contradiction of a citation's quote to its sentence."""
-    return Contradiction(
-        n=place.n,
-        uri=place.uri,
-        page=place.page,
-        start=place.start,
-        end=place.end,
-        quote=place.quote,
-        answer_start=place.answer_start,
-        answer_end=place.answer_end,
-        name=place.name,
-        row=place.row,
-    )
+    return Contradiction(**{one.name: getattr(place, one.name) for one in fields(Contradiction)})
 
 
 def _overlap(one: Citation | Contradiction, other: Citation | Contradiction) -> bool:

@@ -121,7 +121,8 @@ class PassageRetriever:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        followup, reranker, hops = self._followup, self._reranker, self._hops  # `compute` must not refer to the caches
+        # `compute` must not refer to the cache that it is in.
+        followup, reranker, hops, closest = self._followup, self._reranker, self._hops, self._closeness
         scope = filter, collection.groups, collection.state
         check_characters("question", question)
         for message in history:
@@ -130,9 +131,10 @@ class PassageRetriever:
         def closeness(text: str) -> float:
             def compute() -> float:
                 nearest = collection.search(text, 1, mode="dense", filter=filter, rerank="none")
-                return max((hit.score or 0.0 for hit in nearest), default=0.0)
+                # Without passages, nothing is small talk or a follow-up.
+                return max((hit.score or 0.0 for hit in nearest), default=1.0)
 
-            return self._closeness(_Cached((text, *scope), compute))
+            return closest(_Cached((text, *scope), compute))
 
         def rewrite(text: str, before: Sequence[Message]) -> str:
             def compute() -> str:
