@@ -35,12 +35,11 @@ from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_finge
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, NO_READER, available_reader, configured_reader
 from ragfm.generation.readers.images import check_images
-from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
+from ragfm.generation.small_talk import GREETING
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
-from ragfm.retrieval.document_dates import find_superseded
+from ragfm.retrieval.document_dates import Superseded, find_superseded
 from ragfm.retrieval.passages import arrange, match_hits
-from ragfm.store.views import language_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -191,20 +190,23 @@ class Rag:
 
         """
         check_images([Message("user", tuple(images)), *history], vision=self._sees, reader=f"'{self.reader_name}'")
-        if self._documents_only and hits is None and is_greeting(question):
-            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
         # Retrieve and rerank.
         retrieved = self._retrieve(question, history, filter, hits)
+        if retrieved.small_talk and self._documents_only:
+            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
         # Build the prompt.
         prompt = None
         if retrieved.hits or not self._documents_only:
             prompt = self._build_prompt(retrieved, documents_only=self._documents_only, images=images)
+        numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
+        superseded = find_superseded([hit for hit in numbered if hit.n is not None], self.collection.metadata)
+        retrieved = replace(retrieved, hits=numbered)
 
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
-        pieces = self._answer(retrieved, prompt, handle)
+        pieces = self._answer(retrieved, prompt, handle, superseded)
         if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
             language = self.collection.language
             calculated = calculate_answer(retrieved.query, prompt.shown, language, self._bundled_embedder)
@@ -219,8 +221,7 @@ class Rag:
         self, retrieved: Retrieved, prompt: Prompt, handle: ReaderHandle, calculated: CalculatedAnswer
     ) -> Generator[str, None, Answer]:
         """The answer that was calculated from numbers of the passages, without the reader."""
-        sentences = status_sentences(language_of(retrieved.query) or self.collection.language)
-        hits, _ = match_hits(retrieved.hits, prompt.shown)
+        sentences = status_sentences(retrieved.language or self.collection.language)
         sure = calculated.confidence >= self._settings.wrong_cost * (1 - calculated.confidence)
         answer = Answer(
             question=retrieved.question,
@@ -231,7 +232,7 @@ class Rag:
             confidence=calculated.confidence,
             citations=calculated.citations,
             calculation=calculated.calculation,
-            hits=hits,
+            hits=tuple(retrieved.hits),
             dropped=prompt.dropped,
             usage=Usage(),
             seconds=retrieved.seconds,
@@ -242,7 +243,7 @@ class Rag:
         return answer
 
     def _answer(
-        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle
+        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle, superseded: Sequence[Superseded]
     ) -> Generator[str, None, Answer]:
         """Generate → cite → score → decide."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
@@ -253,17 +254,13 @@ class Rag:
         one_piece = not policy.streams or settings.mode == "strict"
 
         # Generate. Without passages the reader would answer from memory.
-        language, asked = self.collection.language if shown else None, language_of(query)
+        language, asked = self.collection.language if shown else None, retrieved.language
         sentences = status_sentences(asked or language)
-        output, abstention = ReaderOutput(), sentences.unknown
+        output = ReaderOutput()
         if prompt and (shown or not self._documents_only):
-            if policy.quotes and needs_larger_reader(query):
-                abstention = NEEDS_LARGER_READER
-            else:
-                output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
+            output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
 
         # Cite: which passages support which sentence, and do they answer the question?
-        numbered_hits, _ = match_hits(retrieved.hits, shown)
         # Across languages, no words tell which sentence answers, but a multilingual embedder does.
         weights = self.collection.contract.get("weights")
         differs = asked is not None and language not in (None, "simple", asked)
@@ -294,8 +291,6 @@ class Rag:
             policy,
             settings,
             threshold=calibration.threshold if settings.min_confidence is None else settings.min_confidence,
-            abstention=abstention,
-            instructions=asks_how(query),
             doubtful=foreign,
             sentences=sentences,
         )
@@ -309,8 +304,7 @@ class Rag:
             quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
         cited_passages = {citation.n for citation in composed.citations}
-        in_prompt = [hit for hit in numbered_hits if hit.n is not None]
-        for older, newer, older_date, newer_date in find_superseded(in_prompt, self.collection.metadata):
+        for older, newer, older_date, newer_date in superseded:
             if cited_passages & {older.n, newer.n}:
                 notes.append(f"{older.name} ({older_date}) is older than {newer.name} ({newer_date}).")
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []
@@ -325,7 +319,7 @@ class Rag:
             contradictions=composed.contradictions,
             nearest=decision.nearest,
             unsupported=composed.unsupported,
-            hits=numbered_hits,
+            hits=tuple(retrieved.hits),
             dropped=prompt.dropped if prompt else (),
             usage=output.usage,
             seconds=retrieved.seconds,

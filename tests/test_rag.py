@@ -281,9 +281,9 @@ def test_an_answer_in_a_loop_ends_and_one_without_words_is_none(handbook: Collec
 
 
 def test_after_an_earlier_question_the_source_that_supports_comes_first(handbook: Collection) -> None:
-    history = [Message("user", "How much leave do I get?"), Message("assistant", "28 days [1].")]
+    history = [Message("user", "How many days of leave do I get?"), Message("assistant", "28 days [1].")]
     reader = ScriptedReader(["Dogs are welcome on Fridays [1]."])
-    answer = Rag(handbook, reader=reader).ask("And when are dogs welcome there?", history=history)
+    answer = Rag(handbook, reader=reader).ask("And for dogs?", history=history)
     assert [citation.supports for citation in answer.citations] == [True, False]
     assert answer.citations[0].quote == "Dogs are welcome on Fridays."
 

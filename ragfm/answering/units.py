@@ -54,9 +54,9 @@ class Unit:
 
 def passage_units(hit: Hit, language: str) -> Iterator[Unit]:
     """The units of a passage, in order."""
-    lines, before, caption = table_lines(hit.text, hit.context), "", ""
-    above = cache(words)  # many rows have the same header
-    for start, end in sentence_spans(hit.text, language):
+    spans, lines = sentence_spans(hit.text, language), table_lines(hit.text, hit.context)
+    above, before, caption = cache(words), "", ""  # many rows have the same header
+    for start, end in spans:
         text, line = hit.text[start:end], line_at(lines, start)
         is_heading = text.startswith("#") or (line is not None and line.is_header)
         if line is None:

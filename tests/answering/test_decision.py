@@ -37,7 +37,6 @@ def decided(
     confidence: float | None = 0.9,
     *,
     settings: AskSection | None = None,
-    instructions: bool = False,
     doubtful: bool = False,
 ) -> Decision:
     cited = cited_answer(question, output, hits, judge, corrects=False)
@@ -48,7 +47,6 @@ def decided(
         policy,
         settings or AskSection(),
         threshold=0.2,
-        instructions=instructions,
         doubtful=doubtful,
     )
 
@@ -184,7 +182,7 @@ START = "How do I start the pump?"
 
 def test_a_small_reader_shows_how_a_passage_with_instructions_begins() -> None:
     for confidence in (0.9, 0.3):
-        decision = decided(START, "Every morning [2].", PUMP, JUDGE, SMALL, confidence, instructions=True)
+        decision = decided(START, "Every morning [2].", PUMP, JUDGE, SMALL, confidence)
         assert decision.status == "unsure"
         assert decision.quote
         begun = decision.quote.quote
@@ -193,13 +191,30 @@ def test_a_small_reader_shows_how_a_passage_with_instructions_begins() -> None:
         assert decision.shown == f"I am not sure. The documents say, under “3. Machines > 3.1. Pump”: “{begun}” [1]"
 
 
+def test_questions_how_to_do_something_are_recognized() -> None:
+    def begins(question: str) -> bool:
+        decision = decided(question, "Every morning [2].", PUMP, JUDGE, SMALL)
+        return decision.quote is not None and len(decision.quote.quote) > 350
+
+    for question in (
+        "How do I restore a backup?",
+        "how can we log in without a password",
+        "Please tell me how to cut out a picture.",
+        "What should I do if I forgot the passphrase?",
+        "What do I have to do first?",
+    ):
+        assert begins(question)
+    for question in ("How many days do I get?", "How do plants breathe?", "What do I pay?", "Who knows how to dive?"):
+        assert not begins(question)
+
+
 def test_a_larger_reader_gives_instructions_itself() -> None:
-    asked, other = (decided(START, "Every morning [2].", PUMP, instructions=one) for one in (True, False))
-    assert asked == other
+    decision = decided(START, "Every morning [2].", PUMP)
+    assert (decision.status, decision.shown) == ("answered", "Every morning [2].")
 
 
 def test_without_an_answer_instructions_are_nearest() -> None:
-    nearest = decided(START, "", PUMP, JUDGE, SMALL, None, instructions=True).nearest
+    nearest = decided(START, "", PUMP, JUDGE, SMALL, None).nearest
     assert [one.n for one in nearest] == [1, 2]
     assert STEPS.startswith(nearest[0].quote)
 
@@ -207,7 +222,7 @@ def test_without_an_answer_instructions_are_nearest() -> None:
 def test_a_likely_short_answer_is_given_in_place_of_instructions() -> None:
     text = "You reach the officer by radio. It is loud."
     judge = ScriptedJudge({"by radio": 0.9})
-    decision = decided("How do I reach the officer?", "By radio [1].", passages(text), judge, SMALL, instructions=True)
+    decision = decided("How do I reach the officer?", "By radio [1].", passages(text), judge, SMALL)
     assert (decision.status, decision.quote and decision.quote.quote) == ("answered", "You reach the officer by radio.")
 
 

@@ -110,7 +110,7 @@ def test_a_follow_up_is_kept_in_both_forms(collection: Collection) -> None:
     rag = Rag(collection, reader=ScriptedReader(["16 weeks."]))
     rag.ask("And for parents?", history=history)
     entry = rag.log.entry(1)  # type: ignore[union-attr]
-    assert (entry.question, entry.query) == ("And for parents?", "How many days of leave do I get for parents?")
+    assert (entry.question, entry.query) == ("And for parents?", "How many days of leave do I get? And for parents?")
 
 
 def test_a_restricted_handles_entries_carry_its_groups(collection: Collection) -> None:
@@ -460,7 +460,7 @@ def test_thumbs_and_the_query_in_a_chat(
     monkeypatch.setenv("RAGFM_ASK__LOG", "true")
     said = run("chat", "-c", path, typed=typed)
     assert "no answer in the log" in said
-    assert "How many days of leave do I get for parents?" in said
+    assert "How many days of leave do I get? And for parents?" in said
     assert "/query" in said
     entries = AnswerLog.for_collection(path).entries()
     assert [(entry.thumbs, entry.correction) for entry in entries] == [("up", None), ("down", "16 weeks")]
