@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM
 
 from ragfm import __version__
 from ragfm.core.durable_files import sync_file, sync_folder, write_durably
@@ -87,9 +87,8 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
         config = type(model.config).from_dict(model.config.to_dict())
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        auto_model = AutoModelForCausalLM if base.processor is None else AutoModelForImageTextToText
         with torch.device("meta"):
-            copy = auto_model.from_config(config, dtype=torch.float32)
+            copy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         copy.load_state_dict(model.state_dict(), assign=True)
         copy.tie_weights()
         copy.generation_config = model.generation_config
@@ -102,7 +101,7 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
             if full:
                 with hide_progress_bar():
                     model.save_pretrained(temporary)
-                (base.processor or base.tokenizer).save_pretrained(temporary)
+                base.tokenizer.save_pretrained(temporary)
             else:
                 model.save_pretrained(temporary, save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty template of a model card

@@ -60,11 +60,6 @@ class ModelShape:
     def from_config(cls, config: Any) -> ModelShape:
         """The shape in a configuration of transformers. Raises UnsupportedError for an unknown architecture."""
         kind = config.model_type
-        if getattr(config, "vision_config", None):
-            raise UnsupportedError(
-                f"Adapters of models with vision ({kind}) cannot be converted to GGUF names.",
-                "Use the transformers reader, or merge the adapter: --to merged.",
-            )
         if kind not in ARCHITECTURES:
             raise UnsupportedError(
                 f"Models of type {kind!r} cannot be converted to GGUF names.",

@@ -287,18 +287,7 @@ class Training:
         rows = [[examples[index] for index in row] for row in batch]
         if not self._pack_prefixes:
             rows = [[example] for row in rows for example in row]
-        model, pad, device = self.model, self.base.pad, self.base.device
-        if not any(example.messages for row in rows for example in row):
-            return completion_logprobs(model, rows, pad, device)
-        # Models differ in how they batch images, so each example with images goes through the model alone.
-        parts = [
-            completion_logprobs(
-                model, part, pad, device, **self.base.image_inputs(part[0][0].messages, len(part[0][0].ids))
-            )
-            for row in rows
-            for part in ([[[example]] for example in row] if row[0].messages else [[row]])
-        ]
-        return torch.cat([logprobs for logprobs, _ in parts]), sum(tokens for _, tokens in parts)
+        return completion_logprobs(self.model, rows, self.base.pad, self.base.device)
 
     def _all_logprobs(self, examples: Sequence[Encoded]) -> list[float]:
         """The log-probabilities of completions, without gradients. Raises KeyboardInterrupt between two batches."""
@@ -336,10 +325,6 @@ class Training:
 def _max_tokens(base: Base, settings: TrainSettings) -> int:
     """The length up to which examples are trained on. Raises ConfigError if the method cannot train the base."""
     method = settings.method.method
-    if base.processor is not None and method in ("full", "prefix", "prompt"):
-        raise ConfigError(
-            f"The method {method} cannot train models with vision.", "Use --method lora, qlora, dora or ia3."
-        )
     if method not in ("prefix", "prompt"):
         return min(settings.most_tokens, base.window)
     if not has_only_attention(base.model.config.get_text_config()):

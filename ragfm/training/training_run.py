@@ -129,6 +129,5 @@ def _prepare(
     from ragfm.training.base_model import Base
     from ragfm.training.trainer import Training
 
-    images = any(message.images for example in (*train_examples, *(valid or ())) for message in example.messages)
-    loaded = Base(base, four_bit=settings.method.method == "qlora", vision=images or None)
+    loaded = Base(base, four_bit=settings.method.method == "qlora")
     return Training(loaded, train_examples, out, settings, valid=valid or ()), card
