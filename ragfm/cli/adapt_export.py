@@ -34,11 +34,6 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maxi
     metavar="NAME",
     help="Base model. Default: the one that the adapter was trained on. Specify a GGUF file to export for that file.",
 )
-@click.option(
-    "--quantise",
-    type=click.Choice(["f16", "q8_0", "q4_0", "iq4_nl"]),
-    help="With --to merged and a GGUF base: write a GGUF file with this quantisation.",
-)
 @click.option("--dtype", default="f16", type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter.")
 @text_option("--out", metavar="PATH", help="Output. Default: adapter.gguf in the adapter's folder.")
 @click.option(
@@ -60,7 +55,6 @@ def export(
     as_json: bool,
     form: Any,
     base: str | None,
-    quantise: Any,
     dtype: Any,
     out: str | None,
     check: str | None,
@@ -76,9 +70,7 @@ def export(
         usage_error("--check requires --to gguf.")
     if load and form not in ("gguf", "vllm"):
         usage_error("--load requires --to vllm or --to gguf.")
-    if quantise and form != "merged":
-        usage_error("--quantise requires --to merged.")
-    written = export_adapter(adapter, form, out=out, base=base, dtype=dtype, quantisation=quantise)
+    written = export_adapter(adapter, form, out=out, base=base, dtype=dtype)
     agreement = None
     if check:
         with show_progress("prompts") as progress:

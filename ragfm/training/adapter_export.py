@@ -32,7 +32,6 @@ from ragfm.training.adapter_folder import save_model
 from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.examples import Example
 from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
-from ragfm.training.gguf_merge import Quantisation, merge_gguf
 from ragfm.training.methods import import_peft, refuse_other_adapters
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
@@ -66,17 +65,16 @@ def export_adapter(
     out: str | Path | None = None,
     base: str | None = None,
     dtype: str = "f16",
-    quantisation: Quantisation | None = None,
 ) -> Path:
     """Write an adapter in another format; returns the path of the result.
 
-    `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors, or
-    with a `quantisation` a GGUF file made from a base that is one), `peft` (a PEFT folder made from a GGUF adapter),
-    `vllm` (a folder for `--lora-modules`) or `ollama` (a folder with a Modelfile, which needs a base in GGUF).
+    `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors),
+    `peft` (a PEFT folder made from a GGUF adapter), `vllm` (a folder for `--lora-modules`) or `ollama` (a folder with a
+    Modelfile, which needs a base in GGUF).
 
     `adapter` is an adapter's folder or a GGUF adapter. `base` is by default the model that it was trained on. For
-    `gguf` and `ollama`, and for `merged` with a `quantisation`, it may be a GGUF file of that model, which is compared
-    with it. `out` is by default the adapter's folder for `gguf`; a folder gets an `adapter.gguf`.
+    `gguf` and `ollama` it may be a GGUF file of that model, which is compared with it. `out` is by default the
+    adapter's folder for `gguf`; a folder gets an `adapter.gguf`.
 
     Raises UnsupportedError if the format cannot represent the adapter, AdapterMismatchError if the base is a different
     model, DataError if `out` is missing or would replace the base or files that ragfm did not write.
@@ -126,8 +124,6 @@ def export_adapter(
             f"Adapters trained with {method} cannot be merged: they add tokens to the prompt.",
             f"Use the adapter as it is, with the transformers reader: `--adapter {path}`.",
         )
-    if form == "merged" and quantisation:
-        return _merge_gguf(file or path, target, name, quantisation)
     check_output_folder(target, find_model(name, "reader"), adapter=file or path)
     if form == "peft":
         check_no_adapter(target)
@@ -223,35 +219,6 @@ def _export_to_vllm(adapter: Path, out: str | Path | None, record: AdapterRecord
     write_durably(folder / CARD, adapter_card(record).encode())
     write_durably(folder / PEFT_CONFIG, json.dumps(config, indent=2).encode() + b"\n")
     return folder
-
-
-def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation) -> Path:
-    base = find_model(name, "reader")
-    if not base.is_file():
-        raise UnsupportedError(
-            f"Only GGUF files can be quantised, but {base} is a folder.",
-            "Specify a GGUF file of the model with --base, or omit --quantise.",
-        )
-    check_output_file(out, base, adapter=adapter if adapter.is_file() else adapter / GGUF)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if adapter.is_file():
-        check_adapter(adapter, base)
-        merge_gguf(base, adapter, out, quantisation)
-        return out
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    loaded, serving = _load_bases(adapter, name)
-    shape, adapted = ModelShape.from_config(loaded.model.config), load_adapter(loaded, adapter)
-    layers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    changed = [name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, layers)]
-    merged = adapted.merge_and_unload()
-    weights = {}
-    for module in changed:
-        weight = shape.gguf_name(module)
-        weights[weight] = shape.to_gguf(weight, merged.get_submodule(module).weight.detach().float().cpu().numpy())
-    merge_gguf(serving, weights, out, quantisation)
-    return out
 
 
 def _load_bases(adapter: Path, name: str | None) -> tuple[Base, Path]:
