@@ -1,10 +1,9 @@
-"""The output folder of a training run: the adapter, its record, a model card, and a page with the loss curves."""
+"""The output folder of a training run: the adapter, its record, and a model card."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from ragfm import __version__
 from ragfm.core.durable_files import sync_file, sync_folder, write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
-from ragfm.evaluation.html_report import html_page, settings_section
-from ragfm.evaluation.plots import lines
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import BEST, CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
 from ragfm.models.model_lookup import hide_progress_bar
@@ -25,8 +22,6 @@ from ragfm.training.adapter_card import adapter_card, base_facts
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import translate_safetensors_errors
 from ragfm.training.trainer import Training
-
-PAGE = "training.html"
 
 
 def write_adapter(
@@ -53,23 +48,6 @@ def write_adapter(
         licence=licence or training.licence,
         ragfm=__version__,
     )
-    series: dict[str, list[tuple[float, float]]] = {
-        "loss": [(float(step), loss) for step, loss in training.state.losses],
-        "validation": [(float(step), value) for step, value in training.state.valid],
-    }
-    summary = (
-        f"{figures['examples']} examples; {figures['steps']} of {figures['of_steps']} steps in "
-        f"{figures['seconds']:.0f} s, the weights of step {figures['kept_step']} are kept; {figures['learned']:,} of "
-        f"{figures['parameters']:,} parameters trained"
-    )
-    sections = [
-        f'<p class="dim">{escape(summary)}</p>',
-        "<h2>Loss per completion token</h2>",
-        lines(series, "step", "Loss by step"),
-        settings_section({"numbers": dict(figures), "settings": dict(record.settings), "data": dict(record.data)}),
-    ]
-    page = html_page(f"Training: {record.method} on {record.base['name']}", sections)
-    write_durably(folder / PAGE, page.encode())
     write_durably(folder / MODEL_CARD, adapter_card(record).encode())
     write_durably(folder / RECORD, record.to_json())
     for name in (CHECKPOINT, BEST):
