@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -12,7 +12,7 @@ from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 from ragfm.core.cache import read_json
-from ragfm.models.adapters import PEFT_CONFIG, read_record, served_name
+from ragfm.models.adapters import PEFT_CONFIG, read_record
 from ragfm.models.model_lookup import find_model
 
 _MAX_DIFFERENCES = 3  # texts that are printed
@@ -42,12 +42,6 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maxi
     type=click.Path(exists=True),
     help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
 )
-@text_option(
-    "--load",
-    metavar="URL",
-    help="Load the adapter into vLLM (--to vllm), or check that llama-server has it (--to gguf). Several addresses are "
-    "separated by commas.",
-)
 @click.option("--prompts", default=50, type=click.IntRange(min=1), help="Number of prompts, with --check.")
 @json_options
 def export(
@@ -58,30 +52,23 @@ def export(
     dtype: Any,
     out: str | None,
     check: str | None,
-    load: str | None,
     prompts: int,
 ) -> None:
     """Export an ADAPTER to the format of a different reader, and compare the outputs of both."""
-    from ragfm.generation.readers import load_reader
     from ragfm.training.adapter_export import compare_readers, export_adapter
     from ragfm.training.examples import read_examples
 
     if check and form != "gguf":
         usage_error("--check requires --to gguf.")
-    if load and form not in ("gguf", "vllm"):
-        usage_error("--load requires --to vllm or --to gguf.")
     written = export_adapter(adapter, form, out=out, base=base, dtype=dtype)
     agreement = None
     if check:
         with show_progress("prompts") as progress:
             examples = read_examples(check)[:prompts]
             agreement = compare_readers(adapter, written, examples, base=base, progress=progress)
-    name = Path(adapter).resolve().name if form == "vllm" else served_name(str(written.resolve()))
-    if load:
-        cast("Any", load_reader(f"openai:{name}", base_url=load)).load_adapter(name, str(written.resolve()))
     if as_json:
         agreed = asdict(agreement) if agreement else None
-        print_json({"out": str(written), "check": agreed, "loaded": name if load else None})
+        print_json({"out": str(written), "check": agreed})
         return
     if agreement:
         print_text(
@@ -91,13 +78,12 @@ def export(
         for by_transformers, by_llama_cpp in agreement.different[:_MAX_DIFFERENCES]:
             print_text(f"  transformers: {by_transformers!r}  llama.cpp: {by_llama_cpp!r}")
     print_written(str(written))
-    if load:
-        print_text(f"The server has the adapter. To use it: --reader openai:MODEL --adapter {name}")
-    elif form == "vllm":
+    if form == "vllm":
         model, config = base or read_record(adapter).base["name"], read_json(written / PEFT_CONFIG)
         largest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
         rank = next((rank for rank in _VLLM_RANKS if rank >= largest), largest)
-        print_text(f"vllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules {name}={written}")
+        modules = f"{Path(adapter).resolve().name}={written}"
+        print_text(f"vllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules {modules}")
     elif form == "gguf":
         serving = find_model(base or read_record(adapter).base["name"], "reader")
         if serving.is_dir():

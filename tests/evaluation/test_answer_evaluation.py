@@ -283,8 +283,9 @@ def test_a_yes_no_answer_is_held_by_any_passage_of_the_gold_document(collection:
 def test_confident_answers_come_first_on_the_curve(handbook: Collection) -> None:
     reader = ScriptedReader(["You get 28 days of leave.", "I don't know.", "Thirty."])
     questions = [LEAVE, MOON, Question("other", "Zebra quartz violin?", (), ("stripes",))]
-    points = risk_coverage(evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"]).results)
-    assert points == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
+    report = evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"])
+    assert risk_coverage(report.results) == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
+    assert "<tr><td>33%</td><td>0%</td></tr><tr><td>67%</td><td>50%</td></tr>" in answers_page(report)
 
 
 def test_a_judge_rates_answers_but_not_abstentions(handbook: Collection) -> None:
@@ -568,7 +569,6 @@ def test_the_page_shows_failures_and_runs_nothing(handbook: Collection) -> None:
     assert "<script" not in page
     assert "Wrong: 1 of 1" in page
     assert "28 days / 28" in page
-    assert "<tr><td>100%</td><td>100%</td></tr>" in page  # risk and coverage
 
 
 def test_questions_with_answers_are_loaded(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from support.openai_server import running_server
 from support.shell import InProcessShell, Shell
 from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ragfm.core.errors import DamagedModelError, DataError, EndpointError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, DataError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
@@ -257,23 +255,3 @@ def test_the_command_names_what_other_servers_run(trained: Path, tmp_path: Path)
     shutil.copytree(trained, tmp_path / "mine")
     done = Shell(tmp_path)("adapt", "export", "mine", "--to", "vllm", "--out", "for-vllm")
     assert "--enable-lora --max-lora-rank 8 --lora-modules mine=for-vllm" in done.stdout
-
-
-def test_an_export_can_be_loaded_into_servers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(trained, tmp_path / "mine")
-    monkeypatch.chdir(tmp_path)
-    export = partial(InProcessShell(), "adapt", "export", "mine")
-    with running_server("vllm") as vllm, running_server("vllm") as other, running_server("llamacpp") as llama:
-        both = f"{vllm.address}/v1,{other.address}/v1"
-        assert "--reader openai:MODEL --adapter mine" in export("--to", "vllm", "--out", "for-vllm", "--load", both)
-        assert vllm.adapters == other.adapters == {"mine": str(tmp_path / "for-vllm")}
-        assert list(load_reader("openai:m", base_url=both).stream(ASKED, Sampling(adapter="mine")))
-        assert vllm.asked[-1][1]["model"] == "mine"
-        reader = load_reader("openai:m", base_url=both)
-        with pytest.raises(EndpointError, match=r"did not load the adapter 'x': .*No adapter found for /nowhere"):
-            reader.load_adapter("x", "/nowhere")
-
-        at_llama = f"{llama.address}/v1"
-        assert "has no adapter 'mine'; it has: none" in export("--load", at_llama, code=1)
-        llama.adapters = {"mine": str(tmp_path / "mine" / GGUF)}
-        assert json.loads(export("--load", at_llama, "--json"))["loaded"] == "mine"

@@ -218,22 +218,6 @@ class OpenAIReader:
         text = self._text(messages, response.up_to(max_tokens, pieces), sampling.stop, response)
         return Stream(text, cancel=call.cancel, logprobs=response.logprobs)
 
-    def load_adapter(self, name: str, path: str) -> None:
-        """Make vLLM load a LoRA adapter from a folder on its machine, and replace one of the same name.
-
-        llama-server loads adapters only when it starts: ModelNotFoundError says that it has none of that name. Raises
-        UnsupportedError for other servers and EndpointError.
-        """
-        thread = self._connect()
-        try:
-            thread.run(thread.pool.load_adapter(name, path))
-        except openai.APIError as error:
-            host, reply = _host(str(error.request.url)), _remove_key(error.message).rstrip(".")
-            raise EndpointError(
-                f"The server {host} did not load the adapter '{name}': {reply}.",
-                "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True where it can read the folder.",
-            ) from None
-
     def _text(
         self, messages: Sequence[Message], pieces: Iterator[str], stop: Sequence[str], response: _Response
     ) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:

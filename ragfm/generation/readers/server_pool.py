@@ -22,7 +22,6 @@ VLLM, LLAMA_SERVER, OTHER = "vllm", "llamacpp", ""
 """Kinds of servers, by the owner that they state for their models."""
 SHORT_SECONDS = 5.0
 """Time limit for requests that need no model: the list of models, and token counts."""
-LOAD_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between two probes of a server that failed; each pause is twice the one before."""
 CUT_HINT = "llama-cpp-python's server does so for each new request unless it runs with `--interrupt_requests False`."
@@ -51,10 +50,10 @@ class Server:
         self.probe: asyncio.Task[None] | None = None
         """Set while the server is left out because it failed."""
 
-    async def request(self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = SHORT_SECONDS) -> Any:
+    async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The reply, as JSON. A `path` that begins with a slash is relative to the server, else to its base address."""
         url = self.url.removesuffix("/v1") + path if path.startswith("/") else f"{self.url}/{path}"
-        timeout = openai.Timeout(seconds, connect=cast("openai.Timeout", self.client.timeout).connect)
+        timeout = openai.Timeout(SHORT_SECONDS, connect=cast("openai.Timeout", self.client.timeout).connect)
         options: Any = {"headers": self.headers, "timeout": timeout, "max_retries": 0}
         if body is None:
             return await self.client.get(url, cast_to=object, options=options)
@@ -168,19 +167,6 @@ class ServerPool:
         for server, up in zip(servers, await asyncio.gather(*(one.answers() for one in servers)), strict=True):
             if not up:
                 self._leave_out(server)
-
-    async def load_adapter(self, name: str, path: str) -> None:
-        """Make vLLM load an adapter from a path on its machine; check that llama-server was started with it.
-
-        Raises the SDK's errors, ModelNotFoundError and UnsupportedError.
-        """
-        for server in self.servers:
-            kind = await server.identify()
-            if kind == VLLM:
-                body = {"lora_name": name, "lora_path": path, "load_inplace": True}
-                await server.request("load_lora_adapter", body, seconds=LOAD_SECONDS)
-            else:
-                await _lora(server, kind, name)
 
     def _leave_out(self, server: Server) -> None:
         if server.probe is None:
