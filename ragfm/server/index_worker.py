@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,12 @@ from ragfm.store.uploads import UPLOADS_SOURCE, SliceReport, Upload, upload_id
 
 def main(collection: str) -> None:
     """Sync the uploads of a collection and report on standard output after each slice."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+    def exit_with_parent() -> None:
+        os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
+        os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     with suppress(OSError):
         os.nice(5)  # requests have priority
     reasons: dict[str, str] = {}
@@ -47,24 +52,20 @@ def main(collection: str) -> None:
                 postponed = turns.postponed
                 failed = reasons if postponed else _why_not_searchable(owner, stored, reasons)
                 waiting = {ref.path.partition("/")[0]: uploads.owner_of_path(ref.path) for ref in postponed}
-                unsettled = _unsettled(waiting, stored, reasons) if postponed else set()
+                unsettled = set[str]()
+                if postponed:  # also archives of which a file has failed: others in it may be indexed
+                    files = {upload.uri for upload in stored}
+                    unsettled = {*waiting, *(str(upload_id(uri)) for uri in reasons if uri not in files)}
                 settled = {number: state for number, state in pending.items() if number not in unsettled}
                 _report(**asdict(SliceReport(failed, waiting, began, settled)))
-                if postponed:
-                    _give_way()
+                if postponed:  # the models are loaded, and there is more to index: lower the priority of all threads
+                    with suppress(OSError):  # other systems than Linux, where each thread has its own
+                        for thread in Path("/proc/self/task").iterdir():
+                            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
                 began, pending = time.monotonic(), {**pending, **uploads.pending()}
                 stored = list(uploads.all())
         except RagfmError as error:
             _report(error=error.message, busy=isinstance(error, CollectionBusyError))
-
-
-def _unsettled(waiting: Iterable[str], stored: Sequence[Upload], failed: Iterable[str]) -> set[str]:
-    """The uploads whose state is not known before the last slice, by id.
-
-    These are the ones that are `waiting`, and archives of which a file has `failed`: others in it may be indexed.
-    """
-    files = {upload.uri for upload in stored}
-    return {*waiting, *(str(upload_id(uri)) for uri in failed if uri not in files)}
 
 
 def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Mapping[str, str]) -> dict[str, str]:
@@ -97,18 +98,6 @@ def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Ma
             others = "" if len(within) == 1 else f"none of the {len(within)} files in it can be indexed; "
             failed[upload.uri] = others + why
     return failed
-
-
-def _give_way() -> None:
-    """Lower the priority of all threads, once the models are loaded and there is more to index than one slice."""
-    with suppress(OSError):  # other systems than Linux, where each thread has its own
-        for thread in Path("/proc/self/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
-
-
-def _exit_with_parent() -> None:
-    os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
-    os._exit(1)
 
 
 def _report(**message: Any) -> None:

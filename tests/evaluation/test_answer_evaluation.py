@@ -283,9 +283,8 @@ def test_a_yes_no_answer_is_held_by_any_passage_of_the_gold_document(collection:
 def test_confident_answers_come_first_on_the_curve(handbook: Collection) -> None:
     reader = ScriptedReader(["You get 28 days of leave.", "I don't know.", "Thirty."])
     questions = [LEAVE, MOON, Question("other", "Zebra quartz violin?", (), ("stripes",))]
-    report = evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"])
-    assert risk_coverage(report.results) == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
-    assert "<tr><td>33%</td><td>0%</td></tr><tr><td>67%</td><td>50%</td></tr>" in answers_page(report)
+    points = risk_coverage(evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"]).results)
+    assert points == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
 
 
 def test_a_judge_rates_answers_but_not_abstentions(handbook: Collection) -> None:
@@ -564,7 +563,11 @@ def test_a_ctrl_c_before_the_first_answer_is_raised(handbook: Collection) -> Non
 
 def test_the_page_shows_failures_and_runs_nothing(handbook: Collection) -> None:
     reader = ScriptedReader(["<script>Thirty</script>"])
-    page = answers_page(evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"]))
+    report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"])
+    (result,) = report.results
+    confident = replace(result, outcomes={"retrieved": replace(result.outcomes["retrieved"], confidence=0.7)})
+    page = answers_page(replace(report, results=(confident,)))
+    assert "<tr><td>100%</td><td>100%</td></tr>" in page  # coverage and risk
     assert "&lt;script&gt;Thirty" in page
     assert "<script" not in page
     assert "Wrong: 1 of 1" in page

@@ -173,19 +173,19 @@ class ServerPool:
             about = {"event": "reader_server_down", "fields": {"server": server.host}}
             _log.warning("The server %s failed. It is left out until it answers.", server.host, extra=about)
             server.forget()
-            server.probe = asyncio.create_task(_until_it_answers(server))
 
+            async def probe_until_it_answers() -> None:
+                pause = FIRST_PAUSE
+                while True:
+                    await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  processes take turns
+                    if await server.answers():
+                        about = {"event": "reader_server_up", "fields": {"server": server.host}}
+                        _log.warning("The server %s answers again.", server.host, extra=about)
+                        server.probe = None
+                        return
+                    pause = min(2 * pause, LONGEST_PAUSE)
 
-async def _until_it_answers(server: Server) -> None:
-    pause = FIRST_PAUSE
-    while True:
-        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  several processes should not probe at once
-        if await server.answers():
-            about = {"event": "reader_server_up", "fields": {"server": server.host}}
-            _log.warning("The server %s answers again.", server.host, extra=about)
-            server.probe = None
-            return
-        pause = min(2 * pause, LONGEST_PAUSE)
+            server.probe = asyncio.create_task(probe_until_it_answers())
 
 
 async def _parameters(server: Server, request: Mapping[str, Any], scope: str, adapter: str | None) -> dict[str, Any]:
