@@ -11,7 +11,6 @@ main             the entry point, errors and exit codes
 options          options that commands share, and what they open
 output           text, tables and JSON
 progress_bar     progress of long commands
-stop_signals     Ctrl-C between two steps
 help             help pages
 evaluation_data  questions, and the collection that they are asked of
 """

@@ -100,7 +100,11 @@ def train(
     from ragfm.training import train as train_adapter
 
     if options["method"] == "kto":
-        options["objective"], options["method"] = "kto", _low_rank_method(options["start"])
+        # It trains low-rank matrices: those of an adapter to train further, else of `lora`.
+        options["objective"], options["method"], adapter = "kto", "lora", Path(options["start"] or "").expanduser()
+        with suppress(RagfmError):  # the training run reports it
+            if options["start"] and adapter.is_dir() and (kind := read_record(adapter).method) in _LOW_RANK:
+                options["method"] = kind
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
     start, plan = settings.start, dict[str, Any]()
@@ -155,11 +159,3 @@ def train(
             f"the weights of step {figures['kept_step']} are kept"
         )
         print_written(out)
-
-
-def _low_rank_method(start: str | None) -> Method:
-    """The method of an adapter of low-rank matrices to train further; `lora` without one."""
-    with suppress(RagfmError):  # the training run reports it
-        if start and Path(start).expanduser().is_dir() and (method := read_record(start).method) in _LOW_RANK:
-            return method
-    return "lora"

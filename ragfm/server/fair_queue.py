@@ -62,14 +62,8 @@ class FairQueue:
             self.running[key] += 1
         else:
             waiting, own = self.waiting, self._waiting.get(key, deque())
-            # Those that get a slot in time at the current speed may wait, and always a few.
-            in_time = self._max_seconds / self._mean_seconds * self.slots
-            places = int(min(self._max_waiting, max(in_time, self.slots, _MIN_PLACES)))
-            if refusable and len(own) >= places - waiting:
-                expected = self._mean_seconds * (waiting + 1) / self.slots
-                expected = min(_MAX_RETRY_SECONDS / (1 + _RETRY_JITTER), expected)
-                jitter = random.uniform(1 - _RETRY_JITTER, 1 + _RETRY_JITTER)  # noqa: S311  not secret
-                raise QueueFullError(max(1, round(expected * jitter)))
+            if refusable and len(own) >= self._places - waiting:
+                raise QueueFullError(self._retry_after(waiting))
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(key, own).append(place)
             try:
@@ -89,6 +83,12 @@ class FairQueue:
             self._mean_seconds += _SMOOTHING * (monotonic() - start - self._mean_seconds)
             self._release(key)
 
+    @property
+    def _places(self) -> int:
+        """Number of requests that may wait: those that get a slot in time at the current speed, and always a few."""
+        in_time = self._max_seconds / self._mean_seconds * self.slots
+        return int(min(self._max_waiting, max(in_time, self.slots, _MIN_PLACES)))
+
     def _release(self, key: str) -> None:
         self.running[key] -= 1
         self.running += Counter()  # drops zero counts
@@ -104,3 +104,8 @@ class FairQueue:
             if not place.done():  # a cancelled request removes its place later
                 self.running[next_key] += 1
                 place.set_result(None)
+
+    def _retry_after(self, waiting: int) -> int:
+        expected = self._mean_seconds * (waiting + 1) / self.slots
+        expected = min(_MAX_RETRY_SECONDS / (1 + _RETRY_JITTER), expected)
+        return max(1, round(expected * random.uniform(1 - _RETRY_JITTER, 1 + _RETRY_JITTER)))  # noqa: S311  not secret

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -52,10 +52,7 @@ def main(collection: str) -> None:
                 postponed = turns.postponed
                 failed = reasons if postponed else _why_not_searchable(owner, stored, reasons)
                 waiting = {ref.path.partition("/")[0]: uploads.owner_of_path(ref.path) for ref in postponed}
-                unsettled = set[str]()
-                if postponed:  # also archives of which a file has failed: others in it may be indexed
-                    files = {upload.uri for upload in stored}
-                    unsettled = {*waiting, *(str(upload_id(uri)) for uri in reasons if uri not in files)}
+                unsettled = _unsettled(waiting, stored, reasons) if postponed else set()
                 settled = {number: state for number, state in pending.items() if number not in unsettled}
                 _report(**asdict(SliceReport(failed, waiting, began, settled)))
                 if postponed:  # the models are loaded, and there is more to index: lower the priority of all threads
@@ -66,6 +63,15 @@ def main(collection: str) -> None:
                 stored = list(uploads.all())
         except RagfmError as error:
             _report(error=error.message, busy=isinstance(error, CollectionBusyError))
+
+
+def _unsettled(waiting: Iterable[str], stored: Sequence[Upload], failed: Iterable[str]) -> set[str]:
+    """The uploads whose state is not known before the last slice, by id.
+
+    These are the ones that are `waiting`, and archives of which a file has `failed`: others in it may be indexed.
+    """
+    files = {upload.uri for upload in stored}
+    return {*waiting, *(str(upload_id(uri)) for uri in failed if uri not in files)}
 
 
 def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Mapping[str, str]) -> dict[str, str]:

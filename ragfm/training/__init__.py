@@ -30,7 +30,6 @@ adapter_card            its model card
 adapter_export          adapters in other formats
 peft_conversion         GGUF adapters as PEFT folders
 gguf_lora               GGUF adapters
-gguf_library            the library for them
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
 retriever_training      train embedder or reranker, and test it

@@ -23,11 +23,17 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
-from ragfm.core.errors import DamagedModelError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, MissingExtraError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, PEFT_CONFIG, WEIGHTS
 from ragfm.training.checkpoint import translate_safetensors_errors
-from ragfm.training.gguf_library import gguf
+
+try:
+    import gguf
+except ImportError as error:
+    raise MissingExtraError(
+        "Training and export need gguf.", "Run `pip install -e '.[train]'` in ragfm's source folder."
+    ) from error
 
 Matrix = npt.NDArray[np.float32]
 ARCHITECTURES = {

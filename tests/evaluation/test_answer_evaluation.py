@@ -676,12 +676,12 @@ def test_the_reader_of_ragfm_toml_has_its_adapter_in_a_comparison(
     assert named("--adapter", "none", "--adapter", "other") == ["mine.gguf + none", "mine.gguf + other"]
 
 
-def _kill(job: Any, sender: Any) -> None:
+def _kill(contender: Any, evaluate: Any, sender: Any) -> None:
     sender.send(Progress("answering", 1, 2))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _leave(job: Any, sender: Any) -> None:
+def _leave(contender: Any, evaluate: Any, sender: Any) -> None:
     sys.exit(5)
 
 
@@ -749,10 +749,10 @@ def test_a_comparison_is_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_stopped_comparison_shows_finished_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares, times = {"f1, all": Estimate(0.5, 0.4, 0.6)}, {name: Estimate(20, 10, 30) for name in ("p50", "p95")}
 
-    def run(job: Any, _: object) -> ContenderResult:
-        if job.contender.k == 3:
+    def run(contender: Contender, *_: object) -> ContenderResult:
+        if contender.k == 3:
             raise KeyboardInterrupt
-        return ContenderResult(job.contender, shares, times)
+        return ContenderResult(contender, shares, times)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ragfm.evaluation.reader_comparison._run", run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -35,16 +36,19 @@ class LogitsSampler:
         if self._sampling.temperature < _MIN_TEMPERATURE:
             return int(logits.argmax())
         weights = np.exp((logits - logits.max()) / self._sampling.temperature)
-        min_p, top_p = min(self._sampling.min_p, 1.0), max(self._sampling.top_p, 0.0)
-        if top_p >= 1:
-            tokens = np.flatnonzero(weights >= min_p)
-        else:
-            total = weights.sum(dtype=np.float64)
-            # All tokens below this weight together are less than 1 - top_p. Only the others are sorted.
-            tokens = np.flatnonzero(weights >= max(min_p, (1 - top_p) * total / len(weights)))
-            tokens = tokens[weights[tokens].argsort(kind="stable")[::-1]]
-            before = weights[tokens].cumsum(dtype=np.float64) - weights[tokens]
-            tokens = tokens[before < max(top_p * total, np.finfo(np.float32).tiny)]
+        tokens = self._candidates(weights)
         ends = weights[tokens].cumsum(dtype=np.float64)
         index = int(ends.searchsorted(self._random.random() * ends[-1], side="right"))
         return int(tokens[min(index, len(tokens) - 1)])
+
+    def _candidates(self, weights: Any) -> Any:
+        """The tokens that top_p and min_p leave. `weights` are relative to the best token's."""
+        min_p, top_p = min(self._sampling.min_p, 1.0), max(self._sampling.top_p, 0.0)
+        if top_p >= 1:
+            return np.flatnonzero(weights >= min_p)
+        total = weights.sum(dtype=np.float64)
+        # All tokens below this weight together are less than 1 - top_p. Only the others are sorted.
+        tokens = np.flatnonzero(weights >= max(min_p, (1 - top_p) * total / len(weights)))
+        tokens = tokens[weights[tokens].argsort(kind="stable")[::-1]]
+        before = weights[tokens].cumsum(dtype=np.float64) - weights[tokens]
+        return tokens[before < max(top_p * total, np.finfo(np.float32).tiny)]
