@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,12 +10,10 @@ import click
 from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
-from ragfm.core.cache import read_json
-from ragfm.models.adapters import PEFT_CONFIG, read_record
+from ragfm.models.adapters import read_record
 from ragfm.models.model_lookup import find_model
 
 _MAX_DIFFERENCES = 3  # texts that are printed
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maximum
 
 
 @click.command()
@@ -25,9 +22,9 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maxi
     "--to",
     "form",
     default="gguf",
-    type=click.Choice(["gguf", "merged", "peft", "vllm", "ollama"]),
-    help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, (from a GGUF adapter) a PEFT folder, "
-    "a folder for vLLM's --lora-modules, or a folder with a Modelfile for Ollama.",
+    type=click.Choice(["gguf", "merged", "peft"]),
+    help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, or (from a GGUF adapter) a PEFT "
+    "folder.",
 )
 @text_option(
     "--base",
@@ -78,17 +75,9 @@ def export(
         for by_transformers, by_llama_cpp in agreement.different[:_MAX_DIFFERENCES]:
             print_text(f"  transformers: {by_transformers!r}  llama.cpp: {by_llama_cpp!r}")
     print_written(str(written))
-    if form == "vllm":
-        model, config = base or read_record(adapter).base["name"], read_json(written / PEFT_CONFIG)
-        largest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-        rank = next((rank for rank in _VLLM_RANKS if rank >= largest), largest)
-        modules = f"{Path(adapter).resolve().name}={written}"
-        print_text(f"vllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules {modules}")
-    elif form == "gguf":
+    if form == "gguf":
         serving = find_model(base or read_record(adapter).base["name"], "reader")
         if serving.is_dir():
             print_note("The base is a folder. To serve over a GGUF file of it, export with --base FILE.gguf.")
         else:
             print_text(f"llama-server --model {serving} --lora-scaled {written}:0")
-    if form == "ollama":
-        print_text(f"ollama create {Path(adapter).name} -f {written}")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, UnsupportedError
-from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Sampling
 from ragfm.evaluation.answer_matching import token_f1
@@ -20,26 +17,20 @@ from ragfm.models.adapters import (
     GGUF_BASE,
     GGUF_PROMPT,
     MERGES,
-    PEFT_CONFIG,
-    WEIGHTS,
-    AdapterRecord,
     check_adapter,
     read_record,
 )
 from ragfm.models.model_lookup import find_model, weights_sha256
-from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_folder import save_model
 from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.examples import Example
-from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
+from ragfm.training.gguf_lora import LICENCE, ModelShape, peft_to_gguf
 from ragfm.training.methods import import_peft, refuse_other_adapters
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
 from ragfm.training.weight_identity import check_same_weights
 
-MODELFILE = "Modelfile"
 _MAX_TOKENS = 48  # of each compared text
-_OLLAMA_CONTEXT_TOKENS = 4096  # as ragfm's readers by default; Ollama's own default may be shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +59,12 @@ def export_adapter(
 ) -> Path:
     """Write an adapter in another format; returns the path of the result.
 
-    `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors),
-    `peft` (a PEFT folder made from a GGUF adapter), `vllm` (a folder for `--lora-modules`) or `ollama` (a folder with a
-    Modelfile, which needs a base in GGUF).
+    `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors) or
+    `peft` (a PEFT folder made from a GGUF adapter).
 
     `adapter` is an adapter's folder or a GGUF adapter. `base` is by default the model that it was trained on. For
-    `gguf` and `ollama` it may be a GGUF file of that model, which is compared with it. `out` is by default the
-    adapter's folder for `gguf`; a folder gets an `adapter.gguf`.
+    `gguf` it may be a GGUF file of that model, which is compared with it. `out` is by default the adapter's folder for
+    `gguf`; a folder gets an `adapter.gguf`.
 
     Raises UnsupportedError if the format cannot represent the adapter, AdapterMismatchError if the base is a different
     model, DataError if `out` is missing or would replace the base or files that ragfm did not write.
@@ -96,15 +86,6 @@ def export_adapter(
         raise UnsupportedError(f"{path} is already a PEFT folder.", "Use a GGUF adapter.")
     if method == "full":
         raise UnsupportedError(f"{path} contains a whole model, not an adapter.", "Use the folder as the reader.")
-    if form == "ollama" and not file:
-        return _export_to_ollama(path, out, base, dtype)
-    if form == "vllm" and record and not file:
-        return _export_to_vllm(path, out, record)
-    if form in ("ollama", "vllm"):
-        raise UnsupportedError(
-            f"{file} exists only as a GGUF file.",
-            "Convert it to a PEFT folder first: --to peft --base MODEL --out FOLDER.",
-        )
     if record and form == "gguf":
         target = Path(out or path)
         target = target / GGUF if target.is_dir() else target
@@ -177,48 +158,6 @@ def compare_readers(
     different = tuple((one, other) for one, other in pairs if one != other)
     f1 = sum(1.0 if one == other else token_f1(one, other) for one, other in pairs) / len(pairs)
     return ReaderAgreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
-
-
-def _export_to_ollama(adapter: Path, out: str | Path | None, base: str | None, dtype: str) -> Path:
-    """Write the GGUF adapter and a Modelfile that names the base; returns the Modelfile."""
-    if out is None:
-        raise DataError("An export for Ollama needs an output path.", "Specify a folder with --out.")
-    folder, (loaded, serving) = Path(out), _load_bases(adapter, base)
-    if not serving.is_file():
-        raise UnsupportedError(
-            f"Ollama uses a GGUF adapter over a GGUF file, but {serving} is a folder.",
-            "Specify a GGUF file of the model with --base.",
-        )
-    check_output_folder(folder, serving, adapter=adapter)
-    make_output(folder)
-    export_adapter(adapter, "gguf", out=folder / GGUF, base=base, dtype=dtype)
-    write_durably(folder / CARD, adapter_card(read_record(adapter)).encode())
-    stops = filter(None, (loaded.tokenizer.decode([token]) for token in sorted(loaded.ends)))
-    lines = [f"FROM {serving.resolve()}", f"ADAPTER ./{GGUF}", *(f'PARAMETER stop "{stop}"' for stop in stops)]
-    lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {_OLLAMA_CONTEXT_TOKENS}"]
-    (folder / MODELFILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / MODELFILE
-
-
-def _export_to_vllm(adapter: Path, out: str | Path | None, record: AdapterRecord) -> Path:
-    """Copy the files that vLLM reads. It refuses DoRA and whole layers, and takes LoRA of linear layers only."""
-    if out is None:
-        raise DataError("An export for vLLM needs an output path.", "Specify a folder with --out.")
-    config = json.loads((adapter / PEFT_CONFIG).read_bytes())
-    reason = not_plain_lora(config)
-    if reason:
-        merge = "Merge it into the weights: --to merged." if record.method in MERGES else "Use the transformers reader."
-        raise UnsupportedError(f"vLLM cannot use the adapter in {adapter}: {reason}.", merge)
-    check_adapter(adapter, None)
-    folder = Path(out)
-    check_output_folder(folder, adapter, adapter=adapter)
-    check_no_adapter(folder)
-    make_output(folder)
-    (folder / PEFT_CONFIG).unlink(missing_ok=True)  # vLLM reads no adapter without it, half of an older one included
-    write_durably(folder / WEIGHTS, (adapter / WEIGHTS).read_bytes())
-    write_durably(folder / CARD, adapter_card(record).encode())
-    write_durably(folder / PEFT_CONFIG, json.dumps(config, indent=2).encode() + b"\n")
-    return folder
 
 
 def _load_bases(adapter: Path, name: str | None) -> tuple[Base, Path]:

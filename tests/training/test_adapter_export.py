@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -20,7 +19,6 @@ from transformers import AutoModelForCausalLM
 
 from ragfm.core.errors import (
     AdapterMismatchError,
-    DamagedModelError,
     DataError,
     ModelNotFoundError,
     UnsupportedError,
@@ -30,7 +28,6 @@ from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers.weight_format import quantize
 from ragfm.models.adapters import (
     GGUF_PROMPT,
-    PEFT_CONFIG,
     RECORD,
     WEIGHTS,
     AdapterRecord,
@@ -170,25 +167,6 @@ def test_an_adapter_of_another_trainer_for_another_base_is_refused(tmp_path: Pat
     base = Base(str(tmp_path / "model"))
     with pytest.raises(AdapterMismatchError, match="is not an adapter for"):
         load_adapter(base, tmp_path / "lora")
-
-
-def test_an_export_for_vllm_is_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, target = recorded(tiny_model(tmp_path / "model"), tmp_path / "lora"), tmp_path / "vllm"
-    export_adapter(out, "vllm", out=target)
-    assert (target / PEFT_CONFIG).exists()
-
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("ragfm.training.adapter_export.write_durably", full)
-        with pytest.raises(OSError, match="No space"):
-            export_adapter(out, "vllm", out=target)
-    assert not (target / PEFT_CONFIG).exists()
-    export_adapter(out, "vllm", out=target)
-    random_lora(Base(str(tmp_path / "model")).model, out)  # other weights than those of the record
-    with pytest.raises(DamagedModelError, match="do not match"):
-        export_adapter(out, "vllm", out=target)
 
 
 def test_the_base_and_foreign_files_are_never_replaced(tmp_path: Path) -> None:
