@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     type=click.Choice([*METHODS, "kto"]),
     help="Fine-tuning method. kto trains LoRA matrices on the ratings of `ragfm adapt data --preferences`.",
 )
-@click.option("--beta", default=0.1, type=POSITIVE, help="How strongly kto keeps the model close to the initial one.")
 @text_option(
     "--from",
     "start",

@@ -21,6 +21,9 @@ from ragfm.training.base_model import Base, Encoded
 from ragfm.training.examples import Example
 from ragfm.training.train_settings import Objective
 
+BETA = 0.1
+"""Strength with which the model is kept close to the one that training starts from, as in the paper."""
+
 
 @dataclass
 class Sequences:

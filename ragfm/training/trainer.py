@@ -29,7 +29,7 @@ from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import LEARNING_RATES, PREFERENCE_RATE, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
-from ragfm.training.preference import Sequences, encode_sequences, kto_losses
+from ragfm.training.preference import BETA, Sequences, encode_sequences, kto_losses
 from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 from ragfm.training.training_batches import (
     Row,
@@ -280,7 +280,7 @@ class Training:
         ratios = logprobs - torch.tensor(reference, device=self.base.device)
         good = torch.tensor([data.good[index] for index in indices], device=self.base.device)
         weights = self._train.good_and_bad_weights
-        return kto_losses(ratios, good, self._divergence, self.settings.beta, weights).sum(), len(indices)
+        return kto_losses(ratios, good, self._divergence, BETA, weights).sum(), len(indices)
 
     def _logprobs(self, examples: Sequence[Encoded], batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
         """The log-probability of each completion, in the order of the batch, and their number of tokens."""
