@@ -376,11 +376,11 @@ class Collection:
             known = {hit.chunk_id for hit in hits}
             near: list[Hit] = []
             for hit in hits:
-                ids = [one for one in catalog.neighbours(at, hit.chunk_id) if one not in known]
+                ids = [chunk for chunk in catalog.neighbours(at, hit.chunk_id) if chunk not in known]
                 known.update(ids)
                 section = (hit.uri, hit.page, hit.place, hit.headings)
                 loaded = load_hits(unscored(ids), catalog, snapshot)
-                near += [one for one in loaded if (one.uri, one.page, one.place, one.headings) == section]
+                near += [hit for hit in loaded if (hit.uri, hit.page, hit.place, hit.headings) == section]
             return near
 
         return self._read(found)
@@ -406,7 +406,7 @@ class Collection:
                 after = catalog.chunks_within(at, hit.chunk_id, hit.end, end)[:_TABLE_CHUNKS]
                 before = catalog.chunks_within(at, hit.chunk_id, start, hit.start)[-_TABLE_CHUNKS:]
                 ids += [*after, *reversed(before)]
-            return load_hits(unscored([one for one in dict.fromkeys(ids) if one not in known]), catalog, snapshot)
+            return load_hits(unscored([chunk for chunk in dict.fromkeys(ids) if chunk not in known]), catalog, snapshot)
 
         return self._read(found)
 

@@ -52,7 +52,9 @@ def check(
     else:
         with Collection.open(collection) as store, busy("searching and reading"):
             sentences = check_answer(answer, store, question=question, k=k)
-    counts = dict.fromkeys(("supported", "contradicted", "not_found"), 0) | Counter(one.status for one in sentences)
+    counts = dict.fromkeys(("supported", "contradicted", "not_found"), 0) | Counter(
+        sentence.status for sentence in sentences
+    )
     if as_json:
         print_json({"sentences": [asdict(sentence) for sentence in sentences], **counts})
         return OK

@@ -174,17 +174,21 @@ class AnswersReport:
     @property
     def statuses(self) -> dict[str, StatusCount]:
         """For each name of `STATUSES`, the answers in the context `retrieved`; empty without it or without statuses."""
-        outcomes = [(one, one.outcomes["retrieved"]) for one in self.results if "retrieved" in one.outcomes]
+        outcomes = [(result, result.outcomes["retrieved"]) for result in self.results if "retrieved" in result.outcomes]
         if not any(outcome.status for _, outcome in outcomes):
             return {}
         counts = {}
         for name, status in STATUSES.items():
             right = [
-                one.unanswerable if status == "not_found" else not one.unanswerable and outcome.user_contained == 1
-                for one, outcome in outcomes
+                result.unanswerable
+                if status == "not_found"
+                else not result.unanswerable and outcome.user_contained == 1
+                for result, outcome in outcomes
                 if outcome.status == status
             ]
-            counts[name] = StatusCount(len(right), estimate_ratios([(one, 1) for one in right]) if right else None)
+            counts[name] = StatusCount(
+                len(right), estimate_ratios([(is_right, 1) for is_right in right]) if right else None
+            )
         return counts
 
 
@@ -264,7 +268,9 @@ def build_answers_report(
     for context in contexts:
         outcomes = [(result, result.outcomes[context]) for result in results]
         measures[context] = answer_measures(outcomes, passages=context != "none")
-        latency[context] = estimate_percentiles([1000 * one.seconds for _, one in outcomes if not one.error])
+        latency[context] = estimate_percentiles(
+            [1000 * outcome.seconds for _, outcome in outcomes if not outcome.error]
+        )
     return AnswersReport(about, tuple(results), measures, latency)
 
 

@@ -155,8 +155,8 @@ def compare_readers(
             by_llama = "".join(stream).strip()
         pairs.append((by_transformers, by_llama))
         report(Progress("compare readers", number, len(examples)))
-    different = tuple((one, other) for one, other in pairs if one != other)
-    f1 = sum(1.0 if one == other else token_f1(one, other) for one, other in pairs) / len(pairs)
+    different = tuple(pair for pair in pairs if pair[0] != pair[1])
+    f1 = sum(1.0 if first == second else token_f1(first, second) for first, second in pairs) / len(pairs)
     return ReaderAgreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
 
 

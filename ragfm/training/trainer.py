@@ -5,6 +5,7 @@ examples ─encode→ tokens ─plan→ steps ─TrainingLoop→ trained weights
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import time
@@ -297,7 +298,7 @@ class Training:
             for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
                 chosen = [rows[index] for index in batch]
                 logprobs, _ = self._logprobs(examples, chosen)
-                for index, value in zip((one for row in chosen for one in row), logprobs.tolist(), strict=True):
+                for index, value in zip(itertools.chain(*chosen), logprobs.tolist(), strict=True):
                     found[index] = value
                 raise_if_interrupted()
         return found

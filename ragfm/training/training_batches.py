@@ -26,7 +26,7 @@ Row: TypeAlias = tuple[int, ...]
 """Indices of examples whose common beginning goes through the model once."""
 Step: TypeAlias = tuple[tuple[Row, ...], ...]
 """The batches of an optimizer step, each a tuple of rows; they go through the model one after the other."""
-_WINDOW = 16  # steps whose rows are sorted by length together
+_STEPS_SORTED_TOGETHER = 16  # by length
 
 
 def pack_rows(examples: Sequence[Encoded], max_tokens: int) -> list[Row]:
@@ -64,7 +64,7 @@ def plan_steps(
         rng = random.Random(f"{seed} {epoch}")  # noqa: S311
         shuffled = list(range(len(rows)))
         rng.shuffle(shuffled)
-        for window in _split_by_examples(shuffled[: total - epoch * len(rows)], rows, _WINDOW * batch):
+        for window in _split_by_examples(shuffled[: total - epoch * len(rows)], rows, _STEPS_SORTED_TOGETHER * batch):
             by_length = sorted(window, key=lambda index: (lengths[index], index))
             portions = list(_split_by_examples(by_length, rows, batch))
             rng.shuffle(portions)
@@ -134,7 +134,7 @@ def completion_logprobs(
         input_ids=ids.to(device),
         logits_to_keep=(columns - width).to(device),
         use_cache=False,
-        **{name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in options.items()},
+        **{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in options.items()},
     )
     predicted = targets >= 0
     logits = output.logits[predicted].float()

@@ -171,7 +171,9 @@ class OpenAIReader:
         Prompts with images are estimated. Raises UnsupportedError for images that cannot be used.
         """
         check_images(messages, vision=self.vision, reader=self._name())
-        images = [prepare_image(image, self._image_side, encoded=True) for one in messages for image in one.images]
+        images = [
+            prepare_image(image, self._image_side, encoded=True) for message in messages for image in message.images
+        ]
         if images:
             return estimate_tokens(messages) + sum(image_tokens(image.width, image.height) for image in images)
         request = self._request(messages, Sampling(), 1)

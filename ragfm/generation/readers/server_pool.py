@@ -164,7 +164,7 @@ class ServerPool:
     async def check(self) -> None:
         """Leave out the servers that do not answer."""
         servers = [server for server in self.servers if server.probe is None]
-        for server, up in zip(servers, await asyncio.gather(*(one.answers() for one in servers)), strict=True):
+        for server, up in zip(servers, await asyncio.gather(*(server.answers() for server in servers)), strict=True):
             if not up:
                 self._leave_out(server)
 
