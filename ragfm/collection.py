@@ -522,44 +522,57 @@ class Collection:
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
-        return self._store.read(self._status)
-
-    def _status(self, snapshot: SearchBackend) -> Status:
         from ragfm.ingestion.recipe import older_documents
         from ragfm.ingestion.sources import failed_documents
+        from ragfm.retrieval.fusion_weight import explain_weight
+        from ragfm.store.compaction import count_dead_chunks
 
-        catalog = self._catalog()
-        counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
-        images, image_bytes = catalog.image_sizes(snapshot.generation.id, *self._conditions(None))
         own = self._groups is None
-        return Status(
-            documents=sum(documents for documents, _ in counts.values()),
-            chunks=sum(chunks for _, chunks in counts.values()),
-            generation=snapshot.generation.id,
-            images=images,
-            image_bytes=image_bytes,
-            image_embedder=catalog.image_contract() if own else None,
-            failed=failed_documents(catalog) if own else (),
-            older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
-            parsers=_parsers(self._store) if own else (),
-            embedder=snapshot.generation.contract,
-            indexes=_indexes(self._store, snapshot) if own else (),
-            sources=tuple(
-                {
-                    "name": source.name,
-                    "connector": source.connector,
-                    "location": source.location,
-                    "documents": counts.get(source.name, (0, 0))[0],
-                    "include": source.options.get("include", []),
-                    "exclude": source.options.get("exclude", []),
-                    "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},
-                    "tags": dict(source.tags),
-                    "allow": list(source.allow),
-                }
-                for source in catalog.sources()
-                if own
-            ),
-        )
+
+        def read_status(snapshot: SearchBackend) -> Status:
+            catalog = self._catalog()
+            counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
+            images, image_bytes = catalog.image_sizes(snapshot.generation.id, *self._conditions(None))
+            indexes: tuple[Mapping[str, Any], ...] = ()
+            if own:
+                store = self._store
+                vectors, words = snapshot.status(store.settings)
+                weight, why = explain_weight(store.settings.search, snapshot.generation.contract, words["language"])
+                dead, floor = count_dead_chunks(catalog), catalog.floor()
+                indexes = (
+                    {"over": "vectors", "floor": floor, "dead": dead, **vectors},
+                    {"kind": "bm25", "over": "words", "weight": weight, "why": why, **words},
+                )
+            return Status(
+                documents=sum(documents for documents, _ in counts.values()),
+                chunks=sum(chunks for _, chunks in counts.values()),
+                generation=snapshot.generation.id,
+                images=images,
+                image_bytes=image_bytes,
+                image_embedder=catalog.image_contract() if own else None,
+                failed=failed_documents(catalog) if own else (),
+                older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
+                parsers=_parsers(self._store) if own else (),
+                embedder=snapshot.generation.contract,
+                indexes=indexes,
+                sources=tuple(
+                    {
+                        "name": source.name,
+                        "connector": source.connector,
+                        "location": source.location,
+                        "documents": counts.get(source.name, (0, 0))[0],
+                        "include": source.options.get("include", []),
+                        "exclude": source.options.get("exclude", []),
+                        "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},
+                        "tags": dict(source.tags),
+                        "allow": list(source.allow),
+                    }
+                    for source in catalog.sources()
+                    if own
+                ),
+            )
+
+        return self._store.read(read_status)
 
     def tag(self, pattern: str, tags: Mapping[str, Scalar | None]) -> TagReport:
         """Set tags of the documents that match a pattern such as `reports/BESTBUY*`; None removes a tag.
@@ -757,18 +770,6 @@ def _parsers(store: Store) -> tuple[Mapping[str, Any], ...]:
             "parsers": store.parser_choice.parsers_for(kind),
         }
         for kind, count in sorted(documents.items())
-    )
-
-
-def _indexes(store: Store, snapshot: SearchBackend) -> tuple[Mapping[str, Any], ...]:
-    from ragfm.retrieval.fusion_weight import explain_weight
-    from ragfm.store.compaction import count_dead_chunks
-
-    vectors, words = snapshot.status(store.settings)
-    weight, why = explain_weight(store.settings.search, snapshot.generation.contract, words["language"])
-    return (
-        {"over": "vectors", "floor": store.catalog.floor(), "dead": count_dead_chunks(store.catalog), **vectors},
-        {"kind": "bm25", "over": "words", "weight": weight, "why": why, **words},
     )
 
 

@@ -189,7 +189,10 @@ class ServerPool:
 
 
 async def _parameters(server: Server, request: Mapping[str, Any], scope: str, adapter: str | None) -> dict[str, Any]:
-    """The request as this kind of server takes it: vLLM and llama-server have parameters of their own."""
+    """The request as this kind of server takes it: vLLM and llama-server have parameters of their own.
+
+    Raises ModelNotFoundError and UnsupportedError for an adapter.
+    """
     if not scope and not adapter:
         return dict(request)
     kind, own = await server.identify(), dict[str, Any](request.get("extra_body", {}))
@@ -199,26 +202,21 @@ async def _parameters(server: Server, request: Mapping[str, Any], scope: str, ad
     if adapter and kind == VLLM:
         parameters["model"] = adapter
     elif adapter:
-        own["lora"] = await _lora(server, kind, adapter)
+        if kind != LLAMA_SERVER:
+            raise UnsupportedError(
+                f"The server {server.host} is neither vLLM nor llama-server, so adapters cannot be requested by name.",
+                "Use the name under which the server offers the model with its adapter.",
+            )
+        adapters = await server.request("/lora-adapters")  # each time: after a restart, the ids may differ
+        ids = {served_name(entry["path"]): entry["id"] for entry in adapters}
+        if adapter not in ids:
+            names = ", ".join(sorted(ids)) or "none"
+            raise ModelNotFoundError(
+                f"The server {server.host} has no adapter '{adapter}'; it has: {names}.",
+                "Start it with `--lora-scaled FILE:0`, the file of the adapter in GGUF.",
+            )
+        own["lora"] = [{"id": ids[adapter], "scale": 1.0}]
     return parameters
-
-
-async def _lora(server: Server, kind: str, adapter: str) -> list[dict[str, float]]:
-    """The parameter `lora` of llama-server. Raises ModelNotFoundError and UnsupportedError."""
-    if kind != LLAMA_SERVER:
-        raise UnsupportedError(
-            f"The server {server.host} is neither vLLM nor llama-server, so adapters cannot be requested by name.",
-            "Use the name under which the server offers the model with its adapter.",
-        )
-    adapters = await server.request("/lora-adapters")  # each time: after a restart, the ids may differ
-    ids = {served_name(entry["path"]): entry["id"] for entry in adapters}
-    if adapter not in ids:
-        names = ", ".join(sorted(ids)) or "none"
-        raise ModelNotFoundError(
-            f"The server {server.host} has no adapter '{adapter}'; it has: {names}.",
-            "Start it with `--lora-scaled FILE:0`, the file of the adapter in GGUF.",
-        )
-    return [{"id": ids[adapter], "scale": 1.0}]
 
 
 def is_temporary(error: openai.OpenAIError) -> bool:
