@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 
 from ragfm.core.errors import AdapterMismatchError
 from ragfm.models.gguf_header import read_header
-from ragfm.training.gguf_lora import ModelShape, gguf
+from ragfm.training.gguf_lora import ModelShape
 
 _ROWS = 64  # compared per tensor
 _UNQUANTISED_BITS = {"F32": 12.0, "F16": 12.0, "BF16": 10.0}  # effective precision, including the model's own rounding
