@@ -224,11 +224,19 @@ def evaluate_answers(
     rag.log = None
     uris, digest = collection_content(rag.collection)
     missing_gold(rag.collection, uris, questions)
-    facts = {
+    facts = {  # all that answers depend on: a run is resumed only if it is the same
         "run": "answers",
         "contexts": list(contexts),
         "judge": None if judge is None else type(judge).__name__,
-        **answer_run_facts(rag, questions, digest),
+        "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
+        **collection_facts(rag.collection, digest),
+        "reader": rag.reader_name,
+        "strategy": rag.strategy.label,
+        "adapter": rag.sampling.adapter,
+        "learned": adapter_hash(rag.sampling.adapter),
+        "k": rag.k,
+        "judged": rag.judge is not None,
+        "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
         **(about or {}),
     }
     judge_call = bind(judge_answer, judge, verdict_sampling(judge)) if judge else None
@@ -242,21 +250,6 @@ def evaluate_answers(
         partial=partial,
     )
     return build_answers_report(facts, parse_records(AnsweredQuestion, records), contexts)
-
-
-def answer_run_facts(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, Any]:
-    """All that answers depend on: a run is resumed only if it is the same. `digest`: hash of the collection."""
-    return {
-        "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
-        **collection_facts(rag.collection, digest),
-        "reader": rag.reader_name,
-        "strategy": rag.strategy.label,
-        "adapter": rag.sampling.adapter,
-        "learned": adapter_hash(rag.sampling.adapter),
-        "k": rag.k,
-        "calibrated": rag.calibration is not None,
-        "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
-    }
 
 
 def build_answers_report(
