@@ -24,7 +24,6 @@ from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import Ids, KeywordIndex, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
-from ragfm.store.index_selection import choose_kind, default_memory
 from ragfm.store.search_backend import Predicate
 from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view, save_view
 
@@ -36,6 +35,9 @@ _MAX_CACHED_PREDICATES = 16
 _PREPARED_PREDICATES = 4
 _SMALL_VIEW = 5_000  # chunks up to which a view is saved again after any change
 _MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
+_MAX_FLAT_NUMBERS = 20_000_000  # compared exactly in 4 ms: 52,000 vectors of 384 dimensions (benchmarks/bench_index.py)
+_NUMBERS_PER_MS = 5_500_000
+_HYSTERESIS = 1.25  # a collection must be smaller than the limit by this factor to return to `faiss-flat`
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,5 +409,11 @@ def wanted_kind(generation: Generation, view: View | None, settings: Settings) -
     """The kind of vector index that a view should have, and the reason as a sentence."""
     if settings.index != "auto":
         return settings.index, "It is set."
-    dim, current = int(generation.contract["dim"]), view.kind if view else None
-    return choose_kind(generation.chunks, dim, default_memory(), current=current)
+    dim = int(generation.contract["dim"])
+    numbers, vectors = generation.chunks * dim, f"{generation.chunks:,} vectors of {dim} dimensions"
+    if numbers > _MAX_FLAT_NUMBERS:
+        return "faiss-hnsw", f"{vectors} are too many for an exhaustive search."
+    if view is not None and view.kind == "faiss-hnsw" and numbers * _HYSTERESIS > _MAX_FLAT_NUMBERS:
+        return "faiss-hnsw", f"{vectors} are just below the limit of faiss-flat; the index already is faiss-hnsw."
+    milliseconds = max(1, round(numbers / _NUMBERS_PER_MS))
+    return "faiss-flat", f"{vectors} are few enough for an exhaustive search, in about {milliseconds} ms."
