@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ragfm.maintenance.export import ExportReport
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
-    from ragfm.maintenance.tagging import TagReport
     from ragfm.maintenance.verification import VerifyReport
     from ragfm.retrieval.search import Mode, RankedChunks
     from ragfm.store.catalog import Catalog
@@ -573,19 +572,6 @@ class Collection:
             )
 
         return self._store.read(read_status)
-
-    def tag(self, pattern: str, tags: Mapping[str, Scalar | None]) -> TagReport:
-        """Set tags of the documents that match a pattern such as `reports/BESTBUY*`; None removes a tag.
-
-        The pattern is a glob for uris or the end of uris. Later versions of these documents keep the tags; documents
-        that join the collection later do not get them, see `[[tags]]` in `ragfm.toml`. Raises CollectionError if no
-        document matches.
-        """
-        from ragfm.maintenance.tagging import tag
-
-        self._owner()
-        _check_tags({key: value for key, value in tags.items() if value is not None})
-        return tag(self._store, pattern, tags)
 
     def compact(self, progress: ProgressCallback | None = None) -> CompactReport:
         """Delete the rows of removed documents and free their space, while readers continue.

@@ -1,7 +1,7 @@
 """The command line. A module is named after its command, `adapt_train` after `ragfm adapt train`, or has several.
 
 Use          demo, ingest, search, ask, check, chat, log
-Collection   collection_commands (status, sources, documents, tag, remove), watch,
+Collection   collection_commands (status, sources, documents, remove), watch,
              maintenance_commands (export, verify, backup, restore, copy, compact, reembed)
 Serve        server_commands (serve, keys, mcp)
 Evaluate     evaluation_commands (eval), compare, tune

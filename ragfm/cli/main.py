@@ -21,7 +21,7 @@ from ragfm.cli.adapt import adapt
 from ragfm.cli.ask import ask
 from ragfm.cli.chat import chat
 from ragfm.cli.check import check
-from ragfm.cli.collection_commands import documents, remove, sources, status, tag
+from ragfm.cli.collection_commands import documents, remove, sources, status
 from ragfm.cli.compare import compare
 from ragfm.cli.demo import demo
 from ragfm.cli.evaluation_commands import evaluation
@@ -46,7 +46,6 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         status,
         sources,
         documents,
-        tag,
         remove,
         export,
         verify,

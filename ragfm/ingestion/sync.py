@@ -291,7 +291,7 @@ class Sync:
             self._fail(ref, outcome.kind, outcome.reason)
         else:
             known = self._current.get(ref.path)
-            recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback, known.recipe if known else "")
+            recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback)
             document = replace(outcome.document, metadata={**outcome.document.metadata, **tags_of(recipe)})
             hashes = [text_hash(chunk.embedded_text) for chunk in outcome.chunks]
             self._window.append(
