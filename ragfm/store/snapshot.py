@@ -48,16 +48,6 @@ class AllowedChunks:
     tail: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Changes since a view: chunks that were born, chunks that died, and the vectors that no index has."""
-
-    born: Ids
-    dead: Ids
-    tail_ids: Ids
-    tail: Vectors
-
-
 class Snapshot:
     """The chunks of a collection at one generation. Thread-safe."""
 
@@ -69,13 +59,14 @@ class Snapshot:
         generation: Generation,
         view: View | None,
         settings: Settings,
-        changes: Changes | None = None,
+        changes: tuple[Ids, Ids, Ids, Vectors] | None = None,
         *,
         earlier: Self | None = None,
     ) -> None:
-        """A snapshot of a view's generation, or one with what has changed since.
+        """A snapshot of a view's generation, or one with the `changes` since.
 
-        `earlier` is one whose keyword index can be updated. See `open` and `extend`.
+        They are the chunks that were born, those that died, and the ids and vectors of those that no index has.
+        `earlier` is a snapshot whose keyword index can be updated. See `open` and `extend`.
         """
         self.generation = generation
         self.view = view
@@ -86,8 +77,8 @@ class Snapshot:
         self.is_start = changes is None
         if changes is None:
             none: Ids = np.empty(0, dtype=np.int64)
-            changes = Changes(none, none, none, np.empty((0, int(generation.contract["dim"])), dtype=np.float32))
-        self._ids, self._dead, self._tail_ids, self._tail = changes.born, changes.dead, changes.tail_ids, changes.tail
+            changes = none, none, none, np.empty((0, int(generation.contract["dim"])), dtype=np.float32)
+        self._ids, self._dead, self._tail_ids, self._tail = changes
         self._settings = settings
         self._keywords: KeywordIndex | None = None
         self._earlier = earlier
@@ -184,7 +175,7 @@ class Snapshot:
             dead = np.union1d(self._dead, died)
         if catalog.floor() > (after if after >= 0 else generation.id):
             raise StaleReadError
-        changes = Changes(born, dead, tail_ids, tail)
+        changes = born, dead, tail_ids, tail
         earlier = self if self._keywords is not None else self._earlier
         later = type(self)(catalog, generation, self.view, self._settings, changes, earlier=earlier)
         if len(later) != generation.chunks:

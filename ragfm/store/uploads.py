@@ -314,15 +314,6 @@ class UploadFolder:
         except (sa.exc.DatabaseError, pysqlite3.Error) as error:
             raise read_error(self._collection, error) from error
 
-    def _readable_rows(self, number: str) -> list[Mapping[str, Any]]:
-        """The record of an upload; none if it has no record, or a damaged page has it."""
-        try:
-            with open_connection(self._collection) as connection:
-                rows = sa.select(uploads_table).where(uploads_table.c.id == number)
-                return [dict(row) for row in connection.execute(rows).mappings()]
-        except (sa.exc.DatabaseError, pysqlite3.Error):
-            return []
-
     def _ids(self) -> list[str]:
         try:
             return sorted(entry.name for entry in os.scandir(self.folder) if _ID.fullmatch(entry.name))
@@ -331,11 +322,14 @@ class UploadFolder:
 
     def copy_records(self, other: UploadFolder) -> None:
         """Add the readable records that another collection, whose uploads were copied here, has of them."""
-        columns = ("id", "owner", "name", "groups", "bytes", "digest", "checksum")
-        known = self._rows()
-        missing = [number for number in self._ids() if number not in known]
-        found = [row for number in missing for row in other._readable_rows(number)]
-        self._insert([{key: row[key] for key in columns} for row in found])
+        known, found = self._rows(), list[Mapping[str, Any]]()
+        columns = [uploads_table.c[name] for name in ("id", "owner", "name", "groups", "bytes", "digest", "checksum")]
+        for number in self._ids():
+            if number not in known:
+                with suppress(sa.exc.DatabaseError, pysqlite3.Error), open_connection(other._collection) as connection:
+                    rows = connection.execute(sa.select(*columns).where(uploads_table.c.id == number))
+                    found += map(dict, rows.mappings())
+        self._insert(found)
 
     def drop_records(self) -> None:
         """Delete the records of uploads that are not here."""

@@ -300,7 +300,10 @@ class PostgresDatabase:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the write lock. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
+        """Hold the write lock. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`.
+
+        Policies that were switched off are switched on, and checksums completed. A clone gets an id of its own.
+        """
         self.check_server()
         writer, deadline = Lease(WRITER, self.committing), time.monotonic() + LOCK_SECONDS
         while (holder := writer.take()) is not None:
@@ -314,24 +317,20 @@ class PostgresDatabase:
         self._lease = writer
         try:
             with writer.kept():
-                self._prepare_writing()
+                with self.committing() as connection:
+                    place, home = schema.server_place(connection, self._schema), read_property(connection, HOME)
+                    if home != place:
+                        schema.set_property(connection, HOME, place)
+                        if home is not None:
+                            schema.set_property(connection, "collection", uuid.uuid4().hex)
+                            self._key = self._seen = None
+                    self.security.create_policies(connection, self.security.open_tables(connection, own=True))
+                    if not schema.is_sealed(connection):
+                        newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
+                        schema.seal(connection, self._schema, int(newest or 0), None)
                 yield
         finally:
             self._lease = None
-
-    def _prepare_writing(self) -> None:
-        """Switch on policies that were switched off, and complete the checksums. A clone gets an id of its own."""
-        with self.committing() as connection:
-            place, home = schema.server_place(connection, self._schema), read_property(connection, HOME)
-            if home != place:
-                schema.set_property(connection, HOME, place)
-                if home is not None:
-                    schema.set_property(connection, "collection", uuid.uuid4().hex)
-                    self._key = self._seen = None
-            self.security.create_policies(connection, self.security.open_tables(connection, own=True))
-            if not schema.is_sealed(connection):
-                newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
-                schema.seal(connection, self._schema, int(newest or 0), None)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[bool]:
