@@ -167,7 +167,15 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
     plugin = settings.get("connector")
     if not plugin:
         synced_with = (row.source.connector for row in stored.values() if row.location == absolute)
-        plugin = next(synced_with, None) or _default_connector(entry.location)
+        plugin = next(synced_with, None)
+    if not plugin:
+        is_web = entry.location.startswith(("https://", "http://"))
+        if "://" in entry.location and not is_web and entry.location != UPLOADS_ADDRESS:
+            raise SourceError(
+                f"No connector is set for {entry.location.partition('://')[0]}://… addresses.",
+                "Name one with --connector; `ragfm plugins` lists them.",
+            )
+        plugin = "web" if is_web else "files"
 
     # Find the source's last sync.
     known, real_root = None, _real_path(store, root or location)
@@ -202,19 +210,6 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
     if root is not None:
         _check_overlap(store, source, real_root, stored)
     return source
-
-
-def _default_connector(location: str) -> str:
-    if location == UPLOADS_ADDRESS:
-        return "files"
-    if location.startswith(("https://", "http://")):
-        return "web"
-    if "://" in location:
-        raise SourceError(
-            f"No connector is set for {location.partition('://')[0]}://… addresses.",
-            "Name one with --connector; `ragfm plugins` lists them.",
-        )
-    return "files"
 
 
 def build_source(store: Store, source: Source) -> Connector:
