@@ -127,7 +127,15 @@ class JsonlConnector:
                     try:
                         if isinstance(record, str):
                             raise ConnectorError(record)
-                        yield self._record_ref(_Position(file, offset), record, number)
+                        blob = self._fields.blob(record)
+                        revision, identity = record_revision(blob), self._fields.identity(record)
+                        path = join_path(file.path, identity or revision)
+                        if path in self._positions:
+                            reason = "another record has the same id" if identity else "the same record occurs twice"
+                            yield Ref(f"{path}#{number}", skip=reason)  # no id contains a `#`
+                        else:
+                            self._positions[path] = _Position(file, offset)
+                            yield Ref(path, revision, allow=file.allow)
                     except ConnectorError as error:
                         problems.append(f"record {number:,}: {error.message}")
                         del problems[_MAX_EXAMPLES + 1 :]
@@ -142,17 +150,6 @@ class JsonlConnector:
             more = " …" if len(problems) > _MAX_EXAMPLES else ""
             message = f"not all records can be read: {' '.join(problems[:_MAX_EXAMPLES])}{more}"
             yield Ref(file.path, error=message, allow=file.allow)
-
-    def _record_ref(self, position: _Position, record: Record, number: int) -> Ref:
-        blob = self._fields.blob(record)
-        revision = record_revision(blob)
-        identity = self._fields.identity(record)
-        path = join_path(position.file.path, identity or revision)
-        if path in self._positions:
-            reason = "another record has the same id" if identity else "the same record occurs twice"
-            return Ref(f"{path}#{number}", skip=reason)  # no id contains a `#`
-        self._positions[path] = position
-        return Ref(path, revision, allow=position.file.allow)
 
     def _read(self, file: Ref, opened: BinaryIO) -> _Records:
         reader = _record_reader(file.path or self.root.name)
