@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 
 from ragfm.core.types import Ids, Vectors
-from ragfm_indexes.selection import Rows, Selection, SelectionCache
+from ragfm_indexes.selection import Rows, SelectionCache
 from ragfm_indexes.vector_arrays import (
     check_ids,
     check_queries,
@@ -29,13 +29,27 @@ from ragfm_indexes.vector_arrays import (
 )
 
 
-class FaissSelection(Selection):
-    """A selection that FAISS can test rows against during a search."""
+class FaissSelection:
+    """Selected rows of an index of `count` rows, in ascending order."""
+
+    def __init__(self, rows: Rows, count: int) -> None:
+        self.rows = rows
+        self.count = count
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def share(self) -> float:
+        """Fraction of the rows that is selected, in [0, 1]."""
+        return len(self) / self.count if self.count else 0.0
 
     @cached_property
     def selector(self) -> Any:
         """An IDSelectorBitmap, 1 bit per row. Any number of searches may use it at the same time."""
-        return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))  # it keeps the bitmap alive
+        mask = np.zeros(self.count, dtype=np.bool_)
+        mask[self.rows] = True
+        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # it keeps the bitmap alive
 
 
 @contextmanager

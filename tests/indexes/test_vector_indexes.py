@@ -13,9 +13,10 @@ import faiss
 import numpy as np
 import pytest
 from ragfm_indexes import faiss_base, faiss_hnsw, vector_arrays
+from ragfm_indexes.faiss_base import FaissSelection
 from ragfm_indexes.faiss_flat import FaissFlatIndex
 from ragfm_indexes.faiss_hnsw import FaissHnswIndex
-from ragfm_indexes.selection import Selection, SelectionCache
+from ragfm_indexes.selection import SelectionCache
 
 from ragfm.core.registry import load_plugin, plugins
 from ragfm.testing import check_vector_index
@@ -451,16 +452,16 @@ def test_a_read_only_array_is_converted_once(index_class: Any, monkeypatch: pyte
 def test_selections_are_evicted_with_their_array_and_by_last_use() -> None:
     made: list[int] = []
 
-    def make(allowed: Any) -> Selection:
+    def make(allowed: Any) -> FaissSelection:
         made.append(int(allowed[0]))
-        return Selection(allowed, 100)
+        return FaissSelection(allowed, 100)
 
     selections = SelectionCache(make, size=2)
     first, second, third = (read_only([n]) for n in (1, 2, 3))
     for allowed in (first, second, first, third, first, second):
         assert selections.get(allowed).rows is allowed
     assert made == [1, 2, 3, 2]  # third drove second out, as first had been asked for after it
-    single = SelectionCache(lambda allowed: Selection(np.array(allowed), 100))
+    single = SelectionCache(lambda allowed: FaissSelection(np.array(allowed), 100))
     for n in range(50):
         gone = read_only([n])
         assert single.get(gone).rows[0] == n  # an array at the address of a dead one is another array
@@ -470,7 +471,7 @@ def test_selections_are_evicted_with_their_array_and_by_last_use() -> None:
 
 
 def test_the_selection_cache_is_thread_safe() -> None:
-    selections = SelectionCache(lambda allowed: Selection(np.array(allowed), 100), size=3)
+    selections = SelectionCache(lambda allowed: FaissSelection(np.array(allowed), 100), size=3)
     arrays = [read_only([n]) for n in range(10)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda n: selections.get(arrays[n % 10]).rows[0], range(2000)))
