@@ -4,9 +4,9 @@
                    └→ new or changed ─→ wanted
     prepare   wanted ─→ fetch ─→ known content? ───→ unchanged, with a new revision
                               └→ parse ─→ split
-    commit    a window of documents ─→ embed what has no vector yet ─→ commit
+    commit    up to 500 documents ─→ embed what has no vector yet ─→ commit
 
-The next documents are parsed while a window is embedded (`preparation`, or on a cluster `ray_executor`).
+The next documents are parsed while these are embedded (`preparation`, or on a cluster `ray_executor`).
 
 A new version of a document replaces the old one when it is committed. Documents that left the source are removed by the
 last commit, after a complete listing and only if the deletion guard agrees. Access groups are updated before anything
@@ -28,7 +28,7 @@ from ragfm.core.errors import MassDeleteError, SourceError
 from ragfm.core.progress import Progress, ignore_progress
 from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
 from ragfm.ingestion.document_tags import differs_by_tags_only, tags_of
-from ragfm.ingestion.embedding import WINDOW, embed_missing
+from ragfm.ingestion.embedding import MAX_COMMIT_TEXTS, embed_missing
 from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, Skipped, SyncReport, document_uri
 from ragfm.ingestion.preparation import Entry, Outcome, prepare
 from ragfm.ingestion.recipe import SourceRecipes, older_documents
@@ -101,8 +101,8 @@ class Sync:
         self._retagged: set[str] = set()  # documents whose tags changed while their text did not
 
         self._listed = self._remaining = 0  # entries, and those of them that are wanted and have no outcome yet
-        self._window: list[NewDocument] = []
-        self._window_texts: dict[bytes, str] = {}  # by hash
+        self._pending: list[NewDocument] = []
+        self._pending_texts: dict[bytes, str] = {}  # by hash
 
     def run(
         self,
@@ -242,7 +242,7 @@ class Sync:
     def _prepare(
         self, connector: Connector, entries: Sequence[Entry], turns: Turns | None, ray: RayExecutor | None
     ) -> None:
-        """Prepare entries, and record what became of each. Documents join the window, which is committed if full."""
+        """Prepare entries, and record what became of each. Documents are committed together, see `_add_pending`."""
         choice, chunk_settings = self._choice, self._chunk_settings
         if ray is not None:
             prepared = ray.prepare(self._source, choice, chunk_settings, self._contract_id, entries)
@@ -251,7 +251,7 @@ class Sync:
         with closing(prepared):
             for item in prepared:
                 if item is None:  # it takes long: embed what there is meanwhile
-                    if self._window:
+                    if self._pending:
                         self._commit()
                     self._report_progress()
                     continue
@@ -270,44 +270,44 @@ class Sync:
                 elif outcome.document is None:
                     self._fail(ref, outcome.kind, outcome.reason)
                 else:
-                    self._add_to_window(ref, outcome, outcome.document)
+                    self._add_pending(ref, outcome, outcome.document)
                 self._report_progress()
         if turns is not None:
             self._kept_paths.update(ref.path for ref in turns.postponed)
 
-    def _add_to_window(self, ref: Ref, outcome: Outcome, parsed: Document) -> None:
+    def _add_pending(self, ref: Ref, outcome: Outcome, parsed: Document) -> None:
         recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback)
         document = replace(parsed, metadata={**parsed.metadata, **tags_of(recipe)})
         hashes = [text_hash(chunk.embedded_text) for chunk in outcome.chunks]
-        self._window.append(
+        self._pending.append(
             NewDocument(ref.path, ref.revision, outcome.digest, recipe, document, outcome.chunks, hashes, ref.allow)
         )
-        self._window_texts.update(zip(hashes, (chunk.embedded_text for chunk in outcome.chunks), strict=True))
+        self._pending_texts.update(zip(hashes, (chunk.embedded_text for chunk in outcome.chunks), strict=True))
         known = self._current.get(ref.path)
         if known is None or known.digest != outcome.digest:
             self._new_digests[outcome.digest] += 1
-        image_bytes = sum(len(data) for new in self._window for data in new.document.images.values())
-        full = len(self._window_texts) >= WINDOW or len(self._window) >= MAX_COMMIT_DOCUMENTS
+        image_bytes = sum(len(data) for new in self._pending for data in new.document.images.values())
+        full = len(self._pending_texts) >= MAX_COMMIT_TEXTS or len(self._pending) >= MAX_COMMIT_DOCUMENTS
         if full or image_bytes >= _MAX_COMMIT_IMAGES:
             self._commit()
 
     # --- Commit --------------------------------------------------------------------------------------------------
 
     def _commit(self, removed: Sequence[str] = ()) -> None:
-        """Embed and commit the window, and remove documents."""
+        """Embed and commit the pending documents, and remove others."""
         chunks_before = self._counts["chunks"]
 
         def embedded(progress: Progress) -> None:
             self._counts["chunks"] = chunks_before + progress.done
             self._report_progress(waiting=(progress.total or 0) - progress.done)
 
-        embed_missing(self._catalog, self._contract_id, self._embedder, self._window_texts, embedded)
-        if self._window or removed:
-            self._catalog.commit(self._source, self._window, removed)
+        embed_missing(self._catalog, self._contract_id, self._embedder, self._pending_texts, embedded)
+        if self._pending or removed:
+            self._catalog.commit(self._source, self._pending, removed)
             self._after_commit()
-        updated = sum(new.path in self._current for new in self._window)
-        self._counts.update(updated=updated, added=len(self._window) - updated, removed=len(removed))
-        self._window, self._window_texts = [], {}
+        updated = sum(new.path in self._current for new in self._pending)
+        self._counts.update(updated=updated, added=len(self._pending) - updated, removed=len(removed))
+        self._pending, self._pending_texts = [], {}
         self._report_progress()
 
     def _store_outcomes(self, refs: Sequence[Ref]) -> None:
@@ -326,8 +326,9 @@ class Sync:
             self._groups.update(changed)
 
     def _report_progress(self, waiting: int | None = None) -> None:
-        done = self._listed - self._remaining - len(self._window)
-        figures = {"chunks": self._counts["chunks"], "waiting": len(self._window_texts) if waiting is None else waiting}
+        done = self._listed - self._remaining - len(self._pending)
+        waiting = len(self._pending_texts) if waiting is None else waiting
+        figures = {"chunks": self._counts["chunks"], "waiting": waiting}
         self._progress(Progress("ingest", done, self._listed, figures))
 
     def _uri(self, path: str) -> str:

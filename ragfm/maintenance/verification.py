@@ -222,7 +222,7 @@ class _Check:
             self._add_damage(f"the checksum of the row of {uri}", expected, actual)
             if uri not in self.lost:
                 self.lost.append(uri)
-        for table in self._database.open_tables(connection):
+        for table in self._database.unprotected_tables(connection):
             self.findings.append(Finding(table, "row-level security", "on", "off"))
         if self.chunks != newest.chunks:
             self._add_damage(f"the chunks of generation {newest.id}", newest.chunks, self.chunks)

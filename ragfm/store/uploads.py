@@ -150,19 +150,19 @@ class UploadStore(Protocol):
     def remove(self, upload: Upload) -> None:
         """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
 
-    def begin(self) -> None:
+    def remove_leftovers(self) -> None:
         """Prepare for work after a start: what a crash left is removed."""
 
-    def work(self) -> tuple[bool, bool]:
+    def poll(self) -> tuple[bool, bool]:
         """Whether this server may have to index uploads or deletions, and whether another one has the turn."""
 
     def turn(self) -> AbstractContextManager[bool]:
         """Held by the process that indexes; False if another one holds it."""
 
     def pending(self) -> Mapping[str, str]:
-        """The uploads and deletions that are not indexed yet, by id, with a state that `settle` compares."""
+        """The uploads and deletions that are not indexed yet, by id, with a state that `record_slice` compares."""
 
-    def settle(self, report: SliceReport) -> None:
+    def record_slice(self, report: SliceReport) -> None:
         """Record what a slice has done."""
 
     def is_pending(self, upload: Upload) -> bool:
@@ -359,19 +359,19 @@ class UploadFolder:
             with self._writing() as connection:
                 number = hidden.name.removeprefix(".")
                 connection.execute(uploads_table.delete().where(uploads_table.c.id == number))
-        except CollectionError:  # a full disk, for example: its empty folder stays for `begin`
+        except CollectionError:  # a full disk, for example: its empty folder stays for `remove_leftovers`
             with suppress(OSError):
                 for file in hidden.iterdir():
                     file.unlink()
         else:
             shutil.rmtree(hidden, ignore_errors=True)
 
-    def begin(self) -> None:
+    def remove_leftovers(self) -> None:
         """Delete the remains of uploads and deletions that a crash interrupted before they were acknowledged."""
         for folder in self.folder.glob(".*") if self.folder.exists() else ():
             self._forget(folder)
 
-    def work(self) -> tuple[bool, bool]:
+    def poll(self) -> tuple[bool, bool]:
         """Whether there were uploads, and that no other server has the turn."""
         return self.folder.exists(), False
 
@@ -383,7 +383,7 @@ class UploadFolder:
         """Nothing: the process that indexes does not know, and settles all."""
         return {}
 
-    def settle(self, report: SliceReport) -> None:
+    def record_slice(self, report: SliceReport) -> None:
         """Record what a slice has done."""
         with self._lock:
             self._failed = report.failed

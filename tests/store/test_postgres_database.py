@@ -785,10 +785,10 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
             assert has_turn
             uploads.write_to(folder, str(upload_id(stored.uri)))
         assert (folder / "big.bin").read_bytes() == content
-        assert uploads.work() == (True, False)
+        assert uploads.poll() == (True, False)
         uploads.remove(stored)
         assert (uploads.all(), uploads.is_pending(stored)) == ([], True)
-        uploads.settle(SliceReport({}, {}, 0.0, uploads.pending()))
+        uploads.record_slice(SliceReport({}, {}, 0.0, uploads.pending()))
         assert not uploads.is_pending(stored)
         assert [KeyTable(pooled).take(Key(name="ann", per_minute=1)) > 0 for _ in range(2)] == [False, True]
         answer = Answer("How much leave?", "28\0 days.", "answered", (), (), (), Usage(), 0.5, query="How much leave?")

@@ -210,9 +210,9 @@ class PostgresDatabase:
         """Let the policies hide the rows of documents that none of the groups may see, until the transaction ends."""
         self.security.restrict(connection, groups)
 
-    def open_tables(self, connection: sa.Connection) -> list[str]:
+    def unprotected_tables(self, connection: sa.Connection) -> list[str]:
         """See Database."""
-        return self.security.open_tables(connection)
+        return self.security.unprotected_tables(connection)
 
     def fetch(
         self, engine: sa.Engine, query: sa.Select[Any], parameters: Mapping[str, Any], groups: frozenset[str] | None
@@ -287,7 +287,7 @@ class PostgresDatabase:
         self.check_server()
         with self.committing() as connection:
             schema.create_tables(connection, self._schema, self.location)
-            self.security.create_policies(connection, self.security.open_tables(connection))
+            self.security.create_policies(connection, self.security.unprotected_tables(connection))
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
         self._key = self._seen = None  # of one that was dropped
@@ -324,7 +324,7 @@ class PostgresDatabase:
                         if home is not None:
                             schema.set_property(connection, "collection", uuid.uuid4().hex)
                             self._key = self._seen = None
-                    self.security.create_policies(connection, self.security.open_tables(connection, own=True))
+                    self.security.create_policies(connection, self.security.unprotected_tables(connection, own=True))
                     if not schema.is_sealed(connection):
                         newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
                         schema.seal(connection, self._schema, int(newest or 0), None)

@@ -170,7 +170,7 @@ def column_headers(rows: Sequence[Row], columns: Sequence[Column], border: float
         spans = [(min(x0, piece.x0), max(x1, piece.x1)) for (x0, x1), piece in zip(spans, lowest, strict=True)]
     groups = [0] * len(spans)  # columns with the same headers so far
     for size, over in headers:
-        found = _spread(over, spans, groups, 0.45 * size)
+        found = _assign_headers(over, spans, groups, 0.45 * size)
         for parts, header in zip(texts[first:], found, strict=True):
             if header and header.text not in parts[-1:]:
                 parts.append(header.text)
@@ -192,7 +192,7 @@ def _split_below(above: Sequence[Piece], piece: Piece, size: float) -> Iterator[
     yield piece_of("text", piece.words[start:]) if start else piece
 
 
-def _spread(
+def _assign_headers(
     pieces: Sequence[Piece], spans: Sequence[tuple[float, float]], groups: Sequence[int], penalty: float
 ) -> list[Piece | None]:
     """For each column its header: headers are centred over, or aligned with, the columns that they belong to.
