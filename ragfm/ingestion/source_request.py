@@ -132,16 +132,6 @@ def known_sources(store: Store) -> list[SourceEntry]:
     return entries
 
 
-def known_name(store: Store, entry: SourceEntry) -> str:
-    """The name of a source, which may no longer exist."""
-    if entry.name:
-        return entry.name
-    for source in _read_sources(store):
-        if _absolute_path(store, source.location) == entry.location:
-            return source.name
-    return entry.location
-
-
 def _read_sources(store: Store) -> list[Source]:
     return store.catalog.sources() if store.exists else []
 
