@@ -97,7 +97,7 @@ class UploadTable:
     def find(self, uri: str, owner: str) -> Upload | None:
         """The owner's upload that a document is or is part of."""
         found = self._select(owner, uploads.c.id == upload_id(uri))
-        return next((one for one in found if uri == one.uri or uri.startswith(f"{one.uri}/")), None)
+        return next((upload for upload in found if uri == upload.uri or uri.startswith(f"{upload.uri}/")), None)
 
     def owned_by(self, owner: str) -> list[Upload]:
         """The uploads of a key's own group, in order of URI."""
