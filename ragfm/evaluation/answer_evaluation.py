@@ -235,7 +235,7 @@ def evaluate_answers(
         "adapter": rag.sampling.adapter,
         "learned": adapter_hash(rag.sampling.adapter),
         "k": rag.k,
-        "judged": rag.judge is not None,
+        "calibrated": rag.calibration is not None,
         "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
         **(about or {}),
     }
