@@ -100,10 +100,7 @@ def train(
 
     if options["method"] == "kto":
         # It trains low-rank matrices: those of an adapter to train further, else of `lora`.
-        options["objective"], options["method"], adapter = "kto", "lora", Path(options["start"] or "").expanduser()
-        with suppress(RagfmError):  # the training run reports it
-            if options["start"] and adapter.is_dir() and (kind := read_record(adapter).method) in _LOW_RANK:
-                options["method"] = kind
+        options["objective"], options["method"] = "kto", _low_rank_method(options["start"])
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)
     start, plan = settings.start, dict[str, Any]()
@@ -158,3 +155,11 @@ def train(
             f"the weights of step {figures['kept_step']} are kept"
         )
         print_written(out)
+
+
+def _low_rank_method(start: str | None) -> Method:
+    """The method of an adapter of low-rank matrices to train further; `lora` without one."""
+    with suppress(RagfmError):  # the training run reports it
+        if start and Path(start).expanduser().is_dir() and (method := read_record(start).method) in _LOW_RANK:
+            return method
+    return "lora"

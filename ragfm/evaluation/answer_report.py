@@ -40,7 +40,9 @@ def write_answers_html(report: AnswersReport, path: str | Path, collection: Coll
         points = risk_coverage(report.results)
         if points:
             some = points[:: -max(1, len(points) // 10)]  # the last one, and about nine before it
-            confidence = "the confidence of the answer" if report.about["judged"] else "the cosine of the best passage"
+            confidence = (
+                "the confidence of the answer" if report.about["calibrated"] else "the cosine of the best passage"
+            )
             sections += [
                 "<h2>Risk and coverage</h2>",
                 html_table(

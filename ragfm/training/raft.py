@@ -158,11 +158,7 @@ class _ExampleBuilder:
             if gold is None:
                 raise _LeftOut("its passage does not fit")
             answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
-            body = answer.strip().rstrip(" ,;:!?")
-            body = body if _ABBREVIATION.search(body) else body.rstrip(" .,;:!?")
-            if body.partition(" ")[0].islower():
-                body = body[:1].upper() + body[1:]
-            completion = f"{body} [{gold.n}]."  # where grounding would put the marker
+            completion = _format_answer(answer, gold)
             _, citations = ground(question.text, completion, prompt.shown)
         verified = bool(citations) and all(citation.verified for citation in citations)
         meta = {"kind": "answer", "answers": list(answers), "verified": verified}
@@ -268,3 +264,12 @@ def _may_answer(hit: Hit, question: Question, has_answer: Callable[[Hit], bool])
     if any(gold.start is not None and gold.overlaps(hit) for gold in question.gold):
         return True
     return has_answer(replace(hit, text=embedded_text(hit.context, hit.text)))
+
+
+def _format_answer(answer: str, gold: Hit) -> str:
+    """The answer with its marker where grounding would put it."""
+    body = answer.strip().rstrip(" ,;:!?")
+    body = body if _ABBREVIATION.search(body) else body.rstrip(" .,;:!?")
+    if body.partition(" ")[0].islower():
+        body = body[:1].upper() + body[1:]
+    return f"{body} [{gold.n}]."

@@ -64,16 +64,7 @@ class Lease:
     def kept(self) -> Iterator[None]:
         """Renew the lease in the block, and give it up at its end."""
         stop = threading.Event()
-
-        def keep_renewing() -> None:
-            while not stop.wait(LEASE_SECONDS / 3):
-                with contextlib.suppress(CollectionError), self._committing() as connection:
-                    # If the row is locked, a transaction of this process runs, which renews the lease at its end.
-                    holder = connection.scalar(_row(self._name).with_for_update(skip_locked=True))
-                    if holder is not None and self._token in holder:
-                        self.renew(connection)
-
-        renewing = threading.Thread(target=keep_renewing, name="ragfm-lease", daemon=True)
+        renewing = threading.Thread(target=self._keep_renewing, args=(stop,), name="ragfm-lease", daemon=True)
         renewing.start()
         try:
             yield
@@ -88,6 +79,14 @@ class Lease:
         """Let the lease last `LEASE_SECONDS` from now."""
         until = sa.cast(_NOW + LEASE_SECONDS, sa.String)
         connection.execute(properties.update().where(properties.c.key == f"{self._name} until").values(value=until))
+
+    def _keep_renewing(self, stop: threading.Event) -> None:
+        while not stop.wait(LEASE_SECONDS / 3):
+            with contextlib.suppress(CollectionError), self._committing() as connection:
+                # If the row is locked, a transaction of this process runs, which renews the lease at its end.
+                holder = connection.scalar(_row(self._name).with_for_update(skip_locked=True))
+                if holder is not None and self._token in holder:
+                    self.renew(connection)
 
     def holds(self, holder: Mapping[str, Any]) -> bool:
         """Whether this is the holder."""
