@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 
 from ragfm.core.types import Ids, Vectors
-from ragfm_indexes.selection import Rows, Selection, SelectionCache
+from ragfm_indexes.selection import Rows, SelectionCache
 from ragfm_indexes.vector_arrays import (
     check_ids,
     check_queries,
@@ -29,13 +29,27 @@ from ragfm_indexes.vector_arrays import (
 )
 
 
-class FaissSelection(Selection):
-    """A selection that FAISS can test rows against during a search."""
+class FaissSelection:
+    """Selected rows of an index of `count` rows, in ascending order."""
+
+    def __init__(self, rows: Rows, count: int) -> None:
+        self.rows = rows
+        self.count = count
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def share(self) -> float:
+        """Fraction of the rows that is selected, in [0, 1]."""
+        return len(self) / self.count if self.count else 0.0
 
     @cached_property
     def selector(self) -> Any:
         """An IDSelectorBitmap, 1 bit per row. Any number of searches may use it at the same time."""
-        return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))  # it keeps the bitmap alive
+        mask = np.zeros(self.count, dtype=np.bool_)
+        mask[self.rows] = True
+        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # it keeps the bitmap alive
 
 
 @contextmanager
@@ -85,14 +99,14 @@ class FaissIndex:
         """
         ids, vectors = sorted_by_id(ids, vectors)
         dim = vectors.shape[1]
-        index = cls._new_index(len(vectors), dim)
+        index = cls._new_index(dim)
         index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
         index.add(vectors)
         return cls(ids, index)
 
     @classmethod
-    def _new_index(cls, count: int, dim: int) -> Any:
-        """An untrained FAISS index for `count` vectors."""
+    def _new_index(cls, dim: int) -> Any:
+        """An untrained FAISS index."""
         raise NotImplementedError
 
     def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
@@ -124,11 +138,7 @@ class FaissIndex:
         np.save(folder / "ids.npy", self._ids, allow_pickle=False)
         # FAISS's own file handling rejects paths that are not UTF-8, and reports a full disk as a RuntimeError.
         with (folder / "index.faiss").open("wb") as file:
-            faiss.write_index(self._writable_index(), faiss.PyCallbackIOWriter(file.write))
-
-    def _writable_index(self) -> Any:
-        """The index in a form that FAISS can write."""
-        return self._index
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -177,7 +187,7 @@ def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ())
         # Limit the vectors that FAISS allocates and its loops to what a file of this size can describe.
         limits = {
             "vector_byte_limit": size + 1,
-            "loop_limit": size // 8 + 1,  # an inverted list takes at least eight bytes
+            "loop_limit": size // 8 + 1,
             "lattice_r2_limit": 1,  # no index here is a lattice
         }
         with _limits_lock:

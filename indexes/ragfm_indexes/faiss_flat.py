@@ -23,7 +23,7 @@ class FaissFlatIndex(FaissIndex):
     layout: ClassVar[tuple[int, ...]] = (HEADER_BYTES, -4)
 
     @classmethod
-    def _new_index(cls, count: int, dim: int) -> Any:
+    def _new_index(cls, dim: int) -> Any:
         return faiss.IndexFlatIP(dim)
 
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:

@@ -39,7 +39,7 @@ class FaissHnswIndex(FaissIndex):
         self._codes = faiss.downcast_index(index.storage)
 
     @classmethod
-    def _new_index(cls, count: int, dim: int) -> Any:
+    def _new_index(cls, dim: int) -> Any:
         index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, _LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         return index
