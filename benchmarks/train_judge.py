@@ -213,6 +213,15 @@ def distillation_loss(
     return total
 
 
+def _save(value: Any, file: Path) -> None:
+    """Write a file that is complete or does not exist, whenever the training is stopped."""
+    part = file.with_suffix(".part")
+    torch.save(value, part)
+    with part.open("rb+") as written:
+        os.fsync(written.fileno())
+    part.rename(file)
+
+
 def batches(examples: Sequence[Example], rng: random.Random) -> list[list[Example]]:
     """Batches of examples of similar length, in random order."""
 
@@ -325,11 +334,7 @@ class Training:
             "rounds": self.rounds,
             "steps": self.steps,
         }
-        part = self.folder / "state.part"
-        torch.save(state, part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.rename(self.folder / "state.pt")
+        _save(state, self.folder / "state.pt")
 
     def export(self, backbone: Path, out: Path) -> None:
         """Write the average of the weights as changes of low rank, in half precision, and the heads."""
@@ -360,16 +365,18 @@ class Training:
 
     def taught(self, number: int, steps: Sequence[Sequence[Example]]) -> list[list[torch.Tensor]]:
         """The teacher's scores of spans and stances for each step of a round, which the folder keeps."""
+        if not self.teacher:
+            return []
         file = self.folder / f"taught-{number}.pt"
-        if not self.teacher or file.exists():
-            return torch.load(file, weights_only=True) if self.teacher else []
-        found = []
-        for examples in steps:
-            with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-                spans, stances, _ = self.teacher.model(Encoded(self.teacher.tokenizer, examples))
-            found.append([spans.half(), stances.half()])
-        torch.save(found, file)
-        return found
+        if not file.exists():
+            scores = []
+            for examples in steps:
+                with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+                    spans, stances, _ = self.teacher.model(Encoded(self.teacher.tokenizer, examples))
+                scores.append([spans.half(), stances.half()])
+            _save(scores, file)
+        taught: list[list[torch.Tensor]] = torch.load(file, weights_only=True)
+        return taught
 
     def run(self, rounds: Rounds, factor: Sequence[float]) -> dict[str, float]:
         """Train on one round, while the rates go from the first to the second factor of their peaks."""

@@ -379,7 +379,7 @@ class Collection:
                 known.update(ids)
                 section = (hit.uri, hit.page, hit.place, hit.headings)
                 loaded = load_hits(unscored(ids), catalog, snapshot)
-                near += [hit for hit in loaded if (hit.uri, hit.page, hit.place, hit.headings) == section]
+                near += [other for other in loaded if (other.uri, other.page, other.place, other.headings) == section]
             return near
 
         return self._read(found)
