@@ -35,10 +35,7 @@ import faiss
 import numpy as np
 from data import DATA
 from ragfm_indexes import faiss_hnsw  # noqa: TID251  it needs the parameters of the indexes
-from ragfm_indexes.faiss_base import (
-    READ_FLAGS,
-    FaissSelection,
-)
+from ragfm_indexes.faiss_base import READ_FLAGS, FaissSelection  # noqa: TID251
 
 from ragfm.core.registry import load_plugin
 from ragfm.embedders import load_embedder
