@@ -42,7 +42,6 @@ Modules:
     search_tuning, confidence_calibration               tune search; calibrate confidence
     settings_file                                       store tuned settings
     html_report, answer_report                          HTML pages
-    plots                                               SVG plots
 
 """
 
