@@ -1,7 +1,7 @@
 """Decide: compose the answer from its cited sentences, or abstain; and the text that users see.
 
-A reader whose policy is to quote is shown with the unit of the documents that most likely has the answer, or replaced
-by it. If there is no answer, users see one unit of each of the best passages.
+If a reader's policy is to quote, its answer is shown with the unit of the documents that most likely has the answer, or
+replaced by it. If there is no answer, users see one unit of each of the best passages.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Each sentence of the answer is a claim. The judge reads it with the units that may support it, and the best one becomes
 the quote: a slice of the document, character for character. What is exact is compared exactly, and can only refute.
 
-A citation that is not verified has a fault. `fabricated`: no unit supports the claim. `misattributed`: one of another
-passage does. `stitched`: pieces of a quotation occur, but nowhere together. `subject`: a period, number or identifier
-of the question is not found with the quote. `unclear`: the judge is not sure enough, or cannot read the language.
-`picture`: no text says so, but the reader saw the picture of the cited passage, which nothing here can read.
+A citation that is not verified has a fault. `fabricated`: no unit supports the claim. `misattributed`: a unit of a
+different passage does. `stitched`: pieces of a quotation occur, but nowhere together. `subject`: a period, number or
+identifier of the question is not found with the quote. `unclear`: the judge is not sure, or cannot read the language.
+`picture`: no text says so, but the reader saw the picture of the cited passage, which is not checked.
 """
 
 from __future__ import annotations

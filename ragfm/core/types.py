@@ -298,12 +298,13 @@ class Citation:
     `lines` are the quote's first and last line in the file, `image` and `box` those of a figure, as in `Hit`. `date` is
     that of the document as ISO 8601 if the answer has contradictions; empty if the document has none.
 
-    `verified`: the quote is verbatim *and* states what question and sentence say together. `fault` says why not: no
-    passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
-    do (`stitched`), no text does, but the reader saw the passage's picture, which is not checked (`picture`), or the
-    quote supports the sentence, but may be about another subject (`subject`) or is not surely enough what was asked
-    (`unclear`). `missing` are the periods, numbers and identifiers of the question that are not found with the quote.
-    `row` is the table row that the quote is, None if it is none.
+    `verified`: the judge is sure that the quote supports the sentence, nothing that is compared exactly refutes it, and
+    the quote is about the question. `fault` says why not: no passage supports the sentence (`fabricated`), another
+    passage does (`misattributed`), only pieces in several places do (`stitched`), no text does, but the reader saw the
+    passage's picture, which is not checked (`picture`), or the quote supports the sentence, but may be about another
+    subject (`subject`), or the judge is not sure or cannot read the language (`unclear`). `missing` are the periods,
+    numbers and identifiers of the question that are not found with the quote. `row` is the table row that the quote
+    is, None if it is not one.
     """
 
     n: int
@@ -435,16 +436,16 @@ class Answer:
 
     `status`: the reader's answer is likely right (`answered`), may not be (`unsure`), or the documents have none
     (`not_found`), and `text` says "I don't know." `shown` is what a user should read: the text, and where the reader is
-    small or unsure, `quote`, the sentence or table row that most likely contains the answer. An unsure answer of a
-    small reader is not shown. If there is no answer, `nearest` are the sentences that come nearest to one, from up to
-    three passages.
+    small or the answer unsure, `quote`: the sentence or table row that supports the answer or, with a small reader,
+    most likely has it. An unsure answer of a small reader is replaced by its quote. If there is no answer, `nearest`
+    are the sentences that come nearest to one, from up to three passages.
 
-    `confidence` is the probability that the answer is right, in [0, 1], None if there is no calibration or no signal of
-    it; `signals` are what it is computed from. If the answer was withheld, both describe the withheld answer.
+    `confidence` is the probability that the answer is right, in [0, 1], None if it is not known, as without a judge;
+    `signals` are what it is computed from. If the answer was withheld, both describe the withheld answer.
     `unsupported` are the sentences of `text` that no passage supports, as (start, end). `query` is the search query:
     the question, or the stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is
     `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
-    own output if the judge corrected it. `contradictions` are passages that say otherwise. `searches` are the searches
+    own output if it was corrected. `contradictions` are passages that say otherwise. `searches` are the searches
     for the question, none if its passages were given. `notes` say what a user should know of how it was made.
     `calculation` is how a number was calculated that no passage has.
     """

@@ -86,9 +86,9 @@ class Outcome:
     - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
     - `sentences`: number of sentences of the answer; `supported`: those with a citation that supports them.
     - `seconds`: time of the answer.
-    - `confidence`: confidence of the answer, from `signals`, if a judge reads, else the best passage's
-      cosine.
-    - `judged`: 1 if the judge rates the answer as right, else 0; None without a judge or without a right answer.
+    - `confidence`: confidence of the answer, from `signals`; without a judge of evidence, the best passage's cosine.
+    - `judged`: 1 if the reader `judge` of `evaluate_answers` rates the answer as right, else 0; None without it, or
+      without a right answer.
     - `error`: why the question could not be answered.
     - `passages`: all passages in the prompt.
     """

@@ -44,8 +44,8 @@ INSTRUCTION = "Using only the passages above, answer as JSON, with null for what
 class Field:
     """A value of an object with its path (`/contact/phone`) and its evidence.
 
-    `supported`: a passage contains the value and is about the question and the field's name; False for null. `removed`
-    is the reader's value if null replaced it because no passage supports it.
+    `supported`: a passage states the value as an answer to the question and the field's name and description; False
+    for null. `removed` is the reader's value if null replaced it because no passage supports it.
     """
 
     path: str

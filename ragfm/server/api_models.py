@@ -191,12 +191,12 @@ class AnswerDetails(BaseModel):
 
     `answer` is the text with corrected citation markers, which the pieces of a stream do not have. `contradictions` are
     passages that say otherwise. `status`: `answered`, `unsure`, or `not_found`. `shown` is the text for users. It
-    contains the `quote`, the sentence of the documents that most likely has the answer. An unsure answer of a small
-    reader is not in it. `nearest` are the sentences that come closest to an answer if there is no answer.
-    `calculation` is how a number was calculated that no passage has. `passages` are the hits with their numbers in the
-    prompt. `unsupported` are the spans (start, end) of the sentences
-    of `answer` that no passage supports. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is
-    null without an answer log.
+    contains the `quote` if there is one: the sentence or table row that supports the answer or, with a small reader,
+    most likely has it. An unsure answer of a small reader is not in it. `nearest` are the sentences that come closest
+    to an answer if there is none. `calculation` is how a number was calculated that no passage has. `passages` are the
+    hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences of `answer` that no
+    passage supports. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is null without an
+    answer log.
     """
 
     answer: str

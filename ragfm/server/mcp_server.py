@@ -137,7 +137,7 @@ class _Tools:
         `status`: `answered`; `unsure`, the answer may be wrong, so rely on the `quote`, or documents disagree, see
         `contradictions`; or `not_found`, the documents do not have the answer, and `nearest` are the sentences that
         come nearest to one. Do not rely on a citation with a `fault`. With the fault `unclear` or `subject`, the
-        document has the words of the sentence, but it may not answer the question, or be about another subject.
+        quote supports the sentence, but this is not certain, or the quote may be about another subject.
         """
         async with self._call(ctx, collection, question=question) as (key, model):
             request = ctx.request_context.request
@@ -226,8 +226,8 @@ class _Tools:
         """Check an answer sentence by sentence, for example your own, against the documents.
 
         `status`: `supported`, see the quotes in `citations`; `contradicted`, see the quote in `contradiction`; or
-        `not_found`, no passage says so. Do not rely on a citation with a `fault`. Sentences are compared with one
-        another: write the answer in the language of the documents, and keep their numbers and names.
+        `not_found`, no passage says so. Do not rely on a citation with a `fault`. Each sentence is checked by itself:
+        write complete sentences in the language of the documents, and keep their numbers and names.
         """
         async with self._call(ctx, collection, answer=answer) as (key, model):
             against = model.handle(key) if passages is None else passages

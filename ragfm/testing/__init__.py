@@ -142,10 +142,10 @@ class OverlapReranker:
 class ScriptedJudge(Judge):
     """A judge without a network, for `Rag.judge`.
 
-    A text answers a question with the likeliest of `answers` that it contains, at the first place. They are the
-    probabilities of words, for all evidence or by a function of it.
-    `supports` and `contradicts` give the probabilities for a statement. By default, a text supports a
-    statement if it or its context has half of the words that the question lacks, and contradicts none.
+    `answers` maps answers to their probabilities, for all evidence or by a function of it. A text answers a question
+    with the likeliest one that it contains, at its first place. `supports` and `contradicts` give the probabilities for
+    a statement. By default, a text supports a statement if it or its context has half of the words that the question
+    lacks, and contradicts none.
     """
 
     def __init__(
