@@ -172,12 +172,11 @@ class Rag:
 
         Retrieval is done when this returns; text is generated as it is consumed. The streamed text is the reader's own;
         `stream.answer.shown` is the answer as a user should read it. The answer comes in this form, and in one piece,
-        in `strict` mode, and from a small reader, which the judge may correct. Otherwise
-        an answer that is withheld afterwards is followed by a line with the abstention, and an unsure one by a line
-        that says so.
+        in `strict` mode, and from a small reader, which the judge may correct. Otherwise an answer that is withheld
+        afterwards is followed by a line with the abstention, and an unsure one by a line that says so.
 
         Args:
-            question: The question; a follow-up is rewritten to stand alone for the search.
+            question: The question; a follow-up is made to stand alone, for the search and the reader.
             history: Earlier turns, oldest first.
             filter: A filter on metadata, see `Collection.search`.
             hits: Passages to answer from, best first, instead of a search; `k` and `filter` are then ignored.

@@ -30,7 +30,7 @@ class CheckedSentence:
 
     `status`: a passage says so (`supported`), none does but one says otherwise (`contradicted`), or neither
     (`not_found`). `citations` are the quotes that support it, and with a `fault` those of passages that its markers
-    name. `contradiction` is the quote that says otherwise; a supported sentence may have one, too, of another passage.
+    name. `contradiction` is the quote that contradicts it; a supported sentence may have one of another document, too.
     `probability`, in [0, 1], is how likely some passage supports it, as the judge reads them: numbers, dates and
     quotations, which are compared exactly, can still refute the sentence. None where no judge reads the language.
     """
@@ -54,10 +54,10 @@ def check(
         passages: Strings, dictionaries with `text`, documents of LangChain, LlamaIndex or Haystack, or hits. In a
             collection, passages are searched for each sentence and for the question.
         question: The question that was answered. With it, a citation is verified only if it is about the question.
-            A short answer has its meaning from it.
+            The judge needs it to understand a short answer.
         k: Number of passages for each search in a collection. Default: `search.k`.
 
-    The judge is that of the collection's settings, else the one that ships.
+    The judge of a collection is that of its settings; otherwise it is `small`.
 
     Raises DataError for an answer without sentences and a passage without text, TooLongError for an answer of more than
     20,000 characters or passages of more than 200,000, UnsupportedError for invalid text.
