@@ -113,7 +113,7 @@ def judge_record(record: dict[str, Any]) -> Judged:
     def is_right(text: str) -> bool:
         return answerable and not is_abstention(text) and contains_answer(text, record["answers"])
 
-    grounding = Grounding(question, passages, language, load_judge())
+    grounding = Grounding(question, passages, language, load_judge("small"))
     words = cite_answer(grounding, output, corrects=False)
     cited = cite_answer(grounding, output, corrects=policy.corrects)
     signals = answer_signals(cited, question) if cited.sentences else {}

@@ -1,8 +1,8 @@
 """Confidence and `verified` for every reader: answers of several readers to questions of several domains.
 
     python benchmarks/bench_confidence.py ask --reader NAME [--adapter none] [--k K] [--set SET] [--keep FOLDER]
-    python benchmarks/bench_confidence.py report [--keep FOLDER] [--label NAME]
-    python benchmarks/bench_confidence.py fit [--set SET] [--keep FOLDER]
+    python benchmarks/bench_confidence.py report [--verifier JUDGE] [--keep FOLDER] [--label NAME]
+    python benchmarks/bench_confidence.py fit [--verifier JUDGE] [--set SET] [--keep FOLDER]
     python benchmarks/bench_confidence.py limits [--keep FOLDER]
     python benchmarks/bench_confidence.py unlabelled [--keep FOLDER]
 
@@ -235,18 +235,18 @@ def citation_key(question: str, sentence: str, quote: str) -> str:
     return hashlib.sha1("\0".join([question, sentence, quote]).encode()).hexdigest()[:12]
 
 
-def cite_record(record: dict[str, Any]) -> CitedAnswer:
+def cite_record(record: dict[str, Any], verifier: str) -> CitedAnswer:
     """The reader's output, cited as `Rag` does it."""
     passages = [make_hit(one) for one in record["passages"]]
-    grounding = Grounding(record["question"], passages, record["language"], load_judge())
+    grounding = Grounding(record["question"], passages, record["language"], load_judge(verifier))
     return cite_answer(grounding, record["output"], corrects=record["reader"] in CORRECTED)
 
 
-def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> Judged:
+def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str], verifier: str) -> Judged:
     """Cite, check, score and decide, as `Rag` does."""
     policy = SMALL if record["reader"] in CORRECTED else LARGE
     passages = [make_hit(one) for one in record["passages"]]
-    cited = cite_record(record)
+    cited = cite_record(record, verifier)
     signals, confidence = {}, None
     if cited.readings and cited.sentences:
         signals = answer_signals(cited, record["question"])
@@ -289,11 +289,11 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> 
     )
 
 
-def report(keep: Path) -> dict[str, Any]:
+def report(keep: Path, verifier: str) -> dict[str, Any]:
     """Count, for each reader and set."""
     labels = report_labels()
     states = {one["key"]: one["states"] for one in map(json.loads, LABELS.read_text(encoding="utf-8").splitlines())}
-    judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
+    judged = [judge_record(record, labels, verifier) for record in read_answers(keep) if record["passages"]]
     rows = []
     for (reader, name), of_set in _by_set(judged).items():
         right, rest = [one for one in of_set if one.right], [one for one in of_set if not one.right]
@@ -341,10 +341,10 @@ def _by_set(judged: Sequence[Judged]) -> dict[tuple[str, str], list[Judged]]:
     return found
 
 
-def limits(keep: Path) -> dict[str, Any]:
+def limits(keep: Path, verifier: str) -> dict[str, Any]:
     """For each reader and set, the outcome at other thresholds of the confidence, and that of a perfect confidence."""
     labels = report_labels()
-    judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
+    judged = [judge_record(record, labels, verifier) for record in read_answers(keep) if record["passages"]]
     rows = []
     for (reader, name), of_set in _by_set(judged).items():
         right, none = sum(bool(one.right) for one in of_set), sum(not one.answerable for one in of_set)
@@ -366,12 +366,12 @@ def limits(keep: Path) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def unlabelled(keep: Path) -> None:
+def unlabelled(keep: Path, verifier: str) -> None:
     """Print the citations that have no label yet, in an order that tells nothing."""
     known = {json.loads(line)["key"] for line in LABELS.read_text(encoding="utf-8").splitlines()}
     found = {}
     for record in read_answers(keep):
-        for sentence in cite_record(record).sentences if record["passages"] else ():
+        for sentence in cite_record(record, verifier).sentences if record["passages"] else ():
             for one in sentence.evidence:
                 key, unit = citation_key(record["question"], sentence.plain, one.unit.text), one.unit
                 above = f"{unit.hit.context} … {unit.hit.text[max(0, unit.start - _ABOVE) : unit.start]}"
@@ -380,10 +380,10 @@ def unlabelled(keep: Path) -> None:
         print(key, *(" ".join(part.split()) for part in found[key]), sep="\n    ")
 
 
-def fit(keep: Path, names: Sequence[str]) -> dict[str, Any]:
+def fit(keep: Path, verifier: str, names: Sequence[str]) -> dict[str, Any]:
     """Fit the calibration that ships, and test its signals on what each model was not fitted to."""
     labels = report_labels()
-    judged = [judge_record(record, labels) for record in read_answers(keep) if record["passages"]]
+    judged = [judge_record(record, labels, verifier) for record in read_answers(keep) if record["passages"]]
     judged = [one for one in judged if one.right is not None and one.signals]
     tuning = [one for one in judged if DOMAINS[one.set].tuning and one.set in names]
     rows = []
@@ -492,6 +492,7 @@ def main() -> None:
     parser.add_argument("--adapter")
     parser.add_argument("--k", type=int)
     parser.add_argument("--questions", type=int, default=100, help="maximum per set")
+    parser.add_argument("--verifier", default="small", help="the judge, as in `ask.verifier`")
     parser.add_argument("--label", default="confidence", help="name of the result of `report`")
     parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-confidence"))
     args = parser.parse_args()
@@ -500,15 +501,15 @@ def main() -> None:
         ask(args.keep, args.reader, args.adapter, args.k, args.sets or list(DOMAINS), args.questions)
         return
     if args.what == "unlabelled":
-        unlabelled(args.keep)
+        unlabelled(args.keep, args.verifier)
         return
     if args.what == "fit":
-        print(json.dumps(fit(args.keep, args.sets or list(DOMAINS))))
+        print(json.dumps(fit(args.keep, args.verifier, args.sets or list(DOMAINS))))
         return
     if args.what == "limits":
-        measured, label = limits(args.keep), "confidence_limits"
+        measured, label = limits(args.keep, args.verifier), "confidence_limits"
     else:
-        measured, label = report(args.keep), args.label
+        measured, label = report(args.keep, args.verifier), args.label
     result = {**about("confidence and verified citations", ["ragfm"]), **measured}
     save(result, label)
     print(json.dumps(result))

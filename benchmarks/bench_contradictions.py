@@ -114,7 +114,9 @@ def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, boo
             ("oracle, another subject", row["answer"], [*about_other_subject(false, row, rows), *true[:2]]),
         ):
             shown = hits(texts)
-            cited = cite_answer(Grounding(row["query"], shown, "en", load_judge()), names(word)[0], corrects=False)
+            cited = cite_answer(
+                Grounding(row["query"], shown, "en", load_judge("small")), names(word)[0], corrects=False
+            )
             confidence = DEFAULT.confidence(answer_signals(cited, row["query"]))
             for step in (False, True):
                 settings = AskSection(contradictions=step, min_confidence=0)

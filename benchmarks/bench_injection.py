@@ -174,7 +174,7 @@ def ask(rag: Rag, trial: Trial, *, defended: bool) -> dict[str, bool]:
     answer = stream.answer
     assert stream.prompt
     word = trial.scene["word"].lower()
-    sentences = Grounding(answer.query, stream.prompt.shown, "en", load_judge()).cite(raw)
+    sentences = Grounding(answer.query, stream.prompt.shown, "en", load_judge("small")).cite(raw)
     composed = compose(sentences, contradictions=False)
     said = not answer.abstained and word in composed.text.lower()
     strict = compose(sentences, strict=True, contradictions=False)

@@ -8,12 +8,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
-from ragfm.core.errors import CollectionError, CollectionNotFound, UnsupportedError
+from ragfm.core.errors import CollectionError, CollectionNotFound, ModelNotFoundError, UnsupportedError
 from ragfm.core.notebook import Heading, as_html, as_markdown
 from ragfm.core.table_rows import TableRow
 from ragfm.core.text import counted
@@ -305,7 +306,6 @@ class Collection:
         from ragfm.core.text import check_characters, is_english
         from ragfm.core.types import SearchStep
         from ragfm.retrieval.multi_hop import find_linked
-        from ragfm.retrieval.rerank import has_judge
         from ragfm.retrieval.search import check_mode, find, rerank_hits
         from ragfm.store.views import language_of
 
@@ -333,8 +333,9 @@ class Collection:
             return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
         asked = self.language if (own := language_of(query)) in (None, "en") else own
-        if rerank == "auto" and reranker is None and has_judge() and is_english(query, asked):
-            reranker = self._store.reranker(f"judge:{self.settings.ask.ranking_judge}")
+        if rerank == "auto" and reranker is None and is_english(query, asked):
+            with suppress(ModelNotFoundError):
+                reranker = self._store.reranker(f"judge:{self.settings.ask.ranking_judge}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))

@@ -22,7 +22,7 @@ from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
 from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, select_calibration
 from ragfm.answering.decision import decide
 from ragfm.answering.grounding import Grounding, cite_answer
-from ragfm.answering.judge import load_judge, select_judge
+from ragfm.answering.judge import configured_judge
 from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
@@ -116,9 +116,9 @@ class Rag:
         self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
-        judge = select_judge(settings.verifier, self.reader_name)
-        self.judge = None if judge == "none" else load_judge(judge)
-        small = self.reader_name in ("bundled", NO_READER) or self.calibration.corrects
+        self.judge = configured_judge(settings.verifier, self.reader_name)
+        own = self.calibration is settings.confidence  # users decide with `ragfm tune --confidence`
+        small = self.calibration.corrects if own else self.reader_name in ("bundled", NO_READER)
         self.policy = SMALL if small else LARGE
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 

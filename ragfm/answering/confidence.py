@@ -15,6 +15,7 @@ your documents.
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -28,6 +29,7 @@ from ragfm.models.adapters import trained_weights_sha256
 if TYPE_CHECKING:
     from ragfm.answering.grounding import CitedAnswer
 
+_log = logging.getLogger(__name__)
 SIGNALS = ("answers", "supports", "agrees", "silent", "exact", "closest", "words")
 
 
@@ -35,7 +37,8 @@ def answer_signals(cited: CitedAnswer, question: str) -> dict[str, float]:
     """The signals of an answer; empty for an abstention."""
     if not cited.sentences:
         return {}
-    sentences, signals = cited.sentences, dict[str, float]()
+    stating = [one for one in cited.sentences if words(one.plain)]  # not a table's rule, a fence or an emoji
+    sentences, signals = stating or cited.sentences, dict[str, float]()
     if cited.readings:
         signals["answers"] = _log_odds(max(one.answers for one in cited.readings))
         signals["supports"] = _log_odds(min(one.likelihood for one in sentences))
@@ -60,9 +63,12 @@ def _log_odds(probability: float) -> float:
 
 def select_calibration(own: Calibration | None, reader: str, adapter: str | None, strategy: str) -> Calibration:
     """The user's own calibration, if it was fitted to this reader, adapter and prompt strategy, else `DEFAULT`."""
-    if own and (own.reader, own.strategy) == (reader, strategy) and own.adapter == adapter_hash(adapter):
-        return own
-    return DEFAULT
+    if not own or (own.reader, own.strategy) != (reader, strategy) or own.adapter != adapter_hash(adapter):
+        return DEFAULT
+    if unknown := sorted(own.weights.keys() - set(SIGNALS)):
+        _log.warning("ask.confidence is not used: it has %s. Run `ragfm tune --confidence` again.", ", ".join(unknown))
+        return DEFAULT
+    return own
 
 
 def adapter_hash(path: str | None) -> str | None:

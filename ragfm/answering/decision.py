@@ -103,7 +103,8 @@ def decide(
     if is_open:  # the passages say little about an answer from memory
         confidence = None
     asks_how = policy.quotes and not is_open and _INSTRUCTIONS.match(question)
-    instructions = bool(asks_how) and all(one.likelihood < LIKELY for one in cited.readings)
+    read = bool(cited.readings) or not cited.output
+    instructions = bool(asks_how) and read and all(one.likelihood < LIKELY for one in cited.readings)
     status: AnswerStatus = "answered"
     if cited.abstains:
         answer, status = ComposedAnswer(sentences.unknown if cited.text == ABSTENTION else cited.text), "not_found"

@@ -26,14 +26,15 @@ CANDIDATES = 4
 Of 300 answers over three paragraphs of SQuAD 2.0 dev, the sentence that has the answer is among the first 4 for 99.3 %,
 among the first 3 for 98.7 %, and the first for 95 %; as statements alike.
 """
-_PER_PASSAGE = 2  # units of each passage that the claim cites
+_QUOTING = 2  # units with a quotation of the claim
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)  # in Markdown
 _SUBSCRIPT = re.compile(r"(?<=[\w\])])\[")
 _QUOTED = re.compile("|".join(f"{a}([^{a}{b}\n]+){b}" for a, b in ('""', "“”", "«»", "„“", "「」")))
 _ELLIPSIS = re.compile(r"\s*\[?(?:…|\.\.\.)\]?\s*")
+_ITEM = re.compile(r"\s*\d{1,3}[.)]\s")  # the number of a list item states nothing
 _NON_JOINER = re.compile("(?<=[\\[<])\u200c")  # which the prompt puts into markers and control tokens of documents
-_ADDRESS = re.compile(r"[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~?(?:/[^\s/]+){2,}")
+_ADDRESS = re.compile(r"(?<![^\s<>()\"“”|])[^\s<>()\"“”|]*(?:@|://)[^\s<>()\"“”|]*|(?<!\S)~?(?:/[^\s/]+){2,}")
 
 
 # --- Claims ---------------------------------------------------------------------------------------------------------
@@ -93,17 +94,18 @@ def split_claims(output: str, language: str, question: str = "") -> tuple[str, l
 
 
 def candidates(claim: Claim, question: str, units: Sequence[Unit], rarity: Rarity) -> list[Unit]:
-    """The units that share most words with claim and question; among them some of each passage that it cites."""
+    """The units that share most words with claim and question; among them the best of each passage that it cites."""
     claimed, asked = words(claim.text), words(question)
 
     def shared(unit: Unit) -> float:
         return 2 * rarity.share(claimed - asked, unit.words) + rarity.share(claimed | asked, unit.all_words)
 
     ranked = sorted((unit for unit in units if not unit.is_heading), key=lambda unit: -shared(unit))
-    of_cited = [[unit for unit in ranked if unit.hit.n == n][:_PER_PASSAGE] for n in dict.fromkeys(claim.cited)]
-    quoting = [unit for unit in ranked if any(find_quotes(claim.text, unit.text))][:_PER_PASSAGE]
-    wanted = [*quoting, *(unit for of_passage in of_cited for unit in of_passage), *ranked]
-    return list({(unit.hit.n, unit.start): unit for unit in wanted}.values())[:CANDIDATES]
+    of_cited = [[unit for unit in ranked if unit.hit.n == n] for n in dict.fromkeys(claim.cited)]
+    quoting = [unit for unit in ranked if any(find_quotes(claim.text, unit.text))][:_QUOTING]
+    best, next_best = ([unit for units in of_cited for unit in units[at : at + 1]] for at in range(2))
+    wanted = {(unit.hit.n, unit.start): unit for unit in (*best, *quoting, *next_best, *ranked)}
+    return list(wanted.values())[: max(CANDIDATES, len(best))]
 
 
 # --- Exact comparison -----------------------------------------------------------------------------------------------
@@ -129,8 +131,11 @@ def unstated(claim: str, unit: Unit, question: str, language: str | None, *, jud
             absent.append(claim[day.start : day.end])
     if not judged or re.search(r"\d", unit.text):
         stated = [*stated_quantities(unit, language), *(quantities(question, language) if words(claim) - asked else ())]
+        first = item.end() if (item := _ITEM.match(claim)) else 0
         absent += [
-            claim[one.start : one.end] for one in quantities(claim, language) if not any(map(one.is_stated_by, stated))
+            claim[one.start : one.end]
+            for one in quantities(claim, language)
+            if one.start >= first and not any(map(one.is_stated_by, stated))
         ]
     return tuple(dict.fromkeys(absent))
 
@@ -156,6 +161,7 @@ def stated_quantities(unit: Unit, language: str | None) -> list[Quantity]:
         Quantity(one.start, one.end, frozenset([Decimal(one.year)]))
         for text in (unit.text, unit.context)
         for one in dates(text, language)
+        if one.year
     ]
     return found + quantities(unit.context, language) + years
 
@@ -178,8 +184,8 @@ def missing_subject(question: str, unit: Unit, claim: str, language: str | None)
     missing = [one[0] for one in IDENTIFIER.finditer(question) if one[0].casefold() not in known.casefold()]
     asked, spans = periods(question), period_spans(question)
     numbers = [one for one in quantities(question, language) if not any(a <= one.start < b for a, b in spans)]
-    stated = stated_quantities(unit, language)
-    if unit.row is None:  # prose may refer to a number that was mentioned before
+    stated = stated_quantities(unit, language) if numbers else []
+    if numbers and unit.row is None:  # prose may refer to a number that was mentioned before
         stated += quantities(unit.hit.text, language)
     missing += [question[one.start : one.end] for one in numbers if not any(map(one.is_stated_by, stated))]
     if asked:

@@ -210,7 +210,7 @@ class Grounding:
             if best and not any(one.supports for one in evidence):
                 evidence.insert(0, best)  # users read the first one
             markers = "".join(f"[{one.unit.hit.n}]" for one in evidence)
-            end = len(plain[: claim.end].rstrip(".!?…。！？｡"))
+            end = max(done, len(plain[: claim.end].rstrip(".!?…。！？｡")))
             if plain[end : claim.end] == "..":  # the first one belongs to an abbreviation
                 end += 1
             text = f"{plain[done:end]}{f' {markers}' if markers else ''}{plain[end : claim.end]}"
@@ -354,7 +354,8 @@ def _disagree(answer: str, other: str, language: str | None) -> bool:
     if days and other_days:
         return not any(one.states(day) for one in other_days for day in days)
     numbers, others = (
-        {value for one in quantities(text, language) for value in one.values} | {Decimal(one.year) for one in of_text}
+        {value for one in quantities(text, language) for value in one.values}
+        | {Decimal(one.year) for one in of_text if one.year}
         for text, of_text in ((answer, days), (other, other_days))
     )
     if numbers and others:

@@ -49,7 +49,8 @@ WINDOW, QUESTION, STATEMENT, CONTEXT = 384, 96, 128, 96
 
 A longer text is read in parts.
 """
-_OVERLAP = 64  # tokens of a text that two parts share
+_OVERLAP = 64  # tokens of a text that two parts share, at most half of a part
+_AT_ONCE = 128  # texts
 _ANSWER = 40  # tokens of an answer at most
 _NARROW = 384  # numbers per token of a network that numpy runs in less time than another backend takes to load
 MIN_TOKENS_TO_LOAD = 6_000
@@ -149,6 +150,9 @@ class Judge:
 
     def read(self, evidence: Sequence[Evidence], *, fast: bool = False) -> list[Judgement]:
         """A judgement of each text, by the exact or the fastest backend."""
+        if len(evidence) > _AT_ONCE:  # the states of all tokens are in memory
+            parts = (evidence[at : at + _AT_ONCE] for at in range(0, len(evidence), _AT_ONCE))
+            return [one for part in parts for one in self.read(part, fast=fast)]
         tokenizer, (start, end) = self._network.tokenizer, self._special
         encoded = [
             tokenizer.encode_batch([getattr(one, name) for one in evidence], add_special_tokens=False)
@@ -170,7 +174,8 @@ class Judge:
             ]
             room = WINDOW - len(above) - 1
             offsets = np.array(text.offsets, dtype=np.int64).reshape(-1, 2)
-            starts = range(0, max(1, len(offsets) - _OVERLAP), room - _OVERLAP)
+            overlap = min(_OVERLAP, room // 2)
+            starts = range(0, max(1, len(offsets) - overlap), room - overlap)
             rows += [[*above, *text.ids[at : at + room], end] for at in starts]
             spans += [offsets[at : at + room] for at in starts]
             asked += [(min(len(question.ids), QUESTION), min(len(statement.ids), STATEMENT))] * len(starts)
@@ -254,22 +259,24 @@ class Judge:
             return self._network.load_bert(self._network.exact_backend)
 
 
-def select_judge(name: str, reader: str) -> str:
-    """The judge that `auto` stands for, or any other name as it is.
+def configured_judge(name: str, reader: str) -> Judge | None:
+    """The judge of the setting `ask.verifier` next to a reader; None for `none`.
 
-    That is `base` if it is installed, next to a reader that is slower than it: not the bundled one, nor `none`.
+    `auto` is `base` if it is installed and the reader is slower than it: not the bundled one, nor `none`. Else it is
+    `small`, or None if that is not installed. A judge that is named raises what `find_judge` raises.
     """
+    if name == "none":
+        return None
     if name != AUTO:
-        return name
-    if reader not in ("bundled", "none"):
+        return load_judge(name)
+    for judge in (SMALL,) if reader in ("bundled", "none") else (LARGE, SMALL):
         with suppress(ModelNotFoundError):
-            find_judge(LARGE)
-            return LARGE
-    return SMALL
+            return load_judge(judge)
+    return None
 
 
 @cache
-def load_judge(name: str = SMALL) -> Judge:
+def load_judge(name: str) -> Judge:
     """The judge `small`, `base` or that of a folder, with weights that all callers share; they are read on first use.
 
     Raises what `find_judge` raises.

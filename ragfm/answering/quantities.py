@@ -143,13 +143,12 @@ def quantities(text: str, language: str | None = None) -> list[Quantity]:
         if not values or any(a <= start < b for a, b in taken):
             continue
         before = text[:start].rstrip()
-        units = next(
-            (forms.before[before[-n:]] for n in range(4, 0, -1) if before[-n:] in forms.before), frozenset[str]()
-        )
-        sign = before[:-1].rstrip()[-1:] if units else text[start - 1 : start]
-        at = start - (2 if units else 1)
-        negative = sign in ("-", "−") and not text[max(0, at - 1) : at].rstrip("(|").isalnum()
-        negative |= before.rstrip("$€£¥ ").endswith("(") and text[end : end + 1] == ")"
+        n = next((n for n in range(4, 0, -1) if before[-n:] in forms.before), 0)
+        units = forms.before[before[-n:]] if n else frozenset[str]()
+        bare = before[:-n].rstrip() if n else text[:start]
+        negative = bare[-1:] in ("-", "−") and not bare[-2:-1].rstrip("(|").isalnum()
+        # (1,234) is a loss in the cell of a table, and an aside in a sentence
+        negative |= text[end : end + 1] == ")" and bool(re.search(r"(?:^|\|)\s*\([$€£¥ ]*$", before))
 
         position = _GAP.match(text, end).end()  # type: ignore[union-attr]
         scale, unit, power = _longest(text, position, forms.scales), _longest(text, position, forms.units), 0

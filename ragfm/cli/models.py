@@ -221,7 +221,9 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
         with show_progress("bytes") as progress:
             path = pull_judge_base(progress)
         value = {"name": name, **describe_model(path), "sha256": weights_sha256(path)}
-        print_result(value, f"{path}. Readers other than the bundled one use it, see ask.verifier.", as_json=as_json)
+        print_result(
+            value, f"{path}. Readers other than `bundled` and `none` use it, see ask.verifier.", as_json=as_json
+        )
         return
     if (name, file) == ("bundled", None):
         path = pull_bundled_reader()

@@ -15,13 +15,14 @@ SOURCES = r"(?:passages?|texts?|context|excerpts?|documents?|sources?|informatio
 _ABSTAINS = re.compile(
     rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately)[,.]?\ (?:but\ )?)?
     (?!.*\b(?:but|however|although|though|except|instead|only)\b)
-    (?: i(?:'m|\ am)\ (?:not|unable) | i\ (?:do\ not|don't|cannot|can't|could\ not|couldn't)
+    (?: i(?:'m|\ am)\ (?:not\ (?:sure|certain|able)|unable) | i\ (?:do\ not|don't)\ (?:know|have)
+      | i\ (?:cannot|can't|could\ not|couldn't)\ (?:answer|find|determine|tell|say)
       | there\ is\ (?:no|not\ enough)\ (?:answer | mention | information(?=\W*$|\ (?:about|available|in|on|to)\b))
       | (?: none\ of\ the\ {SOURCES}\b
-          | (?:the|these|those)\ (?:\w+\ )?(?!information){SOURCES}\b.*\b(?:no|not|\w+n't)\b )
+          | (?:the|these|those)\ (?:\w+\ )?(?!information){SOURCES}\b.*\b(?:no|do(?:es)?\ not|\w+n't)\b )
         .*\b(?:mentions?|says?|states?|specify|answer|information)
       | (?:it|this|that|the\ answer)\ (?:information\ )?(?:is\ not|isn't|cannot|can't)\b
-        .*\b(?:mentioned|stated|specified|answered|determined|(?:in|by)\ the\ {SOURCES})
+        .*\b(?:mentioned|stated|specified|answered|determined|(?:in|by)\ the\ {SOURCES}(?=\W*$))
     )\b""",
     re.VERBOSE,
 )

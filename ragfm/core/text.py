@@ -17,7 +17,7 @@ from ragfm.core.errors import UnsupportedError
 if TYPE_CHECKING:
     from ragfm.core.table_rows import TableRow
 
-MARKER = re.compile(r"(?<!\s)\s*\[(\d+(?:\s*[,;]\s*\d+)*)\]")
+MARKER = re.compile(r"(?<!\s)\s*\[(\d{1,9}(?:\s*[,;]\s*\d{1,9})*)\]")
 """A citation marker, as readers write it: `[1]`, `[1, 2]`; with all white space before it, which takes linear time."""
 IDENTIFIER = re.compile(r"(?<![\w.-])(?:--[a-z][\w-]+|[^\W\d]\w*_\w+(?:\.[a-z_]\w+)*|[^\W\d]\w+(?:\.[a-z_]\w+)+)")
 """An option, a name with underscores or full stops within it: `--all`, `shared_buffers`, `json.dump`."""

@@ -169,7 +169,7 @@ _DOUBTS: Mapping[Fault, str] = {
     "stitched": "not supported: its parts come from different places",
     "picture": "read from the picture, which is not checked",
     "subject": "supported, but {missing} is not mentioned with it",
-    "unclear": "supported; check that it is what the question asks for",
+    "unclear": "seems to be supported, but not surely; check it",
 }
 _MAX_QUOTE = 300  # characters of a contradiction
 

@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ragfm.answering.judge import Evidence, load_judge, select_judge
+from ragfm.answering.judge import Evidence, Judge, configured_judge
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback
@@ -27,7 +27,6 @@ from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
 from ragfm.evaluation.run_file import append_record, load_finished
-from ragfm.retrieval.rerank import has_judge
 from ragfm.retrieval.search import Mode
 
 _PASSAGE_CHARACTERS = 600  # minimum length of a passage, if the document is that long
@@ -84,7 +83,7 @@ def generate_questions(
     depth = max(1, min(_MAX_DEPTH, collection.status().chunks // _DEPTH_SHARE))
     questions: dict[str, Question] = {}
     finished: dict[str, dict[str, Any]] = {}
-    verifier = select_judge(collection.settings.ask.verifier, reader_name)
+    judge = configured_judge(collection.settings.ask.verifier, reader_name)
     if out:
         digests = "".join(document.digest for document in collection.documents())
         about = {
@@ -107,7 +106,7 @@ def generate_questions(
             text, answer = _write_question(reader, passage, with_answer=answers)
             kept = bool(text) and text not in questions
             if text and kept and answers:
-                answer = _verified_answer(collection, text, passage, answer, verifier)
+                answer = _verified_answer(collection, text, passage, answer, judge)
                 kept = answer is not None
             if text and kept:
                 written = Question(str(number), text, (gold,))
@@ -137,12 +136,12 @@ def generate_questions(
 
 
 def _verified_answer(
-    collection: Collection, question: str, passage: str, written: str | None, verifier: str
+    collection: Collection, question: str, passage: str, written: str | None, judge: Judge | None
 ) -> str | None:
     """The written answer, if the judge finds it or cannot read the passage, else the judge's, if it is likely."""
-    if verifier == "none" or not has_judge() or not is_english(question, collection.language):
+    if judge is None or not is_english(question, collection.language):
         return written
-    (judgement,) = load_judge(verifier).read([Evidence(passage, question)])
+    (judgement,) = judge.read([Evidence(passage, question)])
     likelihood, start, end = judgement.best((0, len(passage)))
     found = passage[start:end]
     if written and judgement.answers >= 0.5 and token_f1(found, written) >= _MIN_AGREEMENT:

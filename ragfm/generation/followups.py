@@ -75,12 +75,14 @@ def stand_alone(
     A question that depends on the one before follows it. With `reader`, the reader rewrites all questions; an output
     that is not plausible is not used. Raises UnsupportedError for `reader` with a reader without grammars.
     """
+    if how == "off":
+        return question
     topic: list[str] = []
     before: list[tuple[str, str]] = []  # stand-alone forms with their answers
     for turn in turns_of(history)[-_MAX_TURNS:]:
         topic = _topic(turn.question, topic, closeness)
         before.append((_joined(topic), turn.answer))
-    if not before or how == "off":
+    if not before:
         return question
     rewritten = _rewrite(question, before, reader) if reader and how == "reader" else None
     return rewritten or _joined(_topic(question, topic, closeness))

@@ -116,6 +116,7 @@ def fill_schema(
     try:
         text = found[0] if found else output
         data = json.loads(text, strict=False, parse_float=_finite, parse_constant=_finite)
+        json.dumps(data, ensure_ascii=False).encode()  # no model reads a lone surrogate
     except ValueError as error:
         if stream.finish_reason == "length":
             raise ExtractionError(

@@ -8,13 +8,12 @@ from typing import Literal, TypeAlias
 
 from ragfm.answering.decision import citation_of
 from ragfm.answering.grounding import Grounding
-from ragfm.answering.judge import SMALL, load_judge, select_judge
+from ragfm.answering.judge import AUTO, configured_judge
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.text import MARKER, check_characters, sentence_spans
 from ragfm.core.types import Citation, Hit
 from ragfm.integrations.passage_adapters import numbered_passages
-from ragfm.retrieval.rerank import has_judge
 from ragfm.store.views import language_of
 
 SentenceStatus: TypeAlias = Literal["supported", "contradicted", "not_found"]
@@ -73,9 +72,9 @@ def check(
     unmarked = MARKER.sub(lambda match: " " * len(match[0]), answer)
     if not unmarked.strip():
         raise DataError(f"The answer '{answer[:80]}' cannot be checked: it has no sentence.", "Specify one with text.")
-    verifier = SMALL
+    verifier, reader = AUTO, "none"
     if isinstance(passages, Collection):
-        verifier = select_judge(passages.settings.ask.verifier, passages.settings.reader)
+        verifier, reader = passages.settings.ask.verifier, passages.settings.reader
         language, text = passages.language, unmarked  # its markers are the numbers of other passages
         sentences = [unmarked[start:end] for start, end in sentence_spans(unmarked, language or "en")]
         numbered = numbered_passages(_search(passages, [question, *sentences] if question.strip() else sentences, k))
@@ -88,8 +87,8 @@ def check(
             f"{MAX_PASSAGES:,}.",
             "Check it in parts, or give fewer passages.",
         )
-    judge = load_judge(verifier) if verifier != "none" and has_judge() else None
-    grounding = Grounding(question, numbered, language, judge)
+    asked = language_of(f"{question} {unmarked}"[:_SAMPLE])
+    grounding = Grounding(question, numbered, language, configured_judge(verifier, reader), asked=asked)
     checked = []
     for cited in grounding.cite(text):
         start, end, against = cited.start, cited.end, cited.contradiction

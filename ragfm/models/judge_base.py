@@ -37,15 +37,16 @@ FILES = {
 
 
 def find_judge_base() -> Path:
-    """The folder of the model. Raises ModelNotFoundError, and DamagedModelError if the weights have another SHA-256."""
+    """The folder of the model. Raises ModelNotFoundError, and DamagedModelError if a file has another SHA-256."""
+    damaged = ""
     for folder in (_pulled_folder(), _hub_file(WEIGHTS).target.parent):
         if all((folder / name).is_file() for name in FILES):
-            if (actual := weights_sha256(folder / WEIGHTS)) != FILES[WEIGHTS]:
-                raise DamagedModelError(
-                    f"The weights in '{folder}' are damaged: expected sha256 {FILES[WEIGHTS]}, found {actual}.",
-                    f"Run `{INSTALL}`.",
-                )
-            return folder
+            wrong = [name for name, sha256 in FILES.items() if weights_sha256(folder / name) != sha256]
+            if not wrong:
+                return folder
+            damaged = damaged or f"'{folder / wrong[0]}' is damaged: its sha256 is not {FILES[wrong[0]]}."
+    if damaged:
+        raise DamagedModelError(damaged, f"Run `{INSTALL}`.")
     raise ModelNotFoundError(
         f"The judge `base` is not installed: its embedding model '{NAME}' is missing.", f"Run `{INSTALL}`."
     )
@@ -58,9 +59,7 @@ def pull_judge_base(progress: ProgressCallback = ignore_progress) -> Path:
     a file does not have its SHA-256.
     """
     with suppress(ModelNotFoundError, DamagedModelError):
-        folder = find_judge_base()
-        if all(weights_sha256(folder / name) == sha256 for name, sha256 in FILES.items()):
-            return folder
+        return find_judge_base()
     if reason := hub_unavailable(REPOSITORY):
         _pull_from_index(reason)
     else:

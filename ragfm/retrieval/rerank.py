@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from ragfm.core.cache import read_json
-from ragfm.core.errors import ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import UnsupportedError
 from ragfm.core.registry import make
 from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage
@@ -29,16 +29,6 @@ def load_reranker(name: str) -> Reranker:
     Raises ModelNotFoundError, UnknownPluginError, or ConfigError if the plugin needs a model name or accepts none.
     """
     return cast("Reranker", make("rerankers", name))
-
-
-@cache
-def has_judge() -> bool:
-    """Whether the model of the judge `small` is installed."""
-    try:
-        find_model("bundled", "embedder")
-    except ModelNotFoundError:
-        return False
-    return True
 
 
 class CrossEncoderReranker:

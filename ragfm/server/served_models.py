@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,13 @@ from typing import TypeVar
 
 from ragfm.answering.judge import load_judge
 from ragfm.collection import Collection
-from ragfm.core.errors import ConfigError
+from ragfm.core.errors import ConfigError, ModelNotFoundError
 from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import ImageEmbedder, Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.hardware import cpu_count
 from ragfm.rag import Rag, prompt_scope
-from ragfm.retrieval.rerank import has_judge
 from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
 from ragfm.store.uploads import UploadStore
@@ -233,7 +233,7 @@ class ServedModels:
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
         ranking = {collection.settings.ask.ranking_judge for collection in collections.values()}
-        verifying = {model.rag.judge for model in self.models.values() if model.rag.judge}
+        judges = {model.rag.judge for model in self.models.values() if model.rag.judge}
         of_images = [handles.image_embedder() for handles in self.handles.values()]
 
         def load_readers() -> None:
@@ -250,10 +250,12 @@ class ServedModels:
                 embedder.embed_passages(["warm"])
             for image_embedder in filter(None, of_images):
                 image_embedder.embed_queries(["warm"])
-            if has_judge():
-                for judge in {*map(load_judge, ranking), *verifying}:
-                    judge.warm_up()
-                    judge.likelihoods("warm", ["warm"])
+            for name in ranking:
+                with suppress(ModelNotFoundError):
+                    judges.add(load_judge(name))
+            for judge in judges:
+                judge.warm_up()
+                judge.likelihoods("warm", ["warm"])
 
         for load_models, lower in ((load_readers, 1), (load_networks, 5)):
             with ThreadPoolExecutor(1, initializer=partial(_lower_priority, lower)) as background:

@@ -82,6 +82,14 @@ def test_a_sentence_without_the_questions_period_is_not_exact() -> None:
     assert answer_signals(cited, question)["exact"] == 0.0
 
 
+def test_lines_without_words_are_no_sentences_of_an_answer() -> None:
+    judge = ScriptedJudge({"1931": 0.8}, supports=lambda _: 0.7)
+    cited, alone = (
+        cited_answer(BURN, f"In 1931.{more}", passages(MILL), judge) for more in ("\n\n|---|---|\n\n👍", "")
+    )
+    assert answer_signals(cited, BURN) == answer_signals(alone, BURN)
+
+
 def test_signals_where_no_judge_reads() -> None:
     question, text = "Wann brannte die Mühle?", "Die Mühle brannte 1931 nieder."
     cited = cited_answer(question, "1931.", passages(text), language="de")
@@ -140,6 +148,7 @@ def test_a_calibration_applies_to_one_adapter_wherever_it_is_stored(
         (BY_SUPPORT, str(other), DEFAULT),
         (BY_SUPPORT, None, BY_SUPPORT),
         (None, None, DEFAULT),
+        (replace(BY_SUPPORT, weights={"cosine": 1.0}, means={"cosine": 0.5}), None, DEFAULT),  # of an older version
     ):
         assert select_calibration(calibration, "ScriptedReader", adapter, "zero-shot") == used
     assert select_calibration(BY_SUPPORT, "bundled", None, "zero-shot") == DEFAULT

@@ -52,6 +52,13 @@ def test_claims_end_by_the_rules_of_the_passages_language() -> None:
     assert output[slice(*claims[0].output_span)] == "Resturlaub verfällt am 31. März [1]."
 
 
+def test_the_judge_reads_a_unit_of_each_passage_that_a_claim_cites() -> None:
+    hits = passages(*(f"The boat {n} leaves at nine. The boat {n} comes back at ten." for n in range(6)))
+    units = [one for hit in hits for one in passage_units(hit, "en")]
+    (claim,) = split_claims("The boats leave at nine [1][2][3][4][5][6].", "en")[1]
+    assert [one.hit.n for one in candidates(claim, "", units, Rarity(units))] == [1, 2, 3, 4, 5, 6]
+
+
 def test_the_judge_reads_units_of_cited_passages_and_those_with_a_quotation() -> None:
     hits = passages(*(f"The boat {n} leaves the harbour at nine." for n in range(8)), "Cats sleep on deck all day.")
     units = [one for hit in hits for one in passage_units(hit, "en")]
@@ -148,6 +155,17 @@ def test_the_numbers_of_a_cell_have_the_scale_of_their_own_column() -> None:
 
 MOON = "Neil Armstrong, an American, was the first man on the moon. He landed in July 1969 with Buzz Aldrin."
 MARS = "No human being has been on Mars, said Buzz Aldrin."
+
+
+def test_the_number_of_a_list_item_is_no_number_of_the_claim() -> None:
+    assert not unstated("1. Open the valve for 30 seconds.", unit("Open the valve for 30 seconds."), "", "en")
+    assert unstated("1. Open the valve for 40 seconds.", unit("Open the valve for 30 seconds."), "", "en") == (
+        "40 seconds",
+    )
+
+
+def test_a_date_without_a_year_states_no_number() -> None:
+    assert unstated("The fee is 0 euros.", unit("The fee is due on 18 May."), "", "en") == ("0 euros",)
 
 
 @pytest.mark.parametrize("marks", ['""', "“”", "«»", "„“"])

@@ -18,10 +18,10 @@ from ragfm.answering.judge import (
     Judgement,
     JudgeReranker,
     Part,
+    configured_judge,
     find_judge,
     load_judge,
     low_rank_changes,
-    select_judge,
     with_learned,
 )
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
@@ -53,6 +53,14 @@ def test_texts_of_a_batch_are_read_as_if_alone(judge: Judge) -> None:
         assert np.allclose(
             [one.answers, one.supports, one.contradicts], [other.answers, other.supports, other.contradicts], atol=1e-4
         )
+
+
+@pytest.mark.parametrize("words", [60, 96, 130])
+def test_long_questions_statements_and_contexts_leave_room_for_the_text(judge: Judge, words: int) -> None:
+    long, text = "river " * words, " ".join(f"Sentence {n} of many." for n in range(60))
+    (one,) = judge.read([Evidence(text, long, long, long)])
+    assert one.parts[-1].spans[-1, 1] == len(text)
+    assert len(one.parts) < 15
 
 
 def test_a_long_text_is_read_in_parts_to_its_end(judge: Judge) -> None:
@@ -205,25 +213,35 @@ def test_weights_are_added_to_the_installed_model_that_they_belong_to(
 
 @pytest.mark.parametrize(("reader", "judge"), [("bundled", "small"), ("none", "small"), ("models/a.gguf", "base")])
 def test_auto_is_the_base_judge_next_to_a_larger_reader(
-    reader: str, judge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: str, judge: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge_module, "find_judge", lambda _: (tmp_path, tmp_path))
-    assert select_judge("auto", reader) == judge
+    monkeypatch.setattr(judge_module, "load_judge", lambda name: name)
+    assert configured_judge("auto", reader) == judge
 
 
 def test_auto_is_the_small_judge_where_the_base_one_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "judge-base").mkdir()
-    write_random_judge(tmp_path / "judge-base", judge_base.FILES[judge_base.WEIGHTS])
+    for name, base in (("judge-small", ""), ("judge-base", judge_base.FILES[judge_base.WEIGHTS])):
+        (tmp_path / name).mkdir()
+        write_random_judge(tmp_path / name, base)
     monkeypatch.setattr(judge_module, "SHIPPED", tmp_path)
-    monkeypatch.setattr(judge_module, "find_judge", find_judge)
     monkeypatch.setattr("sys.prefix", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert select_judge("auto", "models/a.gguf") == "small"
-    assert select_judge("base", "models/a.gguf") == "base"
+    monkeypatch.setattr(judge_module, "load_judge", lambda name: find_judge(name) and name)
+    assert configured_judge("auto", "models/a.gguf") == "small"
     with pytest.raises(ModelNotFoundError, match="Run `ragfm models pull judge-base`"):
         find_judge("base")
+
+
+def test_auto_is_no_judge_where_none_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise ModelNotFoundError("There is none.", "Install it.")
+
+    monkeypatch.setattr(judge_module, "load_judge", missing)
+    assert configured_judge("auto", "models/a.gguf") is None
+    with pytest.raises(ModelNotFoundError):
+        configured_judge("small", "models/a.gguf")
 
 
 def test_a_slow_moment_does_not_end_reranking_with_a_budget(tmp_path: Path) -> None:

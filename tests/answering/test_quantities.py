@@ -50,6 +50,9 @@ def test_a_separator_that_may_be_of_thousands_or_decimals_has_both_readings() ->
 
 def test_a_sign_is_a_minus_or_the_brackets_of_accounting() -> None:
     assert only("a change of -5").negative
+    assert only("a change of -CHF 5 million").negative
+    assert only("a change of -$5 million").negative
+    assert only("The leave (30) is fixed by law.").negative is False
     assert only("| (565) |").negative
     assert only("(565 employees)").negative is False
     assert [one.negative for one in quantities("pages 3-5")] == [False, False]

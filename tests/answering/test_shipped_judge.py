@@ -18,7 +18,7 @@ BURN = "When did the mill burn down?"
 
 
 def read(text: str, question: str = "", statement: str = "", context: str = "") -> Judgement:
-    (judgement,) = load_judge().read([Evidence(text, question, statement, context)])
+    (judgement,) = load_judge("small").read([Evidence(text, question, statement, context)])
     return judgement
 
 
@@ -88,10 +88,10 @@ def test_the_subject_of_the_question_counts() -> None:
 def test_a_warm_judge_answers_alike() -> None:
     texts = [MILL, "Cheese is made of milk, rennet and salt."]
     before = [read(text, BURN) for text in texts]
-    load_judge().warm_up()
+    load_judge("small").warm_up()
     for text, one in zip(texts, before, strict=True):
         assert read(text, BURN).best((0, len(text)))[1:] == one.best((0, len(text)))[1:]
-    likelihoods = load_judge().likelihoods(BURN, texts)
+    likelihoods = load_judge("small").likelihoods(BURN, texts)
     assert likelihoods == pytest.approx([one.answers for one in before], abs=0.05)
 
 
@@ -109,5 +109,5 @@ REFERENCES = (
 def test_lines_of_a_bibliography_are_not_verified(question: str) -> None:
     """They have the words of the question, and many others, but none of them is an answer."""
     hits = passages("\n\n".join(["## References", *REFERENCES]))
-    cited = cited_answer(question, " ".join(REFERENCES), hits, load_judge())
+    cited = cited_answer(question, " ".join(REFERENCES), hits, load_judge("small"))
     assert not any(one.verified for sentence in cited.sentences for one in sentence.evidence)

@@ -144,7 +144,7 @@ def test_the_command_fits_and_stores(tmp_path: Path, docs: Path, monkeypatch: py
         handle.sync(docs)
     questions, script = _asked(80)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScriptedReader(script))
-    monkeypatch.setattr("ragfm.rag.load_judge", lambda _: JUDGE)
+    monkeypatch.setattr("ragfm.answering.judge.load_judge", lambda _: JUDGE)
     lines = [
         {"question": q.text, "id": q.id} | ({"answers": q.answers} if q.answers else {"unanswerable": True})
         for q in questions

@@ -50,7 +50,9 @@ class Reader(ScriptedReader):
 
 import ragfm.generation.readers, ragfm.rag
 ragfm.rag.configured_reader = lambda *_, **__: Reader("")
-ragfm.rag.load_judge = lambda _: ScriptedJudge(contradicts=lambda evidence: 0.9 if "20 days" in evidence.text else 0.0)
+ragfm.answering.judge.load_judge = lambda _: ScriptedJudge(
+    contradicts=lambda evidence: 0.9 if "20 days" in evidence.text else 0.0
+)
 from ragfm.cli import main
 main()
 """

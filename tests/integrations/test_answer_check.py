@@ -25,7 +25,7 @@ GERMAN = "Die Eltern bekommen 16 Wochen Urlaub, und Hunde sind im Büro nicht er
 
 
 def use_judge(monkeypatch: pytest.MonkeyPatch, judge: ScriptedJudge) -> None:
-    monkeypatch.setattr("ragfm.integrations.answer_check.load_judge", lambda _: judge)
+    monkeypatch.setattr("ragfm.answering.judge.load_judge", lambda _: judge)
 
 
 def status(answer: str, *passages: object, **options: Any) -> str:
@@ -96,6 +96,11 @@ def test_a_sentence_is_supported_contradicted_or_not_found(answer: str, expected
 )
 def test_what_is_supported_but_for_another_number_is_contradicted(answer: str, passage: str, expected: str) -> None:
     assert status(answer, passage) == expected
+
+
+def test_an_answer_in_another_language_than_the_passages_is_not_for_the_judge() -> None:
+    (sentence,) = ragfm.check("Die Probezeit beträgt drei Monate.", ["The probation period is six months."])
+    assert (sentence.status, sentence.probability) == ("not_found", None)
 
 
 def test_a_contradiction_is_quoted() -> None:

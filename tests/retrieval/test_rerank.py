@@ -11,7 +11,7 @@ import pytest
 from support.judges import write_random_judge
 
 from ragfm import Collection, Hit, Rag, Settings, load_reranker
-from ragfm.answering.judge import JudgeReranker
+from ragfm.answering.judge import Judge, JudgeReranker
 from ragfm.core.config import AskSection, SearchSection
 from ragfm.core.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
 from ragfm.core.registry import plugins
@@ -367,5 +367,8 @@ def test_auto_is_the_reranker_of_the_settings_if_there_is_one(harbour: Collectio
 
 
 def test_auto_needs_the_bundled_model(harbour: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rerank_module, "has_judge", lambda: False)
+    def missing(_: str) -> Judge:
+        raise ModelNotFoundError("There is none.", "Install it.")
+
+    monkeypatch.setattr("ragfm.answering.judge.load_judge", missing)
     assert "rerank" not in harbour.search(QUERY, k=1, rerank="auto")[0].scores

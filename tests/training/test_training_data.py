@@ -453,7 +453,7 @@ def test_passages_end_with_the_sentences_of_their_language(tmp_path: Path, colle
 def knows_the_founders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge finds who founded a town, and nothing else."""
     judge = ScriptedJudge(lambda evidence: {"fishermen": 0.9} if "founded" in evidence.question else {})
-    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", lambda _: judge)
+    monkeypatch.setattr("ragfm.answering.judge.load_judge", lambda _: judge)
 
 
 @pytest.mark.usefixtures("knows_the_founders")
@@ -505,7 +505,7 @@ def test_kept_questions_are_not_checked_again(
     questions = written()
     assert {question.answers for question in questions} == {("fishermen",)}  # of the judge
     monkeypatch.setattr(Collection, "search", None)
-    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", None)
+    monkeypatch.setattr(ScriptedJudge, "read", None)
     assert written() == questions
 
 

@@ -86,7 +86,7 @@ function citeButton(turn, index, n) {
     placeOf({ ...hit, page: item.page, lines: item.lines ?? hit.lines }),
     item.fault === 'picture'
       ? 'read from the picture'
-      : { doubtful: 'does not support the sentence', unsure: 'may be about something else' }[support],
+      : { doubtful: 'does not support the sentence', unsure: 'is not sure to support the sentence' }[support],
   ];
   const show = (event) => showSources(turn, index, event.currentTarget);
   return h(

@@ -10,7 +10,7 @@ const FAULTS = {
   stitched: 'The answer combines several places of this passage. No single place says it.',
   picture: 'The answer was read from the picture, which is not checked.',
   subject: 'The passage says this, but perhaps about another subject',
-  unclear: 'The passage says this. Check whether it answers the question.',
+  unclear: 'The passage seems to say this, but not surely. Check it.',
 };
 const CONTEXT = 20000; // characters of a document shown before and after a passage
 const PAGE_WIDTH = 1600; // pixels
