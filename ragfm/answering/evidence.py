@@ -109,10 +109,11 @@ def candidates(claim: Claim, question: str, units: Sequence[Unit], rarity: Rarit
 # --- Exact comparison -----------------------------------------------------------------------------------------------
 
 
-def unstated(claim: str, unit: Unit, question: str, language: str | None) -> tuple[str, ...]:
+def unstated(claim: str, unit: Unit, question: str, language: str | None, *, judged: bool = True) -> tuple[str, ...]:
     """What is exact in a claim and not stated by a unit or above it.
 
-    A number of the question ("Is it 28 days?") need not be, unless the claim has no other words.
+    A number of the question ("Is it 28 days?") need not be, unless the claim has no other words. If the unit is
+    `judged`, its numbers in words are for the judge, so that one without digits refutes no number.
     """
     known = f"{unit.context}\n{unit.text}"
     absent = [one for one in quotations(claim) if not find_quote(one, unit.hit.text)]
@@ -126,7 +127,7 @@ def unstated(claim: str, unit: Unit, question: str, language: str | None) -> tup
     for day in dates(claim, language):
         if not any(one.states(day) for one in (*stated_days, *asked_days)):
             absent.append(claim[day.start : day.end])
-    if re.search(r"\d", unit.text):  # numbers in words are for the judge
+    if not judged or re.search(r"\d", unit.text):
         stated = [*stated_quantities(unit, language), *(quantities(question, language) if words(claim) - asked else ())]
         absent += [
             claim[one.start : one.end] for one in quantities(claim, language) if not any(map(one.is_stated_by, stated))

@@ -252,7 +252,7 @@ class Grounding:
         """Whether a unit supports a claim. Without a judge, the claim must be a quotation for it to be verified."""
         verbatim = next(find_quotes(claim.text, unit.text), None)
         asked, claimed = words(claim.question), words(claim.text)
-        exact = not unstated(claim.text, unit, claim.question, self.language)
+        exact = not unstated(claim.text, unit, claim.question, self.language, judged=judgement is not None)
         if judgement:
             likelihood, contradicts, threshold = judgement.supports, judgement.contradicts, SUPPORTED
             same = likelihood >= SUPPORTED

@@ -17,9 +17,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ragfm.answering.judge import Evidence, load_judge
+from ragfm.answering.judge import Evidence, load_judge, select_judge
 from ragfm.collection import Collection
-from ragfm.core.errors import DataError, ModelNotFoundError, TooLongError, UnsupportedError
+from ragfm.core.errors import DataError, TooLongError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.text import is_english, sentence_spans
 from ragfm.core.types import Message, Reader, Sampling
@@ -27,6 +27,7 @@ from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
 from ragfm.evaluation.run_file import append_record, load_finished
+from ragfm.retrieval.rerank import has_judge
 from ragfm.retrieval.search import Mode
 
 _PASSAGE_CHARACTERS = 600  # minimum length of a passage, if the document is that long
@@ -83,6 +84,7 @@ def generate_questions(
     depth = max(1, min(_MAX_DEPTH, collection.status().chunks // _DEPTH_SHARE))
     questions: dict[str, Question] = {}
     finished: dict[str, dict[str, Any]] = {}
+    verifier = select_judge(collection.settings.ask.verifier, reader_name)
     if out:
         digests = "".join(document.digest for document in collection.documents())
         about = {
@@ -105,7 +107,7 @@ def generate_questions(
             text, answer = _write_question(reader, passage, with_answer=answers)
             kept = bool(text) and text not in questions
             if text and kept and answers:
-                answer = _verified_answer(collection, text, passage, answer)
+                answer = _verified_answer(collection, text, passage, answer, verifier)
                 kept = answer is not None
             if text and kept:
                 kept = _is_found(collection, Question(str(number), text, (gold,)), depth)
@@ -137,15 +139,13 @@ def _is_found(collection: Collection, question: Question, depth: int) -> bool:
     return any(place.gold is not None for hits in rankings for place in rank_hits(question, hits, depth)[0])
 
 
-def _verified_answer(collection: Collection, question: str, passage: str, written: str | None) -> str | None:
+def _verified_answer(
+    collection: Collection, question: str, passage: str, written: str | None, verifier: str
+) -> str | None:
     """The written answer, if the judge finds it or cannot read the passage, else the judge's, if it is likely."""
-    try:
-        judge = load_judge()
-    except ModelNotFoundError:
+    if verifier == "none" or not has_judge() or not is_english(question, collection.language):
         return written
-    if not is_english(question, collection.language):
-        return written
-    (judgement,) = judge.read([Evidence(passage, question)])
+    (judgement,) = load_judge(verifier).read([Evidence(passage, question)])
     likelihood, start, end = judgement.best((0, len(passage)))
     found = passage[start:end]
     if written and judgement.answers >= 0.5 and token_f1(found, written) >= _MIN_AGREEMENT:

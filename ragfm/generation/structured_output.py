@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,7 @@ from ragfm.answering.decision import citation_of
 from ragfm.answering.evidence import split_claims
 from ragfm.answering.grounding import Grounding
 from ragfm.answering.judge import Judge
-from ragfm.answering.quantities import Date, dates, quantities
+from ragfm.answering.quantities import Date, dates, per_word, quantities
 from ragfm.core.errors import ExtractionError
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
@@ -31,9 +32,8 @@ from ragfm.store.views import language_of
 T = TypeVar("T")
 
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
-_NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
-_ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
-_AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
+_WORD = re.compile(r"[^\W\d_]+")
+_MAX_ABBREVIATION = 3  # letters; in a name, "min" may also be the minimum
 _DATE = re.compile(r"([12]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 _TIME = re.compile(r"0?(\d{1,2}:\d\d)(?::00)?")
 
@@ -205,7 +205,7 @@ def _check_values(values: Sequence[_Value], grounding: Grounding) -> list[Field]
 def _notations(one: _Value, grounding: Grounding) -> tuple[str, list[str]]:
     """The question that a value answers, and the notations that a passage may have of it; none of null."""
     value, query, language = one.parent[one.key], grounding.question, grounding.language
-    names = " ".join(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", one.path)))
+    names = " ".join(_WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", one.path)))
     name = f"{names} {one.schema.get('description', '')}"
     question = f"{query} {name}"
     if value is None:
@@ -214,11 +214,13 @@ def _notations(one: _Value, grounding: Grounding) -> tuple[str, list[str]]:
         return query, [name if value else f"not {name}"]
     if isinstance(value, int | float):
         text = str(value) if isinstance(value, int) else f"{Decimal(repr(value)).normalize():f}"
-        # The unit that is asked for tells 31 days from three weeks. That of "a fee per year" is not the year.
-        words = [*_NAME_PARTS.findall(name), *" ".join(map(" ".join, _ASKED.findall(query))).split()]
-        found = [(word, number) for word in words for number in quantities(f"1 {word}", language)]
-        units = [word for word, number in found if number.units and number.end == len(f"1 {word}")]
-        unit = next((word for word in units if word.lower() not in _AMBIGUOUS), "")
+        # The unit in the field's name tells 31 days from three weeks. That of "a fee per year" is not the year.
+        per, unit = per_word(language), ""
+        for before, word in pairwise(["", *_WORD.findall(name)]):
+            written = f"1 {word}"
+            is_unit = any(one.units and one.end == len(written) for one in quantities(written, language))
+            if not unit and is_unit and before.casefold() != per and len(word) > _MAX_ABBREVIATION:
+                unit = word
         return question, [f"{text} {unit}".strip()]
     if date := _DATE.fullmatch(value):
         year, month, day = map(int, date.groups())

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from ragfm.answering.decision import citation_of
 from ragfm.answering.grounding import Grounding
-from ragfm.answering.judge import SMALL, load_judge
+from ragfm.answering.judge import SMALL, load_judge, select_judge
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.text import MARKER, check_characters, sentence_spans
@@ -75,7 +75,7 @@ def check(
         raise DataError(f"The answer '{answer[:80]}' cannot be checked: it has no sentence.", "Specify one with text.")
     verifier = SMALL
     if isinstance(passages, Collection):
-        verifier = passages.settings.ask.verifier
+        verifier = select_judge(passages.settings.ask.verifier, passages.settings.reader)
         language, text = passages.language, unmarked  # its markers are the numbers of other passages
         sentences = [unmarked[start:end] for start, end in sentence_spans(unmarked, language or "en")]
         numbered = numbered_passages(_search(passages, [question, *sentences] if question.strip() else sentences, k))

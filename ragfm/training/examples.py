@@ -16,7 +16,7 @@ from typing import Any
 
 from ragfm.answering.decision import ComposedAnswer, compose
 from ragfm.answering.grounding import Grounding
-from ragfm.answering.judge import load_judge
+from ragfm.answering.judge import Judge
 from ragfm.core.errors import DataError
 from ragfm.core.types import Hit, ImagePart, Message
 from ragfm.parsing.figures import image_type
@@ -37,9 +37,9 @@ class Example:
     rejected: str | None = None
 
 
-def supported_answer(question: str, answer: str, shown: Sequence[Hit]) -> ComposedAnswer | None:
+def supported_answer(question: str, answer: str, shown: Sequence[Hit], judge: Judge | None) -> ComposedAnswer | None:
     """The sentences of an answer that passages support, with markers; None if no sentence is verified."""
-    sentences = Grounding(question, shown, None, load_judge()).cite(answer)
+    sentences = Grounding(question, shown, None, judge).cite(answer)
     composed = compose(sentences, strict=True, contradictions=False)
     return composed if any(citation.verified for citation in composed.citations) else None
 

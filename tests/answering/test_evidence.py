@@ -112,6 +112,11 @@ def test_a_number_of_the_question_need_not_be_stated_next_to_other_words() -> No
     assert unstated("28 days.", thirty, "Is leave 28 days?", "en") == ("28 days",)
 
 
+def test_a_number_is_for_the_judge_to_compare_where_the_text_has_numbers_in_words_only() -> None:
+    assert unstated("12 people came.", unit("Twelve people came."), "", "en") == ()
+    assert unstated("12 people came.", unit("Twelve people came on 3 May."), "", "en") == ("12",)
+
+
 def test_what_stands_above_a_unit_is_stated_by_it() -> None:
     assert unstated("It costs 3 euros in 2026.", unit("It costs 3 euros.", context="Prices 2026"), "", "en") == ()
     assert unstated("It costs 3 euros in 2026.", unit("It costs 3 euros."), "", "en") == ("2026",)

@@ -132,7 +132,7 @@ def test_what_is_exact_can_refute_but_not_support() -> None:
 
 
 def faults_by(judge: ScriptedJudge, output: str) -> list[str | None]:
-    return [one.fault for one in grounded(HOW_MUCH, output, passages(LEAVE), judge)[1]]
+    return [one.fault for one in grounded(HOW_MUCH, output, passages("You get 28 days of leave a year."), judge)[1]]
 
 
 def test_a_sentence_of_another_passage_is_misattributed() -> None:
@@ -360,6 +360,7 @@ DE = "Resturlaub verfällt am 31. März des Folgejahres. Der Antrag geht an die 
         ("de", "Wann verfällt er?", "Der Resturlaub verfällt am 31. März [1].", DE, "unclear"),
         ("de", "Was kostet es?", "1250 Euro [1].", "Es kostet 1.250,00 EUR.", "unclear"),
         ("de", "Wann verfällt er?", "Resturlaub verfällt am 30. März [1].", DE, "fabricated"),
+        ("de", "Wie lange dauert es?", "Es dauert 20 Wochen [1].", "Es dauert sechzehn Wochen.", "fabricated"),
     ],
 )
 def test_words_support_and_only_a_quotation_is_verified(

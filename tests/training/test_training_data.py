@@ -158,6 +158,13 @@ def test_an_explanation_is_learned_from_a_passage_that_supports_it(towns: Collec
         assert example.meta["verified"]
 
 
+def test_the_judge_of_the_collection_decides_which_explanations_are_learned(towns: Collection) -> None:
+    rag = Rag(towns, reader=ScriptedReader(), k=2)
+    rag.judge = ScriptedJudge(supports=lambda _: 0.0)
+    examples, left_out = examples_from_questions(rag, EXPLAINED, Recipe(abstain=0.0))
+    assert (examples, left_out) == ([], {"no passage holds its answer": len(EXPLAINED)})
+
+
 def test_no_passage_supports_a_withheld_explanation(towns: Collection) -> None:
     dataset = made(towns, EXPLAINED, abstain=0.9, near=0.0)
     withheld = [e for e in (*dataset.train, *dataset.valid) if e.meta["kind"] == "withheld"]
@@ -446,7 +453,7 @@ def test_passages_end_with_the_sentences_of_their_language(tmp_path: Path, colle
 def knows_the_founders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge finds who founded a town, and nothing else."""
     judge = ScriptedJudge(lambda evidence: {"fishermen": 0.9} if "founded" in evidence.question else {})
-    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", lambda: judge)
+    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", lambda _: judge)
 
 
 @pytest.mark.usefixtures("knows_the_founders")
@@ -470,6 +477,18 @@ def test_the_judge_checks_and_corrects_written_answers(towns: Collection) -> Non
         "towns/Brista.txt": "fishermen",
         "towns/Dunmar.txt": "Fishermen",
     }
+
+
+@pytest.mark.usefixtures("knows_the_founders")
+def test_no_judge_checks_written_answers_if_the_collection_has_none(towns: Collection) -> None:
+    def script(messages: Sequence[Message]) -> str:
+        town = messages[-1].content.split("town of ")[1].split()[0]
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: the oldest one is a mill\n"
+
+    settings = Settings(ask=AskSection(verifier="none"))
+    with Collection.open(towns.location, settings=settings, embedder=HashingEmbedder()) as unread:
+        questions = generate_questions(unread, ScriptedReader(script), 5, answers=True)
+    assert {question.answers for question in questions} == {("the oldest one is a mill",)}
 
 
 @pytest.mark.usefixtures("knows_the_founders")
