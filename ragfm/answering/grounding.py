@@ -56,7 +56,7 @@ SAME = 0.5
 class Support:
     """A unit as evidence for a claim: how likely it supports or contradicts it, and why it is not verified.
 
-    `refutes`: it would support the claim, but has another number or date. `missing` are the periods, numbers and
+    Unless it was `judged`, `likelihood` is the share of the claim's words that it has. `refutes`: it would support the claim, but has another number or date. `missing` are the periods, numbers and
     identifiers of the question that are not found with it. `row` is the table row that it is, with the likeliest cell.
     """
 
@@ -68,6 +68,7 @@ class Support:
     missing: tuple[str, ...] = ()
     row: TableRow | None = None
     refutes: bool = False
+    judged: bool = False
 
     @property
     def verified(self) -> bool:
@@ -271,11 +272,22 @@ class Grounding:
         row = row_with_cell(unit, cell)
         if likelihood < threshold or not exact:
             refutes = same and not exact and _disagree(claim.text, unit.text, self.language)
-            return Support(unit, likelihood, contradicts, supports=False, row=row, refutes=refutes)
+            return Support(
+                unit, likelihood, contradicts, supports=False, row=row, refutes=refutes, judged=judgement is not None
+            )
         missing = missing_subject(claim.question, unit, claim.text, self.language)
         sure = likelihood >= VERIFIED if judgement else bool(verbatim and len(claimed) >= MIN_VERBATIM)
         fault: Fault | None = "subject" if missing else None if sure else "unclear"
-        return Support(unit, likelihood, contradicts, supports=True, fault=fault, missing=missing, row=row)
+        return Support(
+            unit,
+            likelihood,
+            contradicts,
+            supports=True,
+            fault=fault,
+            missing=missing,
+            row=row,
+            judged=judgement is not None,
+        )
 
     def _fault(self, claim: Claim, found: Support, best: Support | None) -> Fault:
         """Why a cited passage does not support a claim. `best` is the evidence of another one that does."""

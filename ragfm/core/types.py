@@ -303,7 +303,8 @@ class Citation:
     do (`stitched`), no text does, but the reader saw the passage's picture, which is not checked (`picture`), or the
     quote supports the sentence, but may be about another subject (`subject`) or is not surely enough what was asked
     (`unclear`). `missing` are the periods, numbers and identifiers of the question that are not found with the quote.
-    `row` is the table row that the quote is, None if it is none.
+    `row` is the table row that the quote is, None if it is none. `probability` is how likely the judge finds that the
+    quote supports the sentence, in [0, 1], None if no judge read them.
     """
 
     n: int
@@ -323,6 +324,7 @@ class Citation:
     box: Box | None = None
     row: TableRow | None = None
     date: str = ""
+    probability: float | None = None
 
     @property
     def supports(self) -> bool:
