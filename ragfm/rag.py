@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
-from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, select_calibration
+from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, adapter_hash, answer_signals, select_calibration
 from ragfm.answering.decision import decide
 from ragfm.answering.grounding import Grounding, cite_answer
 from ragfm.answering.judge import load_judge, select_judge
@@ -55,6 +55,7 @@ Cited = TypeVar("Cited", Citation, Contradiction)
 
 CANNOT_SEE = "The reader cannot see pictures; figures were used by their text."
 """A note of answers that a reader without vision gave from figures."""
+_adapter_hash = cache(adapter_hash)  # its file is read once, as by the reader
 _DATE = re.compile(r"\d{4}(?:-\d\d){0,2}")  # of ISO 8601
 _DATE_KEYS = ("date", "period", "modified")  # stated, covered by the report, of the file
 CUT_OFF = "The reader's tokens ran out before it answered; raise ask.answer_tokens."
@@ -400,7 +401,7 @@ class Rag:
             instruction = INSTRUCTION.format(form=form.words)
             prompt = self._build_prompt(retrieved, documents_only=True, tokens=tokens, instruction=instruction)
         sampling = replace(self.sampling, max_tokens=tokens, adapter=None)  # adapters are trained for another prompt
-        context = replace(AnswerContext.of(self, prompt, retrieved.start), adapter=None)
+        context = replace(AnswerContext.of(self, prompt, retrieved.start), adapter=None, fingerprint=None)
         numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
         extraction: Extraction[Any] = Extraction(
             question,
@@ -429,6 +430,24 @@ class Rag:
                 self.log.record(failed, context, finished=False)
             raise
         return replace(extraction, log_id=self.log.record(extraction.answer, context)) if self.log else extraction
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What a promise about verified citations holds for.
+
+        The documents' content is left out, or each sync would end the promise: most changes leave the judge as good as
+        it is. Labels after a change that does not are evidence against the promise. Another collection may be of
+        another kind, so its id is in.
+        """
+        contract = self.collection.contract
+        return {
+            "collection": self.collection.id,
+            "embedder": str(contract.get("weights") or contract["model"]),
+            "judge": self.judge.sha256 if self.judge else "none",
+            "reader": self.reader_name,
+            "adapter": _adapter_hash(self.sampling.adapter) or "none",
+            "strategy": self.strategy.label,
+        }
 
     @property
     def _sees(self) -> bool:

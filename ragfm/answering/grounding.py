@@ -56,8 +56,9 @@ SAME = 0.5
 class Support:
     """A unit as evidence for a claim: how likely it supports or contradicts it, and why it is not verified.
 
-    Unless it was `judged`, `likelihood` is the share of the claim's words that it has. `refutes`: it would support the claim, but has another number or date. `missing` are the periods, numbers and
-    identifiers of the question that are not found with it. `row` is the table row that it is, with the likeliest cell.
+    Unless it was `judged`, `likelihood` is the share of the claim's words that it has. `refutes`: it would support the
+    claim, but has another number or date. `missing` are the periods, numbers and identifiers of the question that are
+    not found with it. `row` is the table row that it is, with the likeliest cell.
     """
 
     unit: Unit

@@ -11,29 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
+from ragfm.core.promise import Promise
+
 _STEP = 1.05  # growth of the number of accepted items from one test to the next
 _ALTERNATIVES = 40  # error rates above the promised one that `evidence_against` weighs alike
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """At most the share `error` of the items with a score of at least `threshold` is wrong, with a `confidence`.
-
-    It rests on `labels` items with such a score, of which `wrong` are wrong. `bound` is the error that they prove.
-    """
-
-    threshold: float
-    error: float
-    confidence: float
-    labels: int
-    wrong: int
-    bound: float
 
 
 def error_bound(wrong: int, labels: int, confidence: float) -> float:

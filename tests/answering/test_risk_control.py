@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ragfm.evaluation.risk_control import choose_threshold, error_bound, evidence_against, labels_needed
+from ragfm.answering.risk_control import choose_threshold, error_bound, evidence_against, labels_needed
 
 
 def test_the_bound_is_that_of_clopper_and_pearson() -> None:
