@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
 from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, adapter_hash, answer_signals, select_calibration
 from ragfm.answering.decision import decide
-from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.grounding import VERIFIED, Grounding, cite_answer
 from ragfm.answering.judge import load_judge, select_judge
 from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
@@ -268,7 +268,10 @@ class Rag:
         foreign = differs and self.judge is not None and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured)
+        promise = settings.guarantee
+        lapsed = self.collection.answer_log.why_lapsed(promise, self.fingerprint) if promise else None
+        verified = promise.threshold if promise and lapsed is None else VERIFIED
+        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured, verified=verified)
         closeness = partial(self._closeness, query) if foreign else None
         corrects = policy.corrects and self.judge is not None
         cited = cite_answer(grounding, output.text, corrects=corrects, closeness=closeness)
@@ -309,6 +312,8 @@ class Rag:
             if cited_passages & {older.n, newer.n}:
                 notes.append(f"{older.name} ({older_date}) is older than {newer.name} ({newer_date}).")
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []
+        if promise and lapsed is None and any(one.verified and one.probability is None for one in composed.citations):
+            lapsed = "no judge read this answer: its citations are quotations"
         answer = Answer(
             question=retrieved.question,
             query=query,
@@ -331,6 +336,7 @@ class Rag:
             reasoning=output.reasoning,
             searches=tuple(retrieved.searches),
             notes=tuple(notes),
+            guarantee=promise.guarantee(lapsed) if promise else None,
         )
 
         # Finish the stream.

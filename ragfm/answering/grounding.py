@@ -161,12 +161,14 @@ class Grounding:
         *,
         asked: str | None = None,
         pictured: Set[int] = frozenset(),
+        verified: float = VERIFIED,
     ) -> None:
         """`language` is that of the passages, as ISO 639-1; `asked` that of the question, None if it is not known.
 
-        `pictured` are the numbers of the passages whose picture the reader saw.
+        `pictured` are the numbers of the passages whose picture the reader saw. From the probability `verified` on, the
+        judge verifies a claim.
         """
-        self.question, self.language, self._pictured = question, language, pictured
+        self.question, self.language, self._pictured, self._verified = question, language, pictured, verified
         self.judge = judge if is_english(question, language) and asked in (None, "en") else None
         self.passages = [hit for hit in passages if hit.n is not None]
         self.units = [unit for hit in self.passages for unit in passage_units(hit, language or "en")]
@@ -277,7 +279,7 @@ class Grounding:
                 unit, likelihood, contradicts, supports=False, row=row, refutes=refutes, judged=judgement is not None
             )
         missing = missing_subject(claim.question, unit, claim.text, self.language)
-        sure = likelihood >= VERIFIED if judgement else bool(verbatim and len(claimed) >= MIN_VERBATIM)
+        sure = likelihood >= self._verified if judgement else bool(verbatim and len(claimed) >= MIN_VERBATIM)
         fault: Fault | None = "subject" if missing else None if sure else "unclear"
         return Support(
             unit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 
 
@@ -23,6 +23,15 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
+class Guarantee(Promise):
+    """A promise as users see it, and why it does not hold for the verified citations of an answer: `lapsed`."""
+
+    date: str
+    sentence: str
+    lapsed: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class VerifiedPromise(Promise):
     """The promise for verified citations: given on a `date`, for the collection and models of the `fingerprint`."""
 
@@ -32,20 +41,12 @@ class VerifiedPromise(Promise):
     # Unknown keys in ragfm.toml are errors, here too.
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012
 
-    @property
-    def sentence(self) -> str:
-        """What is promised, and on what it rests."""
+    def guarantee(self, lapsed: str | None) -> Guarantee:
+        """The promise in words, without the fingerprint: it may have names of this machine."""
         day = date.fromisoformat(self.date[:10])
-        return (
+        sentence = (
             f"verified: at most {100 * self.error:g} % wrong, {100 * self.confidence:g} % confidence, "
             f"{self.labels} labels, {day.day} {day:%B %Y}"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Guarantee:
-    """A promise about the verified citations of an answer, or why it does not hold for them: `lapsed`."""
-
-    sentence: str
-    lapsed: str | None
-    promise: VerifiedPromise
+        values = {one.name: getattr(self, one.name) for one in fields(Promise)}
+        return Guarantee(**values, date=self.date, sentence=sentence, lapsed=lapsed)

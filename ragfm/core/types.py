@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, r
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.notebook import Block, Heading, as_html, as_markdown
+from ragfm.core.promise import Guarantee
 from ragfm.core.table_rows import TableRow, text_blocks
 from ragfm.core.text import displayed_name, displayed_quote, escape_markers
 
@@ -448,7 +449,8 @@ class Answer:
     `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
     own output if the judge corrected it. `contradictions` are passages that say otherwise. `searches` are the searches
     for the question, none if its passages were given. `notes` say what a user should know of how it was made.
-    `calculation` is how a number was calculated that no passage has.
+    `calculation` is how a number was calculated that no passage has. `guarantee` is what is promised about the verified
+    citations, None without a promise and for a calculated number.
     """
 
     question: str
@@ -474,6 +476,7 @@ class Answer:
     searches: tuple[SearchStep, ...] = ()
     notes: tuple[str, ...] = ()
     calculation: Calculation | None = None
+    guarantee: Guarantee | None = None
 
     def __post_init__(self) -> None:
         if not self.shown:

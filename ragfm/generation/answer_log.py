@@ -20,8 +20,9 @@ from typing import Any, Literal, Protocol
 import sqlalchemy as sa
 
 from ragfm.core.errors import LogError
+from ragfm.core.promise import VerifiedPromise
 from ragfm.core.types import Answer, Sampling
-from ragfm.generation.citation_labels import CitationLabel, accepted
+from ragfm.generation.citation_labels import CitationLabel, accepted, why_lapsed
 from ragfm.generation.log_entries import TEXT_COLUMNS, LogEntry, LogFilter, contains, redact
 from ragfm.generation.log_storage import LogFile, LogStorage
 from ragfm.generation.passage_retrieval import SearchHandle
@@ -239,6 +240,24 @@ class AnswerLog:
         query = sa.select(citation_labels).order_by(citation_labels.c.at)
         rows = self._storage.read(lambda connection: connection.execute(query).mappings().all())
         return [CitationLabel(**row) for row in rows]
+
+    def newest_fingerprint(self) -> Mapping[str, str] | None:
+        """The fingerprint of the newest answer that has one."""
+        has = answer_log.c.fingerprint.is_not(sa.null())
+        query = sa.select(answer_log.c.fingerprint).where(has).order_by(answer_log.c.id.desc()).limit(1)
+        found: Mapping[str, str] | None = self._storage.read(lambda connection: connection.execute(query).scalar())
+        return found
+
+    def why_lapsed(self, promise: VerifiedPromise, fingerprint: Mapping[str, str] | None = None) -> str | None:
+        """Why a promise does not hold for answers with this fingerprint, by default of the newest; None if it does.
+
+        A promise whose labels cannot be read counts as lapsed.
+        """
+        try:
+            fingerprint = fingerprint or self.newest_fingerprint() or promise.fingerprint
+            return why_lapsed(promise, fingerprint, self.labels())
+        except LogError:
+            return "its labels cannot be read"
 
     def forget(self, which: LogFilter) -> int:
         """Delete entries so that no trace of them is left in the file or table, and return how many."""

@@ -37,15 +37,10 @@ def accepted(entry: LogEntry, citation: int) -> bool:
     Labels are drawn from all of these, whatever the threshold was at that time: else those above a raised threshold
     would be too frequent among the labels, and the next promise too good.
     """
+    if not entry.finished or entry.fingerprint is None:
+        return False
     one = entry.citations[citation - 1]
-    probability = one["probability"]
-    return (
-        entry.finished
-        and entry.fingerprint is not None
-        and probability is not None
-        and probability >= VERIFIED
-        and one["fault"] in (None, "unclear")
-    )
+    return (one["probability"] or 0.0) >= VERIFIED and one["fault"] in (None, "unclear")
 
 
 def to_review(
