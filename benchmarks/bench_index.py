@@ -1,6 +1,6 @@
 """Measure the vector indexes with a million vectors, compared with raw FAISS with the same parameters.
 
-    python benchmarks/bench_index.py [--count 1000000] [--kinds faiss-flat faiss-hnsw faiss-ivf]
+    python benchmarks/bench_index.py [--count 1000000] [--kinds faiss-flat faiss-hnsw]
 
 20,000 sentences of SQuAD train and of five BEIR corpora are embedded once and kept in the user's cache. Pairs of them
 are mixed and jittered to get enough vectors; queries are 200 questions of SQuAD dev. "raw" is FAISS on the same file,
@@ -34,8 +34,8 @@ from typing import Any
 import faiss
 import numpy as np
 from data import DATA
-from ragfm_indexes import faiss_hnsw, faiss_ivf  # noqa: TID251  it needs the parameters of the indexes
-from ragfm_indexes.faiss_base import FaissSelection  # noqa: TID251
+from ragfm_indexes import faiss_hnsw  # noqa: TID251  it needs the parameters of the indexes
+from ragfm_indexes.faiss_base import READ_FLAGS, FaissSelection  # noqa: TID251
 
 from ragfm.core.registry import load_plugin
 from ragfm.embedders import load_embedder
@@ -148,7 +148,7 @@ def raw_search(kind: str, index: Any, selection: FaissSelection | None, *, plain
     parameters: Any
     if kind == "faiss-flat":
         parameters = faiss.SearchParameters(sel=selector)
-    elif kind == "faiss-hnsw":
+    else:
         widest = max(faiss_hnsw.MIN_EF_SEARCH, faiss_hnsw.EF_SEARCH_GROWTH * math.sqrt(count))
         breadth = math.ceil(widest / (1 if plain else math.sqrt(share)))
         scan = count * (1 if share == 1 else faiss_hnsw.FILTER_CHECK_COST + 2 * share)
@@ -156,11 +156,6 @@ def raw_search(kind: str, index: Any, selection: FaissSelection | None, *, plain
             index, parameters = faiss.downcast_index(index.storage), faiss.SearchParameters(sel=selector)
         else:
             parameters = faiss.SearchParametersHNSW(efSearch=breadth, sel=selector)
-    elif plain:
-        parameters = faiss.SearchParametersIVF(nprobe=faiss_ivf.PROBED_LISTS, sel=selector)
-    else:
-        scored = round(faiss_ivf.PROBED_LISTS * count / index.nlist * math.sqrt(share))
-        parameters = faiss.SearchParametersIVF(nprobe=index.nlist, max_codes=scored, sel=selector)
     return lambda query: index.search(query, CANDIDATES, params=parameters)
 
 
@@ -191,9 +186,7 @@ def time_interleaved(searches: dict[str, Search], queries: Any) -> tuple[dict[st
 def measure(kind: str, folder: Path, vectors: Any, queries: Any, best: dict[float, tuple[Any, Any]]) -> dict[str, Any]:
     index_class = load_plugin("indexes", kind)
     index = index_class.load(folder)
-    raw = faiss.read_index(str(folder / "index.faiss"), index_class.flags)
-    if kind == "faiss-ivf":
-        faiss.downcast_InvertedLists(raw.invlists).prefetch_nthread = 0
+    raw = faiss.read_index(str(folder / "index.faiss"), READ_FLAGS)
     queries = queries[:40] if kind == "faiss-flat" and len(vectors) > 200_000 else queries
     result: dict[str, Any] = {}
     for share, (allowed, true) in best.items():
@@ -263,7 +256,7 @@ def show(kind: str, row: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--kinds", nargs="+", default=["faiss-flat", "faiss-hnsw", "faiss-ivf"])
+    parser.add_argument("--kinds", nargs="+", default=["faiss-flat", "faiss-hnsw"])
     args = parser.parse_args()
     real, queries = real_embeddings()
     vectors = mix_vectors(real, args.count)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ragfm.maintenance.export import ExportReport
     from ragfm.maintenance.removal import RemoveReport
     from ragfm.maintenance.restore import RestoreReport
-    from ragfm.maintenance.tagging import TagReport
     from ragfm.maintenance.verification import VerifyReport
     from ragfm.retrieval.search import Mode, RankedChunks
     from ragfm.store.catalog import Catalog
@@ -381,11 +380,11 @@ class Collection:
             known = {hit.chunk_id for hit in hits}
             near: list[Hit] = []
             for hit in hits:
-                ids = [one for one in catalog.neighbours(at, hit.chunk_id) if one not in known]
+                ids = [chunk for chunk in catalog.neighbours(at, hit.chunk_id) if chunk not in known]
                 known.update(ids)
                 section = (hit.uri, hit.page, hit.place, hit.headings)
                 loaded = load_hits(unscored(ids), catalog, snapshot)
-                near += [one for one in loaded if (one.uri, one.page, one.place, one.headings) == section]
+                near += [other for other in loaded if (other.uri, other.page, other.place, other.headings) == section]
             return near
 
         return self._read(found)
@@ -411,7 +410,7 @@ class Collection:
                 after = catalog.chunks_within(at, hit.chunk_id, hit.end, end)[:_TABLE_CHUNKS]
                 before = catalog.chunks_within(at, hit.chunk_id, start, hit.start)[-_TABLE_CHUNKS:]
                 ids += [*after, *reversed(before)]
-            return load_hits(unscored([one for one in dict.fromkeys(ids) if one not in known]), catalog, snapshot)
+            return load_hits(unscored([chunk for chunk in dict.fromkeys(ids) if chunk not in known]), catalog, snapshot)
 
         return self._read(found)
 
@@ -527,57 +526,57 @@ class Collection:
 
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
-        return self._store.read(self._status)
-
-    def _status(self, snapshot: SearchBackend) -> Status:
         from ragfm.ingestion.recipe import older_documents
         from ragfm.ingestion.sources import failed_documents
+        from ragfm.retrieval.fusion_weight import explain_weight
+        from ragfm.store.compaction import count_dead_chunks
 
-        catalog = self._catalog()
-        counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
-        images, image_bytes = catalog.image_sizes(snapshot.generation.id, *self._conditions(None))
         own = self._groups is None
-        return Status(
-            documents=sum(documents for documents, _ in counts.values()),
-            chunks=sum(chunks for _, chunks in counts.values()),
-            generation=snapshot.generation.id,
-            images=images,
-            image_bytes=image_bytes,
-            image_embedder=catalog.image_contract() if own else None,
-            failed=failed_documents(catalog) if own else (),
-            older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
-            parsers=_parsers(self._store) if own else (),
-            embedder=snapshot.generation.contract,
-            indexes=_indexes(self._store, snapshot) if own else (),
-            sources=tuple(
-                {
-                    "name": source.name,
-                    "connector": source.connector,
-                    "location": source.location,
-                    "documents": counts.get(source.name, (0, 0))[0],
-                    "include": source.options.get("include", []),
-                    "exclude": source.options.get("exclude", []),
-                    "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},
-                    "tags": dict(source.tags),
-                    "allow": list(source.allow),
-                }
-                for source in catalog.sources()
-                if own
-            ),
-        )
 
-    def tag(self, pattern: str, tags: Mapping[str, Scalar | None]) -> TagReport:
-        """Set tags of the documents that match a pattern such as `reports/BESTBUY*`; None removes a tag.
+        def read_status(snapshot: SearchBackend) -> Status:
+            catalog = self._catalog()
+            counts = catalog.counts(snapshot.generation.id, *self._conditions(None))
+            images, image_bytes = catalog.image_sizes(snapshot.generation.id, *self._conditions(None))
+            indexes: tuple[Mapping[str, Any], ...] = ()
+            if own:
+                store = self._store
+                vectors, words = snapshot.status(store.settings)
+                weight, why = explain_weight(store.settings.search, snapshot.generation.contract, words["language"])
+                dead, floor = count_dead_chunks(catalog), catalog.floor()
+                indexes = (
+                    {"over": "vectors", "floor": floor, "dead": dead, **vectors},
+                    {"kind": "bm25", "over": "words", "weight": weight, "why": why, **words},
+                )
+            return Status(
+                documents=sum(documents for documents, _ in counts.values()),
+                chunks=sum(chunks for _, chunks in counts.values()),
+                generation=snapshot.generation.id,
+                images=images,
+                image_bytes=image_bytes,
+                image_embedder=catalog.image_contract() if own else None,
+                failed=failed_documents(catalog) if own else (),
+                older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
+                parsers=_parsers(self._store) if own else (),
+                embedder=snapshot.generation.contract,
+                indexes=indexes,
+                sources=tuple(
+                    {
+                        "name": source.name,
+                        "connector": source.connector,
+                        "location": source.location,
+                        "documents": counts.get(source.name, (0, 0))[0],
+                        "include": source.options.get("include", []),
+                        "exclude": source.options.get("exclude", []),
+                        "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},
+                        "tags": dict(source.tags),
+                        "allow": list(source.allow),
+                    }
+                    for source in catalog.sources()
+                    if own
+                ),
+            )
 
-        The pattern is a glob for uris or the end of uris. Later versions of these documents keep the tags; documents
-        that join the collection later do not get them, see `[[tags]]` in `ragfm.toml`. Raises CollectionError if no
-        document matches.
-        """
-        from ragfm.maintenance.tagging import tag
-
-        self._owner()
-        _check_tags({key: value for key, value in tags.items() if value is not None})
-        return tag(self._store, pattern, tags)
+        return self._store.read(read_status)
 
     def compact(self, progress: ProgressCallback | None = None) -> CompactReport:
         """Delete the rows of removed documents and free their space, while readers continue.
@@ -762,18 +761,6 @@ def _parsers(store: Store) -> tuple[Mapping[str, Any], ...]:
             "parsers": store.parser_choice.parsers_for(kind),
         }
         for kind, count in sorted(documents.items())
-    )
-
-
-def _indexes(store: Store, snapshot: SearchBackend) -> tuple[Mapping[str, Any], ...]:
-    from ragfm.retrieval.fusion_weight import explain_weight
-    from ragfm.store.compaction import count_dead_chunks
-
-    vectors, words = snapshot.status(store.settings)
-    weight, why = explain_weight(store.settings.search, snapshot.generation.contract, words["language"])
-    return (
-        {"over": "vectors", "floor": store.catalog.floor(), "dead": count_dead_chunks(store.catalog), **vectors},
-        {"kind": "bm25", "over": "words", "weight": weight, "why": why, **words},
     )
 
 

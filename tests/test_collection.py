@@ -514,7 +514,7 @@ def test_names_that_are_not_valid_text_are_refused(docs: Path, tmp_path: Path, c
         lambda: collection.image(name),
         lambda: collection.remove(name),
         lambda: collection.as_groups({name}).search("leave"),
-        lambda: collection.tag("docs/leave.md", {name: "x"}),
+        lambda: collection.sync(docs, tags={name: "x"}),
         lambda: collection.sync(docs, tags={"room": name}),
         lambda: collection.sync(docs, allow=[name]),
         lambda: collection.sync(tmp_path / "other", name=name),

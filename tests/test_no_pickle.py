@@ -38,7 +38,7 @@ from ragfm import Collection, Settings
 from ragfm.maintenance.salvage import salvage
 from ragfm.testing import HashingEmbedder
 
-for kind in ("faiss-flat", "faiss-hnsw", "faiss-ivf"):
+for kind in ("faiss-flat", "faiss-hnsw"):
     settings = Settings(index=kind)
     collection = Collection.open(f"c-{kind}", settings=settings, embedder=HashingEmbedder())
     collection.sync("docs", tags={"year": 2026}, allow=["staff"])

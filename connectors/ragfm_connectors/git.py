@@ -94,7 +94,14 @@ class GitConnector:
             self._repository, reference = self._clone()
         else:
             with self._open() as opened:
-                self._repository = ConfinedRepository(opened.path, _folders_of(opened))
+                folders = [opened.path, opened.controldir(), opened.commondir()]
+                stores: list[BaseObjectStore] = [opened.object_store]
+                while stores:  # a repository may share objects with others
+                    store = stores.pop()
+                    if isinstance(store, DiskObjectStore) and str(store.path) not in folders:
+                        folders.append(os.fsdecode(store.path))
+                        stores += store.alternates
+                self._repository = ConfinedRepository(opened.path, folders)
         try:
             tree = self._repository.tree(reference)
         except ParseError as error:
@@ -220,15 +227,3 @@ class GitConnector:
         finally:
             repository.close()
         return confined, commit_id.decode()
-
-
-def _folders_of(repository: Repo) -> list[str]:
-    """The folders in which a repository is stored; it may share objects with others."""
-    folders = [repository.path, repository.controldir(), repository.commondir()]
-    stores: list[BaseObjectStore] = [repository.object_store]
-    while stores:
-        store = stores.pop()
-        if isinstance(store, DiskObjectStore) and str(store.path) not in folders:
-            folders.append(os.fsdecode(store.path))
-            stores += store.alternates
-    return folders

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import PurePosixPath
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SkipDocument, SourceError
 from ragfm.core.types import Blob, Ref
@@ -29,11 +29,6 @@ _RecordReader: TypeAlias = Callable[[BinaryIO, str, int], _Records]
 _SUPPORTED = ".json, .jsonl, .ndjson, .csv or .tsv, optionally followed by .gz, or .parquet"
 _MAX_EXAMPLES = 3  # of records that cannot be read
 _CHUNK = 1 << 16  # bytes in which an array must begin
-
-
-class _Position(NamedTuple):
-    file: Ref
-    offset: int
 
 
 class JsonlConnector:
@@ -76,7 +71,7 @@ class JsonlConnector:
         if "\n".encode(self._encoding) != b"\n":
             raise ConfigError(f"The encoding {encoding!r} is not supported for lines.", "Convert the file to UTF-8.")
         self._max_bytes = max_bytes
-        self._positions: dict[str, _Position] = {}
+        self._positions: dict[str, tuple[Ref, int]] = {}  # file and offset
         self._open_records: tuple[object, int, _Records] | None = None  # file identity, last offset, iterator
 
     def refs(self) -> Iterator[Ref]:
@@ -97,20 +92,20 @@ class JsonlConnector:
         """A record as text. Raises ConnectorError if it is gone or has changed since it was listed."""
         if ref.path not in self._positions:
             list(self.refs())
-        position = self._positions.get(ref.path)
-        if position is None:
+        if ref.path not in self._positions:
             raise ConnectorError(f"The record {ref.path!r} no longer exists.", "The next ingest removes it.")
-        with self._files.open(position.file) as file:
+        listed, offset = self._positions[ref.path]
+        with self._files.open(listed) as file:
             # Records are mostly fetched in order, so the iterator of the last call is used again.
             status = os.fstat(file.fileno())
             identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             known = self._open_records
-            if known is None or known[0] != identity or known[1] >= position.offset:
-                records = self._read(position.file, os.fdopen(os.dup(file.fileno()), "rb"))
+            if known is None or known[0] != identity or known[1] >= offset:
+                records = self._read(listed, os.fdopen(os.dup(file.fileno()), "rb"))
             else:
                 records = known[2]
-            self._open_records = (identity, position.offset, records)
-            record = next((record for offset, record in records if offset == position.offset), None)
+            self._open_records = (identity, offset, records)
+            record = next((record for at, record in records if at == offset), None)
         if record is not None and not isinstance(record, str):
             blob = self._fields.blob(record)
             if record_revision(blob) == ref.revision:
@@ -127,7 +122,15 @@ class JsonlConnector:
                     try:
                         if isinstance(record, str):
                             raise ConnectorError(record)
-                        yield self._record_ref(_Position(file, offset), record, number)
+                        blob = self._fields.blob(record)
+                        revision, identity = record_revision(blob), self._fields.identity(record)
+                        path = join_path(file.path, identity or revision)
+                        if path in self._positions:
+                            reason = "another record has the same id" if identity else "the same record occurs twice"
+                            yield Ref(f"{path}#{number}", skip=reason)  # no id contains a `#`
+                        else:
+                            self._positions[path] = file, offset
+                            yield Ref(path, revision, allow=file.allow)
                     except ConnectorError as error:
                         problems.append(f"record {number:,}: {error.message}")
                         del problems[_MAX_EXAMPLES + 1 :]
@@ -142,17 +145,6 @@ class JsonlConnector:
             more = " …" if len(problems) > _MAX_EXAMPLES else ""
             message = f"not all records can be read: {' '.join(problems[:_MAX_EXAMPLES])}{more}"
             yield Ref(file.path, error=message, allow=file.allow)
-
-    def _record_ref(self, position: _Position, record: Record, number: int) -> Ref:
-        blob = self._fields.blob(record)
-        revision = record_revision(blob)
-        identity = self._fields.identity(record)
-        path = join_path(position.file.path, identity or revision)
-        if path in self._positions:
-            reason = "another record has the same id" if identity else "the same record occurs twice"
-            return Ref(f"{path}#{number}", skip=reason)  # no id contains a `#`
-        self._positions[path] = position
-        return Ref(path, revision, allow=position.file.allow)
 
     def _read(self, file: Ref, opened: BinaryIO) -> _Records:
         reader = _record_reader(file.path or self.root.name)

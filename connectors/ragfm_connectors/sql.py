@@ -167,7 +167,22 @@ class SqlConnector:
         """
         try:
             if self._engine is None:
-                self._engine = _make_engine(self._address)
+                try:
+                    url = sa.make_url(expand(self._address))
+                    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+                        raise SourceError(f"There is no database {url.database!r}.", "Check the path.")
+                    self._engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
+                except ModuleNotFoundError as error:
+                    raise MissingExtraError(
+                        f"{without_user(self._address)} needs the module {error.name!r}, which is not installed.",
+                        "For PostgreSQL, run `pip install -e '.[sql]'` in ragfm's source folder; else install its "
+                        "driver.",
+                    ) from None
+                except SQLAlchemyError as error:
+                    reason = hide(str(error), self._address)
+                    raise ConfigError(
+                        f"{without_user(self._address)} is not a valid database address: {reason}."
+                    ) from None
             options: dict[str, Any] = {"stream_results": True, "yield_per": 500}
             if self._engine.dialect.name == "postgresql":
                 options["postgresql_readonly"] = True
@@ -184,20 +199,3 @@ class SqlConnector:
             raise error_class(
                 f"{self.root} cannot be read: {' '.join(message.split())}.", "Nothing was changed."
             ) from None
-
-
-def _make_engine(address: str) -> sa.Engine:
-    try:
-        url = sa.make_url(expand(address))
-        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
-            raise SourceError(f"There is no database {url.database!r}.", "Check the path.")
-        return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{without_user(address)} needs the module {error.name!r}, which is not installed.",
-            "For PostgreSQL, run `pip install -e '.[sql]'` in ragfm's source folder; else install its driver.",
-        ) from None
-    except SQLAlchemyError as error:
-        raise ConfigError(
-            f"{without_user(address)} is not a valid database address: {hide(str(error), address)}."
-        ) from None

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from mimetypes import guess_type
 from pathlib import PurePosixPath
 from tempfile import TemporaryFile
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from ragfm.core.errors import ConfigError, ConnectorError, SourceError
@@ -34,15 +34,6 @@ _HTML_SUFFIXES = ("", ".html", ".htm", ".xhtml", ".php", ".asp", ".aspx", ".jsp"
 _LIST_SUFFIXES = (".xml", ".xml.gz", ".rss", ".atom", ".txt")
 # A GET may succeed where a HEAD is answered with one of these; 429 asks to wait.
 _RETRY_AS_GET = {*range(400, 429), *range(430, 500), 501}
-
-
-class _StoredBody(NamedTuple):
-    """The position of a page body in the temporary file, and its metadata."""
-
-    start: int
-    size: int
-    media_type: str | None
-    metadata: Mapping[str, Scalar]
 
 
 class WebConnector:
@@ -100,7 +91,7 @@ class WebConnector:
             allow_hosts=allow_hosts,
         )
         self._body_file: BinaryIO | None = None
-        self._bodies: dict[str, _StoredBody] = {}
+        self._bodies: dict[str, tuple[int, int, str | None, Mapping[str, Scalar]]] = {}  # position and metadata
         self._feed_metadata: dict[str, Mapping[str, Scalar]] | None = None  # by URL; None before a listing
 
     def refs(self) -> Iterator[Ref]:
@@ -127,10 +118,10 @@ class WebConnector:
 
     def fetch(self, ref: Ref) -> Blob:
         """The content of a page, with metadata from the server and the feed. Raises ConnectorError."""
-        body = self._bodies.pop(ref.path, None)
-        if body is not None and self._body_file is not None:
-            self._body_file.seek(body.start)
-            return Blob(self._body_file.read(body.size), body.media_type, body.metadata)
+        if ref.path in self._bodies and self._body_file is not None:
+            start, size, media_type, metadata = self._bodies.pop(ref.path)
+            self._body_file.seek(start)
+            return Blob(self._body_file.read(size), media_type, metadata)
         if self._feed_metadata is None:  # another process has listed the source
             listing = parse_page_list(self._client.get(self.root))
             self._feed_metadata = {} if listing is None else {entry.url: entry.metadata for entry in listing.pages}
@@ -254,7 +245,7 @@ class WebConnector:
         assert self._body_file is not None
         start = self._body_file.seek(0, 2)
         self._body_file.write(page.data)
-        self._bodies[path] = _StoredBody(start, len(page.data), _media_type(page), self._metadata(page, path))
+        self._bodies[path] = start, len(page.data), _media_type(page), self._metadata(page, path)
         revision = _revision(page) or f"hash:{blake2b(page.data, digest_size=16).hexdigest()}"
         return Ref(path, revision, skip=_skip_reason(page))
 

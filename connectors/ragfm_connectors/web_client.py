@@ -13,7 +13,7 @@ from importlib.metadata import version
 from urllib.parse import unquote, urljoin
 
 from protego import Protego
-from urllib3 import BaseHTTPResponse, HTTPHeaderDict
+from urllib3 import HTTPHeaderDict
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Url, parse_url
 
@@ -165,17 +165,31 @@ class Client:
         response = self._pools.urlopen(
             method, url, headers=headers, redirect=False, retries=False, preload_content=False, decode_content=True
         )
-        redirected = response.status in _REDIRECT_STATUSES
+        redirected, data = response.status in _REDIRECT_STATUSES, bytearray()
         try:
-            data = b"" if method == "HEAD" or redirected else _read(response, url, max_bytes)
             if method == "HEAD":
                 response.drain_conn()
+            elif not redirected:
+                too_large = TooLargeError(f"{url}: more than {max_bytes:,} bytes.")
+                length = response.headers.get("Content-Length", "")
+                if length.isdecimal() and int(length) > max_bytes:
+                    response.close()
+                    raise too_large
+                end = time.monotonic() + _MAX_READ_SECONDS
+                while piece := response.read(_READ_BYTES):
+                    data += piece
+                    if len(data) > max_bytes:
+                        response.close()
+                        raise too_large
+                    if time.monotonic() > end:
+                        response.close()
+                        raise TimeoutError(f"it took more than {_MAX_READ_SECONDS:.0f} seconds")
         finally:
             if redirected:
                 response.close()
             else:
                 response.release_conn()
-        return Page(url, response.status, response.headers, data)
+        return Page(url, response.status, response.headers, bytes(data))
 
 
 def canonical_url(url: str, *, base: str = "") -> str:
@@ -215,22 +229,3 @@ def _redirect_target(page: Page) -> str | None:
     with contextlib.suppress(UnicodeError):  # headers are decoded as Latin-1, but servers send UTF-8
         target = target.encode("latin-1").decode()
     return canonical_url(target, base=page.url)
-
-
-def _read(response: BaseHTTPResponse, url: str, max_bytes: int) -> bytes:
-    length = response.headers.get("Content-Length", "")
-    too_large = TooLargeError(f"{url}: more than {max_bytes:,} bytes.")
-    if length.isdecimal() and int(length) > max_bytes:
-        response.close()
-        raise too_large
-    end = time.monotonic() + _MAX_READ_SECONDS
-    data = bytearray()
-    while piece := response.read(_READ_BYTES):
-        data += piece
-        if len(data) > max_bytes:
-            response.close()
-            raise too_large
-        if time.monotonic() > end:
-            response.close()
-            raise TimeoutError(f"it took more than {_MAX_READ_SECONDS:.0f} seconds")
-    return bytes(data)

@@ -2,7 +2,6 @@
 
 faiss_flat        vector index: exact search with FAISS
 faiss_hnsw        vector index: approximate search in a graph of neighbors (HNSW)
-faiss_ivf         vector index: approximate search in inverted lists (IVF)
 faiss_base        base class of the FAISS indexes, and their files
 vector_arrays     checks of arrays, and reading of saved arrays
 selection         the rows that a search may return

@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ragfm.core.types import Ids, Vectors
 from ragfm_indexes.postings import Postings, count_terms
-from ragfm_indexes.selection import Rows, Selection, SelectionCache
+from ragfm_indexes.selection import Rows, SelectionCache
 from ragfm_indexes.text_analysis import FINGERPRINT, Analyzer, language_of, term_key, words
 from ragfm_indexes.vector_arrays import check_ids, empty_results, rows_of_ids
 
@@ -43,7 +42,7 @@ class BM25Index:
         """Language of the stop words and stems (ISO 639-1 or `simple`); None while the index has had no text."""
         self._removed = removed
         self._removed_rows: list[Rows] = [rows_of_ids(part.ids, removed) for part in parts]
-        self._selections = [SelectionCache(partial(_select, part.ids)) for part in parts]
+        self._selections = [SelectionCache(partial(rows_of_ids, part.ids)) for part in parts]
         self._n = sum(len(part.ids) for part in parts)
         self._mean_length = max(sum(int(part.lengths.sum()) for part in parts), 1) / max(self._n, 1)
         self._last: tuple[str | None, Sequence[Vectors]] = None, ()
@@ -104,7 +103,7 @@ class BM25Index:
             raise ValueError(f"expected k >= 1, got {k}")
         if isinstance(queries, str):
             raise ValueError("expected a list of queries, got a string")
-        allowed_rows = [None if allowed is None else selections.get(allowed).rows for selections in self._selections]
+        allowed_rows = [None if allowed is None else selections.get(allowed) for selections in self._selections]
         scores, ids = empty_results(len(queries), k)
         for n, query in enumerate(queries):
             found_scores, found_ids = [np.empty(0, dtype=np.float32)], [np.empty(0, dtype=np.int64)]
@@ -167,10 +166,6 @@ class BM25Index:
 
     def __len__(self) -> int:
         return self._n - sum(len(rows) for rows in self._removed_rows)
-
-
-def _select(ids: Ids, allowed: ArrayLike) -> Selection:
-    return Selection(rows_of_ids(ids, allowed), len(ids))
 
 
 def _top_rows(scores: Vectors, k: int, allowed: Rows | None) -> Rows:

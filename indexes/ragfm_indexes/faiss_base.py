@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 
 from ragfm.core.types import Ids, Vectors
-from ragfm_indexes.selection import Rows, Selection, SelectionCache
+from ragfm_indexes.selection import Rows, SelectionCache
 from ragfm_indexes.vector_arrays import (
     check_ids,
     check_queries,
@@ -29,13 +29,27 @@ from ragfm_indexes.vector_arrays import (
 )
 
 
-class FaissSelection(Selection):
-    """A selection that FAISS can test rows against during a search."""
+class FaissSelection:
+    """Selected rows of an index of `count` rows, in ascending order."""
+
+    def __init__(self, rows: Rows, count: int) -> None:
+        self.rows = rows
+        self.count = count
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def share(self) -> float:
+        """Fraction of the rows that is selected, in [0, 1]."""
+        return len(self) / self.count if self.count else 0.0
 
     @cached_property
     def selector(self) -> Any:
         """An IDSelectorBitmap, 1 bit per row. Any number of searches may use it at the same time."""
-        return faiss.IDSelectorBitmap(np.packbits(self.mask, bitorder="little"))  # it keeps the bitmap alive
+        mask = np.zeros(self.count, dtype=np.bool_)
+        mask[self.rows] = True
+        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))  # it keeps the bitmap alive
 
 
 @contextmanager
@@ -52,6 +66,8 @@ def single_threaded() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
+READ_FLAGS = faiss.IO_FLAG_MMAP_IFC
+"""Maps vectors, links and codes; IO_FLAG_MMAP would read them into memory."""
 HEADER_BYTES = 4 + 33
 """Header of an index in a file: type, dimensions, number of vectors, two unused numbers, trained flag, metric."""
 
@@ -62,14 +78,13 @@ class FaissIndex:
     Saved as `ids.npy` and `index.faiss`, which are memory-mapped when loaded as far as FAISS supports it. Immutable and
     thread-safe. A search with one query runs in the calling thread; FAISS's threads are used for batches and builds.
 
-    A subclass defines `recall`, the file format (`magic`, `read_flags`, `layout`; see `read_faiss`), `_new_index`,
-    `_search` and `_is_valid`.
+    A subclass defines `recall`, the file format (`magic`, `layout`; see `read_faiss`), `_new_index`, `_search`
+    and `_is_valid`.
     """
 
     recall: ClassVar[float]
     magic: ClassVar[bytes]
-    read_flags: ClassVar[int]
-    layout: ClassVar[tuple[int, ...]] = ()
+    layout: ClassVar[tuple[int, ...]]
 
     def __init__(self, ids: Ids, index: Any) -> None:
         """For `build` and `load`: ids in ascending order, and a FAISS index of their vectors in the same order."""
@@ -85,14 +100,14 @@ class FaissIndex:
         """
         ids, vectors = sorted_by_id(ids, vectors)
         dim = vectors.shape[1]
-        index = cls._new_index(len(vectors), dim)
+        index = cls._new_index(dim)
         index.train(vectors if len(vectors) else np.eye(1, dim, dtype=np.float32))
         index.add(vectors)
         return cls(ids, index)
 
     @classmethod
-    def _new_index(cls, count: int, dim: int) -> Any:
-        """An untrained FAISS index for `count` vectors."""
+    def _new_index(cls, dim: int) -> Any:
+        """An untrained FAISS index."""
         raise NotImplementedError
 
     def search(self, queries: Vectors, k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
@@ -124,18 +139,14 @@ class FaissIndex:
         np.save(folder / "ids.npy", self._ids, allow_pickle=False)
         # FAISS's own file handling rejects paths that are not UTF-8, and reports a full disk as a RuntimeError.
         with (folder / "index.faiss").open("wb") as file:
-            faiss.write_index(self._writable_index(), faiss.PyCallbackIOWriter(file.write))
-
-    def _writable_index(self) -> Any:
-        """The index in a form that FAISS can write."""
-        return self._index
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Memory-map a saved index. Raises ValueError if the files are incomplete or inconsistent."""
         ids = read_array(folder / "ids.npy", np.int64, 1)
         check_ids(ids)
-        index = read_faiss(folder / "index.faiss", cls.magic, cls.read_flags, cls.layout)
+        index = read_faiss(folder / "index.faiss", cls.magic, cls.layout)
         if index.metric_type != faiss.METRIC_INNER_PRODUCT or index.ntotal != len(ids) or not cls._is_valid(index):
             raise ValueError(f"index.faiss: expected a {cls.__name__} of {len(ids)} vectors in {folder}")
         return cls(ids, index)
@@ -154,11 +165,11 @@ class FaissIndex:
 _limits_lock = threading.Lock()  # FAISS's limits are process-wide, so only one file is read at a time
 
 
-def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ()) -> Any:
+def read_faiss(path: Path, magic: bytes, layout: Sequence[int]) -> Any:
     """Read an index from a file that begins with `magic`. Raises ValueError if FAISS cannot read it, and OSError.
 
-    `layout` describes the sections of the file, for formats where FAISS crashes if a mapped file ends early or contains
-    an absurd length: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
+    `layout` describes the sections of the file, since FAISS crashes if a mapped file ends early or contains an absurd
+    length: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -172,12 +183,12 @@ def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ())
                 end += 8 - section * int.from_bytes(file.read(8), "little")
             else:
                 end += section
-        if layout and size != end:
+        if size != end:
             raise ValueError(f"{path.name} has {size} bytes, expected {end}")
         # Limit the vectors that FAISS allocates and its loops to what a file of this size can describe.
         limits = {
             "vector_byte_limit": size + 1,
-            "loop_limit": size // 8 + 1,  # an inverted list takes at least eight bytes
+            "loop_limit": size // 8 + 1,
             "lattice_r2_limit": 1,  # no index here is a lattice
         }
         with _limits_lock:
@@ -185,7 +196,7 @@ def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ())
             try:
                 for name, value in limits.items():
                     getattr(faiss, f"set_deserialization_{name}")(value)
-                return faiss.read_index(f"/dev/fd/{file.fileno()}", flags)
+                return faiss.read_index(f"/dev/fd/{file.fileno()}", READ_FLAGS)
             except (RuntimeError, MemoryError) as error:
                 raise ValueError(f"{path.name} cannot be read: {error}") from error
             finally:

@@ -19,11 +19,10 @@ class FaissFlatIndex(FaissIndex):
 
     recall: ClassVar[float] = 1.0
     magic: ClassVar[bytes] = b"IxFI"
-    read_flags: ClassVar[int] = faiss.IO_FLAG_MMAP_IFC  # IO_FLAG_MMAP would read a flat index into memory
     layout: ClassVar[tuple[int, ...]] = (HEADER_BYTES, -4)
 
     @classmethod
-    def _new_index(cls, count: int, dim: int) -> Any:
+    def _new_index(cls, dim: int) -> Any:
         return faiss.IndexFlatIP(dim)
 
     def _search(self, queries: Vectors, k: int, selection: FaissSelection | None) -> tuple[Vectors, Rows]:

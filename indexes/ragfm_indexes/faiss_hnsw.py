@@ -29,7 +29,6 @@ class FaissHnswIndex(FaissIndex):
 
     recall: ClassVar[float] = 0.99
     magic: ClassVar[bytes] = b"IHNs"
-    read_flags: ClassVar[int] = faiss.IO_FLAG_MMAP_IFC  # maps links and codes; IO_FLAG_MMAP maps neither
     # Level probabilities, links per level, levels, offsets and links; entry point and settings; codes and their ranges.
     layout: ClassVar[tuple[int, ...]] = (HEADER_BYTES, -8, -4, -4, -8, -4, 20, HEADER_BYTES, 28, -4, -1)
 
@@ -39,7 +38,7 @@ class FaissHnswIndex(FaissIndex):
         self._codes = faiss.downcast_index(index.storage)
 
     @classmethod
-    def _new_index(cls, count: int, dim: int) -> Any:
+    def _new_index(cls, dim: int) -> Any:
         index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, _LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = _EF_CONSTRUCTION
         return index

@@ -1,4 +1,4 @@
-"""The rows that a search may return: `allowed` ids, converted once to row numbers and a mask."""
+"""The rows that a search may return: `allowed` ids, converted once to row numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,34 +16,11 @@ Rows: TypeAlias = NDArray[np.int64]
 """Row numbers of an index, whose rows are in ascending order of id; -1 stands for no row."""
 
 
-class Selection:
-    """Selected rows of an index of `count` rows, in ascending order, and the same as a mask, created on first use."""
-
-    def __init__(self, rows: Rows, count: int) -> None:
-        self.rows = rows
-        self.count = count
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def share(self) -> float:
-        """Fraction of the rows that is selected, in [0, 1]."""
-        return len(self) / self.count if self.count else 0.0
-
-    @cached_property
-    def mask(self) -> NDArray[np.bool_]:
-        """True for selected rows. *Shape:* (count,)."""
-        mask = np.zeros(self.count, dtype=np.bool_)
-        mask[self.rows] = True
-        return mask
-
-
-S = TypeVar("S", bound=Selection)
+S = TypeVar("S")
 
 
 class SelectionCache(Generic[S]):
-    """Caches the selections of the last few arrays of ids, as long as these arrays live. Thread-safe.
+    """Caches the selections that `make` gives for the last few arrays of ids, as long as these live. Thread-safe.
 
     A filter is used many times with the same array, and converting half a million ids takes ten times as long as the
     search. Only read-only arrays are cached: marking an array read-only promises that its content does not change.

@@ -1,8 +1,8 @@
 """The command line. A module is named after its command, `adapt_train` after `ragfm adapt train`, or has several.
 
 Use          demo, ingest, search, ask, check, chat, log
-Collection   collection_commands (status, sources, documents, tag, remove), export, verify, watch,
-             maintenance_commands (backup, restore, copy, compact, reembed)
+Collection   collection_commands (status, sources, documents, remove), watch,
+             maintenance_commands (export, verify, backup, restore, copy, compact, reembed)
 Serve        server_commands (serve, keys, mcp)
 Evaluate     evaluation_commands (eval), compare, tune
 Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_retriever, models, plugins
@@ -11,7 +11,6 @@ main             the entry point, errors and exit codes
 options          options that commands share, and what they open
 output           text, tables and JSON
 progress_bar     progress of long commands
-stop_signals     Ctrl-C between two steps
 help             help pages
 evaluation_data  questions, and the collection that they are asked of
 """

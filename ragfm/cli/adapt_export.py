@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
 from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
-from ragfm.core.cache import read_json
-from ragfm.models.adapters import PEFT_CONFIG, read_record, served_name
+from ragfm.models.adapters import read_record
 from ragfm.models.model_lookup import find_model
 
 _MAX_DIFFERENCES = 3  # texts that are printed
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maximum
 
 
 @click.command()
@@ -25,19 +22,14 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maxi
     "--to",
     "form",
     default="gguf",
-    type=click.Choice(["gguf", "merged", "peft", "vllm", "ollama"]),
-    help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, (from a GGUF adapter) a PEFT folder, "
-    "a folder for vLLM's --lora-modules, or a folder with a Modelfile for Ollama.",
+    type=click.Choice(["gguf", "merged", "peft"]),
+    help="Format: a GGUF adapter for llama.cpp, the merged model as safetensors, or (from a GGUF adapter) a PEFT "
+    "folder.",
 )
 @text_option(
     "--base",
     metavar="NAME",
     help="Base model. Default: the one that the adapter was trained on. Specify a GGUF file to export for that file.",
-)
-@click.option(
-    "--quantise",
-    type=click.Choice(["f16", "q8_0", "q4_0", "iq4_nl"]),
-    help="With --to merged and a GGUF base: write a GGUF file with this quantisation.",
 )
 @click.option("--dtype", default="f16", type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter.")
 @text_option("--out", metavar="PATH", help="Output. Default: adapter.gguf in the adapter's folder.")
@@ -47,12 +39,6 @@ _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it accepts as the maxi
     type=click.Path(exists=True),
     help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
 )
-@text_option(
-    "--load",
-    metavar="URL",
-    help="Load the adapter into vLLM (--to vllm), or check that llama-server has it (--to gguf). Several addresses are "
-    "separated by commas.",
-)
 @click.option("--prompts", default=50, type=click.IntRange(min=1), help="Number of prompts, with --check.")
 @json_options
 def export(
@@ -60,36 +46,26 @@ def export(
     as_json: bool,
     form: Any,
     base: str | None,
-    quantise: Any,
     dtype: Any,
     out: str | None,
     check: str | None,
-    load: str | None,
     prompts: int,
 ) -> None:
     """Export an ADAPTER to the format of a different reader, and compare the outputs of both."""
-    from ragfm.generation.readers import load_reader
     from ragfm.training.adapter_export import compare_readers, export_adapter
     from ragfm.training.examples import read_examples
 
     if check and form != "gguf":
         usage_error("--check requires --to gguf.")
-    if load and form not in ("gguf", "vllm"):
-        usage_error("--load requires --to vllm or --to gguf.")
-    if quantise and form != "merged":
-        usage_error("--quantise requires --to merged.")
-    written = export_adapter(adapter, form, out=out, base=base, dtype=dtype, quantisation=quantise)
+    written = export_adapter(adapter, form, out=out, base=base, dtype=dtype)
     agreement = None
     if check:
         with show_progress("prompts") as progress:
             examples = read_examples(check)[:prompts]
             agreement = compare_readers(adapter, written, examples, base=base, progress=progress)
-    name = Path(adapter).resolve().name if form == "vllm" else served_name(str(written.resolve()))
-    if load:
-        cast("Any", load_reader(f"openai:{name}", base_url=load)).load_adapter(name, str(written.resolve()))
     if as_json:
         agreed = asdict(agreement) if agreement else None
-        print_json({"out": str(written), "check": agreed, "loaded": name if load else None})
+        print_json({"out": str(written), "check": agreed})
         return
     if agreement:
         print_text(
@@ -99,18 +75,9 @@ def export(
         for by_transformers, by_llama_cpp in agreement.different[:_MAX_DIFFERENCES]:
             print_text(f"  transformers: {by_transformers!r}  llama.cpp: {by_llama_cpp!r}")
     print_written(str(written))
-    if load:
-        print_text(f"The server has the adapter. To use it: --reader openai:MODEL --adapter {name}")
-    elif form == "vllm":
-        model, config = base or read_record(adapter).base["name"], read_json(written / PEFT_CONFIG)
-        largest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-        rank = next((rank for rank in _VLLM_RANKS if rank >= largest), largest)
-        print_text(f"vllm serve {model} --enable-lora --max-lora-rank {rank} --lora-modules {name}={written}")
-    elif form == "gguf":
+    if form == "gguf":
         serving = find_model(base or read_record(adapter).base["name"], "reader")
         if serving.is_dir():
             print_note("The base is a folder. To serve over a GGUF file of it, export with --base FILE.gguf.")
         else:
             print_text(f"llama-server --model {serving} --lora-scaled {written}:0")
-    if form == "ollama":
-        print_text(f"ollama create {Path(adapter).name} -f {written}")

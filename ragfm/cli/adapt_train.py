@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     type=click.Choice([*METHODS, "kto"]),
     help="Fine-tuning method. kto trains LoRA matrices on the ratings of `ragfm adapt data --preferences`.",
 )
-@click.option("--beta", default=0.1, type=POSITIVE, help="How strongly kto keeps the model close to the initial one.")
 @text_option(
     "--from",
     "start",
@@ -100,6 +99,7 @@ def train(
     from ragfm.training import train as train_adapter
 
     if options["method"] == "kto":
+        # It trains low-rank matrices: those of an adapter to train further, else of `lora`.
         options["objective"], options["method"] = "kto", _low_rank_method(options["start"])
     method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
     settings = TrainSettings(method, **options)

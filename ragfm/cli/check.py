@@ -48,11 +48,24 @@ def check(
         usage_error("--passages cannot be combined with --collection or -k.")
     answer = _read(answer_file)
     if passages_file is not None:
-        sentences = check_answer(answer, _read_passages(passages_file), question=question)
+        text = _read(passages_file)
+        is_array = text.lstrip().startswith("[")
+        values: list[Any] = []
+        for number, part in enumerate([text] if is_array else filter(str.strip, text.split("\n")), 1):
+            try:
+                values.append(json.loads(part))
+            except ValueError as error:
+                raise DataError(
+                    f"'{passages_file}' cannot be read: value {number} is not JSON: {error}.",
+                    "Specify a JSON array, or a JSON value in each line.",
+                ) from error
+        sentences = check_answer(answer, values[0] if is_array else values, question=question)
     else:
         with Collection.open(collection) as store, busy("searching and reading"):
             sentences = check_answer(answer, store, question=question, k=k)
-    counts = dict.fromkeys(("supported", "contradicted", "not_found"), 0) | Counter(one.status for one in sentences)
+    counts = dict.fromkeys(("supported", "contradicted", "not_found"), 0) | Counter(
+        sentence.status for sentence in sentences
+    )
     if as_json:
         print_json({"sentences": [asdict(sentence) for sentence in sentences], **counts})
         return OK
@@ -72,18 +85,3 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"'{path}' cannot be read: {error}.", "Check that it is encoded as UTF-8.") from error
-
-
-def _read_passages(path: str) -> list[Any]:
-    text = _read(path)
-    is_array = text.lstrip().startswith("[")
-    values = []
-    for number, part in enumerate([text] if is_array else filter(str.strip, text.split("\n")), 1):
-        try:
-            values.append(json.loads(part))
-        except ValueError as error:
-            raise DataError(
-                f"'{path}' cannot be read: value {number} is not JSON: {error}.",
-                "Specify a JSON array, or a JSON value in each line.",
-            ) from error
-    return values[0] if is_array else values

@@ -205,8 +205,8 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
             expected = " / ".join(result.answers[:3]) or "unanswerable"
             print_text(f"\n{result.kind}, {result.id}: {question}\n  expected: {expected}\n  answer:   {answer}")
     first_errors: dict[str, str] = {}
-    for one in failed:
-        first_errors.setdefault(one["id"], one["error"])
+    for failure in failed:
+        first_errors.setdefault(failure["id"], failure["error"])
     print_failures(list(first_errors.items()), synced)
     print_written(out, report)
     return exit_code(synced, evaluated.stopped, out)

@@ -21,15 +21,14 @@ from ragfm.cli.adapt import adapt
 from ragfm.cli.ask import ask
 from ragfm.cli.chat import chat
 from ragfm.cli.check import check
-from ragfm.cli.collection_commands import documents, remove, sources, status, tag
+from ragfm.cli.collection_commands import documents, remove, sources, status
 from ragfm.cli.compare import compare
 from ragfm.cli.demo import demo
 from ragfm.cli.evaluation_commands import evaluation
-from ragfm.cli.export import export
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.ingest import ingest
 from ragfm.cli.log import log
-from ragfm.cli.maintenance_commands import backup, compact, copy, reembed, restore
+from ragfm.cli.maintenance_commands import backup, compact, copy, export, reembed, restore, verify
 from ragfm.cli.models import models
 from ragfm.cli.options import FAILED, INTERRUPTED, OK, USAGE
 from ragfm.cli.output import print_error, print_json, printable
@@ -37,7 +36,6 @@ from ragfm.cli.plugins import plugins
 from ragfm.cli.search import search
 from ragfm.cli.server_commands import keys, mcp, serve
 from ragfm.cli.tune import tune
-from ragfm.cli.verify import verify
 from ragfm.cli.watch import watch
 from ragfm.core.durable_files import storage_failure
 from ragfm.core.errors import CollectionError, FilterError, RagfmError
@@ -48,7 +46,6 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         status,
         sources,
         documents,
-        tag,
         remove,
         export,
         verify,

@@ -17,7 +17,7 @@ from ragfm.cli.progress_bar import busy, show_progress
 from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
 from ragfm.core.registry import plugin_and_model
 from ragfm.models.bundled_download import pull_bundled_reader
-from ragfm.models.download import HubFile, cached_file, download, read_hub_licence
+from ragfm.models.download import cached_file, download, read_hub_licence
 from ragfm.models.hardware import memory_limit_bytes
 from ragfm.models.judge_base import pull_judge_base
 from ragfm.models.model_card import describe_model, installed_models, licence_warning
@@ -242,7 +242,17 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
                 "then use it with --reader FILE.",
             )
         licence = wanted.licence or read_hub_licence(wanted.repository)
-        _confirm_licence(wanted, licence, accepted=accept_licence)
+        if licence is None or licence_warning(licence):  # not a well-known free one
+            condition = f"{wanted.repository} does not state its licence"
+            if licence is not None:
+                condition = f"Licence of {wanted.repository}: {licence}"
+                condition += f" ({wanted.conditions})" if wanted.conditions else ", which may restrict its use"
+            print_note(f"{condition}. See https://huggingface.co/{wanted.repository}")
+            if not accept_licence and not (sys.stdin.isatty() and click.confirm("Download it?", err=True)):
+                raise UnsupportedError(
+                    f"'{wanted.repository}' was not downloaded: its licence was not accepted.",
+                    "Read the licence, and add --accept-licence if you agree to it.",
+                )
         with show_progress("bytes") as progress:
             path, sha256 = download(wanted, progress)
         if not sha256:
@@ -258,24 +268,6 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
         print_note("The model does not state its licence.")
     elif wanted is None and (warning := licence_warning(described["licence"])):
         print_note(f"Warning: {name}: {warning}.")
-
-
-def _confirm_licence(wanted: HubFile, licence: str | None, *, accepted: bool) -> None:
-    """Ask for consent to a licence that is not a well-known free one. Raises UnsupportedError without a consent."""
-    if licence and licence_warning(licence) is None:
-        return
-    if licence is None:
-        condition = f"{wanted.repository} does not state its licence"
-    else:
-        condition = f"Licence of {wanted.repository}: {licence}"
-        condition += f" ({wanted.conditions})" if wanted.conditions else ", which may restrict its use"
-    print_note(f"{condition}. See https://huggingface.co/{wanted.repository}")
-    if accepted or (sys.stdin.isatty() and click.confirm("Download it?", err=True)):
-        return
-    raise UnsupportedError(
-        f"'{wanted.repository}' was not downloaded: its licence was not accepted.",
-        "Read the licence, and add --accept-licence if you agree to it.",
-    )
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ragfm.cli.options import Number, collection_options
 from ragfm.cli.output import print_json, print_note
-from ragfm.cli.stop_signals import stop_event
 from ragfm.collection import Collection
 from ragfm.core.errors import RagfmError
 
@@ -36,7 +37,14 @@ def watch(collection: str, as_json: bool, interval: float) -> None:
     """
     from ragfm.ingestion.source_watcher import watch as watch_sources
 
-    stop = stop_event()
+    stop = Event()
+
+    def request_stop(number: int, _: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, request_stop)
 
     def report(synced: WatchEvent) -> None:
         counts, error = synced.report, synced.error

@@ -43,7 +43,6 @@ Modules:
     verified_tuning                                     what labels allow to promise about verified citations
     settings_file                                       store tuned settings
     html_report, answer_report                          HTML pages
-    plots                                               SVG plots
 
 """
 

@@ -174,17 +174,21 @@ class AnswersReport:
     @property
     def statuses(self) -> dict[str, StatusCount]:
         """For each name of `STATUSES`, the answers in the context `retrieved`; empty without it or without statuses."""
-        outcomes = [(one, one.outcomes["retrieved"]) for one in self.results if "retrieved" in one.outcomes]
+        outcomes = [(result, result.outcomes["retrieved"]) for result in self.results if "retrieved" in result.outcomes]
         if not any(outcome.status for _, outcome in outcomes):
             return {}
         counts = {}
         for name, status in STATUSES.items():
             right = [
-                one.unanswerable if status == "not_found" else not one.unanswerable and outcome.user_contained == 1
-                for one, outcome in outcomes
+                result.unanswerable
+                if status == "not_found"
+                else not result.unanswerable and outcome.user_contained == 1
+                for result, outcome in outcomes
                 if outcome.status == status
             ]
-            counts[name] = StatusCount(len(right), estimate_ratios([(one, 1) for one in right]) if right else None)
+            counts[name] = StatusCount(
+                len(right), estimate_ratios([(is_right, 1) for is_right in right]) if right else None
+            )
         return counts
 
 
@@ -220,11 +224,19 @@ def evaluate_answers(
     rag.log = None
     uris, digest = collection_content(rag.collection)
     missing_gold(rag.collection, uris, questions)
-    facts = {
+    facts = {  # all that answers depend on: a run is resumed only if it is the same
         "run": "answers",
         "contexts": list(contexts),
         "judge": None if judge is None else type(judge).__name__,
-        **answer_run_facts(rag, questions, digest),
+        "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
+        **collection_facts(rag.collection, digest),
+        "reader": rag.reader_name,
+        "strategy": rag.strategy.label,
+        "adapter": rag.sampling.adapter,
+        "learned": adapter_hash(rag.sampling.adapter),
+        "k": rag.k,
+        "calibrated": rag.judge is not None,
+        "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
         **(about or {}),
     }
     judge_call = bind(judge_answer, judge, verdict_sampling(judge)) if judge else None
@@ -240,21 +252,6 @@ def evaluate_answers(
     return build_answers_report(facts, parse_records(AnsweredQuestion, records), contexts)
 
 
-def answer_run_facts(rag: Rag, questions: Sequence[Question], digest: str) -> dict[str, Any]:
-    """All that answers depend on: a run is resumed only if it is the same. `digest`: hash of the collection."""
-    return {
-        "questions": {"count": len(questions), "digest": fingerprint(questions, answers=True)},
-        **collection_facts(rag.collection, digest),
-        "reader": rag.reader_name,
-        "strategy": rag.strategy.label,
-        "adapter": rag.sampling.adapter,
-        "learned": adapter_hash(rag.sampling.adapter),
-        "k": rag.k,
-        "judged": rag.judge is not None,
-        "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
-    }
-
-
 def build_answers_report(
     about: Mapping[str, Any], results: Sequence[AnsweredQuestion], contexts: Sequence[Context]
 ) -> AnswersReport:
@@ -264,7 +261,9 @@ def build_answers_report(
     for context in contexts:
         outcomes = [(result, result.outcomes[context]) for result in results]
         measures[context] = answer_measures(outcomes, passages=context != "none")
-        latency[context] = estimate_percentiles([1000 * one.seconds for _, one in outcomes if not one.error])
+        latency[context] = estimate_percentiles(
+            [1000 * outcome.seconds for _, outcome in outcomes if not outcome.error]
+        )
     return AnswersReport(about, tuple(results), measures, latency)
 
 

@@ -8,8 +8,14 @@ from pathlib import Path
 from ragfm.collection import Collection
 from ragfm.core.text import counted
 from ragfm.evaluation.answer_evaluation import AnsweredQuestion, AnswersReport, risk_coverage
-from ragfm.evaluation.html_report import excerpt, settings_section, write_page
-from ragfm.evaluation.plots import bars, histogram, lines
+from ragfm.evaluation.html_report import (
+    counts_table,
+    estimates_table,
+    excerpt,
+    html_table,
+    settings_section,
+    write_page,
+)
 from ragfm.evaluation.run_file import question_count
 
 _EXAMPLES = 8  # of each kind of error
@@ -27,20 +33,23 @@ def write_answers_html(report: AnswersReport, path: str | Path, collection: Coll
     """
     sections = [f'<p class="dim">{escape(answers_summary(report))}</p>']
     for context, measures in report.measures.items():
-        sections += [f"<h2>{_CONTEXTS[context]}</h2>", bars(measures, f"Measures, {context}")]
-    sections.append('<p class="dim">The lines are 95 % bootstrap intervals over questions.</p>')
+        sections += [f"<h2>{_CONTEXTS[context]}</h2>", estimates_table({"": measures}, 3)]
+    sections.append('<p class="dim">With 95 % bootstrap intervals over questions.</p>')
     if report.kinds:
-        sections += ["<h2>Kinds of results</h2>", histogram(report.kinds, "Questions by kind of result")]
+        sections += ["<h2>Kinds of results</h2>", counts_table(report.kinds)]
         points = risk_coverage(report.results)
         if points:
-            calibrated = report.about["calibrated"]
-            confidence = "the confidence of the answer" if calibrated else "the cosine of the best passage"
+            some = points[:: -max(1, len(points) // 10)]  # the last one, and about nine before it
+            confidence = (
+                "the confidence of the answer" if report.about["calibrated"] else "the cosine of the best passage"
+            )
             sections += [
                 "<h2>Risk and coverage</h2>",
-                lines(
-                    {"share of the answers that is not right": points},
-                    "share of the questions that is answered",
-                    "Risk by coverage",
+                html_table(
+                    [
+                        ("questions answered", "of these, not right"),
+                        *((f"{coverage:.0%}", f"{risk:.0%}") for coverage, risk in reversed(some)),
+                    ]
                 ),
                 f'<p class="dim">Answers are given in the order of {confidence}, highest first.</p>',
             ]

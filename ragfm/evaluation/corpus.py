@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 from ragfm.collection import Collection
 from ragfm.core.config import Settings
 from ragfm.core.progress import ProgressCallback
-from ragfm.core.types import Embedder, Offsets, Scalar, Vectors
+from ragfm.core.types import Embedder, Vectors
 from ragfm.evaluation.question_sets import CORPUS, QuestionSet
 from ragfm.ingestion.ingest_report import SyncReport
 
@@ -21,31 +21,9 @@ class TimedEmbedder:
     """An embedder that adds up the time it spends on queries, in `seconds`."""
 
     def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self.seconds = 0.0
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self._embedder.dim
-
-    @property
-    def max_tokens(self) -> int:
-        """Maximum number of tokens of a passage."""
-        return self._embedder.max_tokens
-
-    @property
-    def fingerprint(self) -> Mapping[str, Scalar]:
-        """The embedding contract."""
-        return self._embedder.fingerprint
-
-    def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
-        """Offsets of the model's tokens in each text."""
-        return self._embedder.tokenize(texts)
-
-    def embed_passages(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of passages; not timed."""
-        return self._embedder.embed_passages(texts)
+        self._embedder, self.seconds = embedder, 0.0
+        self.dim, self.max_tokens, self.fingerprint = embedder.dim, embedder.max_tokens, embedder.fingerprint
+        self.tokenize, self.embed_passages = embedder.tokenize, embedder.embed_passages
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors of queries; timed."""

@@ -1,9 +1,9 @@
-"""The HTML page of a retrieval run: plots, the worst questions, and the settings. It loads and runs nothing."""
+"""The HTML page of a retrieval run: measures, the worst questions, and the settings. It loads and runs nothing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from ragfm.collection import Collection
 from ragfm.core.errors import CollectionError
 from ragfm.core.text import counted
 from ragfm.evaluation.answer_evaluation import ShownPassage
-from ragfm.evaluation.metrics import CUTOFF, Ranked
-from ragfm.evaluation.plots import bars, histogram
+from ragfm.evaluation.metrics import CUTOFF, Estimate, Ranked
 from ragfm.evaluation.question_sets import Gold
 from ragfm.evaluation.retrieval_evaluation import QuestionResult, RetrievalReport, first_ranks
 from ragfm.evaluation.run_file import question_count
@@ -22,18 +21,13 @@ _MAX_QUESTIONS = 20
 _EXCERPT = 360  # characters
 
 _STYLE = """
-:root { color-scheme: light dark; --text: #1c1f24; --page: #fff; --soft: #e3e6ea; --dim: #5b6470; --bar: #3b78b8;
-        --miss: #c2622d; --card: #f6f7f9; }
+:root { color-scheme: light dark; --text: #1c1f24; --page: #fff; --soft: #e3e6ea; --dim: #5b6470; --card: #f6f7f9; }
 @media (prefers-color-scheme: dark) { :root { --text: #e4e7eb; --page: #15181c; --soft: #30363d; --dim: #9aa4b0;
-        --bar: #5b9bd9; --miss: #e08a57; --card: #1d2126; } }
+        --card: #1d2126; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 780px;
        margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
 p.dim, .dim { color: var(--dim); } p { margin: .4rem 0; }
-svg { width: 100%; height: auto; } text { fill: var(--text); font-size: 13px; } text.small { font-size: 12px; }
-.bar { fill: var(--bar); } .miss { fill: var(--miss); } .soft { stroke: var(--soft); }
-.line { stroke: var(--text); stroke-width: 1.4; } .mark { stroke: var(--miss); stroke-width: 1.4; }
-.path { fill: none; stroke: var(--bar); stroke-width: 2; } .path.second { stroke: var(--miss); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.4rem .25rem 0; border-bottom: 1px solid var(--soft); font-weight: normal; }
 th { color: var(--dim); }
@@ -48,22 +42,17 @@ def write_retrieval_html(report: RetrievalReport, path: str | Path, collection: 
     sections = [
         f'<p class="dim">{escape(retrieval_summary(report))}</p>',
         "<h2>Measures</h2>",
-        bars(report.measures, "Measures with their 95 % intervals"),
-        '<p class="dim">Means over all questions; the lines are 95 % bootstrap intervals.</p>',
+        estimates_table({"": report.measures}, 3),
+        '<p class="dim">Means over all questions, with 95 % bootstrap intervals.</p>',
         "<h2>Rank of the first gold</h2>",
-        histogram(first_ranks(report.results), "Questions by the rank of the first gold"),
+        counts_table(first_ranks(report.results)),
     ]
     if report.latency_ms:
-        header = "".join(f"<th>{name}</th>" for name in report.latency_ms)
-        rows = [f"<tr><th></th>{header}</tr>"]
-        for name, estimates in (("search", report.latency_ms), ("embedding", report.embed_ms)):
-            if estimates:
-                cells = "".join(f"<td>{v.value:.2f} [{v.low:.2f}, {v.high:.2f}]</td>" for v in estimates.values())
-                rows.append(f"<tr><td>{name}</td>{cells}</tr>")
+        times = {"search": report.latency_ms, "embedding": report.embed_ms}
         embedding = ", and the part of it that embeds the question" if report.embed_ms else ""
         sections += [
             "<h2>Time of a search in milliseconds</h2>",
-            f"<table>{''.join(rows)}</table>",
+            estimates_table({name: estimates for name, estimates in times.items() if estimates}, 2),
             f'<p class="dim">Searches for {CUTOFF} hits{embedding}, one at a time, with models and indexes loaded.</p>',
         ]
     measure = next(iter(report.measures))
@@ -91,22 +80,44 @@ def retrieval_summary(report: RetrievalReport) -> str:
     )
 
 
-def html_page(title: str, sections: Sequence[str]) -> str:
-    """A complete page with its title as a heading, and a content policy that loads and runs nothing."""
+def write_page(path: str | Path, title: str, sections: Sequence[str]) -> None:
+    """Write a page with its title as a heading, and a content policy that loads and runs nothing.
+
+    The folder of the page is created.
+    """
     policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
+    page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
         f"<h1>{escape(title)}</h1>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
-
-
-def write_page(path: str | Path, title: str, sections: Sequence[str]) -> None:
-    """Write a page, see `html_page`; its folder is created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(html_page(title, sections), encoding="utf-8")
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def html_table(rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first row is its header."""
+    header, *others = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+    header = header.replace("td>", "th>")
+    return f"<table><tr>{header}</tr>{''.join(f'<tr>{row}</tr>' for row in others)}</table>"
+
+
+def estimates_table(series: Mapping[str, Mapping[str, Estimate]], digits: int) -> str:
+    """A column for each series of estimates, with 95 % intervals; all have the names of the first one."""
+    rows = [["", *series]]
+    for name in next(iter(series.values())):
+        estimates = (values[name] for values in series.values())
+        rows.append([name, *(f"{e.value:.{digits}f} [{e.low:.{digits}f}, {e.high:.{digits}f}]" for e in estimates)])
+    return html_table(rows)
+
+
+def counts_table(counts: Mapping[str, int]) -> str:
+    """The number and share of questions of each kind."""
+    total = sum(counts.values()) or 1
+    rows = [(name, str(count), f"{100 * count / total:.0f} %") for name, count in counts.items()]
+    return html_table([("", "questions", "share"), *rows])
 
 
 def settings_section(about: Mapping[str, Any]) -> str:

@@ -57,7 +57,9 @@ def questions_from_log(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:
             yield {**line, "unanswerable": True}
             continue
         line["answers"] = [right]
-        citations = [] if entry.correction else [one for one in entry.citations if Citation(**one).supports]
+        citations = (
+            [] if entry.correction else [citation for citation in entry.citations if Citation(**citation).supports]
+        )
         for citation in citations:
             yield {**line, "uri": citation["uri"], "start": citation["start"], "end": citation["end"]}
         if not citations:

@@ -110,7 +110,14 @@ def generate_questions(
                 answer = _verified_answer(collection, text, passage, answer, verifier)
                 kept = answer is not None
             if text and kept:
-                kept = _is_found(collection, Question(str(number), text, (gold,)), depth)
+                written = Question(str(number), text, (gold,))
+                modes: tuple[Mode, ...] = ("dense", "keyword")
+                try:
+                    searches = [collection.search(text, depth, mode=mode) for mode in modes]
+                    places = [place for hits in searches for place in rank_hits(written, hits, depth)[0]]
+                    kept = any(place.gold is not None for place in places)
+                except TooLongError:
+                    kept = False
             record = {"id": str(number), "question": text, "answer": answer, "kept": kept}
             if out:
                 append_record(Path(out), record)
@@ -127,16 +134,6 @@ def generate_questions(
             "Use a larger reader, or provide a file of questions.",
         )
     return list(questions.values())
-
-
-def _is_found(collection: Collection, question: Question, depth: int) -> bool:
-    """Whether the dense or the keyword index finds the question's passage."""
-    modes: tuple[Mode, ...] = ("dense", "keyword")
-    try:
-        rankings = [collection.search(question.text, depth, mode=mode) for mode in modes]
-    except TooLongError:
-        return False
-    return any(place.gold is not None for hits in rankings for place in rank_hits(question, hits, depth)[0])
 
 
 def _verified_answer(

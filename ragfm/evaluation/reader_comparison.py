@@ -12,9 +12,10 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial as bind
 from hashlib import blake2b
 from itertools import product
 from multiprocessing import get_context
@@ -136,8 +137,16 @@ def compare_readers(
     stopped = False
     try:
         for contender in contenders:
-            job = _Job(contender, questions, collection, settings, run_path(contender, folder), about, price_per_hour)
-            results[contender] = _run(job, progress)
+            evaluate = bind(
+                _evaluate,
+                questions=questions,
+                collection=collection,
+                settings=settings,
+                out=run_path(contender, folder),
+                about={"reader": contender.reader, **(about or {})},
+                price_per_hour=price_per_hour,
+            )
+            results[contender] = _run(contender, evaluate, progress)
     except KeyboardInterrupt:
         if not partial:
             raise
@@ -167,48 +176,38 @@ def run_path(contender: Contender, folder: Path) -> Path:
     return folder / f"{name}.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What the process of a contender is given; `out` is the run file."""
-
-    contender: Contender
-    questions: Sequence[Question]
-    collection: str | Path
-    settings: Settings | None
-    out: Path
-    about: Mapping[str, Any] | None
-    price_per_hour: float | None
-
-
-def _run(job: _Job, progress: ProgressCallback | None) -> ContenderResult:
+def _run(
+    contender: Contender, evaluate: Callable[..., ContenderResult], progress: ProgressCallback | None
+) -> ContenderResult:
+    """The result of `evaluate` in a process of its own."""
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(job, sender))
+    process = context.Process(target=_answer, args=(contender, evaluate, sender))
     process.start()
     sender.close()
     try:
         while isinstance(message := receiver.recv(), Progress):
             if progress:
-                progress(replace(message, stage=job.contender.name))
+                progress(replace(message, stage=contender.name))
         process.join()
-        return message if isinstance(message, ContenderResult) else ContenderResult(job.contender, error=str(message))
+        return message if isinstance(message, ContenderResult) else ContenderResult(contender, error=str(message))
     except EOFError:
         process.join()
         code = process.exitcode or 0
         why = f"it ended with exit code {code}"
         if code < 0:
             why = f"it was killed by signal {-code}" + (": out of memory?" if code == -signal.SIGKILL else "")
-        return ContenderResult(job.contender, error=why)
+        return ContenderResult(contender, error=why)
     finally:
         process.terminate()
         process.join()
 
 
-def _answer(job: _Job, sender: Connection) -> None:
+def _answer(contender: Contender, evaluate: Callable[..., ContenderResult], sender: Connection) -> None:
     """The process of a contender: sends its progress, then a `ContenderResult`, or the reason why there is none."""
     os.dup2(2, 1)  # libraries may print, and standard output is the parent's
     try:
-        sender.send(_evaluate(job, sender.send))
+        sender.send(evaluate(contender, progress=sender.send))
     except RagfmError as error:
         sender.send(f"{error.message} {error.hint}".strip())
     except (KeyboardInterrupt, BrokenPipeError):  # Ctrl-C, or the parent has ended
@@ -220,16 +219,22 @@ def _answer(job: _Job, sender: Connection) -> None:
         sender.send(f"{type(error).__name__}: {error}. This is a bug in ragfm.")
 
 
-def _evaluate(job: _Job, progress: ProgressCallback) -> ContenderResult:
-    contender, about = job.contender, {"reader": job.contender.reader, **(job.about or {})}
-    with Collection.open(job.collection, settings=job.settings) as collection:
-        rag = Rag(collection, **asdict(contender))
+def _evaluate(
+    contender: Contender,
+    questions: Sequence[Question],
+    collection: str | Path,
+    settings: Settings | None,
+    out: Path,
+    about: dict[str, Any],
+    price_per_hour: float | None,
+    progress: ProgressCallback,
+) -> ContenderResult:
+    with Collection.open(collection, settings=settings) as handle:
+        rag = Rag(handle, **asdict(contender))
         data_goes = getattr(rag.reader, "data_goes", None)
         if data_goes:
             about["data_goes"] = data_goes
-        report = evaluate_answers(
-            rag, job.questions, contexts=("retrieved",), out=job.out, about=about, progress=progress
-        )
+        report = evaluate_answers(rag, questions, contexts=("retrieved",), out=out, about=about, progress=progress)
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     peak_mb = max(usage.ru_maxrss for usage in usages) // 1024
     every = [result.outcomes["retrieved"] for result in report.results]
@@ -238,7 +243,7 @@ def _evaluate(job: _Job, progress: ProgressCallback) -> ContenderResult:
         return ContenderResult(contender, error=f"no question could be answered: {every[0].error}")
     seconds = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
     costs = [outcome.cost for outcome in outcomes if outcome.prompt_tokens]
-    cost = None if job.price_per_hour is None else 1000 * job.price_per_hour * seconds / 3600
+    cost = None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
     if costs and None not in costs:  # a server's price
         cost = 1000 * sum(map(float, filter(None, costs))) / len(outcomes)
     licence = None

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ragfm.core.calibration import Calibration
 from ragfm.core.config import SETTINGS_FILE, Settings, load_settings, settings_path
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError, MissingExtraError
@@ -35,7 +34,8 @@ def store_calibration(report: CalibrationReport, place: Path) -> list[Path]:
 
     Other content of `ragfm.toml` is kept. Raises ConfigError as `store_weight` does.
     """
-    return _store(report, place, CONFIDENCE_EVIDENCE, calibration_keys(report.calibration))
+    confidence = {key: value for key, value in asdict(report.calibration).items() if value is not None}
+    return _store(report, place, CONFIDENCE_EVIDENCE, {"ask": {"confidence": confidence}})
 
 
 def store_promise(promise: VerifiedPromise, place: Path) -> list[Path]:
@@ -66,11 +66,6 @@ def write_keys(place: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     except ValueError as error:
         raise ConfigError(f"{path} would be invalid with the new settings: {error}.", "Nothing was written.") from error
     write_durably(path, text.encode(), mode=path.stat().st_mode & 0o777 if path.exists() else None)
-
-
-def calibration_keys(calibration: Calibration) -> dict[str, dict[str, Any]]:
-    """The key of `ragfm.toml` that holds a calibration, by section."""
-    return {"ask": {"confidence": {key: value for key, value in asdict(calibration).items() if value is not None}}}
 
 
 def import_tomlkit() -> Any:

@@ -81,7 +81,19 @@ class LogFile:
             if create and not self.path.exists():
                 os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))  # questions are private
             with self._engine.connect() as connection:
-                self._prepare(connection)
+                version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+                if version == 0:  # a new file
+                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")  # another process may be faster
+                    for table in (answer_log, citation_labels):
+                        table.create(connection, checkfirst=True)
+                    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
+                    connection.exec_driver_sql("COMMIT")
+                elif version != SCHEMA:
+                    raise LogError(
+                        f"{self.path} was written by another version of ragfm: it has schema {version}, not {SCHEMA}.",
+                        "Use that version, or move the file away.",
+                    )
                 if not begin:
                     return action(connection)
                 connection.exec_driver_sql(begin)
@@ -99,22 +111,6 @@ class LogFile:
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
-
-    def _prepare(self, connection: sa.Connection) -> None:
-        """Create the tables in a new file. Raises LogError for the file of another version."""
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-        if version == 0:
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # another process may be faster
-            for table in (answer_log, citation_labels):
-                table.create(connection, checkfirst=True)
-            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
-            connection.exec_driver_sql("COMMIT")
-        elif version != SCHEMA:
-            raise LogError(
-                f"{self.path} was written by another version of ragfm: it has schema {version}, not {SCHEMA}.",
-                "Use that version, or move the file away.",
-            )
 
 
 class LogTable:

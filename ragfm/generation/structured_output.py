@@ -189,9 +189,9 @@ def _check_values(values: Sequence[_Value], grounding: Grounding) -> list[Field]
         claims.append([split_claims(text, grounding.language or "en", question)[1] for text in texts])
     supports = iter(grounding.supports([claim for texts in claims for sentences in texts for claim in sentences]))
     fields = []
-    for one, texts in zip(values, claims, strict=True):
+    for one, notations in zip(values, claims, strict=True):
         value, citations = one.parent[one.key], tuple[Citation, ...]()
-        for sentences in texts:
+        for sentences in notations:
             best = [support for _ in sentences for support in next(supports)[:1] if support.supports]
             if not citations and len(best) == len(sentences):
                 citations = tuple(map(citation_of, best))
@@ -217,8 +217,7 @@ def _notations(one: _Value, grounding: Grounding) -> tuple[str, list[str]]:
         # The unit in the field's name tells 31 days from three weeks. That of "a fee per year" is not the year.
         per, unit = per_word(language), ""
         for before, word in pairwise(["", *_WORD.findall(name)]):
-            written = f"1 {word}"
-            is_unit = any(one.units and one.end == len(written) for one in quantities(written, language))
+            is_unit = any(one.units and one.end == len(f"1 {word}") for one in quantities(f"1 {word}", language))
             if not unit and is_unit and before.casefold() != per and len(word) > _MAX_ABBREVIATION:
                 unit = word
         return question, [f"{text} {unit}".strip()]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ragfm.store.catalog_writer import CatalogWriter
     from ragfm.store.postgres import PostgresDatabase
 
-WINDOW = 512
+MAX_COMMIT_TEXTS = 512
 """Number of texts to collect before embedding; sorting them by length saves padding."""
 FIRST_BATCH = 64
 """Size of the first batch, and the smallest size of the others: what a killed process loses."""

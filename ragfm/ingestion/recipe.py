@@ -58,16 +58,16 @@ class SourceRecipes:
     def of_known(self, row: Any) -> str:
         """The recipe for the document of a row of `documents`."""
         if self._keep:
-            return self._tagged(with_versions_of(self._common, row.recipe), row.path, row.recipe)
+            return self._tagged(with_versions_of(self._common, row.recipe), row.path)
         fallback = _present_fallback(row.recipe, row.media_type, self._choice)
-        return self.of_parsed(row.path, self._choice.version(row.media_type, row.path), fallback, row.recipe)
+        return self.of_parsed(row.path, self._choice.version(row.media_type, row.path), fallback)
 
-    def of_parsed(self, path: str, parser: str, fallback: str, known: str = "") -> str:
-        """The recipe for a document that these versions of parsers have read; `known` is that of its older version."""
-        return self._tagged(_with_parsers(self._common, parser, fallback), path, known)
+    def of_parsed(self, path: str, parser: str, fallback: str) -> str:
+        """The recipe for a document that these versions of parsers have read."""
+        return self._tagged(_with_parsers(self._common, parser, fallback), path)
 
-    def _tagged(self, recipe: str, path: str, known: str) -> str:
-        return document_recipe(recipe, document_uri(self._source_name, path), self._rules, known)
+    def _tagged(self, recipe: str, path: str) -> str:
+        return document_recipe(recipe, document_uri(self._source_name, path), self._rules)
 
 
 @lru_cache

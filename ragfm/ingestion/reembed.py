@@ -21,7 +21,7 @@ from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
-from ragfm.ingestion.embedding import WINDOW, embed_missing
+from ragfm.ingestion.embedding import MAX_COMMIT_TEXTS, embed_missing
 from ragfm.ingestion.recipe import chunking_recipe
 from ragfm.store.document_rows import insert_chunks
 from ragfm.store.embedding_contract import make_contract, same_contract
@@ -88,7 +88,7 @@ def _switch(
     embedded, texts = 0, dict[bytes, str]()
     for number, (_, new_chunks) in enumerate(_split_documents(catalog, rows, embedder, settings), 1):
         texts |= {text_hash(chunk.embedded_text): chunk.embedded_text for chunk in new_chunks}
-        if len(texts) >= WINDOW or number == len(rows):
+        if len(texts) >= MAX_COMMIT_TEXTS or number == len(rows):
             embedded += embed_missing(catalog, contract_id, lambda: embedder, texts)
             texts = {}
         if progress is not None:

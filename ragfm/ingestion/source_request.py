@@ -132,16 +132,6 @@ def known_sources(store: Store) -> list[SourceEntry]:
     return entries
 
 
-def known_name(store: Store, entry: SourceEntry) -> str:
-    """The name of a source, which may no longer exist."""
-    if entry.name:
-        return entry.name
-    for source in _read_sources(store):
-        if _absolute_path(store, source.location) == entry.location:
-            return source.name
-    return entry.location
-
-
 def _read_sources(store: Store) -> list[Source]:
     return store.catalog.sources() if store.exists else []
 
@@ -167,7 +157,15 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
     plugin = settings.get("connector")
     if not plugin:
         synced_with = (row.source.connector for row in stored.values() if row.location == absolute)
-        plugin = next(synced_with, None) or _default_connector(entry.location)
+        plugin = next(synced_with, None)
+    if not plugin:
+        is_web = entry.location.startswith(("https://", "http://"))
+        if "://" in entry.location and not is_web and entry.location != UPLOADS_ADDRESS:
+            raise SourceError(
+                f"No connector is set for {entry.location.partition('://')[0]}://… addresses.",
+                "Name one with --connector; `ragfm plugins` lists them.",
+            )
+        plugin = "web" if is_web else "files"
 
     # Find the source's last sync.
     known, real_root = None, _real_path(store, root or location)
@@ -202,19 +200,6 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
     if root is not None:
         _check_overlap(store, source, real_root, stored)
     return source
-
-
-def _default_connector(location: str) -> str:
-    if location == UPLOADS_ADDRESS:
-        return "files"
-    if location.startswith(("https://", "http://")):
-        return "web"
-    if "://" in location:
-        raise SourceError(
-            f"No connector is set for {location.partition('://')[0]}://… addresses.",
-            "Name one with --connector; `ragfm plugins` lists them.",
-        )
-    return "files"
 
 
 def build_source(store: Store, source: Source) -> Connector:

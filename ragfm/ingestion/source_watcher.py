@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ragfm.core.errors import CollectionBusyError, MissingExtraError, RagfmError, SourceError
 from ragfm.core.progress import Progress
 from ragfm.ingestion.ingest_report import SyncReport
-from ragfm.ingestion.source_request import SourceEntry, known_name, known_sources, resolve_source
+from ragfm.ingestion.source_request import SourceEntry, known_sources, resolve_source
 from ragfm.ingestion.sources import sync_sources
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _watch_sources(store: Store, callback: Callable[[WatchEvent], None], interva
         try:
             request = resolve_source(store, entry)
         except RagfmError:  # reported by its sync
-            sources.append((known_name(store, entry), entry, None))
+            sources.append((entry.name or entry.location, entry, None))
             continue
         root = str(request.connector.root)
         path = None if "://" in root else Path(os.path.realpath(root))

@@ -26,7 +26,6 @@ from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, SyncReport, docume
 from ragfm.ingestion.source_request import (
     SourceEntry,
     SourceRequest,
-    StoredSource,
     has_patterns,
     known_sources,
     refresh_request,
@@ -42,10 +41,8 @@ from ragfm.store.uploads import UPLOADS_SOURCE
 _PAUSE_SECONDS = 0.1  # between two slices, twice the interval at which others try to get the lock
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Ref
     from ragfm.ingestion.turns import Turns
-    from ragfm.store.catalog import Catalog, Source
-    from ragfm.store.catalog_writer import CatalogWriter
+    from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
 
 _SLICES_PER_VIEW = 20
@@ -122,8 +119,13 @@ def sync_sources(
                 if ray is not None and not uploads:
                     ray.check_connector(request.connector, request.source.connector)
                 refs = list_refs(request.connector)
+                # If the groups change, documents that the listing closes are closed first.
                 known = stored.get(request.source.name)
-                source = _save_source(catalog, request.source, refs, known)  # only after it was listed
+                if known is not None and set(known.source.allow) != set(request.source.allow):
+                    groups = {path: row.allow for path, row in catalog.current(known.source.id).items()}
+                    if closed := changed_groups(groups, restrict_groups(groups, refs)):
+                        catalog.restrict(known.source, closed)
+                source = catalog.save_source(request.source)  # only after it was listed
                 stored[source.name] = stored_source(store, source)
                 unfiltered = partial(unfiltered_refs, store, source) if has_patterns(source) else None
                 sync = Sync(
@@ -181,13 +183,3 @@ def failed_documents(catalog: Catalog) -> tuple[Failed, ...]:
         for row in catalog.failures()
         if row.stage != SKIP_STAGE
     )
-
-
-def _save_source(catalog: CatalogWriter, source: Source, refs: Sequence[Ref], known: StoredSource | None) -> Source:
-    """Store the source. If its groups change, documents that the listing closes are closed first."""
-    if known is not None and set(known.source.allow) != set(source.allow):
-        groups = {path: row.allow for path, row in catalog.current(known.source.id).items()}
-        closed = changed_groups(groups, restrict_groups(groups, refs))
-        if closed:
-            catalog.restrict(known.source, closed)
-    return catalog.save_source(source)

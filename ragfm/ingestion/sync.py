@@ -4,9 +4,9 @@
                    └→ new or changed ─→ wanted
     prepare   wanted ─→ fetch ─→ known content? ───→ unchanged, with a new revision
                               └→ parse ─→ split
-    commit    a window of documents ─→ embed what has no vector yet ─→ commit
+    commit    up to 500 documents ─→ embed what has no vector yet ─→ commit
 
-The next documents are parsed while a window is embedded (`preparation`, or on a cluster `ray_executor`).
+The next documents are parsed while these are embedded (`preparation`, or on a cluster `ray_executor`).
 
 A new version of a document replaces the old one when it is committed. Documents that left the source are removed by the
 last commit, after a complete listing and only if the deletion guard agrees. Access groups are updated before anything
@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.access_groups import changed_groups, groups_after_listing, path_prefix
@@ -28,9 +28,9 @@ from ragfm.core.errors import MassDeleteError, SourceError
 from ragfm.core.progress import Progress, ignore_progress
 from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
 from ragfm.ingestion.document_tags import differs_by_tags_only, tags_of
-from ragfm.ingestion.embedding import WINDOW, embed_missing
+from ragfm.ingestion.embedding import MAX_COMMIT_TEXTS, embed_missing
 from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, Skipped, SyncReport, document_uri
-from ragfm.ingestion.preparation import Outcome, prepare
+from ragfm.ingestion.preparation import Entry, Outcome, prepare
 from ragfm.ingestion.recipe import SourceRecipes, older_documents
 from ragfm.ingestion.retry import must_wait
 from ragfm.parsing.parsers import ParserChoice
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ragfm.core.access_groups import Groups
     from ragfm.core.config import TagsSection
     from ragfm.core.progress import ProgressCallback
-    from ragfm.core.types import Connector, Embedder, Ref
+    from ragfm.core.types import Connector, Document, Embedder, Ref
     from ragfm.ingestion.ray_executor import RayExecutor
     from ragfm.ingestion.turns import Turns
     from ragfm.store.catalog import Source
@@ -54,23 +54,6 @@ _MAX_COMMIT_IMAGES = 64 << 20  # bytes
 _MAX_URI_BYTES = 2_500  # on PostgreSQL, whose indexes take up to 2,704
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Results:
-    """What became of the entries so far, by their paths."""
-
-    added: int = 0
-    updated: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    chunks: int = 0  # embedded
-    skipped: dict[str, str] = field(default_factory=dict)  # reasons
-    outcomes: list[Failure] = field(default_factory=list)  # failures and skips of this sync, to store
-    kept_failures: list[Any] = field(default_factory=list)  # stored ones of documents that are not tried again yet
-    kept_paths: set[str] = field(default_factory=set)  # whose stored outcome remains
-    new_revisions: dict[str, str] = field(default_factory=dict)  # of documents with the same content
-    new_digests: Counter[str] = field(default_factory=Counter)  # of new and changed documents
 
 
 class Sync:
@@ -107,11 +90,19 @@ class Sync:
         self._groups = {path: row.allow for path, row in self._current.items()}
         self._stored = {row.path: row for row in catalog.failures(source.id)}  # failures and skips of earlier syncs
 
-        self._results = _Results()
-        self._retagged: set[str] = set()  # paths of documents whose tags changed while their text did not
+        # What became of the entries so far, by their paths.
+        self._counts: Counter[str] = Counter()  # added, updated, removed and unchanged documents; chunks embedded
+        self._skipped: dict[str, str] = {}  # reasons
+        self._outcomes: list[Failure] = []  # failures and skips of this sync, to store
+        self._kept_failures: list[Any] = []  # stored ones of documents that are not tried again yet
+        self._kept_paths: set[str] = set()  # whose stored outcome remains
+        self._new_revisions: dict[str, str] = {}  # of documents with the same content
+        self._new_digests: Counter[str] = Counter()  # of new and changed documents
+        self._retagged: set[str] = set()  # documents whose tags changed while their text did not
+
         self._listed = self._remaining = 0  # entries, and those of them that are wanted and have no outcome yet
-        self._window: list[NewDocument] = []
-        self._window_texts: dict[bytes, str] = {}  # by hash
+        self._pending: list[NewDocument] = []
+        self._pending_texts: dict[bytes, str] = {}  # by hash
 
     def run(
         self,
@@ -131,75 +122,6 @@ class Sync:
         keep their state. With `ray`, a cluster prepares the documents. Raises MassDeleteError if over half of the
         documents are lost, unless allowed.
         """
-        catalog, source, results = self._catalog, self._source, self._results
-        baseline = paths_at_last_sync(catalog, source.id, self._current)
-        self._warn_of_older_documents()
-        # Close before anything is fetched. Opening a changed document waits until its new version is committed.
-        revisions = {path: row.revision for path, row in self._current.items()}
-        self._update_groups(groups_after_listing(self._groups, refs, revisions))
-        up_to_date = self._update_tags()
-
-        wanted = self._examine(refs, up_to_date, retry, turns)
-        self._listed, self._remaining = len(refs), len(wanted)
-        self._report_progress()
-
-        if turns is not None:
-            wanted = turns.begin_slice(wanted)
-        entries = [(ref, self._current[ref.path].digest if ref.path in up_to_date else None) for ref in wanted]
-        choice, chunk_settings = self._choice, self._chunk_settings
-        if ray is not None:
-            prepared = ray.prepare(source, choice, chunk_settings, self._contract_id, entries)
-        else:
-            prepared = prepare(connector, source.name, choice, chunk_settings, self._embedder, entries, turns)
-        with closing(prepared):
-            for item in prepared:
-                if item is not None:
-                    self._record(*item)
-                elif self._window:
-                    self._commit()
-                self._report_progress()
-        if turns is not None:
-            results.kept_paths.update(ref.path for ref in turns.postponed)
-
-        missing = missing_paths(self._current, refs, results.skipped)
-        error = None if allow_mass_delete else self._mass_delete_error(missing, baseline, unfiltered)
-        self._commit([] if error else missing)
-        self._update_groups(groups_after_listing(self._groups, refs, results.new_revisions))
-        # Delete the stored outcomes of documents that are no longer listed or that were read.
-        remaining = results.kept_paths.union(outcome.path for outcome in results.outcomes)
-        unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
-        cleared = [path for path in self._stored if path not in remaining and not path.startswith(unlisted)]
-        if results.new_revisions or results.outcomes or cleared:
-            catalog.note(source.id, revisions=results.new_revisions, failed=results.outcomes, cleared=cleared)
-        if error:
-            raise error
-        if results.added or results.updated or len(baseline) < len(self._current):
-            record_complete_sync(catalog, source.id)
-        return self.report
-
-    @property
-    def report(self) -> SyncReport:
-        """The result so far."""
-        results = self._results
-        failures: list[tuple[Any, bool]] = [(row, True) for row in results.kept_failures]
-        failures += [(failed, failed.attempts > 1) for failed in results.outcomes if failed.stage != SKIP_STAGE]
-        return SyncReport(
-            added=results.added,
-            updated=results.updated,
-            removed=results.removed,
-            unchanged=results.unchanged,
-            chunks=results.chunks,
-            seconds=round(time.monotonic() - self._start, 3),
-            skipped=tuple(Skipped(self._uri(path), reason) for path, reason in sorted(results.skipped.items())),
-            failed=tuple(
-                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current, known)
-                for f, known in sorted(failures, key=lambda failure: failure[0].path)
-            ),
-        )
-
-    # --- Before anything is fetched ------------------------------------------------------------------------------
-
-    def _warn_of_older_documents(self) -> None:
         older, chunks = older_documents(self._catalog, self._choice, self._source.id)
         if older and not self._keep_recipe:
             _log.warning(
@@ -207,15 +129,49 @@ class Sync:
                 "they are parsed and embedded again, which improves search. To postpone this, use --keep-recipe.",
                 *(older, chunks, self._source.name),
             )
+        baseline = paths_at_last_sync(self._catalog, self._source.id, self._current)
+        wanted = self._examine(refs, retry, turns)
+        self._prepare(connector, wanted, turns, ray)
+        missing = missing_paths(self._current, refs, self._skipped)
+        lost = None
+        if not allow_mass_delete:
+            lost = lost_documents(missing, self._current, baseline, self._new_digests, self._skipped, unfiltered)
+        self._commit([] if lost else missing)
+        self._store_outcomes(refs)
+        if lost:
+            paths, total = lost
+            examples = ", ".join(self._uri(path) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+            raise MassDeleteError(
+                f"The source {self._source.name!r} has lost {len(paths)} of its {total} documents since the last sync: "
+                f"{examples}. New and changed documents were added; nothing was removed.",
+                "If the documents are meant to be removed, run the command again with --allow-mass-delete.",
+            )
+        if self._counts["added"] or self._counts["updated"] or len(baseline) < len(self._current):
+            record_complete_sync(self._catalog, self._source.id)
+        return self.report
 
-    def _update_groups(self, groups: Mapping[str, Groups]) -> None:
-        changed = changed_groups(self._groups, groups)
-        if changed:
-            self._catalog.restrict(self._source, changed)
-            self._groups.update(changed)
+    @property
+    def report(self) -> SyncReport:
+        """The result so far."""
+        failures: list[tuple[Any, bool]] = [(row, True) for row in self._kept_failures]
+        failures += [(failed, failed.attempts > 1) for failed in self._outcomes if failed.stage != SKIP_STAGE]
+        return SyncReport(
+            **self._counts,
+            seconds=round(time.monotonic() - self._start, 3),
+            skipped=tuple(Skipped(self._uri(path), reason) for path, reason in sorted(self._skipped.items())),
+            failed=tuple(
+                Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current, known)
+                for f, known in sorted(failures, key=lambda failure: failure[0].path)
+            ),
+        )
 
-    def _update_tags(self) -> set[str]:
-        """Update the tags of documents that need not be parsed for that. Returns the paths with the right recipe."""
+    # --- Examine -------------------------------------------------------------------------------------------------
+
+    def _examine(self, refs: Sequence[Ref], retry: bool, turns: Turns | None) -> list[Entry]:
+        """The entries that are new or changed, after groups and tags were updated. All others have an outcome."""
+        # Close before anything is fetched. Opening a changed document waits until its new version is committed.
+        revisions = {path: row.revision for path, row in self._current.items()}
+        self._update_groups(groups_after_listing(self._groups, refs, revisions))
         changes, up_to_date = {}, set()
         for path, row in self._current.items():
             recipe = self._recipes.of_known(row)
@@ -227,26 +183,30 @@ class Sync:
             self._catalog.retag(self._source, changes)
             self._current = self._catalog.current(self._source.id)
             self._retagged.update(changes)
-        return up_to_date.union(changes)
+            up_to_date |= changes.keys()
 
-    # --- Examine -------------------------------------------------------------------------------------------------
-
-    def _examine(self, refs: Sequence[Ref], up_to_date: set[str], retry: bool, turns: Turns | None) -> list[Ref]:
-        """The entries that are new or changed. The outcome of all others is recorded."""
-        wanted = []
+        wanted: list[Ref] = []
         for ref in refs:
-            known = self._current.get(ref.path)
+            known, stored = self._current.get(ref.path), self._stored.get(ref.path)
+            if stored is not None and (retry or not self._same_input(stored, ref)):
+                stored = None
             if self._catalog.database.shared and len(self._uri(ref.path).encode()) > _MAX_URI_BYTES:
                 reason = f"its uri has more than {_MAX_URI_BYTES:,} bytes, which PostgreSQL cannot index"
-                self._results.skipped[ref.path] = reason
+                self._skipped[ref.path] = reason
             elif ref.error is not None:
                 self._fail(ref, "list", ref.error)
             elif ref.skip is not None:
-                self._results.skipped[ref.path] = ref.skip
+                self._skipped[ref.path] = ref.skip
             elif known is not None and known.revision == ref.revision and ref.path in up_to_date:
                 self._count_unchanged(ref.path)
-            elif not retry and self._keeps_outcome(ref, turns):
-                self._results.kept_paths.add(ref.path)
+            elif stored is not None and stored.stage == SKIP_STAGE:
+                self._skipped[ref.path] = stored.error
+                self._kept_paths.add(ref.path)
+            elif stored is not None and (
+                (turns is not None and turns.has_taken(ref)) or must_wait(stored.attempts, stored.at)
+            ):
+                self._kept_failures.append(stored)
+                self._kept_paths.add(ref.path)
             elif (
                 "://" in ref.path
                 and known is None
@@ -256,58 +216,14 @@ class Sync:
                 self._fail(ref, "list", reason)
             else:
                 wanted.append(ref)
-        return wanted
-
-    def _keeps_outcome(self, ref: Ref, turns: Turns | None) -> bool:
-        """Whether an entry was skipped at this revision, or has failed at it and must wait."""
-        stored = self._stored.get(ref.path)
-        if stored is None or not self._same_input(stored, ref):
-            return False
-        if stored.stage == SKIP_STAGE:
-            self._results.skipped[ref.path] = stored.error
-        elif (turns is not None and turns.has_taken(ref)) or must_wait(stored.attempts, stored.at):
-            self._results.kept_failures.append(stored)
-        else:
-            return False
-        return True
-
-    # --- Record and commit ---------------------------------------------------------------------------------------
-
-    def _record(self, ref: Ref, outcome: Outcome) -> None:
-        """Record what became of an entry. A document joins the window, which is committed if it is full."""
-        results = self._results
-        self._remaining -= 1
-        results.chunks += outcome.embedded
-        if outcome.kind == "unchanged":
-            self._count_unchanged(ref.path)
-            results.new_revisions[ref.path] = ref.revision
-        elif outcome.kind == "ignored":  # not stored: it can depend on the connector's options
-            results.skipped[ref.path] = outcome.reason
-        elif outcome.kind == "skip":
-            results.skipped[ref.path] = outcome.reason
-            environment = self._recipes.environment
-            results.outcomes.append(Failure(ref.path, SKIP_STAGE, outcome.reason, ref.revision, environment))
-        elif outcome.document is None:
-            self._fail(ref, outcome.kind, outcome.reason)
-        else:
-            known = self._current.get(ref.path)
-            recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback, known.recipe if known else "")
-            document = replace(outcome.document, metadata={**outcome.document.metadata, **tags_of(recipe)})
-            hashes = [text_hash(chunk.embedded_text) for chunk in outcome.chunks]
-            self._window.append(
-                NewDocument(ref.path, ref.revision, outcome.digest, recipe, document, outcome.chunks, hashes, ref.allow)
-            )
-            self._window_texts.update(zip(hashes, (chunk.embedded_text for chunk in outcome.chunks), strict=True))
-            if known is None or known.digest != outcome.digest:
-                results.new_digests[outcome.digest] += 1
-            image_bytes = sum(len(data) for new in self._window for data in new.document.images.values())
-            full = len(self._window_texts) >= WINDOW or len(self._window) >= MAX_COMMIT_DOCUMENTS
-            if full or image_bytes >= _MAX_COMMIT_IMAGES:
-                self._commit()
+        self._listed, self._remaining = len(refs), len(wanted)
+        self._report_progress()
+        if turns is not None:
+            wanted = turns.begin_slice(wanted)
+        return [(ref, self._current[ref.path].digest if ref.path in up_to_date else None) for ref in wanted]
 
     def _count_unchanged(self, path: str) -> None:
-        self._results.updated += path in self._retagged
-        self._results.unchanged += path not in self._retagged
+        self._counts["updated" if path in self._retagged else "unchanged"] += 1
 
     def _fail(self, ref: Ref, stage: str, error: str) -> None:
         stored = self._stored.get(ref.path)
@@ -315,49 +231,104 @@ class Sync:
         if stored is not None and stored.stage != SKIP_STAGE and self._same_input(stored, ref):
             attempts += stored.attempts
         environment = self._recipes.environment
-        self._results.outcomes.append(Failure(ref.path, stage, error, ref.revision, environment, attempts))
+        self._outcomes.append(Failure(ref.path, stage, error, ref.revision, environment, attempts))
         _log.info("%s failed at %s: %s", self._uri(ref.path), stage, error)
 
     def _same_input(self, stored: Any, ref: Ref) -> bool:
         return bool(stored.revision == ref.revision and stored.recipe == self._recipes.environment)
 
+    # --- Prepare -------------------------------------------------------------------------------------------------
+
+    def _prepare(
+        self, connector: Connector, entries: Sequence[Entry], turns: Turns | None, ray: RayExecutor | None
+    ) -> None:
+        """Prepare entries, and record what became of each. Documents are committed together, see `_add_pending`."""
+        choice, chunk_settings = self._choice, self._chunk_settings
+        if ray is not None:
+            prepared = ray.prepare(self._source, choice, chunk_settings, self._contract_id, entries)
+        else:
+            prepared = prepare(connector, self._source.name, choice, chunk_settings, self._embedder, entries, turns)
+        with closing(prepared):
+            for item in prepared:
+                if item is None:  # it takes long: embed what there is meanwhile
+                    if self._pending:
+                        self._commit()
+                    self._report_progress()
+                    continue
+                ref, outcome = item
+                self._remaining -= 1
+                self._counts["chunks"] += outcome.embedded
+                if outcome.kind == "unchanged":
+                    self._count_unchanged(ref.path)
+                    self._new_revisions[ref.path] = ref.revision
+                elif outcome.kind == "ignored":  # not stored: it can depend on the connector's options
+                    self._skipped[ref.path] = outcome.reason
+                elif outcome.kind == "skip":
+                    self._skipped[ref.path] = outcome.reason
+                    environment = self._recipes.environment
+                    self._outcomes.append(Failure(ref.path, SKIP_STAGE, outcome.reason, ref.revision, environment))
+                elif outcome.document is None:
+                    self._fail(ref, outcome.kind, outcome.reason)
+                else:
+                    self._add_pending(ref, outcome, outcome.document)
+                self._report_progress()
+        if turns is not None:
+            self._kept_paths.update(ref.path for ref in turns.postponed)
+
+    def _add_pending(self, ref: Ref, outcome: Outcome, parsed: Document) -> None:
+        recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback)
+        document = replace(parsed, metadata={**parsed.metadata, **tags_of(recipe)})
+        hashes = [text_hash(chunk.embedded_text) for chunk in outcome.chunks]
+        self._pending.append(
+            NewDocument(ref.path, ref.revision, outcome.digest, recipe, document, outcome.chunks, hashes, ref.allow)
+        )
+        self._pending_texts.update(zip(hashes, (chunk.embedded_text for chunk in outcome.chunks), strict=True))
+        known = self._current.get(ref.path)
+        if known is None or known.digest != outcome.digest:
+            self._new_digests[outcome.digest] += 1
+        image_bytes = sum(len(data) for new in self._pending for data in new.document.images.values())
+        full = len(self._pending_texts) >= MAX_COMMIT_TEXTS or len(self._pending) >= MAX_COMMIT_DOCUMENTS
+        if full or image_bytes >= _MAX_COMMIT_IMAGES:
+            self._commit()
+
+    # --- Commit --------------------------------------------------------------------------------------------------
+
     def _commit(self, removed: Sequence[str] = ()) -> None:
-        """Embed and commit the window, and remove documents."""
-        results, chunks_before = self._results, self._results.chunks
+        """Embed and commit the pending documents, and remove others."""
+        chunks_before = self._counts["chunks"]
 
         def embedded(progress: Progress) -> None:
-            results.chunks = chunks_before + progress.done
+            self._counts["chunks"] = chunks_before + progress.done
             self._report_progress(waiting=(progress.total or 0) - progress.done)
 
-        embed_missing(self._catalog, self._contract_id, self._embedder, self._window_texts, embedded)
-        if self._window or removed:
-            self._catalog.commit(self._source, self._window, removed)
+        embed_missing(self._catalog, self._contract_id, self._embedder, self._pending_texts, embedded)
+        if self._pending or removed:
+            self._catalog.commit(self._source, self._pending, removed)
             self._after_commit()
-        updated = sum(new.path in self._current for new in self._window)
-        results.updated += updated
-        results.added += len(self._window) - updated
-        results.removed = len(removed)
-        self._window, self._window_texts = [], {}
+        updated = sum(new.path in self._current for new in self._pending)
+        self._counts.update(updated=updated, added=len(self._pending) - updated, removed=len(removed))
+        self._pending, self._pending_texts = [], {}
         self._report_progress()
 
-    def _mass_delete_error(
-        self, missing: Sequence[str], baseline: set[str], unfiltered: Callable[[], Sequence[Ref]] | None
-    ) -> MassDeleteError | None:
-        new_digests, skipped = self._results.new_digests, self._results.skipped
-        lost = lost_documents(missing, self._current, baseline, new_digests, skipped, unfiltered)
-        if lost is None:
-            return None
-        paths, total = lost
-        examples = ", ".join(self._uri(path) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
-        return MassDeleteError(
-            f"The source {self._source.name!r} has lost {len(paths)} of its {total} documents since the last sync: "
-            f"{examples}. New and changed documents were added; nothing was removed.",
-            "If the documents are meant to be removed, run the command again with --allow-mass-delete.",
-        )
+    def _store_outcomes(self, refs: Sequence[Ref]) -> None:
+        """Store revisions, groups and failures; delete outcomes of documents that were read or are no longer listed."""
+        self._update_groups(groups_after_listing(self._groups, refs, self._new_revisions))
+        remaining = self._kept_paths.union(outcome.path for outcome in self._outcomes)
+        unlisted = tuple(path_prefix(ref.path) for ref in refs if ref.error is not None)
+        cleared = [path for path in self._stored if path not in remaining and not path.startswith(unlisted)]
+        if self._new_revisions or self._outcomes or cleared:
+            self._catalog.note(self._source.id, revisions=self._new_revisions, failed=self._outcomes, cleared=cleared)
+
+    def _update_groups(self, groups: Mapping[str, Groups]) -> None:
+        changed = changed_groups(self._groups, groups)
+        if changed:
+            self._catalog.restrict(self._source, changed)
+            self._groups.update(changed)
 
     def _report_progress(self, waiting: int | None = None) -> None:
-        done = self._listed - self._remaining - len(self._window)
-        figures = {"chunks": self._results.chunks, "waiting": len(self._window_texts) if waiting is None else waiting}
+        done = self._listed - self._remaining - len(self._pending)
+        waiting = len(self._pending_texts) if waiting is None else waiting
+        figures = {"chunks": self._counts["chunks"], "waiting": waiting}
         self._progress(Progress("ingest", done, self._listed, figures))
 
     def _uri(self, path: str) -> str:

@@ -4,6 +4,6 @@ verification       checks everything             integrity          reads docume
 repair             rebuilds derived data         salvage            copies intact documents into a new collection
 copy               to and from PostgreSQL
 backup, restore    a collection as one file      export             documents as JSON lines
-removal            removes a source or document  tagging            sets metadata of documents that match a pattern
+removal            removes a source or document
 upload_files       files that a collection stores itself
 """

@@ -11,7 +11,6 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import REGCLASS
@@ -75,6 +74,11 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
         raise CollectionError(
             f"There is already a collection at '{target.database.location}'.", "Choose a different destination."
         )
+    # Locations of sources become absolute on a server, and relative to the parent of a folder.
+    parents = (
+        source.database.settings_file.parent,
+        None if target.database.shared else target.database.settings_file.parent,
+    )
     with source.catalog.read() as reading, target.database.creating() as database:
         newest = newest_generation(reading)
         counts = {table: reading.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in _TABLES}
@@ -91,14 +95,22 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
                 query = sa.select(table).order_by(*table.primary_key).execution_options(yield_per=size)
                 for batch in reading.execute(query).mappings().partitions():
                     rows = [dict(row) for row in batch]
-                    if table is sources:
-                        rows = [_relocated(row, source, target) for row in rows]
+                    for row in rows if table is sources else ():
+                        if row["name"] == UPLOADS_SOURCE:
+                            place = UPLOADS_ADDRESS if target.database.shared else f"{target.folder.name}/{UPLOADS}"
+                            row |= {"location": place, "root": place}
+                        else:
+                            row |= {key: relocate(row[key], *parents) for key in ("location", "root")}
                     writing.execute(table.insert(), rows)
                     done += len(rows)
                     progress(Progress("copy", done, total))
             if database.shared:
-                for table in _NUMBERED:
-                    _set_sequence(writing, table)
+                schema = writing.get_execution_options()["schema_translate_map"][None]
+                for table in _NUMBERED:  # the ids of new rows follow those of the copied ones
+                    sequence = sa.cast(sa.func.pg_get_serial_sequence(f'"{schema}"."{table.name}"', "id"), REGCLASS)
+                    highest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
+                    used = sa.func.coalesce(highest, 1)
+                    writing.execute(sa.select(sa.func.setval(sequence, used, highest.is_not(None))))
             uploads = copy_to_database(source, database, writing)
             return newest.id, newest.digest
 
@@ -119,16 +131,6 @@ def copy(source: Store, target: Store, progress: ProgressCallback | None = None)
     return CopyReport(target.database.location, newest.id, digest, *copied, seconds)
 
 
-def _relocated(row: dict[str, Any], source: Store, target: Store) -> dict[str, Any]:
-    """A row of `sources` with locations that hold for the copy: absolute ones, or relative to the folder's parent."""
-    if row["name"] == UPLOADS_SOURCE:
-        place = UPLOADS_ADDRESS if target.database.shared else f"{target.folder.name}/{UPLOADS}"
-        return row | {"location": place, "root": place}
-    old, new = source.database.settings_file.parent, target.database.settings_file.parent
-    places = {key: relocate(row[key], old, None if target.database.shared else new) for key in ("location", "root")}
-    return row | places
-
-
 def relocate(location: str, old_parent: Path, new_parent: Path | None) -> str:
     """A location relative to the new collection's parent folder if possible, else absolute."""
     if "://" in location:
@@ -137,12 +139,3 @@ def relocate(location: str, old_parent: Path, new_parent: Path | None) -> str:
     if new_parent is not None and path.is_relative_to(new_parent):
         return path.relative_to(new_parent).as_posix()
     return str(path)
-
-
-def _set_sequence(writing: sa.Connection, table: sa.Table) -> None:
-    """Let the ids of new rows follow those of the copied ones."""
-    schema = writing.get_execution_options()["schema_translate_map"][None]
-    sequence = sa.func.pg_get_serial_sequence(f'"{schema}"."{table.name}"', "id")
-    highest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
-    used = sa.func.coalesce(highest, 1)
-    writing.execute(sa.select(sa.func.setval(sa.cast(sequence, REGCLASS), used, highest.is_not(None))))

@@ -46,7 +46,8 @@ def repair(store: Store, damaged: Collection[str], document_ids: Sequence[int]) 
     views = store.folder / VIEWS_FOLDER
     swept = leftovers(store.folder)
     with store.catalog.read() as connection:  # opening it for writing switches them on
-        repairs += [f"switched on row-level security of {name}" for name in store.database.open_tables(connection)]
+        tables = store.database.unprotected_tables(connection)
+        repairs += [f"switched on row-level security of {name}" for name in tables]
     with store.writing() as catalog:
         repairs += [
             f"removed {os.path.relpath(path, store.folder)}, left by an interrupted writer"

@@ -94,7 +94,20 @@ class _Archive:
 
     def unpack(self, folder: Path, progress: ProgressCallback) -> tuple[int, int]:
         """Write catalog, HEAD and uploads to a folder. Returns the generation and the number of uploaded files."""
-        manifest = self._read_manifest(folder / MANIFEST)
+        size = self._next_member(MANIFEST)
+        if size > _MAX_MANIFEST_BYTES:
+            raise self._damaged(f"the size of {MANIFEST}", f"at most {_MAX_MANIFEST_BYTES} bytes", f"{size}")
+        (folder / MANIFEST).write_bytes(self._read(MANIFEST, size))
+        self._file.seek(-size % tarfile.BLOCKSIZE, os.SEEK_CUR)
+        try:
+            manifest = read_checksummed(folder / MANIFEST)
+        except ValueError as error:
+            raise self._damaged(MANIFEST, "intact", str(error)) from error
+        if manifest.get("format") != FORMAT:
+            raise CollectionError(
+                f"The backup '{self._path}' has the unknown format {manifest.get('format')}.",
+                "Use the version of ragfm that wrote it.",
+            )
         self._unpack_file(CATALOG_FILE, manifest["catalog"], folder / CATALOG_FILE, progress)
         uploads = manifest["uploads"]
         for number, upload in enumerate(uploads):
@@ -120,23 +133,6 @@ class _Archive:
         for suffix in ("-wal", "-shm"):
             (folder / f"{CATALOG_FILE}{suffix}").unlink(missing_ok=True)
         return generation, len(uploads)
-
-    def _read_manifest(self, path: Path) -> dict[str, Any]:
-        size = self._next_member(MANIFEST)
-        if size > _MAX_MANIFEST_BYTES:
-            raise self._damaged(f"the size of {MANIFEST}", f"at most {_MAX_MANIFEST_BYTES} bytes", f"{size}")
-        path.write_bytes(self._read(MANIFEST, size))
-        self._file.seek(-size % tarfile.BLOCKSIZE, os.SEEK_CUR)
-        try:
-            manifest = read_checksummed(path)
-        except ValueError as error:
-            raise self._damaged(MANIFEST, "intact", str(error)) from error
-        if manifest.get("format") != FORMAT:
-            raise CollectionError(
-                f"The backup '{self._path}' has the unknown format {manifest.get('format')}.",
-                "Use the version of ragfm that wrote it.",
-            )
-        return manifest
 
     def _unpack_file(self, name: str, entry: dict[str, Any], target: Path, progress: ProgressCallback) -> None:
         """Write the next member to a file. `entry` is its entry in the manifest."""

@@ -198,17 +198,6 @@ class _Check:
                 self._add_damage(*discrepancy)
         except READ_ERRORS as error:
             self._add_damage("generations and vectors", "readable", getattr(error, "orig", error))
-        self._check_documents(live)
-        for uri, expected, actual in self._database.damaged_rows(connection):
-            self._add_damage(f"the checksum of the row of {uri}", expected, actual)
-            if uri not in self.lost:
-                self.lost.append(uri)
-        for table in self._database.open_tables(connection):
-            self.findings.append(Finding(table, "row-level security", "on", "off"))
-        if self.chunks != newest.chunks:
-            self._add_damage(f"the chunks of generation {newest.id}", newest.chunks, self.chunks)
-
-    def _check_documents(self, live: LiveDocuments) -> None:
         total = live.count()
         for document_id, uri in live:
             self.documents += 1
@@ -229,6 +218,14 @@ class _Check:
                 self.derived_ids.append(document_id)
         if total and self.documents != total:
             self._add_damage("the number of documents", total, self.documents)
+        for uri, expected, actual in self._database.damaged_rows(connection):
+            self._add_damage(f"the checksum of the row of {uri}", expected, actual)
+            if uri not in self.lost:
+                self.lost.append(uri)
+        for table in self._database.unprotected_tables(connection):
+            self.findings.append(Finding(table, "row-level security", "on", "off"))
+        if self.chunks != newest.chunks:
+            self._add_damage(f"the chunks of generation {newest.id}", newest.chunks, self.chunks)
 
 
 def _check_generations(connection: sa.Connection, head: Mapping[str, Any] | None) -> Iterator[Discrepancy]:

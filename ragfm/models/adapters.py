@@ -192,7 +192,7 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
                 f"Use it as the reader: `--reader transformers:{path}`.",
             )
         if plugin == "llama-cpp" and method in NOT_IN_GGUF:
-            merge = f", or merge it: `ragfm adapt export {path} --to merged --quantise q8_0 --out FILE.gguf`"
+            merge = f", or merge it: `ragfm adapt export {path} --to merged --out FOLDER`"
             raise AdapterMismatchError(
                 f"'{path}' was trained with {method}, which llama.cpp cannot run.",
                 f"Use the transformers reader: `--reader transformers:{model}`{merge if method in MERGES else ''}.",

@@ -56,13 +56,23 @@ def handle(
     The media type is PDF or IMAGE. Raises CollectionError if there is no such page, ParseError if the document is
     damaged.
     """
+    import numpy as np
+
     file.seek(0)
-    return (_handle_pdf if media_type == PDF else _handle_image)(file.read(), name, page, width, quote)
+    data = file.read()
+    if media_type != PDF:
+        try:
+            image = open_image(data)
+            _check_number(page, count_pages(image), name)
+            shown = upright_page(image, page, name)
+        except DAMAGE as error:
+            raise ParseError(f"{name} is a damaged image: {error}") from error
+        if quote is not None:
+            words = recognize_words(np.asarray(shown), 1) if has_ocr() else []
+            return _boxes(words, quote, shown.width, shown.height), b""
+        shown.thumbnail((width, _MAX_PIXELS))
+        return [], _encode_png(np.asarray(shown))
 
-
-def _handle_pdf(
-    data: bytes, name: str, page: int, width: int, quote: tuple[str, int, int] | None
-) -> tuple[Sequence[Box], bytes]:
     import pypdfium2
 
     from ragfm.parsing.own.pdf.pdf_page import read_page
@@ -80,24 +90,6 @@ def _handle_pdf(
             return [], _encode_png(opened.render(scale=scale, rev_byteorder=True).to_numpy())
     except (pypdfium2.PdfiumError, ArithmeticError, ValueError) as error:
         raise ParseError(f"Page {page} of {name} cannot be read: {error}") from error
-
-
-def _handle_image(
-    data: bytes, name: str, page: int, width: int, quote: tuple[str, int, int] | None
-) -> tuple[Sequence[Box], bytes]:
-    import numpy as np
-
-    try:
-        image = open_image(data)
-        _check_number(page, count_pages(image), name)
-        shown = upright_page(image, page, name)
-    except DAMAGE as error:
-        raise ParseError(f"{name} is a damaged image: {error}") from error
-    if quote is not None:
-        words = recognize_words(np.asarray(shown), 1) if has_ocr() else []
-        return _boxes(words, quote, shown.width, shown.height), b""
-    shown.thumbnail((width, _MAX_PIXELS))
-    return [], _encode_png(np.asarray(shown))
 
 
 def _check_number(page: int, count: int, name: str) -> None:

@@ -51,8 +51,18 @@ def find_quote(words: Sequence[Word], text: str, start: int, end: int) -> list[B
             continue
         best, at = places[-1]
         rivals = [lower for lower, _ in places[:-1]] + [_agreement(context(letters, at), other) for other in others]
-        if best >= max(rivals, default=-_MIN_LEAD) + _MIN_LEAD:
-            return _line_boxes([order[i] for i in dict.fromkeys(owners[at : at + len(quote)])])
+        if best < max(rivals, default=-_MIN_LEAD) + _MIN_LEAD:
+            continue
+        boxes: list[Box] = []
+        for word in (order[i] for i in dict.fromkeys(owners[at : at + len(quote)])):
+            box = Box(word.x0, word.top, word.x1, word.bottom)
+            if boxes:  # joined with the last one on the same line
+                overlap = min(box.bottom, boxes[-1].bottom) - max(box.top, boxes[-1].top)
+                if overlap > _SAME_LINE * min(box.bottom - box.top, boxes[-1].bottom - boxes[-1].top):
+                    boxes[-1] = box_around([boxes[-1], box])
+                    continue
+            boxes.append(box)
+        return boxes
     return []
 
 
@@ -92,18 +102,3 @@ def _occurrences(letters: str, quote: str) -> Iterator[int]:
     while at >= 0:
         yield at
         at = letters.find(quote, at + 1)
-
-
-def _line_boxes(words: Sequence[Word]) -> list[Box]:
-    """The boxes of words in reading order, joined where they follow each other on a line."""
-    boxes: list[Box] = []
-    for word in words:
-        box = Box(word.x0, word.top, word.x1, word.bottom)
-        if boxes:
-            last = boxes[-1]
-            overlap = min(box.bottom, last.bottom) - max(box.top, last.top)
-            if overlap > _SAME_LINE * min(box.bottom - box.top, last.bottom - last.top):
-                boxes[-1] = box_around([last, box])
-                continue
-        boxes.append(box)
-    return boxes

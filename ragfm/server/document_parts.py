@@ -14,7 +14,7 @@ from ragfm.server.served_models import Model
 
 _MAX_SECTIONS = 200
 _MAX_PLACES = 20
-_AROUND = 150  # characters on each side of a place
+_CONTEXT_CHARACTERS = 150  # characters on each side of a place
 
 
 def read_document(model: Model, key: Key, uri: str) -> Document:
@@ -42,8 +42,8 @@ def part_span(document: Document, page: int | None, section: str | None) -> tupl
         start, end = mark.start, mark.end
     if section is not None:
         wanted = " ".join(section.split()).casefold()
-        paths = ((" > ".join(one.headings).casefold(), one) for one in _sections(document))
-        found = next((one for path, one in paths if path == wanted or path.endswith(f" > {wanted}")), None)
+        paths = ((" > ".join(known.headings).casefold(), known) for known in _sections(document))
+        found = next((known for path, known in paths if path == wanted or path.endswith(f" > {wanted}")), None)
         if found is None:
             raise not_found("section", section)
         start, end = max(start, found.start), min(end, found.end)
@@ -81,7 +81,7 @@ def find_text(document: Document, text: str, start: int) -> TextPlaces:
             TextPlace(
                 start=first,
                 end=last,
-                text=document.text[max(0, first - _AROUND) : last + _AROUND],
+                text=document.text[max(0, first - _CONTEXT_CHARACTERS) : last + _CONTEXT_CHARACTERS],
                 headings=above[-1].headings if above else (),
                 page=_page_at(pages, first),
             )

@@ -79,7 +79,9 @@ class _UploadRoute(APIRoute):
 
             def used_bytes() -> int:
                 """Size of the key's uploads where they take least: the collection is named in the body."""
-                return min((sum(one.bytes for one in store.owned_by(key.own_group)) for store in stores), default=0)
+                return min(
+                    (sum(upload.bytes for upload in store.owned_by(key.own_group)) for store in stores), default=0
+                )
 
             async with service.served.upload_queue.slot(key.name):
                 used, read = await service.served.run(used_bytes), 0

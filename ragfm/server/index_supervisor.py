@@ -78,8 +78,8 @@ class IndexSupervisor:
 
     async def run(self) -> None:
         """Index on request until cancelled."""
-        await asyncio.to_thread(self._uploads.begin)
-        if not self._uploads.shared and (await asyncio.to_thread(self._uploads.work))[0]:
+        await asyncio.to_thread(self._uploads.remove_leftovers)
+        if not self._uploads.shared and (await asyncio.to_thread(self._uploads.poll))[0]:
             self.request_run()
         failures = 0
         while True:
@@ -110,7 +110,7 @@ class IndexSupervisor:
             self._requested.clear()
             seconds = _POLL_SECONDS
             try:
-                waiting, self._elsewhere = await asyncio.to_thread(self._uploads.work)
+                waiting, self._elsewhere = await asyncio.to_thread(self._uploads.poll)
                 self._waiting_since = (self._waiting_since or monotonic()) if waiting else None
             except RagfmError as error:  # readiness and requests report it, too
                 waiting, self._elsewhere, seconds = False, False, _POLL_SECONDS_AFTER_ERROR
@@ -145,7 +145,7 @@ class IndexSupervisor:
                     error, self._busy = message["error"], message["busy"]
                 else:
                     report = SliceReport(**message)
-                    await asyncio.to_thread(self._uploads.settle, report)
+                    await asyncio.to_thread(self._uploads.record_slice, report)
                     self._synced_as_of = report.began
                     if not report.waiting:  # what came later came after the slice began
                         self._waiting_since = report.began if self._last_request > report.began else None

@@ -28,7 +28,12 @@ from ragfm.store.uploads import UPLOADS_SOURCE, SliceReport, Upload, upload_id
 
 def main(collection: str) -> None:
     """Sync the uploads of a collection and report on standard output after each slice."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+    def exit_with_parent() -> None:
+        os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
+        os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     with suppress(OSError):
         os.nice(5)  # requests have priority
     reasons: dict[str, str] = {}
@@ -50,8 +55,10 @@ def main(collection: str) -> None:
                 unsettled = _unsettled(waiting, stored, reasons) if postponed else set()
                 settled = {number: state for number, state in pending.items() if number not in unsettled}
                 _report(**asdict(SliceReport(failed, waiting, began, settled)))
-                if postponed:
-                    _give_way()
+                if postponed:  # the models are loaded, and there is more to index: lower the priority of all threads
+                    with suppress(OSError):  # other systems than Linux, where each thread has its own
+                        for thread in Path("/proc/self/task").iterdir():
+                            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
                 began, pending = time.monotonic(), {**pending, **uploads.pending()}
                 stored = list(uploads.all())
         except RagfmError as error:
@@ -97,18 +104,6 @@ def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Ma
             others = "" if len(within) == 1 else f"none of the {len(within)} files in it can be indexed; "
             failed[upload.uri] = others + why
     return failed
-
-
-def _give_way() -> None:
-    """Lower the priority of all threads, once the models are loaded and there is more to index than one slice."""
-    with suppress(OSError):  # other systems than Linux, where each thread has its own
-        for thread in Path("/proc/self/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
-
-
-def _exit_with_parent() -> None:
-    os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
-    os._exit(1)
 
 
 def _report(**message: Any) -> None:

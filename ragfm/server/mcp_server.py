@@ -310,19 +310,19 @@ def mount_mcp(
     app: FastAPI, service: Service, describe: Callable[[Exception], str]
 ) -> AbstractAsyncContextManager[None]:
     """Add the route `/mcp`. Each call has the key that the guard has checked. Returns what runs with the server."""
-    server = tool_server(service, _key_of_request, describe=describe)
+
+    def key_of_request(ctx: CallContext) -> Key:
+        request = ctx.request_context.request
+        assert request is not None
+        key: Key = request.state.key
+        return key
+
+    server = tool_server(service, key_of_request, describe=describe)
     # The guard has checked host and key. Without sessions, no call can use the session of a different key.
     security = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     server.streamable_http_app(stateless_http=True, json_response=True, transport_security=security)
     app.routes.append(Route(_Endpoint.path, endpoint=_Endpoint(server)))
     return server.session_manager.run()
-
-
-def _key_of_request(ctx: CallContext) -> Key:
-    request = ctx.request_context.request
-    assert request is not None
-    key: Key = request.state.key
-    return key
 
 
 class _Endpoint:

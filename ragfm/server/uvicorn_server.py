@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -106,21 +107,9 @@ class Server(uvicorn.Server):
         if self._terminated:
             await self._wait(self._shutdown_delay, lambda: True)
         asyncio.get_running_loop().call_later(self._drain, self._service.stop)
-        await self._close_listeners()
-        if self._terminated:
-            await self._wait(_KEPT_SECONDS, lambda: bool(self.server_state.connections))
-        await super().shutdown(sockets)
 
-    async def _wait(self, seconds: float, goes_on: Callable[[], bool]) -> None:
-        deadline = monotonic() + seconds
-        while monotonic() < deadline and goes_on() and not self.force_exit:
-            await asyncio.sleep(0.05)
-
-    async def _close_listeners(self) -> None:
-        """Close the listening sockets, and serve the connections that the kernel has accepted before.
-
-        Their clients have sent a request, and would see it fail: asyncio only closes the socket, which resets them.
-        """
+        # Close the listening sockets, and serve the connections that the kernel has accepted before: their clients have
+        # sent a request, and would see it fail. asyncio only closes the socket, which resets them.
         loop, accepted = asyncio.get_running_loop(), list[socket.socket]()
         for server in self.servers:
             for listener in server.sockets:
@@ -133,12 +122,19 @@ class Server(uvicorn.Server):
                     while True:
                         accepted.append(copy.accept()[0])
             server.close()
+        protocol = partial(_Protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
         for connection in accepted:
             connection.setblocking(False)
-            await loop.connect_accepted_socket(self._protocol, connection)
+            await loop.connect_accepted_socket(protocol, connection)
 
-    def _protocol(self) -> asyncio.Protocol:
-        return _Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        if self._terminated:
+            await self._wait(_KEPT_SECONDS, lambda: bool(self.server_state.connections))
+        await super().shutdown(sockets)
+
+    async def _wait(self, seconds: float, goes_on: Callable[[], bool]) -> None:
+        deadline = monotonic() + seconds
+        while monotonic() < deadline and goes_on() and not self.force_exit:
+            await asyncio.sleep(0.05)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -187,13 +183,13 @@ class _Protocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self._abort_if_idle)
+        def abort_if_idle() -> None:
+            if self._idle:
+                self.transport.abort()
+
+        self._deadline = self.loop.call_later(HEAD_SECONDS, abort_if_idle)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-    def _abort_if_idle(self) -> None:
-        if self._idle:
-            self.transport.abort()

@@ -12,7 +12,6 @@ embedding_contract  what the vectors of a collection depend on
 filters             the filter language for metadata
 display_names       short forms of uris
 views               vector and keyword indexes of one generation, saved as files
-index_selection     which kind of vector index `auto` selects
 search_backend      the seam: a collection at one generation, searchable under a predicate
 snapshot            the backend `local`: one generation, ready to search
 pgvector_backend    the backend `pgvector`: vectors in the database

@@ -443,7 +443,7 @@ class Catalog:
         with self.read() as connection:
             before = connection.scalar(query.where(chunks.c.start < start).order_by(chunks.c.start.desc()))
             after = connection.scalar(query.where(chunks.c.start > start).order_by(chunks.c.start))
-        return [one for one in (before, after) if one is not None]
+        return [found for found in (before, after) if found is not None]
 
     def chunks_within(self, generation: int, chunk_id: int, start: int, end: int) -> list[int]:
         """The ids of the chunks that overlap a span of a chunk's document, at a generation, in order."""

@@ -205,10 +205,10 @@ class CatalogWriter(Catalog):
             commit.written += update_groups(commit.connection, source, paths)
             commit.record("allow", source.name, sorted(paths.items()))
 
-    def retag(self, source: Source, changes: Mapping[str, tuple[Mapping[str, Scalar | None], str]]) -> None:
+    def retag(self, source: Source, changes: Mapping[str, tuple[Mapping[str, Scalar], str]]) -> None:
         """Change the metadata of live documents in place, in one generation.
 
-        `changes` has for each path the changed keys, None to delete one, and the document's new recipe.
+        `changes` has for each path the changed keys, and the document's new recipe.
         """
         with self.new_generation() as commit:
             for path, (metadata, recipe) in changes.items():

@@ -86,7 +86,7 @@ class Database(Protocol):
     def damaged_rows(self, connection: sa.Connection) -> Iterator[tuple[str, str, str]]:
         """The uris of documents whose row differs from its checksum, with the expected and the actual one."""
 
-    def open_tables(self, connection: sa.Connection) -> list[str]:
+    def unprotected_tables(self, connection: sa.Connection) -> list[str]:
         """The tables whose rows `restrict` should hide, but does not, since they have no policy."""
 
     @property

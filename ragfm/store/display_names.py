@@ -19,7 +19,11 @@ class DisplayNames:
 
     def __init__(self, sources: Iterable[str]) -> None:
         names = sorted({name.rstrip("/") or name for name in sources})
-        levels = dict.fromkeys(filter(_can_be_shortened, names), 1)
+        levels = {}
+        for name in names:
+            is_web_address = name.startswith(("http://", "https://"))
+            if name != "/" and not is_web_address and ("://" in name or PurePath(name).is_absolute()):
+                levels[name] = 1
         while True:
             shown = {name: "/".join(name.split("/")[-levels[name] :]) if name in levels else name for name in names}
             growing = set[str]()
@@ -41,11 +45,6 @@ class DisplayNames:
     def uri_of(self, name: str) -> str:
         """The uri of the document with this display name; the name itself if no document has this display name."""
         return next((long + name[len(short) :] for long, short in self._shortened if _is_in(name, short)), name)
-
-
-def _can_be_shortened(name: str) -> bool:
-    is_web_address = name.startswith(("http://", "https://"))
-    return name != "/" and not is_web_address and ("://" in name or PurePath(name).is_absolute())
 
 
 def _is_in(uri: str, source: str) -> bool:

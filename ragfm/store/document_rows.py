@@ -156,12 +156,12 @@ def end_documents(connection: sa.Connection, source_id: int, paths: Sequence[str
 
 
 def update_tags(
-    connection: sa.Connection, source_id: int, path: str, changes: Mapping[str, Scalar | None], recipe: str
+    connection: sa.Connection, source_id: int, path: str, changes: Mapping[str, Scalar], recipe: str
 ) -> int:
-    """Change metadata and recipe of the live document at a path; None deletes a key. Returns its id."""
+    """Change metadata and recipe of the live document at a path. Returns its id."""
     live = (documents.c.source_id == source_id, documents.c.path == path, documents.c.died.is_(None))
     row = connection.execute(sa.select(documents.c.id, documents.c.metadata).where(*live)).one()
-    metadata = {key: value for key, value in {**row.metadata, **changes}.items() if value is not None}
+    metadata = {**row.metadata, **changes}
     connection.execute(documents.update().where(documents.c.id == row.id).values(metadata=metadata, recipe=recipe))
     rewrite_tags(connection, row.id, metadata)
     return int(row.id)

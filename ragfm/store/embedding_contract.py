@@ -24,11 +24,11 @@ def make_contract(embedder: Embedder | ImageEmbedder, name: str | Embedder) -> d
     return {**contract, "embedder": str(path.absolute()) if path.exists() else name}
 
 
-def same_contract(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_contract(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two contracts give the same vectors, whatever the names."""
-    one = {key: value for key, value in one.items() if key not in _NAME_KEYS}
-    other = {key: value for key, value in other.items() if key not in _NAME_KEYS}
-    return one == other
+    first = {key: value for key, value in first.items() if key not in _NAME_KEYS}
+    second = {key: value for key, value in second.items() if key not in _NAME_KEYS}
+    return first == second
 
 
 def check_contract(stored: Mapping[str, Any], embedder: Embedder) -> None:

@@ -24,7 +24,6 @@ from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import Ids, KeywordIndex, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
-from ragfm.store.index_selection import choose_kind, default_memory
 from ragfm.store.search_backend import Predicate
 from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view, save_view
 
@@ -36,6 +35,9 @@ _MAX_CACHED_PREDICATES = 16
 _PREPARED_PREDICATES = 4
 _SMALL_VIEW = 5_000  # chunks up to which a view is saved again after any change
 _MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
+_MAX_FLAT_NUMBERS = 20_000_000  # compared exactly in 4 ms: 52,000 vectors of 384 dimensions (benchmarks/bench_index.py)
+_NUMBERS_PER_MS = 5_500_000
+_HYSTERESIS = 1.25  # a collection must be smaller than the limit by this factor to return to `faiss-flat`
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,6 @@ class AllowedChunks:
 
     ids: Ids
     tail: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Changes since a view: chunks that were born, chunks that died, and the vectors that no index has."""
-
-    born: Ids
-    dead: Ids
-    tail_ids: Ids
-    tail: Vectors
 
 
 class Snapshot:
@@ -67,13 +59,14 @@ class Snapshot:
         generation: Generation,
         view: View | None,
         settings: Settings,
-        changes: Changes | None = None,
+        changes: tuple[Ids, Ids, Ids, Vectors] | None = None,
         *,
         earlier: Self | None = None,
     ) -> None:
-        """A snapshot of a view's generation, or one with what has changed since.
+        """A snapshot of a view's generation, or one with the `changes` since.
 
-        `earlier` is one whose keyword index can be updated. See `open` and `extend`.
+        They are the chunks that were born, those that died, and the ids and vectors of those that no index has.
+        `earlier` is a snapshot whose keyword index can be updated. See `open` and `extend`.
         """
         self.generation = generation
         self.view = view
@@ -84,8 +77,8 @@ class Snapshot:
         self.is_start = changes is None
         if changes is None:
             none: Ids = np.empty(0, dtype=np.int64)
-            changes = Changes(none, none, none, np.empty((0, int(generation.contract["dim"])), dtype=np.float32))
-        self._ids, self._dead, self._tail_ids, self._tail = changes.born, changes.dead, changes.tail_ids, changes.tail
+            changes = none, none, none, np.empty((0, int(generation.contract["dim"])), dtype=np.float32)
+        self._ids, self._dead, self._tail_ids, self._tail = changes
         self._settings = settings
         self._keywords: KeywordIndex | None = None
         self._earlier = earlier
@@ -182,7 +175,7 @@ class Snapshot:
             dead = np.union1d(self._dead, died)
         if catalog.floor() > (after if after >= 0 else generation.id):
             raise StaleReadError
-        changes = Changes(born, dead, tail_ids, tail)
+        changes = born, dead, tail_ids, tail
         earlier = self if self._keywords is not None else self._earlier
         later = type(self)(catalog, generation, self.view, self._settings, changes, earlier=earlier)
         if len(later) != generation.chunks:
@@ -407,5 +400,11 @@ def wanted_kind(generation: Generation, view: View | None, settings: Settings) -
     """The kind of vector index that a view should have, and the reason as a sentence."""
     if settings.index != "auto":
         return settings.index, "It is set."
-    dim, current = int(generation.contract["dim"]), view.kind if view else None
-    return choose_kind(generation.chunks, dim, default_memory(), current=current)
+    dim = int(generation.contract["dim"])
+    numbers, vectors = generation.chunks * dim, f"{generation.chunks:,} vectors of {dim} dimensions"
+    if numbers > _MAX_FLAT_NUMBERS:
+        return "faiss-hnsw", f"{vectors} are too many for an exhaustive search."
+    if view is not None and view.kind == "faiss-hnsw" and numbers * _HYSTERESIS > _MAX_FLAT_NUMBERS:
+        return "faiss-hnsw", f"{vectors} are just below the limit of faiss-flat; the index already is faiss-hnsw."
+    milliseconds = max(1, round(numbers / _NUMBERS_PER_MS))
+    return "faiss-flat", f"{vectors} are few enough for an exhaustive search, in about {milliseconds} ms."

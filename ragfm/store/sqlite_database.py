@@ -248,7 +248,7 @@ class SqliteDatabase:
         """None: see `seal`."""
         return iter(())
 
-    def open_tables(self, connection: sa.Connection) -> list[str]:
+    def unprotected_tables(self, connection: sa.Connection) -> list[str]:
         """None: see `restrict`."""
         return []
 

@@ -97,7 +97,7 @@ class UploadTable:
     def find(self, uri: str, owner: str) -> Upload | None:
         """The owner's upload that a document is or is part of."""
         found = self._select(owner, uploads.c.id == upload_id(uri))
-        return next((one for one in found if uri == one.uri or uri.startswith(f"{one.uri}/")), None)
+        return next((upload for upload in found if uri == upload.uri or uri.startswith(f"{upload.uri}/")), None)
 
     def owned_by(self, owner: str) -> list[Upload]:
         """The uploads of a key's own group, in order of URI."""
@@ -163,10 +163,10 @@ class UploadTable:
                 raise FileNotFoundError(upload.uri)
             connection.execute(upload_parts.delete().where(upload_parts.c.upload_id == number))
 
-    def begin(self) -> None:
+    def remove_leftovers(self) -> None:
         """Nothing: an interrupted transaction leaves no rows."""
 
-    def work(self) -> tuple[bool, bool]:
+    def poll(self) -> tuple[bool, bool]:
         """Whether this server can index what is pending, and whether another one has the turn."""
         with self._database.reading() as connection:
             pending = bool(connection.scalar(sa.select(sa.exists(sa.select(uploads.c.id).where(_PENDING)))))
@@ -185,7 +185,7 @@ class UploadTable:
                 for row in connection.execute(sa.select(uploads.c.id, uploads.c.state).where(_PENDING))
             }
 
-    def settle(self, report: SliceReport) -> None:
+    def record_slice(self, report: SliceReport) -> None:
         """Record what a slice has done. What was deleted meanwhile remains pending."""
         removed = [number for number, state in report.settled.items() if state == _REMOVED]
         queued = [number for number in report.settled if number not in removed]

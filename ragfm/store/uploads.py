@@ -150,19 +150,19 @@ class UploadStore(Protocol):
     def remove(self, upload: Upload) -> None:
         """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
 
-    def begin(self) -> None:
+    def remove_leftovers(self) -> None:
         """Prepare for work after a start: what a crash left is removed."""
 
-    def work(self) -> tuple[bool, bool]:
+    def poll(self) -> tuple[bool, bool]:
         """Whether this server may have to index uploads or deletions, and whether another one has the turn."""
 
     def turn(self) -> AbstractContextManager[bool]:
         """Held by the process that indexes; False if another one holds it."""
 
     def pending(self) -> Mapping[str, str]:
-        """The uploads and deletions that are not indexed yet, by id, with a state that `settle` compares."""
+        """The uploads and deletions that are not indexed yet, by id, with a state that `record_slice` compares."""
 
-    def settle(self, report: SliceReport) -> None:
+    def record_slice(self, report: SliceReport) -> None:
         """Record what a slice has done."""
 
     def is_pending(self, upload: Upload) -> bool:
@@ -314,15 +314,6 @@ class UploadFolder:
         except (sa.exc.DatabaseError, pysqlite3.Error) as error:
             raise read_error(self._collection, error) from error
 
-    def _readable_rows(self, number: str) -> list[Mapping[str, Any]]:
-        """The record of an upload; none if it has no record, or a damaged page has it."""
-        try:
-            with open_connection(self._collection) as connection:
-                rows = sa.select(uploads_table).where(uploads_table.c.id == number)
-                return [dict(row) for row in connection.execute(rows).mappings()]
-        except (sa.exc.DatabaseError, pysqlite3.Error):
-            return []
-
     def _ids(self) -> list[str]:
         try:
             return sorted(entry.name for entry in os.scandir(self.folder) if _ID.fullmatch(entry.name))
@@ -331,11 +322,14 @@ class UploadFolder:
 
     def copy_records(self, other: UploadFolder) -> None:
         """Add the readable records that another collection, whose uploads were copied here, has of them."""
-        columns = ("id", "owner", "name", "groups", "bytes", "digest", "checksum")
-        known = self._rows()
-        missing = [number for number in self._ids() if number not in known]
-        found = [row for number in missing for row in other._readable_rows(number)]
-        self._insert([{key: row[key] for key in columns} for row in found])
+        known, found = self._rows(), list[Mapping[str, Any]]()
+        columns = [uploads_table.c[name] for name in ("id", "owner", "name", "groups", "bytes", "digest", "checksum")]
+        for number in self._ids():
+            if number not in known:
+                with suppress(sa.exc.DatabaseError, pysqlite3.Error), open_connection(other._collection) as connection:
+                    rows = connection.execute(sa.select(*columns).where(uploads_table.c.id == number))
+                    found += map(dict, rows.mappings())
+        self._insert(found)
 
     def drop_records(self) -> None:
         """Delete the records of uploads that are not here."""
@@ -365,19 +359,19 @@ class UploadFolder:
             with self._writing() as connection:
                 number = hidden.name.removeprefix(".")
                 connection.execute(uploads_table.delete().where(uploads_table.c.id == number))
-        except CollectionError:  # a full disk, for example: its empty folder stays for `begin`
+        except CollectionError:  # a full disk, for example: its empty folder stays for `remove_leftovers`
             with suppress(OSError):
                 for file in hidden.iterdir():
                     file.unlink()
         else:
             shutil.rmtree(hidden, ignore_errors=True)
 
-    def begin(self) -> None:
+    def remove_leftovers(self) -> None:
         """Delete the remains of uploads and deletions that a crash interrupted before they were acknowledged."""
         for folder in self.folder.glob(".*") if self.folder.exists() else ():
             self._forget(folder)
 
-    def work(self) -> tuple[bool, bool]:
+    def poll(self) -> tuple[bool, bool]:
         """Whether there were uploads, and that no other server has the turn."""
         return self.folder.exists(), False
 
@@ -389,7 +383,7 @@ class UploadFolder:
         """Nothing: the process that indexes does not know, and settles all."""
         return {}
 
-    def settle(self, report: SliceReport) -> None:
+    def record_slice(self, report: SliceReport) -> None:
         """Record what a slice has done."""
         with self._lock:
             self._failed = report.failed

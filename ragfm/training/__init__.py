@@ -29,8 +29,7 @@ adapter_folder          the folder with the finished adapter
 adapter_card            its model card
 adapter_export          adapters in other formats
 peft_conversion         GGUF adapters as PEFT folders
-gguf_lora, gguf_merge   GGUF adapters, and models merged with them
-gguf_library            the library for that
+gguf_lora               GGUF adapters
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
 retriever_training      train embedder or reranker, and test it

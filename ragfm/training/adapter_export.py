@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError, UnsupportedError
-from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.core.types import Sampling
 from ragfm.evaluation.answer_matching import token_f1
@@ -20,27 +17,20 @@ from ragfm.models.adapters import (
     GGUF_BASE,
     GGUF_PROMPT,
     MERGES,
-    PEFT_CONFIG,
-    WEIGHTS,
-    AdapterRecord,
     check_adapter,
     read_record,
 )
 from ragfm.models.model_lookup import find_model, weights_sha256
-from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_folder import save_model
 from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.examples import Example
-from ragfm.training.gguf_lora import LICENCE, ModelShape, not_plain_lora, peft_to_gguf
-from ragfm.training.gguf_merge import Quantisation, merge_gguf
+from ragfm.training.gguf_lora import LICENCE, ModelShape, peft_to_gguf
 from ragfm.training.methods import import_peft, refuse_other_adapters
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
 from ragfm.training.weight_identity import check_same_weights
 
-MODELFILE = "Modelfile"
 _MAX_TOKENS = 48  # of each compared text
-_OLLAMA_CONTEXT_TOKENS = 4096  # as ragfm's readers by default; Ollama's own default may be shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +56,15 @@ def export_adapter(
     out: str | Path | None = None,
     base: str | None = None,
     dtype: str = "f16",
-    quantisation: Quantisation | None = None,
 ) -> Path:
     """Write an adapter in another format; returns the path of the result.
 
-    `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors, or
-    with a `quantisation` a GGUF file made from a base that is one), `peft` (a PEFT folder made from a GGUF adapter),
-    `vllm` (a folder for `--lora-modules`) or `ollama` (a folder with a Modelfile, which needs a base in GGUF).
+    `form` is `gguf` (an adapter for llama.cpp in `dtype` `f16` or `f32`), `merged` (a model folder of safetensors) or
+    `peft` (a PEFT folder made from a GGUF adapter).
 
     `adapter` is an adapter's folder or a GGUF adapter. `base` is by default the model that it was trained on. For
-    `gguf` and `ollama`, and for `merged` with a `quantisation`, it may be a GGUF file of that model, which is compared
-    with it. `out` is by default the adapter's folder for `gguf`; a folder gets an `adapter.gguf`.
+    `gguf` it may be a GGUF file of that model, which is compared with it. `out` is by default the adapter's folder for
+    `gguf`; a folder gets an `adapter.gguf`.
 
     Raises UnsupportedError if the format cannot represent the adapter, AdapterMismatchError if the base is a different
     model, DataError if `out` is missing or would replace the base or files that ragfm did not write.
@@ -98,15 +86,6 @@ def export_adapter(
         raise UnsupportedError(f"{path} is already a PEFT folder.", "Use a GGUF adapter.")
     if method == "full":
         raise UnsupportedError(f"{path} contains a whole model, not an adapter.", "Use the folder as the reader.")
-    if form == "ollama" and not file:
-        return _export_to_ollama(path, out, base, dtype)
-    if form == "vllm" and record and not file:
-        return _export_to_vllm(path, out, record)
-    if form in ("ollama", "vllm"):
-        raise UnsupportedError(
-            f"{file} exists only as a GGUF file.",
-            "Convert it to a PEFT folder first: --to peft --base MODEL --out FOLDER.",
-        )
     if record and form == "gguf":
         target = Path(out or path)
         target = target / GGUF if target.is_dir() else target
@@ -126,8 +105,6 @@ def export_adapter(
             f"Adapters trained with {method} cannot be merged: they add tokens to the prompt.",
             f"Use the adapter as it is, with the transformers reader: `--adapter {path}`.",
         )
-    if form == "merged" and quantisation:
-        return _merge_gguf(file or path, target, name, quantisation)
     check_output_folder(target, find_model(name, "reader"), adapter=file or path)
     if form == "peft":
         check_no_adapter(target)
@@ -178,80 +155,9 @@ def compare_readers(
             by_llama = "".join(stream).strip()
         pairs.append((by_transformers, by_llama))
         report(Progress("compare readers", number, len(examples)))
-    different = tuple((one, other) for one, other in pairs if one != other)
-    f1 = sum(1.0 if one == other else token_f1(one, other) for one, other in pairs) / len(pairs)
+    different = tuple(pair for pair in pairs if pair[0] != pair[1])
+    f1 = sum(1.0 if first == second else token_f1(first, second) for first, second in pairs) / len(pairs)
     return ReaderAgreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
-
-
-def _export_to_ollama(adapter: Path, out: str | Path | None, base: str | None, dtype: str) -> Path:
-    """Write the GGUF adapter and a Modelfile that names the base; returns the Modelfile."""
-    if out is None:
-        raise DataError("An export for Ollama needs an output path.", "Specify a folder with --out.")
-    folder, (loaded, serving) = Path(out), _load_bases(adapter, base)
-    if not serving.is_file():
-        raise UnsupportedError(
-            f"Ollama uses a GGUF adapter over a GGUF file, but {serving} is a folder.",
-            "Specify a GGUF file of the model with --base.",
-        )
-    check_output_folder(folder, serving, adapter=adapter)
-    make_output(folder)
-    export_adapter(adapter, "gguf", out=folder / GGUF, base=base, dtype=dtype)
-    write_durably(folder / CARD, adapter_card(read_record(adapter)).encode())
-    stops = filter(None, (loaded.tokenizer.decode([token]) for token in sorted(loaded.ends)))
-    lines = [f"FROM {serving.resolve()}", f"ADAPTER ./{GGUF}", *(f'PARAMETER stop "{stop}"' for stop in stops)]
-    lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {_OLLAMA_CONTEXT_TOKENS}"]
-    (folder / MODELFILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / MODELFILE
-
-
-def _export_to_vllm(adapter: Path, out: str | Path | None, record: AdapterRecord) -> Path:
-    """Copy the files that vLLM reads. It refuses DoRA and whole layers, and takes LoRA of linear layers only."""
-    if out is None:
-        raise DataError("An export for vLLM needs an output path.", "Specify a folder with --out.")
-    config = json.loads((adapter / PEFT_CONFIG).read_bytes())
-    reason = not_plain_lora(config)
-    if reason:
-        merge = "Merge it into the weights: --to merged." if record.method in MERGES else "Use the transformers reader."
-        raise UnsupportedError(f"vLLM cannot use the adapter in {adapter}: {reason}.", merge)
-    check_adapter(adapter, None)
-    folder = Path(out)
-    check_output_folder(folder, adapter, adapter=adapter)
-    check_no_adapter(folder)
-    make_output(folder)
-    (folder / PEFT_CONFIG).unlink(missing_ok=True)  # vLLM reads no adapter without it, half of an older one included
-    write_durably(folder / WEIGHTS, (adapter / WEIGHTS).read_bytes())
-    write_durably(folder / CARD, adapter_card(record).encode())
-    write_durably(folder / PEFT_CONFIG, json.dumps(config, indent=2).encode() + b"\n")
-    return folder
-
-
-def _merge_gguf(adapter: Path, out: Path, name: str, quantisation: Quantisation) -> Path:
-    base = find_model(name, "reader")
-    if not base.is_file():
-        raise UnsupportedError(
-            f"Only GGUF files can be quantised, but {base} is a folder.",
-            "Specify a GGUF file of the model with --base, or omit --quantise.",
-        )
-    check_output_file(out, base, adapter=adapter if adapter.is_file() else adapter / GGUF)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if adapter.is_file():
-        check_adapter(adapter, base)
-        merge_gguf(base, adapter, out, quantisation)
-        return out
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper
-
-    loaded, serving = _load_bases(adapter, name)
-    shape, adapted = ModelShape.from_config(loaded.model.config), load_adapter(loaded, adapter)
-    layers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-    changed = [name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, layers)]
-    merged = adapted.merge_and_unload()
-    weights = {}
-    for module in changed:
-        weight = shape.gguf_name(module)
-        weights[weight] = shape.to_gguf(weight, merged.get_submodule(module).weight.detach().float().cpu().numpy())
-    merge_gguf(serving, weights, out, quantisation)
-    return out
 
 
 def _load_bases(adapter: Path, name: str | None) -> tuple[Base, Path]:

@@ -1,22 +1,19 @@
-"""The output folder of a training run: the adapter, its record, a model card, and a page with the loss curves."""
+"""The output folder of a training run: the adapter, its record, and a model card."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM
 
 from ragfm import __version__
 from ragfm.core.durable_files import sync_file, sync_folder, write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
-from ragfm.evaluation.html_report import html_page, settings_section
-from ragfm.evaluation.plots import lines
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import BEST, CHECKPOINT, RECORD, AdapterRecord, trained_weights_sha256
 from ragfm.models.model_lookup import hide_progress_bar
@@ -25,8 +22,6 @@ from ragfm.training.adapter_card import adapter_card, base_facts
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import translate_safetensors_errors
 from ragfm.training.trainer import Training
-
-PAGE = "training.html"
 
 
 def write_adapter(
@@ -53,23 +48,6 @@ def write_adapter(
         licence=licence or training.licence,
         ragfm=__version__,
     )
-    series: dict[str, list[tuple[float, float]]] = {
-        "loss": [(float(step), loss) for step, loss in training.state.losses],
-        "validation": [(float(step), value) for step, value in training.state.valid],
-    }
-    summary = (
-        f"{figures['examples']} examples; {figures['steps']} of {figures['of_steps']} steps in "
-        f"{figures['seconds']:.0f} s, the weights of step {figures['kept_step']} are kept; {figures['learned']:,} of "
-        f"{figures['parameters']:,} parameters trained"
-    )
-    sections = [
-        f'<p class="dim">{escape(summary)}</p>',
-        "<h2>Loss per completion token</h2>",
-        lines(series, "step", "Loss by step"),
-        settings_section({"numbers": dict(figures), "settings": dict(record.settings), "data": dict(record.data)}),
-    ]
-    page = html_page(f"Training: {record.method} on {record.base['name']}", sections)
-    write_durably(folder / PAGE, page.encode())
     write_durably(folder / MODEL_CARD, adapter_card(record).encode())
     write_durably(folder / RECORD, record.to_json())
     for name in (CHECKPOINT, BEST):
@@ -87,9 +65,8 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
         config = type(model.config).from_dict(model.config.to_dict())
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        auto_model = AutoModelForCausalLM if base.processor is None else AutoModelForImageTextToText
         with torch.device("meta"):
-            copy = auto_model.from_config(config, dtype=torch.float32)
+            copy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         copy.load_state_dict(model.state_dict(), assign=True)
         copy.tie_weights()
         copy.generation_config = model.generation_config
@@ -102,7 +79,7 @@ def save_model(model: Any, base: Base, folder: Path, *, full: bool) -> None:
             if full:
                 with hide_progress_bar():
                     model.save_pretrained(temporary)
-                (base.processor or base.tokenizer).save_pretrained(temporary)
+                base.tokenizer.save_pretrained(temporary)
             else:
                 model.save_pretrained(temporary, save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty template of a model card

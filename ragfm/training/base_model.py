@@ -7,21 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ragfm.core.errors import ConfigError, MissingExtraError, UnsupportedError
+from ragfm.core.errors import MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
 from ragfm.generation.readers.chat_template import ChatTemplate
-from ragfm.generation.readers.images import IMAGE_SIDE, check_images
 from ragfm.generation.readers.torch_model import (
     cache_argument,
     end_tokens,
     has_virtual_tokens,
-    process_images,
-    rope_holder,
     virtual_cache,
 )
-from ragfm.generation.readers.transformers_reader import has_vision
 from ragfm.models.hardware import cpu_info, limit_torch_threads
 from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage, weights_sha256
 from ragfm.training.examples import Example
@@ -31,15 +27,10 @@ _PLACEHOLDER = "ANSWER"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of an example. The completion, on which the loss is computed, begins at index `start`.
-
-    `messages` is the prompt if it has images, from which `Base.image_inputs` prepares them for each step: the pixels of
-    all examples would take too much memory.
-    """
+    """The tokens of an example. The completion, on which the loss is computed, begins at index `start`."""
 
     ids: tuple[int, ...]
     start: int
-    messages: tuple[Message, ...] = ()
 
 
 class Base:
@@ -55,14 +46,10 @@ class Base:
     - `ends`: tokens that end a turn.
     - `pad`: padding token.
     - `window`: maximum number of tokens of a prompt and its completion.
-    - `processor`: prepares images for a model with vision; None for others.
     """
 
-    def __init__(self, name: str, *, four_bit: bool = False, vision: bool | None = None) -> None:
-        """Load a model; `four_bit` quantises it to 4 bits (QLoRA).
-
-        `vision` loads it with its vision part or without, by default as the transformers reader does.
-        """
+    def __init__(self, name: str, *, four_bit: bool = False) -> None:
+        """Load a model; `four_bit` quantises it to 4 bits (QLoRA)."""
         limit_torch_threads()
         self.name = name
         self.path = find_model(name, "reader")
@@ -73,24 +60,14 @@ class Base:
             options["gguf_file"] = self.path.name
         quantisation = {"quantization_config": self._four_bit_config()} if four_bit else {}
         try:
-            vision = has_vision(self.path, vision)
-        except ConfigError as error:
-            raise self._cannot_see() from error
-        auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
-        self.processor: Any = None
-        try:
             with report_damage("transformers", self.path), hide_progress_bar(gguf=self.path.is_file()):
                 self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-                if vision:
-                    self.processor = AutoProcessor.from_pretrained(folder, **options)
-                    self.tokenizer.chat_template = self.tokenizer.chat_template or self.processor.chat_template
-                model = auto_model.from_pretrained(
+                model = AutoModelForCausalLM.from_pretrained(
                     folder, dtype=torch.float32, use_safetensors=True, **options, **quantisation
                 )
         except ImportError as error:
-            extra = "vision" if vision else "train"
             raise MissingExtraError(
-                f"Cannot load {self.path}: {error}.", f"Run `pip install -e '.[{extra}]'` in ragfm's source folder."
+                f"Cannot load {self.path}: {error}.", "Run `pip install -e '.[train]'` in ragfm's source folder."
             ) from error
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")
@@ -118,54 +95,20 @@ class Base:
 
         Raises UnsupportedError.
         """
-        if any(message.images for message in messages):
-            return [int(token) for token in self._process(messages)["input_ids"][0]]
         return self._tokens(self.render(messages))
 
     def encode(self, example: Example) -> Encoded:
         """The tokens of prompt and completion, including the token that ends the turn."""
         prompt = self.prompt(example.messages)
         completion = self._tokens(self._answer_prefix + example.completion)
-        with_images = any(message.images for message in example.messages)
-        ids = (*prompt, *completion, *self._answer_end)
-        return Encoded(ids, len(prompt), example.messages if with_images else ())
-
-    def image_inputs(self, messages: Sequence[Message], tokens: int) -> dict[str, torch.Tensor]:
-        """What the model takes next to the tokens of a prompt with images: the pixels, and the kind of each token.
-
-        `tokens` counts those of prompt and completion, which is text. Empty without images. Raises UnsupportedError.
-        """
-        if not any(message.images for message in messages):
-            return {}
-        inputs = dict(self._process(messages))
-        shape = inputs.pop("input_ids").shape
-        del inputs["attention_mask"]
-        for name, tensor in inputs.items():
-            if tensor.shape == shape:  # one value for each token, 0 for text
-                inputs[name] = torch.nn.functional.pad(tensor, (0, tokens - shape[1]))
-        return inputs
-
-    def _process(self, messages: Sequence[Message]) -> Any:
-        """The tensors of a prompt with images, as the reader prepares them. Raises UnsupportedError."""
-        if self.processor is None:
-            raise self._cannot_see()
-        check_images(messages, vision=True, reader=self.name)
-        return process_images(self.processor, self.render(messages), messages, side=IMAGE_SIDE, path=self.path)
+        return Encoded((*prompt, *completion, *self._answer_end), len(prompt))
 
     def render(self, messages: Sequence[Message], *, opens_answer: bool = True) -> str:
         """A conversation without reasoning, as the readers render it. Raises UnsupportedError."""
-        vision = self.processor is not None
-        template = ChatTemplate.of_tokenizer(self.tokenizer, self.path, vision=vision, opens_answer=opens_answer)
-        return template.render(messages)
+        return ChatTemplate.of_tokenizer(self.tokenizer, self.path, opens_answer=opens_answer).render(messages)
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def _cannot_see(self) -> UnsupportedError:
-        return UnsupportedError(
-            f"An example has an image, and the base {self.path} cannot see images.",
-            "Use a folder with a vision model and its processor as the base, such as Qwen2-VL.",
-        )
 
     def _four_bit_config(self) -> Any:
         if self.path.is_file():
@@ -192,21 +135,17 @@ def generate_greedy(model: Any, base: Base, messages: Sequence[Message], max_tok
     """The model's answer by greedy decoding, up to the end of its turn."""
     answer: list[int] = []
     inputs, cache, argument = base.prompt(messages), None, cache_argument(base.model)
-    images = base.image_inputs(messages, len(inputs))
-    if (holder := rope_holder(base.model)) is not None:
-        holder.rope_deltas = None  # of an earlier prompt with images
     with torch.no_grad():
         if has_virtual_tokens(model):
             cache, model = virtual_cache(model), base.model
         while len(answer) < max_tokens:
             ids = torch.tensor([inputs], device=base.device)
-            prepared = {name: tensor.to(base.device) for name, tensor in images.items()}
-            output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache}, **prepared)
+            output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache})
             token, cache = int(output.logits[0, -1].argmax()), output[argument]
             if token in base.ends:
                 break
             answer.append(token)
-            inputs, images = [token], {}
+            inputs = [token]
     return str(base.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
 

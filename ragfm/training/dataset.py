@@ -18,11 +18,10 @@ from ragfm import __version__
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
-from ragfm.core.registry import plugin_and_model
 from ragfm.evaluation.question_sets import CORPUS
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.rag import Rag
-from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl, image_file
+from ragfm.training.examples import CARD, TRAIN, VALID, Example, examples_digest, examples_to_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +47,6 @@ class Dataset:
     train: tuple[Example, ...]
     valid: tuple[Example, ...]
     card: Mapping[str, Any] = field(default_factory=dict)
-
-
-def trains_pictures(rag: Rag) -> bool:
-    """Whether examples have the pictures that the reader sees: models of transformers can be trained with them."""
-    return plugin_and_model("readers", rag.reader_name)[0] == "transformers"
 
 
 def build_dataset(
@@ -144,14 +138,9 @@ def connected_groups(names: Sequence[Sequence[str]]) -> list[list[int]]:
 
 
 def write_dataset(dataset: Dataset, folder: str | Path) -> None:
-    """Write images, `train.jsonl`, `valid.jsonl` and, last, `card.json`; each file is replaced atomically."""
+    """Write `train.jsonl`, `valid.jsonl` and, last, `card.json`; each file is replaced atomically."""
     folder = make_output(folder)
     (folder / CARD).unlink(missing_ok=True)
-    messages = (message for example in (*dataset.train, *dataset.valid) for message in example.messages)
-    images = {image_file(image): image.data for message in messages for image in message.images}
-    for name, data in images.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        write_durably(folder / name, data)
     write_durably(folder / TRAIN, examples_to_jsonl(dataset.train))
     write_durably(folder / VALID, examples_to_jsonl(dataset.valid))
     write_durably(folder / CARD, json.dumps(dataset.card, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -26,14 +26,9 @@ def write_example_format(dataset: Dataset, folder: str | Path, form: ExampleForm
     """Write a dataset as `FORMAT/train.jsonl` and `FORMAT/validation.jsonl` in a folder; returns the path of the first.
 
     `datasets.load_dataset` reads such a folder as two splits. Raises UnsupportedError if the format cannot hold
-    preferences, and for examples with images.
+    preferences.
     """
     everything = [*dataset.train, *dataset.valid]
-    if any(message.images for example in everything for message in example.messages):
-        raise UnsupportedError(
-            f"There are examples with images, which are not written as {form}.",
-            "Omit --format, or use parse.images = false.",
-        )
     preferences = any(example.rejected for example in everything)
     if form != "trl" and preferences:
         raise UnsupportedError(f"The {form} format holds no preferences.", "Use --format trl.")

@@ -23,11 +23,17 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
-from ragfm.core.errors import DamagedModelError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, MissingExtraError, UnsupportedError
 from ragfm.core.output_folder import make_output
 from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, PEFT_CONFIG, WEIGHTS
 from ragfm.training.checkpoint import translate_safetensors_errors
-from ragfm.training.gguf_library import gguf
+
+try:
+    import gguf
+except ImportError as error:
+    raise MissingExtraError(
+        "Training and export need gguf.", "Run `pip install -e '.[train]'` in ragfm's source folder."
+    ) from error
 
 Matrix = npt.NDArray[np.float32]
 ARCHITECTURES = {
@@ -60,11 +66,6 @@ class ModelShape:
     def from_config(cls, config: Any) -> ModelShape:
         """The shape in a configuration of transformers. Raises UnsupportedError for an unknown architecture."""
         kind = config.model_type
-        if getattr(config, "vision_config", None):
-            raise UnsupportedError(
-                f"Adapters of models with vision ({kind}) cannot be converted to GGUF names.",
-                "Use the transformers reader, or merge the adapter: --to merged.",
-            )
         if kind not in ARCHITECTURES:
             raise UnsupportedError(
                 f"Models of type {kind!r} cannot be converted to GGUF names.",
@@ -137,7 +138,10 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
         writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(pair["A"], dtype=number_type))
         writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(shape.to_gguf(name, b), dtype=number_type))
     try:
-        write_file(writer)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
         sync_file(temporary)
         temporary.replace(out)
     finally:
@@ -210,26 +214,6 @@ def not_plain_lora(config: Mapping[str, Any]) -> str | None:
     if config.get("bias", "none") != "none" or config.get("modules_to_save") or config.get("lora_bias"):
         return "it has trained biases or whole layers"
     return "its matrices are transposed" if config.get("fan_in_fan_out") else None
-
-
-def lora_deltas(adapter: Path) -> dict[str, Matrix]:
-    """The matrix that a GGUF adapter adds to each weight, by its name in the file."""
-    lora = gguf.GGUFReader(adapter)
-    alpha = lora.get_field(gguf.Keys.Adapter.LORA_ALPHA)
-    scale = float(alpha.contents()) if alpha else 1.0
-    halves: dict[str, dict[str, Matrix]] = {}
-    for tensor in lora.tensors:
-        name, _, half = tensor.name.rpartition(".lora_")
-        halves.setdefault(name, {})[half] = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-    return {name: pair["b"] @ pair["a"] * (scale / pair["a"].shape[0]) for name, pair in halves.items()}
-
-
-def write_file(writer: Any) -> None:
-    """Write and close a GGUF file."""
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def _text_field(reader: Any, key: str) -> str:

@@ -84,7 +84,29 @@ def mine_hard_negatives(
     examples: list[RankingExample] = []
     for number, question in enumerate(questions, 1):
         with suppress(TooLongError):
-            examples += _mine_question(collection, question)
+            hits = collection.search(question.text, _DEPTH)
+            uris = {gold.uri for gold in question.gold}
+            positives: dict[str, None] = {}  # without repetitions, in order
+            for uri in sorted(uris):
+                golds = [gold for gold in question.gold if gold.uri == uri]
+                golds = [gold for gold in golds if gold.start is not None] or golds
+                found = [hit for hit in hits if any(gold.overlaps(hit) for gold in golds)]
+                if not found:
+                    in_document = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
+                    found = [hit for hit in in_document if any(gold.overlaps(hit) for gold in golds)]
+                with_answer = [
+                    hit for hit in found if any(answer and answer in hit.text for answer in question.answers)
+                ]
+                for hit in (with_answer or found)[:1]:
+                    positives[embedded_text(hit.context, hit.text)] = None
+            negatives: dict[str, None] = {}
+            for hit in hits:
+                text = embedded_text(hit.context, hit.text)
+                near = any(gold.overlaps(hit) for gold in question.gold) if question.answers else hit.uri in uris
+                answered = near or passage_has_answer(replace(hit, text=text), question, question.answers)
+                if not answered and text not in positives:
+                    negatives[text] = None
+            examples += [RankingExample(question.text, positive, tuple(negatives)) for positive in positives]
         report(Progress("mine negatives", number, len(questions)))
     if not examples:
         raise DataError(
@@ -105,27 +127,3 @@ def load_or_mine(
     examples = mine_hard_negatives(collection, questions, progress=progress)
     write_durably(file, json.dumps({"of": key, "lessons": [example.as_record() for example in examples]}).encode())
     return examples
-
-
-def _mine_question(collection: Collection, question: Question) -> list[RankingExample]:
-    hits = collection.search(question.text, _DEPTH)
-    uris = {gold.uri for gold in question.gold}
-    positives: dict[str, None] = {}  # without repetitions, in order
-    for uri in sorted(uris):
-        golds = [gold for gold in question.gold if gold.uri == uri]
-        golds = [gold for gold in golds if gold.start is not None] or golds
-        found = [hit for hit in hits if any(gold.overlaps(hit) for gold in golds)]
-        if not found:
-            in_document = collection.search(question.text, _DEPTH, filter=f"uri = {quote_value(uri)}")
-            found = [hit for hit in in_document if any(gold.overlaps(hit) for gold in golds)]
-        with_answer = [hit for hit in found if any(answer and answer in hit.text for answer in question.answers)]
-        for hit in (with_answer or found)[:1]:
-            positives[embedded_text(hit.context, hit.text)] = None
-    negatives: dict[str, None] = {}
-    for hit in hits:
-        text = embedded_text(hit.context, hit.text)
-        near = any(gold.overlaps(hit) for gold in question.gold) if question.answers else hit.uri in uris
-        answered = near or passage_has_answer(replace(hit, text=text), question, question.answers)
-        if not answered and text not in positives:
-            negatives[text] = None
-    return [RankingExample(question.text, positive, tuple(negatives)) for positive in positives]

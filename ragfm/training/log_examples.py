@@ -18,7 +18,6 @@ from ragfm.core.types import Hit
 from ragfm.evaluation.log_questions import right_answer
 from ragfm.generation.log_entries import LogEntry
 from ragfm.rag import Rag
-from ragfm.training.dataset import trains_pictures
 from ragfm.training.examples import Example, supported_answer
 from ragfm.training.held_out import HeldOut
 
@@ -83,7 +82,7 @@ def preferences_from_log(
         with suppress(TooLongError):
             if correct:
                 example = _make_example(rag, entry, hidden)
-            elif (prompt := rag.prompt(entry.query, passages, pictures=trains_pictures(rag))).shown:
+            elif (prompt := rag.prompt(entry.query, passages, pictures=False)).shown:
                 uris = [hit.uri for hit in prompt.shown]
                 meta = {"id": f"log-{entry.id}", "question": entry.query, "kind": "log: found bad", "uris": uris[:1]}
                 example = Example(tuple(prompt.messages), "", {**meta, "group": uris[0], "shown": uris})
@@ -117,7 +116,7 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
         "group": f"log-{entry.id}",
     }
     if is_abstention(answer):
-        prompt = rag.prompt(entry.query, passages, pictures=trains_pictures(rag))
+        prompt = rag.prompt(entry.query, passages, pictures=False)
         if not prompt.shown:
             return None
         return Example(tuple(prompt.messages), ABSTENTION, {**meta, "shown": [hit.uri for hit in prompt.shown]})
@@ -128,7 +127,7 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
             choices.append([*passages[:-1], hit])
             break
     for candidates in choices:
-        prompt = rag.prompt(entry.query, candidates, pictures=trains_pictures(rag))
+        prompt = rag.prompt(entry.query, candidates, pictures=False)
         if composed := supported_answer(entry.query, answer, prompt.shown, rag.judge):
             uris = [citation.uri for citation in composed.citations if citation.verified]
             meta |= {"uris": uris, "group": uris[0], "shown": [hit.uri for hit in prompt.shown]}

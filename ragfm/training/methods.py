@@ -7,8 +7,6 @@ prefix  trained keys and values before those of the prompt, in each layer (Li & 
 prompt  trained embeddings before those of the prompt (Lester et al. 2021)
 ia3     scales keys, values and the hidden layer of the feed-forward by trained vectors (Liu et al. 2022)
 full    trains all weights
-
-Of a model with vision, only the layers of its language part are adapted.
 """
 
 from __future__ import annotations
@@ -76,14 +74,13 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
             else:
                 model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
-        layers = _language_layers(model) if getattr(model.config, "vision_config", None) else []
         common = {"task_type": "CAUSAL_LM", "inference_mode": False, "base_model_name_or_path": name}
         if settings.method in ("lora", "dora", "qlora"):
             config = peft.LoraConfig(
                 r=settings.rank,
                 lora_alpha=settings.alpha or 2 * settings.rank,
                 lora_dropout=settings.dropout,
-                target_modules=layers or "all-linear",
+                target_modules="all-linear",
                 use_dora=settings.method == "dora",
                 **common,
             )
@@ -93,15 +90,12 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
             config = peft.PromptTuningConfig(num_virtual_tokens=settings.tokens, prompt_tuning_init="RANDOM", **common)
         else:
             linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-            names = {name.rpartition(".")[2] for name in layers or linear}
+            names = {name.rpartition(".")[2] for name in linear}
             feedforward = sorted(names & set(_IA3_FEEDFORWARD_LAYERS))
             attention = sorted(names & set(_IA3_ATTENTION_LAYERS))
             if not attention or not feedforward:
                 raise ConfigError(f"ia3 does not know the layers of this model: {sorted(names)}.", "Use --method lora.")
             targets = [*attention, *feedforward]
-            if layers:  # the vision tower may have layers of the same names
-                targets = [name for name in layers if name.rpartition(".")[2] in targets]
-                feedforward = [name for name in targets if name.rpartition(".")[2] in feedforward]
             config = peft.IA3Config(target_modules=targets, feedforward_modules=feedforward, **common)
         model = peft.get_peft_model(model, config)
     for parameter in model.parameters():
@@ -119,19 +113,6 @@ def refuse_other_adapters(adapter: str | Path, base: str) -> Iterator[None]:
         raise AdapterMismatchError(
             f"'{adapter}' is not an adapter for '{base}': {error}.", "Specify the model that it was trained on."
         ) from error
-
-
-def _language_layers(model: Any) -> list[str]:
-    """The linear layers of the language part of a model with vision, without its output layer."""
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
-    if not prefix:
-        raise ConfigError(f"The language part of this model is not known: {type(model).__name__}.", "Use another base.")
-    return [
-        f"{prefix}.{name}"
-        for name, module in decoder.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    ]
 
 
 def import_peft() -> Any:

@@ -42,11 +42,9 @@ def check_output_folder(
             raise DataError(f"{folder} already has a model: {path.name}.", "Use another folder, or delete this one.")
 
 
-def check_output_file(file: Path, base: Path, *, adapter: Path | None = None) -> None:
+def check_output_file(file: Path, base: Path) -> None:
     """Raise DataError if a GGUF file would replace anything but a GGUF adapter."""
-    _check_not_input(file, base, adapter)
-    if file.is_dir():
-        raise DataError(f"{file} is a folder.", "Use a file name.")
+    _check_not_input(file, base, None)
     if not file.exists():
         return
     try:

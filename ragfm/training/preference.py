@@ -21,6 +21,9 @@ from ragfm.training.base_model import Base, Encoded
 from ragfm.training.examples import Example
 from ragfm.training.train_settings import Objective
 
+BETA = 0.1
+"""Strength with which the model is kept close to the one that training starts from."""
+
 
 @dataclass
 class Sequences:
@@ -93,7 +96,7 @@ def encode_sequences(
         result.good = [not example.rejected for example in result.examples]
         for index, example in enumerate(result.examples):  # its prompt with the next answer to another prompt
             candidates = itertools.chain(result.examples[index + 1 :], result.examples[:index], others)
-            other = next((one for one in candidates if one.messages != example.messages), None)
+            other = next((candidate for candidate in candidates if candidate.messages != example.messages), None)
             if other is None:
                 raise DataError("All rated answers are to the same question.", "Rate answers to other questions, too.")
             mismatched = base.encode(replace(example, completion=other.completion))

@@ -30,7 +30,7 @@ from ragfm.evaluation.question_sets import Question
 from ragfm.generation.prompt import Prompt
 from ragfm.rag import Rag
 from ragfm.store.filters import quote_value
-from ragfm.training.dataset import Recipe, group_of, trains_pictures
+from ragfm.training.dataset import Recipe, group_of
 from ragfm.training.examples import Example, supported_answer
 from ragfm.training.held_out import HeldOut
 from ragfm.training.unanswerable_questions import names_in, near_misses
@@ -196,7 +196,7 @@ class _ExampleBuilder:
         return self._example(replace(question, text=text), prompt, ABSTENTION, meta)
 
     def _prompt(self, text: str, passages: Sequence[Hit]) -> Prompt:
-        prompt = self._rag.prompt(text, passages, pictures=trains_pictures(self._rag))
+        prompt = self._rag.prompt(text, passages, pictures=False)
         if not prompt.shown:
             raise _LeftOut("nothing is found")
         return prompt

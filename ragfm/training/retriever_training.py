@@ -175,8 +175,8 @@ def adapt_retriever(
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {one.measure} | {one.a:.3f} | {one.b:.3f} | {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] |"
-        for one in report.differences
+        f"| {row.measure} | {row.a:.3f} | {row.b:.3f} | {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}] |"
+        for row in report.differences
     ]
     card = card_text({"base_model": report.base["model"], "tags": ["rag", "ragfm"]}, lines)
     write_durably(folder / CARD, card.encode())

@@ -34,7 +34,6 @@ class TrainSettings:
 
     - `method`: the fine-tuning method.
     - `objective`: learn the completions, or ratings by kto (`ragfm.training.preference`).
-    - `beta`: strength with which kto keeps the model close to the one that training starts from.
     - `epochs`: number of passes over the examples; fractions are allowed.
     - `batch`: number of examples per optimizer step.
     - `rate`: peak learning rate; None is the default of the method (`ragfm.training.methods.LEARNING_RATES`).
@@ -49,7 +48,6 @@ class TrainSettings:
 
     method: MethodSettings = MethodSettings()
     objective: Objective = "likelihood"
-    beta: float = 0.1
     epochs: float = 1.0
     batch: int = 16
     rate: float | None = None

@@ -5,6 +5,7 @@ examples ─encode→ tokens ─plan→ steps ─TrainingLoop→ trained weights
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import time
@@ -29,7 +30,7 @@ from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import LEARNING_RATES, PREFERENCE_RATE, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
-from ragfm.training.preference import Sequences, encode_sequences, kto_losses
+from ragfm.training.preference import BETA, Sequences, encode_sequences, kto_losses
 from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 from ragfm.training.training_batches import (
     Row,
@@ -280,25 +281,14 @@ class Training:
         ratios = logprobs - torch.tensor(reference, device=self.base.device)
         good = torch.tensor([data.good[index] for index in indices], device=self.base.device)
         weights = self._train.good_and_bad_weights
-        return kto_losses(ratios, good, self._divergence, self.settings.beta, weights).sum(), len(indices)
+        return kto_losses(ratios, good, self._divergence, BETA, weights).sum(), len(indices)
 
     def _logprobs(self, examples: Sequence[Encoded], batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
         """The log-probability of each completion, in the order of the batch, and their number of tokens."""
         rows = [[examples[index] for index in row] for row in batch]
         if not self._pack_prefixes:
             rows = [[example] for row in rows for example in row]
-        model, pad, device = self.model, self.base.pad, self.base.device
-        if not any(example.messages for row in rows for example in row):
-            return completion_logprobs(model, rows, pad, device)
-        # Models differ in how they batch images, so each example with images goes through the model alone.
-        parts = [
-            completion_logprobs(
-                model, part, pad, device, **self.base.image_inputs(part[0][0].messages, len(part[0][0].ids))
-            )
-            for row in rows
-            for part in ([[[example]] for example in row] if row[0].messages else [[row]])
-        ]
-        return torch.cat([logprobs for logprobs, _ in parts]), sum(tokens for _, tokens in parts)
+        return completion_logprobs(self.model, rows, self.base.pad, self.base.device)
 
     def _all_logprobs(self, examples: Sequence[Encoded]) -> list[float]:
         """The log-probabilities of completions, without gradients. Raises KeyboardInterrupt between two batches."""
@@ -308,7 +298,7 @@ class Training:
             for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
                 chosen = [rows[index] for index in batch]
                 logprobs, _ = self._logprobs(examples, chosen)
-                for index, value in zip((one for row in chosen for one in row), logprobs.tolist(), strict=True):
+                for index, value in zip(itertools.chain(*chosen), logprobs.tolist(), strict=True):
                     found[index] = value
                 raise_if_interrupted()
         return found
@@ -336,10 +326,6 @@ class Training:
 def _max_tokens(base: Base, settings: TrainSettings) -> int:
     """The length up to which examples are trained on. Raises ConfigError if the method cannot train the base."""
     method = settings.method.method
-    if base.processor is not None and method in ("full", "prefix", "prompt"):
-        raise ConfigError(
-            f"The method {method} cannot train models with vision.", "Use --method lora, qlora, dora or ia3."
-        )
     if method not in ("prefix", "prompt"):
         return min(settings.most_tokens, base.window)
     if not has_only_attention(base.model.config.get_text_config()):

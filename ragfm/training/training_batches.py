@@ -26,20 +26,17 @@ Row: TypeAlias = tuple[int, ...]
 """Indices of examples whose common beginning goes through the model once."""
 Step: TypeAlias = tuple[tuple[Row, ...], ...]
 """The batches of an optimizer step, each a tuple of rows; they go through the model one after the other."""
-_WINDOW = 16  # steps whose rows are sorted by length together
+_STEPS_SORTED_TOGETHER = 16  # by length
 
 
 def pack_rows(examples: Sequence[Encoded], max_tokens: int) -> list[Row]:
-    """Pack examples into rows of at most `max_tokens`; an example joins a row that shares at least half its tokens.
-
-    Those with images are rows of their own: tokens do not tell what is in an image.
-    """
+    """Pack examples into rows of at most `max_tokens`; an example joins a row that shares at least half its tokens."""
     rows: list[list[int]] = []
     for index in sorted(range(len(examples)), key=lambda index: examples[index].ids):
         example = examples[index]
         if rows:
             row = [*(examples[other] for other in rows[-1]), example]
-            alike = 2 * _common_tokens(row) >= len(example.ids) and not any(one.messages for one in row)
+            alike = 2 * _common_tokens(row) >= len(example.ids)
             if alike and row_tokens(row) <= max_tokens:
                 rows[-1].append(index)
                 continue
@@ -67,7 +64,7 @@ def plan_steps(
         rng = random.Random(f"{seed} {epoch}")  # noqa: S311
         shuffled = list(range(len(rows)))
         rng.shuffle(shuffled)
-        for window in _split_by_examples(shuffled[: total - epoch * len(rows)], rows, _WINDOW * batch):
+        for window in _split_by_examples(shuffled[: total - epoch * len(rows)], rows, _STEPS_SORTED_TOGETHER * batch):
             by_length = sorted(window, key=lambda index: (lengths[index], index))
             portions = list(_split_by_examples(by_length, rows, batch))
             rng.shuffle(portions)
@@ -90,13 +87,12 @@ def batch_rows(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) 
 
 
 def completion_logprobs(
-    model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device, **images: torch.Tensor
+    model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, int]:
     """The log-probability of each completion, in the order of the rows, and the number of tokens of all.
 
     Logits are computed only where a token of a completion is predicted. Padding is on the right, and positions are
-    counted from the end. The virtual tokens of prefix and prompt tuning precede each row, in the KV cache. `images` are
-    those of `Base.image_inputs`, for one row of one example.
+    counted from the end. The virtual tokens of prefix and prompt tuning precede each row, in the KV cache.
     """
     width = max(row_tokens(row) for row in rows)
     ids = torch.full((len(rows), width), pad)
@@ -121,7 +117,7 @@ def completion_logprobs(
             offset, count = end, count + 1
     columns = (targets >= 0).any(0).nonzero().flatten()
     targets = targets[:, columns].to(device)
-    virtual, options = 0, dict[str, Any](images)
+    virtual, options = 0, dict[str, Any]()
     if has_virtual_tokens(model):
         virtual = model.active_peft_config.num_virtual_tokens
         cache, model = virtual_cache(model, len(rows)), model.get_base_model()
@@ -138,7 +134,7 @@ def completion_logprobs(
         input_ids=ids.to(device),
         logits_to_keep=(columns - width).to(device),
         use_cache=False,
-        **{name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in options.items()},
+        **{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in options.items()},
     )
     predicted = targets >= 0
     logits = output.logits[predicted].float()

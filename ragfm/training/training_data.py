@@ -21,7 +21,7 @@ from ragfm.training.held_out import HeldOut
 from ragfm.training.log_examples import examples_from_log, preferences_from_log
 from ragfm.training.raft import examples_from_questions
 
-_FEW = 20
+_MIN_FOR_SHARE = 20
 """Of fewer examples, most may be abstentions by chance."""
 
 
@@ -93,7 +93,7 @@ def make_dataset(
         left_out += counts
     dataset = build_dataset(rag, examples, recipe, left_out, {**about, "sources": sources})
     silent = sum(example.completion == ABSTENTION for example in examples)
-    most = len(examples) * (1 + recipe.abstain) / 2 if len(examples) >= _FEW else len(examples) - 1
+    most = len(examples) * (1 + recipe.abstain) / 2 if len(examples) >= _MIN_FOR_SHARE else len(examples) - 1
     if silent > most and not preferences:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
         raise DataError(

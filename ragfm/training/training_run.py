@@ -51,7 +51,7 @@ def train(
     on_estimate: Callable[[TrainingEstimate], None] | None = None,
     progress: ProgressCallback | None = None,
 ) -> TrainingResult:
-    """Train an adapter and write it, with its record and a page with the loss curves, into the folder `out`.
+    """Train an adapter and write it, with its record and a model card, into the folder `out`.
 
     `examples` is a folder that `write_dataset` wrote, a file of examples, or the examples themselves. `valid` are the
     validation examples, by default those of the folder. `base` is a model folder or a GGUF file. `licence` goes into
@@ -129,6 +129,5 @@ def _prepare(
     from ragfm.training.base_model import Base
     from ragfm.training.trainer import Training
 
-    images = any(message.images for example in (*train_examples, *(valid or ())) for message in example.messages)
-    loaded = Base(base, four_bit=settings.method.method == "qlora", vision=images or None)
+    loaded = Base(base, four_bit=settings.method.method == "qlora")
     return Training(loaded, train_examples, out, settings, valid=valid or ()), card

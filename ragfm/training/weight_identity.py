@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 
 from ragfm.core.errors import AdapterMismatchError
 from ragfm.models.gguf_header import read_header
-from ragfm.training.gguf_library import gguf
 from ragfm.training.gguf_lora import ModelShape
 
 _ROWS = 64  # compared per tensor

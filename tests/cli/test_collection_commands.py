@@ -50,23 +50,12 @@ def test_sources_show_their_own_failures_and_the_values_of_options(shell: Shell,
     assert "options   archives=false\n" in shell("sources", *collection).stdout
 
 
-def test_tag(shell: Shell, tmp_path: Path) -> None:
-    assert shell("tag", "docs/*.md", "team=people & culture", "draft=no").stdout == "1 document matches docs/*.md.\n"
-    after = shell.json("status")["generation"] + 1
-    report = shell.json("tag", "docs", "draft=")
-    assert report == {"pattern": "docs", "tags": {"draft": None}, "documents": report["documents"], "generation": after}
-    assert len(report["documents"]) == 4
-    assert [it["uri"] for it in shell.json("documents", "--filter", "team like 'PEOPLE%'")["documents"]] == [
-        "docs/leave.md"
-    ]
+def test_tags_by_pattern(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "ragfm.toml").write_text('[[tags]]\nmatch = "docs/hours*"\ntags = {team = "office"}\n')
+    assert shell.json("ingest")["updated"] == 1
+    assert [it["uri"] for it in shell.json("documents", "--filter", "team = office")["documents"]] == ["docs/hours.txt"]
     error = shell.json("search", "leave", "--filter", "taem = hr", code=2)["error"]
     assert (error["type"], error["hint"].startswith("Keys: team, ")) == ("FilterError", True)
-    assert "docs/leave.md" in shell("tag", "docs/leaves.md", "a=b", code=1).stderr
-    assert "KEY=VALUE" in shell("tag", "docs", "a", code=2).stderr
-    assert "reserved" in shell("tag", "docs", "uri=b", code=1).stderr
-    (tmp_path / "ragfm.toml").write_text('[[tags]]\nmatch = "docs/hours*"\ntags = {team = "office"}\n')
-    assert shell.json("ingest")["updated"] == 2  # one by the rule, one whose removed tag may hide a value of its own
-    assert [it["uri"] for it in shell.json("documents", "--filter", "team = office")["documents"]] == ["docs/hours.txt"]
     assert shell.json("verify")["findings"] == []
 
 

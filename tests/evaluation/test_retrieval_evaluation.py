@@ -630,12 +630,9 @@ def test_the_page_loads_and_runs_nothing(many: Collection, tmp_path: Path) -> No
     assert not re.search(r"(src|href|url|@import|xlink)\s*[=(]", page.replace("&lt;img src=http", ""))
     assert "default-src 'none'" in page
     assert "prefers-color-scheme: dark" in page
-    assert page.count("<svg") == page.count("</svg>") == 2
-    assert f"{report.measures['nDCG@10'].value:.3f}" in page
+    assert f"<td>nDCG@10</td><td>{report.measures['nDCG@10'].value:.3f} [" in page
     assert "The anvilred is here, said the old man." in page
     assert "(not in the collection)" in page
-    bars = {m[1]: float(m[2]) for m in re.finditer(r'width="([\d.]+)" height="20.0"><title>nDCG@10: ([\d.]+)', page)}
-    assert [float(width) for width in bars] == pytest.approx([470 * value for value in bars.values()], abs=1)
 
 
 # --- The commands ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tags: by source, by rules in ragfm.toml, and given to documents."""
+"""Tags: by source, and by rules in ragfm.toml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Settings
-from ragfm.core.errors import CollectionError, ConfigError, UnsupportedError
+from ragfm.core.errors import ConfigError
 from ragfm.ingestion import preparation
 from ragfm.ingestion.document_tags import matches_uri
 from ragfm.maintenance.salvage import salvage
@@ -121,65 +121,15 @@ def test_reserved_names_are_refused(collection: Collection, docs: Path, embedder
     with pytest.raises(ConfigError, match="'uri' is reserved"):
         _with_rules(collection, embedder, ("*", {"uri": "a"})).sync()
     with pytest.raises(ConfigError, match="'source' is reserved"):
-        collection.tag("*", {"source": "a"})
+        collection.sync(docs, tags={"source": "a"})
     with pytest.raises(TypeError, match="must be a string"):
-        collection.tag("*", {"a": [1]})  # type: ignore[dict-item]
+        collection.sync(docs, tags={"a": [1]})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="JSON cannot represent"):
-        collection.tag("leave.md", {"score": math.nan})
-
-
-def test_given_tags_stay_with_the_document(
-    collection: Collection, docs: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection.sync(docs)
-    searched = collection.search("leave", k=9)
-    before = collection.status()
-    with monkeypatch.context() as patch:
-        _forbid_parsing(patch)
-        report = collection.tag("docs/leave*", {"team": "hr"})
-        assert report.documents == ("docs/leave.md",)
-        assert collection.tag("*.md", {"year": 2026}).generation == report.generation + 1 == before.generation + 2
-        assert collection.sync().unchanged == 4
-    assert collection.status().chunks == before.chunks
-    assert collection.search("leave", k=9) == searched
-    assert {hit.uri for hit in collection.search("office", k=9, filter="team = hr")} == {"docs/leave.md"}
-    (docs / "leave.md").write_text("# Leave\n\nYou get 30 days.\n")
-    assert collection.sync().updated == 1
-    assert (_values(collection, "team"), _values(collection, "year")) == ({"leave.md": "hr"}, {"leave.md": 2026})
-    collection.reembed(HashingEmbedder(dim=32))
-    reopened = Collection.open(collection.location, embedder=HashingEmbedder(dim=32))
-    assert reopened.sync().unchanged == 4
-    assert _values(reopened, "team") == {"leave.md": "hr"}
-    assert not reopened.verify().damaged
-
-
-def test_a_removed_tag_brings_the_value_below_it_back(collection: Collection, docs: Path) -> None:
-    collection.sync(docs, tags={"team": "all"})
-    own = _values(collection, "title")
-    collection.tag("leave.md", {"team": "hr", "title": "Holidays"})
-    collection.tag("leave.md", {"team": None, "title": None})
-    assert _values(collection, "team")["leave.md"] == "all"
-    assert "leave.md" not in _values(collection, "title")
-    collection.sync()
-    assert _values(collection, "title") == own
-    assert collection.sync().unchanged == 4
-    generation = collection.status().generation
-    assert collection.tag("leave.md", {"team": None}).generation == generation  # nothing to remove
-
-
-def test_a_pattern_that_matches_nothing_names_similar_documents(collection: Collection, docs: Path) -> None:
-    collection.sync(docs)
-    for pattern in ("docs/laeve*", "leaves.md", "dosc/leave.md"):
-        with pytest.raises(CollectionError, match="No document matches") as raised:
-            collection.tag(pattern, {"a": "b"})
-        assert "docs/leave.md" in raised.value.hint
-    with pytest.raises(UnsupportedError):
-        collection.as_groups({"staff"}).tag("*", {"a": "b"})
+        collection.sync(docs, tags={"score": math.nan})
 
 
 def test_tags_survive_salvage(collection: Collection, docs: Path, tmp_path: Path, embedder: HashingEmbedder) -> None:
     collection.sync(docs, tags={"team": "all"})
-    collection.tag("leave.md", {"team": "hr"})
     salvage(collection.store, tmp_path / "saved")
     saved = Collection.open(tmp_path / "saved", embedder=embedder)
     assert _values(saved, "team") == _values(collection, "team")

@@ -98,7 +98,7 @@ def test_an_intact_collection_has_no_findings(many: Collection) -> None:
     assert (report.generation, report.views) == (status.generation, 1)
 
 
-@pytest.mark.parametrize("kind", ["faiss-flat", "faiss-hnsw", "faiss-ivf"])
+@pytest.mark.parametrize("kind", ["faiss-flat", "faiss-hnsw"])
 def test_every_kind_of_index_has_no_findings(many: Collection, kind: str) -> None:
     other = Collection.open(many.location, settings=Settings(index=kind), embedder=HashingEmbedder())
     other.sync()

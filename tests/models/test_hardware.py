@@ -11,7 +11,6 @@ import torch
 
 from ragfm.models import hardware
 from ragfm.models.hardware import cgroup_memory_limits, compute_threads, cpu_quota, limit_torch_threads, physical_cores
-from ragfm.store.index_selection import default_memory
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def test_limits_of_control_groups_are_honoured(
     assert [int(file.read_text()) for file in found] == limits
     monkeypatch.setattr(hardware, "cgroup_memory_limits", lambda: found)
     if limits:
-        assert default_memory() == limits[0] // 4
+        assert hardware.memory_limit_bytes() == limits[0]
 
 
 @pytest.mark.parametrize(

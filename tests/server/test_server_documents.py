@@ -433,7 +433,7 @@ def test_remains_of_a_crash_are_removed(tmp_path: Path) -> None:
     (uploads.folder / ".0123456789abcdef").mkdir()
     (uploads.folder / ".0123456789abcdef" / "half.txt").write_text("half")
     assert list(uploads.all()) == [kept]
-    uploads.begin()
+    uploads.remove_leftovers()
     assert [path.name for path in uploads.folder.iterdir()] == [kept.uri.split("/")[1]]
 
 

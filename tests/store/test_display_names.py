@@ -84,5 +84,4 @@ def test_names_are_the_same_in_both_unicode_forms(
     name = normalize(typed, info.uri)
     assert name != info.uri
     assert collection.document(name).uri == info.uri
-    assert collection.tag(normalize(typed, "Bü*"), {"floor": 2}).documents == (info.uri,)
     assert collection.remove(name).uri == info.uri

@@ -517,8 +517,8 @@ def test_damage_is_found(address: str, docs: Path, postgres: PostgresServer) -> 
 )
 def test_a_changed_row_of_a_document_is_found(address: str, docs: Path, postgres: PostgresServer, change: str) -> None:
     collection, schema = _open(address), _schema(address)
+    collection.sync(docs)
     collection.sync(docs, tags={"year": 2025})
-    collection.tag("docs/leave.md", {"team": "hr"})
     collection.sync(docs, allow=["hr"])
     assert not collection.verify().damaged
     postgres.sql(f"UPDATE {schema}.documents SET {change} WHERE uri = 'docs/leave.md'")
@@ -534,9 +534,9 @@ def test_rows_without_checksums_are_not_damage(address: str, docs: Path, postgre
     collection.sync(docs)
     with pytest.MonkeyPatch.context() as without_right:
         without_right.setattr("ragfm.store.postgres.PostgresDatabase.seal", lambda *_: None)
-        collection.tag("docs/leave.md", {"team": "hr"})
+        collection.sync(docs, tags={"team": "hr"})
     assert not collection.verify().damaged
-    collection.tag("docs/hours.txt", {"team": "hr"})
+    collection.sync(docs, tags={"team": "it"})
     assert not collection.verify().damaged
     postgres.sql(f"UPDATE {schema}.documents SET digest = 'x' WHERE uri = 'docs/leave.md'")
     assert collection.verify().lost == ("docs/leave.md",)
@@ -567,8 +567,7 @@ def test_the_roles_of_the_documentation(address: str, docs: Path, postgres: Post
     _open(places["owner"]).sync(docs)
     writer, reader = _open(places["writer"]), _open(places["reader"])
     (docs / "more.txt").write_text("Night watchmen sleep by day.")
-    assert writer.sync(docs).added == 1
-    writer.tag("docs/more.txt", {"team": "hr"})
+    assert writer.sync(docs, tags={"team": "hr"}).added == 1
     assert reader.search("watchmen", 1, filter="team = hr")[0].uri == "docs/more.txt"
     assert not reader.verify().damaged
     for role, statement in (("writer", f"DROP TABLE {schema}.tags"), ("reader", f"DELETE FROM {schema}.tags")):
@@ -614,8 +613,8 @@ def test_the_commands(address: str, tmp_path: Path, docs: Path, monkeypatch: pyt
     assert run("search", "days of leave", "-k", "1")["hits"][0]["uri"] == "docs/leave.md"
     assert run("status")["documents"] == 4
     assert [source["name"] for source in run("sources")["sources"]] == ["docs"]
-    assert run("tag", "docs/leave.md", "team=hr")["documents"] == ["docs/leave.md"]
-    assert [document["uri"] for document in run("documents", "--filter", "team = hr")["documents"]] == ["docs/leave.md"]
+    assert run("ingest", "docs", "--tag", "team=hr")["updated"] == 4
+    assert len(run("documents", "--filter", "team = hr")["documents"]) == 4
     assert run("export", "out.jsonl")["documents"] == 4
     assert run("remove", "docs/hours.txt")["chunks"] == 1
     assert run("reembed", "--embedder", "hashing:wide")["chunks"] == 4
@@ -786,10 +785,10 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
             assert has_turn
             uploads.write_to(folder, str(upload_id(stored.uri)))
         assert (folder / "big.bin").read_bytes() == content
-        assert uploads.work() == (True, False)
+        assert uploads.poll() == (True, False)
         uploads.remove(stored)
         assert (uploads.all(), uploads.is_pending(stored)) == ([], True)
-        uploads.settle(SliceReport({}, {}, 0.0, uploads.pending()))
+        uploads.record_slice(SliceReport({}, {}, 0.0, uploads.pending()))
         assert not uploads.is_pending(stored)
         assert [KeyTable(pooled).take(Key(name="ann", per_minute=1)) > 0 for _ in range(2)] == [False, True]
         answer = Answer("How much leave?", "28\0 days.", "answered", (), (), (), Usage(), 0.5, query="How much leave?")

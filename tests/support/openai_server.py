@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 WORDS = "One, two, three, four, five, six, seven, eight, nine, ten, and so on for ever."
@@ -99,13 +98,6 @@ class _Handler(BaseHTTPRequestHandler):
                     self._reply(200, {"count": tokens, "max_model_len": 512, "tokens": list(range(tokens))})
                 case "llamacpp", "/v1/chat/completions/input_tokens":
                     self._reply(200, {"object": "response.input_tokens", "input_tokens": tokens})
-                case "vllm", "/v1/load_lora_adapter" if not Path(body["lora_path"], "adapter_config.json").is_file():
-                    message = f"Loading lora {body['lora_name']} failed: No adapter found for {body['lora_path']}"
-                    self._reply(404, {"error": {"message": message, "type": "NotFoundError", "code": 404}})
-                case "vllm", "/v1/load_lora_adapter":
-                    self.server.adapters[body["lora_name"]] = body["lora_path"]
-                    success = f"Success: LoRA adapter '{body['lora_name']}' added successfully."
-                    self._reply(200, success.encode(), {"Content-Type": "text/plain"})
                 case _:
                     self._reply(404, {"error": {"message": "not found"}})
             return

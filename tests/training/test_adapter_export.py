@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import gguf
 import llama_cpp
 import numpy as np
 import peft
@@ -21,7 +19,6 @@ from transformers import AutoModelForCausalLM
 
 from ragfm.core.errors import (
     AdapterMismatchError,
-    DamagedModelError,
     DataError,
     ModelNotFoundError,
     UnsupportedError,
@@ -31,7 +28,6 @@ from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers.weight_format import quantize
 from ragfm.models.adapters import (
     GGUF_PROMPT,
-    PEFT_CONFIG,
     RECORD,
     WEIGHTS,
     AdapterRecord,
@@ -46,7 +42,6 @@ from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.examples import examples_to_jsonl
 from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, peft_to_gguf
-from ragfm.training.gguf_merge import merge_gguf
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training
@@ -130,43 +125,6 @@ def test_a_layer_with_its_own_scale_is_exported(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits(base, tmp_path / "lora.gguf"), changed, atol=5e-3 * np.ptp(changed))
 
 
-@pytest.mark.parametrize(("form", "error"), [("f16", 5e-3), ("q8_0", 5e-2)])
-def test_a_merged_gguf_file_computes_the_same_as_base_and_adapter(tmp_path: Path, form: Any, error: float) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model")).eval()
-    base = tiny_gguf(model, tmp_path / "base.gguf", ModelShape.from_config(model.config))
-    random_lora(model, tmp_path / "lora")
-    peft_to_gguf(tmp_path / "lora", tmp_path / "lora.gguf", ModelShape.from_config(model.config), dtype="f32", about={})
-    merge_gguf(base, tmp_path / "lora.gguf", tmp_path / "whole.gguf", form)
-    expected = logits(base, tmp_path / "lora.gguf")
-    np.testing.assert_allclose(logits(tmp_path / "whole.gguf", None), expected, atol=error * np.ptp(expected))
-    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "whole.gguf").tensors}
-    assert kinds["blk.0.attn_q.weight"] == form.upper()
-    assert sorted(path.name for path in tmp_path.glob("*.gguf*")) == ["base.gguf", "lora.gguf", "whole.gguf"]
-
-
-@pytest.mark.parametrize("method", ["dora", "ia3"])
-def test_methods_that_gguf_adapters_cannot_hold_merge_into_a_gguf_file(tmp_path: Path, method: str) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "model")).eval()
-    base = tiny_gguf(model, tmp_path / "base.gguf", ModelShape.from_config(model.config))
-    plain = logits(base, None)
-    if method == "dora":
-        adapted = random_lora(model, tmp_path / "adapter", use_dora=True)
-    else:
-        targets, feedforward = ["k_proj", "v_proj", "down_proj"], ["down_proj"]
-        config = peft.IA3Config(target_modules=targets, feedforward_modules=feedforward, task_type="CAUSAL_LM")
-        adapted = peft.get_peft_model(model, config).eval()
-        for name, parameter in adapted.named_parameters():
-            if "ia3_l" in name:
-                torch.nn.init.normal_(parameter, mean=1.0, std=0.5)
-        adapted.save_pretrained(tmp_path / "adapter")
-    with torch.no_grad():
-        expected = adapted(torch.tensor([TOKENS])).logits[0, -1].numpy()
-    assert np.abs(expected - plain).max() > 0.1 * np.ptp(plain)
-    out = tmp_path / "merged.gguf"
-    assert export_adapter(tmp_path / "adapter", "merged", base=str(base), quantisation="f16", out=out) == out
-    np.testing.assert_allclose(logits(out, None), expected, atol=1e-2 * np.ptp(expected))
-
-
 def recorded(folder: Path, out: Path) -> Path:
     """Write a random adapter with a record, as training does."""
     base = Base(str(folder))
@@ -192,8 +150,6 @@ def test_an_adapter_trained_on_a_folder_serves_over_its_gguf_file(tmp_path: Path
     assert serving_adapter(out, str(folder), prompt_fingerprint()) == str(out)
     if form is None:
         assert compare_readers(out, written, tiny_examples(2), base=str(file)).equal == 2
-        whole = export_adapter(out, "merged", base=str(file), quantisation="q8_0", out=tmp_path / "whole.gguf")
-        assert 0 < whole.stat().st_size < file.stat().st_size / 2
     other = in_form(tiny_model(tmp_path / "other", seed=1), tmp_path / "other.gguf", form)
     with pytest.raises(AdapterMismatchError, match="on different weights"):
         serving_adapter(written, str(other), prompt_fingerprint())
@@ -213,25 +169,6 @@ def test_an_adapter_of_another_trainer_for_another_base_is_refused(tmp_path: Pat
         load_adapter(base, tmp_path / "lora")
 
 
-def test_an_export_for_vllm_is_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, target = recorded(tiny_model(tmp_path / "model"), tmp_path / "lora"), tmp_path / "vllm"
-    export_adapter(out, "vllm", out=target)
-    assert (target / PEFT_CONFIG).exists()
-
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("ragfm.training.adapter_export.write_durably", full)
-        with pytest.raises(OSError, match="No space"):
-            export_adapter(out, "vllm", out=target)
-    assert not (target / PEFT_CONFIG).exists()
-    export_adapter(out, "vllm", out=target)
-    random_lora(Base(str(tmp_path / "model")).model, out)  # other weights than those of the record
-    with pytest.raises(DamagedModelError, match="do not match"):
-        export_adapter(out, "vllm", out=target)
-
-
 def test_the_base_and_foreign_files_are_never_replaced(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "model")
     base = in_form(folder, tmp_path / "base.gguf", None)
@@ -245,8 +182,6 @@ def test_the_base_and_foreign_files_are_never_replaced(tmp_path: Path) -> None:
         ("gguf", base, {"base": str(base)}, "the base itself"),
         ("gguf", tmp_path / "link.gguf", {"base": str(base)}, "the base itself"),
         ("gguf", base, {"base": str(folder)}, "is not a GGUF adapter"),
-        ("merged", base, {"base": str(base), "quantisation": "q8_0"}, "the base itself"),
-        ("merged", tmp_path, {"base": str(base), "quantisation": "q8_0"}, "is a folder"),
         ("merged", folder, {}, "the base itself"),
         ("merged", folder / "new", {}, "is inside the base model"),
         ("merged", out, {}, "the adapter itself"),
@@ -375,8 +310,6 @@ def test_the_command_exports_and_both_readers_agree(tmp_path: Path) -> None:
     export_adapter(file, "peft", base=str(base), out=tmp_path / "back")
     assert read_record(tmp_path / "back").base["sha256"] == read_record(out).base["sha256"]
     assert compare_readers(tmp_path / "back", file, tiny_examples(2)).equal == 2
-    whole = export_adapter(out, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf")
-    assert 0 < whole.stat().st_size < base.stat().st_size / 2
     with pytest.raises(AdapterMismatchError, match="trained on different weights"):
         export_adapter(out, "merged", base=str(folder), out=tmp_path / "merged")
     assert json.loads((out / "ragfm-adapter.json").read_bytes())["licence"] == "CC0"
@@ -408,7 +341,6 @@ def test_a_gguf_adapter_is_trained_further_and_merged_and_keeps_its_licence(tmp_
     again = export_adapter(start, "merged", out=tmp_path / "merged")
     one, other = (load_file(path / "model.safetensors") for path in (whole, again))
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
-    assert export_adapter(start, "merged", quantisation="q8_0", out=tmp_path / "whole.gguf").stat().st_size
     with pytest.raises(UnsupportedError, match="is already a GGUF adapter"):
         export_adapter(start, "gguf")
     with pytest.raises(DataError, match="needs the base and an output path"):

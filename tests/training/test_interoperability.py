@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +11,18 @@ import peft
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
-from support.openai_server import running_server
-from support.shell import InProcessShell, Shell
 from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ragfm.core.errors import DamagedModelError, DataError, EndpointError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
-from ragfm.models.adapters import GGUF, PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
+from ragfm.models.adapters import PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
 from ragfm.training import Dataset, Example, MethodSettings, TrainSettings, train
 from ragfm.training.adapter_card import CARD, adapter_card
-from ragfm.training.adapter_export import MODELFILE, export_adapter, load_adapter
+from ragfm.training.adapter_export import export_adapter, load_adapter
 from ragfm.training.base_model import Base, generate_greedy
 from ragfm.training.example_formats import write_example_format
 from ragfm.training.gguf_lora import ModelShape
@@ -133,17 +127,16 @@ def test_an_incomplete_copy_of_an_adapter_of_another_trainer_is_an_error(folder:
     adapter = other_trainers_adapter(folder, tmp_path / "adapter", "trl")
     weights = (adapter / WEIGHTS).read_bytes()
     (adapter / WEIGHTS).write_bytes(weights[:-8])
-    for form in ("gguf", "merged", "vllm"):
+    for form in ("gguf", "merged"):
         with pytest.raises(DamagedModelError, match="Cannot read"):
             export_adapter(adapter, form, base=str(folder), out=tmp_path / form)
 
 
 def test_an_adapter_with_whole_layers_cannot_run_elsewhere_and_merges(folder: Path, tmp_path: Path) -> None:
     theirs = other_trainers_adapter(folder, tmp_path / "theirs", "axolotl")
-    for form in ("gguf", "vllm"):
-        with pytest.raises(UnsupportedError, match="whole layers") as refused:
-            export_adapter(theirs, form, base=str(folder), out=tmp_path / form)
-        assert "--to merged" in (refused.value.hint or "")
+    with pytest.raises(UnsupportedError, match="whole layers") as refused:
+        export_adapter(theirs, "gguf", base=str(folder), out=tmp_path / "gguf")
+    assert "--to merged" in (refused.value.hint or "")
     merged = export_adapter(theirs, "merged", base=str(folder), out=tmp_path / "merged")
     ids = torch.tensor([[5, 77, 31, 200]])
     with torch.no_grad():
@@ -170,43 +163,15 @@ def test_an_adapter_has_a_model_card_with_data_licence_and_figures(trained: Path
     assert (metadata["base_model"], metadata["license"]) == ("my: model", "CC0: see LICENCE")
 
 
-def test_an_export_for_vllm_is_a_peft_folder_with_a_card(trained: Path, tmp_path: Path) -> None:
-    """Its keys are those that vLLM's `PEFTHelper` reads and validates (vllm/lora/peft_helper.py)."""
-    out = export_adapter(trained, "vllm", out=tmp_path / "vllm")
-    assert {path.name for path in out.iterdir()} == {PEFT_CONFIG, WEIGHTS, CARD, OUTPUT}
-    config = json.loads((out / PEFT_CONFIG).read_text())
-    assert (config["r"], config["lora_alpha"], config["bias"]) == (4, 8, "none")
-    assert not config["modules_to_save"]
-    assert not config["use_dora"]
-    pattern = r"base_model\.model\.model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.lora_[AB]\.weight"
-    assert all(re.fullmatch(pattern, name) for name in load_file(out / WEIGHTS))
-    with pytest.raises(DataError, match="needs an output path"):
-        export_adapter(trained, "vllm")
-
-
 def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_path: Path) -> None:
     for method, hint in (("dora", "--to merged"), ("prefix", "transformers reader")):
         settings = TrainSettings(MethodSettings(method, tokens=4))  # type: ignore[arg-type]
         train(tiny_examples(4), str(folder), tmp_path / method, settings=settings)
-        for form in ("gguf", "vllm"):
-            with pytest.raises(UnsupportedError) as refused:
-                export_adapter(tmp_path / method, form, out=tmp_path / form)
-            assert hint in (refused.value.hint or "")
+        with pytest.raises(UnsupportedError) as refused:
+            export_adapter(tmp_path / method, "gguf", out=tmp_path / "gguf")
+        assert hint in (refused.value.hint or "")
     with pytest.raises(UnsupportedError, match="cannot be merged: they add tokens"):
         export_adapter(tmp_path / "prefix", "merged", out=tmp_path / "merged")
-
-
-def test_an_export_for_ollama_names_the_base_and_its_stop_token(trained: Path, folder: Path, tmp_path: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(folder)
-    file = tiny_gguf(base, tmp_path / "base.gguf", ModelShape.from_config(base.config))
-    written = export_adapter(trained, "ollama", base=str(file), out=tmp_path / "ollama")
-    assert written == tmp_path / "ollama" / MODELFILE
-    assert {GGUF, CARD} <= {path.name for path in written.parent.iterdir()}
-    lines = written.read_text()
-    assert lines.startswith(f"FROM {file}\nADAPTER ./{GGUF}\n")
-    assert 'PARAMETER stop "<|im_end|>"' in lines
-    with pytest.raises(UnsupportedError, match="is a folder"):
-        export_adapter(trained, "ollama", out=tmp_path / "other")
 
 
 def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
@@ -239,41 +204,3 @@ def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
     ]
     with pytest.raises(UnsupportedError, match="holds no preferences"):
         write_example_format(pair, tmp_path, "sharegpt")
-
-
-def test_the_command_for_vllm_has_the_rank_of_the_adapter(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(trained, tmp_path / "mine")
-    path = tmp_path / "mine" / PEFT_CONFIG
-    path.write_text(json.dumps({**json.loads(path.read_text()), "r": 24, "rank_pattern": {"q_proj": 40}}))
-    monkeypatch.chdir(tmp_path)
-    printed = InProcessShell()("adapt", "export", "mine", "--to", "vllm", "--out", "for-vllm")
-    assert "--max-lora-rank 64 " in printed
-
-
-@pytest.mark.slow
-def test_the_command_names_what_other_servers_run(trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "mine")
-    done = Shell(tmp_path)("adapt", "export", "mine", "--to", "vllm", "--out", "for-vllm")
-    assert "--enable-lora --max-lora-rank 8 --lora-modules mine=for-vllm" in done.stdout
-
-
-def test_an_export_can_be_loaded_into_servers(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(trained, tmp_path / "mine")
-    monkeypatch.chdir(tmp_path)
-    export = partial(InProcessShell(), "adapt", "export", "mine")
-    with running_server("vllm") as vllm, running_server("vllm") as other, running_server("llamacpp") as llama:
-        both = f"{vllm.address}/v1,{other.address}/v1"
-        assert "--reader openai:MODEL --adapter mine" in export("--to", "vllm", "--out", "for-vllm", "--load", both)
-        assert vllm.adapters == other.adapters == {"mine": str(tmp_path / "for-vllm")}
-        assert list(load_reader("openai:m", base_url=both).stream(ASKED, Sampling(adapter="mine")))
-        assert vllm.asked[-1][1]["model"] == "mine"
-        reader = load_reader("openai:m", base_url=both)
-        with pytest.raises(EndpointError, match=r"did not load the adapter 'x': .*No adapter found for /nowhere"):
-            reader.load_adapter("x", "/nowhere")
-
-        at_llama = f"{llama.address}/v1"
-        assert "has no adapter 'mine'; it has: none" in export("--load", at_llama, code=1)
-        llama.adapters = {"mine": str(tmp_path / "mine" / GGUF)}
-        assert json.loads(export("--load", at_llama, "--json"))["loaded"] == "mine"

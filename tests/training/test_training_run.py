@@ -28,7 +28,6 @@ from ragfm.training import (
     write_dataset,
 )
 from ragfm.training.adapter_card import base_facts
-from ragfm.training.adapter_folder import PAGE
 from ragfm.training.checkpoint import BEST, read_tensors
 from ragfm.training.examples import examples_to_jsonl
 
@@ -69,7 +68,7 @@ def test_train_writes_an_adapter_with_its_record(base: str, examples: Path, tmp_
     figures = result.record.numbers
     assert (figures["examples"], figures["valid_examples"], figures["steps"]) == (20, 4, 8)
     check_adapter(result.out, base, prompt_fingerprint())
-    assert {RECORD, PAGE} <= {path.name for path in result.out.iterdir()}
+    assert RECORD in {path.name for path in result.out.iterdir()}
     assert not {CHECKPOINT, BEST} & {path.name for path in result.out.iterdir()}
     assert [(step.stage, step.done, step.total) for step in steps] == [("train", step, 8) for step in range(1, 9)]
     assert set(steps[-1].figures) == {"loss", "validation_loss", "tokens_per_second", "seconds_left"}

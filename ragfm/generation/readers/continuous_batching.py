@@ -41,7 +41,7 @@ _HALF_LIFE = 10.0
 goes before one that always has some. A scope that is busy all the time waits at most that long for a new one."""
 _PATIENCE = 10.0
 """Seconds for which a request of the scope with most requests lets those of other scopes go first."""
-_NEW = 0.25
+_SMOOTHING = 0.25
 """Weight of the newest step in the average time of a step."""
 
 _log = logging.getLogger(__name__)
@@ -320,7 +320,7 @@ class _BatchLoop:
                     slot.length += 1
                     self._pick_token(slot, logits)
             step, before = monotonic() - start, self._step_seconds.get(len(entries))
-            self._step_seconds[len(entries)] = step if before is None else before + _NEW * (step - before)
+            self._step_seconds[len(entries)] = step if before is None else before + _SMOOTHING * (step - before)
 
     def _take_turns(self, decoding: list[Slot], largest: str) -> list[Slot]:
         """The answers that get a token in this step: all, or those of the largest scope and the others in turn.

@@ -171,7 +171,9 @@ class OpenAIReader:
         Prompts with images are estimated. Raises UnsupportedError for images that cannot be used.
         """
         check_images(messages, vision=self.vision, reader=self._name())
-        images = [prepare_image(image, self._image_side, encoded=True) for one in messages for image in one.images]
+        images = [
+            prepare_image(image, self._image_side, encoded=True) for message in messages for image in message.images
+        ]
         if images:
             return estimate_tokens(messages) + sum(image_tokens(image.width, image.height) for image in images)
         request = self._request(messages, Sampling(), 1)
@@ -217,22 +219,6 @@ class OpenAIReader:
         pieces = self._pieces(call, self._request(messages, sampling, max_tokens), salt, adapter, response)
         text = self._text(messages, response.up_to(max_tokens, pieces), sampling.stop, response)
         return Stream(text, cancel=call.cancel, logprobs=response.logprobs)
-
-    def load_adapter(self, name: str, path: str) -> None:
-        """Make vLLM load a LoRA adapter from a folder on its machine, and replace one of the same name.
-
-        llama-server loads adapters only when it starts: ModelNotFoundError says that it has none of that name. Raises
-        UnsupportedError for other servers and EndpointError.
-        """
-        thread = self._connect()
-        try:
-            thread.run(thread.pool.load_adapter(name, path))
-        except openai.APIError as error:
-            host, reply = _host(str(error.request.url)), _remove_key(error.message).rstrip(".")
-            raise EndpointError(
-                f"The server {host} did not load the adapter '{name}': {reply}.",
-                "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True where it can read the folder.",
-            ) from None
 
     def _text(
         self, messages: Sequence[Message], pieces: Iterator[str], stop: Sequence[str], response: _Response

@@ -22,7 +22,6 @@ VLLM, LLAMA_SERVER, OTHER = "vllm", "llamacpp", ""
 """Kinds of servers, by the owner that they state for their models."""
 SHORT_SECONDS = 5.0
 """Time limit for requests that need no model: the list of models, and token counts."""
-LOAD_SECONDS = 120.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between two probes of a server that failed; each pause is twice the one before."""
 CUT_HINT = "llama-cpp-python's server does so for each new request unless it runs with `--interrupt_requests False`."
@@ -51,10 +50,10 @@ class Server:
         self.probe: asyncio.Task[None] | None = None
         """Set while the server is left out because it failed."""
 
-    async def request(self, path: str, body: Mapping[str, Any] | None = None, *, seconds: float = SHORT_SECONDS) -> Any:
+    async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The reply, as JSON. A `path` that begins with a slash is relative to the server, else to its base address."""
         url = self.url.removesuffix("/v1") + path if path.startswith("/") else f"{self.url}/{path}"
-        timeout = openai.Timeout(seconds, connect=cast("openai.Timeout", self.client.timeout).connect)
+        timeout = openai.Timeout(SHORT_SECONDS, connect=cast("openai.Timeout", self.client.timeout).connect)
         options: Any = {"headers": self.headers, "timeout": timeout, "max_retries": 0}
         if body is None:
             return await self.client.get(url, cast_to=object, options=options)
@@ -165,45 +164,35 @@ class ServerPool:
     async def check(self) -> None:
         """Leave out the servers that do not answer."""
         servers = [server for server in self.servers if server.probe is None]
-        for server, up in zip(servers, await asyncio.gather(*(one.answers() for one in servers)), strict=True):
+        for server, up in zip(servers, await asyncio.gather(*(server.answers() for server in servers)), strict=True):
             if not up:
                 self._leave_out(server)
-
-    async def load_adapter(self, name: str, path: str) -> None:
-        """Make vLLM load an adapter from a path on its machine; check that llama-server was started with it.
-
-        Raises the SDK's errors, ModelNotFoundError and UnsupportedError.
-        """
-        for server in self.servers:
-            kind = await server.identify()
-            if kind == VLLM:
-                body = {"lora_name": name, "lora_path": path, "load_inplace": True}
-                await server.request("load_lora_adapter", body, seconds=LOAD_SECONDS)
-            else:
-                await _lora(server, kind, name)
 
     def _leave_out(self, server: Server) -> None:
         if server.probe is None:
             about = {"event": "reader_server_down", "fields": {"server": server.host}}
             _log.warning("The server %s failed. It is left out until it answers.", server.host, extra=about)
             server.forget()
-            server.probe = asyncio.create_task(_until_it_answers(server))
 
+            async def probe_until_it_answers() -> None:
+                pause = FIRST_PAUSE
+                while True:
+                    await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  processes take turns
+                    if await server.answers():
+                        about = {"event": "reader_server_up", "fields": {"server": server.host}}
+                        _log.warning("The server %s answers again.", server.host, extra=about)
+                        server.probe = None
+                        return
+                    pause = min(2 * pause, LONGEST_PAUSE)
 
-async def _until_it_answers(server: Server) -> None:
-    pause = FIRST_PAUSE
-    while True:
-        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  several processes should not probe at once
-        if await server.answers():
-            about = {"event": "reader_server_up", "fields": {"server": server.host}}
-            _log.warning("The server %s answers again.", server.host, extra=about)
-            server.probe = None
-            return
-        pause = min(2 * pause, LONGEST_PAUSE)
+            server.probe = asyncio.create_task(probe_until_it_answers())
 
 
 async def _parameters(server: Server, request: Mapping[str, Any], scope: str, adapter: str | None) -> dict[str, Any]:
-    """The request as this kind of server takes it: vLLM and llama-server have parameters of their own."""
+    """The request as this kind of server takes it: vLLM and llama-server have parameters of their own.
+
+    Raises ModelNotFoundError and UnsupportedError for an adapter.
+    """
     if not scope and not adapter:
         return dict(request)
     kind, own = await server.identify(), dict[str, Any](request.get("extra_body", {}))
@@ -213,26 +202,21 @@ async def _parameters(server: Server, request: Mapping[str, Any], scope: str, ad
     if adapter and kind == VLLM:
         parameters["model"] = adapter
     elif adapter:
-        own["lora"] = await _lora(server, kind, adapter)
+        if kind != LLAMA_SERVER:
+            raise UnsupportedError(
+                f"The server {server.host} is neither vLLM nor llama-server, so adapters cannot be requested by name.",
+                "Use the name under which the server offers the model with its adapter.",
+            )
+        adapters = await server.request("/lora-adapters")  # each time: after a restart, the ids may differ
+        ids = {served_name(entry["path"]): entry["id"] for entry in adapters}
+        if adapter not in ids:
+            names = ", ".join(sorted(ids)) or "none"
+            raise ModelNotFoundError(
+                f"The server {server.host} has no adapter '{adapter}'; it has: {names}.",
+                "Start it with `--lora-scaled FILE:0`, the file of the adapter in GGUF.",
+            )
+        own["lora"] = [{"id": ids[adapter], "scale": 1.0}]
     return parameters
-
-
-async def _lora(server: Server, kind: str, adapter: str) -> list[dict[str, float]]:
-    """The parameter `lora` of llama-server. Raises ModelNotFoundError and UnsupportedError."""
-    if kind != LLAMA_SERVER:
-        raise UnsupportedError(
-            f"The server {server.host} is neither vLLM nor llama-server, so adapters cannot be requested by name.",
-            "Use the name under which the server offers the model with its adapter.",
-        )
-    adapters = await server.request("/lora-adapters")  # each time: after a restart, the ids may differ
-    ids = {served_name(entry["path"]): entry["id"] for entry in adapters}
-    if adapter not in ids:
-        names = ", ".join(sorted(ids)) or "none"
-        raise ModelNotFoundError(
-            f"The server {server.host} has no adapter '{adapter}'; it has: {names}.",
-            "Start it with `--lora-scaled FILE:0`, the file of the adapter in GGUF.",
-        )
-    return [{"id": ids[adapter], "scale": 1.0}]
 
 
 def is_temporary(error: openai.OpenAIError) -> bool:

@@ -120,7 +120,7 @@ class TorchModel:
         )
         self._cache_argument = cache_argument(model)
         # Models with positions in three dimensions (Qwen2-VL) keep the offset of the last prompt's in themselves.
-        self._rope_holder = rope_holder(model)
+        self._rope_holder = next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
 
         self._template: ChatTemplate | None = None
         self._peft_model: Any = None
@@ -304,11 +304,6 @@ def process_images(processor: Any, text: str, messages: Sequence[Message], *, si
         return processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)
     except Exception as error:  # processors raise all kinds of errors, for instance for a very long image
         raise UnsupportedError(f"'{path}' cannot process these images: {error}.") from error
-
-
-def rope_holder(model: Any) -> Any:
-    """The part of a model that keeps the offset of the last prompt's positions, as `rope_deltas`; None without."""
-    return next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
 
 
 def cache_argument(model: Any) -> str:

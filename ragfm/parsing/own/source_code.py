@@ -122,7 +122,10 @@ def _definitions(root: Node) -> Iterator[tuple[int, Node, Node | None]]:
     stack = [(1, node, node) for node in reversed(root.named_children)]  # level, node, node with its wrappers
     while stack:
         level, node, outer = stack.pop()
-        name = _name_of(node)
+        fields = (node.child_by_field_name(field) for field in ("name", "declarator", "type"))
+        name = next(filter(None, fields), None)
+        while name is not None and (inner := name.child_by_field_name("declarator")) is not None:
+            name = inner  # in C, the name is nested in declarators
         body = node.child_by_field_name("body")
         is_definition = name is not None and (body is not None or node.type == "type_spec")
         if is_definition and _DEFINITION.match(node.type):
@@ -136,14 +139,4 @@ def _definitions(root: Node) -> Iterator[tuple[int, Node, Node | None]]:
             yield 1, node, None
             continue
         if body is not None and (is_definition or level > 1):
-            stack += [(level + is_definition, inner, inner) for inner in reversed(body.named_children)]
-
-
-def _name_of(node: Node) -> Node | None:
-    for field in ("name", "declarator", "type"):
-        name = node.child_by_field_name(field)
-        while name is not None and (inner := name.child_by_field_name("declarator")) is not None:
-            name = inner  # in C, the name is nested in declarators
-        if name is not None:
-            return name
-    return None
+            stack += [(level + is_definition, part, part) for part in reversed(body.named_children)]

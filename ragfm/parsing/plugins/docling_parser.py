@@ -7,7 +7,6 @@ import os
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
 
 from ragfm.core.errors import MissingExtraError
 from ragfm.parsing import formats
@@ -46,39 +45,36 @@ class DoclingParser:
             name=f"document{suffix}", stream=io.BytesIO(data)
         )
         converter = import_module("docling.document_converter").DocumentConverter()
-        return _render(converter.convert(stream).document)
-
-
-def _render(document: Any) -> ParsedText:
-    builder = MarkdownBuilder()
-    joined: set[str] = set()  # parts of paragraphs with several fonts, which are in the text already
-    for item, _ in document.iterate_items(with_groups=True):
-        label, text = str(item.label.value), getattr(item, "text", "").strip()
-        if item.self_ref in joined:
-            continue
-        if getattr(item, "prov", None):
-            builder.start_page(item.prov[0].page_no)
-        if label == "inline":
-            joined.update(child.cref for child in item.children)
-            text = " ".join(child.resolve(document).text for child in item.children)
-            label = item.parent.resolve(document).label.value
-            label = label if label == "list_item" else "text"
-        if label == "table":
-            grid = item.data.grid
-            rows = [[Cell(" ".join(cell.text.split())) for cell in row] for row in grid]
-            headers = [any(cell.column_header for cell in row) for row in grid]
-            if any(cell.text for row in rows for cell in row):
-                table = arrange_table(rows, (*headers, False).index(False))
-                builder.add_table(table.rows, titles=table.titles)
-            continue
-        if not text:
-            continue
-        if label in ("title", "section_header"):
-            builder.add_heading(getattr(item, "level", 0) + 1, " ".join(text.split()))
-        elif label == "list_item":
-            builder.add_block(f"- {' '.join(text.split())}", tight=True)
-        elif label == "code":
-            builder.add_code(text)
-        else:
-            builder.add_block(text)
-    return builder.build().with_title(only_with_metadata=True)
+        document = converter.convert(stream).document
+        builder = MarkdownBuilder()
+        joined: set[str] = set()  # parts of paragraphs with several fonts, which are in the text already
+        for item, _ in document.iterate_items(with_groups=True):
+            label, text = str(item.label.value), getattr(item, "text", "").strip()
+            if item.self_ref in joined:
+                continue
+            if getattr(item, "prov", None):
+                builder.start_page(item.prov[0].page_no)
+            if label == "inline":
+                joined.update(child.cref for child in item.children)
+                text = " ".join(child.resolve(document).text for child in item.children)
+                label = item.parent.resolve(document).label.value
+                label = label if label == "list_item" else "text"
+            if label == "table":
+                grid = item.data.grid
+                rows = [[Cell(" ".join(cell.text.split())) for cell in row] for row in grid]
+                headers = [any(cell.column_header for cell in row) for row in grid]
+                if any(cell.text for row in rows for cell in row):
+                    table = arrange_table(rows, (*headers, False).index(False))
+                    builder.add_table(table.rows, titles=table.titles)
+                continue
+            if not text:
+                continue
+            if label in ("title", "section_header"):
+                builder.add_heading(getattr(item, "level", 0) + 1, " ".join(text.split()))
+            elif label == "list_item":
+                builder.add_block(f"- {' '.join(text.split())}", tight=True)
+            elif label == "code":
+                builder.add_code(text)
+            else:
+                builder.add_block(text)
+        return builder.build().with_title(only_with_metadata=True)

@@ -78,7 +78,7 @@ class RowSecurity:
         calls = ", ".join(["set_config(%s, %s, true)"] * len(settings))
         return f"SELECT {calls}", tuple(itertools.chain.from_iterable(settings.items()))
 
-    def open_tables(self, connection: sa.Connection, *, own: bool = False) -> list[str]:
+    def unprotected_tables(self, connection: sa.Connection, *, own: bool = False) -> list[str]:
         """The tables that should have a policy and have none. With `own`, only those that this role may change."""
         rows = connection.execute(_WITHOUT_SECURITY, {"schema": self._schema}).all()
         return [row.relname for row in rows if _policy(row.relname) is not None and (row.own or not own)]

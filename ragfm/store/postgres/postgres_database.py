@@ -210,9 +210,9 @@ class PostgresDatabase:
         """Let the policies hide the rows of documents that none of the groups may see, until the transaction ends."""
         self.security.restrict(connection, groups)
 
-    def open_tables(self, connection: sa.Connection) -> list[str]:
+    def unprotected_tables(self, connection: sa.Connection) -> list[str]:
         """See Database."""
-        return self.security.open_tables(connection)
+        return self.security.unprotected_tables(connection)
 
     def fetch(
         self, engine: sa.Engine, query: sa.Select[Any], parameters: Mapping[str, Any], groups: frozenset[str] | None
@@ -287,7 +287,7 @@ class PostgresDatabase:
         self.check_server()
         with self.committing() as connection:
             schema.create_tables(connection, self._schema, self.location)
-            self.security.create_policies(connection, self.security.open_tables(connection))
+            self.security.create_policies(connection, self.security.unprotected_tables(connection))
             generation, digest = fill(connection)
             connection.execute(properties.insert(), [{"key": k, "value": v} for k, v in NO_LEASE.items()])
         self._key = self._seen = None  # of one that was dropped
@@ -300,7 +300,10 @@ class PostgresDatabase:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the write lock. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`."""
+        """Hold the write lock. Raises CollectionBusyError, which names the holder, after `LOCK_SECONDS`.
+
+        Policies that were switched off are switched on, and checksums completed. A clone gets an id of its own.
+        """
         self.check_server()
         writer, deadline = Lease(WRITER, self.committing), time.monotonic() + LOCK_SECONDS
         while (holder := writer.take()) is not None:
@@ -314,24 +317,20 @@ class PostgresDatabase:
         self._lease = writer
         try:
             with writer.kept():
-                self._prepare_writing()
+                with self.committing() as connection:
+                    place, home = schema.server_place(connection, self._schema), read_property(connection, HOME)
+                    if home != place:
+                        schema.set_property(connection, HOME, place)
+                        if home is not None:
+                            schema.set_property(connection, "collection", uuid.uuid4().hex)
+                            self._key = self._seen = None
+                    self.security.create_policies(connection, self.security.unprotected_tables(connection, own=True))
+                    if not schema.is_sealed(connection):
+                        newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
+                        schema.seal(connection, self._schema, int(newest or 0), None)
                 yield
         finally:
             self._lease = None
-
-    def _prepare_writing(self) -> None:
-        """Switch on policies that were switched off, and complete the checksums. A clone gets an id of its own."""
-        with self.committing() as connection:
-            place, home = schema.server_place(connection, self._schema), read_property(connection, HOME)
-            if home != place:
-                schema.set_property(connection, HOME, place)
-                if home is not None:
-                    schema.set_property(connection, "collection", uuid.uuid4().hex)
-                    self._key = self._seen = None
-            self.security.create_policies(connection, self.security.open_tables(connection, own=True))
-            if not schema.is_sealed(connection):
-                newest = connection.scalar(sa.select(sa.func.max(generations.c.id)))
-                schema.seal(connection, self._schema, int(newest or 0), None)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[bool]:

@@ -170,7 +170,7 @@ def one_change(report: Report, folder: str, change: str, seed: int, attempts: in
 def _upload(collection: Collection, place: Path) -> None:
     """Store a file as the server does, and index it."""
     uploads = UploadFolder(collection.path)
-    uploads.begin()
+    uploads.remove_leftovers()
     if not uploads.folder.exists() or not list(uploads.all()):
         with mock.patch.object(secrets, "token_hex", return_value=UPLOAD_ID):
             uploads.store(io.BytesIO(UPLOAD), "note.md", ["key:a"])

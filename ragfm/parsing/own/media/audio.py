@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ragfm.core.errors import ParseError, SkipDocument
@@ -77,94 +78,74 @@ def read_audio(data: bytes, name: str) -> ParsedText:
             if not container.streams.audio:
                 raise SkipDocument(f"{name} has no audio track.")
             tags = {tag: text.encode("utf-8", "ignore").decode() for tag, text in container.metadata.items()}
-            sound = _Sound(container)
-            paragraphs = list(group_paragraphs(sound.transcribe()))
+            segments, count = list[Segment](), 0
+            for block in _sound_blocks(container):
+                start = count / _RATE
+                count += len(block)
+                with _LOCK:
+                    # Temperatures above 0 sample at random, and Whisper makes up sentences for silence: use neither.
+                    spoken, _ = _model().transcribe(
+                        block.astype("float32") / 32768,
+                        language="en",
+                        temperature=0.0,
+                        condition_on_previous_text=False,
+                        vad_filter=True,
+                    )
+                    for segment in spoken:
+                        heartbeat.beat()
+                        if text := segment.text.strip():
+                            segments.append(Segment(start + segment.start, start + segment.end, clean(text)))
     except (av.FFmpegError, ValueError, LookupError) as error:
         raise ParseError(f"{name} is a damaged audio file or video: {error}") from error
-    if not sound.count:
+    if not count:
         raise ParseError(f"{name} is a damaged audio file or video: nothing in it can be decoded.")
-    if not paragraphs:
+    if not segments:
         raise SkipDocument(f"{name} is an audio file or a video without speech.")
     builder = MarkdownBuilder()
-    for paragraph in paragraphs:
-        start = builder.add_block(" ".join(segment.text for segment in paragraph))
-        builder.add_place(format_time(paragraph[0].start), start)
+    for paragraph in group_paragraphs(segments):
+        begin = builder.add_block(" ".join(segment.text for segment in paragraph))
+        builder.add_place(format_time(paragraph[0].start), begin)
     metadata: dict[str, Scalar] = {key: clean(tags[tag])[:1000] for tag, key in _TAGS if tags.get(tag)}
-    return builder.build({**metadata, "seconds": round(sound.count / _RATE, 1)})
+    return builder.build({**metadata, "seconds": round(count / _RATE, 1)})
 
 
-class _Sound:
-    """The first sound track of a recording, mono; `count` is the number of samples decoded so far."""
+def _sound_blocks(container: Any) -> Iterator[NDArray[np.int16]]:
+    """The samples of the first sound track, mono, in blocks of about `_BLOCK` that end in a pause. *Shape:* (n,)."""
+    import av
+    import numpy as np
 
-    def __init__(self, container: Any) -> None:
-        self._container = container
-        self.count = 0
-
-    def _blocks(self) -> Iterator[NDArray[np.int16]]:
-        """Yield all samples in blocks of about `_BLOCK`. *Shape:* (n,)."""
-        import numpy as np
-
-        pending: list[NDArray[np.int16]] = []
-        size = 0
-        for part in self._decode():
-            pending.append(part)
-            size += len(part)
-            if size >= _BLOCK:
-                block = np.concatenate(pending)
-                # The block ends in the middle of the quietest fifth of a second in its last half minute.
-                step = _RATE // 5
-                steps = min(len(block) // 2, 30 * _RATE) // step
-                tail = block[len(block) - steps * step :].astype(np.int32).reshape(steps, step)
-                quietest = int(np.abs(tail).sum(axis=1).argmin())
-                end = len(block) - (steps - quietest) * step + step // 2
-                yield block[:end]
-                pending, size = [block[end:]], size - end
-        if size:
-            yield np.concatenate(pending)
-
-    def _decode(self) -> Iterator[NDArray[np.int16]]:
-        import av
-
-        resampler = av.AudioResampler("s16", "mono", _RATE)
-
-        def samples_of(frame: Any) -> Iterator[NDArray[np.int16]]:
-            for part in resampler.resample(frame):
-                samples = part.to_ndarray()[0]
-                self.count += len(samples)
-                yield samples
-
-        for packet in self._container.demux(audio=0):
+    resampler = av.AudioResampler("s16", "mono", _RATE)
+    pending: list[NDArray[np.int16]] = []
+    size, decoded = 0, False
+    for packet in chain(container.demux(audio=0), [None]):
+        frames: list[Any] = [None] if decoded else []  # at the end, what the resampler keeps
+        if packet is not None:
+            heartbeat.beat()
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:  # skip a damaged packet
                 continue
-            for frame in frames:
+        for frame in frames:
+            if frame is not None:
                 if frame.sample_rate not in _INPUT_RATES:  # a second of sound could become an hour
                     raise ValueError(f"its sample rate is {frame.sample_rate:,} Hz")
                 frame.pts = None  # do not fill gaps
-                yield from samples_of(frame)
-            heartbeat.beat()
-        if self.count:
-            yield from samples_of(None)  # what the resampler keeps
-
-    def transcribe(self) -> Iterator[Segment]:
-        """Yield what is said."""
-        block_start = 0.0
-        for block in self._blocks():
-            with _LOCK:
-                # Temperatures above 0 sample at random, and Whisper makes up sentences for silence: use neither.
-                segments, _ = _model().transcribe(
-                    block.astype("float32") / 32768,
-                    language="en",
-                    temperature=0.0,
-                    condition_on_previous_text=False,
-                    vad_filter=True,
-                )
-                for segment in segments:
-                    heartbeat.beat()
-                    if text := segment.text.strip():
-                        yield Segment(block_start + segment.start, block_start + segment.end, clean(text))
-            block_start += len(block) / _RATE
+            for part in resampler.resample(frame):
+                pending.append(part.to_ndarray()[0])
+                size += len(pending[-1])
+                decoded = True
+        if size >= _BLOCK:
+            block = np.concatenate(pending)
+            # The block ends in the middle of the quietest fifth of a second in its last half minute.
+            step = _RATE // 5
+            steps = min(len(block) // 2, 30 * _RATE) // step
+            tail = block[len(block) - steps * step :].astype(np.int32).reshape(steps, step)
+            quietest = int(np.abs(tail).sum(axis=1).argmin())
+            end = len(block) - (steps - quietest) * step + step // 2
+            yield block[:end]
+            pending, size = [block[end:]], size - end
+    if size:
+        yield np.concatenate(pending)
 
 
 @cache

@@ -67,7 +67,17 @@ class Numbering:
             depth = int(match[1]) - 1
             level = levels.get(depth)
             number = counts.get(depth, level.start if level else 1)
-            return _format_number(number, level.number_format if level else "decimal")
+            number_format = level.number_format if level else "decimal"
+            if number_format in ("lowerLetter", "upperLetter") and number > 0:
+                text = chr(ord("a") + (number - 1) % 26) * min((number - 1) // 26 + 1, 9)
+            elif number_format in ("lowerRoman", "upperRoman") and 0 < number < 4000:
+                text = ""
+                for value, letters in _ROMAN:
+                    text += letters * (number // value)
+                    number %= value
+            else:
+                return f"{number:02}" if number_format == "decimalZero" else str(number)
+            return text.upper() if number_format.startswith("upper") else text
 
         return _PLACEHOLDER.sub(fill, level.text)
 
@@ -80,16 +90,3 @@ def _read_levels(node: Node) -> dict[int, _Level]:
         if depth.isdecimal():
             levels[int(depth)] = _Level(number_format, text, int(start) if start.isdecimal() else 1)
     return levels
-
-
-def _format_number(number: int, number_format: str) -> str:
-    if number_format in ("lowerLetter", "upperLetter") and number > 0:
-        letters = chr(ord("a") + (number - 1) % 26) * min((number - 1) // 26 + 1, 9)
-        return letters.upper() if number_format == "upperLetter" else letters
-    if number_format in ("lowerRoman", "upperRoman") and 0 < number < 4000:
-        roman = ""
-        for value, letters in _ROMAN:
-            roman += letters * (number // value)
-            number %= value
-        return roman.upper() if number_format == "upperRoman" else roman
-    return f"{number:02}" if number_format == "decimalZero" else str(number)

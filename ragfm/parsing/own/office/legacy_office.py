@@ -45,30 +45,23 @@ def convert(data: bytes, name: str, source_format: str, target_format: str) -> b
         profile = f"-env:UserInstallation={Path(folder, 'profile').as_uri()}"
         command = [program, profile, "-env:OSL_SOCKET_PATH=.", "--headless", "--norestore"]
         command += ["--convert-to", target_format, "--outdir", folder, str(source)]
-        status, message = _run(command, folder, name)
+        deadline, output, status = monotonic() + _MAX_SECONDS, Path(folder, "output"), _RESTART_STATUS
+        for _ in range(2):
+            with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, cwd=folder) as process:  # noqa: S603
+                while process.poll() is None:
+                    if monotonic() > deadline:
+                        process.kill()
+                        raise ParseError(f"LibreOffice did not convert {name} within {_MAX_SECONDS} seconds.")
+                    try:
+                        process.wait(1)
+                    except subprocess.TimeoutExpired:
+                        heartbeat.beat()
+            status = process.returncode
+            if status != _RESTART_STATUS:
+                break
         target = source.with_suffix(f".{target_format}")
         if status or not target.is_file():
+            message = output.read_text(errors="replace").strip().rpartition("\n")[2][:200].rstrip(".")
             reason = message or f"it ends with status {status}"
             raise ParseError(f"{name} cannot be read by LibreOffice: {reason}.")
         return target.read_bytes()
-
-
-def _run(command: list[str], folder: str, name: str) -> tuple[int, str]:
-    """Return the exit status, and the last line of the output."""
-    deadline = monotonic() + _MAX_SECONDS
-    output = Path(folder, "output")
-    status = _RESTART_STATUS
-    for _ in range(2):
-        with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, cwd=folder) as process:  # noqa: S603
-            while process.poll() is None:
-                if monotonic() > deadline:
-                    process.kill()
-                    raise ParseError(f"LibreOffice did not convert {name} within {_MAX_SECONDS} seconds.")
-                try:
-                    process.wait(1)
-                except subprocess.TimeoutExpired:
-                    heartbeat.beat()
-        status = process.returncode
-        if status != _RESTART_STATUS:
-            break
-    return status, output.read_text(errors="replace").strip().rpartition("\n")[2][:200].rstrip(".")

@@ -106,7 +106,17 @@ class _BodyReader:
             if self.is_hidden(node):
                 self.hidden += node.itertext()
             elif kind in ("h", "p"):
-                self._add_paragraph(node, depth, marker)
+                text = self._text(node)
+                if text and kind == "h":
+                    level = attribute(node, "outline-level")
+                    has_level = level.isdecimal() and level != "0"
+                    self.builder.add_heading(min(int(level), _MAX_LEVEL) if has_level else 1, text)
+                elif text:
+                    self.builder.add_block("  " * min(max(depth, 0), _MAX_LEVEL) + marker + text, tight=depth >= 0)
+                frames, self._pending_frames = self._pending_frames, []
+                for frame in frames:
+                    self.read_blocks(frame)
+                self._add_notes()
                 marker = "  " if marker else ""
             elif kind == "list":
                 for item in node:
@@ -128,20 +138,6 @@ class _BodyReader:
         for path in (attribute(image, "href") for image in children(frame, "image")):
             if self._load is not None:
                 add_picture(self.builder, self._load(path), ["", *texts], path.rpartition("/")[2])
-
-    def _add_paragraph(self, node: Node, depth: int, marker: str) -> None:
-        text = self._text(node)
-        if text:
-            if local_name(node) == "h":
-                level = attribute(node, "outline-level")
-                has_level = level.isdecimal() and level != "0"
-                self.builder.add_heading(min(int(level), _MAX_LEVEL) if has_level else 1, text)
-            else:
-                self.builder.add_block("  " * min(max(depth, 0), _MAX_LEVEL) + marker + text, tight=depth >= 0)
-        frames, self._pending_frames = self._pending_frames, []
-        for frame in frames:
-            self.read_blocks(frame)
-        self._add_notes()
 
     def _add_notes(self) -> None:
         notes, self._pending_notes = self._pending_notes, []

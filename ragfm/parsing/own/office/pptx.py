@@ -180,7 +180,19 @@ class _SlideReader:
 
     def _add_graphic(self, frame: Node) -> None:
         for table in descendants(frame, "tbl"):
-            self._add_table(table)
+            lines: list[list[Cell]] = []
+            for row in children(table, "tr"):
+                lines.append([])
+                for node in children(row, "tc"):
+                    if attribute(node, "hMerge") not in ("1", "true") or not lines[-1]:
+                        is_continued = attribute(node, "vMerge") in ("1", "true")
+                        paragraphs = () if is_continued else descendants(node, "p")
+                        text = " ".join(filter(None, map(_paragraph_text, paragraphs)))
+                        lines[-1].append(Cell(text, column_count(node, "gridSpan") or 1, int(not is_continued)))
+            rows = [line for line in repeat_cells(lines) if any(cell.text for cell in line)]
+            if rows:
+                titles, cells = arrange_table(rows)
+                self._builder.add_table(cells, titles=titles)
         for reference in (*descendants(frame, "chart"), *descendants(frame, "relIds")):
             for value in reference.attrib.values():
                 relation = self._relations.get(value)
@@ -194,21 +206,6 @@ class _SlideReader:
                         texts = map(_paragraph_text, descendants(child(point, "t"), "p"))
                         if text := " ".join(filter(None, texts)):
                             self._builder.add_block(f"- {text}", tight=True)
-
-    def _add_table(self, table: Node) -> None:
-        lines: list[list[Cell]] = []
-        for row in children(table, "tr"):
-            lines.append([])
-            for node in children(row, "tc"):
-                if attribute(node, "hMerge") not in ("1", "true") or not lines[-1]:
-                    is_continued = attribute(node, "vMerge") in ("1", "true")
-                    paragraphs = () if is_continued else descendants(node, "p")
-                    text = " ".join(filter(None, map(_paragraph_text, paragraphs)))
-                    lines[-1].append(Cell(text, column_count(node, "gridSpan") or 1, int(not is_continued)))
-        rows = [line for line in repeat_cells(lines) if any(cell.text for cell in line)]
-        if rows:
-            titles, texts = arrange_table(rows)
-            self._builder.add_table(texts, titles=titles)
 
 
 def _row_and_left(shape: _Shape) -> tuple[int, int]:

@@ -59,8 +59,16 @@ def drop_contents(pages: Sequence[PageContent]) -> None:
         goes_on = distance is not None and bool(entries) and entries[0].page >= last
         distance = _distance(entries, places, len(pages), distance if goes_on else None)
         if distance is not None:
-            at_top = goes_on and entries[0].row <= _MAX_BETWEEN
-            start = 0 if at_top else _start(rows, entries)
+            start = entries[0].row
+            if goes_on and start <= _MAX_BETWEEN:
+                start = 0
+            else:
+                numbers = min(max(word.x0 for word in rows[entry.row]) for entry in entries) - _COLUMN_REACH
+                if start and all(word.x0 > numbers for word in rows[start - 1]):  # "Page", above the numbers
+                    start -= 1
+                if start and len(rows[start - 1]) <= _MAX_HEADING_WORDS:  # a short heading directly above
+                    titles = {title for entry in entries for title in entry.titles}
+                    start -= titles.isdisjoint(_titles(line_of(rows[start - 1]).plain))
             dropped = {id(word) for row in rows[start : entries[-1].row + 1] for word in row}
             page.words = [word for word in page.words if id(word) not in dropped]
             last = entries[-1].page
@@ -108,19 +116,6 @@ def _distance(entries: Sequence[_Entry], places: Mapping[str, set[int]], count: 
         return known if referring or all(entry.has_leader for entry in entries) else None
     distance, most = max(distances.items(), key=itemgetter(1), default=(0, 0))
     return distance if most >= max(_MIN_ENTRIES, _MIN_FOUND_SHARE * len(referring)) else None
-
-
-def _start(rows: Sequence[Sequence[Word]], entries: Sequence[_Entry]) -> int:
-    """The first row of the contents: the short heading directly above the entries, or the first entry."""
-    titles = {title for entry in entries for title in entry.titles}
-    start = entries[0].row
-    numbers = min(max(word.x0 for word in rows[entry.row]) for entry in entries) - _COLUMN_REACH
-    if start and all(word.x0 > numbers for word in rows[start - 1]):  # "Page", above the numbers
-        start -= 1
-    if start and len(rows[start - 1]) <= _MAX_HEADING_WORDS:
-        heading = line_of(rows[start - 1]).plain
-        return start - titles.isdisjoint(_titles(heading))
-    return start
 
 
 def _titles(text: str) -> set[str]:

@@ -24,25 +24,6 @@ _MARGIN = 0.12  # share of the page height at the top and the bottom, where logo
 
 def read_figures(document: PdfDocument, index: int, content: PageContent) -> list[Figure]:
     """The figures of page `index`, counted from 0, from top to bottom. The caller holds the PDFium lock."""
-    boxes = _find_pictures(content)
-    if not boxes:
-        return []
-    page = document[index]
-    try:
-        images = [render(page, box) for box in boxes]
-    finally:
-        page.close()
-    width, height = content.width, content.height
-    figures = []
-    for box, image in zip(boxes, images, strict=True):
-        has_words = any(box.contains(word.center_x, word.center_y) for word in content.words)
-        place = (box.x0 / width, box.top / height, box.x1 / width, box.bottom / height)
-        figures.append(Figure(box, place, image, "" if has_words else recognized_text(image)))
-    return figures
-
-
-def _find_pictures(content: PageContent) -> list[Box]:
-    """The boxes of pictures from top to bottom; images close to each other are one."""
     width, height = content.width, content.height
     area = max(width * height, 1)
     pictures: list[Box] = []
@@ -55,15 +36,30 @@ def _find_pictures(content: PageContent) -> list[Box]:
             pictures.remove(strip)
             box = box_around([box, strip])
         pictures.append(box)
-    figures = []
-    for box in pictures:
+    boxes = []
+    for box in sorted(pictures, key=lambda box: box.top):
         in_margin = box.bottom < _MARGIN * height or box.top > (1 - _MARGIN) * height
         is_small = min(box.x1 - box.x0, box.bottom - box.top) < _MIN_SIDE or box.area < _MIN_SHARE * area
         words = [word for word in content.words if box.contains(word.center_x, word.center_y)]
         covered = sum((word.x1 - word.x0) * (word.bottom - word.top) for word in words)
         if not (in_margin or is_small or box.area > _MAX_SHARE * area or covered > _MAX_TEXT * box.area):
-            figures.append(box)
-    return sorted(figures, key=lambda box: box.top)
+            boxes.append((box, bool(words)))
+    if not boxes:
+        return []
+    page = document[index]
+    try:
+        images = [render(page, box) for box, _ in boxes]
+    finally:
+        page.close()
+    return [
+        Figure(
+            box,
+            (box.x0 / width, box.top / height, box.x1 / width, box.bottom / height),
+            image,
+            "" if has_words else recognized_text(image),
+        )
+        for (box, has_words), image in zip(boxes, images, strict=True)
+    ]
 
 
 def _is_strip(first: Box, second: Box) -> bool:

@@ -90,30 +90,26 @@ class _LayoutReader:
             regions[-1].append(row)
             bottom = max(bottom, *(line.bottom for line in row))
         if gutter is not None and not (whole and len(regions) > 1):
-            return self._read_columns(rows, gutter, depth)
+            left: list[Word] = []
+            right: list[Word] = []
+            crossing: list[list[Line]] = []
+            for row in rows:
+                if any(line.x0 < gutter < line.x1 for line in row):
+                    blocks += self.read(left, depth + 1) + self.read(right, depth + 1)
+                    left, right = [], []
+                    crossing.append(row)
+                    continue
+                blocks += self._read_column(crossing)
+                crossing = []
+                for line in row:
+                    (left if line.x1 <= gutter else right).extend(line.words)
+            blocks += self._read_column(crossing)
+            return blocks + self.read(left, depth + 1) + self.read(right, depth + 1)
         if len(regions) == 1 or all(_find_gutter(region) is None for region in regions):
             return self._read_column(rows)
         for region in regions:
             blocks += self.read([word for row in region for line in row for word in line.words], depth + 1)
         return blocks
-
-    def _read_columns(self, rows: list[list[Line]], gutter: float, depth: int) -> list[Block]:
-        blocks: list[Block] = []
-        left: list[Word] = []
-        right: list[Word] = []
-        crossing: list[list[Line]] = []
-        for row in rows:
-            if any(line.x0 < gutter < line.x1 for line in row):
-                blocks += self.read(left, depth + 1) + self.read(right, depth + 1)
-                left, right = [], []
-                crossing.append(row)
-                continue
-            blocks += self._read_column(crossing)
-            crossing = []
-            for line in row:
-                (left if line.x1 <= gutter else right).extend(line.words)
-        blocks += self._read_column(crossing)
-        return blocks + self.read(left, depth + 1) + self.read(right, depth + 1)
 
     def _read_column(self, rows: Sequence[list[Line]]) -> list[Block]:
         """Read rows from top to bottom."""

@@ -87,10 +87,10 @@ def _number_columns(rows: Sequence[Row]) -> list[Column]:
 
 def _text_columns(rows: Sequence[Row], columns: Sequence[Column], border: float, left: float) -> Iterator[Column]:
     """The column of labels, and columns of text before, between and after those of numbers."""
-    least = max(2, 0.25 * len(rows))
+    minimum = max(2, 0.25 * len(rows))
     labels = [[piece for piece in row.pieces if piece.center < border] for row in rows]
     starts = [left]
-    if sum(len(row) > 1 for row in labels) >= min(least, 3):
+    if sum(len(row) > 1 for row in labels) >= min(minimum, 3):
         starts += gutters([(piece.x0, piece.x1) for row in labels for piece in row], 0.1, 4, rows=len(rows))
     for x0, x1 in pairwise([*starts, border]):
         yield Column(x0, x1, numeric=False)
@@ -108,7 +108,7 @@ def _text_columns(rows: Sequence[Row], columns: Sequence[Column], border: float,
         if piece and group and piece.x0 < max(other.x1 for other in group):
             group.append(piece)
             continue
-        if len(group) >= least:
+        if len(group) >= minimum:
             yield Column(min(p.x0 for p in group), max(p.x1 for p in group), numeric=False)
         group = [piece] if piece else []
 
@@ -170,7 +170,7 @@ def column_headers(rows: Sequence[Row], columns: Sequence[Column], border: float
         spans = [(min(x0, piece.x0), max(x1, piece.x1)) for (x0, x1), piece in zip(spans, lowest, strict=True)]
     groups = [0] * len(spans)  # columns with the same headers so far
     for size, over in headers:
-        found = _spread(over, spans, groups, 0.45 * size)
+        found = _assign_headers(over, spans, groups, 0.45 * size)
         for parts, header in zip(texts[first:], found, strict=True):
             if header and header.text not in parts[-1:]:
                 parts.append(header.text)
@@ -192,7 +192,7 @@ def _split_below(above: Sequence[Piece], piece: Piece, size: float) -> Iterator[
     yield piece_of("text", piece.words[start:]) if start else piece
 
 
-def _spread(
+def _assign_headers(
     pieces: Sequence[Piece], spans: Sequence[tuple[float, float]], groups: Sequence[int], penalty: float
 ) -> list[Piece | None]:
     """For each column its header: headers are centred over, or aligned with, the columns that they belong to.
@@ -204,10 +204,10 @@ def _spread(
     # best[j]: cost and choice for the first j columns and the pieces so far.
     best: list[tuple[float, list[Piece | None]]] = [(j * penalty, [None] * j) for j in range(width + 1)]
     for piece in pieces:
-        then: list[tuple[float, list[Piece | None]]] = [(inf, [])] * (width + 1)
+        extended: list[tuple[float, list[Piece | None]]] = [(inf, [])] * (width + 1)
         for j in range(1, width + 1):
-            if then[j - 1][1]:
-                then[j] = (then[j - 1][0] + penalty, [*then[j - 1][1], None])
+            if extended[j - 1][1]:
+                extended[j] = (extended[j - 1][0] + penalty, [*extended[j - 1][1], None])
             for i in range(j):
                 if groups[i] != groups[j - 1]:
                     continue
@@ -215,9 +215,9 @@ def _spread(
                 off = abs(piece.center - (x0 + x1) / 2)
                 if i == j - 1:
                     off = min(off, abs(piece.x1 - x1), abs(piece.x0 - x0))
-                if best[i][0] + off < then[j][0]:
-                    then[j] = (best[i][0] + off, [*best[i][1], *[piece] * (j - i)])
-        best = then
+                if best[i][0] + off < extended[j][0]:
+                    extended[j] = (best[i][0] + off, [*best[i][1], *[piece] * (j - i)])
+        best = extended
     if len(best[width][1]) == width:
         return best[width][1]
     found: list[Piece | None] = [None] * width  # more headers than columns

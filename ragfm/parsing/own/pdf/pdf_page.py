@@ -303,7 +303,17 @@ class _WordReader:
         size = abs(pdfium.FPDFText_GetFontSize(self._text_page.raw, index)) * math.hypot(matrix.c, matrix.d)
         if not size:  # a Type 3 font may have none
             size = box.bottom - box.top
-        visible = False if size < _MIN_FONT_SIZE else self._is_visible(text_object, key, box)
+        visible: bool | None = size >= _MIN_FONT_SIZE
+        drawing, mode = self._content.drawing, pdfium.FPDFTextObj_GetTextRenderMode(text_object)
+        if visible and mode in (_INVISIBLE_MODE, _CLIPPING_MODE):
+            # The text layer of a scan is invisible text over the image.
+            visible = any(image.contains(*box.center) for image in drawing.images)
+        elif visible and mode in _FILL_MODES and pdfium.FPDFPageObj_GetFillColor(text_object, *self._channel_pointers):
+            red, green, blue, alpha = (channel.value for channel in self._channels)
+            if alpha < _MIN_OPACITY:
+                visible = False
+            elif drawing.may_hide(box, drawing.paint_order.get(key, 0), (red, green, blue)):
+                visible = None
         font = pdfium.FPDFTextObj_GetFont(text_object)
         font_key = ctypes.addressof(font.contents) if font else 0
         if font and font_key not in self._faces:
@@ -313,22 +323,8 @@ class _WordReader:
             is_bold = pdfium.FPDFFont_GetWeight(font) >= 600 or _BOLD.search(name)
             is_italic = not is_bold and (pdfium.FPDFFont_GetFlags(font) & _ITALIC_FLAG or _ITALIC.search(name))
             self._faces[font_key] = "bold" if is_bold else "italic" if is_italic else ""
-        face, layer = self._faces.get(font_key, ""), self._content.drawing.layer_names.get(key)
+        face, layer = self._faces.get(font_key, ""), drawing.layer_names.get(key)
         return _Style(size, face, self._geometry.turn(matrix.a, matrix.b), visible, layer)
-
-    def _is_visible(self, text_object: Any, key: int, box: Box) -> bool | None:
-        drawing = self._content.drawing
-        mode = pdfium.FPDFTextObj_GetTextRenderMode(text_object)
-        if mode in (_INVISIBLE_MODE, _CLIPPING_MODE):
-            # The text layer of a scan is invisible text over the image.
-            return any(image.contains(*box.center) for image in drawing.images)
-        if mode not in _FILL_MODES or not pdfium.FPDFPageObj_GetFillColor(text_object, *self._channel_pointers):
-            return True
-        red, green, blue, alpha = self._channels
-        if alpha.value < _MIN_OPACITY:
-            return False
-        colour = (red.value, green.value, blue.value)
-        return None if drawing.may_hide(box, drawing.paint_order.get(key, 0), colour) else True
 
 
 def _join_surrogates(text: str) -> str:

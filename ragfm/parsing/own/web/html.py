@@ -215,7 +215,24 @@ class _PageReader:
         elif node.mem_id in self._bold_headings:
             self._add_heading(_BOLD_LEVEL, self._take_line())
         elif tag == "dt" and self._definitions:
-            self._end_term(node)
+            # Keep the term for the first paragraph of its definition, or add it as a heading if that is longer.
+            self._terms.append(self._take_line())
+            following: list[LexborNode] = []
+            after = node.next
+            while after is not None and len(following) < _MAX_TERMS:
+                if not after.tag.startswith("-"):  # a text or a comment
+                    following.append(after)
+                after = after.next
+            parts = list(takewhile(lambda element: element.tag == "dd", following))
+            if not parts:
+                if next((element.tag for element in following if element.tag != "dt"), None) != "dd":
+                    self._end_terms()
+            elif any(part.css_first(_SECTION) is not None or len(_text_of(part)) > _MAX_DEFINITION for part in parts):
+                if self._lists:
+                    self._end_terms()
+                else:
+                    self._add_heading(self._definitions[-1].level, self._take_terms())
+                    self._definitions[-1].has_headings = True
         elif tag in BLOCKS:
             self._end_paragraph()
             if tag in _LISTS:
@@ -243,26 +260,6 @@ class _PageReader:
         if title:
             self._builder.add_heading(level, title)
             self._marker = ""
-
-    def _end_term(self, node: LexborNode) -> None:
-        """Keep the term for the first paragraph of its definition, or add it as a heading if that is longer."""
-        self._terms.append(self._take_line())
-        following: list[LexborNode] = []
-        after = node.next
-        while after is not None and len(following) < _MAX_TERMS:
-            if not after.tag.startswith("-"):  # a text or a comment
-                following.append(after)
-            after = after.next
-        definition = list(takewhile(lambda element: element.tag == "dd", following))
-        if not definition:
-            if next((element.tag for element in following if element.tag != "dt"), None) != "dd":
-                self._end_terms()
-        elif any(part.css_first(_SECTION) is not None or len(_text_of(part)) > _MAX_DEFINITION for part in definition):
-            if self._lists:
-                self._end_terms()
-            else:
-                self._add_heading(self._definitions[-1].level, self._take_terms())
-                self._definitions[-1].has_headings = True
 
     def _end_terms(self) -> None:
         """Add terms that have no definition, or that are a paragraph of their own."""
