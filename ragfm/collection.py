@@ -164,6 +164,11 @@ class Collection:
         return AnswerLog.for_collection(self.path)
 
     @property
+    def id(self) -> str:
+        """The collection's own id, which stays when its documents change."""
+        return self._store.read_catalog(lambda catalog: catalog.collection_id())
+
+    @property
     def contract(self) -> Mapping[str, Scalar]:
         """The embedding contract of the newest generation."""
         return self._read(lambda snapshot: snapshot.generation.contract)

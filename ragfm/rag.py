@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
-from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, select_calibration
+from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, adapter_hash, answer_signals, select_calibration
 from ragfm.answering.decision import decide
-from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.grounding import VERIFIED, Grounding, cite_answer
 from ragfm.answering.judge import configured_judge
 from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
@@ -55,6 +55,7 @@ Cited = TypeVar("Cited", Citation, Contradiction)
 
 CANNOT_SEE = "The reader cannot see pictures; figures were used by their text."
 """A note of answers that a reader without vision gave from figures."""
+_adapter_hash = cache(adapter_hash)  # its file is read once, as by the reader
 _DATE = re.compile(r"\d{4}(?:-\d\d){0,2}")  # of ISO 8601
 _DATE_KEYS = ("date", "period", "modified")  # stated, covered by the report, of the file
 CUT_OFF = "The reader's tokens ran out before it answered; raise ask.answer_tokens."
@@ -266,7 +267,10 @@ class Rag:
         foreign = differs and self.judge is not None and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured)
+        promise = settings.guarantee
+        lapsed = self.collection.answer_log.why_lapsed(promise, self.fingerprint) if promise else None
+        verified = promise.threshold if promise and lapsed is None else VERIFIED
+        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured, verified=verified)
         closeness = partial(self._closeness, query) if foreign else None
         corrects = policy.corrects and self.judge is not None
         cited = cite_answer(grounding, output.text, corrects=corrects, closeness=closeness)
@@ -307,6 +311,8 @@ class Rag:
             if cited_passages & {older.n, newer.n}:
                 notes.append(f"{older.name} ({older_date}) is older than {newer.name} ({newer_date}).")
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []
+        if promise and lapsed is None and any(one.verified and one.probability is None for one in composed.citations):
+            lapsed = "no judge read this answer: its citations are quotations"
         answer = Answer(
             question=retrieved.question,
             query=query,
@@ -329,6 +335,7 @@ class Rag:
             reasoning=output.reasoning,
             searches=tuple(retrieved.searches),
             notes=tuple(notes),
+            guarantee=promise.guarantee(lapsed) if promise else None,
         )
 
         # Finish the stream.
@@ -399,7 +406,7 @@ class Rag:
             instruction = INSTRUCTION.format(form=form.words)
             prompt = self._build_prompt(retrieved, documents_only=True, tokens=tokens, instruction=instruction)
         sampling = replace(self.sampling, max_tokens=tokens, adapter=None)  # adapters are trained for another prompt
-        context = replace(AnswerContext.of(self, prompt, retrieved.start), adapter=None)
+        context = replace(AnswerContext.of(self, prompt, retrieved.start), adapter=None, fingerprint=None)
         numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
         extraction: Extraction[Any] = Extraction(
             question,
@@ -428,6 +435,24 @@ class Rag:
                 self.log.record(failed, context, finished=False)
             raise
         return replace(extraction, log_id=self.log.record(extraction.answer, context)) if self.log else extraction
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What a promise about verified citations holds for.
+
+        The documents' content is left out, or each sync would end the promise: most changes leave the judge as good as
+        it is. Labels after a change that does not are evidence against the promise. Another collection may be of
+        another kind, so its id is in.
+        """
+        contract = self.collection.contract
+        return {
+            "collection": self.collection.id,
+            "embedder": str(contract.get("weights") or contract["model"]),
+            "judge": self.judge.sha256 if self.judge else "none",
+            "reader": self.reader_name,
+            "adapter": _adapter_hash(self.sampling.adapter) or "none",
+            "strategy": self.strategy.label,
+        }
 
     @property
     def _sees(self) -> bool:

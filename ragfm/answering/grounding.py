@@ -56,8 +56,9 @@ SAME = 0.5
 class Support:
     """A unit as evidence for a claim: how likely it supports or contradicts it, and why it is not verified.
 
-    `refutes`: it would support the claim, but has another number or date. `missing` are the periods, numbers and
-    identifiers of the question that are not found with it. `row` is the table row that it is, with the likeliest cell.
+    Unless it was `judged`, `likelihood` is the share of the claim's words that it has. `refutes`: it would support the
+    claim, but has another number or date. `missing` are the periods, numbers and identifiers of the question that are
+    not found with it. `row` is the table row that it is, with the likeliest cell.
     """
 
     unit: Unit
@@ -68,6 +69,7 @@ class Support:
     missing: tuple[str, ...] = ()
     row: TableRow | None = None
     refutes: bool = False
+    judged: bool = False
 
     @property
     def verified(self) -> bool:
@@ -159,12 +161,14 @@ class Grounding:
         *,
         asked: str | None = None,
         pictured: Set[int] = frozenset(),
+        verified: float = VERIFIED,
     ) -> None:
         """`language` is that of the passages, as ISO 639-1; `asked` that of the question, None if it is not known.
 
-        `pictured` are the numbers of the passages whose picture the reader saw.
+        `pictured` are the numbers of the passages whose picture the reader saw. From the probability `verified` on, the
+        judge verifies a claim.
         """
-        self.question, self.language, self._pictured = question, language, pictured
+        self.question, self.language, self._pictured, self._verified = question, language, pictured, verified
         self.judge = judge if is_english(question, language) and asked in (None, "en") else None
         self.passages = [hit for hit in passages if hit.n is not None]
         self.units = [unit for hit in self.passages for unit in passage_units(hit, language or "en")]
@@ -271,11 +275,22 @@ class Grounding:
         row = row_with_cell(unit, cell)
         if likelihood < threshold or not exact:
             refutes = same and not exact and _disagree(claim.text, unit.text, self.language)
-            return Support(unit, likelihood, contradicts, supports=False, row=row, refutes=refutes)
+            return Support(
+                unit, likelihood, contradicts, supports=False, row=row, refutes=refutes, judged=judgement is not None
+            )
         missing = missing_subject(claim.question, unit, claim.text, self.language)
-        sure = likelihood >= VERIFIED if judgement else bool(verbatim and len(claimed) >= MIN_VERBATIM)
+        sure = likelihood >= self._verified if judgement else bool(verbatim and len(claimed) >= MIN_VERBATIM)
         fault: Fault | None = "subject" if missing else None if sure else "unclear"
-        return Support(unit, likelihood, contradicts, supports=True, fault=fault, missing=missing, row=row)
+        return Support(
+            unit,
+            likelihood,
+            contradicts,
+            supports=True,
+            fault=fault,
+            missing=missing,
+            row=row,
+            judged=judgement is not None,
+        )
 
     def _fault(self, claim: Claim, found: Support, best: Support | None) -> Fault:
         """Why a cited passage does not support a claim. `best` is the evidence of another one that does."""

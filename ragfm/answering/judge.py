@@ -209,6 +209,11 @@ class Judge:
         return Part(spans, chances[1:, 0], chances[1:, 1], float(chances[0].mean())), stance
 
     @cached_property
+    def sha256(self) -> str:
+        """The hash of its weights."""
+        return weights_sha256(self._folder / WEIGHTS)
+
+    @cached_property
     def _special(self) -> tuple[int, int]:
         """The tokens at the start and after each part."""
         tokenizer = self._network.tokenizer

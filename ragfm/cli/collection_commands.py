@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -21,8 +22,10 @@ def status(collection: str, as_json: bool) -> None:
 
     with Collection.open(collection) as store:
         status = store.status()
+        promise = store.settings.ask.guarantee
+        guarantee = promise and promise.guarantee(store.answer_log.why_lapsed(promise))
     if as_json:
-        print_json(asdict(status))
+        print_json({**asdict(status), "guarantee": asdict(guarantee) if guarantee else None})
         return
     print_text(f"{counted(document=status.documents, chunk=status.chunks)}, generation {status.generation}")
     rows = [("embedder", f"{status.embedder['model']}, {status.embedder['dim']} dimensions")]
@@ -46,6 +49,12 @@ def status(collection: str, as_json: bool) -> None:
     rows.append(("keywords", f"{keywords['kind']}, language {keywords['language'] or 'not detected yet'}"))
     weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
+
+    if guarantee:
+        days = (datetime.now(UTC) - datetime.fromisoformat(guarantee.date)).days
+        rows.append(("promise", f"{guarantee.sentence} ({counted(day=days)} ago)"))
+        if guarantee.lapsed:
+            rows.append(("", f"lapsed: {guarantee.lapsed}; `ragfm log review` and `ragfm tune --verified` renew it"))
 
     rows += [
         ("source", f"{it['name']}  {counted(document=it['documents'])} by {it['connector']}") for it in status.sources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from collections.abc import Callable
@@ -9,13 +10,15 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, Number, collection_options, text_option, usage_error
+from ragfm.cli.options import NON_EMPTY, Number, collection_options, seed_option, text_option, usage_error
 from ragfm.cli.output import print_json, print_result, print_table, print_text
+from ragfm.core.errors import LogError
+from ragfm.core.text import counted
 
 if TYPE_CHECKING:
     from ragfm.generation.answer_log import AnswerLog
@@ -27,6 +30,7 @@ _redacted_option = text_option(
     "--text", help="Text to redact; case-insensitive. Default: all text of the selected entries."
 )
 _MAX_DAYS = 36_500
+_KEYS = {"r": "right", "w": "wrong", "s": "skipped", "q": "stopped"}
 _MARKS = {"up": "+", "down": "-", None: " "}
 
 
@@ -115,6 +119,69 @@ def export(collection: str, as_json: bool, out: str | None, everything: bool, te
         print_json({"path": out, "entries": exported, "lines": len(lines)})
     elif out:
         print_text(f"Exported {exported} of {len(entries)} entries to {out}.")
+
+
+@log.command()
+@text_option("--by", metavar="NAME", help="Who labels. Default: the name of the user.")
+@click.option("--from", "labels", type=click.File(encoding="utf-8"), help="Read labels from a file of JSON lines.")
+@seed_option
+@collection_options
+def review(collection: str, as_json: bool, by: str | None, labels: TextIO | None, seed: int) -> None:
+    """Label verified citations as right or wrong, for `ragfm tune --verified`.
+
+    They come in random order, each with question, sentence, quote and document. A citation is right if the quote states
+    what question and sentence say together. Each label is stored at once.
+
+    With --from, the lines are `{"entry": ID, "citation": N, "right": true}`; citations are numbered from 1.
+    """
+    from ragfm.generation.citation_labels import to_review
+
+    if as_json and labels is None:
+        usage_error("--json requires --from.")
+    answers, by = _open(collection), by or getpass.getuser()
+    if labels is not None:
+        count = 0
+        for number, line in enumerate(labels, 1):
+            entry, citation, right = _read_label(line, f"{labels.name}:{number}")
+            answers.label(answers.entry(entry), citation, right=right, by=by)
+            count += 1
+        print_result({"labelled": count}, f"{counted(label=count)} saved.", as_json=as_json)
+        return
+    waiting = to_review(answers.entries(), {(one.entry, one.citation) for one in answers.labels()}, seed)
+    for number, (logged, citation) in enumerate(waiting, 1):
+        one = logged.citations[citation - 1]
+        sentence = logged.answer[one["answer_start"] : one["answer_end"]]
+        page = f", page {one['page']}" if one["page"] else ""
+        print_text((f"\n{number} of {len(waiting)}: {logged.question}", "bold"))
+        print_text(f"  says    {' '.join(sentence.split())}")
+        print_text(f"  quote   {' '.join(one['quote'].split())}")
+        print_text(f"  from    {one['name'] or one['uri']}{page}")
+        print_text("[r]ight, [w]rong, [s]kip or [q]uit? ", end="")
+        key = ""
+        while key not in _KEYS:
+            key = click.getchar().lower()
+        print_text(_KEYS[key])
+        if key == "q":
+            break
+        if key != "s":
+            answers.label(logged, citation, right=key == "r", by=by)
+    else:
+        print_text("No verified citation is left to label.")
+
+
+def _read_label(line: str, place: str) -> tuple[int, int, bool]:
+    """The entry, the citation and whether it is right. Raises LogError, which names the place."""
+    try:
+        value = json.loads(line)
+        entry, citation, right = (value[key] for key in ("entry", "citation", "right"))
+    except (ValueError, KeyError, TypeError):
+        entry = citation = right = None
+    if type(entry) is not int or type(citation) is not int or type(right) is not bool:
+        raise LogError(
+            f"{place} is not a label: {line.strip()!r}.",
+            'Write lines such as {"entry": 3, "citation": 1, "right": true}. The lines before it are stored.',
+        )
+    return entry, citation, right
 
 
 def _ids_and_age_options(command: Callable[..., None]) -> Callable[..., None]:

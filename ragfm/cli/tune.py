@@ -49,6 +49,9 @@ _ANSWERS = ".ragfm-confidence.run"
     help="With --confidence: whether the judge's text replaces the reader's where they differ. Default: the "
     "current setting.",
 )
+@click.option("--verified", is_flag=True, help="Promise an error rate of verified citations; uses `ragfm log review`.")
+@share_option("--error", 0.1, (0.001, 0.5), "With --verified: share of verified citations that may be wrong.")
+@share_option("--level", 0.95, (0.5, 0.9999), "With --verified: how sure the promise must be.")
 @text_option("--adapter", metavar="DIR|none", help="With --confidence: LoRA adapter for the reader, or `none`.")
 @click.option(
     "--out",
@@ -70,6 +73,9 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
 
     With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the confidence is
     calibrated on the results.
+
+    With --verified, the labels of `ragfm log review` decide from which probability of the judge a citation is
+    `verified`, so that at most the share --error of them is wrong.
     """
     from ragfm.evaluation import generate_questions, store_weight, tune
     from ragfm.evaluation.settings_file import import_tomlkit
@@ -77,6 +83,11 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
 
     if not dry_run:
         import_tomlkit()
+    if options["verified"]:
+        if questions is not None or options["confidence"]:
+            usage_error("--verified takes neither QUESTIONS nor --confidence.")
+        _promise_verified(collection, options["error"], options["level"], as_json=as_json, dry_run=dry_run)
+        return
     if options["confidence"]:
         if questions is None:
             usage_error("--confidence requires QUESTIONS with answers.")
@@ -165,6 +176,25 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
     print_table([">", ""], rows, indent=2)
     print_text(f"\n{report.why} Mean calibration error: {report.error:.3f}.")
     print_written(options["out"])
+    _print_written_settings(written, dry_run=dry_run)
+
+
+def _promise_verified(collection: str, error: float, level: float, *, as_json: bool, dry_run: bool) -> None:
+    from ragfm.evaluation.settings_file import store_promise
+    from ragfm.evaluation.verified_tuning import promise_verified
+
+    handle = Collection.open(collection)
+    report = promise_verified(handle.answer_log.labels(), error=error, confidence=level)
+    written = []
+    if report.promise and not dry_run:
+        written = store_promise(report.promise, handle.settings_file)
+    if as_json:
+        print_json({**asdict(report), "written": [str(path) for path in written]})
+        return
+    print_text(report.promise.guarantee(None).sentence if report.promise else "The labels allow no promise.")
+    print_text(report.why)
+    if report.promise:
+        print_text(f"A citation is verified from a probability of {report.promise.threshold:.4f}.")
     _print_written_settings(written, dry_run=dry_run)
 
 

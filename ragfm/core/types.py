@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, r
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.notebook import Block, Heading, as_html, as_markdown
+from ragfm.core.promise import Guarantee
 from ragfm.core.table_rows import TableRow, text_blocks
 from ragfm.core.text import displayed_name, displayed_quote, escape_markers
 
@@ -304,7 +305,8 @@ class Citation:
     passage's picture, which is not checked (`picture`), or the quote supports the sentence, but may be about another
     subject (`subject`), or the judge is not sure or cannot read the language (`unclear`). `missing` are the periods,
     numbers and identifiers of the question that are not found with the quote. `row` is the table row that the quote
-    is, None if it is not one.
+    is, None if it is not one. `probability` is how likely the judge finds that the quote supports the sentence, in
+    [0, 1], None if no judge read them.
     """
 
     n: int
@@ -324,6 +326,7 @@ class Citation:
     box: Box | None = None
     row: TableRow | None = None
     date: str = ""
+    probability: float | None = None
 
     @property
     def supports(self) -> bool:
@@ -447,7 +450,8 @@ class Answer:
     `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
     own output if it was corrected. `contradictions` are passages that say otherwise. `searches` are the searches
     for the question, none if its passages were given. `notes` say what a user should know of how it was made.
-    `calculation` is how a number was calculated that no passage has.
+    `calculation` is how a number was calculated that no passage has. `guarantee` is what is promised about the verified
+    citations, None without a promise and for a calculated number.
     """
 
     question: str
@@ -473,6 +477,7 @@ class Answer:
     searches: tuple[SearchStep, ...] = ()
     notes: tuple[str, ...] = ()
     calculation: Calculation | None = None
+    guarantee: Guarantee | None = None
 
     def __post_init__(self) -> None:
         if not self.shown:

@@ -12,6 +12,7 @@ from typing import Any
 from ragfm.core.config import SETTINGS_FILE, Settings, load_settings, settings_path
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError, MissingExtraError
+from ragfm.core.promise import VerifiedPromise
 from ragfm.evaluation.confidence_calibration import CalibrationReport
 from ragfm.evaluation.search_tuning import TuneReport
 
@@ -35,6 +36,12 @@ def store_calibration(report: CalibrationReport, place: Path) -> list[Path]:
     """
     confidence = {key: value for key, value in asdict(report.calibration).items() if value is not None}
     return _store(report, place, CONFIDENCE_EVIDENCE, {"ask": {"confidence": confidence}})
+
+
+def store_promise(promise: VerifiedPromise, place: Path) -> list[Path]:
+    """Write a promise about verified citations; returns the files written. Raises as `store_weight` does."""
+    write_keys(place, {"ask": {"guarantee": asdict(promise)}})
+    return [settings_path(place)]
 
 
 def write_keys(place: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,6 +12,7 @@ conversation         conversations in files
 answer_log           the answer log
 log_storage          where it is: a file, or the database of a collection
 log_entries          its entries, filters and redaction
+citation_labels      people's labels of its citations, and the promises that rest on them
 followups            questions that depend on earlier ones
 readers/             the foundation models
 """

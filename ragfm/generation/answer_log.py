@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +20,14 @@ from typing import Any, Literal, Protocol
 import sqlalchemy as sa
 
 from ragfm.core.errors import LogError
+from ragfm.core.promise import VerifiedPromise
 from ragfm.core.types import Answer, Sampling
+from ragfm.generation.citation_labels import CitationLabel, accepted, why_lapsed
 from ragfm.generation.log_entries import TEXT_COLUMNS, LogEntry, LogFilter, contains, redact
 from ragfm.generation.log_storage import LogFile, LogStorage
 from ragfm.generation.passage_retrieval import SearchHandle
 from ragfm.generation.prompt import Prompt
-from ragfm.store.tables import answer_log
+from ragfm.store.tables import answer_log, citation_labels
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,10 @@ class Answering(Protocol):
     def collection(self) -> SearchHandle:
         """The handle that it answers from."""
 
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What its citations depend on, besides the documents."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerContext:
@@ -61,12 +67,14 @@ class AnswerContext:
     start: float
     found: float
     origin: Origin = Origin()
+    fingerprint: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, rag: Answering, prompt: Prompt | None, start: float) -> AnswerContext:
         """The context of a question that `rag` was asked at `start` and has retrieved the passages for just now."""
         groups, adapter = rag.collection.groups, rag.sampling.adapter
-        return cls(rag.reader_name, adapter, groups, prompt, start, time.monotonic() - start, rag.origin)
+        found = time.monotonic() - start
+        return cls(rag.reader_name, adapter, groups, prompt, start, found, rag.origin, rag.fingerprint)
 
 
 class AnswerLog:
@@ -164,6 +172,7 @@ class AnswerLog:
             "rating_id": secrets.token_hex(8),
             "key": context.origin.key,
             "request_id": context.origin.request_id,
+            "fingerprint": None if context.fingerprint is None else dict(context.fingerprint),
         }
         known = sa.select(answer_log.c.id).where(answer_log.c.rating_id == row["rating_id"])
         new = answer_log.insert().values(_storable(row)).returning(answer_log.c.id)
@@ -200,6 +209,55 @@ class AnswerLog:
         rating = {"thumbs": thumbs, "correction": correction}
         if not self._change(LogFilter(ids=[number]), lambda _: rating):
             raise self._no_entry(number)
+
+    def label(self, entry: LogEntry, citation: int, *, right: bool, by: str) -> None:
+        """Store whether citation number `citation` (from 1) is right. A later label replaces an earlier one.
+
+        Raises LogError for a citation that is not verified: the share of wrong ones is known of the others only.
+        """
+        if not 1 <= citation <= len(entry.citations):
+            raise LogError(
+                f"Entry {entry.id} has no citation {citation}: it has {len(entry.citations)}.",
+                f"`ragfm log show {entry.id}` lists them; they are numbered from 1.",
+            )
+        if not accepted(entry, citation):
+            raise LogError(
+                f"Citation {citation} of entry {entry.id} cannot be labelled: the judge did not verify it.",
+                "Label those that `ragfm log review` shows.",
+            )
+        probability, at = entry.citations[citation - 1]["probability"], _timestamp(datetime.now(UTC))
+        new = asdict(CitationLabel(entry.id, citation, right, by, at, probability, dict(entry.fingerprint or {})))
+        same = sa.and_(citation_labels.c.entry == entry.id, citation_labels.c.citation == citation)
+
+        def replace_label(connection: sa.Connection) -> None:
+            connection.execute(citation_labels.delete().where(same))
+            connection.execute(citation_labels.insert().values(_storable(new)))
+
+        self._storage.write(replace_label)
+
+    def labels(self) -> Sequence[CitationLabel]:
+        """All labels of citations, oldest first."""
+        query = sa.select(citation_labels).order_by(citation_labels.c.at)
+        rows = self._storage.read(lambda connection: connection.execute(query).mappings().all())
+        return [CitationLabel(**row) for row in rows]
+
+    def newest_fingerprint(self) -> Mapping[str, str] | None:
+        """The fingerprint of the newest answer that has one."""
+        has = answer_log.c.fingerprint.is_not(sa.null())
+        query = sa.select(answer_log.c.fingerprint).where(has).order_by(answer_log.c.id.desc()).limit(1)
+        found: Mapping[str, str] | None = self._storage.read(lambda connection: connection.execute(query).scalar())
+        return found
+
+    def why_lapsed(self, promise: VerifiedPromise, fingerprint: Mapping[str, str] | None = None) -> str | None:
+        """Why a promise does not hold for answers with this fingerprint, by default of the newest; None if it does.
+
+        A promise whose labels cannot be read counts as lapsed.
+        """
+        try:
+            fingerprint = fingerprint or self.newest_fingerprint() or promise.fingerprint
+            return why_lapsed(promise, fingerprint, self.labels())
+        except LogError:
+            return "its labels cannot be read"
 
     def forget(self, which: LogFilter) -> int:
         """Delete entries so that no trace of them is left in the file or table, and return how many."""

@@ -37,6 +37,7 @@ class LogEntry:
     `answer` is the text, `shown` what users saw of it, with the document's words. `status` is `answered`, `unsure` or
     `not_found`. Both are None if it was not finished. `key` and `request_id` are those of a server's request, else
     None. Of a calculated answer, which no reader took part in, `reader` is None, and `calculation` says how.
+    `fingerprint` names the collection and the models that its citations come from, None for a structured answer.
     """
 
     id: int
@@ -64,6 +65,7 @@ class LogEntry:
     key: str | None
     request_id: str | None
     calculation: dict[str, Any] | None
+    fingerprint: dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import sqlalchemy as sa
 
 from ragfm.core.errors import CollectionError, CollectionNotFound, CollectionUnavailableError, LogError
-from ragfm.store.tables import answer_log
+from ragfm.store.tables import answer_log, citation_labels
 
 if TYPE_CHECKING:
     from ragfm.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
-SCHEMA = 6
+SCHEMA = 7
 LOCK_SECONDS = 15.0  # to wait for another process's write
 
 
 class LogStorage(Protocol):
-    """Runs transactions on the table `answer_log`. Thread-safe. All methods raise LogError."""
+    """Runs transactions on the tables `answer_log` and `citation_labels`. Thread-safe. All methods raise LogError."""
 
     @property
     def path(self) -> str | Path:
@@ -85,7 +85,8 @@ class LogFile:
                 if version == 0:  # a new file
                     connection.exec_driver_sql("PRAGMA journal_mode = WAL")
                     connection.exec_driver_sql("BEGIN IMMEDIATE")  # another process may be faster
-                    answer_log.create(connection, checkfirst=True)
+                    for table in (answer_log, citation_labels):
+                        table.create(connection, checkfirst=True)
                     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
                     connection.exec_driver_sql("COMMIT")
                 elif version != SCHEMA:

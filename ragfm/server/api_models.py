@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ragfm.core.promise import Guarantee
 from ragfm.core.types import Answer, AnswerStatus, Box, Calculation, Citation, Contradiction, Dropped, Hit, ImagePart
 from ragfm.integrations.answer_check import MAX_ANSWER, CheckedSentence
 
@@ -195,7 +196,7 @@ class AnswerDetails(BaseModel):
     most likely has it. An unsure answer of a small reader is not in it. `nearest` are the sentences that come closest
     to an answer if there is none. `calculation` is how a number was calculated that no passage has. `passages` are the
     hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences of `answer` that no
-    passage supports. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is null without an
+    passage supports. `guarantee` is what is promised about verified citations. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is null without an
     answer log.
     """
 
@@ -215,6 +216,7 @@ class AnswerDetails(BaseModel):
     seconds: float
     notes: list[str] = []
     calculation: Calculation | None = None
+    guarantee: Guarantee | None = None
     rating: str | None = None
 
     @classmethod

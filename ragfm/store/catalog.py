@@ -232,6 +232,11 @@ class Catalog:
             raise LostCommitError(loss.message, loss.hint)
         return True
 
+    def collection_id(self) -> str:
+        """The id that the collection got when it was created."""
+        with self.read() as connection:
+            return str(read_property(connection, "collection"))
+
     def floor(self) -> int:
         """The oldest generation that is complete."""
         with self.read() as connection:

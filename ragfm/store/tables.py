@@ -217,7 +217,21 @@ answer_log = sa.Table(
     sa.Column("key", _String),
     sa.Column("request_id", _String),
     sa.Column("calculation", sa.JSON(none_as_null=True)),
+    sa.Column("fingerprint", sa.JSON(none_as_null=True)),
     sqlite_autoincrement=True,  # ids are never reused
+)
+
+# They have no text of users and documents, and stay when their entries are deleted.
+citation_labels = sa.Table(
+    "citation_labels",
+    SERVER_STATE,
+    sa.Column("entry", _Id, primary_key=True, autoincrement=False),
+    sa.Column("citation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("right", sa.Boolean, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", _String, nullable=False),
+    sa.Column("probability", sa.Double, nullable=False),
+    sa.Column("fingerprint", sa.JSON, nullable=False),
 )
 
 uploads = sa.Table(

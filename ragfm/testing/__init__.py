@@ -24,6 +24,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from typing import Literal
 
@@ -156,6 +157,11 @@ class ScriptedJudge(Judge):
         contradicts: Callable[[Evidence], float] | None = None,
     ) -> None:
         self._answers, self._supports, self._contradicts = answers or {}, supports or _shares_words, contradicts
+
+    @cached_property
+    def sha256(self) -> str:
+        """Stands for weights."""
+        return "scripted"
 
     def load(self) -> None:
         """Nothing is loaded."""

@@ -38,6 +38,14 @@ def test_a_sentence_gets_the_passage_that_supports_it() -> None:
     assert (citation.start, citation.end) == (200, 200 + len(citation.quote))
 
 
+def test_a_citation_has_the_judges_probability_of_support() -> None:
+    said = "You get 28 days of leave [1]."
+    _, (judged,) = grounded(HOW_MUCH, said, passages(LEAVE), ScriptedJudge(supports=lambda _: 0.7))
+    assert (judged.probability, judged.fault) == (0.7, "unclear")
+    answer = compose(Grounding(HOW_MUCH, passages(LEAVE), "en", None).cite(said))
+    assert [one.probability for one in answer.citations] == [None]
+
+
 def test_each_sentence_is_checked_against_its_own_evidence() -> None:
     text, citations = grounded("What do parents get?", "Parents get 16 weeks. Ms Okafor has it.", passages(LEAVE))
     assert text == "Parents get 16 weeks [1]. Ms Okafor has it [1]."

@@ -28,6 +28,7 @@ POLICIES: Mapping[str, str] = {
 _SERVER_POLICIES: Mapping[str, str] = {
     "document_checksums": "false",
     "answer_log": f"groups <@ {_GROUPS}",  # all groups that it was answered for
+    "citation_labels": "false",
     "uploads": f"{_GROUPS} ? owner",
     "upload_parts": "EXISTS (SELECT FROM {schema}.uploads u WHERE u.id = upload_id)",
 }

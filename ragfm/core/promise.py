@@ -1,0 +1,52 @@
+"""Promises about the errors among verified citations, as labels allow them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import date
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """At most the share `error` of the items with a score of at least `threshold` is wrong, with a `confidence`.
+
+    It rests on `labels` items with such a score, of which `wrong` are wrong. `bound` is the error that they prove.
+    """
+
+    threshold: float
+    error: float
+    confidence: float
+    labels: int
+    wrong: int
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee(Promise):
+    """A promise as users see it, and why it does not hold for the verified citations of an answer: `lapsed`."""
+
+    date: str
+    sentence: str
+    lapsed: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedPromise(Promise):
+    """The promise for verified citations: given on a `date`, for the collection and models of the `fingerprint`."""
+
+    date: str
+    fingerprint: Mapping[str, str]
+
+    # Unknown keys in ragfm.toml are errors, here too.
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012
+
+    def guarantee(self, lapsed: str | None) -> Guarantee:
+        """The promise in words, without the fingerprint: it may have names of this machine."""
+        day = date.fromisoformat(self.date[:10])
+        sentence = (
+            f"verified: at most {100 * self.error:g} % wrong, {100 * self.confidence:g} % confidence, "
+            f"{self.labels} labels, {day.day} {day:%B %Y}"
+        )
+        values = {one.name: getattr(self, one.name) for one in fields(Promise)}
+        return Guarantee(**values, date=self.date, sentence=sentence, lapsed=lapsed)

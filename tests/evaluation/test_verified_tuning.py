@@ -1,0 +1,162 @@
+"""The promise about verified citations: what labels allow, where it is stored, and when it lapses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ragfm import Collection, Rag, Settings
+from ragfm.cli import ragfm
+from ragfm.core.config import AskSection, load_settings
+from ragfm.core.promise import VerifiedPromise
+from ragfm.evaluation.settings_file import store_promise
+from ragfm.evaluation.verified_tuning import promise_verified
+from ragfm.generation.answer_log import AnswerContext
+from ragfm.generation.citation_labels import CitationLabel, why_lapsed
+from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+
+QUESTION = "How many days of leave do I get?"
+MADE = {"judge": "a", "reader": "bundled"}
+PROMISE = VerifiedPromise(0.85, 0.1, 0.95, 92, 3, 0.08, "2026-12-03T10:00:00.000+00:00", MADE)
+
+
+def labels(
+    *right: bool, probability: float = 0.9, made: dict[str, str] = MADE, at: str = "2026-12-04"
+) -> Sequence[CitationLabel]:
+    return [CitationLabel(number, 1, one, "anna", at, probability, made) for number, one in enumerate(right, 1)]
+
+
+@pytest.fixture
+def rag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rag:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "leave.md").write_text("# Leave\n\nYou get 28 days of leave.\n")
+    collection = Collection.open(
+        ".ragfm", settings=Settings(ask=AskSection(log=True, reranker="none")), embedder=HashingEmbedder()
+    )
+    collection.sync("docs")
+    return make_rag(collection)
+
+
+def make_rag(collection: Collection, probability: float = 0.9) -> Rag:
+    rag = Rag(collection, reader=ScriptedReader(["You get 28 days of leave [1]."] * 3))
+    rag.judge = ScriptedJudge(supports=lambda _: probability)
+    return rag
+
+
+def promising(rag: Rag, promise: VerifiedPromise, probability: float = 0.9) -> Rag:
+    settings = Settings(ask=AskSection(log=True, reranker="none", guarantee=promise))
+    collection = Collection.open(rag.collection.path, settings=settings, embedder=HashingEmbedder())
+    return make_rag(collection, probability)
+
+
+# --- What labels allow -------------------------------------------------------------------------------------------
+
+
+def test_labels_without_an_error_allow_a_promise_from_29_on() -> None:
+    promise = promise_verified(labels(*[True] * 29), error=0.1).promise
+    assert promise
+    assert (promise.threshold, promise.labels, promise.wrong, promise.fingerprint) == (0.9, 29, 0, MADE)
+    report = promise_verified(labels(*[True] * 28), error=0.1)
+    assert (report.promise, report.more) == (None, 1)
+
+
+def test_too_many_wrong_labels_allow_none_of_any_number() -> None:
+    report = promise_verified(labels(*[True, False] * 40), error=0.1)
+    assert (report.promise, report.more, report.wrong) == (None, None, 40)
+    assert "40 of 80 labels are wrong" in report.why
+    assert "29 more are needed" in promise_verified([], error=0.1).why
+
+
+def test_labels_of_answers_that_were_made_otherwise_do_not_count() -> None:
+    other = labels(*[True] * 40, made={**MADE, "judge": "b"})
+    assert promise_verified([*other, *labels(True)], error=0.1).labels == 1
+
+
+def test_the_promise_says_what_it_rests_on() -> None:
+    assert (
+        PROMISE.guarantee(None).sentence == "verified: at most 10 % wrong, 95 % confidence, 92 labels, 3 December 2026"
+    )
+
+
+# --- When it lapses ----------------------------------------------------------------------------------------------
+
+
+def test_a_changed_model_ends_a_promise() -> None:
+    assert why_lapsed(PROMISE, MADE, []) is None
+    assert why_lapsed(PROMISE, {**MADE, "judge": "b"}, []) == "judge changed since 2026-12-03"
+
+
+def test_later_labels_that_contradict_a_promise_end_it() -> None:
+    wrong = [False, True] * 20
+    assert why_lapsed(PROMISE, MADE, labels(*wrong)) == "20 of 40 later labels are wrong"
+    assert why_lapsed(PROMISE, MADE, labels(*[True] * 100, False)) is None
+    assert why_lapsed(PROMISE, MADE, labels(*wrong, at="2026-12-02")) is None
+    assert why_lapsed(PROMISE, MADE, labels(*wrong, probability=0.84)) is None
+    assert why_lapsed(PROMISE, MADE, labels(*wrong, made={**MADE, "judge": "b"})) is None
+
+
+# --- Answers and commands ----------------------------------------------------------------------------------------
+
+
+def test_an_answer_carries_the_promise_and_its_threshold_is_applied(rag: Rag) -> None:
+    assert rag.ask(QUESTION).guarantee is None
+    promise = replace(PROMISE, fingerprint=dict(rag.fingerprint))
+    answer = promising(rag, promise).ask(QUESTION)
+    assert answer.guarantee
+    assert (answer.guarantee.lapsed, answer.guarantee.sentence) == (None, promise.guarantee(None).sentence)
+    assert answer.citations[0].verified
+    (citation,) = promising(rag, promise, 0.84).ask(QUESTION).citations
+    assert (citation.verified, citation.fault) == (False, "unclear")
+
+
+def test_a_lapsed_promise_is_not_applied(rag: Rag) -> None:
+    rag.ask(QUESTION)  # makes the log
+    answer = promising(rag, replace(PROMISE, fingerprint={**rag.fingerprint, "judge": "b"}), 0.84).ask(QUESTION)
+    assert answer.guarantee
+    assert answer.guarantee.lapsed == "judge changed since 2026-12-03"
+    assert answer.citations[0].verified
+
+
+def test_a_promise_is_not_about_citations_that_no_judge_read(rag: Rag) -> None:
+    other = make_rag(rag.collection)
+    other.judge = None
+    unread = promising(rag, replace(PROMISE, fingerprint=dict(other.fingerprint)))
+    unread.judge = None
+    rag.ask(QUESTION)  # makes the log
+    answer = unread.ask(QUESTION)
+    assert answer.citations[0].verified
+    assert answer.guarantee
+    assert "no judge read" in str(answer.guarantee.lapsed)
+
+
+def test_a_stored_promise_is_read_again(tmp_path: Path) -> None:
+    assert store_promise(PROMISE, tmp_path) == [tmp_path / "ragfm.toml"]
+    assert load_settings(tmp_path).ask.guarantee == PROMISE
+
+
+def test_the_commands_store_show_and_end_a_promise(rag: Rag, tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(ragfm, words, standalone_mode=False)
+        return done.output + str(done.exception or "")
+
+    answer, log = rag.ask(QUESTION), rag.log
+    assert log
+    made = AnswerContext("reader", None, None, None, 0.0, 0.0, fingerprint=rag.fingerprint)
+    assert "29 more are needed" in run("tune", "--verified")
+    for _ in range(29):
+        log.label(log.entry(log.add(answer, made)), 1, right=True, by="anna")
+    assert "No settings were changed" in run("tune", "--verified", "--dry-run")
+    printed = run("tune", "--verified")
+    assert "verified: at most 10 % wrong, 95 % confidence, 29 labels" in printed
+    assert load_settings(tmp_path).ask.guarantee
+    assert "29 labels" in (status := run("status"))
+    assert "lapsed" not in status
+    for _ in range(8):
+        log.label(log.entry(log.add(answer, made)), 1, right=False, by="anna")
+    assert "lapsed: 8 of 8 later labels are wrong" in run("status")
+    assert "takes neither QUESTIONS" in run("tune", "--verified", "--confidence")
