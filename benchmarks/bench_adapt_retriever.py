@@ -70,19 +70,12 @@ def result_entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
 
 
 def table(results: rendering.Results) -> str:
-    retriever, filings = results["adapt_retriever"]["parts"], results["adapt_reports"]
     rows = []
-    for part, entry in retriever.items():
+    for part, entry in results["adapt_retriever"]["parts"].items():
         for mode, row in entry["ndcg"].items():
             values = (rendering.interval(row[key]) for key in ("before", "after"))
             minutes = f"{entry['processor_seconds'] / 60:.0f}"
             rows.append([f"{part}, {mode}: nDCG@10, claims", *values, rendering.difference(row["difference"]), minutes])
-    claims = retriever["verifier"]["detection"]
-    for name, found in (("claims", claims), ("cells of filings", filings["cells"])):
-        values = (rendering.interval(found[key]) for key in ("before", "after"))
-        rows.append([f"verifier: AUC, {name}", *values, rendering.difference(found["difference"]), "-"])
-    sides = (rendering.interval(filings[side]["AUC"]) for side in ("before", "after"))
-    rows.append(["verifier: AUC, people's questions over filings", *sides, "-", "-"])
     return rendering.table(
         ("trained model, search: measure, questions", "before [95 %]", "after", "difference", "CPU minutes"), rows
     )

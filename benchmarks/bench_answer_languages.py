@@ -28,14 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_confidence import SMALL, answer_record, make_hit, read_lines
+from bench_confidence import CORRECTED, answer_record, make_hit, read_lines
 from data import xquad
 from measure import about, save
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.confidence import DEFAULT, SHIPPED, UNREAD, answer_signals
-from ragfm.citations.decision import decide
-from ragfm.citations.grounding import cite_answer
+from ragfm.answering.confidence import UNREAD, answer_signals
+from ragfm.answering.decision import decide
+from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.judge import load_judge
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import corpus_collection
@@ -59,7 +61,7 @@ def ask(keep: Path, reader: str, k: int | None, language: str, count: int) -> No
     asked = random.Random(1).sample(list(data.questions), len(data.questions))[:count]
     with corpus_collection(data, keep=keep, settings=Settings()) as (folder, _), Collection.open(folder) as collection:
         rag = Rag(collection, reader=ScriptedReader([ABSTENTION]) if reader == "none" else reader, k=k)
-        rag.calibration = None  # the reader's own output, and nothing withheld
+        rag.judge, rag.policy = None, LARGE  # the reader's own output, and nothing withheld
         for number, question in enumerate(asked):
             if (label, language, question.id) in done:
                 continue
@@ -104,19 +106,19 @@ class Judged:
 def judge_record(record: dict[str, Any]) -> Judged:
     """Cite, check, score and decide, as `Rag` does, and as it did."""
     passages = [make_hit(one) for one in record["passages"]]
-    small = record["reader"] in SMALL
+    policy = SMALL if record["reader"] in CORRECTED else LARGE
     question, output, language = (record[key] for key in ("question", "output", "detected"))
     answerable = any(contains_answer(passage.text, record["answers"]) for passage in passages)
 
     def is_right(text: str) -> bool:
         return answerable and not is_abstention(text) and contains_answer(text, record["answers"])
 
-    words = cite_answer(question, output, passages, language, verifier=None, corrects=False)
-    cited = cite_answer(question, output, passages, language, verifier="bundled", corrects=small)
-    signals = answer_signals(cited, passages) if cited.sentences else {}
-    confidence = UNREAD.confidence(signals) if signals.get("passage") else None
-    calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
-    decision = decide(cited, confidence, calibration, AskSection(), small=small)
+    grounding = Grounding(question, passages, language, load_judge())
+    words = cite_answer(grounding, output, corrects=False)
+    cited = cite_answer(grounding, output, corrects=policy.corrects)
+    signals = answer_signals(cited, question) if cited.sentences else {}
+    confidence = UNREAD.confidence(signals)
+    decision = decide(cited, question, confidence, policy, AskSection(), threshold=UNREAD.threshold)
     return Judged(
         record["reader"],
         record["language"],

@@ -8,7 +8,7 @@
 
 Runs are kept in --keep and continue there. Each command writes its part of results/answers.json and prints it as the
 last line. "At the threshold" is computed from the same answers, counting those of lower confidence as abstentions. The
-environment variable ADAPTER=none runs without the adapter and without the verifier's corrections.
+environment variable ADAPTER=none runs without the adapter and without the judge's corrections.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from data import DATA
 from measure import about, read, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.confidence import SIGNALS, select_calibration
+from ragfm.answering.confidence import DEFAULT
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
 from ragfm.core.progress import Progress
@@ -63,9 +64,8 @@ from ragfm.training.adapter_export import export_adapter
 LEARNED, TUNED = (
     7,
     10,
-)  # articles by title: the verifier was trained on the first ones, and those after TUNED are reported on
+)  # articles by title: the judge was trained on the first ones, and those after TUNED are reported on
 KEEP = 0.75  # share of right answers to keep; a higher share means fewer abstentions on unanswerable questions
-TRUSTED = ("anywhere", "located", "agree")  # with all signals the AUC is lower: 0.731 instead of 0.740
 ADAPTER = os.environ.get("ADAPTER")  # `none` for the reader without an adapter; default: the bundled adapter
 NOT_WITHHELD = Settings(ask=AskSection(min_confidence=0))
 
@@ -114,9 +114,9 @@ def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:
     data = load_questions(squad_file(keep, tune=True), answers=True).sample(count)
     with filled_collection(data, keep) as collection:
         rag = Rag(collection, reader="bundled", adapter=ADAPTER)
-        rag.calibration = accept_all_calibration(corrects=ADAPTER != "none")
+        rag.calibration, rag.policy = accept_all_calibration(), LARGE if ADAPTER == "none" else SMALL
         results = ask_questions(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
-        report = fit_calibration(rag, results, {}, keep=KEEP, signals=TRUSTED if rag.calibration.corrects else SIGNALS)
+        report = fit_calibration(rag, results, {}, keep=KEEP)
     return {"questions": len(results), "of": count, **{k: v for k, v in asdict(report).items() if k != "risk"}}
 
 
@@ -125,10 +125,9 @@ def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -
     data = load_questions(squad_file(keep, tune=False), answers=True).sample(count)
     with filled_collection(data, keep) as collection:
         rag = Rag(collection, reader="bundled", adapter=ADAPTER)
-        rag.calibration = accept_all_calibration(corrects=ADAPTER != "none")
+        rag.calibration, rag.policy = accept_all_calibration(), LARGE if ADAPTER == "none" else SMALL
         results = ask_questions(rag, data.questions, contexts, keep / "squad.jsonl", minutes)
-        calibration = select_calibration(None, "bundled", rag.sampling.adapter)
-    results = [_with_confidence(result, calibration) for result in results]
+    results = [_with_confidence(result, DEFAULT) for result in results]
     report = build_answers_report({**read_run(keep / "squad.jsonl")[0], "data": data.name}, results, contexts)
     write_answers_html(report, keep / "squad.html")
     return {
@@ -140,7 +139,7 @@ def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -
             context: _rounded({k: asdict(v) for k, v in values.items()}, 0)
             for context, values in report.latency_ms.items()
         },
-        **_at_threshold(results, calibration),
+        **_at_threshold(results, DEFAULT),
     }
 
 
@@ -166,7 +165,7 @@ def adapter_formats(keep: Path, count: int) -> dict[str, Any]:
     with filled_collection(data, keep) as collection:
         for form, adapter in (("bundled", None), ("transformers:bundled", str(peft))):
             rag = Rag(collection, reader=form, adapter=adapter)
-            rag.calibration = None
+            rag.judge, rag.policy = None, LARGE
             path = keep / f"forms-{form.partition(':')[0]}.jsonl"
             runs[form] = evaluate_answers(
                 rag, data.questions, contexts=("gold",), out=path, progress=print_progress

@@ -26,7 +26,8 @@ import rendering
 from data import DATA
 from measure import about, save
 
-from ragfm.citations.decision import ground
+from ragfm.answering.decision import ground
+from ragfm.answering.judge import load_judge
 from ragfm.core.text import sentence_spans
 from ragfm.core.types import Hit
 from ragfm.evaluation.answer_matching import contains_answer
@@ -137,8 +138,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--judge", default="small", help="`small` or a folder")
     parser.add_argument("--show", type=int, default=0, help="number of errors to print")
     args = parser.parse_args()
+    judge = load_judge(args.judge)
     pick = random.Random(0)
     found = articles(tune=args.tune)
     right: dict[str, Counter[str]] = {}
@@ -147,7 +150,7 @@ def main() -> None:
     shown = 0
     for case in cases(found, args.questions, pick):
         for form, claim in claims(case, case["answer"]).items():
-            verified = {c.n for c in ground(case["question"], claim, case["hits"])[1] if c.verified}
+            verified = {c.n for c in ground(case["question"], claim, case["hits"], "en", judge)[1] if c.verified}
             right.setdefault(form, Counter())[
                 "right" if case["n"] in verified else "elsewhere" if verified else "no"
             ] += 1
@@ -162,7 +165,7 @@ def main() -> None:
                 if kind != "verbatim" and " ".join(text.split()) in " ".join(case["context"].split()):
                     continue
                 said = f'It says: "{text.strip(".")}" [{case["n"]}].'
-                citations = ground(case["question"], said, case["hits"])[1]
+                citations = ground(case["question"], said, case["hits"], "en", judge)[1]
                 outcome = "verified" if any(c.verified for c in citations) else next((c.fault for c in citations), None)
                 quotes.setdefault(kind, Counter())[str(outcome)] += 1
     swaps = random.Random(1)
@@ -173,7 +176,7 @@ def main() -> None:
             continue
         count += 1
         for form, claim in claims(case, changed).items():
-            citations = ground(case["question"], claim, case["hits"])[1]
+            citations = ground(case["question"], claim, case["hits"], "en", judge)[1]
             verified = [citation for citation in citations if citation.verified]
             wrong.setdefault(form, Counter())["verified" if verified else "no"] += 1
             if verified and shown < args.show:

@@ -14,9 +14,8 @@ the tuning sets and readers other than those of the row.
 
 `fit` fits a calibration to the readers and the tuning sets (or those of them that `--set` names), each with the same
 weight, and tests the signals on each set and each reader with a model that was fitted to the other sets or readers. The
-calibrations that ship were fitted to the answers of `bundled` and `none`: to `squad tuning`, and for other readers to
-`rgb` as well. The reader `none` says nothing, so that the verifier answers alone, as it does where the bundled reader
-abstains.
+calibration that ships was fitted to the answers of `bundled` and `none`. The reader `none` says nothing, so that the
+judge answers alone, as it does where the bundled reader abstains.
 
 `labels/citations.jsonl` has a label for each citation that somebody has judged by reading question, sentence and quote
 with what stands above it: does the quote state what question and sentence say together? Verified ones that do, of all
@@ -60,9 +59,11 @@ from data import DATA, hotpotqa, musique, pubmedqa
 from measure import about, save
 
 from ragfm import Collection, Hit, Rag, Settings
-from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
-from ragfm.citations.decision import decide
-from ragfm.citations.grounding import CitedAnswer, cite_answer
+from ragfm.answering.confidence import DEFAULT, answer_signals
+from ragfm.answering.decision import decide
+from ragfm.answering.grounding import CitedAnswer, Grounding, cite_answer
+from ragfm.answering.judge import load_judge
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection, load_questions
@@ -71,9 +72,9 @@ from ragfm.evaluation.confidence_calibration import auc, fit_logistic_regression
 from ragfm.samples import HANDBOOK
 from ragfm.testing import ScriptedReader
 
-WEIGHED = ("located", "agree", "grounded")
-SMALL = ("bundled", "none")
-"""Readers that the verifier corrects."""
+WEIGHED = ("answers", "supports", "agrees", "exact")
+CORRECTED = ("bundled", "none")
+"""Readers that the judge corrects."""
 LABELS = Path(__file__).parent / "labels" / "citations.jsonl"
 THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 _ABOVE = 250  # characters above a quote that `unlabelled` prints
@@ -180,7 +181,7 @@ def ask(keep: Path, reader: str, adapter: str | None, k: int | None, names: Sequ
         with domain.open(keep) as (collection, questions):
             silent = ScriptedReader([ABSTENTION])
             rag = Rag(collection, reader=silent if reader == "none" else reader, adapter=adapter, k=k)
-            rag.calibration = None  # the reader's own output, and nothing withheld
+            rag.judge, rag.policy = None, LARGE  # the reader's own output, and nothing withheld
             asked = random.Random(1).sample(list(questions), len(questions))[: min(domain.count, count)]
             for number, question in enumerate(asked):
                 if (label, name, question.id) in done:
@@ -237,23 +238,20 @@ def citation_key(question: str, sentence: str, quote: str) -> str:
 def cite_record(record: dict[str, Any]) -> CitedAnswer:
     """The reader's output, cited as `Rag` does it."""
     passages = [make_hit(one) for one in record["passages"]]
-    small = record["reader"] in SMALL
-    return cite_answer(
-        record["question"], record["output"], passages, record["language"], verifier="bundled", corrects=small
-    )
+    grounding = Grounding(record["question"], passages, record["language"], load_judge())
+    return cite_answer(grounding, record["output"], corrects=record["reader"] in CORRECTED)
 
 
 def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> Judged:
     """Cite, check, score and decide, as `Rag` does."""
-    small = record["reader"] in SMALL
+    policy = SMALL if record["reader"] in CORRECTED else LARGE
     passages = [make_hit(one) for one in record["passages"]]
-    calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
     cited = cite_record(record)
     signals, confidence = {}, None
     if cited.readings and cited.sentences:
-        signals = answer_signals(cited, passages)
-        confidence = calibration.confidence(signals) if calibration else None
-    decision = decide(cited, confidence, calibration, AskSection(), small=small)
+        signals = answer_signals(cited, record["question"])
+        confidence = DEFAULT.confidence(signals)
+    decision = decide(cited, record["question"], confidence, policy, AskSection(), threshold=DEFAULT.threshold)
     quote = decision.quote
 
     reports = record["set"].startswith("reports")
@@ -284,7 +282,7 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str]) -> 
         signals,
         any(citation.verified for citation in decision.answer.citations),
         {
-            citation_key(record["question"], sentence.plain, found.quote): found.verified
+            citation_key(record["question"], sentence.plain, found.unit.text): found.verified
             for sentence in cited.sentences
             for found in sentence.evidence
         },
@@ -375,9 +373,9 @@ def unlabelled(keep: Path) -> None:
     for record in read_answers(keep):
         for sentence in cite_record(record).sentences if record["passages"] else ():
             for one in sentence.evidence:
-                key = citation_key(record["question"], sentence.plain, one.quote)
-                above = f"{one.hit.context} … {one.hit.text[max(0, one.start - _ABOVE) : one.start]}"
-                found[key] = record["set"], record["id"], record["question"], sentence.plain, above, one.quote
+                key, unit = citation_key(record["question"], sentence.plain, one.unit.text), one.unit
+                above = f"{unit.hit.context} … {unit.hit.text[max(0, unit.start - _ABOVE) : unit.start]}"
+                found[key] = record["set"], record["id"], record["question"], sentence.plain, above, unit.text
     for key in sorted(found.keys() - known):
         print(key, *(" ".join(part.split()) for part in found[key]), sep="\n    ")
 

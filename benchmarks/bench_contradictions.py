@@ -28,9 +28,11 @@ from data import DATA
 from measure import about, read, save
 
 from ragfm import Answer, Collection, Hit, Rag, Settings
-from ragfm.citations.confidence import DEFAULT, answer_signals
-from ragfm.citations.decision import ComposedAnswer, decide
-from ragfm.citations.grounding import cite_answer
+from ragfm.answering.confidence import DEFAULT, answer_signals
+from ragfm.answering.decision import ComposedAnswer, decide
+from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.judge import load_judge
+from ragfm.answering.policy import LARGE
 from ragfm.core.config import AskSection
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.metrics import estimate_ratios
@@ -112,12 +114,11 @@ def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, boo
             ("oracle, another subject", row["answer"], [*about_other_subject(false, row, rows), *true[:2]]),
         ):
             shown = hits(texts)
-            cited = cite_answer(row["query"], names(word)[0], shown, "en", verifier="bundled", corrects=False)
-            assert DEFAULT
-            confidence = DEFAULT.confidence(answer_signals(cited, shown))
+            cited = cite_answer(Grounding(row["query"], shown, "en", load_judge()), names(word)[0], corrects=False)
+            confidence = DEFAULT.confidence(answer_signals(cited, row["query"]))
             for step in (False, True):
                 settings = AskSection(contradictions=step, min_confidence=0)
-                decision = decide(cited, confidence, DEFAULT, settings, small=False)
+                decision = decide(cited, row["query"], confidence, LARGE, settings, threshold=0.0)
                 yield f"{name}{'' if step else ', without the step'}", verdict(decision.answer, decision.status, row)
 
 

@@ -3,13 +3,13 @@
     python benchmarks/bench_followups.py [--reader] [--answers]
 
 The questions of tests/generation/followups, about the bundled handbook and a second, invented topic in one collection.
-Compares the question as it is, the previous question followed by it, and the stand-alone form by rules; with
---reader also the form by the bundled reader. "dev" questions were written together with the rules, "held out" questions
-before their first run. 40 more follow-ups, in labels/swaps.jsonl, swap an entity or a period.
+Compares the question as it is, the previous question followed by it, and the one of the two that is nearer to the
+documents; with --reader also the form by the bundled reader. The gain from which they are joined was chosen on the
+"dev" questions.
 
 With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it, from the previous turn's
-passages and new ones; from the question's own passages alone; and without a conversation, with the form by rules. The
-last line is the result in JSON.
+passages and new ones; from the question's own passages alone; and without a conversation, with the stand-alone form.
+The last line is the result in JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from ragfm.generation.followups import stand_alone
 from ragfm.samples import copy_handbook
 
 QUESTIONS = Path(__file__).parents[1] / "tests" / "generation" / "followups"
-SWAPS = Path(__file__).parent / "labels" / "swaps.jsonl"
 K = 3
 
 
@@ -49,6 +48,12 @@ def ingest_collection(folder: Path) -> Collection:
     shutil.copytree(QUESTIONS / "toolshed", folder / "toolshed")
     collection.sync(copy_handbook(folder), folder / "toolshed")
     return collection
+
+
+def closeness(collection: Collection, text: str) -> float:
+    """The cosine of a text and the chunk nearest to it."""
+    (nearest,) = collection.search(text, 1, mode="dense", rerank="none")
+    return nearest.score or 0.0
 
 
 def count_found(
@@ -78,26 +83,6 @@ def count_found(
     return {**counts, "misses": misses}
 
 
-def count_swaps(form: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
-    """Counts of labelled swaps of an entity or a period: right, both questions together, unchanged, or broken."""
-    counts: Counter[str] = Counter()
-    broken = []
-    for line in SWAPS.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        roles = ("user", "assistant")
-        row["messages"] = [Message(role, text) for role, text in zip(roles, row["history"], strict=True)]
-        query = form(row)
-        if query in row["stand_alone"]:
-            kind = "right"
-        elif query == f"{row['history'][0]} {row['question']}":
-            kind = "both questions"
-        else:
-            kind = "unchanged" if query == row["question"] else "broken"
-            broken.append([row["id"], query])
-        counts[kind] += 1
-    return {**counts, "not right": broken}
-
-
 def count_answers(collection: Collection, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts of answers that are right and that abstain, and the tokens used."""
     rag = Rag(collection, k=K, reader="bundled")
@@ -105,7 +90,7 @@ def count_answers(collection: Collection, rows: Sequence[dict[str, Any]]) -> dic
     became: dict[str, Counter[str]] = {}
     for done, row in enumerate(follow_ups, 1):
         said, history = row["question"], row["messages"]
-        alone = stand_alone(said, history)
+        alone = stand_alone(said, history, partial(closeness, collection))
         own, _ = rag.choose(collection.search(alone, 3 * K))
         for way, ask in (
             ("with those before", partial(rag.ask, said, history=history)),
@@ -128,26 +113,26 @@ def main() -> None:
     parser.add_argument("--answers", action="store_true")
     options = parser.parse_args()
     rows = load()
-    forms: dict[str, Callable[[dict[str, Any]], str]] = {
-        "as it stands": lambda row: row["question"],
-        "both questions": lambda row: f"{row['history'][-2]} {row['question']}",
-        "rules": lambda row: stand_alone(row["question"], row["messages"]),
-    }
-    if options.reader:
-        reader = load_reader("bundled")
-        forms["reader"] = lambda row: stand_alone(row["question"], row["messages"], how="reader", reader=reader)
     result: dict[str, Any] = {**about("followups"), "search": {}}
     with tempfile.TemporaryDirectory() as folder:
         collection = ingest_collection(Path(folder))
+        near = partial(closeness, collection)
+        forms: dict[str, Callable[[dict[str, Any]], str]] = {
+            "as it stands": lambda row: row["question"],
+            "both questions": lambda row: f"{row['history'][-2]} {row['question']}",
+            "nearer": lambda row: stand_alone(row["question"], row["messages"], near),
+        }
+        if options.reader:
+            reader = load_reader("bundled")
+            forms["reader"] = lambda row: stand_alone(
+                row["question"], row["messages"], near, how="reader", reader=reader
+            )
         for split in ("dev", "held out"):
             part = [row for row in rows if row["split"] == split]
             result["search"][split] = {name: count_found(collection, part, form) for name, form in forms.items()}
             for name, value in result["search"][split].items():
                 figures = "  ".join(f"{what} {n}/{of}" for what, (n, of) in list(value.items())[:-1])
                 print(f"{split:9} {name:15} {figures}", flush=True)
-        result["swaps"] = {name: count_swaps(form) for name, form in forms.items() if name != "both questions"}
-        for name, value in result["swaps"].items():
-            print(f"swaps     {name:15}", {kind: n for kind, n in value.items() if kind != "not right"}, flush=True)
         if options.answers:
             result["answers"] = count_answers(collection, rows)
     save(result, "followups")

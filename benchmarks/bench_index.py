@@ -35,7 +35,7 @@ import faiss
 import numpy as np
 from data import DATA
 from ragfm_indexes import faiss_hnsw  # noqa: TID251  it needs the parameters of the indexes
-from ragfm_indexes.faiss_base import FaissSelection  # noqa: TID251
+from ragfm_indexes.faiss_base import READ_FLAGS, FaissSelection  # noqa: TID251
 
 from ragfm.core.registry import load_plugin
 from ragfm.embedders import load_embedder
@@ -186,7 +186,7 @@ def time_interleaved(searches: dict[str, Search], queries: Any) -> tuple[dict[st
 def measure(kind: str, folder: Path, vectors: Any, queries: Any, best: dict[float, tuple[Any, Any]]) -> dict[str, Any]:
     index_class = load_plugin("indexes", kind)
     index = index_class.load(folder)
-    raw = faiss.read_index(str(folder / "index.faiss"), index_class.read_flags)
+    raw = faiss.read_index(str(folder / "index.faiss"), READ_FLAGS)
     queries = queries[:40] if kind == "faiss-flat" and len(vectors) > 200_000 else queries
     result: dict[str, Any] = {}
     for share, (allowed, true) in best.items():

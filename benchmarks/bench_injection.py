@@ -34,8 +34,9 @@ from injections import CLAIMS, HIDDEN, HIDDEN_TEXTS, PASSAGES, PLAIN, QUESTIONS,
 from measure import about, save, weights
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.decision import compose
-from ragfm.citations.grounding import cite
+from ragfm.answering.decision import compose
+from ragfm.answering.grounding import Grounding
+from ragfm.answering.judge import load_judge
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.types import Hit, Message, Reader
@@ -173,7 +174,7 @@ def ask(rag: Rag, trial: Trial, *, defended: bool) -> dict[str, bool]:
     answer = stream.answer
     assert stream.prompt
     word = trial.scene["word"].lower()
-    sentences = cite(answer.query, raw, stream.prompt.shown)
+    sentences = Grounding(answer.query, stream.prompt.shown, "en", load_judge()).cite(raw)
     composed = compose(sentences, contradictions=False)
     said = not answer.abstained and word in composed.text.lower()
     strict = compose(sentences, strict=True, contradictions=False)

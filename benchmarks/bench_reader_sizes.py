@@ -12,7 +12,7 @@ other programs; the same command without it asks again, and keeps them. `reuse` 
 results/reports-answers-*.json; they have no times. `report` measures what is kept, writes results/reader_sizes.json,
 and draws docs/reader-sizes.svg.
 
-"alone" is the same reader's raw output, without the verifier, confidence and statuses; the CPU seconds of the check are
+"alone" is the same reader's raw output, without the judge, confidence and statuses; the CPU seconds of the check are
 then left out. F1 counts a right abstention as 1. Over reports an answer is judged by its number or by a label, see
 `bench_reports.py`; the measure is the share of right answers. CPU seconds include the search; they depend less on other
 load than seconds do. The cost is that of the CPU seconds at --price per core hour. The last line is the result in JSON.
@@ -41,9 +41,10 @@ from bench_reports import judge, report_labels
 from bench_reports import questions as report_questions
 from measure import about, read, save, weights
 
-from ragfm import Hit, Rag
-from ragfm.citations.confidence import DEFAULT, SHIPPED, answer_signals
-from ragfm.citations.decision import decide
+from ragfm import Rag
+from ragfm.answering.confidence import DEFAULT, answer_signals
+from ragfm.answering.decision import decide
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import Question
@@ -87,7 +88,7 @@ def ask(
 
 
 def answer(rag: Rag, question: Question) -> dict[str, Any]:
-    """The answer of a reader, and its times. `check` are the CPU seconds of the verifier and the citations."""
+    """The answer of a reader, and its times. `check` are the CPU seconds of the judge and the citations."""
     begin, cpu = time.perf_counter(), time.process_time()
     stream = rag.stream(question.text)
     check, checking = 0.0, False
@@ -122,13 +123,12 @@ def reuse(keep: Path, folder: Path) -> None:
             continue
         if (record["reader"], record["set"], record["id"]) in done:
             continue
-        passages = [Hit(**{**one, "headings": tuple(one["headings"])}) for one in record["passages"]]
-        small = record["reader"] == "bundled"
-        calibration = next(one for one in SHIPPED if one.corrects) if small else DEFAULT
+        policy = SMALL if record["reader"] == "bundled" else LARGE
         cited = cite_record(record)
-        signals = answer_signals(cited, passages) if cited.readings and cited.sentences else {}
-        confidence = calibration.confidence(signals) if calibration and signals else None
-        decision = decide(cited, confidence, calibration, AskSection(), small=small)
+        signals = answer_signals(cited, record["question"]) if cited.readings else {}
+        confidence = DEFAULT.confidence(signals)
+        question = record["question"]
+        decision = decide(cited, question, confidence, policy, AskSection(), threshold=DEFAULT.threshold)
         kept = {key: record[key] for key in ("reader", "set", "id", "question", "answers", "unanswerable")}
         answered = {"text": decision.answer.text, "status": decision.status, "confidence": confidence}
         found.append({**kept, **answered, "said": record["output"]})
@@ -267,7 +267,7 @@ def plot(rows: Sequence[dict[str, Any]], machine: str) -> str:
         x = _SIDE + number // 2 * (width - 2 * _SIDE) / 3
         y = 46 + number % 2 * 22.0
         name = reader.removesuffix(ALONE)
-        label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (with verifier)")
+        label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (as shown)")
         parts += [_dot(x + 5, y, _COLOURS[number]), _label(x + 16, y + 4, label, "start", 12)]
     for column, name in enumerate(names):
         left = _SIDE + column * (_PANEL + _GAP)

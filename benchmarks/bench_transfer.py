@@ -34,7 +34,8 @@ from data import hotpotqa, pubmedqa
 from measure import about, read, save, weights
 
 from ragfm import Collection, Rag
-from ragfm.citations.confidence import adapter_hash
+from ragfm.answering.confidence import adapter_hash
+from ragfm.answering.policy import LARGE
 from ragfm.core.calibration import Calibration
 from ragfm.evaluation import AnswersReport, Question, QuestionSet, evaluate_answers, load_questions
 from ragfm.evaluation.answer_evaluation import build_answers_report
@@ -83,7 +84,7 @@ def measure_set(name: str, keep: Path, count: int, own: str | None) -> dict[str,
             rag = Rag(collection, reader="bundled", adapter=adapter)
             calibration = rag.calibration
             if how != "after":
-                rag.calibration = None  # raw output
+                rag.judge, rag.policy = None, LARGE  # raw output
             if by_grammar:
                 rag = rag.with_options(sampling=replace(rag.sampling, max_tokens=8, grammar=GRAMMAR))
             print(f"{name}, {how}", file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ from data import (
 from numpy.typing import NDArray
 
 from ragfm import Collection, Settings
-from ragfm.citations.verifier import VerifierReranker
+from ragfm.answering.judge import JudgeReranker
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Hit, embedded_text
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection
@@ -253,8 +253,8 @@ def reread(
 
 
 def likelihoods(name: str, keep: Path, *, seconds: float = 300) -> dict[int, Floats]:
-    """What the verifier reads, see `reread`."""
-    return reread(name, keep, "verifier", VerifierReranker().rerank, seconds=seconds)
+    """What the judge reads, see `reread`."""
+    return reread(name, keep, "judge", JudgeReranker().rerank, seconds=seconds)
 
 
 def splade(folder: Path) -> Score:

@@ -1,12 +1,10 @@
 """The judge on texts that nothing was trained or chosen on: answers, statements, claims and cells of tables.
 
-    python benchmarks/measure_judge.py JUDGE BASE [--count 400] [--backend torch-bf16] [--label NAME]
-    python benchmarks/measure_judge.py verifier [--count 400]
+    python benchmarks/measure_judge.py JUDGE BASE [--count 400] [--label NAME]
 
-JUDGE is a folder with the judge's weights, BASE the embedding model that they belong to; `verifier` measures the
-verifier on the sets that it can read: it knows no statements. Each set is a random sample of `--count` questions or
-statements of the halves for reporting, see `judge_examples.py`. Intervals are 95 % bootstrap intervals. The result,
-in JSON, is added to `results/judge.json` under NAME.
+JUDGE is a folder with the judge's weights, BASE the embedding model that they belong to. Each set is a random sample of
+`--count` questions or statements of the halves for reporting, see `judge_examples.py`. Intervals are 95 % bootstrap
+intervals. The result, in JSON, is added to `results/judge.json` under NAME.
 """
 
 from __future__ import annotations
@@ -35,9 +33,7 @@ from judge_examples import (
 )
 from measure import RESULTS, about, save
 
-from ragfm import Hit
 from ragfm.answering.judge import Evidence, Judge
-from ragfm.citations.verifier import Verifier
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.evaluation.metrics import bootstrap
@@ -65,29 +61,16 @@ def reporting(count: int) -> dict[str, list[Example]]:
     }
 
 
-def read_by_judge(judge: Judge, backend: str) -> Callable[[Sequence[Example]], Iterator[Reading]]:
+def read_by(judge: Judge) -> Callable[[Sequence[Example]], Iterator[Reading]]:
     """A function that reads examples with a judge."""
 
     def read(examples: Sequence[Example]) -> Iterator[Reading]:
         evidence = [Evidence(one.text, one.question, one.statement, one.context) for one in examples]
-        for one, judgement in zip(examples, judge.read(evidence, backend), strict=True):
+        for one, judgement in zip(examples, judge.read(evidence, fast=True), strict=True):
             _, start, end = judgement.best((0, len(one.text)))
             yield judgement.answers, judgement.supports, one.text[start:end]
 
     return read
-
-
-def read_by_verifier(examples: Sequence[Example]) -> Iterator[Reading]:
-    """Read examples with the verifier, which knows only questions."""
-    verifier = Verifier()
-    for one in examples:
-        hit = Hit("", one.text, 0, len(one.text), 1, None, {}, context=one.context)
-        (reading,) = verifier.read(one.question, [hit], "en") or [None]
-        if reading is None:  # not in English
-            yield 0.0, 0.0, ""
-            continue
-        _, start, end = reading.best
-        yield reading.anywhere, 0.0, one.text[start:end]
 
 
 def measured(examples: Sequence[Example], readings: Sequence[Reading]) -> dict[str, Any]:
@@ -125,20 +108,14 @@ def _interval(estimate: Any) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("judge", help="Folder of the judge's weights, or `verifier`")
-    parser.add_argument("base", type=Path, nargs="?", help="Folder of the embedding model that they belong to")
+    parser.add_argument("judge", type=Path, help="Folder of the judge's weights")
+    parser.add_argument("base", type=Path, help="Folder of the embedding model that they belong to")
     parser.add_argument("--count", type=int, default=400, help="Maximum number of questions or statements of a set")
-    parser.add_argument("--backend", default="torch-bf16", help="Library and precision, see `Judge.read`")
     parser.add_argument("--label", help="Name in the result; default: that of the folder")
     args = parser.parse_args()
-    if args.judge == "verifier":
-        read: Callable[[Sequence[Example]], Iterator[Reading]] = read_by_verifier
-    else:
-        read = read_by_judge(Judge(Path(args.judge), args.base), args.backend)
+    read = read_by(Judge(args.judge, args.base))
     rows, begin = {}, time.monotonic()
     for name, examples in reporting(args.count).items():
-        if args.judge == "verifier" and all(one.start is None for one in examples):
-            continue
         order = sorted(range(len(examples)), key=lambda n: len(examples[n].text))
         readings: dict[int, Reading] = {}
         for at in range(0, len(order), BATCH):
@@ -148,7 +125,7 @@ def main() -> None:
         print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
     file = RESULTS / "judge.json"
     judges = json.loads(file.read_text())["judges"] if file.exists() else {}
-    label = args.label or Path(args.judge).name
+    label = args.label or args.judge.name
     judges[label] = {"seconds": round(time.monotonic() - begin), "sets": rows}
     result = {**about("judge", ["ragfm", "torch"]), "judges": judges}
     save(result, "judge")

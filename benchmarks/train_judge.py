@@ -2,7 +2,7 @@
 
     python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4] [--teacher BACKBONE FOLDER]
 
-BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2, which starts from the verifier. FOLDER
+BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2. FOLDER
 keeps the state after each round and `log.jsonl` with the loss, the speed and, every eighth round, the figures on the
 tuning sets. The same command continues. The rate is constant after a warm-up, and falls to its end over the last
 `--decay` rounds, after which the weights are final. `--evaluate` prints the figures of the present weights only, and
@@ -42,22 +42,22 @@ from transformers import AutoModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from ragfm.answering.judge import BASE, CONTEXT, QUESTION, STATEMENT, WEIGHTS, WINDOW, low_rank_changes
-from ragfm.citations.verifier import SHIPPED
 from ragfm.core.durable_files import write_durably
 from ragfm.embedders.bert import read_weights
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model, weights_sha256
-from ragfm.training.verifier_ranker import trainable_verifier
 
 RANK = 64
 """Rank of the changes that are exported, of each square matrix."""
 BATCH_TOKENS = 4_000
 FROZEN = {12: 3, 6: 0}
 """Layers from below that keep their weights, as the embeddings do, by the number of layers."""
-RATES = {12: 7e-5, 6: 1e-4}
+RATES = {12: 7e-5, 6: 2e-4}
 """Peak learning rate by the number of layers; that of the heads is five times as high."""
 WARM_UP = 60  # steps
+TAUGHT = 12
+"""Number of different rounds with a teacher, whose outputs are kept and learned again: reading takes it most time."""
 AVERAGE = 0.99
 """Share of the average of the weights that is kept at a step; the average is evaluated (Izmailov et al. 2018)."""
 
@@ -67,16 +67,14 @@ class Judge(nn.Module):
 
     def __init__(self, backbone: str) -> None:
         super().__init__()
-        small = backbone == str(find_model("bundled", "embedder"))
-        started = trainable_verifier(SHIPPED) if small else None
-        self.encoder = started.bert if started else AutoModel.from_pretrained(backbone, add_pooling_layer=False)
+        self.encoder = AutoModel.from_pretrained(backbone, add_pooling_layer=False)
         for module in self.encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # sampling it takes a fifth of the time on a processor
             if isinstance(module, MPNetSelfAttention):
                 module.forward = MethodType(_fused_attention, module)
         width = self.encoder.config.hidden_size
-        self.span = started.qa_outputs if started else nn.Linear(width, 2)
+        self.span = nn.Linear(width, 2)
         self.pool = nn.Linear(width, width)
         self.stance = nn.Linear(width, 3)
         self.stated = nn.Linear(width, 1)
@@ -197,9 +195,11 @@ def losses(
     return span_loss, stance_loss, token_loss
 
 
-def distillation_loss(outputs: Outputs, taught: Outputs, batch: Encoded, examples: Sequence[Example]) -> torch.Tensor:
+def distillation_loss(
+    outputs: Outputs, taught: Sequence[torch.Tensor], batch: Encoded, examples: Sequence[Example]
+) -> torch.Tensor:
     """Cross-entropy with the teacher's probabilities: of the answer's first and last token, and of the stances."""
-    (spans, stances, _), (wanted_spans, wanted_stances, _) = outputs, taught
+    (spans, stances, _), (wanted_spans, wanted_stances) = outputs, (scores.float() for scores in taught)
     outside = ~batch.read.unsqueeze(-1)
     wanted = wanted_spans.masked_fill(outside, -1e4).softmax(dim=1)
     total = functional.cross_entropy(spans.masked_fill(outside, -1e4), wanted)
@@ -207,6 +207,15 @@ def distillation_loss(outputs: Outputs, taught: Outputs, batch: Encoded, example
     if stated:
         total = total + functional.cross_entropy(stances[stated], wanted_stances[stated].softmax(dim=1))
     return total
+
+
+def _save(value: Any, file: Path) -> None:
+    """Write a file that is complete or does not exist, whenever the training is stopped."""
+    part = file.with_suffix(".part")
+    torch.save(value, part)
+    with part.open("rb+") as written:
+        os.fsync(written.fileno())
+    part.rename(file)
 
 
 def batches(examples: Sequence[Example], rng: random.Random) -> list[list[Example]]:
@@ -321,11 +330,7 @@ class Training:
             "rounds": self.rounds,
             "steps": self.steps,
         }
-        part = self.folder / "state.part"
-        torch.save(state, part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.rename(self.folder / "state.pt")
+        _save(state, self.folder / "state.pt")
 
     def export(self, backbone: Path, out: Path) -> None:
         """Write the average of the weights as changes of low rank, in half precision, and the heads."""
@@ -354,13 +359,32 @@ class Training:
         """Go back to the weights before `averaged`."""
         self.model.load_state_dict(self._kept, strict=False)
 
+    def taught(self, number: int, steps: Sequence[Sequence[Example]]) -> list[list[torch.Tensor]]:
+        """The teacher's scores of spans and stances for each step of a round, which the folder keeps."""
+        if not self.teacher:
+            return []
+        file = self.folder / f"taught-{number}.pt"
+        if not file.exists():
+            scores = []
+            for examples in steps:
+                with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+                    spans, stances, _ = self.teacher.model(Encoded(self.teacher.tokenizer, examples))
+                scores.append([spans.half(), stances.half()])
+            _save(scores, file)
+        taught: list[list[torch.Tensor]] = torch.load(file, weights_only=True)
+        return taught
+
     def run(self, rounds: Rounds, factor: Sequence[float]) -> dict[str, float]:
         """Train on one round, while the rates go from the first to the second factor of their peaks."""
-        steps = batches(rounds.examples(self.rounds), random.Random(self.rounds))
+        number = self.rounds % TAUGHT if self.teacher else self.rounds
+        steps = batches(rounds.examples(number), random.Random(number))
+        taught = self.taught(number, steps)
+        order = random.Random(self.rounds).sample(range(len(steps)), len(steps))
         begin, tokens, count = time.monotonic(), 0, 0
         sums: dict[str, list[float]] = {"span": [], "stance": [], "stated": []}
         self.model.train()
-        for at, examples in enumerate(steps):
+        for at, step in enumerate(order):
+            examples = steps[step]
             share = factor[0] + (factor[1] - factor[0]) * at / len(steps)
             for group, peak in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = peak * share * min(1.0, (self.steps + 1) / WARM_UP)
@@ -369,10 +393,8 @@ class Training:
                 outputs = self.model(batch)
             span, stance, stated = losses(outputs, batch, examples)
             total = torch.zeros(())
-            if self.teacher:
-                with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-                    taught = self.teacher.model(Encoded(self.teacher.tokenizer, examples))
-                total = distillation_loss(outputs, taught, batch, examples)
+            if taught:
+                total = distillation_loss(outputs, taught[step], batch, examples)
             for name, loss, rows in (
                 ("span", span, sum(one is not None for one in batch.spans)),
                 ("stance", stance, sum(one.stance is not None for one in examples)),

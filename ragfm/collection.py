@@ -292,7 +292,7 @@ class Collection:
         """The `k` best chunks for a query, best first.
 
         `dense` ranks by the cosine of embeddings, `keyword` by BM25, `hybrid` by both. A reranker reorders the best
-        hits: `rerank` is its name, `none`, or `auto` for the verifier of `ask` where query and documents are in
+        hits: `rerank` is its name, `none`, or `auto` for the judge of `ask` where query and documents are in
         English; by default the one that is configured. `auto` prefers the one that is configured, too.
 
         With 2 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `record` is
@@ -305,7 +305,7 @@ class Collection:
         from ragfm.core.text import check_characters, is_english
         from ragfm.core.types import SearchStep
         from ragfm.retrieval.multi_hop import find_linked
-        from ragfm.retrieval.rerank import has_verifier
+        from ragfm.retrieval.rerank import has_judge
         from ragfm.retrieval.search import check_mode, find, rerank_hits
         from ragfm.store.views import language_of
 
@@ -333,8 +333,8 @@ class Collection:
             return HitList(hits)
         reranker = self._store.reranker(None if rerank == "auto" else rerank)
         asked = self.language if (own := language_of(query)) in (None, "en") else own
-        if rerank == "auto" and reranker is None and has_verifier() and is_english(query, asked):
-            reranker = self._store.reranker(f"verifier:{self.settings.ask.ranking_verifier}")
+        if rerank == "auto" and reranker is None and has_judge() and is_english(query, asked):
+            reranker = self._store.reranker(f"judge:{self.settings.ask.ranking_judge}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))
@@ -379,7 +379,7 @@ class Collection:
                 known.update(ids)
                 section = (hit.uri, hit.page, hit.place, hit.headings)
                 loaded = load_hits(unscored(ids), catalog, snapshot)
-                near += [hit for hit in loaded if (hit.uri, hit.page, hit.place, hit.headings) == section]
+                near += [other for other in loaded if (other.uri, other.page, other.place, other.headings) == section]
             return near
 
         return self._read(found)

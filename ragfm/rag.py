@@ -4,7 +4,7 @@
 
 `Rag.stream` retrieves and builds the prompt, `Rag._answer` does the rest while the text is consumed. Each step is a
 function from values to values: `generation.passage_retrieval` and `Collection.search` retrieve and rerank,
-`generation.prompt` builds the prompt, `generation.answer_stream` generates, `citations` cites, scores and decides.
+`generation.prompt` builds the prompt, `generation.answer_stream` generates, `answering` cites, scores and decides.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
-from ragfm.citations.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, reader_signals, select_calibration
-from ragfm.citations.decision import decide
-from ragfm.citations.grounding import cite_answer
+from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, answer_signals, select_calibration
+from ragfm.answering.decision import decide
+from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.judge import load_judge, select_judge
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.status_sentences import status_sentences
@@ -33,12 +35,11 @@ from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_finge
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, NO_READER, available_reader, configured_reader
 from ragfm.generation.readers.images import check_images
-from ragfm.generation.small_talk import GREETING, NEEDS_LARGER_READER, asks_how, is_greeting, needs_larger_reader
+from ragfm.generation.small_talk import GREETING
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
-from ragfm.retrieval.document_dates import find_superseded
+from ragfm.retrieval.document_dates import Superseded, find_superseded
 from ragfm.retrieval.passages import arrange, match_hits
-from ragfm.store.views import language_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -74,6 +75,7 @@ class Rag:
         strategy: Prompt strategy: `zero-shot` or a TOML file. Default: `ask.strategy` of the settings.
         hops: Rounds of search, see `Collection.search`. Default: `ask.hops` of the settings.
 
+    `judge` reads the evidence, and `policy` says what the reader may do; without a judge, answers have no confidence.
     `base_reader` is shared between handles; `reader` is the same model with a prompt cache that is private to the
     collection handle's groups. `log` is the answer log, None unless the settings enable it.
 
@@ -114,6 +116,10 @@ class Rag:
         self.sampling = Sampling(max_tokens=settings.answer_tokens, adapter=adapter)
         self.log = collection.answer_log if settings.log else None
         self.calibration = select_calibration(settings.confidence, self.reader_name, adapter, self.strategy.label)
+        judge = select_judge(settings.verifier, self.reader_name)
+        self.judge = None if judge == "none" else load_judge(judge)
+        small = self.reader_name in ("bundled", NO_READER) or self.calibration.corrects
+        self.policy = SMALL if small else LARGE
         self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
     def with_options(
@@ -163,7 +169,7 @@ class Rag:
 
         Retrieval is done when this returns; text is generated as it is consumed. The streamed text is the reader's own;
         `stream.answer.shown` is the answer as a user should read it. The answer comes in this form, and in one piece,
-        in `strict` mode, and from a small reader, which the verifier may correct. Otherwise
+        in `strict` mode, and from a small reader, which the judge may correct. Otherwise
         an answer that is withheld afterwards is followed by a line with the abstention, and an unsure one by a line
         that says so.
 
@@ -181,20 +187,23 @@ class Rag:
 
         """
         check_images([Message("user", tuple(images)), *history], vision=self._sees, reader=f"'{self.reader_name}'")
-        if self._documents_only and hits is None and is_greeting(question):
-            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
         # Retrieve and rerank.
         retrieved = self._retrieve(question, history, filter, hits)
+        if retrieved.small_talk and self._documents_only:
+            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
 
         # Build the prompt.
         prompt = None
         if retrieved.hits or not self._documents_only:
             prompt = self._build_prompt(retrieved, documents_only=self._documents_only, images=images)
+        numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
+        superseded = find_superseded([hit for hit in numbered if hit.n is not None], self.collection.metadata)
+        retrieved = replace(retrieved, hits=numbered)
 
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
-        pieces = self._answer(retrieved, prompt, handle)
+        pieces = self._answer(retrieved, prompt, handle, superseded)
         if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
             language = self.collection.language
             calculated = calculate_answer(retrieved.query, prompt.shown, language, self._bundled_embedder)
@@ -209,8 +218,7 @@ class Rag:
         self, retrieved: Retrieved, prompt: Prompt, handle: ReaderHandle, calculated: CalculatedAnswer
     ) -> Generator[str, None, Answer]:
         """The answer that was calculated from numbers of the passages, without the reader."""
-        sentences = status_sentences(language_of(retrieved.query) or self.collection.language)
-        hits, _ = match_hits(retrieved.hits, prompt.shown)
+        sentences = status_sentences(retrieved.language or self.collection.language)
         sure = calculated.confidence >= self._settings.wrong_cost * (1 - calculated.confidence)
         answer = Answer(
             question=retrieved.question,
@@ -221,7 +229,7 @@ class Rag:
             confidence=calculated.confidence,
             citations=calculated.citations,
             calculation=calculated.calculation,
-            hits=hits,
+            hits=tuple(retrieved.hits),
             dropped=prompt.dropped,
             usage=Usage(),
             seconds=retrieved.seconds,
@@ -232,75 +240,54 @@ class Rag:
         return answer
 
     def _answer(
-        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle
+        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle, superseded: Sequence[Superseded]
     ) -> Generator[str, None, Answer]:
         """Generate → cite → score → decide."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
         shown = prompt.shown if prompt else ()
-        # The verifier may correct a reader that is so small, and users see the documents' own words.
-        # It cannot see pictures, so it corrects no answer that may come from one.
+        # The judge cannot see pictures, so it corrects no answer that may come from one.
         pictured = prompt.pictured if prompt else frozenset[int]()
-        small = self._documents_only and calibration is not None and calibration.corrects and not pictured
-        one_piece = small or settings.mode == "strict"
+        policy = self.policy if self._documents_only and not pictured else LARGE
+        one_piece = not policy.streams or settings.mode == "strict"
 
         # Generate. Without passages the reader would answer from memory.
-        language, asked = self.collection.language if shown else None, language_of(query)
+        language, asked = self.collection.language if shown else None, retrieved.language
         sentences = status_sentences(asked or language)
-        output, abstention = ReaderOutput(), sentences.unknown
+        output = ReaderOutput()
         if prompt and (shown or not self._documents_only):
-            if small and needs_larger_reader(query):
-                abstention = NEEDS_LARGER_READER
-            else:
-                output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
+            output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
 
         # Cite: which passages support which sentence, and do they answer the question?
-        numbered_hits, found_passages = match_hits(retrieved.hits, shown)
-        # Without a calibration, nothing could weigh the verifier's readings.
-        verifier = settings.verifier if calibration is not None and settings.verifier != "none" else None
         # Across languages, no words tell which sentence answers, but a multilingual embedder does.
         weights = self.collection.contract.get("weights")
         differs = asked is not None and language not in (None, "simple", asked)
-        foreign = differs and verifier is not None and self._documents_only and not is_english_only(weights)
+        foreign = differs and self.judge is not None and self._documents_only and not is_english_only(weights)
         handle.checking = True  # empty pieces around it, so that a server can choose when it computes
         yield ""
-        cited = cite_answer(
-            query,
-            output.text,
-            shown,
-            language,
-            verifier=verifier,
-            corrects=small,
-            pictured=pictured,
-            asked=None if asked == "en" else asked,
-            closeness=partial(self._closeness, query) if foreign else None,
-        )
+        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured)
+        closeness = partial(self._closeness, query) if foreign else None
+        corrects = policy.corrects and self.judge is not None
+        cited = cite_answer(grounding, output.text, corrects=corrects, closeness=closeness)
         handle.checking = False
         yield ""
 
-        # Score: how likely is it right? Passages of earlier turns say nothing about it.
+        # Score: how likely is it right?
         signals: dict[str, float] = {}
         confidence: float | None = None
-        if prompt and cited.sentences and calibration:
-            signals = answer_signals(cited, found_passages)
-            if calibration.uses_reader and not cited.silent:
-                tokens = output.usage.completion_tokens
-                signals |= reader_signals(self.reader, prompt.messages, output.text, tokens, self.sampling.adapter)
+        if prompt and cited.sentences and self.judge:
+            signals = answer_signals(cited, query)
+            if not cited.readings:  # the judge does not read this language
+                calibration = OTHER_LANGUAGE if foreign else UNREAD
             confidence = calibration.confidence(signals, weights)
-            if confidence is None and foreign:
-                confidence = OTHER_LANGUAGE.confidence(signals, weights)
-                calibration = OTHER_LANGUAGE if small else calibration
-            elif confidence is None and verifier and signals.get("passage"):  # the verifier does not read this language
-                confidence = UNREAD.confidence(signals)
 
-        # Decide: answer, or abstain? Small and unsure readers quote.
+        # Decide: answer, or abstain?
         decision = decide(
             cited,
+            query,
             confidence,
-            calibration,
+            policy,
             settings,
-            small=small,
-            abstention=abstention,
-            instructions=asks_how(query),
+            threshold=calibration.threshold if settings.min_confidence is None else settings.min_confidence,
             doubtful=foreign,
             sentences=sentences,
         )
@@ -314,8 +301,7 @@ class Rag:
             quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
         cited_passages = {citation.n for citation in composed.citations}
-        in_prompt = [hit for hit in numbered_hits if hit.n is not None]
-        for older, newer, older_date, newer_date in find_superseded(in_prompt, self.collection.metadata):
+        for older, newer, older_date, newer_date in superseded:
             if cited_passages & {older.n, newer.n}:
                 notes.append(f"{older.name} ({older_date}) is older than {newer.name} ({newer_date}).")
         notes += [CUT_OFF] if output.finish_reason == "length" and not output.text else []
@@ -330,7 +316,7 @@ class Rag:
             contradictions=composed.contradictions,
             nearest=decision.nearest,
             unsupported=composed.unsupported,
-            hits=numbered_hits,
+            hits=tuple(retrieved.hits),
             dropped=prompt.dropped if prompt else (),
             usage=output.usage,
             seconds=retrieved.seconds,
@@ -426,7 +412,9 @@ class Rag:
         )
         try:
             if prompt and prompt.shown:
-                data, fields, usage = fill_schema(form, retrieved.query, self.reader, prompt, sampling)
+                data, fields, usage = fill_schema(
+                    form, retrieved.query, self.reader, prompt, sampling, self.collection.language, self.judge
+                )
                 extraction = replace(extraction, usage=usage)  # tokens count even if the object is invalid
                 value = validate_output(data, form, schema)
                 extraction = replace(

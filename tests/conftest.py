@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.judges import HAS_JUDGE, use_judge
 from support.postgres_server import PostgresServer, postgres_server, programs
 from support.processes import RUN_VARIABLE, wait_for_end
 from support.small_documents import write_documents
@@ -39,8 +40,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("collection", ["folder", "postgresql"], indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests use a scripted judge, unless they are marked `judge`; before the fixtures of their module, too."""
+    use_judge(scripted=item.get_closest_marker("judge") is None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `data` or `weights` are skipped, and said so, where the data sets or the model are absent."""
+    """Tests marked `data`, `weights` or `judge` are skipped where the data sets or the model are absent."""
+    if not HAS_JUDGE:
+        for item in items:
+            if item.get_closest_marker("judge"):
+                item.add_marker(pytest.mark.skip(reason="the judge's weights are not there"))
     if not os.environ.get("RAGFM_VISION_MODEL"):
         for item in items:
             if item.get_closest_marker("weights"):
@@ -74,17 +85,6 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = ("RAGFM_DATA", "RAGFM_VISION_MODEL")
     for name in [name for name in os.environ if name.startswith("RAGFM_") and name not in kept]:
         monkeypatch.delenv(name)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_default_calibration() -> Iterator[None]:
-    """The default calibration judges what readers say, and scripted readers say anything: tests of it set it again.
-
-    For the session, since servers that run for a module would otherwise start with it.
-    """
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("ragfm.citations.confidence.DEFAULT", None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ LAYERS = (
     ("parsing", "chunking", "embedders"),
     ("store",),
     ("ingestion", "maintenance", "retrieval"),
-    ("answering", "citations", "generation"),
+    ("answering", "generation"),
     ("collection",),
     ("rag",),
     ("async_rag",),

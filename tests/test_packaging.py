@@ -144,7 +144,7 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
         "readers llama-cpp none openai transformers",
-        "rerankers cross-encoder overlap verifier",
+        "rerankers cross-encoder judge overlap",
     ]
 
 

@@ -16,7 +16,7 @@ from ragfm.core.config import AskSection
 from ragfm.core.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
 from ragfm.core.types import CLOSED, Stream
 from ragfm.generation.answer_log import AnswerLog, Origin
-from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 
 
 @pytest.fixture
@@ -225,7 +225,9 @@ def asked_in(
     settings = Settings(ask=AskSection(mode=mode))  # type: ignore[arg-type]
     collection.sync(docs)
     with Collection.open(collection.location, settings=settings, embedder=HashingEmbedder()) as handle:
-        stream = Rag(handle, reader=reader).stream(question)
+        rag = Rag(handle, reader=reader)
+        rag.judge = ScriptedJudge(contradicts=lambda one: 0.9 if "30 days" in one.text else 0.0)
+        stream = rag.stream(question)
         return [*stream, stream.answer]
 
 
@@ -279,9 +281,9 @@ def test_an_answer_in_a_loop_ends_and_one_without_words_is_none(handbook: Collec
 
 
 def test_after_an_earlier_question_the_source_that_supports_comes_first(handbook: Collection) -> None:
-    history = [Message("user", "How much leave do I get?"), Message("assistant", "28 days [1].")]
+    history = [Message("user", "How many days of leave do I get?"), Message("assistant", "28 days [1].")]
     reader = ScriptedReader(["Dogs are welcome on Fridays [1]."])
-    answer = Rag(handbook, reader=reader).ask("And when are dogs welcome there?", history=history)
+    answer = Rag(handbook, reader=reader).ask("And for dogs?", history=history)
     assert [citation.supports for citation in answer.citations] == [True, False]
     assert answer.citations[0].quote == "Dogs are welcome on Fridays."
 

@@ -103,14 +103,19 @@ def guarded_pools(allowed: Collection[str], *, connect_seconds: float, read_seco
         except OSError as error:
             raise NewConnectionError(connection, f"no connection: {error}") from error
 
-    pool_classes: dict[str, Any] = {}
-    for scheme, connection, pool in (
-        ("http", HTTPConnection, HTTPConnectionPool),
-        ("https", HTTPSConnection, HTTPSConnectionPool),
-    ):
-        guarded = type(f"Guarded{connection.__name__}", (connection,), {"_new_conn": open_socket})
-        pool_classes[scheme] = type(f"Guarded{pool.__name__}", (pool,), {"ConnectionCls": guarded})
+    class GuardedHTTPConnection(HTTPConnection):
+        _new_conn = open_socket
+
+    class GuardedHTTPSConnection(HTTPSConnection):
+        _new_conn = open_socket
+
+    class GuardedHTTPPool(HTTPConnectionPool):
+        ConnectionCls: Any = GuardedHTTPConnection
+
+    class GuardedHTTPSPool(HTTPSConnectionPool):
+        ConnectionCls: Any = GuardedHTTPSConnection
+
     timeout = Timeout(connect=connect_seconds, read=read_seconds)
     pools = PoolManager(num_pools=20, maxsize=1, timeout=timeout, retries=False)
-    pools.pool_classes_by_scheme = pool_classes
+    pools.pool_classes_by_scheme = {"http": GuardedHTTPPool, "https": GuardedHTTPSPool}
     return pools

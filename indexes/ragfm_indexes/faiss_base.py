@@ -66,6 +66,8 @@ def single_threaded() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
+READ_FLAGS = faiss.IO_FLAG_MMAP_IFC
+"""Maps vectors, links and codes; IO_FLAG_MMAP would read them into memory."""
 HEADER_BYTES = 4 + 33
 """Header of an index in a file: type, dimensions, number of vectors, two unused numbers, trained flag, metric."""
 
@@ -76,14 +78,13 @@ class FaissIndex:
     Saved as `ids.npy` and `index.faiss`, which are memory-mapped when loaded as far as FAISS supports it. Immutable and
     thread-safe. A search with one query runs in the calling thread; FAISS's threads are used for batches and builds.
 
-    A subclass defines `recall`, the file format (`magic`, `read_flags`, `layout`; see `read_faiss`), `_new_index`,
-    `_search` and `_is_valid`.
+    A subclass defines `recall`, the file format (`magic`, `layout`; see `read_faiss`), `_new_index`, `_search`
+    and `_is_valid`.
     """
 
     recall: ClassVar[float]
     magic: ClassVar[bytes]
-    read_flags: ClassVar[int]
-    layout: ClassVar[tuple[int, ...]] = ()
+    layout: ClassVar[tuple[int, ...]]
 
     def __init__(self, ids: Ids, index: Any) -> None:
         """For `build` and `load`: ids in ascending order, and a FAISS index of their vectors in the same order."""
@@ -145,7 +146,7 @@ class FaissIndex:
         """Memory-map a saved index. Raises ValueError if the files are incomplete or inconsistent."""
         ids = read_array(folder / "ids.npy", np.int64, 1)
         check_ids(ids)
-        index = read_faiss(folder / "index.faiss", cls.magic, cls.read_flags, cls.layout)
+        index = read_faiss(folder / "index.faiss", cls.magic, cls.layout)
         if index.metric_type != faiss.METRIC_INNER_PRODUCT or index.ntotal != len(ids) or not cls._is_valid(index):
             raise ValueError(f"index.faiss: expected a {cls.__name__} of {len(ids)} vectors in {folder}")
         return cls(ids, index)
@@ -164,11 +165,11 @@ class FaissIndex:
 _limits_lock = threading.Lock()  # FAISS's limits are process-wide, so only one file is read at a time
 
 
-def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ()) -> Any:
+def read_faiss(path: Path, magic: bytes, layout: Sequence[int]) -> Any:
     """Read an index from a file that begins with `magic`. Raises ValueError if FAISS cannot read it, and OSError.
 
-    `layout` describes the sections of the file, for formats where FAISS crashes if a mapped file ends early or contains
-    an absurd length: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
+    `layout` describes the sections of the file, since FAISS crashes if a mapped file ends early or contains an absurd
+    length: n > 0 is a section of n bytes, n < 0 is a 64-bit count followed by that many items of -n bytes.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -182,7 +183,7 @@ def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ())
                 end += 8 - section * int.from_bytes(file.read(8), "little")
             else:
                 end += section
-        if layout and size != end:
+        if size != end:
             raise ValueError(f"{path.name} has {size} bytes, expected {end}")
         # Limit the vectors that FAISS allocates and its loops to what a file of this size can describe.
         limits = {
@@ -195,7 +196,7 @@ def read_faiss(path: Path, magic: bytes, flags: int, layout: Sequence[int] = ())
             try:
                 for name, value in limits.items():
                     getattr(faiss, f"set_deserialization_{name}")(value)
-                return faiss.read_index(f"/dev/fd/{file.fileno()}", flags)
+                return faiss.read_index(f"/dev/fd/{file.fileno()}", READ_FLAGS)
             except (RuntimeError, MemoryError) as error:
                 raise ValueError(f"{path.name} cannot be read: {error}") from error
             finally:

@@ -19,7 +19,6 @@ class FaissFlatIndex(FaissIndex):
 
     recall: ClassVar[float] = 1.0
     magic: ClassVar[bytes] = b"IxFI"
-    read_flags: ClassVar[int] = faiss.IO_FLAG_MMAP_IFC  # IO_FLAG_MMAP would read a flat index into memory
     layout: ClassVar[tuple[int, ...]] = (HEADER_BYTES, -4)
 
     @classmethod

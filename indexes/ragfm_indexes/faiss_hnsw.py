@@ -29,7 +29,6 @@ class FaissHnswIndex(FaissIndex):
 
     recall: ClassVar[float] = 0.99
     magic: ClassVar[bytes] = b"IHNs"
-    read_flags: ClassVar[int] = faiss.IO_FLAG_MMAP_IFC  # maps links and codes; IO_FLAG_MMAP maps neither
     # Level probabilities, links per level, levels, offsets and links; entry point and settings; codes and their ranges.
     layout: ClassVar[tuple[int, ...]] = (HEADER_BYTES, -8, -4, -4, -8, -4, 20, HEADER_BYTES, 28, -4, -1)
 

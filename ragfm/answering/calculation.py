@@ -52,15 +52,18 @@ class CalculationError(RagfmError):
 class Operand:
     """A cell of a table with one number.
 
-    `label` says what it is: "Revenue — 2022"; `title` is that of its column. `value` is as it stands, with its sign;
-    `power` is that of its scale: 6 for millions. `units` are CLDR's names or currency codes; several for a sign that
-    several currencies have, none if no unit is named. `sign` is the unit as it is written.
+    `label` says what it is: "Revenue — 2022"; `row_words` are the words of the first cell. `periods` are those of the
+    column's title, or else of the label; `repeated`: another column has them, too. `value` is as it stands, with its
+    sign; `power` is that of its scale: 6 for millions. `units` are CLDR's names or currency codes; several for a sign
+    that several currencies have, none if no unit is named. `sign` is the unit as it is written.
     """
 
     place: Unit
     column: int
     label: str
-    title: str
+    row_words: Sequence[str]
+    periods: frozenset[str]
+    repeated: bool
     text: str
     value: Decimal
     power: int
@@ -71,11 +74,6 @@ class Operand:
     def scaled(self) -> Decimal:
         """The value with its scale."""
         return self.value.scaleb(self.power)
-
-    @property
-    def row_label(self) -> str:
-        """The first cell of its row."""
-        return self.place.row.cells[0] if self.place.row else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +119,13 @@ def calculate_answer(
         return None
     if operation == NONE:
         return None
+    mentioned, asked = word_list(question), periods(question)
     units = [unit for hit in passages if hit.n is not None for unit in passage_units(hit, language or "en")]
     with localcontext() as context:
         context.prec = _PRECISION
         try:
-            result = calculate(operation, likely_operands(operation, operands(question, units, language), question))
+            found = operands(mentioned, units, language)
+            result = calculate(operation, likely_operands(operation, found, mentioned, asked))
             value = rounded(result)
         except (CalculationError, DecimalException):
             return None
@@ -143,10 +143,8 @@ def calculate_answer(
             end = start + len(words_of_part)
             citations.append(replace(place, fault="unclear", answer_start=start, answer_end=end))
         text += words_of_part
-    asked, asked_words = periods(question), words(question)
     sure = likelihood >= _MIN_LIKELIHOOD and all(
-        words(one.row_label) <= asked_words and periods(one.label) & asked and not _is_ambiguous(one, asked)
-        for one in result.operands
+        set(one.row_words) <= set(mentioned) and one.periods & asked and not one.repeated for one in result.operands
     )
     working = re.sub(r"\{(\d+)\}", lambda one: _written(result.operands[int(one[1])]), result.working)
     named = tuple(CalculationOperand(one.label, one.text) for one in result.operands)
@@ -154,9 +152,9 @@ def calculate_answer(
     return CalculatedAnswer(text, tuple(citations), calculation, result.value, LIKELY if sure else UNLIKELY)
 
 
-def operands(question: str, units: Sequence[Unit], language: str | None) -> list[Operand]:
-    """The cells with one number, those whose labels look most like the question first."""
-    rarity, asked, found = Rarity(units), words(question), list[tuple[float, Operand]]()
+def operands(mentioned: Sequence[str], units: Sequence[Unit], language: str | None) -> list[Operand]:
+    """The cells with one number, those whose labels look most like the words of the question first."""
+    rarity, asked, found = Rarity(units), frozenset(mentioned), list[tuple[float, Operand]]()
     per = per_word(language)
     titles: Sequence[str] = ()  # of a row without a label that has periods, which is a second header
     for unit in units:
@@ -181,11 +179,17 @@ def operands(question: str, units: Sequence[Unit], language: str | None) -> list
             for line in above:  # the nearest that names a unit or a scale
                 signs = signs or units_in(line, language)
                 powers = powers or scales_in(line, language)
-            per_unit = per in word_list(row.cells[0])  # "Earnings per share" are not in millions
+            row_words = word_list(row.cells[0])
+            per_unit = per in row_words  # "Earnings per share" are not in millions
             power = number.power or (0 if signs == {PERCENT} or per_unit else min(powers, default=0))
             label = " — ".join(filter(None, (row.label, title)))
             shown = text[number.start : number.end]
-            operand = Operand(unit, column, label, title, shown, value, power, signs, _sign(text, shown, signs))
+            own = periods(title)
+            repeated = bool(own) and sum(periods(one) == own for one in row.titles) > 1
+            own = own or periods(label)
+            operand = Operand(
+                unit, column, label, row_words, own, repeated, shown, value, power, signs, _sign(text, shown, signs)
+            )
             # Of two labels that have the same words of the question, the shorter one is meant.
             score = rarity.share(asked, words(f"{label} {unit.context}")) + rarity.share(words(label), asked)
             found.append((score, operand))
@@ -193,8 +197,10 @@ def operands(question: str, units: Sequence[Unit], language: str | None) -> list
     return [operand for _, operand in found]
 
 
-def likely_operands(operation: Operation, found: Sequence[Operand], question: str) -> list[Operand]:
-    """The operands of an operation that a question most likely means, of those that `operands` found.
+def likely_operands(
+    operation: Operation, found: Sequence[Operand], mentioned: Sequence[str], asked: frozenset[str]
+) -> list[Operand]:
+    """The operands of an operation that a question most likely means, by its words and periods, of those `found`.
 
     If the question names several rows of a table and at most one year, they are the cells of these rows in the same
     column, in the order in which they are mentioned; the smaller of two is the part of a share. Otherwise they stand in
@@ -203,10 +209,9 @@ def likely_operands(operation: Operation, found: Sequence[Operand], question: st
 
     Raises CalculationError if they are not there.
     """
-    asked = periods(question)
     years = sorted(int(period) for period in asked if period.isdigit())
     several = operation not in _PAIRS
-    named = _named_rows(found, question)
+    named = _named_rows(found, mentioned)
     if len(named) > 1 and len(years) < 2:
         column = next(one for one in found if one.place in named).column
         chosen = [one for row in named for one in found if one.place is row and one.column == column]
@@ -234,7 +239,7 @@ def _cells_of_periods(row: Sequence[Operand], asked: frozenset[str], *, several:
     quarters = {period for period in asked if not period.isdigit()}
     by_period: dict[tuple[str, ...], Operand] = {}
     for one in sorted(row, key=lambda one: one.column):
-        own = tuple(sorted(periods(one.title) or periods(one.label)))  # the year first, then the quarter
+        own = tuple(sorted(one.periods))  # the year first, then the quarter
         of_years = [int(period) for period in own if period.isdigit()]
         between = several and len(years) == 2 and any(years[0] < year < years[1] for year in of_years)
         fits = not asked or between or set(own) <= asked or (set(own) & asked and not quarters)
@@ -279,7 +284,7 @@ def calculate(operation: Operation, chosen: Sequence[Operand]) -> Result:
         return Result(tuple(chosen), 100 * first / second, 0, "%", "{0} ÷ {1} × 100")
     if operation == "percentage change":
         return Result(tuple(chosen), 100 * (first - second) / second, 0, "%", "({0} − {1}) ÷ {1} × 100")
-    apart = {int(period) for one in chosen for period in periods(one.label) if period.isdigit()}
+    apart = {int(period) for one in chosen for period in one.periods if period.isdigit()}
     if first <= 0 or len(apart) != 2:
         raise CalculationError("A growth rate needs positive numbers of two years.")
     years = max(apart) - min(apart)
@@ -318,23 +323,15 @@ def _sign(cell: str, number: str, units: frozenset[str]) -> str:
     return currency or (name[0] if name and not units <= {name[0]} else min(sorted(units), key=len))
 
 
-def _is_ambiguous(operand: Operand, asked: frozenset[str]) -> bool:
-    """Whether another column of its row has the same period, or several have none."""
-    row = operand.place.row
-    titles = row.titles if row else ()
-    return sum(bool(periods(title) & asked) and periods(title) == periods(operand.title) for title in titles) > 1
-
-
-def _named_rows(found: Sequence[Operand], question: str) -> list[Unit]:
+def _named_rows(found: Sequence[Operand], mentioned: Sequence[str]) -> list[Unit]:
     """The rows of the first table whose labels the question has, in the order in which it mentions them.
 
     Labels that are part of another one, and those that several rows have, are left out.
     """
-    mentioned = word_list(question)
     rows: dict[tuple[str, ...], list[Unit]] = {}
     header: tuple[str, ...] | None = None
     for one in found:
-        row, label = one.place.row, word_list(one.row_label)
+        row, label = one.place.row, one.row_words
         if row and label and set(label) <= set(mentioned) and (header is None or row.header == header):
             header = row.header
             of_label = rows.setdefault(tuple(label), [])

@@ -9,28 +9,38 @@ of low rank that are added to those of an embedding model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ragfm.core.errors import DamagedModelError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork
-from ragfm.models.model_lookup import weights_sha256
+from ragfm.models import judge_base
+from ragfm.models.model_lookup import BUNDLED, find_model, weights_sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ragfm.core.types import Vectors
     from ragfm.embedders.sorted_batches import BertBackend
 
     Floats = NDArray[np.float32]
 
+_log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parents[1] / "models" / "shipped"
+SMALL, LARGE, AUTO = "small", "base", "auto"
 WEIGHTS = "judge.safetensors"
 BASE = "base"
 """The key of its metadata for the hash of the embedding model that the weights are added to."""
@@ -41,6 +51,9 @@ A longer text is read in parts.
 """
 _OVERLAP = 64  # tokens of a text that two parts share
 _ANSWER = 40  # tokens of an answer at most
+_NARROW = 384  # numbers per token of a network that numpy runs in less time than another backend takes to load
+MIN_TOKENS_TO_LOAD = 6_000
+"""Tokens to rank per process below which the backend that loads at once is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +125,30 @@ class Judge:
 
     def __init__(self, folder: Path, base: Path) -> None:
         self._folder, self._base = folder, base
+        self._lock = threading.Lock()
+        self._fast: BertBackend | None = None
+        self._warm = False
+        self._ranked_tokens = 0
 
-    def read(self, evidence: Sequence[Evidence], backend: str = "numpy-fp32") -> list[Judgement]:
-        """A judgement of each text, by a backend of `BertNetwork`."""
+    def load(self) -> None:
+        """Load the weights, which is otherwise done when the first text is read."""
+        _ = self._exact
+
+    def warm_up(self) -> None:
+        """Load the backends that read many texts fastest, which takes seconds, for a long-lived process."""
+        with self._lock:
+            if not self._warm:
+                fast = self._load_fast()
+                self._exact = fast if self._is_wide else self._backend(self._network.fast_exact_backend)
+                self._warm = True
+
+    def likelihoods(self, question: str, texts: Sequence[str]) -> Vectors:
+        """How likely each text answers the question, by the fastest backend. *Shape:* (len(texts),), in [0, 1]."""
+        judgements = self.read([Evidence(text, question) for text in texts], fast=True)
+        return np.array([one.answers for one in judgements], dtype=np.float32)
+
+    def read(self, evidence: Sequence[Evidence], *, fast: bool = False) -> list[Judgement]:
+        """A judgement of each text, by the exact or the fastest backend."""
         tokenizer, (start, end) = self._network.tokenizer, self._special
         encoded = [
             tokenizer.encode_batch([getattr(one, name) for one in evidence], add_special_tokens=False)
@@ -141,7 +175,8 @@ class Judge:
             spans += [offsets[at : at + room] for at in starts]
             asked += [(min(len(question.ids), QUESTION), min(len(statement.ids), STATEMENT))] * len(starts)
             counts.append(len(starts))
-        states = self._backend(backend).token_states(rows) if rows else []
+        backend = self._ranking_backend(sum(map(len, rows))) if fast else self._exact
+        states = backend.token_states(rows) if rows else []
         read = iter([self._part(*one) for one in zip(states, spans, asked, strict=True)])
         judgements = []
         for count in counts:
@@ -185,14 +220,119 @@ class Judge:
         assert folder is not None
         return BertNetwork(folder, replace(with_learned(read_weights(folder.path), self._learned), pooled=False))
 
-    def _backend(self, name: str) -> BertBackend:
-        if name not in self._backends:
-            self._backends[name] = self._network.load_bert(name)
-        return self._backends[name]
-
     @cached_property
-    def _backends(self) -> dict[str, BertBackend]:
-        return {}
+    def _exact(self) -> BertBackend:
+        if self._is_wide:
+            with self._lock:
+                return self._load_fast()
+        return self._network.load_bert(self._network.exact_backend)
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether the fastest backend loads and reads eight passages sooner than the exact one reads them."""
+        return self._network.dim > _NARROW
+
+    def _ranking_backend(self, tokens: int) -> BertBackend:
+        """The backend for ranking. Those that are faster take seconds to load, so a single question uses another."""
+        with self._lock:
+            self._ranked_tokens += tokens
+            if self._is_wide or self._ranked_tokens >= MIN_TOKENS_TO_LOAD:
+                self._load_fast()
+            return self._fast or self._exact
+
+    def _load_fast(self) -> BertBackend:
+        if self._fast is None:
+            self._fast = self._backend(self._network.fast_backend)
+        return self._fast
+
+    def _backend(self, name: str) -> BertBackend:
+        """Load a backend, or if it fails the exact one, which always works."""
+        try:
+            return self._network.load_bert(name)
+        except Exception:  # libraries raise errors of any type when the hardware does not support them
+            _log.info("The backend %s could not be loaded; using fp32.", name, exc_info=True)
+            return self._network.load_bert(self._network.exact_backend)
+
+
+def select_judge(name: str, reader: str) -> str:
+    """The judge that `auto` stands for, or any other name as it is.
+
+    That is `base` if it is installed, next to a reader that is slower than it: not the bundled one, nor `none`.
+    """
+    if name != AUTO:
+        return name
+    if reader not in ("bundled", "none"):
+        with suppress(ModelNotFoundError):
+            find_judge(LARGE)
+            return LARGE
+    return SMALL
+
+
+@cache
+def load_judge(name: str = SMALL) -> Judge:
+    """The judge `small`, `base` or that of a folder, with weights that all callers share; they are read on first use.
+
+    Raises what `find_judge` raises.
+    """
+    return Judge(*find_judge(name))
+
+
+def find_judge(name: str) -> tuple[Path, Path]:
+    """The folder of a judge, by its name or path, and that of the embedding model that its weights are added to.
+
+    Raises ModelNotFoundError if one of them is missing, DamagedModelError, and UnsupportedError if the embedding model
+    is an unknown one.
+    """
+    folder = SHIPPED / f"judge-{name}" if name in (SMALL, LARGE) else Path(name).expanduser()
+    if not (folder / WEIGHTS).is_file():
+        raise ModelNotFoundError(f"There is no judge in '{name}'.", f"Use a folder with one, `{SMALL}` or `{LARGE}`.")
+    with _opened(folder) as file:
+        base = (file.metadata() or {}).get(BASE)
+    if base == BUNDLED["embedder"].sha256:
+        return folder, find_model("bundled", "embedder")
+    if base == judge_base.FILES[judge_base.WEIGHTS]:
+        return folder, judge_base.find_judge_base()
+    raise UnsupportedError(
+        f"The judge in '{folder}' belongs to an unknown embedding model, with the sha256 '{base}'.",
+        f"Train it again from the bundled one or '{judge_base.NAME}'.",
+    )
+
+
+class JudgeReranker:
+    """Ranks passages by how likely they answer an English question, as the judge reads them.
+
+    This likelihood and the score of the search, added, rank better than either; see docs/retrieval.md.
+    """
+
+    weight = 0.5
+    calibrated = True
+
+    def __init__(self, name: str = SMALL) -> None:
+        """`name` is that of `load_judge`, whose errors this raises."""
+        self._judge = load_judge(name)
+        self._seconds_per_character = 0.0  # of the last batch; 0 before the first
+
+    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
+        """Likelihoods in [0, 1]. *Shape:* (len(texts),); NaN for texts beyond the time budget.
+
+        With a budget, a batch of four is started only if the speed of the last one predicts that it ends in time. The
+        time for loading the network does not count.
+        """
+        if budget_ms is None:
+            return self._judge.likelihoods(query, texts)
+        self._judge.load()
+        deadline = time.monotonic() + budget_ms / 1000
+        scores = np.full(len(texts), np.nan, dtype=np.float32)
+        for at in range(0, len(texts), 4):
+            batch = texts[at : at + 4]
+            characters, began = sum(map(len, batch)), time.monotonic()
+            if began + characters * self._seconds_per_character >= deadline:
+                if not at:  # the estimate may be that of a busy moment: the next call tries again
+                    self._seconds_per_character = 0.0
+                break
+            scores[at : at + 4] = self._judge.likelihoods(query, batch)
+            self._seconds_per_character = (time.monotonic() - began) / max(characters, 1)
+        return scores
 
 
 def _least(scores: Floats) -> float:
@@ -210,19 +350,26 @@ def _softmax(scores: Floats) -> Floats:
     return found
 
 
+@contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
+    """The weights of a judge. Raises DamagedModelError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise DamagedModelError(f"{folder / WEIGHTS} cannot be read: {error}.", "Train it again.") from error
+
+
 def read_learned(folder: Path, base: Path) -> dict[str, Floats]:
     """The learned changes of a judge, see `with_learned`, and its heads.
 
     Raises DamagedModelError, and UnsupportedError if they belong to another embedding model than `base`.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / WEIGHTS, framework="np") as file:
-            expected = (file.metadata() or {}).get(BASE)
-            learned = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedModelError(f"{folder / WEIGHTS} cannot be read: {error}.", "Train it again.") from error
+    with _opened(folder) as file:
+        expected = (file.metadata() or {}).get(BASE)
+        learned = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
     if expected != weights_sha256(base):
         raise UnsupportedError(
             f"The judge in '{folder}' was trained from another model than '{base}'.", "Train it again."

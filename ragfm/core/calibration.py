@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-READER_SIGNALS = frozenset({"likely", "unknown"})
-"""Signals that the reader computes: its log-likelihoods of its answer and of an abstention."""
-_BY_EMBEDDER = frozenset({"cosine", "gap", "closest"})
+_BY_EMBEDDER = "closest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +14,7 @@ class Calibration:
     """A fitted model: the confidence is the logistic function of `bias` plus the sum of weight · (signal - mean).
 
     It holds for one `reader`, `adapter` (the hash of its file), prompt `strategy` and `embedder` (the hash of its
-    weights). Below `threshold` it is better not to answer. If it `corrects`, the verifier's answer replaces the
+    weights). Below `threshold` it is better not to answer. If it `corrects`, the judge's answer replaces the
     reader's where they differ; the reader's output, an abstention included, is then only a signal.
     """
 
@@ -33,20 +31,15 @@ class Calibration:
     # Unknown keys in ragfm.toml are errors, here too.
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012
 
-    @property
-    def uses_reader(self) -> bool:
-        """Whether a signal that the reader computes has a weight."""
-        return not READER_SIGNALS.isdisjoint(self.weights)
-
     def confidence(self, signals: Mapping[str, float], embedder: object = None) -> float | None:
         """The probability that an answer with these signals is right, in [0, 1]; None if no signal has a weight.
 
-        A missing signal counts as its mean. Cosines of a different embedder are ignored.
+        A missing signal counts as its mean. The closeness by a different embedder is ignored.
         """
         weighted = {
             name: value
             for name, value in signals.items()
-            if name in self.weights and (name not in _BY_EMBEDDER or self.embedder in (None, embedder))
+            if name in self.weights and (name != _BY_EMBEDDER or self.embedder in (None, embedder))
         }
         if not weighted:
             return None

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
@@ -71,7 +71,7 @@ class AskSection(_Section):
     min_confidence: float | None = Field(None, ge=0, le=1)
     wrong_cost: float = Field(1.0, ge=0)  # in right answers
     confidence: Calibration | None = None
-    verifier: str = "bundled"
+    verifier: str = "auto"
     contradictions: bool = True
     merge: bool = True
     order: Literal["rank", "document"] = "rank"
@@ -80,10 +80,15 @@ class AskSection(_Section):
     log: bool = False
     context_tokens: int = Field(4096, ge=256)
 
+    @field_validator("verifier")
+    @classmethod
+    def _rename_bundled(cls, name: str) -> str:
+        return "auto" if name == "bundled" else name  # its name while there was only one
+
     @property
-    def ranking_verifier(self) -> str:
-        """The verifier that ranks passages: the bundled one if answers are not verified."""
-        return "bundled" if self.verifier == "none" else self.verifier
+    def ranking_judge(self) -> str:
+        """The judge that ranks passages, which are more than those to answer from: the small one unless named."""
+        return "small" if self.verifier in ("auto", "none") else self.verifier
 
 
 class FilesSection(_Section):
@@ -177,7 +182,8 @@ def _locate_models(values: dict[str, Any], folder: Path) -> None:
         if not isinstance(table, dict):
             continue
         name = table.get(key)
-        if not isinstance(name, str) or name in ("bundled", "none"):
+        names = ("auto", "small", "base") if key == "verifier" else ()
+        if not isinstance(name, str) or name in ("bundled", "none", *names):
             continue
         plugin, colon, model = name.rpartition(":")
         if plugin != "openai" and model and (path := folder.absolute() / model).exists():

@@ -21,8 +21,8 @@ _LABELLED = "—"
 class TableRow:
     """A row of a table: its cells, those of the header, and the last row above it that has only a label ("Sales:").
 
-    `header` is empty if the table has none. `label` names the row: its section, its first cell, and the cells that the
-    question names. `column` is the index of the cell that most likely has the answer; None if it is not known.
+    `header` is empty if the table has none. `label` names the row: its section and its first cell. `column` is the
+    index of the cell that most likely has the answer; None if it is not known.
     """
 
     header: tuple[str, ...]

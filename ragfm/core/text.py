@@ -26,7 +26,6 @@ _DISGUISES = re.compile(
     "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
     "\u2041\u2044\u2215\u2216\u2571\u2572\u27cb\u27cd\u29f5\u29f8\u29f9\ufe68\uff0f\uff3c]"
 )
-MONTHS = "January February March April May June July August September October November December".split()
 # The number of a list item: its full stop does not end a sentence.
 _NUMBER = re.compile(r"^([ \t]*\d{1,3})\.(?=[ \t])", re.MULTILINE)
 _EMPHASIS_END = re.compile(r"([.!?])([*_~]{1,3})(?=\s|$)")  # of Markdown: "**A title.** Its text."

@@ -301,9 +301,9 @@ class Citation:
     `verified`: the quote is verbatim *and* states what question and sentence say together. `fault` says why not: no
     passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in several places
     do (`stitched`), no text does, but the reader saw the passage's picture, which is not checked (`picture`), or the
-    quote has the words of the sentence, but may be about another subject (`subject`) or not say what was asked
-    (`unclear`). `missing` are the names and periods of the question that are not found with the quote. `row` is the
-    table row that the quote is, None if it is none.
+    quote supports the sentence, but may be about another subject (`subject`) or is not surely enough what was asked
+    (`unclear`). `missing` are the periods, numbers and identifiers of the question that are not found with the quote.
+    `row` is the table row that the quote is, None if it is none.
     """
 
     n: int
@@ -326,7 +326,7 @@ class Citation:
 
     @property
     def supports(self) -> bool:
-        """Whether the quote has the words of the sentence, even if it may not answer the question."""
+        """Whether the quote supports the sentence, even if it may not answer the question."""
         return self.verified or self.fault in ("subject", "unclear")
 
     @property
@@ -347,7 +347,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A passage that gives a different number or name from that in an answer's sentence.
+    """A passage that says otherwise than an answer's sentence.
 
     Passage `n` has the words `quote` at `start:end` of the document `uri`; `answer.text[answer_start:answer_end]` is
     the sentence. `name` is the document's display name, `row` the table row that the quote is, `date` the document's
@@ -444,9 +444,9 @@ class Answer:
     `unsupported` are the sentences of `text` that no passage supports, as (start, end). `query` is the search query:
     the question, or the stand-alone form of a follow-up. `log_id` is the id in the answer log. `finish_reason` is
     `length` if the answer was cut off. `reasoning` is the reader's reasoning before the answer. `said` is the reader's
-    own output if the verifier corrected it or its number got a unit. `contradictions` are passages that give a
-    different number or name. `searches` are the searches for the question, none if its passages were given. `notes`
-    say what a user should know of how it was made. `calculation` is how a number was calculated that no passage has.
+    own output if the judge corrected it. `contradictions` are passages that say otherwise. `searches` are the searches
+    for the question, none if its passages were given. `notes` say what a user should know of how it was made.
+    `calculation` is how a number was calculated that no passage has.
     """
 
     question: str

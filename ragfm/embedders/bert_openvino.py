@@ -57,7 +57,7 @@ class OpenVinoBackend(BertBackend):
             "NUM_STREAMS": streams,
         }
         self._compiled = _compile(model, settings)
-        self._parallel_requests = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.parallel_batches = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         reset_in_children(self)
 
     def reset_after_fork(self) -> None:
@@ -71,7 +71,7 @@ class OpenVinoBackend(BertBackend):
             return
         # No callbacks: one that runs while the model is being deleted waits for the GIL, which the deletion holds:
         # a deadlock.
-        requests = [self._compiled.create_infer_request() for _ in range(self._parallel_requests)]
+        requests = [self._compiled.create_infer_request() for _ in range(self.parallel_batches)]
         running: deque[Any] = deque()
         for batch in batches:
             if len(running) == len(requests):

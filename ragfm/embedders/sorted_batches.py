@@ -22,6 +22,8 @@ class BertBackend(ABC):
     """Maximum tokens of a batch, padding included; a longer text is a batch of its own."""
     length_multiple: ClassVar[int] = 1
     """Texts are padded to a multiple of it."""
+    parallel_batches: int = 1
+    """Batches that are run at once; fewer than that would leave cores idle."""
 
     @abstractmethod
     def run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
@@ -41,10 +43,10 @@ class BertBackend(ABC):
         """The output of each text, in the order of the texts."""
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         groups: list[list[int]] = []
-        start = 0
+        start, share = 0, -(-len(order) // self.parallel_batches)
         while start < len(order):
             width = self._padded_length(ids[order[start]])
-            groups.append(order[start : start + max(1, self.batch_tokens // width)])
+            groups.append(order[start : start + min(share, max(1, self.batch_tokens // width))])
             start += len(groups[-1])
 
         def batches() -> Iterator[Batch]:

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from ragfm.citations.confidence import adapter_hash
+from ragfm.answering.confidence import adapter_hash
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
 from ragfm.core.progress import ProgressCallback
@@ -86,7 +86,7 @@ class Outcome:
     - `citations`: number of citations that support their sentence; `holding`: those whose passage holds a right answer.
     - `sentences`: number of sentences of the answer; `supported`: those with a citation that supports them.
     - `seconds`: time of the answer.
-    - `confidence`: confidence of the answer, from `signals`, if the reader has a calibration, else the best passage's
+    - `confidence`: confidence of the answer, from `signals`, if a judge reads, else the best passage's
       cosine.
     - `judged`: 1 if the judge rates the answer as right, else 0; None without a judge or without a right answer.
     - `error`: why the question could not be answered.
@@ -235,7 +235,7 @@ def evaluate_answers(
         "adapter": rag.sampling.adapter,
         "learned": adapter_hash(rag.sampling.adapter),
         "k": rag.k,
-        "calibrated": rag.calibration is not None,
+        "calibrated": rag.judge is not None,
         "settings": rag.collection.settings.model_dump(mode="json", exclude={"sources", "reader", "files"}),
         **(about or {}),
     }
@@ -423,7 +423,7 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
         supported += any(citation is not None and citation.supports for citation in citations)
 
     confidence = answer.confidence
-    if rag.calibration is None:
+    if rag.judge is None:
         confidence = max((hit.score for hit in answer.hits if hit.score is not None), default=None)
     return Outcome(
         answer=text,

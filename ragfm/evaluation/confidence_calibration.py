@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.citations.confidence import SIGNALS, adapter_hash
+from ragfm.answering.confidence import SIGNALS, adapter_hash
+from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError
 from ragfm.core.progress import ProgressCallback
@@ -70,7 +71,7 @@ def calibrate(
 ) -> CalibrationReport:
     """Answer all questions and fit the confidence. The threshold keeps the share `keep` of right answers.
 
-    With `corrects` (default: as in the current calibration), the verifier's answer replaces a different one of the
+    With `corrects` (default: as in the current calibration), the judge's answer replaces a different one of the
     reader, and the calibration is fitted to that. Nothing is stored, see `store_calibration`. With `out`, an
     interrupted run is resumed from that file. Raises DataError if fewer than 20 answers are right, or fewer than 20
     are not.
@@ -80,17 +81,17 @@ def calibrate(
             f"{len(questions)} questions are too few to calibrate the confidence.",
             f"{MIN_ANSWERS} right and {MIN_ANSWERS} wrong answers are needed.",
         )
-    previous = rag.calibration
+    previous = rag.calibration, rag.policy
     if corrects is None:
-        corrects = previous is not None and previous.corrects
-    rag.calibration = accept_all_calibration(corrects=corrects)
+        corrects = rag.policy.corrects
+    rag.calibration, rag.policy = accept_all_calibration(), SMALL if corrects else LARGE
     try:
         report = evaluate_answers(
             rag, questions, contexts=("retrieved",), out=out, about={"corrects": corrects}, progress=progress
         )
         return fit_calibration(rag, report.results, report.about, keep=keep, seed=seed)
     finally:
-        rag.calibration = previous
+        rag.calibration, rag.policy = previous
 
 
 def fit_calibration(
@@ -153,7 +154,7 @@ def fit_calibration(
             weights={name: round(float(weight), 4) for name, weight in zip(names, weights, strict=True)},
             means={name: round(float(mean), 4) for name, mean in zip(names, means, strict=True)},
             threshold=threshold,
-            corrects=rag.calibration is not None and rag.calibration.corrects,
+            corrects=rag.policy.corrects,
         ),
         auc=auc_estimate,
         error=round(expected_calibration_error(confidence, right), 4),
@@ -182,10 +183,10 @@ def fit_logistic_regression(x: Floats, y: Floats, importance: Floats | None = No
     return float(model.intercept_[0]), model.coef_[0] / scale
 
 
-def accept_all_calibration(*, corrects: bool = False) -> Calibration:
+def accept_all_calibration() -> Calibration:
     """A calibration that withholds no answer, and with which all signals are computed."""
     zeros = dict.fromkeys(SIGNALS, 0.0)
-    return Calibration("", 50.0, zeros, zeros, 0.0, corrects=corrects)
+    return Calibration("", 50.0, zeros, zeros, 0.0)
 
 
 def estimate_auc(scores: Floats, right: Floats, seed: int) -> Estimate:

@@ -1,7 +1,7 @@
 """Generate questions from a collection's own documents with a reader, if there are none from users.
 
     passage of a document → reader → question → search → kept if the dense or the keyword index finds the passage
-                                     answer → verifier → kept if it finds the same answer; else its own, if likely
+                                     answer → judge → kept if it finds the same answer; else its own, if likely
 
 Generated questions share more words with the text than users' questions do (Reddy et al. 2021).
 """
@@ -17,16 +17,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ragfm.citations.verifier import load_verifier
+from ragfm.answering.judge import Evidence, load_judge, select_judge
 from ragfm.collection import Collection
-from ragfm.core.errors import DataError, ModelNotFoundError, TooLongError, UnsupportedError
+from ragfm.core.errors import DataError, TooLongError, UnsupportedError
 from ragfm.core.progress import Progress, ProgressCallback
-from ragfm.core.text import sentence_spans
-from ragfm.core.types import Hit, Message, Reader, Sampling
+from ragfm.core.text import is_english, sentence_spans
+from ragfm.core.types import Message, Reader, Sampling
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.evaluation.metrics import rank_hits
 from ragfm.evaluation.question_sets import Gold, Question
 from ragfm.evaluation.run_file import append_record, load_finished
+from ragfm.retrieval.rerank import has_judge
 from ragfm.retrieval.search import Mode
 
 _PASSAGE_CHARACTERS = 600  # minimum length of a passage, if the document is that long
@@ -54,12 +55,10 @@ _EXAMPLES = (
 the sample handbook were kept; without, none of 13."""
 _GRAMMAR = r"""root ::= "Question: " [^?\n]+ "?\nAnswer: " [^\n]+ "\n" """
 _MAX_ANSWER_WORDS = 12
-_MIN_AGREEMENT = 0.5  # token F1 of the written answer and the verifier's
+_MIN_AGREEMENT = 0.5  # token F1 of the written answer and the judge's
 _MIN_LIKELIHOOD = 0.3
-"""Of the verifier's own answer. On three tuning articles of SQuAD 2.0 dev, of 150 questions with their paragraph, half
+"""Of the judge's own answer. On three tuning articles of SQuAD 2.0 dev, of 150 questions with their paragraph, half
 of which have no answer, 25 % reach it, and 84 % of these answers are right."""
-# Questions that refer to "the text" cannot be understood without it.
-_REFERS_TO_TEXT = re.compile(r"\b(?:text|passage|paragraph|document|article|author|above)\b", re.IGNORECASE)
 
 
 def generate_questions(
@@ -77,7 +76,7 @@ def generate_questions(
 
     A question is kept if its passage is among the first 20 hits of the dense or the keyword index (fewer in a
     collection of fewer than 400 chunks). With `answers`, the reader also writes an answer, which the passage must
-    contain. Where the verifier knows the language, it must find the same answer there (Alberti et al. 2019); if it
+    contain. Where the judge knows the language, it must find the same answer there (Alberti et al. 2019); if it
     finds another that is likely, that is the answer. The questions are stored in the file `out`, and a later call
     continues from there, also for a larger `count`. Raises DataError if the collection contains no text, if no question
     is kept, and if `out` belongs to other documents, or to another embedder, reader or seed.
@@ -85,6 +84,7 @@ def generate_questions(
     depth = max(1, min(_MAX_DEPTH, collection.status().chunks // _DEPTH_SHARE))
     questions: dict[str, Question] = {}
     finished: dict[str, dict[str, Any]] = {}
+    verifier = select_judge(collection.settings.ask.verifier, reader_name)
     if out:
         digests = "".join(document.digest for document in collection.documents())
         about = {
@@ -107,7 +107,7 @@ def generate_questions(
             text, answer = _write_question(reader, passage, with_answer=answers)
             kept = bool(text) and text not in questions
             if text and kept and answers:
-                answer = _verified_answer(collection, text, passage, answer)
+                answer = _verified_answer(collection, text, passage, answer, verifier)
                 kept = answer is not None
             if text and kept:
                 written = Question(str(number), text, (gold,))
@@ -136,18 +136,16 @@ def generate_questions(
     return list(questions.values())
 
 
-def _verified_answer(collection: Collection, question: str, passage: str, written: str | None) -> str | None:
-    """The written answer, if the verifier finds it or cannot read the passage, else the verifier's, if it is likely."""
-    hit = Hit("", passage, 0, len(passage), 0, None, {})
-    try:
-        readings = load_verifier().read(question, [hit], collection.language)
-    except ModelNotFoundError:
+def _verified_answer(
+    collection: Collection, question: str, passage: str, written: str | None, verifier: str
+) -> str | None:
+    """The written answer, if the judge finds it or cannot read the passage, else the judge's, if it is likely."""
+    if verifier == "none" or not has_judge() or not is_english(question, collection.language):
         return written
-    if not readings:
-        return written
-    likelihood, start, end = readings[0].best
+    (judgement,) = load_judge(verifier).read([Evidence(passage, question)])
+    likelihood, start, end = judgement.best((0, len(passage)))
     found = passage[start:end]
-    if written and readings[0].anywhere >= 0.5 and token_f1(found, written) >= _MIN_AGREEMENT:
+    if written and judgement.answers >= 0.5 and token_f1(found, written) >= _MIN_AGREEMENT:
         return written
     return found if likelihood >= _MIN_LIKELIHOOD and not contains_answer(question, [found]) else None
 
@@ -215,9 +213,9 @@ def _write_question(reader: Reader, passage: str, *, with_answer: bool) -> tuple
 
 
 def _parse_question(output: str) -> str | None:
-    """The first question in a reader's output; None if there is none, or it makes no sense without the text."""
+    """The first question in a reader's output; None if there is none of 4 to 40 words."""
     lines = output.split("?")[0].splitlines()
     question = lines[-1].strip(" *").removeprefix("Question:").strip(" *\"'“”") if lines else ""
-    if "?" not in output or not 4 <= len(question.split()) <= 40 or _REFERS_TO_TEXT.search(question):
+    if "?" not in output or not 4 <= len(question.split()) <= 40:
         return None
     return f"{question}?"

@@ -1,18 +1,29 @@
-"""Follow-up questions: make a question that depends on earlier ones stand alone, for the search and the prompt."""
+"""Follow-up questions: make a question that depends on earlier ones stand alone, for the search and the prompt.
+
+The documents tell whether a question depends on the one before, in any language: then both questions as one text are
+closer to some passage than the question alone, and both are searched and asked. A reader may rewrite them as one.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Literal, NamedTuple, TypeAlias
 
 from ragfm.core.errors import TooLongError
+from ragfm.core.text import QUESTION_MARKS
 from ragfm.core.types import Message, Reader, Sampling
-from ragfm.generation.followup_rules import rewrite_in_english
 from ragfm.generation.prompt import neutralize_control_tokens
-from ragfm.generation.small_talk import is_greeting
+from ragfm.generation.small_talk import GREETING
 
 Followup: TypeAlias = Literal["auto", "reader", "off"]
+MIN_GAIN = 0.08
+"""Gain of the cosine from which a question depends on the one before.
+
+The right document is first for 73 of 76 labelled follow-ups (39 without the earlier question, 75 always with it) and 16
+of 19 changes of topic (17, 7).
+"""
 _MAX_TURNS = 8
 GRAMMAR = 'root ::= [^ \\n?] [^\\n?]* "?"'
 _MAX_TOKENS = 64
@@ -31,28 +42,62 @@ _EXAMPLES = (
 )
 
 
+class Turn(NamedTuple):
+    """A question of a conversation, the index of its message, and its answer, empty if there is none."""
+
+    at: int
+    question: str
+    answer: str
+
+
+def turns_of(history: Sequence[Message]) -> list[Turn]:
+    """The questions of a conversation, oldest first, without small talk."""
+    turns: list[Turn] = []
+    for at, message in enumerate(history):
+        if message.role == "user":
+            turns.append(Turn(at, message.text, ""))
+        elif message.role == "assistant" and turns:
+            turns[-1] = turns[-1]._replace(answer=message.text)
+    return [turn for turn in turns if turn.question.strip() and turn.answer != GREETING]
+
+
 def stand_alone(
-    question: str, history: Sequence[Message], *, how: Followup = "auto", reader: Reader | None = None
+    question: str,
+    history: Sequence[Message],
+    closeness: Callable[[str], float],
+    *,
+    how: Followup = "auto",
+    reader: Reader | None = None,
 ) -> str:
     """The stand-alone form of a question; unchanged if it stands alone.
 
-    `history` holds the earlier turns, oldest first. `auto` applies rules for English, which do not change other
-    languages. With `reader`, the reader rewrites all questions; if its output is not plausible, the rules apply. Raises
-    UnsupportedError for `reader` with a reader without grammars.
+    `history` holds the earlier turns, oldest first; `closeness` is the cosine of a text and the passage nearest to it.
+    A question that depends on the one before follows it. With `reader`, the reader rewrites all questions; an output
+    that is not plausible is not used. Raises UnsupportedError for `reader` with a reader without grammars.
     """
-    turns: list[tuple[str, str]] = []  # questions with their answers, empty if there is none
-    for message in history:
-        if message.role == "user":
-            turns.append((message.text, ""))
-        elif message.role == "assistant" and turns:
-            turns[-1] = (turns[-1][0], message.text)
-    before: list[tuple[str, str]] = []
-    for asked, answer in [turn for turn in turns if turn[0].strip() and not is_greeting(turn[0])][-_MAX_TURNS:]:
-        before.append((rewrite_in_english(asked, *before[-1]) if before else asked, answer))
+    topic: list[str] = []
+    before: list[tuple[str, str]] = []  # stand-alone forms with their answers
+    for turn in turns_of(history)[-_MAX_TURNS:]:
+        topic = _topic(turn.question, topic, closeness)
+        before.append((_joined(topic), turn.answer))
     if not before or how == "off":
         return question
     rewritten = _rewrite(question, before, reader) if reader and how == "reader" else None
-    return rewritten or rewrite_in_english(question, *before[-1])
+    return rewritten or _joined(_topic(question, topic, closeness))
+
+
+def _topic(question: str, earlier: Sequence[str], closeness: Callable[[str], float]) -> list[str]:
+    """The question, behind the first and the last one of the earlier topic if it depends on them."""
+    together = [*earlier[:1], *earlier[1:][-1:], question]
+    with suppress(TooLongError):
+        if earlier and closeness(_joined(together)) - closeness(question) >= MIN_GAIN:
+            return together
+    return [question]
+
+
+def _joined(questions: Sequence[str]) -> str:
+    *earlier, last = questions
+    return " ".join([*(one if one.endswith((*QUESTION_MARKS, ".", "!")) else f"{one}?" for one in earlier), last])
 
 
 def _rewrite(question: str, before: Sequence[tuple[str, str]], reader: Reader) -> str | None:

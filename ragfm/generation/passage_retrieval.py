@@ -15,13 +15,15 @@ from typing import Generic, Protocol, TypeVar
 
 from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
-from ragfm.core.text import check_characters
-from ragfm.core.types import Dropped, Hit, Message, Reader, Scalar, SearchStep
-from ragfm.generation.followups import stand_alone
+from ragfm.core.text import QUESTION_MARKS, check_characters
+from ragfm.core.types import Dropped, Embedder, Hit, Message, Reader, Scalar, SearchStep
+from ragfm.generation.followups import stand_alone, turns_of
 from ragfm.generation.prompt import EarlierTurn
-from ragfm.generation.small_talk import is_greeting
+from ragfm.generation.small_talk import SMALL_TALK
 from ragfm.retrieval.document_dates import newest_first
 from ragfm.retrieval.passages import distinct
+from ragfm.retrieval.search import Mode
+from ragfm.store.views import language_of
 
 T = TypeVar("T")
 _MAX_ENTRIES = 256  # of each cache
@@ -39,11 +41,16 @@ class SearchHandle(Protocol):
     def state(self) -> str:
         """Changes whenever the collection or its access rights do."""
 
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of the chunks."""
+
     def search(
         self,
         query: str,
         k: int | None = None,
         *,
+        mode: Mode = "hybrid",
         filter: str | None = None,
         rerank: str | None = None,
         hops: int = 1,
@@ -65,6 +72,8 @@ class Retrieved:
     `query` is the stand-alone form that was searched. `hits` are best first, `chosen` those for the prompt,
     `duplicates` the near-duplicates between them, `earlier` the turns that a follow-up depends on. `start` is when the
     question was asked, as `time.monotonic()`. `searched`: the hits were not given. `searches` are those for the query.
+    `language` is that of the query, as ISO 639-1, if its words tell it. `small_talk`: it is no question, and has no
+    passages.
     """
 
     question: str
@@ -77,6 +86,8 @@ class Retrieved:
     earlier: Sequence[EarlierTurn] = ()
     searched: bool = True
     searches: Sequence[SearchStep] = ()
+    language: str | None = None
+    small_talk: bool = False
 
     @property
     def seconds(self) -> float:
@@ -92,6 +103,7 @@ class PassageRetriever:
         self._reranker = settings.reranker
         self._hops = hops
         self._questions = lru_cache(_MAX_ENTRIES)(_Cached[str].value)
+        self._closeness = lru_cache(_MAX_ENTRIES)(_Cached[float].value)
         self._searches = lru_cache(_MAX_ENTRIES)(_Cached[tuple[Sequence[Hit], Sequence[SearchStep]]].value)
 
     def find(
@@ -109,16 +121,26 @@ class PassageRetriever:
         if not question.strip():
             raise ValueError("the question is empty")
         start = time.monotonic()
-        followup, reranker, hops = self._followup, self._reranker, self._hops  # `compute` must not refer to the caches
+        # `compute` must not refer to the cache that it is in.
+        followup, reranker, hops, closest = self._followup, self._reranker, self._hops, self._closeness
+        scope = filter, collection.groups, collection.state
+        check_characters("question", question)
+        for message in history:
+            check_characters("conversation", message.text)
+
+        def closeness(text: str) -> float:
+            def compute() -> float:
+                nearest = collection.search(text, 1, mode="dense", filter=filter, rerank="none")
+                # Without passages, nothing is small talk or a follow-up.
+                return max((hit.score or 0.0 for hit in nearest), default=1.0)
+
+            return closest(_Cached((text, *scope), compute))
 
         def rewrite(text: str, before: Sequence[Message]) -> str:
             def compute() -> str:
-                check_characters("question", text)
-                for turn in before:
-                    check_characters("conversation", turn.text)
-                return stand_alone(text, before, how=followup, reader=reader)
+                return stand_alone(text, before, closeness, how=followup, reader=reader)
 
-            return self._questions(_Cached((text, tuple(before), collection.groups), compute))
+            return self._questions(_Cached((text, tuple(before), *scope), compute))
 
         def search(query: str) -> tuple[Sequence[Hit], Sequence[SearchStep]]:
             count = _CANDIDATES_PER_PASSAGE * k
@@ -128,24 +150,28 @@ class PassageRetriever:
                 hits = collection.search(query, count, filter=filter, rerank=reranker, hops=hops, record=steps.append)
                 return newest_first(query, hits, collection.metadata), tuple(steps)
 
-            return self._searches(_Cached((query, count, filter, collection.groups, collection.state), compute))
+            return self._searches(_Cached((query, count, *scope), compute))
 
+        if hits is None and not question.rstrip().endswith(QUESTION_MARKS):
+            asked, *talk = collection.embedder.embed_queries([question, *SMALL_TALK])
+            if max(float(one @ asked) for one in talk) > closeness(question):
+                return Retrieved(question, question, start, history, (), (), small_talk=True)
         query = rewrite(question, history)
+        language = language_of(query)
         if hits is not None:
-            return Retrieved(question, query, start, history, hits, hits, searched=False)
+            return Retrieved(question, query, start, history, hits, hits, searched=False, language=language)
         found, searches = search(query)
         chosen, duplicates = self.choose(found, k)
         earlier: list[EarlierTurn] = []
         if query != question:  # a follow-up: back to the last question that stands alone
-            for at, message in reversed(list(enumerate(history))):
-                if message.role == "user" and message.text.strip() and not is_greeting(message.text):
-                    earlier_query = rewrite(message.text, history[:at])
-                    earlier_hits: Sequence[Hit] = ()
-                    with suppress(TooLongError):  # it had no answer at the time, either
-                        earlier_hits, _ = self.choose(search(earlier_query)[0], k)
-                    earlier.append(EarlierTurn(earlier_query, earlier_hits, at))
-                    if earlier_query == message.text:
-                        break
+            for turn in reversed(turns_of(history)):
+                earlier_query = rewrite(turn.question, history[: turn.at])
+                earlier_hits: Sequence[Hit] = ()
+                with suppress(TooLongError):  # it had no answer at the time, either
+                    earlier_hits, _ = self.choose(search(earlier_query)[0], k)
+                earlier.append(EarlierTurn(earlier_query, earlier_hits, turn.at))
+                if earlier_query == turn.question:
+                    break
         seen = found[: len(chosen) + len(duplicates)]
         return Retrieved(
             question,
@@ -157,6 +183,7 @@ class PassageRetriever:
             tuple(duplicates),
             tuple(reversed(earlier)),
             searches=searches,
+            language=language,
         )
 
     def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:

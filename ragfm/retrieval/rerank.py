@@ -32,8 +32,8 @@ def load_reranker(name: str) -> Reranker:
 
 
 @cache
-def has_verifier() -> bool:
-    """Whether the model of the bundled verifier is installed."""
+def has_judge() -> bool:
+    """Whether the model of the judge `small` is installed."""
     try:
         find_model("bundled", "embedder")
     except ModelNotFoundError:

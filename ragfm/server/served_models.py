@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from ragfm.answering.judge import load_judge
 from ragfm.async_rag import run_to_end
-from ragfm.citations.verifier import load_verifier
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import plugin_and_model
@@ -26,7 +26,7 @@ from ragfm.generation.readers import reader_options
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.hardware import cpu_count
 from ragfm.rag import Rag, prompt_scope
-from ragfm.retrieval.rerank import has_verifier
+from ragfm.retrieval.rerank import has_judge
 from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
 from ragfm.store.uploads import UploadStore
@@ -221,14 +221,15 @@ class ServedModels:
         return await run_to_end(threads, partial(function, *args))
 
     def warm_up(self) -> None:
-        """Load all readers and embedders, and the verifier, so that the first request does not wait for them.
+        """Load all readers and embedders, and the judge, so that the first request does not wait for them.
 
         Their threads inherit the priority of the thread that uses them first: answers, batches and rankings get a lower
         one than searches, which take milliseconds and would otherwise wait for all others.
         """
         collections = {model.collection: model.rag.collection for model in self.models.values()}
         embedders = [collection.embedder for collection in collections.values()]
-        verifiers = {collection.settings.ask.ranking_verifier for collection in collections.values()}
+        ranking = {collection.settings.ask.ranking_judge for collection in collections.values()}
+        verifying = {model.rag.judge for model in self.models.values() if model.rag.judge}
         of_images = [handles.image_embedder() for handles in self.handles.values()]
 
         def load_readers() -> None:
@@ -245,10 +246,10 @@ class ServedModels:
                 embedder.embed_passages(["warm"])
             for image_embedder in filter(None, of_images):
                 image_embedder.embed_queries(["warm"])
-            if has_verifier():
-                for verifier in map(load_verifier, verifiers):
-                    verifier.warm_up()
-                    verifier.likelihoods("warm", ["warm"])
+            if has_judge():
+                for judge in {*map(load_judge, ranking), *verifying}:
+                    judge.warm_up()
+                    judge.likelihoods("warm", ["warm"])
 
         for load_models, lower in ((load_readers, 1), (load_networks, 5)):
             with ThreadPoolExecutor(1, initializer=partial(_lower_priority, lower)) as background:

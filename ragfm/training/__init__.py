@@ -35,7 +35,6 @@ output_checks           never replace files that ragfm did not write
 retriever_training      train embedder or reranker, and test it
 hard_negatives          their training examples
 ranker_models           the models, with their losses
-verifier_ranker         the verifier as a trainable model
 ranker_trainer          train them
 """
 

@@ -12,8 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ragfm.citations.decision import ComposedAnswer, compose
-from ragfm.citations.grounding import cite
+from ragfm.answering.decision import ComposedAnswer, compose
+from ragfm.answering.grounding import Grounding
+from ragfm.answering.judge import Judge
 from ragfm.core.errors import DataError
 from ragfm.core.types import Hit, Message
 
@@ -33,9 +34,10 @@ class Example:
     rejected: str | None = None
 
 
-def supported_answer(question: str, answer: str, shown: Sequence[Hit]) -> ComposedAnswer | None:
+def supported_answer(question: str, answer: str, shown: Sequence[Hit], judge: Judge | None) -> ComposedAnswer | None:
     """The sentences of an answer that passages support, with markers; None if no sentence is verified."""
-    composed = compose(cite(question, answer, shown), strict=True, contradictions=False)
+    sentences = Grounding(question, shown, None, judge).cite(answer)
+    composed = compose(sentences, strict=True, contradictions=False)
     return composed if any(citation.verified for citation in composed.citations) else None
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ragfm.citations.decision import ground
+from ragfm.answering.decision import ground
 from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Hit
@@ -122,13 +122,13 @@ def _make_example(rag: Rag, entry: LogEntry, hidden: frozenset[str]) -> Example 
         return Example(tuple(prompt.messages), ABSTENTION, {**meta, "shown": [hit.uri for hit in prompt.shown]})
     choices = [passages]
     for hit in hits:  # the best hit that supports the answer may replace the last passage
-        _, found = ground(entry.query, answer, [replace(hit, n=1)])
+        _, found = ground(entry.query, answer, [replace(hit, n=1)], None, rag.judge)
         if any(citation.verified for citation in found):
             choices.append([*passages[:-1], hit])
             break
     for candidates in choices:
         prompt = rag.prompt(entry.query, candidates, pictures=False)
-        if composed := supported_answer(entry.query, answer, prompt.shown):
+        if composed := supported_answer(entry.query, answer, prompt.shown, rag.judge):
             uris = [citation.uri for citation in composed.citations if citation.verified]
             meta |= {"uris": uris, "group": uris[0], "shown": [hit.uri for hit in prompt.shown]}
             return Example(tuple(prompt.messages), composed.text, meta)

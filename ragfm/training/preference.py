@@ -22,7 +22,7 @@ from ragfm.training.examples import Example
 from ragfm.training.train_settings import Objective
 
 BETA = 0.1
-"""Strength with which the model is kept close to the one that training starts from, as in the paper."""
+"""Strength with which the model is kept close to the one that training starts from."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
-from ragfm.citations.decision import ground
+from ragfm.answering.decision import ground
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import CollectionError, TooLongError
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
@@ -118,7 +118,9 @@ class _ExampleBuilder:
             def supports(hit: Hit) -> bool:
                 """Whether a passage supports a sentence of one of the answers."""
                 passages = [replace(hit, n=1)]
-                return any(one.supports for answer in answers for one in ground(question.text, answer, passages)[1])
+                judge = self._rag.judge
+                grounded = [ground(question.text, answer, passages, None, judge)[1] for answer in answers]
+                return any(one.supports for citations in grounded for one in citations)
 
             example = self._answerable(question, answers, supports, explains=True)
         if example is None:
@@ -148,7 +150,7 @@ class _ExampleBuilder:
                     return self._abstaining(question, miss.text, prompt, f"near miss: {miss.kind}")
         prompt = self._prompt(question.text, passages)
         if explains:
-            found = [supported_answer(question.text, answer, prompt.shown) for answer in answers]
+            found = [supported_answer(question.text, answer, prompt.shown, self._rag.judge) for answer in answers]
             composed = next(filter(None, found), None)
             if composed is None:
                 return None
@@ -159,7 +161,7 @@ class _ExampleBuilder:
                 raise _LeftOut("its passage does not fit")
             answer = next(answer for answer in answers if passage_has_answer(gold, question, [answer]))
             completion = _format_answer(answer, gold)
-            _, citations = ground(question.text, completion, prompt.shown)
+            _, citations = ground(question.text, completion, prompt.shown, None, self._rag.judge)
         verified = bool(citations) and all(citation.verified for citation in citations)
         meta = {"kind": "answer", "answers": list(answers), "verified": verified}
         return self._example(question, prompt, completion, meta)

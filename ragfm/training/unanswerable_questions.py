@@ -28,10 +28,14 @@ _OPPOSITES = {
 _OPPOSITE_WORDS = re.compile(rf"\b(?:{'|'.join(_OPPOSITES)})\b")
 
 _NEGATED_SHARE = 1 / 8
-_POSITIVE_FORMS = {"can't": "can", "won't": "will"}
-_NEGATIVE_FORMS = {positive: negative for negative, positive in _POSITIVE_FORMS.items()}
-_NEGATION = re.compile(r"\b(?:can't|won't)|(?<=[a-z])n't\b| not\b")
-_AUXILIARY = re.compile(r"(?<=\w )(?:is|are|was|were|did|does|do|has|have|had|can|could|will|would|should)\b")
+_NEGATIVE_FORMS = {
+    **{verb: f"{verb}n't" for verb in "is are was were did does do has have had could would should".split()},
+    "can": "can't",
+    "will": "won't",
+}
+_POSITIVE_FORMS = {negative: positive for positive, negative in _NEGATIVE_FORMS.items()}
+_NEGATION = re.compile(rf"\b(?:{'|'.join(_POSITIVE_FORMS)})\b| not\b")
+_AUXILIARY = re.compile(rf"(?<=\w )(?:{'|'.join(_NEGATIVE_FORMS)})\b")
 """An auxiliary verb that is not the first word: a yes-no question has an answer when negated, too."""
 
 
@@ -80,5 +84,5 @@ def near_misses(question: str, names: Sequence[str], rng: random.Random) -> Iter
         if negated := _NEGATION.search(question):
             yield replace(change("negation", negated, _POSITIVE_FORMS.get(negated[0], "")), inserted="")
         elif verb := _AUXILIARY.search(question):
-            yield change("negation", verb, _NEGATIVE_FORMS.get(verb[0], f"{verb[0]}n't"))
+            yield change("negation", verb, _NEGATIVE_FORMS[verb[0]])
     yield from changes

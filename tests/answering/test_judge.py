@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from support.judges import random_judge, write_random_judge
 
-from ragfm.answering.judge import BASE, WEIGHTS, Evidence, Judge
-from ragfm.core.errors import DamagedModelError, UnsupportedError
-from ragfm.models.model_lookup import find_model, weights_sha256
+from ragfm.answering import judge as judge_module
+from ragfm.answering.judge import (
+    WEIGHTS,
+    Evidence,
+    Judge,
+    Judgement,
+    JudgeReranker,
+    Part,
+    find_judge,
+    load_judge,
+    low_rank_changes,
+    select_judge,
+    with_learned,
+)
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.embedders.bert import Bert, Layer, Linear
+from ragfm.models import judge_base
+from ragfm.models.model_lookup import find_model
 
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Judge:
-    return Judge(written(tmp_path), find_model("bundled", "embedder"))
-
-
-def written(folder: Path, base: str = "") -> Path:
-    """A folder with random heads, which leave the embedding model as it is."""
-    rng, width = np.random.default_rng(0), 384
-    shapes = {"span": (2, width), "pool": (width, width), "stance": (3, width), "stated": (1, width), "least": (4, 1)}
-    tensors = {f"{name}.weight": rng.normal(0, 0.1, shape).astype(np.float16) for name, shape in shapes.items()}
-    tensors |= {f"{name}.bias": np.zeros(shape[0], np.float16) for name, shape in shapes.items() if name != "least"}
-    save_file(tensors, folder / WEIGHTS, {BASE: base or weights_sha256(find_model("bundled", "embedder"))})
-    return folder
+    return random_judge(tmp_path)
 
 
 def test_a_judgement_has_probabilities_and_an_answer_between_bounds(judge: Judge) -> None:
@@ -52,9 +59,9 @@ def test_a_long_text_is_read_in_parts_to_its_end(judge: Judge) -> None:
     text = " ".join(f"Sentence {n} of many." for n in range(400))
     (one,) = judge.read([Evidence(text, "Which sentence?")])
     assert len(one.parts) > 1
-    ends = [int(part.spans[-1, 1]) for part in one.parts]
-    assert ends == sorted(ends)
-    assert ends[-1] == len(text)
+    seen = sorted({tuple(span) for part in one.parts for span in part.spans.tolist()})
+    assert seen[-1][1] == len(text)
+    assert all(after[0] - before[1] <= 1 for before, after in pairwise(seen)), "nothing is left out"
 
 
 def test_the_statement_and_the_context_take_part(judge: Judge) -> None:
@@ -73,7 +80,155 @@ def test_the_statement_and_the_context_take_part(judge: Judge) -> None:
 def test_weights_of_another_model_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     base = find_model("bundled", "embedder")
     with pytest.raises(UnsupportedError, match="was trained from another model"):
-        Judge(written(tmp_path, "0" * 64), base).read([Evidence("A text.")])
+        Judge(write_random_judge(tmp_path, "0" * 64), base).read([Evidence("A text.")])
     (tmp_path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(DamagedModelError, match="cannot be read"):
         Judge(tmp_path, base).read([Evidence("A text.")])
+
+
+def test_long_questions_and_empty_texts_are_read(judge: Judge) -> None:
+    long, empty = judge.read([Evidence("It is 41 km.", "why " * 1000), Evidence("", "How long is it?")])
+    assert long.parts
+    assert (empty.answers, empty.within(0, 10), empty.best((0, 0))) == (pytest.approx(0, abs=1e-6), 0, (0, 0, 0))
+    assert judge.read([]) == []
+
+
+def test_likelihoods_are_how_likely_texts_answer(judge: Judge) -> None:
+    texts = ["It is 41 km long.", "Cheese is made of milk."]
+    read = [one.answers for one in judge.read([Evidence(text, "How long is it?") for text in texts])]
+    assert judge.likelihoods("How long is it?", texts) == pytest.approx(read, abs=1e-3)
+
+
+def _part(spans: list[tuple[int, int]], first: list[float], last: list[float], nowhere: float = 0.0) -> Part:
+    return Part(np.array(spans), np.array(first, np.float32), np.array(last, np.float32), nowhere)
+
+
+def test_an_answer_counts_only_inside() -> None:
+    one = Judgement((_part([(0, 3), (4, 8), (9, 12)], [0.2, 0.5, 0.1], [0.1, 0.6, 0.1], 0.2),), 0.0, 0.0)
+    assert one.within(0, 12) == pytest.approx(0.8 * 0.8)
+    assert one.within(4, 8) == pytest.approx(0.5 * 0.6)
+    assert one.within(5, 8) == 0
+    assert one.answers == pytest.approx(0.8)
+    assert Judgement((), 0.0, 0.0).within(0, 9) == Judgement((), 0.0, 0.0).answers == 0
+
+
+def test_the_likeliest_answer_crosses_no_bound() -> None:
+    text = "Net sales | 12.5"
+    one = Judgement((_part([(0, 3), (4, 9), (12, 16)], [0.1, 0.8, 0.1], [0.05, 0.05, 0.9]),), 0.0, 0.0)
+    likelihood, start, end = one.best((0, 10, len(text)))
+    assert (text[start:end], likelihood) == ("12.5", pytest.approx(0.09))
+    assert one.best((0, len(text))) == (pytest.approx(0.72), 4, 16)
+
+
+def _linear(*shape: int) -> Linear:
+    return Linear(np.ones(shape, np.float32), np.zeros(shape[0], np.float32))
+
+
+def _bert() -> Bert:
+    layer = Layer(_linear(6, 2), _linear(2, 2), _linear(2), _linear(4, 2), _linear(2, 4), _linear(2))
+    return Bert(None, None, None, (layer, layer))  # type: ignore[arg-type]
+
+
+def test_learned_changes_are_added_to_the_weights() -> None:
+    bert = _bert()
+    thin = {"1.up.left": np.full((4, 1), 2.0, np.float32), "1.up.right": np.full((1, 2), 3.0, np.float32)}
+    more = with_learned(
+        bert, {**thin, "1.up.bias": np.ones(4, np.float32), "0.out_norm.weight": np.ones(2, np.float32)}
+    )
+    assert more.layers[1].up.weight.tolist() == [[7.0, 7.0]] * 4
+    assert more.layers[1].up.bias.tolist() == [1.0] * 4
+    assert more.layers[0].out_norm.weight.tolist() == [2.0, 2.0]
+    assert more.layers[0].up.weight.tolist() == bert.layers[0].up.weight.tolist()
+
+
+def test_changes_of_low_rank_are_written_as_they_are_added() -> None:
+    before = _bert()
+    thin = {"1.up.left": np.full((4, 1), 2.0, np.float32), "1.up.right": np.full((1, 2), 3.0, np.float32)}
+    after = with_learned(before, thin)
+    changes = low_rank_changes(before, after, 1)
+    assert {name.partition(".")[0] for name in changes} == {"1"}
+    assert with_learned(before, changes).layers[1].up.weight == pytest.approx(after.layers[1].up.weight, abs=1e-5)
+
+
+def test_a_warm_judge_reads_the_same(tmp_path: Path) -> None:
+    cold, warm = random_judge(tmp_path), random_judge(tmp_path)
+    warm.warm_up()
+    loaded = warm._exact
+    warm.warm_up()
+    assert warm._exact is loaded, "loaded twice"
+    if find_spec("openvino"):
+        assert type(warm._exact) is not type(cold._exact)
+    some = [Evidence("It is 41 km long.", "How long is it?"), Evidence("Cheese is made of milk.", "How long is it?")]
+    for one, other in zip(cold.read(some), warm.read(some), strict=True):
+        assert other.answers == pytest.approx(one.answers, abs=1e-4)
+
+
+def test_a_wide_network_is_read_by_the_fastest_backend_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = random_judge(tmp_path), random_judge(tmp_path)
+    monkeypatch.setattr(judge_module, "_NARROW", 0)
+    assert wide._exact is wide._load_fast()
+    wide.warm_up()
+    assert wide._exact is wide._load_fast()
+    monkeypatch.undo()
+    evidence = [Evidence("It is 41 km long.", "How long is it?")]
+    assert wide.read(evidence)[0].answers == pytest.approx(narrow.read(evidence)[0].answers, abs=0.02)
+
+
+def test_a_judge_warms_up_without_a_working_openvino(broken_openvino: None, tmp_path: Path) -> None:
+    warm, cold = random_judge(tmp_path), random_judge(tmp_path)
+    warm.warm_up()
+    evidence = [Evidence("It is 41 km long.", "How long is it?")]
+    assert warm.read(evidence)[0].answers == pytest.approx(cold.read(evidence)[0].answers)
+
+
+def test_a_folder_with_a_judge_is_loaded_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no judge in"):
+        find_judge(str(tmp_path))
+    write_random_judge(tmp_path)
+    assert load_judge(str(tmp_path)) is load_judge(str(tmp_path))
+
+
+def test_weights_are_added_to_the_installed_model_that_they_belong_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_judge(str(write_random_judge(tmp_path))) == (tmp_path, find_model("bundled", "embedder"))
+    write_random_judge(tmp_path, judge_base.FILES[judge_base.WEIGHTS])
+    monkeypatch.setattr(judge_base, "find_judge_base", lambda: tmp_path / "base")
+    assert find_judge(str(tmp_path)) == (tmp_path, tmp_path / "base")
+    write_random_judge(tmp_path, "0" * 64)
+    with pytest.raises(UnsupportedError, match=f"'{tmp_path}' belongs to an unknown embedding model.*'000"):
+        find_judge(str(tmp_path))
+    (tmp_path / WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(DamagedModelError, match="cannot be read"):
+        find_judge(str(tmp_path))
+
+
+@pytest.mark.parametrize(("reader", "judge"), [("bundled", "small"), ("none", "small"), ("models/a.gguf", "base")])
+def test_auto_is_the_base_judge_next_to_a_larger_reader(
+    reader: str, judge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_module, "find_judge", lambda _: (tmp_path, tmp_path))
+    assert select_judge("auto", reader) == judge
+
+
+def test_auto_is_the_small_judge_where_the_base_one_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "judge-base").mkdir()
+    write_random_judge(tmp_path / "judge-base", judge_base.FILES[judge_base.WEIGHTS])
+    monkeypatch.setattr(judge_module, "SHIPPED", tmp_path)
+    monkeypatch.setattr(judge_module, "find_judge", find_judge)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert select_judge("auto", "models/a.gguf") == "small"
+    assert select_judge("base", "models/a.gguf") == "base"
+    with pytest.raises(ModelNotFoundError, match="Run `ragfm models pull judge-base`"):
+        find_judge("base")
+
+
+def test_a_slow_moment_does_not_end_reranking_with_a_budget(tmp_path: Path) -> None:
+    reranker = JudgeReranker(str(write_random_judge(tmp_path)))
+    reranker._seconds_per_character = 10.0
+    texts = ["It is 41 km long."] * 5
+    assert np.isnan(reranker.rerank("How long is it?", texts, budget_ms=1000)).all()
+    assert not np.isnan(reranker.rerank("How long is it?", texts, budget_ms=60_000)).any()

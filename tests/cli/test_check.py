@@ -29,9 +29,11 @@ def test_an_answer_is_checked_against_a_file(shell: InProcessShell, file: str) -
     assert found["sentences"][1]["contradiction"]["page"] == 2
 
 
-def test_an_answer_is_checked_against_a_collection(ingested: Shell) -> None:
-    (ingested.folder / "answer.txt").write_text("You get 28 days of leave. Parents get 20 weeks more.")
-    printed = ingested("check", "--answer", "answer.txt").stdout
+def test_an_answer_is_checked_against_a_collection(ingested: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ingested.folder)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    Path("answer.txt").write_text("You get 28 days of leave. Parents get 20 weeks more.")
+    printed = InProcessShell()("check", "--answer", "answer.txt")
     assert printed.splitlines() == [
         "supported: You get 28 days of leave.",
         "  [1] docs/leave.md:3: “You get 28 days of leave.”",

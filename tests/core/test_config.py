@@ -55,6 +55,19 @@ def test_models_next_to_the_file_are_found_from_every_directory(
     assert (load_settings(project).reader, load_settings(project).adapter) == ("bundled", "adapters/c")
 
 
+def test_names_of_judges_are_not_folders_next_to_the_file(tmp_path: Path) -> None:
+    for name in ("auto", "small", "base", "none"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "ragfm.toml").write_text(f'adapter = "base"\n[ask]\nverifier = "{name}"\n')
+        assert load_settings(tmp_path).ask.verifier == name
+    assert load_settings(tmp_path).adapter == str(tmp_path / "base")
+
+
+def test_the_former_name_of_the_verifier_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "ragfm.toml").write_text('[ask]\nverifier = "bundled"\n')
+    assert load_settings(tmp_path).ask.verifier == Settings().ask.verifier == "auto"
+
+
 def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_settings(tmp_path) == Settings()
 

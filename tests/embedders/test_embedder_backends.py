@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ragfm.core.errors import TooLongError
 from ragfm.embedders import SentenceTransformerEmbedder, sentence_transformer
@@ -18,7 +20,7 @@ from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork, LibraryNetwork, TokenizedTexts
 from ragfm.embedders.sentence_transformer import MIN_COSINE
-from ragfm.embedders.sorted_batches import BertBackend
+from ragfm.embedders.sorted_batches import Batch, BertBackend
 from ragfm.models.hardware import compute_threads, physical_cores
 from ragfm.models.model_lookup import find_model
 from ragfm.testing import check_embedder
@@ -130,6 +132,29 @@ def test_each_backend_runs_mpnet(name: str, tmp_path: Path) -> None:
     texts = TokenizedTexts(TEXTS, "", ids)
     lowest = (network.load(name)(texts) * library.load("fp32")(texts)).sum(1).min()
     assert lowest > (0.99999 if "fp32" in name else 0.99)  # bf16 has large errors where weights are random
+
+
+class _Recorded(BertBackend):
+    batch_tokens = 100
+
+    def __init__(self, parallel_batches: int) -> None:
+        self.parallel_batches = parallel_batches
+        self.sizes: list[int] = []
+
+    def run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
+        for ids, _ in batches:
+            self.sizes.append(len(ids))
+            yield ids.astype(np.float32)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "texts", "sizes"), [(1, 8, [8]), (2, 8, [4, 4]), (16, 3, [1, 1, 1]), (2, 30, [10, 10, 10])]
+)
+def test_no_core_is_idle_while_there_are_texts(parallel: int, texts: int, sizes: list[int]) -> None:
+    backend = _Recorded(parallel)
+    states = backend.token_states([[row] * 10 for row in range(texts)])
+    assert backend.sizes == sizes
+    assert [int(row[0, 0]) for row in states] == list(range(texts))
 
 
 @pytest.mark.parametrize("changes", [{}, {"pooling": "cls"}, {"normalize": False}, {"prompts": {"query": "ask: "}}])

@@ -22,6 +22,7 @@ from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli import ragfm
+from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.progress import Progress
@@ -41,7 +42,7 @@ from ragfm.evaluation.run_file import read_run
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.ingestion.ingest_report import Failed, SyncReport
-from ragfm.testing import ScriptedReader
+from ragfm.testing import ScriptedJudge, ScriptedReader
 
 LEAVE = Question("leave", "How many days of leave do I get?", (Gold("docs/leave.md"),), ("28 days", "28"))
 HOURS = Question("hours", "When does the office open?", (Gold("docs/hours.txt"),), ("nine",))
@@ -161,6 +162,7 @@ def test_a_contradiction_is_not_part_of_the_answer(tmp_path: Path) -> None:
     collection.sync(tmp_path / "docs")
     asked = Question("seats", "How many people does the meeting room Cirrus seat?", (Gold("docs/a.txt"),), ("8",))
     rag = Rag(collection, reader=ScriptedReader(["Cirrus seats 8 people."]))
+    rag.judge = ScriptedJudge(contradicts=lambda evidence: 0.9 if "12" in evidence.text else 0.0)
     assert rag.ask(asked.text).contradictions
     outcome = evaluate_answers(rag, [asked], contexts=["retrieved"]).results[0].outcomes["retrieved"]
     assert re.fullmatch(r"Cirrus seats 8 people \[\d\]\.", outcome.answer)
@@ -282,8 +284,10 @@ def test_a_yes_no_answer_is_held_by_any_passage_of_the_gold_document(collection:
 
 def test_confident_answers_come_first_on_the_curve(handbook: Collection) -> None:
     reader = ScriptedReader(["You get 28 days of leave.", "I don't know.", "Thirty."])
+    rag = Rag(handbook, reader=reader)
+    rag.calibration = Calibration("", 0.0, {"supports": 1.0}, {"supports": 0.0}, threshold=0.0)
     questions = [LEAVE, MOON, Question("other", "Zebra quartz violin?", (), ("stripes",))]
-    points = risk_coverage(evaluate_answers(Rag(handbook, reader=reader), questions, contexts=["retrieved"]).results)
+    points = risk_coverage(evaluate_answers(rag, questions, contexts=["retrieved"]).results)
     assert points == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
 
 

@@ -28,7 +28,7 @@ from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
 from ragfm.generation.prompt import Prompt
-from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 
 NOTHING = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
 HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
@@ -110,7 +110,7 @@ def test_a_follow_up_is_kept_in_both_forms(collection: Collection) -> None:
     rag = Rag(collection, reader=ScriptedReader(["16 weeks."]))
     rag.ask("And for parents?", history=history)
     entry = rag.log.entry(1)  # type: ignore[union-attr]
-    assert (entry.question, entry.query) == ("And for parents?", "How many days of leave do I get for parents?")
+    assert (entry.question, entry.query) == ("And for parents?", "How many days of leave do I get? And for parents?")
 
 
 def test_a_restricted_handles_entries_carry_its_groups(collection: Collection) -> None:
@@ -386,6 +386,7 @@ def test_contradictions_are_not_part_of_the_right_answer(tmp_path: Path, docs: P
     collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
     collection.sync(docs)
     rag = Rag(collection, reader=ScriptedReader(["You get 28 days of leave. It is so."]), k=3)
+    rag.judge = ScriptedJudge(contradicts=lambda evidence: 0.9 if "30" in evidence.text else 0.0)
     assert rag.log
     answer = rag.ask("How many days of leave do I get?")
     assert [contradiction.quote for contradiction in answer.contradictions] == [
@@ -459,7 +460,7 @@ def test_thumbs_and_the_query_in_a_chat(
     monkeypatch.setenv("RAGFM_ASK__LOG", "true")
     said = run("chat", "-c", path, typed=typed)
     assert "no answer in the log" in said
-    assert "How many days of leave do I get for parents?" in said
+    assert "How many days of leave do I get? And for parents?" in said
     assert "/query" in said
     entries = AnswerLog.for_collection(path).entries()
     assert [(entry.thumbs, entry.correction) for entry in entries] == [("up", None), ("down", "16 weeks")]

@@ -24,7 +24,7 @@ from ragfm.generation.conversation import Turn, messages_of, read_turns, write_t
 # The reader says what was asked of it, and for "slowly" a word every now and then until it is closed.
 READER = """
 import time
-from ragfm.testing import ScriptedReader
+from ragfm.testing import ScriptedJudge, ScriptedReader
 from ragfm.core.types import Stream, Usage
 
 class Reader(ScriptedReader):
@@ -50,6 +50,7 @@ class Reader(ScriptedReader):
 
 import ragfm.generation.readers, ragfm.rag
 ragfm.rag.configured_reader = lambda *_, **__: Reader("")
+ragfm.rag.load_judge = lambda _: ScriptedJudge(contradicts=lambda evidence: 0.9 if "20 days" in evidence.text else 0.0)
 from ragfm.cli import main
 main()
 """
@@ -106,7 +107,8 @@ class Terminal:
 def shell(tmp_path: Path, docs: Path) -> Shell:
     shell = Shell(tmp_path)
     (docs / "old.md").write_text("---\nyear: 1999\n---\nYou got 20 days of leave once.\n")
-    (tmp_path / "ragfm.toml").write_text('adapter = "none"\n')  # with one, answers come whole
+    settings = 'reader = "openai:scripted"\n[ask]\nmin_confidence = 0\n'  # answers of the bundled reader come whole
+    (tmp_path / "ragfm.toml").write_text(settings)
     shell("ingest", "docs")
     return shell
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ragfm import Collection, Message, Rag, Settings
-from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Answer, Hit
@@ -17,7 +16,7 @@ from ragfm.generation.prompt import EarlierTurn, Prompt, build_prompt
 from ragfm.samples import copy_handbook
 from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader
 
-LEAVE, PARENTS, ROOMS = "How many days of leave do I get?", "And for parents?", "How many seats has Elm?"
+LEAVE, PARENTS, DOGS = "How many days of leave do I get?", "And for parents?", "Are dogs welcome on Fridays?"
 
 
 def hit(chunk_id: int, text: str) -> Hit:
@@ -146,9 +145,10 @@ def test_each_prompt_begins_with_the_one_before(handbook: Collection) -> None:
 
 
 def test_citations_hold_across_turns(handbook: Collection) -> None:
-    chat = talk(
-        handbook, "You get 28 days of leave.", "Dogs do not.", "Dogs are welcome. You get 28 days of leave.", k=1
-    )
+    settings = Settings(ask=AskSection(followup="reader", reranker="none"))
+    said = ["You get 28 days of leave.", "How many days of leave do dogs get?", "Dogs do not."]
+    said += ["Are dogs welcome on Fridays?", "Dogs are welcome. You get 28 days of leave."]
+    chat = talk(Collection.open(handbook.path, settings=settings, embedder=HashingEmbedder()), *said, k=1)
     chat.ask(LEAVE)
     chat.ask("And for dogs?")
     answer = chat.ask("Are they welcome on Fridays?")
@@ -158,34 +158,20 @@ def test_citations_hold_across_turns(handbook: Collection) -> None:
     assert answer.text == "Dogs are welcome [2]. You get 28 days of leave [1]."
     for citation in answer.citations:
         cited = next(hit for hit in answer.hits if hit.n == citation.n)
-        assert citation.verified == ("Dogs" in citation.quote)  # the leave is not about Fridays
+        assert citation.supports
         assert cited.uri == citation.uri
         assert handbook.document(citation.uri).text[citation.start : citation.end] == citation.quote
         assert f"[{citation.n}] {cited.context}\n{cited.text}".replace("] \n", "] ") in chat.prompts[-1]
 
 
-def test_the_confidence_is_that_of_what_was_found_for_the_question(handbook: Collection) -> None:
-    chat = talk(handbook, "Dogs are welcome.", k=1)
-    chat.rag.calibration = Calibration("any", 0.0, {"cosine": 1.0}, {"cosine": 0.0}, 0.0)
-    first = chat.ask(LEAVE)
-    chat.ask("And for dogs?")
-    answer = chat.ask("Are they welcome on Fridays?")
-    assert answer.signals["cosine"] == answer.hits[0].score
-    assert first.hits[0].score is not None
-    assert answer.signals["cosine"] < first.hits[0].score
-    assert "gap" not in answer.signals
-    same = chat.rag.ask("And for parents?", history=chat.history[:2])
-    assert same.signals["cosine"] == handbook.search(same.query, 1)[0].score
-
-
 def test_a_change_of_topic_takes_no_passages_along(handbook: Collection) -> None:
-    chat = talk(handbook, "You get 28 days of leave.", "Four.")
+    chat = talk(handbook, "You get 28 days of leave.", "Yes.")
     chat.ask(LEAVE)
-    answer = chat.ask(ROOMS)
-    hits = handbook.search(ROOMS, 2)
-    assert chat.reader.prompts[1] == build_prompt(ROOMS, hits, ScriptedReader(), history=chat.history[:2]).messages
+    answer = chat.ask(DOGS)
+    hits = handbook.search(DOGS, 2)
+    assert chat.reader.prompts[1] == build_prompt(DOGS, hits, ScriptedReader(), history=chat.history[:2]).messages
     assert [hit.chunk_id for hit in answer.hits] == [hit.chunk_id for hit in hits]
-    chat.ask("What about Oak?")
+    chat.ask("What about cats?")
     assert goes_on(chat.reader.prompts[2], chat.reader.prompts[1])
 
 
@@ -240,7 +226,7 @@ def test_earlier_passages_meet_the_filter(handbook: Collection) -> None:
 def test_given_hits_replace_all_passages(handbook: Collection) -> None:
     chat = talk(handbook)
     chat.ask(LEAVE)
-    given = handbook.search(ROOMS, 1, filter="uri = 'docs/rooms.csv'")
+    given = handbook.search(DOGS, 1, filter="uri = 'docs/rooms.csv'")
     answer = chat.rag.ask(PARENTS, history=chat.history, hits=given)
     assert [hit.chunk_id for hit in answer.hits] == [given[0].chunk_id]
     assert "28 days of leave.\n" not in chat.prompts[1]

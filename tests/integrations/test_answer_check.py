@@ -10,12 +10,22 @@ from typing import Any
 import pytest
 
 import ragfm
-from ragfm import CheckedSentence, Collection
+from ragfm import CheckedSentence, Collection, Settings
+from ragfm.answering.grounding import CONTRADICTED, SUPPORTED
+from ragfm.core.config import AskSection
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
+from ragfm.testing import HashingEmbedder, ScriptedJudge
 
 LEAVE = "Every employee gets 28 days of leave."
 PARENTS = "Parents get 16 weeks of leave."
 DOGS = "Dogs are not allowed in the office."
+
+
+GERMAN = "Die Eltern bekommen 16 Wochen Urlaub, und Hunde sind im Büro nicht erlaubt."
+
+
+def use_judge(monkeypatch: pytest.MonkeyPatch, judge: ScriptedJudge) -> None:
+    monkeypatch.setattr("ragfm.integrations.answer_check.load_judge", lambda _: judge)
 
 
 def status(answer: str, *passages: object, **options: Any) -> str:
@@ -37,6 +47,25 @@ def test_sentences_and_quotes_are_slices_of_answer_and_passages() -> None:
 
 
 @pytest.mark.parametrize(
+    ("supports", "contradicts", "expected"),
+    [
+        (SUPPORTED, 0.0, "supported"),
+        (SUPPORTED - 0.01, 0.0, "not_found"),
+        (0.1, CONTRADICTED, "contradicted"),
+        (0.1, CONTRADICTED - 0.01, "not_found"),
+    ],
+)
+def test_the_probabilities_of_the_judge_decide(
+    supports: float, contradicts: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_judge(monkeypatch, ScriptedJudge(supports=lambda _: supports, contradicts=lambda _: contradicts))
+    (sentence,) = ragfm.check("No dog may come.", [DOGS])
+    assert (sentence.status, sentence.probability) == (expected, supports)
+    assert (sentence.contradiction is not None) is (expected == "contradicted")
+
+
+@pytest.mark.judge
+@pytest.mark.parametrize(
     ("answer", "expected"),
     [
         ("Parents get 16 weeks of leave.", "supported"),
@@ -55,6 +84,20 @@ def test_a_sentence_is_supported_contradicted_or_not_found(answer: str, expected
     assert status(answer, LEAVE, PARENTS, DOGS) == expected
 
 
+@pytest.mark.parametrize(
+    ("answer", "passage", "expected"),
+    [
+        ("Parents get 20 weeks of leave.", PARENTS, "contradicted"),
+        ("Since 1998, parents get 16 weeks of leave.", PARENTS, "not_found"),  # it does not say since when
+        (GERMAN.replace("16", "20"), GERMAN, "contradicted"),
+        ("Die Lehrer bekommen 20 Wochen Urlaub.", GERMAN, "not_found"),
+        ("20 Wochen.", GERMAN, "not_found"),
+    ],
+)
+def test_what_is_supported_but_for_another_number_is_contradicted(answer: str, passage: str, expected: str) -> None:
+    assert status(answer, passage) == expected
+
+
 def test_a_contradiction_is_quoted() -> None:
     (sentence,) = ragfm.check("Parents get 20 weeks of leave.", [LEAVE, PARENTS])
     assert sentence.contradiction is not None
@@ -62,9 +105,9 @@ def test_a_contradiction_is_quoted() -> None:
     assert not sentence.contradiction.verified
 
 
-def test_where_passages_disagree_a_supported_sentence_has_its_contradiction() -> None:
-    question = "How many weeks of leave do parents get?"
-    (sentence,) = ragfm.check(PARENTS, ["Parents get 12 weeks of leave.", PARENTS], question=question)
+def test_where_passages_disagree_a_supported_sentence_has_its_contradiction(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_judge(monkeypatch, ScriptedJudge(contradicts=lambda one: 0.9 if "12" in one.text else 0.0))
+    (sentence,) = ragfm.check(PARENTS, ["Parents get 12 weeks of leave.", PARENTS])
     assert sentence.status == "supported"
     assert sentence.contradiction is not None
     assert sentence.contradiction.n == 1
@@ -77,21 +120,22 @@ def test_a_wrong_marker_has_a_fault() -> None:
     assert [(one.n, one.fault) for one in sentence.citations] == [(1, "fabricated")]
 
 
+@pytest.mark.judge
 def test_the_question_says_what_a_short_answer_is_about() -> None:
     question = "How many weeks of leave do parents get?"
     assert status("20 weeks.", LEAVE, PARENTS, question=question) == "contradicted"
-    (sentence,) = ragfm.check("16 weeks.", [LEAVE, PARENTS], question=question)
-    assert sentence.status == "supported"
-    assert sentence.probability is not None
-    assert sentence.probability > 0.5
+    assert status("16 weeks.", LEAVE, PARENTS, question=question) == "supported"
     assert status("16 weeks.", LEAVE, PARENTS, question="How many days off do pilots get?") != "supported"
 
 
-def test_a_probability_needs_a_question_in_a_language_that_the_verifier_reads() -> None:
-    assert ragfm.check(PARENTS, [PARENTS])[0].probability is None
-    german = "Eltern bekommen 16 Wochen Urlaub."
-    (sentence,) = ragfm.check(german, [german], question="Wie viele Wochen Urlaub bekommen die Eltern?")
+def test_a_probability_needs_a_judge_that_reads_the_language(shared_handbook: Collection) -> None:
+    (sentence,) = ragfm.check(GERMAN, [GERMAN])
     assert (sentence.status, sentence.probability) == ("supported", None)
+    settings = Settings(ask=AskSection(verifier="none"))
+    answer = "Dogs are welcome on Fridays."
+    with Collection.open(shared_handbook.location, settings=settings, embedder=HashingEmbedder()) as unread:
+        probabilities = [ragfm.check(answer, one)[0].probability for one in (shared_handbook, unread)]
+    assert probabilities == [pytest.approx(0.9), None]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +215,9 @@ def test_a_collection_shows_what_its_handle_may_see(collection: Collection, docs
     collection.sync(docs)
     answer = "Dogs are welcome on Fridays."
     assert ragfm.check(answer, collection.as_groups({"hr"}))[0].status == "supported"
-    assert ragfm.check(answer, collection.as_groups({"it"})) == [CheckedSentence(answer, 0, len(answer), "not_found")]
+    assert ragfm.check(answer, collection.as_groups({"it"})) == [
+        CheckedSentence(answer, 0, len(answer), "not_found", probability=0.0)
+    ]
 
 
 def test_a_sentence_longer_than_the_embedders_window_is_checked(shared_handbook: Collection) -> None:

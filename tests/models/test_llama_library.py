@@ -13,10 +13,10 @@ from typing import Any
 
 import llama_cpp
 import pytest
+from support.judges import random_judge
 from support.tiny_gguf import write_lora, write_tiny
 
 from ragfm import Message, Sampling
-from ragfm.citations.verifier import Verifier
 from ragfm.core.errors import DamagedModelError
 from ragfm.generation.readers import load_reader
 from ragfm.generation.readers.reader_speed import measure_speed
@@ -71,13 +71,13 @@ def test_llama_cpp_and_torch_never_compute_in_the_same_thread(tmp_path: Path, mo
     tiny = write_tiny(tmp_path / "tiny.gguf", context=1024)
     adapter = str(write_lora(tmp_path / "lora.gguf", layer=1, size=64))
     reader = load_reader(str(tiny), threads=2)
-    verifier = Verifier()
+    judge = random_judge(tmp_path)
     entries: list[Callable[[], object]] = [
         lambda: list(reader.stream(ASKED, Sampling(max_tokens=4))),
         lambda: list(reader.stream(ASKED, Sampling(max_tokens=4, adapter=adapter))),
         lambda: reader.score(ASKED, ["Yes", "No, never"]),
         lambda: reader.count_tokens(ASKED),
-        lambda: verifier.likelihoods("Is water wet?", ["Water is wet."]),
+        lambda: judge.likelihoods("Is water wet?", ["Water is wet."]),
     ]
     for _ in range(ROUNDS):
         for entry in entries:

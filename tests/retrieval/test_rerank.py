@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.judges import write_random_judge
 
 from ragfm import Collection, Hit, Rag, Settings, load_reranker
-from ragfm.citations.verifier import VerifierReranker
-from ragfm.core.config import SearchSection
+from ragfm.answering.judge import JudgeReranker
+from ragfm.core.config import AskSection, SearchSection
 from ragfm.core.errors import ConfigError, ModelNotFoundError, UnknownPluginError, UnsupportedError
 from ragfm.core.registry import plugins
 from ragfm.core.types import embedded_text
@@ -46,8 +47,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", plugins("rerankers"))
-def test_every_registered_reranker_keeps_the_contract(name: str, model: Path) -> None:
-    check_reranker(load_reranker(f"{name}:{model}" if name == "cross-encoder" else name))
+def test_every_registered_reranker_keeps_the_contract(name: str, model: Path, tmp_path: Path) -> None:
+    folders = {"cross-encoder": model, "judge": write_random_judge(tmp_path)}
+    check_reranker(load_reranker(f"{name}:{folders[name]}" if name in folders else name))
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
@@ -340,33 +342,30 @@ def test_the_settings_name_a_reranker_and_groups_share_it(harbour: Collection) -
         _named(harbour, reranker="nobody/reranker").search(QUERY)
 
 
-# --- The bundled verifier ------------------------------------------------------------------------------------------
+# --- The judge -----------------------------------------------------------------------------------------------------
 
 
-def test_auto_is_the_verifier_in_english(harbour: Collection, tmp_path: Path) -> None:
-    hits = harbour.search(QUERY, k=12, rerank="auto")
-    likelihoods = VerifierReranker().rerank(QUERY, [embedded_text(hit.context, hit.text) for hit in hits])
+def test_auto_is_the_judge_in_english(harbour: Collection, tmp_path: Path) -> None:
+    name = str(write_random_judge(tmp_path))
+    settings = Settings(ask=AskSection(verifier=name))
+    judged = Collection.open(harbour.path, settings=settings, embedder=HashingEmbedder())
+    hits = judged.search(QUERY, k=12, rerank="auto")
+    likelihoods = JudgeReranker(name).rerank(QUERY, [embedded_text(hit.context, hit.text) for hit in hits])
     assert [hit.scores["rerank"] for hit in hits] == pytest.approx(likelihoods.tolist(), abs=0.02)
     fused = np.array([hit.scores["fused"] for hit in hits])
     mixed = likelihoods / 2 + fused / 2 / fused.max()
     assert [hit.uri for hit in hits] == [hits[at].uri for at in np.argsort(-mixed, kind="stable")]
-    assert [hit.uri for hit in hits] != [hit.uri for hit in harbour.search(QUERY, k=12)]
     assert "rerank" not in harbour.search(QUERY, k=1, rerank="none")[0].scores
     assert "rerank" not in harbour.search("Где находится маяк?", k=1, rerank="auto")[0].scores
-    assert _named(harbour, reranker="overlap").search(QUERY, k=1, rerank="auto")[0].scores["rerank"] != pytest.approx(
-        hits[0].scores["rerank"]
-    )
     answer = Rag(harbour, reader=ScriptedReader(["Yes."]), k=1).ask(QUERY)
     assert "rerank" in answer.hits[0].scores
 
 
-def test_a_slow_moment_does_not_end_reranking_with_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    reranker = VerifierReranker()
-    reranker._seconds_per_character = 10.0
-    assert np.isnan(reranker.rerank(QUERY, TEXTS, budget_ms=1000)).all()
-    assert not np.isnan(reranker.rerank(QUERY, TEXTS, budget_ms=60_000)).any()
+def test_auto_is_the_reranker_of_the_settings_if_there_is_one(harbour: Collection) -> None:
+    found = _named(harbour, reranker="overlap").search(QUERY, k=1)[0].scores["rerank"]
+    assert _named(harbour, reranker="overlap").search(QUERY, k=1, rerank="auto")[0].scores["rerank"] == found > 0
 
 
 def test_auto_needs_the_bundled_model(harbour: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rerank_module, "has_verifier", lambda: False)
+    monkeypatch.setattr(rerank_module, "has_judge", lambda: False)
     assert "rerank" not in harbour.search(QUERY, k=1, rerank="auto")[0].scores

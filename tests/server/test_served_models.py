@@ -17,6 +17,7 @@ from support.running_server import SlowReader, eventually, make_collection, serv
 from support.tiny_gguf import write_tiny
 
 import ragfm.rag
+from ragfm.answering.grounding import Grounding
 from ragfm.core.errors import ConfigError
 from ragfm.core.types import Message
 from ragfm.generation.answer_log import Origin
@@ -130,14 +131,14 @@ def test_a_key_with_more_requests_waiting_computes_at_a_lower_priority(tmp_path:
 def test_the_checks_of_a_keys_answers_use_its_share_of_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The verifier reads passages: a key with many answers must not delay the check of another's."""
+    """The judge reads passages: a key with many answers must not delay the check of another's."""
     monkeypatch.setattr(served_models, "_COMPUTE_SLOTS", 2)
     cite, checking, may_end = ragfm.rag.cite_answer, list[str](), threading.Event()
 
-    def slow_for_hr(question: str, *args: Any, **options: Any) -> Any:
-        checking.append(question)
-        assert "hr" not in question or may_end.wait(20)
-        return cite(question, *args, **options)
+    def slow_for_hr(grounding: Grounding, *args: Any, **options: Any) -> Any:
+        checking.append(grounding.question)
+        assert "hr" not in grounding.question or may_end.wait(20)
+        return cite(grounding, *args, **options)
 
     monkeypatch.setattr(ragfm.rag, "cite_answer", slow_for_hr)
     with serve(tmp_path, SlowReader(slots=4, words=2)) as it, ThreadPoolExecutor(2) as pool:

@@ -50,7 +50,7 @@ class LocalHub:
                     data = json.dumps({"id": "me/tiny", "sha": COMMIT, "cardData": card, "siblings": []}).encode()
                     self.respond(200, data, {"Content-Type": "application/json"})
                     return
-                name = self.path.rpartition("/")[2]
+                name = self.path.removeprefix("/me/tiny/resolve/").partition("/")[2]
                 if not self.path.startswith("/me/tiny/resolve/") or name not in hub.files:
                     self.respond(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
                     return

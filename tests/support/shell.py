@@ -83,6 +83,9 @@ def _run(command: Sequence[str], folder: Path, env: Mapping[str, str], streams: 
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
     sys.argv = [*command]
 
+    from support.judges import use_judge
+
+    use_judge(scripted=True)
     from ragfm.cli import main
 
     main()

@@ -13,7 +13,7 @@ from ragfm import Answer, Collection, Rag, Settings, Usage
 from ragfm.core.abstention import ABSTENTION
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
-from ragfm.testing import ScriptedReader
+from ragfm.testing import ScriptedJudge, ScriptedReader
 from ragfm.training import examples_from_log, make_dataset, rated_entries
 from ragfm.training.examples import read_examples
 from ragfm.training.log_examples import preferences_from_log
@@ -91,6 +91,15 @@ def test_only_supported_sentences_of_an_answer_are_learned(collection: Collectio
     log = log_of(collection, ("How many days of leave do I get?", "You get 28 days of leave. Ask Eve.", "up", None))
     (example,), _ = examples_from_log(Rag(collection, reader=ScriptedReader(), k=1), rated_entries(log.entries()))
     assert example.completion == "You get 28 days of leave [1]."
+
+
+def test_the_judge_of_the_collection_decides_which_answers_are_learned(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    log = log_of(collection, ("How many days of leave do I get?", "You get 28 days of leave.", "up", None))
+    rag = Rag(collection, reader=ScriptedReader(), k=1)
+    rag.judge = ScriptedJudge(supports=lambda _: 0.0)
+    examples, left_out = examples_from_log(rag, rated_entries(log.entries()))
+    assert (examples, left_out) == ([], {"log: no passage supports it now": 1})
 
 
 def test_an_abstention_is_left_out_if_other_passages_are_found_now(collection: Collection, docs: Path) -> None:

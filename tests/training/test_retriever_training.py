@@ -9,7 +9,6 @@ import pytest
 from support.shell import InProcessShell
 
 from ragfm import Collection, Settings
-from ragfm.citations.verifier import find_verifier, load_verifier
 from ragfm.core.config import SearchSection
 from ragfm.core.errors import DataError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
@@ -19,7 +18,6 @@ from ragfm.evaluation import Gold, Question
 from ragfm.training.hard_negatives import RankingExample, mine_hard_negatives, split_questions
 from ragfm.training.ranker_trainer import epoch_batches
 from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
-from ragfm.training.verifier_ranker import trainable_verifier, write_verifier
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley Ilmar Jorvik Kelso Lunden".split()
 WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "trell"}
@@ -126,17 +124,6 @@ def test_a_reranker_learns_and_can_be_adopted(towns: Collection, tmp_path: Path)
     assert all(hit.scores["rerank"] is not None for hit in hits)
 
 
-def test_a_verifier_is_written_as_it_was_read(tmp_path: Path) -> None:
-    """`benchmarks/train_verifier.py` trains it in between; the differences of low rank are in half precision."""
-    write_verifier(trainable_verifier(find_verifier("bundled")), tmp_path)
-    question, text = "When was the mill of Kelso built?", "The mill of Kelso was built in 1570 by John Weir."
-    expected, written = (
-        load_verifier(name).likelihoods(question, [text, "It rains."]) for name in ("bundled", str(tmp_path))
-    )
-    assert list(written) == pytest.approx(list(expected), abs=0.02)
-    assert written[0] > 0.5 > written[1]
-
-
 def test_a_passage_with_the_answer_is_the_positive(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "guide.md").write_text("# Kelso today\n\nThe bakery was built in 1570.\n")
@@ -147,9 +134,9 @@ def test_a_passage_with_the_answer_is_the_positive(tmp_path: Path) -> None:
     assert example.positive.endswith("The bakery was built in 1570.")
 
 
-def test_a_folder_without_a_verifier_is_refused(towns: Collection, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no verifier"):
-        towns.search("Kelso", rerank=f"verifier:{tmp_path}")
+def test_a_folder_without_a_judge_is_refused(towns: Collection, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no judge"):
+        towns.search("Kelso", rerank=f"judge:{tmp_path}")
 
 
 def test_a_gguf_file_is_refused(towns: Collection, tmp_path: Path) -> None:

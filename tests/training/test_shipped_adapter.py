@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from ragfm import Collection, Rag, Settings
-from ragfm.citations.confidence import SHIPPED as CALIBRATIONS
-from ragfm.citations.confidence import adapter_hash
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.models.adapters import GGUF, NO_ADAPTER, SHIPPED, check_adapter, read_record, shipped_adapter
 from ragfm.models.model_lookup import find_model
@@ -35,16 +33,13 @@ def test_it_fits_the_bundled_weights_and_the_default_prompt() -> None:
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 12 * 2**20
 
 
-def test_a_calibration_is_shipped_for_it() -> None:
-    assert adapter_hash(str(SHIPPED / GGUF)) in {one.adapter for one in CALIBRATIONS if one.reader == "bundled"}
-
-
 @pytest.mark.parametrize("reader", ["bundled", "transformers:bundled"])
 def test_it_is_used_with_the_bundled_reader_only(handbook: Collection, reader: str) -> None:
     assert (Rag(handbook, reader=reader).sampling.adapter is not None) == (reader == "bundled")
     assert Rag(handbook, reader=reader, adapter=NO_ADAPTER).sampling.adapter is None
 
 
+@pytest.mark.judge
 @pytest.mark.slow
 def test_the_adapter_gives_short_answers_and_abstains(handbook: Collection) -> None:
     trained, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)

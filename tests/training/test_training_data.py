@@ -23,7 +23,7 @@ from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.evaluation.question_generation import _sample_passages
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, examples_from_questions, load_held_out, make_dataset, read_examples
 from ragfm.training.dataset import build_dataset
 from ragfm.training.raft import _ExampleBuilder, _format_answer
@@ -156,6 +156,13 @@ def test_an_explanation_is_learned_from_a_passage_that_supports_it(towns: Collec
         said = f"{town} was founded by fishermen who came from the coast, and that was in {1500 + 7 * number} [{n}]."
         assert example.completion == said  # without the sentence that no passage supports
         assert example.meta["verified"]
+
+
+def test_the_judge_of_the_collection_decides_which_explanations_are_learned(towns: Collection) -> None:
+    rag = Rag(towns, reader=ScriptedReader(), k=2)
+    rag.judge = ScriptedJudge(supports=lambda _: 0.0)
+    examples, left_out = examples_from_questions(rag, EXPLAINED, Recipe(abstain=0.0))
+    assert (examples, left_out) == ([], {"no passage holds its answer": len(EXPLAINED)})
 
 
 def test_no_passage_supports_a_withheld_explanation(towns: Collection) -> None:
@@ -442,7 +449,15 @@ def test_passages_end_with_the_sentences_of_their_language(tmp_path: Path, colle
         assert text[: gold.end].endswith("ist.")
 
 
-def test_the_verifier_checks_and_corrects_written_answers(towns: Collection) -> None:
+@pytest.fixture
+def knows_the_founders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge finds who founded a town, and nothing else."""
+    judge = ScriptedJudge(lambda evidence: {"fishermen": 0.9} if "founded" in evidence.question else {})
+    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", lambda _: judge)
+
+
+@pytest.mark.usefixtures("knows_the_founders")
+def test_the_judge_checks_and_corrects_written_answers(towns: Collection) -> None:
     """All written answers are words of the text; the last question has no answer there."""
 
     def script(messages: Sequence[Message]) -> str:
@@ -464,6 +479,19 @@ def test_the_verifier_checks_and_corrects_written_answers(towns: Collection) -> 
     }
 
 
+@pytest.mark.usefixtures("knows_the_founders")
+def test_no_judge_checks_written_answers_if_the_collection_has_none(towns: Collection) -> None:
+    def script(messages: Sequence[Message]) -> str:
+        town = messages[-1].content.split("town of ")[1].split()[0]
+        return f"Question: Who founded the town of {town} long ago?\nAnswer: the oldest one is a mill\n"
+
+    settings = Settings(ask=AskSection(verifier="none"))
+    with Collection.open(towns.location, settings=settings, embedder=HashingEmbedder()) as unread:
+        questions = generate_questions(unread, ScriptedReader(script), 5, answers=True)
+    assert {question.answers for question in questions} == {("the oldest one is a mill",)}
+
+
+@pytest.mark.usefixtures("knows_the_founders")
 def test_kept_questions_are_not_checked_again(
     tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,12 +503,13 @@ def test_kept_questions_are_not_checked_again(
         return generate_questions(towns, ScriptedReader(script), 5, answers=True, out=tmp_path / "questions.run")
 
     questions = written()
-    assert {question.answers for question in questions} == {("fishermen",)}  # of the verifier
+    assert {question.answers for question in questions} == {("fishermen",)}  # of the judge
     monkeypatch.setattr(Collection, "search", None)
-    monkeypatch.setattr("ragfm.evaluation.question_generation.load_verifier", None)
+    monkeypatch.setattr("ragfm.evaluation.question_generation.load_judge", None)
     assert written() == questions
 
 
+@pytest.mark.usefixtures("knows_the_founders")
 def test_each_passage_is_asked_about_once(towns: Collection) -> None:
     asked = list[str]()
 
@@ -493,6 +522,7 @@ def test_each_passage_is_asked_about_once(towns: Collection) -> None:
     assert len(everything) == len(asked) == len(set(asked)) == len(TOWNS)
 
 
+@pytest.mark.usefixtures("knows_the_founders")
 def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: Collection) -> None:
     asked = list[str]()
 
@@ -523,6 +553,7 @@ def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: 
         written(4, "stopped", seed=1)
 
 
+@pytest.mark.usefixtures("knows_the_founders")
 def test_the_command_writes_its_own_questions(
     tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ transformers_reader   reader for folders and models on the hub, with transformer
 torch_model           a loaded transformers model: tokenizer, chat template, PEFT adapters
 torch_kv_cache        KV cache for batches of requests to a transformers model
 openai_reader         reader for servers with OpenAI's protocol
-abstaining_reader     reader `none`, without a model: the verifier quotes the documents
+abstaining_reader     reader `none`, without a model: the judge quotes the documents
 server_pool           servers that offer the same model
 remote_call           cancellable requests to servers
 local_reader          base class of the readers that evaluate a model in this process

@@ -1,4 +1,4 @@
-"""The reader `none`, for answers without a language model: the verifier finds the sentence that answers."""
+"""The reader `none`, for answers without a language model: the judge finds the words that answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 class AbstainingReader:
-    """Abstains from each question, so that the verifier answers alone, with quotes. It has no model.
+    """Abstains from each question, so that the judge answers alone, with quotes. It has no model.
 
     Tokens are words and punctuation characters.
     """

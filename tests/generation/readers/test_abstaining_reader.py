@@ -12,6 +12,7 @@ from ragfm import Collection, Rag
 from ragfm.core.errors import ContextOverflowError, UnsupportedError
 from ragfm.core.types import Message
 from ragfm.generation.readers.abstaining_reader import AbstainingReader
+from ragfm.testing import ScriptedJudge
 
 WITHOUT_LLAMA = "import sys; sys.modules['llama_cpp'] = None; from ragfm.cli import main; main()"
 
@@ -25,14 +26,16 @@ def _ragfm(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def rag(shared_handbook: Collection, monkeypatch: pytest.MonkeyPatch) -> Rag:
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    return Rag(shared_handbook)
+    rag = Rag(shared_handbook)
+    rag.judge = ScriptedJudge(lambda one: {"28 days": 0.9} if "leave" in one.question else {})
+    return rag
 
 
 def test_without_llama_cpp_answers_are_quotes(rag: Rag) -> None:
     assert rag.reader_name == "none"
     answer = rag.ask("How many days of leave does an employee get?")
-    assert answer.status in ("answered", "unsure")
-    assert "28 days" in answer.shown
+    assert answer.status == "answered"
+    assert answer.shown == "28 days [1].\n\nThe documents say: “You get 28 days of leave.” [1]"
     assert [citation.uri for citation in answer.citations] == ["docs/leave.md"]
     assert answer.usage.completion_tokens == 0
 
@@ -67,6 +70,13 @@ def test_a_prompt_beyond_the_window_is_refused() -> None:
         AbstainingReader(context_tokens=3).stream([Message("user", "one two three four")])
 
 
+def test_without_a_judge_the_nearest_sentences_are_shown(rag: Rag) -> None:
+    rag.judge = None
+    answer = rag.ask("How many days of leave does an employee get?")
+    assert (answer.status, answer.nearest[0].quote) == ("not_found", "You get 28 days of leave.")
+
+
+@pytest.mark.judge
 @pytest.mark.slow
 def test_the_demo_answers_without_llama_cpp(tmp_path: Path) -> None:
     done = _ragfm(tmp_path, "demo")

@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 _LOCK = threading.Lock()  # PDFium is not thread-safe, not even across documents
 _CONTROL_CHARACTERS = re.compile("[\x01-\x08\x0b\x0e-\x1f\ufffe\uffff]")
 _PASSWORD_ERRORS = {4, 5}  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
-_PLACEHOLDER_TITLES = {"", "untitled", "anonymous", "unspecified", "unknown"}  # defaults of programs
 _WINDOW = 200  # pages whose words are in memory at once
 
 # Captions of tables, and tables that continue on the next page.
@@ -90,7 +89,7 @@ def read_pdf(data: bytes, name: str, *, images: bool | Literal["pages"] = False)
             metadata: dict[str, Scalar] = {}
             for key in ("Title", "Author"):
                 value = " ".join(clean(document.get_metadata_value(key)).split())
-                if value.lower().strip("()") not in _PLACEHOLDER_TITLES:
+                if value:
                     metadata[key.lower()] = value
         finally:
             document.close()

@@ -26,11 +26,7 @@ _NUMBER = re.compile(
 _PLACEHOLDER = re.compile(rf"{_CURRENCY}?\(?(?:[\u2012-\u2015\u2212-]+|N/?[AM]|n/?[am]|\*{{1,3}})\)?%?\*?")
 _FOOTNOTE = re.compile(r"\(?(?:\d|[a-z]{1,3})\)(?:\(?\w\))*|[*†‡]+")
 _YEAR = re.compile(r"(?:19|20)\d\d(?:\s?\(\w\)|[*†]|[⁰¹²³⁴-⁹]+)?")
-_SCALE = re.compile(r"(?:thousand|million|billion|trillion|[kmb]n?)\b", re.IGNORECASE)
-PERIOD = re.compile(
-    r"\b(?:(?:19|20)\d\d|jan|feb|mar|apr|may|june?|july?|aug|sep|oct|nov|dec|q[1-4]|years?|quarters?|months?|weeks?|ended)",
-    re.IGNORECASE,
-)
+PERIOD = re.compile(r"\b(?:(?:19|20)\d\d|[qQ][1-4])")
 """A part of a header that names a period."""
 _WORD_GAP = 0.65  # times the font size: a number closer to text belongs to the text
 _GROUP_GAP = 0.45  # times the font size: closer numbers are one, such as `10 000` or `8.0 - 15.0`
@@ -94,7 +90,7 @@ def read_row(words: Sequence[Word]) -> Row:
         elif last_kind == "text" and gap < (_CELL_GAP if kind == "text" else _WORD_GAP):
             last.append(word)
         elif last_kind in ("number", "placeholder") and kind == "text" and gap < _WORD_GAP:
-            if last_kind == "number" and (_FOOTNOTE.fullmatch(word.text) or _SCALE.fullmatch(word.text)):
+            if last_kind == "number" and _FOOTNOTE.fullmatch(word.text):
                 last.append(word)
                 continue
             groups[-1] = ("text", last)

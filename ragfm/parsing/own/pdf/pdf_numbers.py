@@ -12,7 +12,6 @@ like the gutter between two columns of text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -25,9 +24,7 @@ from ragfm.parsing.own.pdf.pdf_types import HYPHEN, Word
 
 _LEADER = " \t.·_…"
 _MIN_LEADER = 4  # characters
-_OPEN_END = re.compile(
-    r"(?:[,\u2013\u2014-]|\b(?:and|or|of|the|to|in|for|by|on|from|with|at|a|an|net|per|other))$", re.I
-)
+_OPEN_END = (",", "\u2013", "\u2014", "-")
 _MAX_GAP = 2.6  # times the line height: a wider gap ends a table
 _LARGER = 1.1  # times the font size of the table: a heading
 _MAX_TEXT_LINES = 12  # without numbers, in a row
@@ -194,7 +191,7 @@ def _joins(above: Row, row: Row, cells_above: Sequence[str], cells: Sequence[str
         return gap < 0.3 * size and not row.values
     if gap < -0.3 * size:
         return True
-    return gap < 0.8 * size and (cells[0][:1].islower() or bool(_OPEN_END.search(cells_above[0])))
+    return gap < 0.8 * size and (cells[0][:1].islower() or cells_above[0].endswith(_OPEN_END))
 
 
 def _continues(above: Row, row: Row, border: float, left: float) -> bool:
@@ -207,7 +204,7 @@ def _continues(above: Row, row: Row, border: float, left: float) -> bool:
         return False
     if second.kind != "text" or second.x0 > border:  # no label: it is on the line above
         return gap < 0.35 * size
-    if second.text[:1].islower() or _OPEN_END.search(first.text):
+    if second.text[:1].islower() or first.text.endswith(_OPEN_END):
         return True
     if first.words[-1].face != second.words[0].face or second.x0 > first.x0 + 0.6 * size:
         return False

@@ -39,6 +39,7 @@ def _is_right(answer: Answer, expected: list[str]) -> bool:
     return answer.status != "not_found" and any(words in answer.shown for words in expected)
 
 
+@pytest.mark.judge
 @pytest.mark.slow
 def test_questions_of_a_new_user_are_answered(rag: Rag) -> None:
     wrong = {
