@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ragfm.async_rag import AsyncCollection, AsyncRag
     from ragfm.collection import Collection, DocumentInfo, Status
     from ragfm.core.config import Settings, load_settings
     from ragfm.core.errors import RagfmError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ragfm.async_rag": ("AsyncCollection", "AsyncRag"),
     "ragfm.collection": ("Collection", "DocumentInfo", "Status"),
     "ragfm.core.config": ("Settings", "load_settings"),
     "ragfm.core.errors": ("RagfmError",),
@@ -71,6 +73,8 @@ __all__ = [
     "Answer",
     "AnswerLog",
     "AnswerStream",
+    "AsyncCollection",
+    "AsyncRag",
     "Blob",
     "CheckedSentence",
     "Chunk",

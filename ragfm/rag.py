@@ -155,10 +155,7 @@ class Rag:
         images: Sequence[ImagePart] = (),
     ) -> Answer:
         """Answer a question; see `stream`, which, unlike this, another thread can end."""
-        stream = self.stream(question, history=history, filter=filter, hits=hits, images=images)
-        for _ in stream:
-            pass
-        return stream.answer
+        return self.stream(question, history=history, filter=filter, hits=hits, images=images).read()
 
     def stream(
         self,

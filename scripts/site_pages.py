@@ -36,15 +36,15 @@ PYTHON_PAGES = (
         "Collections and search",
         "A collection is a folder, or a schema of a PostgreSQL database, with documents and their indexes. "
         "[Configuration](../configuration.md) describes the keys of `Settings`.",
-        ("Collection", "Hit", "DocumentInfo", "Status", "SyncReport", "Settings", "load_settings"),
+        ("Collection", "AsyncCollection", "Hit", "DocumentInfo", "Status", "SyncReport", "Settings", "load_settings"),
     ),
     (
         "python/answers.md",
         "Answers",
         "`Rag` answers questions from the documents of a collection, and `check` checks the answers of any system.",
         (
-            *("Rag", "Answer", "Citation", "AnswerStream", "Extraction", "AnswerLog", "Message", "Sampling"),
-            *("ImagePart", "check", "CheckedSentence"),
+            *("Rag", "AsyncRag", "Answer", "Citation", "AnswerStream", "Extraction", "AnswerLog", "Message"),
+            *("Sampling", "ImagePart", "check", "CheckedSentence"),
         ),
     ),
     (

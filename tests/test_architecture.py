@@ -21,6 +21,7 @@ LAYERS = (
     ("answering", "generation"),
     ("collection",),
     ("rag",),
+    ("async_rag",),
     ("evaluation",),
     ("training",),
     ("server", "integrations", "testing"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import uvicorn
 from support.postgres_server import PostgresServer
 from support.running_server import SlowReader, eventually, make_collection
 
-from ragfm import Collection, Rag
+from ragfm import AsyncRag, Collection, Rag
 from ragfm.core.errors import ModelNotFoundError
 from ragfm.models.model_lookup import find_model
 
@@ -56,29 +54,9 @@ def fastapi_example() -> Iterator[Any]:
     del sys.modules[spec.name]
 
 
-def test_cancelled_answers_of_the_fastapi_example_free_their_slots(fastapi_example: Any, tmp_path: Path) -> None:
-    reader = SlowReader(slots=20, words=2, silent=True)  # if nobody ends it, it speaks for a minute
-    rag = Rag(Collection.open(make_collection(tmp_path)), reader=reader)
-
-    async def cancel_all() -> None:
-        with ThreadPoolExecutor(20) as threads:
-            asyncio.get_running_loop().set_default_executor(threads)
-            tasks = [asyncio.create_task(fastapi_example.ask(rag, "How much leave?")) for _ in range(20)]
-            while reader.busy < len(tasks):
-                await asyncio.sleep(0.01)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            async with asyncio.timeout(20):
-                while reader.busy:
-                    await asyncio.sleep(0.01)
-
-    asyncio.run(cancel_all())
-
-
 def test_clients_that_leave_the_fastapi_example_free_their_slots(fastapi_example: Any, tmp_path: Path) -> None:
     reader = SlowReader(words=20)
-    app = fastapi_example.create_app(Rag(Collection.open(make_collection(tmp_path)), reader=reader))
+    app = fastapi_example.create_app(AsyncRag(Rag(Collection.open(make_collection(tmp_path)), reader=reader)))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -15,25 +15,10 @@ from typing import Any, TypeVar
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-from ragfm import Answer, AnswerStream, Collection, Rag
+from ragfm import AsyncRag, Collection, Rag
 
 T = TypeVar("T")
 CLIENT_CLOSED = 499  # nobody receives it
-
-
-async def ask(rag: Rag, question: str) -> Answer:
-    """Like `rag.ask`, but in threads, so that it can be cancelled: closing the stream ends the reader's work."""
-
-    def read(stream: AnswerStream) -> Answer:
-        for _ in stream:
-            pass
-        return stream.answer
-
-    stream = await asyncio.to_thread(rag.stream, question)
-    try:
-        return await asyncio.to_thread(read, stream)
-    finally:
-        stream.close()
 
 
 async def until_disconnect(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -48,17 +33,17 @@ async def until_disconnect(request: Request, coroutine: Coroutine[Any, Any, T]) 
         task.cancel()
 
 
-def create_app(rag: Rag) -> FastAPI:
+def create_app(rag: AsyncRag) -> FastAPI:
     """The application."""
     app = FastAPI()
 
     @app.get("/ask")
     async def answer(request: Request, question: str) -> dict[str, Any]:
-        found = await until_disconnect(request, ask(rag, question))
+        found = await until_disconnect(request, rag.ask(question))
         return {"answer": found.shown, "status": found.status, "sources": [one.uri for one in found.citations]}
 
     return app
 
 
 if __name__ == "__main__":
-    uvicorn.run(create_app(Rag(Collection.open(sys.argv[1]))), host="127.0.0.1", port=8080)
+    uvicorn.run(create_app(AsyncRag(Rag(Collection.open(sys.argv[1])))), host="127.0.0.1", port=8080)

@@ -70,6 +70,12 @@ class AnswerStream(Iterator[str]):
                 return piece
         raise StopIteration
 
+    def read(self) -> Answer:
+        """Take the remaining pieces. Returns the complete answer."""
+        for _ in self:
+            pass
+        return self.answer
+
     def close(self) -> None:
         """Stop generating. Closing twice does nothing."""
         self._handle.close()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ragfm.answering.judge import load_judge
+from ragfm.async_rag import run_to_end
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError, ModelNotFoundError
 from ragfm.core.registry import plugin_and_model
@@ -217,12 +218,7 @@ class ServedModels:
     async def run_to_end(self, function: Callable[..., T], *args: object, low_priority: bool = False) -> T:
         """Like `run`, but on cancellation wait for the function to return: until then, its slot must not be freed."""
         threads = self._low_priority if low_priority else self._threads
-        call = asyncio.get_running_loop().run_in_executor(threads, partial(function, *args))
-        try:
-            return await asyncio.shield(call)
-        except asyncio.CancelledError:
-            await asyncio.gather(call, return_exceptions=True)
-            raise
+        return await run_to_end(threads, partial(function, *args))
 
     def warm_up(self) -> None:
         """Load all readers and embedders, and the judge, so that the first request does not wait for them.

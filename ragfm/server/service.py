@@ -12,15 +12,16 @@ import asyncio
 import gc
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
 from fastapi import Header, Request
 
+from ragfm.async_rag import AsyncAnswerStream
 from ragfm.collection import Collection
 from ragfm.core.errors import CollectionError, CollectionUnavailableError, LogError, LostCommitError
 from ragfm.core.types import Answer
@@ -37,6 +38,7 @@ from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
 
+T = TypeVar("T")
 COMMIT_HEADER = "x-ragfm-commit"
 Commit: TypeAlias = Annotated[
     str, Header(alias=COMMIT_HEADER, description="A commit, as `ragfm ingest --json` returns it, to wait for.")
@@ -228,19 +230,16 @@ class Service:
 
     async def pieces(self, key: Key, stream: AnswerStream, start: float) -> AsyncIterator[str]:
         """The pieces of an answer. `start` is the time of the request (`monotonic`)."""
+
+        def run(step: Callable[[], T]) -> Awaitable[T]:
+            return self.served.compute(key, step, refusable=False) if stream.checking else self.served.run(step)
+
         first = True
-        while True:
-            if stream.checking:
-                piece = await self.served.compute(key, stream.step, refusable=False)
-            else:
-                piece = await self.served.run(stream.step)
-            if piece is None:
-                return
-            if first and piece:
+        async for piece in AsyncAnswerStream(stream, run):
+            if first:
                 first = False
                 self.metrics.first_token.observe(monotonic() - start)
-            if piece:
-                yield piece
+            yield piece
 
     async def details(self, answer: Answer, model: Model) -> AnswerDetails:
         """An answer for the client, with the id for its rating if it is in the answer log."""
