@@ -196,8 +196,8 @@ class AnswerDetails(BaseModel):
     most likely has it. An unsure answer of a small reader is not in it. `nearest` are the sentences that come closest
     to an answer if there is none. `calculation` is how a number was calculated that no passage has. `passages` are the
     hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences of `answer` that no
-    passage supports. `guarantee` is what is promised about verified citations. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is null without an
-    answer log.
+    passage supports. `guarantee` is what is promised about verified citations. `notes` are for users. `rating`
+    identifies the answer for `/v1/ratings`; it is null without an answer log.
     """
 
     answer: str
