@@ -40,6 +40,10 @@ TABLE_CHARACTERS = 1_300  # of a table that is read whole
 _WH = re.compile(
     r"\b(?:what|who|whom|whose|which|when|where|why|how (?:many|much|long|old|far|often)|how)\b", re.IGNORECASE
 )
+_AUXILIARY = re.compile(r"\b(?:is|are|was|were|can|could|may|must|will|would|should)\b(?! not\b| n't)")
+_SMALL = re.compile(r"(?<![\d.,-])(?:[2-9]|1[0-2])(?![\d.,%-])")
+_NUMERALS = "two three four five six seven eight nine ten eleven twelve".split()
+_MAX_NEGATED = 240  # characters of a sentence
 _VALUE = re.compile(r"\d[\d.,]*\d|\d|\b[A-Z][a-zé]{2,}\b")
 
 Item = TypeVar("Item")
@@ -243,6 +247,35 @@ def squad_stances(one: Asked, others: Sequence[Asked], rng: random.Random) -> It
             text, said = one.context[first:last], asked_there.answer
             statement = as_statement(one.question, said, text, rng) if rng.random() < 0.5 else said
             yield Example(one.question, text, -1, -1, example.context, statement, NEITHER)
+
+
+def reversed_stances(one: Asked, others: Sequence[Asked], rng: random.Random) -> Iterator[Example]:
+    """A sentence as it is and with the opposite meaning, as text and as statement; and with a number in words."""
+    start, end, _ = sentence_around(one, one.start)
+    said = " ".join(one.context[start:end].split())
+    verb = _AUXILIARY.search(said)
+    if len(said) > _MAX_NEGATED:
+        return
+    if verb:
+        at = verb.end()
+        denied, of_not, of_verb = f"{said[:at]} not{said[at:]}", ((at + 1, at + 4),), (verb.span(),)
+        yield Example("", said, None, None, "", said, SUPPORTS, (), ())
+        yield Example("", said, None, None, "", denied, CONTRADICTS, (), of_not)
+        yield Example("", denied, None, None, "", said, CONTRADICTS, (), of_verb)
+        if rng.random() < 0.5:
+            yield Example("", denied, None, None, "", denied, SUPPORTS, (), ())
+        other = rng.choice(others)
+        first, last, _ = sentence_around(other, max(other.start, 0))
+        if (first, last) != (start, end):
+            yield Example("", one.context[first:last], None, None, "", rng.choice((said, denied)), NEITHER)
+        if rng.random() < 0.2:
+            yield Example("", said, None, None, "", rng.choice(("Yes.", "No.")), NEITHER)
+    for number in _SMALL.finditer(said):
+        right = _NUMERALS[int(number[0]) - 2]
+        for word, stance in ((right, SUPPORTS), (rng.choice([n for n in _NUMERALS if n != right]), CONTRADICTS)):
+            worded = said[: number.start()] + word + said[number.end() :]
+            odd = () if stance == SUPPORTS else ((number.start(), number.start() + len(word)),)
+            yield Example("", said, None, None, "", worded, stance, (), odd)
 
 
 def unanswered_stance(one: Asked, others: Sequence[Asked], rng: random.Random) -> Iterator[Example]:
@@ -505,8 +538,9 @@ def studies() -> list[Example]:
 class Rounds:
     """Rounds of examples, each the same whenever and wherever it is made."""
 
-    def __init__(self) -> None:
-        """Read the sets for learning."""
+    def __init__(self, size: int = ROUND) -> None:
+        """Read the sets for learning. A round has the size and a half in examples."""
+        self._size = size
         self._train = asked("squad/squad-v1.0-train.json.gz")
         self._of_paragraph = _by_paragraph(self._train)
         self._written = written(0, LEARNED)
@@ -528,11 +562,11 @@ class Rounds:
         self._names = sorted({name for one in self._train for name in names_in(one.question)})
 
     def examples(self, number: int) -> list[Example]:
-        """About `ROUND` examples."""
+        """About one and a half times `size` examples."""
         rng = random.Random(number)
 
         def some(items: Sequence[Item], share: float) -> list[Item]:
-            return _turn(items, number, round(share * ROUND))
+            return _turn(items, number, round(share * self._size))
 
         found = [self._over(one, rng) for one in some(self._train, 0.25)]
         for one in some(self._train[::-1], 0.06):
@@ -553,6 +587,8 @@ class Rounds:
             found += squad_stances(one, self._of_written[one.context], rng)
         for one in some(self._train[::2], 0.09):
             found += squad_stances(one, self._of_paragraph[one.context], rng)
+        for one in some(self._train[1::3], 0.2):
+            found += reversed_stances(one, self._of_paragraph[one.context], rng)
         for one in some(self._policies, 0.03):
             found.append(whole(one))
             other = rng.choice(self._policy_sites[one.article])
@@ -569,7 +605,7 @@ class Rounds:
         found += [
             Example(question, passage.text, start, end, passage.context)
             for question, passage, start, end in table_questions(
-                tables, round(0.03 * ROUND), rng, changed=0.5 if number % 2 else 0.0
+                tables, round(0.03 * self._size), rng, changed=0.5 if number % 2 else 0.0
             )
         ]
         rng.shuffle(found)

@@ -261,7 +261,7 @@ def citation_of(evidence: Support, answer_start: int = 0, answer_end: int = 0) -
         missing=evidence.missing,
         answer_start=answer_start,
         answer_end=answer_end,
-        probability=evidence.likelihood if evidence.judged else None,
+        probability=evidence.probability,
     )
 
 

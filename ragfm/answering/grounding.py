@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from ragfm.answering.judge import Judge, Judgement
     from ragfm.core.types import Fault, Hit
 
-SUPPORTED, VERIFIED, CONTRADICTED = 0.5, 0.8, 0.6
-"""Probabilities of the judge from which a unit supports a claim, verifies it, and contradicts it."""
+SUPPORTED, VERIFIED, CONTRADICTED = 0.5, 0.82, 0.6
+"""Probabilities of the judge from which a unit supports a claim, verifies it, and contradicts it (decision 065)."""
 MIN_ALTERNATIVE = 0.3
 """How likely the judge must find each of the answers for documents to disagree."""
 MIN_VERBATIM = 4
@@ -56,9 +56,10 @@ SAME = 0.5
 class Support:
     """A unit as evidence for a claim: how likely it supports or contradicts it, and why it is not verified.
 
-    Unless it was `judged`, `likelihood` is the share of the claim's words that it has. `refutes`: it would support the
-    claim, but has another number or date. `missing` are the periods, numbers and identifiers of the question that are
-    not found with it. `row` is the table row that it is, with the likeliest cell.
+    `probability` is how likely it supports the claim and answers the question, None if no judge read it: then,
+    `likelihood` is the share of the claim's words that it has. `refutes`: it would support the claim, but has another
+    number or date. `missing` are the periods, numbers and identifiers of the question that are not found with it. `row`
+    is the table row that it is, with the likeliest cell.
     """
 
     unit: Unit
@@ -69,7 +70,7 @@ class Support:
     missing: tuple[str, ...] = ()
     row: TableRow | None = None
     refutes: bool = False
-    judged: bool = False
+    probability: float | None = None
 
     @property
     def verified(self) -> bool:
@@ -260,6 +261,7 @@ class Grounding:
         if judgement:
             likelihood, contradicts, threshold = judgement.supports, judgement.contradicts, SUPPORTED
             same = likelihood >= SUPPORTED
+            probability = likelihood * judgement.answers if claim.question else likelihood
         else:
             rest = claim.text  # without numbers and dates: they are compared exactly, and may be written in other ways
             exactly: list[Quantity | Date] = [*quantities(rest, self.language), *dates(rest, self.language)]
@@ -267,7 +269,7 @@ class Grounding:
                 rest = f"{rest[: one.start]}{' ' * (one.end - one.start)}{rest[one.end :]}"
             wanted = words(rest) - asked or (claimed if rest == claim.text else frozenset())
             likelihood = self._rarity.share(wanted, unit.all_words) if wanted else 1.0
-            contradicts, threshold = 0.0, MIN_SHARE
+            contradicts, threshold, probability = 0.0, MIN_SHARE, None
             same = bool(wanted) and wanted <= unit.all_words  # most of the words may be those of another subject
         cell = unit.start + verbatim[0] if verbatim else None  # of a row: the words of the claim, or the answer
         if judgement and not verbatim:
@@ -276,10 +278,13 @@ class Grounding:
         if likelihood < threshold or not exact:
             refutes = same and not exact and _disagree(claim.text, unit.text, self.language)
             return Support(
-                unit, likelihood, contradicts, supports=False, row=row, refutes=refutes, judged=judgement is not None
+                unit, likelihood, contradicts, supports=False, row=row, refutes=refutes, probability=probability
             )
         missing = missing_subject(claim.question, unit, claim.text, self.language)
-        sure = likelihood >= self._verified if judgement else bool(verbatim and len(claimed) >= MIN_VERBATIM)
+        if probability is not None:
+            sure = probability >= self._verified
+        else:
+            sure = bool(verbatim and len(claimed) >= MIN_VERBATIM)
         fault: Fault | None = "subject" if missing else None if sure else "unclear"
         return Support(
             unit,
@@ -289,7 +294,7 @@ class Grounding:
             fault=fault,
             missing=missing,
             row=row,
-            judged=judgement is not None,
+            probability=probability,
         )
 
     def _fault(self, claim: Claim, found: Support, best: Support | None) -> Fault:

@@ -78,4 +78,5 @@ def evidence_against(wrong: Sequence[bool], error: float) -> NDArray[np.float64]
     rates = error + (1 - error) * (np.arange(_ALTERNATIVES) + 0.5) / _ALTERNATIVES
     seen = np.asarray(wrong, dtype=np.float64)[:, None]
     steps = seen * np.log(rates / error) + (1 - seen) * np.log((1 - rates) / (1 - error))
-    return np.exp(np.logaddexp.reduce(np.cumsum(steps, axis=0), axis=1) - math.log(_ALTERNATIVES))
+    evidence: NDArray[np.float64] = np.logaddexp.reduce(np.cumsum(steps, axis=0), axis=1) - math.log(_ALTERNATIVES)
+    return np.exp(evidence)

@@ -305,8 +305,8 @@ class Citation:
     passage's picture, which is not checked (`picture`), or the quote supports the sentence, but may be about another
     subject (`subject`), or the judge is not sure or cannot read the language (`unclear`). `missing` are the periods,
     numbers and identifiers of the question that are not found with the quote. `row` is the table row that the quote
-    is, None if it is not one. `probability` is how likely the judge finds that the quote supports the sentence, in
-    [0, 1], None if no judge read them.
+    is, None if it is not one. `probability` is how likely the judge finds that the quote supports the sentence and
+    answers the question, in [0, 1], None if no judge read them.
     """
 
     n: int

@@ -145,8 +145,8 @@ class ScriptedJudge(Judge):
 
     `answers` maps answers to their probabilities, for all evidence or by a function of it. A text answers a question
     with the likeliest one that it contains, at its first place. `supports` and `contradicts` give the probabilities for
-    a statement. By default, a text supports a statement if it or its context has half of the words that the question
-    lacks, and contradicts none.
+    a statement, with which a text is taken to answer the question. By default, a text supports a statement if it or its
+    context has half of the words that the question lacks, and contradicts none.
     """
 
     def __init__(
@@ -184,7 +184,8 @@ class ScriptedJudge(Judge):
         first[:1] = last[-1:] = likelihood**0.5
         contradicts = self._contradicts(evidence) if self._contradicts else 0.0
         supports = min(self._supports(evidence), 1 - contradicts)
-        return Judgement((Part(spans, first, last, 1 - likelihood),), supports, contradicts)
+        nowhere = 0.0 if evidence.statement else 1 - likelihood
+        return Judgement((Part(spans, first, last, nowhere),), supports, contradicts)
 
 
 def _shares_words(evidence: Evidence) -> float:
