@@ -538,9 +538,9 @@ def studies() -> list[Example]:
 class Rounds:
     """Rounds of examples, each the same whenever and wherever it is made."""
 
-    def __init__(self, size: int = ROUND) -> None:
-        """Read the sets for learning. A round has the size and a half in examples."""
-        self._size = size
+    def __init__(self, size: int = ROUND, opposite: float = 0.2) -> None:
+        """Read the sets for learning. `opposite` is the share of sentences that are read with the opposite meaning."""
+        self._size, self._opposite = size, opposite
         self._train = asked("squad/squad-v1.0-train.json.gz")
         self._of_paragraph = _by_paragraph(self._train)
         self._written = written(0, LEARNED)
@@ -587,7 +587,7 @@ class Rounds:
             found += squad_stances(one, self._of_written[one.context], rng)
         for one in some(self._train[::2], 0.09):
             found += squad_stances(one, self._of_paragraph[one.context], rng)
-        for one in some(self._train[1::3], 0.2):
+        for one in some(self._train[1::3], self._opposite):
             found += reversed_stances(one, self._of_paragraph[one.context], rng)
         for one in some(self._policies, 0.03):
             found.append(whole(one))

@@ -439,6 +439,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="Round to stop after, counted from the start")
     parser.add_argument("--decay", type=int, default=0, help="Number of last rounds in which the rate falls")
     parser.add_argument("--size", type=int, default=ROUND, help="Items of a round")
+    parser.add_argument("--opposite", type=float, default=0.2, help="Share of sentences that are also negated")
     parser.add_argument("--teacher", nargs=2, metavar=("BACKBONE", "FOLDER"), help="A judge to learn from as well")
     parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
     parser.add_argument("--export", type=Path, metavar="OUT", help="Only write the present weights")
@@ -456,7 +457,7 @@ def main() -> None:
     if args.evaluate:
         print(json.dumps(figures(training.averaged(), training.tokenizer, sets), indent=1))
         return
-    rounds = Rounds(args.size)
+    rounds = Rounds(args.size, args.opposite)
     while training.rounds < args.rounds:
         left = args.rounds - training.rounds
         factor = [max(0.02, min(1.0, rest / args.decay)) if args.decay else 1.0 for rest in (left, left - 1)]
