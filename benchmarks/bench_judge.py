@@ -1,6 +1,6 @@
 """The judge on texts that nothing was trained or chosen on: answers, statements, claims and cells of tables.
 
-    python benchmarks/measure_judge.py JUDGE BASE [--count 400] [--label NAME]
+    python benchmarks/bench_judge.py JUDGE BASE [--count 400] [--label NAME]
 
 JUDGE is a folder with the judge's weights, BASE the embedding model that they belong to. Each set is a random sample of
 `--count` questions or statements of the halves for reporting, see `judge_examples.py`. Intervals are 95 % bootstrap
@@ -32,6 +32,8 @@ from judge_examples import (
     written,
 )
 from measure import RESULTS, about, save
+from rendering import Results, interval
+from rendering import table as rendered
 
 from ragfm.answering.judge import Evidence, Judge
 from ragfm.evaluation.answer_matching import token_f1
@@ -104,6 +106,18 @@ def _mean(values: Sequence[float]) -> list[float]:
 
 def _interval(estimate: Any) -> list[float]:
     return [round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
+
+
+def table(results: Results) -> str:
+    """A row for each set and measure, a column for each judge."""
+    judges = results["judge"]["judges"]
+    rows = [
+        [name, measure, *(interval(one["sets"][name][measure]) for one in judges.values())]
+        for name, of in next(iter(judges.values()))["sets"].items()
+        for measure in of
+        if measure != "examples"
+    ]
+    return rendered(("set", "measure", *judges), rows)
 
 
 def main() -> None:
