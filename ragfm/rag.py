@@ -506,7 +506,7 @@ class Rag:
             history=retrieved.history,
             earlier=retrieved.earlier,
             answer_tokens=tokens or self.sampling.max_tokens or 1,
-            arrange=partial(arrange, text_of=text_of, merge=self._settings.merge, order=self._settings.order),
+            arrange=partial(arrange, text_of=text_of),
             documents_only=documents_only,
             instruction=instruction,
             strategy=None if instruction else self.strategy,
@@ -518,7 +518,7 @@ class Rag:
 
     def _widening(self) -> tuple[Widening, ...]:
         """What a reader that can use more is shown around the hits: whole tables, then the chunks next to the hits."""
-        if not self._settings.merge or self._passages <= DEFAULT_PASSAGES:
+        if self._passages <= DEFAULT_PASSAGES:
             return ()
         tokens = self.k * self.collection.embedder.max_tokens
         tables = ((self.collection.table_chunks, 2 * tokens),) if self._passages >= MANY_PASSAGES else ()

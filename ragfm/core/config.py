@@ -73,8 +73,6 @@ class AskSection(_Section):
     confidence: Calibration | None = None
     verifier: str = "auto"
     contradictions: bool = True
-    merge: bool = True
-    order: Literal["rank", "document"] = "rank"
     followup: Literal["auto", "reader", "off"] = "auto"
     answer_tokens: int = Field(256, ge=1)
     log: bool = False
