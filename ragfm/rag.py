@@ -470,9 +470,7 @@ class Rag:
         self, question: str, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
     ) -> Retrieved:
         """Retrieve → rerank."""
-        return self._retriever.find(
-            question, history, filter, hits, k=self.k, collection=self.collection, reader=self.reader
-        )
+        return self._retriever.find(question, history, filter, hits, k=self.k, collection=self.collection)
 
     def _build_prompt(
         self,

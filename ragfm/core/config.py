@@ -73,7 +73,7 @@ class AskSection(_Section):
     confidence: Calibration | None = None
     verifier: str = "auto"
     contradictions: bool = True
-    followup: Literal["auto", "reader", "off"] = "auto"
+    followup: Literal["auto", "off"] = "auto"
     answer_tokens: int = Field(256, ge=1)
     log: bool = False
     context_tokens: int = Field(4096, ge=256)
