@@ -32,7 +32,7 @@ import ragfm
 from ragfm.embedders import load_embedder
 from ragfm.core.registry import KINDS, load_plugin, plugins
 from ragfm.samples import HANDBOOK
-from ragfm.testing import check_connector, check_embedder, check_keyword_index, check_reranker, check_vector_index
+from ragfm.testing import check_connector, check_embedder, check_keyword_index, check_vector_index
 
 installed = pathlib.Path(sys.prefix).resolve()
 for name in ("ragfm", "ragfm_indexes", "ragfm_connectors"):
@@ -43,7 +43,6 @@ for name in plugins("keyword_indexes"):
     check_keyword_index(load_plugin("keyword_indexes", name))
 for name in ("bundled", "hashing"):
     check_embedder(load_embedder(name))
-check_reranker(load_plugin("rerankers", "overlap")())
 check_connector(load_plugin("connectors", "files")(HANDBOOK))
 for kind in KINDS:
     print(kind, *plugins(kind))
@@ -144,7 +143,7 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
         "keyword_indexes bm25",
         "parsers docling ragfm trafilatura unstructured",
         "readers llama-cpp none openai transformers",
-        "rerankers cross-encoder judge overlap",
+        "rerankers cross-encoder judge",
     ]
 
 

@@ -8,7 +8,7 @@ Test your own plugin with one call, which raises AssertionError with a descripti
     check_reader(MyReader())                    check_reranker(MyReranker())
     check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
-`HashingEmbedder`, `OverlapReranker`, `ScriptedJudge` and `ScriptedReader` replace models in tests.
+`HashingEmbedder`, `ScriptedJudge` and `ScriptedReader` replace models in tests.
 
 Modules:
 
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal
@@ -46,7 +45,6 @@ from ragfm.testing.vector_index_contract import check_vector_index
 
 __all__ = [
     "HashingEmbedder",
-    "OverlapReranker",
     "ScriptedJudge",
     "ScriptedReader",
     "check_backend",
@@ -113,30 +111,6 @@ class HashingEmbedder:
                 vectors[row] += np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32)
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
-
-
-class OverlapReranker:
-    """A reranker without a model: a text's score is the share of the query's words that it contains.
-
-    `seconds` is the time to sleep for each text.
-    """
-
-    def __init__(self, model: str = "overlap", *, seconds: float = 0.0) -> None:
-        self.model = model
-        self.seconds = seconds
-
-    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Scores in [0, 1], NaN for texts beyond the time budget. *Shape:* (len(texts),)."""
-        start = time.monotonic()
-        query_words = set(_TOKEN.findall(query.lower()))
-        scores = np.full(len(texts), np.nan, dtype=np.float32)
-        for n, text in enumerate(texts):
-            if budget_ms is not None and time.monotonic() - start + self.seconds >= budget_ms / 1000:
-                break
-            time.sleep(self.seconds)
-            text_words = set(_TOKEN.findall(text.lower()))
-            scores[n] = len(query_words & text_words) / max(1, len(query_words))
-        return scores
 
 
 class ScriptedJudge(Judge):

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from support.overlap_reranker import OverlapReranker
 
 from ragfm import Collection, Message, Rag, Settings
 from ragfm.core.config import AskSection
 from ragfm.core.types import Answer, Hit
 from ragfm.generation.prompt import EarlierTurn, Prompt, build_prompt
 from ragfm.samples import copy_handbook
-from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 LEAVE, PARENTS, DOGS = "How many days of leave do I get?", "And for parents?", "Are dogs welcome on Fridays?"
 
