@@ -177,12 +177,6 @@ run_option = click.option(
     "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; running the command again resumes it."
 )
 report_option = click.option("--report", type=ReportFile(), help="Write an HTML report.")
-price_option = click.option(
-    "--price-per-hour",
-    type=Number(min=0),
-    metavar="P",
-    help="Hourly price of this machine, for costs.",
-)
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:

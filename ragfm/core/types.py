@@ -401,15 +401,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation: prompt, the part of it that came from the cache, and completion.
-
-    `cost` is the price, if the reader has one.
-    """
+    """Tokens of one generation: prompt, the part of it that came from the cache, and completion."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

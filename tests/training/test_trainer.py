@@ -584,11 +584,10 @@ def test_the_command_prints_an_estimate_and_trains(folder: Path, tmp_path: Path)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "train.jsonl").write_bytes(examples_to_jsonl(tiny_examples()))
     (tmp_path / "made" / "card.json").write_text(json.dumps({"prompt": "p", "sources": []}))
-    words = ["made", "--base", str(folder), "--rank", "2", "--price-per-hour", "3600", "--rate", "0.005", "--json"]
+    words = ["made", "--base", str(folder), "--rank", "2", "--rate", "0.005", "--json"]
     shell = Shell(tmp_path)
     done = shell("adapt", "train", *words)
     said = json.loads(done.stdout)
-    assert said["plan"]["cost"] == pytest.approx(said["plan"]["seconds"], rel=0.01)
     assert said["plan"]["peak_mb"] > 100
     assert "30 examples" in done.stderr
     assert f"base: {folder}, without an adapter" in done.stderr
