@@ -24,7 +24,7 @@ from ragfm.cli.progress_bar import format_seconds, show_progress
 from ragfm.core.errors import RagfmError
 from ragfm.models.adapters import METHODS, Method, read_record
 
-_LOW_RANK: tuple[Method, ...] = ("lora", "dora", "qlora")
+_LOW_RANK: tuple[Method, ...] = ("lora", "qlora")
 
 if TYPE_CHECKING:
     from ragfm.training import TrainingEstimate
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     help="Adapter to train further, with its rank: a folder, a GGUF file, or `bundled` for the one that ships with the "
     "bundled reader. Default: none; training starts from the bare model.",
 )
-@click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
-@click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, dora, qlora).")
+@click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, qlora).")
+@click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, qlora).")
 @click.option(
     "--virtual-tokens",
     "tokens",
