@@ -39,7 +39,7 @@ from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.document_name import document_names
 from ragfm.core.registry import load_plugin
 from ragfm.core.text import sentence_spans
-from ragfm.core.types import Chunk, Document, Embedder, Hit, KeywordIndex, embedded_text
+from ragfm.core.types import Chunk, Document, Embedder, Hit, embedded_text
 from ragfm.embedders import load_embedder
 from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
@@ -177,7 +177,7 @@ def measure(
 
 
 def rankings(
-    question: str, cosines: NDArray[np.float32], keywords: KeywordIndex, flat: Sequence[tuple[Document, Chunk]]
+    question: str, cosines: NDArray[np.float32], keywords: Any, flat: Sequence[tuple[Document, Chunk]]
 ) -> dict[str, list[int]]:
     """The best chunks of each mode."""
     scores, found = keywords.search([question], len(flat))

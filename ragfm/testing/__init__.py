@@ -3,8 +3,7 @@
 Test your own plugin with one call, which raises AssertionError with a description of the first violation:
 
     check_connector(MyConnector("source"))      check_vector_index(MyVectorIndex)
-    check_embedder(MyEmbedder())                check_keyword_index(MyKeywordIndex)
-    check_image_embedder(MyEmbedder())
+    check_embedder(MyEmbedder())                check_image_embedder(MyEmbedder())
     check_reader(MyReader())                    check_reranker(MyReranker())
     check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
@@ -13,9 +12,9 @@ Test your own plugin with one call, which raises AssertionError with a descripti
 Modules:
 
     backend_contract, connector_contract, embedder_contract, parser_contract, reader_contract, reranker_contract,
-    vector_index_contract, keyword_index_contract    the contract tests
-    contract_checks                                  assertions that they share
-    parser_service                                   the confined process in which parsers are checked
+    vector_index_contract    the contract tests
+    contract_checks          assertions that they share
+    parser_service           the confined process in which parsers are checked
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from ragfm.generation.readers.images import check_images
 from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder, check_image_embedder
-from ragfm.testing.keyword_index_contract import check_keyword_index
 from ragfm.testing.parser_contract import check_parser
 from ragfm.testing.reader_contract import check_reader
 from ragfm.testing.reranker_contract import check_reranker
@@ -51,7 +49,6 @@ __all__ = [
     "check_connector",
     "check_embedder",
     "check_image_embedder",
-    "check_keyword_index",
     "check_parser",
     "check_reader",
     "check_reranker",
