@@ -226,6 +226,12 @@ def _with_confidence(result: AnsweredQuestion, by: Calibration | None) -> Answer
     return replace(result, outcomes={**result.outcomes, "retrieved": replace(outcome, confidence=confidence)})
 
 
+def confidence_of(result: AnsweredQuestion, default: float) -> float:
+    """The confidence of an answer from retrieved passages, `default` if it is unknown."""
+    confidence = result.outcomes["retrieved"].confidence
+    return default if confidence is None else confidence
+
+
 def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -> dict[str, Any]:
     """Quality of the confidence on these questions. It was fitted to other questions."""
     if by is None:
@@ -234,9 +240,9 @@ def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -
     cosine = np.array([r.outcomes["retrieved"].signals["cosine"] for r in given])
     confidence = np.array([r.outcomes["retrieved"].confidence for r in given], dtype=np.float64)
     right = np.array([r.kind == "right" for r in given], dtype=np.float64)
-    cut = [withhold_answer(r, by.withholds(r.outcomes["retrieved"].confidence)) for r in results]
+    cut = [withhold_answer(r, confidence_of(r, default=1.0) < by.threshold) for r in results]
     shares = {
-        name: [(float(not by.withholds(r.outcomes["retrieved"].confidence)), 1.0) for r in given if belongs(r)]
+        name: [(float(confidence_of(r, default=1.0) >= by.threshold), 1.0) for r in given if belongs(r)]
         for name, belongs in (
             ("right", lambda r: r.kind == "right"),
             ("wrong", lambda r: r.kind != "right" and not r.unanswerable),

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from candidates import DEPTH, SETS, matches, set_collection
-from data import DATA
+from data import squad_whole_articles
 from measure import about, read, save
 from numpy.typing import NDArray
 
@@ -39,13 +39,13 @@ from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.document_name import document_names
 from ragfm.core.registry import load_plugin
 from ragfm.core.text import sentence_spans
-from ragfm.core.types import Chunk, Document, Embedder, Hit, KeywordIndex, embedded_text
+from ragfm.core.types import Chunk, Document, Embedder, Hit, embedded_text
 from ragfm.embedders import load_embedder
 from ragfm.embedders.bert import read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork
 from ragfm.evaluation.metrics import rank_hits, ranking_measures
-from ragfm.evaluation.question_sets import QuestionSet, load_questions
+from ragfm.evaluation.question_sets import QuestionSet
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT
@@ -177,7 +177,7 @@ def measure(
 
 
 def rankings(
-    question: str, cosines: NDArray[np.float32], keywords: KeywordIndex, flat: Sequence[tuple[Document, Chunk]]
+    question: str, cosines: NDArray[np.float32], keywords: Any, flat: Sequence[tuple[Document, Chunk]]
 ) -> dict[str, list[int]]:
     """The best chunks of each mode."""
     scores, found = keywords.search([question], len(flat))
@@ -198,8 +198,7 @@ def load_part(name: str, keep: Path) -> tuple[QuestionSet, list[Document]]:
     data = SETS[name]()
     if data.documents is not None:
         uris = sorted({question.gold[0].uri for question in data.questions})[:ARTICLES]
-        everything = load_questions(DATA / "squad" / "squad-v1.1-dev.json.gz", articles=True)
-        asked = tuple(question for question in everything.questions if question.gold[0].uri in uris)
+        asked = tuple(question for question in squad_whole_articles().questions if question.gold[0].uri in uris)
         texts = [(uri, data.documents[uri.partition("/")[2]]) for uri in uris]
         return replace(data, questions=asked), [Document(uri, text, "text/plain") for uri, text in texts]
     golds = {(gold.uri, gold.start) for question in data.questions for gold in question.gold}

@@ -1,11 +1,10 @@
 """Measure follow-ups: whether the right document is found, and whether a change of topic is left unchanged.
 
-    python benchmarks/bench_followups.py [--reader] [--answers]
+    python benchmarks/bench_followups.py [--answers]
 
 The questions of tests/generation/followups, about the bundled handbook and a second, invented topic in one collection.
 Compares the question as it is, the previous question followed by it, and the one of the two that is nearer to the
-documents; with --reader also the form by the bundled reader. The gain from which they are joined was chosen on the
-"dev" questions.
+documents. The gain from which they are joined was chosen on the "dev" questions.
 
 With --answers, the bundled reader with its adapter answers all follow-ups: as `Rag` asks it, from the previous turn's
 passages and new ones; from the question's own passages alone; and without a conversation, with the stand-alone form.
@@ -26,7 +25,7 @@ from typing import Any
 
 from measure import about, save
 
-from ragfm import Collection, Message, Rag, load_reader
+from ragfm import Collection, Message, Rag
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.followups import stand_alone
 from ragfm.samples import copy_handbook
@@ -109,7 +108,6 @@ def count_answers(collection: Collection, rows: Sequence[dict[str, Any]]) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--reader", action="store_true")
     parser.add_argument("--answers", action="store_true")
     options = parser.parse_args()
     rows = load()
@@ -122,11 +120,6 @@ def main() -> None:
             "both questions": lambda row: f"{row['history'][-2]} {row['question']}",
             "nearer": lambda row: stand_alone(row["question"], row["messages"], near),
         }
-        if options.reader:
-            reader = load_reader("bundled")
-            forms["reader"] = lambda row: stand_alone(
-                row["question"], row["messages"], near, how="reader", reader=reader
-            )
         for split in ("dev", "held out"):
             part = [row for row in rows if row["split"] == split]
             result["search"][split] = {name: count_found(collection, part, form) for name, form in forms.items()}

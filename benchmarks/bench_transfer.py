@@ -29,7 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_answers import NOT_WITHHELD, filled_collection, measures_of, print_progress, withhold_answer
+from bench_answers import (
+    NOT_WITHHELD,
+    confidence_of,
+    filled_collection,
+    measures_of,
+    print_progress,
+    withhold_answer,
+)
 from data import hotpotqa, pubmedqa
 from measure import about, read, save, weights
 
@@ -106,9 +113,8 @@ def measure_set(name: str, keep: Path, count: int, own: str | None) -> dict[str,
 
 def withheld(report: AnswersReport, by: Calibration | None) -> AnswersReport:
     """The same answers, without those that are withheld from a user for low confidence."""
-    results = [
-        withhold_answer(r, bool(by and by.withholds(r.outcomes["retrieved"].confidence))) for r in report.results
-    ]
+    threshold = by.threshold if by else 0.0
+    results = [withhold_answer(r, confidence_of(r, default=1.0) < threshold) for r in report.results]
     return build_answers_report(report.about, results, ["retrieved"])
 
 

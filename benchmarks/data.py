@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,32 @@ from ragfm.evaluation import Gold, Question, QuestionSet, load_questions
 DATA = Path(os.environ.get("RAGFM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def squad_over_both(name: str, other: str) -> QuestionSet:
+    """The questions of a SQuAD file over the paragraphs of both files, whose articles differ."""
+    asked, more = load_questions(DATA / "squad" / name), load_questions(DATA / "squad" / other)
+    return replace(asked, documents={**(asked.documents or {}), **(more.documents or {})})
+
+
+def squad_whole_articles(path: Path = DATA / "squad" / "squad-v1.1-dev.json.gz") -> QuestionSet:
+    """Questions over whole articles, each a document; gold is the span of the answer that most annotators marked."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        articles = json.load(file)["data"]
+    questions, documents = [], {}
+    for article in articles:
+        name, offset = f"{article['title']}.txt", 0
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                if marked := question["answers"]:
+                    spans = Counter((a["answer_start"], a["answer_start"] + len(a["text"])) for a in marked)
+                    (start, end), _ = spans.most_common(1)[0]
+                    texts = tuple(dict.fromkeys(answer["text"] for answer in marked))
+                    gold = Gold(f"corpus/{name}", offset + start, offset + end)
+                    questions.append(Question(question["id"], question["question"], (gold,), texts))
+            offset += len(paragraph["context"]) + 2
+        documents[name] = "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"])
+    return QuestionSet(f"{path.name.removesuffix('.json.gz')} articles", tuple(questions), documents=documents)
+
+
 def beir(name: str, split: str | None = None) -> QuestionSet:
     """A set in BEIR's format, which retrieves documents."""
     return load_questions(DATA / "beir" / name, split=split)
@@ -25,21 +52,19 @@ def beir(name: str, split: str | None = None) -> QuestionSet:
 
 def squad() -> QuestionSet:
     """Every tenth question of SQuAD 1.1 dev, over the 20,963 paragraphs of dev and train."""
-    folder = DATA / "squad"
-    data = load_questions(folder / "squad-v1.1-dev.json.gz", distractors=[folder / "squad-v1.0-train.json.gz"])
+    data = squad_over_both("squad-v1.1-dev.json.gz", "squad-v1.0-train.json.gz")
     return replace(data, name="SQuAD 1.1 dev and train", questions=data.questions[::10])
 
 
 def squad_train() -> QuestionSet:
     """1,000 questions of SQuAD 1.0 train, over the same paragraphs as `squad`."""
-    folder = DATA / "squad"
-    data = load_questions(folder / "squad-v1.0-train.json.gz", distractors=[folder / "squad-v1.1-dev.json.gz"])
+    data = squad_over_both("squad-v1.0-train.json.gz", "squad-v1.1-dev.json.gz")
     return replace(data, name="SQuAD 1.0 train and dev").sample(1000)
 
 
 def squad_articles() -> QuestionSet:
     """Every twentieth question of SQuAD 1.1 dev over its 48 articles, each a document; the passage is searched for."""
-    data = load_questions(DATA / "squad" / "squad-v1.1-dev.json.gz", articles=True)
+    data = squad_whole_articles()
     return replace(data, questions=data.questions[::20])
 
 
@@ -60,7 +85,7 @@ def squad_articles_asked(*, tuning: bool) -> QuestionSet:
 
     For tuning, 300 about the first ten articles of SQuAD 2.0 dev, which are among them; else 400 about the others.
     """
-    data = load_questions(DATA / "squad" / "squad-v1.1-dev.json.gz", articles=True)
+    data = squad_whole_articles()
     with gzip.open(DATA / "squad" / "squad-v2.0-dev.json.gz", "rt", encoding="utf-8") as file:
         titles = sorted(article["title"] for article in json.load(file)["data"])[:10]
     files = {f"corpus/{title}.txt" for title in titles}

@@ -26,6 +26,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MethodType
@@ -41,9 +42,9 @@ from torch.nn import functional
 from transformers import AutoModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
-from ragfm.answering.judge import BASE, CONTEXT, QUESTION, STATEMENT, WEIGHTS, WINDOW, low_rank_changes
+from ragfm.answering.judge import BASE, CONTEXT, QUESTION, STATEMENT, WEIGHTS, WINDOW
 from ragfm.core.durable_files import write_durably
-from ragfm.embedders.bert import read_weights
+from ragfm.embedders.bert import Bert, Layer, read_weights
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model, weights_sha256
@@ -430,6 +431,30 @@ class Training:
             "seconds": round(time.monotonic() - begin),
             **{name: round(float(np.mean(values)), 4) for name, values in sums.items()},
         }
+
+
+def low_rank_changes(before: Bert, after: Bert, rank: int) -> dict[str, np.ndarray]:
+    """The differences of a trained network, as `with_learned` of the judge adds them: those of matrices have low rank.
+
+    That is the nearest matrix of this rank (Eckart and Young 1936); query, key and value, which are one matrix, have
+    three times the rank. Layers that did not change are left out.
+    """
+    changes: dict[str, np.ndarray] = {}
+    for number, (old_layer, new_layer) in enumerate(zip(before.layers, after.layers, strict=True)):
+        for part in fields(Layer):
+            name, old, new = f"{number}.{part.name}", getattr(old_layer, part.name), getattr(new_layer, part.name)
+            change = new.weight - old.weight
+            if not change.any():
+                continue
+            changes[f"{name}.bias"] = new.bias - old.bias
+            if change.ndim == 1:
+                changes[f"{name}.weight"] = change
+                continue
+            u, s, v = np.linalg.svd(change, full_matrices=False)
+            kept = rank * (3 if part.name == "qkv" else 1)
+            changes[f"{name}.left"] = u[:, :kept] * s[:kept] ** 0.5
+            changes[f"{name}.right"] = (s[:kept] ** 0.5)[:, None] * v[:kept]
+    return changes
 
 
 def main() -> None:

@@ -492,9 +492,7 @@ class Rag:
         self, question: str, history: Sequence[Message], filter: str | None, hits: Sequence[Hit] | None
     ) -> Retrieved:
         """Retrieve → rerank."""
-        return self._retriever.find(
-            question, history, filter, hits, k=self.k, collection=self.collection, reader=self.reader
-        )
+        return self._retriever.find(question, history, filter, hits, k=self.k, collection=self.collection)
 
     def _build_prompt(
         self,
@@ -528,7 +526,7 @@ class Rag:
             history=retrieved.history,
             earlier=retrieved.earlier,
             answer_tokens=tokens or self.sampling.max_tokens or 1,
-            arrange=partial(arrange, text_of=text_of, merge=self._settings.merge, order=self._settings.order),
+            arrange=partial(arrange, text_of=text_of),
             documents_only=documents_only,
             instruction=instruction,
             strategy=None if instruction else self.strategy,
@@ -540,7 +538,7 @@ class Rag:
 
     def _widening(self) -> tuple[Widening, ...]:
         """What a reader that can use more is shown around the hits: whole tables, then the chunks next to the hits."""
-        if not self._settings.merge or self._passages <= DEFAULT_PASSAGES:
+        if self._passages <= DEFAULT_PASSAGES:
             return ()
         tokens = self.k * self.collection.embedder.max_tokens
         tables = ((self.collection.table_chunks, 2 * tokens),) if self._passages >= MANY_PASSAGES else ()

@@ -417,3 +417,13 @@ def test_sentences_are_written_from_the_part_of_the_document_first(benchmark, mo
     assert second.startswith(f"mill\n\n{document.text}\n\nPassage:\nIt stands")
     assert module.write_sentences(flat, "scripted", tmp_path / "sentences.json", 1)[0] == sentences
     assert len(reader.prompts) == 2, "the second run reads them from the file"
+
+
+@pytest.mark.data
+def test_spans_in_whole_articles_are_their_answers(benchmark, data):
+    path = data / "squad" / "squad-v2.0-dev.json.gz"
+    asked = benchmark("data").squad_whole_articles(path)
+    assert (len(asked.questions), len(asked.documents)) == (5928, 35)
+    for question in asked.questions:
+        (gold,) = question.gold
+        assert asked.documents[gold.uri.removeprefix("corpus/")][gold.start : gold.end] in question.answers

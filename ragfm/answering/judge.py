@@ -402,27 +402,3 @@ def with_learned(bert: Bert, learned: Mapping[str, Floats]) -> Bert:
         for number, layer in enumerate(bert.layers)
     )
     return replace(bert, layers=layers)
-
-
-def low_rank_changes(before: Bert, after: Bert, rank: int) -> dict[str, NDArray[Any]]:
-    """The differences of a trained network, as `with_learned` adds them: those of matrices have a low rank.
-
-    That is the nearest matrix of this rank (Eckart and Young 1936); query, key and value, which are one matrix, have
-    three times the rank. Layers that did not change are left out.
-    """
-    changes: dict[str, NDArray[Any]] = {}
-    for number, (old_layer, new_layer) in enumerate(zip(before.layers, after.layers, strict=True)):
-        for part in fields(Layer):
-            name, old, new = f"{number}.{part.name}", getattr(old_layer, part.name), getattr(new_layer, part.name)
-            change = new.weight - old.weight
-            if not change.any():
-                continue
-            changes[f"{name}.bias"] = new.bias - old.bias
-            if change.ndim == 1:
-                changes[f"{name}.weight"] = change
-                continue
-            u, s, v = np.linalg.svd(change, full_matrices=False)
-            kept = rank * (3 if part.name == "qkv" else 1)
-            changes[f"{name}.left"] = u[:, :kept] * s[:kept] ** 0.5
-            changes[f"{name}.right"] = (s[:kept] ** 0.5)[:, None] * v[:kept]
-    return changes

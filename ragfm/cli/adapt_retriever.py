@@ -18,6 +18,7 @@ from ragfm.cli.options import (
     question_options,
     seed_option,
     share_option,
+    split_option,
     text_option,
 )
 from ragfm.cli.output import print_json, print_table, print_text
@@ -57,6 +58,7 @@ from ragfm.cli.output import print_json, print_table, print_text
     help="Hard negatives per question. Default: 1 for an embedder, 4 for a reranker.",
 )
 @share_option("--held", 0.3, (0.02, 0.8), "Share of held-out questions: half select the epoch, half test the result.")
+@split_option
 @question_options
 @seed_option
 @out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")

@@ -16,7 +16,6 @@ from ragfm.cli.options import (
     Number,
     json_options,
     out_folder_option,
-    price_option,
     seed_option,
     text_option,
 )
@@ -25,7 +24,7 @@ from ragfm.cli.progress_bar import format_seconds, show_progress
 from ragfm.core.errors import RagfmError
 from ragfm.models.adapters import METHODS, Method, read_record
 
-_LOW_RANK: tuple[Method, ...] = ("lora", "dora", "qlora")
+_LOW_RANK: tuple[Method, ...] = ("lora", "qlora")
 
 if TYPE_CHECKING:
     from ragfm.training import TrainingEstimate
@@ -52,8 +51,8 @@ if TYPE_CHECKING:
     help="Adapter to train further, with its rank: a folder, a GGUF file, or `bundled` for the one that ships with the "
     "bundled reader. Default: none; training starts from the bare model.",
 )
-@click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, dora, qlora).")
-@click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, dora, qlora).")
+@click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, qlora).")
+@click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, qlora).")
 @click.option(
     "--virtual-tokens",
     "tokens",
@@ -75,7 +74,6 @@ if TYPE_CHECKING:
 )
 @seed_option
 @text_option("--licence", help="Licence of the adapter. Default: that of the adapter given by --from.")
-@price_option
 @click.option("--dry-run", is_flag=True, help="Estimate time and memory without training.")
 @out_folder_option("ragfm-adapter", "Folder of the adapter; a second run resumes there.")
 @json_options
@@ -87,7 +85,6 @@ def train(
     out: str,
     base: str,
     licence: str | None,
-    price_per_hour: float | None,
     **options: Any,
 ) -> None:
     """Train an adapter on EXAMPLES, a folder written by `ragfm adapt data` or a file of examples.
@@ -106,11 +103,9 @@ def train(
     start, plan = settings.start, dict[str, Any]()
 
     def show_estimate(estimate: TrainingEstimate) -> None:
-        cost = None if price_per_hour is None else estimate.seconds / 3600 * price_per_hour
-        plan.update({**asdict(estimate), "cost": cost})
+        plan.update(asdict(estimate))
         skipped = f", {estimate.too_long} skipped as too long" if estimate.too_long else ""
         share = 100 * estimate.learned / estimate.parameters
-        price = "" if cost is None else f", cost {cost:.2f}"
         print_note(f"base: {base}, {f'continuing the adapter {start}' if start else 'without an adapter'}")
         if base == "bundled" and not start:
             print_note("To continue the adapter that ships with it instead, add `--from bundled`.")
@@ -128,7 +123,7 @@ def train(
         )
         print_note(
             f"about {format_seconds(estimate.seconds)} at {estimate.tokens_per_second:.0f} tokens/s, "
-            f"{estimate.peak_mb:,.0f} MB of memory, {estimate.disk_mb:,.0f} MB of disk{price}"
+            f"{estimate.peak_mb:,.0f} MB of memory, {estimate.disk_mb:,.0f} MB of disk"
         )
 
     if dry_run:

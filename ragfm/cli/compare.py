@@ -18,7 +18,6 @@ from ragfm.cli.options import (
     SOME_FAILED,
     collection_options,
     out_folder_option,
-    price_option,
     question_options,
     text_option,
 )
@@ -68,7 +67,6 @@ QUALITY = (
 )
 @text_option("--strategy", "strategies", multiple=True, metavar="NAME|FILE", help="Prompt template; may be repeated.")
 @question_options
-@price_option
 @out_folder_option("ragfm-compare", "Folder of the runs; running the command again resumes them.")
 @collection_options
 def compare(collection: str, as_json: bool, data: str, out: str, **options: Any) -> int:
@@ -105,7 +103,6 @@ def compare(collection: str, as_json: bool, data: str, out: str, **options: Any)
             Path(out),
             settings=settings,
             about=data_facts(questions, options),
-            price_per_hour=options["price_per_hour"],
             progress=progress,
             partial=True,
         )
@@ -129,12 +126,11 @@ def compare(collection: str, as_json: bool, data: str, out: str, **options: Any)
                     f"{entry.latency_ms['p50'].value:.0f} / {entry.latency_ms['p95'].value:.0f}",
                     f"{entry.prompt_tokens:.0f} + {entry.completion_tokens:.0f}",
                     f"{entry.peak_mb}",
-                    "-" if entry.cost is None else f"{entry.cost:.3f}",
                     entry.licence or "unknown",
                     entry.data_goes,
                 )
             )
-        numbers = [f">{name}" for name in ("F1, all", *QUALITY[1:], "p50 / p95 ms", "tokens", "MB", "per 1,000")]
+        numbers = [f">{name}" for name in ("F1, all", *QUALITY[1:], "p50 / p95 ms", "tokens", "MB")]
         print_table(["reader", *numbers, "licence", "data goes"], rows)
         print_statuses({entry.contender.name: entry.statuses for entry in entries if entry.statuses})
         for entry in entries:

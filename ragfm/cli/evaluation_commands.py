@@ -20,6 +20,7 @@ from ragfm.cli.options import (
     reader_options,
     report_option,
     run_option,
+    split_option,
     text_option,
 )
 from ragfm.cli.output import (
@@ -39,6 +40,7 @@ from ragfm.core.text import counted
 @click.argument("data", type=click.Path(exists=True))
 @mode_option
 @click.option("-k", type=click.IntRange(min=10), default=100, metavar="N", help="Number of ranks to evaluate.")
+@split_option
 @question_options
 @run_option
 @report_option

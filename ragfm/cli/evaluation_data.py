@@ -30,7 +30,7 @@ def load_data(
     """
     from ragfm.evaluation import load_questions
 
-    data = load_questions(path, split=options["split"], answers=answers)
+    data = load_questions(path, split=options.get("split"), answers=answers)
     if data.documents is None:
         check_no_documents(options)
     elif click.get_current_context().get_parameter_source("collection") is click.core.ParameterSource.COMMANDLINE:
@@ -49,7 +49,7 @@ def check_no_documents(options: Mapping[str, Any]) -> None:
 def check_no_questions(options: Mapping[str, Any]) -> None:
     """Raise a usage error for options about QUESTIONS, which the command was not given."""
     for name in ("split", "limit"):
-        if options[name]:
+        if options.get(name):
             usage_error(f"--{name} requires QUESTIONS.")
     check_no_documents(options)
 

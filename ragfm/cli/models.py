@@ -11,11 +11,10 @@ from typing import Any
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, json_options, text_option
+from ragfm.cli.options import NON_EMPTY, json_options
 from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
 from ragfm.cli.progress_bar import busy, show_progress
 from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
-from ragfm.core.registry import plugin_and_model
 from ragfm.models.bundled_download import pull_bundled_reader
 from ragfm.models.download import cached_file, download, read_hub_licence
 from ragfm.models.hardware import memory_limit_bytes
@@ -35,38 +34,7 @@ _model_argument = click.argument("model", default="bundled", metavar="[MODEL]", 
 
 @click.group(cls=CommandGroup)
 def models() -> None:
-    """List, download, benchmark and optimize the models on this machine."""
-
-
-@models.command()
-@text_option("--reader", "name", default="bundled", metavar="NAME", help="Reader.")
-@json_options
-def bench(name: str, as_json: bool) -> None:
-    """Benchmark a reader, and store its speed for `ragfm models list`."""
-    from ragfm.generation.readers import load_reader
-    from ragfm.generation.readers.local_reader import LocalReader
-    from ragfm.generation.readers.reader_speed import CONCURRENT_ANSWERS, measure_speed
-
-    reader = load_reader(name)
-    path = None
-    if isinstance(reader, LocalReader):
-        path = find_model(plugin_and_model("readers", name)[1] or name, "reader")
-    with busy("measuring"):
-        speed = measure_speed(reader, path)
-    if as_json:
-        print_json({"reader": name, **asdict(speed)})
-        return
-    rows = [
-        (
-            "prompt",
-            f"{speed.prompt_tokens_per_second:.1f}",
-            f"tokens/s, first token after {speed.first_token_ms:.0f} ms",
-        ),
-        ("answer", f"{speed.tokens_per_second:.1f}", "tokens/s"),
-        (f"{CONCURRENT_ANSWERS} answers at once", f"{speed.tokens_per_second_together:.1f}", "tokens/s"),
-        ("memory", f"{speed.peak_megabytes}", "MB"),
-    ]
-    print_table(["", ">", ""], rows)
+    """List, download and optimize the models on this machine."""
 
 
 @models.command()
@@ -133,10 +101,7 @@ def info(model: str, as_json: bool) -> None:
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @json_options
 def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
-    """List the models on this machine: bundled, in the Hugging Face cache, and GGUF files in FOLDERS.
-
-    Speeds are those measured by `ragfm models bench --reader`.
-    """
+    """List the models on this machine: bundled, in the Hugging Face cache, and GGUF files in FOLDERS."""
     rows = []
     for name, job, path in installed_models(list(folders)):
         try:
@@ -146,14 +111,14 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         print_json({"models": rows})
         return
-    keys = ("job", "megabytes", "quantisation", "context_tokens", "template", "tokens_per_second", "licence", "name")
+    keys = ("job", "megabytes", "quantisation", "context_tokens", "template", "licence", "name")
     table = []
     for row in rows:
         cells = {key: "-" if value is None else f"{value}" for key, value in row.items()}
         licence = f"{row['licence'] or 'unknown'}{' !' if row['licence_restricts'] else ''}"
         cells |= {"licence": licence, "template": "yes" if row["chat_template"] else "no"}
         table.append([cells[key] for key in keys])
-    print_table(["job", ">MB", "weights", ">context", "template", ">tokens/s", "licence", "name"], table)
+    print_table(["job", ">MB", "weights", ">context", "template", "licence", "name"], table)
     if any(row["licence_restricts"] for row in rows):
         print_note("! The licence may restrict who may use the model, or for what.")
 
@@ -273,16 +238,10 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    """Return the model's card, with its speed and the file in use on this machine."""
-    from ragfm.generation.readers.reader_speed import saved_speed
+    """Return the model's card, with the file in use on this machine."""
     from ragfm.generation.readers.weight_format import optimized_file, read_optimization
 
-    speed = saved_speed(path)
-    description = {
-        **describe_model(path),
-        "prompt_tokens_per_second": speed.prompt_tokens_per_second if speed else None,
-        "tokens_per_second": speed.tokens_per_second if speed else None,
-    }
+    description = describe_model(path)
     if path.is_file():
         better = optimized_file(path)
         form = read_optimization(path).get("form", "as it is") if better else "as it is"

@@ -177,18 +177,14 @@ run_option = click.option(
     "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; running the command again resumes it."
 )
 report_option = click.option("--report", type=ReportFile(), help="Write an HTML report.")
-price_option = click.option(
-    "--price-per-hour",
-    type=Number(min=0),
-    metavar="P",
-    help="Hourly price of this machine, for costs.",
-)
+
+
+split_option = click.option("--split", metavar="NAME", help="BEIR: name of the qrels. Default: test.")
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for reading a data set, and for the collection made of the documents that it contains."""
     options = (
-        click.option("--split", metavar="NAME", help="BEIR: name of the qrels. Default: test."),
         text_option("--embedder", metavar="E", help="Embedding model for data that contains its documents."),
         text_option("--keep", metavar="DIR", help="Keep the collection of data that contains its documents, in DIR."),
     )

@@ -28,7 +28,7 @@ from ragfm.cli.output import print_json, print_note, print_result, print_table
 from ragfm.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ragfm.server.api_keys import KeyStore
+    from ragfm.server.request_guard import KeyStore
 
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}

@@ -20,6 +20,7 @@ from ragfm.cli.options import (
     data_options,
     seed_option,
     share_option,
+    split_option,
     text_option,
     usage_error,
 )
@@ -61,6 +62,7 @@ _ANSWERS = ".ragfm-confidence.run"
 @text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option
+@split_option
 @data_options
 @click.option("--dry-run", is_flag=True, help="Measure, but change no settings.")
 @collection_options

@@ -45,7 +45,3 @@ class Calibration:
             return None
         total = self.bias + sum(self.weights[name] * (value - self.means[name]) for name, value in weighted.items())
         return round(1 / (1 + math.exp(-max(-50.0, min(50.0, total)))), 4)
-
-    def withholds(self, confidence: float | None, minimum: float | None = None) -> bool:
-        """Whether a confidence is below `minimum`, or below the threshold if None; False if it is unknown."""
-        return confidence is not None and confidence < (self.threshold if minimum is None else minimum)

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
@@ -75,17 +75,10 @@ class AskSection(_Section):
     guarantee: VerifiedPromise | None = None
     verifier: str = "auto"
     contradictions: bool = True
-    merge: bool = True
-    order: Literal["rank", "document"] = "rank"
-    followup: Literal["auto", "reader", "off"] = "auto"
+    followup: Literal["auto", "off"] = "auto"
     answer_tokens: int = Field(256, ge=1)
     log: bool = False
     context_tokens: int = Field(4096, ge=256)
-
-    @field_validator("verifier")
-    @classmethod
-    def _rename_bundled(cls, name: str) -> str:
-        return "auto" if name == "bundled" else name  # its name while there was only one
 
     @property
     def ranking_judge(self) -> str:

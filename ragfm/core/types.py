@@ -12,7 +12,7 @@ Values are frozen dataclasses. Character offsets count Unicode code points of `D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -404,15 +404,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation: prompt, the part of it that came from the cache, and completion.
-
-    `cost` is the price, if the reader has one.
-    """
+    """Tokens of one generation: prompt, the part of it that came from the cache, and completion."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -723,49 +719,6 @@ class VectorIndex(Protocol):
     @classmethod
     def load(cls, folder: Path) -> VectorIndex:
         """Read the files of `save`. The caller has verified their checksums."""
-
-    def __len__(self) -> int: ...
-
-
-@runtime_checkable
-class KeywordIndex(Protocol):
-    """An immutable keyword index. Ids are any distinct int64 ≥ 0; the score is BM25, > 0, higher is better.
-
-    All texts of an index have one language, which determines stemming and stop words. Scores depend on how many texts
-    contain a word: users with restricted access can infer that other texts contain it, but not which.
-    """
-
-    @property
-    def language(self) -> str | None:
-        """ISO 639-1, or `simple` for no stemming; None while none was given and there are no texts."""
-
-    @classmethod
-    def build(cls, ids: Ids, texts: Iterable[str], *, language: str | None = None) -> KeywordIndex:
-        """Build an index of `texts`, which are read once, in the order of `ids`. The language is detected if None.
-
-        Raises ValueError for invalid ids, an unsupported language, or a different number of texts.
-        """
-
-    def updated(self, ids: Ids, texts: Iterable[str], *, removed: Ids | None = None) -> KeywordIndex:
-        """A new index with these texts added and the ids `removed` taken out; the cost is that of the new texts.
-
-        Scores equal those of an index built from scratch, except that removed texts may count in the statistics until
-        the index is saved; they are never found. Raises ValueError as `build` does, and for an id that exists already.
-        """
-
-    def search(self, queries: Sequence[str], k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
-        """Scores and ids of the best `k`, best first; ties are in order of id.
-
-        *Shape:* both (n_queries, k). A text matches if it shares a word with the query. With `allowed`, only these ids
-        are returned; unknown ids are ignored. Missing results have id -1 and score -inf.
-        """
-
-    def save(self, folder: Path) -> None:
-        """Write the index as files into an empty folder."""
-
-    @classmethod
-    def load(cls, folder: Path) -> KeywordIndex:
-        """Read the files of `save`, whose checksums the caller has verified. Raises ValueError."""
 
     def __len__(self) -> int: ...
 

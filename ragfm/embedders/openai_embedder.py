@@ -44,7 +44,7 @@ class EndpointEmbedder:
     as a token, which slightly overestimates English.
     """
 
-    def __init__(self, model: str, *, dim: int | None = None) -> None:
+    def __init__(self, model: str) -> None:
         self.max_tokens = MAX_TOKENS
         self._name = model
         # Several addresses, separated by commas, are for the openai reader.
@@ -55,8 +55,6 @@ class EndpointEmbedder:
             )
         self._host = urlsplit(self._base).hostname or self._base
         self._opener = build_opener(_NoRedirect)
-        if dim is not None:
-            self.dim = dim
 
     @cached_property
     def dim(self) -> int:

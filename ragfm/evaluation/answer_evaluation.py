@@ -109,7 +109,6 @@ class Outcome:
     supported: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost: float | None = None
     seconds: float = 0.0
     confidence: float | None = None
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -362,7 +361,6 @@ def _evaluate_context(
                 abstained=not text or is_abstention(text),
                 prompt_tokens=stream.usage.prompt_tokens,
                 completion_tokens=stream.usage.completion_tokens,
-                cost=stream.usage.cost,
                 seconds=round(time.monotonic() - start, 3),
             )
         else:
@@ -437,7 +435,6 @@ def _answer_from_passages(rag: Rag, question: Question, answers: Sequence[str], 
         supported=supported,
         prompt_tokens=answer.usage.prompt_tokens,
         completion_tokens=answer.usage.completion_tokens,
-        cost=answer.usage.cost,
         seconds=answer.seconds,
         confidence=confidence,
         signals=answer.signals,

@@ -101,9 +101,8 @@ def fit_calibration(
     *,
     keep: float = 0.9,
     seed: int = 0,
-    signals: Sequence[str] = SIGNALS,
 ) -> CalibrationReport:
-    """Fit a calibration to evaluated answers, from the named signals. Parameters and errors as for `calibrate`."""
+    """Fit a calibration to evaluated answers. Parameters and errors as for `calibrate`."""
     answered = [result for result in results if result.outcomes["retrieved"].signals]
     right = np.array([result.kind == "right" for result in answered], dtype=np.float64)
     if min(right.sum(), len(right) - right.sum()) < MIN_ANSWERS:
@@ -114,7 +113,7 @@ def fit_calibration(
 
     # Centred columns of the signals that half or more of the answers have; a missing value becomes 0, the mean.
     rows = [result.outcomes["retrieved"].signals for result in answered]
-    names = [name for name in signals if 2 * sum(name in row for row in rows) >= len(rows)]
+    names = [name for name in SIGNALS if 2 * sum(name in row for row in rows) >= len(rows)]
     table = np.array([[row.get(name, np.nan) for name in names] for row in rows], dtype=np.float64)
     means = np.nanmean(table, axis=0)
     x = np.nan_to_num(table - means)

@@ -104,8 +104,6 @@ def load_questions(
     path: str | Path,
     *,
     split: str | None = None,
-    articles: bool = False,
-    distractors: Sequence[str | Path] = (),
     answers: bool | None = False,
 ) -> QuestionSet:
     """Load a BEIR folder, a SQuAD file or a JSONL file of questions; see `load_beir`, `load_squad`, `load_jsonl`.
@@ -119,14 +117,14 @@ def load_questions(
         raise DataError(f"There is no file or folder {str(path)!r}.", "Check the path.")
     name = path.name.removesuffix(".gz")
     if path.is_dir():
-        _refuse_options(path, "a BEIR folder", articles=articles, distractors=distractors, answers=answers)
+        _refuse_options(path, "a BEIR folder", answers=answers)
         return load_beir(path, split)
     if name.endswith(".jsonl"):
-        _refuse_options(path, "a JSONL file of questions", split=split, articles=articles, distractors=distractors)
+        _refuse_options(path, "a JSONL file of questions", split=split)
         return load_jsonl(path, answers=answers)
     if name.endswith(".json"):
         _refuse_options(path, "a SQuAD file", split=split)
-        return load_squad(path, articles=articles, distractors=distractors, answers=answers)
+        return load_squad(path, answers=answers)
     raise DataError(
         f"{str(path)!r} has an unknown format.",
         "Specify a BEIR folder, a SQuAD file (.json), or a file with a question in each line (.jsonl).",
@@ -179,44 +177,27 @@ def load_beir(folder: Path, split: str | None = None) -> QuestionSet:
     return _question_set(name, questions, documents, qrels, left_out=left_out)
 
 
-def load_squad(
-    path: Path, *, articles: bool = False, distractors: Sequence[str | Path] = (), answers: bool | None = False
-) -> QuestionSet:
+def load_squad(path: Path, *, answers: bool | None = False) -> QuestionSet:
     """Load a SQuAD file. Each paragraph is a document, and gold is the paragraph of a question.
 
-    With `articles`, each article is a document of all its paragraphs, and gold is the span of the answer that most
-    annotators marked. `distractors` are SQuAD files whose paragraphs are searched too, without their questions.
     Unanswerable questions are left out unless `answers` are evaluated.
     """
     documents: dict[str, str] = {}
     questions: list[Question] = []
-    for file in (path, *map(Path, distractors)):
-        for title, paragraphs in _read_articles(file):
-            article = f"{_file_name(title)}.txt" if articles else _file_name(title)
-            stem, dot, suffix = article.partition(".txt")
-            offset, same_title = 0, 1
-            while article in documents or f"{article}/000.txt" in documents:
-                same_title += 1
-                article = f"{stem} {same_title}{dot}{suffix}"
-            for number, paragraph in enumerate(paragraphs):
-                context = paragraph["context"]
-                uri = article if articles else f"{article}/{number:03}.txt"
-                if not articles:
-                    documents[uri] = context
-                for question in paragraph["qas"] if file == path else ():
-                    marked = question.get("answers") or ()
-                    gold = Gold(f"{CORPUS}/{uri}")
-                    if articles and marked:
-                        spans = Counter((a["answer_start"], a["answer_start"] + len(a["text"])) for a in marked)
-                        (start, end), _ = spans.most_common(1)[0]
-                        start, end = (offset + len(_parsed(context[:position])) for position in (start, end))
-                        gold = replace(gold, start=start, end=end)
-                    texts = tuple(dict.fromkeys(answer["text"] for answer in marked))
-                    questions.append(Question(str(question["id"]), question["question"], (gold,), texts, not texts))
-                offset += len(_parsed(context)) + 2
-            if articles:
-                documents[article] = "\n\n".join(paragraph["context"] for paragraph in paragraphs)
-    name = path.name.removesuffix(".gz").removesuffix(".json") + (" articles" if articles else "")
+    for title, paragraphs in _read_articles(path):
+        name = article = _file_name(title)
+        same_title = 1
+        while f"{article}/000.txt" in documents:
+            same_title += 1
+            article = f"{name} {same_title}"
+        for number, paragraph in enumerate(paragraphs):
+            uri = f"{article}/{number:03}.txt"
+            documents[uri] = paragraph["context"]
+            for question in paragraph["qas"]:
+                texts = tuple(dict.fromkeys(answer["text"] for answer in question.get("answers") or ()))
+                gold = (Gold(f"{CORPUS}/{uri}"),)
+                questions.append(Question(str(question["id"]), question["question"], gold, texts, not texts))
+    name = path.name.removesuffix(".gz").removesuffix(".json")
     return _question_set(name, questions, documents, path, answers=answers)
 
 
@@ -333,11 +314,6 @@ def _read_articles(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             f"{path} is not a SQuAD file: {type(error).__name__}, {error}.",
             'Expected {"data": [{"title", "paragraphs": [{"context", "qas"}]}]}.',
         ) from error
-
-
-def _parsed(text: str) -> str:
-    """A text as the parser stores it."""
-    return text.replace("\r\n", "\n")
 
 
 def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

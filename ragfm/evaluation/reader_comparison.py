@@ -1,4 +1,4 @@
-"""Compare readers, adapters, strategies and passage counts on the same questions: quality, time, memory and cost.
+"""Compare readers, adapters, strategies and passage counts on the same questions: quality, time and memory.
 
 Each contender answers in a process of its own, so that its memory can be measured and a failure does not affect the
 others. The runs are kept in a folder, and a second comparison resumes them.
@@ -74,7 +74,6 @@ class ContenderResult:
     - `quality`: the measures of answers in the context `retrieved`.
     - `statuses`: how many answers are answered, unsure and withheld, and their precision.
     - `prompt_tokens`, `completion_tokens`, `seconds`: means over answers.
-    - `cost`: cost of 1,000 answers, in the currency of the price.
     - `adapter`: the adapter that was loaded, including one that ragfm ships.
     - `data_goes`: where questions and passages are sent.
     - `beside_best`: this run against the best one; None for the best one itself.
@@ -88,7 +87,6 @@ class ContenderResult:
     prompt_tokens: float = 0.0
     completion_tokens: float = 0.0
     peak_mb: int = 0
-    cost: float | None = None
     licence: str | None = None
     adapter: str | None = None
     seconds: float = 0.0
@@ -115,7 +113,6 @@ def compare_readers(
     *,
     settings: Settings | None = None,
     about: Mapping[str, Any] | None = None,
-    price_per_hour: float | None = None,
     progress: ProgressCallback | None = None,
     partial: bool = False,
 ) -> list[ContenderResult]:
@@ -125,7 +122,6 @@ def compare_readers(
 
     - `settings`: those of the collection by default.
     - `about`: further facts to store in the run files.
-    - `price_per_hour`: the price of this machine.
     - `progress`: its stage is the contender's name.
     - `partial`: a Ctrl-C leaves out the contenders that have not finished; without a finished one it is raised.
 
@@ -144,7 +140,6 @@ def compare_readers(
                 settings=settings,
                 out=run_path(contender, folder),
                 about={"reader": contender.reader, **(about or {})},
-                price_per_hour=price_per_hour,
             )
             results[contender] = _run(contender, evaluate, progress)
     except KeyboardInterrupt:
@@ -226,7 +221,6 @@ def _evaluate(
     settings: Settings | None,
     out: Path,
     about: dict[str, Any],
-    price_per_hour: float | None,
     progress: ProgressCallback,
 ) -> ContenderResult:
     with Collection.open(collection, settings=settings) as handle:
@@ -241,11 +235,6 @@ def _evaluate(
     outcomes = [outcome for outcome in every if not outcome.error]
     if not outcomes:
         return ContenderResult(contender, error=f"no question could be answered: {every[0].error}")
-    seconds = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
-    costs = [outcome.cost for outcome in outcomes if outcome.prompt_tokens]
-    cost = None if price_per_hour is None else 1000 * price_per_hour * seconds / 3600
-    if costs and None not in costs:  # a server's price
-        cost = 1000 * sum(map(float, filter(None, costs))) / len(outcomes)
     licence = None
     with suppress(RagfmError):
         licence = read_licence(find_model(plugin_and_model("readers", contender.reader)[1], "reader"))
@@ -257,9 +246,8 @@ def _evaluate(
         prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes) / len(outcomes),
         completion_tokens=sum(outcome.completion_tokens for outcome in outcomes) / len(outcomes),
         peak_mb=peak_mb,
-        cost=cost,
         licence=licence,
         adapter=report.about["adapter"],
-        seconds=seconds,
+        seconds=sum(outcome.seconds for outcome in outcomes) / len(outcomes),
         **({"data_goes": data_goes} if data_goes else {}),
     )

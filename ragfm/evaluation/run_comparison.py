@@ -19,6 +19,7 @@ _COMPARABLE = ("retrieval", "answers")  # kinds of runs whose questions have mea
 _SIGNIFICANCE = 0.05
 _BLOCK_SIZE = 2_000_000  # signs drawn at once
 _TOLERANCE = 1e-12
+_MAX_CHANGED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ class Comparison:
         return {key: (self.a.get(key), self.b.get(key)) for key in keys}
 
 
-def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10) -> Comparison:
-    """Compare two run files question by question, and return up to `max_changed` of the changed questions.
+def compare_runs(a: str | Path, b: str | Path) -> Comparison:
+    """Compare two run files question by question, and return up to ten of the changed questions.
 
     Raises DataError unless both are runs of retrieval or both of answers, if they have no question in common, or if a
     question's text or gold differs between the runs.
@@ -121,7 +122,7 @@ def compare_runs(a: str | Path, b: str | Path, *, max_changed: int = 10) -> Comp
                 a=float(values_a[index, 0]),
                 b=float(values_b[index, 0]),
             )
-            for index in changed[:max_changed]
+            for index in changed[:_MAX_CHANGED]
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Retrieve the passages for a question: rewrite a follow-up to stand alone, search, and leave out near-duplicates.
+"""Retrieve the passages for a question: make a follow-up stand alone, search, and leave out near-duplicates.
 
 A follow-up also needs the passages of the turns that it depends on. They are searched again rather than stored, so that
 access rights and changes since then apply; a cache saves the work.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
 from ragfm.core.config import AskSection
-from ragfm.core.errors import TooLongError
 from ragfm.core.text import QUESTION_MARKS, check_characters
-from ragfm.core.types import Dropped, Embedder, Hit, Message, Reader, Scalar, SearchStep
+from ragfm.core.types import Dropped, Embedder, Hit, Message, Scalar, SearchStep
 from ragfm.generation.followups import stand_alone, turns_of
 from ragfm.generation.prompt import EarlierTurn
 from ragfm.generation.small_talk import SMALL_TALK
@@ -115,7 +113,6 @@ class PassageRetriever:
         *,
         k: int,
         collection: SearchHandle,
-        reader: Reader,
     ) -> Retrieved:
         """Find `k` passages, or take the given `hits`. Raises ValueError for an empty question."""
         if not question.strip():
@@ -136,9 +133,9 @@ class PassageRetriever:
 
             return closest(_Cached((text, *scope), compute))
 
-        def rewrite(text: str, before: Sequence[Message]) -> str:
+        def with_earlier(text: str, before: Sequence[Message]) -> str:
             def compute() -> str:
-                return stand_alone(text, before, closeness, how=followup, reader=reader)
+                return text if followup == "off" else stand_alone(text, before, closeness)
 
             return self._questions(_Cached((text, tuple(before), *scope), compute))
 
@@ -156,7 +153,7 @@ class PassageRetriever:
             asked, *talk = collection.embedder.embed_queries([question, *SMALL_TALK])
             if max(float(one @ asked) for one in talk) > closeness(question):
                 return Retrieved(question, question, start, history, (), (), small_talk=True)
-        query = rewrite(question, history)
+        query = with_earlier(question, history)
         language = language_of(query)
         if hits is not None:
             return Retrieved(question, query, start, history, hits, hits, searched=False, language=language)
@@ -165,10 +162,8 @@ class PassageRetriever:
         earlier: list[EarlierTurn] = []
         if query != question:  # a follow-up: back to the last question that stands alone
             for turn in reversed(turns_of(history)):
-                earlier_query = rewrite(turn.question, history[: turn.at])
-                earlier_hits: Sequence[Hit] = ()
-                with suppress(TooLongError):  # it had no answer at the time, either
-                    earlier_hits, _ = self.choose(search(earlier_query)[0], k)
+                earlier_query = with_earlier(turn.question, history[: turn.at])
+                earlier_hits, _ = self.choose(search(earlier_query)[0], k)
                 earlier.append(EarlierTurn(earlier_query, earlier_hits, turn.at))
                 if earlier_query == turn.question:
                     break

@@ -39,7 +39,7 @@ GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
 """Metadata keys of a GGUF adapter: SHA-256 of the base model's weights, and fingerprint of the prompt."""
 FORMAT = 1
 _METHOD_OF_PEFT_TYPE = {"prefix_tuning": "prefix", "prompt_tuning": "prompt"}
-Method: TypeAlias = Literal["lora", "dora", "qlora", "prefix", "prompt", "ia3", "full"]
+Method: TypeAlias = Literal["lora", "qlora", "prefix", "prompt", "ia3", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NOT_IN_GGUF = ("dora", "ia3", "prefix", "prompt")
 """Methods whose adapters llama.cpp cannot run."""

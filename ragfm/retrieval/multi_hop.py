@@ -79,7 +79,26 @@ def find_linked(
             score = min(scores.get(chunk, 0.0) + scores[seed] * strength, scores[seed] * 0.999)
             reached[chunk] = max(reached.get(chunk, 0.0), score)
     ranked = sorted(reached, key=lambda chunk: (-reached[chunk], chunk))[:k]
-    return _with_scores(ranked, first, query, mode, snapshot, embedder)
+
+    # The scores of linked chunks, which the search did not return, are computed.
+    ids = np.array(ranked, dtype=np.int64)
+    positions = {chunk: at for at, chunk in enumerate(first.ids.tolist())}
+    at = np.array([positions.get(chunk, -1) for chunk in ranked], dtype=np.int64)
+    new = at < 0
+
+    def scores_of(values: Vectors, compute: Callable[[Ids], Vectors] | None) -> Vectors:
+        result = np.full(len(ids), np.nan, dtype=np.float32)
+        result[~new] = values[at[~new]]
+        if compute and new.any():
+            missing = np.sort(ids[new])
+            result[new] = compute(missing)[np.searchsorted(missing, ids[new])]
+        return result
+
+    dense = None if mode == "keyword" else lambda some: snapshot.cosines(embedder().embed_queries([query]), some)
+    keyword = None if mode == "dense" else lambda some: snapshot.bm25(query, some)
+    image = None if first.image is None else scores_of(first.image, None)
+    own_scores = (scores_of(first.dense, dense), scores_of(first.keyword, keyword), scores_of(first.fused, None))
+    return RankedChunks(ids, *own_scores, image)
 
 
 class _LinkedChunks:
@@ -173,32 +192,3 @@ def _share(name: tuple[str, ...], title: str) -> float:
         if words and _contains(words, name):
             shares.append(len(name) / len(words))
     return max(shares)
-
-
-def _with_scores(
-    ids: list[int],
-    first: RankedChunks,
-    query: str,
-    mode: Mode,
-    snapshot: SearchBackend,
-    embedder: Callable[[], Embedder],
-) -> RankedChunks:
-    """Chunks in this order, with the scores of the mode; those of linked chunks are computed."""
-    array = np.array(ids, dtype=np.int64)
-    known = {chunk: at for at, chunk in enumerate(first.ids.tolist())}
-    at = np.array([known.get(chunk, -1) for chunk in ids], dtype=np.int64)
-    new = at < 0
-
-    def scores(values: Vectors, compute: Callable[[Ids], Vectors] | None) -> Vectors:
-        result = np.full(len(array), np.nan, dtype=np.float32)
-        result[~new] = values[at[~new]]
-        if compute and new.any():
-            missing = np.sort(array[new])
-            result[new] = compute(missing)[np.searchsorted(missing, array[new])]
-        return result
-
-    dense = None if mode == "keyword" else lambda some: snapshot.cosines(embedder().embed_queries([query]), some)
-    keyword = None if mode == "dense" else lambda some: snapshot.bm25(query, some)
-    image = None if first.image is None else scores(first.image, None)
-    own = (scores(first.dense, dense), scores(first.keyword, keyword), scores(first.fused, None))
-    return RankedChunks(array, *own, image)

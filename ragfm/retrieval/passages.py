@@ -59,7 +59,9 @@ def distinct(hits: Iterable[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
     return chosen, dropped
 
 
-def arrange(hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool, order: Order) -> list[Hit]:
+def arrange(
+    hits: Sequence[Hit], text_of: Callable[[str], str], *, merge: bool = True, order: Order = "rank"
+) -> list[Hit]:
     """Turn hits into passages; with `merge`, consecutive hits of a section become one passage.
 
     A passage has the rank of its best hit. In `document` order, the passages of a document stand together, at the rank

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Literal, Protocol, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -103,41 +103,6 @@ def default_key_path(collection: str | Path) -> Path:
     return folder.with_name(f"{folder.name}-keys.json")
 
 
-class KeyStore(Protocol):
-    """Where the keys are: a file, or the database of a collection."""
-
-    remote: bool
-    """Whether the methods wait for another machine."""
-
-    @property
-    def path(self) -> str | Path:
-        """The file or the database, for messages."""
-
-    def keys(self) -> tuple[Key, ...]:
-        """All keys in order of creation. Raises ConfigError or CollectionError if they cannot be read."""
-
-    def find(self, secret: str) -> Key | None:
-        """The key with this secret, or None. Raises what `keys` raises."""
-
-    def take(self, key: Key) -> float:
-        """Count a request of a key. Returns 0, or the seconds until the next one if there are too many a minute."""
-
-    def add(self, key: Key) -> str:
-        """Add a key. Returns its secret, which is not stored. Raises ConfigError if the name is taken."""
-
-    def rotate(self, name: str, overlap: timedelta, expires: datetime | None = None) -> str:
-        """Replace a key's secret and return the new one. The old one stays valid during the overlap.
-
-        Raises ConfigError if there is no such key.
-        """
-
-    def revoke(self, name: str) -> None:
-        """Delete a key. Raises ConfigError if there is none."""
-
-    def last_used(self) -> Mapping[str, datetime]:
-        """When each key was last used, to the minute, by name."""
-
-
 class RequestCounter:
     """Counts requests by key or address to this process. Thread-safe."""
 
@@ -167,6 +132,7 @@ class KeyFile:
     """
 
     remote = False
+    """Whether the methods wait for another machine."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -206,7 +172,7 @@ class KeyFile:
         return result
 
     def take(self, key: Key) -> float:
-        """Count a request, see `KeyStore.take`."""
+        """Count a request of a key. Returns 0, or the seconds until the next one if there are too many a minute."""
         if monotonic() >= self._touched.get(key.name, -math.inf) + _TOUCH_SECONDS:
             self._touched[key.name] = monotonic()
             with suppress(OSError):  # the files may be read-only for the server, such as a mounted secret
@@ -225,7 +191,10 @@ class KeyFile:
         return secret
 
     def rotate(self, name: str, overlap: timedelta, expires: datetime | None = None) -> str:
-        """Replace a key's secret, see `KeyStore.rotate`."""
+        """Replace a key's secret and return the new one. The old one stays valid during the overlap.
+
+        Raises ConfigError if there is no such key.
+        """
         with FileLock(f"{self.path}.lock", mode=0o600):
             keys = self.keys()
             secret, rotated = rotated_key(find_key(keys, name, self.path), overlap, expires)
@@ -240,7 +209,7 @@ class KeyFile:
             self._write([key for key in keys if key.name != name])
 
     def last_used(self) -> Mapping[str, datetime]:
-        """When each key was last used, see `KeyStore.last_used`."""
+        """When each key was last used, to the minute, by name."""
         used = {}
         for key in self.keys():
             with suppress(OSError):

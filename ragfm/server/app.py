@@ -18,9 +18,8 @@ from starlette.exceptions import HTTPException
 from ragfm import __version__
 from ragfm.server import chat_routes, document_routes, image_routes, search_routes
 from ragfm.server.api_errors import ErrorBody, answer_error, as_api_error
-from ragfm.server.api_keys import KeyStore
 from ragfm.server.api_models import ChatChunk
-from ragfm.server.request_guard import PROBES, Limits, RequestGuard
+from ragfm.server.request_guard import PROBES, KeyStore, Limits, RequestGuard
 from ragfm.server.served_models import ServedModels
 from ragfm.server.service import Service, service_of
 from ragfm.server.static_pages import PAGE, add_page

@@ -16,7 +16,8 @@ from ragfm.core.errors import RagfmError
 from ragfm.server.api_models import State
 from ragfm.server.json_logging import log_event
 from ragfm.server.served_models import Handles
-from ragfm.store.uploads import SliceReport, Upload, UploadStore
+from ragfm.store.collection_store import UploadStore
+from ragfm.store.uploads import SliceReport, Upload
 
 _POLL_SECONDS = 2.0  # between two looks at uploads that other servers share
 _POLL_SECONDS_AFTER_ERROR = 20.0

@@ -92,7 +92,7 @@ class KeyTable:
         return secret
 
     def rotate(self, name: str, overlap: timedelta, expires: datetime | None = None) -> str:
-        """Replace a key's secret, see `KeyStore.rotate`."""
+        """Replace a key's secret, as `KeyFile.rotate`."""
         secret, rotated = rotated_key(find_key(self.keys(), name, self.path), overlap, expires)
         with self._database.committing() as connection:
             row = {"sha256": rotated.sha256, "key": rotated.model_dump(mode="json")}
@@ -102,7 +102,7 @@ class KeyTable:
         return secret
 
     def last_used(self) -> Mapping[str, datetime]:
-        """When each key was last used, see `KeyStore.last_used`."""
+        """When each key was last used, by name."""
         try:
             with self._database.reading() as connection:
                 until = {row.name: row.until for row in connection.execute(sa.select(_rates))}
@@ -127,7 +127,7 @@ class KeyTable:
             raise ConfigError(f"There is no key {name!r} in '{self.path}'.", "`ragfm keys list` shows all keys.")
 
     def take(self, key: Key) -> float:
-        """Count a request of the key on any server, see `KeyStore.take`.
+        """Count a request of the key on any server. Returns 0, or the seconds until the next one.
 
         While the database cannot count, as for a role that may only read, each server does, and says so in its log.
         """

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,11 +24,16 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
-from ragfm.server.api_keys import SCOPES, Key, KeyStore, RequestCounter, hash_secret
+from ragfm.server.api_keys import SCOPES, Key, KeyFile, RequestCounter, hash_secret
 from ragfm.server.api_keys import Scope as KeyScope
 from ragfm.server.json_logging import log_event
 from ragfm.server.prometheus_metrics import Metrics
 
+if TYPE_CHECKING:
+    from ragfm.server.key_table import KeyTable
+
+KeyStore: TypeAlias = "KeyFile | KeyTable"
+"""Where the keys are: a file, or the database of a collection."""
 LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9, scopes=SCOPES)
 """The key of all requests to a server without keys."""
 UPLOADS_PATH = "/v1/documents"

@@ -29,7 +29,7 @@ from ragfm.models.hardware import cpu_count
 from ragfm.rag import Rag, prompt_scope
 from ragfm.server.api_keys import Key
 from ragfm.server.fair_queue import FairQueue
-from ragfm.store.uploads import UploadStore
+from ragfm.store.collection_store import UploadStore
 
 T = TypeVar("T")
 _NO_GROUPS: frozenset[str] = frozenset()

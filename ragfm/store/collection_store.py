@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from ragfm.chunking import ChunkSettings
@@ -38,13 +38,15 @@ from ragfm.store.search_backend import SearchBackend
 from ragfm.store.snapshot import Snapshot, check_language
 from ragfm.store.sqlite_database import SqliteDatabase
 from ragfm.store.sqlite_file import HEAD_FILE
-from ragfm.store.uploads import UploadFolder, UploadStore
+from ragfm.store.uploads import UploadFolder
 from ragfm.store.views import VIEWS_FOLDER
 
 if TYPE_CHECKING:
     from ragfm.store.database import Database
     from ragfm.store.postgres import PostgresDatabase
+    from ragfm.store.upload_table import UploadTable
 
+UploadStore: TypeAlias = "UploadFolder | UploadTable"
 _log = logging.getLogger(__name__)
 _READ_ATTEMPTS = 5  # while others commit and compact
 _MIN_GROWTH = 50_000  # chunks that a sync must add before it saves a view on the way

@@ -61,11 +61,6 @@ def has_tokens(key: bytes) -> bool:
     return len(key) > HASH_BYTES
 
 
-def is_encoded(key: bytes, data: bytes, dim: int) -> bool:
-    """Whether a row has the size that its key says."""
-    return len(data) % (dim + 4) == 0 if has_tokens(key) else len(data) == 4 * dim
-
-
 def mean_vector(matrix: Vectors) -> Vectors:
     """The mean of token vectors, at unit length. *Shape:* (tokens, dim) -> (dim,)."""
     mean = matrix.mean(axis=0)
@@ -195,7 +190,8 @@ class ImageVectors:
             found = query.where(vectors.c.contract_id == contract_id, vectors.c.text_hash.in_(batch))
             for row in connection.execute(found):
                 key = row.text_hash[:HASH_BYTES].hex()
-                sized = is_encoded(row.text_hash, row.vector, int(contract["dim"]))
-                if not sized or crc32(row.vector) != row.checksum:
+                dim, size = int(contract["dim"]), len(row.vector)
+                has_size = size % (dim + 4) == 0 if has_tokens(row.text_hash) else size == 4 * dim
+                if not has_size or crc32(row.vector) != row.checksum:
                     raise self._catalog.damage_error(f"the vectors of the image {key} are damaged")
                 yield key, row.vector

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from ragfm.core.config import Settings
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
-from ragfm.core.types import Ids, KeywordIndex, Vectors
+from ragfm.core.types import Ids, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.search_backend import Predicate
-from ragfm.store.views import KEYWORD_PLUGIN, View, newest_view, save_view
+from ragfm.store.views import KEYWORD_PLUGIN, KeywordIndex, View, newest_view, save_view
 
 _EXTRA_EXACT = 16  # candidates beyond k: some may be dead, or have equal scores
 _EXTRA_APPROXIMATE = 20  # the same for an approximate index, whose candidates are scored again exactly

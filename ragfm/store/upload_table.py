@@ -1,4 +1,4 @@
-"""Uploads in the database of a collection, which all its servers share. Implements UploadStore.
+"""Uploads in the database of a collection, which all its servers share.
 
 The bytes are rows of about a megabyte. A deletion remains as a row until a sync has removed the documents.
 """
@@ -69,7 +69,7 @@ class UploadTable:
         max_bytes: float = math.inf,
         max_waiting: float = math.inf,
     ) -> Upload:
-        """Store a file, see UploadStore. The limits hold for the uploads to all servers."""
+        """Store a file, as `UploadFolder.store`. The limits hold for the uploads to all servers."""
         if not self._checked:
             self._database.check_server()
             self._checked = True
@@ -123,14 +123,14 @@ class UploadTable:
         return connection.execute(sa.select(*columns).where(*conditions).order_by(uploads.c.id)).mappings().all()
 
     def records(self) -> dict[str, UploadRecord]:
-        """The valid records by id, see UploadStore."""
+        """The valid records by id. Nobody may see an upload that is not among them."""
         with self._database.reading() as connection:
             rows = self._rows(connection, uploads.c.state != _REMOVED)
         found = {row["id"]: valid_record(row) for row in rows}
         return {number: record for number, record in found.items() if record is not None}
 
     def differences(self) -> Iterator[tuple[str, str, str, str]]:
-        """See UploadStore."""
+        """What differs from the records: the upload, what it is, the expected and the actual value."""
         try:
             with self._database.reading() as connection:
                 for row in self._rows(connection, uploads.c.state != _REMOVED):

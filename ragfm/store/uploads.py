@@ -1,4 +1,4 @@
-"""Uploads: what a server needs of their storage, and the storage as files in the collection's folder.
+"""Uploads as files in the collection's folder, and their records.
 
     uploads/3f9c51d2a07be846/report.pdf         a folder for each upload, so that names are not visible to others
     catalog.db                                  a record of each upload in the table `uploads`, with a checksum
@@ -23,13 +23,13 @@ import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import pysqlite3
 import sqlalchemy as sa
@@ -106,78 +106,17 @@ class UploadsWaitingError(Exception):
     """As many uploads of an owner as are allowed wait to be indexed."""
 
 
-class UploadStore(Protocol):
-    """The uploads of one collection: `UploadFolder`, or `UploadTable` for all servers of a database. Thread-safe."""
-
-    shared: bool
-    """Whether other servers use it too. Then they have to be polled for work, and one of them has the turn."""
-    source: str
-    """The location of the source."""
-
-    def store(
-        self,
-        file: BinaryIO,
-        name: str,
-        groups: list[str],
-        *,
-        max_bytes: float = math.inf,
-        max_waiting: float = math.inf,
-    ) -> Upload:
-        """Store a file for these groups, the uploader's own group first. After the return no crash can lose it.
-
-        Raises UploadQuotaError if all uploads of the owner would use more than `max_bytes`, UploadsWaitingError if
-        `max_waiting` of them are not indexed yet.
-        """
-
-    def find(self, uri: str, owner: str) -> Upload | None:
-        """The owner's upload that a document is or is part of."""
-
-    def owned_by(self, owner: str) -> Iterable[Upload]:
-        """The uploads of a key's own group, in order of URI."""
-
-    def all(self) -> Iterable[Upload]:
-        """All uploads in order of URI."""
-
-    def owner_of_path(self, path: str) -> str:
-        """The owner of the upload that a path of the source belongs to; empty if there is no such upload."""
-
-    def records(self) -> Mapping[str, UploadRecord]:
-        """The valid records by id. Nobody may see an upload that is not among them."""
-
-    def differences(self) -> Iterator[tuple[str, str, str, str]]:
-        """What differs from the records: the upload, what it is, the expected and the actual value."""
-
-    def remove(self, upload: Upload) -> None:
-        """Delete an upload's file. Raises FileNotFoundError if it does not exist."""
-
-    def remove_leftovers(self) -> None:
-        """Prepare for work after a start: what a crash left is removed."""
-
-    def poll(self) -> tuple[bool, bool]:
-        """Whether this server may have to index uploads or deletions, and whether another one has the turn."""
-
-    def turn(self) -> AbstractContextManager[bool]:
-        """Held by the process that indexes; False if another one holds it."""
-
-    def pending(self) -> Mapping[str, str]:
-        """The uploads and deletions that are not indexed yet, by id, with a state that `record_slice` compares."""
-
-    def record_slice(self, report: SliceReport) -> None:
-        """Record what a slice has done."""
-
-    def is_pending(self, upload: Upload) -> bool:
-        """Whether the upload, or its deletion, is not indexed yet."""
-
-
 class UploadFolder:
-    """The uploads as files. Implements UploadStore; which ones are pending is known to the server's process only."""
+    """The uploads as files. Which ones are pending is known to the server's process only. Thread-safe."""
 
     shared = False
+    """Whether other servers use it too. Then they have to be polled for work, and one of them has the turn."""
 
     def __init__(self, collection: Path) -> None:
         self._collection = collection
         self.folder = collection / UPLOADS
         self.source = str(self.folder)
+        """The location of the source."""
         self._lock = threading.Lock()
         self._cache: dict[str, Upload] = {}  # by id; an upload never changes
         self._reserved: Counter[str] = Counter()  # by owner, bytes of the uploads being written
@@ -195,7 +134,11 @@ class UploadFolder:
         max_bytes: float = math.inf,
         max_waiting: float = math.inf,
     ) -> Upload:
-        """Store a file, see UploadStore."""
+        """Store a file for these groups, the uploader's own group first. After the return no crash can lose it.
+
+        Raises UploadQuotaError if all uploads of the owner would use more than `max_bytes`, UploadsWaitingError if
+        `max_waiting` of them are not indexed yet.
+        """
         owner = groups[0]
         file.seek(0, os.SEEK_END)
         size = file.tell() + OVERHEAD_BYTES
@@ -267,13 +210,13 @@ class UploadFolder:
         return self._cache.get(number) if (self.folder / number).exists() else None
 
     def records(self) -> dict[str, UploadRecord]:
-        """The valid records by id. Raises CollectionError."""
+        """The valid records by id. Nobody may see an upload that is not among them. Raises CollectionError."""
         ids = set(self._ids())
         found = {number: valid_record(row) for number, row in self._rows().items() if number in ids} if ids else {}
         return {number: record for number, record in found.items() if record is not None}
 
     def differences(self) -> Iterator[tuple[str, str, str, str]]:
-        """See UploadStore."""
+        """What differs from the records: the upload, what it is, the expected and the actual value."""
         ids = self._ids()  # before the records, which an upload gets first
         rows = self._rows()
         for number in sorted({*rows, *ids}):
@@ -372,15 +315,18 @@ class UploadFolder:
             self._forget(folder)
 
     def poll(self) -> tuple[bool, bool]:
-        """Whether there were uploads, and that no other server has the turn."""
+        """Whether this server may have to index uploads or deletions, and whether another one has the turn."""
         return self.folder.exists(), False
 
     def turn(self) -> AbstractContextManager[bool]:
-        """Always held: the collection's lock is enough."""
+        """Whether this process may index. It always may: the collection's lock is enough."""
         return nullcontext(True)
 
     def pending(self) -> Mapping[str, str]:
-        """Nothing: the process that indexes does not know, and settles all."""
+        """The uploads and deletions that are not indexed yet, by id, with a state that `record_slice` compares.
+
+        Empty: the process that indexes does not know them, and settles all.
+        """
         return {}
 
     def record_slice(self, report: SliceReport) -> None:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import xxhash
 
@@ -32,7 +32,7 @@ from ragfm.core.durable_files import (
 )
 from ragfm.core.errors import CollectionError, DamagedCollectionError, MissingExtraError, UnknownPluginError
 from ragfm.core.registry import load_plugin
-from ragfm.core.types import KeywordIndex, VectorIndex
+from ragfm.core.types import Ids, VectorIndex, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 
 VIEWS_FOLDER = "views"
@@ -44,6 +44,23 @@ BLOCK_BYTES = 8 << 20
 """Bytes of a file per checksum."""
 FORMAT = 3
 _log = logging.getLogger(__name__)
+
+
+class KeywordIndex(Protocol):
+    """`ragfm_indexes.bm25.BM25Index`, which this package cannot import."""
+
+    language: str | None
+
+    def updated(self, ids: Ids, texts: Iterable[str], *, removed: Ids | None = None) -> KeywordIndex:
+        """A new index with these texts added and the ids in `removed` deleted."""
+
+    def search(self, queries: Sequence[str], k: int, *, allowed: Ids | None = None) -> tuple[Vectors, Ids]:
+        """Scores and ids of the best `k`, best first. *Shape:* both (n_queries, k)."""
+
+    def save(self, folder: Path) -> None:
+        """Write the index as files into an empty folder."""
+
+    def __len__(self) -> int: ...
 
 
 def language_of(question: str) -> str | None:

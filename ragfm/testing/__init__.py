@@ -3,26 +3,24 @@
 Test your own plugin with one call, which raises AssertionError with a description of the first violation:
 
     check_connector(MyConnector("source"))      check_vector_index(MyVectorIndex)
-    check_embedder(MyEmbedder())                check_keyword_index(MyKeywordIndex)
-    check_image_embedder(MyEmbedder())
+    check_embedder(MyEmbedder())                check_image_embedder(MyEmbedder())
     check_reader(MyReader())                    check_reranker(MyReranker())
     check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
-`HashingEmbedder`, `OverlapReranker`, `ScriptedJudge` and `ScriptedReader` replace models in tests.
+`HashingEmbedder`, `ScriptedJudge` and `ScriptedReader` replace models in tests.
 
 Modules:
 
     backend_contract, connector_contract, embedder_contract, parser_contract, reader_contract, reranker_contract,
-    vector_index_contract, keyword_index_contract    the contract tests
-    contract_checks                                  assertions that they share
-    parser_service                                   the confined process in which parsers are checked
+    vector_index_contract    the contract tests
+    contract_checks          assertions that they share
+    parser_service           the confined process in which parsers are checked
 """
 
 from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
@@ -39,7 +37,6 @@ from ragfm.generation.readers.images import check_images
 from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder, check_image_embedder
-from ragfm.testing.keyword_index_contract import check_keyword_index
 from ragfm.testing.parser_contract import check_parser
 from ragfm.testing.reader_contract import check_reader
 from ragfm.testing.reranker_contract import check_reranker
@@ -47,14 +44,12 @@ from ragfm.testing.vector_index_contract import check_vector_index
 
 __all__ = [
     "HashingEmbedder",
-    "OverlapReranker",
     "ScriptedJudge",
     "ScriptedReader",
     "check_backend",
     "check_connector",
     "check_embedder",
     "check_image_embedder",
-    "check_keyword_index",
     "check_parser",
     "check_reader",
     "check_reranker",
@@ -114,30 +109,6 @@ class HashingEmbedder:
                 vectors[row] += np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32)
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
-
-
-class OverlapReranker:
-    """A reranker without a model: a text's score is the share of the query's words that it contains.
-
-    `seconds` is the time to sleep for each text.
-    """
-
-    def __init__(self, model: str = "overlap", *, seconds: float = 0.0) -> None:
-        self.model = model
-        self.seconds = seconds
-
-    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Scores in [0, 1], NaN for texts beyond the time budget. *Shape:* (len(texts),)."""
-        start = time.monotonic()
-        query_words = set(_TOKEN.findall(query.lower()))
-        scores = np.full(len(texts), np.nan, dtype=np.float32)
-        for n, text in enumerate(texts):
-            if budget_ms is not None and time.monotonic() - start + self.seconds >= budget_ms / 1000:
-                break
-            time.sleep(self.seconds)
-            text_words = set(_TOKEN.findall(text.lower()))
-            scores[n] = len(query_words & text_words) / max(1, len(query_words))
-        return scores
 
 
 class ScriptedJudge(Judge):

@@ -6,13 +6,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from ragfm.core.types import Ids, KeywordIndex, VectorIndex
-
-Index = TypeVar("Index", VectorIndex, KeywordIndex)
+from ragfm.core.types import Ids, VectorIndex
 
 
 def require(condition: object, message: str) -> None:
@@ -46,7 +43,7 @@ def check_in_threads(check: Callable[[Ids | None], None], ids: Ids) -> None:
         list(pool.map(check, [None, *allowed_ids(ids)] * 2))
 
 
-def save_and_load(index_class: type[Index], index: Index) -> Index:
+def save_and_load(index_class: type[VectorIndex], index: VectorIndex) -> VectorIndex:
     """A saved and loaded copy. Its folder is deleted, as when a newer view replaces one that is still in use."""
     with tempfile.TemporaryDirectory() as name:
         index.save(Path(name))

@@ -1,7 +1,6 @@
 """Fine-tuning methods by name, implemented by PEFT.
 
 lora    adds a low-rank product B A to each weight matrix W (Hu et al. 2022)
-dora    LoRA for the direction of W's columns, with trained lengths (Liu et al. 2024)
 qlora   LoRA over a base in 4 bits (Dettmers et al. 2023)
 prefix  trained keys and values before those of the prompt, in each layer (Li & Liang 2021)
 prompt  trained embeddings before those of the prompt (Lester et al. 2021)
@@ -26,7 +25,6 @@ from ragfm.training.train_settings import MethodSettings
 
 LEARNING_RATES: dict[Method, float] = {
     "lora": 2e-4,
-    "dora": 2e-4,
     "qlora": 2e-4,
     "prefix": 1e-2,
     "prompt": 1e-2,
@@ -75,13 +73,12 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
                 model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
         common = {"task_type": "CAUSAL_LM", "inference_mode": False, "base_model_name_or_path": name}
-        if settings.method in ("lora", "dora", "qlora"):
+        if settings.method in ("lora", "qlora"):
             config = peft.LoraConfig(
                 r=settings.rank,
                 lora_alpha=settings.alpha or 2 * settings.rank,
                 lora_dropout=settings.dropout,
                 target_modules="all-linear",
-                use_dora=settings.method == "dora",
                 **common,
             )
         elif settings.method == "prefix":

@@ -15,9 +15,9 @@ class MethodSettings:
     """A fine-tuning method and its size.
 
     - `method`: see `ragfm.training.methods`.
-    - `rank`: rank of the matrices of lora, dora and qlora.
-    - `alpha`: scale of lora, dora and qlora times the rank; None is twice the rank.
-    - `dropout`: dropout probability of lora, dora and qlora.
+    - `rank`: rank of the matrices of lora and qlora.
+    - `alpha`: scale of lora and qlora times the rank; None is twice the rank.
+    - `dropout`: dropout probability of lora and qlora.
     - `tokens`: number of virtual tokens of prefix and prompt tuning.
     """
 

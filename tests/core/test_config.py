@@ -63,11 +63,6 @@ def test_names_of_judges_are_not_folders_next_to_the_file(tmp_path: Path) -> Non
     assert load_settings(tmp_path).adapter == str(tmp_path / "base")
 
 
-def test_the_former_name_of_the_verifier_is_the_default(tmp_path: Path) -> None:
-    (tmp_path / "ragfm.toml").write_text('[ask]\nverifier = "bundled"\n')
-    assert load_settings(tmp_path).ask.verifier == Settings().ask.verifier == "auto"
-
-
 def test_no_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_settings(tmp_path) == Settings()
 

@@ -38,7 +38,6 @@ from ragfm.evaluation import (
 )
 from ragfm.evaluation.html_report import write_retrieval_html
 from ragfm.evaluation.metrics import Ranked, estimate_means, estimate_percentiles, rank_hits, ranking_measures
-from ragfm.evaluation.question_sets import CORPUS
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.evaluation.run_file import append_record, load_finished, read_run, run_questions
 from ragfm.testing import HashingEmbedder, check_embedder
@@ -80,16 +79,16 @@ def beir(tmp_path: Path) -> Path:
     return folder
 
 
-def squad_file(path: Path, title: str = "Oil", impossible: bool = True) -> Path:
+def squad_file(path: Path) -> Path:
     first, second = "Oil was dear in 1973.", "Then it was cheap: nearly $12, not $3."
     article = {
-        "title": title,
+        "title": "Oil",
         "paragraphs": [
             {
                 "context": first,
                 "qas": [
                     {
-                        "id": f"{title}a",
+                        "id": "a",
                         "question": "When was oil dear?",
                         "answers": [
                             {"text": "in 1973", "answer_start": 13},
@@ -103,15 +102,11 @@ def squad_file(path: Path, title: str = "Oil", impossible: bool = True) -> Path:
                 "context": second,
                 "qas": [
                     {
-                        "id": f"{title}b",
+                        "id": "b",
                         "question": "How cheap?",
                         "answers": [{"text": "nearly $12", "answer_start": 19}],
                     },
-                    *(
-                        [{"id": f"{title}c", "question": "Why?", "answers": [], "is_impossible": True}]
-                        if impossible
-                        else []
-                    ),
+                    {"id": "c", "question": "Why?", "answers": [], "is_impossible": True},
                 ],
             },
         ],
@@ -165,23 +160,15 @@ def test_a_squad_file(tmp_path: Path) -> None:
         (Gold("corpus/Oil/001.txt"),),
     ]
     assert data.left_out == {"unanswerable": 1}
-    more = load_questions(path, distractors=[squad_file(tmp_path / "t.json"), squad_file(tmp_path / "u.json", ".x")])
-    assert more.questions == data.questions
-    assert list(more.documents or ()) == [f"{page}/{n:03}.txt" for page in ("Oil", "Oil 2", "%2Ex") for n in (0, 1)]
 
 
-def test_answers_have_spans_in_articles(tmp_path: Path) -> None:
+def test_squad_articles_with_the_same_title_are_kept_apart(tmp_path: Path) -> None:
     path = squad_file(tmp_path / "s.json")
-    path.write_text(path.read_text().replace("dear in", "dear\\r\\nin"))
-    data = load_questions(path, articles=True)
-    (article,) = (data.documents or {}).values()
-    read = article.replace("\r\n", "\n")  # as the collection has it
-    golds = [gold for question in data.questions for gold in question.gold]
-    assert [read[gold.start : gold.end] for gold in golds][1] == "nearly $12"
-    assert {gold.uri for gold in golds} == {"corpus/Oil.txt"}
-    plain = load_questions(squad_file(tmp_path / "p.json"), articles=True)
-    (gold,) = plain.questions[0].gold
-    assert (plain.documents or {})["Oil.txt"][gold.start : gold.end] == "1973"  # as most annotators have it
+    (article,) = json.loads(path.read_text(encoding="utf-8"))["data"]
+    other = json.loads(json.dumps(article).replace('"id": "', '"id": "other '))
+    path.write_text(json.dumps({"data": [article, other]}), encoding="utf-8")
+    documents = load_questions(path).documents or {}
+    assert list(documents) == ["Oil/000.txt", "Oil/001.txt", "Oil 2/000.txt", "Oil 2/001.txt"]
 
 
 def test_a_squad_question_with_null_for_answers_is_unanswerable(tmp_path: Path) -> None:
@@ -241,7 +228,7 @@ def test_invalid_data_is_reported(tmp_path: Path, beir: Path) -> None:
     fails("is not a SQuAD file", write_lines(tmp_path / "b.json", {"data": [{"title": "x"}]}))
     fails("no question that can be evaluated", write_lines(tmp_path / "empty.jsonl"))
     fails("does not support 'split'", squad_file(tmp_path / "s.json"), split="test")
-    fails("does not support 'articles'", beir, articles=True)
+    fails("does not support 'answers'", beir, answers=True)
     write_lines(beir / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q0\td/1\t1", "q0 3 1")
     fails(r"test.tsv, line 3: 'q0 3 1' is not", beir)
     write_lines(beir / "qrels" / "test.tsv", "q9\td/1\t1")
@@ -272,25 +259,6 @@ def test_the_real_sets(data: Path) -> None:
     assert (len(squad.questions), len(squad.documents or ())) == (10570, 2067)
     german = load_questions(data / "xquad" / "xquad.de.json.gz")
     assert len(german.questions) == 1190
-
-
-@pytest.mark.data
-def test_spans_of_real_articles_are_their_answers(data: Path) -> None:
-    squad = load_questions(data / "squad" / "squad-v2.0-dev.json.gz", articles=True)
-    assert squad.left_out == {"unanswerable": 5945}
-    with gzip.open(data / "squad" / "squad-v2.0-dev.json.gz", "rt", encoding="utf-8") as file:
-        articles = json.load(file)["data"]
-    answers = {
-        question["id"]: {answer["text"] for answer in question["answers"]}
-        for article in articles
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
-    }
-    assert len(squad.documents or ()) == len(articles)
-    for question in squad.questions:
-        (gold,) = question.gold
-        text = (squad.documents or {})[gold.uri.removeprefix(f"{CORPUS}/")]
-        assert text[gold.start : gold.end] in answers[question.id]
 
 
 # --- Measures ----------------------------------------------------------------------------------------------------
@@ -592,8 +560,8 @@ def test_runs_are_compared(many: Collection, tmp_path: Path) -> None:
     for record in records[:3]:
         record["measures"]["nDCG@10"] = 0.01 * records.index(record)
     write_lines(tmp_path / "c.jsonl", about, *records)
-    changed = compare_runs(tmp_path / "b.jsonl", tmp_path / "c.jsonl", max_changed=2).changed
-    assert [(change.id, change.b) for change in changed] == [(WORDS[0], 0.0), (WORDS[1], 0.01)]
+    changed = compare_runs(tmp_path / "b.jsonl", tmp_path / "c.jsonl").changed
+    assert [(change.id, change.b) for change in changed[:2]] == [(WORDS[0], 0.0), (WORDS[1], 0.01)]
     records[2]["gold"] = []
     write_lines(tmp_path / "c.jsonl", about, *records)
     with pytest.raises(DataError, match=f"The question '{WORDS[2]}', or its gold, is not the same"):

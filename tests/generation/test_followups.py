@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from ragfm import Collection, Message, Rag, Settings, load_reader
+from ragfm import Collection, Message, Rag, Settings
 from ragfm.core.config import AskSection
-from ragfm.core.errors import TooLongError, UnsupportedError
-from ragfm.core.types import Sampling
-from ragfm.generation.followups import GRAMMAR, stand_alone
+from ragfm.core.errors import TooLongError
+from ragfm.generation.followups import stand_alone
 from ragfm.generation.passage_retrieval import PassageRetriever
 from ragfm.generation.small_talk import GREETING
 from ragfm.samples import copy_handbook
@@ -60,10 +59,8 @@ def test_follow_ups_are_recognized_in_any_language() -> None:
     assert stand_alone("Ist der Drucker in Raum 4?", history, closeness) == "Ist der Drucker in Raum 4?"
 
 
-def test_first_questions_and_off_leave_a_question_alone() -> None:
+def test_a_first_question_stays_alone() -> None:
     assert stand_alone("And for parents?", [], LEAVE) == "And for parents?"
-    history = talk("How many days of leave do I get?", "31.")
-    assert stand_alone("And for parents?", history, LEAVE, how="off") == "And for parents?"
 
 
 def test_thanks_between_two_questions_do_not_end_the_topic() -> None:
@@ -94,11 +91,11 @@ def test_the_right_document_is_found(tmp_path: Path) -> None:
     shutil.copytree(LABELLED / "toolshed", tmp_path / "toolshed")
     collection = Collection.open(tmp_path / ".ragfm", settings=Settings())
     collection.sync(copy_handbook(tmp_path), tmp_path / "toolshed")
-    retriever, reader = PassageRetriever(AskSection(reranker="none"), 1), ScriptedReader([])
+    retriever = PassageRetriever(AskSection(reranker="none"), 1)
     found = Counter[bool]()
     for row in filter(itemgetter("uri"), labelled()):
         history = talk(*row["history"])
-        hits = retriever.find(row["question"], history, None, None, k=3, collection=collection, reader=reader).hits
+        hits = retriever.find(row["question"], history, None, None, k=3, collection=collection).hits
         found[bool(row.get("alone"))] += hits[0].uri == row["uri"]
     assert found[False] >= 72, found  # of 76 follow-ups
     assert found[True] >= 15, found  # of 19 changes of topic
@@ -114,11 +111,6 @@ JOINED = "How many days of leave do I get? And for parents?"
 def handbook(shared_handbook: Collection) -> Collection:
     settings = Settings(ask=AskSection(reranker="none"))
     return Collection.open(shared_handbook.location, settings=settings, embedder=HashingEmbedder())
-
-
-def with_followup(collection: Collection, how: str, tmp_path: Path) -> Collection:
-    settings = Settings(ask=AskSection(followup=how))  # type: ignore[arg-type]
-    return Collection.open(collection.location, settings=settings, embedder=HashingEmbedder())
 
 
 def test_it_is_searched_for_and_asked(handbook: Collection) -> None:
@@ -137,55 +129,8 @@ def test_a_question_that_stands_alone_is_given_once(handbook: Collection) -> Non
     assert reader.prompts[0][-1].content.count("Are dogs welcome on Fridays?") == 1
 
 
-@pytest.mark.parametrize(
-    ("said", "query"),
-    [
-        ("How much leave do parents get?", "How much leave do parents get?"),
-        ("", JOINED),
-        ("How much leave do parents get?" * 9, JOINED),
-        ("Where is the printer?", JOINED),
-        ("How many days of leave do I get?", JOINED),  # it repeats
-        ("Do parents prefer crimson boats?", JOINED),
-        ("word " * 80, JOINED),
-    ],
-)
-def test_the_readers_rewrite_is_checked_and_both_questions_are_the_fallback(
-    handbook: Collection, tmp_path: Path, said: str, query: str
-) -> None:
-    reader = ScriptedReader([said, "16 weeks more."])
-    answer = Rag(with_followup(handbook, "reader", tmp_path), reader=reader).ask("And for parents?", history=HISTORY)
-    assert answer.query == query
-    assert "31 days" not in reader.prompts[0][-1].content
-    assert "You get 28 days of leave [1]." in reader.prompts[0][-1].content
-
-
-def test_a_first_question_costs_no_rewriting(handbook: Collection, tmp_path: Path) -> None:
-    reader = ScriptedReader(["28 days."])
-    Rag(with_followup(handbook, "reader", tmp_path), reader=reader).ask("How much leave do I get?")
-    assert len(reader.prompts) == 1
-
-
-def test_it_can_be_turned_off(handbook: Collection, tmp_path: Path) -> None:
-    rag = Rag(with_followup(handbook, "off", tmp_path), reader=ScriptedReader(["Yes."]))
+def test_it_can_be_turned_off(handbook: Collection) -> None:
+    settings = Settings(ask=AskSection(followup="off"))
+    unchanged = Collection.open(handbook.location, settings=settings, embedder=HashingEmbedder())
+    rag = Rag(unchanged, reader=ScriptedReader(["Yes."]))
     assert rag.ask("And for parents?", history=HISTORY).query == "And for parents?"
-
-
-def test_a_reader_without_grammars_is_refused(handbook: Collection, tmp_path: Path) -> None:
-    class Plain(ScriptedReader):
-        def stream(self, messages: Any, sampling: Sampling = Sampling()) -> Any:
-            if sampling.grammar:
-                raise UnsupportedError("no grammars")
-            return super().stream(messages, sampling)
-
-    rag = Rag(with_followup(handbook, "reader", tmp_path), reader=Plain(["Yes."]))
-    with pytest.raises(UnsupportedError):
-        rag.ask("And for parents?", history=HISTORY)
-
-
-def test_the_bundled_reader_rewrites_under_the_grammar() -> None:
-    reader = load_reader("bundled", threads=1)
-    asked = [Message("user", "Write three questions about cats, each on a line of its own.")]
-    text = "".join(stream := reader.stream(asked, Sampling(max_tokens=40, grammar=GRAMMAR)))
-    assert "\n" not in text
-    assert stream.finish_reason == "length" or (text.endswith("?") and text.count("?") == 1)
-    assert stand_alone("And for parents?", HISTORY, LEAVE, how="reader", reader=reader)

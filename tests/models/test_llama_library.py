@@ -19,7 +19,6 @@ from support.tiny_gguf import write_lora, write_tiny
 from ragfm import Message, Sampling
 from ragfm.core.errors import DamagedModelError
 from ragfm.generation.readers import load_reader
-from ragfm.generation.readers.reader_speed import measure_speed
 from ragfm.generation.readers.weight_format import optimize
 
 COMPUTING = (
@@ -83,8 +82,6 @@ def test_llama_cpp_and_torch_never_compute_in_the_same_thread(tmp_path: Path, mo
         for entry in entries:
             watch.use_torch()
             entry()
-    watch.use_torch()
-    measure_speed(reader, tiny)
     watch.use_torch()
     optimize(tiny)
 

@@ -60,14 +60,14 @@ def test_texts_with_different_numbers_are_not_duplicates() -> None:
 
 def test_adjacent_chunks_are_one_passage_without_repeated_text() -> None:
     one, two, three = hit(0, 24), hit(25, 47), hit(49, 66)
-    joined = arrange([three, one, two], {"a.md": TEXT}.__getitem__, merge=True, order="rank")
+    joined = arrange([three, one, two], {"a.md": TEXT}.__getitem__)
     assert spans(joined) == [("a.md", 0, 66)]
     assert joined[0].text == TEXT[0:66]
     assert joined[0].chunk_id == three.chunk_id  # the best of them
-    overlapping = arrange([hit(0, 47), hit(25, 66)], {"a.md": TEXT}.__getitem__, merge=True, order="rank")
+    overlapping = arrange([hit(0, 47), hit(25, 66)], {"a.md": TEXT}.__getitem__)
     assert overlapping[0].text == TEXT[0:66]
     assert TEXT[0:66].count("comes back") == overlapping[0].text.count("comes back") == 1
-    inside = arrange([hit(0, 66), hit(25, 47)], {"a.md": TEXT}.__getitem__, merge=True, order="rank")
+    inside = arrange([hit(0, 66), hit(25, 47)], {"a.md": TEXT}.__getitem__)
     assert spans(inside) == [("a.md", 0, 66)]
 
 
@@ -80,18 +80,18 @@ def test_chunks_that_are_not_adjacent_stay_separate() -> None:
         hit(25, 47, place="A5"),
         hit(25, 47, headings=("Boats",)),
     ):
-        assert len(arrange([hit(0, 24), other], texts, merge=True, order="rank")) == 2
-    assert len(arrange([hit(0, 24), hit(25, 47)], texts, merge=False, order="rank")) == 2
+        assert len(arrange([hit(0, 24), other], texts)) == 2
+    assert len(arrange([hit(0, 24), hit(25, 47)], texts, merge=False)) == 2
     changed = {"a.md": f"t{TEXT[1:]}"}.__getitem__
-    assert len(arrange([hit(0, 24), hit(25, 47)], changed, merge=True, order="rank")) == 2
+    assert len(arrange([hit(0, 24), hit(25, 47)], changed)) == 2
 
 
 def test_passages_are_ordered_by_their_best_hit_or_by_document() -> None:
     texts = {"a.md": TEXT, "b.md": TEXT}.__getitem__
     hits = [hit(49, 66), hit(0, 24, "b.md"), hit(0, 24), hit(67, 95)]
-    by_rank = arrange(hits, texts, merge=True, order="rank")
+    by_rank = arrange(hits, texts)
     assert spans(by_rank) == [("a.md", 49, 95), ("b.md", 0, 24), ("a.md", 0, 24)]
-    by_place = arrange(hits, texts, merge=True, order="document")
+    by_place = arrange(hits, texts, order="document")
     assert spans(by_place) == [("a.md", 0, 24), ("a.md", 49, 95), ("b.md", 0, 24)]
 
 
@@ -124,12 +124,6 @@ def test_an_answer_has_the_passage_number_of_each_hit_and_exact_quotes(tmp_path:
     for citation in answer.citations:  # type: ignore[attr-defined]
         text = texts[citation.uri.removeprefix("docs/")]
         assert text[citation.start : citation.end] == citation.quote
-
-
-def test_neighbours_stay_apart_if_they_are_not_merged(tmp_path: Path) -> None:
-    _, answer = _asked(tmp_path, {"boat.txt": TEXT}, "When does the boat leave?", k=4, merge=False)
-    numbers = [h.n for h in answer.hits]  # type: ignore[attr-defined]
-    assert numbers == list(range(1, len(numbers) + 1))
 
 
 ROWS = "\n".join(f"| Ship {number} | {number}00 tons | harbour {number} |" for number in range(12))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.judges import write_random_judge
+from support.overlap_reranker import OverlapReranker
 
 from ragfm import Collection, Hit, Rag, Settings, load_reranker
 from ragfm.answering.judge import Judge, JudgeReranker
@@ -21,7 +22,7 @@ from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker
 from ragfm.retrieval.search import match_identifiers, match_names, rerank_hits, weigh_neighbours
-from ragfm.testing import HashingEmbedder, OverlapReranker, ScriptedReader, check_reranker
+from ragfm.testing import HashingEmbedder, ScriptedReader, check_reranker
 
 QUERY = "how long may the boat stay in the harbour?"
 TEXTS = [f"Note {n}: {'the boat may stay ' * n}in the harbour for {n} days." for n in range(1, 13)]
@@ -49,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", plugins("rerankers"))
 def test_every_registered_reranker_keeps_the_contract(name: str, model: Path, tmp_path: Path) -> None:
     folders = {"cross-encoder": model, "judge": write_random_judge(tmp_path)}
-    check_reranker(load_reranker(f"{name}:{folders[name]}" if name in folders else name))
+    check_reranker(load_reranker(f"{name}:{folders[name]}"))
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
@@ -333,8 +334,8 @@ def test_hits_not_scored_in_time_follow_in_their_order(harbour: Collection) -> N
     assert all(hit.scores["rerank"] is None for hit in hits[len(scored) :])
 
 
-def test_the_settings_name_a_reranker_and_groups_share_it(harbour: Collection) -> None:
-    handle = _named(harbour, reranker="overlap")
+def test_the_settings_name_a_reranker_and_groups_share_it(harbour: Collection, tmp_path: Path) -> None:
+    handle = _named(harbour, reranker=f"judge:{write_random_judge(tmp_path)}")
     assert "rerank" in handle.search(QUERY, k=1)[0].scores
     assert handle.as_groups(set())._store.reranker() is handle._store.reranker()
     assert "rerank" not in _named(harbour, reranker="none").search(QUERY, k=1)[0].scores
@@ -361,9 +362,10 @@ def test_auto_is_the_judge_in_english(harbour: Collection, tmp_path: Path) -> No
     assert "rerank" in answer.hits[0].scores
 
 
-def test_auto_is_the_reranker_of_the_settings_if_there_is_one(harbour: Collection) -> None:
-    found = _named(harbour, reranker="overlap").search(QUERY, k=1)[0].scores["rerank"]
-    assert _named(harbour, reranker="overlap").search(QUERY, k=1, rerank="auto")[0].scores["rerank"] == found > 0
+def test_auto_is_the_reranker_of_the_settings_if_there_is_one(harbour: Collection, model: Path) -> None:
+    handle = _named(harbour, reranker=f"cross-encoder:{model}")
+    found = handle.search(QUERY, k=1)[0].scores["rerank"]
+    assert handle.search(QUERY, k=1, rerank="auto")[0].scores["rerank"] == pytest.approx(found)
 
 
 def test_auto_needs_the_bundled_model(harbour: Collection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from ragfm.core.registry import load_plugin
 from ragfm.core.types import Blob, Document
 from ragfm.parsing import Parser, ParserChoice, parse
 
-PLUGINS = ("docling", "trafilatura", "unstructured")
+PLUGINS = ("docling", "unstructured")
 
 # urllib3 finds out when it is imported whether the machine has IPv6, by binding a socket to ::1.
 _WATCH = """

@@ -18,9 +18,9 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import RagfmError
 from ragfm.core.types import CLOSED, Message, Sampling, Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
-from ragfm.server.api_keys import SCOPES, Key, KeyFile, KeyStore
+from ragfm.server.api_keys import SCOPES, Key, KeyFile
 from ragfm.server.app import create_app
-from ragfm.server.request_guard import Limits
+from ragfm.server.request_guard import KeyStore, Limits
 from ragfm.server.served_models import ServedModels
 from ragfm.server.uvicorn_server import Server
 

@@ -41,7 +41,7 @@ from ragfm.training.adapter_export import compare_readers, export_adapter, load_
 from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.examples import examples_to_jsonl
-from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, peft_to_gguf
+from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, not_plain_lora, peft_to_gguf
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training
@@ -263,10 +263,14 @@ def trained(folder: Path, method: Any, out: Path) -> Path:
     return out
 
 
+def test_dora_adapters_of_other_trainers_cannot_be_written_as_gguf() -> None:
+    assert "column lengths" in (not_plain_lora({"peft_type": "LORA", "use_dora": True}) or "")
+    assert not_plain_lora({"peft_type": "LORA"}) is None
+
+
 @pytest.mark.parametrize(
     ("method", "why"),
     [
-        ("dora", "column lengths"),
         ("ia3", "not with LoRA"),
         ("prefix", "not with LoRA"),
         ("prompt", "not with LoRA"),

@@ -164,7 +164,7 @@ def test_an_adapter_has_a_model_card_with_data_licence_and_figures(trained: Path
 
 
 def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_path: Path) -> None:
-    for method, hint in (("dora", "--to merged"), ("prefix", "transformers reader")):
+    for method, hint in (("ia3", "--to merged"), ("prefix", "transformers reader")):
         settings = TrainSettings(MethodSettings(method, tokens=4))  # type: ignore[arg-type]
         train(tiny_examples(4), str(folder), tmp_path / method, settings=settings)
         with pytest.raises(UnsupportedError) as refused:

@@ -74,7 +74,7 @@ def test_one_validation_example_is_enough_for_kto(folder: Path, tmp_path: Path) 
         Training(Base(str(folder)), rated(1), tmp_path / "other", settings)
 
 
-@pytest.mark.parametrize(("method", "goes_on"), [("dora", "dora"), ("prefix", "lora"), (None, "lora")])
+@pytest.mark.parametrize(("method", "goes_on"), [("qlora", "qlora"), ("prefix", "lora"), (None, "lora")])
 def test_preferences_continue_an_adapter_with_its_method(tmp_path: Path, method: Any, goes_on: str) -> None:
     if method:
         record = AdapterRecord(method, {"name": "tiny", "sha256": "0"}, "prompt", "0")

@@ -61,7 +61,7 @@ from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_logprobs, pack_rows, plan_steps, row_tokens
 
-RATES = {"lora": 2e-2, "dora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
+RATES = {"lora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
 
 
@@ -550,8 +550,8 @@ def test_training_continues_from_an_adapter(folder: Path, tmp_path: Path) -> Non
     assert (tmp_path / "more" / OUTPUT).is_file()
     assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
     assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
-    with pytest.raises(ConfigError, match="was trained with lora, not dora"):
-        training(folder, tmp_path / "other", replace(start, method=MethodSettings("dora")))
+    with pytest.raises(ConfigError, match="was trained with lora, not ia3"):
+        training(folder, tmp_path / "other", replace(start, method=MethodSettings("ia3")))
     other = tiny_model(tmp_path / "other-model", hidden_size=32)
     with pytest.raises(AdapterMismatchError, match="trained on different weights"):
         training(other, tmp_path / "other", start)
@@ -584,11 +584,10 @@ def test_the_command_prints_an_estimate_and_trains(folder: Path, tmp_path: Path)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "train.jsonl").write_bytes(examples_to_jsonl(tiny_examples()))
     (tmp_path / "made" / "card.json").write_text(json.dumps({"prompt": "p", "sources": []}))
-    words = ["made", "--base", str(folder), "--rank", "2", "--price-per-hour", "3600", "--rate", "0.005", "--json"]
+    words = ["made", "--base", str(folder), "--rank", "2", "--rate", "0.005", "--json"]
     shell = Shell(tmp_path)
     done = shell("adapt", "train", *words)
     said = json.loads(done.stdout)
-    assert said["plan"]["cost"] == pytest.approx(said["plan"]["seconds"], rel=0.01)
     assert said["plan"]["peak_mb"] > 100
     assert "30 examples" in done.stderr
     assert f"base: {folder}, without an adapter" in done.stderr

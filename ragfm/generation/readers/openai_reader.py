@@ -55,7 +55,7 @@ _MESSAGE_TOKENS, _SYSTEM_TOKENS = 8, 32
 _PRIVATE_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
 _TOKEN_ESTIMATE = re.compile(r"[A-Za-z]{1,5}|\s{2,}|\n|\S")
 _TILE, _PATCH = 512, 28  # pixels
-_MILLION = 1_000_000
+_MAX_PIECES = 1_000_000
 _TOKEN_CHARACTERS = 8
 """Most characters of a token on average."""
 _MAX_WITHOUT_TEXT = 100_000
@@ -77,10 +77,9 @@ class OpenAIReader:
     The server is `base_url`, else OPENAI_BASE_URL, else OpenAI's own; several addresses, separated by commas, are
     servers that offer the same model, see `ServerPool`. The API key is OPENAI_API_KEY. It is sent only to the servers
     in OPENAI_BASE_URL and to OpenAI's. Temporary failures are retried up to `retries` times, with growing random
-    pauses, or after the delay that the server requests. `seconds` is the maximum silence of the server. `prices` has,
-    by model, the price of a million tokens: `prompt`, `completion`, and `cached` if it differs. Parameters in `omit`
-    are not sent (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know them).
-    `extra_body` has parameters that are sent in addition, or instead of the reader's own.
+    pauses, or after the delay that the server requests. `seconds` is the maximum silence of the server. Parameters in
+    `omit` are not sent (`temperature`, for models with a fixed one; `stream_options`, for servers that do not know
+    them). `extra_body` has parameters that are sent in addition, or instead of the reader's own.
 
     With `vision`, messages may have images, which are sent as `data:` URIs, scaled to `image_side` pixels.
 
@@ -96,7 +95,6 @@ class OpenAIReader:
         base_url: str | None = None,
         seconds: float = SECONDS,
         retries: int = RETRIES,
-        prices: Mapping[str, Mapping[str, float]] | None = None,
         omit: Sequence[str] = (),
         extra_body: Mapping[str, Any] | str = {},
         vision: bool | str = False,
@@ -112,15 +110,6 @@ class OpenAIReader:
         self._extra_body = _extra_body(extra_body)
         self.vision = bool_option("vision", vision)
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
-        self._price: tuple[float, float, float] | None = None
-        """Of a million tokens: of the prompt, of its cached part, and of the completion."""
-        if prices and model in prices:
-            try:
-                price = {name: float(value) for name, value in prices[model].items()}
-                self._price = price["prompt"], price.get("cached", price["prompt"]), price["completion"]
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                hint = "Specify `prompt` and `completion`, and optionally `cached`, as the price of a million tokens."
-                raise ConfigError(f"Cannot read the price of '{model}': {error}.", hint) from error
         silence = 0.0
         with suppress(TypeError, ValueError):
             silence = float(seconds)  # text if it comes from the environment
@@ -223,13 +212,8 @@ class OpenAIReader:
     def _text(
         self, messages: Sequence[Message], pieces: Iterator[str], stop: Sequence[str], response: _Response
     ) -> Generator[str, None, tuple[Usage, Literal["stop", "length"]]]:
-        tokens, reason = yield from stream_until_stop(pieces, _MILLION, stop)
+        tokens, reason = yield from stream_until_stop(pieces, _MAX_PIECES, stop)
         usage = response.usage or Usage(self.count_tokens(messages), 0, tokens)
-        if self._price is not None:
-            prompt, cached, completion = self._price
-            uncached_tokens = usage.prompt_tokens - usage.cached_tokens
-            cost = uncached_tokens * prompt + usage.cached_tokens * cached + usage.completion_tokens * completion
-            usage = Usage(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, cost / _MILLION)
         return usage, "length" if reason == "stop" and response.truncated else "stop"
 
     def _pieces(

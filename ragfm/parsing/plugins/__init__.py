@@ -2,5 +2,4 @@
 
 unstructured_parser    unstructured (extra `unstructured`)
 docling_parser         docling (extra `docling`)
-trafilatura_parser     the main text of web pages (extra `trafilatura`)
 """

@@ -108,7 +108,12 @@ def unpack_document(frame: Frame, blob: Blob, uri: str) -> Document:
     """
     media_type, metadata, mark_lists, text_size, sizes = frame.fields
     text = frame.data[:text_size].decode()
-    images = take_images(sizes, frame.data[text_size:])
+    images, end = {}, text_size
+    for key, size in sizes.items():
+        images[key] = frame.data[end : end + size]
+        end += size
+    if end != len(frame.data) or min(sizes.values(), default=1) < 1:
+        raise ValueError("its images are not complete")
     marks = tuple(map(Mark.from_list, mark_lists))
     valid = isinstance(media_type, str) and isinstance(metadata, dict)
     valid = valid and all(isinstance(value, Scalar) for value in metadata.values())
@@ -121,17 +126,6 @@ def unpack_document(frame: Frame, blob: Blob, uri: str) -> Document:
     if not valid:
         raise ValueError("it is not a document")
     return Document(uri, text, media_type, {**metadata, **blob.metadata}, marks, images)
-
-
-def take_images(sizes: Mapping[str, int], data: bytes) -> dict[str, bytes]:
-    """The images in bytes that follow each other, by their keys and sizes. Raises ValueError, TypeError."""
-    images, end = {}, 0
-    for key, size in sizes.items():
-        images[key] = data[end : end + size]
-        end += size
-    if end != len(data) or min(sizes.values(), default=1) < 1:
-        raise ValueError("its images are not complete")
-    return images
 
 
 def pack_error(error: Exception) -> bytes:

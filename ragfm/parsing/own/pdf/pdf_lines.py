@@ -79,25 +79,21 @@ class Block:
 
 
 def line_of(words: Sequence[Word]) -> Line:
-    """One line of adjacent words, ordered from right to left if most letters are of such a script."""
+    """One line of adjacent words, ordered from right to left if most letters are of such a script.
+
+    The runs of words whose script has the other direction are reversed, as in Unicode's algorithm. Numbers in a line
+    from right to left belong to such a run only next to words, or if they begin with a plus on the left, as in
+    "+49 30 12345". "5 - 10" is displayed as "10 - 5".
+    """
     text = "".join(word.text for word in words)
     rtl_letters = len(_RTL.findall(text))
     right_to_left = rtl_letters > len(_LTR.findall(text))
     ordered = sorted(words, key=lambda word: word.x0, reverse=right_to_left)
-    if rtl_letters:
-        ordered = _reverse_runs(ordered, right_to_left)
-    return Line(ordered, *box_around(words))
-
-
-def _reverse_runs(words: Iterable[Word], right_to_left: bool) -> list[Word]:
-    """Reverse the runs of words whose script has the other direction than the line, as in Unicode's algorithm.
-
-    Numbers in a line from right to left belong to such a run only next to words, or if they begin with a plus on the
-    left, as in "+49 30 12345". "5 - 10" is displayed as "10 - 5".
-    """
+    if not rtl_letters:
+        return Line(ordered, *box_around(words))
     along, against, ends = (_RTL, _LTR, re.compile(r"\w")) if right_to_left else (_LTR, _RTL, _RTL)
-    ordered: list[Word] = []
-    for is_along, group in groupby(words, key=lambda word: along.search(word.text) is not None):
+    displayed: list[Word] = []
+    for is_along, group in groupby(ordered, key=lambda word: along.search(word.text) is not None):
         run = list(group)
         is_number = right_to_left and run[-1].text.startswith("+")
         if not is_along and (is_number or any(against.search(word.text) for word in run)):
@@ -105,8 +101,8 @@ def _reverse_runs(words: Iterable[Word], right_to_left: bool) -> list[Word]:
             inner = [i for i, word in enumerate(run) if ends.search(word.text) and not _NUMBER.match(f"{word.text} ")]
             if inner:
                 run[inner[0] : inner[-1] + 1] = run[inner[0] : inner[-1] + 1][::-1]
-        ordered += run
-    return ordered
+        displayed += run
+    return Line(displayed, *box_around(words))
 
 
 def rows_of(words: Iterable[Word]) -> list[list[Word]]:
