@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ragfm.answering.judge import Judge, Judgement
     from ragfm.core.types import Fault, Hit
 
-SUPPORTED, VERIFIED, CONTRADICTED = 0.5, 0.82, 0.6
+SUPPORTED, VERIFIED, CONTRADICTED = 0.5, 0.9, 0.6
 """Probabilities of the judge from which a unit supports a claim, verifies it, and contradicts it (decision 065)."""
 MIN_ALTERNATIVE = 0.3
 """How likely the judge must find each of the answers for documents to disagree."""

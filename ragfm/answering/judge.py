@@ -151,8 +151,8 @@ class Judge:
     def read(self, evidence: Sequence[Evidence], *, fast: bool = False) -> list[Judgement]:
         """A judgement of each text, by the exact or the fastest backend."""
         if len(evidence) > _AT_ONCE:  # the states of all tokens are in memory
-            parts = (evidence[at : at + _AT_ONCE] for at in range(0, len(evidence), _AT_ONCE))
-            return [one for part in parts for one in self.read(part, fast=fast)]
+            batches = (evidence[at : at + _AT_ONCE] for at in range(0, len(evidence), _AT_ONCE))
+            return [one for batch in batches for one in self.read(batch, fast=fast)]
         tokenizer, (start, end) = self._network.tokenizer, self._special
         encoded = [
             tokenizer.encode_batch([getattr(one, name) for one in evidence], add_special_tokens=False)
