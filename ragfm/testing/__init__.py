@@ -162,7 +162,7 @@ class ScriptedJudge(Judge):
 def _shares_words(evidence: Evidence) -> float:
     stated, asked = words(evidence.statement), words(evidence.question)
     wanted = stated - asked or stated
-    for likelihood, text in ((0.9, evidence.text), (0.85, f"{evidence.context} {evidence.text}")):
+    for likelihood, text in ((0.95, evidence.text), (0.92, f"{evidence.context} {evidence.text}")):
         if wanted and 2 * len(wanted & words(text)) >= len(wanted):
             return likelihood
     return 0.1
