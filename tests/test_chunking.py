@@ -466,7 +466,7 @@ def test_a_joined_word_of_a_file_name_is_spelled_as_in_the_text() -> None:
     text = "Best Buy sells. BEST BUY is a shop, and Best Buy is old. MGM-Resorts, too."
     assert document_names(Document("s/BESTBUY_10K.pdf", text, "")) == ("Best Buy 10K",)
     assert document_names(Document("s/mgmresorts.pdf", text, "")) == ("MGM-Resorts",)
-    assert document_names(Document("s/unknown.pdf", text, "")) == ("unknown",)
+    assert document_names(Document("s/elsewhere.pdf", text, "")) == ("elsewhere",)
 
 
 def test_a_title_without_spaces_is_shortened() -> None:

@@ -83,12 +83,15 @@ def adapter_hash(path: str | None) -> str | None:
 
 DEFAULT = Calibration(
     reader="",
-    bias=0.0,
-    weights={"answers": 0.3, "supports": 0.5, "agrees": 0.5, "exact": 1.0},
-    means={"answers": 0.0, "supports": 0.0, "agrees": 0.5, "exact": 0.7},
+    bias=-0.8258,
+    weights={"answers": 0.0721, "supports": 0.1018, "agrees": 1.2442, "exact": 1.3512},
+    means={"answers": 2.4009, "supports": 0.6437, "agrees": 0.0995, "exact": 0.6042},
     threshold=0.1,
 )
-"""For all readers where the judge reads: its signals need no particular reader."""
+"""For all readers where the judge reads: its signals need no particular reader.
+
+Fitted to 240 answers of `bundled` and `none` to questions of SQuAD 2.0 and RGB, as the judge `small` reads them.
+"""
 
 UNREAD = Calibration(reader="", bias=-1.0, weights={"words": 4.0}, means={"words": 0.5}, threshold=0.0)
 """For languages that the judge does not read."""

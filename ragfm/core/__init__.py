@@ -11,6 +11,7 @@ text             sentences, citation markers, invalid characters
 abstention       "I don't know.", and how readers phrase it
 status_sentences what an answer says about itself, in many languages
 calibration      from the signals of an answer to its confidence
+promise          what labels prove about the errors among verified citations
 access_groups    which groups may see a document
 globs            paths that match a pattern, level by level
 durable_files    files that survive a crash

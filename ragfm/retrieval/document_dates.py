@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from ragfm.core.types import Hit, Scalar
 
-MIN_SCORE = 0.5
+MIN_SCORE = 0.75
 """Share of an older hit's score that a newer one needs to come first: the last message of a thread may say nothing."""
 _MESSAGE_ID = re.compile(r"[^<>\s]+")
 _REPLY = re.compile(r"(?:[^\W\d]{1,4}(?:\[\d+\])?:\s*)+")  # Re:, AW:, SV[2]:
@@ -39,7 +39,7 @@ class Superseded(NamedTuple):
 def newest_first(query: str, hits: Sequence[Hit], metadata_of: Callable[[str], Mapping[str, Scalar]]) -> list[Hit]:
     """Hits, best first, of which one goes before worse or better ones of older documents that belong to its document.
 
-    It needs half of their score, and all numbers of the query that they have: a year may ask for the older one.
+    It needs three quarters of their score, and all numbers of the query that they have: a year may ask for the older one.
     """
     dated = _dated(hits, metadata_of)
     ordered: list[Hit] = []

@@ -21,11 +21,11 @@ from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 
 QUESTION = "How many days of leave do I get?"
 MADE = {"judge": "a", "reader": "bundled"}
-PROMISE = VerifiedPromise(0.85, 0.1, 0.95, 92, 3, 0.08, "2026-12-03T10:00:00.000+00:00", MADE)
+PROMISE = VerifiedPromise(0.95, 0.1, 0.95, 92, 3, 0.08, "2026-12-03T10:00:00.000+00:00", MADE)
 
 
 def labels(
-    *right: bool, probability: float = 0.9, made: dict[str, str] = MADE, at: str = "2026-12-04"
+    *right: bool, probability: float = 0.96, made: dict[str, str] = MADE, at: str = "2026-12-04"
 ) -> Sequence[CitationLabel]:
     return [CitationLabel(number, 1, one, "anna", at, probability, made) for number, one in enumerate(right, 1)]
 
@@ -42,13 +42,13 @@ def rag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rag:
     return make_rag(collection)
 
 
-def make_rag(collection: Collection, probability: float = 0.9) -> Rag:
+def make_rag(collection: Collection, probability: float = 0.96) -> Rag:
     rag = Rag(collection, reader=ScriptedReader(["You get 28 days of leave [1]."] * 3))
     rag.judge = ScriptedJudge(supports=lambda _: probability)
     return rag
 
 
-def promising(rag: Rag, promise: VerifiedPromise, probability: float = 0.9) -> Rag:
+def promising(rag: Rag, promise: VerifiedPromise, probability: float = 0.96) -> Rag:
     settings = Settings(ask=AskSection(log=True, reranker="none", guarantee=promise))
     collection = Collection.open(rag.collection.path, settings=settings, embedder=HashingEmbedder())
     return make_rag(collection, probability)
@@ -60,7 +60,7 @@ def promising(rag: Rag, promise: VerifiedPromise, probability: float = 0.9) -> R
 def test_labels_without_an_error_allow_a_promise_from_29_on() -> None:
     promise = promise_verified(labels(*[True] * 29), error=0.1).promise
     assert promise
-    assert (promise.threshold, promise.labels, promise.wrong, promise.fingerprint) == (0.9, 29, 0, MADE)
+    assert (promise.threshold, promise.labels, promise.wrong, promise.fingerprint) == (0.96, 29, 0, MADE)
     report = promise_verified(labels(*[True] * 28), error=0.1)
     assert (report.promise, report.more) == (None, 1)
 
@@ -96,7 +96,7 @@ def test_later_labels_that_contradict_a_promise_end_it() -> None:
     assert why_lapsed(PROMISE, MADE, labels(*wrong)) == "20 of 40 later labels are wrong"
     assert why_lapsed(PROMISE, MADE, labels(*[True] * 100, False)) is None
     assert why_lapsed(PROMISE, MADE, labels(*wrong, at="2026-12-02")) is None
-    assert why_lapsed(PROMISE, MADE, labels(*wrong, probability=0.84)) is None
+    assert why_lapsed(PROMISE, MADE, labels(*wrong, probability=0.92)) is None
     assert why_lapsed(PROMISE, MADE, labels(*wrong, made={**MADE, "judge": "b"})) is None
 
 
@@ -110,13 +110,13 @@ def test_an_answer_carries_the_promise_and_its_threshold_is_applied(rag: Rag) ->
     assert answer.guarantee
     assert (answer.guarantee.lapsed, answer.guarantee.sentence) == (None, promise.guarantee(None).sentence)
     assert answer.citations[0].verified
-    (citation,) = promising(rag, promise, 0.84).ask(QUESTION).citations
+    (citation,) = promising(rag, promise, 0.92).ask(QUESTION).citations
     assert (citation.verified, citation.fault) == (False, "unclear")
 
 
 def test_a_lapsed_promise_is_not_applied(rag: Rag) -> None:
     rag.ask(QUESTION)  # makes the log
-    answer = promising(rag, replace(PROMISE, fingerprint={**rag.fingerprint, "judge": "b"}), 0.84).ask(QUESTION)
+    answer = promising(rag, replace(PROMISE, fingerprint={**rag.fingerprint, "judge": "b"}), 0.92).ask(QUESTION)
     assert answer.guarantee
     assert answer.guarantee.lapsed == "judge changed since 2026-12-03"
     assert answer.citations[0].verified

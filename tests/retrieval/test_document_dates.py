@@ -57,6 +57,7 @@ def test_superseded_passages_are_found_once_per_document() -> None:
     assert found == [("1", "3", "2026-05-01")]  # 2 is newer than 1, but says less
 
 
+@pytest.mark.judge
 def test_an_answer_prefers_the_newer_mail_and_names_the_older_one(tmp_path: Path, collection: Collection) -> None:
     box = mailbox.mbox(tmp_path / "box")
     texts = ["The report is due on 18 May 2026.", "It is due on 25 May 2026.", "Thanks, I will bring cake."]

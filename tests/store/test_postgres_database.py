@@ -399,7 +399,7 @@ def test_a_clone_is_a_collection_of_its_own(
     assert not clone.verify().damaged
     assert clone.path != original.path
     policies = f"SELECT count(*) FROM pg_policies WHERE schemaname = '{_schema(address)}'"
-    assert postgres.sql(policies, cloned.partition("@/")[2].partition("?")[0]) == "11"
+    assert postgres.sql(policies, cloned.partition("@/")[2].partition("?")[0]) == "12"
     for change in ("Dogs bark.", "Dogs bark at night."):
         (docs / "dogs.txt").write_text(change)
         _open(cloned).sync(docs)  # sequences are restored, too
