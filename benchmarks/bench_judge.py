@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rendering
 from judge_examples import (
     SUPPORTS,
     TUNED,
@@ -32,8 +33,6 @@ from judge_examples import (
     written,
 )
 from measure import RESULTS, about, save
-from rendering import Results, interval
-from rendering import table as rendered
 
 from ragfm.answering.judge import Evidence, Judge
 from ragfm.evaluation.answer_matching import token_f1
@@ -108,16 +107,16 @@ def _interval(estimate: Any) -> list[float]:
     return [round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
 
 
-def table(results: Results) -> str:
+def table(results: rendering.Results) -> str:
     """A row for each set and measure, a column for each judge."""
     judges = results["judge"]["judges"]
     rows = [
-        [name, measure, *(interval(one["sets"][name][measure]) for one in judges.values())]
+        [name, measure, *(rendering.interval(one["sets"][name][measure]) for one in judges.values())]
         for name, of in next(iter(judges.values()))["sets"].items()
         for measure in of
         if measure != "examples"
     ]
-    return rendered(("set", "measure", *judges), rows)
+    return rendering.table(("set", "measure", *judges), rows)
 
 
 def main() -> None:

@@ -39,7 +39,8 @@ class Superseded(NamedTuple):
 def newest_first(query: str, hits: Sequence[Hit], metadata_of: Callable[[str], Mapping[str, Scalar]]) -> list[Hit]:
     """Hits, best first, of which one goes before worse or better ones of older documents that belong to its document.
 
-    It needs three quarters of their score, and all numbers of the query that they have: a year may ask for the older one.
+    It needs three quarters of their score, and all numbers of the query that they have: a year may ask for the
+    older one.
     """
     dated = _dated(hits, metadata_of)
     ordered: list[Hit] = []
