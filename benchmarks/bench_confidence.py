@@ -72,7 +72,7 @@ from ragfm.evaluation.confidence_calibration import auc, fit_logistic_regression
 from ragfm.samples import HANDBOOK
 from ragfm.testing import ScriptedReader
 
-WEIGHED = ("answers", "supports", "agrees", "exact")
+WEIGHED = ("answers", "first", "supports", "agrees", "exact")
 CORRECTED = ("bundled", "none")
 """Readers that the judge corrects."""
 LABELS = Path(__file__).parent / "labels" / "citations.jsonl"

@@ -1,9 +1,9 @@
 """Confidence: how likely an answer is right, from what the judge read.
 
-    answers     log-odds that a passage has an answer to the question
+    answers     log-odds of the judge's likeliest answer
+    first       1 if the passage of that answer is the first one that the search found, else 0
     supports    log-odds that the passages support the answer: of its least supported sentence
     agrees      word overlap of the reader's output with the judge's likeliest answer
-    silent      1 if the reader abstained and the judge found an answer, else 0
     exact       share of the answer's sentences that a unit supports and whose question has no period, number or
                 identifier that is missing there
     closest     cosine of the unit that is closest to a question in another language than the documents
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ragfm.answering.grounding import CitedAnswer
 
 _log = logging.getLogger(__name__)
-SIGNALS = ("answers", "supports", "agrees", "silent", "exact", "closest", "words")
+SIGNALS = ("answers", "first", "supports", "agrees", "exact", "closest", "words")
 
 
 def answer_signals(cited: CitedAnswer, question: str) -> dict[str, float]:
@@ -40,10 +40,10 @@ def answer_signals(cited: CitedAnswer, question: str) -> dict[str, float]:
     stating = [one for one in cited.sentences if words(one.plain)]  # not a table's rule, a fence or an emoji
     sentences, signals = stating or cited.sentences, dict[str, float]()
     if cited.readings:
-        signals["answers"] = _log_odds(max(one.answers for one in cited.readings))
+        signals["answers"] = _log_odds(cited.readings[0].likelihood)
+        signals["first"] = float(cited.readings[0].hit.n == 1)
         signals["supports"] = _log_odds(min(one.likelihood for one in sentences))
         signals["agrees"] = cited.agreement
-        signals["silent"] = float(cited.silent)
         sound = [any(one.supports and not one.missing for one in sentence.evidence) for sentence in sentences]
         signals["exact"] = sum(sound) / len(sound)
     else:
@@ -57,7 +57,7 @@ def answer_signals(cited: CitedAnswer, question: str) -> dict[str, float]:
 
 
 def _log_odds(probability: float) -> float:
-    bounded = min(max(probability, 1e-6), 1 - 1e-6)
+    bounded = min(max(probability, 0.001), 0.999)
     return math.log(bounded / (1 - bounded))
 
 
@@ -83,9 +83,9 @@ def adapter_hash(path: str | None) -> str | None:
 
 DEFAULT = Calibration(
     reader="",
-    bias=-0.8258,
-    weights={"answers": 0.0721, "supports": 0.1018, "agrees": 1.2442, "exact": 1.3512},
-    means={"answers": 2.4009, "supports": 0.6437, "agrees": 0.0995, "exact": 0.6042},
+    bias=-0.827,
+    weights={"answers": 0.0909, "first": 0.6927, "supports": 0.0933, "agrees": 1.164, "exact": 1.2803},
+    means={"answers": -0.5809, "first": 0.6667, "supports": 0.6437, "agrees": 0.0995, "exact": 0.6042},
     threshold=0.1,
 )
 """For all readers where the judge reads: its signals need no particular reader.

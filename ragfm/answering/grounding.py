@@ -135,11 +135,6 @@ class CitedAnswer:
     alternatives: tuple[Answered, ...] = ()
 
     @property
-    def silent(self) -> bool:
-        """Whether the reader abstained."""
-        return is_abstention(self.output)
-
-    @property
     def abstains(self) -> bool:
         """Whether the answer is an abstention."""
         return is_abstention(self.text)

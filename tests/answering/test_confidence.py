@@ -65,13 +65,16 @@ def test_signals_of_what_the_judge_read() -> None:
     judge = ScriptedJudge({"1931": 0.8}, supports=lambda one: 0.7 if "1931" in one.statement else 0.3)
     cited = cited_answer(BURN, "In 1931. It was sold.", passages(MILL), judge)
     assert answer_signals(cited, BURN) == pytest.approx(
-        {"answers": log_odds(0.8), "supports": log_odds(0.3), "agrees": 1.0, "silent": 0.0, "exact": 0.5}
+        {"answers": log_odds(0.8), "supports": log_odds(0.3), "agrees": 1.0, "first": 1.0, "exact": 0.5}
     )
 
 
-def test_an_abstention_that_the_judge_corrects_is_silent() -> None:
-    cited = cited_answer(BURN, ABSTENTION, passages(MILL), ScriptedJudge({"1931": 0.8}), corrects=True)
-    assert answer_signals(cited, BURN)["silent"] == 1.0
+def test_an_answer_of_a_later_passage_is_less_certain() -> None:
+    answers = (
+        cited_answer(BURN, "1931", passages(*texts), ScriptedJudge({"1931": 0.8}))
+        for texts in ((MILL, "Cheese."), ("Cheese.", MILL))
+    )
+    assert [answer_signals(cited, BURN)["first"] for cited in answers] == [1.0, 0.0]
     assert answer_signals(cited_answer(BURN, ABSTENTION, passages(MILL)), BURN) == {}
 
 
@@ -235,7 +238,6 @@ def test_the_judge_corrects_a_small_reader(
     assert pieces == answer.shown
     assert (answer.quote is None) == (mode == "open")
     if mode != "open":
-        assert answer.signals["silent"] == (said == ABSTENTION)
         assert (answer.signals["agrees"] > 0.5) == (own is None)
         assert all(citation.supports and "28 days" in citation.quote for citation in answer.citations)
 

@@ -189,4 +189,4 @@ def test_a_fitted_calibration_records_reader_and_strategy(collection: Collection
     rag = _rag(collection, docs, script, strategy=str(tmp_path / "few-shot.toml"))
     fitted = calibrate(rag, questions).calibration
     assert (fitted.reader, fitted.strategy) == ("ScriptedReader", rag.strategy.label)
-    assert fitted.weights.keys() >= {"answers", "supports", "agrees", "exact"}
+    assert fitted.weights.keys() >= {"answers", "first", "supports", "agrees", "exact"}
