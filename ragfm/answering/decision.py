@@ -236,7 +236,7 @@ def nearest_units(cited: CitedAnswer, question: str) -> list[tuple[float, Citati
     for n, (of_unit, unit) in best.items():
         judgement = judgements.get(n)
         position = judgement.best((unit.start, unit.end))[1] if judgement and unit.row else None
-        found.append((of_unit, unit_citation(unit, row_with_cell(unit, position))))
+        found.append((of_unit, unit_citation(unit, row_with_cell(unit, position, question))))
     return found
 
 

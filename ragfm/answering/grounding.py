@@ -188,7 +188,7 @@ class Grounding:
             likelihood, start, end = judgement.best(bounds)
             start, end = complete_pairs(hit.text, start, end)
             unit = next((one for one in units if one.start <= start and end <= one.end), None)
-            row = row_with_cell(unit, start) if unit else None
+            row = row_with_cell(unit, start, self.question) if unit else None
             text = row.cells[row.column] if row and row.column is not None else hit.text[start:end]
             readings.append(Answered(hit, judgement.answers, likelihood, text, unit, row, judgement))
         return sorted(readings, key=lambda one: -one.likelihood)
@@ -269,7 +269,7 @@ class Grounding:
         cell = unit.start + verbatim[0] if verbatim else None  # of a row: the words of the claim, or the answer
         if judgement and not verbatim:
             cell = unit.start + judgement.best((0, len(unit.text)))[1]
-        row = row_with_cell(unit, cell)
+        row = row_with_cell(unit, cell, "" if verbatim else claim.question)
         if likelihood < threshold or not exact:
             refutes = same and not exact and _disagree(claim.text, unit.text, self.language)
             return Support(

@@ -271,3 +271,21 @@ def test_a_position_in_a_row_marks_its_cell() -> None:
         assert marked
         assert marked.column == column
     assert row_with_cell(unit("Expenditure was 526."), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "cell"),
+    [
+        ("What is the phone number of Ann Lee?", "2020"),  # the title of its column
+        ("Which radio channel does Ann Lee use?", "6"),
+        ("Where does Ann Lee sit?", "OS-7"),  # no title: where the judge points
+        ("Whose phone has the number 2020?", "OS-7"),  # the question has the cell's words
+        ("Is it a phone or a channel?", "OS-7"),  # several titles
+    ],
+)
+def test_the_question_names_the_column_of_a_cell(question: str, cell: str) -> None:
+    row = unit("| Ann Lee | OS-7 | 2020 | 6 |", context="| name | room | phone | radio channel |\n|---|---|---|---|")
+    found = row_with_cell(row, row.start + row.text.index("OS-7"), question)
+    assert found is not None
+    assert found.column is not None
+    assert found.cells[found.column] == cell
