@@ -22,11 +22,8 @@ BEYOND_IT = {
     "What is the wifi password?",  # the handbook says "guest network"
     "What should I do if I am ill?",
     "When does the boat leave Brannay in winter?",  # it says "from 1 October to 31 March"
-    "What number do I call in an emergency?",
-    "What is Priya Nair's phone number?",
     "How much is a room in the staff house?",
     "Do I get paid for overtime?",
-    "Does the station have a gym?",
     "What is the salary of an observer?",
 }
 """Questions that the bundled models do not answer right. With the judge `base`, five of the 30 are left."""
