@@ -124,7 +124,13 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
     with running_server() as model:
         model.pause = 0.05
         env = {**os.environ, "OPENAI_BASE_URL": f"{model.address}/v1", "RAGFM_ASK__CONTEXT_TOKENS": "2048"}
-        process = subprocess.Popen([*command, "--reader", "m=openai:m"], stderr=subprocess.PIPE, text=True, env=env)
+        process = subprocess.Popen(
+            [*command, "--reader", "m=openai:m"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # where the tests run under nohup
+        )
         assert process.stderr
         lines = [json.loads(process.stderr.readline())]
         while lines[-1]["event"] != "start":
