@@ -30,8 +30,9 @@ class VerifiedReport:
 def promise_verified(labels: Sequence[CitationLabel], *, error: float, confidence: float = 0.95) -> VerifiedReport:
     """The laxest threshold of `verified` with at most this error, for answers made as that of the newest label.
 
-    `labels` are all of the log, oldest first. Those of answers that were made otherwise do not count.
+    `labels` are all of the log, oldest first. Ratings, and labels of answers that were made otherwise, do not count.
     """
+    labels = [one for one in labels if not one.rated]
     used = [one for one in labels if one.fingerprint == labels[-1].fingerprint]
     wrong = sum(not one.right for one in used)
     found = choose_threshold(

@@ -25,9 +25,9 @@ PROMISE = VerifiedPromise(0.95, 0.1, 0.95, 92, 3, 0.08, "2026-12-03T10:00:00.000
 
 
 def labels(
-    *right: bool, probability: float = 0.96, made: dict[str, str] = MADE, at: str = "2026-12-04"
+    *right: bool, probability: float = 0.96, made: dict[str, str] = MADE, at: str = "2026-12-04", rated: bool = False
 ) -> Sequence[CitationLabel]:
-    return [CitationLabel(number, 1, one, "anna", at, probability, made) for number, one in enumerate(right, 1)]
+    return [CitationLabel(number, 1, one, "anna", at, probability, made, rated) for number, one in enumerate(right, 1)]
 
 
 @pytest.fixture
@@ -77,6 +77,10 @@ def test_labels_of_answers_that_were_made_otherwise_do_not_count() -> None:
     assert promise_verified([*other, *labels(True)], error=0.1).labels == 1
 
 
+def test_no_promise_rests_on_ratings() -> None:
+    assert promise_verified([*labels(True), *labels(*[True] * 40, rated=True)], error=0.1).labels == 1
+
+
 def test_the_promise_says_what_it_rests_on() -> None:
     assert (
         PROMISE.guarantee(None).sentence == "verified: at most 10 % wrong, 95 % confidence, 92 labels, 3 December 2026"
@@ -98,6 +102,13 @@ def test_later_labels_that_contradict_a_promise_end_it() -> None:
     assert why_lapsed(PROMISE, MADE, labels(*wrong, at="2026-12-02")) is None
     assert why_lapsed(PROMISE, MADE, labels(*wrong, probability=0.92)) is None
     assert why_lapsed(PROMISE, MADE, labels(*wrong, made={**MADE, "judge": "b"})) is None
+
+
+def test_ratings_that_contradict_a_promise_end_it_and_outweigh_no_labels() -> None:
+    down, up = labels(*[False, True] * 4, rated=True), labels(*[True] * 200, rated=True)
+    assert why_lapsed(PROMISE, MADE, down) == "4 of 8 later ratings are down"
+    assert why_lapsed(PROMISE, MADE, up) is None
+    assert why_lapsed(PROMISE, MADE, [*up, *labels(*[False] * 8)]) == "8 of 8 later labels are wrong"
 
 
 # --- Answers and commands ----------------------------------------------------------------------------------------
