@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import rendering
 from measure import about, save
 from numpy.typing import NDArray
 
@@ -73,6 +74,21 @@ def lapse_day(wrong: NDArray[np.bool_]) -> float:
     """The day from 1 on which the evidence ends the promise; after the last day if none does."""
     reached = np.flatnonzero(evidence_against(wrong.tolist(), ERROR) >= EVIDENCE)
     return float(reached[0] + 1) if len(reached) else DAYS + 1.0
+
+
+def table(results: rendering.Results) -> str:
+    """The table of docs/benchmarks.md."""
+    shapes = results["guarantee"]["shapes"]
+    return rendering.table(
+        ["promised; of all citations, verified with it", *(f"{labels} labels" for labels in LABELS)],
+        [
+            [
+                shape,
+                *(f"{row['promise']:.0%}; {row['coverage'] / max(row['promise'], 1e-9):.0%}" for row in rows.values()),
+            ]
+            for shape, rows in shapes.items()
+        ],
+    )
 
 
 def main() -> None:

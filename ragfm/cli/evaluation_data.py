@@ -56,17 +56,24 @@ def check_no_questions(options: Mapping[str, Any]) -> None:
 
 @contextmanager
 def data_collection(
-    data: QuestionSet | None, path: str, options: Mapping[str, Any], *, mode: str = "hybrid"
+    data: QuestionSet | None,
+    path: str,
+    options: Mapping[str, Any],
+    *,
+    mode: str = "hybrid",
+    ask: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Collection, TimedEmbedder | None, SyncReport | None]]:
     """Open the collection at `path`, or one made of the data's documents with the settings that apply there.
 
     Yields the collection, its embedder (None in the mode `keyword`), and the report of the ingest, if there was one.
+    `ask` has settings to override.
     """
     from ragfm.core.config import load_settings
     from ragfm.embedders import load_embedder
     from ragfm.evaluation import TimedEmbedder, corpus_collection
 
     settings = load_settings(Collection.open(path).settings_file, embedder=options["embedder"])
+    settings = settings.model_copy(update={"ask": settings.ask.model_copy(update=ask)})
     folder: str | Path = path
     synced, embedder = None, None
     with ExitStack() as stack:

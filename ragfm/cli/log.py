@@ -147,7 +147,9 @@ def review(collection: str, as_json: bool, by: str | None, labels: TextIO | None
             count += 1
         print_result({"labelled": count}, f"{counted(label=count)} saved.", as_json=as_json)
         return
-    waiting = to_review(answers.entries(), {(one.entry, one.citation) for one in answers.labels()}, seed)
+    # What was only rated is asked for, too: without it, the others would be no random sample.
+    labelled = {(one.entry, one.citation) for one in answers.labels() if not one.rated}
+    waiting = to_review(answers.entries(), labelled, seed)
     for number, (logged, citation) in enumerate(waiting, 1):
         one = logged.citations[citation - 1]
         sentence = logged.answer[one["answer_start"] : one["answer_end"]]

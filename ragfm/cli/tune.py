@@ -51,15 +51,21 @@ _ANSWERS = ".ragfm-confidence.run"
     "current setting.",
 )
 @click.option("--verified", is_flag=True, help="Promise an error rate of verified citations; uses `ragfm log review`.")
-@share_option("--error", 0.1, (0.001, 0.5), "With --verified: share of verified citations that may be wrong.")
-@share_option("--level", 0.95, (0.5, 0.9999), "With --verified: how sure the promise must be.")
-@text_option("--adapter", metavar="DIR|none", help="With --confidence: LoRA adapter for the reader, or `none`.")
+@click.option("--answered", is_flag=True, help="Choose the confidence of `answered`; QUESTIONS must have answers.")
+@share_option("--error", 0.1, (0.001, 0.5), "With --verified or --answered: share of them that may be wrong.")
+@share_option("--level", 0.95, (0.5, 0.9999), "With --verified or --answered: how sure the promise must be.")
+@text_option("--adapter", metavar="DIR|none", help="With --confidence or --answered: LoRA adapter, or `none`.")
 @click.option(
     "--out",
     type=OUTPUT_FILE,
-    help="Keep the answers (with --confidence) or the written questions in FILE; running the command again resumes it.",
+    help="Keep the answers (with --confidence or --answered) or the written questions in FILE; running the command "
+    "again resumes it.",
 )
-@text_option("--reader", metavar="NAME", help="Model that writes the questions or, with --confidence, answers them.")
+@text_option(
+    "--reader",
+    metavar="NAME",
+    help="Model that writes the questions or, with --confidence or --answered, answers them.",
+)
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
 @seed_option
 @split_option
@@ -78,6 +84,9 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
 
     With --verified, the labels of `ragfm log review` decide from which probability of the judge a citation is
     `verified`, so that at most the share --error of them is wrong.
+
+    With --answered, the reader answers QUESTIONS, and `ask.wrong_cost` is set so that at most the share --error of the
+    answers that are `answered` is wrong.
     """
     from ragfm.evaluation import generate_questions, store_weight, tune
     from ragfm.evaluation.settings_file import import_tomlkit
@@ -86,14 +95,17 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
     if not dry_run:
         import_tomlkit()
     if options["verified"]:
-        if questions is not None or options["confidence"]:
-            usage_error("--verified takes neither QUESTIONS nor --confidence.")
+        if questions is not None or options["confidence"] or options["answered"]:
+            usage_error("--verified takes neither QUESTIONS nor --confidence or --answered.")
         _promise_verified(collection, options["error"], options["level"], as_json=as_json, dry_run=dry_run)
         return
-    if options["confidence"]:
+    if options["confidence"] and options["answered"]:
+        usage_error("--answered and --confidence exclude each other. Calibrate the confidence first.")
+    if options["confidence"] or options["answered"]:
         if questions is None:
-            usage_error("--confidence requires QUESTIONS with answers.")
-        _tune_confidence(collection, questions, options, as_json=as_json, dry_run=dry_run)
+            usage_error(f"--{'confidence' if options['confidence'] else 'answered'} requires QUESTIONS with answers.")
+        run = _tune_confidence if options["confidence"] else _promise_answered
+        run(collection, questions, options, as_json=as_json, dry_run=dry_run)
         return
     if options["adapter"]:
         usage_error("--adapter requires --confidence.")
@@ -197,6 +209,40 @@ def _promise_verified(collection: str, error: float, level: float, *, as_json: b
     print_text(report.why)
     if report.promise:
         print_text(f"A citation is verified from a probability of {report.promise.threshold:.4f}.")
+    _print_written_settings(written, dry_run=dry_run)
+
+
+def _promise_answered(
+    collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool
+) -> None:
+    from ragfm.evaluation import evaluate_answers
+    from ragfm.evaluation.settings_file import write_keys
+    from ragfm.evaluation.verified_tuning import promise_answered
+    from ragfm.rag import Rag
+
+    data, out = load_data(questions, options, answers=True), options["out"]
+    with data_collection(data, collection, options, ask={"wrong_cost": 0.0}) as (handle, _, _):
+        rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
+        with resumable(out) as progress:
+            answers = evaluate_answers(rag, data.questions, contexts=("retrieved",), out=out, progress=progress)
+    report = promise_answered(answers, error=options["error"], confidence=options["level"])
+    wrong_cost, written = None, []
+    if report.promise:
+        # Confidences have four decimals: the threshold is between this one and the next lower.
+        least = max(0.0, report.promise.threshold - 0.00005)
+        wrong_cost = round(least / (1 - least), 6)
+        if not dry_run:
+            settings_file = Collection.open(collection).settings_file
+            write_keys(settings_file, {"ask": {"wrong_cost": wrong_cost}})
+            written = [settings_file]
+    if as_json:
+        print_json({**asdict(report), "wrong_cost": wrong_cost, "written": [str(path) for path in written]})
+        return
+    print_text(report.why if report.promise else f"The answers allow no promise. {report.why}")
+    if report.promise:
+        print_text(f"An answer is `answered` from a confidence of {report.promise.threshold:.4f}.")
+        print_text(f"[ask] wrong_cost = {wrong_cost}")
+    print_written(out)
     _print_written_settings(written, dry_run=dry_run)
 
 

@@ -40,7 +40,7 @@ Modules:
     run_file, run_comparison                            run files, and two of them compared
     reader_comparison                                   readers compared, each in its process
     search_tuning, confidence_calibration               tune search; calibrate confidence
-    verified_tuning                                     what labels allow to promise about verified citations
+    verified_tuning                                     what labels allow to promise about citations and answers
     settings_file                                       store tuned settings
     html_report, answer_report                          HTML pages
 

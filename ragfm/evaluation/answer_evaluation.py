@@ -144,6 +144,11 @@ class AnsweredQuestion:
             return "not retrieved"
         return "false abstention" if outcome.abstained else "wrong"
 
+    @property
+    def shows_right_answer(self) -> bool:
+        """Whether users see a right answer, from the retrieved passages."""
+        return not self.unanswerable and self.outcomes["retrieved"].user_contained == 1
+
 
 @dataclass(frozen=True, slots=True)
 class AnswersReport:
@@ -179,9 +184,7 @@ class AnswersReport:
         counts = {}
         for name, status in STATUSES.items():
             right = [
-                result.unanswerable
-                if status == "not_found"
-                else not result.unanswerable and outcome.user_contained == 1
+                result.unanswerable if status == "not_found" else result.shows_right_answer
                 for result, outcome in outcomes
                 if outcome.status == status
             ]

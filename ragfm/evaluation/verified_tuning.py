@@ -1,52 +1,90 @@
-"""What labels of citations allow to promise about `verified`."""
+"""What labels allow to promise: of citations about `verified`, of answers about `answered`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
 from ragfm.answering.risk_control import choose_threshold, labels_needed
-from ragfm.core.promise import VerifiedPromise
+from ragfm.core.errors import DataError
+from ragfm.core.promise import Promise, VerifiedPromise
 from ragfm.core.text import counted
+from ragfm.evaluation.answer_evaluation import AnswersReport
 from ragfm.generation.citation_labels import CitationLabel
+
+P = TypeVar("P", bound=Promise)
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedReport:
+class PromiseReport(Generic[P]):
     """The promise, None if the labels allow none; `why` says what it rests on, or what is missing.
 
     `labels` count, of which `wrong` are wrong. `more` labels are needed if new ones are like these: 0 with a promise,
     None if no number of them is enough.
     """
 
-    promise: VerifiedPromise | None
+    promise: P | None
     labels: int
     wrong: int
     more: int | None
     why: str
 
 
-def promise_verified(labels: Sequence[CitationLabel], *, error: float, confidence: float = 0.95) -> VerifiedReport:
+def promise_verified(
+    labels: Sequence[CitationLabel], *, error: float, confidence: float = 0.95
+) -> PromiseReport[VerifiedPromise]:
     """The laxest threshold of `verified` with at most this error, for answers made as that of the newest label.
 
-    `labels` are all of the log, oldest first. Those of answers that were made otherwise do not count.
+    `labels` are all of the log, oldest first. Ratings, and labels of answers that were made otherwise, do not count.
     """
+    labels = [one for one in labels if not one.rated]
     used = [one for one in labels if one.fingerprint == labels[-1].fingerprint]
-    wrong = sum(not one.right for one in used)
-    found = choose_threshold(
-        [one.probability for one in used], [not one.right for one in used], error=error, confidence=confidence
-    )
+    report = _promise([(one.probability, not one.right) for one in used], error, confidence, "label")
+    if report.promise is None:
+        return PromiseReport(None, report.labels, report.wrong, report.more, report.why)
+    date = datetime.now(UTC).isoformat(timespec="milliseconds")
+    promise = VerifiedPromise(**asdict(report.promise), date=date, fingerprint=used[-1].fingerprint)
+    return PromiseReport(promise, report.labels, report.wrong, report.more, report.why)
+
+
+def promise_answered(answers: AnswersReport, *, error: float, confidence: float = 0.95) -> PromiseReport[Promise]:
+    """The laxest confidence of `answered` with at most this error.
+
+    `answers` were made with `ask.wrong_cost = 0`: all are `answered` that a lower confidence alone would make unsure.
+    An answer is right if users see a right answer. Raises DataError if no confidence decides.
+    """
+    if not answers.about["calibrated"] or answers.about["settings"]["ask"]["mode"] == "open":
+        raise DataError(
+            "The confidence does not decide which answers are `answered`: there is no judge, or the mode is `open`.",
+            "Change `ask.verifier` or `ask.mode`.",
+        )
+    outcomes = [(result, result.outcomes["retrieved"]) for result in answers.results]
+    given = [
+        (1.0 if outcome.confidence is None else outcome.confidence, not result.shows_right_answer)
+        for result, outcome in outcomes
+        if outcome.status == "answered"
+    ]
+    return _promise(given, error, confidence, "answer")
+
+
+def _promise(
+    scored: Sequence[tuple[float, bool]], error: float, confidence: float, unit: str
+) -> PromiseReport[Promise]:
+    """The promise that scores, each with whether its item is wrong, allow."""
+    wrong, count = sum(is_wrong for _, is_wrong in scored), len(scored)
+    scores, faults = [score for score, _ in scored], [is_wrong for _, is_wrong in scored]
+    found = choose_threshold(scores, faults, error=error, confidence=confidence)
     if found:
-        date = datetime.now(UTC).isoformat(timespec="milliseconds")
-        promise = VerifiedPromise(**asdict(found), date=date, fingerprint=used[-1].fingerprint)
-        why = f"At most {100 * promise.bound:.1f} % are wrong: {promise.wrong} of {counted(label=promise.labels)} are."
-        return VerifiedReport(promise, len(used), wrong, 0, why)
-    have = f"{wrong} of {counted(label=len(used))} are wrong" if used else "There are no labels"
-    rate = wrong / len(used) if used else 0.0
+        why = f"At most {100 * found.bound:.1f} % are wrong: {found.wrong} of {counted(**{unit: found.labels})} are."
+        return PromiseReport(found, count, wrong, 0, why)
+    have = f"{wrong} of {counted(**{unit: count})} are wrong" if count else f"There are no {unit}s"
+    rate = wrong / count if count else 0.0
     if rate >= error:
         why = f"{have}, which is not below {100 * error:g} %. Choose a larger --error."
-        return VerifiedReport(None, len(used), wrong, None, why)
-    more = max(1, labels_needed(error, confidence, rate) - len(used))
-    why = f"{have}. About {more} more are needed if the share of wrong ones stays: `ragfm log review` asks for them."
-    return VerifiedReport(None, len(used), wrong, more, why)
+        return PromiseReport(None, count, wrong, None, why)
+    more = max(1, labels_needed(error, confidence, rate) - count)
+    source = "`ragfm log review` asks for them" if unit == "label" else "add questions"
+    why = f"{have}. About {more} more are needed if the share of wrong ones stays: {source}."
+    return PromiseReport(None, count, wrong, more, why)

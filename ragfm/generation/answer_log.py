@@ -205,10 +205,14 @@ class AnswerLog:
         return next(iter(self.entries(LogFilter(rating_id=rating_id, groups=groups))), None)
 
     def rate(self, number: int, thumbs: Literal["up", "down"], correction: str | None = None) -> None:
-        """Store a user's rating of an answer, and the right answer if given. A later rating replaces an earlier one."""
-        rating = {"thumbs": thumbs, "correction": correction}
-        if not self._change(LogFilter(ids=[number]), lambda _: rating):
-            raise self._no_entry(number)
+        """Store a user's rating of an answer, and the right answer if given. A later rating replaces an earlier one.
+
+        It labels the answer's citation if there is only one, and that is verified.
+        """
+        entry = self.entry(number)
+        self._change(LogFilter(ids=[number]), lambda _: {"thumbs": thumbs, "correction": correction})
+        if len(entry.citations) == 1 and accepted(entry, 1):
+            self._store_label(entry, 1, right=thumbs == "up", by=entry.key or "", rated=True)
 
     def label(self, entry: LogEntry, citation: int, *, right: bool, by: str) -> None:
         """Store whether citation number `citation` (from 1) is right. A later label replaces an earlier one.
@@ -225,11 +229,17 @@ class AnswerLog:
                 f"Citation {citation} of entry {entry.id} cannot be labelled: the judge did not verify it.",
                 "Label those that `ragfm log review` shows.",
             )
+        self._store_label(entry, citation, right=right, by=by, rated=False)
+
+    def _store_label(self, entry: LogEntry, citation: int, *, right: bool, by: str, rated: bool) -> None:
         probability, at = entry.citations[citation - 1]["probability"], _timestamp(datetime.now(UTC))
-        new = asdict(CitationLabel(entry.id, citation, right, by, at, probability, dict(entry.fingerprint or {})))
+        fingerprint = dict(entry.fingerprint or {})
+        new = asdict(CitationLabel(entry.id, citation, right, by, at, probability, fingerprint, rated))
         same = sa.and_(citation_labels.c.entry == entry.id, citation_labels.c.citation == citation)
 
         def replace_label(connection: sa.Connection) -> None:
+            if rated and connection.scalar(sa.select(citation_labels.c.rated).where(same)) is False:
+                return  # somebody labelled it
             connection.execute(citation_labels.delete().where(same))
             connection.execute(citation_labels.insert().values(_storable(new)))
 

@@ -19,7 +19,8 @@ class CitationLabel:
     """Whether citation number `citation` (from 1) of a log entry is `right`, by whom and when it was labelled.
 
     `probability` is the judge's, and `fingerprint` that of the collection and models of the answer. They are kept here,
-    so that a label counts after its entry was forgotten.
+    so that a label counts after its entry was forgotten. `rated`: it is a user's rating of the answer, `by` the name of
+    the API key. Users choose what they rate, so ratings may end a promise, but no promise rests on them.
     """
 
     entry: int
@@ -29,6 +30,7 @@ class CitationLabel:
     at: str
     probability: float
     fingerprint: Mapping[str, str]
+    rated: bool = False
 
 
 def accepted(entry: LogEntry, citation: int) -> bool:
@@ -68,13 +70,16 @@ def why_lapsed(promise: VerifiedPromise, fingerprint: Mapping[str, str], labels:
     if changed:
         return f"{' and '.join(changed)} changed since {promise.date[:10]}"
     later = [
-        not one.right
+        one
         for one in labels
         if one.at > promise.date and one.fingerprint == fingerprint and one.probability >= promise.threshold
     ]
-    if later:
-        from ragfm.answering.risk_control import evidence_against  # scipy takes long to import
+    # Apart: many ratings of what pleased must not outweigh labels of a random sample.
+    for rated, name in ((False, "later labels are wrong"), (True, "later ratings are down")):
+        wrong = [not one.right for one in later if one.rated == rated]
+        if wrong:
+            from ragfm.answering.risk_control import evidence_against  # scipy takes long to import
 
-        if evidence_against(later, promise.error).max() >= EVIDENCE:
-            return f"{sum(later)} of {len(later)} later labels are wrong"
+            if evidence_against(wrong, promise.error).max() >= EVIDENCE:
+                return f"{sum(wrong)} of {len(wrong)} {name}"
     return None

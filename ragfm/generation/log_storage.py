@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ragfm.store.postgres import PostgresDatabase
 
 T = TypeVar("T")
-SCHEMA = 7
+SCHEMA = 8
 LOCK_SECONDS = 15.0  # to wait for another process's write
 
 

@@ -232,6 +232,7 @@ citation_labels = sa.Table(
     sa.Column("at", _String, nullable=False),
     sa.Column("probability", sa.Double, nullable=False),
     sa.Column("fingerprint", sa.JSON, nullable=False),
+    sa.Column("rated", sa.Boolean, nullable=False),  # from a rating of the answer
 )
 
 uploads = sa.Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ from click.testing import CliRunner
 from ragfm import Collection, Rag, Settings
 from ragfm.cli import ragfm
 from ragfm.core.config import AskSection, load_settings
+from ragfm.core.errors import DataError
 from ragfm.core.promise import VerifiedPromise
+from ragfm.evaluation import AnsweredQuestion, AnswersReport, Outcome
 from ragfm.evaluation.settings_file import store_promise
-from ragfm.evaluation.verified_tuning import promise_verified
+from ragfm.evaluation.verified_tuning import promise_answered, promise_verified
 from ragfm.generation.answer_log import AnswerContext
 from ragfm.generation.citation_labels import CitationLabel, why_lapsed
 from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
@@ -25,9 +28,9 @@ PROMISE = VerifiedPromise(0.95, 0.1, 0.95, 92, 3, 0.08, "2026-12-03T10:00:00.000
 
 
 def labels(
-    *right: bool, probability: float = 0.96, made: dict[str, str] = MADE, at: str = "2026-12-04"
+    *right: bool, probability: float = 0.96, made: dict[str, str] = MADE, at: str = "2026-12-04", rated: bool = False
 ) -> Sequence[CitationLabel]:
-    return [CitationLabel(number, 1, one, "anna", at, probability, made) for number, one in enumerate(right, 1)]
+    return [CitationLabel(number, 1, one, "anna", at, probability, made, rated) for number, one in enumerate(right, 1)]
 
 
 @pytest.fixture
@@ -77,6 +80,10 @@ def test_labels_of_answers_that_were_made_otherwise_do_not_count() -> None:
     assert promise_verified([*other, *labels(True)], error=0.1).labels == 1
 
 
+def test_no_promise_rests_on_ratings() -> None:
+    assert promise_verified([*labels(True), *labels(*[True] * 40, rated=True)], error=0.1).labels == 1
+
+
 def test_the_promise_says_what_it_rests_on() -> None:
     assert (
         PROMISE.guarantee(None).sentence == "verified: at most 10 % wrong, 95 % confidence, 92 labels, 3 December 2026"
@@ -98,6 +105,13 @@ def test_later_labels_that_contradict_a_promise_end_it() -> None:
     assert why_lapsed(PROMISE, MADE, labels(*wrong, at="2026-12-02")) is None
     assert why_lapsed(PROMISE, MADE, labels(*wrong, probability=0.92)) is None
     assert why_lapsed(PROMISE, MADE, labels(*wrong, made={**MADE, "judge": "b"})) is None
+
+
+def test_ratings_that_contradict_a_promise_end_it_and_outweigh_no_labels() -> None:
+    down, up = labels(*[False, True] * 4, rated=True), labels(*[True] * 200, rated=True)
+    assert why_lapsed(PROMISE, MADE, down) == "4 of 8 later ratings are down"
+    assert why_lapsed(PROMISE, MADE, up) is None
+    assert why_lapsed(PROMISE, MADE, [*up, *labels(*[False] * 8)]) == "8 of 8 later labels are wrong"
 
 
 # --- Answers and commands ----------------------------------------------------------------------------------------
@@ -160,3 +174,56 @@ def test_the_commands_store_show_and_end_a_promise(rag: Rag, tmp_path: Path) -> 
         log.label(log.entry(log.add(answer, made)), 1, right=False, by="anna")
     assert "lapsed: 8 of 8 later labels are wrong" in run("status")
     assert "takes neither QUESTIONS" in run("tune", "--verified", "--confidence")
+
+
+# --- Answers that are answered -----------------------------------------------------------------------------------
+
+
+def given(right: bool, confidence: float, status: str = "answered") -> AnsweredQuestion:
+    outcome = Outcome(status=status, user_contained=float(right), confidence=confidence)
+    return AnsweredQuestion("1", QUESTION, (), ("28",), False, {}, {"retrieved": outcome})
+
+
+def answers(*results: AnsweredQuestion, mode: str = "prefer", calibrated: bool = True) -> AnswersReport:
+    return AnswersReport({"calibrated": calibrated, "settings": {"ask": {"mode": mode}}}, results, {}, {})
+
+
+def test_answers_are_answered_from_the_lowest_confidence_that_labels_allow() -> None:
+    right, wrong = [given(True, 0.8)] * 100, [given(False, 0.4)] * 100
+    report = promise_answered(answers(*right, *wrong, given(False, 0.9, "unsure")), error=0.1)
+    assert report.promise
+    assert (report.promise.threshold, report.promise.labels, report.labels, report.wrong) == (0.8, 100, 200, 100)
+    report = promise_answered(answers(*right[:20]), error=0.1)
+    assert (report.promise, report.more) == (None, 9)
+    assert "add questions" in report.why
+
+
+def test_a_confidence_that_decides_nothing_is_an_error() -> None:
+    with pytest.raises(DataError, match="does not decide"):
+        promise_answered(answers(mode="open"), error=0.1)
+    with pytest.raises(DataError, match="does not decide"):
+        promise_answered(answers(calibrated=False), error=0.1)
+
+
+def test_the_command_sets_the_cost_of_wrong_answers(rag: Rag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = ScriptedJudge({"28 days": 0.9}, supports=lambda _: 0.96)
+    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScriptedReader(["You get 28 days of leave."]))
+    monkeypatch.setattr("ragfm.answering.judge.load_judge", lambda _: judge)
+    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
+    lines = [{"id": f"{n}", "question": QUESTION, "answers": ["28 days"]} for n in range(40)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "ragfm.toml").write_text("[ask]\nwrong_cost = 1000.0\n")
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(ragfm, ["tune", *words], standalone_mode=False)
+        return done.output + str(done.exception or "")
+
+    assert "No settings were changed" in run("asked.jsonl", "--answered", "--dry-run")
+    assert "0 of 40 answers are" in (printed := run("asked.jsonl", "--answered"))
+    settings = load_settings(tmp_path)
+    assert f"wrong_cost = {settings.ask.wrong_cost}" in printed
+    with Collection.open(rag.collection.path, settings=settings, embedder=HashingEmbedder()) as collection:
+        assert Rag(collection).ask(QUESTION).status == "answered"
+    assert "--answered requires QUESTIONS" in run("--answered")
+    assert "exclude each other" in run("asked.jsonl", "--answered", "--confidence")
+    assert "takes neither QUESTIONS" in run("asked.jsonl", "--answered", "--verified")

@@ -13,7 +13,7 @@ from ragfm import Collection, Rag, Settings
 from ragfm.answering.grounding import VERIFIED
 from ragfm.cli import ragfm
 from ragfm.core.config import AskSection
-from ragfm.generation.answer_log import AnswerLog
+from ragfm.generation.answer_log import AnswerLog, Origin
 from ragfm.generation.citation_labels import to_review
 from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 
@@ -121,3 +121,23 @@ def test_labels_stay_when_their_entries_are_forgotten(rag: Rag, log: AnswerLog) 
     log.label(log.entry(1), 1, right=True, by="anna")
     assert CliRunner().invoke(ragfm, ["log", "forget", "1"]).exit_code == 0
     assert len(log.labels()) == 1
+
+
+def test_a_rating_labels_the_only_citation_until_somebody_labels_it(rag: Rag, log: AnswerLog) -> None:
+    rag.reader = ScriptedReader(["You get 28 days of leave [1]."])
+    rag.with_options(origin=Origin(key="ben")).ask(QUESTION)
+    log.rate(1, "up")
+    log.rate(1, "down")
+    (label,) = log.labels()
+    assert (label.entry, label.citation, label.right, label.rated, label.by) == (1, 1, False, True, "ben")
+    assert "1 of 1" in review("--by", "anna", typed="r").output
+    log.rate(1, "down")
+    (label,) = log.labels()
+    assert (label.right, label.rated, label.by) == (True, False, "anna")
+
+
+def test_a_rating_labels_none_of_several_citations(rag: Rag, log: AnswerLog) -> None:
+    rag.ask(QUESTION)
+    log.rate(1, "down")
+    assert len(log.entry(1).citations) == 2
+    assert not log.labels()
