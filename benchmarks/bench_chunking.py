@@ -96,6 +96,11 @@ def load(name: str, keep: Path) -> tuple[QuestionSet, list[Document]]:
         return data, [collection.document(uri) for uri in uris]
 
 
+def split(document: Document, embedder: Embedder, settings: ChunkSettings) -> list[Chunk]:
+    path = Path(document.uri).name
+    return chunk_document(document, embedder.tokenize, embedder.max_tokens, settings, path=path)
+
+
 def late_vectors(chunks: Sequence[Sequence[Chunk]]) -> NDArray[np.float32]:
     """The mean of the token states of each chunk, which have seen the text around it and the chunk's context."""
     folder = read_bert_folder(find_model("bundled", "embedder"))
@@ -133,7 +138,7 @@ def measure(
     *Returns:* the figures, and the measures of each question. *Shape:* (n_questions, n_measures); NaN if not measured.
     """
     begin = time.process_time()
-    by_document = [chunk_document(d, embedder.tokenize, embedder.max_tokens, settings) for d in documents]
+    by_document = [split(document, embedder, settings) for document in documents]
     flat = [(document, chunk) for document, chunks in zip(documents, by_document, strict=True) for chunk in chunks]
     texts = [chunk.embedded_text for _, chunk in flat]
     owner = np.arange(len(flat))
@@ -231,7 +236,7 @@ def write_sentences(
         if number < len(rows) or not reader or time.monotonic() > until:
             continue
         text = document.text[part[0] : part[1]]
-        title = " > ".join(document_names(document))
+        title = " > ".join(document_names(document, Path(document.uri).name))
         prompt = f"{title}\n\n{text}\n\nPassage:\n{chunk.text}\n\nWhat is this passage about?"
         sampling = Sampling(max_tokens=48, grammar='root ::= [A-Z] [^\\n.]* "."')
         start = time.process_time()
@@ -253,7 +258,7 @@ def measure_contexts(name: str, keep: Path, reader: str, embedder: Embedder, min
     """
     data, documents = load_part(name, keep)
     settings = ChunkSettings(WITH_SENTENCE)
-    flat = [(d, c) for d in documents for c in chunk_document(d, embedder.tokenize, embedder.max_tokens, settings)]
+    flat = [(document, chunk) for document in documents for chunk in split(document, embedder, settings)]
     file = keep / "contexts" / f"{name}.{Path(reader).stem}.json"
     sentences, cost = write_sentences(flat, reader, file, minutes)
     if len(sentences) < len(flat):

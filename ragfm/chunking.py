@@ -82,9 +82,9 @@ def chunk_document(
     """Split a document into chunks, in order; each has up to `max_tokens` with its context.
 
     `tokenize` and `max_tokens` are the embedder's. `path` is that of the document below its source, whose last folder
-    and file name are part of the context; it is empty if the document is the source. For every chunk
-    `document.text[start:end] == text`. Chunks are disjoint; together they cover all characters that are not white
-    space. Raises TooLongError if a single character has more tokens than the window.
+    and file name are part of the context. For every chunk `document.text[start:end] == text`. Chunks are disjoint;
+    together they cover all characters that are not white space. Raises TooLongError if a single character has more
+    tokens than the window.
     """
     limit = min(settings.size or _DEFAULT_SIZE, max_tokens)
     names = document_names(document, path)

@@ -63,7 +63,7 @@ TOKENIZERS: dict[str, tuple[Tokenize, int]] = {
 
 
 def document(text: str, *marks: Mark) -> Document:
-    return Document("1", text, "text/markdown", marks=marks)  # a name that is not context
+    return Document("1", text, "text/markdown", marks=marks)
 
 
 def markdown(text: str) -> Document:
@@ -451,22 +451,16 @@ def test_laws_hold_for_languages(language: str, data: Path) -> None:
         ("Größe/index.md", "", ("Größe",)),
     ],
 )
-@pytest.mark.parametrize("source", ["", "docs/", "/srv/data/"])
-def test_names_of_a_document(path: str, title: str, names: tuple[str, ...], source: str) -> None:
-    document = Document(path if "://" in path else source + path, "", "text/plain", {"title": title} if title else {})
+def test_names_of_a_document(path: str, title: str, names: tuple[str, ...]) -> None:
+    document = Document("/srv/data/name", "", "text/plain", {"title": title} if title else {})
     assert document_names(document, path) == names
-
-
-@pytest.mark.parametrize("uri", ["memo.txt", "/srv/letters/memo.txt", "s3://bucket/letters/memo.txt"])
-def test_a_document_that_is_the_source_has_its_file_name_only(uri: str) -> None:
-    assert document_names(Document(uri, "", "")) == ("memo",)
 
 
 def test_a_joined_word_of_a_file_name_is_spelled_as_in_the_text() -> None:
     text = "Best Buy sells. BEST BUY is a shop, and Best Buy is old. MGM-Resorts, too."
-    assert document_names(Document("s/BESTBUY_10K.pdf", text, "")) == ("Best Buy 10K",)
-    assert document_names(Document("s/mgmresorts.pdf", text, "")) == ("MGM-Resorts",)
-    assert document_names(Document("s/elsewhere.pdf", text, "")) == ("elsewhere",)
+    assert document_names(document(text), "BESTBUY_10K.pdf") == ("Best Buy 10K",)
+    assert document_names(document(text), "mgmresorts.pdf") == ("MGM-Resorts",)
+    assert document_names(document(text), "elsewhere.pdf") == ("elsewhere",)
 
 
 def test_a_title_without_spaces_is_shortened() -> None:
@@ -477,8 +471,8 @@ def test_a_title_without_spaces_is_shortened() -> None:
 
 def test_names_of_the_document_are_the_outermost_context() -> None:
     text = f"# Annual report\n\n{say(8)}\n\n## Sales\n\n{say(20)}\n\n{say(20)}"
-    doc = replace(markdown(text), uri="reports/acme_2023.txt", metadata={"title": "Annual report"})
-    contexts = [chunk.context for chunk in chunk_document(doc, words, 40)]
+    doc = replace(markdown(text), metadata={"title": "Annual report"})
+    contexts = [chunk.context for chunk in chunk_document(doc, words, 40, path="acme_2023.txt")]
     assert contexts == ["acme 2023", "acme 2023 > Annual report", "acme 2023 > Annual report > Sales"]
 
 

@@ -32,25 +32,22 @@ def context_names(context: str) -> list[str]:
     return context.partition("\n")[0].split(SEPARATOR)
 
 
-def document_names(document: Document, path: str = "") -> tuple[str, ...]:
+def document_names(document: Document, path: str) -> tuple[str, ...]:
     """The names of a document, most general first: its folder and file name in readable form, and its title.
 
     The `path` below the source `best-buy/FY2023_10K.pdf` and the title "Annual Report" give `best buy FY2023 10K` and
     the title. A name is left out if the title has all its words, or if it is uninformative (a number, a hash, `index`).
     The title is that of the metadata; a document without one has only a name. Words that are run together are split as
-    in the text: `BESTBUY` becomes `Best Buy`. Without a path, the document is the source, and only the last part of its
-    URI counts: the folders above a source, and so the place where a command is run, must not change what is embedded.
+    in the text: `BESTBUY` becomes `Best Buy`. The URI does not count: neither the name of a source nor the place where
+    a command is run may change what is embedded.
     """
     title = _DOCUMENT_EXTENSION.sub("", _PROGRAM.sub("", " ".join(str(document.metadata.get("title", "")).split())))
     if _GENERATED.fullmatch(title):
         title = ""
-    below = path or document.uri
-    if below.startswith(("http://", "https://")):
-        address = urlsplit(below)
-        below = unquote(address.path).strip("/") or address.netloc
-    elif not path:
-        below = below.rpartition("/")[2]
-    parts = [part for part in below.split("/") if part][-2:]
+    if path.startswith(("http://", "https://")):
+        address = urlsplit(path)
+        path = unquote(address.path).strip("/") or address.netloc
+    parts = [part for part in path.split("/") if part][-2:]
     parts[-1:] = [_EXTENSION.sub("", part) for part in parts[-1:]]
     known = {word.casefold() for word in _WORD.findall(title)}
     words: list[str] = []

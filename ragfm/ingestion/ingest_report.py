@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 SKIP_STAGE = "skip"
 """The stage, in the table `failures`, of a document that was fetched and skipped: it is not read again at each sync."""
@@ -63,3 +64,11 @@ def document_uri(source: str, path: str) -> str:
     if source == "." or "://" in path:
         return path
     return f"{source.rstrip('/')}/{path}" if path else source
+
+
+def path_below(root: str | Path, path: str) -> str:
+    """The path of a document below the root of its source, with the file's name; that name alone if it is the source.
+
+    Format and context depend on it, not on the URI: that depends on where a command is run, and on the source's name.
+    """
+    return path or PurePath(root).name

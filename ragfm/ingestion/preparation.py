@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import RagfmError, SkipDocument, SourceError, WorkerError
 from ragfm.core.types import Blob, Chunk, Document, Ref
-from ragfm.ingestion.ingest_report import document_uri
+from ragfm.ingestion.ingest_report import path_below
 from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class _Parsing(NamedTuple):
     """A fetched document; the future `document` completes when it is parsed."""
 
     ref: Ref
+    path: str
     digest: str
     document: Future[Document]
     size: int
@@ -92,14 +93,13 @@ def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blo
 
 def prepare(
     connector: Connector,
-    source_name: str,
     choice: ParserChoice,
     chunk_settings: ChunkSettings,
     embedder: Callable[[], Embedder],
     entries: Iterable[Entry],
     turns: Turns | None = None,
 ) -> Generator[tuple[Ref, Outcome] | None, None, None]:
-    """Fetch, parse and split entries of a source; with `turns`, those of a slice.
+    """Fetch, parse and split entries of a source; with `turns`, those of a slice. The URI of a document is its path.
 
     Yields each with its outcome, documents in the order of the entries, while the next ones are parsed. Yields None
     each time that a document takes longer than `WAIT_SECONDS`. Raises WorkerError, and the errors of an embedder that
@@ -121,8 +121,9 @@ def prepare(
             if turns is not None:
                 turns.count(0 if blob is None else len(blob.data))
             if blob is not None and outcome.kind == "fetched":
-                document = shared_worker_pool().submit(blob, document_uri(source_name, ref.path), choice)
-                queue.append(_Parsing(ref, outcome.digest, document, len(blob.data)))
+                path = path_below(connector.root, ref.path)
+                document = shared_worker_pool().submit(blob, path, choice)
+                queue.append(_Parsing(ref, path, outcome.digest, document, len(blob.data)))
             else:
                 yield ref, outcome
             while queue and (
@@ -147,7 +148,7 @@ def _split(
         return _failure(parsed.ref, error)
     model = embedder()
     try:
-        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings, path=parsed.ref.path)
+        chunks = chunk_document(document, model.tokenize, model.max_tokens, chunk_settings, path=parsed.path)
     except Exception as error:  # as above
         return _failure(parsed.ref, error)
     fallback = str(document.metadata.get("parsed_by", ""))
@@ -158,7 +159,7 @@ def _split(
         digest=parsed.digest,
         document=document,
         chunks=chunks,
-        parser=choice.version(document.media_type, parsed.ref.path),
+        parser=choice.version(document.media_type, parsed.path),
         fallback=fallback and choice.parser_version(fallback, document.media_type),
     )
 

@@ -223,7 +223,7 @@ def prepare_batch(job: Job, password: Mapping[str, str], entries: Sequence[Entry
         if newest.contract_id != job.contract_id:
             return "the embedder of the collection has changed"
         embedder = partial(store.embedder, newest)
-        prepared = prepare(connector, job.source.name, job.choice, job.chunks, embedder, entries)
+        prepared = prepare(connector, job.choice, job.chunks, embedder, entries)
         outcomes = [item for item in prepared if item is not None]
         texts = {text_hash(chunk.embedded_text): chunk.embedded_text for _, item in outcomes for chunk in item.chunks}
         embedded = embed_missing(catalog, job.contract_id, embedder, texts)

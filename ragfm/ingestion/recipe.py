@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragfm.chunking import CHUNKER_VERSION, ChunkSettings
 from ragfm.ingestion.document_tags import document_recipe
-from ragfm.ingestion.ingest_report import document_uri
+from ragfm.ingestion.ingest_report import document_uri, path_below
 from ragfm.ingestion.parse_environment import environment_hash
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class SourceRecipes:
         *,
         keep: bool = False,
     ) -> None:
-        self._source_name, self._choice, self._rules, self._keep = source.name, choice, rules, keep
+        self._source, self._choice, self._rules, self._keep = source, choice, rules, keep
         chunking = chunking_recipe(contract, chunk_settings)
         self._common = json.dumps({**chunking, "tags": dict(source.tags)}, sort_keys=True)
 
@@ -60,14 +60,15 @@ class SourceRecipes:
         if self._keep:
             return self._tagged(with_versions_of(self._common, row.recipe), row.path)
         fallback = _present_fallback(row.recipe, row.media_type, self._choice)
-        return self.of_parsed(row.path, self._choice.version(row.media_type, row.path), fallback)
+        parser = self._choice.version(row.media_type, path_below(self._source.root, row.path))
+        return self.of_parsed(row.path, parser, fallback)
 
     def of_parsed(self, path: str, parser: str, fallback: str) -> str:
         """The recipe for a document that these versions of parsers have read."""
         return self._tagged(_with_parsers(self._common, parser, fallback), path)
 
     def _tagged(self, recipe: str, path: str) -> str:
-        return document_recipe(recipe, document_uri(self._source_name, path), self._rules)
+        return document_recipe(recipe, document_uri(self._source.name, path), self._rules)
 
 
 @lru_cache

@@ -22,6 +22,7 @@ from ragfm.core.progress import Progress, ProgressCallback
 from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
 from ragfm.ingestion.embedding import MAX_COMMIT_TEXTS, embed_missing
+from ragfm.ingestion.ingest_report import path_below
 from ragfm.ingestion.recipe import chunking_recipe
 from ragfm.store.document_rows import insert_chunks
 from ragfm.store.embedding_contract import make_contract, same_contract
@@ -118,4 +119,5 @@ def _split_documents(
     for row in rows:
         text, marks = catalog.document(row.id)
         document = Document(row.uri, text, row.media_type, row.metadata, marks)
-        yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings, path=row.path)
+        path = path_below(row.root, row.path)
+        yield row, chunk_document(document, embedder.tokenize, embedder.max_tokens, settings, path=path)

@@ -247,7 +247,7 @@ class Sync:
         if ray is not None:
             prepared = ray.prepare(self._source, choice, chunk_settings, self._contract_id, entries)
         else:
-            prepared = prepare(connector, self._source.name, choice, chunk_settings, self._embedder, entries, turns)
+            prepared = prepare(connector, choice, chunk_settings, self._embedder, entries, turns)
         with closing(prepared):
             for item in prepared:
                 if item is None:  # it takes long: embed what there is meanwhile
@@ -277,7 +277,7 @@ class Sync:
 
     def _add_pending(self, ref: Ref, outcome: Outcome, parsed: Document) -> None:
         recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback)
-        document = replace(parsed, metadata={**parsed.metadata, **tags_of(recipe)})
+        document = replace(parsed, uri=self._uri(ref.path), metadata={**parsed.metadata, **tags_of(recipe)})
         hashes = [text_hash(chunk.embedded_text) for chunk in outcome.chunks]
         self._pending.append(
             NewDocument(ref.path, ref.revision, outcome.digest, recipe, document, outcome.chunks, hashes, ref.allow)

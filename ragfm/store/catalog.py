@@ -289,7 +289,7 @@ class Catalog:
         """
         columns = [column for column in documents.c if column.name not in ("text", "marks")]
         query = (
-            sa.select(*columns, sources.c.name.label("source"))
+            sa.select(*columns, sources.c.name.label("source"), sources.c.root)
             .join(sources, sources.c.id == documents.c.source_id)
             .where(documents.c.died.is_(None) if generation is None else alive(documents, generation), *conditions)
             .order_by(documents.c.uri)

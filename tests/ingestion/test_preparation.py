@@ -19,7 +19,7 @@ def test_documents_come_in_order_whatever_takes_longer(tmp_path: Path, embedder:
         (tmp_path / name).write_text(f"<p>This is {name}.</p>")
     (tmp_path / "broken.docx").write_bytes(b"PK\x03\x04 not a document")
     entries = [(Ref(name), None) for name in ("first.html", "gone.txt", *texts, "broken.docx")]
-    prepared = prepare(FilesConnector(tmp_path), "s", ParserChoice(), ChunkSettings(), lambda: embedder, entries)
+    prepared = prepare(FilesConnector(tmp_path), ParserChoice(), ChunkSettings(), lambda: embedder, entries)
     outcomes = [(ref.path, outcome.kind) for ref, outcome in filter(None, prepared)]
     assert [path for path, kind in outcomes if kind == "document"] == ["first.html", *texts]
     assert {path: kind for path, kind in outcomes if kind != "document"} == {

@@ -76,29 +76,34 @@ def test_only_changed_documents_are_updated(collection: Collection, docs: Path, 
     assert not collection.search("closes at five", k=9, filter="uri = docs/extra.txt")
 
 
-def test_chunks_and_vectors_do_not_depend_on_where_a_folder_is_synced_from(
-    tmp_path: Path, docs: Path, embedder: HashingEmbedder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("part", "context"), [("", "hr leave"), ("hr/leave.md", "Leave"), ("rooms.csv", "rooms")])
+def test_chunks_and_vectors_do_not_depend_on_where_a_source_is_synced_from(
+    tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch, part: str, context: str
 ) -> None:
     (docs / "hr").mkdir()
     (docs / "leave.md").rename(docs / "hr/leave.md")
     places: list[tuple[Path, Path, str | Path, str | None]] = [  # working directory, collection, location, name
-        (tmp_path, tmp_path / ".ragfm", "docs", None),
-        (tmp_path, docs / ".ragfm", docs, None),
-        (docs, tmp_path / "elsewhere/in/depth/.ragfm", ".", None),
-        (docs / "hr", docs / "hr/.ragfm", "..", None),
-        (tmp_path, tmp_path / "named/.ragfm", docs, "house rules/of 1973"),
+        (tmp_path, tmp_path / ".ragfm", f"docs/{part}", None),
+        (tmp_path, docs / ".ragfm", docs / part, None),
+        (docs, tmp_path / "elsewhere/in/depth/.ragfm", f"./{part}", None),
+        (docs / "hr", docs / "hr/.ragfm", f"../{part}", None),
+        (tmp_path, tmp_path / "named/.ragfm", docs / part, "house rules/of 1973"),
     ]
     contents = []
     for folder, location, source, name in places:
         monkeypatch.chdir(folder)
-        with Collection.open(location, settings=Settings(), embedder=embedder) as collection:
-            assert collection.sync(source, name=name).added == 4
-            hits = collection.search("the office", k=9)
-            contents.append(sorted((hit.context, hit.text, hit.score) for hit in hits))
-            if len(contents) == 1:
-                embedded = {hit.context for hit in hits}
-    assert "hr leave" in {context.partition(" > ")[0] for context in embedded}
-    assert contents[1:] == contents[:1] * 4
+        with Collection.open(location, settings=Settings(), embedder=HashingEmbedder()) as collection:
+            collection.sync(source, name=name)
+            for embedder in (None, HashingEmbedder("other", dim=96)):
+                if embedder is not None:
+                    collection.reembed(embedder)
+                catalog = collection._store.catalog
+                ids, vectors = catalog.chunk_vectors(catalog.at())
+                rows = catalog.chunk_rows(ids.tolist())  # the row, its text, the document's text
+                found = zip((rows[number] for number in ids.tolist()), vectors.tolist(), strict=True)
+                contents.append(sorted((row.context, text, vector) for (row, text, _), vector in found))
+    assert context in {found.partition(" > ")[0] for found, _, _ in contents[0]}
+    assert contents == contents[:2] * 5
 
 
 def test_a_touched_file_is_not_parsed_again(collection: Collection, docs: Path) -> None:

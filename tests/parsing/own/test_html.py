@@ -36,7 +36,7 @@ def test_text_after_definitions_is_not_part_of_the_last_one() -> None:
     embedder = load_embedder("bundled")
 
     def chunks(size: int) -> list[Chunk]:
-        return chunk_document(parsed, embedder.tokenize, embedder.max_tokens, ChunkSettings(size))
+        return chunk_document(parsed, embedder.tokenize, embedder.max_tokens, ChunkSettings(size), path="a.html")
 
     assert [(chunk.text.partition("\n")[0], chunk.headings[1:]) for chunk in chunks(256)] == [
         ("# Manual", ("Settings", "port")),
