@@ -9,7 +9,13 @@ print(Rag(handbook).ask("How many days of leave do I get?").shown)
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+if find_spec("fcntl") is None or find_spec("resource") is None:
+    raise ImportError(
+        "Cannot run ragfm: it needs POSIX, and this system does not have it. On Windows, install ragfm in WSL 2."
+    )
 
 if TYPE_CHECKING:
     from ragfm.async_rag import AsyncCollection, AsyncRag
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
     from ragfm.rag import Rag
     from ragfm.retrieval.rerank import load_reranker
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "ragfm.async_rag": ("AsyncCollection", "AsyncRag"),

@@ -174,6 +174,27 @@ def test_every_extra_is_in_all() -> None:
     assert sorted([*named, "all", "dev", "docs", "test"]) == sorted(extras)
 
 
-def test_the_version_is_in_the_changelog() -> None:
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"[{ragfm.__version__}]" in changelog or "[Unreleased]" in changelog
+def test_the_version_is_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" not in project["project"]
+    assert project["tool"]["hatch"]["version"] == {"path": "ragfm/__init__.py"}
+    shipped = [path for name in ("ragfm", "indexes", "connectors") for path in (ROOT / name).rglob("*.py")]
+    files = [*shipped, ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]
+    written = re.compile(rf"(?<![\w.]){re.escape(ragfm.__version__)}(?![\w.])")
+    named = [path for path in files if written.search(path.read_text(encoding="utf-8"))]
+    assert named == [ROOT / "ragfm" / "__init__.py"]
+
+
+def test_the_release_notes_are_the_section_of_the_version() -> None:
+    command = [ROOT / "scripts" / "release-notes", ragfm.__version__]
+    notes = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "### Upgrade from" in notes
+    assert notes.strip() in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert not re.search("^## ", notes, re.M)
+
+
+def test_each_version_of_the_changelog_has_a_collection() -> None:
+    versions = re.findall(r"^## \[(\d.*?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert {f"{version}.tar.gz" for version in versions} == {
+        path.name for path in (ROOT / "tests" / "upgrade").glob("*.tar.gz")
+    }

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pysqlite3
 import sqlalchemy as sa
 
 from ragfm.core.durable_files import (
@@ -41,6 +40,7 @@ from ragfm.maintenance.upload_files import copy_uploads
 from ragfm.store.catalog import Catalog, Generation
 from ragfm.store.collection_store import Store
 from ragfm.store.sqlite_database import SqliteDatabase
+from ragfm.store.sqlite_driver import sqlite
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     PAGE_BYTES,
@@ -113,7 +113,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             sync_folder(out.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    except (OSError, sa.exc.DatabaseError, pysqlite3.Error) as error:
+    except (OSError, sa.exc.DatabaseError, sqlite.Error) as error:
         raise write_error("backup", out, error) from error
     seconds = round(time.monotonic() - start, 3)
     return BackupReport(str(out), newest.id, documents, newest.chunks, uploads, out.stat().st_size, seconds)
@@ -122,7 +122,7 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
 def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -> None:
     """Copy the database as of one moment, page by page, without blocking a writer.
 
-    Raises DamagedCollectionError if the database is damaged, pysqlite3.Error if its copy cannot be written.
+    Raises DamagedCollectionError if the database is damaged, sqlite.Error if its copy cannot be written.
     """
 
     def report(_: int, remaining: int, total: int) -> None:
@@ -130,13 +130,13 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
 
     create_file(folder / CATALOG_FILE).close()
     address = file_address(folder / CATALOG_FILE, "vfs=cksmvfs")
-    with closing(pysqlite3.connect(address, uri=True)) as target, catalog.driver() as source:
+    with closing(sqlite.connect(address, uri=True)) as target, catalog.driver() as source:
         # Without a transaction, a commit in between would restart the copy.
         source.execute("BEGIN")
         try:
             source.execute("SELECT count(*) FROM properties").fetchone()
             source.backup(target, pages=_PAGES_PER_STEP, progress=report)
-        except pysqlite3.Error as error:
+        except sqlite.Error as error:
             damage = damaged_page(catalog.database.folder)
             if damage is None and "malformed" not in str(error):  # then the copy cannot be written
                 raise

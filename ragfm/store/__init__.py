@@ -3,6 +3,7 @@
 database            what a collection needs of its database
 sqlite_database     a collection in a folder, with HEAD, which records the last acknowledged commit
 sqlite_file         its file, with page checksums
+sqlite_driver       the library that opens it
 postgres            a collection on PostgreSQL
 tables              the schema
 catalog             reads the catalog

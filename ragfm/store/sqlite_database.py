@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-import pysqlite3
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
@@ -38,6 +37,7 @@ from ragfm.core.errors import (
 )
 from ragfm.core.fork import reset_in_children
 from ragfm.store.database import LOCK_SECONDS
+from ragfm.store.sqlite_driver import sqlite
 from ragfm.store.sqlite_file import (
     CATALOG_FILE,
     HEAD_FILE,
@@ -174,7 +174,7 @@ class SqliteDatabase:
             # Closing does a checkpoint too, but ignores errors.
             with closing(engine.raw_connection()) as driver:
                 driver.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except pysqlite3.Error as error:
+        except sqlite.Error as error:
             error_type, why = storage_failure(self.folder, error)
             raise error_type(f"'{self.name}' cannot be written: {why}.") from error
         finally:
@@ -228,7 +228,7 @@ class SqliteDatabase:
         with closing(engine.raw_connection()) as driver:
             try:
                 return prepared.run(driver.cursor(), parameters)
-            except pysqlite3.Error as error:
+            except sqlite.Error as error:
                 raise sa.exc.DatabaseError(prepared.statement, None, error) from error
 
     def restrict(self, connection: sa.Connection, groups: frozenset[str]) -> None:
@@ -320,7 +320,7 @@ class SqliteDatabase:
                 cursor.execute("PRAGMA busy_timeout=1000")  # readers may block the checkpoint; a later one shrinks it
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             sync_folder(self.folder)  # SQLite ignores an error of its own sync of the folder
-        except (pysqlite3.Error, OSError) as error:
+        except (sqlite.Error, OSError) as error:
             error_type, why = storage_failure(self.folder, error)
             raise error_type(
                 f"Free space in '{self.name}' cannot be returned: {why}. No data was lost.",

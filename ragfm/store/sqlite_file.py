@@ -1,8 +1,8 @@
 """The database file of a collection, with page checksums.
 
 SQLite does not notice damaged page content: a flipped bit silently becomes a different text. Every page therefore has
-a checksum, which SQLite's checksum VFS (https://sqlite.org/cksumvfs.html) writes and verifies. The driver is pysqlite3,
-because Python's own SQLite is often built without loadable extensions. The extension is part of the apsw wheel.
+a checksum, which SQLite's checksum VFS (https://sqlite.org/cksumvfs.html) writes and verifies. The extension is part
+of the apsw wheel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import pysqlite3
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
@@ -28,6 +27,7 @@ from ragfm.core.durable_files import (
     storage_failure,
 )
 from ragfm.core.errors import AccessDeniedError, CollectionError, DamagedCollectionError, DiskFullError
+from ragfm.store.sqlite_driver import sqlite
 
 CATALOG_FILE = "catalog.db"
 HEAD_FILE = "HEAD"
@@ -44,7 +44,7 @@ def create_database(folder: Path) -> None:
     file = folder / CATALOG_FILE
     try:
         create_file(file, new_file_mode(folder)).close()  # SQLite's own files get the same mode
-        with closing(pysqlite3.connect(file, isolation_level=None)) as connection:
+        with closing(sqlite.connect(file, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             connection.execute("VACUUM")
@@ -61,8 +61,8 @@ def create_database(folder: Path) -> None:
             mode = connection.cursor().execute("PRAGMA journal_mode=WAL").fetchone()
         engine.dispose()
         if mode != ("wal",):  # on failure, SQLite may keep the old mode without an error
-            raise pysqlite3.OperationalError(f"the journal mode is {mode} instead of wal")
-    except pysqlite3.Error as error:
+            raise sqlite.OperationalError(f"the journal mode is {mode} instead of wal")
+    except sqlite.Error as error:
         error_type, why = storage_failure(folder, error)
         number = {DiskFullError: errno.ENOSPC, AccessDeniedError: errno.EACCES}.get(error_type, errno.EIO)
         raise OSError(number, why, str(file)) from error
@@ -90,7 +90,7 @@ def open_engine(folder: Path, *, writable: bool, before_connect: Callable[[], No
     def connect() -> Any:
         before_connect()
         _register_checksum_vfs()
-        connection = pysqlite3.connect(address, uri=True, check_same_thread=False, timeout=30)
+        connection = sqlite.connect(address, uri=True, check_same_thread=False, timeout=30)
         connection.isolation_level = None  # SQLAlchemy begins and commits, see below
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -101,7 +101,7 @@ def open_engine(folder: Path, *, writable: bool, before_connect: Callable[[], No
             connection.execute("PRAGMA query_only=ON")
         return connection
 
-    engine = sa.create_engine("sqlite+pysqlite://", module=pysqlite3, creator=connect, poolclass=sa.pool.QueuePool)
+    engine = sa.create_engine("sqlite+pysqlite://", module=sqlite, creator=connect, poolclass=sa.pool.QueuePool)
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -241,7 +241,7 @@ def _register_checksum_vfs() -> None:
     spec = find_spec("apsw")
     assert spec is not None
     assert spec.origin is not None
-    connection = pysqlite3.connect(":memory:")
+    connection = sqlite.connect(":memory:")
     connection.enable_load_extension(True)
     connection.load_extension(str(Path(spec.origin).parent / "sqlite_extra_binaries" / "cksumvfs"))
     connection.close()

@@ -31,12 +31,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO
 
-import pysqlite3
 import sqlalchemy as sa
 import xxhash
 
 from ragfm.core.durable_files import create_file, sync_folder, write_error
 from ragfm.core.errors import CollectionError, ConnectorError
+from ragfm.store.sqlite_driver import sqlite
 from ragfm.store.sqlite_file import CATALOG_FILE, open_connection, read_error
 from ragfm.store.tables import uploads as uploads_table
 
@@ -247,14 +247,14 @@ class UploadFolder:
                 connection.execution_options(begin="BEGIN IMMEDIATE").begin(),
             ):
                 yield connection
-        except (sa.exc.DatabaseError, pysqlite3.Error) as error:
+        except (sa.exc.DatabaseError, sqlite.Error) as error:
             raise write_error("record of an upload", self._collection / CATALOG_FILE, error) from error
 
     def _rows(self) -> dict[str, Mapping[str, Any]]:
         try:
             with open_connection(self._collection) as connection:
                 return {row["id"]: dict(row) for row in connection.execute(sa.select(uploads_table)).mappings()}
-        except (sa.exc.DatabaseError, pysqlite3.Error) as error:
+        except (sa.exc.DatabaseError, sqlite.Error) as error:
             raise read_error(self._collection, error) from error
 
     def _ids(self) -> list[str]:
@@ -269,7 +269,7 @@ class UploadFolder:
         columns = [uploads_table.c[name] for name in ("id", "owner", "name", "groups", "bytes", "digest", "checksum")]
         for number in self._ids():
             if number not in known:
-                with suppress(sa.exc.DatabaseError, pysqlite3.Error), open_connection(other._collection) as connection:
+                with suppress(sa.exc.DatabaseError, sqlite.Error), open_connection(other._collection) as connection:
                     rows = connection.execute(sa.select(*columns).where(uploads_table.c.id == number))
                     found += map(dict, rows.mappings())
         self._insert(found)
