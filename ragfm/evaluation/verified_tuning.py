@@ -55,12 +55,13 @@ def promise_answered(answers: AnswersReport, *, error: float, confidence: float 
     `answers` were made with `ask.wrong_cost = 0`: all are `answered` that a lower confidence alone would make unsure.
     An answer is right if users see a right answer. Raises DataError if no confidence decides.
     """
-    if not answers.about["calibrated"] or answers.about["settings"]["ask"]["mode"] == "open":
+    outcomes = [(result, result.outcomes["retrieved"]) for result in answers.results]
+    unknown = bool(outcomes) and all(outcome.confidence is None for _, outcome in outcomes)
+    if unknown or not answers.about["calibrated"] or answers.about["settings"]["ask"]["mode"] == "open":
         raise DataError(
-            "The confidence does not decide which answers are `answered`: there is no judge, or the mode is `open`.",
+            "The confidence does not decide which answers are `answered`: none has one, or the mode is `open`.",
             "Change `ask.verifier` or `ask.mode`.",
         )
-    outcomes = [(result, result.outcomes["retrieved"]) for result in answers.results]
     given = [
         (1.0 if outcome.confidence is None else outcome.confidence, not result.shows_right_answer)
         for result, outcome in outcomes

@@ -238,6 +238,7 @@ class AnswerLog:
         same = sa.and_(citation_labels.c.entry == entry.id, citation_labels.c.citation == citation)
 
         def replace_label(connection: sa.Connection) -> None:
+            _select(connection, LogFilter(ids=[entry.id]), lock=True)  # on PostgreSQL, two could insert at once
             if rated and connection.scalar(sa.select(citation_labels.c.rated).where(same)) is False:
                 return  # somebody labelled it
             connection.execute(citation_labels.delete().where(same))

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli import ragfm
+from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection, load_settings
 from ragfm.core.errors import DataError
 from ragfm.core.promise import VerifiedPromise
@@ -179,7 +180,7 @@ def test_the_commands_store_show_and_end_a_promise(rag: Rag, tmp_path: Path) -> 
 # --- Answers that are answered -----------------------------------------------------------------------------------
 
 
-def given(right: bool, confidence: float, status: str = "answered") -> AnsweredQuestion:
+def given(right: bool, confidence: float | None, status: str = "answered") -> AnsweredQuestion:
     outcome = Outcome(status=status, user_contained=float(right), confidence=confidence)
     return AnsweredQuestion("1", QUESTION, (), ("28",), False, {}, {"retrieved": outcome})
 
@@ -203,12 +204,16 @@ def test_a_confidence_that_decides_nothing_is_an_error() -> None:
         promise_answered(answers(mode="open"), error=0.1)
     with pytest.raises(DataError, match="does not decide"):
         promise_answered(answers(calibrated=False), error=0.1)
+    with pytest.raises(DataError, match="does not decide"):
+        promise_answered(answers(*[given(True, None)] * 40), error=0.1)
 
 
 def test_the_command_sets_the_cost_of_wrong_answers(rag: Rag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = ScriptedJudge({"28 days": 0.9}, supports=lambda _: 0.96)
     monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_, **__: ScriptedReader(["You get 28 days of leave."]))
     monkeypatch.setattr("ragfm.answering.judge.load_judge", lambda _: judge)
+    even = Calibration("", 0.0, {"supports": 1.0}, {"supports": 0.0}, 0.0)
+    monkeypatch.setattr("ragfm.answering.confidence.DEFAULT", even)
     monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
     lines = [{"id": f"{n}", "question": QUESTION, "answers": ["28 days"]} for n in range(40)]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -221,6 +226,7 @@ def test_the_command_sets_the_cost_of_wrong_answers(rag: Rag, tmp_path: Path, mo
     assert "No settings were changed" in run("asked.jsonl", "--answered", "--dry-run")
     assert "0 of 40 answers are" in (printed := run("asked.jsonl", "--answered"))
     settings = load_settings(tmp_path)
+    assert settings.ask.wrong_cost == pytest.approx(24, abs=0.05)  # the confidence is 0.96
     assert f"wrong_cost = {settings.ask.wrong_cost}" in printed
     with Collection.open(rag.collection.path, settings=settings, embedder=HashingEmbedder()) as collection:
         assert Rag(collection).ask(QUESTION).status == "answered"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from ragfm import Collection, Rag, Settings
+from ragfm import Answer, Citation, Collection, Rag, Settings, Usage
 from ragfm.answering.grounding import VERIFIED
 from ragfm.cli import ragfm
 from ragfm.core.config import AskSection
-from ragfm.generation.answer_log import AnswerLog, Origin
+from ragfm.generation.answer_log import AnswerContext, AnswerLog, Origin
 from ragfm.generation.citation_labels import to_review
 from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
 
@@ -141,3 +143,17 @@ def test_a_rating_labels_none_of_several_citations(rag: Rag, log: AnswerLog) -> 
     log.rate(1, "down")
     assert len(log.entry(1).citations) == 2
     assert not log.labels()
+
+
+def test_several_ratings_of_an_answer_at_once_are_one_label(address: str, docs: Path) -> None:
+    collection = Collection.open(address, embedder=HashingEmbedder())
+    collection.sync(docs)
+    log = collection.answer_log
+    citation = Citation(1, "docs/leave.md", None, 0, 9, "28 days.", verified=True, probability=0.96)
+    answer = Answer("How much leave?", "28 days.", "answered", (citation,), (), (), Usage(), 0.5, query="How much?")
+    for _ in range(5):
+        number = log.add(answer, AnswerContext("bundled", None, None, None, 0.0, 0.1, fingerprint={"judge": "a"}))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(partial(log.rate, number), ("up", "down", "up", "down")))
+    assert len(log.labels()) == 5
+    collection.close()
