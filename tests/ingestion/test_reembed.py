@@ -94,11 +94,12 @@ def test_vectors_of_an_interrupted_run_to_another_embedder_are_deleted(
 def test_a_reader_follows_when_it_has_the_new_embedder(
     collection: Collection, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = {"hashing": HashingEmbedder(), "wide": HashingEmbedder("wide", dim=96)}
+    wide = f"wide in {docs}"  # a name of its own: collections of other tests may still share theirs
+    made = {"hashing": HashingEmbedder(), wide: HashingEmbedder(wide, dim=96)}
     downloaded = threading.Event()
 
     def load(name: str) -> HashingEmbedder:
-        if name == "wide":
+        if name == wide:
             assert downloaded.wait(60)
         return made[name]
 
@@ -106,7 +107,7 @@ def test_a_reader_follows_when_it_has_the_new_embedder(
     collection.sync(docs)
     reader = Collection.open(collection.location, settings=Settings())
     expected = reader.search("28 days of leave")
-    collection.reembed(made["wide"])
+    collection.reembed(made[wide])
     during = reader.search("28 days of leave")
     assert [(hit.chunk_id, hit.score) for hit in during] == [(hit.chunk_id, hit.score) for hit in expected]
     downloaded.set()
