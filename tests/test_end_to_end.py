@@ -19,10 +19,11 @@ pytestmark = pytest.mark.slow
 
 ASK_KEYS = set(
     "question query answer status shown quote abstained confidence said citations contradictions nearest hits dropped "
-    "usage seconds unsupported log_id searches notes calculation".split()
+    "usage seconds unsupported log_id searches notes calculation guarantee".split()
 )
 CITATION_KEYS = set(
-    "n uri name page lines start end quote verified fault missing answer_start answer_end image box row date".split()
+    "n uri name page lines start end quote verified fault missing answer_start answer_end image box row date "
+    "probability".split()
 )
 FACTS = {
     QUESTIONS[0]: ("four months", "handbook/welcome.md", None),

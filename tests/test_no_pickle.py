@@ -1,4 +1,7 @@
-"""No path unpickles anything of a collection: a pickle runs whatever whoever wrote it likes."""
+"""No path unpickles anything of a collection: a pickle runs whatever whoever wrote it likes.
+
+Except Babel's CLDR data, pickles in its own package: whoever can change those can change its code.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from babel import core as babel_core
 
 ROOT = Path(__file__).parents[1]
 _WATCH = """
@@ -68,8 +72,8 @@ Rag(collection).ask("How many days of leave do I get?")
 """
 
 
-def _events(folder: Path, script: str) -> list[list[object]]:
-    """What was unpickled, by whom."""
+def _events(folder: Path, script: str) -> list[tuple[str, list[str], list[str]]]:
+    """What was unpickled, by whom, but for Babel's own data."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAGFM_")} | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", f"{_WATCH}\n{script}\nprint(json.dumps(found))"],
@@ -80,8 +84,9 @@ def _events(folder: Path, script: str) -> list[list[object]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    events: list[list[object]] = json.loads(done.stdout.splitlines()[-1])
-    return events
+    events: list[tuple[str, list[str], list[str]]] = json.loads(done.stdout.splitlines()[-1])
+    babel = str(Path(babel_core.__file__).parent)
+    return [event for event in events if not any(file.startswith(babel) for file in event[2])]
 
 
 def test_the_audit_hook_detects_a_pickle(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_sigterm_during_streams_ends_them_cleanly(handbook: Path) -> None:
     with ThreadPoolExecutor(3) as servers:  # one waits where another computes
         running = list(servers.map(lambda _: end_during_streams(handbook, secret), range(3)))
     assert min(running) > 0
-    assert sum(running) > 6  # of nine: of a single server, two answers may end before the signal
+    assert sum(running) >= 6  # of nine: of a single server, two answers may end before the signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

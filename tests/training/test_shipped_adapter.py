@@ -43,7 +43,7 @@ def test_it_is_used_with_the_bundled_reader_only(handbook: Collection, reader: s
 @pytest.mark.slow
 def test_the_adapter_gives_short_answers_and_abstains(handbook: Collection) -> None:
     trained, bare = Rag(handbook), Rag(handbook, adapter=NO_ADAPTER)
-    short, long = (rag.ask("How many bedrooms are there in the guest house?") for rag in (trained, bare))
+    short, long = (rag.ask("How many bedrooms are there in the staff house?") for rag in (trained, bare))
     assert "11" in short.text
     assert short.citations
     assert short.citations[0].supports
