@@ -57,16 +57,13 @@ def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.Op
 def end_during_streams(handbook: Path, secret: str) -> int:
     """Send SIGTERM during three streams. Returns how many of them ended after it."""
     process, client = begin(handbook, secret)
-    begun = threading.Event()
 
     def ask(number: int) -> Any:
         question = {"role": "user", "content": f"List all that is said about leave of kind {number}, with examples."}
         stream = client.chat.completions.create(
             model="handbook", messages=[question], stream=True, temperature=1.0, seed=number
         )
-        chunks = [next(stream)]
-        begun.set()
-        return [*chunks, *stream][-1]
+        return list(stream)[-1]
 
     def let_in() -> bool:
         figures = httpx.get(
@@ -80,8 +77,7 @@ def end_during_streams(handbook: Path, secret: str) -> int:
 
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, number) for number in range(3)]
-        assert begun.wait(120)
-        eventually(let_in)
+        eventually(let_in, 120)  # a small reader's answer is one chunk, so that the first chunk would be too late
         signalled = datetime.now(UTC)
         process.send_signal(signal.SIGTERM)
         ends = [each.result(240) for each in asked]
@@ -103,7 +99,7 @@ def test_sigterm_during_streams_ends_them_cleanly(handbook: Path) -> None:
     with ThreadPoolExecutor(3) as servers:  # one waits where another computes
         running = list(servers.map(lambda _: end_during_streams(handbook, secret), range(3)))
     assert min(running) > 0
-    assert sum(running) >= 6  # of nine: of a single server, two answers may end before the signal
+    assert sum(running) > 6  # of nine: of a single server, two answers may end before the signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
