@@ -26,7 +26,7 @@ BEYOND_IT = {
     "Do I get paid for overtime?",
     "What is the salary of an observer?",
 }
-"""Questions that the bundled models do not answer right. With the judge `base`, five of the 30 are left."""
+"""Questions that the bundled models do not answer right. With the judge `base`, four of the 30 are left."""
 
 
 @pytest.fixture(scope="module")

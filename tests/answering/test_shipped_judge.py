@@ -57,15 +57,26 @@ def test_a_long_text_is_read_to_its_end() -> None:
     assert of(read(hay + MILL, BURN), hay + MILL, "1931") > 0.1
 
 
+TOO_SMALL = pytest.mark.xfail(strict=True, reason="the network is too small")
+
+
 @pytest.mark.parametrize(
     ("statement", "text", "supports"),
     [
         ("The mill burned down in 1931.", MILL, True),
+        pytest.param("Fire destroyed the mill in 1931.", MILL, True, marks=TOO_SMALL),
         ("The mill was sold by Maria Horn.", MILL, False),
+        pytest.param("The mill burned down in 1784.", MILL, False, marks=TOO_SMALL),
         ("Full-time staff get a bonus.", "Full-time staff do not get a bonus.", False),
         ("The office opens at 9.", "The office opens at nine.", True),
         ("The office has twelve rooms.", "The office has 12 rooms.", True),
         ("Bikes are allowed in the yard.", "Bikes are prohibited in the yard.", False),
+        pytest.param(
+            "The first man on the moon was Neil Simpson.",
+            "Neil Armstrong was the first man on the moon.",
+            False,
+            marks=TOO_SMALL,
+        ),
         ("It is on the second floor.", "The room is on the first floor.", False),
     ],
 )

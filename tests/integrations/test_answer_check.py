@@ -69,6 +69,11 @@ def test_the_probabilities_of_the_judge_decide(
     ("answer", "expected"),
     [
         ("Parents get 16 weeks of leave.", "supported"),
+        pytest.param(
+            "Parents get 20 weeks of leave.",
+            "contradicted",
+            marks=pytest.mark.xfail(strict=True, reason="the small judge neither supports nor contradicts it"),
+        ),
         ("Bob gets 20 weeks of leave.", "not_found"),
         ("Parents of twins get 22 weeks of leave.", "not_found"),
         ("Dogs are not allowed in the office.", "supported"),
