@@ -460,7 +460,7 @@ def test_a_joined_word_of_a_file_name_is_spelled_as_in_the_text() -> None:
     text = "Best Buy sells. BEST BUY is a shop, and Best Buy is old. MGM-Resorts, too."
     assert document_names(document(text), "BESTBUY_10K.pdf") == ("Best Buy 10K",)
     assert document_names(document(text), "mgmresorts.pdf") == ("MGM-Resorts",)
-    assert document_names(document(text), "elsewhere.pdf") == ("elsewhere",)
+    assert document_names(document(text), "unknown.pdf") == ("unknown",)
 
 
 def test_a_title_without_spaces_is_shortened() -> None:

@@ -17,11 +17,10 @@ _EXTENSION = re.compile(r"\.(?=[^\W\d_])[^\W_]{1,8}$")
 _DOCUMENT_EXTENSION = re.compile(r"\.(?:docx?|pptx?|xlsx?|pdf|od[tps]|rtf|txt|html?|md)$", re.IGNORECASE)
 # 2022Q4 → 2022 Q4, AnnualReport → Annual Report
 _BREAK = re.compile(r"(?<=(?:19|20)\d\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])")
-# Names that mean nothing to people: numbers, hashes, UUIDs, Message-IDs, defaults of programs.
-_GENERATED = re.compile(
-    r"(?=.*\d)[\da-f-]{16,}|[\d\W_]+|\S+@\S+|index|readme|document|\(?(?:untitled|anonymous|unspecified|unknown)\)?",
-    re.IGNORECASE,
-)
+# Names that mean nothing to people: numbers, hashes, UUIDs, Message-IDs, defaults.
+_GENERATED = re.compile(r"(?=.*\d)[\da-f-]{16,}|[\d\W_]+|\S+@\S+|index|readme|untitled|document", re.IGNORECASE)
+# Titles that programs write where people gave none; a file's name is given.
+_PLACEHOLDER = re.compile(r"\(?(?:untitled|anonymous|unspecified|unknown)\)?", re.IGNORECASE)
 _PROGRAM = re.compile(r"^Microsoft \w+ - ")  # before the title, in PDFs printed from Office
 _MIN_JOINED = 6  # letters of a word in a file name that may be several words
 _BEGINNING = 100_000  # characters in which the spelling of such a word is looked for
@@ -42,7 +41,7 @@ def document_names(document: Document, path: str) -> tuple[str, ...]:
     a command is run may change what is embedded.
     """
     title = _DOCUMENT_EXTENSION.sub("", _PROGRAM.sub("", " ".join(str(document.metadata.get("title", "")).split())))
-    if _GENERATED.fullmatch(title):
+    if _GENERATED.fullmatch(title) or _PLACEHOLDER.fullmatch(title):
         title = ""
     if path.startswith(("http://", "https://")):
         address = urlsplit(path)
