@@ -108,15 +108,15 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
         run(collection, questions, options, as_json=as_json, dry_run=dry_run)
         return
     if options["adapter"]:
-        usage_error("--adapter requires --confidence.")
+        usage_error("--adapter requires --confidence or --answered.")
     if questions is None:
         check_no_questions(options)
         data = None
     else:
         if options["out"]:
-            usage_error("--out with QUESTIONS requires --confidence.")
+            usage_error("--out with QUESTIONS requires --confidence or --answered.")
         if options["reader"]:
-            usage_error("--reader with QUESTIONS requires --confidence.")
+            usage_error("--reader with QUESTIONS requires --confidence or --answered.")
         data = load_data(questions, options)
     out = options["out"]
     with data_collection(data, collection, options) as (handle, _, _):

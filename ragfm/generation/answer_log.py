@@ -210,7 +210,8 @@ class AnswerLog:
         It labels the answer's citation if there is only one, and that is verified.
         """
         entry = self.entry(number)
-        self._change(LogFilter(ids=[number]), lambda _: {"thumbs": thumbs, "correction": correction})
+        if not self._change(LogFilter(ids=[number]), lambda _: {"thumbs": thumbs, "correction": correction}):
+            raise self._no_entry(number)  # deleted meanwhile
         if len(entry.citations) == 1 and accepted(entry, 1):
             self._store_label(entry, 1, right=thumbs == "up", by=entry.key or "", rated=True)
 

@@ -74,12 +74,13 @@ def why_lapsed(promise: VerifiedPromise, fingerprint: Mapping[str, str], labels:
         for one in labels
         if one.at > promise.date and one.fingerprint == fingerprint and one.probability >= promise.threshold
     ]
+    if not later:
+        return None
+    from ragfm.answering.risk_control import evidence_against  # scipy takes long to import
+
     # Apart: many ratings of what pleased must not outweigh labels of a random sample.
     for rated, name in ((False, "later labels are wrong"), (True, "later ratings are down")):
         wrong = [not one.right for one in later if one.rated == rated]
-        if wrong:
-            from ragfm.answering.risk_control import evidence_against  # scipy takes long to import
-
-            if evidence_against(wrong, promise.error).max() >= EVIDENCE:
-                return f"{sum(wrong)} of {len(wrong)} {name}"
+        if wrong and evidence_against(wrong, promise.error).max() >= EVIDENCE:
+            return f"{sum(wrong)} of {len(wrong)} {name}"
     return None
