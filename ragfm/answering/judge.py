@@ -316,7 +316,7 @@ class JudgeReranker:
     This likelihood and the score of the search, added, rank better than either; see docs/retrieval.md.
     """
 
-    weight = 0.5
+    weight = 0.4
     calibrated = True
 
     def __init__(self, name: str = SMALL) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -37,11 +38,12 @@ _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
 NEIGHBOUR_SHARE = 0.1
 """Share of a neighbour's likelihood that a chunk gains in reranking, and amount that it loses near a better chunk."""
 _NEAR = 3  # chunks
-NAME_SHARE = 0.05
-"""What a chunk gains in reranking if its document's name has all words of the query that tell documents apart."""
+NAME_SHARE = 0.2
+"""What a chunk gains in the fused score, from 0 to 1, if the query has the whole name of its document."""
 IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
+_SHORT_YEAR = re.compile(r"(?<=[^\W\d_]|['’])\d\d(?!\d)")  # FY22, '22
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -94,10 +96,12 @@ def find(
     candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where, images=images)
     model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
+    documents, contexts = snapshot.documents_of(candidates.ids)
     fused = fuse(
         candidates.dense,
         candidates.keyword,
-        snapshot.documents_of(candidates.ids),
+        documents,
+        match_names(query, documents, contexts),
         weight=weight,
         images=candidates.image,
         image_weight=settings.image_weight,
@@ -165,6 +169,7 @@ def fuse(
     cosines: Vectors,
     bm25: Vectors,
     documents: Ids | None = None,
+    names: Vectors | None = None,
     *,
     weight: float = DEFAULT_WEIGHT,
     images: Vectors | None = None,
@@ -174,8 +179,9 @@ def fuse(
 
     `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
     https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score of the
-    chunk's document: the mean of its ten best candidates and of the average one, scaled likewise. With `images`, NaN
-    for chunks without an image, `image_weight` of it is the image score, scaled likewise, and 0 for those chunks.
+    chunk's document: the mean of its ten best candidates and of the average one, scaled likewise. `names`, as
+    `match_names` gives them, add up to a fifth. With `images`, NaN for chunks without an image, `image_weight` of it is
+    the image score, scaled likewise, and 0 for those chunks.
     """
     fused: Vectors = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
     if images is not None and (has_image := ~np.isnan(images)).any():
@@ -189,6 +195,8 @@ def fuse(
         # The average candidate keeps a document with one good chunk from outranking one with many.
         of_document = (np.bincount(document[best], fused[best]) + fused.mean()) / (np.bincount(document[best]) + 1)
         fused = (1 - DOCUMENT_SHARE) * fused + DOCUMENT_SHARE * min_max(of_document)[document]
+    if names is not None and names.any():
+        fused = (fused + NAME_SHARE * names) / (1 + NAME_SHARE)
     return fused.astype(np.float32)
 
 
@@ -248,8 +256,8 @@ def rerank_hits(
 
     With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. The scores of
     a reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
-    counts. The search scores are then relative to the highest, and `match_names`, `match_identifiers` and
-    `weigh_neighbours` apply. Default: the reranker's own weight, else 1.
+    counts. The search scores are then relative to the highest, and `match_identifiers` and `weigh_neighbours` apply.
+    Default: the reranker's own weight, else 1.
     """
     if not hits:
         return []
@@ -265,7 +273,6 @@ def rerank_hits(
         if getattr(reranker, "calibrated", False):
             relative = own[scored].clip(min=0) / max(own[scored].max(), 1e-9)  # cosines may be negative
             sums = weight * scores[scored] + (1 - weight) * relative
-            sums += NAME_SHARE * match_names(query, hits)[scored]
             sums += IDENTIFIER_SHARE * match_identifiers(query, hits)[scored]
             ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)[scored]
             documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1][scored]
@@ -276,22 +283,31 @@ def rerank_hits(
     return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
 
 
-def match_names(query: str, hits: Sequence[Hit]) -> Vectors:
-    """The share of the query's names of documents that each hit's document has, in [0, 1]. *Shape:* (n,).
+def match_names(query: str, documents: Ids, contexts: Sequence[str]) -> Vectors:
+    """How well the query names the document of each chunk, in [0, 1]. *Shape:* all (n,).
 
-    A word or number counts by how few of the hits' documents have it in their name: "Amcor" tells reports of companies
-    apart, and "report" does not. 0 if the query has no such word.
+    The share of the query's words in names of documents that this one's name has, times the square root of the share of
+    its name that the query has. A word or number counts by how few of the documents have it in their name: "Amcor"
+    tells reports of companies apart, and "report" does not. `FY22` and `'22` stand for the years 1922 and 2022, too.
     """
-    names = {hit.uri: set(_WORD.findall(context_names(hit.context)[0].lower())) for hit in hits}
-    matches = np.zeros(len(hits), dtype=np.float32)
-    total = 0.0
-    for word in set(_WORD.findall(query.lower())):
-        having = [uri for uri, name in names.items() if word in name]
-        if having:
-            rarity = math.log(len(names) / len(having))
-            matches += rarity * np.isin([hit.uri for hit in hits], having)
-            total += rarity
-    return matches / total if total else matches
+    first = dict(zip(documents.tolist(), contexts, strict=True))
+    names = {document: set(_WORD.findall(context_names(context)[0].lower())) for document, context in first.items()}
+    counts = Counter(word for name in names.values() for word in name)
+    rarity = {word: math.log(len(names) / count) for word, count in counts.items()}
+    asked = set(_WORD.findall(query.lower()))
+    asked |= {f"{century}{year}" for year in _SHORT_YEAR.findall(query) for century in (19, 20)}
+
+    def weigh(words: Set[str]) -> float:
+        return sum(rarity[word] for word in words)
+
+    named = weigh(asked & rarity.keys())
+    if not named:
+        return np.zeros(len(documents), dtype=np.float32)
+    match = {
+        document: found / named * math.sqrt(found / weigh(name)) if (found := weigh(asked & name)) else 0.0
+        for document, name in names.items()
+    }
+    return np.array([match[document] for document in documents.tolist()], dtype=np.float32)
 
 
 def match_identifiers(query: str, hits: Sequence[Hit]) -> Vectors:

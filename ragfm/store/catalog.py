@@ -428,10 +428,12 @@ class Catalog:
             result[row.id] = (row, text, document)
         return result
 
-    def documents_of(self, ids: Ids) -> Ids:
-        """The id of each chunk's document; -1 for unknown chunks. *Shape:* (n,) -> (n,)."""
-        found = {row.id: row.document_id for row in self._rows(self._by_id.documents, ids=ids.tolist())}
-        return np.array([found.get(chunk_id, -1) for chunk_id in ids.tolist()], dtype=np.int64)
+    def documents_of(self, ids: Ids) -> tuple[Ids, list[str]]:
+        """The id of each chunk's document, and the chunk's context; -1 and "" for unknown chunks. *Shape:* (n,)."""
+        rows = {row.id: row for row in self._rows(self._by_id.documents, ids=ids.tolist())}
+        found = [rows.get(chunk_id) for chunk_id in ids.tolist()]
+        documents = np.array([-1 if row is None else row.document_id for row in found], dtype=np.int64)
+        return documents, ["" if row is None else row.context for row in found]
 
     def neighbours(self, generation: int, chunk_id: int) -> list[int]:
         """The ids of the chunks before and after one in its document, at a generation; fewer at its ends."""
@@ -584,7 +586,7 @@ class _ById:
         self, among: Callable[[sa.Column[int]], sa.ColumnElement[bool]], *document_text: sa.ColumnElement[Any]
     ) -> None:
         self.vectors = _vector_query(sa.bindparam("contract_id")).where(among(chunks.c.id))
-        self.documents = sa.select(chunks.c.id, chunks.c.document_id).where(among(chunks.c.id))
+        self.documents = sa.select(chunks.c.id, chunks.c.document_id, chunks.c.context).where(among(chunks.c.id))
         self.chunks = (
             sa.select(
                 *chunks.c,

@@ -21,7 +21,7 @@ from ragfm.models import hardware
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval import rerank as rerank_module
 from ragfm.retrieval.rerank import CrossEncoderReranker
-from ragfm.retrieval.search import match_identifiers, match_names, rerank_hits, weigh_neighbours
+from ragfm.retrieval.search import fuse, match_identifiers, match_names, rerank_hits, weigh_neighbours
 from ragfm.testing import HashingEmbedder, ScriptedReader, check_reranker
 
 QUERY = "how long may the boat stay in the harbour?"
@@ -248,15 +248,29 @@ def test_neighbours_count_as_evidence_and_chunks_near_a_better_one_lose() -> Non
 
 def test_names_of_documents_in_the_query_count_by_how_well_they_tell_documents_apart() -> None:
     names = ["Amcor 2022 report", "Amcor 2023 report", "Amcor 2023 report", "Best Buy 2023 report"]
-    hits = [
-        Hit(f"{name}.pdf", "Text of Amcor.", 0, 14, at, 1.0, {}, context=f"{name} > Item 1\nAmcor in 2021")
-        for at, name in enumerate(names)
-    ]
-    amcor, year = np.log(3 / 2), np.log(3 / 2)  # three documents
-    found = match_names("What did AMCOR's report say of FY2023?", hits)
-    np.testing.assert_allclose(found, np.array([amcor, amcor + year, amcor + year, year]) / (amcor + year), atol=1e-6)
-    np.testing.assert_array_equal(match_names("What did the report say of 2021?", hits), np.zeros(4))
-    assert match_names("Amcor", []).shape == (0,)
+    documents = np.array([4, 5, 5, 6], dtype=np.int64)
+    contexts = [f"{name} > Item 1\nAmcor in 2021" for name in names]
+    word, rarer = np.log(3 / 2), np.log(3)  # in the names of two documents of three, and of one
+    for period in ("2023", "FY2023", "FY23", "'23"):
+        found = match_names(f"What did AMCOR's report say of {period}?", documents, contexts)
+        company = 0.5 * np.sqrt(word / (word + rarer))  # not the year 2022
+        year = 0.5 * np.sqrt(word / (word + 2 * rarer))  # not "Best Buy"
+        np.testing.assert_allclose(found, [company, 1, 1, year], atol=1e-6)
+    for other in ("2021", "page 23"):
+        np.testing.assert_array_equal(match_names(f"What did the report say of {other}?", documents, contexts), 0)
+    assert match_names("Amcor", documents[:0], []).shape == (0,)
+    np.testing.assert_allclose(match_names("report of Amcor", np.arange(2), ["report", "Amcor report"]), [0, 1])
+
+
+def test_chunks_of_a_document_that_the_query_names_rank_higher() -> None:
+    cosines, bm25 = np.array([0.9, 0.8, 0.1], dtype=np.float32), np.zeros(3, dtype=np.float32)
+    documents, names = np.arange(3), np.array([0, 1, 0], dtype=np.float32)
+    fused = fuse(cosines, bm25, documents)
+    assert fused[0] > fused[1]
+    with_names = fuse(cosines, bm25, documents, names)
+    assert with_names[1] > with_names[0] > with_names[2]
+    assert with_names.max() <= 1
+    np.testing.assert_array_equal(fuse(cosines, bm25, documents, np.zeros(3, dtype=np.float32)), fused)
 
 
 class Alike:
@@ -280,17 +294,6 @@ def test_a_definition_of_an_identifier_in_the_query_comes_first() -> None:
     np.testing.assert_array_equal(match_identifiers("What are shared buffers in Memory?", hits), np.zeros(4))
     reranked = rerank_hits("What is shared_buffers?", hits, Alike(), None)
     assert [hit.chunk_id for hit in reranked] == [20, 0, 10, 30]
-
-
-def test_a_document_whose_name_is_in_the_query_comes_first() -> None:
-    hits = [
-        Hit(f"{name}.md", "Costs rose.", 0, 11, at, score, {"fused": score}, context=name)
-        for at, (name, score) in enumerate([("Costco 2021", 0.9), ("Boeing 2022", 0.87), ("Boeing 2018", 0.6)])
-    ]
-    first, *_ = rerank_hits("How did Boeing's costs change in FY2022?", hits, Alike(), None)
-    assert first.uri == "Boeing 2022.md"
-    first, *_ = rerank_hits("How did costs change?", hits, Alike(), None)
-    assert first.uri == "Costco 2021.md"
 
 
 def test_likelihoods_decide_between_hits_with_negative_cosines() -> None:
