@@ -196,7 +196,7 @@ def fuse(
         of_document = (np.bincount(document[best], fused[best]) + fused.mean()) / (np.bincount(document[best]) + 1)
         fused = (1 - DOCUMENT_SHARE) * fused + DOCUMENT_SHARE * min_max(of_document)[document]
     if names is not None and names.any():
-        fused = (fused + NAME_SHARE * names) / (1 + NAME_SHARE)
+        fused = ((fused + NAME_SHARE * names) / (1 + NAME_SHARE)).astype(np.float32)
     return fused.astype(np.float32)
 
 

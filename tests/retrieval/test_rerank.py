@@ -357,7 +357,7 @@ def test_auto_is_the_judge_in_english(harbour: Collection, tmp_path: Path) -> No
     likelihoods = JudgeReranker(name).rerank(QUERY, [embedded_text(hit.context, hit.text) for hit in hits])
     assert [hit.scores["rerank"] for hit in hits] == pytest.approx(likelihoods.tolist(), abs=0.02)
     fused = np.array([hit.scores["fused"] for hit in hits])
-    mixed = likelihoods / 2 + fused / 2 / fused.max()
+    mixed = 0.4 * likelihoods + 0.6 * fused / fused.max()
     assert [hit.uri for hit in hits] == [hits[at].uri for at in np.argsort(-mixed, kind="stable")]
     assert "rerank" not in harbour.search(QUERY, k=1, rerank="none")[0].scores
     assert "rerank" not in harbour.search("Где находится маяк?", k=1, rerank="auto")[0].scores
