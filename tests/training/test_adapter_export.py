@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.shell import Shell
+from support.tiny_gguf import quantize
 from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -25,7 +26,6 @@ from ragfm.core.errors import (
 )
 from ragfm.core.own_thread import in_own_thread
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.generation.readers.weight_format import quantize
 from ragfm.models.adapters import (
     GGUF_PROMPT,
     RECORD,
@@ -252,7 +252,7 @@ def in_form(folder: Path, out: Path, form: str | None) -> Path:
     whole = tiny_gguf(model, out.with_suffix(".f32"), ModelShape.from_config(model.config))
     if form is None:
         return whole.rename(out)
-    return quantize(whole, out, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}"))
+    return quantize(whole, out, form)
 
 
 def trained(folder: Path, method: Any, out: Path) -> Path:
