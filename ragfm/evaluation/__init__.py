@@ -6,8 +6,7 @@ a collection by `generate_questions`. `corpus_collection` ingests the documents 
 Measure:
 
 - `evaluate_retrieval(collection, questions)`: nDCG, MRR, MAP, recall and latency of searches.
-- `evaluate_answers(rag, questions)`: F1, exact match, abstention, citations and latency of answers; `risk_coverage`
-  gives the share of wrong answers by confidence.
+- `evaluate_answers(rag, questions)`: F1, exact match, abstention, citations and latency of answers.
 
 Compare:
 
@@ -20,8 +19,7 @@ Tune:
 - `tune(collection, questions)`: the weight of hybrid search; `store_weight` writes it to `ragfm.toml`.
 - `calibrate(rag, questions)`: the confidence of answers; `store_calibration` writes it to `ragfm.toml`.
 
-`write_retrieval_html` and `write_answers_html` write reports as HTML pages, `retrieval_summary` and `answers_summary`
-one line. The functions with an `out` parameter write a run file, from which an interrupted run is resumed and which
+The functions with an `out` parameter write a run file, from which an interrupted run is resumed and which
 `read_run` reads.
 
 Example:
@@ -42,7 +40,6 @@ Modules:
     search_tuning, confidence_calibration               tune search; calibrate confidence
     verified_tuning                                     what labels allow to promise about citations and answers
     settings_file                                       store tuned settings
-    html_report, answer_report                          HTML pages
 
 """
 
@@ -54,12 +51,9 @@ from ragfm.evaluation.answer_evaluation import (
     Outcome,
     ShownPassage,
     evaluate_answers,
-    risk_coverage,
 )
-from ragfm.evaluation.answer_report import answers_summary, write_answers_html
 from ragfm.evaluation.confidence_calibration import CalibrationReport, calibrate
 from ragfm.evaluation.corpus import TimedEmbedder, corpus_collection
-from ragfm.evaluation.html_report import retrieval_summary, write_retrieval_html
 from ragfm.evaluation.metrics import Estimate, Ranked
 from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Gold, Question, QuestionSet, load_questions
@@ -96,7 +90,6 @@ __all__ = [
     "TimedEmbedder",
     "Trial",
     "TuneReport",
-    "answers_summary",
     "calibrate",
     "compare_readers",
     "compare_runs",
@@ -108,11 +101,7 @@ __all__ = [
     "generate_questions",
     "load_questions",
     "read_run",
-    "retrieval_summary",
-    "risk_coverage",
     "store_calibration",
     "store_weight",
     "tune",
-    "write_answers_html",
-    "write_retrieval_html",
 ]

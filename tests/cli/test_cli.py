@@ -139,11 +139,6 @@ WRONG = {
     "empty collection": (["ingest", "docs", "-c", ""], 2, "empty"),
     "empty group": (["ingest", "docs", "--allow", ""], 2, "empty"),
     "a path that cannot be written": (["demo", "/proc/nowhere"], 1, "No such file"),
-    "a report in a file": (
-        ["eval", "retrieval", "docs", "--report", "docs/leave.md/r.html"],
-        1,
-        "Access to 'docs/leave.md' failed",
-    ),
     "wrong tag": (["ingest", "docs", "--tag", "year"], 2, "KEY=VALUE"),
     "infinite number": (["keys", "add", "ann", "--rate", "inf"], 2, "inf is not a finite number"),
     "not a number": (["watch", "--interval", "nan"], 2, "nan is not a finite number"),
