@@ -3,7 +3,7 @@
 Test your own plugin with one call, which raises AssertionError with a description of the first violation:
 
     check_connector(MyConnector("source"))      check_vector_index(MyVectorIndex)
-    check_embedder(MyEmbedder())                check_image_embedder(MyEmbedder())
+    check_embedder(MyEmbedder())
     check_reader(MyReader())                    check_reranker(MyReranker())
     check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
@@ -30,13 +30,13 @@ import numpy as np
 
 from ragfm.answering.judge import Evidence, Judge, Judgement, Part
 from ragfm.answering.units import words
-from ragfm.core.errors import EmbeddingError, TooLongError
+from ragfm.core.errors import TooLongError
 from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
 from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.generation.readers.images import check_images
 from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
-from ragfm.testing.embedder_contract import check_embedder, check_image_embedder
+from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.parser_contract import check_parser
 from ragfm.testing.reader_contract import check_reader
 from ragfm.testing.reranker_contract import check_reranker
@@ -49,7 +49,6 @@ __all__ = [
     "check_backend",
     "check_connector",
     "check_embedder",
-    "check_image_embedder",
     "check_parser",
     "check_reader",
     "check_reranker",
@@ -63,8 +62,7 @@ class HashingEmbedder:
     """A deterministic bag-of-words embedder without a model: feature hashing (Weinberger et al. 2009).
 
     A vector is the sum of pseudo-random directions of the lowercased words, so texts that share words have a higher
-    cosine. Tokens are words and punctuation characters. An image is embedded as its hash in the collection, so a query
-    finds it by that hash.
+    cosine. Tokens are words and punctuation characters.
     """
 
     def __init__(self, model: str = "hashing", *, dim: int = 64, max_tokens: int = 64) -> None:
@@ -72,7 +70,7 @@ class HashingEmbedder:
         self.dim = dim
         self.max_tokens = max_tokens
         self.embedded = 0
-        """Number of passages and images embedded so far, for tests of re-embedding."""
+        """Number of passages embedded so far, for tests of re-embedding."""
 
     @property
     def fingerprint(self) -> Mapping[str, Scalar]:
@@ -90,12 +88,6 @@ class HashingEmbedder:
         vectors = self.embed_queries(texts)
         self.embedded += len(texts)
         return vectors
-
-    def embed_images(self, images: Sequence[bytes]) -> Vectors:
-        """*Shape:* (len(images), dim), unit rows. Raises EmbeddingError for data without the end of a PNG file."""
-        if not all(image.endswith(b"IEND\xaeB`\x82") for image in images):
-            raise EmbeddingError("An image is damaged.")
-        return self.embed_passages([blake2b(image, digest_size=16).hexdigest() for image in images])
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """The same vectors as `embed_passages`."""
