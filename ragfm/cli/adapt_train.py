@@ -13,10 +13,8 @@ from ragfm.cli.evaluation_data import print_how_to_continue
 from ragfm.cli.options import (
     NON_EMPTY,
     POSITIVE,
-    Number,
     json_options,
     out_folder_option,
-    seed_option,
     text_option,
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
@@ -52,27 +50,12 @@ if TYPE_CHECKING:
     "bundled reader. Default: none; training starts from the bare model.",
 )
 @click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, qlora).")
-@click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, qlora).")
-@click.option(
-    "--virtual-tokens",
-    "tokens",
-    default=20,
-    type=click.IntRange(min=1),
-    help="Number of virtual tokens (prefix and prompt tuning).",
-)
 @click.option("--epochs", default=1.0, type=POSITIVE, help="Number of passes over the examples.")
 @click.option("--batch", default=16, type=click.IntRange(min=1), help="Examples per step.")
 @click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
 @click.option(
-    "--patience",
-    default=3,
-    type=click.IntRange(min=1),
-    help="Stop training after this number of validations without improvement.",
-)
-@click.option(
     "--most-tokens", default=2048, type=click.IntRange(min=16), metavar="N", help="Skip examples longer than N tokens."
 )
-@seed_option
 @text_option("--licence", help="Licence of the adapter. Default: that of the adapter given by --from.")
 @click.option("--dry-run", is_flag=True, help="Estimate time and memory without training.")
 @out_folder_option("ragfm-adapter", "Folder of the adapter; a second run resumes there.")
@@ -98,7 +81,7 @@ def train(
     if options["method"] == "kto":
         # It trains low-rank matrices: those of an adapter to train further, else of `lora`.
         options["objective"], options["method"] = "kto", _low_rank_method(options["start"])
-    method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
+    method = MethodSettings(options.pop("method"), options.pop("rank"))
     settings = TrainSettings(method, **options)
     start, plan = settings.start, dict[str, Any]()
 

@@ -152,9 +152,6 @@ def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use a random sample of N questions."
 )
-seed_option = click.option(
-    "--seed", default=0, type=click.IntRange(0, 2**32 - 1), metavar="N", help="Random seed, 0 or more."
-)
 run_option = click.option(
     "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; running the command again resumes it."
 )

@@ -1,7 +1,7 @@
 """Evaluate retrieval and answers on labelled questions, and tune on them.
 
-A question set is loaded by `load_questions` (BEIR, SQuAD or JSONL), built from `Question` and `Gold`, or generated from
-a collection by `generate_questions`. `corpus_collection` ingests the documents that a data set includes.
+A question set is loaded by `load_questions` (BEIR, SQuAD or JSONL), or built from `Question` and `Gold`.
+`corpus_collection` ingests the documents that a data set includes.
 
 Measure:
 
@@ -31,7 +31,7 @@ Example:
     print(report.measures["nDCG@10"].value)
 
 Modules:
-    question_sets, question_generation, log_questions   questions: labelled, generated, from the answer log
+    question_sets, log_questions                        questions: labelled, from the answer log
     corpus                                              the documents of a data set as a collection
     retrieval_evaluation, answer_evaluation             evaluate searches and answers
     answer_matching, reader_verdict, metrics            compare answers; measures and intervals
@@ -55,7 +55,6 @@ from ragfm.evaluation.answer_evaluation import (
 from ragfm.evaluation.confidence_calibration import CalibrationReport, calibrate
 from ragfm.evaluation.corpus import TimedEmbedder, corpus_collection
 from ragfm.evaluation.metrics import Estimate, Ranked
-from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Gold, Question, QuestionSet, load_questions
 from ragfm.evaluation.reader_comparison import (
     Contender,
@@ -98,7 +97,6 @@ __all__ = [
     "evaluate_answers",
     "evaluate_retrieval",
     "first_ranks",
-    "generate_questions",
     "load_questions",
     "read_run",
     "store_calibration",

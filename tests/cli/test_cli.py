@@ -142,7 +142,6 @@ WRONG = {
     "wrong tag": (["ingest", "docs", "--tag", "year"], 2, "KEY=VALUE"),
     "infinite number": (["keys", "add", "ann", "--rate", "inf"], 2, "inf is not a finite number"),
     "not a number": (["watch", "--interval", "nan"], 2, "nan is not a finite number"),
-    "negative seed": (["adapt", "train", "--seed", "-1"], 2, "--seed"),
     "too long a time": (["log", "forget", "--older-than", "999999"], 2, "--older-than"),
     "not UTF-8": (["search", "caf\udce9"], 2, "The argument caf\\xe9 is not UTF-8"),
 }

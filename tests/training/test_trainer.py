@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.greedy import generate_greedy
 from support.shell import Shell
 from support.tiny_models import TEMPLATE, tiny_examples, tiny_model
 from transformers import PreTrainedTokenizerFast
@@ -52,7 +53,7 @@ from ragfm.models.adapters import (
 )
 from ragfm.training.adapter_export import load_adapter
 from ragfm.training.adapter_folder import write_adapter
-from ragfm.training.base_model import Base, generate_greedy
+from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors, trainable_parameters, weight_tensors, write_tensors
 from ragfm.training.examples import Example, examples_to_jsonl
 from ragfm.training.interrupts import interrupts_between_steps
@@ -331,7 +332,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from support.tiny_models import tiny_examples
-from ragfm.training.base_model import Base, generate_greedy
+from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors
 from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
