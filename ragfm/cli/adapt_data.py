@@ -29,12 +29,6 @@ _DATA = click.Path(exists=True)
 @click.command()
 @click.argument("questions", required=False, type=_DATA)
 @click.option("--from-log", is_flag=True, help="Also use answers from the log that were rated good or corrected.")
-@click.option(
-    "--preferences",
-    is_flag=True,
-    help="Create preferences from the answer log, for the method kto: corrected answers with their corrections, and "
-    "answers rated good or bad.",
-)
 @text_option("--reader", metavar="NAME", help="Reader to fine-tune.")
 @k_option
 @limit_option
@@ -60,10 +54,6 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     from ragfm.rag import Rag
     from ragfm.training import Recipe, load_held_out, make_dataset, write_dataset
 
-    if options["preferences"]:
-        if questions:
-            usage_error("--preferences uses the answer log only.")
-        options["from_log"] = True
     if Path(out).is_file():
         raise DataError(f"'{out}' is a file.", "Specify a folder for the examples with --out.")
     loaded = None
@@ -92,7 +82,6 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
                 loaded,
                 recipe,
                 from_log=options["from_log"],
-                preferences=options["preferences"],
                 held_out=held_out,
                 licence=options["licence"],
                 limit=options["limit"],

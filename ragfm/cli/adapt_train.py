@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,10 +17,7 @@ from ragfm.cli.options import (
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import format_seconds, show_progress
-from ragfm.core.errors import RagfmError
-from ragfm.models.adapters import METHODS, Method, read_record
-
-_LOW_RANK: tuple[Method, ...] = ("lora", "qlora")
+from ragfm.models.adapters import METHODS
 
 if TYPE_CHECKING:
     from ragfm.training import TrainingEstimate
@@ -39,8 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--method",
     default="lora",
-    type=click.Choice([*METHODS, "kto"]),
-    help="Fine-tuning method. kto trains LoRA matrices on the ratings of `ragfm adapt data --preferences`.",
+    type=click.Choice(METHODS),
+    help="Fine-tuning method.",
 )
 @text_option(
     "--from",
@@ -78,9 +73,6 @@ def train(
     from ragfm.training import MethodSettings, TrainSettings, estimate_training
     from ragfm.training import train as train_adapter
 
-    if options["method"] == "kto":
-        # It trains low-rank matrices: those of an adapter to train further, else of `lora`.
-        options["objective"], options["method"] = "kto", _low_rank_method(options["start"])
     method = MethodSettings(options.pop("method"), options.pop("rank"))
     settings = TrainSettings(method, **options)
     start, plan = settings.start, dict[str, Any]()
@@ -133,11 +125,3 @@ def train(
             f"the weights of step {figures['kept_step']} are kept"
         )
         print_written(out)
-
-
-def _low_rank_method(start: str | None) -> Method:
-    """The method of an adapter of low-rank matrices to train further; `lora` without one."""
-    with suppress(RagfmError):  # the training run reports it
-        if start and Path(start).expanduser().is_dir() and (method := read_record(start).method) in _LOW_RANK:
-            return method
-    return "lora"

@@ -20,7 +20,6 @@ trainer                 train a reader
 training_loop           the loop of readers and embedders
 interrupts              Ctrl-C between steps
 training_batches        batches and their loss
-preference              examples and losses of kto
 base_model              the model that is trained
 methods                 LoRA and the other methods of fine-tuning
 checkpoint              the state of a training run on disk

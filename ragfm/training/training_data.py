@@ -15,7 +15,7 @@ from ragfm.rag import Rag
 from ragfm.training.dataset import Dataset, Recipe, build_dataset
 from ragfm.training.examples import Example
 from ragfm.training.held_out import HeldOut
-from ragfm.training.log_examples import examples_from_log, preferences_from_log
+from ragfm.training.log_examples import examples_from_log
 from ragfm.training.raft import examples_from_questions
 
 _MIN_FOR_SHARE = 20
@@ -28,7 +28,6 @@ def make_dataset(
     recipe: Recipe = Recipe(),  # noqa: B008  frozen
     *,
     from_log: bool = False,
-    preferences: bool = False,
     held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
     licence: str | None = None,
     limit: int | None = None,
@@ -36,9 +35,8 @@ def make_dataset(
 ) -> Dataset:
     """Make training examples about the collection of `rag`, with the prompts of `rag`.
 
-    The sources are `questions` with known answers, and if `from_log` the judged answers of the collection's log. With
-    `preferences`, the log gives pairs of a better and a worse answer, and answers rated good or bad, for preference
-    tuning. `licence` and `limit`, the number of questions sampled, are noted in the card.
+    The sources are `questions` with known answers, and if `from_log` the judged answers of the collection's log.
+    `licence` and `limit`, the number of questions sampled, are noted in the card.
     Progress has the stage "make examples".
 
     Raises DataError if the sources yield no example to train with, or if far more of them are abstentions than
@@ -57,13 +55,13 @@ def make_dataset(
         if examples or not from_log:
             sources.append({"name": questions.name, "licence": licence, "left_out": dict(questions.left_out)})
     if from_log:
-        entries = rated_entries(rag.collection.answer_log.entries(), bad=preferences)
+        entries = rated_entries(rag.collection.answer_log.entries())
         if not entries and questions is None:
             raise DataError(
                 "No answer in the log has been rated good or corrected.",
                 "`ragfm log list` shows the answers, `ragfm log thumbs ID up` rates one as good.",
             )
-        logged, counts = (preferences_from_log if preferences else examples_from_log)(rag, entries, held_out=held_out)
+        logged, counts = examples_from_log(rag, entries, held_out=held_out)
         if logged:
             sources.append({"name": "the answer log", "licence": licence, "left_out": dict(counts)})
         # Of two examples with the same question, that of the log stays.
@@ -73,7 +71,7 @@ def make_dataset(
     dataset = build_dataset(rag, examples, recipe, left_out, {**about, "sources": sources})
     silent = sum(example.completion == ABSTENTION for example in examples)
     most = len(examples) * (1 + recipe.abstain) / 2 if len(examples) >= _MIN_FOR_SHARE else len(examples) - 1
-    if silent > most and not preferences:
+    if silent > most:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items())
         raise DataError(
             f"The examples teach little but abstention: {silent} of {len(examples)} have the answer “{ABSTENTION}”, "
