@@ -344,7 +344,7 @@ class Collection:
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))
         if reranker is not None:
-            hits = rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+            hits = rerank_hits(query, hits, reranker, settings.rerank_weight)[:k]
         return HitList(hits)
 
     def wait_for(self, commit: str, seconds: float = 10.0) -> bool:

@@ -57,7 +57,6 @@ class SearchSection(_Section):
     reranker: str | None = None
     rerank_weight: float | None = Field(None, ge=0, le=1)
     rerank_candidates: int = Field(20, ge=1)  # hits
-    rerank_budget_ms: float | None = Field(None, gt=0)
 
 
 class AskSection(_Section):

@@ -704,11 +704,8 @@ class Reranker(Protocol):
     `search.rerank_weight`.
     """
 
-    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Scores of the texts, higher is better. *Shape:* (len(texts),).
-
-        `texts` are in order of the search. With a time budget they are scored in this order; the rest is NaN.
-        """
+    def rerank(self, query: str, texts: Sequence[str]) -> Vectors:
+        """Scores of the texts, higher is better. *Shape:* (len(texts),)."""
 
 
 @runtime_checkable

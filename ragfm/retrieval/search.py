@@ -206,13 +206,11 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: SearchBackend) -
     return hits
 
 
-def rerank_hits(
-    query: str, hits: Sequence[Hit], reranker: Reranker, budget_ms: float | None, weight: float | None = None
-) -> list[Hit]:
-    """Reorder hits by a reranker's scores; hits that it did not score in time follow in their old order.
+def rerank_hits(query: str, hits: Sequence[Hit], reranker: Reranker, weight: float | None = None) -> list[Hit]:
+    """Reorder hits by a reranker's scores.
 
-    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. The scores of
-    a reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
+    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the hits. The scores of a
+    reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
     counts. The search scores are then relative to the highest, and `match_names`, `match_identifiers` and
     `weigh_neighbours` apply. Default: the reranker's own weight, else 1.
     """
@@ -220,25 +218,21 @@ def rerank_hits(
         return []
     if weight is None:
         weight = getattr(reranker, "weight", 1.0)
-    scores = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits], budget_ms=budget_ms)
-    sort_keys = scores
-    scored = ~np.isnan(scores)
-    if weight < 1 and scored.any():
+    scores = sort_keys = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits])
+    if weight < 1:
         searched = [[hit.scores.get(name) for name in ("fused", "dense", "keyword")] for hit in hits]
         own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)
-        sort_keys = np.full_like(scores, np.nan)
         if getattr(reranker, "calibrated", False):
-            relative = own[scored].clip(min=0) / max(own[scored].max(), 1e-9)  # cosines may be negative
-            sums = weight * scores[scored] + (1 - weight) * relative
-            sums += NAME_SHARE * match_names(query, hits)[scored]
-            sums += IDENTIFIER_SHARE * match_identifiers(query, hits)[scored]
-            ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)[scored]
-            documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1][scored]
-            sort_keys[scored] = weigh_neighbours(sums, scores[scored], ids, documents)
+            relative = own.clip(min=0) / max(own.max(), 1e-9)  # cosines may be negative
+            sums = weight * scores + (1 - weight) * relative
+            sums += NAME_SHARE * match_names(query, hits) + IDENTIFIER_SHARE * match_identifiers(query, hits)
+            ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
+            documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1]
+            sort_keys = weigh_neighbours(sums, scores, ids, documents)
         else:
-            sort_keys[scored] = weight * min_max(scores[scored]) + (1 - weight) * min_max(own[scored])
-    order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
-    return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
+            sort_keys = weight * min_max(scores) + (1 - weight) * min_max(own)
+    order = np.argsort(-sort_keys, kind="stable").tolist()
+    return [replace(hits[at], scores={**hits[at].scores, "rerank": float(scores[at])}) for at in order]
 
 
 def match_names(query: str, hits: Sequence[Hit]) -> Vectors:
