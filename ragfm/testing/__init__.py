@@ -7,7 +7,7 @@ Test your own plugin with one call, which raises AssertionError with a descripti
     check_reader(MyReader())                    check_reranker(MyReranker())
     check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
-`HashingEmbedder`, `ScriptedJudge` and `ScriptedReader` replace models in tests.
+`HashingEmbedder` and `ScriptedReader` replace models in tests.
 
 Modules:
 
@@ -22,14 +22,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import cached_property
 from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
 
-from ragfm.answering.judge import Evidence, Judge, Judgement, Part
-from ragfm.answering.units import words
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
 from ragfm.generation.readers import completion_limit, stream_until_stop
@@ -44,7 +41,6 @@ from ragfm.testing.vector_index_contract import check_vector_index
 
 __all__ = [
     "HashingEmbedder",
-    "ScriptedJudge",
     "ScriptedReader",
     "check_backend",
     "check_connector",
@@ -101,63 +97,6 @@ class HashingEmbedder:
                 vectors[row] += np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32)
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
-
-
-class ScriptedJudge(Judge):
-    """A judge without a network, for `Rag.judge`.
-
-    `answers` maps answers to their probabilities, for all evidence or by a function of it. A text answers a question
-    with the likeliest one that it contains, at its first place. `supports` and `contradicts` give the probabilities for
-    a statement, with which a text is taken to answer the question. By default, a text supports a statement if it or its
-    context has half of the words that the question lacks, and contradicts none.
-    """
-
-    def __init__(
-        self,
-        answers: Mapping[str, float] | Callable[[Evidence], Mapping[str, float]] | None = None,
-        *,
-        supports: Callable[[Evidence], float] | None = None,
-        contradicts: Callable[[Evidence], float] | None = None,
-    ) -> None:
-        self._answers, self._supports, self._contradicts = answers or {}, supports or _shares_words, contradicts
-
-    @cached_property
-    def sha256(self) -> str:
-        """Stands for weights."""
-        return "scripted"
-
-    def load(self) -> None:
-        """Nothing is loaded."""
-
-    def warm_up(self) -> None:
-        """Nothing is loaded."""
-
-    def read(self, evidence: Sequence[Evidence], *, fast: bool = False) -> list[Judgement]:
-        """A judgement of each text, in one part."""
-        return [self._judgement(one) for one in evidence]
-
-    def _judgement(self, evidence: Evidence) -> Judgement:
-        answers = self._answers(evidence) if callable(self._answers) else self._answers
-        found = [(chance, answer) for answer, chance in answers.items() if answer in evidence.text]
-        likelihood, answer = max(found, default=(0.0, ""))
-        start = evidence.text.find(answer)
-        tokens = [match.span() for match in _TOKEN.finditer(answer)]
-        spans = np.array(tokens, dtype=np.int64).reshape(-1, 2) + start
-        first, last = np.zeros((2, len(spans)), dtype=np.float32)
-        first[:1] = last[-1:] = likelihood**0.5
-        contradicts = self._contradicts(evidence) if self._contradicts else 0.0
-        supports = min(self._supports(evidence), 1 - contradicts)
-        nowhere = 0.0 if evidence.statement else 1 - likelihood
-        return Judgement((Part(spans, first, last, nowhere),), supports, contradicts)
-
-
-def _shares_words(evidence: Evidence) -> float:
-    stated, asked = words(evidence.statement), words(evidence.question)
-    wanted = stated - asked or stated
-    for likelihood, text in ((0.95, evidence.text), (0.92, f"{evidence.context} {evidence.text}")):
-        if wanted and 2 * len(wanted & words(text)) >= len(wanted):
-            return likelihood
-    return 0.1
 
 
 class ScriptedReader:

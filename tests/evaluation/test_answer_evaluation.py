@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import pytest
 from click import UsageError
 from click.testing import CliRunner
+from support.judges import ScriptedJudge
 from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Rag, Settings
@@ -39,7 +40,7 @@ from ragfm.evaluation.run_file import read_run
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.ingestion.ingest_report import Failed, SyncReport
-from ragfm.testing import ScriptedJudge, ScriptedReader
+from ragfm.testing import ScriptedReader
 
 LEAVE = Question("leave", "How many days of leave do I get?", (Gold("docs/leave.md"),), ("28 days", "28"))
 HOURS = Question("hours", "When does the office open?", (Gold("docs/hours.txt"),), ("nine",))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from support.judges import ScriptedJudge
 
 from ragfm import Collection, Rag, Settings
 from ragfm.answering.judge import Evidence
@@ -18,7 +19,7 @@ from ragfm.core.errors import ConfigError, DataError
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.evaluation import Gold, Question, calibrate, store_calibration
 from ragfm.evaluation.confidence_calibration import auc, expected_calibration_error, fit_logistic_regression
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 
 def believes(evidence: Evidence) -> float:

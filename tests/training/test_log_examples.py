@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.judges import ScriptedJudge
 from support.shell import InProcessShell
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
 from ragfm.core.abstention import ABSTENTION
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
-from ragfm.testing import ScriptedJudge, ScriptedReader
+from ragfm.testing import ScriptedReader
 from ragfm.training import examples_from_log, rated_entries
 from ragfm.training.examples import read_examples
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.judges import ScriptedJudge
 from support.shell import Shell
 
 from ragfm import Collection, Rag, Settings
@@ -20,7 +21,7 @@ from ragfm.core.types import Hit
 from ragfm.evaluation import Gold, Question, QuestionSet
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, examples_from_questions, load_held_out, make_dataset, read_examples
 from ragfm.training.dataset import build_dataset
 from ragfm.training.raft import _ExampleBuilder, _format_answer
