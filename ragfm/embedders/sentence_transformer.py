@@ -30,10 +30,10 @@ _log = logging.getLogger(__name__)
 class SentenceTransformerEmbedder:
     """Any sentence-transformers model with a fast tokenizer (Reimers and Gurevych 2019).
 
-    CLIP, SigLIP and static models (Tulkens and van Dongen 2024) are included. The model's own prompts are prepended to
-    queries and passages. Queries are always embedded in fp32, many passages faster if their vectors have a cosine of at
-    least 0.999 to fp32; see docs/decisions/005-embedding.md. Long-lived processes call `warm_up`; others load OpenVINO
-    at the 16th query, if it is installed. All methods are thread-safe.
+    Static models (Tulkens and van Dongen 2024) are included. The model's own prompts are prepended to queries and
+    passages. Queries are always embedded in fp32, many passages faster if their vectors have a cosine of at least 0.999
+    to fp32; see docs/decisions/005-embedding.md. Long-lived processes call `warm_up`; others load OpenVINO at the 16th
+    query, if it is installed. All methods are thread-safe.
     """
 
     def __init__(self, model: str = "bundled") -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 import numpy as np
 
 from ragfm.core.errors import TooLongError
-from ragfm.core.types import Embedder, Scalar
+from ragfm.core.types import Embedder
 from ragfm.testing.contract_checks import require
 
 _TEXTS = [
@@ -41,7 +40,11 @@ def check_embedder(embedder: Embedder) -> None:
         require(inside and len(offsets) > 0, f"the token offsets of {text!r} are invalid: {offsets.tolist()}")
     long = "word " * (2 * embedder.max_tokens)
     require(len(embedder.tokenize([long])[0]) >= 2 * embedder.max_tokens, "tokenize truncates long texts")
-    _check_fingerprint(embedder.fingerprint, embedder.fingerprint, {"model", "dim", "max_tokens"})
+    fingerprint = dict(embedder.fingerprint)
+    missing = {"model", "dim", "max_tokens"} - fingerprint.keys()
+    require(not missing, f"the fingerprint {fingerprint} lacks {', '.join(sorted(missing))}")
+    require(json.loads(json.dumps(fingerprint)) == fingerprint, "the fingerprint changes when it is stored as JSON")
+    require(fingerprint == dict(embedder.fingerprint), "the fingerprint changes")
 
     # A text of `max_tokens` is embedded up to its last token; a longer one is refused.
     words = "word " * (embedder.max_tokens - 1)
@@ -54,11 +57,3 @@ def check_embedder(embedder: Embedder) -> None:
     except TooLongError:
         return
     raise AssertionError("a text over max_tokens is embedded, so it was cut; TooLongError is expected")
-
-
-def _check_fingerprint(first: Mapping[str, Scalar], second: Mapping[str, Scalar], keys: set[str]) -> None:
-    fingerprint = dict(first)
-    missing = keys - fingerprint.keys()
-    require(not missing, f"the fingerprint {fingerprint} lacks {', '.join(sorted(missing))}")
-    require(json.loads(json.dumps(fingerprint)) == fingerprint, "the fingerprint changes when it is stored as JSON")
-    require(fingerprint == dict(second), "the fingerprint changes")
