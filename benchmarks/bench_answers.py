@@ -116,7 +116,7 @@ def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:
         rag.calibration, rag.policy = accept_all_calibration(), LARGE if ADAPTER == "none" else SMALL
         results = ask_questions(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
         report = fit_calibration(rag, results, {}, keep=KEEP)
-    return {"questions": len(results), "of": count, **{k: v for k, v in asdict(report).items() if k != "risk"}}
+    return {"questions": len(results), "of": count, **asdict(report)}
 
 
 def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -> dict[str, Any]:
