@@ -109,9 +109,10 @@ def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
     Vectors of a later contract belong to an interrupted re-embedding, and stay.
     """
     with catalog.read() as connection:
-        known = list(connection.execute(sa.select(contracts.c.id).where(contracts.c.id <= contract_id)).scalars())
+        known = connection.execute(sa.select(contracts)).all()
     deleted = 0
-    for contract in known:
+    # Those of images were made by 0.2.0.
+    for contract in (row.id for row in known if row.id <= contract_id or "images" in row.fingerprint):
         unused: sa.ColumnElement[bool] = sa.true()
         if contract == contract_id:
             unused = ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash)
