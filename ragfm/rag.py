@@ -106,7 +106,7 @@ class Rag:
                 adapter = None
             fingerprint = prompt_fingerprint(documents_only=self._documents_only, strategy=self.strategy)
             adapter = serving_adapter(adapter, self.reader_name, fingerprint)
-            self.base_reader: Reader = configured_reader(self.reader_name, collection.settings)
+            self.base_reader: Reader = configured_reader(self.reader_name, collection.settings, adapter)
         else:
             self.reader_name = type(reader).__name__
             self.base_reader = reader

@@ -38,10 +38,13 @@ NO_ADAPTER, BUNDLED_ADAPTER = "none", "bundled"
 GGUF_BASE, GGUF_PROMPT = "ragfm.base_sha256", "ragfm.prompt"
 """Metadata keys of a GGUF adapter: SHA-256 of the base model's weights, and fingerprint of the prompt."""
 FORMAT = 1
-Method: TypeAlias = Literal["lora", "qlora", "ia3", "full"]
+_METHOD_OF_PEFT_TYPE = {"prefix_tuning": "prefix", "prompt_tuning": "prompt"}
+Method: TypeAlias = Literal["lora", "qlora", "prefix", "prompt", "ia3", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
-NOT_IN_GGUF = ("dora", "ia3")
+NOT_IN_GGUF = ("dora", "ia3", "prefix", "prompt")
 """Methods whose adapters llama.cpp cannot run."""
+MERGES = ("lora", "qlora", "dora", "ia3")
+"""Methods whose adapters can be merged into the weights of their base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def _peft_record(folder: Path) -> AdapterRecord:
             f"Cannot read '{folder / WEIGHTS}': {error}.", "Train or copy the adapter again."
         ) from error
     kind, base = str(config.get("peft_type")).lower(), str(config.get("base_model_name_or_path") or "")
-    method = "dora" if config.get("use_dora") else kind
+    method = "dora" if config.get("use_dora") else _METHOD_OF_PEFT_TYPE.get(kind, kind)
     return AdapterRecord(method, {"name": base, "sha256": ""}, "", trained_weights_sha256(folder))
 
 
@@ -189,10 +192,10 @@ def serving_adapter(adapter: str | Path | None, reader: str, prompt: str) -> str
                 f"Use it as the reader: `--reader transformers:{path}`.",
             )
         if plugin == "llama-cpp" and method in NOT_IN_GGUF:
+            merge = f", or merge it: `ragfm adapt export {path} --to merged --out FOLDER`"
             raise AdapterMismatchError(
                 f"'{path}' was trained with {method}, which llama.cpp cannot run.",
-                f"Use the transformers reader: `--reader transformers:{model}`, or merge it: "
-                f"`ragfm adapt export {path} --to merged --out FOLDER`.",
+                f"Use the transformers reader: `--reader transformers:{model}`{merge if method in MERGES else ''}.",
             )
         if plugin == "llama-cpp" and not (path / GGUF).is_file():
             raise ModelNotFoundError(f"'{path}' has no {GGUF}.", f"Run `ragfm adapt export {path} --base {model}`.")
@@ -215,6 +218,15 @@ def served_name(path: str) -> str:
     if file.name == GGUF and file.parent.name:
         return file.parent.name
     return file.stem if file.suffix == ".gguf" else file.name
+
+
+def virtual_tokens(adapter: str | Path | None) -> int:
+    """The number of tokens that an adapter puts before each prompt (prefix and prompt tuning); 0 for other adapters."""
+    folder = Path(adapter).expanduser() if adapter else None
+    if folder is None or not (folder / PEFT_CONFIG).is_file():
+        return 0
+    tokens = _peft_config(folder).get("num_virtual_tokens")
+    return tokens if isinstance(tokens, int) else 0
 
 
 def trained_weights_sha256(folder: Path) -> str:

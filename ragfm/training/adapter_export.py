@@ -10,7 +10,7 @@ from ragfm.models.adapters import (
     GGUF,
     GGUF_BASE,
     GGUF_PROMPT,
-    METHODS,
+    MERGES,
     check_adapter,
     read_record,
 )
@@ -75,9 +75,10 @@ def export_adapter(
     if out is None:
         raise DataError("A merged model needs an output path.", "Specify one with --out.")
     target = Path(out)
-    if method not in (*METHODS, "dora"):  # of another trainer
+    if method not in MERGES:
         raise UnsupportedError(
-            f"{path} was trained with {method}, which cannot be merged.", "Use an adapter of LoRA, DoRA or IA3."
+            f"Adapters trained with {method} cannot be merged: they add tokens to the prompt.",
+            f"Use the adapter as it is, with the transformers reader: `--adapter {path}`.",
         )
     check_output_folder(target, find_model(name, "reader"), adapter=file or path)
     if form == "peft":

@@ -106,10 +106,9 @@ def peft_to_gguf(folder: Path, out: Path, shape: ModelShape, *, dtype: str = "f1
     """
     config = json.loads((folder / PEFT_CONFIG).read_bytes())
     if reason := not_plain_lora(config):
-        raise UnsupportedError(
-            f"The adapter in {folder} cannot be written as a GGUF adapter: {reason}.",
-            "Merge it into the weights: --to merged.",
-        )
+        merges = config.get("peft_type") in ("LORA", "IA3")
+        hint = "Merge it into the weights: --to merged." if merges else "Use it as it is, with the transformers reader."
+        raise UnsupportedError(f"The adapter in {folder} cannot be written as a GGUF adapter: {reason}.", hint)
     pairs: dict[str, dict[str, Matrix]] = {}
     for name, tensor in load_file(folder / WEIGHTS).items():
         match = _PEFT_NAME.match(name)

@@ -2,6 +2,8 @@
 
 lora    adds a low-rank product B A to each weight matrix W (Hu et al. 2022)
 qlora   LoRA over a base in 4 bits (Dettmers et al. 2023)
+prefix  trained keys and values before those of the prompt, in each layer (Li & Liang 2021)
+prompt  trained embeddings before those of the prompt (Lester et al. 2021)
 ia3     scales keys, values and the hidden layer of the feed-forward by trained vectors (Liu et al. 2022)
 full    trains all weights
 """
@@ -24,6 +26,8 @@ from ragfm.training.train_settings import MethodSettings
 LEARNING_RATES: dict[Method, float] = {
     "lora": 2e-4,
     "qlora": 2e-4,
+    "prefix": 1e-2,
+    "prompt": 1e-2,
     "ia3": 5e-3,
     "full": 2e-5,
 }
@@ -56,8 +60,15 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
                 f"The adapter to continue from was trained with {method}, not {settings.method}.",
                 f"Use --method {method}." if method in METHODS else "Start from another adapter.",
             )
+        config = peft.PeftConfig.from_pretrained(start)
         with refuse_other_adapters(start, name):
-            model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
+            if config.is_prompt_learning:  # PEFT's `from_pretrained` loads these for inference only
+                config.inference_mode = False
+                config.prefix_projection = False  # the stored weights are projected already
+                model = peft.get_peft_model(model, config)
+                peft.set_peft_model_state_dict(model, peft.load_peft_weights(start))
+            else:
+                model = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
         common = {"task_type": "CAUSAL_LM", "inference_mode": False, "base_model_name_or_path": name}
         if settings.method in ("lora", "qlora"):
@@ -68,6 +79,10 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
                 target_modules="all-linear",
                 **common,
             )
+        elif settings.method == "prefix":
+            config = peft.PrefixTuningConfig(num_virtual_tokens=settings.tokens, **common)
+        elif settings.method == "prompt":
+            config = peft.PromptTuningConfig(num_virtual_tokens=settings.tokens, prompt_tuning_init="RANDOM", **common)
         else:
             linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
             names = {name.rpartition(".")[2] for name in linear}

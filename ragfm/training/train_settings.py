@@ -15,12 +15,14 @@ class MethodSettings:
     - `rank`: rank of the matrices of lora and qlora.
     - `alpha`: scale of lora and qlora times the rank; None is twice the rank.
     - `dropout`: dropout probability of lora and qlora.
+    - `tokens`: number of virtual tokens of prefix and prompt tuning.
     """
 
     method: Method = "lora"
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
+    tokens: int = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from ragfm.core.durable_files import temporary_paths
-from ragfm.core.errors import DataError, RagfmError
+from ragfm.core.errors import ConfigError, DataError, RagfmError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.models.adapters import BEST, CHECKPOINT, read_record, trained_weights_sha256
+from ragfm.generation.readers.torch_model import has_only_attention
+from ragfm.models.adapters import BEST, CHECKPOINT, read_record, trained_weights_sha256, virtual_tokens
 from ragfm.models.hardware import peak_memory_bytes
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded
@@ -73,7 +74,7 @@ class Training:
     ) -> None:
         self.base, self.settings, self.folder = base, settings, Path(folder)
         self.finished = False
-        method, max_tokens = settings.method.method, min(settings.most_tokens, base.window)
+        method, max_tokens = settings.method.method, _max_tokens(base, settings)
 
         # Tokens, rows and steps.
         kept, self._train = _encode(base, examples, max_tokens)
@@ -278,6 +279,20 @@ def _encode(base: Base, examples: Sequence[Example], max_tokens: int) -> tuple[l
     encoded = [base.encode(example) for example in examples]
     fits = [len(sequence.ids) <= max_tokens for sequence in encoded]
     return list(itertools.compress(examples, fits)), list(itertools.compress(encoded, fits))
+
+
+def _max_tokens(base: Base, settings: TrainSettings) -> int:
+    """The length up to which examples are trained on. Raises ConfigError if the method cannot train the base."""
+    method = settings.method.method
+    if method not in ("prefix", "prompt"):
+        return min(settings.most_tokens, base.window)
+    if not has_only_attention(base.model.config.get_text_config()):
+        raise ConfigError(
+            f"{base.name} has layers other than attention, which the method {method} cannot train.",
+            "Use --method lora.",
+        )
+    added = virtual_tokens(settings.start) if settings.start else settings.method.tokens
+    return min(settings.most_tokens, base.window - added)
 
 
 def shares_prefixes(config: Any) -> bool:

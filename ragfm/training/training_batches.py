@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ragfm.generation.readers.torch_model import cache_argument, has_virtual_tokens, virtual_cache
 from ragfm.training.base_model import Encoded
 
 Row: TypeAlias = tuple[int, ...]
@@ -91,7 +92,7 @@ def completion_loss(
     """The summed loss of the completions, and their number of tokens.
 
     Logits are computed only where a token of a completion is predicted. Padding is on the right, and positions are
-    counted from the end.
+    counted from the end. The virtual tokens of prefix and prompt tuning precede each row, in the KV cache.
     """
     width = max(row_tokens(row) for row in rows)
     ids = torch.full((len(rows), width), pad)
@@ -113,17 +114,24 @@ def completion_loss(
             offset = end
     columns = (targets >= 0).any(0).nonzero().flatten()
     targets = targets[:, columns].to(device)
-    options = {"attention_mask": (branch >= 0).long()}
-    if int(branch.max()) > 1:
+    virtual, options = 0, dict[str, Any]()
+    if has_virtual_tokens(model):
+        virtual = model.active_peft_config.num_virtual_tokens
+        cache, model = virtual_cache(model, len(rows)), model.get_base_model()
+        options[cache_argument(model)] = cache
+    if int(branch.max()) <= 1:
+        options["attention_mask"] = torch.nn.functional.pad((branch >= 0).long(), (virtual, 0), value=1)
+    else:
         same_branch = branch[:, :, None] == branch[:, None, :]
         causal = torch.ones(width, width, dtype=torch.bool).tril()
         mask = causal & (same_branch | (branch == 0)[:, None, :])
-        options = {"attention_mask": mask[:, None], "position_ids": positions}
+        options["attention_mask"] = torch.nn.functional.pad(mask, (virtual, 0), value=True)[:, None]
+        options["position_ids"] = virtual + positions
     output = model(
         input_ids=ids.to(device),
         logits_to_keep=(columns - width).to(device),
         use_cache=False,
-        **{name: value.to(device) for name, value in options.items()},
+        **{name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in options.items()},
     )
     predicted = targets >= 0
     logits = output.logits[predicted].float()

@@ -10,7 +10,7 @@ import torch
 
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.readers import load_reader
-from ragfm.generation.readers.torch_model import cache_argument
+from ragfm.generation.readers.torch_model import cache_argument, has_virtual_tokens, virtual_cache
 from ragfm.models.adapters import read_record
 from ragfm.models.model_lookup import find_model
 from ragfm.training.adapter_export import load_adapter
@@ -23,6 +23,8 @@ def generate_greedy(model: Any, base: Base, messages: Sequence[Message], max_tok
     answer: list[int] = []
     inputs, cache, argument = base.prompt(messages), None, cache_argument(base.model)
     with torch.no_grad():
+        if has_virtual_tokens(model):
+            cache, model = virtual_cache(model), base.model
         while len(answer) < max_tokens:
             ids = torch.tensor([inputs], device=base.device)
             output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache})

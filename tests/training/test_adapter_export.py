@@ -257,7 +257,7 @@ def in_form(folder: Path, out: Path, form: str | None) -> Path:
 
 def trained(folder: Path, method: Any, out: Path) -> Path:
     torch.set_num_threads(1)
-    settings = TrainSettings(MethodSettings(method, rank=4), epochs=1, batch=5, rate=2e-2)
+    settings = TrainSettings(MethodSettings(method, rank=4, tokens=2), epochs=1, batch=5, rate=2e-2)
     training = Training(Base(str(folder)), tiny_examples(), out, settings)
     write_adapter(training, training.run(), card={"prompt": prompt_fingerprint()}, licence="CC0")
     return out
@@ -272,6 +272,8 @@ def test_dora_adapters_of_other_trainers_cannot_be_written_as_gguf() -> None:
     ("method", "why"),
     [
         ("ia3", "not with LoRA"),
+        ("prefix", "not with LoRA"),
+        ("prompt", "not with LoRA"),
         ("full", "whole model"),
     ],
 )
@@ -280,7 +282,10 @@ def test_methods_that_gguf_cannot_represent_are_refused(tmp_path: Path, method: 
     out = trained(folder, method, tmp_path / "out")
     with pytest.raises(UnsupportedError, match=why):
         export_adapter(out, "gguf")
-    if method != "full":
+    if method in ("prefix", "prompt"):
+        with pytest.raises(UnsupportedError, match="add tokens to the prompt"):
+            export_adapter(out, "merged", out=tmp_path / "merged")
+    elif method != "full":
         whole = AutoModelForCausalLM.from_pretrained(export_adapter(out, "merged", out=tmp_path / "merged"))
         with torch.no_grad():
             expected = load_adapter(Base(str(folder)), out)(torch.tensor([TOKENS])).logits

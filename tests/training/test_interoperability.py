@@ -19,7 +19,7 @@ from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
-from ragfm.models.adapters import PEFT_CONFIG, RECORD, WEIGHTS, AdapterRecord, read_record, serving_adapter
+from ragfm.models.adapters import PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
 from ragfm.training import MethodSettings, TrainSettings, train
 from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_export import export_adapter, load_adapter
@@ -163,13 +163,11 @@ def test_an_adapter_has_a_model_card_with_data_licence_and_figures(trained: Path
 
 
 def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_path: Path) -> None:
-    train(tiny_examples(4), str(folder), tmp_path / "ia3", settings=TrainSettings(MethodSettings("ia3")))
-    with pytest.raises(UnsupportedError) as refused:
-        export_adapter(tmp_path / "ia3", "gguf", out=tmp_path / "gguf")
-    assert "--to merged" in (refused.value.hint or "")
-    config = tmp_path / "ia3" / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "peft_type": "PREFIX_TUNING"}))
-    (tmp_path / "ia3" / RECORD).unlink()
-    (tmp_path / "ia3" / OUTPUT).unlink(missing_ok=True)  # as another trainer writes it
-    with pytest.raises(UnsupportedError, match="prefix_tuning, which cannot be merged"):
-        export_adapter(tmp_path / "ia3", "merged", base=str(folder), out=tmp_path / "merged")
+    for method, hint in (("ia3", "--to merged"), ("prefix", "transformers reader")):
+        settings = TrainSettings(MethodSettings(method, tokens=4))  # type: ignore[arg-type]
+        train(tiny_examples(4), str(folder), tmp_path / method, settings=settings)
+        with pytest.raises(UnsupportedError) as refused:
+            export_adapter(tmp_path / method, "gguf", out=tmp_path / "gguf")
+        assert hint in (refused.value.hint or "")
+    with pytest.raises(UnsupportedError, match="cannot be merged: they add tokens"):
+        export_adapter(tmp_path / "prefix", "merged", out=tmp_path / "merged")

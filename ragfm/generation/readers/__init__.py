@@ -39,6 +39,7 @@ from ragfm.core import registry
 from ragfm.core.config import Settings
 from ragfm.core.errors import ConfigError, ContextOverflowError
 from ragfm.core.types import Message, Reader, Sampling, Stream
+from ragfm.models.adapters import virtual_tokens
 
 NO_READER = "none"
 _log = logging.getLogger(__name__)
@@ -65,9 +66,13 @@ def available_reader(name: str) -> str:
     return NO_READER
 
 
-def configured_reader(name: str, settings: Settings) -> Reader:
-    """Make a reader with its options from the settings."""
-    return load_reader(name, **reader_options(name, settings))
+def configured_reader(name: str, settings: Settings, adapter: str | None = None) -> Reader:
+    """Make a reader with its options from the settings; its window leaves room for virtual tokens of the adapter."""
+    options = reader_options(name, settings)
+    plugin, _ = registry.plugin_and_model("readers", name)
+    if plugin == "transformers" and (tokens := virtual_tokens(adapter)):
+        options["virtual_tokens"] = tokens
+    return load_reader(name, **options)
 
 
 def reader_options(name: str, settings: Settings) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class Batcher:
     def score(self, request: GenerationRequest) -> list[float]:
         """The log-likelihoods of a request's continuations. Raises ContextOverflowError or ReaderBusyError."""
         longest = max(map(len, request.continuations), default=0)
-        completion_limit(len(request.prompt) + longest - 1, self._window, None)
+        window = self._window - (request.adapter.virtual_tokens if request.adapter else 0)
+        completion_limit(len(request.prompt) + longest - 1, window, None)
         if not request.continuations:
             return []
         self.submit(request)

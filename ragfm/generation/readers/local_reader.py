@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ragfm.core.cache import file_identity
+from ragfm.core.errors import UnsupportedError
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.generation.readers import ScopedReader, bool_option, completion_limit, int_option
@@ -47,11 +48,13 @@ class LocalReader(Generic[M]):
         waiting: int,
         *,
         thinking: bool | str,
+        virtual_tokens: int = 0,
     ) -> None:
         self._path, self.slots = path, int_option("slots", slots, 1)
         self._thinking = bool_option("thinking", thinking)
         self._max_context_tokens = int_option("context_tokens", context_tokens, 1)
         self._waiting = int_option("waiting", waiting, 0)
+        self._virtual_tokens = int_option("virtual_tokens", virtual_tokens, 0)
         self._loading = threading.Lock()
         self._loaded: _Engine | None = None
         reset_in_children(self)
@@ -89,7 +92,7 @@ class LocalReader(Generic[M]):
     @property
     def context_tokens(self) -> int:
         """Number of tokens for the prompt and the completion of a request."""
-        return self._engine.window
+        return self._engine.window - self._virtual_tokens
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Number of tokens in the prompt, with the model's own chat template."""
@@ -113,7 +116,13 @@ class LocalReader(Generic[M]):
         engine = self._engine
         prompt, image_inputs = self._prompt(messages)
         adapter = self._adapter(sampling.adapter)
-        max_tokens = completion_limit(len(prompt), engine.window, sampling.max_tokens)
+        if image_inputs is not None and adapter and adapter.virtual_tokens:
+            raise UnsupportedError(
+                f"The adapter '{adapter.path}' has virtual tokens, which prompts with images cannot use.",
+                "Train an adapter with lora.",
+            )
+        window = engine.window - (adapter.virtual_tokens if adapter else 0)
+        max_tokens = completion_limit(len(prompt), window, sampling.max_tokens)
         sampler = self._new_sampler(engine.model, sampling)
         request = GenerationRequest(
             prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope, image_inputs=image_inputs

@@ -1,7 +1,11 @@
 """KV caches of transformers models.
 
 `BatchedKVCache` has a row for each slot, which is written in place. All rows start at position 0, so one token of many
-requests is evaluated together, however long their texts are; a mask excludes the tokens of other requests.
+requests is evaluated together, however long their texts are; a mask excludes the tokens of other requests. Virtual
+tokens of an adapter (prefix and prompt tuning) precede the text in its row:
+
+    row    [ virtual tokens ][ prompt ][ completion ]
+    column 0 …            19  20 …
 
 Models with recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache. So does
 each request with images, next to the rows.
@@ -14,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from ragfm.core.errors import RagfmError
 from ragfm.generation.readers.engine import Adapter, BatchToken, Logits
@@ -60,11 +64,18 @@ class BatchedKVCache:
             return []
         slots = list(dict.fromkeys(entry.slot for entry in batch))
         per_slot = len(batch) // len(slots)
-        positions = torch.tensor([entry.position for entry in batch]).view(len(slots), per_slot)
+        virtual = self._model.virtual_tokens
+        positions = torch.tensor([virtual + entry.position for entry in batch]).view(len(slots), per_slot)
         length = int(positions.max()) + 1
         self._step.set(slots, positions, length)
         for entry in batch:
-            self._columns[entry.slot] = entry.position + 1
+            self._columns[entry.slot] = virtual + entry.position + 1
+            if virtual and entry.position == 0:
+                for layer, (keys, values) in zip(self._cache.layers, self._model.virtual_cache, strict=True):
+                    if not layer.is_initialized:
+                        layer.lazy_initialization(keys, values)
+                    layer.keys[entry.slot, :, :virtual] = keys[0]
+                    layer.values[entry.slot, :, :virtual] = values[0]
         tokens = torch.tensor([entry.token for entry in batch]).view(len(slots), per_slot)
         keep = per_slot if sum(entry.wants_logits for entry in batch) > len(slots) else 1
 
@@ -224,6 +235,10 @@ class SingleKVCache:
             return logits
         keep = len(batch) if sum(entry.wants_logits for entry in batch) > 1 else 1
         tokens = torch.tensor([[entry.token for entry in batch]])
+        if self._cache is None and self._model.virtual_tokens:
+            self._cache = DynamicCache()
+            for number, (keys, values) in enumerate(self._model.virtual_cache):
+                self._cache.update(keys, values, number)
         rows, self._cache = self._model.forward(tokens, self._cache, keep)
         self._length += len(batch)
         return [rows[0, index] for index, entry in enumerate(batch[-keep:]) if entry.wants_logits]

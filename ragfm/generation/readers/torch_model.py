@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -28,6 +29,8 @@ from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
 Bits: TypeAlias = Literal[4, 8]
+KeysAndValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Of a layer. *Shape* of each: (1, heads, tokens, head size)."""
 _GPU_PREFILL_BLOCK = 1024
 _BATCHED_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -124,6 +127,9 @@ class TorchModel:
         self._adapter_names: dict[Adapter, str] = {}
         self._name_numbers = itertools.count()
         self._current_adapter: Adapter | None = None
+        self._virtual_caches: dict[Adapter, list[KeysAndValues]] = {}
+        self.virtual_tokens = 0
+        """Number of virtual tokens of the current adapter."""
 
         # A copy: transformers switches truncation on and off on the shared one, which fails while a thread encodes.
         self._encoder = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
@@ -211,17 +217,24 @@ class TorchModel:
         """Use an adapter, or none, for the following evaluations. Raises DamagedModelError."""
         if adapter == self._current_adapter:
             return
-        if adapter is not None and adapter not in self._adapter_names:
+        if adapter is not None and adapter not in self._adapter_names and adapter not in self._virtual_caches:
             self._load_adapter(adapter)
         if adapter in self._adapter_names:
             self._peft_model.base_model.enable_adapter_layers()
             self._peft_model.set_adapter(self._adapter_names[adapter])
         elif self._peft_model is not None:
             self._peft_model.base_model.disable_adapter_layers()
+        self.virtual_tokens = adapter.virtual_tokens if adapter else 0
         self._current_adapter = adapter
 
+    @property
+    def virtual_cache(self) -> list[KeysAndValues]:
+        """Keys and values of the current adapter's virtual tokens, for each layer."""
+        assert self._current_adapter
+        return self._virtual_caches[self._current_adapter]
+
     def _load_adapter(self, adapter: Adapter) -> None:
-        """Load an adapter with PEFT, which inserts its layers into the model."""
+        """Load an adapter with PEFT, which inserts its layers into the model, or its virtual tokens."""
         try:
             from peft import PeftConfig, PeftModel
         except ImportError as error:
@@ -232,11 +245,21 @@ class TorchModel:
         self._current_adapter = Adapter(name, "")
         try:
             if PeftConfig.from_pretrained(adapter.path).is_prompt_learning:
-                raise UnsupportedError(
-                    f"'{adapter.path}' has virtual tokens (prefix or prompt tuning), which no reader supports.",
-                    "Train an adapter with lora.",
-                )
-            if self._peft_model is None:
+                if not has_only_attention(self.config):
+                    raise UnsupportedError(
+                        f"'{self.path}' has layers other than attention, which cannot use the virtual tokens of "
+                        f"'{adapter.path}'.",
+                        "Train an adapter with lora.",
+                    )
+                if self._peft_model is not None:
+                    self._peft_model.base_model.disable_adapter_layers()
+                with warnings.catch_warnings(), torch.inference_mode():
+                    warnings.filterwarnings("ignore", "You are trying to modify a model with PEFT for a second time")
+                    cache = virtual_cache(PeftModel.from_pretrained(self._model, adapter.path))
+                self._virtual_caches[adapter] = [
+                    (layer.keys.to(self.dtype), layer.values.to(self.dtype)) for layer in cache.layers
+                ]
+            elif self._peft_model is None:
                 self._peft_model = PeftModel.from_pretrained(self._model, adapter.path, adapter_name=name).eval()
             else:
                 self._peft_model.load_adapter(adapter.path, adapter_name=name)
@@ -247,8 +270,13 @@ class TorchModel:
                 f"'{adapter.path}' is not an adapter for '{self.path}': {error}.",
                 "Use an adapter that was trained for this model.",
             ) from error
-        adapter.check_unchanged()
-        self._adapter_names[adapter] = name
+        try:
+            adapter.check_unchanged()
+        except RagfmError:
+            self._virtual_caches.pop(adapter, None)
+            raise
+        if adapter not in self._virtual_caches:
+            self._adapter_names[adapter] = name
 
 
 class ImageCache(NamedTuple):
@@ -281,6 +309,26 @@ def process_images(processor: Any, text: str, messages: Sequence[Message], *, si
 def cache_argument(model: Any) -> str:
     """The name under which a model of transformers takes and returns its KV cache."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def has_virtual_tokens(model: Any) -> bool:
+    """Whether a model is one of PEFT with virtual tokens (prefix or prompt tuning)."""
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+
+
+def virtual_cache(peft_model: Any, rows: int = 1) -> Any:
+    """A KV cache of transformers with the virtual tokens of a PEFT model (prefix or prompt tuning) in each row.
+
+    Prefix tuning stores keys and values, prompt tuning the embeddings that the base model computes them from. PEFT's
+    own `generate` (0.21) does not find the cache of transformers 5, whose name has changed.
+    """
+    prompt, model = peft_model.get_prompt(batch_size=rows), peft_model.get_base_model()
+    if not isinstance(prompt, torch.Tensor):
+        return prompt
+    embeddings = prompt.to(model.device, model.get_input_embeddings().weight.dtype)
+    cache = DynamicCache()
+    model(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1, **{cache_argument(model): cache})
+    return cache
 
 
 def _check_options(device: str | None, dtype: str | None) -> None:

@@ -29,9 +29,10 @@ class TransformersReader(LocalReader[TorchModel]):
     Weights are safetensors or GGUF; code from the hub never runs. `device` defaults to the GPUs if there are any
     (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` is torch's
     name. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
-    model's training context. Up to `slots` requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a
-    PEFT folder. A model with `vision` takes images of up to `image_side` pixels on the longer side; larger ones are
-    scaled. Default: whether it has a processor, and cannot be loaded without vision.
+    model's training context, minus `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
+    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder. A model with `vision`
+    takes images of up to `image_side` pixels on the longer side; larger ones are scaled. Default: whether it has a
+    processor, and cannot be loaded without vision.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class TransformersReader(LocalReader[TorchModel]):
         dtype: str | None = None,
         bits: Bits | None = None,
         thinking: bool | str = False,
+        virtual_tokens: int = 0,
         vision: bool | str | None = None,
         image_side: int = IMAGE_SIDE,
     ) -> None:
         path = find_model(model, "reader")
-        super().__init__(path, context_tokens, slots, waiting, thinking=thinking)
+        super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
         self._device, self._dtype = device, dtype
         self._bits = None if bits is None else cast("Bits", int_option("bits", bits, 1))
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)

@@ -15,9 +15,11 @@ import pytest
 import torch
 from support.tiny_models import tiny_model
 
+from ragfm.core.config import Settings
 from ragfm.core.errors import (
     AdapterMismatchError,
     ConfigError,
+    ContextOverflowError,
     DamagedModelError,
     ModelNotFoundError,
     RagfmError,
@@ -26,7 +28,7 @@ from ragfm.core.errors import (
 )
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.generation.readers import load_reader
+from ragfm.generation.readers import configured_reader, load_reader
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.transformers_reader import TransformersReader
@@ -169,6 +171,77 @@ def greedy(model: Any, prompt: list[int]) -> list[int]:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
         tokens.append(int(logits[0, -1].argmax()))
     return tokens[len(prompt) :]
+
+
+def virtual(reader: TransformersReader, folder: Path, method: str, tokens: int) -> Any:
+    """Write a prefix or prompt tuning adapter with random values; returns PEFT's model with it."""
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(tokens)
+    kind = PrefixTuningConfig if method == "prefix" else PromptTuningConfig
+    base = AutoModelForCausalLM.from_pretrained(reader._path)
+    adapted = get_peft_model(base, kind(task_type="CAUSAL_LM", num_virtual_tokens=tokens))
+    torch.nn.init.normal_(next(one for one in adapted.parameters() if one.requires_grad), std=0.5)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize(("kind", "batches"), [("llama", True), ("mistral", True), ("mistral", False)])
+def test_virtual_tokens_match_peft(
+    *, kind: str, batches: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other adapters and without, alone and next to other requests, with new and with reused prefixes.
+
+    PEFT's forward pass is the reference. Its `generate` (0.21) loses the virtual tokens in the cache of transformers 5.
+    """
+    monkeypatch.setattr("ragfm.generation.readers.torch_model.can_batch", lambda config: batches)
+    monkeypatch.setitem(ARCHITECTURES, "mistral", {"sliding_window": 90})  # some prompts are longer
+    reader = make_reader(tmp_path / "base", kind)
+    reader._engine.model.end_tokens = set()
+    models: dict[str | None, Any] = {None: None}
+    for name, method, tokens in (("a", "prefix", 7), ("b", "prompt", 11), ("c", "prefix", 30)):
+        models[str(tmp_path / name)] = virtual(reader, tmp_path / name, method, tokens)
+    models[str(tmp_path / "lora")] = lora(reader, tmp_path / "lora", 1)
+    # Without layers of LoRA in it, which the reader inserts into its model.
+    models[None] = models[str(tmp_path / "a")].get_base_model()
+    expected = {
+        (adapter, number): greedy(model, reader._engine.model.prompt_tokens(messages))
+        for adapter, model in models.items()
+        for number, messages in enumerate(ASKED)
+    }
+    assert len({str([expected[adapter, number] for number in range(len(ASKED))]) for adapter in models}) == 5
+    for adapter in models:  # alone
+        assert list(submit(reader, ASKED[1], adapter).results()) == expected[adapter, 1]
+    for order in (sorted(expected, key=str), sorted(expected, key=str, reverse=True)):  # together, and once more
+        requests = {key: submit(reader, ASKED[key[1]], key[0]) for key in order}
+        found = {key: list(request.results()) for key, request in requests.items()}
+        assert found == expected
+    if batches:
+        assert sum(request.cached_tokens for request in requests.values()) > 200
+
+
+def test_virtual_tokens_take_their_room_from_the_window(tmp_path: Path) -> None:
+    plain = make_reader(tmp_path / "base")
+    virtual(plain, tmp_path / "prefix", "prefix", 30)
+    reader = cast("TransformersReader", load_reader(str(tmp_path / "base"), context_tokens=512, virtual_tokens=30))
+    assert (plain.context_tokens, reader.context_tokens) == (512, 482)
+    name = f"transformers:{tmp_path / 'base'}"
+    assert configured_reader(name, Settings(), str(tmp_path / "prefix")).context_tokens == 482  # as `Rag` makes it
+    assert plain.count_tokens(ASKED[0]) == reader.count_tokens(ASKED[0])
+    reader._engine.model.end_tokens = set()
+    words = [Message("user", "x" * (480 - reader.count_tokens([Message("user", "")])))]
+    assert reader.count_tokens(words) == 480
+    stream = reader.stream(words, Sampling(adapter=str(tmp_path / "prefix")))
+    list(stream)
+    assert (stream.usage.prompt_tokens, stream.usage.completion_tokens) == (480, 2)
+    longer = [Message("user", words[0].content + "xx")]
+    with pytest.raises(ContextOverflowError, match="482 tokens, and the reader's window of 482"):
+        reader.stream(longer, Sampling(adapter=str(tmp_path / "prefix")))
+    with pytest.raises(ContextOverflowError, match="window of 482"):
+        reader.score(longer, ["ab"], adapter=str(tmp_path / "prefix"))
+    scores = reader.score(ASKED[0], ["xyz"], adapter=str(tmp_path / "prefix"))
+    assert abs(scores[0] - reader.score(ASKED[0], ["xyz"])[0]) > 0.01
 
 
 def test_no_prompt_is_shared_between_adapter_scales(tmp_path: Path) -> None:

@@ -78,17 +78,32 @@ def test_it_generates_what_transformers_itself_generates(reader: TransformersRea
     assert read(reader, ASKED, max_tokens=24) == text
 
 
-def test_virtual_tokens_are_refused(reader: TransformersReader, tmp_path: Path) -> None:
-    """Adapters of other trainers may have them."""
-    from peft import PrefixTuningConfig, get_peft_model
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_virtual_tokens_are_those_of_peft(reader: TransformersReader, tmp_path: Path, method: str) -> None:
+    """Equal tokens by PEFT's forward pass, alone and next to requests without the adapter."""
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
+    torch.manual_seed(0)
+    kind = PrefixTuningConfig if method == "prefix" else PromptTuningConfig
     model = reader._engine.model
-    peft_model = get_peft_model(model._model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8))
+    peft_model = get_peft_model(model._model, kind(task_type="CAUSAL_LM", num_virtual_tokens=8))
+    std = 0.5 if method == "prefix" else 0.1
+    torch.nn.init.normal_(next(one for one in peft_model.parameters() if one.requires_grad), std=std)
     peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
+    ids = torch.tensor([model.prompt_tokens(ASKED)])
+    prompt = ids.shape[1]
+    with torch.inference_mode():
+        for _ in range(12):
+            mask = torch.ones_like(ids)
+            token = peft_model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -1:].argmax(-1)
+            if int(token) in model.end_tokens:
+                break
+            ids = torch.cat([ids, token], dim=1)
+    expected = model._tokenizer.decode(ids[0, prompt:], skip_special_tokens=True)
     plain = read(reader, ASKED)
-    with pytest.raises(UnsupportedError, match="has virtual tokens"):
-        read(reader, ASKED, adapter=str(tmp_path))
-    assert read(reader, ASKED) == plain
+    assert read(reader, ASKED, adapter=str(tmp_path)) == expected != plain
+    streams = [reader.stream(ASKED, Sampling(max_tokens=12, adapter=adapter)) for adapter in (None, str(tmp_path)) * 2]
+    assert ["".join(stream) for stream in streams] == [plain, expected] * 2
 
 
 def test_sampling_is_seeded_bounded_and_leaves_torch_alone(reader: TransformersReader) -> None:
