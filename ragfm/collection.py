@@ -71,7 +71,7 @@ class Status:
 
     `older` documents were prepared by an older version of ragfm or another parser; the next sync parses and embeds them
     again. `parsers` has the formats of the documents, with the parsers that read them now. `images` are the pictures of
-    figures, `image_embedder` is the contract by which they are searched.
+    figures.
     """
 
     documents: int
@@ -85,7 +85,6 @@ class Status:
     parsers: tuple[Mapping[str, Any], ...] = ()
     images: int = 0
     image_bytes: int = 0
-    image_embedder: Mapping[str, Scalar] | None = None
 
 
 class Collection:
@@ -345,7 +344,7 @@ class Collection:
         hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
         record(SearchStep(query, 1, len(hits)))
         if reranker is not None:
-            hits = rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+            hits = rerank_hits(query, hits, reranker, settings.rerank_weight)[:k]
         return HitList(hits)
 
     def wait_for(self, commit: str, seconds: float = 10.0) -> bool:
@@ -431,8 +430,7 @@ class Collection:
             if not len(snapshot) or (where is not None and not snapshot.matches(where)):
                 return []  # no need to load an embedder
             embedder = partial(self._store.embedder, snapshot.generation)
-            images = partial(self._store.image_vectors, snapshot.generation)
-            parts = {"snapshot": snapshot, "embedder": embedder, "images": images}
+            parts = {"snapshot": snapshot, "embedder": embedder}
             ranked = find(where=where, **parts)
             if where is not None and where.now < now:  # tags and access rights of the hits may have changed
                 is_hit = chunks.c.id.in_(ranked.ids.tolist())
@@ -554,7 +552,6 @@ class Collection:
                 generation=snapshot.generation.id,
                 images=images,
                 image_bytes=image_bytes,
-                image_embedder=catalog.image_contract() if own else None,
                 failed=failed_documents(catalog) if own else (),
                 older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
                 parsers=_parsers(self._store) if own else (),

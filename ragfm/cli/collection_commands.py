@@ -43,9 +43,6 @@ def status(collection: str, as_json: bool) -> None:
 
     if status.images:
         rows.append(("images", f"{counted(picture=status.images)}, {megabytes(status.image_bytes)}"))
-        if status.image_embedder:
-            model, dim = status.image_embedder["model"], status.image_embedder["dim"]
-            rows.append(("", f"searched with {model}, {dim} dimensions"))
     rows.append(("keywords", f"{keywords['kind']}, language {keywords['language'] or 'not detected yet'}"))
     weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))

@@ -48,17 +48,15 @@ class ParseSection(_Section):
 
 
 class SearchSection(_Section):
-    """How `search` ranks. A weight is that of the cosine, images or reranker; the other scores have the rest."""
+    """How `search` ranks. A weight is that of the cosine or reranker; the other scores have the rest."""
 
     k: int = Field(5, ge=1)  # hits
     weight: float | None = Field(None, ge=0, le=1)
     code_weight: float = Field(0.4, ge=0, le=1)
-    image_weight: float = Field(0.3, ge=0, le=1)
     candidates: int = Field(100, ge=1)  # chunks of each index
     reranker: str | None = None
     rerank_weight: float | None = Field(None, ge=0, le=1)
     rerank_candidates: int = Field(20, ge=1)  # hits
-    rerank_budget_ms: float | None = Field(None, gt=0)
 
 
 class AskSection(_Section):
@@ -131,7 +129,6 @@ class Settings(BaseSettings):
     )
 
     embedder: str = "bundled"
-    image_embedder: str | None = None
     index: str = "auto"
     backend: str = "local"
     language: str | None = None  # ISO 639-1, or `simple`

@@ -36,7 +36,6 @@ from ragfm.core.text import check_characters
 from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text, image_key
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
-    IMAGE_CONTRACT,
     SCHEMA_VERSION,
     chunks,
     contracts,
@@ -381,12 +380,6 @@ class Catalog:
             count, total = connection.execute(query).one()
         return count, int(total)
 
-    def image_contract(self) -> Mapping[str, Any] | None:
-        """The contract of the vectors by which images are searched; None without an image embedder."""
-        with self.read() as connection:
-            found = read_image_contract(connection)
-        return None if found is None else found[1]
-
     # --- Chunks and vectors --------------------------------------------------------------------------------------
 
     def chunk_ids(self, generation: int, *conditions: sa.ColumnElement[bool]) -> Ids:
@@ -517,15 +510,6 @@ class Catalog:
 def read_property(connection: sa.Connection, key: str) -> Any:
     """The value in the table `properties`, as text; None if there is none."""
     return connection.execute(sa.select(properties.c.value).where(properties.c.key == key)).scalar()
-
-
-def read_image_contract(connection: sa.Connection) -> tuple[int, Mapping[str, Any]] | None:
-    """The id and fingerprint of the contract by which images are searched; None without an image embedder."""
-    contract_id = read_property(connection, IMAGE_CONTRACT)
-    if contract_id is None:
-        return None
-    query = sa.select(contracts.c.fingerprint).where(contracts.c.id == int(contract_id))
-    return int(contract_id), connection.execute(query).scalar_one()
 
 
 def read_generation(connection: sa.Connection, generation: int | None = None) -> Generation | None:

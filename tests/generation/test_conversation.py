@@ -24,7 +24,8 @@ from ragfm.generation.conversation import Turn, messages_of, read_turns, write_t
 # The reader says what was asked of it, and for "slowly" a word every now and then until it is closed.
 READER = """
 import time
-from ragfm.testing import ScriptedJudge, ScriptedReader
+from ragfm.testing import ScriptedReader
+from support.judges import ScriptedJudge
 from ragfm.core.types import Stream, Usage
 
 class Reader(ScriptedReader):
