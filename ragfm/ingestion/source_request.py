@@ -206,6 +206,9 @@ def build_source(store: Store, source: Source) -> Connector:
     """The connector of a source. Raises the errors of `build_connector`, and SourceError if there is nothing."""
     location = _absolute_path(store, source.location)
     defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
+    options = dict(source.options)
+    if isinstance(file := options.get("identities"), str):
+        options["identities"] = _absolute_path(store, file)
     if source.name == UPLOADS_SOURCE:
         defaults["archive_files"] = _UPLOADED_ARCHIVE_FILES
         if store.database.shared:
@@ -217,7 +220,7 @@ def build_source(store: Store, source: Source) -> Connector:
             )
         files = build_connector(source.connector, location, source.options, defaults)
         return UploadFolderConnector(cast("UploadFolder", store.open_uploads()), files)
-    return build_connector(source.connector, location, source.options, defaults)
+    return build_connector(source.connector, location, options, defaults)
 
 
 def _check_overlap(store: Store, source: Source, root: str, stored: Mapping[str, StoredSource]) -> None:
