@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ragfm.store.uploads import UploadFolder
 
 _PATTERN_OPTIONS = ("include", "exclude")
+LISTINGS = "listings"
+"""The folder, next to the catalog, for what connectors remember of their servers; it may be deleted at any time."""
 _UPLOADED_ARCHIVE_FILES = 2000  # maximum, in an archive that a user uploads
 
 
@@ -205,7 +207,10 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
 def build_source(store: Store, source: Source) -> Connector:
     """The connector of a source. Raises the errors of `build_connector`, and SourceError if there is nothing."""
     location = _absolute_path(store, source.location)
-    defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
+    defaults: dict[str, Any] = {
+        "max_bytes": int(store.settings.files.max_mb * 2**20),
+        "cache": str(store.folder / LISTINGS),
+    }
     options = dict(source.options)
     if isinstance(file := options.get("identities"), str):
         options["identities"] = _absolute_path(store, file)
