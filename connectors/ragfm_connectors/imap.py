@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -226,10 +227,14 @@ class ImapConnector:
         uids = sorted(self._in_folder(folder, lambda client: client.search("UNDELETED")))
         messages = [known[uid] for uid in uids if uid in known]
         new = [uid for uid in uids if uid not in known]
-        for start in range(0, len(new), _BATCH):
-            batch = new[start : start + _BATCH]
-            found = self._in_folder(folder, lambda client, uids=batch: client.fetch(uids, _DESCRIPTION))  # type: ignore[misc]
-            messages += [_describe(uid, data) for uid, data in found.items() if b"BODYSTRUCTURE" in data]
+        try:
+            for start in range(0, len(new), _BATCH):
+                work = partial(IMAPClient.fetch, messages=new[start : start + _BATCH], data=_DESCRIPTION)
+                found = self._in_folder(folder, work)
+                messages += [_describe(uid, data) for uid, data in found.items() if b"BODYSTRUCTURE" in data]
+        except ConnectorError:
+            self._write_cache(folder, state[:1], messages)  # the next listing goes on from here
+            raise
         self._write_cache(folder, state, messages)
         return state[0], messages
 

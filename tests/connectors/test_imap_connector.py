@@ -194,6 +194,28 @@ def test_only_what_is_new_is_fetched(mailbox: Mailbox, collection: Collection) -
     assert _bodies(mailbox) == 0
 
 
+def test_a_listing_that_breaks_off_goes_on_where_it_was(
+    mailbox: Mailbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put(mailbox, *map(_mail, range(7)))
+    monkeypatch.setattr("ragfm_connectors.imap._BATCH", 2)
+    fetch, left = IMAPClient.fetch, [2]
+
+    def breaking(self: IMAPClient, *words: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise IMAPClient.Error("broken")
+        return fetch(self, *words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IMAPClient, "fetch", breaking)
+        refs = [ref for ref in _connector(mailbox, cache=str(tmp_path)).refs() if not ref.skip]
+    assert [(ref.path, "broken" in (ref.error or "")) for ref in refs] == [("", True)]
+    mailbox.asked()
+    assert len(_paths(_connector(mailbox, cache=str(tmp_path)))) == 7
+    assert [line.split()[2] for line in mailbox.asked() if line.startswith("UID FETCH")] == ["5,6", "7"]
+
+
 def test_a_folder_that_was_created_again_is_listed_again(mailbox: Mailbox, tmp_path: Path) -> None:
     _put(mailbox, _mail(1), folder="Work")
     cache = str(tmp_path / "cache")
@@ -264,6 +286,13 @@ def test_access_lists_of_folders_decide_who_sees_an_email(
         client.copy([2], "INBOX")  # in two folders
     collection.sync()
     assert _seen(collection, "bob") == {"1@example.org", "3@example.org"}
+
+    grant("Team", "$staff", "lr")
+    grant("Team", "-eve@example.org", "r")  # refused, so nobody is known to be allowed
+    collection.sync()
+    assert _seen(collection, "ann") == {"1@example.org", "3@example.org"}
+    with mailbox.client() as client:
+        client._imap.deleteacl("Team", "-eve@example.org")
 
     # An email with the same Message-ID opens nothing.
     _put(mailbox, _mail(2, "The forged text of all."))
