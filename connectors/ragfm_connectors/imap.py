@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import re
 import socket
 import ssl
@@ -29,8 +28,6 @@ from ragfm_connectors.mail import attachment_names, mail_blob, message_id
 from ragfm_connectors.patterns import PathFilter
 from ragfm_connectors.records import as_path
 from ragfm_connectors.secrets import check_no_secret, check_variable, expand, hide
-
-logging.getLogger("imapclient.imaplib").setLevel(logging.WARNING)  # its debug lines have tokens and emails
 
 _Groups: TypeAlias = tuple[str, ...] | None
 _T = TypeVar("_T")
