@@ -387,13 +387,13 @@ def test_interruptions_at_any_point_lose_nothing(mailbox: Mailbox, collection: C
     left = 0  # until the connection breaks
     clean = 0
 
-    def breaking(self: IMAPClient, *words: Any) -> Any:
+    def breaking(self: IMAPClient, *words: Any, **options: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             left = rng.randint(0, 9)
             self.socket().shutdown(socket.SHUT_RDWR)
-        return fetch(self, *words)
+        return fetch(self, *words, **options)
 
     for _ in range(30):
         shutil.rmtree(collection._store.folder / "listings", ignore_errors=True)

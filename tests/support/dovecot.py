@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import pwd
@@ -153,7 +154,7 @@ def serve_mailbox() -> Iterator[Mailbox]:
                 folder=folder,
                 port=port,
                 user=user.pw_name,
-                group=user.pw_gid if not root else "dovecot",
+                group=grp.getgrgid(user.pw_gid).gr_name,
                 login="dovenull" if root else user.pw_name,
                 password=PASSWORD,
                 introspection=site.url("/introspect?token="),
