@@ -207,10 +207,9 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
 def build_source(store: Store, source: Source) -> Connector:
     """The connector of a source. Raises the errors of `build_connector`, and SourceError if there is nothing."""
     location = _absolute_path(store, source.location)
-    defaults: dict[str, Any] = {
-        "max_bytes": int(store.settings.files.max_mb * 2**20),
-        "cache": str(store.folder / LISTINGS),
-    }
+    defaults: dict[str, Any] = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
+    if store.exists or not store.database.shared:  # on PostgreSQL, a collection has no folder before
+        defaults["cache"] = str(store.folder / LISTINGS)
     options = dict(source.options)
     if isinstance(file := options.get("identities"), str):
         options["identities"] = _absolute_path(store, file)
