@@ -527,6 +527,7 @@ class Collection:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
         from ragfm.ingestion.recipe import older_documents
         from ragfm.ingestion.sources import failed_documents
+        from ragfm.ingestion.unmapped_identities import unmapped_identities
         from ragfm.retrieval.fusion_weight import explain_weight
         from ragfm.store.compaction import count_dead_chunks
 
@@ -568,6 +569,7 @@ class Collection:
                         "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},
                         "tags": dict(source.tags),
                         "allow": list(source.allow),
+                        "unmapped": unmapped_identities(catalog, source.id),
                     }
                     for source in catalog.sources()
                     if own

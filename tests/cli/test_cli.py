@@ -30,7 +30,7 @@ def shell(tmp_path: Path) -> Shell:
 def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
     report = shell.json("ingest", "docs")
     counts = {"added", "updated", "removed", "unchanged", "chunks"}
-    assert set(report) == counts | {"seconds", "skipped", "failed", "commit"}
+    assert set(report) == counts | {"seconds", "skipped", "failed", "unmapped", "commit"}
     assert (report["added"], report["failed"], report["skipped"]) == (4, [], [])
     assert shell.json("ingest", "docs")["chunks"] == 0
     assert shell.json("ingest")["unchanged"] == 4
