@@ -42,7 +42,7 @@ _MIN_LIKELIHOOD = 0.5  # of the operation
 _DECIMALS, _MOST_DECIMALS = Decimal("0.01"), Decimal("1e-6")
 _FOOTNOTE = re.compile(r"(?<=\S)\s*(?:\(\d{1,2}\)|\[\w{1,2}\]|<sup>.*?</sup>)\s*$|^\s*\(\d{1,2}\)\s+(?=\S*\d)")
 _NEGATIVE = re.compile(r"[^\w(]*\([^\w)]*\d|\s*[-−–]\s*[^\w\s]?\s*\d|.*\d\s*[-−–]\s*$")  # of a whole cell
-_TITLE = re.compile(r"[^\d]*[^\W\d_][^\d]*")
+_TITLE = re.compile(r"\D*[^\W\d_]\D*")
 _LETTERS = re.compile(r"[^\W\d_]+\.?$")
 
 
@@ -54,11 +54,11 @@ class CalculationError(RagfmError):
 class Operand:
     """A cell of a table with one number.
 
-    `label` says what it is: "Revenue — 2022"; `row_words` are the words of the first cell, `column_words`
-    those of the column's title. `periods` are those of the
-    column's title, or else of the label; `repeated`: another column has them, too. `value` is as it stands, with its
-    sign; `power` is that of its scale: 6 for millions. `units` are CLDR's names or currency codes; several for a sign
-    that several currencies have, none if no unit is named. `sign` is the unit as it is written.
+    `label` says what it is: "Revenue — 2022"; `row_words` are the words of the first cell, `column_words` those of the
+    column's title. `periods` are those of this title, or else of the label; `repeated`: another column has them, too.
+    `value` is as it stands, with its sign; `power` is that of its scale: 6 for millions. `units` are CLDR's names or
+    currency codes; several for a sign that several currencies have, none if no unit is named. `sign` is the unit as it
+    is written.
     """
 
     place: Unit
@@ -129,7 +129,10 @@ def calculate_answer(
         context.prec = _PRECISION
         try:
             found = operands(mentioned, units, language)
-            result = calculate(operation, likely_operands(operation, found, mentioned, asked))
+            chosen = likely_operands(operation, found, mentioned, asked)
+            if operation == "share" and len({one.periods for one in chosen}) == 1:  # the smaller one is the part
+                chosen.sort(key=lambda one: abs(one.scaled))
+            result = calculate(operation, chosen)
             value = rounded(result)
         except (CalculationError, DecimalException):
             return None
@@ -226,9 +229,9 @@ def likely_operands(
     """The operands of an operation that a question most likely means, by its words and periods, of those `found`.
 
     If the question names several rows of a table and at most one year, they are the cells of these rows in the same
-    column, in the order in which they are mentioned; the smaller of two is the part of a share. Otherwise they stand in
-    the row of the best one, in the columns of the periods that the question names (of all if it names none) and, for a
-    sum or mean, between them, the newest first.
+    column, in the order in which they are mentioned; likewise those of several columns in the row of the best one.
+    Otherwise they stand in this row, in the columns of the periods that the question names (of all if it names none)
+    and, for a sum or mean, between them, the newest first.
 
     Raises CalculationError if they are not there.
     """
@@ -240,15 +243,13 @@ def likely_operands(
         chosen = [one for row in named for one in found if one.place is row and one.column == column]
         if len(chosen) < len(named) or (not several and len(chosen) > 2):
             raise CalculationError("A row that the question names has no number in this column.")
-        if operation == "share":
-            chosen.sort(key=lambda one: abs(one.scaled))
         return chosen
     rows: dict[int, list[Operand]] = {}
     for one in found:
         rows.setdefault(id(one.place), []).append(one)
     columns = _named_columns(next(iter(rows.values()), []), mentioned)
     if len(years) < 2 and (len(columns) == 2 or (several and len(columns) > 2)):
-        return sorted(columns, key=lambda one: abs(one.scaled)) if operation == "share" else columns
+        return columns
     for row in list(rows.values())[:_MAX_ROWS]:
         chosen = _cells_of_periods(row, asked, several=several)
         if len(chosen) > 1 and (several or len(chosen) == 2):
