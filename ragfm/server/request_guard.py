@@ -29,6 +29,7 @@ from ragfm.server.api_keys import SCOPES, Key, KeyFile, RequestCounter, User, ha
 from ragfm.server.api_keys import Scope as KeyScope
 from ragfm.server.json_logging import log_event
 from ragfm.server.prometheus_metrics import Metrics
+from ragfm.server.static_pages import PAGE_HEADER, USER_HEADER
 
 if TYPE_CHECKING:
     from ragfm.server.key_table import KeyTable
@@ -41,10 +42,6 @@ LOCAL_KEY = Key(name="local", per_minute=1e9, uploads_mb=1e9, scopes=SCOPES)
 UPLOADS_PATH = "/v1/documents"
 """The only path with large request bodies."""
 METRICS_PATH = "/metrics"
-PAGE_HEADER = "x-ragfm-page"
-"""The header of the page's requests, without which its cookie counts for nothing: other sites cannot send it."""
-USER_HEADER = "x-ragfm-user"
-"""The header of the responses to them, if users can sign in: who has, or nothing."""
 PROBES = ("/healthz", "/readyz")
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""

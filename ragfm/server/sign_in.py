@@ -28,7 +28,7 @@ from ragfm.server.api_errors import ApiError
 from ragfm.server.api_keys import RequestCounter, User
 from ragfm.server.json_logging import log_event
 from ragfm.server.oidc_provider import OidcProvider
-from ragfm.server.request_guard import PAGE_HEADER
+from ragfm.server.static_pages import PAGE_HEADER
 
 _SESSION_SECONDS = 3600
 _SIGN_IN_SECONDS = 600
