@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     image_embedder: str | None = None
     index: str = "auto"
     backend: str = "local"
+    backend_options: dict[str, dict[str, Any]] = {}  # by plugin
     language: str | None = None  # ISO 639-1, or `simple`
     reader: str = "bundled"
     reader_options: dict[str, dict[str, Any]] = {}  # by plugin
