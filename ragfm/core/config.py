@@ -150,6 +150,7 @@ class Settings(BaseSettings):
     embedder: str = "bundled"
     index: str = "auto"
     backend: str = "local"
+    backend_options: dict[str, dict[str, Any]] = {}  # by plugin
     language: str | None = None  # ISO 639-1, or `simple`
     reader: str = "bundled"
     reader_options: dict[str, dict[str, Any]] = {}  # by plugin
