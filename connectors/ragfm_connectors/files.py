@@ -18,7 +18,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TypeAlias
 
-from ragfm.core.access_groups import intersect_groups
+from ragfm.core.access_groups import intersect_groups, still_allows
 from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceError
 from ragfm.core.identities import Identities
 from ragfm.core.output_folder import OUTPUT
@@ -173,7 +173,7 @@ class FilesConnector:
             raise ConnectorError(
                 f"{str(path)!r} cannot be read: {_reason(error)}.", "The next ingest tries again."
             ) from error
-        if intersect_groups(allow, ref.allow) != intersect_groups(ref.allow, None):
+        if not still_allows(allow, ref.allow):
             raise ConnectorError(
                 f"{str(path)!r} has been closed to a group since it was listed.", "The next ingest tries again."
             )

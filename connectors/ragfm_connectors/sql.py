@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from ragfm.core.access_groups import intersect_groups
+from ragfm.core.access_groups import still_allows
 from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
 from ragfm.core.identities import Identities
 from ragfm.core.types import Blob, Ref
@@ -126,7 +126,7 @@ class SqlConnector:
                 f"The row {ref.path!r} was removed after it was listed.", "The next ingest removes its document."
             )
         blob, allow = self._fetched[ref.path]
-        if intersect_groups(allow, ref.allow) != intersect_groups(ref.allow, None):
+        if not still_allows(allow, ref.allow):
             raise ConnectorError(
                 f"The row {ref.path!r} has been closed to a group since it was listed.", "The next ingest tries again."
             )

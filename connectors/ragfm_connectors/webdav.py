@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, ParseError  # the types only
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
-from ragfm.core.access_groups import intersect_groups
+from ragfm.core.access_groups import intersect_groups, still_allows
 from ragfm.core.errors import ConfigError, ConnectorError, SourceError
 from ragfm.core.identities import Identities
 from ragfm.core.types import Blob, Ref, Scalar
@@ -133,7 +133,7 @@ class WebdavConnector:
         if self.identities is not None or _etag(page.headers.get("ETag", "")) != ref.revision:
             entry = next(iter(self._list(ref.path, depth="0")), None)
             groups = self._groups(entry) if entry is not None else ()
-            if entry is None or entry.revision != ref.revision or not _allows(groups, ref.allow):
+            if entry is None or entry.revision != ref.revision or not still_allows(groups, ref.allow):
                 raise ConnectorError(
                     f"{ref.path or self.root} has changed since it was listed.", "The next ingest reads it again."
                 )
@@ -255,7 +255,3 @@ def _readers(acl: Element, owner: Element | None) -> tuple[str, ...]:
 def _etag(value: str) -> str:
     tag = value.strip().removeprefix("W/").strip('"')
     return f"etag:{tag}" if tag else ""
-
-
-def _allows(groups: tuple[str, ...] | None, listed: tuple[str, ...] | None) -> bool:
-    return intersect_groups(groups, listed) == intersect_groups(listed, None)
