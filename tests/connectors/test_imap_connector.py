@@ -22,7 +22,7 @@ from ragfm_connectors.imap import ImapConnector
 from ragfm_connectors.mail import MailConnector
 from support import dovecot
 from support.dovecot import PASSWORD, TOKEN, USER, Mailbox
-from support.shell import Shell
+from support.shell import Shell, said_by
 
 from ragfm import Collection, Ref
 from ragfm.core.errors import ConfigError, ConnectorError, SourceError
@@ -456,17 +456,12 @@ def test_secrets_are_nowhere(
     with_token = mailbox.location.replace(":${MAIL_PASSWORD}", "")
     shell = Shell(tmp_path)
     shell.env |= {"MAIL_PASSWORD": PASSWORD, "MAIL_TOKEN": TOKEN}
-    said = []
-    for words in (
-        ("ingest", mailbox.location, "--connector", "imap", "--name", "mail", "--debug"),
-        ("ingest", with_token, "--connector", "imap", "--name", "mail", "--option", "token=${MAIL_TOKEN}", "--debug"),
-        ("status", "--json"),
-        ("sources", "--json"),
-        ("export", "out.jsonl"),
-        ("backup", "out.tar"),
-    ):
-        done = shell(*words)
-        said.append(done.stdout + done.stderr)
+    options = ("--connector", "imap", "--name", "mail", "--debug")
+    said = said_by(
+        shell,
+        (mailbox.location, *options),
+        (with_token, "--option", "token=${MAIL_TOKEN}", *options),
+    )
     shell.env |= {"MAIL_PASSWORD": f"{PASSWORD}x", "MAIL_TOKEN": f"{TOKEN}x"}
     done = shell("ingest", "--debug", code=3)
     said.append(done.stdout + done.stderr)
