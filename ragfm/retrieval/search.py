@@ -168,9 +168,9 @@ def fuse(
         # The average candidate keeps a document with one good chunk from outranking one with many.
         of_document = (np.bincount(document[best], fused[best]) + fused.mean()) / (np.bincount(document[best]) + 1)
         fused = (1 - DOCUMENT_SHARE) * fused + DOCUMENT_SHARE * min_max(of_document)[document]
-    if names is not None and names.any():
-        fused = ((fused + NAME_SHARE * names) / (1 + NAME_SHARE)).astype(np.float32)
-    return fused.astype(np.float32)
+    if names is None or not names.any():
+        return fused.astype(np.float32)
+    return ((fused + NAME_SHARE * names) / (1 + NAME_SHARE)).astype(np.float32)
 
 
 def min_max(scores: Vectors) -> Vectors:
@@ -255,8 +255,10 @@ def match_names(query: str, documents: Ids, contexts: Sequence[str]) -> Vectors:
     its name that the query has. A word or number counts by how few of the documents have it in their name: "Amcor"
     tells reports of companies apart, and "report" does not. `FY22` and `'22` stand for the years 1922 and 2022, too.
     """
-    first = dict(zip(documents.tolist(), contexts, strict=True))
-    names = {document: set(_WORD.findall(context_names(context)[0].lower())) for document, context in first.items()}
+    context_of = dict(zip(documents.tolist(), contexts, strict=True))  # one of each document: all begin with its name
+    names = {
+        document: set(_WORD.findall(context_names(context)[0].lower())) for document, context in context_of.items()
+    }
     counts = Counter(word for name in names.values() for word in name)
     rarity = {word: math.log(len(names) / count) for word, count in counts.items()}
     asked = set(_WORD.findall(query.lower()))
