@@ -76,7 +76,7 @@ class QdrantSnapshot(Snapshot):
         saved = points.saved(catalog)
         if saved is None:
             return
-        expected, missing, wrong, unknown = dict(_born(catalog, saved.id)), list[int](), list[int](), list[int]()
+        expected, wrong, unknown = dict(_born(catalog, saved.id)), list[int](), list[int]()
         for page in points.at(saved.id):
             known, vectors = catalog.vectors_of(saved, [point.id for point in page if point.id in expected])
             stored = dict(zip(known.tolist(), vectors, strict=True))
@@ -252,7 +252,7 @@ class _Points:
         return True
 
     def _create(self) -> None:
-        """Create the collection anew: what it has is of another history, or of a save that was broken off."""
+        """Create the collection again: what it has is of another history, or of a save that was broken off."""
         vectors = models.VectorParams(size=self._dim, distance=models.Distance.DOT)
         with self._calls() as client:
             client.delete_collection(self.name)

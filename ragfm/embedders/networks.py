@@ -43,7 +43,6 @@ class BertNetwork:
     `weights` replace those of the folder.
     """
 
-    has_images = False
     exact_backend = "numpy-fp32"
 
     def __init__(self, folder: BertFolder, weights: Bert | None = None) -> None:
