@@ -1,18 +1,21 @@
 """Questions that need a calculation, over tables and paragraphs of financial reports: TAT-QA (Zhu et al. 2021).
 
-    python benchmarks/bench_calculations.py
+    python benchmarks/bench_calculations.py [--judge NAME] [--tuning]
 
 Each context is one passage: its table, as ragfm reads it from HTML, and its paragraphs. The operation is that of the
-classifier, the operands those of `calculation.likely_operands`; no language model takes part. `tuning` is every second
+classifier, the operands those of `calculation.likely_operands`; no reader takes part. `tuning` is every second
 context, to which both were fitted, `reporting` the others. An answer is right if it equals the expected number, rounded
-as that is. `likely` are the answers that `ask` gives as answered; the others are unsure. Of the questions that need no
-calculation, `as a calculation` were taken for one. The last line is the result in JSON.
+as that is. `likely` are the answers that `ask` gives as answered; the others are unsure. `verified` are those that the
+judge confirms. Of the questions that need no calculation, `as a calculation` were taken for one. `incomplete` are said
+to lack a number. The last line is the result in JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from html import escape
@@ -26,7 +29,8 @@ from measure import about, save
 from selectolax.lexbor import LexborHTMLParser
 
 from ragfm import Hit
-from ragfm.answering.calculation import LIKELY, CalculatedAnswer, calculate_answer
+from ragfm.answering.calculation import LIKELY, CalculatedAnswer, MissingOperandError, calculate_answer
+from ragfm.answering.judge import Judge, load_judge
 from ragfm.core.table_rows import row_line
 from ragfm.evaluation.metrics import bootstrap
 from ragfm.parsing.own.web.html import read_table
@@ -62,17 +66,23 @@ def is_right(answer: CalculatedAnswer, question: dict[str, Any]) -> bool:
     return abs(answer.value.quantize(Decimal("0.01")) - expected) <= Decimal("0.011")
 
 
-def measured(*, reporting: bool) -> dict[str, Any]:
+def measured(judge: Judge, *, reporting: bool) -> dict[str, Any]:
     """The counts of one half, and the share of right answers with its 95 % bootstrap interval."""
-    right, found = list[float](), {"likely": 0, "likely, right": 0, "unsure": 0, "unsure, right": 0}
+    right, found, incomplete = list[float](), Counter[str](), Counter[bool]()
     others = taken = 0
     for hit, question in questions(reporting=reporting):
-        answer = calculate_answer(question["question"], [hit], "en")
+        try:
+            answer = calculate_answer(question["question"], [hit], "en", judge)
+        except MissingOperandError:
+            answer = None
+            incomplete[question["answer_type"] == "arithmetic"] += 1
         correct = answer is not None and is_right(answer, question)
         if answer:
-            state = "likely" if answer.confidence >= LIKELY else "unsure"
-            found[state] += 1
-            found[f"{state}, right"] += correct
+            states = ["likely" if answer.confidence >= LIKELY else "unsure"]
+            states += ["verified"] if all(one.verified for one in answer.citations) else []
+            for state in states:
+                found[state] += 1
+                found[f"{state}, right"] += correct
         if question["answer_type"] == "arithmetic":
             right.append(float(correct))
         else:
@@ -81,9 +91,11 @@ def measured(*, reporting: bool) -> dict[str, Any]:
     return {
         "questions": len(right),
         "right": [round(one, 4) for one in (share.value, share.low, share.high)],
-        **found,
+        **{state: found[state] for one in ("verified", "likely", "unsure") for state in (one, f"{one}, right")},
+        "incomplete": incomplete[True],
         "others": others,
         "others, as a calculation": taken,
+        "others, incomplete": incomplete[False],
     }
 
 
@@ -91,11 +103,12 @@ def table(results: rendering.Results) -> str:
     """The table of docs/benchmarks.md."""
     halves = results["calculations"]["halves"]
     return rendering.table(
-        ["half", "right", "answered, right", "unsure, right", "others taken for a calculation"],
+        ["half", "right", "verified, right", "answered, right", "unsure, right", "others taken for a calculation"],
         [
             [
                 f"{name} ({one['questions']})",
                 rendering.interval(one["right"]),
+                f"{one['verified, right']} of {one['verified']}",
                 f"{one['likely, right']} of {one['likely']}",
                 f"{one['unsure, right']} of {one['unsure']}",
                 f"{one['others, as a calculation']} of {one['others']}",
@@ -106,8 +119,16 @@ def table(results: rendering.Results) -> str:
 
 
 def main() -> None:
-    halves = {name: measured(reporting=name == "reporting") for name in ("tuning", "reporting")}
-    result = {**about("calculations", ["ragfm"]), "halves": halves}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tuning", action="store_true", help="measure the tuning half only, and save nothing")
+    parser.add_argument("--judge", default="small", help="judge that reads the operands")
+    options = parser.parse_args()
+    judge, names = load_judge(options.judge), ("tuning",) if options.tuning else ("tuning", "reporting")
+    halves = {name: measured(judge, reporting=name == "reporting") for name in names}
+    if options.tuning:
+        print(json.dumps(halves))
+        return
+    result = {**about("calculations", ["ragfm"]), "judge": options.judge, "halves": halves}
     save(result, "calculations")
     print(json.dumps(result))
 

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ragfm.answering.calculation import CalculatedAnswer, calculate_answer
+from ragfm.answering.calculation import CalculatedAnswer, MissingOperandError, calculate_answer
 from ragfm.answering.confidence import OTHER_LANGUAGE, UNREAD, adapter_hash, answer_signals, select_calibration
 from ragfm.answering.decision import decide
 from ragfm.answering.grounding import VERIFIED, Grounding, cite_answer
@@ -203,11 +203,17 @@ class Rag:
 
         # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
-        pieces = self._answer(retrieved, prompt, handle, superseded)
+        calculated, missing = None, ""
         if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
-            language = self.collection.language
-            calculated = calculate_answer(retrieved.query, prompt.shown, language, self._bundled_embedder)
-            pieces = self._calculated(retrieved, prompt, handle, calculated) if calculated else pieces
+            language, embedder = self.collection.language, self._bundled_embedder
+            try:
+                calculated = calculate_answer(retrieved.query, prompt.shown, language, self.judge, embedder)
+            except MissingOperandError as error:
+                missing = error.message
+        if prompt and calculated:
+            pieces = self._calculated(retrieved, prompt, handle, calculated)
+        else:
+            pieces = self._answer(retrieved, prompt, handle, superseded, missing)
         if self.log:
             shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
             unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
@@ -240,9 +246,14 @@ class Rag:
         return answer
 
     def _answer(
-        self, retrieved: Retrieved, prompt: Prompt | None, handle: ReaderHandle, superseded: Sequence[Superseded]
+        self,
+        retrieved: Retrieved,
+        prompt: Prompt | None,
+        handle: ReaderHandle,
+        superseded: Sequence[Superseded],
+        missing: str,
     ) -> Generator[str, None, Answer]:
-        """Generate → cite → score → decide."""
+        """Generate → cite → score → decide. `missing` says which number a calculation lacks: the reader guesses it."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
         shown = prompt.shown if prompt else ()
         # The judge cannot see pictures, so it corrects no answer that may come from one.
@@ -291,7 +302,7 @@ class Rag:
             policy,
             settings,
             threshold=calibration.threshold if settings.min_confidence is None else settings.min_confidence,
-            doubtful=foreign,
+            doubtful=foreign or bool(missing),
             sentences=sentences,
         )
         composed, quote = decision.answer, decision.quote
@@ -303,6 +314,7 @@ class Rag:
             )
             quote = quote and self._dated([quote])[0]
         notes = [CANNOT_SEE] if not self._sees and any(hit.image for hit in shown) else []
+        notes += [missing] if missing else []
         cited_passages = {citation.n for citation in composed.citations}
         for older, newer, older_date, newer_date in superseded:
             if cited_passages & {older.n, newer.n}:

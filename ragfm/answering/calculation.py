@@ -2,7 +2,7 @@
 
 An operand can only be a cell that is there, so no number is invented. Arithmetic is decimal. Scales are converted, and
 units that differ are refused, as is everything that is not certain: a cell with several numbers, a missing operand, a
-base that is not positive.
+base that is not positive. Whether the plan fits the question is for the judge, which reads the row of each operand.
 
     14.86 % = (1,577 [1] − 1,373 [1]) ÷ 1,373 × 100
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, DecimalException, localcontext
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from ragfm.answering.judge import Evidence
 from ragfm.answering.operations import NONE, asked_operation
 from ragfm.answering.quantities import per_word, quantities, scale_word, scales_in, units_in, with_separators
 from ragfm.answering.units import Rarity, Unit, passage_citation, passage_units, periods, word_list, words
@@ -26,20 +27,23 @@ from ragfm.core.text import is_english
 from ragfm.core.types import Calculation, CalculationOperand, Citation
 
 if TYPE_CHECKING:
+    from ragfm.answering.judge import Judge
     from ragfm.core.table_rows import TableRow
-    from ragfm.core.types import Embedder, Hit
+    from ragfm.core.types import Embedder, Fault, Hit
 
 Operation: TypeAlias = Literal["difference", "sum", "mean", "ratio", "share", "percentage change", "growth rate"]
 PERCENT, POINTS = "concentr-percent", "percentage points"
 LIKELY, UNLIKELY = 0.7, 0.35
-"""The confidence of an answer that is likely right, and of another: as many are on the half of TAT-QA that nothing was
-fitted to."""
+"""The confidence of an answer that is likely right, and of another. From LIKELY on, the likelihood of the operation
+times the least probability of the judge that an operand's row answers the question verifies a calculation: over the
+tuning half of TAT-QA, 106 of 112 are right from 0.7 on, 125 of 135 from 0.6 on, 149 of 165 from 0.4 on."""
 _PAIRS = ("difference", "ratio", "share", "percentage change", "growth rate")
 _PRECISION = 60  # digits
 _MAX_DIGITS = 24  # of an operand
 _MAX_ROWS = 5  # that may be meant
 _MIN_LIKELIHOOD = 0.5  # of the operation
 _DECIMALS, _MOST_DECIMALS = Decimal("0.01"), Decimal("1e-6")
+_LACKS = "The {operation} cannot be calculated: the passages have no number for {what}."
 _FOOTNOTE = re.compile(r"(?<=\S)\s*(?:\(\d{1,2}\)|\[\w{1,2}\]|<sup>.*?</sup>)\s*$|^\s*\(\d{1,2}\)\s+(?=\S*\d)")
 _NEGATIVE = re.compile(r"[^\w(]*\([^\w)]*\d|\s*[-−–]\s*[^\w\s]?\s*\d|.*\d\s*[-−–]\s*$")  # of a whole cell
 _TITLE = re.compile(r"\D*[^\W\d_]\D*")
@@ -48,6 +52,10 @@ _LETTERS = re.compile(r"[^\W\d_]+\.?$")
 
 class CalculationError(RagfmError):
     """A calculation cannot be carried out: its operands do not go together, or some are missing."""
+
+
+class MissingOperandError(CalculationError):
+    """Rows or periods that a question names have no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +117,18 @@ class CalculatedAnswer:
 
 
 def calculate_answer(
-    question: str, passages: Sequence[Hit], language: str | None, embedder: Callable[[], Embedder | None] = lambda: None
+    question: str,
+    passages: Sequence[Hit],
+    language: str | None,
+    judge: Judge | None = None,
+    embedder: Callable[[], Embedder | None] = lambda: None,
 ) -> CalculatedAnswer | None:
     """The answer to a question that asks for a calculation over cells of the passages; None for all others.
 
-    The operation is known for English questions only. `embedder` gives the bundled embedder if the caller has it.
+    The operation is known for English questions only. Without a judge, no citation is verified. `embedder` gives the
+    bundled embedder if the caller has it.
+
+    Raises MissingOperandError if the question surely asks for a calculation, but a row or period of it has no number.
     """
     if not is_english(question, language):
         return None
@@ -134,8 +149,19 @@ def calculate_answer(
                 chosen.sort(key=lambda one: abs(one.scaled))
             result = calculate(operation, chosen)
             value = rounded(result)
+        except MissingOperandError:
+            if likelihood >= LIKELY:
+                raise
+            return None
         except (CalculationError, DecimalException):
             return None
+    fit = 0.0
+    if judge:
+        rows = dict.fromkeys(Evidence(one.place.text, question, "", one.place.context) for one in result.operands)
+        read = judge.read(list(rows))
+        fit = likelihood * min(one.answers for one in read)
+    verified = fit >= LIKELY
+    fault: Fault | None = None if verified else "unclear"
     shown = displayed(value, result, language)
     text, citations = f"{shown} = ", list[Citation]()
     for part in re.split(r"(\{\d+\})", result.working):
@@ -148,15 +174,16 @@ def calculate_answer(
             row = operand.place.row and replace(operand.place.row, column=operand.column)
             place = passage_citation(operand.place.hit, operand.place.start, operand.place.end, row)
             end = start + len(words_of_part)
-            citations.append(replace(place, fault="unclear", answer_start=start, answer_end=end))
+            citations.append(replace(place, verified=verified, fault=fault, answer_start=start, answer_end=end))
         text += words_of_part
-    sure = likelihood >= _MIN_LIKELIHOOD and all(
+    named = likelihood >= _MIN_LIKELIHOOD and all(
         set(one.row_words) <= set(mentioned) and one.periods & asked and not one.repeated for one in result.operands
     )
     working = re.sub(r"\{(\d+)\}", lambda one: _written(result.operands[int(one[1])]), result.working)
-    named = tuple(CalculationOperand(one.label, one.text) for one in result.operands)
-    calculation = Calculation(operation, shown, working, named)
-    return CalculatedAnswer(text, tuple(citations), calculation, result.value, LIKELY if sure else UNLIKELY)
+    labelled = tuple(CalculationOperand(one.label, one.text) for one in result.operands)
+    calculation = Calculation(operation, shown, working, labelled)
+    confidence = LIKELY if named or verified else UNLIKELY
+    return CalculatedAnswer(text, tuple(citations), calculation, result.value, confidence)
 
 
 def operands(mentioned: Sequence[str], units: Sequence[Unit], language: str | None) -> list[Operand]:
@@ -233,7 +260,7 @@ def likely_operands(
     Otherwise they stand in this row, in the columns of the periods that the question names (of all if it names none)
     and, for a sum or mean, between them, the newest first.
 
-    Raises CalculationError if they are not there.
+    Raises CalculationError if they are not there, MissingOperandError if the question names what is missing.
     """
     years = sorted(int(period) for period in asked if period.isdigit())
     several = operation not in _PAIRS
@@ -241,19 +268,27 @@ def likely_operands(
     if len(named) > 1 and len(years) < 2:
         column = next(one for one in found if one.place in named).column
         chosen = [one for row in named for one in found if one.place is row and one.column == column]
-        if len(chosen) < len(named) or (not several and len(chosen) > 2):
-            raise CalculationError("A row that the question names has no number in this column.")
+        if not several and len(named) > 2:
+            raise CalculationError(f"A {operation} of {len(named)} rows is not possible.")
+        if lacking := [row.row.cells[0] for row in named if row.row and all(one.place is not row for one in chosen)]:
+            what = f"{' and '.join(lacking)} in the column of the others"
+            raise MissingOperandError(_LACKS.format(operation=operation, what=what))
         return chosen
     rows: dict[int, list[Operand]] = {}
     for one in found:
         rows.setdefault(id(one.place), []).append(one)
-    columns = _named_columns(next(iter(rows.values()), []), mentioned)
+    best = next(iter(rows.values()), [])
+    columns = _named_columns(best, mentioned)
     if len(years) < 2 and (len(columns) == 2 or (several and len(columns) > 2)):
         return columns
     for row in list(rows.values())[:_MAX_ROWS]:
         chosen = _cells_of_periods(row, asked, several=several)
         if len(chosen) > 1 and (several or len(chosen) == 2):
             return chosen
+    lacking = sorted(asked - {period for one in best for period in one.periods})
+    if best and lacking and set(best[0].row_words) <= set(mentioned):
+        what = f"{' '.join(best[0].row_words)} of {' and '.join(lacking)}"
+        raise MissingOperandError(_LACKS.format(operation=operation, what=what))
     raise CalculationError("The table has no cells for the periods of the question.")
 
 

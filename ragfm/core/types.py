@@ -299,14 +299,15 @@ class Citation:
     `lines` are the quote's first and last line in the file, `image` and `box` those of a figure, as in `Hit`. `date` is
     that of the document as ISO 8601 if the answer has contradictions; empty if the document has none.
 
-    `verified`: the judge is sure that the quote supports the sentence, nothing that is compared exactly refutes it, and
-    the quote is about the question. `fault` says why not: no passage supports the sentence (`fabricated`), another
-    passage does (`misattributed`), only pieces in several places do (`stitched`), no text does, but the reader saw the
-    passage's picture, which is not checked (`picture`), or the quote supports the sentence, but may be about another
-    subject (`subject`), or the judge is not sure or cannot read the language (`unclear`). `missing` are the periods,
-    numbers and identifiers of the question that are not found with the quote. `row` is the table row that the quote
-    is, None if it is not one. `probability` is how likely the judge finds that the quote supports the sentence and
-    answers the question, in [0, 1], None if no judge read them.
+    `verified`: the judge is sure that the quote supports the sentence, nothing that is compared exactly refutes it,
+    and the quote is about the question; of a calculated number, that its row answers the question. `fault` says why
+    not: no passage supports the sentence (`fabricated`), another passage does (`misattributed`), only pieces in
+    several places do (`stitched`), no text does, but the reader saw the passage's picture, which is not checked
+    (`picture`), or the quote supports the sentence, but may be about another subject (`subject`), or the judge is not
+    sure or cannot read the language (`unclear`). `missing` are the periods, numbers and identifiers of the question
+    that are not found with the quote. `row` is the table row that the quote is, None if it is not one. `probability`
+    is how likely the judge finds that the quote supports the sentence and answers the question, in [0, 1], None if no
+    judge read them.
     """
 
     n: int

@@ -17,6 +17,7 @@ from ragfm.answering.calculation import (
     POINTS,
     CalculatedAnswer,
     CalculationError,
+    MissingOperandError,
     Operand,
     Operation,
     calculate,
@@ -24,6 +25,7 @@ from ragfm.answering.calculation import (
     operands,
     rounded,
 )
+from ragfm.answering.judge import load_judge
 from ragfm.answering.units import passage_units
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -91,7 +93,8 @@ def test_the_sign_of_a_cell_and_its_footnotes(cell: str, value: int) -> None:
 def test_a_cell_without_exactly_one_number_is_no_operand(cell: str) -> None:
     text = table(f"| Revenue | {cell} | 100 |")
     assert "Revenue — 2023" not in cells(text)
-    assert answer(DIFFERENCE, text) is None
+    with pytest.raises(MissingOperandError, match="revenue of 2023"):
+        answer(DIFFERENCE, text)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +261,12 @@ def test_the_smaller_one_is_the_part_of_a_share() -> None:
 
 def test_missing_operands_are_not_skipped() -> None:
     text = table("| Rent | 1 | 1 |", "| Food | 3 | 3 |", "| Fuel | | 2 |")
-    assert answer("What is the sum of rent, food and fuel in 2023?", text) is None
+    with pytest.raises(MissingOperandError, match="no number for Fuel in the column of the others"):
+        answer("What was the average of rent, food and fuel in 2023?", text)
     years = table("| Revenue | 30 | — | 10 |", header="| | 2023 | 2022 | 2021 |")
-    assert answer("What is the change in revenue from 2022 to 2023?", years) is None
+    with pytest.raises(MissingOperandError, match="passages have no number for revenue of 2022"):
+        answer("What is the change in revenue from 2022 to 2023?", years)
+    assert answer("By what percentage did revenue grow from 2022 to 2023?", years) is None  # less sure
 
 
 def test_a_row_without_a_label_is_no_operand() -> None:
@@ -324,10 +330,46 @@ def test_a_question_that_needs_a_calculation_is_answered_without_the_reader(rag:
     assert {text[one.start : one.end] for one in found.citations} == {"| Revenue | $ 1,577 | $ 1,373 | 14.9 |"}
 
 
+@pytest.mark.judge
+def test_a_calculation_is_verified_if_the_judge_finds_that_the_rows_answer_the_question(rag: Rag) -> None:
+    assert {(one.verified, one.fault) for one in rag.ask(CHANGE).citations} == {(True, None)}
+    other = rag.ask("What is the difference between revenue and net loss in 2023?")
+    assert {(one.verified, one.fault) for one in other.citations} == {(False, "unclear")}
+
+
+@pytest.mark.judge
+def test_nothing_is_verified_without_a_judge() -> None:
+    found, read = (calculate_answer(CHANGE, [passage(TABLE)], "en", judge) for judge in (None, load_judge("small")))
+    assert found is not None
+    assert read is not None
+    assert [one.verified for one in (*found.citations, *read.citations)] == [False, False, True, True]
+
+
+@pytest.mark.judge
+def test_what_the_judge_verifies_is_answered_though_no_period_is_named() -> None:
+    question = "What was the average revenue?"
+    found, read = (calculate_answer(question, [passage(TABLE)], "en", judge) for judge in (None, load_judge("small")))
+    assert found is not None
+    assert read is not None
+    assert (found.confidence < LIKELY, read.confidence) == (True, LIKELY)
+
+
+@pytest.mark.judge
 def test_a_calculation_over_a_label_that_the_question_does_not_have_is_unsure(rag: Rag) -> None:
     found = rag.ask("What is the percentage change in turnover from 2022 to 2023?")
     assert found.status == "unsure"
     assert found.shown.endswith("I am not sure of this.")
+    assert not any(one.verified for one in found.citations)
+
+
+def test_an_answer_without_an_operand_is_not_more_than_unsure_and_says_what_is_missing(rag: Rag) -> None:
+    question = "What is the percentage change in revenue from 2021 to 2023?"
+    found = rag.with_options(reader=ScriptedReader(["Revenue was $ 1,577 million in 2023 [1]."])).ask(question)
+    assert found.calculation is None
+    assert found.status != "answered"
+    assert found.notes == (
+        "The percentage change cannot be calculated: the passages have no number for revenue of 2021.",
+    )
 
 
 @pytest.mark.parametrize("question", ["What does Acme make?", "What was the revenue in 2023?", "Was macht Acme?"])
