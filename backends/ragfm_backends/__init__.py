@@ -1,4 +1,5 @@
-"""Search backends that keep vectors on a server of their own, registered as entry points `ragfm.backends`.
+"""Search backends that keep vectors on a server, registered as entry points `ragfm.backends`.
 
-qdrant_backend    Qdrant
+pgvector_backend    vectors in the database of a collection on PostgreSQL
+qdrant_backend      vectors on a Qdrant server
 """

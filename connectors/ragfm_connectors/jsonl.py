@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, TypeAlias
 
-from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SkipDocument, SourceError
+from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceError, needs_extra
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.archives import ArchiveLimitError, check_size, open_gzip
 from ragfm_connectors.files import FilesConnector
@@ -270,13 +270,9 @@ def _read_csv(file: BinaryIO, encoding: str, max_bytes: int, *, delimiter: str) 
 
 
 def _read_parquet(file: BinaryIO, *_: object) -> _Records:
-    try:
+    with needs_extra("Reading Parquet files", "parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Parquet files need pyarrow.", "Run `pip install -e '.[parquet]'` in ragfm's source folder."
-        ) from error
     number = 0
     try:
         metadata = pyarrow.parquet.read_metadata(file)

@@ -25,7 +25,7 @@ from ragfm.cli.options import (
     usage_error,
 )
 from ragfm.cli.output import print_json, print_note, print_result, print_table
-from ragfm.core.errors import ConfigError, MissingExtraError
+from ragfm.core.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
     from ragfm.server.request_guard import KeyStore
@@ -112,17 +112,12 @@ def serve(
         usage_error("--no-auth requires a loopback address.")
     if no_auth and issuer:
         usage_error("--oidc and --no-auth exclude each other.")
-    try:
+    with needs_extra("The server", "server"):
         from ragfm.server.app import create_app
         from ragfm.server.json_logging import configure_logging
         from ragfm.server.memory_budget import check_memory
         from ragfm.server.served_models import ServedModels
         from ragfm.server.uvicorn_server import Server
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"The server requires {error.name}.",
-            "Install it with `pip install -e '.[server]'` in ragfm's source folder.",
-        ) from error
     folders = named_collections(collections)
     served = ServedModels(folders, named_readers(readers), adapter=adapter)
     keys = None if no_auth else key_store(keys_path, folders[0][1])
@@ -153,12 +148,8 @@ def _sign_in(served: ServedModels, issuer: str | None) -> SignIn | None:
         oidc = oidc.model_copy(update={"issuer": issuer})
     if not oidc.issuer:
         return None
-    try:
+    with needs_extra("Sign-in", "oidc"):
         from ragfm.server.sign_in import SignIn
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"Sign-in requires {error.name}.", "Install it with `pip install -e '.[oidc]'` in ragfm's source folder."
-        ) from error
     return SignIn(oidc)
 
 
@@ -237,14 +228,10 @@ def mcp(collections: tuple[str, ...], readers: tuple[str, ...], adapter: str | N
     The client starts the command and talks to it over standard input and output. `ragfm serve` has the same tools over
     HTTP.
     """
-    try:
+    with needs_extra("`ragfm mcp`", "mcp"):
         from ragfm.server.api_keys import Key
         from ragfm.server.mcp_server import run_stdio
         from ragfm.server.served_models import ServedModels
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"`ragfm mcp` requires {error.name}.", "Install it with `pip install -e '.[mcp]'` in ragfm's source folder."
-        ) from error
     try:
         key = Key(name="local", groups=split_names(groups))
     except ValueError as error:

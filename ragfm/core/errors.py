@@ -39,6 +39,12 @@ The message says what failed and why; `hint` says what to do next.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class RagfmError(Exception):
     """Base class of all errors of ragfm. `hint` says what to do next; it may be empty."""
@@ -183,3 +189,16 @@ class TooLongError(RagfmError):
 
 class ContextOverflowError(TooLongError):
     """A prompt leaves no room in the reader's window for an answer."""
+
+
+@contextmanager
+def needs_extra(feature: str, extra: str) -> Iterator[None]:
+    """Raise MissingExtraError, which says what to install for the feature, where an import in the block fails."""
+    try:
+        yield
+    except ImportError as error:
+        why = f"cannot be used: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            why = f"needs the module {error.name!r}, which is not installed"
+        hint = f"Run `pip install -e '.[{extra}]'` in ragfm's source folder."
+        raise MissingExtraError(f"{feature} {why}.", hint) from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragfm.core.errors import MissingExtraError
+from ragfm.core.errors import needs_extra
 from ragfm.core.types import Hit
 from ragfm.evaluation.question_sets import Gold, Question
 
@@ -96,13 +96,8 @@ def ranking_measures(places: Sequence[Ranked], grades: Mapping[int, int], k: int
     `nDCG@10` (Järvelin and Kekäläinen 2002, gain is the grade), `MRR@10`, `MAP@k`, and `recall@n` for n of 1, 3, 5, 10
     and, if `k` is 100 or more, 100. Raises MissingExtraError if ir-measures is not installed.
     """
-    try:
+    with needs_extra("Evaluation", "eval"):
         import ir_measures
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"Evaluation needs the module {error.name!r}, which is not installed.",
-            "Install it with `pip install -e '.[eval]'` in ragfm's source folder.",
-        ) from error
     measures: dict[str, Any] = {
         f"nDCG@{CUTOFF}": ir_measures.nDCG @ CUTOFF,
         f"MRR@{CUTOFF}": ir_measures.RR @ CUTOFF,

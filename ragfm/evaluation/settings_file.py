@@ -11,7 +11,7 @@ from typing import Any
 
 from ragfm.core.config import SETTINGS_FILE, Settings, load_settings, settings_path
 from ragfm.core.durable_files import write_durably
-from ragfm.core.errors import ConfigError, MissingExtraError
+from ragfm.core.errors import ConfigError, needs_extra
 from ragfm.core.promise import VerifiedPromise
 from ragfm.evaluation.confidence_calibration import CalibrationReport
 from ragfm.evaluation.search_tuning import TuneReport
@@ -73,13 +73,8 @@ def import_tomlkit() -> Any:
 
     Raises MissingExtraError if it is not installed.
     """
-    try:
+    with needs_extra(f"Writing {SETTINGS_FILE}", "eval"):
         import tomlkit
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"Writing {SETTINGS_FILE} requires the module {error.name!r}, which is not installed.",
-            "Install it with `pip install -e '.[eval]'` in ragfm's source folder.",
-        ) from error
     return tomlkit
 
 

@@ -12,7 +12,7 @@ from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ragfm.core.errors import CollectionBusyError, MissingExtraError, RagfmError, SourceError
+from ragfm.core.errors import CollectionBusyError, RagfmError, SourceError, needs_extra
 from ragfm.core.progress import Progress
 from ragfm.ingestion.ingest_report import SyncReport
 from ragfm.ingestion.source_request import SourceEntry, known_sources, resolve_source
@@ -49,12 +49,8 @@ def watch(store: Store, callback: Callable[[WatchEvent], None], interval: float,
     `callback` is called after each sync. A source that fails is tried again. A running sync stops between two commits.
     Raises SourceError if there is no source, MissingExtraError without watchfiles.
     """
-    try:
+    with needs_extra("Watching", "watch"):
         import watchfiles  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Watching needs watchfiles.", "Run `pip install -e '.[watch]'` in ragfm's source folder."
-        ) from error
     if not known_sources(store):
         raise SourceError("There is no source to watch.", "Ingest a folder first, or list sources in ragfm.toml.")
     try:

@@ -17,18 +17,13 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from ragfm.core.errors import DamagedModelError, MissingExtraError
+from ragfm.core.errors import DamagedModelError, needs_extra
 from ragfm.core.own_thread import in_own_thread
 from ragfm.models.model_lookup import is_pinned
 from ragfm.models.model_probe import probe_model
 
-try:
+with needs_extra("Reading GGUF models", "llama-cpp"):
     import llama_cpp as llama_cpp  # the alias exports the name
-except ModuleNotFoundError as error:
-    raise MissingExtraError(
-        f"GGUF models need llama.cpp: the module {error.name!r} is not installed.",
-        "Run `pip install -e '.[llama-cpp]'` in ragfm's source folder.",
-    ) from error
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any
 
-from ragfm.core.errors import MissingExtraError, ParseError, UnsupportedError
+from ragfm.core.errors import MissingExtraError, ParseError, UnsupportedError, needs_extra
 from ragfm.core.types import ImagePart
 from ragfm.parsing.sandbox.confined_service import ConfinedService
 from ragfm.parsing.sandbox.worker_process import Limits
@@ -62,12 +62,8 @@ def prepare_image(image: ImagePart, side: int, *, encoded: bool = False) -> Prep
 
 def handle(file: IO[bytes], side: int, encoded: bool) -> tuple[dict[str, Any], bytes]:
     """Decode and scale an image in the confined process. Raises UnsupportedError with the reason."""
-    try:
+    with needs_extra("Reading images", "vision"):
         from PIL import Image, ImageOps
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Images need the package 'pillow'.", "Run `pip install -e '.[vision]'` in ragfm's source folder."
-        ) from error
     try:
         Image.MAX_IMAGE_PIXELS = None  # checked here, as an error rather than a warning
         opened = Image.open(file, formats=tuple(_FORMATS))

@@ -15,7 +15,6 @@ display_names       short forms of uris
 views               vector and keyword indexes of one generation, saved as files
 search_backend      the seam: a collection at one generation, searchable under a predicate
 snapshot            the backend `local`: one generation, ready to search
-pgvector_backend    the backend `pgvector`: vectors in the database
 uploads             uploaded files: what a server needs of them, and their folder
 upload_table        uploaded files in the database
 compaction          deletes dead rows and returns their space

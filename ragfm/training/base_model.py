@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ragfm.core.errors import MissingExtraError, UnsupportedError
+from ragfm.core.errors import UnsupportedError, needs_extra
 from ragfm.core.types import Message
 from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.torch_model import (
@@ -56,16 +56,15 @@ class Base:
         if self.path.is_file():
             options["gguf_file"] = self.path.name
         quantisation = {"quantization_config": self._four_bit_config()} if four_bit else {}
-        try:
-            with report_damage("transformers", self.path), hide_progress_bar(gguf=self.path.is_file()):
-                self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=torch.float32, use_safetensors=True, **options, **quantisation
-                )
-        except ImportError as error:
-            raise MissingExtraError(
-                f"Cannot load {self.path}: {error}.", "Run `pip install -e '.[train]'` in ragfm's source folder."
-            ) from error
+        with (
+            needs_extra(f"The model {self.path}", "train"),
+            report_damage("transformers", self.path),
+            hide_progress_bar(gguf=self.path.is_file()),
+        ):
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, **options, **quantisation
+            )
         if not self.tokenizer.chat_template:
             raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")
         model.name_or_path = name  # PEFT stores it; the path on this machine must not get into the adapter
@@ -113,13 +112,9 @@ class Base:
                 f"qlora quantises a folder of safetensors, but {self.path} is a GGUF file, quantised in its own way.",
                 "Use lora, which trains on the dequantised weights, or a folder as the base.",
             )
-        try:
+        with needs_extra("qlora", "qlora"):
             import bitsandbytes  # noqa: F401
             from transformers import BitsAndBytesConfig
-        except ImportError as error:
-            raise MissingExtraError(
-                "qlora needs bitsandbytes.", "Run `pip install -e '.[qlora]'` in ragfm's source folder."
-            ) from error
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

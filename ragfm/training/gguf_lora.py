@@ -23,17 +23,13 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
-from ragfm.core.errors import DamagedModelError, MissingExtraError, UnsupportedError
+from ragfm.core.errors import DamagedModelError, UnsupportedError, needs_extra
 from ragfm.core.output_folder import make_output
 from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, PEFT_CONFIG, WEIGHTS
 from ragfm.training.checkpoint import translate_safetensors_errors
 
-try:
+with needs_extra("Training", "train"):
     import gguf
-except ImportError as error:
-    raise MissingExtraError(
-        "Training and export need gguf.", "Run `pip install -e '.[train]'` in ragfm's source folder."
-    ) from error
 
 Matrix = npt.NDArray[np.float32]
 ARCHITECTURES = {

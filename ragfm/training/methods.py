@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ragfm.core.errors import AdapterMismatchError, ConfigError, MissingExtraError
+from ragfm.core.errors import AdapterMismatchError, ConfigError, needs_extra
 from ragfm.models.adapters import METHODS, Method, read_record
 from ragfm.models.model_lookup import silence_kernel_warning
 from ragfm.training.train_settings import MethodSettings
@@ -115,12 +115,8 @@ def import_peft() -> Any:
     silence_kernel_warning()
     # PEFT reads attributes of transformers by deprecated names; users cannot do anything about it.
     warnings.filterwarnings("ignore", "`(is_gradient_checkpointing|past_key_values)` is deprecated", FutureWarning)
-    try:
+    with needs_extra("Training", "train"):
         import peft
-    except ImportError as error:
-        raise MissingExtraError(
-            "Training needs peft.", "Run `pip install -e '.[train]'` in ragfm's source folder."
-        ) from error
     return peft
 
 

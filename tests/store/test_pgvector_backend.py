@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from ragfm_backends import pgvector_backend
+from ragfm_backends.pgvector_backend import PgvectorSnapshot
 from support.generated_chunks import add, check_recall, predicate, unit, written
 from support.postgres_server import PostgresServer, postgres_server
 from support.torture.full_disk import small_disk
@@ -16,9 +18,7 @@ from support.torture.full_disk import small_disk
 from ragfm import Collection
 from ragfm.core.config import Settings
 from ragfm.core.errors import AccessDeniedError, CollectionError, ConfigError
-from ragfm.store import pgvector_backend
 from ragfm.store.catalog_writer import CatalogWriter
-from ragfm.store.pgvector_backend import PgvectorSnapshot
 from ragfm.testing import HashingEmbedder
 
 pytestmark = pytest.mark.usefixtures("_pgvector")

@@ -24,7 +24,7 @@ def test_local_keeps_the_contract_on_postgresql(address: str) -> None:
 @pytest.mark.usefixtures("_pgvector")
 @pytest.mark.parametrize("few", [20, 4_000])
 def test_pgvector_keeps_the_contract(few: int, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ragfm.store.pgvector_backend._FEW", few)  # above it, searches use the index
+    monkeypatch.setattr("ragfm_backends.pgvector_backend._FEW", few)  # above it, searches use the index
     check_backend(load_plugin("backends", "pgvector"), address)
 
 

@@ -38,7 +38,7 @@ from ragfm.core.errors import (
     CollectionUnavailableError,
     ConfigError,
     DamagedCollectionError,
-    MissingExtraError,
+    needs_extra,
 )
 from ragfm.core.fork import reset_in_children
 from ragfm.store.catalog import read_property
@@ -159,7 +159,7 @@ class PostgresDatabase:
 
     @cached_property
     def _engine(self) -> sa.Engine:
-        try:
+        with needs_extra("A collection on PostgreSQL", "postgres"):
             engine = sa.create_engine(
                 self._url,
                 hide_parameters=True,
@@ -170,11 +170,6 @@ class PostgresDatabase:
                 },
                 execution_options={_TABLES_MAPPED_TO: {None: self._schema}},
             )
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                "A collection on PostgreSQL needs psycopg, which is not installed.",
-                "Run `pip install -e '.[postgres]'` in ragfm's source folder.",
-            ) from error
         sa.event.listen(engine, "connect", _allow_prepared)
         return engine
 
