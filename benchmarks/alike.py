@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import json
 import random
@@ -21,7 +22,6 @@ from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.transformers_reader import TransformersReader
-from ragfm.generation.readers.weight_format import quantize
 from ragfm.models.model_lookup import find_model
 
 TOKENS = 32
@@ -46,12 +46,19 @@ def alike(count: int, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {"prompts": count, "tokens": TOKENS}
     for name, form in FORMS.items():
         with tempfile.TemporaryDirectory() as folder:
-            path = file if form is None else quantize(file, Path(folder) / "model.gguf", form)
+            path = file if form is None else _quantize(file, Path(folder) / "model.gguf", form)
             ours = LlamaCppReader(str(path), threads=threads)
             assert [ours._engine.model.prompt_tokens(messages) for messages in asked] == tokens
             found[name] = _compare([_answer(ours, messages) for messages in asked], expected)
             print(f"alike, {name}: {found[name]}", file=sys.stderr, flush=True)
     return found
+
+
+def _quantize(source: Path, target: Path, form: int) -> Path:
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = form, True
+    assert not llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    return target
 
 
 class _Best:

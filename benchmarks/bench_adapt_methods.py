@@ -104,7 +104,8 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def generate(model: Any, base: Any, example: Example) -> str:
-    from ragfm.training.base_model import generate_greedy
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from support.greedy import generate_greedy
 
     return generate_greedy(model, base, example.messages, TOKENS)
 

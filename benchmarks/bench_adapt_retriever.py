@@ -1,8 +1,8 @@
 """Measure the effect of fine-tuning the retriever: trained on SciFact's train split only, tested on its test split.
 
-    python benchmarks/bench_adapt_retriever.py [--keep DIR] [--parts embedder,reranker] [--epochs 4 --rate …]
+    python benchmarks/bench_adapt_retriever.py [--keep DIR] [--epochs 4 --rate …]
 
-A tenth of the train claims are held out; they select the epoch, and the weight of the reranker. The test claims are
+A tenth of the train claims are held out; they select the epoch. The test claims are
 searched before and after, and select nothing. Runs and models are kept in --keep, and a second run continues there.
 
 Prints a table, and one JSON line last.
@@ -52,8 +52,6 @@ def result_entry(report: RetrieverReport, folder: Path) -> dict[str, Any]:
         "questions": dict(report.questions),
         "lessons": report.lessons,
         "numbers": dict(report.numbers),
-        "weight": report.weight,
-        "by_weight": dict(report.by_weight),
         "seconds": report.seconds,
         "ndcg": {
             mode: {
@@ -84,10 +82,9 @@ def table(results: rendering.Results) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="DIR", default="adapt-retriever")
-    parser.add_argument("--parts", default="embedder,reranker")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rate", type=float)
-    parser.add_argument("--negatives", type=int)
+    parser.add_argument("--rate", type=float, default=3e-5)
+    parser.add_argument("--negatives", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learn", type=int, help="maximum number of training questions, for a quick trial")
     parser.add_argument("--test", type=int, help="maximum number of test questions, for a quick trial")
@@ -101,20 +98,13 @@ def main() -> None:
         corpus_collection(train, Settings(), keep=keep) as (folder, _),
         Collection.open(folder, settings=Settings()) as collection,
     ):
-        for part in given.parts.split(","):
-            settings = RetrieverSettings(
-                part, epochs=given.epochs, rate=given.rate, negatives=given.negatives, seed=given.seed
-            )
-            out = keep / f"{part}-{given.seed}-{given.epochs}-{given.rate}-{given.negatives}"
-            if (out / RECORD).exists() and part in result["parts"]:
-                continue
+        settings = RetrieverSettings(epochs=given.epochs, rate=given.rate, negatives=given.negatives, seed=given.seed)
+        out = keep / f"embedder-{given.seed}-{given.epochs}-{given.rate}-{given.negatives}"
+        if not (out / RECORD).exists() or "embedder" not in result["parts"]:
             start = time.process_time()
             report = adapt_retriever(collection, parts, out, settings, progress=print_progress)
-            result["parts"][part] = {
-                **result_entry(report, out),
-                "processor_seconds": round(time.process_time() - start),
-            }
-            print(f"\n{part}: {json.dumps(result['parts'][part]['ndcg'])}", flush=True)
+            entry = {**result_entry(report, out), "processor_seconds": round(time.process_time() - start)}
+            result["parts"]["embedder"] = entry
             if not (given.learn or given.test):
                 save(result, "adapt_retriever")
     for part, found in result["parts"].items():

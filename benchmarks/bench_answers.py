@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import rendering
 from data import DATA
-from measure import about, read, save, weights
+from measure import about, read, save
 
 from ragfm import Collection, Rag, Settings
 from ragfm.answering.confidence import DEFAULT
@@ -46,7 +46,6 @@ from ragfm.evaluation import (
     evaluate_answers,
     load_questions,
     read_run,
-    write_answers_html,
 )
 from ragfm.evaluation.answer_evaluation import CONTEXTS, AnswersReport, Context, answer_measures, build_answers_report
 from ragfm.evaluation.confidence_calibration import (
@@ -117,7 +116,7 @@ def tune(keep: Path, count: int, minutes: float) -> dict[str, Any]:
         rag.calibration, rag.policy = accept_all_calibration(), LARGE if ADAPTER == "none" else SMALL
         results = ask_questions(rag, data.questions, ["retrieved"], keep / "tune.jsonl", minutes)
         report = fit_calibration(rag, results, {}, keep=KEEP)
-    return {"questions": len(results), "of": count, **{k: v for k, v in asdict(report).items() if k != "risk"}}
+    return {"questions": len(results), "of": count, **asdict(report)}
 
 
 def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -> dict[str, Any]:
@@ -129,7 +128,6 @@ def squad(keep: Path, count: int, minutes: float, contexts: Sequence[Context]) -
         results = ask_questions(rag, data.questions, contexts, keep / "squad.jsonl", minutes)
     results = [_with_confidence(result, DEFAULT) for result in results]
     report = build_answers_report({**read_run(keep / "squad.jsonl")[0], "data": data.name}, results, contexts)
-    write_answers_html(report, keep / "squad.html")
     return {
         "questions": len(results),
         "of": count,
@@ -340,7 +338,7 @@ def main() -> None:
     }[args.what]()
     name = args.what + (" without adapter" if ADAPTER == "none" else "")
     facts = about(f"answers, {name}", ["ragfm", "llama-cpp-python"])
-    result = {**read("answers"), name: {**facts, "weights": weights(), **part}}
+    result = {**read("answers"), name: {**facts, **part}}
     save(result, "answers")
     print(json.dumps(part))
 

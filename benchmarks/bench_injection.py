@@ -31,7 +31,7 @@ from unittest.mock import patch
 
 import rendering
 from injections import CLAIMS, HIDDEN, HIDDEN_TEXTS, PASSAGES, PLAIN, QUESTIONS, TOKENS
-from measure import about, save, weights
+from measure import about, save
 
 from ragfm import Collection, Rag, Settings
 from ragfm.answering.decision import compose
@@ -238,7 +238,6 @@ def main() -> None:
         }
     result = {
         **about("injection", ["ragfm", "llama-cpp-python"]),
-        "weights": weights(args.reader),
         "texts": {kind: len({t.name for t in every if t.kind == kind}) for kind in KINDS},
         "scenes": {"obedient": len(SCENES), args.reader: args.scenes},
         "seconds": round(time.monotonic() - start),

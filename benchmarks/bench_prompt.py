@@ -194,7 +194,7 @@ def compare_strategies(args: argparse.Namespace, items: Sequence[Item]) -> None:
             rows.append(measure_strategy(reader, items, strategy, k, args.max_tokens))
             print(rows[-1], flush=True)
     head = kept.about("prompt", ("ragfm", "llama-cpp-python"))
-    head |= {"questions": len(items), "data": "SQuAD 1.0 train", "weights": kept.weights(), "load": os.getloadavg()[0]}
+    head |= {"questions": len(items), "data": "SQuAD 1.0 train", "load": os.getloadavg()[0]}
     kept.save(kept.read("prompt") | {"strategies": head | {"max_tokens": args.max_tokens, "rows": rows}}, "prompt")
 
 

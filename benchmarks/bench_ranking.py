@@ -53,8 +53,8 @@ Values: TypeAlias = Mapping[str, Floats]
 def scores(pool: Pool, weight: float = DEFAULT, *, documents: bool = True) -> Floats:
     """Scores of hybrid search."""
     weight = min(weight, CODE_WEIGHT) if pool.code else weight
-    arrays = [pool.dense.astype(np.float32), pool.keyword.astype(np.float32)]
-    return fuse(*arrays, pool.documents if documents else None, weight=weight).astype(np.float64)
+    dense, keyword, names = (array.astype(np.float32) for array in (pool.dense, pool.keyword, pool.names))
+    return fuse(dense, keyword, pool.documents if documents else None, names, weight=weight).astype(np.float64)
 
 
 def fixed_weight(pool: Pool) -> Floats:

@@ -39,7 +39,7 @@ from bench_confidence import DOMAINS, cite_record
 from bench_confidence import read_answers as read_confidence
 from bench_reports import judge, report_labels
 from bench_reports import questions as report_questions
-from measure import about, read, save, weights
+from measure import about, read, save
 
 from ragfm import Rag
 from ragfm.answering.confidence import DEFAULT, answer_signals
@@ -226,7 +226,7 @@ def report(keep: Path, price: float) -> dict[str, Any]:
                 row["cost of 1,000"] = round(1000 * mean / 3600 * price, 4)
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return {"price of a core hour": price, "weights": weights(), "rows": rows}
+    return {"price of a core hour": price, "rows": rows}
 
 
 def _difference(before: Any, after: Any) -> list[float]:

@@ -38,7 +38,7 @@ from bench_answers import (
     withhold_answer,
 )
 from data import hotpotqa, pubmedqa
-from measure import about, read, save, weights
+from measure import about, read, save
 
 from ragfm import Collection, Rag
 from ragfm.answering.confidence import adapter_hash
@@ -211,7 +211,7 @@ def main() -> None:
     if unknown := set(args.sets) - set(SETS):
         parser.error(f"unknown set '{min(unknown)}'; choose from {', '.join(SETS)}")
     args.keep.mkdir(parents=True, exist_ok=True)
-    facts = {**about("transfer", ["ragfm", "llama-cpp-python"]), "weights": weights()}
+    facts = about("transfer", ["ragfm", "llama-cpp-python"])
     result: dict[str, Any] = {}
     for name in args.sets or SETS:
         own = trained_adapter(args.keep, args.train) if args.train and name == "pubmedqa" else None

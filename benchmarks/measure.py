@@ -106,14 +106,6 @@ def about(benchmark: str, packages: Iterable[str] = VERSIONS) -> dict[str, Any]:
     }
 
 
-def weights(reader: str = "bundled") -> str:
-    """Form of a GGUF reader's weights: that of the file, or the one that `ragfm models optimize` created."""
-    from ragfm.generation.readers.weight_format import read_optimization
-    from ragfm.models.model_lookup import find_model
-
-    return str((read_optimization(find_model(reader, "reader")) or {}).get("form", "as they are"))
-
-
 def save(result: Mapping[str, Any], name: str) -> None:
     """Write a result to `results/`."""
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

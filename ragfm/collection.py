@@ -72,7 +72,7 @@ class Status:
 
     `older` documents were prepared by an older version of ragfm or another parser; the next sync parses and embeds them
     again. `parsers` has the formats of the documents, with the parsers that read them now. `images` are the pictures of
-    figures, `image_embedder` is the contract by which they are searched.
+    figures.
     """
 
     documents: int
@@ -86,7 +86,6 @@ class Status:
     parsers: tuple[Mapping[str, Any], ...] = ()
     images: int = 0
     image_bytes: int = 0
-    image_embedder: Mapping[str, Scalar] | None = None
 
 
 class Collection:
@@ -350,7 +349,7 @@ class Collection:
             active.set(hits=len(hits))
         record(SearchStep(query, 1, len(hits)))
         if reranker is not None:
-            hits = rerank_hits(query, hits, reranker, settings.rerank_budget_ms, settings.rerank_weight)[:k]
+            hits = rerank_hits(query, hits, reranker, settings.rerank_weight)[:k]
         return HitList(hits)
 
     def wait_for(self, commit: str, seconds: float = 10.0) -> bool:
@@ -436,8 +435,7 @@ class Collection:
             if not len(snapshot) or (where is not None and not snapshot.matches(where)):
                 return []  # no need to load an embedder
             embedder = partial(self._store.embedder, snapshot.generation)
-            images = partial(self._store.image_vectors, snapshot.generation)
-            parts = {"snapshot": snapshot, "embedder": embedder, "images": images}
+            parts = {"snapshot": snapshot, "embedder": embedder}
             ranked = find(where=where, **parts)
             if where is not None and where.now < now:  # tags and access rights of the hits may have changed
                 is_hit = chunks.c.id.in_(ranked.ids.tolist())
@@ -534,6 +532,7 @@ class Collection:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
         from ragfm.ingestion.recipe import older_documents
         from ragfm.ingestion.sources import failed_documents
+        from ragfm.ingestion.unmapped_identities import unmapped_identities
         from ragfm.retrieval.fusion_weight import explain_weight
         from ragfm.store.compaction import count_dead_chunks
 
@@ -559,7 +558,6 @@ class Collection:
                 generation=snapshot.generation.id,
                 images=images,
                 image_bytes=image_bytes,
-                image_embedder=catalog.image_contract() if own else None,
                 failed=failed_documents(catalog) if own else (),
                 older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
                 parsers=_parsers(self._store) if own else (),
@@ -576,6 +574,7 @@ class Collection:
                         "options": {k: v for k, v in source.options.items() if k not in ("include", "exclude")},
                         "tags": dict(source.tags),
                         "allow": list(source.allow),
+                        "unmapped": unmapped_identities(catalog, source.id),
                     }
                     for source in catalog.sources()
                     if own

@@ -53,7 +53,7 @@ PYTHON_PAGES = (
         "Protocols that plugins implement, and the values that they receive and return.",
         (
             *("Connector", "Ref", "Blob", "Document", "ragfm.core.types.Mark", "ragfm.parsing.parsers.Parser", "Chunk"),
-            *("Embedder", "ragfm.core.types.ImageEmbedder", "VectorIndex"),
+            *("Embedder", "VectorIndex"),
             *("ragfm.store.search_backend.SearchBackend", "Reranker", "Reader", "Stream", "Usage"),
             *("load_embedder", "load_reader", "load_reranker"),
         ),

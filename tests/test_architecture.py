@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"ragfm": ROOT / "ragfm", "ragfm_indexes": ROOT / "indexes", "ragfm_connectors": ROOT / "connectors"}
+PLUGINS = {f"ragfm_{name}": ROOT / name for name in ("backends", "connectors", "indexes")}
+FOLDERS = {"ragfm": ROOT / "ragfm", **PLUGINS}
 
 # From the bottom up: a package may import those on its own line and on the lines above it. See docs/architecture.md.
 LAYERS = (
@@ -95,7 +96,7 @@ def cycles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def test_every_package_has_a_layer() -> None:
-    packages = {package(name) for name in modules()} - {"ragfm", "__main__", "ragfm_indexes", "ragfm_connectors"}
+    packages = {package(name) for name in modules()} - {"ragfm", "__main__", *PLUGINS}
     assert packages == set(LEVEL)
 
 
@@ -121,14 +122,14 @@ def test_no_cycle_between_modules() -> None:
 
 
 def test_plugins_know_only_the_core_and_the_parsers() -> None:
-    """Connectors may use the parser of mails; indexes and connectors know nothing else of ragfm."""
-    allowed = {"core", "parsing", "ragfm_indexes", "ragfm_connectors"}
+    """Connectors may use the parser of mails, and backends the store; plugins know nothing else of ragfm."""
+    allowed = {"ragfm_indexes": set(), "ragfm_connectors": {"parsing"}, "ragfm_backends": {"store"}}
     wrong = {
         f"{name} → {target}"
         for name, targets in graph().items()
-        if name.startswith(("ragfm_indexes", "ragfm_connectors"))
+        if (own := package(name)) in PLUGINS
         for target in targets
-        if package(target) not in allowed
+        if package(target) not in {"core", own, *allowed[own]}
     }
     assert not wrong
 

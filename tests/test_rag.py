@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.judges import ScriptedJudge
 
 from ragfm import Answer, Collection, Message, Rag, Sampling, Settings
 from ragfm.core.abstention import ABSTENTION
@@ -16,7 +17,7 @@ from ragfm.core.config import AskSection
 from ragfm.core.errors import ContextOverflowError, FilterError, RagfmError, UnsupportedError
 from ragfm.core.types import CLOSED, Stream
 from ragfm.generation.answer_log import AnswerLog, Origin
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 
 @pytest.fixture

@@ -12,13 +12,15 @@ import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
 from typing import TypeAlias
 
-from ragfm.core.access_groups import intersect_groups
-from ragfm.core.errors import ConnectorError, SkipDocument, SourceError
+from ragfm.core.access_groups import intersect_groups, still_allows
+from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceError
+from ragfm.core.identities import Identities
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.access_files import ACCESS_FILE, groups_along_path, open_below, read_access_file
@@ -26,6 +28,7 @@ from ragfm_connectors.archive_members import ArchiveReader
 from ragfm_connectors.archives import MAX_ENTRIES, is_archive
 from ragfm_connectors.credentials import credential_by_content, credential_by_name
 from ragfm_connectors.patterns import PathFilter, join_path
+from ragfm_connectors.posix_access import FileReaders
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,8 @@ class FilesConnector:
 
     The access files from the root down to a file determine which groups may see it, see
     `ragfm_connectors.access_files`. For a symbolic link, those on the path to the link and those on the path to its
-    target both apply.
+    target both apply. With `identities`, the path of a mapping file (`ragfm.core.identities`), owner, group, mode and
+    POSIX ACL apply, too, see `ragfm_connectors.posix_access`.
     """
 
     fetch_anywhere = True
@@ -70,12 +74,17 @@ class FilesConnector:
         hidden: bool = False,
         archives: bool = True,
         archive_files: int = MAX_ENTRIES,
+        identities: str | None = None,
         max_bytes: int = 100 * 2**20,
     ) -> None:
-        """Raises SourceError if there is nothing at `location`, ConfigError for an invalid pattern."""
+        """Raises SourceError if there is nothing at `location`, ConfigError for an invalid pattern or mapping file."""
         self.root, glob = _split_glob(os.fspath(location))
         """The absolute path of the folder or file; for a glob, the part before the first wildcard."""
         self.max_bytes = max_bytes
+        self.identities = Identities(identities) if identities is not None else None
+        """The groups that users and groups of the system stand for; None if these do not matter."""
+        if self.identities is not None and not hasattr(os, "getxattr"):
+            raise ConfigError("The permissions of files can only be read on Linux.", "Leave out the option identities.")
         self._hidden = hidden
         self._paths = PathFilter(include, exclude, glob)
         self._archives = ArchiveReader(self._paths, max_bytes, archive_files, hidden=hidden) if archives else None
@@ -100,7 +109,10 @@ class FilesConnector:
         refs = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.single_file(status)
         # A name that is not UTF-8 may look like another name: the entry without `skip` wins.
         in_order = sorted(refs, key=lambda ref: (listing.containing_archive.get(ref.path, ref.path), ref.skip is None))
-        yield from {ref.path: ref for ref in in_order}.values()
+        readers = FileReaders()
+        for ref in {ref.path: ref for ref in in_order}.values():
+            file = listing.containing_archive.get(ref.path, ref.path)
+            yield ref if self.identities is None or ref.skip else self._restricted(ref, file, readers)
 
     def fetch(self, ref: Ref) -> Blob:
         """The content of a file, with the time `modified` (ISO 8601, UTC) as metadata.
@@ -125,6 +137,17 @@ class FilesConnector:
             metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
         return Blob(data, None, metadata)
 
+    def _restricted(self, ref: Ref, file: str, readers: FileReaders) -> Ref:
+        """The entry, which only who may read a file may see."""
+        try:
+            allow = self._groups_of_readers(file, readers)
+        except (OSError, ValueError) as error:  # ValueError: a name that was listed in a printable form
+            return replace(ref, error=ref.error or f"its permissions cannot be read: {_reason(error)}")
+        return replace(ref, allow=intersect_groups(ref.allow, allow))
+
+    def _groups_of_readers(self, path: str, readers: FileReaders) -> _Groups:
+        return self.identities.groups(readers.of(self._file_path(path))) if self.identities else None
+
     def _check_content(self, path: str, data: bytes) -> None:
         reason = credential_by_content(data)
         if reason and path and not self._paths.selects(path):
@@ -145,11 +168,12 @@ class FilesConnector:
             with open_below(real_root, real) as file:
                 yield file
             allow = _groups_of(os.fspath(self.root), ref.path, real_root, real)  # after the content was read
+            allow = intersect_groups(allow, self._groups_of_readers(ref.path, FileReaders()))
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
             raise ConnectorError(
                 f"{str(path)!r} cannot be read: {_reason(error)}.", "The next ingest tries again."
             ) from error
-        if intersect_groups(allow, ref.allow) != intersect_groups(ref.allow, None):
+        if not still_allows(allow, ref.allow):
             raise ConnectorError(
                 f"{str(path)!r} has been closed to a group since it was listed.", "The next ingest tries again."
             )

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -105,24 +105,7 @@ class MailConnector:
             )
         if self._last_mail is None or self._last_mail[0] != data:
             self._last_mail = (data, parse_message(data))
-        message = self._last_mail[1]
-        try:
-            metadata = extract_headers(message)
-            if position.attachment is None:
-                text, media_type = extract_body(message)
-                subject = str(metadata.get("subject", ""))
-                if subject:
-                    metadata["title"] = subject
-                return Blob(f"{heading(subject, media_type)}{text}".encode("utf-8", "replace"), media_type, metadata)
-            part = find_attachments(message)[position.attachment]
-            payload = part.get_payload(decode=True)
-            if not isinstance(payload, bytes):  # an email within the email
-                payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
-            part_type = part.get_content_type()
-            metadata["attachment"] = single_line(part.get_filename() or "")
-            return Blob(payload, None if part_type == "application/octet-stream" else part_type, metadata)
-        except Exception as error:  # the standard library raises many kinds of errors for broken headers
-            raise ConnectorError(f"The email {ref.path!r} cannot be read: {type(error).__name__}: {error}.") from error
+        return mail_blob(ref.path, self._last_mail[1], position.attachment)
 
     def _list_file(self, file: Ref) -> Iterator[Ref]:
         file_path = PurePosixPath(self.root, file.path)
@@ -135,10 +118,8 @@ class MailConnector:
             opened.seek(0)
             for start, data, size in split_messages(opened, self._max_bytes, single=single):
                 headers = re.split(rb"\r?\n\r?\n", data, maxsplit=1)[0]
-                message_id = _MESSAGE_ID.search(headers)
                 revision = _hash(data)
-                identity = (message_id[1] or message_id[2]).strip() if message_id else b""
-                path = as_path(identity.decode("utf-8", "replace")) if identity else revision
+                path = message_id(headers) or revision
                 if path in self._positions or not data.strip():
                     continue  # the same mail in another folder
                 self._positions[path] = _Position(file, start, size, None)
@@ -152,22 +133,55 @@ class MailConnector:
                     if is_encrypted(message):
                         yield Ref(path, skip="it is encrypted")
                         continue
-                    parts = find_attachments(message)
-                    if len(parts) > _MAX_ATTACHMENTS:
-                        raise ConnectorError(f"it has {len(parts):,} attachments; the limit is {_MAX_ATTACHMENTS:,}")
-                    names = []
-                    for number, part in enumerate(parts, 1):
-                        name = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
-                        names.append(as_path(name) if name else f"part {number}")
-                except Exception as error:  # as in fetch
+                    names = attachment_names(find_attachments(message))
+                except Exception as error:  # as in mail_blob
                     yield Ref(path, error=f"the email cannot be read: {error}", allow=file.allow)
                     continue
                 yield Ref(path, revision, allow=file.allow)
                 for number, name in enumerate(names):
-                    if name in names[:number]:
-                        name = f"{PurePosixPath(name).stem}#{number + 1}{PurePosixPath(name).suffix}"
                     self._positions[f"{path}/{name}"] = _Position(file, start, size, number)
                     yield Ref(f"{path}/{name}", revision, allow=file.allow)
+
+
+def message_id(headers: bytes) -> str:
+    """The Message-ID of an email as a path; empty if it has none."""
+    found = _MESSAGE_ID.search(headers)
+    return as_path((found[1] or found[2]).strip().decode("utf-8", "replace")) if found else ""
+
+
+def attachment_names(parts: Sequence[MIMEPart]) -> list[str]:
+    """A distinct name, as a part of a path, for each attachment. Raises ConnectorError if there are too many."""
+    if len(parts) > _MAX_ATTACHMENTS:
+        raise ConnectorError(f"it has {len(parts):,} attachments; the limit is {_MAX_ATTACHMENTS:,}")
+    names: list[str] = []
+    for number, part in enumerate(parts, 1):
+        name = PurePosixPath(single_line(part.get_filename() or "").replace("\\", "/")).name
+        names.append(as_path(name) if name else f"part {number}")
+    return [
+        f"{PurePosixPath(name).stem}#{number + 1}{PurePosixPath(name).suffix}" if name in names[:number] else name
+        for number, name in enumerate(names)
+    ]
+
+
+def mail_blob(path: str, message: EmailMessage, attachment: int | None) -> Blob:
+    """The text of an email, or the attachment of that number, with the headers as metadata. Raises ConnectorError."""
+    try:
+        metadata = extract_headers(message)
+        if attachment is None:
+            text, media_type = extract_body(message)
+            subject = str(metadata.get("subject", ""))
+            if subject:
+                metadata["title"] = subject
+            return Blob(f"{heading(subject, media_type)}{text}".encode("utf-8", "replace"), media_type, metadata)
+        part = find_attachments(message)[attachment]
+        payload = part.get_payload(decode=True)
+        if not isinstance(payload, bytes):  # an email within the email
+            payload = b"\n".join(inner.as_bytes() for inner in part.iter_parts())
+        part_type = part.get_content_type()
+        metadata["attachment"] = single_line(part.get_filename() or "")
+        return Blob(payload, None if part_type == "application/octet-stream" else part_type, metadata)
+    except Exception as error:  # the standard library raises many kinds of errors for broken headers
+        raise ConnectorError(f"The email {path!r} cannot be read: {type(error).__name__}: {error}.") from error
 
 
 def _file_entry(path: str) -> str:

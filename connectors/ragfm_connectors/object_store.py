@@ -48,7 +48,8 @@ class ObjectConnector:
     stores also read their own credentials from the environment.
 
     `include` and `exclude` are patterns as in .gitignore. Hidden objects unless `hidden` is set, objects larger than
-    `max_bytes`, and keys that are not valid paths are skipped. Access files apply as in a folder of files.
+    `max_bytes`, and keys that are not valid paths are skipped. Access files apply as in a folder of files. So do
+    `readers`, each `PREFIX=GROUP,GROUP`: the longest prefix of a path decides, and nobody may see a path without one.
     """
 
     fetch_anywhere = True
@@ -61,9 +62,10 @@ class ObjectConnector:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         hidden: bool = False,
+        readers: Sequence[str] = (),
         max_bytes: int = 100 * 2**20,
     ) -> None:
-        """Raises ConfigError for an address of a different connector, and for a secret in the address or an option."""
+        """Raises ConfigError for an address of a different connector, an invalid option, and a secret in either."""
         scheme = location.partition("://")[0]
         supported = set(fsspec.available_protocols()) - set(_REFUSED_SCHEMES)
         if "://" not in location or "::" in location or scheme not in supported:
@@ -77,6 +79,10 @@ class ObjectConnector:
         """The address, without user and password."""
         self._paths = PathFilter(include, exclude)
         self._hidden, self._max_bytes = hidden, max_bytes
+        if unclear := [rule for rule in readers if "=" not in rule]:
+            raise ConfigError(f"The reader {unclear[0]!r} has no groups.", "Write PREFIX=GROUP, such as hr/=hr,board.")
+        rules = [rule.rpartition("=")[::2] for rule in readers]
+        self._readers = sorted(rules, key=lambda rule: len(rule[0]), reverse=True)
         self._file_system: Any = None  # fsspec has no types
         self._prefix = ""
 
@@ -165,7 +171,7 @@ class ObjectConnector:
         size = int(info.get("size") or 0)
         if size > self._max_bytes:
             return Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,} (`files.max_mb`)")
-        revision = _revision(info)
+        revision, allow = _revision(info), intersect_groups(allow, self._prefix_groups(path))
         if not revision.startswith("mark:"):
             modified = _modified(info)
             if modified is None or modified > datetime.now(UTC) - _RACY:
@@ -175,6 +181,12 @@ class ObjectConnector:
                     return Ref(path, error=self._store_error(error, ConnectorError).message, allow=allow)
                 revision = f"{revision}:{blake2b(data, digest_size=16).hexdigest()}"
         return Ref(path, revision, allow=allow)
+
+    def _prefix_groups(self, path: str) -> tuple[str, ...] | None:
+        if not self._readers:
+            return None
+        groups = next((groups for prefix, groups in self._readers if path.startswith(prefix)), "")
+        return tuple(filter(None, map(str.strip, groups.split(","))))
 
     def _read_access_file(self, folder: str) -> AccessRule:
         path = f"{folder.rstrip('/')}/{ACCESS_FILE}"

@@ -56,6 +56,12 @@ def check_option(option: str) -> None:
         raise ConfigError(f"The option {name!r} contains a secret.", _HINT)
 
 
+def check_variable(name: str, value: str) -> None:
+    """Raise ConfigError, which does not show it, for an option whose value is not an environment variable."""
+    if "${" not in value:
+        raise ConfigError(f"The option `{name}` contains a secret.", _HINT)
+
+
 def without_user(address: str) -> str:
     """The address without user name and password."""
     scheme, separator, rest = address.partition("://")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import dropwhile, islice
@@ -14,7 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from ragfm.core.access_groups import still_allows
 from ragfm.core.errors import ConfigError, ConnectorError, MissingExtraError, SourceError
+from ragfm.core.identities import Identities
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.records import Fields, as_path, record_revision, scalar
 from ragfm_connectors.secrets import check_no_secret, expand, hide, without_user
@@ -34,6 +37,9 @@ class SqlConnector:
     `id` is a column with unique values. `title`, `text`, `metadata` and `media_type` name the other columns, see
     `ragfm_connectors.records`. `changed` is a column whose value changes with each change of the row, and becomes the
     metadata `modified`: with it, a listing reads only these two columns, else all rows. Nothing is ever written.
+
+    `readers` is a column with the identities that may see a row, a JSON array or separated by commas, and `identities`
+    the path of the file that maps them to groups, see `ragfm.core.identities`.
     """
 
     fetch_anywhere = True
@@ -49,17 +55,24 @@ class SqlConnector:
         metadata: Sequence[str] | None = None,
         changed: str | None = None,
         media_type: str = "text/plain",
+        readers: str | None = None,
+        identities: str | None = None,
     ) -> None:
-        """Raises ConfigError for an invalid address, and for one with a password in it."""
+        """Raises ConfigError for an invalid address, one with a password in it, and an invalid mapping file."""
         check_no_secret(location)
         address, _, name = location.partition("#")
         self.root = without_user(address).partition("?")[0] + (f"#{name}" if name else "")
         """The database's address and the name, without user and password."""
         self._address, self._name, self._query = address, name, query
         self._id, self._changed = id, changed
+        if (readers is None) != (identities is None):
+            raise ConfigError("Of the options readers and identities, one is missing.", "Set both, or neither.")
+        self._readers = readers
+        self.identities = Identities(identities) if identities is not None else None
+        """The groups that the identities in the column `readers` stand for."""
         self._fields = Fields(id, title, tuple(text), metadata, media_type)
         self._ids: dict[str, Any] = {}  # by path, in the order of the listing
-        self._fetched: dict[str, Blob] = {}
+        self._fetched: dict[str, tuple[Blob, tuple[str, ...] | None]] = {}  # with the groups that may see it
         self._engine: sa.Engine | None = None
 
     def refs(self) -> Iterator[Ref]:
@@ -71,13 +84,13 @@ class SqlConnector:
         with self._reading(SourceError) as connection:
             rows = self._rows()
             columns = list(connection.execute(sa.select(sa.text("*")).select_from(rows).limit(0)).keys())
-            for name in (self._id, *self._fields.text, *([self._changed] if self._changed else [])):
+            for name in (self._id, *self._fields.text, *filter(None, (self._changed, self._readers))):
                 if name not in columns and name.partition(".")[0] not in columns:
                     raise SourceError(
                         f"{self.root} has no column {name!r}; its columns are {', '.join(map(repr, columns))}.",
-                        "Set the options id, text and changed.",
+                        "Set the options id, text, changed and readers.",
                     )
-            for number, (value, revision, problem) in enumerate(self._revisions(connection, rows), 1):
+            for number, (value, revision, problem, allow) in enumerate(self._revisions(connection, rows), 1):
                 path = as_path(str(value))
                 if scalar(value) is None:
                     yield Ref(f"#{number}", error=f"row {number:,} has no {self._id!r}")
@@ -85,7 +98,7 @@ class SqlConnector:
                     yield Ref(f"{path}#{number}", skip=f"another row has the same {self._id!r}")
                 else:
                     self._ids[path] = value
-                    yield Ref(path, revision, error=problem)
+                    yield Ref(path, revision, error=problem, allow=allow)
 
     def fetch(self, ref: Ref) -> Blob:
         """The current content of a row. Raises ConnectorError if it is gone, or the database cannot be reached."""
@@ -104,7 +117,7 @@ class SqlConnector:
             for row in reversed(rows):
                 path = as_path(str(row[self._id]))
                 try:
-                    self._fetched[path] = self._blob(row)
+                    self._fetched[path] = self._blob(row), self._allow(row)
                 except ConnectorError:
                     if path == ref.path:
                         raise
@@ -112,10 +125,17 @@ class SqlConnector:
             raise ConnectorError(
                 f"The row {ref.path!r} was removed after it was listed.", "The next ingest removes its document."
             )
-        return self._fetched[ref.path]
+        blob, allow = self._fetched[ref.path]
+        if not still_allows(allow, ref.allow):
+            raise ConnectorError(
+                f"The row {ref.path!r} has been closed to a group since it was listed.", "The next ingest tries again."
+            )
+        return blob
 
-    def _revisions(self, connection: sa.Connection, rows: sa.FromClause) -> Iterator[tuple[Any, str, str | None]]:
-        """The id and revision of each row, and why its content cannot be read.
+    def _revisions(
+        self, connection: sa.Connection, rows: sa.FromClause
+    ) -> Iterator[tuple[Any, str, str | None, tuple[str, ...] | None]]:
+        """The id and revision of each row, why its content cannot be read, and the groups that may see it.
 
         A row can change again within the tick of the clock in which it was listed, so for rows with the newest value of
         `changed`, and for rows without one, the revision includes the content.
@@ -123,17 +143,19 @@ class SqlConnector:
         all_columns = sa.select(sa.text("*")).select_from(rows)
         if self._changed is None:
             for row in connection.execute(all_columns).mappings():
-                yield row[self._id], *self._content_revision(row)
+                yield row[self._id], *self._content_revision(row), self._allow(row)
             return
         changed: sa.ColumnClause[Any] = sa.column(self._changed)
         newest = connection.execute(sa.select(sa.func.max(changed)).select_from(rows)).scalar()
         fields_hash = blake2b(repr(self._fields).encode(), digest_size=8).hexdigest()
         for row in connection.execute(all_columns.where(sa.or_(changed == newest, changed.is_(None)))).mappings():
             content, problem = self._content_revision(row)
-            yield row[self._id], f"{row[self._changed]}:{fields_hash}:{content}", problem
-        older = sa.select(sa.column(self._id), changed).select_from(rows).where(changed != newest)
-        for value, changed_value in connection.execute(older):
-            yield value, f"{changed_value}:{fields_hash}", None
+            yield row[self._id], f"{row[self._changed]}:{fields_hash}:{content}", problem, self._allow(row)
+        columns: list[sa.ColumnClause[Any]] = [sa.column(self._id), changed]
+        if self._readers is not None:
+            columns.append(sa.column(self._readers))
+        for row in connection.execute(sa.select(*columns).select_from(rows).where(changed != newest)).mappings():
+            yield row[self._id], f"{row[self._changed]}:{fields_hash}", None, self._allow(row)
 
     def _content_revision(self, row: sa.RowMapping) -> tuple[str, str | None]:
         try:
@@ -141,8 +163,20 @@ class SqlConnector:
         except ConnectorError as error:
             return "", error.message
 
+    def _allow(self, row: sa.RowMapping) -> tuple[str, ...] | None:
+        """The groups that may see a row; nobody if its readers are not named."""
+        if self.identities is None or self._readers is None:
+            return None
+        readers = row[self._readers]
+        if isinstance(readers, str) and readers.lstrip().startswith("["):
+            with suppress(ValueError):
+                readers = json.loads(readers)
+        names = readers if isinstance(readers, list) else str(readers or "").split(",")
+        return self.identities.groups(name.strip() for name in map(str, names) if name.strip())
+
     def _blob(self, row: sa.RowMapping) -> Blob:
         record = dict(row)
+        record.pop(self._readers, None)  # else a change of permissions would change the document
         modified = None if self._changed is None else scalar(record.pop(self._changed))
         blob = self._fields.blob(record)
         return blob if modified is None else replace(blob, metadata={**blob.metadata, "modified": modified})

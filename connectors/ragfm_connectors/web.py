@@ -13,10 +13,10 @@ from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from ragfm.core.errors import ConfigError, ConnectorError, SourceError
+from ragfm.core.errors import ConnectorError, SourceError
 from ragfm.core.types import Blob, Ref, Scalar
 from ragfm_connectors.patterns import PathFilter
-from ragfm_connectors.secrets import check_no_secret, without_user
+from ragfm_connectors.secrets import check_no_secret, check_variable, without_user
 from ragfm_connectors.web_client import (
     USER_AGENT,
     Client,
@@ -72,11 +72,8 @@ class WebConnector:
     ) -> None:
         """Raises ConfigError for a secret that is not an environment variable, SourceError for an invalid address."""
         check_no_secret(location, user=True)
-        if authorization is not None and "${" not in authorization:
-            raise ConfigError(
-                "The option `authorization` contains a secret.",
-                "Write ${NAME} instead, and set the environment variable NAME.",
-            )
+        if authorization is not None:
+            check_variable("authorization", authorization)
         self.root = canonical_url(without_user(location))
         """The canonical URL of the location, without user; with `links`, its folder is the source."""
         self._links, self._max_pages = links, max_pages

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -98,6 +98,13 @@ class Client:
             url = target
         raise ConnectorError(f"{url}: more than {_MAX_REDIRECTS} redirects.")
 
+    def send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], max_bytes: int) -> Page:
+        """The answer to a request, whatever its status; robots.txt does not matter, and redirects are not followed.
+
+        Raises ConnectorError if the address check refuses it, if there is no response, or if it is too large.
+        """
+        return self._request_with_retries(url, method, max_bytes, body, headers)
+
     def _fetch_robots(self, origin: str) -> Protego | None:
         """The rules of a site. Raises ConnectorError if they cannot be fetched (RFC 9309, 2.3.1)."""
         url = f"{origin}/robots.txt"
@@ -117,13 +124,15 @@ class Client:
             return Protego.parse(page.data.decode("utf-8-sig", "replace")) if page.status == 200 else None
         return None
 
-    def _request_with_retries(self, url: str, method: str, max_bytes: int) -> Page:
+    def _request_with_retries(
+        self, url: str, method: str, max_bytes: int, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Page:
         attempt = 0
         while True:
             pause = 2.0**attempt
             attempt += 1
             try:
-                page = self._request(url, method, max_bytes)
+                page = self._request(url, method, max_bytes, body, headers or {})
             except (HTTPError, OSError) as error:
                 if attempt > self._retries:
                     reason = hide(str(error), self._location, self._authorization or "")
@@ -144,7 +153,9 @@ class Client:
             _log.debug("%s: retry in %.1f s", url, pause)
             self.sleep(min(pause, _MAX_PAUSE_SECONDS))
 
-    def _request(self, url: str, method: str, max_bytes: int) -> Page:
+    def _request(
+        self, url: str, method: str, max_bytes: int, body: bytes | None, own_headers: Mapping[str, str]
+    ) -> Page:
         host, origin = _parse_url(url).netloc or "", origin_of(url)
         delay = self._next_request.get(host, 0.0) - time.monotonic()
         if delay > 0:
@@ -154,7 +165,7 @@ class Client:
         pause = min(max(self._pause, crawl_delay), _MAX_PAUSE_SECONDS)
         self._next_request[host] = time.monotonic() + pause
 
-        headers = {"User-Agent": self._user_agent, "Accept-Encoding": "gzip, deflate"}
+        headers = {"User-Agent": self._user_agent, "Accept-Encoding": "gzip, deflate", **own_headers}
         if origin == origin_of(self._location):
             user, _, password = (_parse_url(self._location).auth or "").partition(":")
             if user:
@@ -163,7 +174,14 @@ class Client:
             elif self._authorization:
                 headers["Authorization"] = expand(self._authorization, quoted=False)
         response = self._pools.urlopen(
-            method, url, headers=headers, redirect=False, retries=False, preload_content=False, decode_content=True
+            method,
+            url,
+            body=body,
+            headers=headers,
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            decode_content=True,
         )
         redirected, data = response.status in _REDIRECT_STATUSES, bytearray()
         try:

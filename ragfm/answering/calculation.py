@@ -26,6 +26,7 @@ from ragfm.core.text import is_english
 from ragfm.core.types import Calculation, CalculationOperand, Citation
 
 if TYPE_CHECKING:
+    from ragfm.core.table_rows import TableRow
     from ragfm.core.types import Embedder, Hit
 
 Operation: TypeAlias = Literal["difference", "sum", "mean", "ratio", "share", "percentage change", "growth rate"]
@@ -41,6 +42,7 @@ _MIN_LIKELIHOOD = 0.5  # of the operation
 _DECIMALS, _MOST_DECIMALS = Decimal("0.01"), Decimal("1e-6")
 _FOOTNOTE = re.compile(r"(?<=\S)\s*(?:\(\d{1,2}\)|\[\w{1,2}\]|<sup>.*?</sup>)\s*$|^\s*\(\d{1,2}\)\s+(?=\S*\d)")
 _NEGATIVE = re.compile(r"[^\w(]*\([^\w)]*\d|\s*[-−–]\s*[^\w\s]?\s*\d|.*\d\s*[-−–]\s*$")  # of a whole cell
+_TITLE = re.compile(r"\D*[^\W\d_]\D*")
 _LETTERS = re.compile(r"[^\W\d_]+\.?$")
 
 
@@ -52,16 +54,18 @@ class CalculationError(RagfmError):
 class Operand:
     """A cell of a table with one number.
 
-    `label` says what it is: "Revenue — 2022"; `row_words` are the words of the first cell. `periods` are those of the
-    column's title, or else of the label; `repeated`: another column has them, too. `value` is as it stands, with its
-    sign; `power` is that of its scale: 6 for millions. `units` are CLDR's names or currency codes; several for a sign
-    that several currencies have, none if no unit is named. `sign` is the unit as it is written.
+    `label` says what it is: "Revenue — 2022"; `row_words` are the words of the first cell, `column_words` those of the
+    column's title. `periods` are those of this title, or else of the label; `repeated`: another column has them, too.
+    `value` is as it stands, with its sign; `power` is that of its scale: 6 for millions. `units` are CLDR's names or
+    currency codes; several for a sign that several currencies have, none if no unit is named. `sign` is the unit as it
+    is written.
     """
 
     place: Unit
     column: int
     label: str
     row_words: Sequence[str]
+    column_words: Sequence[str]
     periods: frozenset[str]
     repeated: bool
     text: str
@@ -125,7 +129,10 @@ def calculate_answer(
         context.prec = _PRECISION
         try:
             found = operands(mentioned, units, language)
-            result = calculate(operation, likely_operands(operation, found, mentioned, asked))
+            chosen = likely_operands(operation, found, mentioned, asked)
+            if operation == "share" and len({one.periods for one in chosen}) == 1:  # the smaller one is the part
+                chosen.sort(key=lambda one: abs(one.scaled))
+            result = calculate(operation, chosen)
             value = rounded(result)
         except (CalculationError, DecimalException):
             return None
@@ -156,43 +163,62 @@ def operands(mentioned: Sequence[str], units: Sequence[Unit], language: str | No
     """The cells with one number, those whose labels look most like the words of the question first."""
     rarity, asked, found = Rarity(units), frozenset(mentioned), list[tuple[float, Operand]]()
     per = per_word(language)
-    titles: Sequence[str] = ()  # of a row without a label that has periods, which is a second header
+    titles: Sequence[str] = ()  # with those of further rows of the header
+    started = in_header = False  # whether a row with numbers has come; whether the row above is of the header
     for unit in units:
         row = unit.row
         if row is None or unit.is_heading:
-            titles = ()
-        elif not row.cells[0].strip() and any(map(periods, row.cells)):
-            titles = row.cells
-        for column, cell in enumerate(row.cells) if row else ():
+            titles, started, in_header = (), False, False
+            continue
+        if _is_header(row.cells, is_first=not started):
+            above = titles if in_header and len(titles) == len(row.cells) else _spanned(row)
+            titles, in_header = [" ".join(filter(None, pair)) for pair in zip(above, row.cells, strict=True)], True
+            continue
+        in_header = False
+        full = titles if len(titles) == len(row.cells) else row.titles
+        for column, cell in enumerate(row.cells):
             text = _FOOTNOTE.sub("", cell).strip()
             numbers = quantities(text, language)
-            if not column or not row or not row.cells[0].strip() or len(numbers) != 1:
+            started |= bool(column and numbers)
+            if not column or not row.cells[0].strip() or len(numbers) != 1:
                 continue
-            number = numbers[0]
-            title = " ".join(filter(None, (row.titles[column], *titles[column : column + 1])))
+            number, title = numbers[0], full[column]
             value = max(number.values, key=lambda one: -one.as_tuple().exponent)  # type: ignore[operator]
             if len(value.as_tuple().digits) > _MAX_DIGITS:
                 continue
             value = value.scaleb(-number.power) * (-1 if number.negative or _NEGATIVE.match(text) else 1)
             caption = [line for line in unit.context.splitlines() if not line.startswith("|")]
-            above, signs, powers = [row.cells[0], title, *reversed(caption)], number.units, frozenset[int]()
-            for line in above:  # the nearest that names a unit or a scale
+            own = periods(title)
+            signs, powers = number.units, frozenset[int]()
+            for line in (row.cells[0], title, *reversed(caption)):  # the nearest that names a unit or a scale
                 signs = signs or units_in(line, language)
                 powers = powers or scales_in(line, language)
+                if line is title and own:  # "2019 | 2018 (in millions)": columns of periods have one scale
+                    powers = powers or scales_in(" ".join(filter(periods, full)), language)
             row_words = word_list(row.cells[0])
             per_unit = per in row_words  # "Earnings per share" are not in millions
             power = number.power or (0 if signs == {PERCENT} or per_unit else min(powers, default=0))
             label = " — ".join(filter(None, (row.label, title)))
             shown = text[number.start : number.end]
-            own = periods(title)
-            repeated = bool(own) and sum(periods(one) == own for one in row.titles) > 1
+            repeated = bool(own) and sum(periods(one) == own for one in full) > 1
             own = own or periods(label)
             operand = Operand(
-                unit, column, label, row_words, own, repeated, shown, value, power, signs, _sign(text, shown, signs)
+                unit,
+                column,
+                label,
+                row_words,
+                word_list(title),
+                own,
+                repeated,
+                shown,
+                value,
+                power,
+                signs,
+                _sign(text, shown, signs),
             )
             # Of two labels that have the same words of the question, the shorter one is meant.
             score = rarity.share(asked, words(f"{label} {unit.context}")) + rarity.share(words(label), asked)
-            found.append((score, operand))
+            found.append((round(score, 9), operand))  # sums over sets differ in their last digits
     found.sort(key=lambda one: -one[0])
     return [operand for _, operand in found]
 
@@ -203,9 +229,9 @@ def likely_operands(
     """The operands of an operation that a question most likely means, by its words and periods, of those `found`.
 
     If the question names several rows of a table and at most one year, they are the cells of these rows in the same
-    column, in the order in which they are mentioned; the smaller of two is the part of a share. Otherwise they stand in
-    the row of the best one, in the columns of the periods that the question names (of all if it names none) and, for a
-    sum or mean, between them, the newest first.
+    column, in the order in which they are mentioned; likewise those of several columns in the row of the best one.
+    Otherwise they stand in this row, in the columns of the periods that the question names (of all if it names none)
+    and, for a sum or mean, between them, the newest first.
 
     Raises CalculationError if they are not there.
     """
@@ -217,12 +243,13 @@ def likely_operands(
         chosen = [one for row in named for one in found if one.place is row and one.column == column]
         if len(chosen) < len(named) or (not several and len(chosen) > 2):
             raise CalculationError("A row that the question names has no number in this column.")
-        if operation == "share":
-            chosen.sort(key=lambda one: abs(one.scaled))
         return chosen
     rows: dict[int, list[Operand]] = {}
     for one in found:
         rows.setdefault(id(one.place), []).append(one)
+    columns = _named_columns(next(iter(rows.values()), []), mentioned)
+    if len(years) < 2 and (len(columns) == 2 or (several and len(columns) > 2)):
+        return columns
     for row in list(rows.values())[:_MAX_ROWS]:
         chosen = _cells_of_periods(row, asked, several=several)
         if len(chosen) > 1 and (several or len(chosen) == 2):
@@ -238,7 +265,7 @@ def _cells_of_periods(row: Sequence[Operand], asked: frozenset[str], *, several:
     years = sorted(int(period) for period in asked if period.isdigit())
     quarters = {period for period in asked if not period.isdigit()}
     by_period: dict[tuple[str, ...], Operand] = {}
-    for one in sorted(row, key=lambda one: one.column):
+    for one in row:
         own = tuple(sorted(one.periods))  # the year first, then the quarter
         of_years = [int(period) for period in own if period.isdigit()]
         between = several and len(years) == 2 and any(years[0] < year < years[1] for year in of_years)
@@ -307,6 +334,26 @@ def displayed(value: Decimal, result: Result, language: str | None) -> str:
     return " ".join(filter(None, (number, result.unit)))
 
 
+def _is_header(cells: Sequence[str], *, is_first: bool) -> bool:
+    """Whether a row below the header belongs to it: it has words or periods, but no other numbers.
+
+    Below rows with numbers, only a row without a label and with a period is one.
+    """
+    titles = [cell for cell in cells[1:] if cell.strip()]
+    if not cells[0].strip() and any(map(periods, titles)):
+        return True
+    return is_first and len(titles) > 1 and all(periods(one) or _TITLE.fullmatch(one) for one in titles)
+
+
+def _spanned(row: TableRow) -> Sequence[str]:
+    """The column titles of a row; one that is followed by empty cells is over several columns."""
+    titles = list(row.titles)
+    if len(titles) > 1 and titles[1].strip():  # else they may be centred, which tells nothing
+        for column in range(2, len(titles)):
+            titles[column] = titles[column].strip() or titles[column - 1]
+    return titles
+
+
 def _written(operand: Operand) -> str:
     """The number as it stands in the document, a negative one in brackets."""
     return f"({operand.text.strip('()')})" if operand.value < 0 else operand.text
@@ -340,8 +387,22 @@ def _named_rows(found: Sequence[Operand], mentioned: Sequence[str]) -> list[Unit
     unique = {label: places[0] for label, places in rows.items() if len(places) == 1}
     whole = [label for label in unique if not any(set(label) < set(other) for other in unique)]
 
-    def position(label: tuple[str, ...]) -> int:
-        starts = [at for at in range(len(mentioned)) if tuple(mentioned[at : at + len(label)]) == label]
-        return starts[0] if starts else mentioned.index(label[0])
+    return [unique[label] for label in sorted(whole, key=lambda label: _position(label, mentioned))]
 
-    return [unique[label] for label in sorted(whole, key=position)]
+
+def _named_columns(row: Sequence[Operand], mentioned: Sequence[str]) -> list[Operand]:
+    """The cells of a row whose label the question has, and also their columns' titles, in the order of the question.
+
+    Titles that are part of another one are left out, as are those that have nothing but a period.
+    """
+    asked = set(mentioned)
+    named = [one for one in row if one.column_words and {*one.row_words, *one.column_words} <= asked]
+    named = [one for one in named if not all(any(map(str.isdigit, word)) for word in one.column_words)]
+    whole = [one for one in named if not any(set(one.column_words) < set(other.column_words) for other in named)]
+    return sorted(whole, key=lambda one: _position(one.column_words, mentioned))
+
+
+def _position(label: Sequence[str], mentioned: Sequence[str]) -> int:
+    """Where a question has a label; that of its first word if the words stand apart."""
+    starts = [at for at in range(len(mentioned)) if mentioned[at : at + len(label)] == list(label)]
+    return starts[0] if starts else mentioned.index(label[0])

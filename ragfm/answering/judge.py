@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
@@ -318,35 +317,16 @@ class JudgeReranker:
     This likelihood and the score of the search, added, rank better than either; see docs/retrieval.md.
     """
 
-    weight = 0.5
+    weight = 0.4
     calibrated = True
 
     def __init__(self, name: str = SMALL) -> None:
         """`name` is that of `load_judge`, whose errors this raises."""
         self._judge = load_judge(name)
-        self._seconds_per_character = 0.0  # of the last batch; 0 before the first
 
-    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Likelihoods in [0, 1]. *Shape:* (len(texts),); NaN for texts beyond the time budget.
-
-        With a budget, a batch of four is started only if the speed of the last one predicts that it ends in time. The
-        time for loading the network does not count.
-        """
-        if budget_ms is None:
-            return self._judge.likelihoods(query, texts)
-        self._judge.load()
-        deadline = time.monotonic() + budget_ms / 1000
-        scores = np.full(len(texts), np.nan, dtype=np.float32)
-        for at in range(0, len(texts), 4):
-            batch = texts[at : at + 4]
-            characters, began = sum(map(len, batch)), time.monotonic()
-            if began + characters * self._seconds_per_character >= deadline:
-                if not at:  # the estimate may be that of a busy moment: the next call tries again
-                    self._seconds_per_character = 0.0
-                break
-            scores[at : at + 4] = self._judge.likelihoods(query, batch)
-            self._seconds_per_character = (time.monotonic() - began) / max(characters, 1)
-        return scores
+    def rerank(self, query: str, texts: Sequence[str]) -> Vectors:
+        """Likelihoods in [0, 1]. *Shape:* (len(texts),)."""
+        return self._judge.likelihoods(query, texts)
 
 
 def _least(scores: Floats) -> float:

@@ -1,4 +1,4 @@
-"""`ragfm adapt …`: fine-tuning of the reader, the embedder and rerankers."""
+"""`ragfm adapt …`: fine-tuning of the reader and the embedder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ragfm.cli.help import CommandGroup
 
 @click.group(cls=CommandGroup)
 def adapt() -> None:
-    """Fine-tune the reader, the embedder or a reranker on your documents."""
+    """Fine-tune the reader or the embedder on your documents."""
 
 
 for command in (data, train, export, retriever):

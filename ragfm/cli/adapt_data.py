@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import check_no_questions, data_collection, load_data
+from ragfm.cli.evaluation_data import check_no_documents, data_collection, load_data
 from ragfm.cli.options import (
     collection_options,
     data_options,
     k_option,
     limit_option,
     out_folder_option,
-    seed_option,
     share_option,
     text_option,
     usage_error,
@@ -25,31 +24,15 @@ from ragfm.core.errors import DataError
 from ragfm.core.output_folder import make_output
 
 _DATA = click.Path(exists=True)
-EXAMPLE_FORMATS = ("trl", "sharegpt")
 
 
 @click.command()
 @click.argument("questions", required=False, type=_DATA)
-@click.option(
-    "--write",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="Without QUESTIONS: the reader writes N questions with answers from the collection. After Ctrl-C, run "
-    "the command again to continue.",
-)
 @click.option("--from-log", is_flag=True, help="Also use answers from the log that were rated good or corrected.")
-@click.option(
-    "--preferences",
-    is_flag=True,
-    help="Create preferences from the answer log, for the method kto: corrected answers with their corrections, and "
-    "answers rated good or bad.",
-)
-@text_option("--reader", metavar="NAME", help="Reader to fine-tune; with --write, it also writes the questions.")
+@text_option("--reader", metavar="NAME", help="Reader to fine-tune.")
 @k_option
 @limit_option
-@seed_option
 @share_option("--abstain", 1 / 3, (0, 0.9), "Share of examples whose answer is an abstention.", show_default="1/3")
-@share_option("--near", 0.5, (0, 1), "Share of near misses among the abstentions.")
 @share_option("--valid", 0.1, (0, 0.5), "Share of examples for validation; a document's examples stay together.")
 @click.option(
     "--exclude-data",
@@ -57,13 +40,6 @@ EXAMPLE_FORMATS = ("trl", "sharegpt")
     metavar="FILE",
     type=_DATA,
     help="Evaluation data whose questions and paragraphs must not be in the examples; may be repeated.",
-)
-@click.option(
-    "--format",
-    "formats",
-    multiple=True,
-    type=click.Choice(EXAMPLE_FORMATS),
-    help="Also write the examples for other trainers, into a folder of this name in the output; may be repeated.",
 )
 @text_option("--licence", help="Licence of the data, for the data card.")
 @data_options
@@ -77,26 +53,21 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     """
     from ragfm.rag import Rag
     from ragfm.training import Recipe, load_held_out, make_dataset, write_dataset
-    from ragfm.training.example_formats import write_example_format
 
-    if options["preferences"]:
-        if questions or options["write"]:
-            usage_error("--preferences uses the answer log only.")
-        options["from_log"] = True
     if Path(out).is_file():
         raise DataError(f"'{out}' is a file.", "Specify a folder for the examples with --out.")
     loaded = None
     if questions is None:
-        if not options["write"] and not options["from_log"]:
-            usage_error("Specify a file of questions, or use --write N or --from-log.")
-        check_no_questions(options)
+        if not options["from_log"]:
+            usage_error("Specify a file of questions, or use --from-log.")
+        if options["limit"]:
+            usage_error("--limit requires QUESTIONS.")
+        check_no_documents(options)
     else:
-        if options["write"]:
-            usage_error("--write cannot be combined with QUESTIONS.")
         loaded = load_data(questions, options, answers=True, by_document=True)
         if loaded.documents is not None and options["from_log"]:
             usage_error("--from-log requires questions about the collection.")
-    recipe = Recipe(**{name: options[name] for name in ("abstain", "near", "valid", "seed")})
+    recipe = Recipe(**{name: options[name] for name in ("abstain", "valid")})
     make_output(out)  # an error now loses nothing
     with data_collection(loaded, collection, options) as (handle, _, _):
         held_out = load_held_out(options["exclude_data"])
@@ -110,17 +81,13 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
                 Rag(handle, reader=options["reader"] or handle.settings.reader, k=options["k"]),
                 loaded,
                 recipe,
-                write=options["write"],
-                written=Path(out) / "written.run" if options["write"] else None,
                 from_log=options["from_log"],
-                preferences=options["preferences"],
                 held_out=held_out,
                 licence=options["licence"],
                 limit=options["limit"],
                 progress=progress,
             )
     write_dataset(dataset, out)
-    written = [write_example_format(dataset, out, form) for form in options["formats"]]
     if as_json:
         print_json({**dataset.card, "out": out})
     else:
@@ -131,6 +98,4 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
             text = ", ".join(f"{name} {count}" for name, count in card[key].items())
             print_text(f"{key.replace('_', ' ')}: {text or 'none'}")
         print_text(f"prompt tokens: median {tokens['p50']}, 95th percentile {tokens['p95']}, maximum {tokens['max']}")
-        print_written(
-            *(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")), *map(str, written)
-        )
+        print_written(*(str(Path(out) / name) for name in ("train.jsonl", "valid.jsonl", "card.json")))

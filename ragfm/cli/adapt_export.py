@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, json_options, text_option, usage_error
+from ragfm.cli.options import NON_EMPTY, json_options, text_option
 from ragfm.cli.output import print_json, print_note, print_text, print_written
-from ragfm.cli.progress_bar import show_progress
 from ragfm.models.adapters import read_record
 from ragfm.models.model_lookup import find_model
-
-_MAX_DIFFERENCES = 3  # texts that are printed
 
 
 @click.command()
@@ -31,49 +27,22 @@ _MAX_DIFFERENCES = 3  # texts that are printed
     metavar="NAME",
     help="Base model. Default: the one that the adapter was trained on. Specify a GGUF file to export for that file.",
 )
-@click.option("--dtype", default="f16", type=click.Choice(["f16", "f32"]), help="Data type of a GGUF adapter.")
 @text_option("--out", metavar="PATH", help="Output. Default: adapter.gguf in the adapter's folder.")
-@click.option(
-    "--check",
-    metavar="FILE",
-    type=click.Path(exists=True),
-    help="Compare the outputs of transformers and llama.cpp on the prompts of these examples.",
-)
-@click.option("--prompts", default=50, type=click.IntRange(min=1), help="Number of prompts, with --check.")
 @json_options
 def export(
     adapter: str,
     as_json: bool,
     form: Any,
     base: str | None,
-    dtype: Any,
     out: str | None,
-    check: str | None,
-    prompts: int,
 ) -> None:
-    """Export an ADAPTER to the format of a different reader, and compare the outputs of both."""
-    from ragfm.training.adapter_export import compare_readers, export_adapter
-    from ragfm.training.examples import read_examples
+    """Export an ADAPTER to the format of a different reader."""
+    from ragfm.training.adapter_export import export_adapter
 
-    if check and form != "gguf":
-        usage_error("--check requires --to gguf.")
-    written = export_adapter(adapter, form, out=out, base=base, dtype=dtype)
-    agreement = None
-    if check:
-        with show_progress("prompts") as progress:
-            examples = read_examples(check)[:prompts]
-            agreement = compare_readers(adapter, written, examples, base=base, progress=progress)
+    written = export_adapter(adapter, form, out=out, base=base)
     if as_json:
-        agreed = asdict(agreement) if agreement else None
-        print_json({"out": str(written), "check": agreed})
+        print_json({"out": str(written)})
         return
-    if agreement:
-        print_text(
-            f"{agreement.equal} of {agreement.prompts} outputs are equal; token F1 between the readers "
-            f"{agreement.f1:.3f}"
-        )
-        for by_transformers, by_llama_cpp in agreement.different[:_MAX_DIFFERENCES]:
-            print_text(f"  transformers: {by_transformers!r}  llama.cpp: {by_llama_cpp!r}")
     print_written(str(written))
     if form == "gguf":
         serving = find_model(base or read_record(adapter).base["name"], "reader")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -16,55 +15,30 @@ from ragfm.cli.options import (
     collection_options,
     out_folder_option,
     question_options,
-    seed_option,
-    share_option,
     split_option,
     text_option,
 )
 from ragfm.cli.output import print_json, print_table, print_text
 
+_HELD_OUT = 0.3  # share of the questions: half select the epoch, half test the result
+
 
 @click.command()
 @click.argument("questions", type=click.Path(exists=True))
-@click.option(
-    "--part",
-    default="embedder",
-    type=click.Choice(["embedder", "reranker"]),
-    help="Model to train: the embedder or a reranker.",
-)
-@text_option(
-    "--base",
-    default="bundled",
-    metavar="NAME",
-    help="Base model; a reranker may start from an embedder.",
-)
+@text_option("--base", default="bundled", metavar="NAME", help="Embedder to start from.")
 @click.option(
     "--epochs",
     default=3,
     type=click.IntRange(min=1),
     help="Number of passes over the questions; the best epoch on held-out questions is kept.",
 )
-@click.option(
-    "--batch",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Questions per step. Default: 32 for an embedder, 8 for a reranker.",
-)
-@click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: 3e-5 for an embedder, 5e-5 for a reranker.")
-@click.option(
-    "--negatives",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Hard negatives per question. Default: 1 for an embedder, 4 for a reranker.",
-)
-@share_option("--held", 0.3, (0.02, 0.8), "Share of held-out questions: half select the epoch, half test the result.")
+@click.option("--rate", default=3e-5, type=POSITIVE, help="Peak learning rate.")
 @split_option
 @question_options
-@seed_option
 @out_folder_option("ragfm-retriever", "Folder of the model; a second run resumes there.")
 @collection_options
 def retriever(collection: str, as_json: bool, questions: str, out: str, **options: Any) -> None:
-    """Fine-tune the embedder or a reranker on QUESTIONS, and measure the gain.
+    """Fine-tune the embedder on QUESTIONS, and measure the gain.
 
     QUESTIONS has the same format as for `ragfm eval retrieval`. Hard negatives are other passages that a search
     returns. The collection is not changed; the output says how to adopt the result.
@@ -73,9 +47,8 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
     from ragfm.training.retriever_training import RetrieverSettings, adapt_retriever
 
     loaded = load_data(questions, options)
-    names = ("part", "base", "epochs", "batch", "rate", "negatives", "seed")
-    settings = RetrieverSettings(**{name: options[name] for name in names})
-    split = split_questions(loaded.questions, options["held"], options["seed"])
+    settings = RetrieverSettings(**{name: options[name] for name in ("base", "epochs", "rate")})
+    split = split_questions(loaded.questions, _HELD_OUT)
     with data_collection(loaded, collection, options) as (handle, _, _), resumable(out) as progress:
         report = adapt_retriever(handle, split, out, settings, progress=progress)
     if as_json:
@@ -105,9 +78,4 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
         )
     else:
         print_text(f"\nThe result is worse by {first.measure}. Do not adopt it. To do so anyway:")
-    path = str(Path(out).absolute())
-    value = json.dumps(path, ensure_ascii=False)
-    if report.settings.part == "embedder":
-        print_text(f"    ragfm reembed --embedder {shlex.quote(path)}")
-    else:
-        print_text(f"    [search]  # in ragfm.toml\n    reranker = {value}\n    rerank_weight = {report.weight}")
+    print_text(f"    ragfm reembed --embedder {shlex.quote(str(Path(out).absolute()))}")

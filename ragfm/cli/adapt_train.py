@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,18 +11,13 @@ from ragfm.cli.evaluation_data import print_how_to_continue
 from ragfm.cli.options import (
     NON_EMPTY,
     POSITIVE,
-    Number,
     json_options,
     out_folder_option,
-    seed_option,
     text_option,
 )
 from ragfm.cli.output import print_json, print_note, print_text, print_written
 from ragfm.cli.progress_bar import format_seconds, show_progress
-from ragfm.core.errors import RagfmError
-from ragfm.models.adapters import METHODS, Method, read_record
-
-_LOW_RANK: tuple[Method, ...] = ("lora", "qlora")
+from ragfm.models.adapters import METHODS
 
 if TYPE_CHECKING:
     from ragfm.training import TrainingEstimate
@@ -41,8 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--method",
     default="lora",
-    type=click.Choice([*METHODS, "kto"]),
-    help="Fine-tuning method. kto trains LoRA matrices on the ratings of `ragfm adapt data --preferences`.",
+    type=click.Choice(METHODS),
+    help="Fine-tuning method.",
 )
 @text_option(
     "--from",
@@ -52,27 +45,12 @@ if TYPE_CHECKING:
     "bundled reader. Default: none; training starts from the bare model.",
 )
 @click.option("--rank", default=16, type=click.IntRange(min=1), help="Rank of the adapter (lora, qlora).")
-@click.option("--dropout", default=0.0, type=Number(0, 0.9), help="Dropout (lora, qlora).")
-@click.option(
-    "--virtual-tokens",
-    "tokens",
-    default=20,
-    type=click.IntRange(min=1),
-    help="Number of virtual tokens (prefix and prompt tuning).",
-)
 @click.option("--epochs", default=1.0, type=POSITIVE, help="Number of passes over the examples.")
 @click.option("--batch", default=16, type=click.IntRange(min=1), help="Examples per step.")
 @click.option("--rate", type=POSITIVE, help="Peak learning rate. Default: depends on the method.")
 @click.option(
-    "--patience",
-    default=3,
-    type=click.IntRange(min=1),
-    help="Stop training after this number of validations without improvement.",
-)
-@click.option(
     "--most-tokens", default=2048, type=click.IntRange(min=16), metavar="N", help="Skip examples longer than N tokens."
 )
-@seed_option
 @text_option("--licence", help="Licence of the adapter. Default: that of the adapter given by --from.")
 @click.option("--dry-run", is_flag=True, help="Estimate time and memory without training.")
 @out_folder_option("ragfm-adapter", "Folder of the adapter; a second run resumes there.")
@@ -95,10 +73,7 @@ def train(
     from ragfm.training import MethodSettings, TrainSettings, estimate_training
     from ragfm.training import train as train_adapter
 
-    if options["method"] == "kto":
-        # It trains low-rank matrices: those of an adapter to train further, else of `lora`.
-        options["objective"], options["method"] = "kto", _low_rank_method(options["start"])
-    method = MethodSettings(**{name: options.pop(name) for name in ("method", "rank", "dropout", "tokens")})
+    method = MethodSettings(options.pop("method"), options.pop("rank"))
     settings = TrainSettings(method, **options)
     start, plan = settings.start, dict[str, Any]()
 
@@ -150,11 +125,3 @@ def train(
             f"the weights of step {figures['kept_step']} are kept"
         )
         print_written(out)
-
-
-def _low_rank_method(start: str | None) -> Method:
-    """The method of an adapter of low-rank matrices to train further; `lora` without one."""
-    with suppress(RagfmError):  # the training run reports it
-        if start and Path(start).expanduser().is_dir() and (method := read_record(start).method) in _LOW_RANK:
-            return method
-    return "lora"

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ragfm.cli.options import NON_EMPTY, collection_options, filter_option
-from ragfm.cli.output import megabytes, print_json, print_table, print_text
+from ragfm.cli.output import megabytes, print_json, print_table, print_text, unmapped_sentence
 from ragfm.collection import Collection
 from ragfm.core.text import counted
 
@@ -43,9 +43,6 @@ def status(collection: str, as_json: bool) -> None:
 
     if status.images:
         rows.append(("images", f"{counted(picture=status.images)}, {megabytes(status.image_bytes)}"))
-        if status.image_embedder:
-            model, dim = status.image_embedder["model"], status.image_embedder["dim"]
-            rows.append(("", f"searched with {model}, {dim} dimensions"))
     rows.append(("keywords", f"{keywords['kind']}, language {keywords['language'] or 'not detected yet'}"))
     weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
@@ -59,6 +56,9 @@ def status(collection: str, as_json: bool) -> None:
     rows += [
         ("source", f"{it['name']}  {counted(document=it['documents'])} by {it['connector']}") for it in status.sources
     ]
+    for it in status.sources:
+        if it["unmapped"]:
+            rows.append(("unmapped", f"{it['name']}  {unmapped_sentence(it['unmapped'])}"))
     formats: dict[str, list[str]] = {}
     for entry in status.parsers:
         formats.setdefault(", then ".join(entry["parsers"]) or "none", []).append(entry["format"])
@@ -96,6 +96,8 @@ def sources(collection: str, as_json: bool) -> None:
                 value = [f"{key}={item}" for key, item in value.items()]
             if value:
                 print_text(f"    {name:<9} {value if isinstance(value, str) else ', '.join(value)}")
+        if source["unmapped"]:
+            print_text(f"    unmapped  {unmapped_sentence(source['unmapped'])}")
         for failure in source["failures"]:
             print_text(f"    failed    {failure['uri']}  {failure['stage']}: {failure['error']}")
     if not listed:

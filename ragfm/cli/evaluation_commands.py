@@ -18,7 +18,6 @@ from ragfm.cli.options import (
     mode_option,
     question_options,
     reader_options,
-    report_option,
     run_option,
     split_option,
     text_option,
@@ -43,33 +42,31 @@ from ragfm.core.text import counted
 @split_option
 @question_options
 @run_option
-@report_option
 @collection_options
-def retrieval(collection: str, as_json: bool, data: str, report: str | None, **options: Any) -> int:
+def retrieval(collection: str, as_json: bool, data: str, **options: Any) -> int:
     """Measure retrieval quality and latency on the questions of DATA.
 
     DATA is a BEIR folder or a SQuAD file, which contain their documents, or a JSONL file of questions about the
     collection, each with its gold URI. docs/evaluation.md describes the formats and metrics.
     """
-    from ragfm.evaluation import evaluate_retrieval, first_ranks, retrieval_summary, write_retrieval_html
+    from ragfm.evaluation import evaluate_retrieval, first_ranks
+    from ragfm.evaluation.run_file import question_count
 
     out = options["out"]
     questions = load_data(data, options)
-    with data_collection(questions, collection, options, mode=options["mode"]) as (handle, embedder, synced):
-        with resumable(out) as progress:
-            evaluated = evaluate_retrieval(
-                handle,
-                questions.questions,
-                mode=options["mode"],
-                k=options["k"],
-                out=out,
-                about=data_facts(questions, options),
-                stopwatch=embedder,
-                progress=progress,
-                partial=True,
-            )
-        if report:
-            write_retrieval_html(evaluated, report, handle)
+    opened = data_collection(questions, collection, options, mode=options["mode"])
+    with opened as (handle, embedder, synced), resumable(out) as progress:
+        evaluated = evaluate_retrieval(
+            handle,
+            questions.questions,
+            mode=options["mode"],
+            k=options["k"],
+            out=out,
+            about=data_facts(questions, options),
+            stopwatch=embedder,
+            progress=progress,
+            partial=True,
+        )
     failed = [(result.id, result.error) for result in evaluated.results if result.error]
     if as_json:
         tables = {
@@ -85,11 +82,16 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
             "done": len(evaluated.results),
             "ingest": asdict(synced) if synced else None,
             "out": out,
-            "report": report,
         }
         print_json(value)
         return exit_code(synced, evaluated.stopped, out)
-    print_text(f"{evaluated.about['data']}: {retrieval_summary(evaluated)}")
+    about, size = evaluated.about, evaluated.about["collection"]
+    left_out = "".join(f", {count} {why} left out" for why, count in about.get("left_out", {}).items())
+    print_text(
+        f"{about['data']}: {question_count(len(evaluated.results), about)}{left_out}; "
+        f"{counted(document=size['documents'], chunk=size['chunks'])}; {about['mode']}, first {about['k']}; "
+        f"embedder {about['embedder']['model']}"
+    )
     if synced and synced.chunks:
         print_text(f"{counted(chunk=synced.chunks)} embedded in {synced.seconds:.1f} s")
     print_text("")
@@ -106,7 +108,7 @@ def retrieval(collection: str, as_json: bool, data: str, report: str | None, **o
         examples = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
         print_note(f"Relevant documents that are not in the collection: {len(evaluated.missing)} ({examples})")
     print_failures(failed, synced)
-    print_written(out, report)
+    print_written(out)
     return exit_code(synced, evaluated.stopped, out)
 
 
@@ -131,15 +133,15 @@ _MAX_TEXT = 160  # characters of a text in each
 @k_option
 @question_options
 @run_option
-@report_option
 @collection_options
-def answers(collection: str, as_json: bool, data: str, report: str | None, **options: Any) -> int:
+def answers(collection: str, as_json: bool, data: str, **options: Any) -> int:
     """Measure the correctness of answers to the questions of DATA.
 
     DATA is a SQuAD file, which contains its documents, or a JSONL file of questions about the collection, each with
     `answers` or `"unanswerable": true`. docs/evaluation.md describes the formats and metrics.
     """
-    from ragfm.evaluation import answers_summary, evaluate_answers, write_answers_html
+    from ragfm.evaluation import evaluate_answers
+    from ragfm.evaluation.run_file import question_count
     from ragfm.generation.readers import configured_reader
 
     out = options["out"]
@@ -162,8 +164,6 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
                 progress=progress,
                 partial=True,
             )
-        if report:
-            write_answers_html(evaluated, report, handle)
     failed = [
         {"id": result.id, "context": context, "error": outcome.error}
         for result in evaluated.results
@@ -184,11 +184,17 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
             "done": len(evaluated.results),
             "ingest": asdict(synced) if synced else None,
             "out": out,
-            "report": report,
         }
         print_json(value)
         return exit_code(synced, evaluated.stopped, out)
-    print_text(f"{evaluated.about['data']}: {answers_summary(evaluated)}")
+    facts, size = evaluated.about, evaluated.about["collection"]
+    unanswerable = sum(result.unanswerable for result in evaluated.results)
+    adapter = f" with {facts['adapter']}" if facts["adapter"] else ""
+    print_text(
+        f"{facts['data']}: {question_count(len(evaluated.results), facts)}, {unanswerable} of them unanswerable; "
+        f"{counted(document=size['documents'], chunk=size['chunks'])}; reader {facts['reader']}{adapter}, "
+        f"{counted(passage=facts['k'])}"
+    )
     for context, measures in evaluated.measures.items():
         print_text(f"\n{context}")
         print_estimates(measures, 3)
@@ -210,7 +216,7 @@ def answers(collection: str, as_json: bool, data: str, report: str | None, **opt
     for failure in failed:
         first_errors.setdefault(failure["id"], failure["error"])
     print_failures(list(first_errors.items()), synced)
-    print_written(out, report)
+    print_written(out)
     return exit_code(synced, evaluated.stopped, out)
 
 

@@ -36,7 +36,7 @@ def load_data(
     elif click.get_current_context().get_parameter_source("collection") is click.core.ParameterSource.COMMANDLINE:
         usage_error("This data contains its documents: use --keep instead of -c.")
     limit = options["limit"]
-    return data.sample(limit, options.get("seed", 0), by_document=by_document) if limit else data
+    return data.sample(limit, by_document=by_document) if limit else data
 
 
 def check_no_documents(options: Mapping[str, Any]) -> None:
@@ -44,14 +44,6 @@ def check_no_documents(options: Mapping[str, Any]) -> None:
     for name in ("embedder", "keep"):
         if options[name]:
             usage_error(f"--{name} requires data that contains its documents.")
-
-
-def check_no_questions(options: Mapping[str, Any]) -> None:
-    """Raise a usage error for options about QUESTIONS, which the command was not given."""
-    for name in ("split", "limit"):
-        if options.get(name):
-            usage_error(f"--{name} requires QUESTIONS.")
-    check_no_documents(options)
 
 
 @contextmanager

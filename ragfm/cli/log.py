@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from ragfm.cli.help import CommandGroup
-from ragfm.cli.options import NON_EMPTY, Number, collection_options, seed_option, text_option, usage_error
+from ragfm.cli.options import NON_EMPTY, Number, collection_options, text_option, usage_error
 from ragfm.cli.output import print_json, print_result, print_table, print_text
 from ragfm.core.errors import LogError
 from ragfm.core.text import counted
@@ -124,9 +124,8 @@ def export(collection: str, as_json: bool, out: str | None, everything: bool, te
 @log.command()
 @text_option("--by", metavar="NAME", help="Who labels. Default: the name of the user.")
 @click.option("--from", "labels", type=click.File(encoding="utf-8"), help="Read labels from a file of JSON lines.")
-@seed_option
 @collection_options
-def review(collection: str, as_json: bool, by: str | None, labels: TextIO | None, seed: int) -> None:
+def review(collection: str, as_json: bool, by: str | None, labels: TextIO | None) -> None:
     """Label verified citations as right or wrong, for `ragfm tune --verified`.
 
     They come in random order, each with question, sentence, quote and document. A citation is right if the quote states
@@ -149,7 +148,7 @@ def review(collection: str, as_json: bool, by: str | None, labels: TextIO | None
         return
     # What was only rated is asked for, too: without it, the others would be no random sample.
     labelled = {(one.entry, one.citation) for one in answers.labels() if not one.rated}
-    waiting = to_review(answers.entries(), labelled, seed)
+    waiting = to_review(answers.entries(), labelled)
     for number, (logged, citation) in enumerate(waiting, 1):
         one = logged.citations[citation - 1]
         sentence = logged.answer[one["answer_start"] : one["answer_end"]]

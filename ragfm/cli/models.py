@@ -6,14 +6,13 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.options import NON_EMPTY, json_options
 from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
-from ragfm.cli.progress_bar import busy, show_progress
+from ragfm.cli.progress_bar import show_progress
 from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
 from ragfm.models.bundled_download import pull_bundled_reader
 from ragfm.models.download import cached_file, download, read_hub_licence
@@ -34,52 +33,7 @@ _model_argument = click.argument("model", default="bundled", metavar="[MODEL]", 
 
 @click.group(cls=CommandGroup)
 def models() -> None:
-    """List, download and optimize the models on this machine."""
-
-
-@models.command()
-@_model_argument
-@click.option("--undo", is_flag=True, help="Use the original file again and delete the optimized one.")
-@json_options
-def optimize(model: str, undo: bool, as_json: bool) -> None:
-    """Find the fastest quantisation of a GGUF model on this machine and use it from now on.
-
-    The perplexity on a text of the sample handbook may rise by at most 5 %. The quantised file is written to the cache
-    folder; the original file is not changed.
-    """
-    from ragfm.generation.readers.weight_format import optimize as measure
-    from ragfm.generation.readers.weight_format import optimized_file, undo_optimization
-    from ragfm.models.gguf_header import check_gguf
-
-    path = find_model(model, "reader")
-    if not path.is_file():
-        raise UnsupportedError(f"'{path}' is a folder and cannot be optimized.", "Specify a GGUF file.")
-    check_gguf(path)
-    if undo:
-        undo_optimization(path)
-        value = {"model": str(path), "forms": [], "file": str(path)}
-        print_result(value, f"The original file is used: {path}", as_json=as_json)
-        return
-    with busy("measuring"):
-        forms, best = measure(path)
-    if as_json:
-        rows = [{**asdict(form), "chosen": form == best} for form in forms]
-        print_json({"model": str(path), "forms": rows, "file": str(optimized_file(path) or path)})
-        return
-    table = [
-        (
-            form.name,
-            f"{form.megabytes:.1f}",
-            f"{form.prompt_tokens_per_second:.0f}",
-            f"{form.tokens_per_second:.1f}",
-            f"{form.perplexity:.2f}",
-            f"{form.agreement:.1%}",
-            "chosen" if form == best else "",
-        )
-        for form in forms
-    ]
-    columns = ["quantisation", ">MB", ">prompt tokens/s", ">answer tokens/s", ">perplexity", ">agreement", ""]
-    print_table(columns, table)
+    """List and download the models on this machine."""
 
 
 @models.command()
@@ -87,7 +41,7 @@ def optimize(model: str, undo: bool, as_json: bool) -> None:
 @json_options
 def info(model: str, as_json: bool) -> None:
     """Show a model's size, quantisation, context window, licence, chat template, memory use and speed."""
-    described = _describe(find_model(model, "reader"))
+    described = describe_model(find_model(model, "reader"))
     if as_json:
         print_json(described)
     else:
@@ -105,7 +59,7 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
     rows = []
     for name, job, path in installed_models(list(folders)):
         try:
-            rows.append({"name": name, "job": job, **_describe(path)})
+            rows.append({"name": name, "job": job, **describe_model(path)})
         except RagfmError as error:
             print_note(f"{name}: {error.message}")
     if as_json:
@@ -226,7 +180,7 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
             print_note("The file was not verified: the hub states no checksum for it.")
     if wanted and (part := _PART.search(wanted.file)):
         print_note(f"The model has {int(part[1])} files: pull the others, too, and use the first.")
-    described = _describe(path)
+    described = describe_model(path)
     if as_json:
         print_json({"name": name if wanted is None else str(path), **described, "sha256": sha256})
         return
@@ -235,15 +189,3 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
         print_note("The model does not state its licence.")
     elif wanted is None and (warning := licence_warning(described["licence"])):
         print_note(f"Warning: {name}: {warning}.")
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    """Return the model's card, with the file in use on this machine."""
-    from ragfm.generation.readers.weight_format import optimized_file, read_optimization
-
-    description = describe_model(path)
-    if path.is_file():
-        better = optimized_file(path)
-        form = read_optimization(path).get("form", "as it is") if better else "as it is"
-        description |= {"form_in_use": form, "file_in_use": str(better or path)}
-    return description

@@ -15,7 +15,6 @@ import click
 
 from ragfm.cli.output import print_note
 from ragfm.core.cache import cache_folder
-from ragfm.core.durable_files import temporary_path
 from ragfm.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,23 +45,6 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
-
-
-class ReportFile(click.Path):
-    """A file that is written after a long run. Raises OSError before it if that will not be possible."""
-
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, writable=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the path. Its folder is created."""
-        path = Path(str(super().convert(value, param, ctx)))
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            probe = temporary_path(path)
-            probe.touch()
-            probe.unlink()
-        return str(path)
 
 
 NON_EMPTY = NonEmptyText()
@@ -170,13 +152,9 @@ def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use a random sample of N questions."
 )
-seed_option = click.option(
-    "--seed", default=0, type=click.IntRange(0, 2**32 - 1), metavar="N", help="Random seed, 0 or more."
-)
 run_option = click.option(
     "--out", type=OUTPUT_FILE, help="Write each question's result to FILE; running the command again resumes it."
 )
-report_option = click.option("--report", type=ReportFile(), help="Write an HTML report.")
 
 
 split_option = click.option("--split", metavar="NAME", help="BEIR: name of the qrels. Default: test.")

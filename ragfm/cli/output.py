@@ -260,7 +260,19 @@ def print_sync_report(report: SyncReport) -> None:
         print_note(f"skipped {one_line(skip.uri)}: {skip.why}")
     if len(report.skipped) > MAX_SKIPPED:
         print_note(f"skipped {len(report.skipped) - MAX_SKIPPED} more; --json lists them")
+    by_source: dict[str, list[str]] = {}
+    for unmapped in report.unmapped:
+        by_source.setdefault(unmapped.source, []).append(unmapped.identity)
+    for source, identities in by_source.items():
+        print_note(f"unmapped in {one_line(source)}: {unmapped_sentence(identities)}")
     print_failures([], report)
+
+
+def unmapped_sentence(identities: Sequence[str]) -> str:
+    """The identities that stand for no group, the first of them by name."""
+    names = ", ".join(map(one_line, identities[:MAX_SKIPPED]))
+    more = f" and {len(identities) - MAX_SKIPPED} more (--json lists them)" if len(identities) > MAX_SKIPPED else ""
+    return f"{names}{more}; what only these may see is visible to nobody"
 
 
 def print_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | None) -> None:

@@ -23,16 +23,13 @@ NOTEBOOK_INTERVAL = 0.2
 
 _STAGE_UNITS = {
     "ingest": "documents",
-    "figures": "images",
     "make examples": "examples",
     "train": "steps",
     "re-embed": "documents",
     "reembed": "documents",
-    "compare readers": "prompts",
 }
 _FIGURES: Mapping[str, Callable[[float], str]] = {
     "chunks": lambda value: f"{value:,.0f} chunks",
-    "passages": lambda value: f"about {value:,.0f} passages",
     "waiting": lambda value: f"{value:,.0f} waiting" if value else "",
     "loss": lambda value: f"loss {value:.3f}",
     "validation_loss": lambda value: f"validation loss {value:.3f}",

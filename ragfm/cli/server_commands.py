@@ -29,6 +29,8 @@ from ragfm.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from ragfm.server.request_guard import KeyStore
+    from ragfm.server.served_models import ServedModels
+    from ragfm.server.sign_in import SignIn
 
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -72,6 +74,12 @@ readers_option = text_option(
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 picks a free port.")
 @keys_option
 @click.option("--no-auth", is_flag=True, help="Require no API keys; allowed on loopback addresses only.")
+@text_option(
+    "--oidc",
+    "issuer",
+    metavar="ISSUER",
+    help="Let users of this OpenID Connect provider sign in. Default: `server.oidc.issuer` of the first collection.",
+)
 @click.option(
     "--drain",
     type=Number(min=0),
@@ -101,6 +109,7 @@ def serve(
     port: int,
     keys_path: str | None,
     no_auth: bool,
+    issuer: str | None,
     drain: float,
     shutdown_delay: float,
     log_format: Literal["json", "text"],
@@ -108,6 +117,8 @@ def serve(
     """Serve collections over an OpenAI-compatible API, with a web page for chatting: docs/server.md."""
     if no_auth and host not in _LOOPBACK:
         usage_error("--no-auth requires a loopback address.")
+    if no_auth and issuer:
+        usage_error("--oidc and --no-auth exclude each other.")
     try:
         from ragfm.server.app import create_app
         from ragfm.server.json_logging import configure_logging
@@ -122,7 +133,8 @@ def serve(
     folders = named_collections(collections)
     served = ServedModels(folders, named_readers(readers), adapter=adapter)
     keys = None if no_auth else key_store(keys_path, folders[0][1])
-    if keys is not None and not keys.keys():
+    sign_in = None if keys is None else _sign_in(served, issuer)
+    if keys is not None and sign_in is None and not keys.keys():
         command = "ragfm keys add NAME"
         if keys_path:
             command += f" --keys {shlex.quote(keys_path)}"
@@ -131,7 +143,7 @@ def serve(
         raise ConfigError(f"There are no API keys in '{keys.path}'.", f"Create one with `{command}`, or use --no-auth.")
     configure_logging(debug="--debug" in sys.argv, form=log_format)
     check_memory(served)
-    app = create_app(served, keys=keys)
+    app = create_app(served, keys=keys, sign_in=sign_in)
 
     def show_address(address: str) -> None:
         if sys.stderr.isatty():  # a log has lines of JSON only
@@ -139,6 +151,22 @@ def serve(
 
     server = Server(app, host=host, port=port, drain=drain, shutdown_delay=shutdown_delay, on_listening=show_address)
     server.run()
+
+
+def _sign_in(served: ServedModels, issuer: str | None) -> SignIn | None:
+    """Return the sign-in by the settings of the first collection, at this issuer if there is one; None without any."""
+    oidc = next(iter(served.models.values())).rag.collection.settings.server.oidc
+    if issuer:
+        oidc = oidc.model_copy(update={"issuer": issuer})
+    if not oidc.issuer:
+        return None
+    try:
+        from ragfm.server.sign_in import SignIn
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"Sign-in requires {error.name}.", "Install it with `pip install -e '.[oidc]'` in ragfm's source folder."
+        ) from error
+    return SignIn(oidc)
 
 
 def named_collections(collections: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from ragfm.cli.evaluation_data import (
-    check_no_questions,
     data_collection,
     load_data,
     resumable,
@@ -18,7 +17,6 @@ from ragfm.cli.options import (
     OUTPUT_FILE,
     collection_options,
     data_options,
-    seed_option,
     share_option,
     split_option,
     text_option,
@@ -27,6 +25,7 @@ from ragfm.cli.options import (
 from ragfm.cli.output import print_json, print_note, print_table, print_text, print_written
 from ragfm.cli.progress_bar import show_progress
 from ragfm.collection import Collection
+from ragfm.core.text import counted
 
 _ANSWERS = ".ragfm-confidence.run"
 """Default file for the answers of --confidence until all are complete. It is hidden, so `ragfm ingest` skips it."""
@@ -34,13 +33,6 @@ _ANSWERS = ".ragfm-confidence.run"
 
 @click.command()
 @click.argument("questions", required=False, type=click.Path(exists=True))
-@click.option(
-    "--write",
-    default=100,
-    type=click.IntRange(min=20),
-    metavar="N",
-    help="Without QUESTIONS: number of questions that the reader writes.",
-)
 @click.option("--confidence", is_flag=True, help="Calibrate the confidence of answers; QUESTIONS must have answers.")
 @share_option("--keep-right", 0.9, (0.5, 1), "With --confidence: share of correct answers that must not be withheld.")
 @click.option(
@@ -58,16 +50,10 @@ _ANSWERS = ".ragfm-confidence.run"
 @click.option(
     "--out",
     type=OUTPUT_FILE,
-    help="Keep the answers (with --confidence or --answered) or the written questions in FILE; running the command "
-    "again resumes it.",
+    help="With --confidence or --answered: keep the answers in FILE; running the command again resumes it.",
 )
-@text_option(
-    "--reader",
-    metavar="NAME",
-    help="Model that writes the questions or, with --confidence or --answered, answers them.",
-)
+@text_option("--reader", metavar="NAME", help="With --confidence or --answered: model that answers.")
 @click.option("--limit", type=click.IntRange(min=20), metavar="N", help="Use a random sample of N questions.")
-@seed_option
 @split_option
 @data_options
 @click.option("--dry-run", is_flag=True, help="Measure, but change no settings.")
@@ -76,8 +62,8 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
     """Find the weight of embeddings in hybrid search that works best on your questions; store it if it is better.
 
     QUESTIONS has the same format as for `ragfm eval retrieval`: a JSONL file about the collection, or a BEIR folder or
-    SQuAD file, which contain their documents. Without QUESTIONS, the reader writes questions from the collection. The
-    weight is chosen on one half of the questions and tested on the other; it changes only if the gain is significant.
+    SQuAD file, which contain their documents. The weight is chosen on one half of the questions and tested on the
+    other; it changes only if the gain is significant.
 
     With --confidence, the reader answers QUESTIONS as in `ragfm eval answers`, and the confidence is
     calibrated on the results.
@@ -88,9 +74,8 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
     With --answered, the reader answers QUESTIONS, and `ask.wrong_cost` is set so that at most the share --error of the
     answers that are `answered` is wrong.
     """
-    from ragfm.evaluation import generate_questions, store_weight, tune
+    from ragfm.evaluation import store_weight, tune
     from ragfm.evaluation.settings_file import import_tomlkit
-    from ragfm.generation.readers import configured_reader
 
     if not dry_run:
         import_tomlkit()
@@ -107,36 +92,20 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
         run = _tune_confidence if options["confidence"] else _promise_answered
         run(collection, questions, options, as_json=as_json, dry_run=dry_run)
         return
-    if options["adapter"]:
-        usage_error("--adapter requires --confidence or --answered.")
+    for name in ("adapter", "reader", "out"):
+        if options[name]:
+            usage_error(f"--{name} requires --confidence or --answered.")
     if questions is None:
-        check_no_questions(options)
-        data = None
-    else:
-        if options["out"]:
-            usage_error("--out with QUESTIONS requires --confidence or --answered.")
-        if options["reader"]:
-            usage_error("--reader with QUESTIONS requires --confidence or --answered.")
-        data = load_data(questions, options)
-    out = options["out"]
-    with data_collection(data, collection, options) as (handle, _, _):
-        if data is None:
-            name = options["reader"] or handle.settings.reader
-            reader = configured_reader(name, handle.settings)
-            with resumable(out) as progress:
-                asked = generate_questions(
-                    handle, reader, options["write"], seed=options["seed"], out=out, reader_name=name, progress=progress
-                )
-        else:
-            asked = list(data.questions)
-        with show_progress() as progress:
-            report = tune(handle, asked, seed=options["seed"], progress=progress)
-    report = replace(report, about={"questions_from": "the reader" if data is None else data.name, **report.about})
+        usage_error("Specify QUESTIONS, about 100 or more.")
+    data = load_data(questions, options)
+    with data_collection(data, collection, options) as (handle, _, _), show_progress() as progress:
+        report = tune(handle, data.questions, progress=progress)
+    report = replace(report, about={"questions_from": data.name, **report.about})
     written = [] if dry_run else store_weight(report, Collection.open(collection).settings_file)
     if as_json:
         print_json({**asdict(report), "written": [str(path) for path in written]})
         return
-    print_text(f"{len(asked)} questions from {report.about['questions_from']}, {len(report.trials)} weights tried\n")
+    print_text(f"{counted(question=len(data.questions))} from {data.name}, {len(report.trials)} weights tried\n")
     best = list(report.trials[:5])
     if report.current not in best:
         best.append(report.current)
@@ -150,7 +119,6 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
     if report.adopted:
         print_text(f"[search] weight = {report.best.weight}")
     _print_written_settings(written, dry_run=dry_run)
-    print_written(out)
 
 
 def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
@@ -168,7 +136,6 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
                 data.questions,
                 keep=options["keep_right"],
                 corrects=options["corrects"],
-                seed=options["seed"],
                 out=out,
                 progress=progress,
             )

@@ -14,6 +14,7 @@ status_sentences what an answer says about itself, in many languages
 calibration      from the signals of an answer to its confidence
 promise          what labels prove about the errors among verified citations
 access_groups    which groups may see a document
+identities       the groups that users and groups of a source stand for
 globs            paths that match a pattern, level by level
 durable_files    files that survive a crash
 output_folder    folders of results, which are never ingested

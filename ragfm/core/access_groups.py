@@ -24,6 +24,11 @@ def intersect_groups(first: Groups, second: Groups) -> tuple[str, ...] | None:
     return tuple(sorted(set(first) & set(second)))
 
 
+def still_allows(now: Groups, listed: Groups) -> bool:
+    """Whether a document is still open to all groups that a listing found it open to."""
+    return intersect_groups(now, listed) == intersect_groups(listed, None)
+
+
 def path_prefix(folder: str) -> str:
     """The prefix of all paths below a folder; empty for the root of the source."""
     return f"{folder}/" if folder else ""

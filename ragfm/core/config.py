@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
@@ -48,17 +48,15 @@ class ParseSection(_Section):
 
 
 class SearchSection(_Section):
-    """How `search` ranks. A weight is that of the cosine, images or reranker; the other scores have the rest."""
+    """How `search` ranks. A weight is that of the cosine or reranker; the other scores have the rest."""
 
     k: int = Field(5, ge=1)  # hits
     weight: float | None = Field(None, ge=0, le=1)
     code_weight: float = Field(0.4, ge=0, le=1)
-    image_weight: float = Field(0.3, ge=0, le=1)
     candidates: int = Field(100, ge=1)  # chunks of each index
     reranker: str | None = None
     rerank_weight: float | None = Field(None, ge=0, le=1)
     rerank_candidates: int = Field(20, ge=1)  # hits
-    rerank_budget_ms: float | None = Field(None, gt=0)
 
 
 class AskSection(_Section):
@@ -92,10 +90,29 @@ class FilesSection(_Section):
     max_mb: float = Field(100, gt=0)  # MiB
 
 
+class OidcSection(_Section):
+    """Sign-in by OpenID Connect, if there is an issuer."""
+
+    issuer: str | None = None
+    client_id: str = "ragfm"
+    client_secret: SecretStr | None = None
+    audience: str | None = None  # of bearer tokens
+    sign_in_scope: str = "openid profile"
+    user_claim: str = "sub"
+    groups_claim: str = "groups"
+    groups: dict[str, list[str]] = {}  # access groups by value of the claim
+    scopes: list[Literal["read", "write"]] = ["read", "write"]
+    rate: float = Field(600, gt=0)  # requests a minute
+    uploads_mb: float = Field(1000, ge=0)  # MB
+    url: str | None = Field(None, pattern=r"^https?://[^\s?#]+$")
+    session_secret: SecretStr | None = Field(None, min_length=32)
+
+
 class ServerSection(_Section):
-    """How `ragfm serve` answers."""
+    """How `ragfm serve` answers, and who may ask it."""
 
     markdown: Literal["safe", "as is"] = "safe"
+    oidc: OidcSection = OidcSection()
 
 
 class SourceSection(_Section):
@@ -131,9 +148,9 @@ class Settings(BaseSettings):
     )
 
     embedder: str = "bundled"
-    image_embedder: str | None = None
     index: str = "auto"
     backend: str = "local"
+    backend_options: dict[str, dict[str, Any]] = {}  # by plugin
     language: str | None = None  # ISO 639-1, or `simple`
     reader: str = "bundled"
     reader_options: dict[str, dict[str, Any]] = {}  # by plugin

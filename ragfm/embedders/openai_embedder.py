@@ -1,21 +1,15 @@
-"""The embedder for servers with OpenAI's embeddings API (`POST /embeddings`)."""
+"""The embedder for servers with OpenAI's embeddings API (`POST /embeddings`), using OpenAI's SDK."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from http.client import HTTPException
-from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
+import openai
 
 from ragfm.core.errors import ConfigError, EmbeddingError
 from ragfm.core.types import Offsets, Scalar, Vectors
@@ -26,14 +20,10 @@ MAX_TOKENS = 256
 REQUEST_TEXTS = 64
 """Maximum texts in a request."""
 TIMEOUT_SECONDS = 60
-RETRY_SECONDS = (1, 2, 4, 8, 16)
-"""Pause before each retry, unless the server sends a Retry-After header."""
-MAX_RETRY_AFTER_SECONDS = 60.0
+RETRIES = 5
+"""Of a temporary failure, with growing pauses, or after the delay that the server requests."""
 
 _TOKEN = re.compile(r"[A-Za-z]{1,5}|\S")
-_RETRIED_STATUS = {408, 409, 429, 500, 502, 503, 504}
-
-_log = logging.getLogger(__name__)
 
 
 class EndpointEmbedder:
@@ -54,7 +44,6 @@ class EndpointEmbedder:
                 "OPENAI_BASE_URL is not a valid address.", "Set it to a URL that begins with http:// or https://."
             )
         self._host = urlsplit(self._base).hostname or self._base
-        self._opener = build_opener(_NoRedirect)
 
     @cached_property
     def dim(self) -> int:
@@ -96,63 +85,45 @@ class EndpointEmbedder:
     def _request_vectors(self, texts: Sequence[str]) -> Vectors:
         """Vectors of up to `REQUEST_TEXTS` texts, with retries. Raises EmbeddingError."""
         key = os.environ.get("OPENAI_API_KEY", "")
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        body = json.dumps({"model": self._name, "input": list(texts), "encoding_format": "float"}).encode()
-        request = Request(f"{self._base}/embeddings", body, headers)  # noqa: S310  http(s) only
-        pauses: list[float] = list(RETRY_SECONDS)
-        while True:
-            retry_after = ""
-            try:
-                with self._opener.open(request, timeout=TIMEOUT_SECONDS) as opened:
-                    response = json.load(opened)
-                break
-            except HTTPError as error:
-                reason = f"status {error.code}, {_server_message(error, key)}"
-                retry = error.code in _RETRIED_STATUS
-                retry_after = error.headers.get("Retry-After", "")
-            except (URLError, OSError, HTTPException, ValueError) as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
-                retry = True
-            if not retry or not pauses:
-                raise EmbeddingError(
-                    f"Embedding with {self._name!r} failed: no answer from {self._host}: {reason}.",
-                    "Check OPENAI_BASE_URL and OPENAI_API_KEY. Finished documents are kept.",
-                )
-            pause = pauses.pop(0)
-            if retry_after.isdigit():
-                pause = min(float(retry_after), MAX_RETRY_AFTER_SECONDS)
-            _log.info("%s: %s; retrying in %s seconds", self._host, reason, pause)
-            time.sleep(pause)
+        # A client for each request, so that a forked process shares no connection. A redirect could send texts and key
+        # to another host.
+        client = openai.OpenAI(
+            api_key=key or "none",
+            base_url=self._base,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
+            timeout=TIMEOUT_SECONDS,
+            max_retries=RETRIES,
+        )
         try:
-            rows = sorted(response["data"], key=lambda row: row["index"])
-            vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
+            with client:
+                headers = {} if key else {"Authorization": openai.Omit()}
+                response = client.embeddings.create(
+                    model=self._name, input=list(texts), encoding_format="float", extra_headers=headers
+                )
+        except (openai.OpenAIError, ValueError) as error:
+            reason = str(error.__cause__ or error)
+            if isinstance(error, openai.APIStatusError):
+                body = error.body if isinstance(error.body, dict) else {}
+                reason = f"status {error.status_code}, {str(body.get('message') or error.response.reason_phrase)[:300]}"
+            if key:  # some servers repeat it, or a part of it
+                reason = reason.replace(key, "…")
+            reason = re.sub(r"sk-\S+", "…", reason)
+            raise EmbeddingError(
+                f"Embedding with {self._name!r} failed: no answer from {self._host}: {reason}.",
+                "Check OPENAI_BASE_URL and OPENAI_API_KEY. Finished documents are kept.",
+            ) from error
+        try:
+            rows = sorted(response.data, key=lambda row: row.index)
+            vectors = np.array([row.embedding for row in rows], dtype=np.float32)
             if vectors.ndim != 2 or len(vectors) != len(texts):
                 raise ValueError(f"vectors of shape {vectors.shape} for {len(texts)} texts")
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             if not np.all((lengths > 0) & (lengths < np.inf)):
                 raise ValueError("a vector of zeros or null")
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise EmbeddingError(
                 f"The response of {self._host} cannot be read: {error!r}.",
                 "Check that OPENAI_BASE_URL is a server with OpenAI's embeddings API.",
             ) from error
         unit: Vectors = vectors / lengths
         return unit
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """Follows no redirect, which could send the API key to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _server_message(error: HTTPError, key: str) -> str:
-    """The server's error message, without API keys: some servers repeat a part of the key."""
-    try:
-        message = str(json.load(error)["error"]["message"])[:300]
-    except (OSError, ValueError, LookupError, TypeError):
-        return str(error.reason)
-    if key:
-        message = message.replace(key, "…")
-    return re.sub(r"sk-\S+", "…", message)

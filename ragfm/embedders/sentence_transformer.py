@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-from ragfm.core.errors import UnsupportedError
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import Backend, BertNetwork, LibraryNetwork, Network, TokenizedTexts
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
 from ragfm.models.hardware import has_gpu
-from ragfm.models.model_lookup import find_model, processor_sha256, weights_sha256
+from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.samples import handbook_text
 
 MIN_TOKENS_TO_LOAD = 2_000
@@ -31,10 +30,10 @@ _log = logging.getLogger(__name__)
 class SentenceTransformerEmbedder:
     """Any sentence-transformers model with a fast tokenizer (Reimers and Gurevych 2019).
 
-    CLIP, SigLIP and static models (Tulkens and van Dongen 2024) are included. The model's own prompts are prepended to
-    queries and passages. Queries are always embedded in fp32, many passages faster if their vectors have a cosine of at
-    least 0.999 to fp32; see docs/decisions/005-embedding.md. Long-lived processes call `warm_up`; others load OpenVINO
-    at the 16th query, if it is installed. All methods are thread-safe.
+    Static models (Tulkens and van Dongen 2024) are included. The model's own prompts are prepended to queries and
+    passages. Queries are always embedded in fp32, many passages faster if their vectors have a cosine of at least 0.999
+    to fp32; see docs/decisions/005-embedding.md. Long-lived processes call `warm_up`; others load OpenVINO at the 16th
+    query, if it is installed. All methods are thread-safe.
     """
 
     def __init__(self, model: str = "bundled") -> None:
@@ -71,7 +70,7 @@ class SentenceTransformerEmbedder:
     @cached_property
     def fingerprint(self) -> Mapping[str, Scalar]:
         """The embedding contract: everything that determines a text's vector, up to the precision of the backend."""
-        contract: dict[str, Scalar] = {
+        return {
             "model": self._name,
             "weights": weights_sha256(self._path),
             "dim": self.dim,
@@ -80,9 +79,6 @@ class SentenceTransformerEmbedder:
             "passage_prompt": self._prompt("document"),
             "max_tokens": self.max_tokens,
         }
-        if self._network.has_images:
-            contract["processor"] = processor_sha256(self._path)
-        return contract
 
     def tokenize(self, texts: Sequence[str]) -> list[Offsets]:
         """Token offsets of each text, by the model's own tokenizer."""
@@ -109,17 +105,6 @@ class SentenceTransformerEmbedder:
                 with self._lock:
                     self._for_queries = self._for_queries or self._load_or_exact(load_fast_exact)
         return self._run(tokenized, self._for_queries or self._exact)
-
-    def embed_images(self, images: Sequence[bytes]) -> Vectors:
-        """*Shape:* (len(images), dim), unit rows, for a model such as CLIP or SigLIP, in fp32.
-
-        Raises UnsupportedError for a model of texts only, EmbeddingError for a damaged image.
-        """
-        if not isinstance(self._network, LibraryNetwork) or not self._network.has_images:
-            raise UnsupportedError(
-                f"The model {self._name!r} embeds texts only.", "Use a CLIP or SigLIP model as `image_embedder`."
-            )
-        return self._network.embed_images(images)
 
     def warm_up(self) -> None:
         """Load the backend that embeds many passages fastest, and with the next query that for queries.

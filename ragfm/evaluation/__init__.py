@@ -1,13 +1,12 @@
 """Evaluate retrieval and answers on labelled questions, and tune on them.
 
-A question set is loaded by `load_questions` (BEIR, SQuAD or JSONL), built from `Question` and `Gold`, or generated from
-a collection by `generate_questions`. `corpus_collection` ingests the documents that a data set includes.
+A question set is loaded by `load_questions` (BEIR, SQuAD or JSONL), or built from `Question` and `Gold`.
+`corpus_collection` ingests the documents that a data set includes.
 
 Measure:
 
 - `evaluate_retrieval(collection, questions)`: nDCG, MRR, MAP, recall and latency of searches.
-- `evaluate_answers(rag, questions)`: F1, exact match, abstention, citations and latency of answers; `risk_coverage`
-  gives the share of wrong answers by confidence.
+- `evaluate_answers(rag, questions)`: F1, exact match, abstention, citations and latency of answers.
 
 Compare:
 
@@ -20,8 +19,7 @@ Tune:
 - `tune(collection, questions)`: the weight of hybrid search; `store_weight` writes it to `ragfm.toml`.
 - `calibrate(rag, questions)`: the confidence of answers; `store_calibration` writes it to `ragfm.toml`.
 
-`write_retrieval_html` and `write_answers_html` write reports as HTML pages, `retrieval_summary` and `answers_summary`
-one line. The functions with an `out` parameter write a run file, from which an interrupted run is resumed and which
+The functions with an `out` parameter write a run file, from which an interrupted run is resumed and which
 `read_run` reads.
 
 Example:
@@ -33,7 +31,7 @@ Example:
     print(report.measures["nDCG@10"].value)
 
 Modules:
-    question_sets, question_generation, log_questions   questions: labelled, generated, from the answer log
+    question_sets, log_questions                        questions: labelled, from the answer log
     corpus                                              the documents of a data set as a collection
     retrieval_evaluation, answer_evaluation             evaluate searches and answers
     answer_matching, reader_verdict, metrics            compare answers; measures and intervals
@@ -42,7 +40,6 @@ Modules:
     search_tuning, confidence_calibration               tune search; calibrate confidence
     verified_tuning                                     what labels allow to promise about citations and answers
     settings_file                                       store tuned settings
-    html_report, answer_report                          HTML pages
 
 """
 
@@ -54,14 +51,10 @@ from ragfm.evaluation.answer_evaluation import (
     Outcome,
     ShownPassage,
     evaluate_answers,
-    risk_coverage,
 )
-from ragfm.evaluation.answer_report import answers_summary, write_answers_html
 from ragfm.evaluation.confidence_calibration import CalibrationReport, calibrate
 from ragfm.evaluation.corpus import TimedEmbedder, corpus_collection
-from ragfm.evaluation.html_report import retrieval_summary, write_retrieval_html
 from ragfm.evaluation.metrics import Estimate, Ranked
-from ragfm.evaluation.question_generation import generate_questions
 from ragfm.evaluation.question_sets import Gold, Question, QuestionSet, load_questions
 from ragfm.evaluation.reader_comparison import (
     Contender,
@@ -96,7 +89,6 @@ __all__ = [
     "TimedEmbedder",
     "Trial",
     "TuneReport",
-    "answers_summary",
     "calibrate",
     "compare_readers",
     "compare_runs",
@@ -105,14 +97,9 @@ __all__ = [
     "evaluate_answers",
     "evaluate_retrieval",
     "first_ranks",
-    "generate_questions",
     "load_questions",
     "read_run",
-    "retrieval_summary",
-    "risk_coverage",
     "store_calibration",
     "store_weight",
     "tune",
-    "write_answers_html",
-    "write_retrieval_html",
 ]

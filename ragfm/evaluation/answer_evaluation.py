@@ -17,8 +17,6 @@ from functools import partial as bind
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
-
 from ragfm.answering.confidence import adapter_hash
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError, DataError, FilterError, TooLongError
@@ -297,23 +295,6 @@ def answer_measures(outcomes: Sequence[tuple[AnsweredQuestion, Outcome]], *, pas
             add("faithfulness", outcome.supported, outcome.sentences)
     estimates = {name: estimate_ratios(values) for name, values in pairs.items()}
     return {name: estimate for name, estimate in estimates.items() if estimate}
-
-
-def risk_coverage(results: Sequence[AnsweredQuestion]) -> list[tuple[float, float]]:
-    """The risk-coverage curve (El-Yaniv and Wiener 2010) as (coverage, risk) points.
-
-    Answers are given in the order of their confidence, highest first. Coverage is the share of the questions that is
-    answered, risk the share of those answers that is not right. Abstentions and answers of unknown confidence are
-    never given.
-    """
-    given = []
-    for result in results:
-        outcome = result.outcomes["retrieved"]
-        if not outcome.abstained and outcome.confidence is not None:
-            given.append((outcome.confidence, result.kind != "right"))
-    given.sort(key=lambda item: -item[0])
-    wrong = np.cumsum([failed for _, failed in given])
-    return [(count / len(results), float(wrong[count - 1]) / count) for count in range(1, len(given) + 1)]
 
 
 def _evaluate_question(

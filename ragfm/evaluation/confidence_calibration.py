@@ -33,7 +33,6 @@ MIN_ANSWERS = 20
 FOLDS = 5
 _L2_PENALTY = 5.0
 _BINS = 10
-_CURVE_POINTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,6 @@ class CalibrationReport:
     - `adopted`: the calibration is better than chance.
     - `given`: shares of answers at or above the threshold: of right ones, of wrong ones, and of answers to
       unanswerable questions.
-    - `risk`: (coverage, risk) in up to a hundred points: the share of the questions that is answered when only the
-      most confident answers are given, and the share of those answers that is not right.
     """
 
     about: Mapping[str, Any]
@@ -56,7 +53,6 @@ class CalibrationReport:
     given: Mapping[str, float]
     adopted: bool
     why: str
-    risk: tuple[tuple[float, float], ...] = ()
 
 
 def calibrate(
@@ -135,8 +131,6 @@ def fit_calibration(
         for label in ("right", "wrong", "unanswerable")
         if (labels == label).any()
     }
-    wrong = np.cumsum(1 - right[np.argsort(-confidence, kind="stable")])
-    points = np.unique(np.linspace(0, len(wrong) - 1, _CURVE_POINTS).astype(int)).tolist()
 
     bias, weights = fit_logistic_regression(x, right)
     embedder = rag.collection.contract.get("weights")
@@ -162,9 +156,6 @@ def fit_calibration(
         why=(
             f"The confidence {verb} right answers from others{'' if adopted else ' beyond noise'}: "
             f"AUC {auc_estimate.value:.3f} [{auc_estimate.low:.3f}, {auc_estimate.high:.3f}]."
-        ),
-        risk=tuple(
-            (round((point + 1) / len(results), 4), round(float(wrong[point]) / (point + 1), 4)) for point in points
         ),
     )
 

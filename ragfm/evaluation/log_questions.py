@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from ragfm.core.abstention import is_abstention
@@ -13,10 +14,8 @@ from ragfm.evaluation.answer_matching import normalize
 from ragfm.generation.log_entries import REDACTED, LogEntry
 
 
-def rated_entries(entries: Iterable[LogEntry], *, bad: bool = False) -> list[LogEntry]:
+def rated_entries(entries: Iterable[LogEntry]) -> list[LogEntry]:
     """The entries whose right answer is known: rated good or corrected, not redacted, not structured.
-
-    With `bad` also those that were only rated bad.
 
     Of several entries with the same question only the last one is returned: a frequent question must not count more,
     and its ratings may disagree.
@@ -24,8 +23,7 @@ def rated_entries(entries: Iterable[LogEntry], *, bad: bool = False) -> list[Log
     known = [
         entry
         for entry in entries
-        if (right_answer(entry) or (bad and entry.thumbs == "down" and not entry.correction and _is_text(entry.answer)))
-        and REDACTED not in entry.query + entry.answer + right_answer(entry)
+        if right_answer(entry) and REDACTED not in entry.query + entry.answer + right_answer(entry)
     ]
     last = {normalize(entry.query): entry.id for entry in known}
     return [entry for entry in known if last[normalize(entry.query)] == entry.id]
@@ -34,15 +32,10 @@ def rated_entries(entries: Iterable[LogEntry], *, bad: bool = False) -> list[Log
 def right_answer(entry: LogEntry) -> str:
     """The right answer without citation markers; empty if it is unknown, and for a structured answer."""
     text = entry.correction or (entry.answer if entry.thumbs == "up" else "")
-    return MARKER.sub("", text).strip() if _is_text(text) else ""
-
-
-def _is_text(answer: str) -> bool:
-    """Whether an answer is not empty, and not one of `Rag.extract`."""
-    try:
-        return bool(answer.strip()) and not isinstance(json.loads(answer), dict)
-    except ValueError:
-        return True
+    with suppress(ValueError):
+        if isinstance(json.loads(text), dict):  # an answer of `Rag.extract`
+            return ""
+    return MARKER.sub("", text).strip()
 
 
 def questions_from_log(entries: Iterable[LogEntry]) -> Iterator[dict[str, Any]]:

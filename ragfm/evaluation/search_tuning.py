@@ -27,7 +27,7 @@ from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import missing_gold
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
-from ragfm.retrieval.search import candidate_hits, fuse
+from ragfm.retrieval.search import candidate_hits, fuse, match_names
 
 MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
@@ -78,6 +78,7 @@ class CandidatePool:
         self._cosines = np.array([hit.scores["dense"] for hit in hits], dtype=np.float32)
         self._bm25 = np.array([hit.scores["keyword"] for hit in hits], dtype=np.float32)
         self._documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1]
+        self._names = match_names(question.text, self._documents, [hit.context for hit in hits])
         self._by_cosine = np.argsort(-self._cosines, kind="stable")
         self._by_bm25 = np.argsort(-self._bm25, kind="stable")[: np.count_nonzero(self._bm25)]
 
@@ -90,6 +91,7 @@ class CandidatePool:
             self._cosines[candidates],
             self._bm25[candidates],
             self._documents[candidates],
+            self._names[candidates],
             weight=weight_for(self._question.text, settings, **self._defaults),
         )
         order = candidates[np.argsort(-fused, kind="stable")].tolist()

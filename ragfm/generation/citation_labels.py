@@ -46,7 +46,7 @@ def accepted(entry: LogEntry, citation: int) -> bool:
 
 
 def to_review(
-    entries: Sequence[LogEntry], labelled: Collection[tuple[int, int]], seed: int
+    entries: Sequence[LogEntry], labelled: Collection[tuple[int, int]], seed: int = 0
 ) -> list[tuple[LogEntry, int]]:
     """The accepted citations without a label, in random order.
 

@@ -15,6 +15,7 @@ parse_environment   installed software that decides whether a document can be re
 document_tags       metadata that users give to documents
 embedding           vectors for new texts
 ingest_report       what a sync did
+unmapped_identities identities of a source without a group
 page_images         pages of documents as images, and where quotes stand on them
 source_watcher      sync at each change of a source
 reembed             switch to a different embedder

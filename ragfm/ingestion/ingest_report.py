@@ -35,8 +35,19 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmapped:
+    """An identity of a source that stands for no group: what only that one may see is visible to nobody."""
+
+    source: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class SyncReport:
-    """The result of a sync: numbers of documents, chunks embedded, seconds, skipped entries and failures."""
+    """The result of a sync: numbers of documents, chunks embedded, seconds, skipped entries and failures.
+
+    `unmapped` are the identities without a group, of sources whose permissions are read.
+    """
 
     added: int = 0
     updated: int = 0
@@ -46,6 +57,7 @@ class SyncReport:
     seconds: float = 0.0
     skipped: tuple[Skipped, ...] = ()
     failed: tuple[Failed, ...] = ()
+    unmapped: tuple[Unmapped, ...] = ()
 
 
 def merge_reports(reports: Sequence[SyncReport]) -> SyncReport:
@@ -56,6 +68,7 @@ def merge_reports(reports: Sequence[SyncReport]) -> SyncReport:
         seconds=round(sum(report.seconds for report in reports), 3),
         skipped=tuple(skipped for report in reports for skipped in report.skipped),
         failed=tuple(failed for report in reports for failed in report.failed),
+        unmapped=tuple(unmapped for report in reports for unmapped in report.unmapped),
     )
 
 

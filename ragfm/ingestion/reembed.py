@@ -26,7 +26,6 @@ from ragfm.ingestion.ingest_report import path_below
 from ragfm.ingestion.recipe import chunking_recipe
 from ragfm.store.document_rows import insert_chunks
 from ragfm.store.embedding_contract import make_contract, same_contract
-from ragfm.store.image_vectors import OF_IMAGES
 from ragfm.store.tables import chunks, contracts, documents, text_hash, vectors
 
 if TYPE_CHECKING:
@@ -73,8 +72,6 @@ def _switch(
     with catalog.write() as connection:
         # Continue an interrupted run to the same embedder; delete contracts and vectors of those to other embedders.
         for row in connection.execute(sa.select(contracts).where(contracts.c.id > before.contract_id)).all():
-            if OF_IMAGES in row.fingerprint:
-                continue
             if same_contract(row.fingerprint, contract):
                 contract_id = int(row.id)
                 break

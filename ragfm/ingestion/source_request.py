@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ragfm.store.uploads import UploadFolder
 
 _PATTERN_OPTIONS = ("include", "exclude")
+LISTINGS = "listings"
+"""The folder, next to the catalog, for what connectors remember of their servers; it may be deleted at any time."""
 _UPLOADED_ARCHIVE_FILES = 2000  # maximum, in an archive that a user uploads
 
 
@@ -205,7 +207,12 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
 def build_source(store: Store, source: Source) -> Connector:
     """The connector of a source. Raises the errors of `build_connector`, and SourceError if there is nothing."""
     location = _absolute_path(store, source.location)
-    defaults = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
+    defaults: dict[str, Any] = {"max_bytes": int(store.settings.files.max_mb * 2**20)}
+    if store.exists or not store.database.shared:  # on PostgreSQL, a collection has no folder before
+        defaults["cache"] = str(store.folder / LISTINGS)
+    options = dict(source.options)
+    if isinstance(file := options.get("identities"), str):
+        options["identities"] = _absolute_path(store, file)
     if source.name == UPLOADS_SOURCE:
         defaults["archive_files"] = _UPLOADED_ARCHIVE_FILES
         if store.database.shared:
@@ -217,7 +224,7 @@ def build_source(store: Store, source: Source) -> Connector:
             )
         files = build_connector(source.connector, location, source.options, defaults)
         return UploadFolderConnector(cast("UploadFolder", store.open_uploads()), files)
-    return build_connector(source.connector, location, source.options, defaults)
+    return build_connector(source.connector, location, options, defaults)
 
 
 def _check_overlap(store: Store, source: Source, root: str, stored: Mapping[str, StoredSource]) -> None:

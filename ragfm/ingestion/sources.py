@@ -22,7 +22,6 @@ from ragfm.core.errors import (
 )
 from ragfm.core.tracing import span
 from ragfm.ingestion.document_tags import check_tag_names, matches_uri
-from ragfm.ingestion.image_embedding import embed_figures
 from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, SyncReport, document_uri, merge_reports
 from ragfm.ingestion.source_request import (
     SourceEntry,
@@ -92,7 +91,6 @@ def sync_sources(
         check_tag_names(rule.tags)
     parser_choice = store.parser_choice
     parser_choice.check()
-    store.configured_image_embedder()  # a wrong one is refused before anything is parsed
     if executor not in ("local", "ray"):
         raise UnsupportedError(f"There is no executor {executor!r}.", "Choose local or ray.")
     ray = None
@@ -166,7 +164,6 @@ def sync_sources(
             if not (report.added or report.updated or report.unchanged or report.failed):
                 _log.warning("The source %s contains no document that can be indexed.", source.name)
             reports.append(report)
-        embed_figures(store, catalog, progress)
         if turns is not None and turns.postponed and turns.slices % _SLICES_PER_VIEW:
             return merge_reports(reports)
         store.save_view(catalog)

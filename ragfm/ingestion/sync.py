@@ -29,10 +29,11 @@ from ragfm.core.progress import Progress, ignore_progress
 from ragfm.ingestion.deletion_guard import lost_documents, missing_paths, paths_at_last_sync, record_complete_sync
 from ragfm.ingestion.document_tags import differs_by_tags_only, tags_of
 from ragfm.ingestion.embedding import MAX_COMMIT_TEXTS, embed_missing
-from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, Skipped, SyncReport, document_uri
+from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, Skipped, SyncReport, Unmapped, document_uri
 from ragfm.ingestion.preparation import Entry, Outcome, prepare
 from ragfm.ingestion.recipe import SourceRecipes, older_documents
 from ragfm.ingestion.retry import must_wait
+from ragfm.ingestion.unmapped_identities import record_unmapped
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog_writer import CatalogWriter, Failure
 from ragfm.store.document_rows import NewDocument
@@ -100,6 +101,7 @@ class Sync:
         self._new_digests: Counter[str] = Counter()  # of new and changed documents
         self._retagged: set[str] = set()  # documents whose tags changed while their text did not
 
+        self._unmapped: Sequence[str] = ()  # identities without a group
         self._listed = self._remaining = 0  # entries, and those of them that are wanted and have no outcome yet
         self._pending: list[NewDocument] = []
         self._pending_texts: dict[bytes, str] = {}  # by hash
@@ -129,6 +131,7 @@ class Sync:
                 "they are parsed and embedded again, which improves search. To postpone this, use --keep-recipe.",
                 *(older, chunks, self._source.name),
             )
+        self._unmapped = record_unmapped(self._catalog, self._source.id, connector)
         baseline = paths_at_last_sync(self._catalog, self._source.id, self._current)
         wanted = self._examine(refs, retry, turns)
         self._prepare(connector, wanted, turns, ray)
@@ -163,6 +166,7 @@ class Sync:
                 Failed(self._uri(f.path), f.stage, f.error, f.attempts, f.path in self._current, known)
                 for f, known in sorted(failures, key=lambda failure: failure[0].path)
             ),
+            unmapped=tuple(Unmapped(self._source.name, identity) for identity in self._unmapped),
         )
 
     # --- Examine -------------------------------------------------------------------------------------------------

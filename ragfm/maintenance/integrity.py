@@ -283,13 +283,13 @@ class LiveDocuments:
         return {(row.contract_id, row.text_hash): rowid for rowid, row in rows if row is not None}
 
 
-def check_vector(vector: bytes, checksum: int, dim: int, *, tokens: bool = False) -> Iterator[Discrepancy]:
-    """Check a stored vector: its checksum, number of dimensions, and norm. `tokens` are quantized."""
+def check_vector(vector: bytes, checksum: int, dim: int) -> Iterator[Discrepancy]:
+    """Check a stored vector: its checksum, number of dimensions, and norm."""
     if crc32(vector) != checksum:
         yield Discrepancy("the checksum", str(checksum), str(crc32(vector)))
-    elif len(vector) % (dim + 4) if tokens else len(vector) != 4 * dim:
+    elif len(vector) != 4 * dim:
         yield Discrepancy("the size", f"{dim} dimensions", f"{len(vector)} bytes")
-    elif not tokens:
+    else:
         norm = float(np.linalg.norm(np.frombuffer(vector, dtype="<f4")))
         if not abs(norm - 1) <= _MAX_NORM_ERROR:  # also true for NaN
             yield Discrepancy("the length", "1", str(norm))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from ragfm.core.errors import CollectionError
-from ragfm.ingestion.source_request import known_sources
+from ragfm.ingestion.source_request import LISTINGS, known_sources
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.collection_store import Store
 
@@ -42,6 +43,7 @@ def remove(store: Store, name: str) -> RemoveReport:
         if document is None:
             count = len(catalog.current(source.id))
             generation = catalog.remove_source(source)
+            shutil.rmtree(store.folder / LISTINGS, ignore_errors=True)  # those of other sources are made again
         else:
             count = 1
             generation = catalog.commit(source, [], [document.path])

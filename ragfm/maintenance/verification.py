@@ -32,7 +32,6 @@ from ragfm.maintenance.integrity import READ_ERRORS, Discrepancy, LiveDocuments,
 from ragfm.maintenance.repair import repair as repair_derived
 from ragfm.store.catalog import Catalog, StaleReadError, read_property
 from ragfm.store.collection_store import Store
-from ragfm.store.image_vectors import OF_IMAGES, has_tokens
 from ragfm.store.sqlite_file import CATALOG_FILE, HEAD_FILE, damaged_pages
 from ragfm.store.tables import SCHEMA_VERSION, chunks, contracts, generations, images, vectors
 from ragfm.store.views import FORMAT, MANIFEST, VIEWS_FOLDER, View, damaged_blocks
@@ -264,8 +263,7 @@ def _check_unused(connection: sa.Connection, contract_id: int) -> Iterator[Discr
     query = sa.select(vectors, contracts.c.fingerprint).join(contracts)
     query = query.where(sa.or_(vectors.c.contract_id != contract_id, ~used))
     for row in connection.execute(query.execution_options(yield_per=1000)):
-        dim, tokens = int(row.fingerprint["dim"]), OF_IMAGES in row.fingerprint and has_tokens(row.text_hash)
-        for what, expected, found in check_vector(row.vector, row.checksum, dim, tokens=tokens):
+        for what, expected, found in check_vector(row.vector, row.checksum, int(row.fingerprint["dim"])):
             yield Discrepancy(f"{what} of the vector {row.text_hash.hex()}", expected, found)
     shown = sa.exists().where(chunks.c.image == images.c.hash, chunks.c.died.is_(None))
     for key, data in connection.execute(

@@ -124,13 +124,6 @@ def weights_sha256(path: Path) -> str:
     return files_sha256(files)
 
 
-def processor_sha256(folder: Path) -> str:
-    """SHA-256 of the configuration by which a model prepares images and texts; empty if it has none."""
-    files = [folder / name for name in ("preprocessor_config.json", "processor_config.json")]
-    present = [file for file in files if file.is_file()]
-    return files_sha256(present) if present else ""
-
-
 def files_sha256(files: Sequence[Path]) -> str:
     """SHA-256 of the concatenated files."""
     stats = [(file, file.stat()) for file in files]

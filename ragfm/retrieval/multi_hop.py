@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
     from ragfm.core.types import Embedder, Ids, Vectors
     from ragfm.store.catalog import Catalog
-    from ragfm.store.image_vectors import ImageVectors
     from ragfm.store.search_backend import Predicate, SearchBackend
 
 __all__ = ["find_linked"]
@@ -52,7 +51,6 @@ def find_linked(
     embedder: Callable[[], Embedder],
     where: Predicate | None,
     settings: SearchSection,
-    images: Callable[[], ImageVectors | None] = lambda: None,
     record: Callable[[SearchStep], None],
 ) -> RankedChunks:
     """The best `k` chunks, including those that the best hits lead to.
@@ -62,7 +60,7 @@ def find_linked(
     stays first. `record` is called for each search. Raises StaleReadError as `find` does.
     """
     count = max(k, settings.candidates)
-    parts: dict[str, Any] = {"snapshot": snapshot, "embedder": embedder, "where": where, "images": images}
+    parts: dict[str, Any] = {"snapshot": snapshot, "embedder": embedder, "where": where}
     first = find(query, count, mode=mode, settings=settings, **parts)
     record(SearchStep(query, 1, len(first.ids)))
     own = {"hybrid": first.fused, "dense": first.dense, "keyword": first.keyword}[mode]
@@ -96,9 +94,9 @@ def find_linked(
 
     dense = None if mode == "keyword" else lambda some: snapshot.cosines(query_vectors(embedder(), [query]), some)
     keyword = None if mode == "dense" else lambda some: snapshot.bm25(query, some)
-    image = None if first.image is None else scores_of(first.image, None)
-    own_scores = (scores_of(first.dense, dense), scores_of(first.keyword, keyword), scores_of(first.fused, None))
-    return RankedChunks(ids, *own_scores, image)
+    return RankedChunks(
+        ids, scores_of(first.dense, dense), scores_of(first.keyword, keyword), scores_of(first.fused, None)
+    )
 
 
 class _LinkedChunks:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import cached_property
-from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from ragfm.core.cache import read_json
@@ -44,51 +43,19 @@ class CrossEncoderReranker:
         self._device = device
         self._batch_size = batch_size
         self._lock = threading.Lock()
-        self._seconds_per_character = 0.0  # of the last batch, including padding; 0 before the first
 
-    def rerank(self, query: str, texts: Sequence[str], *, budget_ms: float | None = None) -> Vectors:
-        """The model's scores, higher is better. *Shape:* (len(texts),); NaN for texts beyond the time budget.
-
-        A batch is started only if the speed of the last one predicts that it ends in time. Loading the model does not
-        count.
-        """
+    def rerank(self, query: str, texts: Sequence[str]) -> Vectors:
+        """The model's scores, higher is better. *Shape:* (len(texts),)."""
         import numpy as np
 
-        model, start = self._model, monotonic()
-        scores = np.full(len(texts), np.nan, dtype=np.float32)
-        if not self._lock.acquire(timeout=-1 if budget_ms is None else max(budget_ms, 0) / 1000):
-            return scores  # other calls have used up the time
-        try:
-            done = 0
-            while done < len(texts):
-                count = len(texts)
-                if budget_ms is not None:
-                    count = self._batch_within(query, texts[done:], budget_ms / 1000 - (monotonic() - start))
-                if not count:
-                    break
-                pairs, began = [(query, text) for text in texts[done : done + count]], monotonic()
-                # The library sorts the pairs by length before batching.
-                scores[done : done + count] = model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False)
-                longest = max(len(query) + len(text) for _, text in pairs)
-                self._seconds_per_character = (monotonic() - began) / (longest * len(pairs))
-                done += count
-        finally:
-            self._lock.release()
-        return scores
-
-    def _batch_within(self, query: str, texts: Sequence[str], seconds: float) -> int:
-        """How many of the first texts can be scored in one batch within the given seconds."""
-        if seconds <= 0:
-            return 0
-        if not self._seconds_per_character:
-            return 1  # to measure the speed
-        count, longest = 0, 0
-        for text in texts[: self._batch_size]:
-            longest = max(longest, len(query) + len(text))
-            if (count + 1) * longest * self._seconds_per_character > seconds:
-                break
-            count += 1
-        return count
+        model = self._model
+        if not texts:
+            return np.zeros(0, dtype=np.float32)
+        with self._lock:  # the library sorts the pairs by length before batching
+            scores = model.predict(
+                [(query, text) for text in texts], batch_size=self._batch_size, show_progress_bar=False
+            )
+        return np.asarray(scores, dtype=np.float32)
 
     @cached_property
     def _model(self) -> Any:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from ragfm.core.document_name import context_names
-from ragfm.core.errors import TooLongError, UnsupportedError
+from ragfm.core.errors import UnsupportedError
 from ragfm.core.text import IDENTIFIER, line_range
 from ragfm.core.tracing import span
 from ragfm.core.types import Hit, embedded_text
@@ -28,21 +28,20 @@ if TYPE_CHECKING:
     from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
-    from ragfm.store.image_vectors import ImageVectors
     from ragfm.store.search_backend import Predicate, SearchBackend
 
-_log = logging.getLogger(__name__)
 DOCUMENT_SHARE = 0.05
 """Share of the document's score in the fused score of a chunk."""
 _DOCUMENT_CHUNKS = 10  # the best chunks that a document is scored by
 NEIGHBOUR_SHARE = 0.1
 """Share of a neighbour's likelihood that a chunk gains in reranking, and amount that it loses near a better chunk."""
 _NEAR = 3  # chunks
-NAME_SHARE = 0.05
-"""What a chunk gains in reranking if its document's name has all words of the query that tell documents apart."""
+NAME_SHARE = 0.2
+"""What a chunk gains in the fused score, from 0 to 1, if the query has the whole name of its document."""
 IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
+_SHORT_YEAR = re.compile(r"(?<=[^\W\d_]|['’])\d\d(?!\d)")  # FY22, '22
 
 Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
@@ -58,7 +57,6 @@ class RankedChunks:
     dense: Vectors
     keyword: Vectors
     fused: Vectors
-    image: Vectors | None = None
 
 
 def unscored(ids: Sequence[int]) -> RankedChunks:
@@ -76,12 +74,10 @@ def find(
     embedder: Callable[[], Embedder],
     where: Predicate | None,
     settings: SearchSection,
-    images: Callable[[], ImageVectors | None] = lambda: None,
 ) -> RankedChunks:
     """The best `k` chunks of a snapshot.
 
-    `dense` ranks by cosine, `keyword` by BM25, `hybrid` by both, and by the vectors of `images` (see `fuse`).
-    `embedder` and `images` are called only if needed.
+    `dense` ranks by cosine, `keyword` by BM25, `hybrid` by both (see `fuse`). `embedder` is called only if needed.
     Raises StaleReadError if compaction has removed the snapshot.
     """
     k = min(k, len(snapshot))
@@ -92,20 +88,19 @@ def find(
         scores, ids = snapshot.search(query_vectors(embedder(), [query]), k, where)
         return RankedChunks(ids, scores, _no_scores(ids), _no_scores(ids))
     count = max(k, settings.candidates)
-    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where, images=images)
+    candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where)
     model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
+    documents, contexts = snapshot.documents_of(candidates.ids)
     fused = fuse(
         candidates.dense,
         candidates.keyword,
-        snapshot.documents_of(candidates.ids),
+        documents,
+        match_names(query, documents, contexts),
         weight=weight,
-        images=candidates.image,
-        image_weight=settings.image_weight,
     )
     order = np.lexsort((candidates.ids, -fused))[:k]
-    image = None if candidates.image is None else candidates.image[order]
-    return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order], image)
+    return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order])
 
 
 def query_vectors(embedder: Embedder, queries: Sequence[str]) -> Vectors:
@@ -121,8 +116,7 @@ def candidate_hits(store: Store, query: str, count: int) -> list[Hit]:
 
     def found(snapshot: SearchBackend) -> list[Hit]:
         embedder = partial(store.embedder, snapshot.generation)
-        images = partial(store.image_vectors, snapshot.generation)
-        ranked = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=None, images=images)
+        ranked = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=None)
         return load_hits(ranked, store.catalog, snapshot)
 
     return store.read(found)
@@ -135,27 +129,16 @@ def find_candidates(
     snapshot: SearchBackend,
     embedder: Callable[[], Embedder],
     where: Predicate | None,
-    images: Callable[[], ImageVectors | None] = lambda: None,
 ) -> RankedChunks:
     """The candidates of `hybrid`: the best `count` chunks of each index, in order of id, with all scores.
 
-    Scores that only one index returned are computed for the others; BM25 is 0 if chunk and query share no word. A query
-    over the window of the image model is searched for in texts only.
+    Scores that only one index returned are computed for the others; BM25 is 0 if chunk and query share no word.
     """
     vector = query_vectors(embedder(), [query])
     count = min(count, len(snapshot))
     dense, dense_ids = snapshot.search(vector, count, where)
     keyword, keyword_ids = snapshot.search_keywords(query, count, where)
     ids = np.union1d(dense_ids, keyword_ids)
-    image, vectors = None, images()
-    if vectors is not None and len(figures := vectors.allowed(where)):
-        try:
-            image_query = vectors.embed(query)
-        except TooLongError as error:
-            _log.info("Images are not searched: %s", error)
-        else:
-            ids = np.union1d(ids, vectors.nearest(image_query, count, figures))
-            image = vectors.scores(image_query, ids)
     cosines, bm25 = _no_scores(ids), _no_scores(ids)
     cosines[np.searchsorted(ids, dense_ids)] = dense
     bm25[np.searchsorted(ids, keyword_ids)] = keyword
@@ -167,29 +150,25 @@ def find_candidates(
         bm25[unknown] = 0
     elif unknown.any():
         bm25[unknown] = snapshot.bm25(query, ids[unknown])
-    return RankedChunks(ids, cosines, bm25, _no_scores(ids), image)
+    return RankedChunks(ids, cosines, bm25, _no_scores(ids))
 
 
 def fuse(
     cosines: Vectors,
     bm25: Vectors,
     documents: Ids | None = None,
+    names: Vectors | None = None,
     *,
     weight: float = DEFAULT_WEIGHT,
-    images: Vectors | None = None,
-    image_weight: float = 0.0,
 ) -> Vectors:
-    """Combine cosine, BM25 and image scores into one score per candidate; higher is better. *Shape:* all (n,).
+    """Combine cosine and BM25 into one score per candidate; higher is better. *Shape:* all (n,).
 
     `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
     https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score of the
-    chunk's document: the mean of its ten best candidates and of the average one, scaled likewise. With `images`, NaN
-    for chunks without an image, `image_weight` of it is the image score, scaled likewise, and 0 for those chunks.
+    chunk's document: the mean of its ten best candidates and of the average one, scaled likewise. `names`, as
+    `match_names` gives them, add up to a fifth.
     """
     fused: Vectors = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
-    if images is not None and (has_image := ~np.isnan(images)).any():
-        fused *= 1 - image_weight
-        fused[has_image] += image_weight * min_max(images[has_image])
     if documents is not None and len(fused):
         _, document = np.unique(documents, return_inverse=True)
         order = np.lexsort((-fused, document))
@@ -198,7 +177,9 @@ def fuse(
         # The average candidate keeps a document with one good chunk from outranking one with many.
         of_document = (np.bincount(document[best], fused[best]) + fused.mean()) / (np.bincount(document[best]) + 1)
         fused = (1 - DOCUMENT_SHARE) * fused + DOCUMENT_SHARE * min_max(of_document)[document]
-    return fused.astype(np.float32)
+    if names is None or not names.any():
+        return fused.astype(np.float32)
+    return ((fused + NAME_SHARE * names) / (1 + NAME_SHARE)).astype(np.float32)
 
 
 def min_max(scores: Vectors) -> Vectors:
@@ -226,8 +207,6 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: SearchBackend) -
         scores = {name: _score(getattr(ranked, name)[at]) for name in ("dense", "keyword", "fused")}
         if scores["dense"] is not None:
             scores["dense"] = max(-1.0, min(1.0, scores["dense"]))  # rounding may exceed the range
-        if ranked.image is not None:
-            scores["image"] = _score(ranked.image[at])
         hits.append(
             Hit(
                 uri=row.uri,
@@ -250,58 +229,62 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: SearchBackend) -
     return hits
 
 
-def rerank_hits(
-    query: str, hits: Sequence[Hit], reranker: Reranker, budget_ms: float | None, weight: float | None = None
-) -> list[Hit]:
-    """Reorder hits by a reranker's scores; hits that it did not score in time follow in their old order.
+def rerank_hits(query: str, hits: Sequence[Hit], reranker: Reranker, weight: float | None = None) -> list[Hit]:
+    """Reorder hits by a reranker's scores.
 
-    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the scored hits. The scores of
-    a reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
-    counts. The search scores are then relative to the highest, and `match_names`, `match_identifiers` and
-    `weigh_neighbours` apply. Default: the reranker's own weight, else 1.
+    With a `weight` below 1, the search scores have the rest, both scaled to [0, 1] over the hits. The scores of a
+    reranker with `calibrated` are likelihoods, which are not scaled: where all are low, the order of the search
+    counts. The search scores are then relative to the highest, and `match_identifiers` and `weigh_neighbours` apply.
+    Default: the reranker's own weight, else 1.
     """
     if not hits:
         return []
     if weight is None:
         weight = getattr(reranker, "weight", 1.0)
     with span("rerank", reranker=type(reranker).__name__, texts=len(hits)):
-        scores = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits], budget_ms=budget_ms)
-    sort_keys = scores
-    scored = ~np.isnan(scores)
-    if weight < 1 and scored.any():
+        scores = sort_keys = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits])
+    if weight < 1:
         searched = [[hit.scores.get(name) for name in ("fused", "dense", "keyword")] for hit in hits]
         own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)
-        sort_keys = np.full_like(scores, np.nan)
         if getattr(reranker, "calibrated", False):
-            relative = own[scored].clip(min=0) / max(own[scored].max(), 1e-9)  # cosines may be negative
-            sums = weight * scores[scored] + (1 - weight) * relative
-            sums += NAME_SHARE * match_names(query, hits)[scored]
-            sums += IDENTIFIER_SHARE * match_identifiers(query, hits)[scored]
-            ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)[scored]
-            documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1][scored]
-            sort_keys[scored] = weigh_neighbours(sums, scores[scored], ids, documents)
+            relative = own.clip(min=0) / max(own.max(), 1e-9)  # cosines may be negative
+            sums = weight * scores + (1 - weight) * relative + IDENTIFIER_SHARE * match_identifiers(query, hits)
+            ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
+            documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1]
+            sort_keys = weigh_neighbours(sums, scores, ids, documents)
         else:
-            sort_keys[scored] = weight * min_max(scores[scored]) + (1 - weight) * min_max(own[scored])
-    order = np.argsort(-sort_keys, kind="stable").tolist()  # NaN comes last
-    return [replace(hits[at], scores={**hits[at].scores, "rerank": _score(scores[at])}) for at in order]
+            sort_keys = weight * min_max(scores) + (1 - weight) * min_max(own)
+    order = np.argsort(-sort_keys, kind="stable").tolist()
+    return [replace(hits[at], scores={**hits[at].scores, "rerank": float(scores[at])}) for at in order]
 
 
-def match_names(query: str, hits: Sequence[Hit]) -> Vectors:
-    """The share of the query's names of documents that each hit's document has, in [0, 1]. *Shape:* (n,).
+def match_names(query: str, documents: Ids, contexts: Sequence[str]) -> Vectors:
+    """How well the query names the document of each chunk, in [0, 1]. *Shape:* all (n,).
 
-    A word or number counts by how few of the hits' documents have it in their name: "Amcor" tells reports of companies
-    apart, and "report" does not. 0 if the query has no such word.
+    The share of the query's words in names of documents that this one's name has, times the square root of the share of
+    its name that the query has. A word or number counts by how few of the documents have it in their name: "Amcor"
+    tells reports of companies apart, and "report" does not. `FY22` and `'22` stand for the years 1922 and 2022, too.
     """
-    names = {hit.uri: set(_WORD.findall(context_names(hit.context)[0].lower())) for hit in hits}
-    matches = np.zeros(len(hits), dtype=np.float32)
-    total = 0.0
-    for word in set(_WORD.findall(query.lower())):
-        having = [uri for uri, name in names.items() if word in name]
-        if having:
-            rarity = math.log(len(names) / len(having))
-            matches += rarity * np.isin([hit.uri for hit in hits], having)
-            total += rarity
-    return matches / total if total else matches
+    context_of = dict(zip(documents.tolist(), contexts, strict=True))  # one of each document: all begin with its name
+    names = {
+        document: set(_WORD.findall(context_names(context)[0].lower())) for document, context in context_of.items()
+    }
+    counts = Counter(word for name in names.values() for word in name)
+    rarity = {word: math.log(len(names) / count) for word, count in counts.items()}
+    asked = set(_WORD.findall(query.lower()))
+    asked |= {f"{century}{year}" for year in _SHORT_YEAR.findall(query) for century in (19, 20)}
+
+    def weigh(words: Set[str]) -> float:
+        return sum(rarity[word] for word in words)
+
+    named = weigh(asked & rarity.keys())
+    if not named:
+        return np.zeros(len(documents), dtype=np.float32)
+    match = {
+        document: found / named * math.sqrt(found / weigh(name)) if (found := weigh(asked & name)) else 0.0
+        for document, name in names.items()
+    }
+    return np.array([match[document] for document in documents.tolist()], dtype=np.float32)
 
 
 def match_identifiers(query: str, hits: Sequence[Hit]) -> Vectors:

@@ -10,6 +10,7 @@ documents. The page at `/` is static (`page/`, `static_pages`) and uses the same
 what all routes share, and `app` puts everything together.
 
 Forms and errors are in `api_models` and `api_errors`, keys in `api_keys`: a file, or the `key_table` of a database.
+`sign_in` is for users of an `oidc_provider`, who have what a key has.
 `commit_watch` wakes requests that wait for a commit.
 `image_routes` shows pages of documents, `document_parts` reads their sections, `event_stream` sends a streamed answer,
 `footnotes` adds lines below an answer, and `answer_markdown` makes its text safe to render. `memory_budget` estimates

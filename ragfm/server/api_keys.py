@@ -91,6 +91,16 @@ class Key(BaseModel):
         return self.collections is None or collection in self.collections
 
 
+class User(Key):
+    """The rights and limits of somebody who signed in: a key without a secret, which is stored nowhere.
+
+    The name has a colon, which that of no key has. `label` is what the page calls the user.
+    """
+
+    name: str
+    label: str = ""
+
+
 class _KeyFileContent(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -173,7 +183,7 @@ class KeyFile:
 
     def take(self, key: Key) -> float:
         """Count a request of a key. Returns 0, or the seconds until the next one if there are too many a minute."""
-        if monotonic() >= self._touched.get(key.name, -math.inf) + _TOUCH_SECONDS:
+        if not isinstance(key, User) and monotonic() >= self._touched.get(key.name, -math.inf) + _TOUCH_SECONDS:
             self._touched[key.name] = monotonic()
             with suppress(OSError):  # the files may be read-only for the server, such as a mounted secret
                 self._used_folder.mkdir(mode=0o700, exist_ok=True)

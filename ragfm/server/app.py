@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,6 +23,9 @@ from ragfm.server.request_guard import PROBES, KeyStore, Limits, RequestGuard
 from ragfm.server.served_models import ServedModels
 from ragfm.server.service import Service, service_of
 from ragfm.server.static_pages import PAGE, add_page
+
+if TYPE_CHECKING:
+    from ragfm.server.sign_in import SignIn
 
 _PUBLIC = set(PROBES)
 _ERRORS = {
@@ -68,8 +71,14 @@ async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def create_app(served: ServedModels, *, keys: KeyStore | None, limits: Limits = Limits()) -> FastAPI:  # noqa: B008  frozen
-    """The server of these models. Without `keys`, only local requests are accepted."""
+def create_app(
+    served: ServedModels,
+    *,
+    keys: KeyStore | None,
+    sign_in: SignIn | None = None,
+    limits: Limits = Limits(),  # noqa: B008  frozen
+) -> FastAPI:
+    """The server of these models. Without `keys`, only local requests are accepted. With `sign_in`, users are, too."""
     service = Service(served, limits)
     app = FastAPI(
         title="ragfm",
@@ -86,14 +95,24 @@ def create_app(served: ServedModels, *, keys: KeyStore | None, limits: Limits = 
     app.state.service = service
     for router in (chat_routes.router, search_routes.router, document_routes.router, image_routes.router, _operations):
         app.include_router(router)
-    app.state.mcp = nullcontext()
+    app.state.mcp, app.state.sign_in = nullcontext(), sign_in
     if find_spec("mcp"):
         from ragfm.server.mcp_server import mount_mcp
 
         app.state.mcp = mount_mcp(app, service, lambda error: as_api_error(error).detail)
     add_page(app)
-    is_public = (_PUBLIC | PAGE.keys()).__contains__
-    app.add_middleware(RequestGuard, keys=keys, limits=limits, metrics=service.metrics, is_public=is_public)
+    public = _PUBLIC | PAGE.keys()
+    if sign_in is not None:
+        app.include_router(sign_in.router)
+        public |= sign_in.paths
+    app.add_middleware(
+        RequestGuard,
+        keys=keys,
+        sign_in=sign_in,
+        limits=limits,
+        metrics=service.metrics,
+        is_public=public.__contains__,
+    )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -104,6 +123,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(supervisor.run()) for supervisor in service.index_supervisors.values()]
     tasks.append(asyncio.create_task(service.served.run(service.warm_up)))
     tasks.append(asyncio.create_task(service.watch_readers()))
+    if app.state.sign_in is not None:
+        tasks.append(asyncio.create_task(app.state.sign_in.provider.refresh()))  # a wrong issuer is logged at once
     try:
         async with app.state.mcp:
             yield

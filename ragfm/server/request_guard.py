@@ -2,7 +2,7 @@
 
 It is plain ASGI, so that a request is refused before its body is read.
 
-    head → Host and Origin (without keys) → key → rate → size and time of the body → the routes → log, metrics
+    head → Host and Origin (without keys) → key or user → rate → size and time of the body → routes → log, metrics
                                                        └── the client disconnects: the route is cancelled
 """
 
@@ -17,21 +17,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
 from ragfm.core.tracing import Span, span
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
-from ragfm.server.api_keys import SCOPES, Key, KeyFile, RequestCounter, hash_secret
+from ragfm.server.api_keys import SCOPES, Key, KeyFile, RequestCounter, User, hash_secret
 from ragfm.server.api_keys import Scope as KeyScope
 from ragfm.server.json_logging import log_event, request_fields
 from ragfm.server.prometheus_metrics import Metrics
+from ragfm.server.static_pages import PAGE_HEADER, USER_HEADER
 
 if TYPE_CHECKING:
     from ragfm.server.key_table import KeyTable
+    from ragfm.server.sign_in import SignIn
 
 KeyStore: TypeAlias = "KeyFile | KeyTable"
 """Where the keys are: a file, or the database of a collection."""
@@ -76,12 +79,23 @@ class Limits:
 
 
 class RequestGuard:
-    """The middleware. Without `keys`, only local requests are accepted. Paths that are `is_public` need no key."""
+    """The middleware. Without `keys`, only local requests are accepted. Paths that are `is_public` need no key.
+
+    With `sign_in`, users are accepted, too.
+    """
 
     def __init__(
-        self, app: Any, *, keys: KeyStore | None, limits: Limits, metrics: Metrics, is_public: Callable[[str], bool]
+        self,
+        app: Any,
+        *,
+        keys: KeyStore | None,
+        sign_in: SignIn | None,
+        limits: Limits,
+        metrics: Metrics,
+        is_public: Callable[[str], bool],
     ) -> None:
         self._app, self._keys, self._limits, self._metrics, self._is_public = app, keys, limits, metrics, is_public
+        self._sign_in = sign_in
         self._attempts = RequestCounter()  # by address: each attempt would cost a look at the database
         self._known: set[str] = set()  # hashes of keys that were valid
 
@@ -115,6 +129,9 @@ class RequestGuard:
                 sent["x-request-id"] = request_id
                 sent["x-content-type-options"] = "nosniff"
                 sent["cross-origin-resource-policy"] = "same-origin"
+                if self._sign_in is not None and PAGE_HEADER in headers:
+                    user = state.get("key")
+                    sent[USER_HEADER] = f"{quote(user.name)} {quote(user.label)}" if isinstance(user, User) else ""
                 if is_large and body is not None and not body.complete.is_set():
                     sent["connection"] = "close"  # it was refused before all of its body was read
             await send(message)
@@ -169,19 +186,27 @@ class RequestGuard:
         secret, keys = secret.strip(), self._keys
         secret = secret if scheme.lower() == "bearer" else ""
         address, digest = (scope["client"] or ("", 0))[0], hash_secret(secret)
+        refusal = ApiError(401, "A valid key is required: `Authorization: Bearer KEY`.", code="invalid_api_key")
+        user: User | None = None
+        if self._sign_in is not None:
+            try:
+                user = await self._sign_in.find(HTTPConnection(scope), secret)
+            except ApiError as error:
+                if error.status_code != 401:
+                    raise
+                secret, refusal = "", error
         # Behind a proxy, all clients may have one address: a key that was valid does not count as an attempt.
-        blocked_seconds = (
-            0.0 if digest in self._known else self._attempts.take(address, self._limits.attempts_per_minute)
-        )
+        known = user is not None or digest in self._known
+        blocked_seconds = 0.0 if known else self._attempts.take(address, self._limits.attempts_per_minute)
 
         def admit() -> tuple[Key | None, float]:
             """The key, and the seconds until its next request is allowed."""
-            key = keys.find(secret)
+            key = user or keys.find(secret)
             return key, keys.take(key) if key else 0.0
 
         key, seconds = None, 0.0
         try:
-            if secret and not (blocked_seconds and keys.remote):
+            if user or (secret and not (blocked_seconds and keys.remote)):
                 key, seconds = await asyncio.to_thread(admit) if keys.remote else admit()
         except (ConfigError, CollectionError) as error:
             log_event(_log, logging.ERROR, "keys_unreadable", str(error))
@@ -192,13 +217,13 @@ class RequestGuard:
                 await asyncio.sleep(self._limits.refusal_seconds)
                 message = "This address has sent too many requests without a valid key."
                 raise ApiError(429, message, code="too_many_invalid_keys", retry_after=int(blocked_seconds) + 1)
-            message = "A valid key is required: `Authorization: Bearer KEY`."
-            raise ApiError(401, message, code="invalid_api_key")
+            raise refusal
         scope["state"]["key"] = key  # for the log, also of a request that is refused
         request_fields.set({**request_fields.get(), "key": key.name})
         if key.expired:
             raise ApiError(401, "The key has expired.", code="expired_api_key")
-        self._known.add(digest)
+        if user is None:
+            self._known.add(digest)
         if seconds > 0:
             message = "The key has reached its limit of requests per minute."
             raise ApiError(429, message, code="rate_limit", retry_after=int(seconds) + 1)

@@ -23,7 +23,7 @@ from ragfm.async_rag import run_to_end
 from ragfm.collection import Collection
 from ragfm.core.errors import ConfigError, ModelNotFoundError
 from ragfm.core.registry import plugin_and_model
-from ragfm.core.types import ImageEmbedder, Message, Reader, Sampling
+from ragfm.core.types import Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.hardware import cpu_count
@@ -69,11 +69,6 @@ class Handles:
     def newest(self) -> int:
         """The newest generation. Raises CollectionError."""
         return self._store.read_catalog(lambda catalog: catalog.generation())
-
-    def image_embedder(self) -> ImageEmbedder | None:
-        """The embedder by which figures are searched; None if there is none, or no figure."""
-        vectors = self._store.read(lambda snapshot: self._store.image_vectors(snapshot.generation))
-        return None if vectors is None else vectors.embedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +227,6 @@ class ServedModels:
         embedders = [collection.embedder for collection in collections.values()]
         ranking = {collection.settings.ask.ranking_judge for collection in collections.values()}
         judges = {model.rag.judge for model in self.models.values() if model.rag.judge}
-        of_images = [handles.image_embedder() for handles in self.handles.values()]
 
         def load_readers() -> None:
             for reader, _ in self._readers.values():
@@ -246,8 +240,6 @@ class ServedModels:
                 if load := getattr(embedder, "warm_up", None):
                     load()
                 embedder.embed_passages(["warm"])
-            for image_embedder in filter(None, of_images):
-                image_embedder.embed_queries(["warm"])
             for name in ranking:
                 with suppress(ModelNotFoundError):
                     judges.add(load_judge(name))

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 
+PAGE_HEADER = "x-ragfm-page"
+"""The header of the page's requests, without which its cookie counts for nothing: other sites cannot send it."""
+USER_HEADER = "x-ragfm-user"
+"""The header of the responses to them, if users can sign in: who has, or nothing."""
 _FOLDER = Path(__file__).parent / "page"
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # The browser loads from and connects to this server only, and refuses to turn a string into HTML or a script.

@@ -36,7 +36,6 @@ from ragfm.core.text import check_characters
 from ragfm.core.types import Ids, ImagePart, Mark, Scalar, Vectors, embedded_text, image_key
 from ragfm.store.display_names import DisplayNames
 from ragfm.store.tables import (
-    IMAGE_CONTRACT,
     SCHEMA_VERSION,
     chunks,
     contracts,
@@ -381,12 +380,6 @@ class Catalog:
             count, total = connection.execute(query).one()
         return count, int(total)
 
-    def image_contract(self) -> Mapping[str, Any] | None:
-        """The contract of the vectors by which images are searched; None without an image embedder."""
-        with self.read() as connection:
-            found = read_image_contract(connection)
-        return None if found is None else found[1]
-
     # --- Chunks and vectors --------------------------------------------------------------------------------------
 
     def chunk_ids(self, generation: int, *conditions: sa.ColumnElement[bool]) -> Ids:
@@ -428,10 +421,12 @@ class Catalog:
             result[row.id] = (row, text, document)
         return result
 
-    def documents_of(self, ids: Ids) -> Ids:
-        """The id of each chunk's document; -1 for unknown chunks. *Shape:* (n,) -> (n,)."""
-        found = {row.id: row.document_id for row in self._rows(self._by_id.documents, ids=ids.tolist())}
-        return np.array([found.get(chunk_id, -1) for chunk_id in ids.tolist()], dtype=np.int64)
+    def documents_of(self, ids: Ids) -> tuple[Ids, list[str]]:
+        """The id of each chunk's document, and the chunk's context; -1 and "" for unknown chunks. *Shape:* (n,)."""
+        rows = {row.id: row for row in self._rows(self._by_id.documents, ids=ids.tolist())}
+        found = [rows.get(chunk_id) for chunk_id in ids.tolist()]
+        documents = np.array([-1 if row is None else row.document_id for row in found], dtype=np.int64)
+        return documents, ["" if row is None else row.context for row in found]
 
     def neighbours(self, generation: int, chunk_id: int) -> list[int]:
         """The ids of the chunks before and after one in its document, at a generation; fewer at its ends."""
@@ -517,15 +512,6 @@ def read_property(connection: sa.Connection, key: str) -> Any:
     return connection.execute(sa.select(properties.c.value).where(properties.c.key == key)).scalar()
 
 
-def read_image_contract(connection: sa.Connection) -> tuple[int, Mapping[str, Any]] | None:
-    """The id and fingerprint of the contract by which images are searched; None without an image embedder."""
-    contract_id = read_property(connection, IMAGE_CONTRACT)
-    if contract_id is None:
-        return None
-    query = sa.select(contracts.c.fingerprint).where(contracts.c.id == int(contract_id))
-    return int(contract_id), connection.execute(query).scalar_one()
-
-
 def read_generation(connection: sa.Connection, generation: int | None = None) -> Generation | None:
     """A generation, by default the newest; None if there is none."""
     query = sa.select(generations, contracts.c.fingerprint).join(contracts).order_by(generations.c.id.desc()).limit(1)
@@ -584,7 +570,7 @@ class _ById:
         self, among: Callable[[sa.Column[int]], sa.ColumnElement[bool]], *document_text: sa.ColumnElement[Any]
     ) -> None:
         self.vectors = _vector_query(sa.bindparam("contract_id")).where(among(chunks.c.id))
-        self.documents = sa.select(chunks.c.id, chunks.c.document_id).where(among(chunks.c.id))
+        self.documents = sa.select(chunks.c.id, chunks.c.document_id, chunks.c.context).where(among(chunks.c.id))
         self.chunks = (
             sa.select(
                 *chunks.c,

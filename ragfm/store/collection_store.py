@@ -21,19 +21,16 @@ from ragfm.core.errors import (
     CollectionNotFound,
     CollectionUnavailableError,
     ConfigError,
-    EmbedderMismatchError,
     RagfmError,
-    UnsupportedError,
 )
 from ragfm.core.registry import load_plugin, make
-from ragfm.core.types import Embedder, ImageEmbedder, Reranker
+from ragfm.core.types import Embedder, Reranker
 from ragfm.embedders import load_embedder
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.database import is_address
-from ragfm.store.embedding_contract import check_contract, make_contract, same_contract
-from ragfm.store.image_vectors import OF_IMAGES, ImageVectors
+from ragfm.store.embedding_contract import check_contract, make_contract
 from ragfm.store.search_backend import SearchBackend
 from ragfm.store.snapshot import Snapshot, check_language
 from ragfm.store.sqlite_database import SqliteDatabase
@@ -95,10 +92,7 @@ class Store:
         self._catalog: Catalog | None = None
         self._catalog_id: object = None  # identity of the database that is open
         self._embedders: dict[int, Embedder] = {}  # by contract
-        self._image_embedders: dict[int, ImageEmbedder] = {}  # likewise
         self._embedder_lock = threading.Lock()
-        self._images: ImageVectors | None = None
-        self._images_lock = threading.Lock()
         self._snapshot: SearchBackend | None = None
         self._opened_for: object = None  # the views and the contract for which a snapshot was last opened
         self._opening: threading.Thread | None = None  # opens a newer view or embedder
@@ -162,49 +156,6 @@ class Store:
         """Use the embedder that the collection was switched to. `name` is its name, or the embedder itself."""
         self._embedder_option = name
         self._embedders[contract_id] = embedder
-
-    def configured_image_embedder(self) -> ImageEmbedder | None:
-        """The image embedder that the settings name. Raises ConfigError if figures are not indexed."""
-        name = self.settings.image_embedder
-        if name is None:
-            return None
-        if not self.settings.parse.images:
-            raise ConfigError(
-                "`image_embedder` is set, but figures are not indexed.", "Set `images = true` in the section `[parse]`."
-            )
-        return _with_images(_shared_embedder(name, {}), name)
-
-    def adopt_images(self, contract_id: int, embedder: ImageEmbedder) -> None:
-        """Use this image embedder for the contract."""
-        with self._embedder_lock:
-            self._image_embedders[contract_id] = embedder
-
-    def image_vectors(self, generation: Generation) -> ImageVectors | None:
-        """The vectors of a generation's figures; None if the collection has no image embedder or no figures.
-
-        Raises StaleReadError, DamagedCollectionError.
-        """
-        with self._images_lock:
-            if self._images is None or self._images.generation != generation.id:
-                self._images = ImageVectors(self.catalog, generation, self._image_embedder, self._images)
-            return self._images if len(self._images) else None
-
-    def _image_embedder(self, contract_id: int, contract: Mapping[str, Any]) -> ImageEmbedder:
-        loaded = self._image_embedders.get(contract_id)
-        if loaded is not None:
-            return loaded  # without the lock, as in `embedder`
-        with self._embedder_lock:
-            embedder = self._image_embedders.get(contract_id)
-            if embedder is None:
-                name = str(contract["embedder"])
-                embedder = _with_images(_shared_embedder(name, contract), name)
-                if not same_contract({**embedder.fingerprint, OF_IMAGES: True}, contract):
-                    raise EmbedderMismatchError(
-                        f"The figures were embedded with another version of the model {name!r}.",
-                        "Run `ragfm ingest`, which embeds them again.",
-                    )
-                self._image_embedders[contract_id] = embedder
-            return embedder
 
     def reranker(self, name: str | None = None) -> Reranker | None:
         """A reranker by name, by default that of the caller or of the settings; None for `none`.
@@ -406,7 +357,7 @@ class Store:
             if self._catalog is not None:
                 self._catalog.close()
             self._catalog = self._snapshot = self._opened_for = None
-            self._embedders, self._image_embedders, self._images = {}, {}, None
+            self._embedders = {}
 
     # --- Writing -------------------------------------------------------------------------------------------------
 
@@ -479,11 +430,3 @@ def _shared_embedder(name: str, contract: Mapping[str, Any]) -> Embedder:
         with contextlib.suppress(TypeError):  # an embedder of a plugin may not support weak references
             _embedders[key] = embedder
     return embedder
-
-
-def _with_images(embedder: Any, name: str) -> ImageEmbedder:
-    if not callable(getattr(embedder, "embed_images", None)):
-        raise UnsupportedError(
-            f"The embedder {name!r} embeds texts only.", "Use a CLIP, SigLIP or ColPali model as `image_embedder`."
-        )
-    return cast("ImageEmbedder", embedder)

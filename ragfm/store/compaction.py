@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.store.catalog import Catalog, batches, read_image_contract
+from ragfm.store.catalog import Catalog, batches
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
-from ragfm.store.image_vectors import HASH_BYTES, OF_IMAGES, figures_at
 from ragfm.store.tables import (
     chunks,
     contracts,
@@ -107,17 +106,13 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
 def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
     """Delete the vectors of earlier contracts and those without a chunk.
 
-    Vectors of a later contract of texts belong to an interrupted re-embedding, and stay, as do those of the latest
-    contract of images.
+    Vectors of a later contract belong to an interrupted re-embedding, and stay.
     """
     with catalog.read() as connection:
-        found = connection.execute(sa.select(contracts).order_by(contracts.c.id)).all()
-        figures = [row.id for row in found if OF_IMAGES in row.fingerprint]
-        current = read_image_contract(connection)
-        used = {bytes.fromhex(key) for key in figures_at(connection, catalog.at().id).values()} if figures else set()
-    kept = {*figures[-1:], *(current or ())[:1]}
+        known = connection.execute(sa.select(contracts)).all()
     deleted = 0
-    for contract in (row.id for row in found if row.id <= contract_id or row.id in figures):
+    # Those of images were made by 0.2.0.
+    for contract in (row.id for row in known if row.id <= contract_id or "images" in row.fingerprint):
         unused: sa.ColumnElement[bool] = sa.true()
         if contract == contract_id:
             unused = ~sa.exists().where(chunks.c.text_hash == vectors.c.text_hash)
@@ -130,11 +125,6 @@ def _delete_vectors(catalog: CatalogWriter, contract_id: int) -> int:
                 if not keys:
                     break
                 after = keys[-1]
-                if contract in kept:
-                    for some in batches([key for key in keys if key[:HASH_BYTES] not in used]):
-                        gone = sa.and_(vectors.c.contract_id == contract, vectors.c.text_hash.in_(some))
-                        deleted += connection.execute(vectors.delete().where(gone)).rowcount
-                else:
-                    in_batch = sa.and_(remaining, vectors.c.text_hash <= after)
-                    deleted += connection.execute(vectors.delete().where(in_batch, unused)).rowcount
+                in_batch = sa.and_(remaining, vectors.c.text_hash <= after)
+                deleted += connection.execute(vectors.delete().where(in_batch, unused)).rowcount
     return deleted

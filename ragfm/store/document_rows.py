@@ -121,15 +121,10 @@ def insert_images(connection: sa.Connection, new: Mapping[str, bytes]) -> None:
 def insert_vectors(connection: sa.Connection, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:
     """Insert vectors by the hash of their text, except those that another process has inserted."""
     encoded = (row.tobytes() for row in matrix.astype("<f4", copy=False))
-    insert_encoded(connection, contract_id, dict(zip(hashes, encoded, strict=True)))
-
-
-def insert_encoded(connection: sa.Connection, contract_id: int, encoded: Mapping[bytes, bytes]) -> None:
-    """Insert stored forms of vectors, as `insert_vectors` does."""
     # In order of the hash: two processes with common texts could wait for each other otherwise.
     rows = [
         {"contract_id": contract_id, "text_hash": key, "vector": vector, "checksum": crc32(vector)}
-        for key, vector in sorted(encoded.items())
+        for key, vector in sorted(zip(hashes, encoded, strict=True))
     ]
     connection.execute(_upsert(connection, vectors), rows)
 

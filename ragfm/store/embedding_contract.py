@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ragfm.core.errors import EmbedderMismatchError
-from ragfm.core.types import Embedder, ImageEmbedder
+from ragfm.core.types import Embedder
 
 _NAME_KEYS = {"model", "embedder"}  # names to load it by; one embedder may have several
 
 
-def make_contract(embedder: Embedder | ImageEmbedder, name: str | Embedder) -> dict[str, Any]:
+def make_contract(embedder: Embedder, name: str | Embedder) -> dict[str, Any]:
     """The contract of an embedder: its fingerprint, and the name to load it by.
 
     `name` is the name that the user chose, or the embedder itself.

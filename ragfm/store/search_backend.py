@@ -116,8 +116,8 @@ class SearchBackend(Protocol):
     def bm25(self, query: str, ids: Ids) -> Vectors:
         """BM25 scores of these chunks, 0 without a common word. *Shape:* ids, ascending, (n,) -> (n,)."""
 
-    def documents_of(self, ids: Ids) -> Ids:
-        """The id of each chunk's document. *Shape:* (n,) -> (n,)."""
+    def documents_of(self, ids: Ids) -> tuple[Ids, list[str]]:
+        """The id of each chunk's document, and the chunk's context. *Shape:* (n,) -> (n,)."""
 
     def report_missing_chunks(self, ids: Ids) -> NoReturn:
         """Raise StaleReadError, since not all of these chunks, which a search returned, could be read."""

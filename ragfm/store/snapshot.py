@@ -344,8 +344,8 @@ class Snapshot:
             self.report_missing_chunks(ids)
         return _cosines(vectors, query)[np.searchsorted(known, ids)]
 
-    def documents_of(self, ids: Ids) -> Ids:
-        """The id of each chunk's document. *Shape:* (n,) -> (n,)."""
+    def documents_of(self, ids: Ids) -> tuple[Ids, list[str]]:
+        """The id of each chunk's document, and the chunk's context. *Shape:* (n,) -> (n,)."""
         return self._catalog.documents_of(ids)
 
     def report_missing_chunks(self, ids: Ids) -> NoReturn:
@@ -354,7 +354,7 @@ class Snapshot:
         If the catalog lacks one of them, and compaction has not passed this generation, the view is damaged and is not
         used again. Otherwise access rights have changed.
         """
-        missing = bool((self._catalog.documents_of(ids) < 0).any())
+        missing = bool((self._catalog.documents_of(ids)[0] < 0).any())
         if missing and self._catalog.floor() <= self.generation.id and self.view is not None:
             self.view.mark_damaged("it has chunks that the catalog lacks")
         raise StaleReadError

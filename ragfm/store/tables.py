@@ -123,15 +123,13 @@ images = sa.Table(
     sa.Column("media_type", _String, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
-IMAGE_CONTRACT = "image contract"
-"""The property with the id of the contract by which images are searched; without an image embedder there is none."""
 
 vectors = sa.Table(
     "vectors",
     SCHEMA,
     sa.Column("contract_id", sa.ForeignKey("contracts.id"), primary_key=True),
     sa.Column("text_hash", sa.LargeBinary, primary_key=True),  # or, under a contract of images, that of the image
-    sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32; images: see `image_vectors`
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float32
     sa.Column("checksum", _Id, nullable=False),  # CRC-32 of the vector
 )
 

@@ -3,11 +3,11 @@
 Test your own plugin with one call, which raises AssertionError with a description of the first violation:
 
     check_connector(MyConnector("source"))      check_vector_index(MyVectorIndex)
-    check_embedder(MyEmbedder())                check_image_embedder(MyEmbedder())
+    check_embedder(MyEmbedder())
     check_reader(MyReader())                    check_reranker(MyReranker())
     check_parser(MyParser(), {"name.suffix": b"..."})      check_backend(MyBackend, "new-folder")
 
-`HashingEmbedder`, `ScriptedJudge` and `ScriptedReader` replace models in tests.
+`HashingEmbedder` and `ScriptedReader` replace models in tests.
 
 Modules:
 
@@ -22,21 +22,18 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from functools import cached_property
 from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
 
-from ragfm.answering.judge import Evidence, Judge, Judgement, Part
-from ragfm.answering.units import words
-from ragfm.core.errors import EmbeddingError, TooLongError
+from ragfm.core.errors import TooLongError
 from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
 from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.generation.readers.images import check_images
 from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
-from ragfm.testing.embedder_contract import check_embedder, check_image_embedder
+from ragfm.testing.embedder_contract import check_embedder
 from ragfm.testing.parser_contract import check_parser
 from ragfm.testing.reader_contract import check_reader
 from ragfm.testing.reranker_contract import check_reranker
@@ -44,12 +41,10 @@ from ragfm.testing.vector_index_contract import check_vector_index
 
 __all__ = [
     "HashingEmbedder",
-    "ScriptedJudge",
     "ScriptedReader",
     "check_backend",
     "check_connector",
     "check_embedder",
-    "check_image_embedder",
     "check_parser",
     "check_reader",
     "check_reranker",
@@ -63,8 +58,7 @@ class HashingEmbedder:
     """A deterministic bag-of-words embedder without a model: feature hashing (Weinberger et al. 2009).
 
     A vector is the sum of pseudo-random directions of the lowercased words, so texts that share words have a higher
-    cosine. Tokens are words and punctuation characters. An image is embedded as its hash in the collection, so a query
-    finds it by that hash.
+    cosine. Tokens are words and punctuation characters.
     """
 
     def __init__(self, model: str = "hashing", *, dim: int = 64, max_tokens: int = 64) -> None:
@@ -72,7 +66,7 @@ class HashingEmbedder:
         self.dim = dim
         self.max_tokens = max_tokens
         self.embedded = 0
-        """Number of passages and images embedded so far, for tests of re-embedding."""
+        """Number of passages embedded so far, for tests of re-embedding."""
 
     @property
     def fingerprint(self) -> Mapping[str, Scalar]:
@@ -91,12 +85,6 @@ class HashingEmbedder:
         self.embedded += len(texts)
         return vectors
 
-    def embed_images(self, images: Sequence[bytes]) -> Vectors:
-        """*Shape:* (len(images), dim), unit rows. Raises EmbeddingError for data without the end of a PNG file."""
-        if not all(image.endswith(b"IEND\xaeB`\x82") for image in images):
-            raise EmbeddingError("An image is damaged.")
-        return self.embed_passages([blake2b(image, digest_size=16).hexdigest() for image in images])
-
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """The same vectors as `embed_passages`."""
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
@@ -109,63 +97,6 @@ class HashingEmbedder:
                 vectors[row] += np.random.default_rng(seed).standard_normal(self.dim, dtype=np.float32)
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
-
-
-class ScriptedJudge(Judge):
-    """A judge without a network, for `Rag.judge`.
-
-    `answers` maps answers to their probabilities, for all evidence or by a function of it. A text answers a question
-    with the likeliest one that it contains, at its first place. `supports` and `contradicts` give the probabilities for
-    a statement, with which a text is taken to answer the question. By default, a text supports a statement if it or its
-    context has half of the words that the question lacks, and contradicts none.
-    """
-
-    def __init__(
-        self,
-        answers: Mapping[str, float] | Callable[[Evidence], Mapping[str, float]] | None = None,
-        *,
-        supports: Callable[[Evidence], float] | None = None,
-        contradicts: Callable[[Evidence], float] | None = None,
-    ) -> None:
-        self._answers, self._supports, self._contradicts = answers or {}, supports or _shares_words, contradicts
-
-    @cached_property
-    def sha256(self) -> str:
-        """Stands for weights."""
-        return "scripted"
-
-    def load(self) -> None:
-        """Nothing is loaded."""
-
-    def warm_up(self) -> None:
-        """Nothing is loaded."""
-
-    def read(self, evidence: Sequence[Evidence], *, fast: bool = False) -> list[Judgement]:
-        """A judgement of each text, in one part."""
-        return [self._judgement(one) for one in evidence]
-
-    def _judgement(self, evidence: Evidence) -> Judgement:
-        answers = self._answers(evidence) if callable(self._answers) else self._answers
-        found = [(chance, answer) for answer, chance in answers.items() if answer in evidence.text]
-        likelihood, answer = max(found, default=(0.0, ""))
-        start = evidence.text.find(answer)
-        tokens = [match.span() for match in _TOKEN.finditer(answer)]
-        spans = np.array(tokens, dtype=np.int64).reshape(-1, 2) + start
-        first, last = np.zeros((2, len(spans)), dtype=np.float32)
-        first[:1] = last[-1:] = likelihood**0.5
-        contradicts = self._contradicts(evidence) if self._contradicts else 0.0
-        supports = min(self._supports(evidence), 1 - contradicts)
-        nowhere = 0.0 if evidence.statement else 1 - likelihood
-        return Judgement((Part(spans, first, last, nowhere),), supports, contradicts)
-
-
-def _shares_words(evidence: Evidence) -> float:
-    stated, asked = words(evidence.statement), words(evidence.question)
-    wanted = stated - asked or stated
-    for likelihood, text in ((0.95, evidence.text), (0.92, f"{evidence.context} {evidence.text}")):
-        if wanted and 2 * len(wanted & words(text)) >= len(wanted):
-            return likelihood
-    return 0.1
 
 
 class ScriptedReader:

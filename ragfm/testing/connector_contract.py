@@ -11,14 +11,17 @@ from ragfm.testing.contract_checks import require
 
 
 def check_connector(connector: Connector) -> None:
-    """List a source three times and fetch all of its entries. Raises AssertionError with the violation.
+    """List a source three times, once more in part, and fetch all of its entries.
 
-    Use a small source that is not empty and does not change during the test.
+    Raises AssertionError with the violation. Use a small source that is not empty and does not change during the test.
     """
     require(isinstance(connector, Connector), f"{connector!r} does not implement the Connector protocol")
     require(isinstance(connector.root, (str, Path)), f"root is {connector.root!r}, expected a string or a path")
     first = _refs_by_path(connector)
     digests = {path: _digest(connector, ref) for path, ref in first.items()}
+    for number, _ in enumerate(connector.refs()):  # a listing that is broken off changes nothing for the next one
+        if 2 * number >= len(first):
+            break
     second, third = _refs_by_path(connector), _refs_by_path(connector)
     require(first.keys() == second.keys() == third.keys(), "two listings of the same source have different entries")
     for path, ref in first.items():

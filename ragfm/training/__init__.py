@@ -8,9 +8,8 @@
 
 Training and export need torch and the extra `train`. This package does not load torch before they are used.
 
-training_data           a dataset from questions, questions that the reader writes, and the answer log
+training_data           a dataset from questions and the answer log
 dataset, examples       datasets and their data card; the examples in them
-example_formats         examples for other trainers
 raft                    examples from questions with known answers
 unanswerable_questions  near misses: questions that no passage answers
 log_examples            examples from the answer log
@@ -18,10 +17,9 @@ held_out                questions and texts that are kept out of training, for t
 training_run            train an adapter, or estimate the cost
 train_settings          its settings and estimate
 trainer                 train a reader
-training_loop           the loop of readers and rankers
+training_loop           the loop of readers and embedders
 interrupts              Ctrl-C between steps
 training_batches        batches and their loss
-preference              examples and losses of kto
 base_model              the model that is trained
 methods                 LoRA and the other methods of fine-tuning
 checkpoint              the state of a training run on disk
@@ -32,10 +30,9 @@ peft_conversion         GGUF adapters as PEFT folders
 gguf_lora               GGUF adapters
 weight_identity         whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
-retriever_training      train embedder or reranker, and test it
-hard_negatives          their training examples
-ranker_models           the models, with their losses
-ranker_trainer          train them
+retriever_training      train an embedder, and test it
+hard_negatives          its training examples
+embedder_training       its loss and its epochs
 """
 
 from __future__ import annotations

@@ -25,11 +25,10 @@ def adapter_card(record: AdapterRecord) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["rag", "ragfm"],
     }
-    objective = " and kto" if record.settings.get("objective") == "kto" else ""
     lines = [
         f"# {'Model' if record.method == 'full' else 'Adapter'} for answers from passages",
         "",
-        f"Trained by {record.method}{objective} for the prompt of ragfm: it answers from numbered passages and cites "
+        f"Trained by {record.method} for the prompt of ragfm: it answers from numbered passages and cites "
         "their numbers.",
         "",
         f"- Licence: {record.licence or 'not stated'}",

@@ -1,17 +1,11 @@
-"""Export adapters to other formats, and compare the output of transformers and llama.cpp."""
+"""Export adapters to other formats."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ragfm.core.errors import DataError, UnsupportedError
-from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.core.types import Sampling
-from ragfm.evaluation.answer_matching import token_f1
-from ragfm.generation.readers import load_reader
 from ragfm.models.adapters import (
     GGUF,
     GGUF_BASE,
@@ -22,31 +16,12 @@ from ragfm.models.adapters import (
 )
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.training.adapter_folder import save_model
-from ragfm.training.base_model import Base, generate_greedy
-from ragfm.training.examples import Example
+from ragfm.training.base_model import Base
 from ragfm.training.gguf_lora import LICENCE, ModelShape, peft_to_gguf
 from ragfm.training.methods import import_peft, refuse_other_adapters
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
 from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
 from ragfm.training.weight_identity import check_same_weights
-
-_MAX_TOKENS = 48  # of each compared text
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderAgreement:
-    """How far transformers and llama.cpp agree.
-
-    - `prompts`: number of prompts.
-    - `equal`: number of identical texts.
-    - `f1`: mean token F1 between the two texts.
-    - `different`: pairs of texts that differ, that of transformers first.
-    """
-
-    prompts: int
-    equal: int
-    f1: float
-    different: tuple[tuple[str, str], ...]
 
 
 def export_adapter(
@@ -121,43 +96,6 @@ def load_adapter(base: Base, folder: str | Path) -> Any:
     """The base with the adapter of a PEFT folder, in evaluation mode. Raises AdapterMismatchError."""
     with refuse_other_adapters(folder, base.name):
         return import_peft().PeftModel.from_pretrained(base.model, str(folder)).eval()
-
-
-def compare_readers(
-    adapter: str | Path,
-    gguf: str | Path,
-    examples: Sequence[Example],
-    *,
-    base: str | None = None,
-    progress: ProgressCallback | None = None,
-) -> ReaderAgreement:
-    """Compare the greedy output of transformers with the adapter and of llama.cpp with its GGUF export.
-
-    llama.cpp needs the base as a GGUF file: `base`, unless the adapter was trained on one. The two round differently,
-    so texts may diverge where two tokens are almost equally likely. Progress has the stage "compare readers".
-    """
-    report = progress or ignore_progress
-    folder = Path(adapter).expanduser()
-    loaded, serving = _load_bases(folder, base)
-    if not serving.is_file():
-        raise UnsupportedError(
-            f"llama.cpp reads GGUF files, but {serving} is a folder.", "Specify a GGUF file of the model with --base."
-        )
-    if not examples:
-        raise DataError("There are no prompts to compare.", "Specify a file of examples.")
-    model = load_adapter(loaded, folder)
-    reader = load_reader(f"llama-cpp:{serving}")
-    sampling = Sampling(max_tokens=_MAX_TOKENS, adapter=str(gguf))
-    pairs = []
-    for number, example in enumerate(examples, 1):
-        by_transformers = generate_greedy(model, loaded, example.messages, _MAX_TOKENS)
-        with reader.stream(example.messages, sampling) as stream:
-            by_llama = "".join(stream).strip()
-        pairs.append((by_transformers, by_llama))
-        report(Progress("compare readers", number, len(examples)))
-    different = tuple(pair for pair in pairs if pair[0] != pair[1])
-    f1 = sum(1.0 if first == second else token_f1(first, second) for first, second in pairs) / len(pairs)
-    return ReaderAgreement(len(pairs), len(pairs) - len(different), round(f1, 4), different)
 
 
 def _load_bases(adapter: Path, name: str | None) -> tuple[Base, Path]:

@@ -13,10 +13,7 @@ from ragfm.core.errors import MissingExtraError, UnsupportedError
 from ragfm.core.types import Message
 from ragfm.generation.readers.chat_template import ChatTemplate
 from ragfm.generation.readers.torch_model import (
-    cache_argument,
     end_tokens,
-    has_virtual_tokens,
-    virtual_cache,
 )
 from ragfm.models.hardware import cpu_info, limit_torch_threads
 from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage, weights_sha256
@@ -129,24 +126,6 @@ class Base:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-
-
-def generate_greedy(model: Any, base: Base, messages: Sequence[Message], max_tokens: int) -> str:
-    """The model's answer by greedy decoding, up to the end of its turn."""
-    answer: list[int] = []
-    inputs, cache, argument = base.prompt(messages), None, cache_argument(base.model)
-    with torch.no_grad():
-        if has_virtual_tokens(model):
-            cache, model = virtual_cache(model), base.model
-        while len(answer) < max_tokens:
-            ids = torch.tensor([inputs], device=base.device)
-            output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache})
-            token, cache = int(output.logits[0, -1].argmax()), output[argument]
-            if token in base.ends:
-                break
-            answer.append(token)
-            inputs = [token]
-    return str(base.tokenizer.decode(answer, skip_special_tokens=True)).strip()
 
 
 def in_bfloat16(device: torch.device) -> bool:

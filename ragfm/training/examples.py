@@ -23,15 +23,11 @@ TRAIN, VALID, CARD = "train.jsonl", "valid.jsonl", "card.json"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and the completion to learn. `meta` says what the example was made from; training does not use it.
-
-    For preference tuning, `rejected` is a worse completion; with it, `completion` may be empty.
-    """
+    """A prompt and the completion to learn. `meta` says what the example was made from; training does not use it."""
 
     messages: tuple[Message, ...]
     completion: str
     meta: Mapping[str, Any] = field(default_factory=dict)
-    rejected: str | None = None
 
 
 def supported_answer(question: str, answer: str, shown: Sequence[Hit], judge: Judge | None) -> ComposedAnswer | None:
@@ -47,8 +43,6 @@ def examples_to_jsonl(examples: Sequence[Example]) -> bytes:
     for example in examples:
         turns = [{"role": message.role, "content": message.text} for message in example.messages]
         record = {"messages": turns, "completion": example.completion, "meta": dict(example.meta)}
-        if example.rejected is not None:
-            record["rejected"] = example.rejected
         lines.append(json.dumps(record, ensure_ascii=False).encode() + b"\n")
     return b"".join(lines)
 
@@ -72,15 +66,14 @@ def read_examples(path: str | Path) -> list[Example]:
             record = json.loads(line)
             messages = tuple(Message(turn["role"], turn["content"]) for turn in record["messages"])
             completion = record["completion"]
-            rejected = record.get("rejected")
-            texts = [*(message.content for message in messages), completion, rejected or ""]
+            texts = [*(message.content for message in messages), completion]
             if not messages or not all(isinstance(text, str) for text in texts):
                 raise ValueError("messages and completion must be texts")
-            if not completion.strip() and not (rejected or "").strip():
+            if not completion.strip():
                 raise ValueError("completion must not be empty")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number} is not an example: {error}.", "See docs/adaptation.md.") from error
-        examples.append(Example(messages, completion, record.get("meta", {}), rejected))
+        examples.append(Example(messages, completion, record.get("meta", {})))
     return examples
 
 

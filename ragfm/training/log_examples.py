@@ -54,49 +54,6 @@ def examples_from_log(
     return examples, left_out
 
 
-def preferences_from_log(
-    rag: Rag,
-    entries: Sequence[LogEntry],
-    *,
-    held_out: HeldOut = HeldOut(),  # noqa: B008  frozen
-) -> tuple[list[Example], Counter[str]]:
-    """Preferences from rated entries, bad ones included, and counts of those that give none, by reason.
-
-    A corrected answer is a pair: the correction, and the answer as `rejected`. An answer rated good has a completion
-    only, one rated bad without a correction a rejected completion only. An entry is used if its passages are those that
-    are found now, since the rating was of the answer to these.
-    """
-    examples, left_out = [], Counter[str]()
-    hidden = held_out.document_uris(rag.collection)
-    for entry in entries:
-        passages, _ = rag.choose([hit for hit in _search(rag, entry.query) if hit.uri not in hidden])
-        known = {passage["chunk_id"] for passage in entry.passages}
-        correct = right_answer(entry)
-        example: Example | None = None
-        if held_out.contains_question(entry.query):
-            left_out["log: held out: the question"] += 1
-            continue
-        if any(hit.chunk_id not in known for hit in passages):
-            left_out["log: other passages are found now"] += 1
-            continue
-        with suppress(TooLongError):
-            if correct:
-                example = _make_example(rag, entry, hidden)
-            elif (prompt := rag.prompt(entry.query, passages, pictures=False)).shown:
-                uris = [hit.uri for hit in prompt.shown]
-                meta = {"id": f"log-{entry.id}", "question": entry.query, "kind": "log: found bad", "uris": uris[:1]}
-                example = Example(tuple(prompt.messages), "", {**meta, "group": uris[0], "shown": uris})
-        if example is None:
-            left_out["log: no passage supports it now"] += 1
-        elif correct and not entry.correction:
-            examples.append(example)
-        elif entry.answer.strip() == example.completion:
-            left_out["log: the correction is the answer"] += 1
-        else:
-            examples.append(replace(example, rejected=entry.answer.strip()))
-    return examples, left_out
-
-
 def _search(rag: Rag, query: str) -> list[Hit]:
     try:
         return rag.collection.search(query, _DEPTH_FACTOR * rag.k, rerank=rag.collection.settings.ask.reranker)

@@ -32,8 +32,6 @@ LEARNING_RATES: dict[Method, float] = {
     "full": 2e-5,
 }
 """Default peak learning rates."""
-PREFERENCE_RATE = 0.5
-"""Default peak learning rate of kto, as a share of that of the method."""
 _IA3_ATTENTION_LAYERS = ("k_proj", "v_proj", "qkv_proj", "key", "value")
 _IA3_FEEDFORWARD_LAYERS = ("down_proj", "fc2")
 

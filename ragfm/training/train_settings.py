@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from ragfm.models.adapters import Method
-
-Objective: TypeAlias = Literal["likelihood", "kto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,6 @@ class TrainSettings:
     """Settings of a training run.
 
     - `method`: the fine-tuning method.
-    - `objective`: learn the completions, or ratings by kto (`ragfm.training.preference`).
     - `epochs`: number of passes over the examples; fractions are allowed.
     - `batch`: number of examples per optimizer step.
     - `rate`: peak learning rate; None is the default of the method (`ragfm.training.methods.LEARNING_RATES`).
@@ -47,7 +43,6 @@ class TrainSettings:
     """
 
     method: MethodSettings = MethodSettings()
-    objective: Objective = "likelihood"
     epochs: float = 1.0
     batch: int = 16
     rate: float | None = None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ragfm.core.durable_files import temporary_paths
-from ragfm.core.errors import ConfigError, RagfmError
+from ragfm.core.errors import ConfigError, DataError, RagfmError
 from ragfm.core.output_folder import make_output
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.generation.readers.torch_model import has_only_attention
@@ -26,17 +26,15 @@ from ragfm.models.hardware import peak_memory_bytes
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded
 from ragfm.training.examples import Example, examples_digest
-from ragfm.training.interrupts import interrupts_between_steps
-from ragfm.training.methods import LEARNING_RATES, PREFERENCE_RATE, apply_method, cast_frozen_to_bfloat16
+from ragfm.training.methods import LEARNING_RATES, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
 from ragfm.training.peft_conversion import as_peft_folder
-from ragfm.training.preference import BETA, Sequences, encode_sequences, kto_losses
 from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 from ragfm.training.training_batches import (
     Row,
     Step,
     batch_rows,
-    completion_logprobs,
+    completion_loss,
     pack_rows,
     plan_steps,
     row_tokens,
@@ -76,16 +74,18 @@ class Training:
     ) -> None:
         self.base, self.settings, self.folder = base, settings, Path(folder)
         self.finished = False
-        method, objective = settings.method.method, settings.objective
-        max_tokens = _max_tokens(base, settings)
+        method, max_tokens = settings.method.method, _max_tokens(base, settings)
 
         # Tokens, rows and steps.
-        self._train = encode_sequences(base, examples, objective, max_tokens)
-        self._valid = encode_sequences(base, valid, objective, max_tokens, wanted=False, others=self._train.examples)
-        self.too_long = self._train.too_long + self._valid.too_long
-        self.examples, self.valid_examples = len(self._train.examples), len(self._valid.examples)
+        kept, self._train = _encode(base, examples, max_tokens)
+        kept_valid, self._valid = _encode(base, valid, max_tokens)
+        if not kept:
+            limit = f" of at most {max_tokens} tokens" if examples else ""
+            raise DataError(f"There is no example{limit} to train with.", "Create examples with `ragfm adapt data`.")
+        self.examples, self.valid_examples = len(kept), len(kept_valid)
+        self.too_long = len(examples) + len(valid) - self.examples - self.valid_examples
         self._pack_prefixes = shares_prefixes(base.model.config.get_text_config())
-        rows, lengths = self._pack(self._train.encoded)
+        rows, lengths = self._pack(self._train)
         self.steps: list[Step] = plan_steps(
             rows,
             lengths,
@@ -97,8 +97,8 @@ class Training:
         self.tokens = sum(self._tokens(row) for step in self.steps for batch in step for row in batch)
         self.configuration = {
             "base": base.sha256,
-            "examples": examples_digest(self._train.examples),
-            "valid": examples_digest(self._valid.examples),
+            "examples": examples_digest(kept),
+            "valid": examples_digest(kept_valid),
             **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
         }
 
@@ -118,7 +118,6 @@ class Training:
         self._learned = sum(parameter.numel() for parameter in checkpoint.trainable_parameters(self.model).values())
         # Two checkpoints and two best weights while one is replaced, the result, and a reserve.
         self._disk_mb = self._learned * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
-        self._divergence = 0.0  # z of kto, in the current step or validation
         every = settings.validate_every or max(1, math.ceil(len(self.steps) / 10))
         validations = {*range(every, len(self.steps), every), len(self.steps)} if self.valid_examples else set[int]()
         self._validations = len(validations)
@@ -127,7 +126,7 @@ class Training:
             self.folder,
             self.configuration,
             steps=len(self.steps),
-            rate=settings.rate or LEARNING_RATES[method] * (PREFERENCE_RATE if objective == "kto" else 1),
+            rate=settings.rate or LEARNING_RATES[method],
             warmup=settings.warmup,
             decay=cosine_decay,
             weight_decay=0.0,
@@ -152,9 +151,7 @@ class Training:
         speed = self._padded_tokens(middle) / self._time_batch(middle)
         torch.set_rng_state(random_state)
         tokens: float = sum(self._padded_tokens(batch) for batch in batches)
-        tokens += self._validations * sum(self._pack(self._valid.encoded)[1]) * 0.4  # no backward pass
-        if self.settings.objective == "kto":
-            tokens += sum(self._pack(self._train.encoded)[1]) * 0.4  # by the reference model
+        tokens += self._validations * sum(self._pack(self._valid)[1]) * 0.4  # no backward pass
         return TrainingEstimate(
             examples=self.examples,
             valid_examples=self.valid_examples,
@@ -191,14 +188,6 @@ class Training:
                 f"The disk of {self.folder} has {free_mb:,.0f} MB left, and training needs {self._disk_mb:,.0f} MB.",
                 "Free some space, or use a folder on another disk.",
             )
-        if self.settings.objective == "kto":
-            if path.exists():  # before minutes are spent on the reference
-                checkpoint.check_configuration(path, self.configuration)
-            with self.loop.evaluation_mode():  # of the model before the checkpoint is loaded
-                for data in (self._train, self._valid):
-                    data.reference = data.reference or self._all_logprobs(data.encoded)
-                    data.mismatched_reference = data.mismatched_reference or self._all_logprobs(data.mismatched)
-
         send, begin, tokens, done = progress or ignore_progress, time.monotonic(), 0, 0
 
         def report(loss: float) -> None:
@@ -235,14 +224,9 @@ class Training:
         }
 
     def _backward(self, step: int) -> float:
-        """Compute the gradients of a step; returns the loss per token, with kto per answer."""
-        indices = [index for batch in self.steps[step] for row in batch for index in row]
-        total = len(indices)
-        if self.settings.objective == "kto":
-            with self.loop.evaluation_mode():
-                self._divergence = self._estimate_divergence(self._train, indices)
-        else:
-            total = sum(len(self._train.encoded[index].ids) - self._train.encoded[index].start for index in indices)
+        """Compute the gradients of a step; returns the loss per token."""
+        examples = [self._train[index] for batch in self.steps[step] for row in batch for index in row]
+        total = sum(len(example.ids) - example.start for example in examples)
         step_loss = 0.0
         for batch in self.steps[step]:
             with self.loop.autocast():
@@ -252,10 +236,8 @@ class Training:
         return step_loss / total
 
     def _validate(self) -> float:
-        """The loss per token of the validation examples, with kto per answer."""
-        if self.settings.objective == "kto":
-            self._divergence = self._estimate_divergence(self._valid, range(len(self._valid.encoded)))
-        rows, lengths = self._pack(self._valid.encoded)
+        """The loss per token of the validation examples."""
+        rows, lengths = self._pack(self._valid)
         batches = batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS)
         losses = [self._loss(self._valid, [rows[index] for index in batch]) for batch in batches]
         return sum(loss.item() for loss, _ in losses) / sum(count for _, count in losses)
@@ -271,43 +253,12 @@ class Training:
         self.loop.optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - start
 
-    def _loss(self, data: Sequences, batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
-        """The summed loss of a batch, and the number of tokens, with kto of answers, that it is summed over."""
-        logprobs, tokens = self._logprobs(data.encoded, batch)
-        if self.settings.objective == "likelihood":
-            return -logprobs.sum(), tokens
-        indices = [index for row in batch for index in row]
-        reference = [data.reference[index] for index in indices] if data.reference else [0.0] * len(indices)
-        ratios = logprobs - torch.tensor(reference, device=self.base.device)
-        good = torch.tensor([data.good[index] for index in indices], device=self.base.device)
-        weights = self._train.good_and_bad_weights
-        return kto_losses(ratios, good, self._divergence, BETA, weights).sum(), len(indices)
-
-    def _logprobs(self, examples: Sequence[Encoded], batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
-        """The log-probability of each completion, in the order of the batch, and their number of tokens."""
+    def _loss(self, examples: Sequence[Encoded], batch: Sequence[Row]) -> tuple[torch.Tensor, int]:
+        """The summed loss of a batch, and the number of tokens that it is summed over."""
         rows = [[examples[index] for index in row] for row in batch]
         if not self._pack_prefixes:
             rows = [[example] for row in rows for example in row]
-        return completion_logprobs(self.model, rows, self.base.pad, self.base.device)
-
-    def _all_logprobs(self, examples: Sequence[Encoded]) -> list[float]:
-        """The log-probabilities of completions, without gradients. Raises KeyboardInterrupt between two batches."""
-        rows, lengths = self._pack(examples)
-        found = [0.0] * len(examples)
-        with interrupts_between_steps() as raise_if_interrupted:
-            for batch in batch_rows(range(len(rows)), lengths, _MAX_BATCH_TOKENS):
-                chosen = [rows[index] for index in batch]
-                logprobs, _ = self._logprobs(examples, chosen)
-                for index, value in zip(itertools.chain(*chosen), logprobs.tolist(), strict=True):
-                    found[index] = value
-                raise_if_interrupted()
-        return found
-
-    def _estimate_divergence(self, data: Sequences, indices: Sequence[int]) -> float:
-        """The z of kto: the mean log-ratio of mismatched answers, at least 0."""
-        logprobs = self._all_logprobs([data.mismatched[index] for index in indices])
-        ratios = [value - data.mismatched_reference[index] for value, index in zip(logprobs, indices, strict=True)]
-        return max(0.0, sum(ratios) / len(ratios))
+        return completion_loss(self.model, rows, self.base.pad, self.base.device)
 
     def _pack(self, examples: Sequence[Encoded]) -> tuple[list[Row], list[int]]:
         """Rows of examples that begin alike, and the number of tokens of each."""
@@ -317,10 +268,17 @@ class Training:
         return rows, [row_tokens([examples[index] for index in row]) for row in rows]
 
     def _tokens(self, row: Row) -> int:
-        return row_tokens([self._train.encoded[index] for index in row])
+        return row_tokens([self._train[index] for index in row])
 
     def _padded_tokens(self, batch: Sequence[Row]) -> int:
         return len(batch) * max(map(self._tokens, batch))
+
+
+def _encode(base: Base, examples: Sequence[Example], max_tokens: int) -> tuple[list[Example], list[Encoded]]:
+    """The examples of at most `max_tokens`, and their tokens."""
+    encoded = [base.encode(example) for example in examples]
+    fits = [len(sequence.ids) <= max_tokens for sequence in encoded]
+    return list(itertools.compress(examples, fits)), list(itertools.compress(encoded, fits))
 
 
 def _max_tokens(base: Base, settings: TrainSettings) -> int:

@@ -86,10 +86,10 @@ def batch_rows(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) 
         yield tuple(batch)
 
 
-def completion_logprobs(
+def completion_loss(
     model: Any, rows: Sequence[Sequence[Encoded]], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, int]:
-    """The log-probability of each completion, in the order of the rows, and the number of tokens of all.
+    """The summed loss of the completions, and their number of tokens.
 
     Logits are computed only where a token of a completion is predicted. Padding is on the right, and positions are
     counted from the end. The virtual tokens of prefix and prompt tuning precede each row, in the KV cache.
@@ -99,8 +99,6 @@ def completion_logprobs(
     branch = torch.full_like(ids, -1)  # 0: common beginning, 1, 2, …: example of the row, -1: padding
     positions = torch.zeros_like(ids)
     targets = torch.full_like(ids, -1)
-    owners = torch.zeros_like(ids)  # the number of the example of a target
-    count = 0
     for number, row in enumerate(rows):
         common = offset = _common_tokens(row)
         ids[number, :common] = torch.tensor(row[0].ids[:common])
@@ -113,8 +111,7 @@ def completion_logprobs(
             branch[number, offset:end] = leaf
             positions[number, offset:end] = torch.arange(common, common + size)
             targets[number, offset + answer - 1 : end - 1] = ids[number, offset + answer : end]
-            owners[number, offset + answer - 1 : end - 1] = count
-            offset, count = end, count + 1
+            offset = end
     columns = (targets >= 0).any(0).nonzero().flatten()
     targets = targets[:, columns].to(device)
     virtual, options = 0, dict[str, Any]()
@@ -138,9 +135,8 @@ def completion_logprobs(
     )
     predicted = targets >= 0
     logits = output.logits[predicted].float()
-    logprobs = -torch.nn.functional.cross_entropy(logits, targets[predicted], reduction="none")
-    owner = owners[:, columns].to(device)[predicted]
-    return torch.zeros(count, device=device).index_add(0, owner, logprobs), int(predicted.sum())
+    loss = torch.nn.functional.cross_entropy(logits, targets[predicted], reduction="sum")
+    return loss, int(predicted.sum())
 
 
 def _common_tokens(row: Sequence[Encoded]) -> int:

@@ -1,4 +1,4 @@
-"""The training loop of readers and rankers, resumable at any moment.
+"""The training loop of readers and embedders, resumable at any moment.
 
     step ─gradients→ AdamW ─┬─ checkpoint every minute
                             └─ validation → the best weights are kept; early stopping

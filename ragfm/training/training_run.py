@@ -118,7 +118,7 @@ def _prepare(
     else:
         train_examples = list(examples)
     answers = (example for example in train_examples if not is_abstention(example.completion))
-    if train_examples and settings.objective == "likelihood" and not any(answers):
+    if train_examples and not any(answers):
         raise DataError(
             f"No example answers its question: all {len(train_examples)} completions are abstentions.",
             "Create examples with answers: `ragfm adapt data`.",

@@ -174,6 +174,48 @@ def test_a_column_of_changes_is_no_operand() -> None:
     assert result(CHANGE, text) == "14.86 %"
 
 
+def test_a_second_row_of_the_header_has_the_periods() -> None:
+    header = "| | Year ended March 31, | |"
+    years, units = "| (In thousands) | 2023 | 2022 |", "| | US$ | US$ |"
+    found = cells(table(years, units, "| Software | 1,577 | 1,373 |", header=header))
+    software = found["Software — Year ended March 31, 2023 US$"]
+    assert software.periods == {"2023"}
+    assert "USD" in software.units
+    assert result("What is the change in software from 2022 to 2023?", table(years, "| Software | 9 | 7 |")) == "2"
+
+
+def test_a_title_spans_the_empty_ones_at_its_right() -> None:
+    header = "| | December 31, 2023 | | December 31, 2022 | |"
+    text = table("| (In millions) | Carrying amount | Fair value | Carrying amount | Fair value |", header=header)
+    found = cells(f"{text}\n| Loan | 474.6 | 474.5 | 222.3 | 222.2 |")
+    assert [one.label for one in found.values() if one.text == "222.2"] == ["Loan — December 31, 2022 Fair value"]
+    assert found["Loan — December 31, 2022 Fair value"].periods == {"2022"}
+
+
+def test_a_row_of_words_below_rows_with_numbers_is_no_header() -> None:
+    found = cells(table("| Revenue | 5 | 3 |", "| Auditor | Smith | Jones |", "| Costs | 4 | 2 |"))
+    assert "Costs — 2023" in found
+
+
+def test_columns_of_periods_share_the_scale_of_one_of_them() -> None:
+    header = "| | 2023 | Year ended December 31, 2022 (in millions) | Employees |"
+    found = cells(table("| Sales | 34.4 | 26.2 | 12 |", header=header))
+    assert {one.text: one.power for one in found.values()} == {"34.4": 6, "26.2": 6, "12": 0}
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("What is the difference between total net receivables and current net receivables?", "4,055"),
+        ("What percentage of total net receivables were current net receivables?", "85.3 %"),
+        ("What is the sum of the current, overdue and total net receivables?", "55,158"),
+    ],
+)
+def test_columns_that_a_question_names_are_operands(question: str, expected: str) -> None:
+    text = table("| Net receivables | 23,524 | 4,055 | 27,579 |", header="| | Current | Overdue | Total |")
+    assert result(question, text) == expected
+
+
 def test_quarters_are_in_order_and_belong_to_their_year() -> None:
     question = "What is the change in revenue from Q1 2023 to Q2 2023?"
     assert result(question, table("| Revenue | 10 | 20 |", header="| | Q1 2023 | Q2 2023 |")) == "10"

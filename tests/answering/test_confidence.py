@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.judges import ScriptedJudge
 from support.passages import cited_answer, passages
 
 from ragfm import Answer, Collection, Rag, Settings
@@ -28,7 +29,7 @@ from ragfm.core.config import AskSection
 from ragfm.generation.prompt_template import load_strategy
 from ragfm.models.adapters import WEIGHTS
 from ragfm.store.views import language_of
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 BY_SUPPORT = Calibration("ScriptedReader", 0.0, {"supports": 1.0}, {"supports": 0.0}, threshold=0.3)
 """The confidence is the judge's probability of the answer's least supported sentence."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.judges import ScriptedJudge
 from support.passages import JUDGE, cited_answer, passages
 from support.shell import InProcessShell
 
@@ -20,7 +21,7 @@ from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection
 from ragfm.core.text import displayed_quote
 from ragfm.core.types import Citation
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 BOAT = "# The boat\n\nThe boat leaves at nine. It is painted red. Dogs stay ashore."
 RATES = "| Size | Rate |\n| --- | --- |\n| Small | 12 |\n| Large | 30 |"

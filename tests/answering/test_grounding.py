@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from support.judges import ScriptedJudge
 from support.passages import JUDGE, cited_answer, grounded, passages
 
 from ragfm import Hit
@@ -14,7 +15,6 @@ from ragfm.answering.grounding import SUPPORTED, VERIFIED, Grounding, agrees
 from ragfm.answering.judge import Evidence
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.text import MARKER
-from ragfm.testing import ScriptedJudge
 
 LEAVE = "Everybody has 28 days of leave a year. New parents get 16 weeks more. Ask Ms Okafor for the form."
 ROOMS = "| room | seats |\n| --- | --- |\n| Oak | 12 |\n| Elm | 4 |"

@@ -16,7 +16,6 @@ from ragfm.answering.judge import (
     Evidence,
     Judge,
     Judgement,
-    JudgeReranker,
     Part,
     configured_judge,
     find_judge,
@@ -232,11 +231,3 @@ def test_auto_is_no_judge_where_none_is_installed(monkeypatch: pytest.MonkeyPatc
     assert configured_judge("auto", "models/a.gguf") is None
     with pytest.raises(ModelNotFoundError):
         configured_judge("small", "models/a.gguf")
-
-
-def test_a_slow_moment_does_not_end_reranking_with_a_budget(tmp_path: Path) -> None:
-    reranker = JudgeReranker(str(write_random_judge(tmp_path)))
-    reranker._seconds_per_character = 10.0
-    texts = ["It is 41 km long."] * 5
-    assert np.isnan(reranker.rerank("How long is it?", texts, budget_ms=1000)).all()
-    assert not np.isnan(reranker.rerank("How long is it?", texts, budget_ms=60_000)).any()

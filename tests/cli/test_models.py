@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,6 @@ from gguf import GGUFWriter
 from support.tiny_gguf import write_tiny
 
 from ragfm.cli.models import models
-from ragfm.core.errors import UnsupportedError
-from ragfm.generation.readers import load_reader
-from ragfm.generation.readers import weight_format as module
-from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.models.model_card import licence_warning
 
 
@@ -34,13 +29,10 @@ def test_info_describes_a_model(tmp_path: Path) -> None:
     assert (about["quantisation"], about["licence"], about["context_tokens"]) == ("Q4_1", "apache-2.0", 8192)
     assert about["chat_template"] is True
     assert about["megabytes_per_slot"] == 94.4  # 30 layers, 3 heads of 64, keys and values of 2 bytes, 4,096 tokens
-    assert about["form_in_use"] == "as it is"
     lines = [line.split() for line in run("info", str(write_tiny(tmp_path / "tiny.gguf"))).splitlines()]
     assert ["licence", "unknown"] in lines
     assert ["quantisation", "F32"] in lines
-    with pytest.raises(UnsupportedError, match="folder"):
-        run("optimize", str(_folder(tmp_path)))
-    folder = json.loads(run("info", str(tmp_path / "model"), "--json"))
+    folder = json.loads(run("info", str(_folder(tmp_path)), "--json"))
     assert (folder["architecture"], folder["context_tokens"], folder["quantisation"]) == ("llama", 512, "bfloat16")
     assert (folder["licence"], folder["licence_restricts"], folder["chat_template"]) == ("llama3.2", True, True)
     assert folder["megabytes_per_slot"] == round(2 * 2 * 2 * 2 * 16 * 512 / 1e6, 1)
@@ -76,53 +68,6 @@ def _folder(tmp_path: Path) -> Path:
     (tmp_path / "model" / "chat_template.jinja").touch()
     (tmp_path / "model" / "README.md").write_text("---\nlicense: llama3.2\n---\n")
     return tmp_path / "model"
-
-
-def test_the_optimized_file_is_used_and_shown(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = write_tiny(tmp_path / "tiny.gguf")
-    measure = module._measure
-
-    def biased(name: str, path: Path, reference: list[int] | None) -> tuple[module.FormatMeasurement, list[int]]:
-        """Q4_0 is the fastest and loses too much, Q8_0 comes next."""
-        form, expected = measure(name, path, reference)
-        speed = {"as it is": 10.0, "Q4_0": 1000.0, "IQ4_NL": 50.0, "Q8_0": 100.0}[name]
-        loss = form.perplexity * (2 if name == "Q4_0" else 1)
-        return replace(form, prompt_tokens_per_second=speed, tokens_per_second=speed, perplexity=loss), expected
-
-    monkeypatch.setattr(module, "_measure", biased)
-    rows = {row["name"]: row for row in json.loads(run("optimize", str(tiny), "--json"))["forms"]}
-    assert [name for name, row in rows.items() if row["chosen"]] == ["Q8_0"]
-    assert 0.8 < rows["Q8_0"]["agreement"] <= 1.0
-    assert 200 < rows["as it is"]["perplexity"] < 600  # random weights over 259 tokens
-    assert rows["Q8_0"]["megabytes"] < rows["as it is"]["megabytes"]
-
-    about = json.loads(run("info", str(tiny), "--json"))
-    assert about["form_in_use"] == "Q8_0"
-    made = Path(about["file_in_use"])
-    assert made.parent == cache / "models"
-    assert len(list(made.parent.iterdir())) == 2  # the file and its note
-    assert used(str(tiny)) == made
-
-    whole = made.read_bytes()
-    made.write_bytes(whole[:-1])  # not whole: the model's own file
-    assert used(str(tiny)) == tiny
-    made.write_bytes(whole)
-    assert used(str(tiny)) == made
-    undone = json.loads(run("optimize", str(tiny), "--undo", "--json"))
-    assert undone == {"model": str(tiny), "forms": [], "file": str(tiny)}
-    assert "The original file is used" in run("optimize", str(tiny), "--undo")
-    assert used(str(tiny)) == tiny
-    assert list(made.parent.iterdir()) == []
-
-    monkeypatch.setattr(module, "WEIGHT_FORMATS", {})
-    assert "chosen" in run("optimize", str(tiny)).splitlines()[1]
-    assert used(str(tiny)) == tiny
-
-
-def used(model: str) -> Path:
-    reader = load_reader(model, threads=1, context_tokens=256)
-    assert isinstance(reader, LlamaCppReader)
-    return reader._engine.model.path
 
 
 def test_models_in_folders_are_listed_and_damaged_ones_named(tmp_path: Path) -> None:

@@ -76,14 +76,14 @@ def test_figures_and_units(clock: Clock, capsys: pytest.CaptureFixture[str]) -> 
         clock.now = 20
         progress(Progress("ingest", 5, None, {"chunks": 40, "waiting": 0}))
         clock.now = 25
-        progress(Progress("write questions", 12, None, {"passages": 31, "seconds_left": 60.0}))
+        progress(Progress("make examples", 12, None, {"seconds_left": 60.0}))
     with show_progress("bytes") as progress:
         clock.now = 30
         progress(Progress("backup", 1_500_000, 3_000_000))
     assert capsys.readouterr().err.splitlines() == [
         "train: 3 of 9 steps, 10 s, loss 1.235, validation loss 2.000, 1,234 tokens/s, 1 h 01 min left, other 0.5",
         "ingest: 5 documents, 20 s, 40 chunks, 2/s",
-        "write questions: 12, 25 s, about 31 passages, 60 s left",
+        "make examples: 12 examples, 25 s, 60 s left",
         "backup: 1.5 MB of 3.0 MB, 5 s",
     ]
 

@@ -138,6 +138,16 @@ def test_access_files_apply(bucket: Bucket) -> None:
     assert "not UTF-8" in (found["in/.ragfm-access"].error or "")
 
 
+def test_the_longest_prefix_decides_who_may_see_an_object(bucket: Bucket) -> None:
+    bucket.put("in/.ragfm-access", "hr\nops\n")
+    readers = ["in/=hr, board", "in/deep/=ops"]
+    allowed = {path: ref.allow for path, ref in bucket.listed(readers=readers).items() if not ref.skip}
+    assert allowed == {"a.md": (), "in/b.md": ("hr",), "in/deep/c.txt": ("ops",)}
+    assert bucket.listed(readers=[*readers, "=staff"])["a.md"].allow == ("staff",)
+    with pytest.raises(ConfigError, match="has no groups"):
+        bucket.made(readers=["hr/"])
+
+
 def test_sync_adds_changes_and_deletes(bucket: Bucket, collection: Collection) -> None:
     assert collection.sync(bucket.location, connector="object", options=bucket.options).added == 3
     assert collection.sync().unchanged == 3

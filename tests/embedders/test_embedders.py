@@ -76,7 +76,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.start()
         monkeypatch.setenv("OPENAI_BASE_URL", f"{running.address}/v1/")
         monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1")
-        monkeypatch.setattr(endpoint_module, "RETRY_SECONDS", (0.01, 0.01))
+        monkeypatch.setattr(endpoint_module, "RETRIES", 2)
         yield running
         running.shutdown()
 
@@ -139,7 +139,7 @@ def test_a_redirect_does_not_carry_the_key_away(server: Server) -> None:
 
 def test_an_unreachable_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setattr(endpoint_module, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(endpoint_module, "RETRIES", 0)
     with pytest.raises(EmbeddingError, match="Connection refused"):
         load_embedder("openai:m").embed_queries(["boats"])
 

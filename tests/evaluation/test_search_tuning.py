@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click import UsageError
-from click.testing import CliRunner
 from support.shell import InProcessShell, Shell
 
 from ragfm import Collection, Settings
-from ragfm.cli import ragfm
 from ragfm.core.config import SearchSection, load_settings
 from ragfm.core.errors import ConfigError, DataError
-from ragfm.core.types import Hit, Message
-from ragfm.evaluation import Gold, Question, evaluate_retrieval, generate_questions, store_weight, tune
+from ragfm.core.types import Hit
+from ragfm.evaluation import Gold, Question, evaluate_retrieval, store_weight, tune
 from ragfm.evaluation.search_tuning import MEASURE, WEIGHTS, CandidatePool
-from ragfm.testing import HashingEmbedder, ScriptedReader
+from ragfm.testing import HashingEmbedder
 
 WORDS = (
     "amber birch cedar delta ember fjord grove heath islet jetty knoll ledge marsh north ocean pier quay reef".split()
@@ -160,40 +157,6 @@ def test_an_invalid_file_is_kept(parts: Collection, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["ragfm.toml"]
 
 
-# --- Written questions -------------------------------------------------------------------------------------------
-
-
-def test_generated_questions_find_their_passage(parts: Collection) -> None:
-    def write(messages: object) -> str:
-        code = str(messages[-1].content).split()[1]  # type: ignore[index]
-        return f'Question: "Where does part {code} lie?" I hope that helps.'
-
-    questions = generate_questions(parts, ScriptedReader(write), 20, seed=1)
-    assert len(questions) == len({question.text for question in questions}) == 20
-    for question in questions:
-        (gold,) = question.gold
-        text = parts.document(gold.uri).text[gold.start : gold.end]
-        assert question.text == f"Where does part {text.split()[1]} lie?"
-    assert generate_questions(parts, ScriptedReader(write), 20, seed=1) == questions
-
-
-@pytest.mark.parametrize(
-    "written",
-    ["Amber birch and cedar.", "Why?", "", "?"],
-)
-def test_unusable_questions_are_left_out(parts: Collection, written: str) -> None:
-    with pytest.raises(DataError, match="no question"):
-        generate_questions(parts, ScriptedReader([written]), 5)
-
-
-def test_a_question_that_finds_other_texts_is_left_out(parts: Collection) -> None:
-    asked = "Where does part X5-35 lie?"
-    near = {hit.uri for mode in ("dense", "keyword") for hit in parts.search(asked, 3, mode=mode)}  # type: ignore[arg-type]
-    questions = [q for seed in range(3) for q in generate_questions(parts, ScriptedReader([asked]), 20, seed=seed)]
-    assert questions
-    assert {question.gold[0].uri for question in questions} <= near
-
-
 # --- The command -------------------------------------------------------------------------------------------------
 
 
@@ -234,32 +197,9 @@ def test_the_command_stores_better_settings_and_searches_use_them(shell: Shell, 
 def test_wrong_usage(shell: Shell, asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(asked.parent)
     for words, reason in (
-        (("--limit", "30"), "requires QUESTIONS"),
+        ((), "Specify QUESTIONS"),
         ((asked, "--reader", "x"), "--reader"),
     ):
         with pytest.raises(UsageError, match=reason):
             InProcessShell()("tune", *words)
     assert shell.json("tune", asked, "--keep", "x", code=2)["error"]["type"] == "UsageError"
-
-
-def test_generated_questions_are_kept(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = list[str]()
-
-    def write(messages: Sequence[Message]) -> str:
-        if len(told) == 7:
-            told.append("")
-            raise KeyboardInterrupt
-        told.append(f"Where does part {messages[-1].content.split()[1]} lie?")
-        return told[-1]
-
-    monkeypatch.chdir(asked.parent)
-    monkeypatch.setenv("RAGFM_EMBEDDER", "hashing")
-    monkeypatch.setattr("ragfm.generation.readers.configured_reader", lambda *_: ScriptedReader(write))
-    words = ["tune", "--write", "20", "--dry-run", "--out", "written.run"]
-    stopped = CliRunner().invoke(ragfm, words, standalone_mode=False)
-    assert "kept in written.run" in stopped.stderr
-    assert len(Path("written.run").read_text().splitlines()) == 8
-    assert InProcessShell().json(*words)["about"]["questions"]["count"] == 20
-    assert len(Path("written.run").read_text().splitlines()) == len(told)
-    with pytest.raises(UsageError, match="--out with QUESTIONS requires --confidence"):
-        InProcessShell()("tune", asked, "--out", "written.run")

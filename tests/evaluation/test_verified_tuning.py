@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.judges import ScriptedJudge
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli import ragfm
@@ -21,7 +22,7 @@ from ragfm.evaluation.settings_file import store_promise
 from ragfm.evaluation.verified_tuning import promise_answered, promise_verified
 from ragfm.generation.answer_log import AnswerContext
 from ragfm.generation.citation_labels import CitationLabel, why_lapsed
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 QUESTION = "How many days of leave do I get?"
 MADE = {"judge": "a", "reader": "bundled"}

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support.judges import ScriptedJudge
 
 from ragfm import Answer, Collection, Message, Rag, Settings, Usage
 from ragfm.cli import ragfm
@@ -28,7 +29,7 @@ from ragfm.evaluation.log_questions import questions_from_log
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
 from ragfm.generation.prompt import Prompt
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 NOTHING = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
 HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from support.judges import ScriptedJudge
 
 from ragfm import Answer, Citation, Collection, Rag, Settings, Usage
 from ragfm.answering.grounding import VERIFIED
@@ -17,7 +18,7 @@ from ragfm.cli import ragfm
 from ragfm.core.config import AskSection
 from ragfm.generation.answer_log import AnswerContext, AnswerLog, Origin
 from ragfm.generation.citation_labels import to_review
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 QUESTION = "How many days of leave do I get?"
 

@@ -24,7 +24,8 @@ from ragfm.generation.conversation import Turn, messages_of, read_turns, write_t
 # The reader says what was asked of it, and for "slowly" a word every now and then until it is closed.
 READER = """
 import time
-from ragfm.testing import ScriptedJudge, ScriptedReader
+from ragfm.testing import ScriptedReader
+from support.judges import ScriptedJudge
 from ragfm.core.types import Stream, Usage
 
 class Reader(ScriptedReader):
@@ -64,7 +65,8 @@ class Terminal:
     def __init__(self, shell: Shell, *words: str) -> None:
         here, there = pty.openpty()
         command = [sys.executable, "-c", READER, "chat", *words]
-        env = shell.env | {"TERM": "dumb"}
+        paths = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        env = shell.env | {"TERM": "dumb", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.process = subprocess.Popen(
             command, cwd=shell.folder, env=env, stdin=there, stdout=there, stderr=there, start_new_session=True
         )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from pydantic import BaseModel, Field
+from support.judges import ScriptedJudge
 from support.tiny_gguf import write_tiny
 
 from ragfm import Collection, Rag, Settings, load_reader
@@ -25,7 +26,7 @@ from ragfm.generation.prompt import Prompt
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.structured_output import fill_schema, output_schema
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 
 SURE = ScriptedJudge(supports=lambda _: 0.9)  # what is exact can still refute
 

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.judges import ScriptedJudge
 
 import ragfm
 from ragfm import CheckedSentence, Collection, Settings
 from ragfm.answering.grounding import CONTRADICTED, SUPPORTED
 from ragfm.core.config import AskSection
 from ragfm.core.errors import DataError, TooLongError, UnsupportedError
-from ragfm.testing import HashingEmbedder, ScriptedJudge
+from ragfm.testing import HashingEmbedder
 
 LEAVE = "Every employee gets 28 days of leave."
 PARENTS = "Parents get 16 weeks of leave."

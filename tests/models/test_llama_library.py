@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,11 +17,9 @@ from support.tiny_gguf import write_lora, write_tiny
 from ragfm import Message, Sampling
 from ragfm.core.errors import DamagedModelError
 from ragfm.generation.readers import load_reader
-from ragfm.generation.readers.weight_format import optimize
 
 COMPUTING = (
     "llama_model_load_from_file",  # some processors' weight formats are written in parallel
-    "llama_model_quantize",
     "llama_adapter_lora_init",
     "llama_init_from_model",
     "llama_decode",
@@ -82,8 +78,6 @@ def test_llama_cpp_and_torch_never_compute_in_the_same_thread(tmp_path: Path, mo
         for entry in entries:
             watch.use_torch()
             entry()
-    watch.use_torch()
-    optimize(tiny)
 
     assert watch.shared == []
     assert all(watch.threads.values())  # none was missed
@@ -109,16 +103,6 @@ def test_ctrl_c_while_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(KeyboardInterrupt):
             load_reader(str(tiny)).count_tokens(ASKED)
     assert load_reader(str(tiny)).count_tokens(ASKED) > 1
-
-
-def test_a_file_is_quantised_silently(tmp_path: Path) -> None:
-    paths = [str(write_tiny(tmp_path / "tiny.gguf")), str(tmp_path / "out.gguf")]
-    code = (
-        "import sys; from pathlib import Path; from ragfm.generation.readers.weight_format import *\n"
-        "quantize(*map(Path, sys.argv[1:]), WEIGHT_FORMATS['Q8_0'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_errors_of_llama_cpp_reach_the_calling_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,14 +146,6 @@ def test_documents_with_several_good_chunks_break_near_ties() -> None:
     assert fuse(cosines[:0], bm25[:0], np.array([], dtype=np.int64)).tolist() == []
 
 
-def test_image_scores_are_a_third_term() -> None:
-    cosines, bm25, images = _scores(0.4, 0.6, 0.5), _scores(9, 0, 0), _scores(np.nan, 0.1, 0.3)
-    texts = fuse(cosines, bm25, weight=0.5)
-    fused = fuse(cosines, bm25, weight=0.5, images=images, image_weight=0.2)
-    assert fused.tolist() == pytest.approx((0.8 * texts + [0, 0, 0.2]).tolist())
-    assert fuse(cosines, bm25, weight=0.5, images=_scores(*[np.nan] * 3), image_weight=0.2).tolist() == texts.tolist()
-
-
 def test_documents_of_one_chunk_keep_the_order_of_their_chunks() -> None:
     rng = np.random.default_rng(1)
     cosines, bm25 = rng.random((2, 50), dtype=np.float32)

@@ -6,14 +6,13 @@ OpenAI's own client is tested in test_server_chat.py.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support.npm import install
 from support.running_server import ANSWER, QUESTION, Running
 
 ASKED = QUESTION[0]["content"]
@@ -132,22 +131,8 @@ def test_the_command_llm(running: Running, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture(scope="session")
 def ai_sdk() -> Path:
-    """The client script, with its packages installed once into the user's cache."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("no node and npm: `apt-get install nodejs npm`")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ragfm-tests" / "ai-sdk"
-    cache.mkdir(parents=True, exist_ok=True)
-    wanted = (AI_SDK / "package.json").read_text()
-    done = cache / "done.json"
-    if not done.exists() or done.read_text() != wanted:
-        (cache / "package.json").write_text(wanted)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
-        installed = subprocess.run(command, cwd=cache, capture_output=True, text=True, timeout=300, check=False)
-        if installed.returncode:
-            pytest.skip(f"npm can't install the AI SDK: {installed.stderr[-300:]}")
-        done.write_text(wanted)
-    shutil.copy(AI_SDK / "client.js", cache)
-    return cache / "client.js"
+    """The client script."""
+    return install(AI_SDK) / "client.js"
 
 
 @pytest.mark.slow

@@ -323,6 +323,7 @@ def test_without_keys_only_local_requests_are_accepted() -> None:
     guard = RequestGuard(
         PlainTextResponse("in"),
         keys=None,
+        sign_in=None,
         limits=Limits(),
         metrics=Metrics(lambda: 0, lambda: 0),
         is_public=lambda _: False,

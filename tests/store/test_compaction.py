@@ -12,6 +12,7 @@ from ragfm import Collection, Settings
 from ragfm.core.errors import CollectionError, UnsupportedError
 from ragfm.store import compaction
 from ragfm.store.catalog_writer import CatalogWriter
+from ragfm.store.tables import contracts, vectors
 from ragfm.testing import HashingEmbedder
 
 
@@ -81,6 +82,19 @@ def test_compaction_erases_a_removed_source(collection: Collection, docs: Path, 
     for file in collection.path.rglob("*"):
         assert not file.is_file() or b"xyzzy-4711" not in file.read_bytes()
     assert collection.sync(other).added == 1  # the name is free
+
+
+def test_vectors_of_images_that_0_2_0_made_are_deleted(collection: Collection, docs: Path) -> None:
+    collection.sync(docs)
+    hits = _hits(collection)
+    with collection.store.writing() as catalog, catalog.write() as connection:
+        (contract,) = connection.execute(
+            contracts.insert().values(fingerprint={"model": "clip", "dim": 4, "images": True})
+        ).inserted_primary_key
+        row = {"contract_id": contract, "text_hash": bytes(16), "vector": bytes(16), "checksum": 0}
+        connection.execute(vectors.insert(), row)
+    assert collection.compact().vectors == 1
+    assert _hits(collection) == hits
 
 
 def test_a_sync_compacts_when_many_chunks_are_dead(

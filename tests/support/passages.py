@@ -10,7 +10,7 @@ from ragfm.answering.decision import ground
 from ragfm.answering.grounding import CitedAnswer, Grounding, cite_answer
 from ragfm.answering.judge import Judge
 from ragfm.core.types import Citation
-from ragfm.testing import ScriptedJudge
+from support.judges import ScriptedJudge
 
 JUDGE = ScriptedJudge()
 

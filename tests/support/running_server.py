@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from openai import OpenAI
@@ -23,6 +23,9 @@ from ragfm.server.app import create_app
 from ragfm.server.request_guard import KeyStore, Limits
 from ragfm.server.served_models import ServedModels
 from ragfm.server.uvicorn_server import Server
+
+if TYPE_CHECKING:
+    from ragfm.server.sign_in import SignIn
 
 ANSWER = "You get 28 days of leave. Parents get 16 weeks more [1]."
 QUESTION = [{"role": "user", "content": "How many days of leave do parents get?"}]
@@ -116,6 +119,8 @@ def serve(
     shutdown_delay: float = 0.0,
     collection: Path | str | None = None,
     store: KeyStore | None = None,
+    sign_in: SignIn | None = None,
+    port: int = 0,
 ) -> Iterator[Running]:
     """Run a server with the keys `hr` (group `hr`, all scopes), `guest` and `other` (no groups)."""
     collection = collection or make_collection(folder)
@@ -130,13 +135,14 @@ def serve(
     app = create_app(
         ServedModels([("handbook", collection)], [("script", reader)], waiting=waiting),
         keys=file if keys else None,
+        sign_in=sign_in,
         limits=limits,
     )
     listening, address = threading.Event(), list[str]()
     server = Server(
         app,
         host="127.0.0.1",
-        port=0,
+        port=port,
         drain=drain,
         shutdown_delay=shutdown_delay,
         on_listening=lambda at: (address.append(at), listening.set()),

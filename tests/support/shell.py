@@ -52,6 +52,21 @@ class Shell:
         return json.loads(self(*words, "--json", code=code).stdout)
 
 
+def said_by(shell: Shell, *ingests: Sequence[str]) -> list[str]:
+    """What `ragfm` prints while these `ingest` and the collection is shown, exported and backed up."""
+    said = []
+    for words in (
+        *(("ingest", *arguments) for arguments in ingests),
+        ("status", "--json"),
+        ("sources", "--json"),
+        ("export", "out.jsonl"),
+        ("backup", "out.tar"),
+    ):
+        done = shell(*words)
+        said.append(done.stdout + done.stderr)
+    return said
+
+
 class InProcessShell:
     """Runs `ragfm` in this process, which has loaded the libraries, and in the current folder."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def write_tiny(path: Path, *, embedding: int = 64, layers: int = 2, context: int
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def quantize(source: Path, target: Path, form: str) -> Path:
+    """Write a GGUF file in another format, such as `Q8_0`."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}"), True
+    assert not llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    return target
 
 
 def write_lora(

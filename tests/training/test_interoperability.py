@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,20 @@ import peft
 import pytest
 import torch
 import yaml
+from support.greedy import generate_greedy
 from support.tiny_models import tiny_examples, tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
 from ragfm.core.output_folder import OUTPUT
-from ragfm.core.types import Message, Sampling
+from ragfm.core.types import Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
 from ragfm.models.adapters import PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
-from ragfm.training import Dataset, Example, MethodSettings, TrainSettings, train
+from ragfm.training import MethodSettings, TrainSettings, train
 from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_export import export_adapter, load_adapter
-from ragfm.training.base_model import Base, generate_greedy
-from ragfm.training.example_formats import write_example_format
+from ragfm.training.base_model import Base
 from ragfm.training.gguf_lora import ModelShape
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -172,35 +171,3 @@ def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_pa
         assert hint in (refused.value.hint or "")
     with pytest.raises(UnsupportedError, match="cannot be merged: they add tokens"):
         export_adapter(tmp_path / "prefix", "merged", out=tmp_path / "merged")
-
-
-def test_examples_are_written_for_other_trainers(tmp_path: Path) -> None:
-    shot = (Message("user", "2+2?"), Message("assistant", "4"))
-    example = Example((Message("system", "Be short."), *shot, Message("user", "3+3?")), "6", {"kind": "answer"})
-    dataset = Dataset((example,), (Example((Message("user", "Hi"),), "Ho"),))
-
-    def lines(form: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        path = write_example_format(dataset, tmp_path, form)
-        assert path == tmp_path / form / "train.jsonl"
-        found = [json.loads(path.with_name(name).read_text()) for name in ("train.jsonl", "validation.jsonl")]
-        return found[0], found[1]
-
-    first, second = lines("trl")
-    assert [turn["role"] for turn in first["prompt"]] == ["system", "user", "assistant", "user"]
-    assert first["completion"] == [{"role": "assistant", "content": "6"}]
-    assert second["prompt"] == [{"role": "user", "content": "Hi"}]
-    first, _ = lines("sharegpt")
-    assert [turn["from"] for turn in first["conversations"]] == ["system", "human", "gpt", "human", "gpt"]
-    pair = Dataset((replace(example, rejected="7"),), ())
-    path = write_example_format(pair, tmp_path, "trl")
-    row = json.loads(path.read_text())
-    assert [row[key][0]["content"] for key in ("chosen", "rejected")] == ["6", "7"]
-    bad = replace(example, completion="", rejected="8")
-    rows = write_example_format(Dataset((*pair.train, bad), ()), tmp_path, "trl").read_text().splitlines()
-    assert [(one["completion"][0]["content"], one["label"]) for one in map(json.loads, rows)] == [
-        ("6", True),
-        ("7", False),
-        ("8", False),
-    ]
-    with pytest.raises(UnsupportedError, match="holds no preferences"):
-        write_example_format(pair, tmp_path, "sharegpt")

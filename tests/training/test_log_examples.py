@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.judges import ScriptedJudge
 from support.shell import InProcessShell
 
 from ragfm import Answer, Collection, Rag, Settings, Usage
 from ragfm.core.abstention import ABSTENTION
 from ragfm.generation.answer_log import AnswerContext, AnswerLog
 from ragfm.generation.log_entries import LogFilter
-from ragfm.testing import ScriptedJudge, ScriptedReader
-from ragfm.training import examples_from_log, make_dataset, rated_entries
+from ragfm.testing import ScriptedReader
+from ragfm.training import examples_from_log, rated_entries
 from ragfm.training.examples import read_examples
-from ragfm.training.log_examples import preferences_from_log
 
 HOW = AnswerContext("bundled", None, None, None, 0.0, 0.1)
 SAID = Answer("q", "a", "answered", (), (), (), Usage(), 0.5, query="q")
@@ -59,31 +59,6 @@ def test_judged_answers_become_examples_if_passages_support_them(collection: Col
     assert first.messages == rag.stream("How many days of leave do I get?").prompt.messages  # type: ignore[union-attr]
     assert second.completion.startswith("The office opens at nine [")
     assert third.completion == ABSTENTION
-
-
-def test_ratings_become_preferences(collection: Collection, docs: Path) -> None:
-    collection.sync(docs)
-    log = log_of(
-        collection,
-        ("How many days of leave do I get?", "You get 28 days of leave [1].", "up", None),
-        ("When does the office open?", "It opens at some time that I forgot.", "down", "The office opens at nine."),
-        ("Are dogs welcome?", "No.", "down", None),
-        ("Who is the director?", '{"name": "Ada"}', "down", None),  # a structured answer
-    )
-    rag = Rag(collection, reader=ScriptedReader(), k=2)
-    (good, pair, bad), left_out = preferences_from_log(rag, rated_entries(log.entries(), bad=True))
-    assert not left_out
-    assert (good.completion[:24], good.rejected) == ("You get 28 days of leave", None)
-    assert pair.completion.startswith("The office opens at nine [")
-    assert pair.rejected == "It opens at some time that I forgot."
-    assert (bad.completion, bad.rejected) == ("", "No.")
-    assert bad.messages == rag.stream("Are dogs welcome?").prompt.messages  # type: ignore[union-attr]
-    dataset = make_dataset(rag, from_log=True, preferences=True)
-    assert sum(dataset.card["kinds"].values()) == 3
-    (docs / "dogs.md").write_text("Dogs are welcome. Dogs are welcome on all days, dogs of all sizes.\n")
-    collection.sync(docs)
-    _, left_out = preferences_from_log(rag, rated_entries(log.entries(), bad=True))
-    assert left_out["log: other passages are found now"] >= 1
 
 
 def test_only_supported_sentences_of_an_answer_are_learned(collection: Collection, docs: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.greedy import generate_greedy
 from support.shell import Shell
 from support.tiny_models import TEMPLATE, tiny_examples, tiny_model
 from transformers import PreTrainedTokenizerFast
@@ -52,14 +53,14 @@ from ragfm.models.adapters import (
 )
 from ragfm.training.adapter_export import load_adapter
 from ragfm.training.adapter_folder import write_adapter
-from ragfm.training.base_model import Base, generate_greedy
+from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors, trainable_parameters, weight_tensors, write_tensors
 from ragfm.training.examples import Example, examples_to_jsonl
 from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import MethodSettings, TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
-from ragfm.training.training_batches import completion_logprobs, pack_rows, plan_steps, row_tokens
+from ragfm.training.training_batches import completion_loss, pack_rows, plan_steps, row_tokens
 
 RATES = {"lora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
@@ -146,13 +147,13 @@ def test_the_loss_is_that_of_the_completions_regardless_of_padding(folder: Path,
     base = Base(str(folder))
     model = apply_method(base.model, MethodSettings(method, tokens=5), str(folder))
     encoded = [base.encode(example) for example in tiny_examples(8)]
-    logprobs, count = completion_logprobs(model, [[one] for one in encoded], base.pad, base.device)
+    loss, count = completion_loss(model, [[one] for one in encoded], base.pad, base.device)
     expected = 0.0
     for one in encoded:  # each alone, by transformers' and PEFT's own loss
         labels = torch.tensor([[-100] * one.start + list(one.ids[one.start :])])
         expected += float(model(torch.tensor([one.ids]), labels=labels).loss) * (len(one.ids) - one.start)
     assert count == sum(len(one.ids) - one.start for one in encoded)
-    assert float(-logprobs.sum()) == pytest.approx(expected, rel=1e-4)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
     text = base.tokenizer.decode(encoded[1].ids[encoded[1].start :])
     assert text == "It is 1 [1].<|im_end|>"
 
@@ -177,8 +178,7 @@ def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Pat
     def learned(rows: list[tuple[int, ...]]) -> tuple[float, int, torch.Tensor]:
         model.zero_grad()
         packed = [[encoded[at] for at in row] for row in rows]
-        logprobs, count = completion_logprobs(model, packed, base.pad, base.device)
-        loss = -logprobs.sum()
+        loss, count = completion_loss(model, packed, base.pad, base.device)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item(), count, torch.cat([one.grad.flatten() for one in trainable_parameters(model).values()])
 
@@ -229,8 +229,8 @@ def test_training_stops_early_and_keeps_the_best_weights(folder: Path, tmp_path:
     trained.model.eval()
     rows = [[trained.base.encode(example)] for example in tiny_examples(4)]
     with torch.no_grad(), trained.loop.autocast():
-        logprobs, tokens = completion_logprobs(trained.model, rows, trained.base.pad, trained.base.device)
-    assert -logprobs.sum().item() / tokens == pytest.approx(best[1], abs=1e-3)
+        loss, tokens = completion_loss(trained.model, rows, trained.base.pad, trained.base.device)
+    assert loss.item() / tokens == pytest.approx(best[1], abs=1e-3)
 
 
 def interrupted(folder: Path, out: Path, settings: TrainSettings, **given: Any) -> Training:
@@ -331,7 +331,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from support.tiny_models import tiny_examples
-from ragfm.training.base_model import Base, generate_greedy
+from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors
 from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.shell import InProcessShell, Shell
+from support.judges import ScriptedJudge
+from support.shell import Shell
 
 from ragfm import Collection, Rag, Settings
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.config import AskSection
 from ragfm.core.errors import DataError
 from ragfm.core.output_folder import OUTPUT
-from ragfm.core.types import Hit, Message
-from ragfm.evaluation import Gold, Question, QuestionSet, generate_questions
+from ragfm.core.types import Hit
+from ragfm.evaluation import Gold, Question, QuestionSet
 from ragfm.evaluation.answer_matching import contains_answer
-from ragfm.evaluation.question_generation import _sample_passages
 from ragfm.generation.prompt import prompt_fingerprint
-from ragfm.testing import HashingEmbedder, ScriptedJudge, ScriptedReader
+from ragfm.testing import HashingEmbedder, ScriptedReader
 from ragfm.training import Dataset, HeldOut, Recipe, examples_from_questions, load_held_out, make_dataset, read_examples
 from ragfm.training.dataset import build_dataset
 from ragfm.training.raft import _ExampleBuilder, _format_answer
@@ -424,157 +422,6 @@ def test_missing_questions_and_passages_are_reported(towns: Collection) -> None:
         made(towns, [])
 
 
-def test_in_other_languages_written_answers_are_words_of_the_text(towns: Collection) -> None:
-    def script(messages: list[object]) -> str:
-        text = messages[-1].content  # type: ignore[attr-defined]
-        town = text.split("town of ")[1].split()[0]
-        wrong = town in ("Aldon", "Brista")
-        return f"Question: Кто основал город {town} давно?\nAnswer: {'kings' if wrong else 'fishermen'}\n"
-
-    questions = generate_questions(towns, ScriptedReader(script), 4, answers=True)  # type: ignore[arg-type]
-    assert {question.answers for question in questions} == {("fishermen",)}
-    assert not {"towns/Aldon.txt", "towns/Brista.txt"} & {question.gold[0].uri for question in questions}
-
-
-def test_passages_end_with_the_sentences_of_their_language(tmp_path: Path, collection: Collection) -> None:
-    (tmp_path / "texte").mkdir()
-    for number in range(1, 13):
-        satz = f"Der Urlaub des Vorjahres verfällt am {number}. März des Folgejahres, wenn er bis dahin übrig ist. "
-        (tmp_path / "texte" / f"{number}.txt").write_text(satz * 20)
-    collection.sync(tmp_path / "texte")
-    assert collection.language == "de"
-    for gold in _sample_passages(collection, 40, seed=0):
-        assert gold.end is not None
-        text = collection.document(gold.uri).text
-        assert text[: gold.end].endswith("ist.")
-
-
-@pytest.fixture
-def knows_the_founders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge finds who founded a town, and nothing else."""
-    judge = ScriptedJudge(lambda evidence: {"fishermen": 0.9} if "founded" in evidence.question else {})
-    monkeypatch.setattr("ragfm.answering.judge.load_judge", lambda _: judge)
-
-
-@pytest.mark.usefixtures("knows_the_founders")
-def test_the_judge_checks_and_corrects_written_answers(towns: Collection) -> None:
-    """All written answers are words of the text; the last question has no answer there."""
-
-    def script(messages: Sequence[Message]) -> str:
-        town = messages[-1].content.split("town of ")[1].split()[0]
-        written = {
-            "Aldon": f"Who founded the town of {town}?\nAnswer: by fishermen",
-            "Brista": f"Who founded the town of {town}?\nAnswer: the oldest one is a mill",
-            "Corvel": "Who must sign claims for travel above 500 euros?\nAnswer: fishermen",  # repeats the prompt
-            "Dunmar": f"Who founded the town of {town}?\nAnswer: Fishermen. The text says so.",
-        }
-        return "Question: " + written.get(town, f"What does a ticket to {town} cost?\nAnswer: houses")
-
-    questions = generate_questions(towns, ScriptedReader(script), 50, answers=True)
-    answers = {question.gold[0].uri: question.answers[0] for question in questions}
-    assert answers == {
-        "towns/Aldon.txt": "by fishermen",
-        "towns/Brista.txt": "fishermen",
-        "towns/Dunmar.txt": "Fishermen",
-    }
-
-
-@pytest.mark.usefixtures("knows_the_founders")
-def test_no_judge_checks_written_answers_if_the_collection_has_none(towns: Collection) -> None:
-    def script(messages: Sequence[Message]) -> str:
-        town = messages[-1].content.split("town of ")[1].split()[0]
-        return f"Question: Who founded the town of {town} long ago?\nAnswer: the oldest one is a mill\n"
-
-    settings = Settings(ask=AskSection(verifier="none"))
-    with Collection.open(towns.location, settings=settings, embedder=HashingEmbedder()) as unread:
-        questions = generate_questions(unread, ScriptedReader(script), 5, answers=True)
-    assert {question.answers for question in questions} == {("the oldest one is a mill",)}
-
-
-@pytest.mark.usefixtures("knows_the_founders")
-def test_kept_questions_are_not_checked_again(
-    tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def script(messages: Sequence[Message]) -> str:
-        town = messages[-1].content.split("town of ")[1].split()[0]
-        return f"Question: Who founded the town of {town} long ago?\nAnswer: in fifteen hundred\n"
-
-    def written() -> list[Question]:
-        return generate_questions(towns, ScriptedReader(script), 5, answers=True, out=tmp_path / "questions.run")
-
-    questions = written()
-    assert {question.answers for question in questions} == {("fishermen",)}  # of the judge
-    monkeypatch.setattr(Collection, "search", None)
-    monkeypatch.setattr(ScriptedJudge, "read", None)
-    assert written() == questions
-
-
-@pytest.mark.usefixtures("knows_the_founders")
-def test_each_passage_is_asked_about_once(towns: Collection) -> None:
-    asked = list[str]()
-
-    def script(messages: Sequence[Message]) -> str:
-        asked.append(messages[-1].content)
-        town = asked[-1].split("town of ")[1].split()[0]
-        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
-
-    everything = generate_questions(towns, ScriptedReader(script), 1000, answers=True)
-    assert len(everything) == len(asked) == len(set(asked)) == len(TOWNS)
-
-
-@pytest.mark.usefixtures("knows_the_founders")
-def test_writing_questions_resumes_after_an_interruption(tmp_path: Path, towns: Collection) -> None:
-    asked = list[str]()
-
-    def script(messages: Sequence[Message]) -> str:
-        if len(asked) == stop:
-            raise KeyboardInterrupt
-        town = messages[-1].content.split("town of ")[1].split()[0]
-        asked.append(town)
-        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
-
-    def written(count: int, name: str, seed: int = 0) -> list[Question]:
-        return generate_questions(towns, ScriptedReader(script), count, answers=True, seed=seed, out=tmp_path / name)
-
-    stop = 3
-    with pytest.raises(KeyboardInterrupt):
-        written(4, "stopped")
-    stop = -1
-    questions = written(4, "stopped")
-    in_two = asked.copy()
-    asked.clear()
-    assert written(4, "whole") == questions
-    assert asked == in_two
-    asked.clear()
-    assert written(3, "stopped") == questions[:3]
-    assert not asked
-    assert written(5, "stopped")[:4] == questions
-    with pytest.raises(DataError, match="a different run: seed 0 there, 1 now"):
-        written(4, "stopped", seed=1)
-
-
-@pytest.mark.usefixtures("knows_the_founders")
-def test_the_command_writes_its_own_questions(
-    tmp_path: Path, towns: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def script(messages: Sequence[Message]) -> str:
-        town = messages[-1].content.split("town of ")[1].split()[0]
-        return f"Question: Who founded the town of {town} long ago?\nAnswer: fishermen\n"
-
-    towns.close()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(script))
-    run = InProcessShell()
-    card = run.json("adapt", "data", "--write", "4", "--abstain", "0", "--valid", "0", "--out", "made")
-    assert card["examples"] == {"train": 4, "valid": 0}
-    assert card["sources"][0]["name"] == "written by bundled"
-    assert (tmp_path / "made" / OUTPUT).is_file()
-    for example in read_examples(tmp_path / "made" / "train.jsonl"):
-        assert re.fullmatch(r"Fishermen \[\d\]\.", example.completion)
-    monkeypatch.setattr("ragfm.rag.configured_reader", lambda *_: ScriptedReader(["I can't."]))
-    assert "wrote no question that retrieves its source text" in run("adapt", "data", "--write", "1", code=1)
-
-
 @pytest.mark.slow
 def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collection) -> None:
     lines = [{"question": q.text, "uri": q.gold[0].uri, "answers": list(q.answers)} for q in QUESTIONS]
@@ -588,7 +435,7 @@ def test_the_command_writes_examples_and_a_card(tmp_path: Path, towns: Collectio
     assert (tmp_path / "made" / OUTPUT).is_file()
     assert len(read_examples(tmp_path / "made" / "train.jsonl")) == card["examples"]["train"]
     assert sum(card["kinds"].values()) == card["examples"]["train"] + card["examples"]["valid"] == len(QUESTIONS)
-    assert "--write" in shell("adapt", "data", code=2).stderr
+    assert "use --from-log" in shell("adapt", "data", code=2).stderr
     (tmp_path / "other.jsonl").write_text(json.dumps({"question": "Is it old?", "uri": "elsewhere.txt"}))
     told = shell("adapt", "data", "q.jsonl", "--out", "again", "--limit", "4", "--exclude-data", "other.jsonl").stderr
     assert "1 URIs of --exclude-data, such as elsewhere.txt, are not in the collection" in told

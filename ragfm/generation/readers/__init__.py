@@ -23,7 +23,6 @@ sampling              temperature, top_p and min_p
 images                which images a reader may get
 chat_template         chat templates
 template_service      renders chat templates in a confined process
-weight_format         requantise a GGUF file to the fastest format
 """
 
 from __future__ import annotations

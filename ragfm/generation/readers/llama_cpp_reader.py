@@ -17,7 +17,6 @@ from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.llama_projector import find_projector
 from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.readers.local_reader import LocalReader
-from ragfm.generation.readers.weight_format import optimized_file
 from ragfm.models.adapters import SHIPPED
 from ragfm.models.gguf_header import check_gguf, kv_cache_bytes
 from ragfm.models.hardware import physical_cores
@@ -70,8 +69,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
     @property
     def memory_bytes(self) -> tuple[int, int]:
         """Approximate memory use with one request and with all slots in use. Loads nothing."""
-        path = optimized_file(self._path) or self._path
-        weights, window = path.stat().st_size, kv_cache_bytes(path, self._max_context_tokens)
+        weights, window = self._path.stat().st_size, kv_cache_bytes(self._path, self._max_context_tokens)
         weights += self._projector.stat().st_size if self._projector else 0
         return weights + window, weights + self.slots * window
 
@@ -82,7 +80,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
 
     def _load_model(self) -> LlamaModel:
         return LlamaModel(
-            optimized_file(self._path) or self._path,
+            self._path,
             thinking=self._thinking,
             projector=self._projector,
             threads=self._threads,

@@ -1,6 +1,6 @@
 // Calls of the server's API, and its errors as texts for the user.
 
-import { key } from './store.js';
+import { key, user } from './store.js';
 
 export class ApiError extends Error {
   constructor(message, { status = 0, retryAfter = null } = {}) {
@@ -13,14 +13,24 @@ const UNREACHABLE = 'The server cannot be reached. Check that it is running, and
 const UPLOAD_FAILED = 'The upload failed: the file is too large for the server, or the server cannot be reached.';
 
 function headers() {
-  return key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
+  return { 'X-Ragfm-Page': '1', ...(key.get() ? { Authorization: `Bearer ${key.get()}` } : {}) };
+}
+
+/** Remember who has signed in. At the end of a session, the user stays the one whose chat is shown. */
+function recordUser(header) {
+  if (header) [user.name, user.label] = header.split(' ').map(decodeURIComponent);
+  else if (header === '') user.name ??= '';
 }
 
 function describe(status, body, retryAfter) {
   const message = body?.error?.message ?? '';
-  if (status === 401) return key.get() ? 'The server does not accept this key.' : 'The server requires a key.';
+  if (status === 401) {
+    if (key.get()) return 'The server does not accept this key.';
+    if (user.name === null) return 'The server requires a key.';
+    return body?.error?.code === 'session_ended' ? message : '';
+  }
   if (status === 429) {
-    const why = body?.error?.code === 'rate_limit' ? 'Too many requests with this key.' : 'The server is busy.';
+    const why = body?.error?.code === 'rate_limit' ? 'Too many requests.' : 'The server is busy.';
     return `${why} ${retryAfter ? `Try again in ${retryAfter} s.` : 'Try again later.'}`;
   }
   return message || (status >= 500 ? `The server failed (${status}).` : `The server refused the request (${status}).`);
@@ -46,6 +56,7 @@ async function send(path, options = {}) {
     if (error.name === 'AbortError') throw error;
     throw new ApiError(UNREACHABLE);
   }
+  recordUser(response.headers.get('x-ragfm-user'));
   if (!response.ok) throw failure(response.status, await response.text(), response.headers.get('retry-after'));
   return response;
 }
@@ -100,6 +111,9 @@ export const pageBoxes = async (uri, model, page, { start, end }) =>
   (await json(addressOf(uri, { model, page, start, end }, 'boxes'))).boxes;
 
 export const removeDocument = (uri, model) => json(addressOf(uri, { model }), { method: 'DELETE' });
+
+/** End the session. Returns the address that ends the provider's, or null. */
+export const signOut = async () => (await json('signout', { method: 'POST' })).url;
 
 export const rate = (rating, thumbs, correction) => post('v1/ratings', { rating, thumbs, correction });
 

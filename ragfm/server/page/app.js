@@ -1,11 +1,11 @@
-// The page: models, key, theme and menu. Starts the chat and the documents dialog.
+// The page: models, sign-in, key, theme and menu. Starts the chat and the documents dialog.
 
 import * as api from './api.js';
 import { $, announce, h, icon } from './dom.js';
 import { leave, startChat } from './chat.js';
 import { startDocuments } from './documents.js';
 import { closeSources } from './sources.js';
-import { chats, key, setting } from './store.js';
+import { chats, key, setting, user } from './store.js';
 
 const POLL = 1000; // milliseconds between requests for the server's state
 
@@ -50,10 +50,63 @@ function startMenu() {
   $('shade').addEventListener('click', closeSources);
 }
 
+// --- Sign-in ---
+
+const FAILURES = {
+  sign_in_denied: 'The sign-in was cancelled or refused.',
+  sign_in_expired: 'Signing in took too long, or was started in another window. Try again.',
+  sign_in_failed: 'Signing in failed. The log of the server has the reason.',
+  sign_in_unavailable: 'Nobody can sign in now. Try again later, or use a key.',
+};
+let failed = FAILURES[location.hash.slice(1)] ?? '';
+if (failed) history.replaceState(null, '', location.pathname + location.search);
+
+/** Ask who the user is. */
+function identify(message) {
+  if (user.name === null || key.get()) askForKey(message);
+  else showAccount(failed || message);
+  failed = '';
+}
+
+function showAccount(message, signedIn = false) {
+  labelKey(signedIn);
+  $('account-title').textContent = signedIn ? 'Account' : 'Sign in';
+  $('account-text').textContent = signedIn ? `You are signed in as ${user.label}.` : 'Sign in to ask these documents.';
+  $('account-error').textContent = message;
+  $('sign-in').hidden = $('key-instead').hidden = signedIn;
+  $('sign-out').hidden = $('account-kept').hidden = !signedIn;
+  if (!$('account').open) $('account').showModal();
+}
+
+/** Show the button for the key, or for the account of who is or may be signed in. */
+function labelKey(signedIn) {
+  const account = user.name !== null && !key.get();
+  const label = account ? (signedIn ? `Signed in as ${user.label}` : 'Sign in') : 'Key';
+  $('key-open').hidden = false;
+  $('key-open').replaceChildren(icon(account ? 'user' : 'key'));
+  $('key-open').setAttribute('aria-label', label);
+  $('key-open').title = label;
+}
+
+function startAccount() {
+  $('sign-in').addEventListener('click', () => location.assign('signin'));
+  $('sign-out').addEventListener('click', async () => {
+    try {
+      location.assign((await api.signOut()) ?? '.');
+    } catch (error) {
+      $('account-error').textContent = error.message;
+    }
+  });
+  $('key-instead').addEventListener('click', () => {
+    $('account').close();
+    askForKey();
+  });
+}
+
 // --- Key ---
 
 function askForKey(message = '') {
-  $('key-open').hidden = false;
+  labelKey(false);
   $('key-error').textContent = key.get() ? message : '';
   $('key-forget').hidden = !key.get();
   $('key').value = '';
@@ -62,7 +115,10 @@ function askForKey(message = '') {
 }
 
 function startKey() {
-  $('key-open').addEventListener('click', () => askForKey());
+  $('key-open').addEventListener('click', () => {
+    if (user.name && !key.get()) showAccount('', true);
+    else identify('');
+  });
   $('key-form').addEventListener('submit', async (event) => {
     event.preventDefault();
     const before = key.get();
@@ -95,7 +151,8 @@ async function loadModels() {
   const chosen = setting.get('model');
   $('model').replaceChildren(...names.map((name) => h('option', { value: name }, name)));
   if (names.includes(chosen)) $('model').value = chosen;
-  $('key-open').hidden = !key.get();
+  if (key.get() || user.name) labelKey(true);
+  else $('key-open').hidden = true;
   showHint(names.length ? '' : 'This key has access to no collection.');
 }
 
@@ -110,10 +167,12 @@ function showHint(text) {
 const HINT = $('hint').textContent;
 
 async function start() {
+  const before = user.name;
   try {
     await loadModels();
+    if (user.name && user.name !== before) leave(); // shows the user's chats
   } catch (error) {
-    if (error.status === 401) return askForKey(error.message);
+    if (error.status === 401) return identify(error.message);
     showHint(error.message);
     return setTimeout(start, error.retryAfter ? error.retryAfter * 1000 : 3 * POLL);
   }
@@ -140,7 +199,8 @@ for (const dialog of document.querySelectorAll('dialog')) {
 }
 showTheme();
 startMenu();
+startAccount();
 startKey();
-startChat((message) => (message ? askForKey(message) : start()));
+startChat((message) => (message ? identify(message) : start()));
 startDocuments(() => $('model').value);
 start();

@@ -31,7 +31,7 @@ async function openDocuments(name) {
   if (api.collectionOf(name) !== model) $('uploads').replaceChildren();
   model = api.collectionOf(name);
   $('documents-title').textContent = `Documents of ${model}`;
-  $('who').textContent = 'You can delete the files that you add. Other keys do not see them unless you share them.';
+  $('who').textContent = 'You can delete the files that you add. Others do not see them unless you share them.';
   if (!$('documents').open) $('documents').showModal();
   await load();
 }

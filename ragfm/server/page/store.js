@@ -34,6 +34,9 @@ export const key = {
   forget: () => storage('sessionStorage').removeItem(KEY),
 };
 
+/** Who has signed in. The name is unique; it is null if users cannot sign in here, '' if nobody has yet. */
+export const user = { name: null, label: '' };
+
 export const setting = {
   get: (name) => storage('localStorage').getItem(`ragfm/${name}`),
   set: (name, value) => {
@@ -46,11 +49,12 @@ export const setting = {
   },
 };
 
-/** Prefix of the current key's chats. It contains a short hash (FNV-1a) of the key, so that each key has its own. */
+/** Prefix of the current chats. It contains a short hash (FNV-1a) of the key or user, so that each has its own. */
 function prefix() {
+  const owner = key.get() || user.name || '';
   let hash = 0x811c9dc5;
-  for (const unit of key.get()) hash = Math.imul(hash ^ unit.codePointAt(0), 0x01000193) >>> 0;
-  return `${CHATS}${key.get() ? hash.toString(36) : 'open'}/`;
+  for (const unit of owner) hash = Math.imul(hash ^ unit.codePointAt(0), 0x01000193) >>> 0;
+  return `${CHATS}${owner ? hash.toString(36) : 'open'}/`;
 }
 
 function names() {

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.judges import ScriptedJudge
 
 from ragfm import Collection, Rag
 from ragfm.core.errors import ContextOverflowError, UnsupportedError
 from ragfm.core.types import Message
 from ragfm.generation.readers.abstaining_reader import AbstainingReader
-from ragfm.testing import ScriptedJudge
 
 WITHOUT_LLAMA = "import sys; sys.modules['llama_cpp'] = None; from ragfm.cli import main; main()"
 

@@ -1,4 +1,8 @@
-"""Train a ranking model (`ragfm.training.ranker_models`) by the epochs of its examples."""
+"""Train an embedder to put each question nearer to its passage than to other passages.
+
+The loss is that of sentence-transformers, in ragfm's own loop: the library's trainer needs `datasets` and stores
+checkpoints as pickles.
+"""
 
 from __future__ import annotations
 
@@ -16,37 +20,70 @@ import torch
 
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.models.hardware import limit_torch_threads
+from ragfm.models.model_lookup import find_model, hide_progress_bar, silence_kernel_warning
+from ragfm.training.checkpoint import translate_safetensors_errors
 from ragfm.training.hard_negatives import RankingExample
-from ragfm.training.ranker_models import Ranker
 from ragfm.training.training_loop import TrainingLoop, linear_decay
 
 _WARMUP, _WEIGHT_DECAY = 0.1, 0.01
+_CHUNK = 16  # texts that go through the network at once, which bounds the memory
+_UNCHUNKED = 96  # texts of a batch up to which it is not chunked: chunks take a third more time
 
 
-def train_ranker(
-    ranker: Ranker,
+def train_embedder(
+    base: str,
     examples: Sequence[RankingExample],
     valid: Sequence[RankingExample],
     folder: Path,
     *,
+    checkpoints: Path,
     epochs: int,
     batch: int,
     rate: float,
+    negatives: int,
     seed: int = 0,
     facts: dict[str, Any],
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Train to the end, from the checkpoint in `folder` if there is one; returns the figures of the run.
+    """Train to the end, from the checkpoint if there is one, and write the model to `folder`; returns the figures.
 
-    `batch` is the number of examples per step, `rate` the peak learning rate. The weights of the epoch with the lowest
-    validation loss are kept. A checkpoint continues only with the same settings, examples and `facts`. Each step
-    reports `Progress("train", step, steps, {"loss": …})`. A Ctrl-C saves a checkpoint. Raises DataError if the
-    checkpoint belongs to a different run or the loss is not finite.
+    `batch` is the number of examples per step, `rate` the peak learning rate, `negatives` the hard negatives per
+    example. The weights of the epoch with the lowest validation loss are kept. A checkpoint continues only with the
+    same settings, examples and `facts`. Each step reports `Progress("train", step, steps, {"loss": …})`. A Ctrl-C saves
+    a checkpoint. Raises DataError if the checkpoint belongs to a different run or the loss is not finite.
     """
     send = progress or ignore_progress
+    silence_kernel_warning()
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import losses
+
     limit_torch_threads()
     torch.manual_seed(seed)
-    draw = partial(epoch_batches, size=batch, negatives=ranker.negatives, seed=seed)
+    with hide_progress_bar():
+        model = SentenceTransformer(str(find_model(base, "embedder")), local_files_only=True)
+    # Dropout in attention rules out the fused kernel, and takes as long as all matrices do on a CPU.
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and name.endswith("attention.self.dropout"):
+            module.p = 0.0
+    # InfoNCE (Henderson et al. 2017), for large batches in chunks (GradCache, Gao et al. 2021).
+    whole = losses.MultipleNegativesRankingLoss(model)
+    in_chunks = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=_CHUNK)
+
+    def mean_loss(batch: Sequence[RankingExample]) -> torch.Tensor:
+        """All examples count as many negatives as the one with the fewest."""
+        shared = min(len(example.negatives) for example in batch)
+        columns = [[example.question for example in batch], [example.positive for example in batch]]
+        columns += [[example.negatives[index] for example in batch] for index in range(shared)]
+        features = []
+        for number, texts in enumerate(columns):
+            values = model.preprocess(texts, prompt=model.prompts.get("document" if number else "query") or None)
+            features.append(
+                {key: value.to(model.device) if hasattr(value, "to") else value for key, value in values.items()}
+            )
+        loss: torch.Tensor = (whole if len(columns) * len(batch) <= _UNCHUNKED else in_chunks)(features, None)
+        return loss
+
+    draw = partial(epoch_batches, size=batch, negatives=negatives, seed=seed)
     by_epoch = [draw(examples, epoch) for epoch in range(epochs)]
     steps = list(itertools.chain.from_iterable(by_epoch))
     epoch_ends = list(itertools.accumulate(map(len, by_epoch)))
@@ -58,12 +95,12 @@ def train_ranker(
         "batch": batch,
         "rate": rate,
         "seed": seed,
-        "negatives": ranker.negatives,
+        "negatives": negatives,
         "lessons": sha256(json.dumps(records).encode()).hexdigest(),
     }
     loop = TrainingLoop(
-        ranker.model,
-        folder,
+        model,
+        checkpoints,
         configuration,
         steps=len(steps),
         rate=rate,
@@ -75,22 +112,24 @@ def train_ranker(
 
     def backward(step: int) -> float:
         with loop.autocast():
-            loss = ranker.loss(steps[step])
+            loss = mean_loss(steps[step])
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
     def validate() -> float:
-        total = sum(ranker.loss(batch).item() * len(batch) for batch in valid_batches)
+        total = sum(mean_loss(batch).item() * len(batch) for batch in valid_batches)
         return total / sum(map(len, valid_batches))
 
     loop.run(backward, validate, lambda loss: send(Progress("train", loop.state.step, len(steps), {"loss": loss})))
+    with hide_progress_bar(), translate_safetensors_errors(folder):
+        model.save_pretrained(str(folder), create_model_card=False)
     state = loop.state
-    losses = [loss for _, loss in state.losses]
+    found = [loss for _, loss in state.losses]
     return {
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "valid": [round(loss, 4) for _, loss in state.valid],
-        "loss": {"first": losses[0], "last_5": sum(losses[-5:]) / len(losses[-5:])},
+        "loss": {"first": found[0], "last_5": sum(found[-5:]) / len(found[-5:])},
         "kept_epoch": epoch_ends.index(state.best_step or state.step) + 1,
         "bfloat16": loop.bfloat16,
         "threads": torch.get_num_threads(),
