@@ -18,6 +18,7 @@ from ragfm.core.errors import CollectionError, CollectionNotFound, ModelNotFound
 from ragfm.core.notebook import Heading, as_html, as_markdown
 from ragfm.core.table_rows import TableRow
 from ragfm.core.text import counted
+from ragfm.core.tracing import span
 from ragfm.core.types import MAX_HOPS, Document, HitList, Scalar
 
 if TYPE_CHECKING:
@@ -331,7 +332,9 @@ class Collection:
                     query, k, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
                 )
 
-            hits = self._hits(filter, linked)
+            with span("search", query=query, k=k, collection=lambda: self.id, mode=mode, hops=hops) as active:
+                hits = self._hits(filter, linked)
+                active.set(hits=len(hits))
             for step in steps:
                 record(step)
             return HitList(hits)
@@ -341,7 +344,9 @@ class Collection:
             with suppress(ModelNotFoundError):
                 reranker = self._store.reranker(f"judge:{self.settings.ask.ranking_judge}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
-        hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
+        with span("search", query=query, k=wanted, collection=lambda: self.id, mode=mode, hops=1) as active:
+            hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
+            active.set(hits=len(hits))
         record(SearchStep(query, 1, len(hits)))
         if reranker is not None:
             hits = rerank_hits(query, hits, reranker, settings.rerank_weight)[:k]

@@ -27,6 +27,7 @@ from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
 from ragfm.core.status_sentences import status_sentences
+from ragfm.core.tracing import span
 from ragfm.core.types import Answer, Citation, Contradiction, Message, Sampling, Usage
 from ragfm.generation.answer_log import AnswerContext, Origin
 from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOutput, generate
@@ -188,37 +189,60 @@ class Rag:
         """
         check_images([Message("user", tuple(images)), *history], vision=self._sees, reader=f"'{self.reader_name}'")
 
-        # Retrieve and rerank.
-        retrieved = self._retrieve(question, history, filter, hits)
-        if retrieved.small_talk and self._documents_only:
-            return AnswerStream.of(Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question))
-
-        # Build the prompt.
-        prompt = None
-        if retrieved.hits or not self._documents_only:
-            prompt = self._build_prompt(retrieved, documents_only=self._documents_only, images=images)
-        numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
-        superseded = find_superseded([hit for hit in numbered if hit.n is not None], self.collection.metadata)
-        retrieved = replace(retrieved, hits=numbered)
-
-        # Generate, cite, score, decide: while the caller takes the text.
         handle = ReaderHandle()
-        calculated, missing = None, ""
-        if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
-            language, embedder = self.collection.language, self._bundled_embedder
-            try:
-                calculated = calculate_answer(retrieved.query, prompt.shown, language, self.judge, embedder)
-            except MissingOperandError as error:
-                missing = error.message
-        if prompt and calculated:
-            pieces = self._calculated(retrieved, prompt, handle, calculated)
-        else:
-            pieces = self._answer(retrieved, prompt, handle, superseded, missing)
-        if self.log:
-            shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
-            unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
-            pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), unfinished)
-        return AnswerStream(pieces, prompt, handle)
+        stream = AnswerStream(self._pieces(handle, question, history, filter, hits, images), None, handle)
+        stream.step()  # retrieve, rerank, build the prompt
+        stream.prompt = handle.prompt
+        return stream
+
+    def _pieces(
+        self,
+        handle: ReaderHandle,
+        question: str,
+        history: Sequence[Message],
+        filter: str | None,
+        hits: Sequence[Hit] | None,
+        images: Sequence[ImagePart],
+    ) -> Generator[str, None, Answer]:
+        """An empty piece once the prompt is built, then those of the answer."""
+        with span("ask", workflow="ask", query=question, turns=len(history)) as active:
+            # Retrieve and rerank.
+            retrieved = self._retrieve(question, history, filter, hits)
+            if retrieved.small_talk and self._documents_only:
+                yield ""
+                yield GREETING
+                return Answer(question, GREETING, "answered", (), (), (), Usage(), 0.0, query=question)
+
+            # Build the prompt.
+            prompt = None
+            if retrieved.hits or not self._documents_only:
+                prompt = self._build_prompt(retrieved, documents_only=self._documents_only, images=images)
+            handle.prompt = prompt
+            numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
+            superseded = find_superseded([hit for hit in numbered if hit.n is not None], self.collection.metadata)
+            retrieved = replace(retrieved, hits=numbered)
+
+            # Generate, cite, score, decide: while the caller takes the text.
+            calculated, missing = None, ""
+            if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
+                language, embedder = self.collection.language, self._bundled_embedder
+                try:
+                    calculated = calculate_answer(retrieved.query, prompt.shown, language, self.judge, embedder)
+                except MissingOperandError as error:
+                    missing = error.message
+            if prompt and calculated:
+                pieces = self._calculated(retrieved, prompt, handle, calculated)
+            else:
+                pieces = self._answer(retrieved, prompt, handle, superseded, missing)
+            if self.log:
+                shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
+                unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
+                pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), unfinished)
+            yield ""
+            answer = yield from pieces
+            active.set(status=answer.status, confidence=answer.confidence, citations=len(answer.citations))
+            active.set(passages=len(prompt.shown) if prompt else 0, answer=answer.shown)
+            return answer
 
     def _calculated(
         self, retrieved: Retrieved, prompt: Prompt, handle: ReaderHandle, calculated: CalculatedAnswer
@@ -266,7 +290,9 @@ class Rag:
         sentences = status_sentences(asked or language)
         output = ReaderOutput()
         if prompt and (shown or not self._documents_only):
-            output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
+            with span("generate", model=self.reader_name, max_tokens=self.sampling.max_tokens) as active:
+                output = yield from generate(self.reader, prompt, self.sampling, handle, silent=one_piece)
+                active.set(**_usage(output.usage), finish_reasons=[output.finish_reason], answer=output.text)
 
         # Cite: which passages support which sentence, and do they answer the question?
         # Across languages, no words tell which sentence answers, but a multilingual embedder does.
@@ -430,9 +456,11 @@ class Rag:
         )
         try:
             if prompt and prompt.shown:
-                data, fields, usage = fill_schema(
-                    form, retrieved.query, self.reader, prompt, sampling, self.collection.language, self.judge
-                )
+                with span("generate", model=self.reader_name, max_tokens=tokens) as active:
+                    data, fields, usage = fill_schema(
+                        form, retrieved.query, self.reader, prompt, sampling, self.collection.language, self.judge
+                    )
+                    active.set(**_usage(usage))
                 extraction = replace(extraction, usage=usage)  # tokens count even if the object is invalid
                 value = validate_output(data, form, schema)
                 extraction = replace(
@@ -568,6 +596,15 @@ def _scoped(reader: Reader, collection: Collection, origin: Origin) -> Reader:
 def prompt_scope(groups: Set[str], key: str | None = None) -> str:
     """The scope of the reader for users with these groups, and with an API key, see `LocalReader.scoped`."""
     return "\n".join([f"groups of {key}" if key else "groups", *sorted(groups)])
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    """Token counts for a span."""
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }
 
 
 def _checked(k: int | None) -> int | None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragfm.core.errors import DamagedModelError, ModelNotFoundError, UnsupportedError
+from ragfm.core.tracing import span
 from ragfm.embedders.bert import Bert, Layer, Linear, read_weights
 from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.embedders.networks import BertNetwork
@@ -180,7 +181,8 @@ class Judge:
             asked += [(min(len(question.ids), QUESTION), min(len(statement.ids), STATEMENT))] * len(starts)
             counts.append(len(starts))
         backend = self._ranking_backend(sum(map(len, rows))) if fast else self._exact
-        states = backend.token_states(rows) if rows else []
+        with span("judge", model=self._folder.name, texts=len(evidence), input_tokens=sum(map(len, rows))):
+            states = backend.token_states(rows) if rows else []
         read = iter([self._part(*one) for one in zip(states, spans, asked, strict=True)])
         judgements = []
         for count in counts:

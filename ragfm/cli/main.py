@@ -39,6 +39,7 @@ from ragfm.cli.tune import tune
 from ragfm.cli.watch import watch
 from ragfm.core.durable_files import storage_failure
 from ragfm.core.errors import CollectionError, FilterError, RagfmError
+from ragfm.core.tracing import start_tracing
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Use": (demo, ingest, search, ask, check, chat, log),
@@ -81,6 +82,7 @@ def ragfm(context: click.Context) -> None:
     logging.basicConfig(level=logging.DEBUG if "--debug" in sys.argv else logging.WARNING, handlers=[handler])
     for name in _QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+    start_tracing()
 
 
 for commands in SECTIONS.values():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -94,6 +94,12 @@ readers_option = text_option(
     metavar="SECONDS",
     help="After SIGTERM, keep accepting requests while /readyz fails, until a proxy has noticed.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    default="json",
+    help="Log lines as JSON objects, or as text for people.",
+)
 @server_debug_option
 def serve(
     collections: tuple[str, ...],
@@ -106,6 +112,7 @@ def serve(
     issuer: str | None,
     drain: float,
     shutdown_delay: float,
+    log_format: Literal["json", "text"],
 ) -> None:
     """Serve collections over an OpenAI-compatible API, with a web page for chatting: docs/server.md."""
     if no_auth and host not in _LOOPBACK:
@@ -129,7 +136,7 @@ def serve(
         elif collections:  # the location of a database, unlike the option, has no password
             command += f" -c {shlex.quote(str(keys.path) if keys.remote else collections[0])}"
         raise ConfigError(f"There are no API keys in '{keys.path}'.", f"Create one with `{command}`, or use --no-auth.")
-    configure_logging(debug="--debug" in sys.argv)
+    configure_logging(debug="--debug" in sys.argv, form=log_format)
     check_memory(served)
     app = create_app(served, keys=keys, sign_in=sign_in)
 

@@ -5,6 +5,7 @@ errors           all errors, as one tree
 config           `ragfm.toml`
 registry         plugins by entry point, and models by name
 progress         the progress of long jobs
+tracing          spans of OpenTelemetry
 table_rows       rows of Markdown tables, with their header and section
 notebook         values as HTML and Markdown for notebooks
 text             sentences, citation markers, invalid characters

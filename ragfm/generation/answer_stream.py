@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,6 +27,7 @@ class AnswerStream(Iterator[str]):
     def __init__(self, pieces: Generator[str, None, Answer], prompt: Prompt | None, handle: ReaderHandle) -> None:
         self.prompt = prompt
         self._pieces = pieces
+        self._context = copy_context()  # that of the question, for each step, whichever thread takes it
         self._handle = handle
         self._answer: Answer | None = None
 
@@ -59,7 +61,7 @@ class AnswerStream(Iterator[str]):
     def step(self) -> str | None:
         """The next piece, None at the end. It is empty before and after the check of the text."""
         try:
-            return next(self._pieces)
+            return self._context.run(next, self._pieces)
         except StopIteration as stop:
             self._answer = stop.value or self._answer
             return None
@@ -89,6 +91,7 @@ class ReaderHandle:
     def __init__(self) -> None:
         self.cited_spans: Sequence[tuple[int, int]] = ()
         self.checking = False
+        self.prompt: Prompt | None = None
         self._stream: Stream | None = None
         self._closed = False
 

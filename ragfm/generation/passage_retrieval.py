@@ -14,13 +14,14 @@ from typing import Generic, Protocol, TypeVar
 
 from ragfm.core.config import AskSection
 from ragfm.core.text import QUESTION_MARKS, check_characters
+from ragfm.core.tracing import span
 from ragfm.core.types import Dropped, Embedder, Hit, Message, Scalar, SearchStep
 from ragfm.generation.followups import stand_alone, turns_of
 from ragfm.generation.prompt import EarlierTurn
 from ragfm.generation.small_talk import SMALL_TALK
 from ragfm.retrieval.document_dates import newest_first
 from ragfm.retrieval.passages import distinct
-from ragfm.retrieval.search import Mode
+from ragfm.retrieval.search import Mode, query_vectors
 from ragfm.store.views import language_of
 
 T = TypeVar("T")
@@ -143,14 +144,16 @@ class PassageRetriever:
             count = _CANDIDATES_PER_PASSAGE * k
 
             def compute() -> tuple[Sequence[Hit], Sequence[SearchStep]]:
+                active.set(cached=False)
                 steps: list[SearchStep] = []
                 hits = collection.search(query, count, filter=filter, rerank=reranker, hops=hops, record=steps.append)
                 return newest_first(query, hits, collection.metadata), tuple(steps)
 
-            return self._searches(_Cached((query, count, *scope), compute))
+            with span("retrieve", cached=True) as active:
+                return self._searches(_Cached((query, count, *scope), compute))
 
         if hits is None and not question.rstrip().endswith(QUESTION_MARKS):
-            asked, *talk = collection.embedder.embed_queries([question, *SMALL_TALK])
+            asked, *talk = query_vectors(collection.embedder, [question, *SMALL_TALK])
             if max(float(one @ asked) for one in talk) > closeness(question):
                 return Retrieved(question, question, start, history, (), (), small_talk=True)
         query = with_earlier(question, history)

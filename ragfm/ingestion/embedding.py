@@ -10,6 +10,7 @@ import numpy as np
 
 from ragfm.core.errors import EmbeddingError
 from ragfm.core.progress import Progress
+from ragfm.core.tracing import span
 from ragfm.store.catalog import Catalog
 from ragfm.store.document_rows import insert_vectors
 
@@ -56,7 +57,10 @@ def embed_missing(
     while start < len(ordered):
         keys, passages = zip(*ordered[start : start + size], strict=True)
         began = time.monotonic()
-        vectors = embedder().embed_passages(passages)
+        with span("embed", model=lambda: str(embedder().fingerprint["model"]), texts=len(keys)) as active:
+            active.set(dimensions=lambda: embedder().dim)
+            active.set(input_tokens=lambda texts=passages: sum(map(len, embedder().tokenize(texts))))
+            vectors = embedder().embed_passages(passages)
         size = max(FIRST_BATCH, int(len(keys) * BATCH_SECONDS / max(time.monotonic() - began, 1e-3)))
 
         # A vector is kept for good under its text's hash. NaN fails this test too.

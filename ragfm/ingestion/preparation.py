@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.errors import RagfmError, SkipDocument, SourceError, WorkerError
+from ragfm.core.tracing import span
 from ragfm.core.types import Blob, Chunk, Document, Ref
 from ragfm.ingestion.ingest_report import path_below
 from ragfm.parsing.sandbox.worker_pool import shared_worker_pool
@@ -78,7 +79,9 @@ class _Parsing(NamedTuple):
 def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blob | None, Outcome]:
     """Fetch an entry. Its content is unchanged if it has the known digest."""
     try:
-        blob = connector.fetch(ref)
+        with span("fetch", uri=ref.path, connector=type(connector).__name__) as active:
+            blob = connector.fetch(ref)
+            active.set(bytes=len(blob.data))
     except SkipDocument as error:
         return None, Outcome("ignored", str(error))
     except (OSError, SourceError) as error:

@@ -20,6 +20,7 @@ from ragfm.core.errors import (
     UnknownPluginError,
     UnsupportedError,
 )
+from ragfm.core.tracing import span
 from ragfm.ingestion.document_tags import check_tag_names, matches_uri
 from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, SyncReport, document_uri, merge_reports
 from ragfm.ingestion.source_request import (
@@ -137,15 +138,18 @@ def sync_sources(
                     after_commit=after_commit,
                     keep_recipe=keep_recipe,
                 )
-                report = sync.run(
-                    request.connector,
-                    refs,
-                    retry=retry,
-                    allow_mass_delete=allow_mass_delete,
-                    unfiltered=unfiltered,
-                    turns=turns,
-                    ray=None if uploads else ray,
-                )
+                with span("sync", connector=source.connector, listed=len(refs)) as active:
+                    report = sync.run(
+                        request.connector,
+                        refs,
+                        retry=retry,
+                        allow_mass_delete=allow_mass_delete,
+                        unfiltered=unfiltered,
+                        turns=turns,
+                        ray=None if uploads else ray,
+                    )
+                    active.set(added=report.added, updated=report.updated, removed=report.removed)
+                    active.set(unchanged=report.unchanged, failed=len(report.failed), chunks=report.chunks)
             except (SourceError, ConfigError, MissingExtraError, UnknownPluginError) as error:
                 if not sync_all or (sync is not None and not isinstance(error, SourceError)):
                     if sync is not None:

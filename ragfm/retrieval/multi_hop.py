@@ -15,7 +15,7 @@ import regex
 
 from ragfm.core.document_name import context_names
 from ragfm.core.types import SearchStep, embedded_text
-from ragfm.retrieval.search import Mode, RankedChunks, find, min_max
+from ragfm.retrieval.search import Mode, RankedChunks, find, min_max, query_vectors
 
 if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
@@ -92,7 +92,7 @@ def find_linked(
             result[new] = compute(missing)[np.searchsorted(missing, ids[new])]
         return result
 
-    dense = None if mode == "keyword" else lambda some: snapshot.cosines(embedder().embed_queries([query]), some)
+    dense = None if mode == "keyword" else lambda some: snapshot.cosines(query_vectors(embedder(), [query]), some)
     keyword = None if mode == "dense" else lambda some: snapshot.bm25(query, some)
     return RankedChunks(
         ids, scores_of(first.dense, dense), scores_of(first.keyword, keyword), scores_of(first.fused, None)

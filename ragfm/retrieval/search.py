@@ -18,6 +18,7 @@ import numpy as np
 from ragfm.core.document_name import context_names
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.text import IDENTIFIER, line_range
+from ragfm.core.tracing import span
 from ragfm.core.types import Hit, embedded_text
 from ragfm.parsing.formats import WITH_LINES
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, weight_for
@@ -84,7 +85,7 @@ def find(
         scores, ids = snapshot.search_keywords(query, k, where)
         return RankedChunks(ids, _no_scores(ids), scores, _no_scores(ids))
     if mode == "dense":
-        scores, ids = snapshot.search(embedder().embed_queries([query]), k, where)
+        scores, ids = snapshot.search(query_vectors(embedder(), [query]), k, where)
         return RankedChunks(ids, scores, _no_scores(ids), _no_scores(ids))
     count = max(k, settings.candidates)
     candidates = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=where)
@@ -100,6 +101,14 @@ def find(
     )
     order = np.lexsort((candidates.ids, -fused))[:k]
     return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order])
+
+
+def query_vectors(embedder: Embedder, queries: Sequence[str]) -> Vectors:
+    """Embed queries. *Shape:* (len(queries), dim). Raises TooLongError."""
+    with span("embed", texts=len(queries), dimensions=lambda: embedder.dim) as active:
+        active.set(model=lambda: str(embedder.fingerprint["model"]))
+        active.set(input_tokens=lambda: sum(map(len, embedder.tokenize(queries))))
+        return embedder.embed_queries(queries)
 
 
 def candidate_hits(store: Store, query: str, count: int) -> list[Hit]:
@@ -125,7 +134,7 @@ def find_candidates(
 
     Scores that only one index returned are computed for the others; BM25 is 0 if chunk and query share no word.
     """
-    vector = embedder().embed_queries([query])
+    vector = query_vectors(embedder(), [query])
     count = min(count, len(snapshot))
     dense, dense_ids = snapshot.search(vector, count, where)
     keyword, keyword_ids = snapshot.search_keywords(query, count, where)
@@ -232,7 +241,8 @@ def rerank_hits(query: str, hits: Sequence[Hit], reranker: Reranker, weight: flo
         return []
     if weight is None:
         weight = getattr(reranker, "weight", 1.0)
-    scores = sort_keys = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits])
+    with span("rerank", reranker=type(reranker).__name__, texts=len(hits)):
+        scores = sort_keys = reranker.rerank(query, [embedded_text(hit.context, hit.text) for hit in hits])
     if weight < 1:
         searched = [[hit.scores.get(name) for name in ("fused", "dense", "keyword")] for hit in hits]
         own = np.array([next((s for s in of_hit if s is not None), 0.0) for of_hit in searched], dtype=np.float32)

@@ -27,6 +27,7 @@ from ragfm.core.errors import (
 )
 from ragfm.server.api_models import UNKNOWN_MEMBER
 from ragfm.server.fair_queue import QueueFullError
+from ragfm.server.json_logging import request_fields
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _TYPE_NAME = re.compile(r"str|constrained-str|list\[.+\]")  # pydantic's, in the place of an error
@@ -34,12 +35,13 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 class ErrorDetail(BaseModel):
-    """An error. `param` is the parameter of the request that caused it."""
+    """An error. `param` is the parameter of the request that caused it, `request_id` the id in the server's log."""
 
     message: str
     type: str
     param: str | None = None
     code: str | None = None
+    request_id: str | None = None
 
 
 class ErrorBody(BaseModel):
@@ -67,7 +69,11 @@ class ApiError(HTTPException):
         """The response's body."""
         default = "invalid_request_error" if self.status_code < 500 else "server_error"
         error_type = _TYPES.get(self.status_code, default)
-        return ErrorBody(error=ErrorDetail(message=self.detail, type=error_type, param=self.param, code=self.code))
+        request_id = request_fields.get().get("request_id")
+        detail = ErrorDetail(
+            message=self.detail, type=error_type, param=self.param, code=self.code, request_id=request_id
+        )
+        return ErrorBody(error=detail)
 
 
 def shutting_down() -> ApiError:

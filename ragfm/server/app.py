@@ -85,6 +85,8 @@ def create_app(
         version=__version__,
         lifespan=_lifespan,
         docs_url=None,
+        # FastAPI's own spans have paths, with names of documents, and its logs the messages of exceptions.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         redoc_url=None,
         description="Cited answers over your own documents, through OpenAI's API.",
         responses={status: {"model": ErrorBody, "description": text} for status, text in _ERRORS.items()},

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic
 
 from ragfm.core.errors import RagfmError
+from ragfm.core.tracing import trace_headers
 from ragfm.server.api_models import State
 from ragfm.server.json_logging import log_event
 from ragfm.server.served_models import Handles
@@ -36,6 +39,7 @@ class IndexSupervisor:
         self._collection, self._uploads, self._handles = collection, uploads, handles
         self._name = handles.as_groups(frozenset()).location  # without a password
         self._requested = asyncio.Event()
+        self._trace: Mapping[str, str] = {}  # of the newest request
         self._last_request = 0.0  # time, by `monotonic`, which all processes of a machine share
         self._synced_as_of = 0.0  # when the last successful slice began
         self._running = False
@@ -47,7 +51,7 @@ class IndexSupervisor:
 
     def request_run(self) -> None:
         """Request that the uploads are indexed as they are now."""
-        self._last_request = monotonic()
+        self._last_request, self._trace = monotonic(), trace_headers()
         if self._waiting_since is None:
             self._waiting_since = self._last_request
         self._requested.set()
@@ -133,7 +137,8 @@ class IndexSupervisor:
         """Run the process once. Returns why it failed, or None."""
         command = [sys.executable, "-m", "ragfm.server.index_worker"]
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**26)
+        env = os.environ | {name.upper(): value for name, value in self._trace.items()}
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**26, env=env)
         assert process.stdin
         assert process.stdout
         error: str | None = None

@@ -20,6 +20,7 @@ from typing import Any
 
 from ragfm.collection import Collection
 from ragfm.core.errors import CollectionBusyError, RagfmError
+from ragfm.core.tracing import start_tracing
 from ragfm.ingestion.sources import sync_in_turns
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
@@ -113,4 +114,5 @@ def _report(**message: Any) -> None:
 
 if __name__ == "__main__":
     configure_logging(debug=False)
+    start_tracing()
     main(sys.stdin.readline().rstrip("\n"))

@@ -246,20 +246,24 @@ class _Tools:
     @asynccontextmanager
     async def _call(self, ctx: CallContext, collection: str | None, **texts: str) -> AsyncIterator[tuple[Key, Model]]:
         """The key and model of a call. Errors, also those in the block, become a ToolError; texts must not be empty."""
-        key = self._key_of(ctx)
-        model = self._served.find(key, collection or None)  # language models leave out an argument as ""
-        if model is None:
-            names = ", ".join(model.name for model in self._served.for_key(key)) or "none"
-            raise ToolError(f"There is no collection {collection!r}. There are: {names}.")
-        for name, text in texts.items():
-            if not text.strip():
-                raise ToolError(f"The {name} is empty.")
+        key, request = self._key_of(ctx), ctx.request_context.request
         try:
+            model = self._served.find(key, collection or None)  # language models leave out an argument as ""
+            if model is None:
+                names = ", ".join(model.name for model in self._served.for_key(key)) or "none"
+                raise ToolError(f"There is no collection {collection!r}. There are: {names}.")
+            for name, text in texts.items():
+                if not text.strip():
+                    raise ToolError(f"The {name} is empty.")
             yield key, model
         except Exception as error:
-            if ctx.request_context.request is not None:
-                ctx.request_context.request.state.error = error  # for the request log
-            raise ToolError(self._describe(error)) from error
+            wrong_call = isinstance(error, ToolError)
+            message = str(error) if wrong_call else self._describe(error)
+            if request is not None:
+                message += f" (Request {request.state.request_id}.)"  # a language model sees no header
+                if not wrong_call:
+                    request.state.error = error  # for the request log
+            raise ToolError(message) from error
 
 
 def tool_server(

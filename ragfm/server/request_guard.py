@@ -24,10 +24,11 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from ragfm.core.errors import CollectionError, ConfigError
+from ragfm.core.tracing import Span, span
 from ragfm.server.api_errors import ApiError, as_api_error, error_response, shutting_down
 from ragfm.server.api_keys import SCOPES, Key, KeyFile, RequestCounter, User, hash_secret
 from ragfm.server.api_keys import Scope as KeyScope
-from ragfm.server.json_logging import log_event
+from ragfm.server.json_logging import log_event, request_fields
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.static_pages import PAGE_HEADER, USER_HEADER
 
@@ -43,6 +44,7 @@ UPLOADS_PATH = "/v1/documents"
 """The only path with large request bodies."""
 METRICS_PATH = "/metrics"
 PROBES = ("/healthz", "/readyz")
+_UNTRACED = (*PROBES, METRICS_PATH)
 MAX_HEAD_BYTES = 32 * 2**10
 """Maximum size of a request's head."""
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -106,6 +108,16 @@ class RequestGuard:
         request_id = headers.get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8)
+        request_fields.set({"request_id": request_id})  # uvicorn has a task for each request
+        if scope["path"] in _UNTRACED:
+            await self._handle(scope, headers, request_id, receive, send, Span())
+            return
+        with span("request", headers, request_id=request_id) as active:
+            await self._handle(scope, headers, request_id, receive, send, active)
+
+    async def _handle(
+        self, scope: Scope, headers: Headers, request_id: str, receive: Receive, send: Send, active: Span
+    ) -> None:
         status, complete, body = _CLIENT_CLOSED, False, None
         start = monotonic()
 
@@ -159,7 +171,7 @@ class RequestGuard:
                 if status == _CLIENT_CLOSED:
                     await error_response(as_api_error(error))(scope, receive, send_with_id)
         finally:
-            self._record(scope, status if complete else _CLIENT_CLOSED, monotonic() - start)
+            self._record(scope, status if complete else _CLIENT_CLOSED, monotonic() - start, active)
 
     async def _authenticate(self, scope: Scope, headers: Headers) -> Key | None:
         """The key of a request, None for a public path. Raises ApiError if the request is not allowed."""
@@ -207,6 +219,7 @@ class RequestGuard:
                 raise ApiError(429, message, code="too_many_invalid_keys", retry_after=int(blocked_seconds) + 1)
             raise refusal
         scope["state"]["key"] = key  # for the log, also of a request that is refused
+        request_fields.set({**request_fields.get(), "key": key.name})
         if key.expired:
             raise ApiError(401, "The key has expired.", code="expired_api_key")
         if user is None:
@@ -224,7 +237,7 @@ class RequestGuard:
             raise ApiError(403, message, code="missing_scope")
         return key
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float, active: Span) -> None:
         """Update the metrics and write a log line. A stream that ended with an error counts with the error's status."""
         route = getattr(scope.get("route"), "path", "") or "none"
         state = scope["state"]
@@ -236,6 +249,10 @@ class RequestGuard:
             self._metrics.failures.labels(failure.code).inc()
         self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
+        active.rename(f"{method} {route}")
+        active.set(method=method, route=route, status_code=status, key=key.name if key else None)
+        if failure is not None and status >= 500:
+            active.fail(type(error).__name__)
         client = scope.get("client")
         fields = {
             "request_id": state["request_id"],
@@ -249,7 +266,7 @@ class RequestGuard:
         }
         if failure is not None:
             fields |= {"error": type(error).__name__, "code": failure.code}
-        level = logging.DEBUG if failure is None and scope["path"] in (*PROBES, METRICS_PATH) else logging.INFO
+        level = logging.DEBUG if failure is None and scope["path"] in _UNTRACED else logging.INFO
         log_event(_request_log, level, "request", **fields)
         if error is None or failure is error or status < 500:
             return

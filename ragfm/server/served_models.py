@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -191,8 +192,9 @@ class ServedModels:
         return any(any(up.values()) for up in servers)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """Call a blocking function in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *args))
+        """Call a blocking function in a thread, in the context of the request."""
+        call = partial(copy_context().run, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def compute(self, key: Key, function: Callable[..., T], *args: object, refusable: bool = True) -> T:
         """Call a function that needs a core, when it is the key's turn. Raises QueueFullError if it is `refusable`.

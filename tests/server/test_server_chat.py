@@ -493,3 +493,16 @@ def test_images_that_cannot_be_used_are_refused(
         running.openai().chat.completions.create(model="handbook", messages=messages)
     assert "messages" in str(caught.value.param)
     assert not reader.prompts
+
+
+def test_every_error_has_the_id_of_its_request(running: Running) -> None:
+    wrong: list[tuple[str, dict[str, object]]] = [
+        ("/v1/nothing", {}),
+        ("/v1/search", {"query": ""}),
+        ("/v1/chat/completions", {"model": "other", "messages": QUESTION}),
+    ]
+    for number, (path, body) in enumerate(wrong):
+        refused = running.client().post(path, json=body, headers={"X-Request-ID": f"ticket-{number}"})
+        assert refused.json()["error"]["request_id"] == refused.headers["x-request-id"] == f"ticket-{number}"
+    refused = running.client(None).post("/v1/search", json={"query": "leave"})
+    assert (refused.status_code, refused.json()["error"]["request_id"]) == (401, refused.headers["x-request-id"])

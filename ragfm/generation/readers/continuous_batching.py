@@ -17,6 +17,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Literal
@@ -25,6 +26,7 @@ import numpy as np
 
 from ragfm.core.errors import RagfmError, ReaderBusyError, UnsupportedError
 from ragfm.core.fork import end_openmp_threads
+from ragfm.core.tracing import span
 from ragfm.core.types import Stream, Usage
 from ragfm.generation.readers import completion_limit, stream_until_stop
 from ragfm.generation.readers.engine import Adapter, BatchToken, CacheFactory, KVCache, Logits, Model
@@ -172,6 +174,8 @@ class _BatchLoop:
     def put(self, request: GenerationRequest) -> None:
         with self._counting:
             self.unfinished += 1
+        # It ends in the thread that evaluates, so it must not be current in this one.
+        request.span = copy_context().run(span("batch", input_tokens=len(request.prompt)).__enter__)
         self._inbox.put(request)
 
     def close(self) -> None:
@@ -236,6 +240,8 @@ class _BatchLoop:
             slot.since = monotonic()
             slot.prompt, slot.length, slot.generated = request.prompt[:prefix_tokens], prefix_tokens, 0
             request.cached_tokens = prefix_tokens
+            request.span.event("admitted")
+            request.span.set(cached_tokens=prefix_tokens, slot=slot.number, slots=len(self._slots))
 
     def _add_slots(self) -> None:
         """Make slots for the waiting requests, at least doubling their number, up to the limit."""
@@ -380,6 +386,7 @@ class _BatchLoop:
     def _begin_output(self, slot: Slot, logits: Logits) -> None:
         """Pick the first token after a prompt, or keep the logits for the continuations to score."""
         assert slot.request
+        slot.request.span.event("prompt evaluated")
         if slot.request.sampler:
             self._pick_token(slot, logits)
         else:
@@ -443,6 +450,8 @@ class _BatchLoop:
     def _finish(self, request: GenerationRequest, error: Exception | None = None) -> None:
         with self._counting:
             self.unfinished -= 1
+        request.span.set(output_tokens=request.count, cancelled=request.cancelled)
+        request.span.__exit__(type(error) if error else None, error, None)
         request.finish(error)
 
     def _fail_all(self, error: Exception) -> None:

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from ragfm.core.errors import RagfmError
+from ragfm.core.tracing import Span
 from ragfm.core.types import CLOSED
 from ragfm.generation.readers.engine import Adapter, Logits, TokenSampler
 
@@ -83,5 +84,6 @@ class GenerationRequest(ResultQueue[float]):
         """Log-probabilities of the generated tokens, if requested."""
         self.cached_tokens = 0
         """Tokens of the prompt that were not evaluated again. Valid from the first result on."""
+        self.span = Span()
         self.first_logprobs: Logits | None = None
         """For scores: log-probabilities of the token after the prompt. *Shape:* (vocabulary,)."""

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from ragfm.core.errors import ParseError, RagfmError, WorkerError
+from ragfm.core.tracing import span
 from ragfm.core.types import Blob, Document
 from ragfm.models.hardware import cpu_count
 from ragfm.parsing import media_type, parse
@@ -60,7 +61,8 @@ class WorkerPool:
         kind = media_type(blob.data, uri, blob.media_type) if is_small and not is_archive else ""
         if kind in PLAIN_TYPES and choice.parsers_for(kind) == [OWN]:
             try:
-                future.set_result(parse(blob, uri, choice))
+                with span("parse", uri=uri, media_type=kind, bytes=len(blob.data)):
+                    future.set_result(parse(blob, uri, choice))
             except Exception as error:  # the caller of `result` decides
                 future.set_exception(error)
             return future
@@ -154,7 +156,7 @@ class WorkerPool:
         for index, job in enumerate(batch):
             is_new = process.parsed == 0
             try:
-                document = process.receive(job)
+                document = job.context.run(_receive, process, job)
             except RagfmError as error:
                 _set_exception(job.future, error)
             except WorkerEnded as ended:
@@ -171,6 +173,13 @@ class WorkerPool:
                 with contextlib.suppress(Exception):  # cancelled in the meantime
                     job.future.set_result(document)
         return process
+
+
+def _receive(process: WorkerProcess, job: Job) -> Document:
+    with span("parse", uri=job.uri, bytes=len(job.blob.data), worker=process.pid) as active:
+        document = process.receive(job)
+        active.set(media_type=document.media_type, characters=len(document.text))
+        return document
 
 
 def _set_exception(future: Future[Document], error: Exception) -> None:

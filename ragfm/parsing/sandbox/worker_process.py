@@ -18,7 +18,8 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
@@ -75,6 +76,7 @@ class Job:
     uri: str
     choice: ParserChoice
     future: Future[Document]
+    context: Context = field(default_factory=copy_context)
 
 
 class WorkerEnded(Exception):  # noqa: N818  the end of a process, which may be intended
