@@ -235,7 +235,6 @@ def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -
     if by is None:
         return {}
     given = [r for r in results if not (o := r.outcomes["retrieved"]).abstained and o.confidence is not None]
-    cosine = np.array([r.outcomes["retrieved"].signals["cosine"] for r in given])
     confidence = np.array([r.outcomes["retrieved"].confidence for r in given], dtype=np.float64)
     right = np.array([r.kind == "right" for r in given], dtype=np.float64)
     cut = [withhold_answer(r, confidence_of(r, default=1.0) < by.threshold) for r in results]
@@ -251,7 +250,6 @@ def _at_threshold(results: Sequence[AnsweredQuestion], by: Calibration | None) -
         "confidence": {
             "auc": asdict(estimate_auc(confidence, right, 0)),
             "error": round(expected_calibration_error(confidence, right), 4),
-            "auc_of_cosine": asdict(estimate_auc(cosine, right, 0)),
             "threshold": by.threshold,
             "still given": {name: asdict(found) for name, pairs in shares.items() if (found := estimate_ratios(pairs))},
         },
