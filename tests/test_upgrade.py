@@ -1,4 +1,4 @@
-"""What released versions wrote, in a folder and on PostgreSQL: tests/upgrade/write.py makes it, with a version's wheel."""
+"""What released versions wrote in a folder and on PostgreSQL; tests/upgrade/write.py makes it by a version's wheel."""
 
 from __future__ import annotations
 

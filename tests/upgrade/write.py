@@ -3,8 +3,9 @@
     python -m venv /tmp/env && /tmp/env/bin/pip install 'ragfm-VERSION-py3-none-any.whl[postgres,server]'
     python tests/upgrade/write.py /tmp/env/bin/ragfm
 
-`VERSION.tar.gz` has a collection in a folder, its backup and its documents; `VERSION.sql.gz` is the dump of a collection
-on PostgreSQL, with a key of its server and an entry in its answer log. The dump is plain SQL for PostgreSQL 15 or newer.
+`VERSION.tar.gz` has a collection in a folder, its backup and its documents; `VERSION.sql.gz` is the dump of a
+collection on PostgreSQL, with a key of its server and an entry in its answer log. The dump is plain SQL for PostgreSQL
+15 or newer.
 """
 
 from __future__ import annotations
