@@ -247,9 +247,9 @@ class AnswerLog:
 
         self._storage.write(replace_label)
 
-    def labels(self) -> Sequence[CitationLabel]:
-        """All labels of citations, oldest first."""
-        query = sa.select(citation_labels).order_by(citation_labels.c.at)
+    def labels(self, after: str = "") -> Sequence[CitationLabel]:
+        """The labels of citations that were given after a time, by default all of them, oldest first."""
+        query = sa.select(citation_labels).where(citation_labels.c.at > after).order_by(citation_labels.c.at)
         rows = self._storage.read(lambda connection: connection.execute(query).mappings().all())
         return [CitationLabel(**row) for row in rows]
 
@@ -267,7 +267,7 @@ class AnswerLog:
         """
         try:
             fingerprint = fingerprint or self.newest_fingerprint() or promise.fingerprint
-            return why_lapsed(promise, fingerprint, self.labels())
+            return why_lapsed(promise, fingerprint, self.labels(after=promise.date))
         except LogError:
             return "its labels cannot be read"
 

@@ -65,7 +65,7 @@ def to_review(
 
 
 def why_lapsed(promise: VerifiedPromise, fingerprint: Mapping[str, str], labels: Sequence[CitationLabel]) -> str | None:
-    """Why a promise does not hold for answers with this fingerprint, in view of all labels; None if it holds."""
+    """Why a promise does not hold for answers with this fingerprint, in view of later labels; None if it holds."""
     changed = [name for name, value in fingerprint.items() if promise.fingerprint.get(name) != value]
     if changed:
         return f"{' and '.join(changed)} changed since {promise.date[:10]}"

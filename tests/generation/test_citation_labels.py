@@ -73,6 +73,8 @@ def test_one_key_labels_a_citation(rag: Rag, log: AnswerLog) -> None:
     first, second = log.labels()
     assert (first.right, second.right, first.by, first.probability) == (True, False, "anna", 0.9)
     assert first.fingerprint == rag.fingerprint
+    assert log.labels(after=first.at[:10]) == [first, second]
+    assert log.labels(after=second.at) == []
     assert "1 of 2" in review(typed="q").output
 
 
