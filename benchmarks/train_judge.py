@@ -1,11 +1,12 @@
 """Train a judge from an embedding model, in rounds that can be stopped and continued at any time.
 
-    python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4] [--teacher BACKBONE FOLDER]
+    python benchmarks/train_judge.py BACKBONE FOLDER [--rounds 20] [--decay 4] [--begin JUDGE]
 
-BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2. FOLDER
-keeps the state after each round and `log.jsonl` with the loss, the speed and, every eighth round, the figures on the
-tuning sets. The same command continues. The rate is constant after a warm-up, and falls to its end over the last
-`--decay` rounds, after which the weights are final. `--evaluate` prints the figures of the present weights only, and
+BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2. FOLDER keeps the state after each round
+and `log.jsonl` with the loss, the speed and, every eighth round, the figures on the tuning sets. The same command
+continues. The rate is constant after a warm-up, and falls to its end over the last `--decay` rounds, after which the
+weights are final. `--begin` lets a new folder start from the weights of a judge, `small`, `base` or that of a folder,
+with round `--first`, so that its examples are others. `--evaluate` prints the figures of the present weights only, and
 `--export OUT` writes them for `ragfm`. With a trained judge as `--teacher`, the network also learns its probabilities
 (Hinton et al. 2015), whose tokens are the same: both models have the word pieces of BERT. A round has about 1,400
 examples, see `judge_examples.py`.
@@ -42,9 +43,19 @@ from torch.nn import functional
 from transformers import AutoModel
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
-from ragfm.answering.judge import BASE, CONTEXT, QUESTION, STATEMENT, WEIGHTS, WINDOW
+from ragfm.answering.judge import (
+    BASE,
+    CONTEXT,
+    QUESTION,
+    STATEMENT,
+    WEIGHTS,
+    WINDOW,
+    find_judge,
+    read_learned,
+    with_learned,
+)
 from ragfm.core.durable_files import write_durably
-from ragfm.embedders.bert import Bert, Layer, read_weights
+from ragfm.embedders.bert import BERT_PARTS, MPNET_PARTS, Bert, Layer, Linear, read_weights
 from ragfm.evaluation.answer_matching import token_f1
 from ragfm.evaluation.confidence_calibration import estimate_auc
 from ragfm.models.model_lookup import find_model, weights_sha256
@@ -83,11 +94,31 @@ class Judge(nn.Module):
         with torch.no_grad():
             self.least.weight[:, 0] = torch.tensor([0.5, -0.25, -0.25, -0.5])
         self.layers: int = self.encoder.config.num_hidden_layers
+        self.backbone = Path(backbone)
         self.encoder.embeddings.requires_grad_(requires_grad=False)
         for layer in self.encoder.encoder.layer[: FROZEN[self.layers]]:
             layer.requires_grad_(requires_grad=False)
         if hasattr(self.encoder.encoder, "relative_attention_bias"):
             self.encoder.encoder.relative_attention_bias.requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def begin(self, judge: str) -> None:
+        """Take the weights of a judge that was exported, by its name or folder."""
+        learned = read_learned(find_judge(judge)[0], self.backbone)
+        attention = MPNET_PARTS if self.encoder.config.model_type == "mpnet" else BERT_PARTS
+        parts = [f"attention.{part}" for part in attention]
+        parts += ["intermediate.dense", "output.dense", "output.LayerNorm"]
+        changed = with_learned(read_weights(self.backbone), learned)
+        for module, layer in zip(self.encoder.encoder.layer, changed.layers, strict=True):
+            weights, biases = np.split(layer.qkv.weight, 3), np.split(layer.qkv.bias, 3)
+            values = [*map(Linear, weights, biases), layer.out, layer.out_norm, layer.up, layer.down, layer.down_norm]
+            for part, value in zip(parts, values, strict=True):
+                module.get_parameter(f"{part}.weight").copy_(torch.from_numpy(value.weight))
+                module.get_parameter(f"{part}.bias").copy_(torch.from_numpy(value.bias))
+        for name in ("span", "pool", "stance", "stated", "least"):
+            head = getattr(self, name)
+            for weight, parameter in head.named_parameters():
+                parameter.copy_(torch.from_numpy(learned[f"{name}.{weight}"]))
 
     def forward(self, batch: Encoded) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores of tokens as first and last of the answer, of the stance, and of tokens as stated.
@@ -298,14 +329,18 @@ def figures(model: Judge, tokenizer: Tokenizer, sets: dict[str, list[Example]]) 
 class Training:
     """The model, its optimizer and the average of its weights, which a folder keeps."""
 
-    def __init__(self, backbone: str, folder: Path, teacher: Training | None = None) -> None:
-        self.folder, self.rounds, self.steps, self.teacher = folder, 0, 0, teacher
+    def __init__(
+        self, backbone: str, folder: Path, teacher: Training | None = None, begin: str | None = None, first: int = 0
+    ) -> None:
+        self.folder, self.rounds, self.steps, self.teacher = folder, first, 0, teacher
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer = Tokenizer.from_file(str(Path(backbone) / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         torch.manual_seed(0)
         self.model = Judge(backbone)
+        if begin:
+            self.model.begin(begin)
         self.rates = (RATES[self.model.layers], 5 * RATES[self.model.layers])
         learned = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
         self.names = [name for name, _ in learned]
@@ -465,6 +500,8 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=0, help="Number of last rounds in which the rate falls")
     parser.add_argument("--size", type=int, default=ROUND, help="Items of a round")
     parser.add_argument("--opposite", type=float, default=0.2, help="Share of sentences that are also negated")
+    parser.add_argument("--begin", metavar="JUDGE", help="Exported weights that a new folder starts from")
+    parser.add_argument("--first", type=int, default=0, help="Number of the first round of a new folder")
     parser.add_argument("--teacher", nargs=2, metavar=("BACKBONE", "FOLDER"), help="A judge to learn from as well")
     parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
     parser.add_argument("--export", type=Path, metavar="OUT", help="Only write the present weights")
@@ -474,7 +511,7 @@ def main() -> None:
     teacher = Training(args.teacher[0], Path(args.teacher[1])) if args.teacher else None
     if teacher:
         teacher.averaged()
-    training = Training(args.backbone, args.folder, teacher)
+    training = Training(args.backbone, args.folder, teacher, args.begin, args.first)
     if args.export:
         training.export(Path(args.backbone), args.export)
         return
