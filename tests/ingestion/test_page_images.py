@@ -159,14 +159,14 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
 
 
 def test_pages_of_uploads_come_from_the_collection(location: str | Path, docs: Path) -> None:
-    collection = Collection.open(location, settings=Settings(), embedder="hashing")
-    collection.sync(docs)
-    uploads = collection.store.open_uploads()
-    stored = uploads.store(io.BytesIO(pdf(lines(*TEXT))), "log.pdf", ["key:ann"])
-    collection.sync(uploads.source, name=".uploads")
-    assert collection.as_groups({"key:ann"}).page_image(stored.uri, 1, width=300).startswith(b"\x89PNG")
-    with pytest.raises(CollectionError, match="There is no document"):
-        collection.as_groups({"key:bob"}).page_image(stored.uri, 1, width=300)
+    with Collection.open(location, settings=Settings(), embedder="hashing") as collection:
+        collection.sync(docs)
+        uploads = collection.store.open_uploads()
+        stored = uploads.store(io.BytesIO(pdf(lines(*TEXT))), "log.pdf", ["key:ann"])
+        collection.sync(uploads.source, name=".uploads")
+        assert collection.as_groups({"key:ann"}).page_image(stored.uri, 1, width=300).startswith(b"\x89PNG")
+        with pytest.raises(CollectionError, match="There is no document"):
+            collection.as_groups({"key:bob"}).page_image(stored.uri, 1, width=300)
 
 
 def _zip(folder: Path, data: bytes) -> str:
