@@ -5,7 +5,7 @@
 BACKBONE is a folder with all-mpnet-base-v2, or `bundled` for all-MiniLM-L6-v2. FOLDER keeps the state after each round
 and `log.jsonl` with the loss, the speed and, every eighth round, the figures on the tuning sets. The same command
 continues. The rate is constant after a warm-up, and falls to its end over the last `--decay` rounds, after which the
-weights are final. `--begin` lets a new folder start from the weights of a judge, `small`, `base` or that of a folder,
+weights are final. `--begin` lets a new folder start from exported weights, as those in `ragfm/models/shipped`, and
 with round `--first`, so that its examples are others. `--evaluate` prints the figures of the present weights only, and
 `--export OUT` writes them for `ragfm`. With a trained judge as `--teacher`, the network also learns its probabilities
 (Hinton et al. 2015), whose tokens are the same: both models have the word pieces of BERT. A round has about 1,400
@@ -50,7 +50,6 @@ from ragfm.answering.judge import (
     STATEMENT,
     WEIGHTS,
     WINDOW,
-    find_judge,
     read_learned,
     with_learned,
 )
@@ -102,9 +101,9 @@ class Judge(nn.Module):
             self.encoder.encoder.relative_attention_bias.requires_grad_(requires_grad=False)
 
     @torch.no_grad()
-    def begin(self, judge: str) -> None:
-        """Take the weights of a judge that was exported, by its name or folder."""
-        learned = read_learned(find_judge(judge)[0], self.backbone)
+    def begin(self, judge: Path) -> None:
+        """Take the weights that were exported to a folder."""
+        learned = read_learned(judge, self.backbone)
         attention = MPNET_PARTS if self.encoder.config.model_type == "mpnet" else BERT_PARTS
         parts = [f"attention.{part}" for part in attention]
         parts += ["intermediate.dense", "output.dense", "output.LayerNorm"]
@@ -330,7 +329,7 @@ class Training:
     """The model, its optimizer and the average of its weights, which a folder keeps."""
 
     def __init__(
-        self, backbone: str, folder: Path, teacher: Training | None = None, begin: str | None = None, first: int = 0
+        self, backbone: str, folder: Path, teacher: Training | None = None, begin: Path | None = None, first: int = 0
     ) -> None:
         self.folder, self.rounds, self.steps, self.teacher = folder, first, 0, teacher
         folder.mkdir(parents=True, exist_ok=True)
@@ -500,7 +499,7 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=0, help="Number of last rounds in which the rate falls")
     parser.add_argument("--size", type=int, default=ROUND, help="Items of a round")
     parser.add_argument("--opposite", type=float, default=0.2, help="Share of sentences that are also negated")
-    parser.add_argument("--begin", metavar="JUDGE", help="Exported weights that a new folder starts from")
+    parser.add_argument("--begin", type=Path, metavar="JUDGE", help="Exported weights that a new folder starts from")
     parser.add_argument("--first", type=int, default=0, help="Number of the first round of a new folder")
     parser.add_argument("--teacher", nargs=2, metavar=("BACKBONE", "FOLDER"), help="A judge to learn from as well")
     parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
