@@ -104,9 +104,7 @@ class Judge(nn.Module):
     def begin(self, judge: Path) -> None:
         """Take the weights that were exported to a folder."""
         learned = read_learned(judge, self.backbone)
-        attention = MPNET_PARTS if self.encoder.config.model_type == "mpnet" else BERT_PARTS
-        parts = [f"attention.{part}" for part in attention]
-        parts += ["intermediate.dense", "output.dense", "output.LayerNorm"]
+        parts = MPNET_PARTS if self.encoder.config.model_type == "mpnet" else BERT_PARTS
         changed = with_learned(read_weights(self.backbone), learned)
         for module, layer in zip(self.encoder.encoder.layer, changed.layers, strict=True):
             weights, biases = np.split(layer.qkv.weight, 3), np.split(layer.qkv.bias, 3)

@@ -23,9 +23,13 @@ MASK_BIAS = -3e4
 """Added to the attention scores of padding: exp of it is 0, and half precision can represent it."""
 
 
-BERT_PARTS = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
-MPNET_PARTS = ("attn.q", "attn.k", "attn.v", "attn.o", "LayerNorm")
-"""The names of the attention's tensors: query, key, value, output and normalization."""
+_FEED_FORWARD = ("intermediate.dense", "output.dense", "output.LayerNorm")
+BERT_PARTS = (
+    *(f"attention.{one}" for one in ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")),
+    *_FEED_FORWARD,
+)
+MPNET_PARTS = (*(f"attention.{one}" for one in ("attn.q", "attn.k", "attn.v", "attn.o", "LayerNorm")), *_FEED_FORWARD)
+"""The names of a layer's tensors in files, in the order of `Layer.of`."""
 _BUCKETS, _FARTHEST = 32, 128  # of MPNet's distances: half of the buckets for each direction, and the farthest one
 
 
@@ -138,9 +142,8 @@ def read_weights(path: Path) -> Bert:
         positions = tensor("embeddings.position_embeddings.weight")
         # Of MPNet, the first token has position 2.
         positions = positions[2:] if mpnet else positions + tensor("embeddings.token_type_embeddings.weight")[0]
-        attention = [f"attention.{part}" for part in (MPNET_PARTS if mpnet else BERT_PARTS)]
-        parts = (*attention, "intermediate.dense", "output.dense", "output.LayerNorm")
-        count = sum(name.endswith(f"{attention[0]}.weight") for name in tensors)
+        parts = MPNET_PARTS if mpnet else BERT_PARTS
+        count = sum(name.endswith(f"{parts[0]}.weight") for name in tensors)
         return Bert(
             words=tensor("embeddings.word_embeddings.weight"),
             positions=positions,
