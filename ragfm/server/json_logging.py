@@ -23,6 +23,9 @@ class _JsonFormatter(logging.Formatter):
     """Adds a record's `event` and `fields` to its line. Records of libraries have neither: their event is `log`."""
 
     def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(self._line(record), ensure_ascii=False)
+
+    def _line(self, record: logging.LogRecord) -> dict[str, Any]:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -35,7 +38,7 @@ class _JsonFormatter(logging.Formatter):
             line["message"] = message
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return line
 
 
 def log_event(logger: logging.Logger, level: int, event: str, message: str = "", **fields: Any) -> None:
@@ -47,7 +50,7 @@ class _TextFormatter(_JsonFormatter):
     """The same for people: `12:30:01 INFO request status=200 ms=41`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = json.loads(super().format(record))
+        line = self._line(record)
         start = f"{line.pop('time')[11:19]} {line.pop('level').upper()} {line.pop('event')}"
         trace = line.pop("traceback", "")
         fields = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in line.items()]
