@@ -143,8 +143,9 @@ class QdrantSnapshot(Snapshot):
             best: Ids = found[is_allowed]
             if len(best) >= k:
                 # Of equal ones, those with the lowest ids are wanted, of which the graph may have left out some.
-                following = scores[-1] if exact or len(best) == k else scores[is_allowed][k]
-                if len(best) >= MAX_TIES or following < scores[is_allowed][k - 1] - _ROUNDING:
+                last = scores[is_allowed][k - 1]
+                equal = np.count_nonzero(np.abs(scores[is_allowed] - last) <= _ROUNDING)
+                if len(best) >= MAX_TIES or (scores[-1] < last - _ROUNDING if exact else equal == 1):
                     break
             if exact and len(found) < limit:  # there are no others, unless the server has lost some
                 best = np.setdiff1d(allowed.ids, self._tail_ids)

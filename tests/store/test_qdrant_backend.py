@@ -16,7 +16,7 @@ import numpy as np
 import qdrant_edge as edge
 from ragfm_backends import qdrant_backend
 from ragfm_backends.qdrant_backend import QdrantSnapshot
-from support.generated_chunks import check_recall, predicate, written
+from support.generated_chunks import add, check_recall, predicate, written
 from support.qdrant_server import QdrantServer, qdrant_server
 
 from ragfm import Collection
@@ -53,6 +53,27 @@ def test_qdrant_keeps_the_contract(
 ) -> None:
     monkeypatch.setattr(qdrant_backend, "_FEW", few)  # above it, more candidates are asked for
     check_backend(QdrantSnapshot, tmp_path / "collection")
+
+
+def test_equal_chunks_that_the_graph_leaves_out_are_found(
+    server: QdrantServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(backend="qdrant")
+    with written(tmp_path / "c", 200, QdrantSnapshot, settings) as catalog:
+        add(catalog, [50], chunks=12, equal=True)
+        ids, vectors = catalog.chunk_vectors(catalog.at(), born_after=catalog.at().id - 1)
+        QdrantSnapshot.save(catalog, settings, language_changed=lambda *_: None)
+        snapshot = QdrantSnapshot.open(catalog, catalog.at(), settings)
+        search = qdrant_backend._Points.search
+
+        def without_lowest(points: Any, *arguments: Any, exact: bool) -> Any:
+            scores, found = search(points, *arguments, exact=exact)
+            kept = exact | ~np.isin(found, ids[:6])
+            return scores[kept], found[kept]
+
+        monkeypatch.setattr(qdrant_backend._Points, "search", without_lowest)
+        for k in range(2, 7):
+            assert snapshot.search(vectors[:1], k)[1].tolist() == sorted(ids)[:k], k
 
 
 @pytest.mark.slow

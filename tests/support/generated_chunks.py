@@ -43,12 +43,16 @@ def written(
             catalog.close()
 
 
-def add(catalog: CatalogWriter, numbers: Sequence[int], *, version: int = 0, chunks: int = CHUNKS) -> None:
-    """Commit documents with vectors around common centres."""
+def add(
+    catalog: CatalogWriter, numbers: Sequence[int], *, version: int = 0, chunks: int = CHUNKS, equal: bool = False
+) -> None:
+    """Commit documents with vectors around common centres, or with one vector for all chunks."""
     random = np.random.default_rng(11)
     centres, random = random.standard_normal((200, DIM)), np.random.default_rng([version, *numbers[:1]])
     clusters = np.minimum(random.zipf(1.3, len(numbers) * chunks), 200) - 1
     rows = unit(centres[clusters] + random.normal(0, 0.5, (len(clusters), DIM)))
+    if equal:
+        rows[:] = rows[0]
     new, hashes = [], []
     for number in numbers:
         parts = [f"Text {number} {part} {version}.\n" for part in range(chunks)]
