@@ -116,9 +116,9 @@ def judge_record(record: dict[str, Any]) -> Judged:
     grounding = Grounding(question, passages, language, load_judge("small"))
     words = cite_answer(grounding, output, corrects=False)
     cited = cite_answer(grounding, output, corrects=policy.corrects)
-    signals = answer_signals(cited, question) if cited.sentences else {}
+    signals = answer_signals(cited) if cited.sentences else {}
     confidence = UNREAD.confidence(signals)
-    decision = decide(cited, question, confidence, policy, AskSection(), threshold=UNREAD.threshold)
+    decision = decide(cited, confidence, policy, AskSection(), threshold=UNREAD.threshold)
     return Judged(
         record["reader"],
         record["language"],

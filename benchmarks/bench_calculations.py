@@ -30,6 +30,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from ragfm import Hit
 from ragfm.answering.calculation import LIKELY, CalculatedAnswer, MissingOperandError, calculate_answer
+from ragfm.answering.grounding import Grounding
 from ragfm.answering.judge import Judge, load_judge
 from ragfm.core.table_rows import row_line
 from ragfm.evaluation.metrics import bootstrap
@@ -72,7 +73,7 @@ def measured(judge: Judge, *, reporting: bool) -> dict[str, Any]:
     others = taken = 0
     for hit, question in questions(reporting=reporting):
         try:
-            answer = calculate_answer(question["question"], [hit], "en", judge)
+            answer = calculate_answer(Grounding(question["question"], [hit], "en", judge))
         except MissingOperandError:
             answer = None
             incomplete[question["answer_type"] == "arithmetic"] += 1

@@ -249,9 +249,9 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str], ver
     cited = cite_record(record, verifier)
     signals, confidence = {}, None
     if cited.readings and cited.sentences:
-        signals = answer_signals(cited, record["question"])
+        signals = answer_signals(cited)
         confidence = DEFAULT.confidence(signals)
-    decision = decide(cited, record["question"], confidence, policy, AskSection(), threshold=DEFAULT.threshold)
+    decision = decide(cited, confidence, policy, AskSection(), threshold=DEFAULT.threshold)
     quote = decision.quote
 
     reports = record["set"].startswith("reports")

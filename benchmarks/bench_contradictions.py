@@ -117,10 +117,10 @@ def with_oracle(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, boo
             cited = cite_answer(
                 Grounding(row["query"], shown, "en", load_judge("small")), names(word)[0], corrects=False
             )
-            confidence = DEFAULT.confidence(answer_signals(cited, row["query"]))
+            confidence = DEFAULT.confidence(answer_signals(cited))
             for step in (False, True):
                 settings = AskSection(contradictions=step, min_confidence=0)
-                decision = decide(cited, row["query"], confidence, LARGE, settings, threshold=0.0)
+                decision = decide(cited, confidence, LARGE, settings, threshold=0.0)
                 yield f"{name}{'' if step else ', without the step'}", verdict(decision.answer, decision.status, row)
 
 

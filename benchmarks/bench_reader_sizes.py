@@ -125,10 +125,9 @@ def reuse(keep: Path, folder: Path) -> None:
             continue
         policy = SMALL if record["reader"] == "bundled" else LARGE
         cited = cite_record(record)
-        signals = answer_signals(cited, record["question"]) if cited.readings else {}
+        signals = answer_signals(cited) if cited.readings else {}
         confidence = DEFAULT.confidence(signals)
-        question = record["question"]
-        decision = decide(cited, question, confidence, policy, AskSection(), threshold=DEFAULT.threshold)
+        decision = decide(cited, confidence, policy, AskSection(), threshold=DEFAULT.threshold)
         kept = {key: record[key] for key in ("reader", "set", "id", "question", "answers", "unanswerable")}
         answered = {"text": decision.answer.text, "status": decision.status, "confidence": confidence}
         found.append({**kept, **answered, "said": record["output"]})

@@ -190,7 +190,8 @@ class Rag:
         check_images([Message("user", tuple(images)), *history], vision=self._sees, reader=f"'{self.reader_name}'")
 
         handle = ReaderHandle()
-        stream = AnswerStream(self._pieces(handle, question, history, filter, hits, images), None, handle)
+        pieces = self._pieces(handle, question, history, filter, hits, images)
+        stream = AnswerStream(pieces, None, handle)
         stream.step()  # retrieve, rerank, build the prompt
         stream.prompt = handle.prompt
         return stream
@@ -222,18 +223,8 @@ class Rag:
             superseded = find_superseded([hit for hit in numbered if hit.n is not None], self.collection.metadata)
             retrieved = replace(retrieved, hits=numbered)
 
-            # Generate, cite, score, decide: while the caller takes the text.
-            calculated, missing = None, ""
-            if prompt and prompt.shown and self._documents_only and not prompt.pictured and not images:
-                language, embedder = self.collection.language, self._bundled_embedder
-                try:
-                    calculated = calculate_answer(retrieved.query, prompt.shown, language, self.judge, embedder)
-                except MissingOperandError as error:
-                    missing = error.message
-            if prompt and calculated:
-                pieces = self._calculated(retrieved, prompt, handle, calculated)
-            else:
-                pieces = self._answer(retrieved, prompt, handle, superseded, missing)
+            # Calculate, or generate, cite, score and decide: while the caller takes the text.
+            pieces = self._answer(retrieved, prompt, handle, superseded)
             if self.log:
                 shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
                 unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
@@ -275,18 +266,35 @@ class Rag:
         prompt: Prompt | None,
         handle: ReaderHandle,
         superseded: Sequence[Superseded],
-        missing: str,
     ) -> Generator[str, None, Answer]:
-        """Generate → cite → score → decide. `missing` says which number a calculation lacks: the reader guesses it."""
+        """Calculate, or generate → cite → score → decide."""
         query, settings, calibration = retrieved.query, self._settings, self.calibration
         shown = prompt.shown if prompt else ()
+        language, asked = self.collection.language if shown else None, retrieved.language
         # The judge cannot see pictures, so it corrects no answer that may come from one.
         pictured = prompt.pictured if prompt else frozenset[int]()
         policy = self.policy if self._documents_only and not pictured else LARGE
         one_piece = not policy.streams or settings.mode == "strict"
 
+        # Calculate what no passage states. If a number of it is missing, the reader guesses it.
+        promise = settings.guarantee
+        lapsed = self.collection.answer_log.why_lapsed(promise, self.fingerprint) if promise else None
+        verified = promise.threshold if promise and lapsed is None else VERIFIED
+        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured, verified=verified)
+        missing = ""
+        if prompt and shown and self._documents_only and not prompt.has_images:
+            handle.checking = True  # empty pieces around it, so that a server can choose when it computes
+            yield ""
+            try:
+                calculated = calculate_answer(grounding, self._bundled_embedder)
+            except MissingOperandError as error:
+                calculated, missing = None, error.message
+            handle.checking = False
+            if calculated:
+                return (yield from self._calculated(retrieved, prompt, handle, calculated))
+            yield ""
+
         # Generate. Without passages the reader would answer from memory.
-        language, asked = self.collection.language if shown else None, retrieved.language
         sentences = status_sentences(asked or language)
         output = ReaderOutput()
         if prompt and (shown or not self._documents_only):
@@ -299,12 +307,8 @@ class Rag:
         weights = self.collection.contract.get("weights")
         differs = asked is not None and language not in (None, "simple", asked)
         foreign = differs and self.judge is not None and self._documents_only and not is_english_only(weights)
-        handle.checking = True  # empty pieces around it, so that a server can choose when it computes
+        handle.checking = True
         yield ""
-        promise = settings.guarantee
-        lapsed = self.collection.answer_log.why_lapsed(promise, self.fingerprint) if promise else None
-        verified = promise.threshold if promise and lapsed is None else VERIFIED
-        grounding = Grounding(query, shown, language, self.judge, asked=asked, pictured=pictured, verified=verified)
         closeness = partial(self._closeness, query) if foreign else None
         corrects = policy.corrects and self.judge is not None
         cited = cite_answer(grounding, output.text, corrects=corrects, closeness=closeness)
@@ -315,7 +319,7 @@ class Rag:
         signals: dict[str, float] = {}
         confidence: float | None = None
         if prompt and cited.sentences and self.judge:
-            signals = answer_signals(cited, query)
+            signals = answer_signals(cited)
             if not cited.readings:  # the judge does not read this language
                 calibration = OTHER_LANGUAGE if foreign else UNREAD
             confidence = calibration.confidence(signals, weights)
@@ -323,7 +327,6 @@ class Rag:
         # Decide: answer, or abstain?
         decision = decide(
             cited,
-            query,
             confidence,
             policy,
             settings,

@@ -21,15 +21,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ragfm.answering.judge import Evidence
 from ragfm.answering.operations import NONE, asked_operation
 from ragfm.answering.quantities import per_word, quantities, scale_word, scales_in, units_in, with_separators
-from ragfm.answering.units import Rarity, Unit, passage_citation, passage_units, periods, word_list, words
+from ragfm.answering.units import Rarity, Unit, passage_citation, periods, word_list, words
 from ragfm.core.errors import EmbedderMismatchError, ModelNotFoundError, RagfmError
-from ragfm.core.text import is_english
 from ragfm.core.types import Calculation, CalculationOperand, Citation
 
 if TYPE_CHECKING:
-    from ragfm.answering.judge import Judge
+    from ragfm.answering.grounding import Grounding
     from ragfm.core.table_rows import TableRow
-    from ragfm.core.types import Embedder, Fault, Hit
+    from ragfm.core.types import Embedder, Fault
 
 Operation: TypeAlias = Literal["difference", "sum", "mean", "ratio", "share", "percentage change", "growth rate"]
 PERCENT, POINTS = "concentr-percent", "percentage points"
@@ -43,7 +42,6 @@ _MAX_DIGITS = 24  # of an operand
 _MAX_ROWS = 5  # that may be meant
 _MIN_LIKELIHOOD = 0.5  # of the operation
 _DECIMALS, _MOST_DECIMALS = Decimal("0.01"), Decimal("1e-6")
-_LACKS = "The {operation} cannot be calculated: the passages have no number for {what}."
 _FOOTNOTE = re.compile(r"(?<=\S)\s*(?:\(\d{1,2}\)|\[\w{1,2}\]|<sup>.*?</sup>)\s*$|^\s*\(\d{1,2}\)\s+(?=\S*\d)")
 _NEGATIVE = re.compile(r"[^\w(]*\([^\w)]*\d|\s*[-−–]\s*[^\w\s]?\s*\d|.*\d\s*[-−–]\s*$")  # of a whole cell
 _TITLE = re.compile(r"\D*[^\W\d_]\D*")
@@ -56,6 +54,9 @@ class CalculationError(RagfmError):
 
 class MissingOperandError(CalculationError):
     """Rows or periods that a question names have no number."""
+
+    def __init__(self, operation: Operation, what: str) -> None:
+        super().__init__(f"The {operation} cannot be calculated: the passages have no number for {what}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,7 @@ class CalculatedAnswer:
 
 
 def calculate_answer(
-    question: str,
-    passages: Sequence[Hit],
-    language: str | None,
-    judge: Judge | None = None,
-    embedder: Callable[[], Embedder | None] = lambda: None,
+    grounding: Grounding, embedder: Callable[[], Embedder | None] = lambda: None
 ) -> CalculatedAnswer | None:
     """The answer to a question that asks for a calculation over cells of the passages; None for all others.
 
@@ -130,7 +127,8 @@ def calculate_answer(
 
     Raises MissingOperandError if the question surely asks for a calculation, but a row or period of it has no number.
     """
-    if not is_english(question, language):
+    question, language, judge = grounding.question, grounding.language, grounding.judge
+    if not grounding.is_english:
         return None
     try:
         operation, likelihood = asked_operation(question, embedder())
@@ -139,11 +137,10 @@ def calculate_answer(
     if operation == NONE:
         return None
     mentioned, asked = word_list(question), periods(question)
-    units = [unit for hit in passages if hit.n is not None for unit in passage_units(hit, language or "en")]
     with localcontext() as context:
         context.prec = _PRECISION
         try:
-            found = operands(mentioned, units, language)
+            found = operands(mentioned, grounding.units, language)
             chosen = likely_operands(operation, found, mentioned, asked)
             if operation == "share" and len({one.periods for one in chosen}) == 1:  # the smaller one is the part
                 chosen.sort(key=lambda one: abs(one.scaled))
@@ -272,7 +269,7 @@ def likely_operands(
             raise CalculationError(f"A {operation} of {len(named)} rows is not possible.")
         if lacking := [row.row.cells[0] for row in named if row.row and all(one.place is not row for one in chosen)]:
             what = f"{' and '.join(lacking)} in the column of the others"
-            raise MissingOperandError(_LACKS.format(operation=operation, what=what))
+            raise MissingOperandError(operation, what)
         return chosen
     rows: dict[int, list[Operand]] = {}
     for one in found:
@@ -288,7 +285,7 @@ def likely_operands(
     lacking = sorted(asked - {period for one in best for period in one.periods})
     if best and lacking and set(best[0].row_words) <= set(mentioned):
         what = f"{' '.join(best[0].row_words)} of {' and '.join(lacking)}"
-        raise MissingOperandError(_LACKS.format(operation=operation, what=what))
+        raise MissingOperandError(operation, what)
     raise CalculationError("The table has no cells for the periods of the question.")
 
 

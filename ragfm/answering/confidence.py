@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 SIGNALS = ("answers", "first", "supports", "agrees", "exact", "closest", "words")
 
 
-def answer_signals(cited: CitedAnswer, question: str) -> dict[str, float]:
+def answer_signals(cited: CitedAnswer) -> dict[str, float]:
     """The signals of an answer; empty for an abstention."""
     if not cited.sentences:
         return {}
@@ -47,7 +47,7 @@ def answer_signals(cited: CitedAnswer, question: str) -> dict[str, float]:
         sound = [any(one.supports and not one.missing for one in sentence.evidence) for sentence in sentences]
         signals["exact"] = sum(sound) / len(sound)
     else:
-        asked = words(question)
+        asked = words(cited.question)
         supporting = [one.unit for sentence in sentences for one in sentence.evidence if one.supports]
         shares = [len(asked & unit.all_words) / len(asked) for unit in supporting] if asked else []
         signals["words"] = max(shares, default=0.0)

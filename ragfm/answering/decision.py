@@ -75,7 +75,6 @@ class Decision:
 
 def decide(
     cited: CitedAnswer,
-    question: str,
     confidence: float | None,
     policy: AnswerPolicy,
     settings: AskSection,
@@ -102,7 +101,7 @@ def decide(
     answer = compose(cited.sentences, strict=strict, contradictions=settings.contradictions)
     if is_open:  # the passages say little about an answer from memory
         confidence = None
-    asks_how = policy.quotes and not is_open and _INSTRUCTIONS.match(question)
+    asks_how = policy.quotes and not is_open and _INSTRUCTIONS.match(cited.question)
     read = bool(cited.readings) or not cited.output
     instructions = bool(asks_how) and read and all(one.likelihood < LIKELY for one in cited.readings)
     status: AnswerStatus = "answered"
@@ -117,7 +116,7 @@ def decide(
     if instructions:
         nearest = openings(cited)
     elif status != "answered" or policy.quotes:
-        nearest = nearest_units(cited, question)
+        nearest = nearest_units(cited)
     if status == "not_found":
         likeliest_first = sorted(nearest, key=lambda one: -one[0])[:NEAREST]
         return Decision(status, answer, answer.text, None, tuple(citation for _, citation in likeliest_first))
@@ -210,14 +209,14 @@ def add_alternatives(
     return replace(answer, contradictions=tuple(contradicting))
 
 
-def nearest_units(cited: CitedAnswer, question: str) -> list[tuple[float, Citation]]:
+def nearest_units(cited: CitedAnswer) -> list[tuple[float, Citation]]:
     """The unit of each passage that most likely has the answer, with its score.
 
     The score is the share of the question's words that the unit has and how likely the judge finds the answer in it;
     or its closeness, if the units are known by that. Headings and questions are left out. The citations are not
     verified, and have no place in an answer.
     """
-    rarity, asked = Rarity(cited.units), words(question)
+    rarity, asked = Rarity(cited.units), words(cited.question)
     closeness = {id(unit): score for score, unit in cited.close}
     judgements = {one.hit.n: one.judgement for one in cited.readings}
 
@@ -236,7 +235,7 @@ def nearest_units(cited: CitedAnswer, question: str) -> list[tuple[float, Citati
     for n, (of_unit, unit) in best.items():
         judgement = judgements.get(n)
         position = judgement.best((unit.start, unit.end))[1] if judgement and unit.row else None
-        found.append((of_unit, unit_citation(unit, row_with_cell(unit, position, question))))
+        found.append((of_unit, unit_citation(unit, row_with_cell(unit, position, cited.question))))
     return found
 
 

@@ -126,6 +126,7 @@ class CitedAnswer:
     the different answers that different documents give; empty where they agree.
     """
 
+    question: str
     output: str
     text: str
     sentences: Sequence[CitedSentence]
@@ -165,10 +166,11 @@ class Grounding:
         judge verifies a claim.
         """
         self.question, self.language, self._pictured, self._verified = question, language, pictured, verified
-        self.judge = judge if is_english(question, language) and asked in (None, "en") else None
         self.passages = [hit for hit in passages if hit.n is not None]
         self.units = [unit for hit in self.passages for unit in passage_units(hit, language or "en")]
         self._rarity = Rarity(self.units)
+        self.is_english = is_english(question, language) and asked in (None, "en")
+        self.judge = judge if self.is_english else None
 
     def nearest(self) -> Unit | None:
         """The unit that has most of the question's words; None if none has any."""
@@ -340,7 +342,8 @@ def cite_answer(
         if nearest:
             text = f"{escape_markers(' '.join(nearest.text.split()))} [{nearest.hit.n}]"
             sentences = grounding.cite(text)
-    return CitedAnswer(output, text, sentences, grounding.units, readings, close, alternatives(readings, grounding))
+    different = alternatives(readings, grounding)
+    return CitedAnswer(grounding.question, output, text, sentences, grounding.units, readings, close, different)
 
 
 def alternatives(readings: Sequence[Answered], grounding: Grounding) -> tuple[Answered, ...]:

@@ -44,6 +44,11 @@ class Prompt:
         """The numbers of the passages whose picture is shown."""
         return frozenset(hit.n for hit in self.shown if hit.n is not None and hit.image in self.pictures)
 
+    @property
+    def has_images(self) -> bool:
+        """Whether it shows an image: of a figure, or of the user."""
+        return any(message.images for message in self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class EarlierTurn:

@@ -25,6 +25,7 @@ from ragfm.answering.calculation import (
     operands,
     rounded,
 )
+from ragfm.answering.grounding import Grounding
 from ragfm.answering.judge import load_judge
 from ragfm.answering.units import passage_units
 from ragfm.testing import HashingEmbedder, ScriptedReader
@@ -55,7 +56,7 @@ def cells(text: str = TABLE) -> dict[str, Operand]:
 
 
 def answer(question: str, *texts: str) -> CalculatedAnswer | None:
-    return calculate_answer(question, [passage(text, n) for n, text in enumerate(texts, 1)], "en")
+    return calculate_answer(Grounding(question, [passage(text, n) for n, text in enumerate(texts, 1)], "en", None))
 
 
 def result(question: str, *texts: str) -> str | None:
@@ -339,7 +340,9 @@ def test_a_calculation_is_verified_if_the_judge_finds_that_the_rows_answer_the_q
 
 @pytest.mark.judge
 def test_nothing_is_verified_without_a_judge() -> None:
-    found, read = (calculate_answer(CHANGE, [passage(TABLE)], "en", judge) for judge in (None, load_judge("small")))
+    found, read = (
+        calculate_answer(Grounding(CHANGE, [passage(TABLE)], "en", judge)) for judge in (None, load_judge("small"))
+    )
     assert found is not None
     assert read is not None
     assert [one.verified for one in (*found.citations, *read.citations)] == [False, False, True, True]
@@ -348,7 +351,9 @@ def test_nothing_is_verified_without_a_judge() -> None:
 @pytest.mark.judge
 def test_what_the_judge_verifies_is_answered_though_no_period_is_named() -> None:
     question = "What was the average revenue?"
-    found, read = (calculate_answer(question, [passage(TABLE)], "en", judge) for judge in (None, load_judge("small")))
+    found, read = (
+        calculate_answer(Grounding(question, [passage(TABLE)], "en", judge)) for judge in (None, load_judge("small"))
+    )
     assert found is not None
     assert read is not None
     assert (found.confidence < LIKELY, read.confidence) == (True, LIKELY)

@@ -65,7 +65,7 @@ def log_odds(probability: float) -> float:
 def test_signals_of_what_the_judge_read() -> None:
     judge = ScriptedJudge({"1931": 0.8}, supports=lambda one: 0.7 if "1931" in one.statement else 0.3)
     cited = cited_answer(BURN, "In 1931. It was sold.", passages(MILL), judge)
-    assert answer_signals(cited, BURN) == pytest.approx(
+    assert answer_signals(cited) == pytest.approx(
         {"answers": log_odds(0.8), "supports": log_odds(0.3), "agrees": 1.0, "first": 1.0, "exact": 0.5}
     )
 
@@ -75,15 +75,15 @@ def test_an_answer_of_a_later_passage_is_less_certain() -> None:
         cited_answer(BURN, "1931", passages(*texts), ScriptedJudge({"1931": 0.8}))
         for texts in ((MILL, "Cheese."), ("Cheese.", MILL))
     )
-    assert [answer_signals(cited, BURN)["first"] for cited in answers] == [1.0, 0.0]
-    assert answer_signals(cited_answer(BURN, ABSTENTION, passages(MILL)), BURN) == {}
+    assert [answer_signals(cited)["first"] for cited in answers] == [1.0, 0.0]
+    assert answer_signals(cited_answer(BURN, ABSTENTION, passages(MILL))) == {}
 
 
 def test_a_sentence_without_the_questions_period_is_not_exact() -> None:
     question = "How many mills burned in 1930?"
     cited = cited_answer(question, "It burned in 1931.", passages(MILL), ScriptedJudge({"1931": 0.8}))
     assert cited.sentences[0].supported
-    assert answer_signals(cited, question)["exact"] == 0.0
+    assert answer_signals(cited)["exact"] == 0.0
 
 
 def test_lines_without_words_are_no_sentences_of_an_answer() -> None:
@@ -91,15 +91,15 @@ def test_lines_without_words_are_no_sentences_of_an_answer() -> None:
     cited, alone = (
         cited_answer(BURN, f"In 1931.{more}", passages(MILL), judge) for more in ("\n\n|---|---|\n\n👍", "")
     )
-    assert answer_signals(cited, BURN) == answer_signals(alone, BURN)
+    assert answer_signals(cited) == answer_signals(alone)
 
 
 def test_signals_where_no_judge_reads() -> None:
     question, text = "Wann brannte die Mühle?", "Die Mühle brannte 1931 nieder."
     cited = cited_answer(question, "1931.", passages(text), language="de")
-    assert answer_signals(cited, question) == {"words": 0.75}
+    assert answer_signals(cited) == {"words": 0.75}
     close = cited_answer(question, "1931.", passages(text), language="de", closeness=lambda texts: [0.7] * len(texts))
-    assert answer_signals(close, question)["closest"] == 0.7
+    assert answer_signals(close)["closest"] == 0.7
 
 
 def test_all_signals_have_a_name() -> None:

@@ -43,7 +43,6 @@ def decided(
     cited = cited_answer(question, output, hits, judge, corrects=False)
     return decide(
         cited,
-        question,
         confidence,
         policy,
         settings or AskSection(),
@@ -232,7 +231,7 @@ def test_a_likely_short_answer_is_given_in_place_of_instructions() -> None:
 
 def nearest(question: str, hits: Sequence[Hit], judge: Judge | None = JUDGE) -> list[Citation]:
     cited = cited_answer(question, ABSTENTION, hits, judge)
-    return [citation for _, citation in nearest_units(cited, question)]
+    return [citation for _, citation in nearest_units(cited)]
 
 
 @pytest.mark.parametrize(
