@@ -121,7 +121,7 @@ def recommend(as_json: bool) -> None:
         print_note(f"The largest that fits: ragfm models pull {largest.name}")
     print_text("")
     head = ["embedder", ">MB", ">MB of memory", ">tokens/s", ">BEIR", ">dimensions", ">context", "licence"]
-    table = [
+    lines = [
         (
             model.repository,
             f"{model.megabytes}",
@@ -134,7 +134,7 @@ def recommend(as_json: bool) -> None:
         )
         for model in RECOMMENDED_EMBEDDERS
     ]
-    print_table(head, table)
+    print_table(head, lines)
     print_note(f"Another embedder for a collection: ragfm reembed --embedder {RECOMMENDED_EMBEDDERS[0].repository}")
 
 

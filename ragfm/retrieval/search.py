@@ -97,7 +97,8 @@ def find(
     model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
     documents, contexts = snapshot.documents_of(candidates.ids)
-    names, matched = None, {}
+    names: Vectors | None = None
+    matched: dict[int, dict[str, str]] = {}
     if infer:
         names, matched = match_documents(query, documents, contexts, snapshot.metadata_of(documents))
     fused = fuse(candidates.dense, candidates.keyword, documents, names, weight=weight)
