@@ -20,7 +20,7 @@ from ragfm.models.hardware import memory_limit_bytes
 from ragfm.models.judge_base import pull_judge_base
 from ragfm.models.model_card import describe_model, installed_models, licence_warning
 from ragfm.models.model_lookup import find_model, hub_unavailable, weights_sha256
-from ragfm.models.recommended import RECOMMENDED, find_hub_file
+from ragfm.models.recommended import RECOMMENDED, RECOMMENDED_EMBEDDERS, find_hub_file
 
 MEMORY_SHARE = 0.6
 """Share of the memory that a recommended reader may take: the rest is for indexes, parsers and other programs."""
@@ -80,10 +80,10 @@ def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
 @models.command()
 @json_options
 def recommend(as_json: bool) -> None:
-    """List open models that are recommended as readers, by memory use. Needs no network.
+    """List open models that are recommended, as readers by memory use, as embedders by BEIR. Needs no network.
 
-    Memory use covers the weights and one request with a window of 4,096 tokens. "fits" means that this machine has
-    enough memory.
+    A reader's memory use covers the weights and one request with a window of 4,096 tokens. "fits" means that this
+    machine has enough memory. BEIR is the published mean nDCG@10 in percent. Tokens per second are those of one core.
     """
     available = memory_limit_bytes() / 1e6
     fitting = [model for model in RECOMMENDED if model.memory_megabytes <= MEMORY_SHARE * available]
@@ -98,7 +98,8 @@ def recommend(as_json: bool) -> None:
         for model in RECOMMENDED
     ]
     if as_json:
-        print_json({"models": rows, "recommended": largest.name if largest else None})
+        embedders = [asdict(model) for model in RECOMMENDED_EMBEDDERS]
+        print_json({"models": rows, "recommended": largest.name if largest else None, "embedders": embedders})
         return
     table = [
         (
@@ -118,6 +119,23 @@ def recommend(as_json: bool) -> None:
         print_note(f"! {licence}: {conditions}.")
     if largest:
         print_note(f"The largest that fits: ragfm models pull {largest.name}")
+    print_text("")
+    head = ["embedder", ">MB", ">MB of memory", ">tokens/s", ">BEIR", ">dimensions", ">context", "licence"]
+    lines = [
+        (
+            model.repository,
+            f"{model.megabytes}",
+            f"{model.memory_megabytes}",
+            f"{model.tokens_per_second:,}",
+            f"{model.beir:.2f}",
+            f"{model.dimensions}",
+            f"{model.context_tokens}",
+            model.licence,
+        )
+        for model in RECOMMENDED_EMBEDDERS
+    ]
+    print_table(head, lines)
+    print_note(f"Another embedder for a collection: ragfm reembed --embedder {RECOMMENDED_EMBEDDERS[0].repository}")
 
 
 @models.command()

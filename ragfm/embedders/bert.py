@@ -67,7 +67,8 @@ class Bert:
     """Weights of a model. *Shape:* `words` (vocabulary, H), `positions` (max tokens, H).
 
     `positions` includes the embedding of the first token type. `distances` are MPNet's biases of the attention, *shape*
-    (heads, max tokens, max tokens). A model that is not `pooled` gives the states of tokens, others embed texts.
+    (heads, max tokens, max tokens). `dense` is a linear layer after the pooling, *shape* (out, H). A model that is not
+    `pooled` gives the states of tokens, others embed texts.
     """
 
     words: Any
@@ -76,6 +77,7 @@ class Bert:
     layers: tuple[Layer, ...]
     distances: Any = None
     pooled: bool = True
+    dense: Linear | None = None
 
 
 class Operations(Protocol):
@@ -113,11 +115,16 @@ def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
         mixed = ops.attention(ops.linear(x, layer.qkv), mask, bert.distances)
         x = ops.norm(x + ops.linear(mixed, layer.out), layer.out_norm)
         x = ops.norm(x + ops.linear(ops.gelu(ops.linear(x, layer.up)), layer.down), layer.down_norm)
+    if bert.dense is not None:  # before the pooling: a sum over tokens, which has the direction of the mean
+        x = ops.linear(x, bert.dense)
     return ops.pool(x, mask) if bert.pooled else x
 
 
-def read_weights(path: Path) -> Bert:
-    """Read the weights from a folder's `model.safetensors` as fp32. Raises DamagedModelError."""
+def read_weights(path: Path, dense: Path | None = None) -> Bert:
+    """Read the weights from a folder's `model.safetensors` as fp32, and those of its `dense` layer from another one.
+
+    Raises DamagedModelError.
+    """
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -150,7 +157,17 @@ def read_weights(path: Path) -> Bert:
             norm=linear("embeddings.LayerNorm"),
             layers=tuple(Layer.of(linear(f"encoder.layer.{n}.{part}") for part in parts) for n in range(count)),
             distances=_distances(tensor("encoder.relative_attention_bias.weight"), len(positions)) if mpnet else None,
+            dense=_read_dense(dense) if dense else None,
         )
+
+
+def _read_dense(path: Path) -> Linear:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(path / "model.safetensors").items()}
+    weight = tensors["linear.weight"]
+    return Linear(weight, tensors.get("linear.bias", np.zeros(len(weight), dtype=np.float32)))
 
 
 def _distances(biases: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ _TRANSFORMER_DEFAULTS = {
     "query_length": None,
     "document_length": None,
     "query_expansion": None,
+    "model_args": {"add_pooling_layer": False},  # the layer that BERT has for whole texts, which is not used here
 }
 _OTHER_TRANSFORMER_KEYS = {
     "max_seq_length",
@@ -24,6 +25,8 @@ _OTHER_TRANSFORMER_KEYS = {
     "processing_kwargs",
 }
 _TEXT_OUTPUT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+_DENSE_KEYS = {"in_features", "out_features", "bias", "activation_function"}
+_IDENTITY = "torch.nn.modules.linear.Identity"
 _TOKENIZERS = {"bert": "BertTokenizer", "mpnet": "MPNetTokenizer"}
 """The networks that `ragfm.embedders.bert` runs, and their tokenizers, which are alike but for the special tokens."""
 _DEFAULTS = {
@@ -40,7 +43,7 @@ class BertFolder:
 
     `window` is the maximum number of tokens, including special tokens and the prompt. `pooling` is the pooling part of
     the embedding contract, in the format of sentence-transformers 6. `lowercase` means that the library lowercases
-    texts before the tokenizer.
+    texts before the tokenizer. `dense` is the folder of a linear layer after the pooling.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class BertFolder:
     epsilon: float
     lowercase: bool
     prompts: Mapping[str, str]
+    dense: Path | None = None
 
 
 def read_bert_folder(path: Path) -> BertFolder | None:
@@ -60,7 +64,8 @@ def read_bert_folder(path: Path) -> BertFolder | None:
         modules = [(module["type"], module["path"]) for module in _json(path / "modules.json")]
         # `sentence_transformers.models.Transformer` and newer paths of the same class are both "Transformer".
         kinds = [name.rsplit(".", 1)[-1] if name.startswith("sentence_transformers.") else "" for name, _ in modules]
-        if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        has_dense, normalizes = "Dense" in kinds, "Normalize" in kinds
+        if kinds != ["Transformer", "Pooling", *(["Dense"] * has_dense), *(["Normalize"] * normalizes)]:
             return None
         folder = path / modules[0][1]
         config = _json(folder / "config.json")
@@ -83,9 +88,21 @@ def read_bert_folder(path: Path) -> BertFolder | None:
         if window is None or not _is_plain_tokenizer(folder, _TOKENIZERS[kind]):
             return None
         dim = int(config["hidden_size"])
-        layers = [{"embedding_dimension": dim, "pooling_mode": str(modes[0]), "include_prompt": True}]
-        if "Normalize" in kinds:
-            layers.append({"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"})
+        layers: list[dict[str, Any]] = [
+            {"embedding_dimension": dim, "pooling_mode": str(modes[0]), "include_prompt": True}
+        ]
+        names = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+        dense = None
+        if has_dense:
+            dense = path / modules[2][1]
+            layer = names | _json(dense / "config.json")
+            is_linear = layer.keys() == _DENSE_KEYS | names.keys() and layer["activation_function"] == _IDENTITY
+            if not is_linear or layer["in_features"] != dim or not (dense / "model.safetensors").is_file():
+                return None
+            dim = int(layer["out_features"])
+            layers.append(layer)
+        if normalizes:
+            layers.append(names)
         options_path = path / "config_sentence_transformers.json"
         options = _json(options_path) if options_path.exists() else {}
         return BertFolder(
@@ -98,6 +115,7 @@ def read_bert_folder(path: Path) -> BertFolder | None:
             epsilon=float(config["layer_norm_eps"]),
             lowercase=bool(own.get("do_lower_case")),
             prompts={name: text or "" for name, text in options.get("prompts", {}).items()},
+            dense=dense,
         )
     except (OSError, ValueError, LookupError):
         return None

@@ -85,7 +85,7 @@ class BertNetwork:
     def _weights(self) -> Bert:
         from ragfm.embedders.bert import read_weights
 
-        return self._given or read_weights(self._folder.path)
+        return self._given or read_weights(self._folder.path, self._folder.dense)
 
 
 class LibraryNetwork:

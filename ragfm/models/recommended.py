@@ -1,4 +1,4 @@
-"""Open models that are recommended as readers, with the file to download and its checksum."""
+"""Open models that are recommended: readers with the file to download and its checksum, and embedding models."""
 
 from __future__ import annotations
 
@@ -36,11 +36,31 @@ class RecommendedModel(HubFile):
         return "fast" if size < 1e9 else "medium" if size < 2.2e9 else "slow"
 
 
-RECOMMENDED = tuple(
-    RecommendedModel(**model)
-    for model in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["models"]
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendedEmbedder:
+    """An embedding model on the Hugging Face hub, or `bundled`.
+
+    `megabytes` is the download. `beir` is the mean nDCG@10 in percent over the public sets of BEIR (Thakur et al.
+    2021), as `beir_source` states it. `tokens_per_second` and `memory_megabytes` are measured with random weights of
+    the same shape: of one core, in fp32.
+    """
+
+    repository: str
+    megabytes: int
+    dimensions: int
+    context_tokens: int
+    licence: str
+    beir: float
+    beir_source: str
+    tokens_per_second: int
+    memory_megabytes: int
+
+
+_LISTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+RECOMMENDED = tuple(RecommendedModel(**model) for model in _LISTS["models"])
 """By memory. `recommended.toml` has their files and checksums."""
+RECOMMENDED_EMBEDDERS = tuple(RecommendedEmbedder(**model) for model in _LISTS["embedders"])
+"""By `beir`, the best first."""
 
 
 def find_hub_file(name: str, file: str | None) -> HubFile | None:

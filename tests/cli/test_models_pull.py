@@ -241,6 +241,17 @@ def test_the_largest_that_fits_is_recommended(monkeypatch: pytest.MonkeyPatch) -
     assert "ragfm models pull smollm3-3b" in shown.stderr
 
 
+def test_embedders_are_listed_by_their_published_quality() -> None:
+    result = json.loads(CliRunner().invoke(models, ["recommend", "--json"], catch_exceptions=False).stdout)
+    scores = [model["beir"] for model in result["embedders"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(model["beir_source"].startswith("https://") for model in result["embedders"])
+    shown = CliRunner().invoke(models, ["recommend"], catch_exceptions=False)
+    for model in result["embedders"]:
+        assert f"{model['repository']} " in shown.stdout
+    assert "ragfm reembed --embedder MongoDB/mdbr-leaf-ir" in shown.stderr
+
+
 def test_without_enough_memory_nothing_is_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ragfm.cli.models.memory_limit_bytes", lambda: 1_000_000_000)
     result = json.loads(CliRunner().invoke(models, ["recommend", "--json"], catch_exceptions=False).stdout)

@@ -23,6 +23,7 @@ from ragfm.embedders.sentence_transformer import MIN_COSINE
 from ragfm.embedders.sorted_batches import Batch, BertBackend
 from ragfm.models.hardware import compute_threads, physical_cores
 from ragfm.models.model_lookup import find_model
+from ragfm.models.recommended import RECOMMENDED_EMBEDDERS
 from ragfm.testing import check_embedder
 
 TEXTS = ["x", "Naïve café, 日本語 and 😀.", "One more, which is somewhat longer.", "word " * 254, "[SEP] a [MASK]"]
@@ -40,10 +41,18 @@ def reference(bundled: Path) -> Any:
     return SentenceTransformer(str(bundled), device="cpu", local_files_only=True)
 
 
-def tiny(folder: Path, *, pooling: str = "mean", normalize: bool = True, prompts: dict[str, str] | None = None) -> Path:
+def tiny(
+    folder: Path,
+    *,
+    pooling: str = "mean",
+    normalize: bool = True,
+    prompts: dict[str, str] | None = None,
+    dense: bool = False,
+    activation: Any = None,
+) -> Path:
     """A BERT of 2 small layers with random weights, as sentence-transformers saves it."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     config = BertConfig(
@@ -57,7 +66,9 @@ def tiny(folder: Path, *, pooling: str = "mean", normalize: bool = True, prompts
     )
     BertModel(config).save_pretrained(folder / "bert")
     AutoTokenizer.from_pretrained(find_model("bundled", "embedder")).save_pretrained(folder / "bert")
-    modules = [Transformer(str(folder / "bert")), Pooling(48, pooling), *([Normalize()] if normalize else [])]
+    modules = [Transformer(str(folder / "bert")), Pooling(48, pooling)]
+    modules += [Dense(48, 96, activation_function=activation)] if dense else []
+    modules += [Normalize()] if normalize else []
     SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder / "model"))
     return folder / "model"
 
@@ -132,6 +143,45 @@ def test_each_backend_runs_mpnet(name: str, tmp_path: Path) -> None:
     texts = TokenizedTexts(TEXTS, "", ids)
     lowest = (network.load(name)(texts) * library.load("fp32")(texts)).sum(1).min()
     assert lowest > (0.99999 if "fp32" in name else 0.99)  # bf16 has large errors where weights are random
+
+
+QUERY = {"query": "Represent this sentence for searching relevant passages: "}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "MongoDB/mdbr-leaf-ir": {"dense": True, "prompts": QUERY},
+    "Snowflake/snowflake-arctic-embed-s": {"pooling": "cls", "prompts": QUERY},
+    "BAAI/bge-small-en-v1.5": {"pooling": "cls"},
+    "Snowflake/snowflake-arctic-embed-xs": {"pooling": "cls", "prompts": QUERY},
+    "sentence-transformers/all-mpnet-base-v2": {},  # see `tiny_mpnet`
+    "bundled": {},
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_recommended_layout_runs_as_in_sentence_transformers(name: str, tmp_path: Path) -> None:
+    assert [model.repository for model in RECOMMENDED_EMBEDDERS] == list(LAYOUTS)
+    path = tiny_mpnet(tmp_path) if "mpnet" in name else tiny(tmp_path, **LAYOUTS[name])
+    setting = path / "sentence_bert_config.json"
+    if "Snowflake" in name:
+        setting.write_text(json.dumps({"max_seq_length": 60, "model_args": {"add_pooling_layer": False}}))
+    embedder, library = SentenceTransformerEmbedder(str(path)), LibraryNetwork(path, str(path))
+    assert isinstance(embedder._network, BertNetwork)  # without torch
+    check_embedder(embedder)
+    assert (embedder.dim, embedder.fingerprint["pooling"]) == (library.dim, library.pooling)
+    texts = ["x", "One more, which is somewhat longer."]
+    for embed, kind in ((embedder.embed_queries, "query"), (embedder.embed_passages, "document")):
+        expected = library.load("fp32")(TokenizedTexts(texts, library.prompts.get(kind, ""), []))
+        assert (embed(texts) * expected).sum(1).min() > 0.99999
+    if "openvino-fp32" in BACKENDS and "dense" in LAYOUTS[name]:
+        ids = [encoding.ids for encoding in embedder._network.tokenizer.encode_batch(texts)]
+        assert (embedder._network.load("openvino-fp32")(TokenizedTexts(texts, "", ids)) * expected).sum(
+            1
+        ).min() > 0.99999
+
+
+def test_a_layer_that_is_not_linear_is_left_to_the_library(tmp_path: Path) -> None:
+    from torch import nn
+
+    assert read_bert_folder(tiny(tmp_path, dense=True, activation=nn.Tanh())) is None
 
 
 class _Recorded(BertBackend):
