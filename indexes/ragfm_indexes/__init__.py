@@ -7,6 +7,5 @@ vector_arrays     checks of arrays, and reading of saved arrays
 selection         the rows that a search may return
 bm25              keyword index: BM25
 postings          count the terms of texts; postings of a keyword index as arrays
-text_analysis     words and terms of a text, language detection
-stemmers          stemming algorithms and stop words by language
+text_analysis     words and terms of a text, language detection; stop_words.toml has the stop words
 """
