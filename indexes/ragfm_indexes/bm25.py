@@ -15,9 +15,8 @@ import numpy as np
 
 from ragfm.core.types import Ids, Vectors
 from ragfm_indexes.postings import Postings, count_terms
-from ragfm_indexes.selection import Rows, SelectionCache
 from ragfm_indexes.text_analysis import FINGERPRINT, Analyzer, language_of, term_key, words
-from ragfm_indexes.vector_arrays import check_ids, empty_results, rows_of_ids
+from ragfm_indexes.vector_arrays import Rows, SelectionCache, check_ids, empty_results, rows_of_ids
 
 K1, B = 1.2, 0.75  # better than Anserini's 0.9 and 0.4 on cranfield, cisi and cacm; as good on SciFact's train claims
 _FILE = "bm25.json"
