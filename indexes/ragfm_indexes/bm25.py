@@ -54,10 +54,7 @@ class BM25Index:
         """
         return cls([], language, np.empty(0, dtype=np.int64)).updated(ids, texts)
 
-    @staticmethod
-    def language_of(text: str) -> str | None:
-        """The language of a short text, such as a question; None if it has no stop word and no script tells it."""
-        return language_of(text)
+    language_of = staticmethod(language_of)
 
     def updated(self, ids: Ids, texts: Iterable[str], *, removed: Ids | None = None) -> BM25Index:
         """A new index with these texts added and the ids in `removed` deleted. This index does not change.
