@@ -75,14 +75,17 @@ def groups_along_path(root: str, folder: str) -> tuple[str, ...] | None:
     return groups
 
 
-def open_regular_file(path: str | Path) -> BufferedReader:
-    """Open a regular file for reading. Raises OSError for others: opening a pipe can hang, a device can act on it."""
-    status = os.lstat(path)
+def open_regular_file(path: str | Path, folder: int | None = None) -> BufferedReader:
+    """Open a regular file for reading; with the descriptor of a folder, one in it.
+
+    Raises OSError for others: opening a pipe can hang, a device can act on it.
+    """
+    status = os.stat(path, dir_fd=folder, follow_symlinks=False)
     if stat.S_ISLNK(status.st_mode):
         raise OSError(None, "it is a symbolic link")
     if not stat.S_ISREG(status.st_mode):
         raise OSError(None, "it is not a regular file")
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb")
 
 
 def open_below(root: str | Path, path: str | Path) -> BufferedReader:
@@ -96,9 +99,6 @@ def open_below(root: str | Path, path: str | Path) -> BufferedReader:
             child = os.open(part, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = child
-        status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(None, "it is not a regular file")
-        return os.fdopen(os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb")
+        return open_regular_file(parts[-1], folder)
     finally:
         os.close(folder)

@@ -88,7 +88,7 @@ def open_archive(file: BinaryIO, name: str, size: int, revision: str, max_entrie
     if name.endswith(".zip"):
         return ZipArchive(file, size, max_entries)
     opener = next(opener for suffix, opener in _OPENERS.items() if name.endswith(suffix))
-    plain = file if opener is None else _checked(opener(file), size)
+    plain = file if opener is None else check_while_read(opener(file), size)
     return TarArchive(plain, size, revision, max_entries)
 
 
@@ -204,13 +204,8 @@ Archive: TypeAlias = ZipArchive | TarArchive
 """An open archive. Its members come in the fastest order to read them; if a name occurs twice, only the last one."""
 
 
-def open_gzip(file: BinaryIO, size: int) -> io.BufferedReader:
-    """The decompressed content of a gzip file of `size` bytes. Reading raises ArchiveLimitError if it is a bomb."""
-    file.seek(0)
-    return _checked(gzip.GzipFile(fileobj=file), size)
-
-
-def _checked(unpacked: Any, size: int) -> io.BufferedReader:
+def check_while_read(unpacked: Any, size: int) -> io.BufferedReader:
+    """The content of a file that decompresses `size` bytes. Reading raises ArchiveLimitError if it is a bomb."""
     return io.BufferedReader(_CheckedFile(unpacked, size), _CHUNK)
 
 

@@ -85,14 +85,14 @@ class FilesConnector:
         """The groups that users and groups of the system stand for; None if these do not matter."""
         if self.identities is not None and not hasattr(os, "getxattr"):
             raise ConfigError("The permissions of files can only be read on Linux.", "Leave out the option identities.")
-        self._hidden = hidden
-        self._paths = PathFilter(include, exclude, glob)
-        self._archives = ArchiveReader(self._paths, max_bytes, archive_files, hidden=hidden) if archives else None
+        self.hidden = hidden
+        self.paths = PathFilter(include, exclude, glob)
+        self.archives = ArchiveReader(self.paths, max_bytes, archive_files, hidden=hidden) if archives else None
 
     def covers(self, path: str) -> bool:
         """Whether a file belongs to the source, or anything in a folder may, by the patterns alone."""
-        file = self._paths.includes(path)
-        return file or (not (self.root / path).is_file() and self._paths.may_contain(path))
+        file = self.paths.includes(path)
+        return file or (not (self.root / path).is_file() and self.paths.may_contain(path))
 
     def refs(self) -> Iterator[Ref]:
         """All files, sorted by path, with `size:mtime` as revision. Files of an archive come in the archive's order.
@@ -103,16 +103,21 @@ class FilesConnector:
         status = _status(self.root)
         if status is None:
             raise SourceError(f"The file or folder {str(self.root)!r} no longer exists.", "Check the path.")
-        listing = _Listing(
-            os.fspath(self.root), self._paths, self.max_bytes, hidden=self._hidden, archives=self._archives
-        )
+        listing = _Listing(self)
         refs = listing.folder(status) if stat.S_ISDIR(status.st_mode) else listing.single_file(status)
         # A name that is not UTF-8 may look like another name: the entry without `skip` wins.
         in_order = sorted(refs, key=lambda ref: (listing.containing_archive.get(ref.path, ref.path), ref.skip is None))
         readers = FileReaders()
         for ref in {ref.path: ref for ref in in_order}.values():
             file = listing.containing_archive.get(ref.path, ref.path)
-            yield ref if self.identities is None or ref.skip else self._restricted(ref, file, readers)
+            if self.identities is not None and not ref.skip:
+                try:
+                    allow = self.identities.groups(readers.of(self._file_path(file)))
+                    ref = replace(ref, allow=intersect_groups(ref.allow, allow))
+                except (OSError, ValueError) as error:  # ValueError: a name that was listed in a printable form
+                    reason = f"its permissions cannot be read: {_reason(error)}"
+                    ref = replace(ref, error=ref.error or reason)
+            yield ref
 
     def fetch(self, ref: Ref) -> Blob:
         """The content of a file, with the time `modified` (ISO 8601, UTC) as metadata.
@@ -124,8 +129,8 @@ class FilesConnector:
         path, inner_path = self._split_path(ref.path)
         with self.open(Ref(path, allow=ref.allow)) as file:
             status = os.fstat(file.fileno())
-            if inner_path and self._archives:
-                blob = self._archives.fetch(file, status, self._file_path(path).name, inner_path)
+            if inner_path and self.archives:
+                blob = self.archives.fetch(file, status, self._file_path(path).name, inner_path)
                 self._check_content(ref.path, blob.data)
                 return blob
             if status.st_size > self.max_bytes:
@@ -137,20 +142,9 @@ class FilesConnector:
             metadata["modified"] = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
         return Blob(data, None, metadata)
 
-    def _restricted(self, ref: Ref, file: str, readers: FileReaders) -> Ref:
-        """The entry, which only who may read a file may see."""
-        try:
-            allow = self._groups_of_readers(file, readers)
-        except (OSError, ValueError) as error:  # ValueError: a name that was listed in a printable form
-            return replace(ref, error=ref.error or f"its permissions cannot be read: {_reason(error)}")
-        return replace(ref, allow=intersect_groups(ref.allow, allow))
-
-    def _groups_of_readers(self, path: str, readers: FileReaders) -> _Groups:
-        return self.identities.groups(readers.of(self._file_path(path))) if self.identities else None
-
     def _check_content(self, path: str, data: bytes) -> None:
         reason = credential_by_content(data)
-        if reason and path and not self._paths.selects(path):
+        if reason and path and not self.paths.selects(path):
             raise SkipDocument(reason)
 
     @contextlib.contextmanager
@@ -168,7 +162,8 @@ class FilesConnector:
             with open_below(real_root, real) as file:
                 yield file
             allow = _groups_of(os.fspath(self.root), ref.path, real_root, real)  # after the content was read
-            allow = intersect_groups(allow, self._groups_of_readers(ref.path, FileReaders()))
+            if self.identities is not None:
+                allow = intersect_groups(allow, self.identities.groups(FileReaders().of(path)))
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
             raise ConnectorError(
                 f"{str(path)!r} cannot be read: {_reason(error)}.", "The next ingest tries again."
@@ -183,7 +178,7 @@ class FilesConnector:
 
     def _split_path(self, path: str) -> tuple[str, str]:
         """The file that holds an entry, and the path of the entry within it, if that file is an archive."""
-        if self._archives is None:
+        if self.archives is None:
             return path, ""
         if path and is_archive(self.root.name) and self.root.is_file():
             return "", path
@@ -197,15 +192,11 @@ class FilesConnector:
 class _Listing:
     """One walk through a folder. Symbolic links come last, so that they never hide their target's own path."""
 
-    def __init__(
-        self, root: str, paths: PathFilter, max_bytes: int, *, hidden: bool, archives: ArchiveReader | None
-    ) -> None:
-        self._root = root
-        self._real_root = Path(os.path.realpath(root))
-        self._paths = paths
-        self._max_bytes = max_bytes
-        self._hidden = hidden
-        self._archives = archives
+    def __init__(self, source: FilesConnector) -> None:
+        self._root = os.fspath(source.root)
+        self._real_root = Path(os.path.realpath(self._root))
+        self._paths, self._archives = source.paths, source.archives
+        self._max_bytes, self._hidden = source.max_bytes, source.hidden
         self.containing_archive: dict[str, str] = {}
         """The path of the archive of each entry that lies in one."""
         # Folders to list and a heap of links to follow, each with the groups allowed by the folders above.

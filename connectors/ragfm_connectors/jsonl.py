@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeAlias
 
 from ragfm.core.errors import ConfigError, ConnectorError, SkipDocument, SourceError, needs_extra
 from ragfm.core.types import Blob, Ref
-from ragfm_connectors.archives import ArchiveLimitError, check_size, open_gzip
+from ragfm_connectors.archives import ArchiveLimitError, check_size, check_while_read
 from ragfm_connectors.files import FilesConnector
 from ragfm_connectors.patterns import join_path
 from ragfm_connectors.records import Fields, Record, record_revision
@@ -175,7 +175,9 @@ def _record_reader(name: str) -> _RecordReader | None:
 
 def _read_gzip(reader: _RecordReader, file: BinaryIO, encoding: str, max_bytes: int) -> _Records:
     try:
-        yield from reader(open_gzip(file, os.fstat(file.fileno()).st_size), encoding, max_bytes)
+        file.seek(0)
+        unpacked = check_while_read(gzip.GzipFile(fileobj=file), os.fstat(file.fileno()).st_size)
+        yield from reader(unpacked, encoding, max_bytes)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ConnectorError(f"the gzip file is damaged: {error}.") from error
     except ArchiveLimitError as error:

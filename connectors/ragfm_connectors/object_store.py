@@ -171,7 +171,10 @@ class ObjectConnector:
         size = int(info.get("size") or 0)
         if size > self._max_bytes:
             return Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,} (`files.max_mb`)")
-        revision, allow = _revision(info), intersect_groups(allow, self._prefix_groups(path))
+        if self._readers:
+            groups = next((groups for prefix, groups in self._readers if path.startswith(prefix)), "")
+            allow = intersect_groups(allow, tuple(filter(None, map(str.strip, groups.split(",")))))
+        revision = _revision(info)
         if not revision.startswith("mark:"):
             modified = _modified(info)
             if modified is None or modified > datetime.now(UTC) - _RACY:
@@ -181,12 +184,6 @@ class ObjectConnector:
                     return Ref(path, error=self._store_error(error, ConnectorError).message, allow=allow)
                 revision = f"{revision}:{blake2b(data, digest_size=16).hexdigest()}"
         return Ref(path, revision, allow=allow)
-
-    def _prefix_groups(self, path: str) -> tuple[str, ...] | None:
-        if not self._readers:
-            return None
-        groups = next((groups for prefix, groups in self._readers if path.startswith(prefix)), "")
-        return tuple(filter(None, map(str.strip, groups.split(","))))
 
     def _read_access_file(self, folder: str) -> AccessRule:
         path = f"{folder.rstrip('/')}/{ACCESS_FILE}"

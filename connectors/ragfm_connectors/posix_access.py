@@ -58,11 +58,11 @@ def _allowed(path: Path, right: int) -> frozenset[str]:
     other = False
     for tag, rights, number in sorted(entries, key=lambda entry: entry[0] == _USER_OBJ):  # the owner's counts for them
         if tag == _USER_OBJ:
-            users[_user(status.st_uid)] = bool(rights & right)
+            users[_name("uid", status.st_uid)] = bool(rights & right)
         elif tag == _USER:
-            users[_user(number)] = bool(rights & mask & right)
+            users[_name("uid", number)] = bool(rights & mask & right)
         elif tag in (_GROUP_OBJ, _GROUP):
-            name = _group(status.st_gid if tag == _GROUP_OBJ else number)
+            name = _name("gid", status.st_gid if tag == _GROUP_OBJ else number)
             groups[name] = groups.get(name, False) or bool(rights & mask & right)
         elif tag == _OTHER:
             other = bool(rights & right)
@@ -86,15 +86,9 @@ def _entries(path: Path, status: os.stat_result) -> list[tuple[int, int, int]]:
     return list(struct.iter_unpack("<HHI", data[4:]))
 
 
-def _user(number: int) -> str:
+def _name(kind: str, number: int) -> str:
+    """The identity of a `uid` or `gid`: its name, or the number if it has none."""
     try:
-        return f"user:{pwd.getpwuid(number).pw_name}"
+        return f"user:{pwd.getpwuid(number).pw_name}" if kind == "uid" else f"group:{grp.getgrgid(number).gr_name}"
     except KeyError:
-        return f"uid:{number}"
-
-
-def _group(number: int) -> str:
-    try:
-        return f"group:{grp.getgrgid(number).gr_name}"
-    except KeyError:
-        return f"gid:{number}"
+        return f"{kind}:{number}"

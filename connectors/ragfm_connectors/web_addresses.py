@@ -13,7 +13,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Timeout
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.timeout import _TYPE_DEFAULT
 
@@ -103,19 +103,11 @@ def guarded_pools(allowed: Collection[str], *, connect_seconds: float, read_seco
         except OSError as error:
             raise NewConnectionError(connection, f"no connection: {error}") from error
 
-    class GuardedHTTPConnection(HTTPConnection):
-        _new_conn = open_socket
-
-    class GuardedHTTPSConnection(HTTPSConnection):
-        _new_conn = open_socket
-
-    class GuardedHTTPPool(HTTPConnectionPool):
-        ConnectionCls: Any = GuardedHTTPConnection
-
-    class GuardedHTTPSPool(HTTPSConnectionPool):
-        ConnectionCls: Any = GuardedHTTPSConnection
+    def guarded(pool_class: type[HTTPConnectionPool]) -> Any:
+        connection_class = type("GuardedConnection", (pool_class.ConnectionCls,), {"_new_conn": open_socket})
+        return type("GuardedPool", (pool_class,), {"ConnectionCls": connection_class})
 
     timeout = Timeout(connect=connect_seconds, read=read_seconds)
     pools = PoolManager(num_pools=20, maxsize=1, timeout=timeout, retries=False)
-    pools.pool_classes_by_scheme = {"http": GuardedHTTPPool, "https": GuardedHTTPSPool}
+    pools.pool_classes_by_scheme = {"http": guarded(HTTPConnectionPool), "https": guarded(HTTPSConnectionPool)}
     return pools

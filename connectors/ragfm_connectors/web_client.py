@@ -91,26 +91,19 @@ class Client:
             rules = self._robots[origin]
             if rules is not None and not rules.can_fetch(url, self._user_agent):
                 raise RobotsError(f"{url}: robots.txt disallows it.")
-            page = self._request_with_retries(url, method, self._max_bytes)
+            page = self.send(url, method, self._max_bytes)
             target = _redirect_target(page)
             if target is None:
                 return page
             url = target
         raise ConnectorError(f"{url}: more than {_MAX_REDIRECTS} redirects.")
 
-    def send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], max_bytes: int) -> Page:
-        """The answer to a request, whatever its status; robots.txt does not matter, and redirects are not followed.
-
-        Raises ConnectorError if the address check refuses it, if there is no response, or if it is too large.
-        """
-        return self._request_with_retries(url, method, max_bytes, body, headers)
-
     def _fetch_robots(self, origin: str) -> Protego | None:
         """The rules of a site. Raises ConnectorError if they cannot be fetched (RFC 9309, 2.3.1)."""
         url = f"{origin}/robots.txt"
         for _ in range(_MAX_ROBOTS_REDIRECTS):
             try:
-                page = self._request_with_retries(url, "GET", _MAX_ROBOTS_BYTES)
+                page = self.send(url, "GET", _MAX_ROBOTS_BYTES)
             except TooLargeError:
                 return None
             target = _redirect_target(page)
@@ -124,9 +117,13 @@ class Client:
             return Protego.parse(page.data.decode("utf-8-sig", "replace")) if page.status == 200 else None
         return None
 
-    def _request_with_retries(
+    def send(
         self, url: str, method: str, max_bytes: int, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Page:
+        """The answer to a request, whatever its status; robots.txt does not matter, and redirects are not followed.
+
+        Raises ConnectorError if the address check refuses it, if there is no response, or if it is too large.
+        """
         attempt = 0
         while True:
             pause = 2.0**attempt

@@ -20,6 +20,7 @@ from selectolax.lexbor import LexborHTMLParser
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Scalar
 from ragfm.parsing.media_types import declared_charset
+from ragfm.parsing.own.office.office_xml import local_name
 from ragfm.parsing.text_encoding import decode
 from ragfm_connectors.web_client import Page, canonical_url
 
@@ -94,12 +95,12 @@ def parse_page_list(page: Page) -> PageList | None:
         if "xml" not in content_type and not page.url.endswith((".xml", ".xml.gz", ".rss", ".atom")):
             return None
         raise ConnectorError(f"{page.url} cannot be read as XML: {error!r}.") from error
-    match _tag(root):
+    match local_name(root):
         case "urlset":
-            locations = [_child_text(node, "loc") for node in root if _tag(node) == "url"]
+            locations = [_child_text(node, "loc") for node in root if local_name(node) == "url"]
             return PageList("sitemap", pages=_listed_pages(locations, page.url))
         case "sitemapindex":
-            locations = [_child_text(node, "loc") for node in root if _tag(node) == "sitemap"]
+            locations = [_child_text(node, "loc") for node in root if local_name(node) == "sitemap"]
             return PageList("sitemap", sitemaps=[listed.url for listed in _listed_pages(locations, page.url)])
         case "rss" | "RDF" | "feed":
             return PageList("feed", pages=list(_feed_entries(root, page.url)))
@@ -114,9 +115,9 @@ def _listed_pages(locations: Iterable[str], base: str) -> list[ListedPage]:
 def _feed_entries(root: Element, base: str) -> Iterator[ListedPage]:
     """The entries of an RSS or Atom feed that have a URL."""
     for node in root.iter():
-        if _tag(node) not in ("item", "entry"):
+        if local_name(node) not in ("item", "entry"):
             continue
-        children = [(child, _tag(child)) for child in node]
+        children = [(child, local_name(child)) for child in node]
         alternates = [
             child for child, tag in children if tag == "link" and child.get("rel", "alternate") == "alternate"
         ]
@@ -137,16 +138,11 @@ def _feed_entries(root: Element, base: str) -> Iterator[ListedPage]:
         yield ListedPage(url, {key: value for key, value in metadata.items() if value})
 
 
-def _tag(node: Element) -> str:
-    """The tag without its namespace; empty for comments."""
-    return node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
-
-
 def _child_text(node: Element, *names: str) -> str:
     """The text of the first child that has text, by the order of the names."""
     for name in names:
         for child in node:
-            if _tag(child) == name:
+            if local_name(child) == name:
                 text = "".join(child.itertext()).strip()
                 if text:
                     return " ".join(text.split())

@@ -191,7 +191,7 @@ class WebdavConnector:
         headers = {"Accept-Encoding": "identity"}  # what is compressed may have another ETag
         if body is not None:
             headers |= {"Depth": depth, "Content-Type": "application/xml"}
-        page = self._client.send(method, url, body, headers, max_bytes)
+        page = self._client.send(url, method, max_bytes, body, headers)
         if page.status == (200 if body is None else 207):
             return page
         if page.status == 401:

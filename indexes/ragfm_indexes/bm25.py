@@ -15,9 +15,8 @@ import numpy as np
 
 from ragfm.core.types import Ids, Vectors
 from ragfm_indexes.postings import Postings, count_terms
-from ragfm_indexes.selection import Rows, SelectionCache
 from ragfm_indexes.text_analysis import FINGERPRINT, Analyzer, language_of, term_key, words
-from ragfm_indexes.vector_arrays import check_ids, empty_results, rows_of_ids
+from ragfm_indexes.vector_arrays import Rows, SelectionCache, check_ids, empty_results, rows_of_ids
 
 K1, B = 1.2, 0.75  # better than Anserini's 0.9 and 0.4 on cranfield, cisi and cacm; as good on SciFact's train claims
 _FILE = "bm25.json"
@@ -55,10 +54,7 @@ class BM25Index:
         """
         return cls([], language, np.empty(0, dtype=np.int64)).updated(ids, texts)
 
-    @staticmethod
-    def language_of(text: str) -> str | None:
-        """The language of a short text, such as a question; None if it has no stop word and no script tells it."""
-        return language_of(text)
+    language_of = staticmethod(language_of)
 
     def updated(self, ids: Ids, texts: Iterable[str], *, removed: Ids | None = None) -> BM25Index:
         """A new index with these texts added and the ids in `removed` deleted. This index does not change.

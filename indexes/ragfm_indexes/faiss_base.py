@@ -17,8 +17,9 @@ import faiss
 import numpy as np
 
 from ragfm.core.types import Ids, Vectors
-from ragfm_indexes.selection import Rows, SelectionCache
 from ragfm_indexes.vector_arrays import (
+    Rows,
+    SelectionCache,
     check_ids,
     check_queries,
     empty_results,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ragfm.core.types import Vectors
 from ragfm_indexes.faiss_base import HEADER_BYTES, FaissIndex, FaissSelection
-from ragfm_indexes.selection import Rows
+from ragfm_indexes.vector_arrays import Rows
 
 _MAX_NUMPY_ROWS = 1_000  # up to this many selected rows, numpy is faster than FAISS with a selector
 

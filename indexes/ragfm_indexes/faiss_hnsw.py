@@ -10,7 +10,7 @@ import numpy as np
 
 from ragfm.core.types import Ids, Vectors
 from ragfm_indexes.faiss_base import HEADER_BYTES, FaissIndex, FaissSelection
-from ragfm_indexes.selection import Rows
+from ragfm_indexes.vector_arrays import Rows
 
 _LINKS = 32  # neighbors of a vector (M); twice as many on the bottom level
 _EF_CONSTRUCTION = 128

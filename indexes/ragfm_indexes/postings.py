@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ragfm.core.types import Ids
-from ragfm_indexes.selection import Rows
 from ragfm_indexes.text_analysis import Analyzer, detect_language, term_key, words
-from ragfm_indexes.vector_arrays import check_ids, read_array
+from ragfm_indexes.vector_arrays import Rows, check_ids, read_array
 
 TermKeys: TypeAlias = NDArray[np.uint64]
 """Keys of terms; see `term_key`."""

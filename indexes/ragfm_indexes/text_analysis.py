@@ -9,17 +9,28 @@ detect the language from the counts.
 from __future__ import annotations
 
 import re
+import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
 from operator import itemgetter
+from pathlib import Path
 
 import regex
 import Stemmer
 
-from ragfm_indexes.stemmers import ALGORITHMS, STOP_WORDS
-
+STEMMED = frozenset(
+    "ar ca cs da de el en eo es et eu fa fi fr ga hi hu hy id it lt ne nl no pl pt ro ru sr st sv ta tr yi".split()
+)
+"""Languages (ISO 639-1) that have an algorithm of Snowball."""
+LANGUAGES = STEMMED | {"ja", "ko", "simple", "th", "zh"}
+"""Supported languages; `simple` is any other language, without stems."""
+STOP_WORDS = {
+    language: frozenset(listed.split())
+    for language, listed in tomllib.loads(Path(__file__).with_name("stop_words.toml").read_text("utf-8")).items()
+}
+"""Case-folded, not stemmed. A language without a list has no stop words and cannot be detected by them."""
 FINGERPRINT = f"3, Snowball {Stemmer.version()}"
 """Version of the analysis. A saved index can only be searched with the analysis that built it."""
 
@@ -70,11 +81,11 @@ class Analyzer:
     """Converts words to terms by the rules of one language."""
 
     def __init__(self, language: str) -> None:
-        """Raises ValueError for a language that ALGORITHMS does not have."""
-        if language not in ALGORITHMS:
-            raise ValueError(f"expected a language among {', '.join(ALGORITHMS)}, got {language!r}")
+        """Raises ValueError for a language that LANGUAGES does not have."""
+        if language not in LANGUAGES:
+            raise ValueError(f"expected a language among {', '.join(sorted(LANGUAGES))}, got {language!r}")
         self._stop_words = STOP_WORDS.get(language, frozenset())
-        self._stemmer = Stemmer.Stemmer(ALGORITHMS[language], 0) if ALGORITHMS[language] else None
+        self._stemmer = Stemmer.Stemmer(language, 0) if language in STEMMED else None
 
     def terms(self, word: str) -> list[str]:
         """The terms of a word: its stem, or none for a stop word. A compound has its parts; a code also the whole.

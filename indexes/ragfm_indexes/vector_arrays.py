@@ -1,16 +1,24 @@
-"""Arrays of vector indexes: checks of ids, vectors and queries, and reading of saved arrays."""
+"""Arrays of indexes: checks of ids, vectors and queries, the rows that a search may return, reading of saved arrays."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragfm.core.types import Ids, Vectors
-from ragfm_indexes.selection import Rows
+
+Rows: TypeAlias = NDArray[np.int64]
+"""Row numbers of an index, whose rows are in ascending order of id; -1 stands for no row."""
+S = TypeVar("S")
 
 
 def sorted_by_id(ids: ArrayLike, vectors: ArrayLike) -> tuple[Ids, Vectors]:
@@ -80,6 +88,38 @@ def ids_of_rows(ids: Ids, rows: Rows) -> Ids:
 def empty_results(n_queries: int, k: int) -> tuple[Vectors, Rows]:
     """Scores and rows of a search without hits: -inf and -1. *Shape:* both (n_queries, k)."""
     return np.full((n_queries, k), -np.inf, dtype=np.float32), np.full((n_queries, k), -1, dtype=np.int64)
+
+
+class SelectionCache(Generic[S]):
+    """Caches the selections that `make` gives for the last few arrays of ids, as long as these live. Thread-safe.
+
+    A filter is used many times with the same array, and converting half a million ids takes ten times as long as the
+    search. Only read-only arrays are cached: marking an array read-only promises that its content does not change.
+    """
+
+    def __init__(self, make: Callable[[ArrayLike], S], *, size: int = 8) -> None:
+        self._make = make
+        self._size = size
+        self._cache: OrderedDict[int, tuple[weakref.ref[Any], S]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, allowed: ArrayLike) -> S:
+        """The selection of these ids."""
+        if not isinstance(allowed, np.ndarray) or allowed.flags.writeable:
+            return self._make(allowed)
+        cache, key = self._cache, id(allowed)
+        with self._lock:
+            if key in cache:
+                cache.move_to_end(key)  # the most recently used
+                return cache[key][1]
+        selection = self._make(allowed)
+        with self._lock:
+            # The callback runs before another array can have the address, maybe in this thread: it takes no lock.
+            cache[key] = (weakref.ref(allowed, lambda _: cache.pop(key, None)), selection)
+            while len(cache) > self._size:
+                with contextlib.suppress(KeyError):  # the callback has just removed the last entry
+                    cache.popitem(last=False)
+        return selection
 
 
 def read_array(path: Path, dtype: type[np.generic], ndim: int) -> NDArray[Any]:

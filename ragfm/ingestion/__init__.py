@@ -9,9 +9,7 @@ sync                sync of one source
 preparation         fetch, parse and split a document
 ray_executor        preparation on a Ray cluster
 turns               a sync in slices, in which the owners of documents take turns
-retry               when a failed document is tried again
 deletion_guard      when a source has lost too many documents
-parse_environment   installed software that decides whether a document can be read
 document_tags       metadata that users give to documents
 embedding           vectors for new texts
 ingest_report       what a sync did

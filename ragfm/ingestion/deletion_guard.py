@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ragfm.core.access_groups import path_prefix
-from ragfm.store.catalog import alive
+from ragfm.store.catalog import alive, read_property
 from ragfm.store.tables import documents, properties
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def lost_documents(
 def paths_at_last_sync(catalog: CatalogWriter, source_id: int, current: Mapping[str, Any]) -> set[str]:
     """The paths of `current` that the source had at its last complete sync; all of them if there was none."""
     with catalog.read() as connection:
-        query = sa.select(properties.c.value).where(properties.c.key == _property_key(source_id))
-        generation = connection.execute(query).scalar()
+        generation = read_property(connection, _property_key(source_id))
         if generation is None:
             return set(current)
         query = sa.select(documents.c.path).where(documents.c.source_id == source_id, alive(documents, int(generation)))

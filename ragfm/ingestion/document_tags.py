@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
@@ -20,7 +20,6 @@ from ragfm.core.globs import matches_glob
 from ragfm.store.filters import RESERVED_KEYS
 
 if TYPE_CHECKING:
-    from ragfm.core.config import TagsSection
     from ragfm.core.types import Scalar
 
 
@@ -48,17 +47,6 @@ def check_tag_names(names: Iterable[str]) -> None:
                 f"The tag {name!r} is reserved: a filter reads it as a property of the document.",
                 "Choose another name for the tag.",
             )
-
-
-def document_recipe(source_recipe: str, uri: str, rules: Sequence[TagsSection]) -> str:
-    """The recipe of a document: that of its source, and the tags of rules."""
-    matching = [rule.tags for rule in rules if matches_uri(rule.match, uri)]
-    if not matching:
-        return source_recipe
-    parts = json.loads(source_recipe)
-    for tags in matching:
-        parts["tags"] |= tags
-    return json.dumps(parts, sort_keys=True)
 
 
 def tags_of(recipe: str) -> dict[str, Scalar]:

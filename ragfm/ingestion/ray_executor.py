@@ -27,7 +27,6 @@ from ragfm.core.errors import (
     CollectionUnavailableError,
     MissingExtraError,
     RagfmError,
-    SourceError,
     UnsupportedError,
 )
 from ragfm.ingestion.connector_options import build_connector
@@ -120,14 +119,6 @@ class RayExecutor:
             ) from error
         self._exits.callback(ray.shutdown)
         return ray
-
-    def check_connector(self, connector: Connector, plugin: str) -> None:
-        """Raise SourceError if only the process that lists the source can fetch from it."""
-        if not getattr(connector, "fetch_anywhere", False):
-            raise SourceError(
-                f"Ray cannot read sources of the connector {plugin!r}: it does not fetch without a listing of its own.",
-                "Ingest this source without --executor.",
-            )
 
     def prepare(
         self,

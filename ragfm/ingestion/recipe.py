@@ -10,15 +10,18 @@ after the first one had failed.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from ragfm.chunking import CHUNKER_VERSION, ChunkSettings
-from ragfm.ingestion.document_tags import document_recipe
+from ragfm.ingestion.document_tags import matches_uri
 from ragfm.ingestion.ingest_report import document_uri, path_below
-from ragfm.ingestion.parse_environment import environment_hash
 
 if TYPE_CHECKING:
     from ragfm.core.config import TagsSection
@@ -52,7 +55,7 @@ class SourceRecipes:
 
     @cached_property
     def environment(self) -> str:
-        """A hash of these recipes and the installed software: see `environment_hash`."""
+        """A hash of these recipes and the installed software, see `environment_hash`."""
         return environment_hash(f"{self._common} {self._choice.description}")
 
     def of_known(self, row: Any) -> str:
@@ -68,7 +71,15 @@ class SourceRecipes:
         return self._tagged(_with_parsers(self._common, parser, fallback), path)
 
     def _tagged(self, recipe: str, path: str) -> str:
-        return document_recipe(recipe, document_uri(self._source.name, path), self._rules)
+        """The recipe with the tags of rules."""
+        uri = document_uri(self._source.name, path)
+        matching = [rule.tags for rule in self._rules if matches_uri(rule.match, uri)]
+        if not matching:
+            return recipe
+        parts = json.loads(recipe)
+        for tags in matching:
+            parts["tags"] |= tags
+        return json.dumps(parts, sort_keys=True)
 
 
 @lru_cache
@@ -92,6 +103,14 @@ def with_versions_of(recipe: str, known: str) -> str:
     """A recipe with the versions of parsers and chunker of a document's known recipe."""
     versions = {key: value for key, value in json.loads(known or "{}").items() if key in _VERSIONS}
     return json.dumps(json.loads(recipe) | versions, sort_keys=True)
+
+
+def environment_hash(recipe: str) -> str:
+    """A hash of the recipe and the installed packages: if it changes, failed and skipped documents are tried again."""
+    folders = [folder for folder in map(Path, sys.path) if folder.is_dir()]
+    packages = {entry.name for folder in folders for entry in folder.glob("*.dist-info")}
+    software = " ".join((*sorted(packages), which("soffice") or ""))
+    return blake2b(f"{recipe}\n{software}".encode(), digest_size=16).hexdigest()
 
 
 def older_documents(catalog: Catalog, choice: ParserChoice, source_id: int | None = None) -> tuple[int, int]:

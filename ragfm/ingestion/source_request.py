@@ -1,7 +1,7 @@
 """Source requests: what a user names as a source, resolved to a row of the catalog and to a connector.
 
-`resolve_source` builds the connector; the rest of the sync uses that one. `refresh_request` repeats the checks once the
-collection is locked, since another process may have changed the sources in between.
+`resolve_source` builds the connector; the rest of the sync uses that one. Once the collection is locked, the request is
+resolved again, since another process may have changed the sources in between.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePath
@@ -77,8 +77,13 @@ def stored_source(store: Store, source: Source) -> StoredSource:
     return StoredSource(source, _absolute_path(store, source.location), _real_path(store, source.root))
 
 
-def resolve_source(store: Store, entry: SourceEntry, stored: Mapping[str, StoredSource] | None = None) -> SourceRequest:
+def resolve_source(
+    store: Store, request: SourceEntry | SourceRequest, stored: Mapping[str, StoredSource] | None = None
+) -> SourceRequest:
     """Resolve an entry and build its connector. `stored` are those of `stored_sources`.
+
+    A request that was resolved before is resolved again; its connector is built again only if another process has
+    changed the source's options.
 
     Raises SourceError where there is nothing at the location or the source overlaps another one, ConfigError for
     invalid options and tags, and UnknownPluginError.
@@ -86,36 +91,25 @@ def resolve_source(store: Store, entry: SourceEntry, stored: Mapping[str, Stored
     # Options may come from the source's last sync. That source is found by its root, which the connector knows, but
     # also by the location, so one connector is enough unless the location's root has changed since.
     stored = stored_sources(store) if stored is None else stored
-    expected = _make_source(store, entry, None, stored)
-    connector = build_source(store, expected)
-    source = _make_source(store, entry, _relative_path(store, str(connector.root)), stored)
+    if isinstance(request, SourceRequest):
+        entry, expected, connector = request.entry, request.source, request.connector
+        root = expected.root
+    else:
+        entry, expected = request, _make_source(store, request, None, stored)
+        connector = build_source(store, expected)
+        root = _relative_path(store, str(connector.root))
+    source = _make_source(store, entry, root, stored)
     if (source.connector, source.options) != (expected.connector, expected.options):
         connector = build_source(store, source)
     return SourceRequest(entry, source, connector)
 
 
-def refresh_request(store: Store, request: SourceRequest, stored: Mapping[str, StoredSource]) -> SourceRequest:
-    """The request as of now, with the sources that are `stored` now.
-
-    The connector is built again only if another process has changed the source's options.
-
-    Raises SourceError and ConfigError as `resolve_source` does.
-    """
-    source, resolved = _make_source(store, request.entry, request.source.root, stored), request.source
-    if (source.connector, source.options) == (resolved.connector, resolved.options):
-        return SourceRequest(request.entry, source, request.connector)
-    return SourceRequest(request.entry, source, build_source(store, source))
-
-
-def unfiltered_refs(store: Store, source: Source) -> list[Ref]:
-    """Everything that a source's location holds, without its include and exclude patterns."""
+def unfiltered_listing(store: Store, source: Source) -> Callable[[], list[Ref]] | None:
+    """Lists everything that a source's location holds; None if no include and exclude patterns leave out a part."""
+    if not any(source.options.get(key) for key in _PATTERN_OPTIONS):
+        return None
     options = {key: value for key, value in source.options.items() if key not in _PATTERN_OPTIONS}
-    return list(build_source(store, replace(source, options=options)).refs())
-
-
-def has_patterns(source: Source) -> bool:
-    """Whether include or exclude patterns leave out a part of the source."""
-    return any(source.options.get(key) for key in _PATTERN_OPTIONS)
+    return lambda: list(build_source(store, replace(source, options=options)).refs())
 
 
 def known_sources(store: Store) -> list[SourceEntry]:

@@ -26,13 +26,11 @@ from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, SyncReport, docume
 from ragfm.ingestion.source_request import (
     SourceEntry,
     SourceRequest,
-    has_patterns,
     known_sources,
-    refresh_request,
     resolve_source,
     stored_source,
     stored_sources,
-    unfiltered_refs,
+    unfiltered_listing,
 )
 from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.compaction import compact, should_compact
@@ -109,14 +107,14 @@ def sync_sources(
             entry = item.entry if isinstance(item, SourceRequest) else item
             sync = None
             try:
-                request = (
-                    refresh_request(store, item, stored)
-                    if isinstance(item, SourceRequest)
-                    else resolve_source(store, item, stored)
-                )
+                request = resolve_source(store, item, stored)
                 uploads = request.source.name == UPLOADS_SOURCE
-                if ray is not None and not uploads:
-                    ray.check_connector(request.connector, request.source.connector)
+                if ray is not None and not uploads and not getattr(request.connector, "fetch_anywhere", False):
+                    raise SourceError(
+                        f"Ray cannot read sources of the connector {request.source.connector!r}: it does not fetch "
+                        "without a listing of its own.",
+                        "Ingest this source without --executor.",
+                    )
                 refs = list_refs(request.connector)
                 # If the groups change, documents that the listing closes are closed first.
                 known = stored.get(request.source.name)
@@ -126,7 +124,6 @@ def sync_sources(
                         catalog.restrict(known.source, closed)
                 source = catalog.save_source(request.source)  # only after it was listed
                 stored[source.name] = stored_source(store, source)
-                unfiltered = partial(unfiltered_refs, store, source) if has_patterns(source) else None
                 sync = Sync(
                     catalog,
                     source,
@@ -144,7 +141,7 @@ def sync_sources(
                         refs,
                         retry=retry,
                         allow_mass_delete=allow_mass_delete,
-                        unfiltered=unfiltered,
+                        unfiltered=unfiltered_listing(store, source),
                         turns=turns,
                         ray=None if uploads else ray,
                     )

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ragfm.core.access_groups import changed_groups, groups_after_listing, path_prefix
@@ -32,7 +33,6 @@ from ragfm.ingestion.embedding import MAX_COMMIT_TEXTS, embed_missing
 from ragfm.ingestion.ingest_report import SKIP_STAGE, Failed, Skipped, SyncReport, Unmapped, document_uri
 from ragfm.ingestion.preparation import Entry, Outcome, prepare
 from ragfm.ingestion.recipe import SourceRecipes, older_documents
-from ragfm.ingestion.retry import must_wait
 from ragfm.ingestion.unmapped_identities import record_unmapped
 from ragfm.parsing.parsers import ParserChoice
 from ragfm.store.catalog_writer import CatalogWriter, Failure
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 MAX_COMMIT_DOCUMENTS = 500
 """Maximum number of documents in one commit."""
+RETRY_DELAYS = (0, 60, 300, 1_800, 7_200, 86_400)
+"""Seconds to wait after the first, second, … failure of a document; the last value is used for all later ones."""
 _MAX_COMMIT_IMAGES = 64 << 20  # bytes
 _MAX_URI_BYTES = 2_500  # on PostgreSQL, whose indexes take up to 2,704
 
@@ -206,9 +208,7 @@ class Sync:
             elif stored is not None and stored.stage == SKIP_STAGE:
                 self._skipped[ref.path] = stored.error
                 self._kept_paths.add(ref.path)
-            elif stored is not None and (
-                (turns is not None and turns.has_taken(ref)) or must_wait(stored.attempts, stored.at)
-            ):
+            elif stored is not None and ((turns is not None and turns.has_taken(ref)) or _must_wait(stored)):
                 self._kept_failures.append(stored)
                 self._kept_paths.add(ref.path)
             elif (
@@ -337,6 +337,13 @@ class Sync:
 
     def _uri(self, path: str) -> str:
         return document_uri(self._source.name, path)
+
+
+def _must_wait(stored: Any) -> bool:
+    """Whether it is too early to retry a document that failed."""
+    elapsed = datetime.now(UTC) - datetime.fromisoformat(stored.at)
+    # A time in the future means that the clock was set back by an unknown amount.
+    return timedelta(0) <= elapsed < timedelta(seconds=RETRY_DELAYS[min(stored.attempts, len(RETRY_DELAYS)) - 1])
 
 
 def list_refs(connector: Connector) -> list[Ref]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
+from ragfm.store.catalog import read_property
 from ragfm.store.tables import properties
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ def record_unmapped(catalog: CatalogWriter, source_id: int, connector: Connector
 def unmapped_identities(catalog: Catalog, source_id: int) -> list[str]:
     """The identities without a group that the last listing of a source met, sorted."""
     with catalog.read() as connection:
-        query = sa.select(properties.c.value).where(properties.c.key == _property_key(source_id))
-        return list(json.loads(connection.execute(query).scalar() or "[]"))
+        return list(json.loads(read_property(connection, _property_key(source_id)) or "[]"))
 
 
 def _property_key(source_id: int) -> str:

@@ -66,7 +66,7 @@ def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Docume
     for parser_name in choice.parsers_for(kind):
         parser = installed_parsers()[parser_name]
         if parser.heavy:
-            heartbeat.heavy_parser_started()
+            heartbeat.announce("heavy")
         try:
             if parser_name != OWN and data.startswith(b"PK\x03\x04"):
                 open_zip(data, name).close()  # refuse decompression bombs, as ragfm's own parsers do

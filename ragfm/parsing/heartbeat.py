@@ -29,13 +29,10 @@ def beat() -> None:
             _listener("beat")
 
 
-def model_started() -> None:
-    """Report that a model (OCR, speech) runs on the document from now on, which raises the memory limit."""
-    if _listener is not None:
-        _listener("model")
+def announce(work: Literal["model", "heavy"]) -> None:
+    """Report that a model (OCR, speech) runs on the document from now on, which raises the memory limit.
 
-
-def heavy_parser_started() -> None:
-    """Report that a parser reads the document that needs as much memory as a model, and may not call `beat`."""
+    A `heavy` parser needs as much memory, and may not call `beat`.
+    """
     if _listener is not None:
-        _listener("heavy")
+        _listener(work)

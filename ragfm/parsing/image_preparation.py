@@ -8,7 +8,6 @@ the image afterwards, cut it into tiles or resize it to its own size, is the mod
 from __future__ import annotations
 
 import io
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any
@@ -45,18 +44,15 @@ def prepare_image(image: ImagePart, side: int, *, encoded: bool = False) -> Prep
 
     Raises UnsupportedError for an image that cannot be read, MissingExtraError without Pillow.
     """
-    with tempfile.TemporaryFile() as file:
-        file.write(image.data)
-        file.seek(0)
-        try:
-            fields, data = _service.call(side, encoded, file=file.fileno(), max_bytes=4 * MAX_IMAGE_SIDE**2)
-        except MissingExtraError:
-            raise
-        except (ParseError, UnsupportedError) as error:
-            raise UnsupportedError(
-                f"Cannot read the image {image.digest} ({image.media_type}): {error.message}",
-                "Use a PNG, JPEG or WebP image.",
-            ) from error
+    try:
+        fields, data = _service.call(side, encoded, file=image.data, max_bytes=4 * MAX_IMAGE_SIDE**2)
+    except MissingExtraError:
+        raise
+    except (ParseError, UnsupportedError) as error:
+        raise UnsupportedError(
+            f"Cannot read the image {image.digest} ({image.media_type}): {error.message}",
+            "Use a PNG, JPEG or WebP image.",
+        ) from error
     return PreparedImage(fields["width"], fields["height"], fields["media_type"], data)
 
 

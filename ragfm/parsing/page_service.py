@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
-import tempfile
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ragfm.core.errors import CollectionError, ParseError
 from ragfm.core.types import Box
@@ -32,20 +31,13 @@ _service = ConfinedService(__name__, limits=Limits(stall_seconds=_SECONDS, secon
 
 def render_page(data: bytes, media_type: str, name: str, page: int, width: int) -> bytes:
     """A page as PNG, `width` pixels wide; less if it is very high, or an image of fewer pixels. Raises as `handle`."""
-    return _call(data, media_type, name, page, width, None)[1]
+    return _service.call(media_type, name, page, width, None, file=data, max_bytes=_MAX_PNG)[1]
 
 
 def find_on_page(data: bytes, media_type: str, name: str, page: int, text: str, start: int, end: int) -> list[Box]:
     """The boxes of `text[start:end]`, see `find_quote`; `text` is that of the page. Raises as `handle`."""
-    found, _ = _call(data, media_type, name, page, 0, (text, start, end))
+    found, _ = _service.call(media_type, name, page, 0, (text, start, end), file=data)
     return [tuple(box) for box in found if is_box(box)]
-
-
-def _call(data: bytes, *arguments: Any) -> tuple[Any, bytes]:
-    with tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        return _service.call(*arguments, file=file.fileno(), max_bytes=_MAX_PNG)
 
 
 def handle(

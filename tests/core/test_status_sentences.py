@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ragfm_indexes.stemmers import STOP_WORDS
+from ragfm_indexes.text_analysis import STOP_WORDS
 
 from ragfm.core.abstention import is_abstention
 from ragfm.core.status_sentences import ENGLISH, status_sentences

@@ -16,7 +16,7 @@ from ragfm_indexes import faiss_base, faiss_hnsw, vector_arrays
 from ragfm_indexes.faiss_base import FaissSelection
 from ragfm_indexes.faiss_flat import FaissFlatIndex
 from ragfm_indexes.faiss_hnsw import FaissHnswIndex
-from ragfm_indexes.selection import SelectionCache
+from ragfm_indexes.vector_arrays import SelectionCache
 
 from ragfm.core.registry import load_plugin, plugins
 from ragfm.testing import check_vector_index

@@ -11,7 +11,7 @@ from ragfm_connectors.files import FilesConnector
 
 from ragfm import Collection
 from ragfm.core.errors import SourceError
-from ragfm.ingestion.source_request import SourceEntry, refresh_request, resolve_source, stored_sources
+from ragfm.ingestion.source_request import SourceEntry, resolve_source, stored_sources
 from ragfm.store.catalog import Catalog, Source
 from ragfm.testing import HashingEmbedder
 
@@ -124,10 +124,10 @@ def test_a_request_follows_what_another_process_has_changed(
     store = collection._store
     collection.sync(docs, name="handbook", tags={"year": 2025})
     request = resolve_source(store, SourceEntry(str(docs), None, {}))
-    assert refresh_request(store, request, stored_sources(store)) == request
+    assert resolve_source(store, request, stored_sources(store)) == request
     collection.sync(docs, include=["*.md"], tags={"year": 2026})
     built.clear()
-    fresh = refresh_request(store, request, stored_sources(store))
+    fresh = resolve_source(store, request, stored_sources(store))
     assert (fresh.source.name, fresh.source.tags) == ("handbook", {"year": 2026})
     assert fresh.source.options == {"include": ["*.md"], "exclude": []}
     assert built == [fresh.connector]

@@ -23,9 +23,8 @@ from ragfm.core.errors import (
 )
 from ragfm.core.progress import Progress
 from ragfm.ingestion.ingest_report import SyncReport
-from ragfm.ingestion.parse_environment import environment_hash
-from ragfm.ingestion.retry import RETRY_DELAYS
-from ragfm.ingestion.sync import Sync, list_refs
+from ragfm.ingestion.recipe import environment_hash
+from ragfm.ingestion.sync import RETRY_DELAYS, Sync, list_refs
 from ragfm.parsing import ParserChoice, parse
 from ragfm.store.catalog import Source
 from ragfm.store.catalog_writer import CatalogWriter
@@ -575,7 +574,7 @@ def test_a_change_is_retried_at_once_and_resets_the_attempts(
         for expected in (1, 2, 2):
             assert _run(collection, source, embedder).failed[0].attempts == expected
     assert source.fetched == 8
-    monkeypatch.setattr("ragfm.ingestion.parse_environment.which", lambda _: "/another/soffice")
+    monkeypatch.setattr("ragfm.ingestion.recipe.which", lambda _: "/another/soffice")
     assert _run(collection, source, embedder).failed[0].attempts == 1
     assert source.fetched == 9
 

@@ -106,7 +106,7 @@ def test_documents_fail_alone(pool: WorkerPool) -> None:
 
 def test_heartbeats_and_models_raise_the_limits(pool: WorkerPool) -> None:
     assert pool.submit(_code("for _ in range(25): heartbeat.beat(); time.sleep(0.1)"), "a.html").result().text == ""
-    code = "heartbeat.model_started(); x = [bytearray(1 << 20) for _ in range(400)]; time.sleep(0.3); output = len(x)"
+    code = "heartbeat.announce('model'); x = [bytearray(1 << 20) for _ in range(400)]; time.sleep(0.3); output = len(x)"
     assert pool.submit(_code(code), "a.html").result().text == "400"
 
 

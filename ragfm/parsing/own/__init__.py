@@ -1,7 +1,6 @@
 """ragfm's own parsers: one module per text format here, the other formats in sub-packages.
 
-own_parser        the plugin `ragfm`, which calls the others
-plain_text        plain text
+own_parser        the plugin `ragfm`, which calls the others; plain text
 markdown          Markdown
 delimited_text    CSV and TSV
 json_text         JSON

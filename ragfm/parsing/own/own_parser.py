@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ragfm.core.errors import MissingExtraError, ParseError
 from ragfm.parsing import formats
-
-if TYPE_CHECKING:
-    from ragfm.parsing.rendering import ParsedText
+from ragfm.parsing.own.media.ocr import has_ocr
+from ragfm.parsing.rendering import ParsedText
 
 _VERSION = "13"
 # Functions below `ragfm.parsing.own`: (data, or text if the format is not binary; file name) -> ParsedText.
 _FUNCTIONS = {
-    formats.TEXT: "plain_text:read_text",
     formats.MARKDOWN: "markdown:read_markdown",
     formats.HTML: "web.html:read_html",
     formats.CSV: "delimited_text:read_csv",
@@ -50,10 +48,7 @@ _EXTRAS = {
 _WITH_IMAGES = frozenset(
     getattr(formats, name) for name in ("IMAGE", "PDF", "DOCX", "PPTX", "HTML", "EPUB", "ODT", "ODP")
 )
-_INSTALLED = {
-    "ocr": find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None,
-    "code": find_spec("tree_sitter") is not None,
-}
+_INSTALLED = {"ocr": has_ocr(), "code": find_spec("tree_sitter") is not None}
 
 
 class OwnParser:
@@ -73,6 +68,8 @@ class OwnParser:
 
         Raises MissingExtraError where the extra `documents` is missing.
         """
+        if media_type == formats.TEXT:
+            return ParsedText(data.decode())
         module, function = _FUNCTIONS[media_type].split(":")
         read = getattr(import_module(f"ragfm.parsing.own.{module}"), function)
         options = {"images": images} if images else {}

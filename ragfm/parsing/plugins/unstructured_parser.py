@@ -29,28 +29,27 @@ _VERSION = "2"
 RST = Format("text/x-rst", "reStructuredText", (".rst", ".rest"))
 ORG = Format("text/x-org", "Org", (".org",))
 HEIC = Format("image/heic", "HEIC", (".heic", ".heif"), binary=True)
-# Names of modules with functions `partition_…`, and the arguments of these. PDF is left out, because it needs models of
+# Names of modules with functions `partition_…`. PDF is left out, because it needs models of
 # layouts, and CSV, because the separator is guessed wrongly where there is one column.
-_MAIL = {"process_attachments": False}
-_PARTITIONERS: dict[str, tuple[str, dict[str, Any]]] = {
-    formats.TEXT: ("text", {}),
-    formats.MARKDOWN: ("md", {}),
-    formats.HTML: ("html", {}),
-    formats.TSV: ("tsv", {}),
-    formats.XML: ("xml", {}),
-    RST.media_type: ("rst", {}),
-    ORG.media_type: ("org", {}),
-    formats.DOCX: ("docx", {}),
-    formats.DOC: ("docx", {}),
-    formats.PPTX: ("pptx", {}),
-    formats.PPT: ("pptx", {}),
-    formats.XLSX: ("xlsx", {}),
-    formats.XLS: ("xlsx", {}),
-    formats.ODT: ("odt", {}),
-    formats.EPUB: ("epub", {}),
-    formats.RTF: ("rtf", {}),
-    formats.EML: ("email", _MAIL),
-    formats.MSG: ("msg", _MAIL),
+_PARTITIONERS = {
+    formats.TEXT: "text",
+    formats.MARKDOWN: "md",
+    formats.HTML: "html",
+    formats.TSV: "tsv",
+    formats.XML: "xml",
+    RST.media_type: "rst",
+    ORG.media_type: "org",
+    formats.DOCX: "docx",
+    formats.DOC: "docx",
+    formats.PPTX: "pptx",
+    formats.PPT: "pptx",
+    formats.XLSX: "xlsx",
+    formats.XLS: "xlsx",
+    formats.ODT: "odt",
+    formats.EPUB: "epub",
+    formats.RTF: "rtf",
+    formats.EML: "email",
+    formats.MSG: "msg",
 }
 _DROPPED = {"PageBreak", "Header", "Footer", "Page-header", "Page-footer", "PageNumber"}
 _XML_DECLARATION = re.compile(rb"\s*<\?xml[^>]*\?>")
@@ -76,7 +75,8 @@ class UnstructuredParser:
         elif media_type == formats.XML:
             data = _XML_DECLARATION.sub(b"", data, count=1)  # it may name the encoding of the file, and this is UTF-8
         _without_downloads()
-        module, options = _PARTITIONERS[media_type]
+        module = _PARTITIONERS[media_type]
+        options: dict[str, Any] = {"process_attachments": False} if module in ("email", "msg") else {}
         partition = getattr(import_module(f"unstructured.partition.{module}"), f"partition_{module}")
         # `languages`: else the language is detected, which loads more models.
         return _render(partition(file=io.BytesIO(data), languages=[""], **options))

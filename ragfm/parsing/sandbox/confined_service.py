@@ -9,6 +9,7 @@ The process cannot open files, except for those below `readable`; it gets the de
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
@@ -35,12 +36,19 @@ class ConfinedService:
         self._stop: Any = None
         _services.add(self)
 
-    def call(self, *arguments: Any, file: int | None = None, max_bytes: int = 1 << 20) -> tuple[Any, bytes]:
-        """Call `handle` with JSON values and an open file. Returns JSON fields, and up to `max_bytes` bytes.
+    def call(self, *arguments: Any, file: int | bytes | None = None, max_bytes: int = 1 << 20) -> tuple[Any, bytes]:
+        """Call `handle` with JSON values and an open file, or the bytes of one.
+
+        Returns JSON fields, and up to `max_bytes` bytes.
 
         Raises the RagfmError that `handle` raised, ParseError if the process ended or another exception was raised, and
         WorkerError if no process can be started.
         """
+        if isinstance(file, bytes):
+            with tempfile.TemporaryFile() as opened:
+                opened.write(file)
+                opened.seek(0)
+                return self.call(*arguments, file=opened.fileno(), max_bytes=max_bytes)
         with self._lock:
             while True:
                 process, is_new = self._process, self._process is None

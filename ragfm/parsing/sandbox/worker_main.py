@@ -46,7 +46,7 @@ def main(
     def send_sign(sign: heartbeat.Sign) -> None:
         if sign != "beat":
             confinement.limit_memory(model_memory)
-        send(worker_protocol.pack(worker_protocol.SIGNS[sign]))
+        send(worker_protocol.pack(worker_protocol.SIGN, sign))
 
     protections = confinement.confine(folder, readable, memory, parent)
     heartbeat.set_listener(send_sign)

@@ -265,16 +265,17 @@ class WorkerProcess:
             while self._frames:
                 frame = self._frames.pop(0)
                 last_frame = self._clock()
-                if frame.kind in (worker_protocol.MODEL_STARTED, worker_protocol.HEAVY_PARSER_STARTED):
-                    self._memory_limit, self._has_models = self._limits.model_memory, True
-                    if frame.kind == worker_protocol.HEAVY_PARSER_STARTED:
+                if frame.kind == worker_protocol.SIGN:
+                    if frame.fields in ("model", "heavy"):
+                        self._memory_limit, self._has_models = self._limits.model_memory, True
+                    if frame.fields == "heavy":
                         stall_seconds = math.inf
                 elif frame.kind == worker_protocol.OUT_OF_MEMORY:
                     self._fail(self._memory_reason(), document_at_fault=False)
                 elif frame.kind == worker_protocol.ERROR:
                     self.is_busy = False
                     raise worker_protocol.unpack_error(frame.fields)
-                elif frame.kind != worker_protocol.HEARTBEAT:
+                else:
                     return frame
             now = self._clock()
             if now - last_frame > stall_seconds:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import ragfm.core.errors
 from ragfm.core.errors import ParseError, RagfmError
 from ragfm.core.types import Blob, Document, Mark, Scalar, image_key
-from ragfm.parsing import heartbeat
 from ragfm.parsing.figures import MAX_IMAGES, image_type, is_box
 from ragfm.parsing.parsers import ParserChoice
 
@@ -22,14 +21,7 @@ CALL = b"c"  # of a service: whether a file comes with it, and the arguments
 RESULT = b"v"  # of a call
 ERROR = b"e"  # why there is no document or result
 OUT_OF_MEMORY = b"f"  # the worker ends
-HEARTBEAT = b"s"  # the parser makes progress
-MODEL_STARTED = b"m"  # a model runs on the document from now on
-HEAVY_PARSER_STARTED = b"w"  # the same, and signs of life need not come
-SIGNS: Mapping[heartbeat.Sign, bytes] = {
-    "beat": HEARTBEAT,
-    "model": MODEL_STARTED,
-    "heavy": HEAVY_PARSER_STARTED,
-}
+SIGN = b"s"  # a `heartbeat.Sign`: the parser makes progress, or needs more memory from now on
 
 MAX_TEXT = 256 << 20
 """Size of a document's text, in bytes."""

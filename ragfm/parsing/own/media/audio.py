@@ -68,7 +68,7 @@ def read_audio(data: bytes, name: str) -> ParsedText:
         raise SkipDocument(f"{name} is an audio file or a video: transcribing it needs a speech model.", _HINT)
     import av
 
-    heartbeat.model_started()
+    heartbeat.announce("model")
     # FFmpeg must not guess the format: some formats that it knows are lists of other files.
     container_format = next((form for start, form in _FORMATS if start.match(data)), "mp3")
     # av 19, which needs Python 3.12, has no such option: it turns bytes that are not UTF-8 into surrogates.

@@ -29,7 +29,7 @@ def has_ocr() -> bool:
 
 def recognize_words(pixels: NDArray[np.uint8], scale: float) -> list[Word]:
     """Return the words in an image. *Shape:* (height, width[, 3]); `scale` is the number of pixels per point."""
-    heartbeat.model_started()
+    heartbeat.announce("model")
     with _LOCK:
         output = _engine()(pixels)
     heartbeat.beat()

@@ -5,8 +5,7 @@ pdf_page          the content of a page: words, rules, images, hidden text
 pdf_margins       page numbers and running titles
 pdf_contents      tables of contents
 pdf_drawing       rules, filled areas, images and links
-pdf_lines         words to lines, lines to paragraphs
-pdf_hyphens       hyphens at the end of a line
+pdf_lines         words to lines, lines to paragraphs; hyphens at the end of a line
 pdf_layout        tables, columns and paragraphs in reading order
 pdf_tables        tables with and without rules
 pdf_numbers       tables of numbers, as in financial reports: their extent and rows

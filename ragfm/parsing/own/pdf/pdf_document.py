@@ -18,9 +18,8 @@ from ragfm.parsing import heartbeat
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
 from ragfm.parsing.own.pdf.pdf_contents import drop_contents
 from ragfm.parsing.own.pdf.pdf_figures import read_figures
-from ragfm.parsing.own.pdf.pdf_hyphens import resolve_hyphens
 from ragfm.parsing.own.pdf.pdf_layout import read_layout
-from ragfm.parsing.own.pdf.pdf_lines import Block
+from ragfm.parsing.own.pdf.pdf_lines import Block, resolve_hyphens
 from ragfm.parsing.own.pdf.pdf_margins import drop_running_titles
 from ragfm.parsing.own.pdf.pdf_page import PageContent, read_page
 from ragfm.parsing.own.pdf.pdf_types import Figure

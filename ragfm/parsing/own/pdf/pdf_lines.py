@@ -1,4 +1,4 @@
-"""Group the words of a PDF page into lines, and lines into paragraphs."""
+"""Words of a PDF page to lines, and lines to paragraphs; words that are split at the end of a line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _SECTION = re.compile(r"\d{1,3}(?:\.\d{1,3})+\.?\s+[^\W\d]")  # the next line of
 # An address at the end of a line, and the word with which it goes on: "mia@qa." "debian.org".
 _CUT_ADDRESS = re.compile(r"(?:\w://|\bwww\.|\w@)\S*[./_=&?#-]$")
 _REST_OF_ADDRESS = re.compile(r"[a-z0-9]\S*[./_=&?#-]\w", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
+_SPLIT_WORD = re.compile(rf"([^\W_]+(?:-[^\W_]+)*){HYPHEN}(?=([^\W_]+(?:-[^\W_]+)*))")
 _CJK = re.compile("[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 _LTR = re.compile(r"[^\W\d_\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
@@ -203,3 +205,32 @@ def _ends_early(line: Line, below: Line, right: float) -> bool:
     """Whether the first word of the next line would have fitted on this line, so the author broke it."""
     word = below.words[0]
     return line.x1 + (word.x1 - word.x0) + 0.3 * line.size < right - 2 and not _RTL.search(line.plain)
+
+
+def resolve_hyphens(blocks: Iterable[Block]) -> None:
+    """Keep or drop the hyphen of each split word, in place: "long-term", but "reader".
+
+    The more frequent spelling in the rest of the document decides. Other words follow the majority of those decided,
+    since some programs split words into syllables and others only at hyphens; without a majority, the hyphen goes.
+    """
+    blocks = list(blocks)
+    texts = [text for block in blocks for text in (block.text, *(cell for row in block.rows for cell in row))]
+    split = {(one[1], one[2]) for text in texts if HYPHEN in text for one in _SPLIT_WORD.finditer(text)}
+    if not split:
+        return
+    words = Counter(word for text in texts for word in _WORD.findall(text.lower()))
+    votes = {}
+    for first, second in split:
+        kept, dropped = words[f"{first}-{second}".lower()], words[f"{first}{second}".lower()]
+        votes[first, second] = (kept > dropped) - (kept < dropped)
+    usual = "-" if sum(votes.values()) > 0 else ""
+    spelling = {-1: "", 0: usual, 1: "-"}
+
+    def resolve(text: str) -> str:
+        if HYPHEN in text:
+            text = _SPLIT_WORD.sub(lambda one: one[1] + spelling[votes[one[1], one[2]]], text)
+        return text.replace(HYPHEN, "-")
+
+    for block in blocks:
+        block.text = resolve(block.text)
+        block.rows = [[resolve(cell) for cell in row] for row in block.rows]

@@ -16,7 +16,7 @@ from selectolax.lexbor import LexborHTMLParser
 from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
 from ragfm.parsing.figures import kept_image
-from ragfm.parsing.own.media.picture import add_picture
+from ragfm.parsing.own.media.picture import recognized_text
 from ragfm.parsing.own.web.html_tree import (
     BLOCKS,
     attribute,
@@ -284,8 +284,9 @@ class _PageReader:
             return False
         self._end_paragraph()
         stand_in = "image" if source.startswith("data:") else source.rpartition("/")[2]
-        texts = [caption, attribute(node, "alt"), attribute(node, "title")]
-        return add_picture(self._builder, kept, texts, stand_in)
+        texts = [caption, attribute(node, "alt"), attribute(node, "title"), recognized_text(kept)]
+        self._builder.add_figure(kept, texts, stand_in)
+        return True
 
     def _end_paragraph(self) -> None:
         if not self._texts:
