@@ -30,7 +30,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Literal, cast
@@ -137,11 +136,6 @@ class ScopedReader:
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """See Reader."""
         return cast("Stream", self._reader.stream(messages, sampling, scope=self._scope))
-
-    @property
-    def score(self) -> Any:
-        """See Reader. Raises AttributeError if the reader has none."""
-        return partial(self._reader.score, scope=self._scope)
 
 
 def completion_limit(prompt_tokens: int, context_tokens: int, max_tokens: int | None) -> int:

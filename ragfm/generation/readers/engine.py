@@ -131,9 +131,6 @@ class Model(Protocol):
     def image_prompt(self, messages: Sequence[Message]) -> ImagePrompt:
         """A conversation with images, ready to be evaluated. Raises UnsupportedError."""
 
-    def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text."""
-
     def is_end_token(self, token: int) -> bool:
         """Whether the token ends the model's turn."""
 

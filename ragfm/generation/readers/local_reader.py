@@ -130,21 +130,6 @@ class LocalReader(Generic[M]):
         request.logprobs = [] if sampling.logprobs else None
         return engine.batcher.stream(request, sampling.stop)
 
-    def score(
-        self, messages: Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None, scope: str = ""
-    ) -> list[float]:
-        """Log-likelihood of each continuation as the answer: the sum over its tokens, natural logarithm.
-
-        The end of the answer is not included. Raises the same errors as `stream`.
-        """
-        engine = self._engine
-        tokens = [engine.model.tokenize(text) for text in continuations]
-        prompt, image_inputs = self._prompt(messages)
-        request = GenerationRequest(
-            prompt, self._adapter(adapter), continuations=tokens, scope=scope, image_inputs=image_inputs
-        )
-        return engine.batcher.score(request)
-
     def charge(self, scope: str, seconds: float) -> None:
         """Count other work of a scope, which takes the same cores, like time of the reader; scopes get equal shares."""
         if self._loaded:
@@ -176,7 +161,6 @@ class LocalReader(Generic[M]):
                 batcher = Batcher(
                     model,
                     self._cache_factory(model, window),
-                    window=window,
                     slots=slots,
                     waiting=self._waiting + self.slots - slots,
                 )

@@ -39,7 +39,7 @@ class BatchedKVCache:
         self._image_slots: dict[int, ImageCache] = {}
 
     def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        """The requested logits, in order. All slots have the same number of tokens in the batch."""
+        """The requested logits, those of the last token of a slot, in order. All slots have as many tokens."""
         if not any(entry.slot in self._image_slots for entry in batch):
             return self._evaluate_rows(batch)
         rows = iter(self._evaluate_rows([entry for entry in batch if entry.slot not in self._image_slots]))
@@ -77,7 +77,6 @@ class BatchedKVCache:
                     layer.keys[entry.slot, :, :virtual] = keys[0]
                     layer.values[entry.slot, :, :virtual] = values[0]
         tokens = torch.tensor([entry.token for entry in batch]).view(len(slots), per_slot)
-        keep = per_slot if sum(entry.wants_logits for entry in batch) > len(slots) else 1
 
         # The tokens of its slot that each token attends to, per type of layer. *Shape:* (slots, 1, tokens, length).
         columns = torch.arange(length)
@@ -88,12 +87,8 @@ class BatchedKVCache:
         masks: torch.Tensor | dict[str, torch.Tensor] = self._to_mask(full if layer_types else sliding)
         if "sliding_attention" in layer_types:
             masks = {"full_attention": self._to_mask(full), "sliding_attention": self._to_mask(sliding)}
-        logits, _ = self._model.forward(tokens, self._cache, keep, position_ids=positions, attention_mask=masks)
-        results: list[Logits] = []
-        for row, start in enumerate(range(0, len(batch), per_slot)):
-            kept = batch[start : start + per_slot][-keep:]
-            results += [logits[row, index] for index, entry in enumerate(kept) if entry.wants_logits]
-        return results
+        logits, _ = self._model.forward(tokens, self._cache, position_ids=positions, attention_mask=masks)
+        return [row for row, entry in zip(logits, batch[per_slot - 1 :: per_slot], strict=True) if entry.wants_logits]
 
     def truncate(self, slot: int, length: int) -> bool:
         """Keep the first `length` tokens of a slot. Those after them are overwritten, or masked."""
@@ -195,8 +190,7 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
 @torch.inference_mode()
 def _evaluate_images(model: TorchModel, inputs: Any) -> tuple[Logits, ImageCache]:
     """The logits after a prompt with images, and its cache."""
-    logits, cache = model.forward_images(inputs, None, 1)
-    return logits[0], cache
+    return model.forward_images(inputs, None)
 
 
 @torch.inference_mode()
@@ -205,8 +199,8 @@ def _evaluate_after_images(
 ) -> tuple[list[Logits], ImageCache]:
     """The requested logits of tokens that follow a prompt with images, and its cache."""
     tokens = torch.tensor([[entry.token for entry in batch]])
-    logits, cache = model.forward_images({"input_ids": tokens}, cache, len(batch))
-    return [row for row, entry in zip(logits, batch, strict=True) if entry.wants_logits], cache
+    logits, cache = model.forward_images({"input_ids": tokens}, cache)
+    return [logits] if batch[-1].wants_logits else [], cache
 
 
 class SingleKVCache:
@@ -233,15 +227,14 @@ class SingleKVCache:
             logits, self._images = _evaluate_after_images(self._model, batch, self._images)
             self._length += len(batch)
             return logits
-        keep = len(batch) if sum(entry.wants_logits for entry in batch) > 1 else 1
         tokens = torch.tensor([[entry.token for entry in batch]])
         if self._cache is None and self._model.virtual_tokens:
             self._cache = DynamicCache()
             for number, (keys, values) in enumerate(self._model.virtual_cache):
                 self._cache.update(keys, values, number)
-        rows, self._cache = self._model.forward(tokens, self._cache, keep)
+        rows, self._cache = self._model.forward(tokens, self._cache)
         self._length += len(batch)
-        return [rows[0, index] for index, entry in enumerate(batch[-keep:]) if entry.wants_logits]
+        return list(rows) if batch[-1].wants_logits else []
 
     def truncate(self, slot: int, length: int) -> bool:
         """True if the slot already has this length. Otherwise empty it, and return whether `length` is 0."""

@@ -177,25 +177,25 @@ class TorchModel:
 
     # --- Called by the evaluation thread -------------------------------------------------------------------------
 
-    def forward(self, tokens: torch.Tensor, cache: Any, keep: int, **inputs: Any) -> tuple[Any, Any]:
-        """The logits of the last `keep` tokens of each row, and the new cache.
+    def forward(self, tokens: torch.Tensor, cache: Any, **inputs: Any) -> tuple[Any, Any]:
+        """The logits of the last token of each row, and the new cache.
 
-        *Shape:* (rows, keep, vocabulary), on the CPU. Raises RagfmError if memory is short.
+        *Shape:* (rows, vocabulary), on the CPU. Raises RagfmError if memory is short.
         """
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"].to(self.device)
         inputs[self._cache_argument] = cache
         try:
-            output = self._model(tokens.to(self.device), use_cache=True, logits_to_keep=keep, **inputs)
+            output = self._model(tokens.to(self.device), use_cache=True, logits_to_keep=1, **inputs)
         except torch.OutOfMemoryError as error:
             raise RagfmError(f"There is not enough memory for '{self.path}'.", "Load it with fewer slots.") from error
-        return output.logits[:, -keep:].float().cpu().numpy(), output[self._cache_argument]
+        return output.logits[:, -1].float().cpu().numpy(), output[self._cache_argument]
 
-    def forward_images(self, inputs: Any, cache: ImageCache | None, keep: int) -> tuple[Any, ImageCache]:
-        """The logits of the last `keep` tokens of one request with images, and its new cache.
+    def forward_images(self, inputs: Any, cache: ImageCache | None) -> tuple[Any, ImageCache]:
+        """The logits of the last token of one request with images, and its new cache.
 
-        `inputs` are those of the processor without a `cache`, afterwards `input_ids`. *Shape* of the logits: (keep,
-        vocabulary).
+        `inputs` are those of the processor without a `cache`, afterwards `input_ids`. *Shape* of the logits:
+        (vocabulary,).
         """
         tensors = {
             name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
@@ -206,7 +206,7 @@ class TorchModel:
         if holder is not None:
             holder.rope_deltas = cache.rope_deltas if cache else None
         try:
-            logits, state = self.forward(tokens, cache.cache if cache else DynamicCache(), keep, **tensors)
+            logits, state = self.forward(tokens, cache.cache if cache else DynamicCache(), **tensors)
             rope_deltas = holder.rope_deltas if holder is not None else None
         finally:
             if holder is not None:

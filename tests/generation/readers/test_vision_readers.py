@@ -189,18 +189,6 @@ def test_an_idle_slot_between_busy_ones_keeps_its_content(load: Callable[[str], 
     np.testing.assert_array_equal(context.evaluate([last])[0], expected)
 
 
-def test_scores_of_continuations_after_images(vision: Reader) -> None:
-    """The score of the text that was generated is the sum of its log-probabilities."""
-    model = vision._engine.model
-    text, logprobs, _ = read(vision, ASKED, max_tokens=1)
-    other = "b" if text != "b" else "c"
-    scores = vision.score(ASKED, [text, other, f"{text}{other}"])
-    if model.tokenize(text) and len(model.tokenize(text)) == 1 and "\ufffd" not in text:
-        assert scores[0] == pytest.approx(logprobs[0], abs=1e-4)
-    assert scores[2] < scores[0]
-    assert vision.score(ASKED, [other]) == [pytest.approx(scores[1], abs=1e-4)]
-
-
 def test_larger_images_are_scaled_before_they_are_counted(folders: dict[str, Path]) -> None:
     large = [Message("user", ("What is it?", noise(400, 400)))]
     counts = [TransformersReader(str(folders["qwen2_vl"]), image_side=side).count_tokens(large) for side in (112, 56)]
