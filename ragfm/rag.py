@@ -34,8 +34,14 @@ from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOut
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint
 from ragfm.generation.prompt_template import load_strategy
-from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, NO_READER, available_reader, configured_reader
-from ragfm.generation.readers.images import check_images
+from ragfm.generation.readers import (
+    DEFAULT_PASSAGES,
+    MANY_PASSAGES,
+    NO_READER,
+    available_reader,
+    check_images,
+    configured_reader,
+)
 from ragfm.generation.small_talk import GREETING
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only

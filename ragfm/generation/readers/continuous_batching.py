@@ -4,7 +4,7 @@ Requests join and leave between two tokens. Prompts are evaluated in blocks, and
 each block. If several scopes have requests, each gets the same share of the time: a prompt waits while a request of a
 scope that recently had less is being answered. A scope with more than half of the requests lets all others go first. A
 finished request's prompt stays in its slot until another request needs the slot; a prompt with the same prefix is
-evaluated only from where it differs. A prompt with images is evaluated in one piece, and nothing of it is reused.
+evaluated only from where it differs.
 """
 
 from __future__ import annotations
@@ -335,19 +335,9 @@ class _BatchLoop:
             self.shares.add(slot.scope, (monotonic() - start) / len(slots))
 
     def _prefill(self, cache: KVCache, slot: Slot) -> None:
-        """Evaluate the next block of a slot's prompt; all of it if it has images."""
+        """Evaluate the next block of a slot's prompt; at its end, pick the first token of the answer."""
         assert slot.request
         prompt, start = slot.request.prompt, len(slot.prompt)
-        if slot.request.image_inputs is not None:
-            try:
-                image_logits, slot.length = cache.evaluate_images(slot.number, slot.request.image_inputs)
-            except Exception as error:  # fails this request only
-                cache.truncate(slot.number, 0)
-                self._release(slot, _as_ragfm_error(error))
-                return
-            slot.prompt = list(prompt)
-            self._pick_first_token(slot, image_logits)
-            return
         end = min(start + self._model.prefill_block, len(prompt))
         if len(prompt) - end == 1 and end - start > 2:  # a token that is evaluated alone has slightly different values
             end -= 1
@@ -358,12 +348,8 @@ class _BatchLoop:
         slot.prompt += prompt[start:end]
         slot.length = end
         if logits:
-            self._pick_first_token(slot, logits[0])
-
-    def _pick_first_token(self, slot: Slot, logits: Logits) -> None:
-        assert slot.request
-        slot.request.span.event("prompt evaluated")
-        self._pick_token(slot, logits)
+            slot.request.span.event("prompt evaluated")
+            self._pick_token(slot, logits[0])
 
     def _pick_token(self, slot: Slot, logits: Logits) -> None:
         request = slot.request

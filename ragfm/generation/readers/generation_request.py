@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.tracing import Span
@@ -70,15 +70,12 @@ class GenerationRequest(ResultQueue[float]):
         sampler: TokenSampler,
         max_tokens: int,
         scope: str = "",
-        image_inputs: Any = None,
     ) -> None:
         super().__init__()
         self.prompt, self.adapter, self.max_tokens = prompt, adapter, max_tokens
         self.cache_key = (adapter, scope)
         """Evaluated tokens are reused only among requests with the same key."""
         self.sampler = sampler
-        self.image_inputs = image_inputs
-        """The inputs of an ImagePrompt; `prompt` then consists of IMAGE_TOKEN."""
         self.logprobs: list[float] | None = None
         """Log-probabilities of the generated tokens, if requested."""
         self.cached_tokens = 0

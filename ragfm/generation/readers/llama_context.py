@@ -19,12 +19,9 @@ import numpy as np
 from ragfm.core.errors import RagfmError
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken, Logits
 from ragfm.generation.readers.llama_model import LlamaModel
-from ragfm.generation.readers.llama_projector import ImageChunks
 from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp
 from ragfm.models.thread_count import ThreadCount
 
-_IMAGE_BATCH = 512
-"""Tokens per evaluation with a projector. Some models evaluate all tokens of an image at once (Gemma 3: 256)."""
 _MAX_GAP = 2
 """llama.cpp evaluates only adjacent slots in one batch. Gaps of up to this many idle slots are bridged."""
 # A saved sequence of llama.cpp: 8 bytes of identification, the number of slots, a token count for each slot (0 for all
@@ -43,8 +40,7 @@ class LlamaContext:
         params.n_ctx = slots * window
         params.n_seq_max = slots
         params.kv_unified = False
-        block = _IMAGE_BATCH if model.projector_path else PREFILL_BLOCK
-        self._batch_tokens = params.n_batch = params.n_ubatch = max(block, 2 * slots)
+        params.n_batch = params.n_ubatch = max(PREFILL_BLOCK, 2 * slots)
         params.n_threads = params.n_threads_batch = threads.maximum
         if not llama_cpp.llama_supports_gpu_offload():
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -84,16 +80,6 @@ class LlamaContext:
         pointers = (llama_cpp.llama_get_logits_ith(self._context, index) for index in wanted)
         rows = (self._logits_type.from_address(ctypes.addressof(pointer.contents)) for pointer in pointers)
         return [np.ctypeslib.as_array(row) for row in rows]
-
-    def evaluate_images(self, slot: int, inputs: ImageChunks) -> tuple[Logits, int]:
-        """See KVCache."""
-        count = self._threads.count
-        llama_cpp.llama_set_n_threads(self._context, count, count)
-        position = inputs.projector.evaluate(self._context, inputs, slot, self._batch_tokens)
-        self.has_pending_copies = False
-        pointer = llama_cpp.llama_get_logits_ith(self._context, -1)
-        row = self._logits_type.from_address(ctypes.addressof(pointer.contents))
-        return np.ctypeslib.as_array(row), position
 
     def truncate(self, slot: int, length: int) -> bool:
         """Keep the first `length` tokens of a slot. If the model cannot do this, empty the slot and return False."""

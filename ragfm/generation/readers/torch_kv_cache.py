@@ -7,8 +7,7 @@ tokens of an adapter (prefix and prompt tuning) precede the text in its row:
     row    [ virtual tokens ][ prompt ][ completion ]
     column 0 …            19  20 …
 
-Models with recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache. So does
-each request with images, next to the rows.
+Models with recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from ragfm.core.errors import RagfmError
 from ragfm.generation.readers.engine import Adapter, BatchToken, Logits
-from ragfm.generation.readers.torch_model import ImageCache, TorchModel
+from ragfm.generation.readers.torch_model import TorchModel
 
 
 class BatchedKVCache:
@@ -36,32 +35,10 @@ class BatchedKVCache:
         layers = [_CacheLayer(self._step, slots, window) for _ in range(model.config.num_hidden_layers)]
         self._cache = Cache(layers=layers)
         self._columns = [0] * slots  # of each row that are in use
-        self._image_slots: dict[int, ImageCache] = {}
-
-    def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        """The requested logits, those of the last token of a slot, in order. All slots have as many tokens."""
-        if not any(entry.slot in self._image_slots for entry in batch):
-            return self._evaluate_rows(batch)
-        rows = iter(self._evaluate_rows([entry for entry in batch if entry.slot not in self._image_slots]))
-        results: list[Logits] = []
-        for slot, entries in itertools.groupby(batch, lambda entry: entry.slot):
-            block = list(entries)
-            if slot in self._image_slots:
-                logits, self._image_slots[slot] = _evaluate_after_images(self._model, block, self._image_slots[slot])
-                results += logits
-            else:
-                results += itertools.islice(rows, sum(entry.wants_logits for entry in block))
-        return results
-
-    def evaluate_images(self, slot: int, inputs: Any) -> tuple[Logits, int]:
-        """See KVCache."""
-        logits, self._image_slots[slot] = _evaluate_images(self._model, inputs)
-        return logits, self._image_slots[slot].cache.get_seq_length()
 
     @torch.inference_mode()
-    def _evaluate_rows(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        if not batch:
-            return []
+    def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
+        """The requested logits, those of the last token of a slot, in order. All slots have as many tokens."""
         slots = list(dict.fromkeys(entry.slot for entry in batch))
         per_slot = len(batch) // len(slots)
         virtual = self._model.virtual_tokens
@@ -92,12 +69,6 @@ class BatchedKVCache:
 
     def truncate(self, slot: int, length: int) -> bool:
         """Keep the first `length` tokens of a slot. Those after them are overwritten, or masked."""
-        if images := self._image_slots.get(slot):
-            excess = images.cache.get_seq_length() - length
-            if not length:
-                del self._image_slots[slot]
-            elif excess > 0:
-                images.cache.crop(-excess)
         return True
 
     @torch.inference_mode()
@@ -118,7 +89,6 @@ class BatchedKVCache:
         """A cache with more slots and the same content."""
         larger = BatchedKVCache(self._model, slots, self._window)
         larger._columns[: self._slots] = self._columns
-        larger._image_slots = self._image_slots
         for layer, larger_layer in zip(self._cache.layers, larger._cache.layers, strict=True):
             if layer.is_initialized:
                 larger_layer.lazy_initialization(layer.keys, layer.values)
@@ -187,22 +157,6 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
         return self._window
 
 
-@torch.inference_mode()
-def _evaluate_images(model: TorchModel, inputs: Any) -> tuple[Logits, ImageCache]:
-    """The logits after a prompt with images, and its cache."""
-    return model.forward_images(inputs, None)
-
-
-@torch.inference_mode()
-def _evaluate_after_images(
-    model: TorchModel, batch: Sequence[BatchToken], cache: ImageCache
-) -> tuple[list[Logits], ImageCache]:
-    """The requested logits of tokens that follow a prompt with images, and its cache."""
-    tokens = torch.tensor([[entry.token for entry in batch]])
-    logits, cache = model.forward_images({"input_ids": tokens}, cache)
-    return [logits] if batch[-1].wants_logits else [], cache
-
-
 class SingleKVCache:
     """A cache with one slot in the model's own format, which cannot be truncated. Used by one thread."""
 
@@ -211,22 +165,11 @@ class SingleKVCache:
     def __init__(self, model: TorchModel) -> None:
         self._model = model
         self._cache: Any = None
-        self._images: ImageCache | None = None
         self._length = 0
-
-    def evaluate_images(self, slot: int, inputs: Any) -> tuple[Logits, int]:
-        """See KVCache."""
-        logits, self._images = _evaluate_images(self._model, inputs)
-        self._length = int(inputs["input_ids"].shape[1])
-        return logits, self._length
 
     @torch.inference_mode()
     def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
         """The requested logits, in order."""
-        if self._images:
-            logits, self._images = _evaluate_after_images(self._model, batch, self._images)
-            self._length += len(batch)
-            return logits
         tokens = torch.tensor([[entry.token for entry in batch]])
         if self._cache is None and self._model.virtual_tokens:
             self._cache = DynamicCache()
@@ -240,7 +183,7 @@ class SingleKVCache:
         """True if the slot already has this length. Otherwise empty it, and return whether `length` is 0."""
         if length == self._length:
             return True
-        self._cache, self._images, self._length = None, None, 0
+        self._cache, self._length = None, 0
         return length == 0
 
     def copy(self, source: int, target: int) -> None:
