@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from tokenizers import Tokenizer
@@ -23,7 +23,6 @@ from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
 from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
-Bits: TypeAlias = Literal[4, 8]
 KeysAndValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """Of a layer. *Shape* of each: (1, heads, tokens, head size)."""
 _GPU_PREFILL_BLOCK = 1024
@@ -53,7 +52,6 @@ class TorchModel:
         *,
         device: str | None = None,
         dtype: str | None = None,
-        bits: Bits | None = None,
         thinking: bool = False,
     ) -> None:
         _check_options(device, dtype)
@@ -65,20 +63,8 @@ class TorchModel:
         if path.is_file():
             load_options["gguf_file"] = path.name
         model_options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
-        if bits:
-            from transformers import BitsAndBytesConfig
-
-            if bits not in (4, 8):
-                raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with 4 or 8 bits.")
-            model_options["quantization_config"] = (
-                BitsAndBytesConfig(load_in_8bit=True)
-                if bits == 8
-                else BitsAndBytesConfig(
-                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=model_options["dtype"]
-                )
-            )
-        if bits or (device is None and torch.cuda.device_count() > 1):
-            model_options["device_map"] = {"": device} if device else "auto"
+        if device is None and torch.cuda.device_count() > 1:
+            model_options["device_map"] = "auto"
         try:
             with report_damage("transformers", path), hide_progress_bar(gguf=path.is_file()):
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, **load_options)
@@ -86,8 +72,7 @@ class TorchModel:
                     folder, use_safetensors=True, **model_options, **load_options
                 )
         except ImportError as error:
-            extra = "qlora" if bits else "transformers"
-            hint = f"Run `pip install -e '.[{extra}]'` in ragfm's source folder."
+            hint = "Run `pip install -e '.[transformers]'` in ragfm's source folder."
             raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
         if not self._tokenizer.chat_template:
             raise UnsupportedError(f"The model '{path}' has no chat template.", "Use an instruction-tuned model.")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.types import Sampling
-from ragfm.generation.readers import int_option, passages_for
+from ragfm.generation.readers import passages_for
 from ragfm.generation.readers.engine import CacheFactory
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.torch_kv_cache import BatchedKVCache, SingleKVCache
-from ragfm.generation.readers.torch_model import Bits, TorchModel
+from ragfm.generation.readers.torch_model import TorchModel
 from ragfm.models.adapters import is_peft_folder
 from ragfm.models.model_lookup import find_model
 
@@ -22,10 +21,10 @@ class TransformersReader(LocalReader[TorchModel]):
     """A model from a folder, the hub or a GGUF file (dequantised). Requests from any thread are evaluated together.
 
     Weights are safetensors or GGUF; code from the hub never runs. `device` defaults to the GPUs if there are any
-    (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` is torch's
-    name. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
-    model's training context, minus `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
-    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder.
+    (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` is torch's name. Each request has
+    `context_tokens` for itself, limited to the model's training context, minus `virtual_tokens`, those of an adapter by
+    prefix or prompt tuning. Up to `slots` requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a
+    PEFT folder.
     """
 
     def __init__(
@@ -37,14 +36,12 @@ class TransformersReader(LocalReader[TorchModel]):
         waiting: int = 64,
         device: str | None = None,
         dtype: str | None = None,
-        bits: Bits | None = None,
         thinking: bool | str = False,
         virtual_tokens: int = 0,
     ) -> None:
         path = find_model(model, "reader")
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
         self._device, self._dtype = device, dtype
-        self._bits = None if bits is None else cast("Bits", int_option("bits", bits, 1))
 
     @property
     def passages(self) -> int:
@@ -54,7 +51,7 @@ class TransformersReader(LocalReader[TorchModel]):
         return passages_for(sum(file.stat().st_size for file in self._path.glob("*.safetensors")) // 4)  # 16 bits each
 
     def _load_model(self) -> TorchModel:
-        return TorchModel(self._path, device=self._device, dtype=self._dtype, bits=self._bits, thinking=self._thinking)
+        return TorchModel(self._path, device=self._device, dtype=self._dtype, thinking=self._thinking)
 
     def _cache_factory(self, model: TorchModel, context_tokens: int) -> CacheFactory:
         if model.supports_batching:

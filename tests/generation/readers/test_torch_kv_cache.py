@@ -309,22 +309,6 @@ def test_no_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert reader.stream(ASKED[0], Sampling(max_tokens=2)).usage.prompt_tokens == 0
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("bits", [4, 8])
-def test_quantised_weights_answer(bits: int) -> None:
-    text = "".join(load_reader("transformers:bundled", bits=bits).stream([Message("user", "What comes after Monday?")]))
-    assert "Tuesday" in text
-
-
-def test_unsupported_bits_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="3 bits"):
-        _ = make_reader(tmp_path, bits=3).context_tokens
-    assert make_reader(tmp_path, bits="4")._bits == 4  # from the environment
-    with pytest.raises(ConfigError, match="bits: 'four'"):
-        make_reader(tmp_path, bits="four")
-
-
 @pytest.mark.parametrize(
     "option",
     [
