@@ -25,7 +25,7 @@ from ragfm.models.thread_count import ThreadCount
 _MAX_GAP = 2
 """llama.cpp evaluates only adjacent slots in one batch. Gaps of up to this many idle slots are bridged."""
 # A saved sequence of llama.cpp: 8 bytes of identification, the number of slots, a token count for each slot (0 for all
-# but one), and the content of that one. Without this table, the content fits into any slot of any context. llama.cpp
+# but one, followed by its content). With counts for the new slots, a context with more slots takes it. llama.cpp
 # validates what it reads. Models with several kinds of memory have other formats.
 _NUMBER, _HEAD_BYTES = struct.Struct("=I"), 8
 
@@ -109,28 +109,18 @@ class LlamaContext:
         """A context with more slots and the same content. Raises RagfmError if the content cannot be moved."""
         larger = LlamaContext(self.model, slots, self._window, self._threads)
         for slot in range(self.slots):
-            if not larger.restore_slot(slot, self.save_slot(slot)):
+            size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+            saved = (ctypes.c_uint8 * size)()
+            llama_cpp.llama_state_seq_get_data(self._context, saved, size, slot)
+            state, before = bytes(saved), _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
+            after = bytes(_NUMBER.size * (self.slots - 1 - slot))
+            is_known = state.startswith(before, _HEAD_BYTES) and state.endswith(after)
+            state = state[:_HEAD_BYTES] + _NUMBER.pack(slots) + state[_HEAD_BYTES + _NUMBER.size :]
+            state += bytes(_NUMBER.size * (slots - self.slots))
+            data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+            if not is_known or not llama_cpp.llama_state_seq_set_data(larger._context, data, len(state), slot):
                 raise RagfmError(f"llama.cpp cannot move the evaluated tokens to {slots} slots: {last_error()}.")
         return larger
-
-    def save_slot(self, slot: int) -> bytes:
-        """The content of a slot, for `restore_slot`; empty if llama.cpp's format is not the expected one."""
-        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
-        buffer = (ctypes.c_uint8 * size)()
-        llama_cpp.llama_state_seq_get_data(self._context, buffer, size, slot)
-        state, table = bytes(buffer), _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
-        start, end = _HEAD_BYTES + len(table), len(state) - _NUMBER.size * (self.slots - 1 - slot)
-        if state[_HEAD_BYTES:start] != table or any(state[end:]):
-            return b""
-        return state[:_HEAD_BYTES] + state[start:end]
-
-    def restore_slot(self, slot: int, state: bytes) -> bool:
-        """Fill a slot with saved content of this or another context. On failure the slot is empty: returns False."""
-        table = _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
-        others = bytes(_NUMBER.size * (self.slots - 1 - slot))
-        data = state[:_HEAD_BYTES] + table + state[_HEAD_BYTES:] + others
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        return bool(state and llama_cpp.llama_state_seq_set_data(self._context, buffer, len(data), slot))
 
     def _fill_gaps(self, batch: Sequence[BatchToken]) -> list[BatchToken]:
         """Tokens for idle slots between busy ones. Removing them afterwards is cheaper than a second batch.

@@ -255,6 +255,8 @@ def test_earlier_prompts_change_nothing(reader: LlamaCppReader) -> None:
     assert stream.usage == Usage(reader.count_tokens(first), stream.usage.cached_tokens, 4)
     stream = reader.stream(second, Sampling(max_tokens=12, logprobs=True))
     assert ("".join(stream), stream.logprobs) == (text, logprobs)
+    stream = reader.stream(second, Sampling(max_tokens=12))
+    assert "".join(stream) == text
     assert stream.usage.cached_tokens == stream.usage.prompt_tokens - 2  # the last ones are evaluated for their logits
 
 
