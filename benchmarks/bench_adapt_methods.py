@@ -72,7 +72,7 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
 
     from ragfm.training.adapter_folder import write_adapter
     from ragfm.training.base_model import Base
-    from ragfm.training.train_settings import MethodSettings, TrainSettings
+    from ragfm.training.train_settings import TrainSettings
     from ragfm.training.trainer import Training
 
     folder = Path(given.examples)
@@ -80,7 +80,7 @@ def one(method: str, given: argparse.Namespace) -> dict[str, Any]:
     test = valid[TO_VALIDATE : TO_VALIDATE + given.test]
     base, row, model = Base(given.base, four_bit=method == "qlora"), dict[str, Any](), None
     if method != "none":
-        settings = TrainSettings(MethodSettings(method), epochs=given.epochs, seed=given.seed)  # type: ignore[arg-type]
+        settings = TrainSettings(method, epochs=given.epochs, seed=given.seed)  # type: ignore[arg-type]
         out = Path(given.keep) / f"{row_name(method, given)}-{given.train}-{given.epochs}"
         training = Training(base, train, out, settings, valid=valid[:TO_VALIDATE])
         before = time.process_time()

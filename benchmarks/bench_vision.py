@@ -1,7 +1,6 @@
 """How well a reader with vision answers from pages: charts, tables and pictures with known answers.
 
-    python benchmarks/bench_vision.py --model models/Qwen2.5-VL-3B-Instruct-Q4_K_M.gguf --pages 200
-    python benchmarks/bench_vision.py --model openai:gpt-large --option vision=true
+    python benchmarks/bench_vision.py --model openai:gpt-large --option vision=true --pages 200
 
 The pages are drawn with a fixed seed, in the manner of ViDoRe (https://arxiv.org/abs/2407.01449): below a few
 lines of text a bar chart without numbers, a table, or shapes in place of a photograph. A question has one answer, a
@@ -163,11 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     given = parser.parse_args(arguments)
     reader = load_reader(given.model, **dict(option.split("=", 1) for option in given.option))
     if not getattr(reader, "vision", False):
-        parser.error(
-            f"{given.model} cannot see images: a GGUF model needs a projector, a server `--option vision=true`"
-        )
+        parser.error(f"{given.model} cannot see images: use a server, with `--option vision=true`")
     result = {
-        **about("vision", ("ragfm", "torch", "transformers", "llama-cpp-python")),
+        **about("vision", ("ragfm", "openai")),
         "model": given.model,
         "pages": given.pages,
         **evaluate(reader, list(draw_pages(given.pages))),

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ragfm import Collection, Settings
+from ragfm import Collection, Embedder, Settings
 from ragfm.embedders import load_embedder
-from ragfm.evaluation import QuestionSet, RetrievalReport, TimedEmbedder, corpus_collection, evaluate_retrieval
+from ragfm.evaluation import QuestionSet, RetrievalReport, corpus_collection, evaluate_retrieval
 from ragfm.evaluation.run_comparison import paired_differences
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,21 +25,22 @@ VERSIONS = ("ragfm", "torch", "sentence-transformers", "faiss-cpu", "numpy")
 
 
 def ask(
-    data: QuestionSet, *, embedder: str = "bundled", keep: str | None = None, by: TimedEmbedder | None = None
+    data: QuestionSet, *, embedder: str = "bundled", keep: str | None = None, by: Embedder | None = None
 ) -> dict[str, Any]:
     """Ingest a set's documents with default settings, and search for all its questions in each mode.
 
     `keep` is a folder that keeps the collection. `by` embeds the questions instead of a new `embedder`. The result
     includes a comparison of hybrid search with the better of the other two.
     """
-    with corpus_collection(data, Settings(embedder=embedder), keep=keep) as (folder, _):
-        stopwatch = by or TimedEmbedder(load_embedder(embedder))
-        with Collection.open(folder, embedder=stopwatch) as collection:
-            status = collection.status()
-            reports = {
-                mode: evaluate_retrieval(collection, data.questions, mode=mode, stopwatch=stopwatch)  # type: ignore[arg-type]
-                for mode in MODES
-            }
+    with (
+        corpus_collection(data, Settings(embedder=embedder), keep=keep) as (folder, _),
+        Collection.open(folder, embedder=by or load_embedder(embedder)) as collection,
+    ):
+        status = collection.status()
+        reports = {
+            mode: evaluate_retrieval(collection, data.questions, mode=mode)  # type: ignore[arg-type]
+            for mode in MODES
+        }
     return {
         "documents": status.documents,
         "chunks": status.chunks,
@@ -51,12 +52,11 @@ def ask(
 
 
 def _figures(report: RetrievalReport) -> dict[str, Any]:
-    times = {"search_ms": report.latency_ms, "embed_ms": report.embed_ms}
     return {
         "measures": {
             name: [round(value, 4) for value in (e.value, e.low, e.high)] for name, e in report.measures.items()
         },
-        **{name: {key: round(e.value, 2) for key, e in values.items()} for name, values in times.items()},
+        "search_ms": {key: round(e.value, 2) for key, e in report.latency_ms.items()},
         "all@5": round(sum(result.measures["recall@5"] == 1 for result in report.results) / len(report.results), 4),
         "failed": sum(result.error is not None for result in report.results),
     }

@@ -34,13 +34,19 @@ from ragfm.generation.answer_stream import AnswerStream, ReaderHandle, ReaderOut
 from ragfm.generation.passage_retrieval import PassageRetriever, Retrieved
 from ragfm.generation.prompt import Prompt, Widening, build_prompt, prompt_fingerprint
 from ragfm.generation.prompt_template import load_strategy
-from ragfm.generation.readers import DEFAULT_PASSAGES, MANY_PASSAGES, NO_READER, available_reader, configured_reader
-from ragfm.generation.readers.images import check_images
+from ragfm.generation.readers import (
+    DEFAULT_PASSAGES,
+    MANY_PASSAGES,
+    NO_READER,
+    available_reader,
+    check_images,
+    configured_reader,
+)
 from ragfm.generation.small_talk import GREETING
 from ragfm.models.adapters import serving_adapter
 from ragfm.models.model_lookup import is_english_only
 from ragfm.retrieval.document_dates import Superseded, find_superseded
-from ragfm.retrieval.passages import arrange, match_hits
+from ragfm.retrieval.passages import arrange, distinct, match_hits
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -230,7 +236,7 @@ class Rag:
             if self.log:
                 shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
                 unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
-                pieces = self.log.record_stream(pieces, AnswerContext.of(self, prompt, retrieved.start), unfinished)
+                pieces = self.log.record_stream(pieces, self._log_context(prompt, retrieved.start), unfinished)
             yield ""
             answer = yield from pieces
             active.set(status=answer.status, confidence=answer.confidence, citations=len(answer.citations))
@@ -446,7 +452,7 @@ class Rag:
             instruction = INSTRUCTION.format(form=form.words)
             prompt = self._build_prompt(retrieved, documents_only=True, tokens=tokens, instruction=instruction)
         sampling = replace(self.sampling, max_tokens=tokens, adapter=None)  # adapters are trained for another prompt
-        context = replace(AnswerContext.of(self, prompt, retrieved.start), adapter=None, fingerprint=None)
+        context = replace(self._log_context(prompt, retrieved.start), adapter=None, fingerprint=None)
         numbered, _ = match_hits(retrieved.hits, prompt.shown if prompt else ())
         extraction: Extraction[Any] = Extraction(
             question,
@@ -496,6 +502,12 @@ class Rag:
             "strategy": self.strategy.label,
         }
 
+    def _log_context(self, prompt: Prompt | None, start: float) -> AnswerContext:
+        """For the log: a question that was asked at `start`, whose passages were retrieved just now."""
+        found, groups = time.monotonic() - start, self.collection.groups
+        adapter = self.sampling.adapter
+        return AnswerContext(self.reader_name, adapter, groups, prompt, start, found, self.origin, self.fingerprint)
+
     @property
     def _sees(self) -> bool:
         """Whether the reader sees pictures."""
@@ -523,7 +535,7 @@ class Rag:
 
     def choose(self, hits: Sequence[Hit]) -> tuple[list[Hit], list[Dropped]]:
         """Of hits, best first: those to answer from, and the near-duplicates that were dropped before the last one."""
-        return self._retriever.choose(hits, self.k)
+        return distinct(hits, self.k)
 
     def prompt(self, question: str, hits: Sequence[Hit], *, pictures: bool = True) -> Prompt:
         """The prompt for a question and hits, with `pictures` of figures if the reader sees them.

@@ -47,15 +47,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `data`, `weights` or `judge` are skipped where the data sets or the model are absent."""
+    """Tests marked `data` or `judge` are skipped where the data sets or the model are absent."""
     if not HAS_JUDGE:
         for item in items:
             if item.get_closest_marker("judge"):
                 item.add_marker(pytest.mark.skip(reason="the judge's weights are not there"))
-    if not os.environ.get("RAGFM_VISION_MODEL"):
-        for item in items:
-            if item.get_closest_marker("weights"):
-                item.add_marker(pytest.mark.skip(reason="no vision model; set RAGFM_VISION_MODEL"))
     if not DATA.is_dir():
         for item in items:
             if item.get_closest_marker("data"):

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.figures import commit_figures, document_with_figures
-from support.tiny_vision import tiny_vision
 
 from ragfm import Collection, Rag, Settings
 from ragfm.cli.output import answer_json, print_answer
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Hit, ImagePart, Message
-from ragfm.generation.readers.transformers_reader import TransformersReader
 from ragfm.rag import CANNOT_SEE
 from ragfm.testing import HashingEmbedder, ScriptedReader
 
@@ -115,20 +113,6 @@ def test_structured_output_from_pictures(collection: Collection) -> None:
     schema = {"type": "object", "properties": {"region": {"type": "string"}}, "required": ["region"]}
     Rag(collection, reader=reader).extract(QUESTION, schema, hits=[figure(collection)])
     assert reader.prompts[-1][-1].images == (PICTURE,)
-
-
-def test_a_real_vision_model_answers_from_a_picture(collection: Collection, tmp_path: Path) -> None:
-    """The whole way, with a tiny model that says nothing of sense: its window has the picture's tokens."""
-    reader = TransformersReader(str(tiny_vision(tmp_path / "llava", "llava")))
-    stream = Rag(collection, reader=reader).stream(QUESTION, hits=[figure(collection)])
-    assert stream.prompt is not None
-    assert stream.prompt.pictured == {1}
-    for _ in stream:
-        pass
-    usage = stream.answer.usage
-    assert usage.prompt_tokens == reader.count_tokens(stream.prompt.messages)
-    text_only = [Message(message.role, message.text) for message in stream.prompt.messages]
-    assert usage.prompt_tokens == reader.count_tokens(text_only) + 16  # 32 * 32 pixels in patches of 8 * 8
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
             usage_error("--from-log requires questions about the collection.")
     recipe = Recipe(**{name: options[name] for name in ("abstain", "valid")})
     make_output(out)  # an error now loses nothing
-    with data_collection(loaded, collection, options) as (handle, _, _):
+    with data_collection(loaded, collection, options) as (handle, _):
         held_out = load_held_out(options["exclude_data"])
         if unknown := held_out.unknown_uris(handle):
             print_note(

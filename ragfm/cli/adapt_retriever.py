@@ -49,7 +49,7 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
     loaded = load_data(questions, options)
     settings = RetrieverSettings(**{name: options[name] for name in ("base", "epochs", "rate")})
     split = split_questions(loaded.questions, _HELD_OUT)
-    with data_collection(loaded, collection, options) as (handle, _, _), resumable(out) as progress:
+    with data_collection(loaded, collection, options) as (handle, _), resumable(out) as progress:
         report = adapt_retriever(handle, split, out, settings, progress=progress)
     if as_json:
         print_json({**asdict(report), "better": report.better, "out": out})

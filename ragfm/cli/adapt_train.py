@@ -70,11 +70,10 @@ def train(
     Time and memory are estimated from a few batches before training starts. After an interruption, the same command
     continues from the last checkpoint.
     """
-    from ragfm.training import MethodSettings, TrainSettings, estimate_training
+    from ragfm.training import TrainSettings, estimate_training
     from ragfm.training import train as train_adapter
 
-    method = MethodSettings(options.pop("method"), options.pop("rank"))
-    settings = TrainSettings(method, **options)
+    settings = TrainSettings(**options)
     start, plan = settings.start, dict[str, Any]()
 
     def show_estimate(estimate: TrainingEstimate) -> None:
@@ -94,7 +93,7 @@ def train(
                 "last weights are kept. `ragfm adapt data` keeps some if the questions are about several documents."
             )
         print_note(
-            f"{method.method}: {estimate.learned:,} of {estimate.parameters:,} parameters are trained ({share:.2f} %)"
+            f"{settings.method}: {estimate.learned:,} of {estimate.parameters:,} parameters are trained ({share:.2f} %)"
         )
         print_note(
             f"about {format_seconds(estimate.seconds)} at {estimate.tokens_per_second:.0f} tokens/s, "
@@ -109,16 +108,16 @@ def train(
         return
     try:
         with show_progress() as progress:
-            result = train_adapter(
+            record = train_adapter(
                 examples, base, out, settings=settings, licence=licence, on_estimate=show_estimate, progress=progress
             )
     except KeyboardInterrupt:
         print_how_to_continue(out)
         raise
     if as_json:
-        print_json({"plan": plan, "adapter": asdict(result.record), "out": out})
+        print_json({"plan": plan, "adapter": asdict(record), "out": out})
     else:
-        figures = result.record.numbers
+        figures = record.numbers
         loss = figures["loss"]
         print_text(
             f"loss {loss['first']:.3f} → {loss['last_5']:.3f} in {figures['steps']} steps, {figures['seconds']:.0f} s; "

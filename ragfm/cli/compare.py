@@ -150,6 +150,6 @@ def compare(collection: str, as_json: bool, data: str, out: str, **options: Any)
 
 
 def _ingest(questions: QuestionSet, collection: str, options: Mapping[str, Any]) -> tuple[str, SyncReport]:
-    with data_collection(questions, collection, options, mode="keyword") as (handle, _, synced):
+    with data_collection(questions, collection, options) as (handle, synced):
         assert synced is not None
         return str(handle.location), synced

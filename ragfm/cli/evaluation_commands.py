@@ -54,8 +54,7 @@ def retrieval(collection: str, as_json: bool, data: str, **options: Any) -> int:
 
     out = options["out"]
     questions = load_data(data, options)
-    opened = data_collection(questions, collection, options, mode=options["mode"])
-    with opened as (handle, embedder, synced), resumable(out) as progress:
+    with data_collection(questions, collection, options) as (handle, synced), resumable(out) as progress:
         evaluated = evaluate_retrieval(
             handle,
             questions.questions,
@@ -63,7 +62,6 @@ def retrieval(collection: str, as_json: bool, data: str, **options: Any) -> int:
             k=options["k"],
             out=out,
             about=data_facts(questions, options),
-            stopwatch=embedder,
             progress=progress,
             partial=True,
         )
@@ -71,7 +69,7 @@ def retrieval(collection: str, as_json: bool, data: str, **options: Any) -> int:
     if as_json:
         tables = {
             name: {key: asdict(value) for key, value in getattr(evaluated, name).items()}
-            for name in ("measures", "latency_ms", "embed_ms")
+            for name in ("measures", "latency_ms")
         }
         value = {
             **evaluated.about,
@@ -101,9 +99,6 @@ def retrieval(collection: str, as_json: bool, data: str, **options: Any) -> int:
     if evaluated.latency_ms:
         print_text("\nsearch latency, ms")
         print_estimates(evaluated.latency_ms, 1)
-    if evaluated.embed_ms:
-        print_text("\nof which embedding, ms")
-        print_estimates(evaluated.embed_ms, 1)
     if evaluated.missing:
         examples = ", ".join(evaluated.missing[:3]) + (", …" if len(evaluated.missing) > 3 else "")
         print_note(f"Relevant documents that are not in the collection: {len(evaluated.missing)} ({examples})")
@@ -146,7 +141,7 @@ def answers(collection: str, as_json: bool, data: str, **options: Any) -> int:
 
     out = options["out"]
     questions = load_data(data, options, answers=True)
-    with data_collection(questions, collection, options) as (handle, _, synced):
+    with data_collection(questions, collection, options) as (handle, synced):
         reader = options["reader"] or handle.settings.reader
         about = {**data_facts(questions, options), "reader": reader, "judge": options["judge"]}
         judge = configured_reader(options["judge"], handle.settings) if options["judge"] else None

@@ -16,7 +16,7 @@ from ragfm.collection import Collection
 
 if TYPE_CHECKING:
     from ragfm.core.progress import ProgressCallback
-    from ragfm.evaluation import QuestionSet, TimedEmbedder
+    from ragfm.evaluation import QuestionSet
     from ragfm.ingestion.ingest_report import SyncReport
 
 
@@ -52,32 +52,25 @@ def data_collection(
     path: str,
     options: Mapping[str, Any],
     *,
-    mode: str = "hybrid",
     ask: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[Collection, TimedEmbedder | None, SyncReport | None]]:
+) -> Iterator[tuple[Collection, SyncReport | None]]:
     """Open the collection at `path`, or one made of the data's documents with the settings that apply there.
 
-    Yields the collection, its embedder (None in the mode `keyword`), and the report of the ingest, if there was one.
-    `ask` has settings to override.
+    Yields the collection and the report of the ingest, if there was one. `ask` has settings to override.
     """
     from ragfm.core.config import load_settings
-    from ragfm.embedders import load_embedder
-    from ragfm.evaluation import TimedEmbedder, corpus_collection
+    from ragfm.evaluation import corpus_collection
 
     settings = load_settings(Collection.open(path).settings_file, embedder=options["embedder"])
     settings = settings.model_copy(update={"ask": settings.ask.model_copy(update=ask)})
     folder: str | Path = path
-    synced, embedder = None, None
+    synced = None
     with ExitStack() as stack:
         if data is not None and data.documents is not None:
             with show_progress("documents") as progress:
                 made = corpus_collection(data, settings, keep=options["keep"], progress=progress)
                 folder, synced = stack.enter_context(made)
-        if mode != "keyword":
-            with Collection.open(folder, settings=settings) as collection:
-                embedder = TimedEmbedder(load_embedder(str(collection.status().embedder["embedder"])))
-        handle = stack.enter_context(Collection.open(folder, settings=settings, embedder=embedder))
-        yield handle, embedder, synced
+        yield stack.enter_context(Collection.open(folder, settings=settings)), synced
 
 
 def data_facts(data: QuestionSet, options: Mapping[str, Any]) -> dict[str, Any]:

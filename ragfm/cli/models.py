@@ -1,4 +1,4 @@
-"""`ragfm models …`: the models on this machine."""
+"""`ragfm models …`: recommended models, and their download."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.options import NON_EMPTY, json_options
-from ragfm.cli.output import print_json, print_note, print_result, print_table, print_text
+from ragfm.cli.output import print_json, print_note, print_result, print_table
 from ragfm.cli.progress_bar import show_progress
-from ragfm.core.errors import ModelNotFoundError, RagfmError, UnsupportedError
+from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.models.bundled_download import pull_bundled_reader
 from ragfm.models.download import cached_file, download, read_hub_licence
 from ragfm.models.hardware import memory_limit_bytes
 from ragfm.models.judge_base import pull_judge_base
-from ragfm.models.model_card import describe_model, installed_models, licence_warning
+from ragfm.models.model_card import licence_warning, read_licence
 from ragfm.models.model_lookup import find_model, hub_unavailable, weights_sha256
 from ragfm.models.recommended import RECOMMENDED, RECOMMENDED_EMBEDDERS, find_hub_file
 
@@ -28,53 +29,10 @@ MEMORY_SHARE = 0.6
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 """The end of the name of a file of a model that is split into several."""
 
-_model_argument = click.argument("model", default="bundled", metavar="[MODEL]", type=NON_EMPTY)
-
 
 @click.group(cls=CommandGroup)
 def models() -> None:
-    """List and download the models on this machine."""
-
-
-@models.command()
-@_model_argument
-@json_options
-def info(model: str, as_json: bool) -> None:
-    """Show a model's size, quantisation, context window, licence, chat template, memory use and speed."""
-    described = describe_model(find_model(model, "reader"))
-    if as_json:
-        print_json(described)
-    else:
-        rows = [
-            (name.replace("_", " "), "unknown" if value is None else f"{value}") for name, value in described.items()
-        ]
-        print_table(["", ""], rows)
-
-
-@models.command("list")
-@click.argument("folders", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@json_options
-def list_models(folders: tuple[Path, ...], as_json: bool) -> None:
-    """List the models on this machine: bundled, in the Hugging Face cache, and GGUF files in FOLDERS."""
-    rows = []
-    for name, job, path in installed_models(list(folders)):
-        try:
-            rows.append({"name": name, "job": job, **describe_model(path)})
-        except RagfmError as error:
-            print_note(f"{name}: {error.message}")
-    if as_json:
-        print_json({"models": rows})
-        return
-    keys = ("job", "megabytes", "quantisation", "context_tokens", "template", "licence", "name")
-    table = []
-    for row in rows:
-        cells = {key: "-" if value is None else f"{value}" for key, value in row.items()}
-        licence = f"{row['licence'] or 'unknown'}{' !' if row['licence_restricts'] else ''}"
-        cells |= {"licence": licence, "template": "yes" if row["chat_template"] else "no"}
-        table.append([cells[key] for key in keys])
-    print_table(["job", ">MB", "weights", ">context", "template", "licence", "name"], table)
-    if any(row["licence_restricts"] for row in rows):
-        print_note("! The licence may restrict who may use the model, or for what.")
+    """Recommend and download models."""
 
 
 @models.command()
@@ -119,7 +77,7 @@ def recommend(as_json: bool) -> None:
         print_note(f"! {licence}: {conditions}.")
     if largest:
         print_note(f"The largest that fits: ragfm models pull {largest.name}")
-    print_text("")
+    click.echo()
     head = ["embedder", ">MB", ">MB of memory", ">tokens/s", ">BEIR", ">dimensions", ">context", "licence"]
     lines = [
         (
@@ -157,10 +115,8 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
     if (name, file) == ("judge-base", None):
         with show_progress("bytes") as progress:
             path = pull_judge_base(progress)
-        value = {"name": name, **describe_model(path), "sha256": weights_sha256(path)}
-        print_result(
-            value, f"{path}. Readers other than `bundled` and `none` use it, see ask.verifier.", as_json=as_json
-        )
+        text = f"{path}. Readers other than `bundled` and `none` use it, see ask.verifier."
+        print_result(_facts(name, path, weights_sha256(path)), text, as_json=as_json)
         return
     if (name, file) == ("bundled", None):
         path = pull_bundled_reader()
@@ -198,12 +154,17 @@ def pull(name: str, file: str | None, accept_licence: bool, as_json: bool) -> No
             print_note("The file was not verified: the hub states no checksum for it.")
     if wanted and (part := _PART.search(wanted.file)):
         print_note(f"The model has {int(part[1])} files: pull the others, too, and use the first.")
-    described = describe_model(path)
-    if as_json:
-        print_json({"name": name if wanted is None else str(path), **described, "sha256": sha256})
+    facts = _facts(name if wanted is None else str(path), path, sha256)
+    print_result(facts, f"{path}, {facts['megabytes']} MB. Use it with --reader {facts['name']}", as_json=as_json)
+    if as_json or wanted is not None:
         return
-    print_text(f"{path}, {described['megabytes']} MB. Use it with --reader {name if wanted is None else path}")
-    if wanted is None and described["licence"] is None:
+    if facts["licence"] is None:
         print_note("The model does not state its licence.")
-    elif wanted is None and (warning := licence_warning(described["licence"])):
+    elif warning := licence_warning(facts["licence"]):
         print_note(f"Warning: {name}: {warning}.")
+
+
+def _facts(name: str, path: Path, sha256: str | None) -> dict[str, Any]:
+    files = [path] if path.is_file() else path.rglob("*.safetensors")
+    megabytes = round(sum(file.stat().st_size for file in files) / 1e6, 1)
+    return {"name": name, "file": str(path), "megabytes": megabytes, "licence": read_licence(path), "sha256": sha256}

@@ -98,7 +98,7 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
     if questions is None:
         usage_error("Specify QUESTIONS, about 100 or more.")
     data = load_data(questions, options)
-    with data_collection(data, collection, options) as (handle, _, _), show_progress() as progress:
+    with data_collection(data, collection, options) as (handle, _), show_progress() as progress:
         report = tune(handle, data.questions, progress=progress)
     report = replace(report, about={"questions_from": data.name, **report.about})
     written = [] if dry_run else store_weight(report, Collection.open(collection).settings_file)
@@ -128,7 +128,7 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
     data = load_data(questions, options, answers=True)
     settings_file = Collection.open(collection).settings_file
     out = Path(options["out"] or settings_file.with_name(_ANSWERS))
-    with data_collection(data, collection, options) as (handle, _, _):
+    with data_collection(data, collection, options) as (handle, _):
         rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
         with resumable(str(out)) as progress:
             report = calibrate(
@@ -188,7 +188,7 @@ def _promise_answered(
     from ragfm.rag import Rag
 
     data, out = load_data(questions, options, answers=True), options["out"]
-    with data_collection(data, collection, options, ask={"wrong_cost": 0.0}) as (handle, _, _):
+    with data_collection(data, collection, options, ask={"wrong_cost": 0.0}) as (handle, _):
         rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
         with resumable(out) as progress:
             answers = evaluate_answers(rag, data.questions, contexts=("retrieved",), out=out, progress=progress)

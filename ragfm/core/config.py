@@ -187,10 +187,7 @@ def _locate_models(values: dict[str, Any], folder: Path) -> None:
 
     Embedders stay, since collections record their names.
     """
-    options = values.get("reader_options")
-    readers = options.values() if isinstance(options, dict) else ()
-    named = [(values, "reader"), (values, "adapter"), (values.get("ask"), "verifier")]
-    for table, key in [*named, *((reader, "projector") for reader in readers)]:
+    for table, key in [(values, "reader"), (values, "adapter"), (values.get("ask"), "verifier")]:
         if not isinstance(table, dict):
             continue
         name = table.get(key)

@@ -719,13 +719,10 @@ class Reader(Protocol):
 
     Optional attributes:
 
-    - `score(messages, continuations)`: log-likelihood of each continuation as the next assistant message; takes
-      `adapter=` if the reader supports `Sampling.adapter`
     - `counts_exactly`: False if token counts are upper estimates
     - `vision`: True if messages of the user may have images; without it, they raise UnsupportedError
     - `slots`: number of requests that it serves at once
     - `passages`: number of passages that it answers best from; default: 3
-    - `keep(messages)`: evaluate the prefix of all prompts in advance; it contains no document text
     - `scoped(name)`: the same reader with a prompt cache that is not shared with other scopes
     - `memory_bytes`: bytes used with one request, and with all slots in use
     - `data_goes`: where questions and passages are sent

@@ -25,7 +25,7 @@ from ragfm.embedders.bert import MASK_BIAS, Bert, Linear, forward
 from ragfm.embedders.bert_numpy import NumpyBackend
 from ragfm.embedders.model_folder import BertFolder
 from ragfm.embedders.sorted_batches import Batch, BertBackend
-from ragfm.models.hardware import compute_threads, cpu_info, physical_cores
+from ragfm.models.hardware import compute_threads, has_bf16, physical_cores
 
 
 class OpenVinoBackend(BertBackend):
@@ -52,7 +52,7 @@ class OpenVinoBackend(BertBackend):
             threads = min(threads, physical_cores())  # hyper-threads of one core would wait for each other
             streams = max(1, threads // 2)
         settings = {
-            "INFERENCE_PRECISION_HINT": "bf16" if for_passages and "bf16" in cpu_info()[1] else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if for_passages and has_bf16() else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
         }

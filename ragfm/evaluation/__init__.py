@@ -53,7 +53,7 @@ from ragfm.evaluation.answer_evaluation import (
     evaluate_answers,
 )
 from ragfm.evaluation.confidence_calibration import CalibrationReport, calibrate
-from ragfm.evaluation.corpus import TimedEmbedder, corpus_collection
+from ragfm.evaluation.corpus import corpus_collection
 from ragfm.evaluation.metrics import Estimate, Ranked
 from ragfm.evaluation.question_sets import Gold, Question, QuestionSet, load_questions
 from ragfm.evaluation.reader_comparison import (
@@ -86,7 +86,6 @@ __all__ = [
     "Ranked",
     "RetrievalReport",
     "ShownPassage",
-    "TimedEmbedder",
     "Trial",
     "TuneReport",
     "calibrate",

@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
 from ragfm.collection import Collection
 from ragfm.core.config import Settings
 from ragfm.core.progress import ProgressCallback
-from ragfm.core.types import Embedder, Vectors
 from ragfm.evaluation.question_sets import CORPUS, QuestionSet
 from ragfm.ingestion.ingest_report import SyncReport
-
-
-class TimedEmbedder:
-    """An embedder that adds up the time it spends on queries, in `seconds`."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder, self.seconds = embedder, 0.0
-        self.dim, self.max_tokens, self.fingerprint = embedder.dim, embedder.max_tokens, embedder.fingerprint
-        self.tokenize, self.embed_passages = embedder.tokenize, embedder.embed_passages
-
-    def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of queries; timed."""
-        start = time.perf_counter()
-        try:
-            return self._embedder.embed_queries(texts)
-        finally:
-            self.seconds += time.perf_counter() - start
 
 
 @contextlib.contextmanager

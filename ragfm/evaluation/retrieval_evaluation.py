@@ -17,7 +17,6 @@ from ragfm import __version__
 from ragfm.collection import Collection
 from ragfm.core.errors import DataError, TooLongError
 from ragfm.core.progress import ProgressCallback
-from ragfm.evaluation.corpus import TimedEmbedder
 from ragfm.evaluation.metrics import (
     CUTOFF,
     Estimate,
@@ -40,7 +39,6 @@ class QuestionResult:
 
     - `rank`: rank of the first gold, from 1; None if it is not among the first k.
     - `ms`: time of a search for ten hits in milliseconds; None if the search failed.
-    - `embed_ms`: part of `ms` spent on the question's vector, if known.
     - `error`: why the question could not be searched for; its measures are 0 then.
     """
 
@@ -50,7 +48,6 @@ class QuestionResult:
     measures: Mapping[str, float]
     rank: int | None
     ms: float | None
-    embed_ms: float | None
     ranked: tuple[Ranked, ...]
     error: str | None = None
 
@@ -59,14 +56,13 @@ class QuestionResult:
 class RetrievalReport:
     """A run. `about` describes data, collection and settings; `measures` are means over all questions.
 
-    `latency_ms` and `embed_ms` have the percentiles `p50`, `p95` and `p99` in milliseconds.
+    `latency_ms` has the percentiles `p50`, `p95` and `p99` in milliseconds.
     """
 
     about: Mapping[str, Any]
     results: tuple[QuestionResult, ...]
     measures: Mapping[str, Estimate]
     latency_ms: Mapping[str, Estimate]
-    embed_ms: Mapping[str, Estimate]
     missing: tuple[str, ...] = ()
     """Gold documents that are not in the collection."""
 
@@ -84,7 +80,6 @@ def evaluate_retrieval(
     k: int = 100,
     out: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
-    stopwatch: TimedEmbedder | None = None,
     progress: ProgressCallback | None = None,
     partial: bool = False,
 ) -> RetrievalReport:
@@ -95,7 +90,6 @@ def evaluate_retrieval(
 
     - `out`: run file; each question is written to it when it is finished, and an interrupted run is resumed from it.
     - `about`: further facts to store in the report and the run file.
-    - `stopwatch`: the embedder that the collection was opened with, to measure its share of the time.
     - `partial`: a Ctrl-C returns the report on the questions so far, if there are any.
 
     Raises DataError if no gold document is in the collection, and if `out` belongs to a different run.
@@ -119,7 +113,7 @@ def evaluate_retrieval(
             collection.search(questions[0].text, CUTOFF, mode=mode)
     records = run_questions(
         questions,
-        lambda question: asdict(_search(collection, question, mode, k, stopwatch)),
+        lambda question: asdict(_search(collection, question, mode, k)),
         finished,
         out,
         stage="searching",
@@ -134,7 +128,6 @@ def evaluate_retrieval(
         results=tuple(results),
         measures=dict(zip(names, estimate_means(values), strict=True)),
         latency_ms=estimate_percentiles([result.ms for result in results if result.ms is not None]),
-        embed_ms=estimate_percentiles([result.embed_ms for result in results if result.embed_ms is not None]),
         missing=missing,
     )
 
@@ -181,18 +174,14 @@ def collection_facts(collection: Collection, digest: str) -> dict[str, Any]:
     }
 
 
-def _search(
-    collection: Collection, question: Question, mode: Mode, k: int, stopwatch: TimedEmbedder | None
-) -> QuestionResult:
-    embed_start = stopwatch.seconds if stopwatch else 0.0
+def _search(collection: Collection, question: Question, mode: Mode, k: int) -> QuestionResult:
     start = time.perf_counter()
     try:
         hits = collection.search(question.text, CUTOFF, mode=mode)
     except TooLongError as error:
         zeros = ranking_measures((), {}, k)
-        return QuestionResult(question.id, question.text, question.gold, zeros, None, None, None, (), error.message)
+        return QuestionResult(question.id, question.text, question.gold, zeros, None, None, (), error.message)
     ms = 1000 * (time.perf_counter() - start)
-    embed_ms = 1000 * (stopwatch.seconds - embed_start) if stopwatch else None
 
     # Deeper searches add hits until there are `k` places. The order of the first hits may depend on the number that is
     # searched for, so they stay as users see them.
@@ -214,6 +203,5 @@ def _search(
         measures=ranking_measures(places, grades, k),
         rank=next((rank for rank, place in enumerate(places, 1) if place.gold is not None), None),
         ms=round(ms, 3),
-        embed_ms=None if embed_ms is None else round(embed_ms, 3),
         ranked=tuple(places),
     )

@@ -15,17 +15,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from ragfm.core.errors import LogError
 from ragfm.core.promise import VerifiedPromise
-from ragfm.core.types import Answer, Sampling
+from ragfm.core.types import Answer
 from ragfm.generation.citation_labels import CitationLabel, accepted, why_lapsed
 from ragfm.generation.log_entries import TEXT_COLUMNS, LogEntry, LogFilter, contains, redact
-from ragfm.generation.log_storage import LogFile, LogStorage
-from ragfm.generation.passage_retrieval import SearchHandle
+from ragfm.generation.log_storage import LogFile, LogTable
 from ragfm.generation.prompt import Prompt
 from ragfm.store.tables import answer_log, citation_labels
 
@@ -38,22 +37,6 @@ class Origin:
 
     key: str | None = None
     request_id: str | None = None
-
-
-class Answering(Protocol):
-    """The part of `Rag` that the log needs."""
-
-    reader_name: str
-    sampling: Sampling
-    origin: Origin
-
-    @property
-    def collection(self) -> SearchHandle:
-        """The handle that it answers from."""
-
-    @property
-    def fingerprint(self) -> Mapping[str, str]:
-        """What its citations depend on, besides the documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +52,6 @@ class AnswerContext:
     origin: Origin = Origin()
     fingerprint: Mapping[str, str] | None = None
 
-    @classmethod
-    def of(cls, rag: Answering, prompt: Prompt | None, start: float) -> AnswerContext:
-        """The context of a question that `rag` was asked at `start` and has retrieved the passages for just now."""
-        groups, adapter = rag.collection.groups, rag.sampling.adapter
-        found = time.monotonic() - start
-        return cls(rag.reader_name, adapter, groups, prompt, start, found, rag.origin, rag.fingerprint)
-
 
 class AnswerLog:
     """The log in a file, which its first entry creates, or in another storage. Thread-safe.
@@ -83,7 +59,7 @@ class AnswerLog:
     All methods raise LogError if it cannot be read or written.
     """
 
-    def __init__(self, storage: str | Path | LogStorage) -> None:
+    def __init__(self, storage: str | Path | LogFile | LogTable) -> None:
         self._storage = LogFile(Path(storage)) if isinstance(storage, (str, Path)) else storage
 
     @property

@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
@@ -24,25 +24,11 @@ SCHEMA = 8
 LOCK_SECONDS = 15.0  # to wait for another process's write
 
 
-class LogStorage(Protocol):
-    """Runs transactions on the tables `answer_log` and `citation_labels`. Thread-safe. All methods raise LogError."""
-
-    @property
-    def path(self) -> str | Path:
-        """The file or the database, for messages."""
-
-    def read(self, action: Callable[[sa.Connection], T], groups: frozenset[str] | None = None) -> T:
-        """The result of an action that sees one state; with `groups`, only what the policies show to them."""
-
-    def write(self, action: Callable[[sa.Connection], T], *, create: bool = False) -> T:
-        """The result of an action, which may run twice if a connection is lost. `create` makes a missing file."""
-
-    def erase(self) -> None:
-        """Overwrite what was deleted or changed."""
-
-
 class LogFile:
-    """The log in a file. Deleted entries are overwritten."""
+    """The log in a file: runs transactions on the tables `answer_log` and `citation_labels`. Thread-safe.
+
+    Deleted entries are overwritten. All methods raise LogError.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,11 +38,11 @@ class LogFile:
         )
 
     def read(self, action: Callable[[sa.Connection], T], groups: frozenset[str] | None = None) -> T:
-        """See LogStorage. A file has no policies."""
+        """The result of an action that sees one state. A file has no policies for `groups`."""
         return self._run(action, "BEGIN")
 
     def write(self, action: Callable[[sa.Connection], T], *, create: bool = False) -> T:
-        """See LogStorage."""
+        """The result of an action. `create` makes a missing file."""
         return self._run(action, "BEGIN IMMEDIATE", create=create)
 
     def erase(self) -> None:
@@ -114,14 +100,14 @@ class LogFile:
 
 
 class LogTable:
-    """The log in a database, which all servers and commands of the collection share."""
+    """The same in a database, which all servers and commands of the collection share."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self.path = database.location
 
     def read(self, action: Callable[[sa.Connection], T], groups: frozenset[str] | None = None) -> T:
-        """See LogStorage."""
+        """The result of an action that sees one state; with `groups`, only what the policies show to them."""
 
         def run() -> T:
             with self._database.reading() as connection:
@@ -132,7 +118,7 @@ class LogTable:
         return self._run(run)
 
     def write(self, action: Callable[[sa.Connection], T], *, create: bool = False) -> T:
-        """See LogStorage."""
+        """The result of an action, which may run twice if a connection is lost."""
 
         def run() -> T:
             with self._database.committing() as connection:

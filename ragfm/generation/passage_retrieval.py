@@ -164,12 +164,12 @@ class PassageRetriever:
         if hits is not None:
             return Retrieved(question, query, start, history, hits, hits, searched=False, language=language)
         found, searches = search(query)
-        chosen, duplicates = self.choose(found, k)
+        chosen, duplicates = distinct(found, k)
         earlier: list[EarlierTurn] = []
         if query != question:  # a follow-up: back to the last question that stands alone
             for turn in reversed(turns_of(history)):
                 earlier_query = with_earlier(turn.question, history[: turn.at])
-                earlier_hits, _ = self.choose(search(earlier_query)[0], k)
+                earlier_hits, _ = distinct(search(earlier_query)[0], k)
                 earlier.append(EarlierTurn(earlier_query, earlier_hits, turn.at))
                 if earlier_query == turn.question:
                     break
@@ -186,10 +186,6 @@ class PassageRetriever:
             searches=searches,
             language=language,
         )
-
-    def choose(self, hits: Sequence[Hit], k: int) -> tuple[list[Hit], list[Dropped]]:
-        """Of hits, best first: the `k` to answer from, and the near-duplicates that were dropped between them."""
-        return distinct(hits, k)
 
 
 @dataclass(frozen=True, slots=True)

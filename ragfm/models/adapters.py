@@ -144,7 +144,7 @@ def check_adapter(adapter: str | Path, base: str | Path | None, prompt: str | No
     else:
         if not path.is_file():
             raise ModelNotFoundError(f"The adapter '{path}' does not exist.", "Check the path.")
-        metadata = read_header(path).metadata
+        metadata = read_header(path)
         trained_base, trained_prompt = (str(metadata.get(key, "")) for key in (GGUF_BASE, GGUF_PROMPT))
 
     actual_base = weights_sha256(Path(base).expanduser()) if trained_base and base else trained_base

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,14 +22,6 @@ _MIN_TENSOR_BYTES, _MIN_VALUE_BYTES = 24, 13
 """Size of the shortest possible tensor description and metadata entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
-    """`metadata` has the scalar values (None for lists); `types` counts the tensors by their GGML type number."""
-
-    metadata: dict[str, Value]
-    types: dict[int, int]
-
-
 def check_gguf(path: Path) -> None:
     """Raise ModelNotFoundError if the file does not exist, DamagedModelError if it does not begin with `GGUF`."""
     if not path.is_file():
@@ -41,8 +32,11 @@ def check_gguf(path: Path) -> None:
         raise DamagedModelError(f"'{path}' is not a GGUF file: it begins with {magic!r}.", "Download the file again.")
 
 
-def read_header(path: Path) -> GgufHeader:
-    """Read a header and check all its counts, lengths and offsets against the file. Raises as `check_gguf` does."""
+def read_header(path: Path) -> dict[str, Value]:
+    """Read the metadata, with None for lists, and check all counts, lengths and offsets of the header against the file.
+
+    Raises as `check_gguf` does.
+    """
     check_gguf(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
@@ -57,7 +51,7 @@ def kv_cache_bytes(path: Path, tokens: int) -> int:
     The cache has one key and one value per token and layer, two bytes per number. The result is an upper bound if the
     file has lists instead of single numbers.
     """
-    metadata = read_header(path).metadata
+    metadata = read_header(path)
     architecture = metadata.get("general.architecture")
 
     def number(name: str, default: int = 0) -> int:
@@ -78,7 +72,7 @@ class _HeaderParser:
         self._data, self._size = data, len(data)
         self._position = 4
 
-    def parse(self) -> GgufHeader:
+    def parse(self) -> dict[str, Value]:
         version, tensors, values = self._number("<I"), self._integer("<Q"), self._integer("<Q")
         if version not in _VERSIONS:
             raise ValueError(f"its version is {version}, and the newest known one is {_VERSIONS[-1]}")
@@ -92,7 +86,6 @@ class _HeaderParser:
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"its alignment is {alignment}")
-        types: dict[int, int] = {}
         names: set[str] = set()
         end = 0
         for _ in range(tensors):
@@ -103,8 +96,8 @@ class _HeaderParser:
             elements = 1
             for _ in range(dimensions):
                 elements *= self._integer("<Q")
-            kind, offset = self._integer("<I"), self._integer("<Q")
-            types[kind] = types.get(kind, 0) + 1
+            self._integer("<I")  # the type
+            offset = self._integer("<Q")
             # An element takes one bit or more. llama.cpp knows the exact sizes of the types, and checks them.
             end = max(end, offset + elements // 8)
             if offset % alignment or elements < 1:
@@ -114,7 +107,7 @@ class _HeaderParser:
         data_start = -(-self._position // alignment) * alignment
         if tensors and data_start + end > self._size:
             raise ValueError(f"its tensors end at byte {data_start + end} or later, and the file at {self._size}")
-        return GgufHeader(metadata, types)
+        return metadata
 
     def _value(self, kind: int) -> Value:
         if kind == _STRING:

@@ -105,22 +105,13 @@ _SECONDS_TO_MEASURE = 0.25
 """The system counts in hundredths of a second."""
 
 
-def cpu_info() -> tuple[str, frozenset[str]]:
-    """CPU model name and supported features (only `bf16` is detected). Empty outside Linux."""
-    name, features = "", frozenset[str]()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return name, features
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        elif key.strip() == "flags":
-            has_bf16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(value.split())
-            features = frozenset({"bf16"}) if has_bf16 else frozenset()
-            break
-    return name, features
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16. False outside Linux."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
+    return False
 
 
 def has_gpu() -> bool:

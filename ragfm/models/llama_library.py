@@ -45,37 +45,6 @@ def load_model(path: Path) -> Any:
     return model
 
 
-def mtmd_library() -> Any:
-    """The multimodal library, which is loaded with the first image."""
-    from llama_cpp import mtmd_cpp
-
-    return mtmd_cpp
-
-
-@in_own_thread
-def load_projector(path: Path, model: Any, model_path: Path, threads: int) -> Any:
-    """Load a projector file for a loaded model. Raises DamagedModelError.
-
-    A file that is not known from an earlier run is first loaded in a child process.
-    """
-    probe_model(model_path, projector=path)
-    library = mtmd_library()
-    library.mtmd_log_set(_forward_log, None)
-    library.mtmd_helper_log_set(_forward_log, None)
-    params = library.mtmd_context_params_default()
-    params.n_threads, params.print_timings, params.warmup = threads, False, False
-    params.use_gpu = bool(llama_cpp.llama_supports_gpu_offload())
-    if not params.use_gpu:
-        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    projector = library.mtmd_init_from_file(str(path).encode(), model, params)
-    if not projector:
-        raise DamagedModelError(
-            f"llama.cpp cannot load the projector '{path}' for '{model_path}': {last_error()}.",
-            "Set the reader option projector to the model's own file, or to `none`.",
-        )
-    return projector
-
-
 def free_on_collection(owner: object, function: Any, handle: Any) -> None:
     """Call `function(handle)` when `owner` is garbage-collected, but not at exit and not in a forked process.
 

@@ -35,14 +35,8 @@ settings.n_threads = settings.n_threads_batch = 1
 context = l.llama_init_from_model(model, settings)
 if not context:
     sys.exit(4)
-kind, path = sys.argv[2:] or ("", "")
-if kind == "projector":
-    from llama_cpp import mtmd_cpp as m
-    params = m.mtmd_context_params_default()
-    params.n_threads, params.use_gpu = 1, False
-    sys.exit(0 if m.mtmd_init_from_file(path.encode(), model, params) else 8)
-if kind == "adapter":
-    adapter = l.llama_adapter_lora_init(model, path.encode())
+if sys.argv[2:]:
+    adapter = l.llama_adapter_lora_init(model, sys.argv[2].encode())
     if not adapter:
         sys.exit(6)
     adapters, scales = (l.llama_adapter_lora_p_ctypes * 1)(adapter), (ctypes.c_float * 1)(1.0)
@@ -61,14 +55,10 @@ for size in (count, 1):
 _log = logging.getLogger(__name__)
 
 
-def probe_model(model: Path, adapter: Path | None = None, *, projector: Path | None = None) -> None:
-    """Load a model, or an adapter or a projector for it, in a child process.
-
-    Raises DamagedModelError or ModelNotFoundError.
-    """
-    path = adapter or projector or model
-    others = [model] if adapter or projector else []
-    versions = (version("llama-cpp-python"), *map(file_identity, others))
+def probe_model(model: Path, adapter: Path | None = None) -> None:
+    """Load a model, or an adapter for it, in a child process. Raises DamagedModelError or ModelNotFoundError."""
+    path, files = adapter or model, [model, adapter] if adapter else [model]
+    versions = (version("llama-cpp-python"), *([file_identity(model)] if adapter else []))
     passed = cache_folder() / "tried" / file_identity(path, *versions)
     if passed.exists():
         return
@@ -77,9 +67,8 @@ def probe_model(model: Path, adapter: Path | None = None, *, projector: Path | N
         return
 
     _log.info("Loading %s in a child process first, because the file is new here.", path)
-    kind = ["adapter", str(adapter)] if adapter else ["projector", str(projector)] if projector else []
-    command = [sys.executable, "-c", _CODE, str(model), *kind]
-    size = sum(file.stat().st_size for file in [path, *others])
+    command = [sys.executable, "-c", _CODE, *map(str, files)]
+    size = sum(file.stat().st_size for file in files)
     try:
         done = subprocess.run(  # noqa: S603  this Python; the paths are only arguments
             command, capture_output=True, check=False, timeout=_BASE_SECONDS + size / _BYTES_PER_SECOND
@@ -89,11 +78,6 @@ def probe_model(model: Path, adapter: Path | None = None, *, projector: Path | N
     if done.returncode and adapter:
         hint = "Download the file again, or use an adapter that was trained for this model."
         raise DamagedModelError(f"'{path}' is not a LoRA adapter for '{model}': {_failure(done)}.", hint)
-    if done.returncode and projector:
-        raise DamagedModelError(
-            f"'{path}' is not a projector for '{model}': {_failure(done)}.",
-            "Set the reader option projector to the model's own file, or to `none`.",
-        )
     if done.returncode:
         why = _failure(done)
         hint = "Put all files of the model into one folder." if "GGUF split" in why else "Download the file again."

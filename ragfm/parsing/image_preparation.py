@@ -23,6 +23,7 @@ MAX_IMAGE_SIDE = 4096
 MAX_PIXELS = 64_000_000
 """An A3 page at 400 dpi has 31 million."""
 _FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_ORIENTATION = 0x0112  # in the EXIF data: 1 is upright
 _CACHED_IMAGES = 8
 _SECONDS = 30.0
 _service = ConfinedService(__name__, limits=Limits(stall_seconds=_SECONDS, seconds=_SECONDS))
@@ -30,7 +31,7 @@ _service = ConfinedService(__name__, limits=Limits(stall_seconds=_SECONDS, secon
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """A scaled image: `width` * `height` pixels of three bytes (red, green, blue), or a file in `media_type`."""
+    """A scaled image of `width` * `height` pixels, as a file in `media_type`."""
 
     width: int
     height: int
@@ -39,13 +40,13 @@ class PreparedImage:
 
 
 @lru_cache(_CACHED_IMAGES)
-def prepare_image(image: ImagePart, side: int, *, encoded: bool = False) -> PreparedImage:
-    """Decode and scale an image; with `encoded`, as a file: the image's own if it needs no change, else a PNG.
+def prepare_image(image: ImagePart, side: int) -> PreparedImage:
+    """Decode and scale an image: its own file if it needs no change, else a PNG.
 
     Raises UnsupportedError for an image that cannot be read, MissingExtraError without Pillow.
     """
     try:
-        fields, data = _service.call(side, encoded, file=image.data, max_bytes=4 * MAX_IMAGE_SIDE**2)
+        fields, data = _service.call(side, file=image.data, max_bytes=4 * MAX_IMAGE_SIDE**2)
     except MissingExtraError:
         raise
     except (ParseError, UnsupportedError) as error:
@@ -56,7 +57,7 @@ def prepare_image(image: ImagePart, side: int, *, encoded: bool = False) -> Prep
     return PreparedImage(fields["width"], fields["height"], fields["media_type"], data)
 
 
-def handle(file: IO[bytes], side: int, encoded: bool) -> tuple[dict[str, Any], bytes]:
+def handle(file: IO[bytes], side: int) -> tuple[dict[str, Any], bytes]:
     """Decode and scale an image in the confined process. Raises UnsupportedError with the reason."""
     with needs_extra("Reading images", "vision"):
         from PIL import Image, ImageOps
@@ -67,7 +68,8 @@ def handle(file: IO[bytes], side: int, encoded: bool) -> tuple[dict[str, Any], b
             raise UnsupportedError(f"it has {opened.width} x {opened.height} pixels, and the limit is {MAX_PIXELS:,}.")
         media_type = _FORMATS[str(opened.format)]
         image = ImageOps.exif_transpose(opened)
-        unchanged = image.size == opened.size and max(image.size) <= side
+        is_upright = opened.getexif().get(_ORIENTATION, 1) == 1
+        unchanged = is_upright and not image.has_transparency_data and max(image.size) <= side
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = image.convert("RGB")
@@ -80,8 +82,6 @@ def handle(file: IO[bytes], side: int, encoded: bool) -> tuple[dict[str, Any], b
         width, height = (max(1, round(length * scale)) for length in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     fields = {"width": image.width, "height": image.height, "media_type": media_type}
-    if not encoded:
-        return fields, image.tobytes()
     if unchanged:
         file.seek(0)
         return fields, file.read()

@@ -29,8 +29,7 @@ import numpy as np
 
 from ragfm.core.errors import TooLongError
 from ragfm.core.types import Message, Offsets, Sampling, Scalar, Stream, Usage, Vectors
-from ragfm.generation.readers import completion_limit, stream_until_stop
-from ragfm.generation.readers.images import check_images
+from ragfm.generation.readers import check_images, completion_limit, stream_until_stop
 from ragfm.testing.backend_contract import check_backend
 from ragfm.testing.connector_contract import check_connector
 from ragfm.testing.embedder_contract import check_embedder

@@ -2,9 +2,9 @@
 
     questions ─make_dataset→ examples ─train→ adapter (PEFT) ─export_adapter→ GGUF adapter, or merged weights
 
-    from ragfm.training import MethodSettings, TrainSettings, train
+    from ragfm.training import TrainSettings, train
 
-    train("examples", "bundled", "my-adapter", settings=TrainSettings(MethodSettings("lora", rank=8), epochs=2))
+    train("examples", "bundled", "my-adapter", settings=TrainSettings("lora", rank=8, epochs=2))
 
 Training and export need torch and the extra `train`. This package does not load torch before they are used.
 
@@ -45,19 +45,17 @@ from ragfm.training.examples import Example, read_examples
 from ragfm.training.held_out import HeldOut, load_held_out
 from ragfm.training.log_examples import examples_from_log
 from ragfm.training.raft import examples_from_questions
-from ragfm.training.train_settings import MethodSettings, TrainingEstimate, TrainSettings
+from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 from ragfm.training.training_data import make_dataset
-from ragfm.training.training_run import TrainingResult, estimate_training, train
+from ragfm.training.training_run import estimate_training, train
 
 __all__ = [
     "Dataset",
     "Example",
     "HeldOut",
-    "MethodSettings",
     "Recipe",
     "TrainSettings",
     "TrainingEstimate",
-    "TrainingResult",
     "estimate_training",
     "examples_from_log",
     "examples_from_questions",

@@ -36,9 +36,9 @@ def write_adapter(
     if not training.finished:
         raise DataError("The training run has not finished.", "Run it to the end.")
     folder, base = training.folder, training.base
-    save_model(training.model, base, folder, full=training.settings.method.method == "full")
+    save_model(training.model, base, folder, full=training.settings.method == "full")
     record = AdapterRecord(
-        method=training.settings.method.method,
+        method=training.settings.method,
         base=base_facts(base.name, base.path, "reader"),
         prompt=str(card.get("prompt") or prompt_fingerprint()),
         weights=trained_weights_sha256(folder),

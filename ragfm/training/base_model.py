@@ -12,11 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ragfm.core.errors import UnsupportedError, needs_extra
 from ragfm.core.types import Message
 from ragfm.generation.readers.chat_template import ChatTemplate
-from ragfm.generation.readers.torch_model import (
-    end_tokens,
-)
-from ragfm.models.hardware import cpu_info, limit_torch_threads
-from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage, weights_sha256
+from ragfm.generation.readers.torch_model import end_tokens
+from ragfm.models.hardware import has_bf16, limit_torch_threads
+from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage
 from ragfm.training.examples import Example
 
 _PLACEHOLDER = "ANSWER"
@@ -81,11 +79,6 @@ class Base:
         ends = [index for index, token in enumerate(tokens) if token in self.ends]
         self._answer_end = tokens[: ends[0] + 1] if ends else [self.pad]
 
-    @property
-    def sha256(self) -> str:
-        """The sha256 of the weights on disk."""
-        return weights_sha256(self.path)
-
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a prompt, as the readers build it; the chat template writes the special tokens.
 
@@ -127,5 +120,5 @@ def in_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 faster than float32."""
     if device.type == "cpu":
         supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
-        return bool(supported) and "bf16" in cpu_info()[1]
+        return bool(supported) and has_bf16()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

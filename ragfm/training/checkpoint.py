@@ -62,23 +62,8 @@ def load_checkpoint(
 
     Raises DataError, which names the differences, if the checkpoint was saved with another configuration.
     """
-    check_configuration(path, configuration)
     tensors, about = read_tensors(path)
-    set_weights(model, tensors)
-    for name, parameter in trainable_parameters(model).items():
-        if f"exp_avg.{name}" in tensors:
-            moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
-            optimizer.state[parameter] = {"step": torch.tensor(float(about["step"])), **moments}
-    torch.set_rng_state(tensors["chance.cpu"])
-    if "chance.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["chance.cuda"])
-    return dict(about["state"])
-
-
-def check_configuration(path: Path, configuration: Mapping[str, Any]) -> None:
-    """Raise DataError, which names the differences, if a checkpoint was saved with another configuration."""
-    with _open_tensors(path) as (_, about):
-        saved, current = about["facts"], json.loads(json.dumps(configuration))
+    saved, current = about["facts"], json.loads(json.dumps(configuration))
     different = [
         f"{key} {str(saved.get(key))[:40]} there, {str(current.get(key))[:40]} now"
         for key in {**saved, **current}
@@ -89,6 +74,15 @@ def check_configuration(path: Path, configuration: Mapping[str, Any]) -> None:
             f"{path} belongs to a different training run: {', '.join(different)}.",
             "Use another output folder, or delete this one.",
         )
+    set_weights(model, tensors)
+    for name, parameter in trainable_parameters(model).items():
+        if f"exp_avg.{name}" in tensors:
+            moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(about["step"])), **moments}
+    torch.set_rng_state(tensors["chance.cpu"])
+    if "chance.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["chance.cuda"])
+    return dict(about["state"])
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
@@ -107,16 +101,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mappin
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of a file that `write_tensors` wrote, and its `about`. Raises DamagedModelError."""
-    with _open_tensors(path) as (file, about):
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  not a mapping
-
-
-@contextmanager
-def _open_tensors(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A file that `write_tensors` wrote, and its `about`; raises DamagedModelError for errors inside the block, too."""
     try:
         with safe_open(path, framework="pt") as file:
-            yield file, json.loads(file.metadata()["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            return tensors, dict(json.loads(file.metadata()["about"]))
     except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError) as error:
         hint = f"To train from the start, delete the checkpoint and {BEST} in {path.parent}."
         raise DamagedModelError(f"{path} cannot be read: {error}.", hint) from error

@@ -21,7 +21,7 @@ import torch
 from ragfm.core.errors import AdapterMismatchError, ConfigError, needs_extra
 from ragfm.models.adapters import METHODS, Method, read_record
 from ragfm.models.model_lookup import silence_kernel_warning
-from ragfm.training.train_settings import MethodSettings
+from ragfm.training.train_settings import TrainSettings
 
 LEARNING_RATES: dict[Method, float] = {
     "lora": 2e-4,
@@ -36,7 +36,7 @@ _IA3_ATTENTION_LAYERS = ("k_proj", "v_proj", "qkv_proj", "key", "value")
 _IA3_FEEDFORWARD_LAYERS = ("down_proj", "fc2")
 
 
-def apply_method(model: Any, settings: MethodSettings, name: str, start: str | None = None) -> Any:
+def apply_method(model: Any, settings: TrainSettings, name: str, start: str | None = None) -> Any:
     """The model prepared for a method: trainable parameters in float32, everything else frozen.
 
     `name` is the name of the base, which PEFT stores; `start` is a PEFT folder with an adapter to continue from. Raises
@@ -74,7 +74,7 @@ def apply_method(model: Any, settings: MethodSettings, name: str, start: str | N
         if settings.method in ("lora", "qlora"):
             config = peft.LoraConfig(
                 r=settings.rank,
-                lora_alpha=settings.alpha or 2 * settings.rank,
+                lora_alpha=2 * settings.rank,
                 lora_dropout=settings.dropout,
                 target_modules="all-linear",
                 **common,

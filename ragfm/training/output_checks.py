@@ -48,7 +48,7 @@ def check_output_file(file: Path, base: Path) -> None:
     if not file.exists():
         return
     try:
-        is_adapter = read_header(file).metadata.get("general.type") == "adapter"
+        is_adapter = read_header(file).get("general.type") == "adapter"
     except DamagedModelError:
         is_adapter = False
     if not is_adapter:

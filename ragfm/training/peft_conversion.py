@@ -22,6 +22,7 @@ from ragfm.models.adapters import (
     read_record,
     trained_weights_sha256,
 )
+from ragfm.models.model_lookup import weights_sha256
 from ragfm.training.base_model import Base
 from ragfm.training.gguf_lora import LICENCE, ModelShape, gguf_to_peft
 
@@ -51,7 +52,7 @@ def convert_to_peft(file: Path, base: Base, folder: Path) -> None:
     source = exported_record(file)
     record = AdapterRecord(
         method="lora",
-        base={"name": base.name, "sha256": base.sha256},
+        base={"name": base.name, "sha256": weights_sha256(base.path)},
         prompt=metadata[GGUF_PROMPT],
         weights=trained_weights_sha256(folder),
         licence=metadata[LICENCE] or (source.licence if source else None),

@@ -8,28 +8,13 @@ from ragfm.models.adapters import Method
 
 
 @dataclass(frozen=True, slots=True)
-class MethodSettings:
-    """A fine-tuning method and its size.
-
-    - `method`: see `ragfm.training.methods`.
-    - `rank`: rank of the matrices of lora and qlora.
-    - `alpha`: scale of lora and qlora times the rank; None is twice the rank.
-    - `dropout`: dropout probability of lora and qlora.
-    - `tokens`: number of virtual tokens of prefix and prompt tuning.
-    """
-
-    method: Method = "lora"
-    rank: int = 16
-    alpha: float | None = None
-    dropout: float = 0.0
-    tokens: int = 20
-
-
-@dataclass(frozen=True, slots=True)
 class TrainSettings:
     """Settings of a training run.
 
-    - `method`: the fine-tuning method.
+    - `method`: the fine-tuning method, see `ragfm.training.methods`.
+    - `rank`: rank of the matrices of lora and qlora. Their product is scaled by 2.
+    - `dropout`: dropout probability of lora and qlora.
+    - `tokens`: number of virtual tokens of prefix and prompt tuning.
     - `epochs`: number of passes over the examples; fractions are allowed.
     - `batch`: number of examples per optimizer step.
     - `rate`: peak learning rate; None is the default of the method (`ragfm.training.methods.LEARNING_RATES`).
@@ -42,7 +27,10 @@ class TrainSettings:
     - `start`: adapter to continue from: a folder, a GGUF file, or `bundled`, the one that ships with ragfm.
     """
 
-    method: MethodSettings = MethodSettings()
+    method: Method = "lora"
+    rank: int = 16
+    dropout: float = 0.0
+    tokens: int = 20
     epochs: float = 1.0
     batch: int = 16
     rate: float | None = None

@@ -23,6 +23,7 @@ from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
 from ragfm.generation.readers.torch_model import has_only_attention
 from ragfm.models.adapters import BEST, CHECKPOINT, read_record, trained_weights_sha256, virtual_tokens
 from ragfm.models.hardware import peak_memory_bytes
+from ragfm.models.model_lookup import weights_sha256
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded
 from ragfm.training.examples import Example, examples_digest
@@ -74,7 +75,7 @@ class Training:
     ) -> None:
         self.base, self.settings, self.folder = base, settings, Path(folder)
         self.finished = False
-        method, max_tokens = settings.method.method, _max_tokens(base, settings)
+        method, max_tokens = settings.method, _max_tokens(base, settings)
 
         # Tokens, rows and steps.
         kept, self._train = _encode(base, examples, max_tokens)
@@ -96,7 +97,7 @@ class Training:
         )
         self.tokens = sum(self._tokens(row) for step in self.steps for batch in step for row in batch)
         self.configuration = {
-            "base": base.sha256,
+            "base": weights_sha256(base.path),
             "examples": examples_digest(kept),
             "valid": examples_digest(kept_valid),
             **{key: value for key, value in asdict(settings).items() if key != "checkpoint_seconds"},
@@ -108,13 +109,13 @@ class Training:
         if settings.start:
             with as_peft_folder(settings.start, base) as start:
                 self.configuration["start_weights"] = trained_weights_sha256(start)
-                self.model = apply_method(base.model, settings.method, base.name, str(start))
+                self.model = apply_method(base.model, settings, base.name, str(start))
                 self.licence = read_record(start).licence
             adapter = self.model.peft_config["default"]
             if hasattr(adapter, "r"):  # the adapter's own rank and scale apply, not those of the settings
-                self.configuration["method"] |= {"rank": adapter.r, "alpha": adapter.lora_alpha}
+                self.configuration |= {"rank": adapter.r, "alpha": adapter.lora_alpha}
         else:
-            self.model = apply_method(base.model, settings.method, base.name)
+            self.model = apply_method(base.model, settings, base.name)
         self._learned = sum(parameter.numel() for parameter in checkpoint.trainable_parameters(self.model).values())
         # Two checkpoints and two best weights while one is replaced, the result, and a reserve.
         self._disk_mb = self._learned * 4 * (2 * 3 + 2 + 1) * 1.1 / 2**20
@@ -283,7 +284,7 @@ def _encode(base: Base, examples: Sequence[Example], max_tokens: int) -> tuple[l
 
 def _max_tokens(base: Base, settings: TrainSettings) -> int:
     """The length up to which examples are trained on. Raises ConfigError if the method cannot train the base."""
-    method = settings.method.method
+    method = settings.method
     if method not in ("prefix", "prompt"):
         return min(settings.most_tokens, base.window)
     if not has_only_attention(base.model.config.get_text_config()):
@@ -291,7 +292,7 @@ def _max_tokens(base: Base, settings: TrainSettings) -> int:
             f"{base.name} has layers other than attention, which the method {method} cannot train.",
             "Use --method lora.",
         )
-    added = virtual_tokens(settings.start) if settings.start else settings.method.tokens
+    added = virtual_tokens(settings.start) if settings.start else settings.tokens
     return min(settings.most_tokens, base.window - added)
 
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +25,6 @@ if TYPE_CHECKING:
     from ragfm.training.trainer import Training
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """A finished training run.
-
-    - `out`: the folder with the adapter.
-    - `record`: its record; `record.numbers` has the figures of the run: losses, steps, seconds and so on.
-    - `estimate`: the estimate that `on_estimate` received, if there was one.
-    """
-
-    out: Path
-    record: AdapterRecord
-    estimate: TrainingEstimate | None = None
-
-
 def train(
     examples: str | Path | Sequence[Example],
     base: str = "bundled",
@@ -50,8 +35,8 @@ def train(
     licence: str | None = None,
     on_estimate: Callable[[TrainingEstimate], None] | None = None,
     progress: ProgressCallback | None = None,
-) -> TrainingResult:
-    """Train an adapter and write it, with its record and a model card, into the folder `out`.
+) -> AdapterRecord:
+    """Train an adapter and write it, with its record and a model card, into the folder `out`; returns the record.
 
     `examples` is a folder that `write_dataset` wrote, a file of examples, or the examples themselves. `valid` are the
     validation examples, by default those of the folder. `base` is a model folder or a GGUF file. `licence` goes into
@@ -60,8 +45,9 @@ def train(
     After an interruption, the same call continues from the checkpoint in `out`. A KeyboardInterrupt saves a checkpoint
     and is raised again.
 
-    `on_estimate` receives the expected cost before the first step; without it nothing is measured. `progress` receives
-    `Progress("train", step, steps, figures)` after each step, see `ragfm.training.trainer.Training.run`.
+    `record.numbers` has the figures of the run. `on_estimate` receives the expected cost before the first step; without
+    it nothing is measured. `progress` receives `Progress("train", step, steps, figures)` after each step, see
+    `ragfm.training.trainer.Training.run`.
 
     Raises DataError if there is nothing to train with, if `out` holds an adapter, a model that ragfm did not write or
     the checkpoint of a different run, or if the loss is not finite; ConfigError, UnsupportedError, DamagedModelError
@@ -70,12 +56,9 @@ def train(
     from ragfm.training.adapter_folder import write_adapter
 
     training, card = _prepare(examples, base, out, settings, valid)
-    estimate = None
     if on_estimate is not None:
-        estimate = training.estimate()
-        on_estimate(estimate)
-    record = write_adapter(training, training.run(progress), card=card, licence=licence)
-    return TrainingResult(training.folder, record, estimate)
+        on_estimate(training.estimate())
+    return write_adapter(training, training.run(progress), card=card, licence=licence)
 
 
 def estimate_training(
@@ -129,5 +112,5 @@ def _prepare(
     from ragfm.training.base_model import Base
     from ragfm.training.trainer import Training
 
-    loaded = Base(base, four_bit=settings.method.method == "qlora")
+    loaded = Base(base, four_bit=settings.method == "qlora")
     return Training(loaded, train_examples, out, settings, valid=valid or ()), card

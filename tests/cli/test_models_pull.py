@@ -49,8 +49,6 @@ def test_a_file_is_downloaded_and_verified(hub: LocalHub, weights: bytes) -> Non
     assert Path(result["file"]).read_bytes() == weights
     assert Path(result["file"]).parent.name == COMMIT
     assert result["sha256"] == sha256(weights).hexdigest()
-    listed = CliRunner().invoke(models, ["list", "--json"], catch_exceptions=False)
-    assert result["file"] in [row["name"] for row in json.loads(listed.stdout)["models"]]
     assert "not verified" not in pull("me/tiny", "tiny.gguf").stderr
     assert len(hub.ranges) == 1  # the second time it is in the cache
 

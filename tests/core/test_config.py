@@ -39,13 +39,10 @@ def test_models_next_to_the_file_are_found_from_every_directory(
         (project / name).mkdir(parents=True)
     file = project / "ragfm.toml"
     file.write_text('reader = "llama-cpp:models/a.gguf"\nadapter = "adapters/b"\n[ask]\nverifier = "verifier"\n')
-    with file.open("a") as more:
-        more.write('[reader_options.llama-cpp]\nprojector = "models/mmproj.gguf"\n')
     monkeypatch.chdir(tmp_path)
     settings = load_settings(Path("project"))
     assert settings.reader == f"llama-cpp:{project / 'models/a.gguf'}"
     assert (settings.adapter, settings.ask.verifier) == (str(project / "adapters/b"), str(project / "verifier"))
-    assert settings.reader_options == {"llama-cpp": {"projector": str(project / "models/mmproj.gguf")}}
     file.write_text('reader = "bundled"\nadapter = "adapters/c"\nask = 3\nreader_options = 4\n')
     with pytest.raises(ConfigError, match="`reader_options`"):
         load_settings(project)

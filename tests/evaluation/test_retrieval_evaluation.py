@@ -29,7 +29,6 @@ from ragfm.core.types import Hit
 from ragfm.evaluation import (
     Gold,
     Question,
-    TimedEmbedder,
     compare_runs,
     evaluate_retrieval,
     first_ranks,
@@ -39,7 +38,7 @@ from ragfm.evaluation import (
 from ragfm.evaluation.metrics import Ranked, estimate_means, estimate_percentiles, rank_hits, ranking_measures
 from ragfm.evaluation.run_comparison import paired_differences
 from ragfm.evaluation.run_file import append_record, load_finished, read_run, run_questions
-from ragfm.testing import HashingEmbedder, check_embedder
+from ragfm.testing import HashingEmbedder
 
 
 def hit(uri: str, start: int = 0, end: int = 10, score: float = 0.5) -> Hit:
@@ -489,15 +488,6 @@ def test_a_question_too_long_for_the_embedder_has_no_hits(many: Collection) -> N
     assert report.measures["recall@10"].value == 0.5
 
 
-def test_the_time_of_embedding_is_measured(many: Collection) -> None:
-    stopwatch = TimedEmbedder(HashingEmbedder())
-    check_embedder(stopwatch)
-    collection = Collection.open(many.location, settings=Settings(), embedder=stopwatch)
-    report = evaluate_retrieval(collection, questions_of(many, 5), mode="dense", k=10, stopwatch=stopwatch)
-    for result in report.results:
-        assert 0 < (result.embed_ms or 0) < (result.ms or 0)
-
-
 # --- Comparing ---------------------------------------------------------------------------------------------------
 
 
@@ -593,7 +583,7 @@ def test_the_command_over_data_that_brings_its_documents(shell: Shell, beir: Pat
     assert set(found["measures"]["nDCG@10"]) == {"value", "low", "high"}
     assert found["measures"]["MRR@10"]["value"] == 1.0
     assert found["measures"]["recall@10"]["value"] == 0.75  # one of the gold is in no document
-    assert set(found["latency_ms"]) == set(found["embed_ms"]) == {"p50", "p95", "p99"}
+    assert set(found["latency_ms"]) == {"p50", "p95", "p99"}
     assert found["first_rank"]["1"] == 2
     assert not (shell.folder / ".ragfm").exists()
     told = shell("eval", "retrieval", beir, "--mode", "dense", "--limit", "1").stdout

@@ -32,12 +32,11 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def test_header_of_the_bundled_model() -> None:
-    header = read_header(find_model("bundled", "reader"))
-    assert header.metadata["general.architecture"] == "llama"
-    assert header.metadata["general.license"] == "apache-2.0"
-    assert header.metadata["llama.context_length"] == 8192
-    assert header.metadata["tokenizer.ggml.tokens"] is None
-    assert header.types == {0: 61, 3: 210, 8: 1}  # F32, Q4_1, Q8_0
+    metadata = read_header(find_model("bundled", "reader"))
+    assert metadata["general.architecture"] == "llama"
+    assert metadata["general.license"] == "apache-2.0"
+    assert metadata["llama.context_length"] == 8192
+    assert metadata["tokenizer.ggml.tokens"] is None
 
 
 def patched(data: bytes, at: int, form: str, value: int) -> bytes:
@@ -46,7 +45,6 @@ def patched(data: bytes, at: int, form: str, value: int) -> bytes:
 
 def test_impossible_headers_are_errors(tiny: Path) -> None:
     whole = tiny.read_bytes()
-    assert sum(read_header(tiny).types.values()) == 20
     key = whole.index(b"llama.context_length") + 20
     name = whole.index(b"token_embd.weight") + 17
     damaged = {

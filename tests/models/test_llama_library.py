@@ -70,7 +70,6 @@ def test_llama_cpp_and_torch_never_compute_in_the_same_thread(tmp_path: Path, mo
     entries: list[Callable[[], object]] = [
         lambda: list(reader.stream(ASKED, Sampling(max_tokens=4))),
         lambda: list(reader.stream(ASKED, Sampling(max_tokens=4, adapter=adapter))),
-        lambda: reader.score(ASKED, ["Yes", "No, never"]),
         lambda: reader.count_tokens(ASKED),
         lambda: judge.likelihoods("Is water wet?", ["Water is wet."]),
     ]

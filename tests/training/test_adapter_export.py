@@ -38,12 +38,13 @@ from ragfm.models.adapters import (
     trained_weights_sha256,
 )
 from ragfm.models.llama_library import load_model
+from ragfm.models.model_lookup import weights_sha256
 from ragfm.training.adapter_export import export_adapter, load_adapter
 from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, not_plain_lora, peft_to_gguf
 from ragfm.training.methods import apply_method
-from ragfm.training.train_settings import MethodSettings, TrainSettings
+from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training
 from ragfm.training.weight_identity import check_same_weights
 
@@ -129,7 +130,7 @@ def recorded(folder: Path, out: Path) -> Path:
     """Write a random adapter with a record, as training does."""
     base = Base(str(folder))
     random_lora(base.model, out)
-    about = {"name": str(folder), "sha256": base.sha256}
+    about = {"name": str(folder), "sha256": weights_sha256(base.path)}
     (out / RECORD).write_bytes(
         AdapterRecord("lora", about, prompt_fingerprint(), trained_weights_sha256(out)).to_json()
     )
@@ -163,7 +164,7 @@ def test_an_adapter_of_another_trainer_for_another_base_is_refused(tmp_path: Pat
     random_lora(Base(str(tiny_model(tmp_path / "large", hidden_size=128))).model, tmp_path / "lora")
     base = Base(str(tiny_model(tmp_path / "model")))
     with pytest.raises(AdapterMismatchError, match="is not an adapter for"):
-        apply_method(base.model, MethodSettings("lora"), base.name, str(tmp_path / "lora"))
+        apply_method(base.model, TrainSettings("lora"), base.name, str(tmp_path / "lora"))
     base = Base(str(tmp_path / "model"))
     with pytest.raises(AdapterMismatchError, match="is not an adapter for"):
         load_adapter(base, tmp_path / "lora")
@@ -257,7 +258,7 @@ def in_form(folder: Path, out: Path, form: str | None) -> Path:
 
 def trained(folder: Path, method: Any, out: Path) -> Path:
     torch.set_num_threads(1)
-    settings = TrainSettings(MethodSettings(method, rank=4, tokens=2), epochs=1, batch=5, rate=2e-2)
+    settings = TrainSettings(method, rank=4, tokens=2, epochs=1, batch=5, rate=2e-2)
     training = Training(Base(str(folder)), tiny_examples(), out, settings)
     write_adapter(training, training.run(), card={"prompt": prompt_fingerprint()}, licence="CC0")
     return out
@@ -335,10 +336,10 @@ def test_a_gguf_adapter_is_trained_further_and_merged_and_keeps_its_licence(tmp_
         Base(str(base)),
         tiny_examples(),
         tmp_path / "more",
-        TrainSettings(MethodSettings(), epochs=0.2, batch=5, start=str(start)),
+        TrainSettings(epochs=0.2, batch=5, start=str(start)),
     )
     assert write_adapter(onward, onward.run(), card={}).licence == "CC0"
-    assert onward.configuration["method"]["rank"] == 4
+    assert onward.configuration["rank"] == 4
     export_adapter(start, "peft", out=tmp_path / "back")
     assert read_record(tmp_path / "back").licence == "CC0"
     again = export_adapter(start, "merged", out=tmp_path / "merged")

@@ -20,7 +20,7 @@ from ragfm.core.types import Sampling
 from ragfm.generation.prompt import prompt_fingerprint
 from ragfm.generation.readers import load_reader
 from ragfm.models.adapters import PEFT_CONFIG, WEIGHTS, AdapterRecord, read_record, serving_adapter
-from ragfm.training import MethodSettings, TrainSettings, train
+from ragfm.training import TrainSettings, train
 from ragfm.training.adapter_card import CARD, adapter_card
 from ragfm.training.adapter_export import export_adapter, load_adapter
 from ragfm.training.base_model import Base
@@ -110,9 +110,9 @@ def test_an_adapter_of_another_trainer_is_exported_merged_and_trained_further(fo
     with torch.no_grad():
         adapted = load_adapter(Base(str(folder)), theirs)(ids).logits
         torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(merged)(ids).logits, adapted)
-    settings = TrainSettings(MethodSettings("lora"), start=str(theirs), epochs=0.5)
-    result = train(tiny_examples(8), str(folder), tmp_path / "further", settings=settings)
-    assert result.record.settings["method"]["rank"] == 4
+    settings = TrainSettings("lora", start=str(theirs), epochs=0.5)
+    record = train(tiny_examples(8), str(folder), tmp_path / "further", settings=settings)
+    assert record.settings["rank"] == 4
 
 
 def test_a_half_written_adapter_of_ragfm_is_not_taken_for_one_of_another_trainer(folder: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_an_adapter_with_whole_layers_cannot_run_elsewhere_and_merges(folder: Pa
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "adapter"
-    settings = TrainSettings(MethodSettings("lora", rank=4), rate=1e-2)
+    settings = TrainSettings("lora", rank=4, rate=1e-2)
     train(tiny_examples(8), str(folder), out, settings=settings, valid=tiny_examples(2), licence="cc0-1.0")
     return out
 
@@ -164,7 +164,7 @@ def test_an_adapter_has_a_model_card_with_data_licence_and_figures(trained: Path
 
 def test_methods_that_another_server_cannot_run_are_refused(folder: Path, tmp_path: Path) -> None:
     for method, hint in (("ia3", "--to merged"), ("prefix", "transformers reader")):
-        settings = TrainSettings(MethodSettings(method, tokens=4))  # type: ignore[arg-type]
+        settings = TrainSettings(method, tokens=4)  # type: ignore[arg-type]
         train(tiny_examples(4), str(folder), tmp_path / method, settings=settings)
         with pytest.raises(UnsupportedError) as refused:
             export_adapter(tmp_path / method, "gguf", out=tmp_path / "gguf")

@@ -58,12 +58,12 @@ from ragfm.training.checkpoint import read_tensors, trainable_parameters, weight
 from ragfm.training.examples import Example, examples_to_jsonl
 from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
-from ragfm.training.train_settings import MethodSettings, TrainSettings
+from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_loss, pack_rows, plan_steps, row_tokens
 
 RATES = {"lora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
-SETTINGS = TrainSettings(MethodSettings(rank=4), epochs=2, batch=5, rate=5e-3)
+SETTINGS = TrainSettings(rank=4, epochs=2, batch=5, rate=5e-3)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training(folder: Path, out: Path, settings: TrainSettings = SETTINGS, **given: Any) -> Training:
     examples = given.pop("examples", tiny_examples())
-    if four_bit := settings.method.method == "qlora":
+    if four_bit := settings.method == "qlora":
         pytest.importorskip("bitsandbytes")
     return Training(Base(str(folder), four_bit=four_bit), examples, out, settings, **given)
 
@@ -102,7 +102,7 @@ def test_prompts_are_those_of_the_reader(tmp_path: Path, template: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_learns_and_is_served_as_peft_loads_it(folder: Path, tmp_path: Path, method: Any) -> None:
-    settings = TrainSettings(MethodSettings(method, rank=4, tokens=4), epochs=8, batch=10, rate=RATES[method])
+    settings = TrainSettings(method, rank=4, tokens=4, epochs=8, batch=10, rate=RATES[method])
     trained, out = training(folder, tmp_path / "out", settings), tmp_path / "out"
     numbers = trained.run()
     assert numbers["loss"]["last_5"] < numbers["loss"]["first"] * (
@@ -145,7 +145,7 @@ def test_qlora_refuses_gguf_files(folder: Path) -> None:
 @pytest.mark.parametrize("method", ["full", "prefix", "prompt"])
 def test_the_loss_is_that_of_the_completions_regardless_of_padding(folder: Path, method: Method) -> None:
     base = Base(str(folder))
-    model = apply_method(base.model, MethodSettings(method, tokens=5), str(folder))
+    model = apply_method(base.model, TrainSettings(method, tokens=5), str(folder))
     encoded = [base.encode(example) for example in tiny_examples(8)]
     loss, count = completion_loss(model, [[one] for one in encoded], base.pad, base.device)
     expected = 0.0
@@ -161,7 +161,7 @@ def test_the_loss_is_that_of_the_completions_regardless_of_padding(folder: Path,
 @pytest.mark.parametrize("method", ["full", "prefix", "prompt"])
 def test_packed_examples_have_the_loss_and_gradient_of_separate_ones(folder: Path, method: Method) -> None:
     base = Base(str(folder))
-    model = apply_method(base.model, MethodSettings(method, tokens=5), str(folder))
+    model = apply_method(base.model, TrainSettings(method, tokens=5), str(folder))
     texts = ["Alpha beta gamma delta. " * 8, "Epsilon zeta eta theta. " * 8]
     examples = [
         Example((Message("system", "Be short."), Message("user", f"{text}\n\nQuestion {at}{'?' * at}")), f"It is {at}.")
@@ -312,7 +312,7 @@ def test_a_run_that_was_killed_before_its_checkpoint_begins_again(folder: Path, 
 
 @pytest.mark.parametrize("method", ["prefix", "prompt"])
 def test_virtual_tokens_need_attention_and_room(folder: Path, tmp_path: Path, method: Method) -> None:
-    base, settings = Base(str(folder)), replace(SETTINGS, method=MethodSettings(method, tokens=9))
+    base, settings = Base(str(folder)), replace(SETTINGS, method=method, tokens=9)
     longest = max(len(base.encode(example).ids) for example in tiny_examples())
     base.window = longest + 9
     assert Training(base, tiny_examples(), tmp_path / "out", settings).too_long == 0
@@ -335,12 +335,12 @@ from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors
 from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
-from ragfm.training.train_settings import MethodSettings, TrainSettings
+from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training
 from ragfm.models.adapters import CHECKPOINT
 model, out, method, stop = sys.argv[1], Path(sys.argv[2]), sys.argv[4], signal.Signals[sys.argv[5]]
 # Killed runs continue from the checkpoint of each step; at Ctrl-C a run writes the only one.
-settings = TrainSettings(MethodSettings(method, rank=4, dropout=0.1), epochs=8, batch=5, rate=5e-3,
+settings = TrainSettings(method, rank=4, dropout=0.1, epochs=8, batch=5, rate=5e-3,
                          checkpoint_seconds=0 if stop == signal.SIGKILL else 1e9, validate_every=4, patience=99)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in background jobs
 
@@ -447,7 +447,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_an_adapter_that_failed_to_be_written_is_written_next_time(folder: Path, tmp_path: Path, method: Any) -> None:
-    settings = replace(SETTINGS, method=MethodSettings(method, rank=4), epochs=0.2)
+    settings = replace(SETTINGS, method=method, rank=4, epochs=0.2)
     trained = training(folder, tmp_path / "out", settings)
     numbers = trained.run()
     with full_disk(8192), pytest.raises(OSError, match="File too large"):
@@ -483,7 +483,7 @@ def test_a_truncated_base_is_reported_as_damaged(folder: Path, tmp_path: Path) -
 def test_weights_that_ragfm_did_not_write_are_never_replaced(folder: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(folder, tmp_path / "base"))
     weights = (base / "model.safetensors").read_bytes()
-    whole = replace(SETTINGS, method=MethodSettings("full"))
+    whole = replace(SETTINGS, method="full")
     for out, why in ((base, "is the base itself"), (base / "new", "is inside the base model")):
         with pytest.raises(DataError, match=why):
             training(base, out, whole).run()
@@ -542,16 +542,14 @@ def test_training_continues_from_an_adapter(folder: Path, tmp_path: Path) -> Non
     numbers = first.run()
     write_adapter(first, numbers, card={})
     start = replace(SETTINGS, start=str(tmp_path / "first"), epochs=1, rate=1e-9)
-    onward = training(folder, tmp_path / "more", replace(start, method=MethodSettings(rank=16)))
+    onward = training(folder, tmp_path / "more", replace(start, rank=16))
     more = onward.run()
-    assert (
-        write_adapter(onward, more, card={}).settings["method"]["rank"] == 4
-    )  # that of the adapter, whatever is asked for
+    assert write_adapter(onward, more, card={}).settings["rank"] == 4  # that of the adapter, whatever is asked for
     assert (tmp_path / "more" / OUTPUT).is_file()
     assert more["loss"]["first"] == pytest.approx(numbers["loss"]["last_5"], rel=0.4)
     assert more["loss"]["first"] < 0.7 * numbers["loss"]["first"]
     with pytest.raises(ConfigError, match="was trained with lora, not ia3"):
-        training(folder, tmp_path / "other", replace(start, method=MethodSettings("ia3")))
+        training(folder, tmp_path / "other", replace(start, method="ia3"))
     other = tiny_model(tmp_path / "other-model", hidden_size=32)
     with pytest.raises(AdapterMismatchError, match="trained on different weights"):
         training(other, tmp_path / "other", start)
@@ -559,7 +557,7 @@ def test_training_continues_from_an_adapter(folder: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", ["prefix", "prompt"])
 def test_training_continues_from_virtual_tokens(folder: Path, tmp_path: Path, method: Any) -> None:
-    settings = replace(SETTINGS, method=MethodSettings(method, tokens=4), rate=RATES[method])
+    settings = replace(SETTINGS, method=method, tokens=4, rate=RATES[method])
     first = training(folder, tmp_path / "first", settings)
     numbers = first.run()
     write_adapter(first, numbers, card={})

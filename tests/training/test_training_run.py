@@ -20,7 +20,6 @@ from ragfm.models.adapters import CHECKPOINT, RECORD, check_adapter, read_record
 from ragfm.models.model_lookup import find_model
 from ragfm.training import (
     Dataset,
-    MethodSettings,
     TrainingEstimate,
     TrainSettings,
     estimate_training,
@@ -31,7 +30,7 @@ from ragfm.training.adapter_card import base_facts
 from ragfm.training.checkpoint import BEST, read_tensors
 from ragfm.training.examples import examples_to_jsonl
 
-SETTINGS = TrainSettings(MethodSettings(rank=2), epochs=2, batch=5, rate=5e-3)
+SETTINGS = TrainSettings(rank=2, epochs=2, batch=5, rate=5e-3)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,7 +50,7 @@ def examples(tmp_path: Path) -> Path:
 def test_train_writes_an_adapter_with_its_record(base: str, examples: Path, tmp_path: Path) -> None:
     steps: list[Progress] = []
     estimates: list[TrainingEstimate] = []
-    result = train(
+    record = train(
         examples,
         base,
         tmp_path / "out",
@@ -60,21 +59,21 @@ def test_train_writes_an_adapter_with_its_record(base: str, examples: Path, tmp_
         on_estimate=estimates.append,
         progress=steps.append,
     )
-    assert result.out == tmp_path / "out"
-    assert [result.estimate] == estimates
-    assert result.record.weights == read_record(result.out).weights
-    assert (result.record.licence, result.record.prompt) == ("CC0", prompt_fingerprint())
-    assert result.record.data["sources"] == [{"licence": "CC0"}]
-    figures = result.record.numbers
+    out = tmp_path / "out"
+    assert len(estimates) == 1
+    assert record.weights == read_record(out).weights
+    assert (record.licence, record.prompt) == ("CC0", prompt_fingerprint())
+    assert record.data["sources"] == [{"licence": "CC0"}]
+    figures = record.numbers
     assert (figures["examples"], figures["valid_examples"], figures["steps"]) == (20, 4, 8)
-    check_adapter(result.out, base, prompt_fingerprint())
-    assert RECORD in {path.name for path in result.out.iterdir()}
-    assert not {CHECKPOINT, BEST} & {path.name for path in result.out.iterdir()}
+    check_adapter(out, base, prompt_fingerprint())
+    assert RECORD in {path.name for path in out.iterdir()}
+    assert not {CHECKPOINT, BEST} & {path.name for path in out.iterdir()}
     assert [(step.stage, step.done, step.total) for step in steps] == [("train", step, 8) for step in range(1, 9)]
     assert set(steps[-1].figures) == {"loss", "validation_loss", "tokens_per_second", "seconds_left"}
     assert steps[-1].figures["seconds_left"] == 0
     with pytest.raises(DataError, match="already contains an adapter"):
-        train(examples, base, result.out, settings=SETTINGS)
+        train(examples, base, out, settings=SETTINGS)
 
 
 def test_train_takes_files_and_examples(base: str, tmp_path: Path) -> None:
@@ -82,9 +81,8 @@ def test_train_takes_files_and_examples(base: str, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1)
     by_file = train(tmp_path / "mine.jsonl", base, tmp_path / "a", settings=settings)
     by_list = train(tiny_examples(10), base, tmp_path / "b", settings=settings, valid=tiny_examples(2))
-    assert by_file.record.settings["examples"] == by_list.record.settings["examples"]
-    assert (by_file.record.numbers["valid_examples"], by_list.record.numbers["valid_examples"]) == (0, 2)
-    assert by_list.estimate is None
+    assert by_file.settings["examples"] == by_list.settings["examples"]
+    assert (by_file.numbers["valid_examples"], by_list.numbers["valid_examples"]) == (0, 2)
 
 
 def test_the_estimate_writes_nothing_and_equals_that_of_training(base: str, examples: Path, tmp_path: Path) -> None:
@@ -93,9 +91,9 @@ def test_the_estimate_writes_nothing_and_equals_that_of_training(base: str, exam
     assert 0 < estimate.learned < estimate.parameters
     assert min(estimate.tokens, estimate.seconds, estimate.peak_mb, estimate.disk_mb, estimate.tokens_per_second) > 0
     assert not (tmp_path / "out").exists()
-    result = train(examples, base, tmp_path / "out", settings=SETTINGS, on_estimate=lambda _: None)
-    assert result.estimate
-    assert (result.estimate.tokens, result.estimate.disk_mb) == (estimate.tokens, estimate.disk_mb)
+    estimates: list[TrainingEstimate] = []
+    train(examples, base, tmp_path / "out", settings=SETTINGS, on_estimate=estimates.append)
+    assert [(one.tokens, one.disk_mb) for one in estimates] == [(estimate.tokens, estimate.disk_mb)]
 
 
 def test_an_interrupted_run_continues_from_the_checkpoint_in_its_folder(
@@ -112,10 +110,10 @@ def test_an_interrupted_run_continues_from_the_checkpoint_in_its_folder(
     with pytest.raises(DataError, match="belongs to a different training run: epochs 2 there, 1 now"):
         train(examples, base, out, settings=replace(SETTINGS, epochs=1))
     steps: list[Progress] = []
-    result = train(examples, base, out, settings=SETTINGS, progress=steps.append)
+    record = train(examples, base, out, settings=SETTINGS, progress=steps.append)
     assert [step.done for step in steps] == [4, 5, 6, 7, 8]
     whole = train(examples, base, tmp_path / "whole", settings=SETTINGS)
-    assert result.record.numbers["loss"] == pytest.approx(whole.record.numbers["loss"], abs=1e-3)
+    assert record.numbers["loss"] == pytest.approx(whole.numbers["loss"], abs=1e-3)
 
 
 def test_bad_input_is_refused_before_a_model_is_loaded(base: str, tmp_path: Path) -> None:
@@ -142,9 +140,9 @@ def test_examples_without_an_answer_are_refused(base: str, tmp_path: Path) -> No
 def test_the_card_names_the_base_and_its_licence(examples: Path, tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "own-model")
     (base / "README.md").write_text("---\nlicense: mit\n---\n")
-    result = train(examples, str(base), tmp_path / "out", settings=replace(SETTINGS, epochs=1), licence="CC0")
-    card = (result.out / "README.md").read_text()
-    assert f"- Base: `{base}` (sha256 `{result.record.base['sha256']}`, licence: mit)" in card
+    record = train(examples, str(base), tmp_path / "out", settings=replace(SETTINGS, epochs=1), licence="CC0")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- Base: `{base}` (sha256 `{record.base['sha256']}`, licence: mit)" in card
     assert "- Licence: CC0" in card
     assert base_facts("bundled", find_model("bundled", "reader"), "reader")["model"] == "SmolLM2-135M-Instruct"
 

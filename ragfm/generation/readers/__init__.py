@@ -5,7 +5,6 @@
 llama_cpp_reader      reader for GGUF files, with llama.cpp
 llama_model           a loaded GGUF model: tokenizer, chat template, LoRA adapters
 llama_context         llama.cpp's KV cache and evaluation
-llama_projector       images for a GGUF model
 llama_sampler         token sampling under a GBNF grammar
 transformers_reader   reader for folders and models on the hub, with transformers
 torch_model           a loaded transformers model: tokenizer, chat template, PEFT adapters
@@ -20,7 +19,6 @@ continuous_batching   the thread that evaluates all requests in one batch
 generation_request    a request and its results, shared by two threads
 slots                 slots of the KV cache, and which one a request gets
 sampling              temperature, top_p and min_p
-images                which images a reader may get
 chat_template         chat templates
 template_service      renders chat templates in a confined process
 """
@@ -30,14 +28,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any, Literal, cast
 
 from ragfm.core import registry
 from ragfm.core.config import Settings
-from ragfm.core.errors import ConfigError, ContextOverflowError
+from ragfm.core.errors import ConfigError, ContextOverflowError, UnsupportedError
 from ragfm.core.types import Message, Reader, Sampling, Stream
 from ragfm.models.adapters import virtual_tokens
 
@@ -125,6 +122,20 @@ def bool_option(name: str, value: Any) -> bool:
     raise ConfigError(f"Invalid reader option {name}: {value!r} is not true or false.", f"Set {name} to true or false.")
 
 
+def check_images(messages: Sequence[Message], *, vision: bool, reader: str) -> None:
+    """Raise UnsupportedError for images that a reader cannot see, and for images of other roles than the user."""
+    for message in messages:
+        if message.images and not vision:
+            raise UnsupportedError(
+                f"The messages have an image, and {reader} cannot see images.",
+                "Use a server with a model that can (docs/pictures.md#vision-readers), or text only.",
+            )
+        if message.images and message.role != "user":
+            raise UnsupportedError(
+                f"A message of the {message.role} has an image.", "Put images in the user's messages."
+            )
+
+
 class ScopedReader:
     """A reader for one scope. It reuses no evaluated prompts of other scopes: latencies would reveal them."""
 
@@ -137,11 +148,6 @@ class ScopedReader:
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling()) -> Stream:
         """See Reader."""
         return cast("Stream", self._reader.stream(messages, sampling, scope=self._scope))
-
-    @property
-    def score(self) -> Any:
-        """See Reader. Raises AttributeError if the reader has none."""
-        return partial(self._reader.score, scope=self._scope)
 
 
 def completion_limit(prompt_tokens: int, context_tokens: int, max_tokens: int | None) -> int:

@@ -9,8 +9,7 @@ from typing import Literal
 from ragfm.core.abstention import ABSTENTION
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import Message, Sampling, Stream, Usage
-from ragfm.generation.readers import completion_limit
-from ragfm.generation.readers.images import check_images
+from ragfm.generation.readers import check_images, completion_limit
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 

@@ -7,7 +7,6 @@ on time and memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from ragfm.core.types import Message
 from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.parsing.sandbox.confined_service import ConfinedService
 from ragfm.parsing.sandbox.worker_process import Limits
-
-_PROBE = "probe"
 
 SECONDS = 2.0
 """Time limit of a template, not counting time spent waiting for a processor. The slowest known one takes 10 ms."""
@@ -34,19 +31,10 @@ _service = ConfinedService(
 class ChatTemplate:
     """The chat template of a model. `variables` are its special tokens by name, `model` the path for error messages.
 
-    `thinking` lets the model reason before it answers, if it can. `vision`: the messages may have images. Raises
-    UnsupportedError if the template is not valid.
+    `thinking` lets the model reason before it answers, if it can. Raises UnsupportedError if the template is not valid.
     """
 
-    def __init__(
-        self,
-        source: str,
-        variables: Mapping[str, Any],
-        model: Path,
-        *,
-        thinking: bool = False,
-        vision: bool = False,
-    ) -> None:
+    def __init__(self, source: str, variables: Mapping[str, Any], model: Path, *, thinking: bool = False) -> None:
         self.source, self._model, self._thinking = source, model, thinking
         unset = dict.fromkeys(("tools", "documents", "functions", "function_call", "tool_choice"))
         self._variables: dict[str, Any] = {
@@ -61,15 +49,10 @@ class ChatTemplate:
             raise UnsupportedError(
                 f"Cannot read the chat template of '{model}': {error.message}", "Use another model."
             ) from error
-        self._takes_text = True
-        """Whether the template takes texts as content. Some of models with vision take only lists of parts."""
-        if vision:
-            with suppress(UnsupportedError):
-                self._takes_text = _PROBE in self._call([{"role": "user", "content": _PROBE}])
 
     @classmethod
     def of_tokenizer(
-        cls, tokenizer: Any, model: Path, *, thinking: bool = False, vision: bool = False, opens_answer: bool = True
+        cls, tokenizer: Any, model: Path, *, thinking: bool = False, opens_answer: bool = True
     ) -> ChatTemplate:
         """The template of a tokenizer of transformers; with `opens_answer`, prompts end where the answer starts.
 
@@ -77,7 +60,7 @@ class ChatTemplate:
         """
         tokens = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
         variables = {**tokens, "add_generation_prompt": opens_answer}
-        return cls(tokenizer.get_chat_template(), variables, model, thinking=thinking, vision=vision)
+        return cls(tokenizer.get_chat_template(), variables, model, thinking=thinking)
 
     def render(self, messages: Sequence[Message]) -> str:
         """Render a conversation.
@@ -97,28 +80,14 @@ class ChatTemplate:
             first, *others = messages
             for index, message in enumerate(others):
                 if message.role == "user":
-                    others[index] = replace(
-                        message,
-                        content=(f"{first.text}\n\n", *message.parts)
-                        if message.images
-                        else f"{first.text}\n\n{message.text}",
-                    )
+                    others[index] = replace(message, content=f"{first.text}\n\n{message.text}")
                     break
             text = self._render(others)
         return text if self._thinking else close_thinking(text)
 
     def _render(self, messages: Sequence[Message]) -> str:
-        turns = []
-        for message in messages:
-            content: str | list[dict[str, str]] = message.text
-            if message.images or not self._takes_text:  # in transformers' form; the template writes the image tokens
-                content = [
-                    {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-                    for part in message.parts
-                ]
-            turns.append({"role": message.role, "content": content})
         try:
-            return self._call(turns)
+            return self._call([{"role": message.role, "content": message.text} for message in messages])
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"The chat template of '{self._model}' rejects these messages: {error.message}"

@@ -4,7 +4,7 @@ Requests join and leave between two tokens. Prompts are evaluated in blocks, and
 each block. If several scopes have requests, each gets the same share of the time: a prompt waits while a request of a
 scope that recently had less is being answered. A scope with more than half of the requests lets all others go first. A
 finished request's prompt stays in its slot until another request needs the slot; a prompt with the same prefix is
-evaluated only from where it differs. A prompt with images is evaluated in one piece, and nothing of it is reused.
+evaluated only from where it differs.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Literal
 
 import numpy as np
 
-from ragfm.core.errors import RagfmError, ReaderBusyError, UnsupportedError
+from ragfm.core.errors import RagfmError, ReaderBusyError
 from ragfm.core.fork import end_openmp_threads
 from ragfm.core.tracing import span
 from ragfm.core.types import Stream, Usage
-from ragfm.generation.readers import completion_limit, stream_until_stop
+from ragfm.generation.readers import stream_until_stop
 from ragfm.generation.readers.engine import Adapter, BatchToken, CacheFactory, KVCache, Logits, Model
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.slots import Slot, assign_slot
@@ -52,20 +52,12 @@ _log = logging.getLogger(__name__)
 class Batcher:
     """Accepts requests from any thread. Its own thread starts with the first request and ends with this object.
 
-    `new_cache` makes the KV cache; it must not refer to the reader, or the thread would keep the reader alive. `window`
-    is the number of tokens in a slot. Up to `slots` requests run at once, and up to `waiting` more wait.
+    `new_cache` makes the KV cache; it must not refer to the reader, or the thread would keep the reader alive. Up to
+    `slots` requests run at once, and up to `waiting` more wait.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        new_cache: CacheFactory,
-        *,
-        window: int,
-        slots: int,
-        waiting: int,
-    ) -> None:
-        self._model, self._window = model, window
+    def __init__(self, model: Model, new_cache: CacheFactory, *, slots: int, waiting: int) -> None:
+        self._model = model
         self._loop = _BatchLoop(model, new_cache, slots)
         self._max_requests = slots + waiting
         self._busy_message = f"The reader serves {slots} requests at once, and {waiting} more are waiting."
@@ -94,16 +86,6 @@ class Batcher:
     def charge(self, scope: str, seconds: float) -> None:
         """Count other work of a scope, which takes the same cores, like time of the reader."""
         self._loop.shares.add(scope, seconds)
-
-    def score(self, request: GenerationRequest) -> list[float]:
-        """The log-likelihoods of a request's continuations. Raises ContextOverflowError or ReaderBusyError."""
-        longest = max(map(len, request.continuations), default=0)
-        window = self._window - (request.adapter.virtual_tokens if request.adapter else 0)
-        completion_limit(len(request.prompt) + longest - 1, window, None)
-        if not request.continuations:
-            return []
-        self.submit(request)
-        return list(request.results())
 
     def _pieces(
         self, request: GenerationRequest, stop: Sequence[str]
@@ -300,21 +282,16 @@ class _BatchLoop:
         largest_yields = 2 * requests > len(busy) and bool(others)
         ready = [slot for slot in group if slot in others or not largest_yields or now - slot.since > _PATIENCE]
         prefilling = sorted((slot for slot in ready if slot.remaining > 0), key=lambda slot: seconds[slot.scope])
-        running = [slot for slot in ready if slot.remaining <= 0]
-        scoring = [slot for slot in running if slot.request and not slot.request.sampler]
         budget = self._model.prefill_block
-        least = min((seconds[slot.scope] for slot in running), default=math.inf)
+        least = min((seconds[slot.scope] for slot in ready if slot.remaining <= 0), default=math.inf)
         if prefilling and seconds[prefilling[0].scope] > least:
             prefilling = []  # until the other scope has had as much time
-        decoding = [slot for slot in group if slot.remaining <= 0 and slot.request and slot.request.sampler]
+        decoding = [slot for slot in group if slot.remaining <= 0]
         for slot in prefilling:
             if slot is prefilling[0] or slot.remaining <= budget:
                 budget -= min(slot.remaining, self._model.prefill_block)
                 with self._measured(slot):
                     self._prefill(self._cache, slot)
-        for slot in scoring[:1]:
-            with self._measured(slot):
-                self._score(self._cache, slot)
         if largest_yields:
             decoding = self._take_turns(decoding, largest)
         if decoding:
@@ -358,19 +335,9 @@ class _BatchLoop:
             self.shares.add(slot.scope, (monotonic() - start) / len(slots))
 
     def _prefill(self, cache: KVCache, slot: Slot) -> None:
-        """Evaluate the next block of a slot's prompt; all of it if it has images."""
+        """Evaluate the next block of a slot's prompt; at its end, pick the first token of the answer."""
         assert slot.request
         prompt, start = slot.request.prompt, len(slot.prompt)
-        if slot.request.image_inputs is not None:
-            try:
-                image_logits, slot.length = cache.evaluate_images(slot.number, slot.request.image_inputs)
-            except Exception as error:  # fails this request only
-                cache.truncate(slot.number, 0)
-                self._release(slot, _as_ragfm_error(error))
-                return
-            slot.prompt = list(prompt)
-            self._begin_output(slot, image_logits)
-            return
         end = min(start + self._model.prefill_block, len(prompt))
         if len(prompt) - end == 1 and end - start > 2:  # a token that is evaluated alone has slightly different values
             end -= 1
@@ -381,21 +348,12 @@ class _BatchLoop:
         slot.prompt += prompt[start:end]
         slot.length = end
         if logits:
-            self._begin_output(slot, logits[0])
-
-    def _begin_output(self, slot: Slot, logits: Logits) -> None:
-        """Pick the first token after a prompt, or keep the logits for the continuations to score."""
-        assert slot.request
-        slot.request.span.event("prompt evaluated")
-        if slot.request.sampler:
-            self._pick_token(slot, logits)
-        else:
-            slot.request.first_logprobs = _log_softmax(logits)
+            slot.request.span.event("prompt evaluated")
+            self._pick_token(slot, logits[0])
 
     def _pick_token(self, slot: Slot, logits: Logits) -> None:
         request = slot.request
         assert request
-        assert request.sampler
         try:
             token = request.sampler.pick(logits)
         except Exception as error:  # fails this request only
@@ -405,37 +363,12 @@ class _BatchLoop:
             self._release(slot)
             return
         if request.logprobs is not None:
-            request.logprobs.append(float(_log_softmax(logits)[token]))
+            shifted = logits - logits.max()
+            request.logprobs.append(float(shifted[token] - np.log(np.exp(shifted).sum())))
         request.put(token)
         slot.last_token = token
         slot.generated += 1
         if slot.generated == request.max_tokens:
-            self._release(slot)
-
-    def _score(self, cache: KVCache, slot: Slot) -> None:
-        """Compute the log-likelihood of the next continuation."""
-        request = slot.request
-        assert request
-        assert request.first_logprobs is not None
-        tokens, start, size = request.continuations[request.count], slot.length, self._model.prefill_block
-        total = float(request.first_logprobs[tokens[0]]) if tokens else 0.0
-        for first in range(0, len(tokens) - 1, size):
-            block = tokens[first : first + size + 1]
-            logits = cache.evaluate(
-                [
-                    BatchToken(token, start + first + offset, slot.number, True)
-                    for offset, token in enumerate(block[:-1])
-                ]
-            )
-            for token_logits, next_token in zip(logits, block[1:], strict=True):
-                total += float(_log_softmax(token_logits)[next_token])
-        request.put(total)
-        if not cache.truncate(slot.number, start):
-            error = UnsupportedError(
-                f"The model '{self._model.path}' is recurrent and cannot score continuations.", "Use another model."
-            )
-            self._release(slot, error)
-        elif request.count == len(request.continuations):
             self._release(slot)
 
     # --- End of requests -----------------------------------------------------------------------------------------
@@ -469,13 +402,6 @@ class _BatchLoop:
 
 def _as_ragfm_error(error: Exception) -> RagfmError:
     return error if isinstance(error, RagfmError) else RagfmError(f"The reader failed: {error!r}.")
-
-
-def _log_softmax(logits: Logits) -> Logits:
-    """*Shape:* (vocabulary,)."""
-    shifted = logits - logits.max()
-    result: Logits = shifted - np.log(np.exp(shifted).sum())
-    return result
 
 
 _loops: weakref.WeakSet[_BatchLoop] = weakref.WeakSet()

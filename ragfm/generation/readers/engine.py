@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from ragfm.core.cache import file_identity
 from ragfm.core.errors import ModelNotFoundError
@@ -26,17 +26,6 @@ Logits: TypeAlias = "NDArray[np.float32]"
 
 PREFILL_BLOCK = 128
 """Tokens of a prompt that are evaluated at once. Other requests wait for one block."""
-
-
-IMAGE_TOKEN = -1
-"""Stands for each token of a prompt with images, text included: such a prompt is evaluated whole, and never reused."""
-
-
-class ImagePrompt(NamedTuple):
-    """A prompt with images: its number of tokens, and what the model's library evaluates."""
-
-    tokens: int
-    inputs: Any
 
 
 class BatchToken(NamedTuple):
@@ -88,13 +77,6 @@ class KVCache(Protocol):
         The tokens of a slot continue its content. Slots come in ascending order.
         """
 
-    def evaluate_images(self, slot: int, inputs: Any) -> tuple[Logits, int]:
-        """Evaluate a whole prompt with images in an empty slot.
-
-        Returns the logits that follow it, and the position of the next token, which may be less than the number of
-        tokens. Raises RagfmError.
-        """
-
     def truncate(self, slot: int, length: int) -> bool:
         """Keep the first `length` tokens of a slot. If the model cannot do this, empty the slot and return False."""
 
@@ -127,12 +109,6 @@ class Model(Protocol):
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation in the model's chat template. Raises UnsupportedError."""
-
-    def image_prompt(self, messages: Sequence[Message]) -> ImagePrompt:
-        """A conversation with images, ready to be evaluated. Raises UnsupportedError."""
-
-    def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text."""
 
     def is_end_token(self, token: int) -> bool:
         """Whether the token ends the model's turn."""

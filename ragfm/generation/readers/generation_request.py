@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.tracing import Span
 from ragfm.core.types import CLOSED
-from ragfm.generation.readers.engine import Adapter, Logits, TokenSampler
+from ragfm.generation.readers.engine import Adapter, TokenSampler
 
 T = TypeVar("T")
 
@@ -60,30 +60,24 @@ class ResultQueue(Generic[T]):
 
 
 class GenerationRequest(ResultQueue[float]):
-    """A prompt to complete with up to `max_tokens` tokens from `sampler`, or with a score for each continuation."""
+    """A prompt to complete with up to `max_tokens` tokens from `sampler`."""
 
     def __init__(
         self,
         prompt: list[int],
         adapter: Adapter | None,
         *,
-        sampler: TokenSampler | None = None,
-        max_tokens: int = 0,
-        continuations: Sequence[list[int]] = (),
+        sampler: TokenSampler,
+        max_tokens: int,
         scope: str = "",
-        image_inputs: Any = None,
     ) -> None:
         super().__init__()
         self.prompt, self.adapter, self.max_tokens = prompt, adapter, max_tokens
         self.cache_key = (adapter, scope)
         """Evaluated tokens are reused only among requests with the same key."""
-        self.sampler, self.continuations = sampler, continuations
-        self.image_inputs = image_inputs
-        """The inputs of an ImagePrompt; `prompt` then consists of IMAGE_TOKEN."""
+        self.sampler = sampler
         self.logprobs: list[float] | None = None
         """Log-probabilities of the generated tokens, if requested."""
         self.cached_tokens = 0
         """Tokens of the prompt that were not evaluated again. Valid from the first result on."""
         self.span = Span()
-        self.first_logprobs: Logits | None = None
-        """For scores: log-probabilities of the token after the prompt. *Shape:* (vocabulary,)."""

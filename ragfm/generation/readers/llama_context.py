@@ -19,16 +19,13 @@ import numpy as np
 from ragfm.core.errors import RagfmError
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken, Logits
 from ragfm.generation.readers.llama_model import LlamaModel
-from ragfm.generation.readers.llama_projector import ImageChunks
 from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp
 from ragfm.models.thread_count import ThreadCount
 
-_IMAGE_BATCH = 512
-"""Tokens per evaluation with a projector. Some models evaluate all tokens of an image at once (Gemma 3: 256)."""
 _MAX_GAP = 2
 """llama.cpp evaluates only adjacent slots in one batch. Gaps of up to this many idle slots are bridged."""
 # A saved sequence of llama.cpp: 8 bytes of identification, the number of slots, a token count for each slot (0 for all
-# but one), and the content of that one. Without this table, the content fits into any slot of any context. llama.cpp
+# but one, followed by its content). With counts for the new slots, a context with more slots takes it. llama.cpp
 # validates what it reads. Models with several kinds of memory have other formats.
 _NUMBER, _HEAD_BYTES = struct.Struct("=I"), 8
 
@@ -43,8 +40,7 @@ class LlamaContext:
         params.n_ctx = slots * window
         params.n_seq_max = slots
         params.kv_unified = False
-        block = _IMAGE_BATCH if model.projector_path else PREFILL_BLOCK
-        self._batch_tokens = params.n_batch = params.n_ubatch = max(block, 2 * slots)
+        params.n_batch = params.n_ubatch = max(PREFILL_BLOCK, 2 * slots)
         params.n_threads = params.n_threads_batch = threads.maximum
         if not llama_cpp.llama_supports_gpu_offload():
             params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -85,16 +81,6 @@ class LlamaContext:
         rows = (self._logits_type.from_address(ctypes.addressof(pointer.contents)) for pointer in pointers)
         return [np.ctypeslib.as_array(row) for row in rows]
 
-    def evaluate_images(self, slot: int, inputs: ImageChunks) -> tuple[Logits, int]:
-        """See KVCache."""
-        count = self._threads.count
-        llama_cpp.llama_set_n_threads(self._context, count, count)
-        position = inputs.projector.evaluate(self._context, inputs, slot, self._batch_tokens)
-        self.has_pending_copies = False
-        pointer = llama_cpp.llama_get_logits_ith(self._context, -1)
-        row = self._logits_type.from_address(ctypes.addressof(pointer.contents))
-        return np.ctypeslib.as_array(row), position
-
     def truncate(self, slot: int, length: int) -> bool:
         """Keep the first `length` tokens of a slot. If the model cannot do this, empty the slot and return False."""
         if llama_cpp.llama_memory_seq_rm(self._memory, slot, length, -1):
@@ -123,28 +109,18 @@ class LlamaContext:
         """A context with more slots and the same content. Raises RagfmError if the content cannot be moved."""
         larger = LlamaContext(self.model, slots, self._window, self._threads)
         for slot in range(self.slots):
-            if not larger.restore_slot(slot, self.save_slot(slot)):
+            size = llama_cpp.llama_state_seq_get_size(self._context, slot)
+            saved = (ctypes.c_uint8 * size)()
+            llama_cpp.llama_state_seq_get_data(self._context, saved, size, slot)
+            state, before = bytes(saved), _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
+            after = bytes(_NUMBER.size * (self.slots - 1 - slot))
+            is_known = state.startswith(before, _HEAD_BYTES) and state.endswith(after)
+            state = state[:_HEAD_BYTES] + _NUMBER.pack(slots) + state[_HEAD_BYTES + _NUMBER.size :]
+            state += bytes(_NUMBER.size * (slots - self.slots))
+            data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+            if not is_known or not llama_cpp.llama_state_seq_set_data(larger._context, data, len(state), slot):
                 raise RagfmError(f"llama.cpp cannot move the evaluated tokens to {slots} slots: {last_error()}.")
         return larger
-
-    def save_slot(self, slot: int) -> bytes:
-        """The content of a slot, for `restore_slot`; empty if llama.cpp's format is not the expected one."""
-        size = llama_cpp.llama_state_seq_get_size(self._context, slot)
-        buffer = (ctypes.c_uint8 * size)()
-        llama_cpp.llama_state_seq_get_data(self._context, buffer, size, slot)
-        state, table = bytes(buffer), _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
-        start, end = _HEAD_BYTES + len(table), len(state) - _NUMBER.size * (self.slots - 1 - slot)
-        if state[_HEAD_BYTES:start] != table or any(state[end:]):
-            return b""
-        return state[:_HEAD_BYTES] + state[start:end]
-
-    def restore_slot(self, slot: int, state: bytes) -> bool:
-        """Fill a slot with saved content of this or another context. On failure the slot is empty: returns False."""
-        table = _NUMBER.pack(self.slots) + bytes(_NUMBER.size * slot)
-        others = bytes(_NUMBER.size * (self.slots - 1 - slot))
-        data = state[:_HEAD_BYTES] + table + state[_HEAD_BYTES:] + others
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        return bool(state and llama_cpp.llama_state_seq_set_data(self._context, buffer, len(data), slot))
 
     def _fill_gaps(self, batch: Sequence[BatchToken]) -> list[BatchToken]:
         """Tokens for idle slots between busy ones. Removing them afterwards is cheaper than a second batch.

@@ -11,10 +11,8 @@ from ragfm.core.types import Sampling
 from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
-from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
-from ragfm.generation.readers.llama_projector import find_projector
 from ragfm.generation.readers.llama_sampler import GrammarSampler
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.models.adapters import SHIPPED
@@ -36,9 +34,6 @@ class LlamaCppReader(LocalReader[LlamaModel]):
     later. `threads` is the maximum number of threads and defaults to the number of physical cores; fewer are used while
     other programs are busy. Layers run on the GPU if llama.cpp was built for one. `thinking` lets a model reason before
     it answers, if it can. `Sampling.adapter` is a LoRA adapter as a GGUF file.
-
-    With a `projector`, a GGUF file for the model (`mmproj`), messages may have images of up to `image_side` pixels on
-    the longer side; larger ones are scaled. Default: the only `mmproj*.gguf` next to the model; `none` for none.
     """
 
     def __init__(
@@ -50,8 +45,6 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         waiting: int = 64,
         threads: int | None = None,
         thinking: bool | str = False,
-        projector: str | None = None,
-        image_side: int = IMAGE_SIDE,
     ) -> None:
         path = find_model(model, "reader")
         if not path.is_file():
@@ -59,18 +52,14 @@ class LlamaCppReader(LocalReader[LlamaModel]):
                 f"The llama-cpp reader needs a GGUF file, and '{path}' is a folder.", "Use transformers:NAME."
             )
         check_gguf(path)
-        self._threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
-        self._thread_count = ThreadCount(self._threads)  # it sees from now on what other programs use
+        threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
+        self._thread_count = ThreadCount(threads)  # it sees from now on what other programs use
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking)
-        self._projector = find_projector(path, projector)
-        self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
-        self.vision = self._projector is not None
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
         """Approximate memory use with one request and with all slots in use. Loads nothing."""
         weights, window = self._path.stat().st_size, kv_cache_bytes(self._path, self._max_context_tokens)
-        weights += self._projector.stat().st_size if self._projector else 0
         return weights + window, weights + self.slots * window
 
     @property
@@ -79,13 +68,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         return passages_for(self._path.stat().st_size)
 
     def _load_model(self) -> LlamaModel:
-        return LlamaModel(
-            self._path,
-            thinking=self._thinking,
-            projector=self._projector,
-            threads=self._threads,
-            image_side=self._image_side,
-        )
+        return LlamaModel(self._path, thinking=self._thinking)
 
     def _cache_factory(self, model: LlamaModel, context_tokens: int) -> CacheFactory:
         return partial(LlamaContext, model, window=context_tokens, threads=self._thread_count)

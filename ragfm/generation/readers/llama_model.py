@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import secrets
-import threading
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,8 @@ from ragfm.core.errors import DamagedModelError, UnsupportedError
 from ragfm.core.types import Message
 from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.generation.readers.chat_template import ChatTemplate
-from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, ImagePrompt
-from ragfm.generation.readers.images import IMAGE_SIDE
-from ragfm.generation.readers.llama_projector import LlamaProjector
-from ragfm.models.llama_library import (
-    free_on_collection,
-    last_error,
-    llama_cpp,
-    load_model,
-)
+from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
+from ragfm.models.llama_library import free_on_collection, last_error, llama_cpp, load_model
 
 _BLOCK_INDEPENDENT = frozenset(
     getattr(llama_cpp, f"LLAMA_FTYPE_{name}") for name in ("MOSTLY_F16", "MOSTLY_Q4_0", "MOSTLY_Q4_1", "MOSTLY_Q8_0")
@@ -40,19 +30,8 @@ class LlamaModel:
     supports_batching = True
     prefill_block = PREFILL_BLOCK
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        thinking: bool = False,
-        projector: Path | None = None,
-        threads: int = 1,
-        image_side: int = IMAGE_SIDE,
-    ) -> None:
+    def __init__(self, path: Path, *, thinking: bool = False) -> None:
         self.path, self.identity, self._thinking = path, file_identity(path), thinking
-        self.projector_path, self._threads, self._image_side = projector, threads, image_side
-        self._loading_projector = threading.Lock()
-        self._projector: LlamaProjector | None = None
         self.handle = load_model(path)
         free_on_collection(self, llama_cpp.llama_model_free, self.handle)
         self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
@@ -68,23 +47,6 @@ class LlamaModel:
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation. The template writes all special tokens, including the first one."""
         return self.tokenize(self.render(messages), special=True)
-
-    def image_prompt(self, messages: Sequence[Message]) -> ImagePrompt:
-        """A conversation with images, each in its place in the text. Raises UnsupportedError or DamagedModelError."""
-        assert self.projector_path
-        with self._loading_projector:
-            if self._projector is None:
-                self._projector = LlamaProjector(self.projector_path, self.handle, self.path, self._threads)
-        images = [image for message in messages for image in message.images]
-        mark = f"[image {secrets.token_hex(8)}]"  # no text can have it
-        marked = [
-            replace(message, content="".join(part if isinstance(part, str) else mark for part in message.parts))
-            for message in messages
-        ]
-        texts = self.render(marked).split(mark)
-        if len(texts) != len(images) + 1:
-            raise UnsupportedError(f"The chat template of '{self.path}' leaves out a part of these messages.")
-        return self._projector.prompt(texts, images, self._image_side)
 
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation in the model's chat template. Raises UnsupportedError."""
@@ -150,10 +112,4 @@ class LlamaModel:
             for token in (llama_cpp.llama_vocab_bos(self.vocab), llama_cpp.llama_vocab_eos(self.vocab))
         )
         tokens = {"bos_token": bos, "eos_token": eos}
-        return ChatTemplate(
-            template.decode("utf-8", "replace"),
-            tokens,
-            self.path,
-            thinking=self._thinking,
-            vision=self.projector_path is not None,
-        )
+        return ChatTemplate(template.decode("utf-8", "replace"), tokens, self.path, thinking=self._thinking)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ragfm.core.cache import file_identity
-from ragfm.core.errors import UnsupportedError
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Message, Sampling, Stream
-from ragfm.generation.readers import ScopedReader, bool_option, completion_limit, int_option
+from ragfm.generation.readers import ScopedReader, bool_option, check_images, completion_limit, int_option
 from ragfm.generation.readers.chat_template import opens_thinking
 from ragfm.generation.readers.continuous_batching import Batcher
-from ragfm.generation.readers.engine import IMAGE_TOKEN, Adapter, CacheFactory, Model, TokenSampler
+from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, TokenSampler
 from ragfm.generation.readers.generation_request import GenerationRequest
-from ragfm.generation.readers.images import check_images
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 
 M = TypeVar("M", bound=Model)
@@ -36,9 +33,6 @@ class LocalReader(Generic[M]):
 
     A forked process loads the model again. Streams belong to the process that began them.
     """
-
-    vision = False
-    """Whether messages of the user may have images."""
 
     def __init__(
         self,
@@ -96,12 +90,11 @@ class LocalReader(Generic[M]):
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Number of tokens in the prompt, with the model's own chat template."""
-        return len(self._prompt(messages)[0])
+        return len(self._prompt(messages))
 
     def opens_thinking(self, messages: Sequence[Message]) -> bool:
         """Whether the output starts within the reasoning, without the tag that opens it."""
-        texts = [replace(message, content=message.text) for message in messages]
-        return self._thinking and opens_thinking(self._engine.model.render(texts))
+        return self._thinking and opens_thinking(self._engine.model.render(messages))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling = Sampling(), *, scope: str = "") -> Stream:
         """Generate the next assistant message. Generation starts now, and continues whether or not the text is read.
@@ -114,50 +107,23 @@ class LocalReader(Generic[M]):
         """
         sampling = self._prepare_sampling(sampling)
         engine = self._engine
-        prompt, image_inputs = self._prompt(messages)
-        adapter = self._adapter(sampling.adapter)
-        if image_inputs is not None and adapter and adapter.virtual_tokens:
-            raise UnsupportedError(
-                f"The adapter '{adapter.path}' has virtual tokens, which prompts with images cannot use.",
-                "Train an adapter with lora.",
-            )
+        prompt, adapter = self._prompt(messages), self._adapter(sampling.adapter)
         window = engine.window - (adapter.virtual_tokens if adapter else 0)
         max_tokens = completion_limit(len(prompt), window, sampling.max_tokens)
         sampler = self._new_sampler(engine.model, sampling)
-        request = GenerationRequest(
-            prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope, image_inputs=image_inputs
-        )
+        request = GenerationRequest(prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope)
         request.logprobs = [] if sampling.logprobs else None
         return engine.batcher.stream(request, sampling.stop)
-
-    def score(
-        self, messages: Sequence[Message], continuations: Sequence[str], *, adapter: str | None = None, scope: str = ""
-    ) -> list[float]:
-        """Log-likelihood of each continuation as the answer: the sum over its tokens, natural logarithm.
-
-        The end of the answer is not included. Raises the same errors as `stream`.
-        """
-        engine = self._engine
-        tokens = [engine.model.tokenize(text) for text in continuations]
-        prompt, image_inputs = self._prompt(messages)
-        request = GenerationRequest(
-            prompt, self._adapter(adapter), continuations=tokens, scope=scope, image_inputs=image_inputs
-        )
-        return engine.batcher.score(request)
 
     def charge(self, scope: str, seconds: float) -> None:
         """Count other work of a scope, which takes the same cores, like time of the reader; scopes get equal shares."""
         if self._loaded:
             self._loaded.batcher.charge(scope, seconds)
 
-    def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], Any]:
-        """The tokens of a prompt, and what the model evaluates in their place if it has images, else None."""
-        check_images(messages, vision=self.vision, reader=f"'{self._path}'")
-        model = self._engine.model
-        if not any(message.images for message in messages):
-            return model.prompt_tokens(messages), None
-        tokens, inputs = model.image_prompt(messages)
-        return [IMAGE_TOKEN] * tokens, inputs
+    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        check_images(messages, vision=False, reader=f"'{self._path}'")
+        tokens: list[int] = self._engine.model.prompt_tokens(messages)
+        return tokens
 
     def _adapter(self, adapter: str | None) -> Adapter | None:
         if not adapter:
@@ -176,7 +142,6 @@ class LocalReader(Generic[M]):
                 batcher = Batcher(
                     model,
                     self._cache_factory(model, window),
-                    window=window,
                     slots=slots,
                     waiting=self._waiting + self.slots - slots,
                 )

@@ -31,14 +31,15 @@ from ragfm.generation.readers import (
     MANY_PASSAGES,
     ScopedReader,
     bool_option,
+    check_images,
     completion_limit,
     int_option,
     stream_until_stop,
 )
-from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE, check_images, prepare_image
 from ragfm.generation.readers.remote_call import ClientThread, RemoteCall
 from ragfm.generation.readers.server_pool import CUT_HINT, OTHER, Server, ServerPool
 from ragfm.models.adapters import served_name
+from ragfm.parsing.image_preparation import IMAGE_SIDE, MAX_IMAGE_SIDE, prepare_image
 
 OPENAI_URL = "https://api.openai.com/v1"
 SECONDS = 120.0
@@ -160,9 +161,7 @@ class OpenAIReader:
         Prompts with images are estimated. Raises UnsupportedError for images that cannot be used.
         """
         check_images(messages, vision=self.vision, reader=self._name())
-        images = [
-            prepare_image(image, self._image_side, encoded=True) for message in messages for image in message.images
-        ]
+        images = [prepare_image(image, self._image_side) for message in messages for image in message.images]
         if images:
             return estimate_tokens(messages) + sum(image_tokens(image.width, image.height) for image in images)
         request = self._request(messages, Sampling(), 1)
@@ -267,7 +266,7 @@ class OpenAIReader:
                 if isinstance(part, str):
                     content.append({"type": "text", "text": part})
                 else:
-                    image = prepare_image(part, self._image_side, encoded=True)
+                    image = prepare_image(part, self._image_side)
                     url = f"data:{image.media_type};base64,{b64encode(image.data).decode()}"
                     content.append({"type": "image_url", "image_url": {"url": url}})
             turns.append({"role": message.role, "content": content if message.images else message.text})

@@ -65,8 +65,6 @@ def assign_slot(slots: Sequence[Slot], request: GenerationRequest, multiple: int
     scope = request.cache_key[1]
     has_half = 2 * sum(slot.scope == scope for slot in slots if slot.prompt or slot.request) >= len(slots)
     oldest = min(idle, key=lambda slot: (bool(slot.prompt), has_half and slot.scope != scope, slot.last_used))
-    if request.image_inputs is not None:
-        return oldest, oldest, 0
     best = max(slots, key=lambda slot: slot.reusable_tokens(request, multiple))
     prefix_tokens = best.reusable_tokens(request, multiple)
 

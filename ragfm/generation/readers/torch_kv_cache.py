@@ -7,8 +7,7 @@ tokens of an adapter (prefix and prompt tuning) precede the text in its row:
     row    [ virtual tokens ][ prompt ][ completion ]
     column 0 …            19  20 …
 
-Models with recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache. So does
-each request with images, next to the rows.
+Models with recurrent or shared layers use `SingleKVCache`: one request at a time, with transformers' own cache.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from ragfm.core.errors import RagfmError
 from ragfm.generation.readers.engine import Adapter, BatchToken, Logits
-from ragfm.generation.readers.torch_model import ImageCache, TorchModel
+from ragfm.generation.readers.torch_model import TorchModel
 
 
 class BatchedKVCache:
@@ -36,32 +35,10 @@ class BatchedKVCache:
         layers = [_CacheLayer(self._step, slots, window) for _ in range(model.config.num_hidden_layers)]
         self._cache = Cache(layers=layers)
         self._columns = [0] * slots  # of each row that are in use
-        self._image_slots: dict[int, ImageCache] = {}
-
-    def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        """The requested logits, in order. All slots have the same number of tokens in the batch."""
-        if not any(entry.slot in self._image_slots for entry in batch):
-            return self._evaluate_rows(batch)
-        rows = iter(self._evaluate_rows([entry for entry in batch if entry.slot not in self._image_slots]))
-        results: list[Logits] = []
-        for slot, entries in itertools.groupby(batch, lambda entry: entry.slot):
-            block = list(entries)
-            if slot in self._image_slots:
-                logits, self._image_slots[slot] = _evaluate_after_images(self._model, block, self._image_slots[slot])
-                results += logits
-            else:
-                results += itertools.islice(rows, sum(entry.wants_logits for entry in block))
-        return results
-
-    def evaluate_images(self, slot: int, inputs: Any) -> tuple[Logits, int]:
-        """See KVCache."""
-        logits, self._image_slots[slot] = _evaluate_images(self._model, inputs)
-        return logits, self._image_slots[slot].cache.get_seq_length()
 
     @torch.inference_mode()
-    def _evaluate_rows(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        if not batch:
-            return []
+    def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
+        """The requested logits, those of the last token of a slot, in order. All slots have as many tokens."""
         slots = list(dict.fromkeys(entry.slot for entry in batch))
         per_slot = len(batch) // len(slots)
         virtual = self._model.virtual_tokens
@@ -77,7 +54,6 @@ class BatchedKVCache:
                     layer.keys[entry.slot, :, :virtual] = keys[0]
                     layer.values[entry.slot, :, :virtual] = values[0]
         tokens = torch.tensor([entry.token for entry in batch]).view(len(slots), per_slot)
-        keep = per_slot if sum(entry.wants_logits for entry in batch) > len(slots) else 1
 
         # The tokens of its slot that each token attends to, per type of layer. *Shape:* (slots, 1, tokens, length).
         columns = torch.arange(length)
@@ -88,21 +64,11 @@ class BatchedKVCache:
         masks: torch.Tensor | dict[str, torch.Tensor] = self._to_mask(full if layer_types else sliding)
         if "sliding_attention" in layer_types:
             masks = {"full_attention": self._to_mask(full), "sliding_attention": self._to_mask(sliding)}
-        logits, _ = self._model.forward(tokens, self._cache, keep, position_ids=positions, attention_mask=masks)
-        results: list[Logits] = []
-        for row, start in enumerate(range(0, len(batch), per_slot)):
-            kept = batch[start : start + per_slot][-keep:]
-            results += [logits[row, index] for index, entry in enumerate(kept) if entry.wants_logits]
-        return results
+        logits, _ = self._model.forward(tokens, self._cache, position_ids=positions, attention_mask=masks)
+        return [row for row, entry in zip(logits, batch[per_slot - 1 :: per_slot], strict=True) if entry.wants_logits]
 
     def truncate(self, slot: int, length: int) -> bool:
         """Keep the first `length` tokens of a slot. Those after them are overwritten, or masked."""
-        if images := self._image_slots.get(slot):
-            excess = images.cache.get_seq_length() - length
-            if not length:
-                del self._image_slots[slot]
-            elif excess > 0:
-                images.cache.crop(-excess)
         return True
 
     @torch.inference_mode()
@@ -123,7 +89,6 @@ class BatchedKVCache:
         """A cache with more slots and the same content."""
         larger = BatchedKVCache(self._model, slots, self._window)
         larger._columns[: self._slots] = self._columns
-        larger._image_slots = self._image_slots
         for layer, larger_layer in zip(self._cache.layers, larger._cache.layers, strict=True):
             if layer.is_initialized:
                 larger_layer.lazy_initialization(layer.keys, layer.values)
@@ -192,23 +157,6 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[misc, unused-ignore]
         return self._window
 
 
-@torch.inference_mode()
-def _evaluate_images(model: TorchModel, inputs: Any) -> tuple[Logits, ImageCache]:
-    """The logits after a prompt with images, and its cache."""
-    logits, cache = model.forward_images(inputs, None, 1)
-    return logits[0], cache
-
-
-@torch.inference_mode()
-def _evaluate_after_images(
-    model: TorchModel, batch: Sequence[BatchToken], cache: ImageCache
-) -> tuple[list[Logits], ImageCache]:
-    """The requested logits of tokens that follow a prompt with images, and its cache."""
-    tokens = torch.tensor([[entry.token for entry in batch]])
-    logits, cache = model.forward_images({"input_ids": tokens}, cache, len(batch))
-    return [row for row, entry in zip(logits, batch, strict=True) if entry.wants_logits], cache
-
-
 class SingleKVCache:
     """A cache with one slot in the model's own format, which cannot be truncated. Used by one thread."""
 
@@ -217,37 +165,25 @@ class SingleKVCache:
     def __init__(self, model: TorchModel) -> None:
         self._model = model
         self._cache: Any = None
-        self._images: ImageCache | None = None
         self._length = 0
-
-    def evaluate_images(self, slot: int, inputs: Any) -> tuple[Logits, int]:
-        """See KVCache."""
-        logits, self._images = _evaluate_images(self._model, inputs)
-        self._length = int(inputs["input_ids"].shape[1])
-        return logits, self._length
 
     @torch.inference_mode()
     def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
         """The requested logits, in order."""
-        if self._images:
-            logits, self._images = _evaluate_after_images(self._model, batch, self._images)
-            self._length += len(batch)
-            return logits
-        keep = len(batch) if sum(entry.wants_logits for entry in batch) > 1 else 1
         tokens = torch.tensor([[entry.token for entry in batch]])
         if self._cache is None and self._model.virtual_tokens:
             self._cache = DynamicCache()
             for number, (keys, values) in enumerate(self._model.virtual_cache):
                 self._cache.update(keys, values, number)
-        rows, self._cache = self._model.forward(tokens, self._cache, keep)
+        rows, self._cache = self._model.forward(tokens, self._cache)
         self._length += len(batch)
-        return [rows[0, index] for index, entry in enumerate(batch[-keep:]) if entry.wants_logits]
+        return list(rows) if batch[-1].wants_logits else []
 
     def truncate(self, slot: int, length: int) -> bool:
         """True if the slot already has this length. Otherwise empty it, and return whether `length` is 0."""
         if length == self._length:
             return True
-        self._cache, self._images, self._length = None, None, 0
+        self._cache, self._length = None, 0
         return length == 0
 
     def copy(self, source: int, target: int) -> None:

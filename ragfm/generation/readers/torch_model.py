@@ -1,34 +1,28 @@
-"""A model of transformers: loading, tokenizer, chat template, PEFT adapters, forward pass.
-
-Causal language models, and models that take images and text to text, with their processor.
-"""
+"""A causal language model of transformers: loading, tokenizer, chat template, PEFT adapters, forward pass."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
 from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
 from ragfm.core.types import Message
 from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.generation.readers.chat_template import ChatTemplate
-from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, ImagePrompt
-from ragfm.generation.readers.images import IMAGE_SIDE, prepare_image
+from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter
 from ragfm.models.hardware import limit_torch_threads
 from ragfm.models.model_lookup import hide_progress_bar, report_damage
 
-Bits: TypeAlias = Literal[4, 8]
 KeysAndValues: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """Of a layer. *Shape* of each: (1, heads, tokens, head size)."""
 _GPU_PREFILL_BLOCK = 1024
@@ -56,11 +50,8 @@ class TorchModel:
         self,
         path: Path,
         *,
-        vision: bool = False,
-        image_side: int = IMAGE_SIDE,
         device: str | None = None,
         dtype: str | None = None,
-        bits: Bits | None = None,
         thinking: bool = False,
     ) -> None:
         _check_options(device, dtype)
@@ -72,41 +63,23 @@ class TorchModel:
         if path.is_file():
             load_options["gguf_file"] = path.name
         model_options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
-        if bits:
-            from transformers import BitsAndBytesConfig
-
-            if bits not in (4, 8):
-                raise UnsupportedError(f"Weights of {bits} bits are not supported.", "Load the model with 4 or 8 bits.")
-            model_options["quantization_config"] = (
-                BitsAndBytesConfig(load_in_8bit=True)
-                if bits == 8
-                else BitsAndBytesConfig(
-                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=model_options["dtype"]
-                )
-            )
-        if bits or (device is None and torch.cuda.device_count() > 1):
-            model_options["device_map"] = {"": device} if device else "auto"
-        auto_model = AutoModelForImageTextToText if vision else AutoModelForCausalLM
-        self._processor: Any = None
+        if device is None and torch.cuda.device_count() > 1:
+            model_options["device_map"] = "auto"
         try:
             with report_damage("transformers", path), hide_progress_bar(gguf=path.is_file()):
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, **load_options)
-                if vision:
-                    self._processor = AutoProcessor.from_pretrained(folder, **load_options)
-                model = auto_model.from_pretrained(folder, use_safetensors=True, **model_options, **load_options)
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, use_safetensors=True, **model_options, **load_options
+                )
         except ImportError as error:
-            extra = "vision" if vision else "qlora" if bits else "transformers"
-            hint = f"Run `pip install -e '.[{extra}]'` in ragfm's source folder."
+            hint = "Run `pip install -e '.[transformers]'` in ragfm's source folder."
             raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
-        if not self._tokenizer.chat_template and vision:
-            self._tokenizer.chat_template = self._processor.chat_template
         if not self._tokenizer.chat_template:
             raise UnsupportedError(f"The model '{path}' has no chat template.", "Use an instruction-tuned model.")
         if not self._tokenizer.is_fast:
             raise UnsupportedError(f"The model '{path}' has no fast tokenizer.", "Convert it to tokenizer.json.")
 
-        self.path, self._thinking, self._image_side = path, thinking, image_side
-        self._processing = threading.Lock()
+        self.path, self._thinking = path, thinking
         if "device_map" not in model_options:
             model = model.to(device or ("cuda" if on_gpu else "cpu"))
         self._model = model.eval()
@@ -119,8 +92,6 @@ class TorchModel:
             can_batch(self.config) and "position_ids" in inspect.signature(model.forward).parameters
         )
         self._cache_argument = cache_argument(model)
-        # Models with positions in three dimensions (Qwen2-VL) keep the offset of the last prompt's in themselves.
-        self._rope_holder = next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
 
         self._template: ChatTemplate | None = None
         self._peft_model: Any = None
@@ -144,13 +115,6 @@ class TorchModel:
         """The tokens of a conversation. The template writes all special tokens, including the first one."""
         return self.tokenize(self.render(messages))
 
-    def image_prompt(self, messages: Sequence[Message]) -> ImagePrompt:
-        """A conversation with images, as the model's processor prepares it. Raises UnsupportedError."""
-        text = self.render(messages)
-        with self._processing:  # the processor changes its tokenizer
-            inputs = process_images(self._processor, text, messages, side=self._image_side, path=self.path)
-        return ImagePrompt(inputs["input_ids"].shape[1], inputs)
-
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a text."""
         text = text.encode("utf-8", "replace").decode()  # the tokenizer rejects unpaired surrogates
@@ -159,10 +123,7 @@ class TorchModel:
     def render(self, messages: Sequence[Message]) -> str:
         """A conversation in the model's chat template. Raises UnsupportedError."""
         if self._template is None or self._template.source != self._tokenizer.get_chat_template():
-            vision = self._processor is not None
-            self._template = ChatTemplate.of_tokenizer(
-                self._tokenizer, self.path, thinking=self._thinking, vision=vision
-            )
+            self._template = ChatTemplate.of_tokenizer(self._tokenizer, self.path, thinking=self._thinking)
         return self._template.render(messages)
 
     def detokenize(self, tokens: Iterator[float]) -> Iterator[str]:
@@ -177,41 +138,19 @@ class TorchModel:
 
     # --- Called by the evaluation thread -------------------------------------------------------------------------
 
-    def forward(self, tokens: torch.Tensor, cache: Any, keep: int, **inputs: Any) -> tuple[Any, Any]:
-        """The logits of the last `keep` tokens of each row, and the new cache.
+    def forward(self, tokens: torch.Tensor, cache: Any, **inputs: Any) -> tuple[Any, Any]:
+        """The logits of the last token of each row, and the new cache.
 
-        *Shape:* (rows, keep, vocabulary), on the CPU. Raises RagfmError if memory is short.
+        *Shape:* (rows, vocabulary), on the CPU. Raises RagfmError if memory is short.
         """
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"].to(self.device)
         inputs[self._cache_argument] = cache
         try:
-            output = self._model(tokens.to(self.device), use_cache=True, logits_to_keep=keep, **inputs)
+            output = self._model(tokens.to(self.device), use_cache=True, logits_to_keep=1, **inputs)
         except torch.OutOfMemoryError as error:
             raise RagfmError(f"There is not enough memory for '{self.path}'.", "Load it with fewer slots.") from error
-        return output.logits[:, -keep:].float().cpu().numpy(), output[self._cache_argument]
-
-    def forward_images(self, inputs: Any, cache: ImageCache | None, keep: int) -> tuple[Any, ImageCache]:
-        """The logits of the last `keep` tokens of one request with images, and its new cache.
-
-        `inputs` are those of the processor without a `cache`, afterwards `input_ids`. *Shape* of the logits: (keep,
-        vocabulary).
-        """
-        tensors = {
-            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
-            for name, tensor in inputs.items()
-        }
-        tokens = tensors.pop("input_ids")
-        holder = self._rope_holder
-        if holder is not None:
-            holder.rope_deltas = cache.rope_deltas if cache else None
-        try:
-            logits, state = self.forward(tokens, cache.cache if cache else DynamicCache(), keep, **tensors)
-            rope_deltas = holder.rope_deltas if holder is not None else None
-        finally:
-            if holder is not None:
-                holder.rope_deltas = None
-        return logits[0], ImageCache(state, rope_deltas)
+        return output.logits[:, -1].float().cpu().numpy(), output[self._cache_argument]
 
     def set_adapter(self, adapter: Adapter | None) -> None:
         """Use an adapter, or none, for the following evaluations. Raises DamagedModelError."""
@@ -277,33 +216,6 @@ class TorchModel:
             raise
         if adapter not in self._virtual_caches:
             self._adapter_names[adapter] = name
-
-
-class ImageCache(NamedTuple):
-    """The KV cache of a request with images, and the offset of its positions where the model needs one."""
-
-    cache: Any
-    rope_deltas: torch.Tensor | None
-
-
-def process_images(processor: Any, text: str, messages: Sequence[Message], *, side: int, path: Path) -> Any:
-    """The tensors of a rendered conversation and its images, scaled to `side`. Raises UnsupportedError."""
-    from PIL import Image
-
-    images = []
-    for part in (part for message in messages for part in message.images):
-        image = prepare_image(part, side)
-        images.append(Image.frombytes("RGB", (image.width, image.height), image.data))
-    mark = getattr(processor, "image_token", None)
-    if mark and text.count(mark) != len(images):
-        raise UnsupportedError(
-            f"The prompt has '{mark}', the token of an image, {text.count(mark)} times for {len(images)} images.",
-            "Remove the token from the text.",
-        )
-    try:
-        return processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)
-    except Exception as error:  # processors raise all kinds of errors, for instance for a very long image
-        raise UnsupportedError(f"'{path}' cannot process these images: {error}.") from error
 
 
 def cache_argument(model: Any) -> str:

@@ -1,24 +1,18 @@
-"""A reader for models of Hugging Face transformers, for text or for text and images, on the GPU if there is one."""
+"""A reader for language models of Hugging Face transformers, on the GPU if there is one."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
-from json import loads
 from pathlib import Path
-from typing import cast
 
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-from ragfm.core.errors import ConfigError, ModelNotFoundError, UnsupportedError
+from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.types import Sampling
-from ragfm.generation.readers import bool_option, int_option, passages_for
+from ragfm.generation.readers import passages_for
 from ragfm.generation.readers.engine import CacheFactory
-from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.torch_kv_cache import BatchedKVCache, SingleKVCache
-from ragfm.generation.readers.torch_model import Bits, TorchModel
+from ragfm.generation.readers.torch_model import TorchModel
 from ragfm.models.adapters import is_peft_folder
 from ragfm.models.model_lookup import find_model
 
@@ -27,12 +21,10 @@ class TransformersReader(LocalReader[TorchModel]):
     """A model from a folder, the hub or a GGUF file (dequantised). Requests from any thread are evaluated together.
 
     Weights are safetensors or GGUF; code from the hub never runs. `device` defaults to the GPUs if there are any
-    (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` is torch's
-    name. `bits` (4 or 8) quantises with bitsandbytes. Each request has `context_tokens` for itself, limited to the
-    model's training context, minus `virtual_tokens`, those of an adapter by prefix or prompt tuning. Up to `slots`
-    requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a PEFT folder. A model with `vision`
-    takes images of up to `image_side` pixels on the longer side; larger ones are scaled. Default: whether it has a
-    processor, and cannot be loaded without vision.
+    (bfloat16; the model is split over all of them), else the CPU (float32). `dtype` is torch's name. Each request has
+    `context_tokens` for itself, limited to the model's training context, minus `virtual_tokens`, those of an adapter by
+    prefix or prompt tuning. Up to `slots` requests run at once, and up to `waiting` more wait. `Sampling.adapter` is a
+    PEFT folder.
     """
 
     def __init__(
@@ -44,18 +36,12 @@ class TransformersReader(LocalReader[TorchModel]):
         waiting: int = 64,
         device: str | None = None,
         dtype: str | None = None,
-        bits: Bits | None = None,
         thinking: bool | str = False,
         virtual_tokens: int = 0,
-        vision: bool | str | None = None,
-        image_side: int = IMAGE_SIDE,
     ) -> None:
         path = find_model(model, "reader")
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking, virtual_tokens=virtual_tokens)
         self._device, self._dtype = device, dtype
-        self._bits = None if bits is None else cast("Bits", int_option("bits", bits, 1))
-        self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
-        self.vision = has_vision(path, vision)
 
     @property
     def passages(self) -> int:
@@ -65,15 +51,7 @@ class TransformersReader(LocalReader[TorchModel]):
         return passages_for(sum(file.stat().st_size for file in self._path.glob("*.safetensors")) // 4)  # 16 bits each
 
     def _load_model(self) -> TorchModel:
-        return TorchModel(
-            self._path,
-            device=self._device,
-            dtype=self._dtype,
-            bits=self._bits,
-            thinking=self._thinking,
-            vision=self.vision,
-            image_side=self._image_side,
-        )
+        return TorchModel(self._path, device=self._device, dtype=self._dtype, thinking=self._thinking)
 
     def _cache_factory(self, model: TorchModel, context_tokens: int) -> CacheFactory:
         if model.supports_batching:
@@ -95,24 +73,3 @@ class TransformersReader(LocalReader[TorchModel]):
             raise ModelNotFoundError(
                 f"'{path}' is not a folder with a PEFT adapter.", "Specify the adapter's folder, not a GGUF file."
             )
-
-
-def has_vision(path: Path, wanted: bool | str | None) -> bool:
-    """Whether to load a model with its vision part. Loads nothing. Raises ConfigError if it is `wanted` and absent.
-
-    By default, only models that transformers cannot load as language models are: others stay what they were for text.
-    """
-    if wanted is not None and not bool_option("vision", wanted):
-        return False
-    kind = None
-    with suppress(OSError, ValueError):
-        config = loads((path / "config.json").read_bytes())
-        files = ("preprocessor_config.json", "processor_config.json")
-        if "vision_config" in config and any((path / name).is_file() for name in files):
-            kind = config.get("model_type")
-    if wanted is not None and kind is None:
-        raise ConfigError(
-            f"Invalid reader option vision: the model '{path}' has no vision part, or no processor for images.",
-            "Use a model with `vision_config` in its config.json, and a preprocessor_config.json.",
-        )
-    return kind is not None and (wanted is not None or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import math
 import signal
 import subprocess
 import sys
@@ -12,21 +11,23 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
 import pytest
 from support.tiny_gguf import write_lora, write_tiny
 
-from ragfm.core.errors import ContextOverflowError, DamagedModelError, ModelNotFoundError, RagfmError, ReaderBusyError
+from ragfm.core.errors import DamagedModelError, ModelNotFoundError, RagfmError, ReaderBusyError
 from ragfm.core.own_thread import in_own_thread
-from ragfm.core.types import CLOSED, Message, Sampling, Stream
+from ragfm.core.types import CLOSED, Message, Reader, Sampling, Stream
 from ragfm.generation.readers import continuous_batching
 from ragfm.generation.readers.engine import PREFILL_BLOCK, Adapter, BatchToken
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.llama_model import LlamaModel
+from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.slots import Slot, assign_slot
 from ragfm.models.thread_count import ThreadCount
 
@@ -59,6 +60,17 @@ def single() -> LlamaCppReader:
 
 def text(stream: Stream) -> str:
     return "".join(stream)
+
+
+def logprobs(reader: Reader, messages: list[Message], **sampling: Any) -> tuple[float, ...]:
+    """The log-probabilities of the first two tokens, which tell one adapter from another."""
+    stream = reader.stream(messages, Sampling(max_tokens=2, logprobs=True, **sampling))
+    text(stream)
+    return stream.logprobs
+
+
+def request_for(prompt: list[int], scope: str = "") -> GenerationRequest:
+    return GenerationRequest(prompt, None, sampler=LogitsSampler(Sampling()), max_tokens=1, scope=scope)
 
 
 def wait_until(holds: object, seconds: float = 20.0) -> None:
@@ -435,22 +447,22 @@ def test_the_prefix_of_a_running_request_is_reused(reader: LlamaCppReader) -> No
 
 
 def slot(number: int, held: Sequence[int], used: int = 0, prompt: Sequence[int] | None = None) -> Slot:
-    request = None if prompt is None else GenerationRequest(list(prompt), None)
+    request = None if prompt is None else request_for(list(prompt))
     return Slot(number, prompt=list(held), last_used=used, request=request)
 
 
 def test_a_request_gets_the_slot_with_most_of_its_prompt() -> None:
     a, b, c = list(range(1000)), list(range(5000, 6000)), list(range(300)) + list(range(7000, 7700))
-    request = GenerationRequest([*a, 1, 2, 3], None)
+    request = request_for([*a, 1, 2, 3])
     slots = [slot(0, b, used=1), slot(1, a, used=9), slot(2, [], used=3)]
     assert assign_slot(slots, request, 1)[1:] == (slots[1], 1000)
     assert assign_slot(slots, request, PREFILL_BLOCK)[2] == 1000 // PREFILL_BLOCK * PREFILL_BLOCK
     # Of `a` only a third is of use to `c`: it is copied, not cut, and the empty slot is filled first.
-    assert assign_slot(slots, GenerationRequest(c, None), 1) == (slots[2], slots[1], 300)
-    assert assign_slot(slots[:2], GenerationRequest(c, None), 1) == (slots[0], slots[1], 300)
+    assert assign_slot(slots, request_for(c), 1) == (slots[2], slots[1], 300)
+    assert assign_slot(slots[:2], request_for(c), 1) == (slots[0], slots[1], 300)
     # Nothing is shared: an empty one, else the one that was not used for longest.
-    assert assign_slot(slots, GenerationRequest([1, 2, 3], None), 1)[0] is slots[2]
-    assert assign_slot(slots[:2], GenerationRequest([9, 9, 9], None), 1)[0] is slots[0]
+    assert assign_slot(slots, request_for([1, 2, 3]), 1)[0] is slots[2]
+    assert assign_slot(slots[:2], request_for([9, 9, 9]), 1)[0] is slots[0]
     slots[1].cache_key = (Adapter("other", "1"), "")
     assert assign_slot(slots, request, 1)[2] == 0
 
@@ -461,7 +473,7 @@ def test_a_scope_with_half_of_the_slots_replaces_its_own_prompts() -> None:
         slots[number].cache_key = (None, "light")
     for number in (2, 3):
         slots[number].cache_key = (None, "heavy")
-    request = GenerationRequest([9] * 200, None, scope="heavy")
+    request = request_for([9] * 200, "heavy")
     assert assign_slot(slots, request, 1)[0] is slots[2]
     slots[2].cache_key = (None, "light")  # heavy has less than half
     assert assign_slot(slots, request, 1)[0] is slots[0]
@@ -471,45 +483,12 @@ def test_a_scope_with_half_of_the_slots_replaces_its_own_prompts() -> None:
 
 def test_a_request_waits_for_a_slot_or_for_its_prefix() -> None:
     prompt = list(range(1000))
-    assert assign_slot([slot(0, prompt, prompt=prompt)], GenerationRequest(prompt, None), 1) is None
+    assert assign_slot([slot(0, prompt, prompt=prompt)], request_for(prompt), 1) is None
     reading = [slot(0, prompt[:100], prompt=prompt), slot(1, [])]
-    assert assign_slot(reading, GenerationRequest([*prompt, 7, 7], None), 1) is None
-    assert assign_slot(reading, GenerationRequest([3, 4, 5], None), 1)[0] is reading[1]
+    assert assign_slot(reading, request_for([*prompt, 7, 7]), 1) is None
+    assert assign_slot(reading, request_for([3, 4, 5]), 1)[0] is reading[1]
     reading[0].prompt = list(prompt)
-    assert assign_slot(reading, GenerationRequest([*prompt, 7, 7], None), 1) == (reading[1], reading[0], 1000)
-
-
-# --- Scores ------------------------------------------------------------------------------------------------------
-
-
-@in_own_thread
-def test_scores_are_sums_of_log_probabilities(reader: LlamaCppReader) -> None:
-    answers = ["No, water is not wet", "Yes", "Bananas " * 30]
-    scores = reader.score(QUESTIONS[0], answers)
-    assert scores[1] > scores[2]
-    model = reader._engine.model
-    context = LlamaContext(model, 1, 1024, ThreadCount(1))
-    prompt = model.prompt_tokens(QUESTIONS[0])
-    for answer, score in zip(answers, scores, strict=True):
-        tokens = [*prompt, *model.tokenize(answer, special=False)]
-        context.truncate(0, 0)
-        logits = [
-            row.astype(np.float64)
-            for row in context.evaluate([BatchToken(t, at, 0, True) for at, t in enumerate(tokens)])
-        ]
-        expected = sum(
-            logits[at - 1][tokens[at]] - np.log(np.exp(logits[at - 1]).sum()) for at in range(len(prompt), len(tokens))
-        )
-        assert math.isclose(score, expected, rel_tol=1e-4)
-    assert reader.score(QUESTIONS[0], []) == []
-    with pytest.raises(ContextOverflowError):
-        reader.score(QUESTIONS[0], ["word " * 1024])
-
-
-def test_scores_and_streams_run_concurrently(reader: LlamaCppReader) -> None:
-    alone = text(reader.stream(QUESTIONS[2], SAMPLINGS[0])), reader.score(QUESTIONS[0], ["Yes", "No", "Perhaps so"])
-    stream = reader.stream(QUESTIONS[2], SAMPLINGS[0])
-    assert (reader.score(QUESTIONS[0], ["Yes", "No", "Perhaps so"]), text(stream)) == alone[::-1]
+    assert assign_slot(reading, request_for([*prompt, 7, 7]), 1) == (reading[1], reading[0], 1000)
 
 
 # --- Errors ------------------------------------------------------------------------------------------------------
@@ -638,9 +617,8 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
     tiny = write_tiny(tmp_path / "tiny.gguf")
     adapters = [None, *(str(write_lora(tmp_path / f"{n}.gguf", layer=1, size=64, seed=n)) for n in range(2))]
     reader = LlamaCppReader(str(tiny), threads=1, context_tokens=256)
-    answers = ["Yes", "No, never"]
-    alone = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
-    assert abs(alone[1][0] - alone[0][0]) > 0.01 < abs(alone[2][0] - alone[1][0])
+    alone = [logprobs(reader, QUESTIONS[2], adapter=adapter) for adapter in adapters]
+    assert len(set(alone)) == 3
     used: list[str] = []
     set_adapter, asked = LlamaContext.set_adapter, threading.Event()
 
@@ -652,9 +630,9 @@ def test_requests_with_several_adapters_take_turns(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(LlamaContext, "set_adapter", seen)
     streams = [reader.stream(QUESTIONS[2], Sampling(max_tokens=60, adapter=adapter)) for adapter in adapters]
     asked.set()
-    together = [reader.score(QUESTIONS[2], answers, adapter=adapter) for adapter in adapters]
-    for scores, expected in zip(together, alone, strict=True):
-        assert scores == pytest.approx(expected, abs=1e-3)
+    together = [logprobs(reader, QUESTIONS[2], adapter=adapter) for adapter in adapters]
+    for found, expected in zip(together, alone, strict=True):
+        assert found == pytest.approx(expected, abs=1e-3)
     for stream in streams:
         text(stream)
     switches = sum(before != after for before, after in itertools.pairwise(used))
@@ -689,9 +667,9 @@ def test_no_prompt_is_shared_between_adapters_scales_or_scopes(tmp_path: Path, m
     reader = LlamaCppReader(str(write_tiny(tmp_path / "tiny.gguf")), threads=1, context_tokens=512, slots=9)
     weak, strong = (str(write_lora(tmp_path / f"{scale}.gguf", layer=0, size=64, scale=scale)) for scale in (1.0, 3.0))
     kinds = [(adapter, scope) for adapter in (None, weak, strong) for scope in ("", "a", "b")]
-    prompt, cached, scores = asked(LONG * 4), list[int](), dict[str | None, float]()
+    prompt, cached, found = asked(LONG * 4), list[int](), dict[str | None, tuple[float, ...]]()
     for adapter in (weak, strong):
-        reader.score(asked("Hi"), ["Yes"], adapter=adapter)  # tried once, which takes longer than an answer
+        logprobs(reader, asked("Hi"), adapter=adapter)  # tried once, which takes longer than an answer
     evaluate, submitted = LlamaContext.evaluate, threading.Event()
     with monkeypatch.context() as held:  # until nine requests are there, so that there are nine slots
         held.setattr(LlamaContext, "evaluate", lambda *args: submitted.wait(20) and evaluate(*args))
@@ -704,11 +682,11 @@ def test_no_prompt_is_shared_between_adapters_scales_or_scopes(tmp_path: Path, m
         streams = [reader.scoped(scope).stream(prompt, Sampling(max_tokens=1, adapter=of)) for of, scope in kinds]
         cached += [stream.usage.cached_tokens for stream in streams if text(stream) is not None]
         for adapter, scope in kinds:
-            (score,) = reader.scoped(scope).score(prompt, ["Yes"], adapter=adapter)
-            assert scores.setdefault(adapter, score) == score
+            first = logprobs(reader.scoped(scope), prompt, adapter=adapter)
+            assert found.setdefault(adapter, first) == first
     assert cached[:9] == [0] * 9
     assert min(cached[9:]) > 250
-    assert len(set(scores.values())) == 3
+    assert len(set(found.values())) == 3
     assert reader.scoped("a").count_tokens(prompt) == reader.count_tokens(prompt)
     assert reader.scoped("a").context_tokens == 512
     with pytest.raises(ModelNotFoundError, match=r"1\.0\.gguf:0\.5"):
@@ -719,15 +697,15 @@ def test_a_replaced_adapter_file_is_a_different_adapter(tmp_path: Path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tiny, path = write_tiny(tmp_path / "tiny.gguf"), tmp_path / "lora.gguf"
     running = LlamaCppReader(str(tiny), threads=1, context_tokens=512)
-    prompt, found = asked(LONG * 4), list[float]()
+    prompt, found = asked(LONG * 4), list[tuple[float, ...]]()
     for scale in (1.0, 3.0):
         write_lora(path, layer=0, size=64, scale=scale)
         fresh = LlamaCppReader(str(tiny), threads=1, context_tokens=512)
         stream = running.stream(prompt, Sampling(max_tokens=1, adapter=str(path)))
         text(stream)
         assert stream.usage.cached_tokens == 0
-        found += running.score(prompt, ["Yes"], adapter=str(path))
-        assert [found[-1]] == fresh.score(prompt, ["Yes"], adapter=str(path))
+        found.append(logprobs(running, prompt, adapter=str(path)))
+        assert found[-1] == logprobs(fresh, prompt, adapter=str(path))
     assert found[0] != found[1]
     waiting = Adapter.from_path(path)
     write_lora(path, layer=0, size=64, scale=5.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,9 @@ from PIL import Image
 from ragfm.core.errors import UnsupportedError
 from ragfm.core.types import ImagePart, Message
 from ragfm.generation.prompt import _neutralize
-from ragfm.generation.readers.chat_template import ChatTemplate
-from ragfm.generation.readers.images import check_images, prepare_image
+from ragfm.generation.readers import check_images
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
-
-LLAVA = (
-    "{% for m in messages %}{{ m.role.upper() }}: "
-    "{% for c in m.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
-    "{% for c in m.content | selectattr('type', 'equalto', 'text') %}{{ c.text }} {% endfor %}"
-    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
-QWEN = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
-)
+from ragfm.parsing.image_preparation import prepare_image
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> ImagePart:
@@ -37,8 +24,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> ImagePart:
 
 
 def pixels(image: ImagePart, side: int = 1024) -> np.ndarray:
-    prepared = prepare_image(image, side)
-    return np.frombuffer(prepared.data, np.uint8).reshape(prepared.height, prepared.width, 3)
+    return np.asarray(Image.open(io.BytesIO(prepare_image(image, side).data)).convert("RGB"))
 
 
 @pytest.mark.parametrize(
@@ -101,25 +87,3 @@ def test_images_are_only_the_users() -> None:
         check_images([Message("assistant", (image,))], vision=True, reader="it")
     with pytest.raises(UnsupportedError, match=r"bundled|SmolLM.*cannot see images"):
         LlamaCppReader("bundled").count_tokens([Message("user", ("What is it?", image))])
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (LLAVA, "SYSTEM: Brief. USER: <image>\n[1]  Why? ASSISTANT:"),
-        (
-            QWEN,
-            "<|im_start|>system\nBrief.<|im_end|>\n<|im_start|>user\n[1] <|vision_start|><|image_pad|>"
-            "<|vision_end|>Why?<|im_end|>\n<|im_start|>assistant",
-        ),
-    ],
-)
-def test_templates_of_vision_models(source: str, expected: str) -> None:
-    """Some take texts and lists of parts, some only lists, and put images first."""
-    template = ChatTemplate(source, {}, Path("model"), vision=True)
-    image = encode(Image.new("RGB", (2, 2)))
-    system, user = Message("system", "Brief."), Message("user", ("[1] ", image, "Why?"))
-    assert template.render([system, user]) == expected
-    plain = template.render([system, Message("user", "Why?")])
-    assert "Brief." in plain
-    assert "Why?" in plain

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ def test_options_of_an_unknown_reader_are_an_error(monkeypatch: pytest.MonkeyPat
 
 def read(reader: LlamaCppReader, messages: Sequence[Message], **sampling: object) -> str:
     return "".join(reader.stream(messages, Sampling(**{"max_tokens": 12} | sampling)))  # type: ignore[arg-type]
+
+
+def answer(reader: LlamaCppReader, messages: Sequence[Message]) -> tuple[str, tuple[float, ...]]:
+    stream = reader.stream(messages, Sampling(max_tokens=12, logprobs=True))
+    return "".join(stream), stream.logprobs
 
 
 # --- limits and stop strings -------------------------------------------------------------------------------------
@@ -243,24 +248,24 @@ def test_earlier_prompts_change_nothing(reader: LlamaCppReader) -> None:
     shared = "The handbook says that employees get leave. " * 20
     first, second = ([Message("user", shared + end)] for end in ("Who gets leave, and when?", "What does it say?"))
     fresh = LlamaCppReader("bundled", threads=1, context_tokens=1024)
-    logits = fresh.score(second, ["It", "The handbook says"])
-    text = read(fresh, second)
-    reader.score(ASKED, ["Yes"])
+    text, logprobs = answer(fresh, second)
+    read(reader, ASKED)
     stream = reader.stream(first, Sampling(max_tokens=4))
     list(stream)
     assert stream.usage == Usage(reader.count_tokens(first), stream.usage.cached_tokens, 4)
-    assert reader.score(second, ["It", "The handbook says"]) == logits
+    stream = reader.stream(second, Sampling(max_tokens=12, logprobs=True))
+    assert ("".join(stream), stream.logprobs) == (text, logprobs)
     stream = reader.stream(second, Sampling(max_tokens=12))
     assert "".join(stream) == text
     assert stream.usage.cached_tokens == stream.usage.prompt_tokens - 2  # the last ones are evaluated for their logits
 
 
 @pytest.mark.parametrize("tokens", [PREFILL_BLOCK - 1, PREFILL_BLOCK, PREFILL_BLOCK + 1, PREFILL_BLOCK + 2])
-def test_prompts_of_about_a_block_give_the_same_score_twice(reader: LlamaCppReader, tokens: int) -> None:
+def test_prompts_of_about_a_block_give_the_same_logprobs_twice(reader: LlamaCppReader, tokens: int) -> None:
     words = next(n for n in range(tokens) if reader.count_tokens([Message("user", "word " * n)]) == tokens)
     asked = [Message("user", "word " * words)]
-    first = reader.score(asked, ["Yes", "No"])
-    assert reader.score(asked, ["Yes", "No"]) == first
+    first = answer(reader, asked)
+    assert answer(reader, asked) == first
 
 
 def test_the_window_is_used_to_the_last_token() -> None:
@@ -303,25 +308,6 @@ def test_a_schema_is_enforced(reader: LlamaCppReader) -> None:
         reader.stream(ASKED, Sampling(schema=schema, grammar='root ::= "a"'))
     with pytest.raises(ConfigError, match="not a JSON schema"):
         reader.stream(ASKED, Sampling(schema={"type": 3}))
-
-
-def test_score_agrees_with_logprobs_to_the_stated_tolerance(reader: LlamaCppReader) -> None:
-    """Blocks and single tokens are multiplied differently; docs/readers.md states by how much they may differ."""
-    differences: list[float] = []
-    for question in ("Is water wet?", "Name three rivers.", "Who was Napoleon?"):
-        asked = [Message("user", question)]
-        stream = reader.stream(asked, Sampling(max_tokens=12, logprobs=True))
-        tokens = reader._engine.model.tokenize("".join(stream))
-        if len(tokens) != len(stream.logprobs):  # the text has other tokens than the ones that were generated
-            continue
-        detokenize = reader._engine.model.detokenize
-        beginnings = ["".join(detokenize(iter(tokens[:count]))) for count in range(len(tokens) + 1)]
-        scores = reader.score(asked, beginnings)
-        of_tokens = [after - before for before, after in pairwise(scores)]
-        differences += [abs(score - logprob) for score, logprob in zip(of_tokens, stream.logprobs, strict=True)]
-    assert len(differences) > 20
-    assert sum(differences) / len(differences) < 0.2
-    assert max(differences) < 1
 
 
 def test_logprobs_of_stopped_and_constrained_answers(reader: LlamaCppReader) -> None:

@@ -234,7 +234,6 @@ def test_vllm_gets_a_salt_for_each_scope(monkeypatch: pytest.MonkeyPatch) -> Non
         for unsalted in (pool_of(vllm), pool_of(vllm, omit=["cache_salt"]).scoped("a")):
             list(unsalted.stream(ASKED))
             assert "cache_salt" not in vllm.asked[-1][1]
-        assert not hasattr(reader.scoped("a"), "score")
 
 
 def test_a_scoped_prompt_is_not_sent_before_the_server_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,8 +102,6 @@ def test_a_model_without_batching_runs_one_request_at_a_time(tmp_path: Path) -> 
     reader._engine.model.end_tokens = set()
     requests = [submit(reader, messages) for messages in ASKED]
     assert [list(request.results()) for request in requests] == [generate(reader, messages) for messages in ASKED]
-    with pytest.raises(UnsupportedError, match="cannot score"):
-        reader.score(ASKED[0], ["ab", "cd"])
 
 
 def test_a_closed_stream_ends_within_a_step(reader: TransformersReader) -> None:
@@ -120,13 +118,19 @@ def test_a_closed_stream_ends_within_a_step(reader: TransformersReader) -> None:
     assert not loop.unfinished
 
 
-def test_scores_are_sums_of_log_probabilities(reader: TransformersReader) -> None:
+def logprob(reader: TransformersReader, **sampling: Any) -> float:
+    """The log-probability of the likeliest token after `ASKED[1]`."""
+    reader._engine.model.end_tokens = set()
+    stream = reader.stream(ASKED[1], Sampling(max_tokens=1, logprobs=True, **sampling))
+    list(stream)
+    return stream.logprobs[0]
+
+
+def test_log_probabilities_are_those_of_the_model(reader: TransformersReader) -> None:
     model = reader._engine.model
-    prompt, more = model.prompt_tokens(ASKED[0]), model.tokenize("xyz")
     with torch.inference_mode():
-        every = model._model(torch.tensor([prompt + more])).logits[0].log_softmax(-1)
-    right = sum(float(every[len(prompt) - 1 + at, token]) for at, token in enumerate(more))
-    assert reader.score(ASKED[0], ["xyz", ""]) == pytest.approx([right, 0.0], abs=1e-3)
+        every = model._model(torch.tensor([model.prompt_tokens(ASKED[1])])).logits[0, -1].log_softmax(-1)
+    assert logprob(reader) == pytest.approx(float(every.max()), abs=1e-4)
 
 
 def lora(reader: TransformersReader, folder: Path, seed: int) -> Any:
@@ -238,10 +242,7 @@ def test_virtual_tokens_take_their_room_from_the_window(tmp_path: Path) -> None:
     longer = [Message("user", words[0].content + "xx")]
     with pytest.raises(ContextOverflowError, match="482 tokens, and the reader's window of 482"):
         reader.stream(longer, Sampling(adapter=str(tmp_path / "prefix")))
-    with pytest.raises(ContextOverflowError, match="window of 482"):
-        reader.score(longer, ["ab"], adapter=str(tmp_path / "prefix"))
-    scores = reader.score(ASKED[0], ["xyz"], adapter=str(tmp_path / "prefix"))
-    assert abs(scores[0] - reader.score(ASKED[0], ["xyz"])[0]) > 0.01
+    assert abs(logprob(reader, adapter=str(tmp_path / "prefix")) - logprob(reader)) > 1e-3
 
 
 def test_no_prompt_is_shared_between_adapter_scales(tmp_path: Path) -> None:
@@ -254,9 +255,9 @@ def test_no_prompt_is_shared_between_adapter_scales(tmp_path: Path) -> None:
             stream = reader.stream(ASKED[1], Sampling(max_tokens=2, adapter=str(folder)))
             list(stream)
             assert stream.usage.cached_tokens == cached
-        found += reader.score(ASKED[1], ["xyz"], adapter=str(folder))
-        assert found[-1:] == pytest.approx(make_reader(tmp_path / "base").score(ASKED[1], ["xyz"], adapter=str(folder)))
-    assert abs(found[0] - found[1]) > 0.01
+        found.append(logprob(reader, adapter=str(folder)))
+        assert found[-1] == pytest.approx(logprob(make_reader(tmp_path / "base"), adapter=str(folder)))
+    assert abs(found[0] - found[1]) > 1e-3
 
 
 def test_an_adapter_folder_is_served_directly(tmp_path: Path) -> None:
@@ -306,22 +307,6 @@ def test_no_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(RagfmError, match="not enough memory"):
             list(reader.stream(ASKED[0]))
     assert reader.stream(ASKED[0], Sampling(max_tokens=2)).usage.prompt_tokens == 0
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("bits", [4, 8])
-def test_quantised_weights_answer(bits: int) -> None:
-    text = "".join(load_reader("transformers:bundled", bits=bits).stream([Message("user", "What comes after Monday?")]))
-    assert "Tuesday" in text
-
-
-def test_unsupported_bits_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="3 bits"):
-        _ = make_reader(tmp_path, bits=3).context_tokens
-    assert make_reader(tmp_path, bits="4")._bits == 4  # from the environment
-    with pytest.raises(ConfigError, match="bits: 'four'"):
-        make_reader(tmp_path, bits="four")
 
 
 @pytest.mark.parametrize(
