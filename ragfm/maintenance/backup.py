@@ -126,10 +126,8 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
     return BackupReport(str(out), newest.id, documents, newest.chunks, uploads, out.stat().st_size, seconds)
 
 
-def backup_to_folder(
-    store: Store, folder: Path, keep: int, progress: ProgressCallback | None = None
-) -> BackupReport:
-    """Write a backup to `folder`, named `COLLECTION-TIME.tar`, then delete all but the newest `keep`, this one included.
+def backup_to_folder(store: Store, folder: Path, keep: int, progress: ProgressCallback | None = None) -> BackupReport:
+    """Write a backup to `folder`, named `COLLECTION-TIME.tar`, then delete all but the newest `keep` of them.
 
     Deletes only complete backups of the same collection that have such a name, and none if the new one fails.
     Raises what `backup` raises, and CollectionError if an older one cannot be deleted.
