@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
-import sqlalchemy as sa
 
 from ragfm import __version__
 from ragfm.cli.options import FAILED, OK, collection_options
@@ -126,16 +125,16 @@ def _models(store: Collection) -> Iterator[Check]:
     yield from _results("reader", reader)
 
 
-def _weights(job: str, name: str) -> Iterator[Check]:
+def _weights(job: Literal["embedder", "reader"], name: str) -> Iterator[Check]:
     """A model's weights. Files of the hub's cache are named after their checksums; bundled ones have pinned ones."""
     from ragfm.core.registry import plugin_and_model
     from ragfm.models.model_lookup import files_sha256, find_model
 
-    plugin, model = plugin_and_model(f"{job}s", name)  # type: ignore[arg-type]
-    if model == "none" or plugin not in ("llama-cpp", "transformers", "sentence-transformers"):
+    plugin, model = plugin_and_model("readers" if job == "reader" else "embedders", name)
+    if not model or model == "none" or plugin not in ("llama-cpp", "transformers", "sentence-transformers"):
         yield Check(job, name)
         return
-    path = find_model(model, job)  # type: ignore[arg-type]
+    path = find_model(model, job)
     for file in [path] if path.is_file() else path.rglob("*.safetensors"):
         blob = file.resolve()
         if _HASH.fullmatch(blob.name) and files_sha256([file]) != blob.name:
@@ -146,7 +145,7 @@ def _weights(job: str, name: str) -> Iterator[Check]:
 
 def _disk(store: Collection) -> Iterator[Check]:
     """Free space of each file system: 1 GB, and that of the collection for a backup or `compact`."""
-    places = {"collection": _place(store), "cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
+    places = {"collection": store.path, "cache": cache_folder(), "temporary files": Path(tempfile.gettempdir())}
     seen = set[int]()
     for name, folder in places.items():
         existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -161,7 +160,9 @@ def _disk(store: Collection) -> Iterator[Check]:
 
 def _permissions(store: Collection) -> Iterator[Check]:
     """Whether others can read what is private, and whether all files belong to one user, who can write them."""
-    folder, found = _place(store), list[Check]()
+    folder, found = store.path, list[Check]()
+    if not folder.exists():  # of a database, without views on this machine
+        return
     # Keys and the answer log are for the owner only; a group may read the collection.
     private = [folder.with_name(f"{folder.name}{end}") for end in ("-keys.json", "-log.db")]
     private = [path for path in private if path.exists() and not store.store.database.shared]
@@ -179,16 +180,20 @@ def _permissions(store: Collection) -> Iterator[Check]:
 
 def _clock(store: Collection) -> Iterator[Check]:
     """Compare the clock with that of the database or, for a folder, with that of its file system."""
+    import sqlalchemy as sa
+
     start = time.time()
     if store.store.database.shared:
         with _postgres(store).reading() as connection:
             other = float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
         name = "the database"
     else:
-        with tempfile.NamedTemporaryFile(dir=_place(store).parent, prefix=".ragfm-doctor-") as file:
-            written = Path(file.name).stat().st_mtime
-        newest = max((path.stat().st_mtime for path in _place(store).iterdir()), default=written)
-        other, name = max(written, newest), "the files of the collection"
+        other, name = max(path.stat().st_mtime for path in store.path.iterdir()), "the files of the collection"
+        try:
+            with tempfile.NamedTemporaryFile(dir=store.path) as file:
+                other = max(other, Path(file.name).stat().st_mtime)
+        except OSError:  # a read-only folder, whose files only tell whether this clock is behind
+            other = max(other, start)
     behind = other - (start + time.time()) / 2
     action = "" if abs(behind) < _CLOCK_SECONDS else "Synchronise the clocks by NTP: sign-in, keys and locks need it."
     yield Check("clock", f"{abs(behind):.1f} s {'behind' if behind > 0 else 'ahead of'} {name}", action)
@@ -200,6 +205,8 @@ def _database(store: Collection) -> Iterator[Check]:
 
         yield Check("database", f"SQLite {sqlite.sqlite_version}")
         return
+    import sqlalchemy as sa
+
     database = _postgres(store)
     database.check_server()
     with database.reading() as connection:
@@ -220,10 +227,6 @@ def _database(store: Collection) -> Iterator[Check]:
     spare = (limit if role_limit < 0 else min(limit, role_limit)) - used
     few = f"Raise max_connections, or the role's limit: each process opens up to {_SPARE_CONNECTIONS}."
     yield Check("database", f"{counted(connection=spare)} left", few if spare < _SPARE_CONNECTIONS else "")
-
-
-def _place(store: Collection) -> Path:
-    return store.path if store.path.exists() else store.path.parent
 
 
 def _postgres(store: Collection) -> PostgresDatabase:

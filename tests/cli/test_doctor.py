@@ -23,7 +23,8 @@ from ragfm.server.api_keys import Key, KeyFile, default_key_path
 def folder(tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAGFM_READER", "none")
-    Collection.open(tmp_path / ".ragfm", embedder="hashing").sync(docs)
+    with Collection.open(tmp_path / ".ragfm", embedder="hashing") as collection:
+        collection.sync(docs)
     return tmp_path
 
 
