@@ -645,13 +645,25 @@ class Collection:
         return verify(self._store, repair=repair, progress=progress)
 
     def backup(
-        self, path: str | Path, *, force: bool = False, progress: ProgressCallback | None = None
+        self,
+        path: str | Path,
+        *,
+        force: bool = False,
+        keep: int | None = None,
+        progress: ProgressCallback | None = None,
     ) -> BackupReport:
-        """Write the collection to one file, while others read and write."""
-        from ragfm.maintenance.backup import backup
+        """Write the collection to one file, while others read and write.
+
+        With `keep`, `path` is a folder: a new file is written there, and all but the newest `keep` backups of this
+        collection are deleted from it.
+        """
+        from ragfm.maintenance.backup import backup, backup_to_folder
 
         self._owner()
-        return backup(self._store, Path(os.path.abspath(path)), force=force, progress=progress)  # noqa: PTH100
+        place = Path(os.path.abspath(path))  # noqa: PTH100
+        if keep is not None:
+            return backup_to_folder(self._store, place, keep, progress)
+        return backup(self._store, place, force=force, progress=progress)
 
     def restore(self, path: str | Path, progress: ProgressCallback | None = None) -> RestoreReport:
         """Create this collection, which must not exist yet, from a backup."""

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import make_url
 
 from ragfm.cli import ragfm
+from ragfm.server.prometheus_metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "docs" / "deploy"
@@ -170,3 +172,65 @@ def test_the_systemd_unit(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "ragfm.service" not in done.stderr
+
+
+RULES = DEPLOY / "prometheus-rules.yaml"
+DASHBOARD = DEPLOY / "grafana-dashboard.json"
+
+
+def _panel_queries() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def test_rules_and_dashboard_use_metrics_that_exist() -> None:
+    exported = set()
+    for family in text_string_to_metric_families(Metrics(lambda: 0, lambda: 0).text().decode()):
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        exported |= {f"{family.name}{suffix}" for suffix in suffixes}
+    named = set(re.findall(r"ragfm_\w+", " ".join([*_panel_queries(), RULES.read_text(encoding="utf-8")])))
+    assert len(named) > 10
+    assert named <= exported
+
+
+def test_promtool_accepts_rules_and_dashboard_and_the_alerts_fire(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: `apt-get install prometheus`")
+
+    def check(*words: str | Path) -> None:
+        done = subprocess.run([promtool, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    check("check", "rules", "--lint-fatal", RULES)
+    queries = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(_panel_queries())]
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": queries}]}))
+    check("check", "rules", tmp_path / "panels.yaml")
+
+    series = {
+        'up{job="ragfm", instance="a"}': "0x60",
+        'ragfm_database_up{collection="handbook"}': "0x60",
+        'ragfm_reader_server_up{server="gpu:8000"}': "0x60",
+        'ragfm_requests_total{status="200"}': "0+90x60",
+        'ragfm_requests_total{status="503"}': "0+10x60",
+        'ragfm_failures_total{code="queue_full"}': "0+1x60",
+        'ragfm_first_token_seconds_bucket{le="30"}': "0+1x60",
+        'ragfm_first_token_seconds_bucket{le="60"}': "0+9x60",
+        'ragfm_first_token_seconds_bucket{le="+Inf"}': "0+9x60",
+        'ragfm_index_lag_seconds{collection="handbook"}': "1000x60",
+    }
+    healthy = {name: "1x60" if name.partition("{")[0].endswith("up") else "0x60" for name in series}
+    names = [rule["alert"] for rule in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"][0]["rules"]]
+    expression = 'count by (alertname) (ALERTS{alertstate="firing"})'
+    tests = []
+    for values, firing in ((series, names), (healthy, [])):
+        samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+        tests.append(
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": each} for name, each in values.items()],
+                "promql_expr_test": [{"expr": expression, "eval_time": "50m", "exp_samples": samples}],
+            }
+        )
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": tests}))
+    check("test", "rules", tmp_path / "test.yaml")

@@ -3,7 +3,7 @@
 Use          demo, ingest, search, ask, check, chat, log
 Collection   collection_commands (status, sources, documents, remove), watch,
              maintenance_commands (export, verify, backup, restore, copy, compact, reembed)
-Serve        server_commands (serve, keys, mcp)
+Serve        server_commands (serve, keys, mcp), doctor
 Evaluate     evaluation_commands (eval), compare, tune
 Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_retriever, models, plugins
 

@@ -24,6 +24,7 @@ from ragfm.cli.check import check
 from ragfm.cli.collection_commands import documents, remove, sources, status
 from ragfm.cli.compare import compare
 from ragfm.cli.demo import demo
+from ragfm.cli.doctor import doctor
 from ragfm.cli.evaluation_commands import evaluation
 from ragfm.cli.help import CommandGroup
 from ragfm.cli.ingest import ingest
@@ -57,7 +58,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         reembed,
         watch,
     ),
-    "Serve": (serve, keys, mcp),
+    "Serve": (serve, keys, mcp, doctor),
     "Evaluate": (evaluation, compare, tune),
     "Adapt": (adapt, models, plugins),
 }

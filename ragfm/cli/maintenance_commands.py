@@ -109,15 +109,25 @@ def compact(collection: str, as_json: bool) -> None:
 @click.command()
 @click.argument("out", type=NON_EMPTY)
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Write a new file to the folder OUT, then delete all but the newest N backups of the collection there.",
+)
 @collection_options
-def backup(collection: str, as_json: bool, out: str, force: bool) -> None:
+def backup(collection: str, as_json: bool, out: str, force: bool, keep: int | None) -> None:
     """Write the collection to the file OUT. Other processes can use it meanwhile."""
+    if force and keep:
+        usage_error("--force and --keep cannot be combined.")
     with Collection.open(collection) as store, show_progress("bytes") as progress:
-        report = store.backup(out, force=force, progress=progress)
+        report = store.backup(out, force=force, keep=keep, progress=progress)
     text = (
         f"Wrote {counted(document=report.documents, chunk=report.chunks)} of generation {report.generation} to "
         f"{report.path}, {megabytes(report.bytes)}."
     )
+    if report.deleted:
+        text += f" Deleted of older ones: {', '.join(Path(path).name for path in report.deleted)}."
     print_result(asdict(report), text, as_json=as_json)
 
 

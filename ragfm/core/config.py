@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -23,10 +23,19 @@ from ragfm.core.types import MAX_HOPS
 SETTINGS_FILE = "ragfm.toml"
 CONFIG_VARIABLE = "RAGFM_CONFIG"
 """Names the settings file of a collection on PostgreSQL."""
+# What a running server can change, but for models that it loads at its start. Its processes that index uploads read the
+# second line themselves.
+_OF_USERS = ("groups", "groups_claim", "scopes", "rate", "uploads_mb")
+_RELOADED = {
+    *("ask", "search", "server.markdown", *(f"server.oidc.{key}" for key in _OF_USERS)),
+    *("parse", "chunk", "files", "sources", "tags"),
+}
+_AT_START = {"ask.context_tokens", "ask.reranker", "ask.verifier", "search.reranker"}
 _PREFIX = "RAGFM_"  # of environment variables
 _HINT = "docs/configuration.md lists all keys."
 _TYPE_NAME = re.compile(r"(?:constrained-)?(?:str|int|float|bool)|(?:list|literal)\[.+\]")
 AnswerMode: TypeAlias = Literal["strict", "prefer", "open"]
+_S = TypeVar("_S", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -175,6 +184,25 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment overrides the given values, which are those of the file."""
         return env_settings, init_settings
+
+
+def reload_settings(old: _S, new: _S, section: str = "") -> tuple[_S, list[str], list[str]]:
+    """The settings with which a running server goes on: `old`, with those changes that are safe.
+
+    Also returns the names of the keys that were changed, and of those whose change needs a restart.
+    """
+    update, changed, kept = dict[str, Any](), list[str](), list[str]()
+    for name in type(old).model_fields:
+        before, after, key = getattr(old, name), getattr(new, name), f"{section}{name}"
+        if isinstance(before, _Section):
+            update[name], more_changed, more_kept = reload_settings(before, after, f"{key}.")
+            changed, kept = changed + more_changed, kept + more_kept
+        elif before != after and key not in _AT_START and (key in _RELOADED or section[:-1] in _RELOADED):
+            update[name] = after
+            changed.append(key)
+        elif before != after:
+            kept.append(key)
+    return old.model_copy(update=update), changed, kept
 
 
 def settings_path(place: Path) -> Path:

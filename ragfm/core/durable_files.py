@@ -159,14 +159,19 @@ def encode_checksummed(values: Mapping[str, Any]) -> bytes:
 
 def read_checksummed(path: Path) -> dict[str, Any]:
     """Read a file written by `encode_checksummed`. Raises ValueError if its checksum does not match."""
+    return decode_checksummed(path.read_bytes(), path.name)
+
+
+def decode_checksummed(data: bytes, name: str) -> dict[str, Any]:
+    """Decode what `encode_checksummed` returned. Raises ValueError, which has the `name`, if it does not match."""
     try:
-        values = dict(json.loads(path.read_bytes()))
+        values = dict(json.loads(data))
         expected = values.pop("checksum")
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path.name} is damaged") from error
+        raise ValueError(f"{name} is damaged") from error
     actual = _checksum(json.dumps(values, sort_keys=True))
     if actual != expected:
-        raise ValueError(f"{path.name} has the checksum {actual}, expected {expected}")
+        raise ValueError(f"{name} has the checksum {actual}, expected {expected}")
     return values
 
 

@@ -2,8 +2,8 @@
 
 A backup is an uncompressed tar archive with these members:
 
-    manifest.json   format, generation and digest; size and block checksums of the catalog and of each uploaded file,
-                    whose path it has, too; and its own checksum
+    manifest.json   format, id of the collection, generation and digest; size and block checksums of the catalog and of
+                    each uploaded file, whose path it has, too; and its own checksum
     catalog.db      the database at one generation, copied by SQLite's backup interface
     uploads/0 …     the uploaded files, in the order of the manifest. They are copied after the catalog; the next sync
                     of the restored collection settles uploads and deletions in between
@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import tarfile
 import time
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import sqlalchemy as sa
 
 from ragfm.core.durable_files import (
     create_file,
+    decode_checksummed,
     encode_checksummed,
     sync_file,
     sync_folder,
@@ -58,7 +61,10 @@ _PAGES_PER_STEP = 2_000  # copied between two progress reports
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """A written backup: path, generation, number of documents, chunks and uploaded files, and size in bytes."""
+    """A written backup: path, generation, number of documents, chunks and uploaded files, and size in bytes.
+
+    `deleted` are the paths of older backups.
+    """
 
     path: str
     generation: int
@@ -67,6 +73,7 @@ class BackupReport:
     uploads: int
     bytes: int
     seconds: float
+    deleted: tuple[str, ...] = ()
 
 
 def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCallback | None = None) -> BackupReport:
@@ -98,9 +105,9 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
             database = SqliteDatabase(temporary)
             database.write_head(newest.id, newest.digest)
             with closing(Catalog(database)) as copy:
-                documents = len(copy.documents(None))
+                documents, collection = len(copy.documents(None)), copy.collection_id()
             archive = temporary / "archive"
-            uploads = _write_archive(temporary, archive, newest)
+            uploads = _write_archive(temporary, archive, newest, collection)
             if force:
                 archive.replace(out)
             else:
@@ -117,6 +124,50 @@ def backup(store: Store, out: Path, *, force: bool = False, progress: ProgressCa
         raise write_error("backup", out, error) from error
     seconds = round(time.monotonic() - start, 3)
     return BackupReport(str(out), newest.id, documents, newest.chunks, uploads, out.stat().st_size, seconds)
+
+
+def backup_to_folder(store: Store, folder: Path, keep: int, progress: ProgressCallback | None = None) -> BackupReport:
+    """Write a backup to `folder`, named `COLLECTION-TIME.tar`, then delete all but the newest `keep` of them.
+
+    Deletes only complete backups of the same collection that have such a name, and none if the new one fails.
+    Raises what `backup` raises, and CollectionError if an older one cannot be deleted.
+    """
+    if keep < 1:
+        raise ValueError("keep must be at least 1")
+    name = store.database.default_name
+    out = folder / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.tar"
+    report = backup(store, out, progress=progress)
+    collection = _complete_backup_of(out)
+    names = re.compile(rf"{re.escape(name)}-\d{{8}}T\d{{6}}Z\.tar")
+    older = sorted((path for path in folder.iterdir() if names.fullmatch(path.name) and path != out), reverse=True)
+    deleted = []
+    for path in [path for path in older if _complete_backup_of(path) == collection][keep - 1 :]:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise CollectionError(
+                f"The backup '{out}' is complete, but the older '{path}' cannot be deleted: {error.strerror}.",
+                "Delete it, or give this user the right to.",
+            ) from error
+        deleted.append(str(path))
+    sync_folder(folder)
+    return replace(report, deleted=tuple(deleted))
+
+
+def _complete_backup_of(path: Path) -> str | None:
+    """The id of the collection of a complete backup; None for anything else, and for one of ragfm 0.1."""
+    if not path.is_symlink() and path.is_file():
+        with suppress(OSError, tarfile.TarError, ValueError, KeyError, TypeError), tarfile.open(path, "r:") as tar:
+            member = tar.next()
+            file = tar.extractfile(member) if member and member.name == MANIFEST else None
+            if file:
+                manifest = decode_checksummed(file.read(), path.name)
+                sizes = [entry["size"] for entry in (manifest["catalog"], *manifest["uploads"])]
+                last = tar.getmembers()[-1]
+                whole = [it.size for it in tar.getmembers()[1:]] == sizes
+                if whole and last.offset_data + last.size <= path.stat().st_size:
+                    return str(manifest["collection"])
+    return None
 
 
 def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -> None:
@@ -148,12 +199,13 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
         raise catalog.damage_error(f"in its copy, {damage}")
 
 
-def _write_archive(folder: Path, archive: Path, newest: Generation) -> int:
+def _write_archive(folder: Path, archive: Path, newest: Generation, collection: str) -> int:
     """Write the archive of a copied collection. Returns the number of uploaded files."""
     paths = sorted((folder / UPLOADS).glob("*/*"))
     uploads = [{"path": path.relative_to(folder / UPLOADS).as_posix(), **_entry(path)} for path in paths]
     manifest: dict[str, Any] = {
         "format": FORMAT,
+        "collection": collection,
         "generation": newest.id,
         "digest": newest.digest,
         "catalog": _entry(folder / CATALOG_FILE),

@@ -52,7 +52,7 @@ class OidcProvider:
         self.issuer = settings.issuer or ""
         self.endpoints: Mapping[str, Any] = {}
         """The provider's own description of itself; empty until it was fetched."""
-        self._settings = settings
+        self.settings = settings
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = self._tried = float("-inf")
         self._lock = asyncio.Lock()
@@ -69,7 +69,7 @@ class OidcProvider:
 
     def user(self, claims: Mapping[str, Any]) -> User:
         """The user of verified claims. Raises ApiError if they name none."""
-        settings, subject = self._settings, claims.get(self._settings.user_claim)
+        settings, subject = self.settings, claims.get(self.settings.user_claim)
         if not isinstance(subject, str) or not subject.strip():
             raise _refused(f"it has no claim {settings.user_claim!r}")
         groups = {group for value in self.known_groups(claims) for group in settings.groups[value]}
@@ -86,9 +86,9 @@ class OidcProvider:
 
     def known_groups(self, claims: Mapping[str, Any]) -> list[str]:
         """Those values of the groups claim that give access groups."""
-        claim = claims.get(self._settings.groups_claim)
+        claim = claims.get(self.settings.groups_claim)
         values = claim if isinstance(claim, list) else [claim]
-        return [value for value in self._settings.groups if value in values]
+        return [value for value in self.settings.groups if value in values]
 
     async def claims(self, token: str, audience: str) -> dict[str, Any]:
         """The claims of a token for the audience. Raises ApiError if it is not valid or cannot be checked."""
@@ -110,7 +110,7 @@ class OidcProvider:
 
     async def redeem(self, code: str, verifier: str, redirect_uri: str) -> dict[str, Any]:
         """The tokens for a code of this client. Raises ApiError if there are none."""
-        client, secret = self._settings.client_id, self._settings.client_secret
+        client, secret = self.settings.client_id, self.settings.client_secret
         form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier, "client_id": client}
         headers = {}
         if secret is not None:

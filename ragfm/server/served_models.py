@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +21,8 @@ from typing import TypeVar
 from ragfm.answering.judge import load_judge
 from ragfm.async_rag import run_to_end
 from ragfm.collection import Collection
-from ragfm.core.errors import ConfigError, ModelNotFoundError
+from ragfm.core.config import load_settings, reload_settings
+from ragfm.core.errors import ConfigError, ModelNotFoundError, RagfmError
 from ragfm.core.registry import plugin_and_model
 from ragfm.core.types import Message, Reader, Sampling
 from ragfm.generation.readers import reader_options
@@ -51,7 +52,7 @@ class Handles:
 
     def __init__(self, owner: Collection) -> None:
         self.as_groups = owner.as_groups
-        self._store = owner.store
+        self.store = owner.store
         self.refresh = owner.store.refresh
         """Prepare the newest generation for searches."""
         self.indexing = False
@@ -68,14 +69,14 @@ class Handles:
 
     def newest(self) -> int:
         """The newest generation. Raises CollectionError."""
-        return self._store.read_catalog(lambda catalog: catalog.generation())
+        return self.store.read_catalog(lambda catalog: catalog.generation())
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A collection with a reader: `handbook` with the default reader, `handbook:small` with another one.
 
-    `rag` sees what is open to all.
+    `rag` sees what is open to all; `make_rag` makes it of the present settings, except for the shared reader.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Model:
     handles: Handles = field(repr=False)
     rag: Rag
     queue: FairQueue
+    make_rag: Callable[[], Rag] = field(repr=False)
 
     def handle(self, key: Key, groups: Set[str] | None = None) -> Collection:
         """The collection as a key sees it, or only these groups of the key."""
@@ -128,7 +130,8 @@ class ServedModels:
             self.uploads[name] = owner.store.open_uploads()
             self.handles[name] = Handles(owner)
             for i, (label, reader) in enumerate(readers):
-                rag = Rag(owner.as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
+                make_rag = partial(Rag, owner.as_groups(_NO_GROUPS), reader=reader, adapter=adapter)
+                rag = make_rag()
                 reader = reader or rag.reader_name
                 if isinstance(reader, str):
                     plugin, model = plugin_and_model("readers", reader)
@@ -146,7 +149,8 @@ class ServedModels:
                     names.append(f"{name}:{label}")
                     if names[-1] in self.models:
                         raise ConfigError(f"Two readers are named {label!r}.", "Rename one with `--reader NAME=MODEL`.")
-                self.models |= {alias: Model(alias, name, self.handles[name], rag, queue) for alias in names or [name]}
+                for alias in names or [name]:
+                    self.models[alias] = Model(alias, name, self.handles[name], rag, queue, make_rag)
         self.compute_queue = shared_queue(_COMPUTE_SLOTS)
         """For what needs a core: searches, lists, retrieval and check of an answer, each batch of embeddings."""
         self.embedding_queue = shared_queue(_EMBEDDING_SLOTS)
@@ -157,6 +161,23 @@ class ServedModels:
         threads = sum(queue.slots for queue in self.queues) + _SPARE_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ragfm-serve")
         self._low_priority = ThreadPoolExecutor(_COMPUTE_SLOTS, "ragfm-serve-low", partial(_lower_priority, 5))
+
+    def reload(self, collection: str) -> tuple[list[str], list[str]]:
+        """Apply changes of a collection's settings to later requests. Returns those applied, and those that cannot be.
+
+        Raises RagfmError, and changes nothing, for settings that are not valid.
+        """
+        store = self.handles[collection].store
+        before = store.settings
+        store.settings, changed, kept = reload_settings(before, load_settings(store.database.settings_file))
+        try:
+            for model in [model for model in self.models.values() if changed and model.collection == collection]:
+                rag = model.make_rag().with_options(reader=model.rag.base_reader)
+                self.models[model.name] = replace(model, rag=rag)
+        except RagfmError:
+            store.settings = before
+            raise
+        return changed, kept
 
     def for_key(self, key: Key) -> Iterator[Model]:
         """The models that a key may use."""

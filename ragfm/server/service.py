@@ -17,13 +17,13 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Annotated, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, cast
 
 from fastapi import Header, Request
 
 from ragfm.async_rag import AsyncAnswerStream
 from ragfm.collection import Collection
-from ragfm.core.errors import CollectionError, CollectionUnavailableError, LogError, LostCommitError
+from ragfm.core.errors import CollectionError, CollectionUnavailableError, LogError, LostCommitError, RagfmError
 from ragfm.core.types import Answer
 from ragfm.generation.answer_log import Origin
 from ragfm.generation.answer_stream import AnswerStream
@@ -37,6 +37,9 @@ from ragfm.server.json_logging import log_event
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
+
+if TYPE_CHECKING:
+    from ragfm.server.sign_in import SignIn
 
 T = TypeVar("T")
 COMMIT_HEADER = "x-ragfm-commit"
@@ -124,6 +127,20 @@ class Service:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             await self.served.run(self.served.check_readers)
+
+    async def reload(self, sign_in: SignIn | None) -> None:
+        """Read the settings of all collections again, and log what has changed and what needs a restart."""
+        for name in self.served.locations:
+            try:
+                changed, kept = await self.served.run(self.served.reload, name)
+                if sign_in is not None and name == next(iter(self.served.locations)):
+                    sign_in.reload(self.served.handles[name].store.settings.server.oidc)
+            except RagfmError as error:
+                log_event(_log, logging.ERROR, "reload_failed", str(error), collection=name)
+                continue
+            log_event(_log, logging.INFO, "reload", collection=name, changed=changed)
+            for key in kept:
+                log_event(_log, logging.WARNING, "restart_needed", f"restart needed: setting {key}", collection=name)
 
     def warm_up(self) -> None:
         """Load the models, which takes seconds."""

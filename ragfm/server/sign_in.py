@@ -57,6 +57,12 @@ class SignIn:
         self._used_up: dict[str, int] = {}  # ids of cookies by the time when they expire
         self._starts = RequestCounter()
 
+    def reload(self, settings: OidcSection) -> None:
+        """Give users other rights from the next request on. Raises ConfigError for settings that cannot work."""
+        settings = settings.model_copy(update={"issuer": self.provider.issuer})  # it may be an option
+        OidcProvider(settings)
+        self._settings = self.provider.settings = settings
+
     async def find(self, connection: HTTPConnection, secret: str) -> User | None:
         """The user of a bearer token, or of the page's session; None if there is neither.
 

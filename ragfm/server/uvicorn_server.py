@@ -138,12 +138,21 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGHUP like SIGTERM, unless it is ignored, as by `nohup`. By default it would kill the process."""
+        """Reload the settings on SIGHUP. A terminal sends it when it is closed: then it is handled like SIGTERM.
+
+        Where it is ignored, as by `nohup`, it stays so. By default it would kill the process.
+        """
         ours = threading.current_thread() is threading.main_thread()
         if ours and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self.handle_exit)
+            loop = asyncio.get_running_loop()
+            reload = partial(loop.call_soon_threadsafe, self._reload)
+            signal.signal(signal.SIGHUP, self.handle_exit if _has_terminal() else lambda *_: reload())
         with super().capture_signals():
             yield
+
+    def _reload(self) -> None:
+        app: FastAPI = self.config.app  # type: ignore[assignment]
+        self._reloading = asyncio.create_task(self._service.reload(app.state.sign_in))  # kept, or it might be collected
 
     def run(self, sockets: Any = None) -> None:
         """Serve until a signal arrives."""
@@ -153,6 +162,15 @@ class Server(uvicorn.Server):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         super().run(sockets)
         log_event(_log, logging.INFO, "stopped")
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class _Protocol(H11Protocol):

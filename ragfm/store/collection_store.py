@@ -109,6 +109,11 @@ class Store:
                 self._settings = load_settings(self.database.settings_file)
             return self._settings
 
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        with self._lock:
+            self._settings = settings
+
     @property
     def parser_choice(self) -> ParserChoice:
         """Which parser reads which format."""

@@ -384,3 +384,54 @@ def _assert_private(path: Path) -> None:
     for each in (path, *path.rglob("*")):
         mode = stat.S_IMODE(each.stat().st_mode)
         assert mode == (0o700 if each.is_dir() else 0o600), f"{each} has the mode {mode:o}"
+
+
+def _named(folder: Path, *times: str) -> list[str]:
+    return [f"{folder.parent.name}-{time}.tar" for time in times]
+
+
+def test_keep_deletes_older_backups_of_the_collection_only(filled: Collection, docs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    first = Path(filled.backup(folder, keep=3).path)
+    old = _named(folder, "20200101T000000Z", "20210101T000000Z", "20220101T000000Z", "20230101T000000Z")
+    for name in old:
+        shutil.copy(first, folder / name)
+    first.unlink()
+
+    other = _at(tmp_path / "other" / tmp_path.name / ".ragfm")  # has the same default name
+    other.sync(docs)
+    (other_backup,) = _named(folder, "20190101T000000Z")
+    other.backup(folder / other_backup)
+    (cut,) = _named(folder, "20190201T000000Z")
+    (folder / cut).write_bytes((folder / old[0]).read_bytes()[:-20_000])
+    (foreign,) = _named(folder, "20190301T000000Z")
+    (folder / foreign).write_bytes(b"not of ragfm")
+    (linked,) = _named(folder, "20190401T000000Z")
+    (folder / linked).symlink_to(folder / old[3])
+    shutil.copy(folder / old[0], folder / "kept-by-hand.tar")
+    untouched = {other_backup, cut, foreign, linked, "kept-by-hand.tar"}
+
+    (docs / "new.txt").write_text("New.")
+    filled.sync()
+    report = filled.backup(folder, keep=3)
+    assert {Path(path).name for path in report.deleted} == set(old[:2])
+    assert {path.name for path in folder.iterdir()} == {*old[2:], Path(report.path).name, *untouched}
+    there = _at(tmp_path / "there")
+    assert there.restore(report.path).generation == report.generation == 2
+    assert _seen(there) == _seen(filled)
+    assert there.verify().findings == ()
+
+
+def test_keep_deletes_nothing_if_the_new_backup_fails(filled: Collection, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    first = Path(filled.backup(folder, keep=1).path)
+    first = first.rename(folder / _named(folder, "20200101T000000Z")[0])
+    filled.close()
+    data = bytearray((filled.path / CATALOG_FILE).read_bytes())
+    data[-3000] ^= 1
+    (filled.path / CATALOG_FILE).write_bytes(data)
+    with pytest.raises(DamagedCollectionError):
+        _at(filled.path).backup(folder, keep=1)
+    assert list(folder.iterdir()) == [first]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -120,13 +122,22 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
     with running_server() as model:
         model.pause = 0.05
         env = {**os.environ, "OPENAI_BASE_URL": f"{model.address}/v1", "RAGFM_ASK__CONTEXT_TOKENS": "2048"}
+
+        def attach() -> None:
+            signal.signal(number, signal.SIG_DFL)  # where the tests run under nohup
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # a terminal, which sends SIGHUP
+
+        screen, terminal = os.openpty()
         process = subprocess.Popen(
             [*command, "--reader", "m=openai:m"],
+            stdin=terminal,
             stderr=subprocess.PIPE,
             text=True,
             env=env,
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # where the tests run under nohup
+            start_new_session=True,
+            preexec_fn=attach,
         )
+        os.close(terminal)
         assert process.stderr
         lines = [json.loads(process.stderr.readline())]
         while lines[-1]["event"] != "start":
@@ -138,12 +149,64 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
         chunks += stream
         lines += map(json.loads, process.stderr)
     assert process.wait(60) == 0
+    os.close(screen)
     assert chunks[-1].choices[0].finish_reason == "stop"
     events = {line["event"]: line for line in lines}
     assert events["start"]["version"] == ragfm.__version__
     assert events["start"]["models"] == ["handbook", "handbook:m"]
     assert (events["stop"]["signal"], events["stop"]["running"]) == (number.name, 1)
     assert lines[-1]["event"] == "stopped"
+
+
+def test_sighup_reloads_the_settings(handbook: Path) -> None:
+    """Changes that are safe are applied, others are named, and a broken file changes nothing."""
+    settings = handbook / "ragfm.toml"
+    settings.write_text("[search]\nk = 1\n")
+    command = [sys.executable, "-c", SCRIPT, "serve", "-c", f"handbook={handbook / '.ragfm'}", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--no-auth", "--reader", "none"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # without a terminal, as a service
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    assert process.stderr
+    lines = map(json.loads, process.stderr)
+    address = next(line["address"] for line in lines if line["event"] == "start")
+
+    def hits() -> int:
+        found = httpx.post(f"{address}/v1/search", json={"query": "leave"}, timeout=60)
+        return len(found.json()["data"])
+
+    def reload(text: str, *events: str) -> list[Any]:
+        settings.write_text(text)
+        process.send_signal(signal.SIGHUP)
+        logged = (line for line in lines if line["event"] in {"reload", "reload_failed", "restart_needed"})
+        found = [next(logged) for _ in events]
+        assert tuple(line["event"] for line in found) == events
+        return found
+
+    try:
+        assert hits() == 1
+        text = (
+            '[search]\nk = 2\n[ask]\nstrategy = "zero-shot"\nverifier = "none"\n[server.oidc]\nclient_secret = "s3"\n'
+        )
+        done, *kept = reload(text, "reload", "restart_needed", "restart_needed")
+        assert done["changed"] == ["search.k"]
+        assert [line["message"] for line in kept] == [
+            "restart needed: setting ask.verifier",
+            "restart needed: setting server.oidc.client_secret",
+        ]
+        assert "s3" not in json.dumps(kept)
+        assert hits() == 2
+        for broken, reason in (("[search", "cannot be read"), ('[ask]\nstrategy = "no.toml"\n', "no.toml")):
+            (failed,) = reload(broken, "reload_failed")
+            assert reason in failed["message"]
+            assert hits() == 2
+    finally:
+        settings.unlink()
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def test_streams_end_with_an_error_after_the_drain_time(tmp_path: Path) -> None:

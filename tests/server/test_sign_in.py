@@ -647,6 +647,18 @@ def test_settings_that_cannot_work_are_refused() -> None:
             SignIn(OidcSection.model_validate(wrong))
 
 
+def test_a_reload_changes_the_rights_of_users_and_nothing_else() -> None:
+    signing = SignIn(OidcSection(issuer="https://x", groups={"a": ["hr"]}))
+    claims = {"sub": "ann", "groups": ["a"]}
+    assert signing.provider.user(claims).groups == ("hr",)
+    signing.reload(OidcSection(groups={"a": ["board"]}, scopes=["read"]))
+    user = signing.provider.user(claims)
+    assert (user.name, user.groups, user.scopes) == ("x:ann", ("board",), ("read",))
+    with pytest.raises(ConfigError, match="cannot begin with 'key:'"):
+        signing.reload(OidcSection(groups={"a": ["key:b"]}))
+    assert signing.provider.user(claims).groups == ("board",)
+
+
 def test_the_command_line_serves_users_without_any_key(provider: IdentityProvider, tmp_path: Path) -> None:
     (tmp_path / "collection").mkdir()
     collection = make_collection(tmp_path / "collection")
