@@ -161,8 +161,8 @@ def group_questions(questions: Sequence[str]) -> list[int]:
     """The number of each question's group of near-duplicates, which is the index of one of them.
 
     Questions are near-duplicates if their words are, weighted by how rare they are in these questions, and their
-    numbers are the same. Each joins the most similar first question of a group. That one must have a word of its prefix:
-    its rarest words, without which the others are too few (Bayardo et al. 2007), so that few are compared.
+    numbers are the same. Each joins the most similar first question of a group. That one must have a word of its
+    prefix: its rarest words, without which the others are too few (Bayardo et al. 2007), so that few are compared.
     """
     words = [frozenset(normalize_unicode(question).split()) for question in questions]
     frequency = Counter(word for some in words for word in some)

@@ -72,7 +72,8 @@ class LogEntry:
 class LogFilter:
     """Selects the entries that meet all given conditions. `text` is searched in all text of an entry, in any case.
 
-    `key` is the name of an API key, `rated` selects what a user rated. With `groups`, a database lets its policies hide the entries for handles that have other groups, too.
+    `key` is the name of an API key, `rated` selects what a user rated. With `groups`, a database lets its policies hide
+    the entries for handles that have other groups, too.
     """
 
     ids: Sequence[int] = ()

@@ -43,7 +43,9 @@ async def _read(request: Request, model: str | None, read: Callable[[Key, Model,
             return await service.served.compute(key, read, key, target, target.rag.log)
     except LogError as error:
         request.state.log_fields |= {"why": type(error).__name__}
-    message = f"{target.collection!r} has no answer log, or no answer in it. Set `log = true` under `[ask]` in ragfm.toml."
+    message = (
+        f"{target.collection!r} has no logged answer. To log answers, set `log = true` under `[ask]` in ragfm.toml."
+    )
     raise ApiError(404, message, code="no_answer_log")
 
 

@@ -131,7 +131,7 @@ def fill(log: AnswerLog) -> None:
     for number in range(20):
         question, bad = f"How do I get the form for project {number // 2}?", number % 10 == 0
         status, citations = ("not_found", ()) if bad else ("answered", (cited,))
-        answer = Answer(question, text, status, citations, (), (hit,) * 5, Usage(), 0.5, query=question)
+        answer = Answer(question, text, status, citations, (hit,) * 5, (), Usage(), 0.5, query=question)
         log.add(answer, replace(context, origin=Origin(f"key{number}")))
 
 
@@ -161,7 +161,7 @@ def test_ten_thousand_questions_take_less_than_a_second_of_the_processor(tmp_pat
     with closing(sqlite3.connect(log.path)) as database, database:
         database.execute(
             "WITH RECURSIVE copy(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copy WHERE n < 499) "
-            f"INSERT INTO answer_log (rating_id, question, {columns}) "  # noqa: S608
+            f"INSERT INTO answer_log (rating_id, question, {columns}) "
             f"SELECT n || rating_id, replace(question, '?', ' of unit u' || n || '?'), {columns} FROM answer_log, copy"
         )
     assert seconds_of_insights(log, 10_000) < 1

@@ -5,7 +5,7 @@ import { $, count, fill, h, svg } from './dom.js';
 import { closeSources, nameOf, showSources } from './sources.js';
 
 const BADGES = { down: 'rated down', not_found: 'not answered', unsure: 'unsure', up: 'rated up' };
-const PARTS = { search: 'Search', read: 'Reading, until the first word', write: 'Writing', total: 'Total' };
+const PARTS = { search: 'Search', read: 'Until the first word', write: 'Writing', total: 'Total' };
 const FEW = 5; // rows of a list before it is opened
 
 const day = (at) => new Date(at).toLocaleDateString('en', { day: 'numeric', month: 'short', timeZone: 'UTC' });
@@ -38,7 +38,7 @@ function show(model, { data, everybody }) {
       tile(counts.unanswered, 'not answered', 'bad'),
       tile(counts.down, 'rated down', 'bad'),
       tile(counts.unsure, 'unsure'),
-      total ? tile(seconds(total.p50), 'half of the answers') : null,
+      total ? tile(seconds(total.p50), 'median time') : null,
     ),
     section(
       'Questions, worst first',
@@ -55,7 +55,7 @@ function show(model, { data, everybody }) {
       { class: 'columns' },
       section('Cited most', list(data.cited, ({ uri, answers }) => [nameOf(uri), h('span', { class: 'place' }, answers)])),
       section(`Never cited (${data.uncited.toLocaleString('en')})`, list(data.never, (uri) => [nameOf(uri)])),
-      section('Seconds', latencyTable(latency)),
+      section('Time', latencyTable(latency)),
     ),
     section(
       'Export',
@@ -82,6 +82,7 @@ function groupRow(model, { counts, questions }) {
     ['unsure', counts.unsure],
     ['up', counts.up],
   ].filter(([, number]) => number);
+  const more = counts.asked - questions.length;
   return h(
     'li',
     {},
@@ -99,7 +100,7 @@ function groupRow(model, { counts, questions }) {
       ? h(
           'details',
           {},
-          h('summary', {}, count(counts.asked - 1, 'similar question')),
+          h('summary', {}, more > 0 ? `${questions.length - 1} of ` : '', count(counts.asked - 1, 'similar question')),
           h('ul', {}, questions.slice(1).map((one) => h('li', {}, questionButton(model, one), ' ', mood(one)))),
         )
       : null,
@@ -127,10 +128,9 @@ function showAnswer(model, entry, from) {
   showSources({ model, question: entry.question, details: { ...entry, dropped: [] } }, null, from);
   const hidden = 'The answer is not shown: it is from documents that were removed, or that your key may not see.';
   const about = [new Date(entry.at).toLocaleString('en'), entry.key && `key ${entry.key}`, seconds(entry.seconds.total ?? 0)];
-  const head = $('sources').querySelector('.head');
-  head.after(
+  const title = $('sources-title');
+  title.parentElement.nextElementSibling.after( // the question
     ...[
-      h('p', { class: 'question' }, entry.question),
       h('p', { class: 'where' }, [entry.thumbs, entry.status].filter((one) => BADGES[one]).map((one) => h('span', { class: `badge ${one}` }, BADGES[one]))),
       h('p', entry.answer === null ? { class: 'note' } : { class: 'passage' }, entry.answer === null ? hidden : entry.answer),
       entry.correction ? h('p', { class: 'passage' }, h('b', {}, 'Correction: '), entry.correction) : null,
@@ -138,8 +138,8 @@ function showAnswer(model, entry, from) {
       entry.passages.length ? null : h('p', { class: 'note' }, 'The reader read no passage that can be shown.'),
     ].filter(Boolean),
   );
-  head.querySelector('h2').textContent = 'Answer';
-  head.querySelector('h2').focus();
+  title.textContent = 'Answer';
+  title.focus();
 }
 
 /** A bar for each day: all questions, and those that were not answered or rated down in another colour. */
@@ -184,7 +184,7 @@ const latencyTable = (latency) =>
   h(
     'table',
     {},
-    h('tr', {}, ['Part', 'half', '19 of 20'].map((name) => h('th', {}, name))),
+    h('tr', {}, ['Part', 'median', '95 %'].map((name) => h('th', {}, name))),
     latency.map(({ part, p50, p95 }) => h('tr', {}, [PARTS[part], seconds(p50), seconds(p95)].map((cell) => h('td', {}, cell)))),
   );
 
