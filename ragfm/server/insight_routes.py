@@ -55,7 +55,7 @@ def _is_owner(key: Key) -> bool:
 
 def _visible(key: Key, **conditions: Any) -> LogFilter:
     """Selects the entries that a key may see."""
-    own = {} if _is_owner(key) else {"key": key.name, "groups": key.visible_groups}
+    own: dict[str, Any] = {} if _is_owner(key) else {"key": key.name, "groups": key.visible_groups}
     return LogFilter(**own, **conditions)
 
 
