@@ -122,7 +122,7 @@ class ServerPool:
             server.open_streams += 1
             try:
                 parameters = await _parameters(server, request, scope, adapter)
-                headers = {**server.headers, **trace_headers()}
+                headers: dict[str, str | openai.Omit] = {**server.headers, **trace_headers()}
                 async with await client.chat.completions.create(**parameters, extra_headers=headers) as response:
                     async for chunk in response:
                         choices = chunk.choices or ()
