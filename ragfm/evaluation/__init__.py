@@ -31,7 +31,7 @@ Example:
     print(report.measures["nDCG@10"].value)
 
 Modules:
-    question_sets, log_questions                        questions: labelled, from the answer log
+    question_sets, log_questions, log_insights          questions: labelled, from the answer log, its summary
     corpus                                              the documents of a data set as a collection
     retrieval_evaluation, answer_evaluation             evaluate searches and answers
     answer_matching, reader_verdict, metrics            compare answers; measures and intervals

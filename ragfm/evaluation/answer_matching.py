@@ -41,8 +41,8 @@ def token_f1(answer: str, right: str) -> float:
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether a text contains one of the answers as whole words; in Chinese and Japanese as whole characters."""
-    plain = f" {_normalize_unicode(text)} "
-    return any(f" {words} " in plain for words in map(_normalize_unicode, answers) if words)
+    plain = f" {normalize_unicode(text)} "
+    return any(f" {words} " in plain for words in map(normalize_unicode, answers) if words)
 
 
 def is_yes_no(answers: Sequence[str]) -> bool:
@@ -57,7 +57,7 @@ def passage_has_answer(passage: Hit, question: Question, answers: Sequence[str])
     return contains_answer(passage.text, answers)
 
 
-def _normalize_unicode(text: str) -> str:
+def normalize_unicode(text: str) -> str:
     """Normalize, and also replace non-ASCII punctuation and symbols, which the SQuAD script keeps, by spaces."""
     if not text.isascii():
         composed = unicodedata.normalize("NFC", text)

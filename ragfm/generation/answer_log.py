@@ -28,6 +28,8 @@ from ragfm.generation.log_storage import LogFile, LogTable
 from ragfm.generation.prompt import Prompt
 from ragfm.store.tables import answer_log, citation_labels
 
+OVERVIEW = ("id", "at", "question", "status", "thumbs", "seconds", "citations")
+"""The columns of `AnswerLog.overview`: those that are small, for many entries at once."""
 _log = logging.getLogger(__name__)
 
 
@@ -165,6 +167,11 @@ class AnswerLog:
         entries = self._storage.read(lambda connection: _select(connection, which), which.groups)
         return entries[-limit:] if limit else entries
 
+    def overview(self, which: LogFilter) -> list[tuple[Any, ...]]:
+        """The `OVERVIEW` columns of the entries that match a filter, oldest first. Its `text` is ignored."""
+        query = _matching(which, sa.select(*(answer_log.c[name] for name in OVERVIEW)))
+        return self._storage.read(lambda connection: [tuple(row) for row in connection.execute(query)], which.groups)
+
     def entry(self, number: int) -> LogEntry:
         """The entry with an id. Raises LogError if there is none."""
         entries = self.entries(LogFilter(ids=[number]))
@@ -282,18 +289,29 @@ class AnswerLog:
 
 def _select(connection: sa.Connection, which: LogFilter, *, lock: bool = False) -> list[LogEntry]:
     """The entries that match a filter, oldest first."""
-    query = sa.select(answer_log).order_by(answer_log.c.id)
+    query = _matching(which, sa.select(answer_log))
+    rows = connection.execute(query.with_for_update() if lock else query).mappings()
+    entries = [LogEntry(**row) for row in rows]
+    return entries if which.text is None else [entry for entry in entries if contains(entry, which.text)]
+
+
+def _matching(which: LogFilter, query: sa.Select[Any]) -> sa.Select[Any]:
+    """The query for the rows that match a filter, except by their text, oldest first."""
     if which.ids:
         query = query.where(answer_log.c.id.in_(which.ids))
     if which.older_than is not None:
         query = query.where(answer_log.c.at < _timestamp(datetime.now(UTC) - which.older_than))
+    if which.newer_than is not None:
+        query = query.where(answer_log.c.at >= _timestamp(datetime.now(UTC) - which.newer_than))
     if which.thumbs is not None:
         query = query.where(answer_log.c.thumbs == which.thumbs)
+    if which.rated:
+        query = query.where(answer_log.c.thumbs.is_not(sa.null()))
     if which.rating_id is not None:
         query = query.where(answer_log.c.rating_id == which.rating_id)
-    rows = connection.execute(query.with_for_update() if lock else query).mappings()
-    entries = [LogEntry(**row) for row in rows]
-    return entries if which.text is None else [entry for entry in entries if contains(entry, which.text)]
+    if which.key is not None:
+        query = query.where(answer_log.c.key == which.key)
+    return query.order_by(answer_log.c.id)
 
 
 def _storable(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,14 +72,18 @@ class LogEntry:
 class LogFilter:
     """Selects the entries that meet all given conditions. `text` is searched in all text of an entry, in any case.
 
-    With `groups`, a database lets its policies hide the entries for handles that have other groups, too.
+    `key` is the name of an API key, `rated` selects what a user rated. With `groups`, a database lets its policies hide
+    the entries for handles that have other groups, too.
     """
 
     ids: Sequence[int] = ()
     text: str | None = None
     older_than: timedelta | None = None
+    newer_than: timedelta | None = None
     thumbs: Literal["up", "down"] | None = None
+    rated: bool = False
     rating_id: str | None = None
+    key: str | None = None
     groups: frozenset[str] | None = None
 
     def __post_init__(self) -> None:

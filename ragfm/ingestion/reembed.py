@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from ragfm.chunking import ChunkSettings, chunk_document
 from ragfm.core.progress import Progress, ProgressCallback
+from ragfm.core.tracing import span
 from ragfm.core.types import Document
 from ragfm.embedders import load_embedder
 from ragfm.ingestion.embedding import MAX_COMMIT_TEXTS, embed_missing
@@ -50,8 +51,9 @@ def reembed(store: Store, embedder: str | Embedder, progress: ProgressCallback |
     `progress` counts documents.
     """
     model = load_embedder(embedder) if isinstance(embedder, str) else embedder
-    with store.writing() as catalog:
+    with store.writing() as catalog, span("reembed") as active:
         report = _switch(store, catalog, model, make_contract(model, embedder), progress)
+        active.set(chunks=report.chunks, embedded=report.embedded)
         store.adopt(embedder, model, catalog.at().contract_id)
         store.save_view(catalog)
     return report

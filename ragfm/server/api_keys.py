@@ -33,7 +33,9 @@ _MAX_BUCKETS = 10_000
 _TOUCH_SECONDS = 60.0  # between two records of the same key's use
 Scope: TypeAlias = Literal["read", "write", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""`write` is for uploads and deletions, `metrics` for the metrics of the server, `read` for all else."""
+"""`write` is for uploads and deletions, `metrics` for the metrics of the server, `read` for all else.
+
+Both `metrics` and `read` are for the questions of all keys, see `insight_routes`."""
 
 
 class Key(BaseModel):

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from ragfm.core.promise import Guarantee
 from ragfm.core.types import Answer, AnswerStatus, Box, Calculation, Citation, Contradiction, Dropped, Hit, ImagePart
+from ragfm.evaluation.log_insights import Insights
 from ragfm.integrations.answer_check import MAX_ANSWER, CheckedSentence
 
 UNKNOWN_MEMBER = "unknown_member"
@@ -413,6 +414,49 @@ class Rated(BaseModel):
 
     rating: str
     thumbs: Literal["up", "down"]
+
+
+class InsightList(BaseModel):
+    """The insights of a collection. `everybody`: they are about the questions of all keys, not only of this one."""
+
+    object: Literal["insights"] = "insights"
+    model: str
+    everybody: bool
+    data: Insights
+
+
+class LoggedPassage(BaseModel):
+    """A passage that the reader read, with its number in the prompt. If its document has `changed`, it has no text."""
+
+    uri: str
+    n: int
+    start: int
+    end: int
+    page: int | None
+    text: str
+    changed: bool
+
+
+class LoggedAnswer(BaseModel):
+    """A logged question and its answer, which is null if the key may not see, or nobody can, all that the reader read.
+
+    Nor does it have evidence or a correction then. `key` is the name of the key that asked.
+    """
+
+    id: int
+    at: str
+    question: str
+    query: str
+    status: AnswerStatus | None
+    confidence: float | None
+    thumbs: Literal["up", "down"] | None
+    seconds: dict[str, float]
+    key: str | None
+    answer: str | None = None
+    correction: str | None = None
+    citations: list[Citation] = []
+    contradictions: list[Contradiction] = []
+    passages: list[LoggedPassage]
 
 
 # --- Documents ---------------------------------------------------------------------------------------------------

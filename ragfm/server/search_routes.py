@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from ragfm.core.errors import LogError
 from ragfm.core.text import check_characters
+from ragfm.core.tracing import span
 from ragfm.integrations.answer_check import check
 from ragfm.server.api_errors import ApiError, not_found
 from ragfm.server.api_models import (
@@ -92,10 +93,14 @@ async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
 
         def embed_batch(batch: list[str], start: int) -> int:
             """Append the vectors of a batch. Returns its number of tokens."""
-            for index, row in enumerate(np.ascontiguousarray(embed(batch), dtype="<f4"), start):
+            with span("embed", model=lambda: str(embedder.fingerprint["model"]), texts=len(batch)) as active:
+                vectors = np.ascontiguousarray(embed(batch), dtype="<f4")
+                count = sum(map(len, embedder.tokenize(batch)))
+                active.set(dimensions=embedder.dim, input_tokens=count)
+            for index, row in enumerate(vectors, start):
                 encoded = base64.b64encode(row.tobytes()).decode() if body.encoding_format == "base64" else row.tolist()
                 data.append(EmbeddingItem(index=index, embedding=encoded))
-            return sum(map(len, embedder.tokenize(batch)))
+            return count
 
         # Between two batches, the request ends if its client has gone.
         for start in range(0, len(texts), _EMBEDDING_BATCH):

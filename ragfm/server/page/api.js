@@ -112,6 +112,14 @@ export const pageBoxes = async (uri, model, page, { start, end }) =>
 
 export const removeDocument = (uri, model) => json(addressOf(uri, { model }), { method: 'DELETE' });
 
+export const insights = (model, days) => json(`v1/insights?${new URLSearchParams({ model, days })}`);
+
+export const loggedAnswer = (id, model) => json(`v1/insights/${id}?${new URLSearchParams({ model })}`);
+
+/** Rated answers or labels, as a file of JSON lines. */
+export const exported = async (model, form) =>
+  (await send(`v1/insights/export?${new URLSearchParams({ model, form })}`)).blob();
+
 /** End the session. Returns the address that ends the provider's, or null. */
 export const signOut = async () => (await json('signout', { method: 'POST' })).url;
 

@@ -142,7 +142,9 @@ function card(turn, hit, evidence, active) {
       place ? h('span', { class: 'place' }, place) : null,
     ),
     hit.image ? picture(turn.model, hit) : null,
-    h('div', { class: 'passage' }, passage(hit.text, spans, hit.context)),
+    hit.changed
+      ? h('p', { class: 'note' }, 'The document has changed since the answer.')
+      : h('div', { class: 'passage' }, passage(hit.text, spans, hit.context)),
     own.some((item) => item.contradicts) ? h('p', { class: 'note' }, 'The passage contradicts the answer.') : null,
     [...faults].map(([fault, text]) => h('p', { class: ['unclear', 'subject'].includes(fault) ? 'note' : 'fault' }, text)),
     h(
