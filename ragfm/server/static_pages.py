@@ -1,4 +1,4 @@
-"""The page at `/`: static files that need no key. Their scripts call the API with the user's key."""
+"""The pages at `/` and `/review`: static files that need no key. Their scripts call the API with the user's key."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ PAGE_HEADER = "x-ragfm-page"
 USER_HEADER = "x-ragfm-user"
 """The header of the responses to them, if users can sign in: who has, or nothing."""
 _FOLDER = Path(__file__).parent / "page"
+_ADDRESSES = {"index.html": "/", "review.html": "/review"}  # others are below /page/
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # The browser loads from and connects to this server only, and refuses to turn a string into HTML or a script.
 _POLICY = (
@@ -43,7 +44,7 @@ def _load_page() -> dict[str, tuple[bytes, dict[str, str]]]:
             "content-type": f"{_MEDIA_TYPES[path.suffix]}; charset=utf-8",
             "etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
         }
-        files["/" if name == "index.html" else f"/page/{name}"] = body, headers
+        files[_ADDRESSES.get(name, f"/page/{name}")] = body, headers
     return files
 
 
