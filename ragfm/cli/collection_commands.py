@@ -25,7 +25,7 @@ def status(collection: str, as_json: bool) -> None:
         ask = store.settings.ask
         promises = {"guarantee": ask.guarantee, "answered_guarantee": ask.answered_guarantee}
         guarantees = {
-            name: promise and promise.guarantee(store.answer_log.why_lapsed(promise))
+            name: promise.guarantee(store.answer_log.why_lapsed(promise)) if promise else None
             for name, promise in promises.items()
         }
     if as_json:

@@ -15,6 +15,7 @@ from ragfm.evaluation.answer_evaluation import AnswersReport
 from ragfm.generation.citation_labels import CitationLabel
 
 P = TypeVar("P", bound=Promise)
+D = TypeVar("D", bound=VerifiedPromise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,10 @@ def promise_answered(
     return _dated(_promise(given, error, confidence, "answer"), AnsweredPromise, fingerprint)
 
 
-def _dated(report: PromiseReport[Promise], kind: type[P], fingerprint: Mapping[str, str]) -> PromiseReport[P]:
+def _dated(report: PromiseReport[Promise], kind: type[D], fingerprint: Mapping[str, str]) -> PromiseReport[D]:
     """The report with a promise that is given now."""
     date = datetime.now(UTC).isoformat(timespec="milliseconds")
-    promise = report.promise and kind(**asdict(report.promise), date=date, fingerprint=fingerprint)
+    promise = kind(**asdict(report.promise), date=date, fingerprint=fingerprint) if report.promise else None
     return PromiseReport(promise, report.labels, report.wrong, report.more, report.why)
 
 
