@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -26,6 +27,7 @@ from ragfm.answering.judge import configured_judge
 from ragfm.answering.policy import LARGE, SMALL
 from ragfm.core.abstention import is_abstention
 from ragfm.core.errors import CollectionError
+from ragfm.core.promise import Guarantee
 from ragfm.core.status_sentences import status_sentences
 from ragfm.core.tracing import span
 from ragfm.core.types import Answer, Citation, Contradiction, Message, Sampling, Usage
@@ -263,6 +265,7 @@ class Rag:
             usage=Usage(),
             seconds=retrieved.seconds,
             searches=tuple(retrieved.searches),
+            answered_guarantee=self._answered_guarantee,
         )
         handle.cited_spans = [(one.answer_start, one.answer_end) for one in answer.citations]
         yield answer.shown
@@ -382,6 +385,7 @@ class Rag:
             searches=tuple(retrieved.searches),
             notes=tuple(notes),
             guarantee=promise.guarantee(lapsed) if promise else None,
+            answered_guarantee=self._answered_guarantee,
         )
 
         # Finish the stream.
@@ -507,6 +511,23 @@ class Rag:
         found, groups = time.monotonic() - start, self.collection.groups
         adapter = self.sampling.adapter
         return AnswerContext(self.reader_name, adapter, groups, prompt, start, found, self.origin, self.fingerprint)
+
+    @property
+    def answer_fingerprint(self) -> Mapping[str, str]:
+        """What a promise about answers holds for: the confidence depends on the calibration, too."""
+        settings = (self.calibration, self._settings.min_confidence, self._settings.mode)
+        return {**self.fingerprint, "calibration": sha256(repr(settings).encode()).hexdigest()[:16]}
+
+    @property
+    def _answered_guarantee(self) -> Guarantee | None:
+        """What is promised about answers that are `answered`."""
+        promise = self._settings.answered_guarantee
+        if promise is None:
+            return None
+        lapsed = self.collection.answer_log.why_lapsed(promise, self.answer_fingerprint)
+        if self._settings.wrong_cost < promise.wrong_cost:
+            lapsed = f"ask.wrong_cost is {self._settings.wrong_cost:g}, below {promise.wrong_cost:g}"
+        return promise.guarantee(lapsed)
 
     @property
     def _sees(self) -> bool:

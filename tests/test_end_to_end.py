@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 ASK_KEYS = set(
     "question query answer status shown quote abstained confidence said citations contradictions nearest hits dropped "
-    "usage seconds unsupported log_id searches notes calculation guarantee".split()
+    "usage seconds unsupported log_id searches notes calculation guarantee answered_guarantee".split()
 )
 CITATION_KEYS = set(
     "n uri name page lines start end quote verified fault missing answer_start answer_end image box row date "

@@ -22,10 +22,14 @@ def status(collection: str, as_json: bool) -> None:
 
     with Collection.open(collection) as store:
         status = store.status()
-        promise = store.settings.ask.guarantee
-        guarantee = promise and promise.guarantee(store.answer_log.why_lapsed(promise))
+        ask = store.settings.ask
+        promises = {"guarantee": ask.guarantee, "answered_guarantee": ask.answered_guarantee}
+        guarantees = {
+            name: promise.guarantee(store.answer_log.why_lapsed(promise)) if promise else None
+            for name, promise in promises.items()
+        }
     if as_json:
-        print_json({**asdict(status), "guarantee": asdict(guarantee) if guarantee else None})
+        print_json({**asdict(status), **{name: one and asdict(one) for name, one in guarantees.items()}})
         return
     print_text(f"{counted(document=status.documents, chunk=status.chunks)}, generation {status.generation}")
     rows = [("embedder", f"{status.embedder['model']}, {status.embedder['dim']} dimensions")]
@@ -47,11 +51,14 @@ def status(collection: str, as_json: bool) -> None:
     weight = "" if keywords["weight"] is None else f"weight of the cosine {keywords['weight']:g} (search.weight): "
     rows.append(("", f"hybrid search: {weight}{keywords['why']}"))
 
-    if guarantee:
+    for name, guarantee in guarantees.items():
+        if guarantee is None:
+            continue
         days = (datetime.now(UTC) - datetime.fromisoformat(guarantee.date)).days
         rows.append(("promise", f"{guarantee.sentence} ({counted(day=days)} ago)"))
         if guarantee.lapsed:
-            rows.append(("", f"lapsed: {guarantee.lapsed}; `ragfm log review` and `ragfm tune --verified` renew it"))
+            how = "`ragfm log review` and `ragfm tune --verified`" if name == "guarantee" else "`ragfm tune --answered`"
+            rows.append(("", f"lapsed: {guarantee.lapsed}; {how} to renew it"))
 
     rows += [
         ("source", f"{it['name']}  {counted(document=it['documents'])} by {it['connector']}") for it in status.sources

@@ -133,8 +133,6 @@ def review(collection: str, as_json: bool, by: str | None, labels: TextIO | None
 
     With --from, the lines are `{"entry": ID, "citation": N, "right": true}`; citations are numbered from 1.
     """
-    from ragfm.generation.citation_labels import to_review
-
     if as_json and labels is None:
         usage_error("--json requires --from.")
     answers, by = _open(collection), by or getpass.getuser()
@@ -146,9 +144,7 @@ def review(collection: str, as_json: bool, by: str | None, labels: TextIO | None
             count += 1
         print_result({"labelled": count}, f"{counted(label=count)} saved.", as_json=as_json)
         return
-    # What was only rated is asked for, too: without it, the others would be no random sample.
-    labelled = {(one.entry, one.citation) for one in answers.labels() if not one.rated}
-    waiting = to_review(answers.entries(), labelled)
+    waiting = answers.to_review()
     for number, (logged, citation) in enumerate(waiting, 1):
         one = logged.citations[citation - 1]
         sentence = logged.answer[one["answer_start"] : one["answer_end"]]

@@ -183,7 +183,7 @@ def _promise_answered(
     collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool
 ) -> None:
     from ragfm.evaluation import evaluate_answers
-    from ragfm.evaluation.settings_file import write_keys
+    from ragfm.evaluation.settings_file import store_promise
     from ragfm.evaluation.verified_tuning import promise_answered
     from ragfm.rag import Rag
 
@@ -192,20 +192,16 @@ def _promise_answered(
         rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
         with resumable(out) as progress:
             answers = evaluate_answers(rag, data.questions, contexts=("retrieved",), out=out, progress=progress)
-    report = promise_answered(answers, error=options["error"], confidence=options["level"])
-    wrong_cost, written = None, []
-    if report.promise:
-        # Confidences have four decimals: the threshold is between this one and the next lower.
-        least = max(0.0, report.promise.threshold - 0.00005)
-        wrong_cost = round(least / (1 - least), 6)
-        if not dry_run:
-            settings_file = Collection.open(collection).settings_file
-            write_keys(settings_file, {"ask": {"wrong_cost": wrong_cost}})
-            written = [settings_file]
+        fingerprint = rag.answer_fingerprint
+    report = promise_answered(answers, fingerprint, error=options["error"], confidence=options["level"])
+    wrong_cost, written = report.promise and report.promise.wrong_cost, []
+    if report.promise and not dry_run:
+        written = store_promise(report.promise, Collection.open(collection).settings_file)
     if as_json:
         print_json({**asdict(report), "wrong_cost": wrong_cost, "written": [str(path) for path in written]})
         return
-    print_text(report.why if report.promise else f"The answers allow no promise. {report.why}")
+    print_text(report.promise.guarantee(None).sentence if report.promise else "The answers allow no promise.")
+    print_text(report.why)
     if report.promise:
         print_text(f"An answer is `answered` from a confidence of {report.promise.threshold:.4f}.")
         print_text(f"[ask] wrong_cost = {wrong_cost}")

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ragfm.core.calibration import Calibration
 from ragfm.core.errors import ConfigError
-from ragfm.core.promise import VerifiedPromise
+from ragfm.core.promise import AnsweredPromise, VerifiedPromise
 from ragfm.core.types import MAX_HOPS
 
 SETTINGS_FILE = "ragfm.toml"
@@ -80,6 +80,7 @@ class AskSection(_Section):
     wrong_cost: float = Field(1.0, ge=0)  # in right answers
     confidence: Calibration | None = None
     guarantee: VerifiedPromise | None = None
+    answered_guarantee: AnsweredPromise | None = None
     verifier: str = "auto"
     contradictions: bool = True
     followup: Literal["auto", "off"] = "auto"

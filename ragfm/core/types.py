@@ -450,7 +450,8 @@ class Answer:
     own output if it was corrected. `contradictions` are passages that say otherwise. `searches` are the searches
     for the question, none if its passages were given. `notes` say what a user should know of how it was made.
     `calculation` is how a number was calculated that no passage has. `guarantee` is what is promised about the verified
-    citations, None without a promise and for a calculated number.
+    citations, None without a promise and for a calculated number; `answered_guarantee` is what is promised about
+    answers that are `answered`.
     """
 
     question: str
@@ -477,6 +478,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     calculation: Calculation | None = None
     guarantee: Guarantee | None = None
+    answered_guarantee: Guarantee | None = None
 
     def __post_init__(self) -> None:
         if not self.shown:

@@ -12,7 +12,7 @@ from typing import Any
 from ragfm.core.config import SETTINGS_FILE, Settings, load_settings, settings_path
 from ragfm.core.durable_files import write_durably
 from ragfm.core.errors import ConfigError, needs_extra
-from ragfm.core.promise import VerifiedPromise
+from ragfm.core.promise import AnsweredPromise, VerifiedPromise
 from ragfm.evaluation.confidence_calibration import CalibrationReport
 from ragfm.evaluation.search_tuning import TuneReport
 
@@ -39,8 +39,14 @@ def store_calibration(report: CalibrationReport, place: Path) -> list[Path]:
 
 
 def store_promise(promise: VerifiedPromise, place: Path) -> list[Path]:
-    """Write a promise about verified citations; returns the files written. Raises as `store_weight` does."""
-    write_keys(place, {"ask": {"guarantee": asdict(promise)}})
+    """Write a promise, with the `wrong_cost` of one about answers; returns the files written.
+
+    Raises ConfigError as `store_weight` does.
+    """
+    if isinstance(promise, AnsweredPromise):
+        write_keys(place, {"ask": {"wrong_cost": promise.wrong_cost, "answered_guarantee": asdict(promise)}})
+    else:
+        write_keys(place, {"ask": {"guarantee": asdict(promise)}})
     return [settings_path(place)]
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from ragfm.answering.risk_control import choose_threshold, labels_needed
 from ragfm.core.errors import DataError
-from ragfm.core.promise import Promise, VerifiedPromise
+from ragfm.core.promise import AnsweredPromise, Promise, VerifiedPromise
 from ragfm.core.text import counted
 from ragfm.evaluation.answer_evaluation import AnswersReport
 from ragfm.generation.citation_labels import CitationLabel
 
 P = TypeVar("P", bound=Promise)
+D = TypeVar("D", bound=VerifiedPromise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,13 @@ def promise_verified(
     labels = [one for one in labels if not one.rated]
     used = [one for one in labels if one.fingerprint == labels[-1].fingerprint]
     report = _promise([(one.probability, not one.right) for one in used], error, confidence, "label")
-    if report.promise is None:
-        return PromiseReport(None, report.labels, report.wrong, report.more, report.why)
-    date = datetime.now(UTC).isoformat(timespec="milliseconds")
-    promise = VerifiedPromise(**asdict(report.promise), date=date, fingerprint=used[-1].fingerprint)
-    return PromiseReport(promise, report.labels, report.wrong, report.more, report.why)
+    return _dated(report, VerifiedPromise, used[-1].fingerprint if used else {})
 
 
-def promise_answered(answers: AnswersReport, *, error: float, confidence: float = 0.95) -> PromiseReport[Promise]:
-    """The laxest confidence of `answered` with at most this error.
+def promise_answered(
+    answers: AnswersReport, fingerprint: Mapping[str, str], *, error: float, confidence: float = 0.95
+) -> PromiseReport[AnsweredPromise]:
+    """The laxest confidence of `answered` with at most this error, for answers of the `fingerprint`.
 
     `answers` were made with `ask.wrong_cost = 0`: all are `answered` that a lower confidence alone would make unsure.
     An answer is right if users see a right answer. Raises DataError if no confidence decides.
@@ -67,7 +66,14 @@ def promise_answered(answers: AnswersReport, *, error: float, confidence: float 
         for result, outcome in outcomes
         if outcome.status == "answered"
     ]
-    return _promise(given, error, confidence, "answer")
+    return _dated(_promise(given, error, confidence, "answer"), AnsweredPromise, fingerprint)
+
+
+def _dated(report: PromiseReport[Promise], kind: type[D], fingerprint: Mapping[str, str]) -> PromiseReport[D]:
+    """The report with a promise that is given now."""
+    date = datetime.now(UTC).isoformat(timespec="milliseconds")
+    promise = kind(**asdict(report.promise), date=date, fingerprint=fingerprint) if report.promise else None
+    return PromiseReport(promise, report.labels, report.wrong, report.more, report.why)
 
 
 def _promise(

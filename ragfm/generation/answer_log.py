@@ -20,9 +20,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from ragfm.core.errors import LogError
-from ragfm.core.promise import VerifiedPromise
+from ragfm.core.promise import AnsweredPromise, VerifiedPromise
 from ragfm.core.types import Answer
-from ragfm.generation.citation_labels import CitationLabel, accepted, why_lapsed
+from ragfm.generation.citation_labels import CitationLabel, accepted, to_review, why_lapsed
 from ragfm.generation.log_entries import TEXT_COLUMNS, LogEntry, LogFilter, contains, redact
 from ragfm.generation.log_storage import LogFile, LogTable
 from ragfm.generation.prompt import Prompt
@@ -172,12 +172,15 @@ class AnswerLog:
         query = _matching(which, sa.select(*(answer_log.c[name] for name in OVERVIEW)))
         return self._storage.read(lambda connection: [tuple(row) for row in connection.execute(query)], which.groups)
 
+    def find(self, number: int) -> LogEntry | None:
+        """The entry with an id, or None."""
+        return next(iter(self.entries(LogFilter(ids=[number]))), None)
+
     def entry(self, number: int) -> LogEntry:
         """The entry with an id. Raises LogError if there is none."""
-        entries = self.entries(LogFilter(ids=[number]))
-        if not entries:
+        if (entry := self.find(number)) is None:
             raise self._no_entry(number)
-        return entries[0]
+        return entry
 
     def rating_id(self, number: int) -> str:
         """The random id by which a user of the server rates the answer. Raises LogError if there is no such entry."""
@@ -236,6 +239,12 @@ class AnswerLog:
         rows = self._storage.read(lambda connection: connection.execute(query).mappings().all())
         return [CitationLabel(**row) for row in rows]
 
+    def to_review(self, seed: int = 0) -> list[tuple[LogEntry, int]]:
+        """The verified citations that nobody has labelled, in random order, see `citation_labels.to_review`."""
+        # What was only rated is asked for, too: without it, the others would be no random sample.
+        labelled = {(one.entry, one.citation) for one in self.labels() if not one.rated}
+        return to_review(self.entries(), labelled, seed)
+
     def newest_fingerprint(self) -> Mapping[str, str] | None:
         """The fingerprint of the newest answer that has one."""
         has = answer_log.c.fingerprint.is_not(sa.null())
@@ -246,13 +255,33 @@ class AnswerLog:
     def why_lapsed(self, promise: VerifiedPromise, fingerprint: Mapping[str, str] | None = None) -> str | None:
         """Why a promise does not hold for answers with this fingerprint, by default of the newest; None if it does.
 
-        A promise whose labels cannot be read counts as lapsed.
+        A promise whose labels cannot be read counts as lapsed; one about answers needs no log.
         """
+        answered = isinstance(promise, AnsweredPromise)
         try:
             fingerprint = fingerprint or self.newest_fingerprint() or promise.fingerprint
-            return why_lapsed(promise, fingerprint, self.labels(after=promise.date))
+            later = self._ratings(promise.date, fingerprint) if answered else self.labels(after=promise.date)
+            return why_lapsed(promise, fingerprint, later)
         except LogError:
-            return "its labels cannot be read"
+            return (
+                why_lapsed(promise, fingerprint or promise.fingerprint, []) if answered else "its labels cannot be read"
+            )
+
+    def _ratings(self, after: str, fingerprint: Mapping[str, str]) -> list[CitationLabel]:
+        """The ratings of later answers that are `answered`, with their confidence. Only those with this fingerprint."""
+        names = ("id", "key", "at", "confidence", "thumbs", "fingerprint")
+        query = sa.select(*(answer_log.c[name] for name in names)).where(
+            answer_log.c.at > after, answer_log.c.status == "answered", answer_log.c.thumbs.is_not(sa.null())
+        )
+        # Good ones first: when a rating was given is not known, and so only the evidence of all of them counts.
+        rows = self._storage.read(
+            lambda connection: connection.execute(query.order_by(answer_log.c.thumbs.desc(), answer_log.c.id)).all()
+        )
+        return [
+            CitationLabel(id_, 0, thumbs == "up", key or "", at, 1.0 if sure is None else sure, fingerprint, True)
+            for id_, key, at, sure, thumbs, made in rows
+            if made and made.items() <= fingerprint.items()
+        ]
 
     def forget(self, which: LogFilter) -> int:
         """Delete entries so that no trace of them is left in the file or table, and return how many."""

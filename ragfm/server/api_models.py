@@ -30,7 +30,7 @@ _MAX_SHOWN_NAMES = 20
 # --- Requests ----------------------------------------------------------------------------------------------------
 
 
-class _OwnRequest(BaseModel):
+class OwnRequest(BaseModel):
     """An object of ragfm's own API. A member that it does not have is refused: its sender relies on its effect."""
 
     model_config = ConfigDict(extra="forbid")
@@ -133,7 +133,7 @@ class TextFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatOptions(_OwnRequest):
+class ChatOptions(OwnRequest):
     """ragfm's own parameters."""
 
     k: int | None = Field(None, ge=1, le=50, description="Maximum number of passages for the reader.")
@@ -197,8 +197,9 @@ class AnswerDetails(BaseModel):
     most likely has it. An unsure answer of a small reader is not in it. `nearest` are the sentences that come closest
     to an answer if there is none. `calculation` is how a number was calculated that no passage has. `passages` are the
     hits with their numbers in the prompt. `unsupported` are the spans (start, end) of the sentences of `answer` that no
-    passage supports. `guarantee` is what is promised about verified citations. `notes` are for users. `rating`
-    identifies the answer for `/v1/ratings`; it is null without an answer log.
+    passage supports. `guarantee` is what is promised about verified citations, `answered_guarantee` about answers that
+    are `answered`. `notes` are for users. `rating` identifies the answer for `/v1/ratings`; it is null without an
+    answer log.
     """
 
     answer: str
@@ -218,6 +219,7 @@ class AnswerDetails(BaseModel):
     notes: list[str] = []
     calculation: Calculation | None = None
     guarantee: Guarantee | None = None
+    answered_guarantee: Guarantee | None = None
     rating: str | None = None
 
     @classmethod
@@ -327,7 +329,7 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class SearchRequest(_OwnRequest):
+class SearchRequest(OwnRequest):
     """A search query."""
 
     query: str = Field(min_length=1, max_length=10_000)
@@ -347,7 +349,7 @@ class SearchResult(BaseModel):
     data: list[Hit]
 
 
-class CheckRequest(_OwnRequest):
+class CheckRequest(OwnRequest):
     """An answer of any system, to check against passages; by default against the collection."""
 
     answer: str = Field(min_length=1, max_length=MAX_ANSWER)
@@ -401,7 +403,7 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
-class RatingRequest(_OwnRequest):
+class RatingRequest(OwnRequest):
     """A user's rating of an answer, and a correction."""
 
     rating: str = Field(max_length=200, description="The `rating` of the answer.")

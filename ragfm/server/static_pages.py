@@ -1,4 +1,4 @@
-"""The pages at `/` and `/insights`: static files that need no key. Their scripts call the API with the user's key."""
+"""The pages `/`, `/insights` and `/review`: static files that need no key. Their scripts call the API with a key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE_HEADER = "x-ragfm-page"
 USER_HEADER = "x-ragfm-user"
 """The header of the responses to them, if users can sign in: who has, or nothing."""
 _FOLDER = Path(__file__).parent / "page"
-_ADDRESSES = {"index.html": "/", "insights.html": "/insights"}  # others are below /page/
+_ADDRESSES = {"index.html": "/", "insights.html": "/insights", "review.html": "/review"}  # others are below /page/
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # The browser loads from and connects to this server only, and refuses to turn a string into HTML or a script.
 _POLICY = (

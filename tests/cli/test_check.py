@@ -53,3 +53,27 @@ def test_files_that_cannot_be_used_are_named(shell: InProcessShell) -> None:
         shell(*check, "--passages", "array.json", "-c", ".ragfm")
     with pytest.raises(click.UsageError, match="does not exist"):
         shell("check", "--answer", "nothing.txt")
+
+
+@pytest.mark.parametrize(
+    ("answer", "passages", "words"),
+    [
+        ("", PASSAGES, "has no sentence"),
+        (" [1]\n", PASSAGES, "has no sentence"),
+        ("A word. " * 125_000, PASSAGES, "it has 1,000,000 characters, and the maximum is 20,000"),
+        ("A word.", ["A word. " * 125_000], "its passages have 1,000,000 characters, and the maximum is"),
+        ("A word.", ["A word.", {"uri": "leave.md"}], "Passage 2 has no text"),
+    ],
+)
+def test_what_cannot_be_checked_ends_with_the_reason(
+    shell: InProcessShell, answer: str, passages: list[object], words: str
+) -> None:
+    Path("answer.txt").write_text(answer)
+    Path("array.json").write_text(json.dumps(passages))
+    assert words in shell("check", "--answer", "answer.txt", "--passages", "array.json", code=1)
+
+
+def test_an_answer_in_another_language_has_a_result_without_a_probability(shell: InProcessShell) -> None:
+    Path("answer.txt").write_text("Sie bekommen 28 Tage Urlaub.")
+    (sentence,) = shell.json("check", "--answer", "answer.txt", "--passages", "array.json")["sentences"]
+    assert (sentence["status"], sentence["probability"]) == ("not_found", None)

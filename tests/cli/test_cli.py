@@ -48,7 +48,7 @@ def test_ingest_search_status_documents(shell: Shell, docs: Path) -> None:
         assert text[hit["start"] : hit["end"]] == hit["text"]
 
     status = shell.json("status")
-    keys = "chunks documents embedder failed generation guarantee image_bytes"
+    keys = "answered_guarantee chunks documents embedder failed generation guarantee image_bytes"
     keys += " images indexes older parsers sources"
     assert sorted(status) == keys.split()
     assert (status["documents"], status["embedder"]["model"], status["sources"][0]["name"]) == (4, "hashing", "docs")

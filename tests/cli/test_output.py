@@ -78,8 +78,8 @@ def test_a_hit_shows_its_table_below_the_header_that_its_context_has(capsys: pyt
 def test_the_json_of_an_answer() -> None:
     value = json.loads(json.dumps(answer_json(ANSWER)))
     keys = (
-        "abstained answer calculation citations confidence contradictions dropped guarantee hits log_id nearest notes "
-        "query question quote said searches seconds shown status unsupported usage"
+        "abstained answer answered_guarantee calculation citations confidence contradictions dropped guarantee hits "
+        "log_id nearest notes query question quote said searches seconds shown status unsupported usage"
     )
     assert sorted(value) == keys.split()
     assert (value["question"], value["answer"], value["abstained"]) == ("How much leave?", "28 days [1].", False)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +17,7 @@ from ragfm.cli import ragfm
 from ragfm.core.calibration import Calibration
 from ragfm.core.config import AskSection, load_settings
 from ragfm.core.errors import DataError
-from ragfm.core.promise import VerifiedPromise
+from ragfm.core.promise import AnsweredPromise, VerifiedPromise
 from ragfm.evaluation import AnsweredQuestion, AnswersReport, Outcome
 from ragfm.evaluation.settings_file import store_promise
 from ragfm.evaluation.verified_tuning import promise_answered, promise_verified
@@ -192,21 +193,21 @@ def answers(*results: AnsweredQuestion, mode: str = "prefer", calibrated: bool =
 
 def test_answers_are_answered_from_the_lowest_confidence_that_labels_allow() -> None:
     right, wrong = [given(True, 0.8)] * 100, [given(False, 0.4)] * 100
-    report = promise_answered(answers(*right, *wrong, given(False, 0.9, "unsure")), error=0.1)
+    report = promise_answered(answers(*right, *wrong, given(False, 0.9, "unsure")), MADE, error=0.1)
     assert report.promise
     assert (report.promise.threshold, report.promise.labels, report.labels, report.wrong) == (0.8, 100, 200, 100)
-    report = promise_answered(answers(*right[:20]), error=0.1)
+    report = promise_answered(answers(*right[:20]), MADE, error=0.1)
     assert (report.promise, report.more) == (None, 9)
     assert "add questions" in report.why
 
 
 def test_a_confidence_that_decides_nothing_is_an_error() -> None:
     with pytest.raises(DataError, match="does not decide"):
-        promise_answered(answers(mode="open"), error=0.1)
+        promise_answered(answers(mode="open"), MADE, error=0.1)
     with pytest.raises(DataError, match="does not decide"):
-        promise_answered(answers(calibrated=False), error=0.1)
+        promise_answered(answers(calibrated=False), MADE, error=0.1)
     with pytest.raises(DataError, match="does not decide"):
-        promise_answered(answers(*[given(True, None)] * 40), error=0.1)
+        promise_answered(answers(*[given(True, None)] * 40), MADE, error=0.1)
 
 
 def test_the_command_sets_the_cost_of_wrong_answers(rag: Rag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +231,81 @@ def test_the_command_sets_the_cost_of_wrong_answers(rag: Rag, tmp_path: Path, mo
     assert settings.ask.wrong_cost == pytest.approx(24, abs=0.05)  # the confidence is 0.96
     assert f"wrong_cost = {settings.ask.wrong_cost}" in printed
     with Collection.open(rag.collection.path, settings=settings, embedder=HashingEmbedder()) as collection:
-        assert Rag(collection).ask(QUESTION).status == "answered"
+        answer = Rag(collection).ask(QUESTION)
+        assert answer.status == "answered"
+        assert answer.answered_guarantee
+        assert answer.answered_guarantee.lapsed is None
+        assert answer.answered_guarantee.sentence.startswith("answered: at most 10 % wrong, 95 % confidence, 40 labels")
+    assert "answered: at most 10 % wrong" in CliRunner().invoke(ragfm, ["status"]).output
     assert "--answered requires QUESTIONS" in run("--answered")
     assert "exclude each other" in run("asked.jsonl", "--answered", "--confidence")
     assert "takes neither QUESTIONS" in run("asked.jsonl", "--answered", "--verified")
+
+
+# --- When a promise about answers lapses -------------------------------------------------------------------------
+
+
+def answered(rag: Rag, **changes: Any) -> tuple[Rag, AnsweredPromise]:
+    """A pipeline with a promise about its answers, after changes of its settings."""
+    promise = AnsweredPromise(0.5, 0.1, 0.95, 40, 0, 0.08, "2026-01-02", dict(rag.answer_fingerprint))
+    ask = {"log": True, "reranker": "none", "wrong_cost": 1.0, "answered_guarantee": promise, **changes}
+    settings = Settings(ask=AskSection(**ask))
+    return make_rag(Collection.open(rag.collection.path, settings=settings, embedder=HashingEmbedder())), promise
+
+
+def lapsed(rag: Rag) -> str | None:
+    guarantee = rag.ask(QUESTION).answered_guarantee
+    assert guarantee
+    return guarantee.lapsed
+
+
+@pytest.mark.parametrize("name", ["collection", "embedder", "judge", "reader", "adapter", "strategy", "calibration"])
+def test_a_promise_about_answers_lapses_with_what_that_of_citations_does(rag: Rag, name: str) -> None:
+    other, promise = answered(rag)
+    assert lapsed(other) is None
+    assert set(promise.fingerprint) == {*rag.fingerprint, "calibration"}
+    assert promise.fingerprint == other.answer_fingerprint
+    changed = {**promise.fingerprint, name: "other"}
+    why = rag.collection.answer_log.why_lapsed(promise, changed)
+    assert why == f"{name} changed since 2026-01-02"
+
+
+def test_settings_of_the_confidence_end_a_promise_about_answers(rag: Rag) -> None:
+    calibration = Calibration("ScriptedReader", 1.0, {"supports": 1.0}, {"supports": 0.0}, 0.0)
+    for changes in ({"min_confidence": 0.2}, {"confidence": calibration}):
+        assert lapsed(answered(rag, **changes)[0]) == "calibration changed since 2026-01-02"
+    assert lapsed(answered(rag, wrong_cost=0.9)[0]) == "ask.wrong_cost is 0.9, below 0.9998"
+    assert lapsed(answered(rag, wrong_cost=1.5)[0]) is None
+
+
+def test_ratings_that_contradict_a_promise_about_answers_end_it(rag: Rag) -> None:
+    other, promise = answered(rag)
+    other.judge = ScriptedJudge({"28 days": 0.99}, supports=lambda _: 0.99)
+    log, answer = rag.collection.answer_log, other.ask(QUESTION)
+    made = AnswerContext("reader", None, None, None, 0.0, 0.0, fingerprint=rag.fingerprint)
+
+    def rate(thumbs: Any, confidence: float | None = 0.9, status: Any = "answered", made: AnswerContext = made) -> None:
+        log.rate(log.add(replace(answer, confidence=confidence, status=status), made), thumbs)
+
+    for _ in range(3):
+        rate("down", 0.4)
+        rate("down", status="unsure")
+        rate("up")
+        rate("down", made=replace(made, fingerprint={**rag.fingerprint, "reader": "other"}))
+    assert log.why_lapsed(promise, rag.answer_fingerprint) is None
+    for _ in range(4):
+        rate("down")
+    assert log.why_lapsed(promise, rag.answer_fingerprint) == "4 of 7 later ratings are down"
+    assert log.why_lapsed(replace(promise, date="9999-12-31"), rag.answer_fingerprint) is None
+    assert lapsed(other) == "4 of 7 later ratings are down"
+
+
+def test_a_promise_about_answers_needs_no_log(rag: Rag) -> None:
+    assert lapsed(answered(rag, log=False)[0]) is None
+
+
+def test_a_stored_promise_about_answers_is_read_again(rag: Rag, tmp_path: Path) -> None:
+    _, promise = answered(rag)
+    assert store_promise(promise, tmp_path) == [tmp_path / "ragfm.toml"]
+    ask = load_settings(tmp_path).ask
+    assert (ask.answered_guarantee, ask.wrong_cost, ask.guarantee) == (promise, promise.wrong_cost, None)

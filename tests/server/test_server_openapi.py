@@ -39,6 +39,7 @@ def test_the_openapi_names_all_routes_forms_and_errors(running: Running) -> None
         "/v1/pages/{uri}",
         "/v1/boxes/{uri}",
         "/v1/images/{image}",
+        "/v1/review",
         "/healthz",
         "/readyz",
         "/metrics",

@@ -123,6 +123,10 @@ export const exported = async (model, form) =>
 /** End the session. Returns the address that ends the provider's, or null. */
 export const signOut = async () => (await json('signout', { method: 'POST' })).url;
 
+export const review = (model, seed) => json(`v1/review?${new URLSearchParams({ model, seed })}`);
+
+export const label = (body) => post('v1/review', body);
+
 export const rate = (rating, thumbs, correction) => post('v1/ratings', { rating, thumbs, correction });
 
 /** Upload a file and share it with the groups. `onProgress` gets the fraction sent, in [0, 1]. */
