@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -162,6 +163,16 @@ def trace_id() -> str | None:
     return trace_headers().get("traceparent", "--").split("-")[1] or None
 
 
+def flush_traces() -> None:
+    """Export the spans that have ended, for a process that may be killed."""
+    if _SDK in sys.modules:
+        from opentelemetry import trace
+
+        if flush := getattr(trace.get_tracer_provider(), "force_flush", None):
+            flush()
+
+
+@cache
 def start_tracing() -> None:
     """Export the spans of this process if OTEL_EXPORTER_OTLP_ENDPOINT, or that of traces, names a collector.
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,6 +29,7 @@ from ragfm.core.errors import (
     RagfmError,
     UnsupportedError,
 )
+from ragfm.core.tracing import flush_traces, span, start_tracing, trace_headers
 from ragfm.ingestion.connector_options import build_connector
 from ragfm.ingestion.embedding import VectorCatalog, embed_missing
 from ragfm.ingestion.preparation import WAIT_SECONDS, Outcome, prepare
@@ -56,7 +57,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything besides an entry that decides its outcome. `run` is unique to each sync of a source."""
+    """Everything besides an entry that decides its outcome. `run` is unique to each sync of a source.
+
+    `trace` has the headers of the span that the tasks belong to, see `core.tracing`; empty without traces.
+    """
 
     run: str
     version: str
@@ -66,6 +70,7 @@ class Job:
     chunks: ChunkSettings
     contract_id: int
     max_bytes: int
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 class RayExecutor:
@@ -154,6 +159,7 @@ class RayExecutor:
             chunk_settings,
             contract_id,
             self._max_bytes,
+            trace_headers(),
         )
         waiting = [entries[start : start + BATCH] for start in range(0, len(entries), BATCH)][::-1]
         running: dict[Any, Sequence[Entry]] = {}
@@ -196,6 +202,15 @@ _opened: dict[str, tuple[Store, Connector]] = {}  # by run; some connectors read
 
 def prepare_batch(job: Job, password: Mapping[str, str], entries: Sequence[Entry]) -> list[tuple[Ref, Outcome]] | str:
     """Prepare entries and embed their chunks. Returns the reason if this node cannot do the work."""
+    if job.trace:
+        start_tracing()
+    with span("prepare", job.trace, documents=len(entries)):
+        prepared = _prepare_batch(job, password, entries)
+    flush_traces()  # Ray kills its processes
+    return prepared
+
+
+def _prepare_batch(job: Job, password: Mapping[str, str], entries: Sequence[Entry]) -> list[tuple[Ref, Outcome]] | str:
     if job.version != version("ragfm"):
         return f"the ingest runs ragfm {job.version}, the node ragfm {version('ragfm')}"
     os.environ.update(password)

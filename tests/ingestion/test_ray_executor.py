@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.otlp_collector import collector
 from support.postgres_server import USER, PostgresServer
 from support.ray_cluster import RayCluster, embedded_texts, ray_cluster, recording_on_ray
 
@@ -197,6 +198,24 @@ def test_without_a_cluster_the_ingest_ends(address: str, docs: Path) -> None:
     error = json.loads(output)["error"]
     assert "No Ray cluster answers at '127.0.0.1:1'" in error["message"]
     assert "ray start --head" in error["hint"]
+
+
+@pytest.mark.slow
+def test_tasks_are_part_of_the_trace_of_the_ingest(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    pytest.importorskip("opentelemetry.sdk")
+    with collector() as found, ray_cluster(1, **found.environment) as (cluster, _):
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        ingest = _ingest(docs, address, ray=cluster.address)
+        assert ingest.communicate(timeout=_PATIENT) is not None
+        assert ingest.returncode == 0
+        (sync,) = (one for one in found.spans if one.name == "sync")
+        spans = found.trace(sync.trace)
+        (task,) = (one for one in spans if one.name == "prepare")
+        assert task.parent == sync.id
+        below = {one.name.partition(" ")[0] for one in spans if one.parent == task.id}
+        assert below == {"fetch", "parse", "embeddings"}
 
 
 @pytest.mark.slow
