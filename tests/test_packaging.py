@@ -128,6 +128,36 @@ def test_the_package_index_accepts_the_artifacts(artifacts: tuple[Path, Path]) -
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def components() -> dict[str, str]:
+    """The distributions of the default installation with their licences."""
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "sbom"], capture_output=True, text=True, check=True)
+    listed = json.loads(done.stdout)["components"]
+    return {one["name"]: " ".join(str(licence) for licence in one["licenses"]) for one in listed}
+
+
+def test_each_library_of_the_default_installation_has_a_permissive_licence(components: dict[str, str]) -> None:
+    assert {"ragfm", "torch", "faiss-cpu", "openvino", "fastapi", "pysqlite3"} <= set(components)
+    assert not {name for name, licence in components.items() if not licence or re.search("GPL|SSPL|BUSL", licence)}
+
+
+@pytest.mark.slow
+def test_the_requirements_of_the_default_installation_are_met(components: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "pip", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    broken = [line for line in done.stdout.splitlines() if line.split()[0] in components]  # not: what only tests need
+    assert done.stdout
+    assert not broken, broken
+
+
+@pytest.mark.slow
+def test_the_quick_tests_pass_from_the_wheel(environment: Path, tmp_path: Path) -> None:
+    command = [ROOT / "scripts" / "test-wheel", environment / "bin" / "python"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) -> None:
     command = [environment / "bin" / "python", "-I", "-c", CONTRACTS]

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-from support.public_api import LISTED, public_api
+from support.public_api import DEPRECATED, LISTED, _mark, public_api
+from typing_extensions import deprecated
 
 import ragfm
 from ragfm.core import errors
@@ -40,10 +42,85 @@ def test_the_public_api_is_the_listed_one() -> None:
     update = "python tests/support/public_api.py"
     assert not gone, (
         f"Removed, renamed or changed:\n{chr(10).join(gone)}\nNew:\n{chr(10).join(new)}\nKeep the old name for one "
-        "minor version, with a DeprecationWarning that names its replacement (CONTRIBUTING.md#releases). If all "
-        f"calls of before still work, run `{update}`."
+        "minor version, and deprecate it (CONTRIBUTING.md#releases). If all calls of before still work, run "
+        f"`{update}`."
     )
     assert not new, f"New:\n{chr(10).join(new)}\nRun `{update}` and commit the list."
+
+
+def _gone_without_warning(before: dict[str, list[str]], now: dict[str, list[str]]) -> list[str]:
+    """Lines of the list of a version that are not in that of now, unless that version deprecated them."""
+    return [
+        f"{kind}: {line}"
+        for kind, lines in before.items()
+        for line in lines
+        if not line.endswith(DEPRECATED) and not any(_still_works(line, one) for one in now.get(kind, ()))
+    ]
+
+
+def _still_works(before: str, now: str) -> bool:
+    """Whether what a line promised holds by another: parameters and choices may be added at the end."""
+    now = now.removesuffix(DEPRECATED)
+    if "(" not in before:
+        return now == before or now.startswith(f"{before} ")
+    (name, old), (new_name, new) = (
+        (line[: line.index("(")], line.strip(")").partition("(")[2].split(", "))
+        for line in (before, now if "(" in now else f"{now}(")
+    )
+    positional = old.index("*") if "*" in old else len(old)
+    added = set(new) - set(old) - {"*"}
+    return (
+        name == new_name
+        and new[:positional] == old[:positional]
+        and set(old) <= set(new)
+        and all(one.endswith("=") for one in added)
+    )
+
+
+def test_what_the_last_version_had_is_there_or_was_deprecated_in_it() -> None:
+    git = ["git", "-C", str(ROOT)]
+    found = subprocess.run([*git, "describe", "--tags", "--abbrev=0", "--match", "v*"], capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip("no version has a tag here")
+    listed = subprocess.check_output([*git, "show", f"{found.stdout.strip()}:tests/public_api.json"], text=True)
+    gone = _gone_without_warning(json.loads(listed), json.loads(LISTED.read_text(encoding="utf-8")))
+    assert not gone, "Deprecate for one minor version what goes (CONTRIBUTING.md#releases):\n" + "\n".join(gone)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "allowed"),
+    [
+        ("Rag.ask(self, question, k=)", "Rag.ask(self, question, k=, *, mode=)", True),
+        ("Rag.ask(self, question, k=)", "Rag.ask(self, question, k=, mode)", False),
+        ("Rag.ask(self, question, k=)", "Rag.ask(self, k=, question)", False),
+        ("Rag.ask(self, question, k=)", "Rag.ask(self, question)", False),
+        ("Rag.ask(self, question, k=)", f"Rag.ask(self, question, k=){DEPRECATED}", True),
+        (f"Rag.ask(self, question, k=){DEPRECATED}", "Rag.answer(self)", True),
+        ("ragfm ask --mode dense hybrid", "ragfm ask --mode dense hybrid keyword", True),
+        ("ragfm ask --mode dense hybrid", "ragfm ask --mode dense", False),
+        ("OK = 0", "OK = 1", False),
+    ],
+)
+def test_a_name_goes_only_after_a_version_that_deprecates_it(before: str, now: str, allowed: bool) -> None:
+    gone = _gone_without_warning({"kind": [before]}, {"kind": [now]})
+    assert gone == ([] if allowed else [f"kind: {before}"])
+
+
+def test_the_list_marks_what_the_libraries_deprecate() -> None:
+    @deprecated("Use `new`; `old` goes in 0.4.")
+    def old() -> None: ...
+
+    assert [_mark(one) for one in (old, click.Command("old", deprecated=True))] == [DEPRECATED] * 2
+    assert [_mark(one) for one in (public_api, click.Command("new"))] == ["", ""]
+
+
+def test_each_json_key_is_documented() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = page.partition("## With `--json`")[2].partition("\n## ")[0]
+    listed: list[str] = json.loads(LISTED.read_text(encoding="utf-8"))["json"]
+    documented = ("ingest", "search", "ask", "documents", "export", "backup", "compact")
+    keys = {re.split("[.:] ?", line)[-1] for line in listed if line.partition(": ")[0] in documented}
+    assert [key for key in sorted(keys) if f"`{key}`" not in table] == []
 
 
 def test_the_drawn_tree_of_errors_is_complete() -> None:
