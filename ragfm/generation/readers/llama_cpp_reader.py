@@ -9,7 +9,7 @@ from pathlib import Path
 from ragfm.core.errors import ConfigError, UnsupportedError
 from ragfm.core.types import Sampling
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import int_option, passages_for
+from ragfm.generation.readers import bool_option, int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
 from ragfm.generation.readers.images import IMAGE_SIDE, MAX_IMAGE_SIDE
 from ragfm.generation.readers.llama_context import LlamaContext
@@ -37,6 +37,10 @@ class LlamaCppReader(LocalReader[LlamaModel]):
     other programs are busy. Layers run on the GPU if llama.cpp was built for one. `thinking` lets a model reason before
     it answers, if it can. `Sampling.adapter` is a LoRA adapter as a GGUF file.
 
+    With `drafts`, a greedy request that runs alone copies likely tokens from its prompt and evaluates them in one batch
+    (PromptLookup), which rounds differently than token by token. Default: only for weights whose output is not
+    bit-identical alone and alongside others anyway.
+
     With a `projector`, a GGUF file for the model (`mmproj`), messages may have images of up to `image_side` pixels on
     the longer side; larger ones are scaled. Default: the only `mmproj*.gguf` next to the model; `none` for none.
     """
@@ -52,6 +56,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         thinking: bool | str = False,
         projector: str | None = None,
         image_side: int = IMAGE_SIDE,
+        drafts: bool | str | None = None,
     ) -> None:
         path = find_model(model, "reader")
         if not path.is_file():
@@ -65,6 +70,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         self._projector = find_projector(path, projector)
         self._image_side = int_option("image_side", image_side, 1, MAX_IMAGE_SIDE)
         self.vision = self._projector is not None
+        self._drafts_wanted = None if drafts is None else bool_option("drafts", drafts)
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
@@ -92,6 +98,11 @@ class LlamaCppReader(LocalReader[LlamaModel]):
 
     def _new_sampler(self, model: LlamaModel, sampling: Sampling) -> GrammarSampler:
         return GrammarSampler(model.vocab, sampling)
+
+    def _drafts(self, model: LlamaModel) -> bool:
+        """Whether a greedy request may draft tokens."""
+        wanted = model.prefix_multiple > 1 if self._drafts_wanted is None else self._drafts_wanted
+        return wanted and model.can_truncate
 
     def _prepare_sampling(self, sampling: Sampling) -> Sampling:
         """Replace a schema by its grammar."""
