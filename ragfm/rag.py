@@ -642,6 +642,8 @@ def _usage(usage: Usage) -> dict[str, int]:
         "input_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
+        "drafted_tokens": usage.drafted_tokens,
+        "accepted_tokens": usage.accepted_tokens,
     }
 
 

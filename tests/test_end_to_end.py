@@ -45,7 +45,9 @@ def _bundled(folder: Path) -> Shell:
 def _conforms(answer: dict[str, Any], texts: dict[str, str]) -> None:
     """An answer has the fields of the contract, and its spans are slices of the documents."""
     assert set(answer) == ASK_KEYS
-    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
+    assert set(answer["usage"]) == {
+        f"{kind}_tokens" for kind in ("prompt", "cached", "completion", "drafted", "accepted")
+    }
     for hit in answer["hits"]:
         assert set(hit) == HIT_KEYS | {"n"}
         assert texts[hit["uri"]][hit["start"] : hit["end"]] == hit["text"]

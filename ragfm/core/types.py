@@ -407,11 +407,16 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation: prompt, the part of it that came from the cache, and completion."""
+    """Tokens of one generation: prompt, the part of it that came from the prefix cache, and completion.
+
+    The reader also evaluated `drafted_tokens` that it copied from the prompt, and `accepted_tokens` of them were right.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -14,6 +15,7 @@ from ragfm.core.types import CLOSED, Answer, Reader, Sampling, Stream, Usage
 from ragfm.generation.prompt import Prompt
 from ragfm.generation.reader_output import OutputNormalizer, split_reasoning
 
+_log = logging.getLogger(__name__)
 _SENTENCE_ENDS = frozenset(".!?\n")
 
 
@@ -155,5 +157,6 @@ def generate(
     usage = stream.usage
     if repeated is not None:  # the stream was closed before it had its usage
         usage = Usage(reader.count_tokens(prompt.messages), 0, tokens)
+    _log.debug("The reader generated an answer: %s", usage)
     reasoning = "\n".join(part for part in (normalizer.reasoning, reasoning) if part)
     return ReaderOutput(answer, reasoning, usage, stream.finish_reason or "stop", start)

@@ -23,7 +23,7 @@ class Metrics:
         self.first_token = Histogram(
             "ragfm_first_token_seconds", "Time to the first piece of an answer", buckets=_BUCKETS, registry=registry
         )
-        self.tokens = Counter("ragfm_tokens", "Tokens of prompts and completions", ["kind"], registry=registry)
+        self.tokens = Counter("ragfm_tokens", "Tokens of prompts, completions and drafts", ["kind"], registry=registry)
         self.answers = Counter("ragfm_answers", "Answers", ["how"], registry=registry)
         self.uploads = Counter("ragfm_uploads", "Stored uploads", registry=registry)
         per_collection, per_server = ["collection"], ["server"]

@@ -272,6 +272,8 @@ class Service:
         metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
         metrics.tokens.labels("cached").inc(usage.cached_tokens)
         metrics.tokens.labels("completion").inc(usage.completion_tokens)
+        metrics.tokens.labels("drafted").inc(usage.drafted_tokens)
+        metrics.tokens.labels("accepted").inc(usage.accepted_tokens)
         metrics.answers.labels(answer.status).inc()
         return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
 

@@ -4,7 +4,7 @@ Requests join and leave between two tokens. Prompts are evaluated in blocks, and
 each block. If several scopes have requests, each gets the same share of the time: a prompt waits while a request of a
 scope that recently had less is being answered. A scope with more than half of the requests lets all others go first. A
 finished request's prompt stays in its slot until another request needs the slot; a prompt with the same prefix is
-evaluated only from where it differs.
+evaluated only from where it differs. A request that runs alone may evaluate a draft of its next tokens in one step.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Batcher:
             tokens, reason = yield from stream_until_stop(pieces, request.max_tokens, stop)
         finally:
             request.cancelled = True
-        return Usage(len(request.prompt), request.cached_tokens, tokens), reason
+        lookup = request.lookup
+        drafted, accepted = (lookup.drafted, lookup.accepted) if lookup else (0, 0)
+        return Usage(len(request.prompt), request.cached_tokens, tokens, drafted, accepted), reason
 
 
 class _RecentTime:
@@ -294,7 +296,10 @@ class _BatchLoop:
                     self._prefill(self._cache, slot)
         if largest_yields:
             decoding = self._take_turns(decoding, largest)
-        if decoding:
+        if len(busy) == 1 and decoding and not self._waiting and (draft := self._draft(decoding[0])):
+            with self._measured(*decoding):
+                self._verify(self._cache, decoding[0], draft)
+        elif decoding:
             decoding.sort(key=lambda slot: slot.number)
             entries = [BatchToken(slot.last_token, slot.length, slot.number, True) for slot in decoding]
             start = monotonic()
@@ -304,6 +309,29 @@ class _BatchLoop:
                     self._pick_token(slot, logits)
             step, before = monotonic() - start, self._step_seconds.get(len(entries))
             self._step_seconds[len(entries)] = step if before is None else before + _SMOOTHING * (step - before)
+
+    def _draft(self, slot: Slot) -> list[int]:
+        """Tokens that may follow the last one, none if the request does not draft."""
+        request = slot.request
+        return request.lookup.draft(request.max_tokens - slot.generated - 1) if request and request.lookup else []
+
+    def _verify(self, cache: KVCache, slot: Slot, draft: Sequence[int]) -> None:
+        """Evaluate the last token and a draft in one batch, and pick tokens as long as they equal the draft."""
+        request = slot.request
+        assert request
+        assert request.lookup
+        entries = [
+            BatchToken(token, slot.length + offset, slot.number, True)
+            for offset, token in enumerate([slot.last_token, *draft])
+        ]
+        request.lookup.drafted += len(draft)
+        for logits, drafted in zip(cache.evaluate(entries), [*draft, None], strict=True):
+            slot.length += 1
+            self._pick_token(slot, logits)
+            if slot.request is None or slot.last_token != drafted:
+                break
+            request.lookup.accepted += 1
+        cache.truncate(slot.number, slot.length)
 
     def _take_turns(self, decoding: list[Slot], largest: str) -> list[Slot]:
         """The answers that get a token in this step: all, or those of the largest scope and the others in turn.
@@ -365,6 +393,8 @@ class _BatchLoop:
         if request.logprobs is not None:
             shifted = logits - logits.max()
             request.logprobs.append(float(shifted[token] - np.log(np.exp(shifted).sum())))
+        if request.lookup:
+            request.lookup.add(token)
         request.put(token)
         slot.last_token = token
         slot.generated += 1

@@ -11,6 +11,7 @@ from ragfm.core.errors import RagfmError
 from ragfm.core.tracing import Span
 from ragfm.core.types import CLOSED
 from ragfm.generation.readers.engine import Adapter, TokenSampler
+from ragfm.generation.readers.prompt_lookup import PromptLookup
 
 T = TypeVar("T")
 
@@ -80,4 +81,6 @@ class GenerationRequest(ResultQueue[float]):
         """Log-probabilities of the generated tokens, if requested."""
         self.cached_tokens = 0
         """Tokens of the prompt that were not evaluated again. Valid from the first result on."""
+        self.lookup: PromptLookup | None = None
+        """Drafts the next tokens while no other request runs."""
         self.span = Span()

@@ -9,7 +9,7 @@ from pathlib import Path
 from ragfm.core.errors import ConfigError, UnsupportedError
 from ragfm.core.types import Sampling
 from ragfm.generation.json_schema import OutputSchema
-from ragfm.generation.readers import int_option, passages_for
+from ragfm.generation.readers import bool_option, int_option, passages_for
 from ragfm.generation.readers.engine import CacheFactory
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
@@ -34,6 +34,10 @@ class LlamaCppReader(LocalReader[LlamaModel]):
     later. `threads` is the maximum number of threads and defaults to the number of physical cores; fewer are used while
     other programs are busy. Layers run on the GPU if llama.cpp was built for one. `thinking` lets a model reason before
     it answers, if it can. `Sampling.adapter` is a LoRA adapter as a GGUF file.
+
+    With `drafts`, a greedy request that runs alone copies likely tokens from its prompt and evaluates them in one batch
+    (PromptLookup), which rounds differently than token by token. Default: only for weights whose output is not promised
+    to be bit-identical alone and alongside others.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         waiting: int = 64,
         threads: int | None = None,
         thinking: bool | str = False,
+        drafts: bool | str | None = None,
     ) -> None:
         path = find_model(model, "reader")
         if not path.is_file():
@@ -55,6 +60,7 @@ class LlamaCppReader(LocalReader[LlamaModel]):
         threads = int_option("threads", threads or physical_cores(), 1, _MAX_THREADS)
         self._thread_count = ThreadCount(threads)  # it sees from now on what other programs use
         super().__init__(path, context_tokens, slots, waiting, thinking=thinking)
+        self._drafts_wanted = None if drafts is None else bool_option("drafts", drafts)
 
     @property
     def memory_bytes(self) -> tuple[int, int]:
@@ -75,6 +81,11 @@ class LlamaCppReader(LocalReader[LlamaModel]):
 
     def _new_sampler(self, model: LlamaModel, sampling: Sampling) -> GrammarSampler:
         return GrammarSampler(model.vocab, sampling)
+
+    def _drafts(self, model: LlamaModel) -> bool:
+        """Whether a greedy request may draft tokens."""
+        wanted = model.prefix_multiple > 1 if self._drafts_wanted is None else self._drafts_wanted
+        return wanted and model.can_truncate
 
     def _prepare_sampling(self, sampling: Sampling) -> Sampling:
         """Replace a schema by its grammar."""

@@ -15,6 +15,7 @@ from ragfm.generation.readers.chat_template import opens_thinking
 from ragfm.generation.readers.continuous_batching import Batcher
 from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, TokenSampler
 from ragfm.generation.readers.generation_request import GenerationRequest
+from ragfm.generation.readers.prompt_lookup import PromptLookup
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 
 M = TypeVar("M", bound=Model)
@@ -69,6 +70,10 @@ class LocalReader(Generic[M]):
         """The sampling parameters in the form that `_new_sampler` takes. Raises ConfigError or UnsupportedError."""
         return sampling
 
+    def _drafts(self, model: M) -> bool:
+        """Whether a greedy request may draft tokens, so that its logits depend on whether others run."""
+        return False
+
     def _check_adapter(self, path: Path) -> None:
         """Raise ModelNotFoundError or DamagedModelError if the path is not a usable adapter."""
 
@@ -113,6 +118,8 @@ class LocalReader(Generic[M]):
         sampler = self._new_sampler(engine.model, sampling)
         request = GenerationRequest(prompt, adapter, sampler=sampler, max_tokens=max_tokens, scope=scope)
         request.logprobs = [] if sampling.logprobs else None
+        if not sampling.temperature and self._drafts(engine.model):
+            request.lookup = PromptLookup(prompt)
         return engine.batcher.stream(request, sampling.stop)
 
     def charge(self, scope: str, seconds: float) -> None:
