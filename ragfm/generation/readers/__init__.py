@@ -17,6 +17,7 @@ local_reader          base class of the readers that evaluate a model in this pr
 engine                interfaces of the models and KV caches that continuous batching uses
 continuous_batching   the thread that evaluates all requests in one batch
 generation_request    a request and its results, shared by two threads
+prompt_lookup         drafts of the next tokens, copied from the prompt
 slots                 slots of the KV cache, and which one a request gets
 sampling              temperature, top_p and min_p
 chat_template         chat templates
