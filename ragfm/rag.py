@@ -236,9 +236,10 @@ class Rag:
             # Calculate, or generate, cite, score and decide: while the caller takes the text.
             pieces = self._answer(retrieved, prompt, handle, superseded)
             if self.log:
+                context = self._log_context(prompt, retrieved.start)
                 shown, dropped = (prompt.shown, prompt.dropped) if prompt else ((), ())
                 unfinished = Answer(question, "", "answered", (), shown, dropped, Usage(), 0.0, query=retrieved.query)
-                pieces = self.log.record_stream(pieces, self._log_context(prompt, retrieved.start), unfinished)
+                pieces = self.log.record_stream(pieces, context, unfinished)
             yield ""
             answer = yield from pieces
             active.set(status=answer.status, confidence=answer.confidence, citations=len(answer.citations))
