@@ -139,6 +139,7 @@ def test_answers_of_tools_are_counted_and_limited(tmp_path: Path, caplog: pytest
             assert len(talk(over_http(running, "hr"), ask)["answer"].split()) == 7
         figures = running.client().get("/metrics").text
     assert 'ragfm_tokens_total{kind="completion"} 7.0' in figures
+    assert 'ragfm_tokens_total{kind="drafted"} 0.0' in figures
     assert "ragfm_first_token_seconds_count 1.0" in figures
     eventually(lambda: requests(caplog, "model"))  # a response is sent before its line is written
     noted = requests(caplog, "model")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
+from ragfm import Collection, Rag, Settings
+from ragfm.core.config import AskSection
 from ragfm.core.types import Message, Sampling
 from ragfm.generation.readers.engine import BatchToken
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_cpp_reader import LlamaCppReader
 from ragfm.generation.readers.prompt_lookup import PromptLookup
+from ragfm.testing import HashingEmbedder
 
 LIST = (
     "The keys of the north gate are with Ms Tamura. The keys of the south gate are with Mr Okafor. The keys of the "
@@ -107,6 +112,24 @@ def test_a_grammar_and_stop_strings_hold_with_drafts(readers: tuple[LlamaCppRead
     for sampling in (Sampling(max_tokens=40, grammar=grammar), Sampling(max_tokens=40, stop=("Okafor",))):
         plain, drafted = (list(reader.stream(QUESTIONS[0], sampling)) for reader in readers)
         assert plain == drafted
+
+
+def test_drafts_are_in_the_usage_of_an_answer_its_log_and_the_debug_log(
+    readers: tuple[LlamaCppReader, LlamaCppReader], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "keys.md").write_text(LIST)
+    settings = Settings(ask=AskSection(log=True, reranker="none"))
+    collection = Collection.open(tmp_path / ".ragfm", settings=settings, embedder=HashingEmbedder())
+    collection.sync(tmp_path / "docs")
+    rag = Rag(collection, reader=readers[1])
+    with caplog.at_level(logging.DEBUG, "ragfm.generation"):
+        answer = rag.ask("Who has the keys of the south gate, and who has the keys of the north gate?")
+    assert answer.usage.drafted_tokens > 0
+    assert str(answer.usage) in caplog.text
+    assert answer.log_id is not None
+    assert rag.log is not None
+    assert rag.log.entry(answer.log_id).usage == asdict(answer.usage)  # type: ignore[union-attr]
 
 
 def test_sampled_text_is_not_drafted(readers: tuple[LlamaCppReader, LlamaCppReader]) -> None:
