@@ -172,7 +172,8 @@ def test_no_text_is_exported(traced: tuple[Collector, Any]) -> None:
 def test_log_lines_of_a_request_have_its_id_key_and_trace(traced: tuple[Collector, Any]) -> None:
     _, lines = traced
     requests = [line for line in lines if line["event"] == "request" and line["request_id"] == "ticket-7"]
-    assert [line["route"] for line in requests] == [*["/v1/chat/completions"] * 2, "/v1/documents", "/v1/search"]
+    routes = [*["/v1/chat/completions"] * 2, "/v1/documents", "/v1/search", "/v1/embeddings"]
+    assert [line["route"] for line in requests] == routes
     assert {(line["key"], line["trace_id"]) for line in requests} == {("local", TRACE)}
     assert all("trace_id" not in line for line in lines if line["event"] in ("start", "stop"))
 
