@@ -39,7 +39,7 @@ def test_values_are_read_as_they_are_annotated(records: Path) -> None:
     made = build_connector("jsonl", str(records), {}, {"max_bytes": 7, "x": 1})
     assert made._max_bytes == 7
     made = build_connector("files", str(records), {"hidden": "true", "include": ["*.md"]})
-    assert made._hidden is True
+    assert made.hidden is True
     with pytest.raises(ConfigError, match="no option 'texts'") as caught:
         build_connector("jsonl", str(records), {"texts": "x"})
     assert "max_bytes" in caught.value.hint

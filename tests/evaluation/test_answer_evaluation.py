@@ -474,9 +474,9 @@ def test_failed_documents_are_reported(asks: Asks, monkeypatch: pytest.MonkeyPat
     synced = SyncReport(failed=(Failed("corpus/1.txt", "parse", "no text", 1, stale=False),))
 
     @contextmanager
-    def opened(*_: object) -> Iterator[tuple[Collection, None, SyncReport]]:
+    def opened(*_: object) -> Iterator[tuple[Collection, SyncReport]]:
         with Collection.open(".ragfm") as collection:
-            yield collection, None, synced
+            yield collection, synced
 
     monkeypatch.setattr("ragfm.cli.evaluation_commands.data_collection", opened)
     done = CliRunner().invoke(ragfm, ["eval", "answers", str(questions)], standalone_mode=False)
