@@ -67,6 +67,11 @@ class LogEntry:
     calculation: dict[str, Any] | None
     fingerprint: dict[str, str] | None
 
+    @property
+    def read_uris(self) -> set[str]:
+        """The documents that the reader read."""
+        return {passage["uri"] for passage in self.passages if passage["n"] is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:

@@ -68,6 +68,11 @@ class Key(BaseModel):
         return groups
 
     @property
+    def is_owner(self) -> bool:
+        """Whether it may see the questions of all keys, and label citations."""
+        return "metrics" in self.scopes
+
+    @property
     def own_group(self) -> str:
         """The group that only this key has."""
         return f"{OWN_GROUP_PREFIX}{self.name}"

@@ -49,19 +49,10 @@ async def _read(request: Request, model: str | None, read: Callable[[Key, Model,
     raise ApiError(404, message, code="no_answer_log")
 
 
-def _is_owner(key: Key) -> bool:
-    return "metrics" in key.scopes
-
-
 def _visible(key: Key, **conditions: Any) -> LogFilter:
     """Selects the entries that a key may see."""
-    own: dict[str, Any] = {} if _is_owner(key) else {"key": key.name, "groups": key.visible_groups}
+    own: dict[str, Any] = {} if key.is_owner else {"key": key.name, "groups": key.visible_groups}
     return LogFilter(**own, **conditions)
-
-
-def _read_uris(entry: LogEntry) -> set[str]:
-    """The documents that the reader read."""
-    return {passage["uri"] for passage in entry.passages if passage["n"] is not None}
 
 
 @router.get("/v1/insights", response_model=InsightList)
@@ -75,7 +66,7 @@ async def list_insights(
     def read(key: Key, target: Model, log: AnswerLog) -> str:
         documents = [info.uri for info in target.handle(key).documents()]
         found = insights(log.overview(_visible(key, newer_than=timedelta(days=days))), documents)
-        return InsightList(model=target.collection, everybody=_is_owner(key), data=found).model_dump_json()
+        return InsightList(model=target.collection, everybody=key.is_owner, data=found).model_dump_json()
 
     return Response(await _read(request, model, read), media_type="application/json", headers=CONTENT_HEADERS)
 
@@ -93,11 +84,11 @@ async def export(
 
     def read(key: Key, target: Model, log: AnswerLog) -> list[dict[str, Any]]:
         if form == "labels":
-            own = None if _is_owner(key) else {row[0] for row in log.overview(_visible(key))}
+            own = None if key.is_owner else {row[0] for row in log.overview(_visible(key))}
             return [asdict(label) for label in log.labels() if own is None or label.entry in own]
         entries = log.entries(_visible(key, rated=True))
         known = {info.uri for info in target.handle(key).documents()}
-        return list(questions_from_log(entry for entry in entries if _read_uris(entry) <= known))
+        return list(questions_from_log(entry for entry in entries if entry.read_uris <= known))
 
     lines = await _read(request, model, read)
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -114,7 +105,7 @@ async def logged_answer(request: Request, response: Response, number: LogId, mod
         if not entries:
             raise not_found("question", str(number))
         entry, handle, documents = entries[0], target.handle(key), dict[str, Document]()
-        for uri in _read_uris(entry):
+        for uri in entry.read_uris:
             try:
                 documents[uri] = handle.document(uri)
             except CollectionError:  # removed, or hidden from this key
@@ -134,7 +125,7 @@ def _answer(entry: LogEntry, documents: dict[str, Document]) -> LoggedAnswer:
             passages.append(LoggedPassage(**shown, text="" if changed else text, changed=changed))
     names: tuple[str, ...] = ("id", "at", "question", "query", "status", "thumbs", "confidence", "seconds", "key")
     said = {}
-    if _read_uris(entry) <= documents.keys():
+    if entry.read_uris <= documents.keys():
         said = {"answer": entry.answer if entry.shown is None else entry.shown}
         names += ("correction", "citations", "contradictions")
     passages.sort(key=lambda passage: passage.n)

@@ -70,7 +70,7 @@ async def _use_log(
     Raises ApiError for keys without the scope, and without a log.
     """
     service, key = service_of(request), request.state.key
-    if "metrics" not in key.scopes:
+    if not key.is_owner:
         raise ApiError(403, "The key does not have the scope metrics: labels are for owners.", code="missing_scope")
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection}
@@ -78,7 +78,7 @@ async def _use_log(
     def run() -> T:
         known = {info.uri for info in target.handle(key).documents()}
         log = target.handle(key).answer_log
-        return use(log, lambda entry: {one["uri"] for one in entry.passages if one["n"] is not None} <= known)
+        return use(log, lambda entry: entry.read_uris <= known)
 
     try:
         return target.collection, await service.served.compute(key, run)
