@@ -2,6 +2,7 @@
 
 import * as api from './api.js';
 import { $, count, fill, h, svg } from './dom.js';
+import { explain, offerCollections } from './owners.js';
 import { closeSources, nameOf, showSources } from './sources.js';
 
 const BADGES = { down: 'rated down', not_found: 'not answered', unsure: 'unsure', up: 'rated up' };
@@ -22,8 +23,7 @@ async function load() {
 }
 
 function fail(error) {
-  const hint = error.status === 401 ? ['Sign in or enter a key in the ', h('a', { href: './' }, 'chat'), ' first.'] : null;
-  fill($('report'), h('div', { class: 'trouble' }, h('p', {}, hint ?? error.message)));
+  fill($('report'), h('div', { class: 'trouble' }, h('p', {}, explain(error))));
 }
 
 function show(model, { data, everybody }) {
@@ -205,9 +205,7 @@ for (const name of ['model', 'days']) $(name).addEventListener('change', load);
 $('document').querySelector('.close').addEventListener('click', () => $('document').close());
 $('shade').addEventListener('click', closeSources);
 try {
-  const names = [...new Set((await api.models()).map(api.collectionOf))];
-  $('model').replaceChildren(...names.map((name) => h('option', { value: name }, name)));
-  if (names.length) await load();
+  if ((await offerCollections()).length) await load();
 } catch (error) {
   fail(error);
 }

@@ -2,6 +2,7 @@
 
 import * as api from './api.js';
 import { $, announce, count, fill, h } from './dom.js';
+import { explain, offerCollections } from './owners.js';
 import { passage } from './passage.js';
 
 const AROUND = 400; // characters of the document on each side of the quote
@@ -23,8 +24,7 @@ async function run(step) {
     await step();
   } catch (error) {
     waiting = [];
-    const signIn = ['Sign in or enter a key in the ', h('a', { href: './' }, 'chat'), ' first.'];
-    fill($('citation'), h('p', { class: 'error', role: 'alert' }, error.status === 401 ? signIn : error.message));
+    fill($('citation'), h('p', { class: 'error', role: 'alert' }, explain(error)));
   } finally {
     busy = false;
   }
@@ -91,7 +91,6 @@ document.addEventListener('keydown', (event) => {
 });
 $('model').addEventListener('change', () => run(load));
 await run(async () => {
-  const names = [...new Set((await api.models()).map(api.collectionOf))];
-  $('model').replaceChildren(...names.map((name) => h('option', { value: name }, name)));
+  await offerCollections();
   await load();
 });
