@@ -142,8 +142,11 @@ def test_changes_in_the_collection_itself_are_ignored(tmp_path: Path, collection
     inside = Collection.open(docs / ".ragfm", settings=collection.settings, embedder=collection._store._embedder_option)
     inside.sync(docs)
     stop, events = threading.Event(), list[WatchEvent]()
-    timer = threading.Timer(2.5, stop.set)
-    timer.start()
-    watch_sources(inside.store, events.append, 300.0, stop)
+
+    def callback(event: WatchEvent) -> None:
+        events.append(event)
+        threading.Timer(2.5, stop.set).start()
+
+    watch_sources(inside.store, callback, 300.0, stop)
     assert len(events) == 1
     assert (docs / ".ragfm" / "HEAD").exists()

@@ -209,7 +209,9 @@ def test_nothing_that_a_worker_starts_outlives_it(user: Sequence[str], missing: 
     assert process.stdout is not None
     try:
         result = json.loads(process.stdout.readline())
-        left = _sleepers(marker)
+        deadline = time.monotonic() + 10
+        while len(left := _sleepers(marker)) < 3 and end != "crash of the worker" and time.monotonic() < deadline:
+            time.sleep(0.05)  # a process that was just started has no command line yet
         if end == "kill the parent":
             process.kill()
     finally:
