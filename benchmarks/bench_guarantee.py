@@ -1,29 +1,52 @@
-"""Simulate promises about verified citations with known error rates.
+"""Promises about verified citations: simulated with known error rates, and over sets of questions.
 
-    python benchmarks/bench_guarantee.py [--runs 2000]
+    python benchmarks/bench_guarantee.py simulate [--runs 2000]
+    python benchmarks/bench_guarantee.py ask --reader NAME [--questions 200] [--keep FOLDER]
+    python benchmarks/bench_guarantee.py sets [--judge base] [--keep FOLDER]
 
-The probabilities of the judge are uniform in [0, 1], and a citation is wrong with a chance that falls with them: not at
-all, linearly or steeply. For each number of labels and each shape: the share of runs with a promise, the share in which
-the true error is at most the promised one (a run without a promise counts, too), and the mean coverage, the share of
-citations that stay verified. Then a year of later labels, one a day, looked at each day: the share of true promises
-that lapse, and where citations are wrong three times as often, the share that lapses and the median day. No model is
-loaded. The last line is the result in JSON.
+`ask` keeps a reader's outputs to questions of each set over their passages, and continues there: a paragraph of SQuAD
+2.0 dev (reporting articles; half of the questions have no answer) or PolicyQA, and the table and paragraphs of TAT-QA.
+`sets` cites them, and calls a citation right if both sentence and quote have a right answer. It gives a promise by the
+citations of half of the documents, and counts the errors in the other half: for each set, and for the promise of one
+set over the others, where nothing is promised.
+
+`simulate`: the probabilities of the judge are uniform in [0, 1], and a citation is wrong with a chance that falls with
+them: not at all, linearly or steeply. For each number of labels and each shape: the share of runs with a promise, the
+share in which the true error is at most the promised one (a run without a promise counts, too), and the mean coverage,
+the share of citations that stay verified. Then a year of later labels, one a day, looked at each day: the share of true
+promises that lapse, and where citations are wrong three times as often, the share that lapses and the median day. No
+model is loaded. The last line is the result in JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
-from collections.abc import Callable
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import rendering
+from bench_confidence import CORRECTED, make_hit, read_lines
+from data import DATA
+from judge_examples import TUNED, policies, tat_passages, written
 from measure import about, save
 from numpy.typing import NDArray
 
+from ragfm import Collection, Hit, Rag
+from ragfm.answering.grounding import Grounding, cite_answer
+from ragfm.answering.judge import load_judge
+from ragfm.answering.policy import LARGE
 from ragfm.answering.risk_control import choose_threshold, evidence_against
+from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.citation_labels import EVIDENCE
+from ragfm.samples import HANDBOOK
 
 ERROR, CONFIDENCE = 0.1, 0.95
 LABELS = (50, 100, 200, 400, 800)
@@ -91,11 +114,134 @@ def table(results: rendering.Results) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A question with the passages that a reader is shown; `answer` is empty if they have none."""
+
+    document: str
+    question: str
+    answer: str
+    passages: Sequence[tuple[str, str]]  # context and text
+
+
+def squad() -> list[Given]:
+    """Questions of SQuAD 2.0 dev over their paragraph, of articles for reporting."""
+    return [Given(one.title, one.question, one.answer, [(one.title, one.context)]) for one in written(TUNED, 99)]
+
+
+def policyqa() -> list[Given]:
+    """Questions of PolicyQA over their paragraph, of sites for reporting."""
+    return [Given(one.title, one.question, one.answer, [(one.title, one.context)]) for one in policies(reporting=True)]
+
+
+def tatqa() -> list[Given]:
+    """Questions of TAT-QA for reporting with one span as answer, over table and paragraphs."""
+    data = json.loads(gzip.decompress((DATA / "tatqa/dev.json.gz").read_bytes()))[1::2]
+    found = []
+    for number, entry in enumerate(data):
+        header, table, paragraphs = tat_passages(entry)
+        rule = "|" + " --- |" * (header.count("|") - 1)
+        passages = [("", f"{header}\n{rule}\n{table}"), *(("", text) for text in paragraphs)]
+        found += [
+            Given(str(number), one["question"], str(one["answer"][0]), passages)
+            for one in entry["questions"]
+            if one["answer_type"] == "span" and len(one["answer"]) == 1
+        ]
+    return found
+
+
+SETS = {"SQuAD 2.0": squad, "PolicyQA": policyqa, "TAT-QA": tatqa}
+
+
+def ask(reader: str, count: int, keep: Path) -> None:
+    """Keep the outputs of a reader."""
+    keep.mkdir(parents=True, exist_ok=True)
+    file, label = keep / "outputs.jsonl", Path(reader).stem
+    done = {(one["reader"], one["set"], one["number"]) for one in read_lines(file)}
+    with Collection.open(keep / ".ragfm") as collection:
+        collection.sync(HANDBOOK, name="handbook")  # the passages are given, but a reader needs a collection
+        rag = Rag(collection, reader=reader)
+        rag.judge, rag.policy = None, LARGE  # the reader's own output, and nothing withheld
+        for name, questions in SETS.items():
+            every = questions()
+            for number in random.Random(1).sample(range(len(every)), min(count, len(every))):
+                if (label, name, number) in done:
+                    continue
+                given = every[number]
+                hits = [
+                    Hit(f"{name}/{n}", text, 0, len(text), n, None, {}, context=context)
+                    for n, (context, text) in enumerate(given.passages)
+                ]
+                stream = rag.stream(given.question, hits=hits)
+                record = {"reader": label, "set": name, "number": number, "output": "".join(stream)}
+                record["passages"] = [asdict(hit) for hit in stream.prompt.shown] if stream.prompt else []
+                with file.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+            print(f"{label}: {name}", file=sys.stderr, flush=True)
+
+
+def scored(record: dict[str, Any], given: Given, judge: str) -> list[tuple[float, bool]]:
+    """The probability of each citation that has no fault but a low probability, and whether it is wrong."""
+    grounding = Grounding(given.question, [make_hit(one) for one in record["passages"]], "en", load_judge(judge))
+    cited = cite_answer(grounding, record["output"], corrects=record["reader"] in CORRECTED)
+    return [
+        (
+            one.probability or 0.0,
+            not given.answer
+            or not contains_answer(sentence.plain, [given.answer])
+            or not contains_answer(one.unit.text, [given.answer]),
+        )
+        for sentence in cited.sentences
+        for one in sentence.evidence
+        if one.supports and one.fault in (None, "unclear")
+    ]
+
+
+def promises(keep: Path, judge: str) -> list[dict[str, Any]]:
+    """For each reader and set, the promise by half of its documents, and what is observed in other halves."""
+    halves: dict[tuple[str, str, bool], list[tuple[float, bool]]] = {}
+    every = {name: questions() for name, questions in SETS.items()}
+    for record in read_lines(keep / "outputs.jsonl"):
+        given = every[record["set"]][record["number"]]
+        half = halves.setdefault((record["reader"], record["set"], crc32(given.document.encode()) % 2 == 0), [])
+        half += scored(record, given, judge)
+    rows = []
+    for error in (0.1, 0.2):
+        for (reader, name, tuned), labels in halves.items():
+            if not tuned:
+                continue
+            promise = choose_threshold(*map(list, zip(*labels, strict=True)), error=error, confidence=CONFIDENCE)
+            for other in SETS:
+                tested = halves.get((reader, other, False), [])
+                kept = [wrong for score, wrong in tested if promise and score >= promise.threshold]
+                row = {"reader": reader, "labels of": name, "labels": len(labels), "set": other, "promised": error}
+                row |= {"given": promise is not None, "tested": len(tested), "verified": len(kept), "wrong": sum(kept)}
+                if promise:
+                    row |= {"threshold": round(promise.threshold, 4), "bound": round(promise.bound, 4)}
+                rows.append(row)
+                print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return rows
+
+
 def main() -> None:
-    """Simulate all shapes and numbers of labels."""
+    """Simulate all shapes and numbers of labels, or measure sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("simulate", "ask", "sets"))
     parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--reader", default="bundled")
+    parser.add_argument("--questions", type=int, default=200, help="maximum per set")
+    parser.add_argument("--judge", default="base")
+    parser.add_argument("--keep", type=Path, default=Path("/tmp/ragfm-bench-guarantee"))
     options = parser.parse_args()
+    if options.what == "ask":
+        ask(options.reader, options.questions, options.keep)
+        return
+    if options.what == "sets":
+        rows = promises(options.keep, options.judge)
+        result = {**about("promises over sets"), "judge": options.judge, "confidence": CONFIDENCE, "rows": rows}
+        save(result, f"guarantee_sets_{options.judge}")
+        print(json.dumps(result))
+        return
     rng = np.random.default_rng(0)
     shapes: dict[str, Any] = {}
     for shape in SHAPES:

@@ -24,15 +24,19 @@ import numpy as np
 from data import DATA
 from table_questions import Passage, invented_tables, table_questions
 
+from ragfm.core.table_rows import TABLE_RULE
 from ragfm.core.text import sentence_spans
+from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.training.unanswerable_questions import names_in, near_misses
 
-SUPPORTS, CONTRADICTS, NEITHER = 0, 1, 2
+SUPPORTS, CONTRADICTS, NEITHER, UNSUPPORTED = 0, 1, 2, 3
+"""Stances of a text; UNSUPPORTED is CONTRADICTS or NEITHER, where nobody knows which."""
 LEARNED, TUNED = 7, 10
 """Articles of SQuAD 2.0 dev, by title: [0, 7) are learned from, [7, 10) are for tuning, the others for reporting."""
 TUNED_SHARE = 10
 """Of this number of learned items of the other sets, one is for tuning."""
 REWRITTEN = Path(__file__).parent / "verifier" / "rewritten.tsv.gz"
+OUTPUTS = Path(__file__).parent / "verifier" / "outputs.tsv.gz"
 ROUND = 1_000
 """Examples of a round of training."""
 TABLE_CHARACTERS = 1_300  # of a table that is read whole
@@ -55,7 +59,7 @@ class Example:
     """A question, a statement, or both, and a text with what stands above it.
 
     - `start`, `end`: characters of the answer in the text; -1, -1 if it has none; None if nothing is known of it.
-    - `stance`: SUPPORTS, CONTRADICTS or NEITHER, of the statement; None without a statement.
+    - `stance`: SUPPORTS, CONTRADICTS, NEITHER or UNSUPPORTED, of the statement; None without a statement.
     - `odd_question`, `odd_statement`: characters of the words that the text does not state; None if they are unknown.
     """
 
@@ -329,6 +333,40 @@ def rewritten_examples(item: tuple[Asked, list[tuple[bool, str]]], rng: random.R
             yield Example(text, sentence, *place, context, statement, SUPPORTS if same else NEITHER, odd)
 
 
+# --- outputs of a reader --------------------------------------------------------------------------------------------
+
+
+@cache
+def outputs() -> list[tuple[Asked, str]]:
+    """Questions of SQuAD's training set with what the bundled reader said, given their paragraph and one like it."""
+    of = {(one.question, one.answer): one for one in asked("squad/squad-v1.0-train.json.gz")}
+    lines = gzip.decompress(OUTPUTS.read_bytes()).decode().splitlines()
+    return [(of[question, answer], output) for question, answer, output in (line.split("\t") for line in lines)]
+
+
+def output_stances(item: tuple[Asked, str], rng: random.Random) -> Iterator[Example]:
+    """A reader's output over the sentence that answers the question, and over the one that has most of its words.
+
+    An output that shares some words with the answer may be right, and is left out.
+    """
+    one, output = item
+    start, end, before = sentence_around(one, one.start)
+    context = f"{one.title}\n{before}".strip() if rng.random() < 0.5 else one.title
+    at = one.start - start
+    over = Example(one.question, one.context[start:end], at, at + len(one.answer), context, output)
+    said = _words(output)
+    spans = sorted(sentence_spans(one.context), key=lambda span: -len(said & _words(one.context[slice(*span)])))
+    if contains_answer(output, [one.answer]):
+        yield replace(over, stance=SUPPORTS, odd_question=(), odd_statement=())
+        others = [one.context[slice(*span)] for span in spans]
+        others = [text for text in others if one.answer not in text]
+        yield from (Example(one.question, text, -1, -1, context, output, NEITHER) for text in others[:1])
+    elif not token_f1(output, one.answer):
+        yield replace(over, stance=UNSUPPORTED)
+        if spans[0] != (start, end):
+            yield Example(one.question, one.context[slice(*spans[0])], -1, -1, context, output, UNSUPPORTED)
+
+
 # --- hard negatives -------------------------------------------------------------------------------------------------
 
 
@@ -519,6 +557,67 @@ def tat_tables() -> list[Passage]:
     return found
 
 
+def wiki_tables() -> list[Passage]:
+    """The tables of TabFact for learning, as passages that templates ask about."""
+    found = []
+    for name in ("tabfact/tables.jsonl.gz", "tabfact/val.jsonl.gz"):
+        for one in lines(name):
+            if one["table"] not in reporting_tables() and len(one["csv"]) < TABLE_CHARACTERS:
+                header, rows = rendered_table(one["csv"])
+                title = one.get("page") or one.get("caption", "")
+                found.append(Passage(title, f"{title}\n{header}\n|{' --- |' * (header.count('|') - 1)}", rows))
+    return found
+
+
+def row_stances(over: Example, rng: random.Random) -> Iterator[Example]:
+    """A question about a table over one of its rows, or over a list item with the row's label and the cell.
+
+    The statements are the cell that answers it, another one, and where none does the last of the row most like it.
+    """
+    assert over.start is not None
+    assert over.end is not None
+    found = [match.span() for match in re.finditer(r"[^\n]+", over.text) if match[0].startswith("|")]
+    found = [span for span in found if not TABLE_RULE.fullmatch(over.text[slice(*span)])]
+    above = [line for line in over.context.splitlines() if line.startswith("|")]
+    if not above and found:
+        above = [over.text[slice(*found.pop(0))]]
+    if not found:
+        return
+    titles = [line for line in over.context.splitlines() if line and not line.startswith("|")]
+    context = "\n".join([*titles[-1:], *above, *above[:1] * (rng.random() < 0.5)])
+    asked_words = _words(over.question)
+    row = next((span for span in found if span[0] <= over.start < span[1]), None)
+    if row is None:
+        near = max(found, key=lambda span: len(asked_words & _words(over.text[slice(*span)])))
+        text = over.text[slice(*near)]
+        said = [cell.strip() for cell in text.strip("|").split("|") if cell.strip()]
+        if said:
+            yield Example(over.question, text, -1, -1, context, said[-1], NEITHER)
+        return
+    text, answer = over.text[slice(*row)], over.text[over.start : over.end]
+    place = (over.start - row[0], over.end - row[0])
+    right = answer if rng.random() < 0.6 else as_statement(over.question, answer, answer, rng)
+    yield Example(over.question, text, *place, context, right, SUPPORTS, (), ())
+    if rng.random() < 0.5:
+        yield Example(over.question, text, *place, context, odd_question=())
+    texts = [cell.strip() for cell in text.strip("|").split("|")]
+    if rng.random() < 0.3 and texts[0] and texts[0] not in answer:
+        column = above[0].strip("|").split("|")[text[: place[0]].count("|") - 1].strip()
+        item = f"- {texts[0]}: {answer}"
+        at = len(item) - len(answer)
+        heading = "\n".join([*titles[-1:], f"## {column}"])
+        yield Example(over.question, item, at, len(item), heading, right, SUPPORTS, (), ())
+    other = [cell for cell in texts[1:] if cell and cell != answer]
+    elsewhere = [over.text[slice(*span)] for span in found if span != row]
+    if other and rng.random() < 0.5:
+        wrong = rng.choice(other)
+        yield Example(over.question, text, *place, context, wrong, UNSUPPORTED, (), occurrences(wrong, wrong))
+    if elsewhere:
+        text = rng.choice(elsewhere)
+        said = [cell.strip() for cell in text.strip("|").split("|")][1:]
+        yield Example(over.question, text, -1, -1, context, rng.choice([right, *filter(None, said)]), NEITHER)
+
+
 def studies() -> list[Example]:
     """Questions of PubMedQA on even lines with their conclusion, over their own abstract and over another."""
     data = list(json.loads(gzip.decompress((DATA / "pubmedqa/ori_pqal.json.gz").read_bytes())).values())[1::2]
@@ -558,6 +657,8 @@ class Rounds:
         self._statements = _learned(table_statements())
         self._studies = studies()
         self._tables = tat_tables()
+        self._wiki_tables = wiki_tables()
+        self._outputs = outputs()
         self._lookalikes = Lookalikes()
         self._names = sorted({name for one in self._train for name in names_in(one.question)})
 
@@ -602,14 +703,26 @@ class Rounds:
         found += some(self._statements, 0.02)
         found += some(self._studies, 0.01)
         tables = self._tables if number % 2 else invented_tables(20, rng)
-        found += [
-            Example(question, passage.text, start, end, passage.context)
-            for question, passage, start, end in table_questions(
-                tables, round(0.03 * self._size), rng, changed=0.5 if number % 2 else 0.0
-            )
-        ]
+        found += self._table_examples(tables, 0.03, rng, changed=0.5 if number % 2 else 0.0)
+        over = some(self._tat, 0.04)
+        for tables in (self._wiki_tables, self._tables, invented_tables(20, rng)):
+            over += self._table_examples(tables, 0.02, rng, changed=0.0)
+        for example in over:
+            found += row_stances(example, rng)
+        for item in some(self._outputs, 0.1):
+            found += output_stances(item, rng)
         rng.shuffle(found)
         return found
+
+    def _table_examples(
+        self, tables: Sequence[Passage], share: float, rng: random.Random, *, changed: float
+    ) -> list[Example]:
+        return [
+            Example(question, passage.text, start, end, passage.context)
+            for question, passage, start, end in table_questions(
+                tables, round(share * self._size), rng, changed=changed
+            )
+        ]
 
     @staticmethod
     def _over(one: Asked, rng: random.Random) -> Example:
@@ -626,11 +739,13 @@ def tuning() -> dict[str, list[Example]]:
         make: Callable[..., Iterator[Example]] = squad_stances if one.start >= 0 else unanswered_stance
         stances += make(one, of[one.context], rng)
     pairs = [example for pair in _tuned(table_pairs(reporting=False)) for example in pair]
+    of_tables = [one for one in _tuned(tat_questions(reporting=False)) if one.context]
     return {
         "questions": [whole(one) for one in rng.sample(asked_here, 600)],
         "stances": stances,
         "claims": _tuned(fool_me_twice(reporting=False)) + _tuned(wice(reporting=False)),
         "table pairs": pairs[:400],
+        "rows": [example for one in of_tables for example in row_stances(one, rng)],
         "policies": [whole(one) for one in _tuned(policies(reporting=False))][:200],
         "reports": _tuned(tat_questions(reporting=False)),
     }

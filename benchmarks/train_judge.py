@@ -215,7 +215,9 @@ def losses(
         span_loss = functional.cross_entropy(scores.transpose(1, 2).reshape(2 * len(known), -1), wanted.reshape(-1))
     if stated:
         wanted = torch.tensor([examples[row].stance for row in stated])
-        stance_loss = functional.cross_entropy(stances[stated], wanted)
+        logs = functional.log_softmax(stances[stated], dim=1)
+        logs = torch.cat([logs, logs[:, 1:].logsumexp(dim=1, keepdim=True)], dim=1)  # of UNSUPPORTED
+        stance_loss = functional.nll_loss(logs, wanted)
     marked = batch.stated >= 0
     if marked.any():
         wanted = batch.stated[marked]
