@@ -37,7 +37,7 @@ from ragfm.core.types import Hit, embedded_text
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection
 from ragfm.evaluation.metrics import CUTOFF, matches_gold
 from ragfm.retrieval.fusion_weight import has_code
-from ragfm.retrieval.search import candidate_hits, fuse
+from ragfm.retrieval.search import candidate_hits, fuse, match_names
 
 DEPTH = 100
 """Candidates of each index, as in `search.candidates`."""
@@ -53,9 +53,8 @@ class Pool:
     """The candidates of a question. *Shape:* arrays (n,).
 
     `gold` is the index of the first gold that a candidate matches, -1 without; `grades` are those of all golds; `right`
-    says whether it is of a gold's document; `names` are those of `match_documents`. Places are passages if
-    `by_passage`, else documents, by the best passage. `texts` has the embedded texts of the best candidates, by their
-    position.
+    says whether it is of a gold's document; `names` are those of `match_names`. Places are passages if `by_passage`,
+    else documents, by the best passage. `texts` has the embedded texts of the best candidates, by their position.
     """
 
     question: str
@@ -196,6 +195,7 @@ def _search(data: QuestionSet, collection: Collection) -> Iterator[dict[str, Any
             continue
         uris = {uri: at for at, uri in enumerate(dict.fromkeys(hit.uri for hit in hits))}
         documents = [uris[hit.uri] for hit in hits]
+        names = match_names(question.text, np.array(documents, dtype=np.int64), [hit.context for hit in hits])
         dense = [hit.scores["dense"] for hit in hits]
         keyword = [hit.scores["keyword"] for hit in hits]
         fused = fuse(np.array(dense, dtype=np.float32), np.array(keyword, dtype=np.float32), weight=DEFAULT)
@@ -208,7 +208,7 @@ def _search(data: QuestionSet, collection: Collection) -> Iterator[dict[str, Any
             "documents": documents,
             "dense": dense,
             "keyword": keyword,
-            "names": [hit.scores["names"] for hit in hits],
+            "names": names.tolist(),
             "gold": [
                 next((number for number, gold in enumerate(question.gold) if matches(hit, gold, data)), -1)
                 for hit in hits

@@ -293,7 +293,6 @@ class Collection:
         filter: str | None = None,
         rerank: str | None = None,
         hops: int = 1,
-        infer: bool = True,
         record: Callable[[SearchStep], None] = lambda _: None,
     ) -> list[Hit]:
         """The `k` best chunks for a query, best first.
@@ -304,8 +303,6 @@ class Collection:
 
         With 2 `hops`, names in the best hits are searched for as well, and the hits are not reranked. `record` is
         called for each search (docs/retrieval.md).
-
-        With `infer`, a hybrid search prefers documents that the query names; `Hit.matched` says by which words.
 
         `filter` is an expression over metadata such as `year >= 2024 and team in (hr, legal)`. It is applied inside the
         search, so `k` hits are found if `k` match. Raises FilterError, TooLongError for a query over the embedder's
@@ -330,8 +327,10 @@ class Collection:
 
             def linked(**parts: Any) -> RankedChunks:
                 steps.clear()  # of an attempt that compaction has overtaken
-                parts |= {"settings": settings, "catalog": self._catalog(), "record": steps.append}
-                return find_linked(query, k, mode=mode, infer=infer, **parts)
+                catalog = self._catalog()
+                return find_linked(
+                    query, k, mode=mode, settings=settings, catalog=catalog, record=steps.append, **parts
+                )
 
             with span("search", query=query, k=k, collection=lambda: self.id, mode=mode, hops=hops) as active:
                 hits = self._hits(filter, linked)
@@ -346,7 +345,7 @@ class Collection:
                 reranker = self._store.reranker(f"judge:{self.settings.ask.ranking_judge}")
         wanted = max(k, settings.rerank_candidates) if reranker else k
         with span("search", query=query, k=wanted, collection=lambda: self.id, mode=mode, hops=1) as active:
-            hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings, infer=infer))
+            hits = self._hits(filter, partial(find, query, wanted, mode=mode, settings=settings))
             active.set(hits=len(hits))
         record(SearchStep(query, 1, len(hits)))
         if reranker is not None:

@@ -84,7 +84,6 @@ class Rag:
             that was trained on a different model or prompt raises AdapterMismatchError.
         strategy: Prompt strategy: `zero-shot` or a TOML file. Default: `ask.strategy` of the settings.
         hops: Rounds of search, see `Collection.search`. Default: `ask.hops` of the settings.
-        infer: Prefer documents that the question names, see `Collection.search`.
 
     `judge` reads the evidence, and `policy` says what the reader may do; without a judge, answers have no confidence.
     `base_reader` is shared between handles; `reader` is the same model with a prompt cache that is private to the
@@ -101,7 +100,6 @@ class Rag:
         adapter: str | None = None,
         strategy: str | None = None,
         hops: int | None = None,
-        infer: bool = True,
     ) -> None:
         if isinstance(collection, str | Path):
             raise TypeError(f"Rag takes a collection, such as Collection.open({str(collection)!r})")
@@ -132,7 +130,7 @@ class Rag:
         own = self.calibration is settings.confidence  # users decide with `ragfm tune --confidence`
         small = self.calibration.corrects if own else self.reader_name in ("bundled", NO_READER)
         self.policy = SMALL if small else LARGE
-        self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops, infer=infer)
+        self._retriever = PassageRetriever(settings, settings.hops if hops is None else hops)
 
     def with_options(
         self,

@@ -10,7 +10,6 @@ from ragfm.cli.options import (
     OK,
     collection_options,
     filter_option,
-    infer_option,
     k_option,
     make_rag,
     read_schema,
@@ -35,7 +34,6 @@ from ragfm.core.types import MAX_HOPS
     metavar="N",
     help="Rounds of search; with 2, names in the best passages are searched for as well. Default: `ask.hops`.",
 )
-@infer_option
 @click.option(
     "--schema",
     type=click.Path(exists=True, dir_okay=False),

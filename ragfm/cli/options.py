@@ -136,11 +136,6 @@ adapter_option = text_option(
 )
 
 
-infer_option = click.option(
-    "--infer/--no-infer", default=True, help="Prefer documents that the question names. Default: --infer."
-)
-
-
 def reader_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --reader, --adapter and --strategy, which `make_rag` takes together with `k_option`."""
     reader = text_option("--reader", metavar="NAME", help="Model that answers; see docs/readers.md.")
@@ -222,10 +217,10 @@ def read_schema(path: str) -> Mapping[str, Any]:
 
 
 def make_rag(collection: Collection, options: Mapping[str, Any]) -> Rag:
-    """Return the pipeline of the options --reader, --adapter, --strategy, --hops, --infer and -k."""
+    """Return the pipeline of the options --reader, --adapter, --strategy, --hops and -k."""
     from ragfm.rag import Rag
 
-    names = ("reader", "k", "adapter", "strategy", "hops", "infer")
+    names = ("reader", "k", "adapter", "strategy", "hops")
     return Rag(collection, **{name: options[name] for name in names if name in options})
 
 

@@ -147,7 +147,7 @@ def hit_json(hit: Hit) -> dict[str, Any]:
     """Return a hit in its documented JSON form."""
     keys = (
         *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "image", "box", "score"),
-        *("scores", "chunk_id", "matched"),
+        *("scores", "chunk_id"),
     )
     return {key: getattr(hit, key) for key in keys}
 
@@ -187,8 +187,6 @@ def print_hit(label: str, hit: Hit) -> None:
             print_text("\n".join(f"   {line}" for line in block.splitlines()))
         else:
             print_rows(block, indent=3)
-    if hit.matched:
-        print_text(("   matched: " + ", ".join(f"{key}={words}" for key, words in hit.matched.items()), "dim"))
     print_text("")
 
 

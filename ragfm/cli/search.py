@@ -11,7 +11,6 @@ from ragfm.cli.options import (
     OK,
     collection_options,
     filter_option,
-    infer_option,
     k_option,
     mode_option,
     require_text,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     metavar="N",
     help="Rounds of search; with 2, names in the best passages are searched for as well. Default: 1.",
 )
-@infer_option
 @collection_options
 def search(
     collection: str,
@@ -50,15 +48,15 @@ def search(
     filter: str | None,
     rerank: str | None,
     hops: int,
-    infer: bool,
 ) -> int:
     """Find the passages that match QUERY best."""
     if hops != 1 and rerank not in (None, "none"):
         usage_error("--rerank cannot be combined with --hops: the hits of several hops are not reranked.")
     with Collection.open(collection) as store, busy("searching"):
         steps: list[SearchStep] = []
-        options: dict[str, Any] = {"filter": filter, "rerank": rerank, "hops": hops, "infer": infer}
-        hits = store.search(require_text(query, "query"), k, mode=mode, record=steps.append, **options)
+        hits = store.search(
+            require_text(query, "query"), k, mode=mode, filter=filter, rerank=rerank, hops=hops, record=steps.append
+        )
     if as_json:
         searches = [asdict(step) for step in steps]
         print_json({"query": query, "hits": [hit_json(hit) for hit in hits], "searches": searches})

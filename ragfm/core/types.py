@@ -183,8 +183,7 @@ class Hit:
 
     `score` is the cosine in [-1, 1], higher is better, None in keyword mode. `scores` has the keys `dense`, `keyword`
     and `fused`, and `rerank` if a reranker ran. `n` is the passage's number in the prompt, None if it is not in it.
-    `name` is the display name of the document, `matched` the words of the query in its name and metadata, by key, that
-    raised its score. `lines` are the first and last line in the file, from 1, None if the
+    `name` is the display name of the document. `lines` are the first and last line in the file, from 1, None if the
     format has no lines. `image` is the hash of a figure's image for `Collection.image`, `box` its place on the page.
     """
 
@@ -204,7 +203,6 @@ class Hit:
     lines: tuple[int, int] | None = None
     image: str | None = None
     box: Box | None = None
-    matched: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def location(self) -> str:

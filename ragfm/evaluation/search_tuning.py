@@ -27,7 +27,7 @@ from ragfm.evaluation.question_sets import Question, fingerprint
 from ragfm.evaluation.retrieval_evaluation import missing_gold
 from ragfm.evaluation.run_comparison import Difference, paired_differences
 from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, default_weight, weight_for
-from ragfm.retrieval.search import candidate_hits, fuse
+from ragfm.retrieval.search import candidate_hits, fuse, match_names
 
 MEASURE = "nDCG@10"
 WEIGHTS = tuple(round(0.05 * n, 2) for n in range(21))
@@ -78,7 +78,7 @@ class CandidatePool:
         self._cosines = np.array([hit.scores["dense"] for hit in hits], dtype=np.float32)
         self._bm25 = np.array([hit.scores["keyword"] for hit in hits], dtype=np.float32)
         self._documents = np.unique([hit.uri for hit in hits], return_inverse=True)[1]
-        self._names = np.array([hit.scores.get("names") or 0.0 for hit in hits], dtype=np.float32)
+        self._names = match_names(question.text, self._documents, [hit.context for hit in hits])
         self._by_cosine = np.argsort(-self._cosines, kind="stable")
         self._by_bm25 = np.argsort(-self._bm25, kind="stable")[: np.count_nonzero(self._bm25)]
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ragfm.core.config import AskSection
 from ragfm.core.text import QUESTION_MARKS, check_characters
@@ -53,7 +53,6 @@ class SearchHandle(Protocol):
         filter: str | None = None,
         rerank: str | None = None,
         hops: int = 1,
-        infer: bool = True,
         record: Callable[[SearchStep], None] = ...,
     ) -> list[Hit]:
         """The best `k` hits, reranked by the reranker of a name; `record` is called for each search."""
@@ -98,11 +97,10 @@ class Retrieved:
 class PassageRetriever:
     """Retrieves passages. Caches are per access groups: no user sees what only others may see. Thread-safe."""
 
-    def __init__(self, settings: AskSection, hops: int, *, infer: bool = True) -> None:
+    def __init__(self, settings: AskSection, hops: int) -> None:
         self._followup = settings.followup
         self._reranker = settings.reranker
         self._hops = hops
-        self._infer = infer
         self._questions = lru_cache(_MAX_ENTRIES)(_Cached[str].value)
         self._closeness = lru_cache(_MAX_ENTRIES)(_Cached[float].value)
         self._searches = lru_cache(_MAX_ENTRIES)(_Cached[tuple[Sequence[Hit], Sequence[SearchStep]]].value)
@@ -122,8 +120,7 @@ class PassageRetriever:
             raise ValueError("the question is empty")
         start = time.monotonic()
         # `compute` must not refer to the cache that it is in.
-        followup, closest = self._followup, self._closeness
-        options: dict[str, Any] = {"rerank": self._reranker, "hops": self._hops, "infer": self._infer}
+        followup, reranker, hops, closest = self._followup, self._reranker, self._hops, self._closeness
         scope = filter, collection.groups, collection.state
         check_characters("question", question)
         for message in history:
@@ -149,7 +146,7 @@ class PassageRetriever:
             def compute() -> tuple[Sequence[Hit], Sequence[SearchStep]]:
                 active.set(cached=False)
                 steps: list[SearchStep] = []
-                hits = collection.search(query, count, filter=filter, record=steps.append, **options)
+                hits = collection.search(query, count, filter=filter, rerank=reranker, hops=hops, record=steps.append)
                 return newest_first(query, hits, collection.metadata), tuple(steps)
 
             with span("retrieve", cached=True) as active:

@@ -51,7 +51,6 @@ def find_linked(
     embedder: Callable[[], Embedder],
     where: Predicate | None,
     settings: SearchSection,
-    infer: bool,
     record: Callable[[SearchStep], None],
 ) -> RankedChunks:
     """The best `k` chunks, including those that the best hits lead to.
@@ -62,7 +61,7 @@ def find_linked(
     """
     count = max(k, settings.candidates)
     parts: dict[str, Any] = {"snapshot": snapshot, "embedder": embedder, "where": where}
-    first = find(query, count, mode=mode, settings=settings, infer=infer, **parts)
+    first = find(query, count, mode=mode, settings=settings, **parts)
     record(SearchStep(query, 1, len(first.ids)))
     own = {"hybrid": first.fused, "dense": first.dense, "keyword": first.keyword}[mode]
     scores = dict(zip(first.ids.tolist(), min_max(own).tolist(), strict=True))
@@ -95,9 +94,8 @@ def find_linked(
 
     dense = None if mode == "keyword" else lambda some: snapshot.cosines(query_vectors(embedder(), [query]), some)
     keyword = None if mode == "dense" else lambda some: snapshot.bm25(query, some)
-    matched = tuple(first.matched[index] if first.matched and index >= 0 else {} for index in at.tolist())
     return RankedChunks(
-        ids, scores_of(first.dense, dense), scores_of(first.keyword, keyword), scores_of(first.fused, None), matched
+        ids, scores_of(first.dense, dense), scores_of(first.keyword, keyword), scores_of(first.fused, None)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -25,7 +25,7 @@ from ragfm.retrieval.fusion_weight import DEFAULT_WEIGHT, weight_for
 
 if TYPE_CHECKING:
     from ragfm.core.config import SearchSection
-    from ragfm.core.types import Embedder, Ids, Reranker, Scalar, Vectors
+    from ragfm.core.types import Embedder, Ids, Reranker, Vectors
     from ragfm.store.catalog import Catalog
     from ragfm.store.collection_store import Store
     from ragfm.store.search_backend import Predicate, SearchBackend
@@ -37,8 +37,7 @@ NEIGHBOUR_SHARE = 0.1
 """Share of a neighbour's likelihood that a chunk gains in reranking, and amount that it loses near a better chunk."""
 _NEAR = 3  # chunks
 NAME_SHARE = 0.2
-"""What a chunk gains in the fused score, from 0 to 1, if the query has a whole name or value of its document."""
-_NUMBERS = re.compile(r"\d+(?:[-T:+,.\sZ]+\d+)+Z?")  # dates and lists: numbers of a query match them by chance
+"""What a chunk gains in the fused score, from 0 to 1, if the query has the whole name of its document."""
 IDENTIFIER_SHARE = 0.1
 """What a chunk gains in reranking if its heading has an identifier of the query: it is likely its definition."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -49,17 +48,12 @@ Mode: TypeAlias = Literal["hybrid", "dense", "keyword"]
 
 @dataclass(frozen=True, slots=True)
 class RankedChunks:
-    """Chunk ids in rank order with their scores. *Shape:* all (n,); NaN for a score that a chunk does not have.
-
-    `matched` has what the query matches in each chunk's document, as `match_documents` gives it; empty if nothing was
-    inferred.
-    """
+    """Chunk ids in rank order with their scores. *Shape:* all (n,); NaN for a score that a chunk does not have."""
 
     ids: Ids
     dense: Vectors
     keyword: Vectors
     fused: Vectors
-    matched: tuple[Mapping[str, str], ...] = ()
 
 
 def unscored(ids: Sequence[int]) -> RankedChunks:
@@ -77,12 +71,10 @@ def find(
     embedder: Callable[[], Embedder],
     where: Predicate | None,
     settings: SearchSection,
-    infer: bool = True,
 ) -> RankedChunks:
     """The best `k` chunks of a snapshot.
 
-    `dense` ranks by cosine, `keyword` by BM25, `hybrid` by both (see `fuse`), and with `infer` by what the query has of
-    the names and metadata of documents. `embedder` is called only if needed.
+    `dense` ranks by cosine, `keyword` by BM25, `hybrid` by both (see `fuse`). `embedder` is called only if needed.
     Raises StaleReadError if compaction has removed the snapshot.
     """
     k = min(k, len(snapshot))
@@ -97,19 +89,15 @@ def find(
     model, language = snapshot.generation.contract.get("weights"), snapshot.language
     weight = weight_for(query, settings, model=model, language=language)
     documents, contexts = snapshot.documents_of(candidates.ids)
-    names: Vectors | None = None
-    matched: dict[int, dict[str, str]] = {}
-    if infer:
-        names, matched = match_documents(query, documents, contexts, snapshot.metadata_of(documents))
-    fused = fuse(candidates.dense, candidates.keyword, documents, names, weight=weight)
-    order = np.lexsort((candidates.ids, -fused))[:k]
-    return RankedChunks(
-        candidates.ids[order],
-        candidates.dense[order],
-        candidates.keyword[order],
-        fused[order],
-        tuple(matched.get(document, {}) for document in documents[order].tolist()),
+    fused = fuse(
+        candidates.dense,
+        candidates.keyword,
+        documents,
+        match_names(query, documents, contexts),
+        weight=weight,
     )
+    order = np.lexsort((candidates.ids, -fused))[:k]
+    return RankedChunks(candidates.ids[order], candidates.dense[order], candidates.keyword[order], fused[order])
 
 
 def query_vectors(embedder: Embedder, queries: Sequence[str]) -> Vectors:
@@ -121,20 +109,12 @@ def query_vectors(embedder: Embedder, queries: Sequence[str]) -> Vectors:
 
 
 def candidate_hits(store: Store, query: str, count: int) -> list[Hit]:
-    """The hits of `find_candidates` in the newest generation, for the owner of a collection.
-
-    Their `scores` have the score of `match_documents`, too, as `names`.
-    """
+    """The hits of `find_candidates` in the newest generation, for the owner of a collection."""
 
     def found(snapshot: SearchBackend) -> list[Hit]:
         embedder = partial(store.embedder, snapshot.generation)
         ranked = find_candidates(query, count, snapshot=snapshot, embedder=embedder, where=None)
-        documents, contexts = snapshot.documents_of(ranked.ids)
-        names, _ = match_documents(query, documents, contexts, snapshot.metadata_of(documents))
-        hits = load_hits(ranked, store.catalog, snapshot)
-        return [
-            replace(hit, scores={**hit.scores, "names": name}) for hit, name in zip(hits, names.tolist(), strict=True)
-        ]
+        return load_hits(ranked, store.catalog, snapshot)
 
     return store.read(found)
 
@@ -183,7 +163,7 @@ def fuse(
     `weight` · cosine + (1 - `weight`) · BM25, each scaled to [0, 1] over the candidates (Bruch et al. 2023,
     https://arxiv.org/abs/2210.11934). With `documents`, the ids of their documents, a twentieth is the score of the
     chunk's document: the mean of its ten best candidates and of the average one, scaled likewise. `names`, as
-    `match_documents` gives them, add up to a fifth.
+    `match_names` gives them, add up to a fifth.
     """
     fused: Vectors = weight * min_max(cosines) + (1 - weight) * min_max(bm25)
     if documents is not None and len(fused):
@@ -241,7 +221,6 @@ def load_hits(ranked: RankedChunks, catalog: Catalog, snapshot: SearchBackend) -
                 lines=line_range(document, row.start, row.end) if has_lines else None,
                 image=row.image,
                 box=row.box and tuple(row.box),
-                matched=ranked.matched[at] if ranked.matched else {},
             )
         )
     return hits
@@ -276,59 +255,33 @@ def rerank_hits(query: str, hits: Sequence[Hit], reranker: Reranker, weight: flo
     return [replace(hits[at], scores={**hits[at].scores, "rerank": float(scores[at])}) for at in order]
 
 
-def match_documents(
-    query: str, documents: Ids, contexts: Sequence[str], metadata: Mapping[int, Mapping[str, Scalar]]
-) -> tuple[Vectors, dict[int, dict[str, str]]]:
-    """How well the query names the document of each chunk, in [0, 1], and what it matches, by document and key.
+def match_names(query: str, documents: Ids, contexts: Sequence[str]) -> Vectors:
+    """How well the query names the document of each chunk, in [0, 1]. *Shape:* all (n,).
 
-    *Shape:* (n,). A document is named by its name (key `name`), and by the values of the metadata that all of the
-    documents have, as far as no name has their words. Each word of the query counts times the square root of the share
-    of the value that the query has; the sum is divided by that over the query's words in values of any document. A word
-    or number counts by how few of the documents have it: "Amcor" tells reports of companies apart, and "report" does
-    not. `FY22` and `'22` stand for the years 1922 and 2022, too.
+    The share of the query's words in names of documents that this one's name has, times the square root of the share of
+    its name that the query has. A word or number counts by how few of the documents have it in their name: "Amcor"
+    tells reports of companies apart, and "report" does not. `FY22` and `'22` stand for the years 1922 and 2022, too.
     """
     context_of = dict(zip(documents.tolist(), contexts, strict=True))  # one of each document: all begin with its name
-    texts = {
-        document: {**metadata.get(document, {}), "name": context_names(context)[0]}
-        for document, context in context_of.items()
+    names = {
+        document: set(_WORD.findall(context_names(context)[0].lower())) for document, context in context_of.items()
     }
-    keys = set.intersection(*map(set, texts.values())) if texts else set()
-    values = {
-        document: {
-            key: set(_WORD.findall(str(of_document[key]).lower()))
-            for key in keys
-            if not _NUMBERS.fullmatch(str(of_document[key]))
-        }
-        for document, of_document in texts.items()
-    }
-    in_names = {word for of_document in values.values() for word in of_document.get("name", ())}
-    for of_document in values.values():
-        for key in of_document.keys() - {"name"}:
-            of_document[key] -= in_names
-    counts = Counter(word for of_document in values.values() for word in set().union(*of_document.values()))
-    rarity = {word: math.log(len(values) / count) for word, count in counts.items()}
+    counts = Counter(word for name in names.values() for word in name)
+    rarity = {word: math.log(len(names) / count) for word, count in counts.items()}
     asked = set(_WORD.findall(query.lower()))
     asked |= {f"{century}{year}" for year in _SHORT_YEAR.findall(query) for century in (19, 20)}
-    asked = {word for word in asked if rarity.get(word)}
 
     def weigh(words: Set[str]) -> float:
         return sum(rarity[word] for word in words)
 
-    named = weigh(asked)
-    scores = dict.fromkeys(values, 0.0)
-    matched: dict[int, dict[str, str]] = {}
-    for document, of_document in values.items():
-        best: dict[str, float] = {}  # of each word, from the value that the query has most of
-        for key, words in sorted(of_document.items()):
-            if found := asked & words:
-                share = math.sqrt(weigh(found) / weigh(words))
-                best |= {word: max(share, best.get(word, 0.0)) for word in found}
-                parts = str(texts[document][key]).split()
-                shown = [part for part in parts if found.intersection(_WORD.findall(part.lower()))]
-                matched.setdefault(document, {})[key] = " ".join(shown)
-        if best:
-            scores[document] = sum(rarity[word] * share for word, share in best.items()) / named
-    return np.array([scores[document] for document in documents.tolist()], dtype=np.float32), matched
+    named = weigh(asked & rarity.keys())
+    if not named:
+        return np.zeros(len(documents), dtype=np.float32)
+    match = {
+        document: found / named * math.sqrt(found / weigh(name)) if (found := weigh(asked & name)) else 0.0
+        for document, name in names.items()
+    }
+    return np.array([match[document] for document in documents.tolist()], dtype=np.float32)
 
 
 def match_identifiers(query: str, hits: Sequence[Hit]) -> Vectors:

@@ -428,11 +428,6 @@ class Catalog:
         documents = np.array([-1 if row is None else row.document_id for row in found], dtype=np.int64)
         return documents, ["" if row is None else row.context for row in found]
 
-    def metadata_of(self, document_ids: Ids) -> dict[int, Mapping[str, Scalar]]:
-        """The metadata of documents by id, without unknown documents."""
-        rows = self._rows(self._by_id.metadata, ids=np.unique(document_ids).tolist())
-        return {row.id: row.metadata for row in rows}
-
     def neighbours(self, generation: int, chunk_id: int) -> list[int]:
         """The ids of the chunks before and after one in its document, at a generation; fewer at its ends."""
         start, document = (
@@ -588,7 +583,6 @@ class _ById:
             .where(among(chunks.c.id))
         )
         self.texts = sa.select(documents.c.id, documents.c.text).where(among(documents.c.id))
-        self.metadata = sa.select(documents.c.id, documents.c.metadata).where(among(documents.c.id))
 
 
 # One parameter instead of one for each id: the same statement for any number of them, which is prepared once.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ragfm.core.config import Settings
-    from ragfm.core.types import Ids, Scalar, Vectors
+    from ragfm.core.types import Ids, Vectors
     from ragfm.store.catalog import Catalog, Generation
     from ragfm.store.filters import Condition
 
@@ -118,9 +118,6 @@ class SearchBackend(Protocol):
 
     def documents_of(self, ids: Ids) -> tuple[Ids, list[str]]:
         """The id of each chunk's document, and the chunk's context. *Shape:* (n,) -> (n,)."""
-
-    def metadata_of(self, document_ids: Ids) -> Mapping[int, Mapping[str, Scalar]]:
-        """The metadata of documents, tags included, by id."""
 
     def report_missing_chunks(self, ids: Ids) -> NoReturn:
         """Raise StaleReadError, since not all of these chunks, which a search returned, could be read."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ragfm.core.config import Settings
 from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
-from ragfm.core.types import Ids, Scalar, Vectors
+from ragfm.core.types import Ids, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
 from ragfm.store.search_backend import Predicate
 from ragfm.store.views import KEYWORD_PLUGIN, KeywordIndex, View, newest_view, save_view
@@ -347,10 +347,6 @@ class Snapshot:
     def documents_of(self, ids: Ids) -> tuple[Ids, list[str]]:
         """The id of each chunk's document, and the chunk's context. *Shape:* (n,) -> (n,)."""
         return self._catalog.documents_of(ids)
-
-    def metadata_of(self, document_ids: Ids) -> dict[int, Mapping[str, Scalar]]:
-        """The metadata of documents by id."""
-        return self._catalog.metadata_of(document_ids)
 
     def report_missing_chunks(self, ids: Ids) -> NoReturn:
         """Raise StaleReadError, since not all of these chunks could be read: repeat with another snapshot.

@@ -270,17 +270,6 @@ def test_hops_and_reranking_exclude_each_other(ingested: Shell) -> None:
     assert ingested.json("search", "lamp", "--hops", "2", "--rerank", "none")["hits"]
 
 
-def test_search_says_which_names_it_matched_unless_it_must_not(shell: Shell, docs: Path) -> None:
-    shell("ingest", "docs", "--tag", "team=hr")
-    (shell.folder / "more").mkdir()
-    (shell.folder / "more" / "a.txt").write_text("Days of leave.")
-    shell("ingest", "more", "--tag", "team=sales")
-    assert "matched: team=sales" in shell("search", "days of leave in sales", "-k", "1").stdout
-    assert "matched" not in shell("search", "days of leave in sales", "--no-infer").stdout
-    asked = [shell.json("ask", "days of leave in sales?", *option) for option in ((), ("--no-infer",))]
-    assert [any(hit["matched"] for hit in answer["hits"]) for answer in asked] == [True, False]
-
-
 def test_a_missing_source_is_code_3_and_the_others_are_synced(shell: Shell, docs: Path) -> None:
     (shell.folder / "more").mkdir()
     (shell.folder / "more" / "a.txt").write_text("More.")

@@ -19,7 +19,7 @@ from ragfm.core.types import embedded_text
 from ragfm.models import hardware
 from ragfm.models.model_lookup import find_model
 from ragfm.retrieval.rerank import CrossEncoderReranker
-from ragfm.retrieval.search import fuse, match_documents, match_identifiers, rerank_hits, weigh_neighbours
+from ragfm.retrieval.search import fuse, match_identifiers, match_names, rerank_hits, weigh_neighbours
 from ragfm.testing import HashingEmbedder, ScriptedReader, check_reranker
 
 QUERY = "how long may the boat stay in the harbour?"
@@ -199,34 +199,14 @@ def test_names_of_documents_in_the_query_count_by_how_well_they_tell_documents_a
     contexts = [f"{name} > Item 1\nAmcor in 2021" for name in names]
     word, rarer = np.log(3 / 2), np.log(3)  # in the names of two documents of three, and of one
     for period in ("2023", "FY2023", "FY23", "'23"):
-        found, matched = match_documents(f"What did AMCOR's report say of {period}?", documents, contexts, {})
+        found = match_names(f"What did AMCOR's report say of {period}?", documents, contexts)
         company = 0.5 * np.sqrt(word / (word + rarer))  # not the year 2022
         year = 0.5 * np.sqrt(word / (word + 2 * rarer))  # not "Best Buy"
         np.testing.assert_allclose(found, [company, 1, 1, year], atol=1e-6)
-        assert matched == {4: {"name": "Amcor"}, 5: {"name": "Amcor 2023"}, 6: {"name": "2023"}}
     for other in ("2021", "page 23"):
-        found, matched = match_documents(f"What did the report say of {other}?", documents, contexts, {})
-        np.testing.assert_array_equal(found, 0)
-        assert matched == {}
-    assert match_documents("Amcor", documents[:0], [], {})[0].shape == (0,)
-    found, _ = match_documents("report of Amcor", np.arange(2), ["report", "Amcor report"], {})
-    np.testing.assert_allclose(found, [0, 1])
-
-
-def test_metadata_that_all_documents_have_name_them_where_names_do_not() -> None:
-    metadata: dict[int, dict[str, str | int]] = {
-        0: {"company": "3M", "year": 2018, "modified": "2018-03-01T10:00:00+00:00", "title": "Goodwill"},
-        1: {"company": "Adobe", "year": 2018, "modified": "2022-03-01T10:00:03+00:00"},
-        2: {"company": "Adobe", "year": 2022, "modified": "2022-03-01T10:00:18+00:00"},
-    }
-    query = "Goodwill of 3M in 2018, page 18?"
-    scores, matched = match_documents(query, np.arange(3), ["a", "b", "c"], metadata)
-    assert matched == {0: {"company": "3M", "year": "2018"}, 1: {"year": "2018"}}
-    assert scores[0] == pytest.approx(1)
-    assert 0 < scores[1] < 0.5
-    assert scores[2] == 0
-    _, matched = match_documents(query, np.arange(3), ["3M 10K", "Adobe 10K", "Adobe 8K"], metadata)
-    assert matched[0] == {"name": "3M", "year": "2018"}
+        np.testing.assert_array_equal(match_names(f"What did the report say of {other}?", documents, contexts), 0)
+    assert match_names("Amcor", documents[:0], []).shape == (0,)
+    np.testing.assert_allclose(match_names("report of Amcor", np.arange(2), ["report", "Amcor report"]), [0, 1])
 
 
 def test_chunks_of_a_document_that_the_query_names_rank_higher() -> None:

@@ -172,21 +172,6 @@ def test_hybrid_search_uses_the_documents_of_the_chunks(tmp_path: Path, collecti
     assert [hit.scores["fused"] for hit in hits] == pytest.approx(expected.tolist())
 
 
-@pytest.mark.parametrize("hops", [1, 2])
-def test_documents_that_the_query_names_by_a_tag_rank_higher(tmp_path: Path, collection: Collection, hops: int) -> None:
-    for company in ("3M", "Amcor"):
-        (tmp_path / company).mkdir()
-        (tmp_path / company / "report.txt").write_text("Revenue grew by a tenth. Costs did not.")
-        collection.sync(tmp_path / company, name=f"source-{len(company)}", tags={"company": company})
-    for company in ("3M", "Amcor"):
-        hits = collection.search(f"What revenue did {company} have?", k=2, hops=hops)
-        assert [dict(hit.matched) for hit in hits] == [{"company": company}, {}]
-        plain = collection.search(f"What revenue did {company} have?", k=2, hops=hops, infer=False)
-        assert [dict(hit.matched) for hit in plain] == [{}, {}]
-        assert plain[0].scores["fused"] == plain[1].scores["fused"]
-    assert collection.search("3M revenue", mode="keyword")[0].matched == {}
-
-
 def test_if_one_index_has_equal_scores_the_other_ranks() -> None:
     cosines = _scores(0.2, 0.8, 0.5, 0.4)
     assert np.argsort(-fuse(cosines, _scores(0, 0, 0, 0))).tolist() == [1, 2, 3, 0]

@@ -14,7 +14,7 @@ from typing import Any
 
 HIT_KEYS = {
     *("uri", "name", "page", "place", "start", "end", "lines", "headings", "text", "image", "box", "score"),
-    *("scores", "chunk_id", "matched"),
+    *("scores", "chunk_id"),
 }
 
 
