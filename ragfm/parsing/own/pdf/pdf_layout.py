@@ -21,7 +21,6 @@ from ragfm.parsing.own.pdf.pdf_tables import RuledTable, aligned_tables, gutters
 from ragfm.parsing.own.pdf.pdf_types import Box, Word
 
 _MAX_DEPTH = 6  # columns within columns
-_MAX_CROSSING = 0.35  # share of the rows that may cross a gutter
 _MIN_PROSE_LINE = 25  # characters; shorter segments next to each other are cells
 _MIN_PAIRED = 0.7  # share of the shorter side: cells stand in the same row, lines of columns only by chance
 _MIN_REGION_GAP = 1.2  # times the font size: white space that separates two regions
@@ -154,7 +153,7 @@ def _find_gutter(rows: Sequence[Sequence[Line]]) -> float | None:
         left = [line for line in lines if line.x1 <= x]
         right = [line for line in lines if line.x0 >= x]
         crossing = sum(any(line.x0 < x < line.x1 for line in row) for row in rows)
-        if min(len(left), len(right)) < 3 or crossing > _MAX_CROSSING * len(rows) or _is_table(rows, x):
+        if min(len(left), len(right)) < 3 or _is_table(rows, x):
             continue
         score = min(len(left), len(right)) - crossing
         if best is None or score > best[0]:

@@ -27,7 +27,6 @@ _OPEN_END = (",", "\u2013", "\u2014", "-")
 _MAX_GAP = 2.6  # times the line height: a wider gap ends a table
 _LARGER = 1.1  # times the font size of the table: a heading
 _MAX_TEXT_LINES = 12  # without numbers, in a row
-_MIN_NUMERIC_LINES = 0.15  # share of a table's lines
 _MIN_LABELLED = 0.6  # share of the lines with numbers that have a label
 _MAX_CROWDED = 0.2  # share of the lines in which two pieces fall into one cell
 _PROSE = 45  # characters: longer texts next to each other are prose in columns
@@ -102,8 +101,6 @@ def _table(rows: Sequence[Row], first: int, start: int, end: int) -> tuple[int, 
     """The table whose lines with numbers begin at `start`; its header is searched for from `first` on."""
     body = rows[start:end]
     numeric = [row for row in body if row.values]
-    if len(numeric) < _MIN_NUMERIC_LINES * len(body):
-        return None
     found = find_columns(body, numeric)
     if found is None:
         return None
