@@ -135,9 +135,9 @@ class MarkdownBuilder:
             self._marks += [replace(mark, start=mark.start + start, end=mark.end + start) for mark in parsed.marks]
 
     def add_code(self, text: str, language: str = "") -> None:
-        """Add code in a fence that is longer than any fence in the code."""
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-        self._add_marked("code", f"{fence}{language}\n{text}\n{fence}", language)
+        """Add code in a fence, unless it is blank."""
+        if code := fenced(text, language):
+            self._add_marked("code", code, language)
 
     def has_figure(self, image: bytes) -> bool:
         """Whether an image was added before."""
@@ -204,6 +204,12 @@ def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:
         lines.append(f"| {line} |{'  |' * min(width - len(row), _MAX_PADDING)}")
     lines.insert(1, f"|{' --- |' * width}")
     return lines
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Code in a fence that is longer than any fence in the code; empty for blank code."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}" if text.strip() else ""
 
 
 def raised(text: str, before: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ragfm.core.errors import ParseError
 from ragfm.parsing.own.markdown import read_markdown
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean
+from ragfm.parsing.rendering import MarkdownBuilder, ParsedText, clean, fenced
 
 _MAX_PATH = 200  # characters of a value's path: a long key over many values would multiply the text
 
@@ -68,16 +67,16 @@ def _cells(notebook: Mapping[str, Any]) -> Iterator[str]:
         if _entry(cell, "cell_type") != "code":
             yield source
             continue
-        yield _fenced(source, language if isinstance(language, str) and language.isidentifier() else "")
+        yield fenced(source, language if isinstance(language, str) and language.isidentifier() else "")
         outputs = _entry(cell, "outputs")
         for output in outputs if isinstance(outputs, list) else ():
             data = _entry(output, "data")
             if _entry(output, "output_type") == "error":
-                yield _fenced(f"{_joined(_entry(output, 'ename'))}: {_joined(_entry(output, 'evalue'))}")
+                yield fenced(f"{_joined(_entry(output, 'ename'))}: {_joined(_entry(output, 'evalue'))}")
             elif markdown := _joined(_entry(data, "text/markdown")):
                 yield markdown
             elif not any(kind.startswith("image/") for kind in (data if isinstance(data, dict) else ())):
-                yield _fenced(_joined(_entry(output, "text")) or _joined(_entry(data, "text/plain")))
+                yield fenced(_joined(_entry(output, "text")) or _joined(_entry(data, "text/plain")))
 
 
 def _entry(value: object, key: str) -> Any:
@@ -88,8 +87,3 @@ def _joined(text: object) -> str:
     """A text, which notebooks may store as a list of lines."""
     lines = text if isinstance(text, list) else [text]
     return "".join(line for line in lines if isinstance(line, str)).strip("\n")
-
-
-def _fenced(text: str, language: str = "") -> str:
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}" if text.strip() else ""

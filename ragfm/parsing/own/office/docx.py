@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ragfm.core.errors import ParseError
-from ragfm.parsing.own.media.picture import add_picture
+from ragfm.parsing.own.media.image import add_picture
 from ragfm.parsing.own.office.docx_numbering import Numbering
 from ragfm.parsing.own.office.docx_styles import Styles
 from ragfm.parsing.own.office.office_charts import add_chart
@@ -121,18 +121,19 @@ class _BodyReader:
 
     def _add_paragraph(self, node: Node) -> None:
         paragraph = self._read_paragraph(node)
-        style = attribute(child(node, "pPr", "pStyle"), "val")
-        if self._in_contents or self._styles.is_contents(style):
+        if self._in_contents or self._styles.is_contents(paragraph.style):
             return
         text = paragraph.text()
         has_pictures = bool(self._pictures or paragraph.pictures)
         if has_pictures and text:
-            if self._styles.is_caption(style):
+            if self._styles.is_caption(paragraph.style):
                 self._pictures += paragraph.pictures
                 self.add_pictures(text)
                 return
             self.add_pictures()
-        level, position = self._outline(node)
+        properties = child(node, "pPr")
+        level = self._styles.heading_level(paragraph.style, properties)
+        position = self._styles.list_position(paragraph.style, child(properties, "numPr"))
         if text or paragraph.text_boxes:
             self._start_page(paragraph.page)
         if text:
@@ -169,16 +170,6 @@ class _BodyReader:
                 self._start_page(page)
                 stand_in = relation.target.rpartition("/")[2]
                 add_picture(self.builder, self._package.read(relation.target), [caption, alt_text], stand_in)
-
-    def _outline(self, node: Node) -> tuple[int, tuple[str, int] | None]:
-        """The heading level of a paragraph, 0 for none; its list and its depth there."""
-        properties = child(node, "pPr")
-        style = attribute(child(properties, "pStyle"), "val")
-        level = self._styles.heading_level(style)
-        outline = attribute(child(properties, "outlineLvl"), "val")
-        if outline.isdecimal():
-            level = int(outline) + 1 if int(outline) < 9 else 0
-        return level, self._styles.list_position(style, child(properties, "numPr"))
 
     def _read_paragraph(self, node: Node) -> _Paragraph:
         paragraph = _Paragraph(page=self._page, style=attribute(child(node, "pPr", "pStyle"), "val"))
@@ -293,7 +284,7 @@ class _BodyReader:
         for node in _paragraphs(cell):
             paragraph = self._read_paragraph(node)
             text = paragraph.text()
-            _, position = self._outline(node)
+            position = self._styles.list_position(paragraph.style, child(node, "pPr", "numPr"))
             if position and text:
                 text = f"{self._numbering.next_label(*position)} {text}"
             texts += [text, *(self._read_cell(text_box, below) for text_box in paragraph.text_boxes)]

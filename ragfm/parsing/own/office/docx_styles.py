@@ -23,18 +23,19 @@ class Styles:
                 if vanish is not None:
                     self._hidden.setdefault(style, attribute(vanish, "val") not in _OFF)
 
-    def heading_level(self, style: str) -> int:
-        """The heading level of a style; 0 where it is not a heading style."""
+    def heading_level(self, style: str, own: Node | None) -> int:
+        """The heading level of a paragraph with a style and its `own` pPr; 0 where it is not a heading."""
+        outline = attribute(child(own, "outlineLvl"), "val")
         for node in self._chain(style):
+            if outline.isdecimal():
+                break
             name = attribute(child(node, "name"), "val")
             if match := _HEADING.match(name):
                 return int(match[1])
             if name.lower() == "title":
                 return 1
             outline = attribute(child(node, "pPr", "outlineLvl"), "val")
-            if outline.isdecimal():
-                return int(outline) + 1 if int(outline) < 9 else 0
-        return 0
+        return int(outline) + 1 if outline.isdecimal() and int(outline) < 9 else 0
 
     def is_caption(self, style: str) -> bool:
         """Whether a style is that of captions, which has the same name in every language."""

@@ -10,9 +10,8 @@ from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Box
 from ragfm.parsing.formats import IMAGE
 from ragfm.parsing.media_types import detect
-from ragfm.parsing.own.media.image import read_image
+from ragfm.parsing.own.media.image import add_picture, read_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
-from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import (
     Node,
@@ -78,11 +77,11 @@ def read_pptx(data: bytes, name: str, *, images: bool = False) -> ParsedText:
 class _SlideReader:
     def __init__(self, package: Package, path: str, builder: MarkdownBuilder, size: Node | None) -> None:
         """With the `size` of a slide, pictures are figures."""
-        self._package = package
+        self._package, self._path = package, path
         self._size = size
         self._relations = package.relations(path)
         self._builder = builder
-        layout = package.xml(self._related_part("slideLayout"))
+        layout = package.xml(package.related_part(path, "slideLayout"))
         self._layout_positions = {_placeholder(shape): _position(shape) for shape in descendants(layout, "sp")}
 
     def read(self, slide: Node) -> int:
@@ -116,13 +115,10 @@ class _SlideReader:
                     if len(parsed.text) >= _MIN_OCR_LETTERS:
                         self._builder.add_parsed(parsed._replace(marks=()))
 
-        for node in descendants(self._package.xml(self._related_part("notesSlide")), "sp"):
+        for node in descendants(self._package.xml(self._package.related_part(self._path, "notesSlide")), "sp"):
             if _placeholder(node)[0] == "body":
                 self._add_text(node, placeholder=None)
         return len(images)
-
-    def _related_part(self, kind: str) -> str:
-        return next((relation.target for relation in self._relations.values() if relation.kind == kind), "")
 
     def _shapes(self, parent: Node | None) -> Iterator[_Shape]:
         """Shapes at any depth; those of a group have the position of the group, and are ordered by their own."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import pypdfium2.raw as pdfium
 from numpy.typing import NDArray
+from pypdfium2 import PdfMatrix
 
 from ragfm.parsing.own.pdf.pdf_types import Box
 
@@ -37,8 +38,6 @@ _URI_ACTION = 3
 
 ToBox: TypeAlias = Callable[[float, float, float, float], Box]
 """Converts left, bottom, right, top in the page's own coordinates to a box on the displayed page."""
-_Matrix: TypeAlias = tuple[float, float, float, float, float, float]
-_IDENTITY: _Matrix = (1, 0, 0, 1, 0, 0)
 
 
 class _Area(NamedTuple):
@@ -133,7 +132,7 @@ def read_drawing(page: PdfPage, to_box: ToBox) -> Drawing:
     drawing = Drawing()
     reader = _ObjectReader(drawing, to_box)
     for i in range(min(pdfium.FPDFPage_CountObjects(page.raw), _MAX_OBJECTS)):
-        reader.read(pdfium.FPDFPage_GetObject(page.raw, i), _IDENTITY, 0)
+        reader.read(pdfium.FPDFPage_GetObject(page.raw, i), None, 0)
     return drawing
 
 
@@ -145,7 +144,8 @@ class _ObjectReader:
         self._to_box = to_box
         self._order = 0
 
-    def read(self, item: Any, matrix: _Matrix, depth: int, layer: str | None = None) -> None:
+    def read(self, item: Any, matrix: PdfMatrix | None, depth: int, layer: str | None = None) -> None:
+        """Read an object; `matrix` is that of the forms around it."""
         if not item or self._order > _MAX_OBJECTS:
             return
         self._order += 1
@@ -167,11 +167,11 @@ class _ObjectReader:
             if kind == _IMAGE:
                 self._drawing.images.append(box)
         elif kind == _FORM and depth < _MAX_DEPTH:
-            inner = _multiply(_matrix_of(item), matrix)
+            inner = _matrix_of(item, matrix)
             for i in range(pdfium.FPDFFormObj_CountObjects(item)):
                 self.read(pdfium.FPDFFormObj_GetObject(item, i), inner, depth + 1, layer)
 
-    def _read_path(self, item: Any, matrix: _Matrix) -> None:
+    def _read_path(self, item: Any, matrix: PdfMatrix | None) -> None:
         fill_mode, stroke = ctypes.c_int(), ctypes.c_int()
         pdfium.FPDFPath_GetDrawMode(item, fill_mode, stroke)
         box = self._bounds(item, matrix)
@@ -192,7 +192,7 @@ class _ObjectReader:
             return
 
         # Straight segments that run along the page are rules.
-        matrix = _multiply(_matrix_of(item), matrix)
+        matrix = _matrix_of(item, matrix)
         x, y = ctypes.c_float(), ctypes.c_float()
         start = last = (0.0, 0.0)
         is_straight = True
@@ -200,7 +200,7 @@ class _ObjectReader:
             segment = pdfium.FPDFPath_GetPathSegment(item, i)
             kind = pdfium.FPDFPathSegment_GetType(segment)
             pdfium.FPDFPathSegment_GetPoint(segment, x, y)
-            point = _apply(matrix, x.value, y.value)
+            point = matrix.on_point(x.value, y.value)
             if kind == _MOVE_TO:
                 start = point
             elif kind == _LINE_TO:
@@ -221,14 +221,11 @@ class _ObjectReader:
             self._drawing.rules.append(self._to_box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)))
         return is_rule
 
-    def _bounds(self, item: Any, matrix: _Matrix) -> Box:
+    def _bounds(self, item: Any, matrix: PdfMatrix | None) -> Box:
         left, bottom, right, top = (ctypes.c_float() for _ in range(4))
         pdfium.FPDFPageObj_GetBounds(item, left, bottom, right, top)
-        if matrix is _IDENTITY:
-            return self._to_box(left.value, bottom.value, right.value, top.value)
-        corners = [_apply(matrix, x.value, y.value) for x in (left, right) for y in (bottom, top)]
-        xs, ys = zip(*corners, strict=True)
-        return self._to_box(min(xs), min(ys), max(xs), max(ys))
+        sides = left.value, bottom.value, right.value, top.value
+        return self._to_box(*(matrix.on_rect(*sides) if matrix else sides))
 
 
 def _layer_of(item: Any) -> str | None:
@@ -244,18 +241,9 @@ def _layer_of(item: Any) -> str | None:
     return "/".join(names) if names else None
 
 
-def _matrix_of(item: Any) -> _Matrix:
-    matrix = pdfium.FS_MATRIX()
-    pdfium.FPDFPageObj_GetMatrix(item, ctypes.byref(matrix))
-    return matrix.a, matrix.b, matrix.c, matrix.d, matrix.e, matrix.f
-
-
-def _multiply(first: _Matrix, then: _Matrix) -> _Matrix:
-    a, b, c, d, e, f = first
-    g, h, i, j, k, m = then
-    return a * g + b * i, a * h + b * j, c * g + d * i, c * h + d * j, e * g + f * i + k, e * h + f * j + m
-
-
-def _apply(matrix: _Matrix, x: float, y: float) -> tuple[float, float]:
-    a, b, c, d, e, f = matrix
-    return a * x + c * y + e, b * x + d * y + f
+def _matrix_of(item: Any, around: PdfMatrix | None) -> PdfMatrix:
+    """The matrix of an object on the page; `around` is that of the forms around it."""
+    raw = pdfium.FS_MATRIX()
+    pdfium.FPDFPageObj_GetMatrix(item, raw)
+    matrix = PdfMatrix.from_raw(raw)
+    return matrix.multiply(around) if around else matrix

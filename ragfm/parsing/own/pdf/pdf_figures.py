@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ragfm.parsing.own.media.picture import recognized_text
+from ragfm.parsing.own.media.image import recognized_text
 from ragfm.parsing.own.pdf.pdf_lines import box_around
+from ragfm.parsing.own.pdf.pdf_margins import in_margin
 from ragfm.parsing.own.pdf.pdf_page import PageContent
 from ragfm.parsing.own.pdf.pdf_types import Box, Figure
 from ragfm.parsing.own.pdf.pdf_visibility import render
@@ -19,7 +20,6 @@ _GAP = 8.0  # points between two strips of a picture
 _MAX_JOINED = 1.3  # times the areas of two images: the box around parts of one picture
 _MAX_TEXT = 0.3  # share of a figure that words cover: more is a background
 _MAX_IMAGES = 1_000  # of a page
-_MARGIN = 0.12  # share of the page height at the top and the bottom, where logos are
 
 
 def read_figures(document: PdfDocument, index: int, content: PageContent) -> list[Figure]:
@@ -38,11 +38,10 @@ def read_figures(document: PdfDocument, index: int, content: PageContent) -> lis
         pictures.append(box)
     boxes = []
     for box in sorted(pictures, key=lambda box: box.top):
-        in_margin = box.bottom < _MARGIN * height or box.top > (1 - _MARGIN) * height
         is_small = min(box.x1 - box.x0, box.bottom - box.top) < _MIN_SIDE or box.area < _MIN_SHARE * area
         words = [word for word in content.words if box.contains(word.center_x, word.center_y)]
         covered = sum((word.x1 - word.x0) * (word.bottom - word.top) for word in words)
-        if not (in_margin or is_small or box.area > _MAX_SHARE * area or covered > _MAX_TEXT * box.area):
+        if not (in_margin(box, height) or is_small or box.area > _MAX_SHARE * area or covered > _MAX_TEXT * box.area):
             boxes.append((box, bool(words)))
     if not boxes:
         return []

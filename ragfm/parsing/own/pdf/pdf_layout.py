@@ -8,29 +8,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import TypeAlias
 
 from ragfm.parsing.own.pdf.pdf_drawing import Drawing
 from ragfm.parsing.own.pdf.pdf_lines import Block, Line, line_of, paragraphs, rows_of, segments
 from ragfm.parsing.own.pdf.pdf_numbers import number_tables
 from ragfm.parsing.own.pdf.pdf_page import PageContent
-from ragfm.parsing.own.pdf.pdf_tables import aligned_tables, gutters, ruled_tables
+from ragfm.parsing.own.pdf.pdf_tables import RuledTable, aligned_tables, gutters, ruled_tables
 from ragfm.parsing.own.pdf.pdf_types import Box, Word
 
 _MAX_DEPTH = 6  # columns within columns
-_MAX_CROSSING = 0.35  # share of the rows that may cross a gutter
 _MIN_PROSE_LINE = 25  # characters; shorter segments next to each other are cells
 _MIN_PAIRED = 0.7  # share of the shorter side: cells stand in the same row, lines of columns only by chance
 _MIN_REGION_GAP = 1.2  # times the font size: white space that separates two regions
 
+Tables: TypeAlias = Mapping[int, Block]
+"""Tables with rules by the id of the word that is their placeholder."""
+
 
 def read_layout(content: PageContent) -> list[Block]:
     """Return everything visible on the page, in reading order; text in other directions comes last."""
-    tables: list[tuple[Word, Block]] = []
+    tables: list[RuledTable] = []
     words = content.words
-    inside: set[int] = set()
     ruled = ruled_tables(words, content.drawing.rules)
     torn = [table.placeholder for table in ruled if table.is_torn]
     for table in ruled:
@@ -38,15 +40,16 @@ def read_layout(content: PageContent) -> list[Block]:
         if any(box.top < other.bottom and other.top < box.bottom for other in torn):
             # Lines below sums and shaded rows are not a grid: does the position of the numbers show a table instead?
             level = [word for word in words if box.top <= word.center_y <= box.bottom]
-            found = sum(len(other.block.rows) for other in number_tables(rows_of(level)))
+            found = sum(len(block.rows) for _, _, block in number_tables(rows_of(level)))
             labelled = sum(any(map(str.isalpha, "".join(row))) for row in table.block.rows)
             if 2 * max(found, len(table.block.rows) - labelled) > len(table.block.rows):
                 continue
-        tables.append((box, table.block))
-        inside.update(map(id, table.words))
+        tables.append(table)
+    inside = {id(word) for table in tables for word in table.words}
     words = [word for word in words if id(word) not in inside]
-    blocks = _LayoutReader(tables).read([*words, *(placeholder for placeholder, _ in tables)], 0)
-    blocks += [block for _, block in tables if block not in blocks]
+    placed = {id(table.placeholder): table.block for table in tables}
+    blocks = _read_region([*words, *(table.placeholder for table in tables)], placed)
+    blocks += [table.block for table in tables if table.block not in blocks]
     nowhere = Box(0, content.height, content.width, content.height)
     for degrees, words in content.turned.items():
         is_main = len(words) > len(content.words)  # a landscape table; otherwise labels of axes and notes in the margin
@@ -58,75 +61,72 @@ def read_layout(content: PageContent) -> list[Block]:
     return blocks + [Block(content.slanted, nowhere)] * bool(content.slanted)
 
 
-class _LayoutReader:
-    """Reads regions of a page. A ruled table is one placeholder word in its region, replaced when it is reached."""
+def _read_region(words: list[Word], tables: Tables, depth: int = 0, *, whole: bool = False) -> list[Block]:
+    """Read a region; `whole` if it is a part of one without gutter, so that a gutter runs through a block only.
 
-    def __init__(self, tables: Sequence[tuple[Word, Block]]) -> None:
-        self._tables = {id(placeholder): block for placeholder, block in tables}
-
-    def read(self, words: list[Word], depth: int, *, whole: bool = False) -> list[Block]:
-        """Read a region; `whole` if it is a part of one without gutter, so that a gutter runs through a block only."""
-        if not words:
-            return []
-        lines = rows_of(words)
-        rows = [segments(line) for line in lines]
-        if depth >= _MAX_DEPTH:
-            return self._read_column(rows)
-        gutter = _find_gutter(rows)
-        blocks: list[Block] = []
-        if tables := list(number_tables(lines)):
-            end = 0
-            for table in tables:
-                above = [word for line in lines[end : table.start] for word in line]
-                blocks += [*self.read(above, depth + 1, whole=gutter is None), table.block]
-                end = table.end
-            below = [word for line in lines[end:] for word in line]
-            return blocks + self.read(below, depth + 1, whole=gutter is None)
-        regions = [[rows[0]]]  # between wide white space
-        bottom = max(line.bottom for line in rows[0])
-        for row in rows[1:]:
-            if min(line.top for line in row) - bottom > _MIN_REGION_GAP * row[0].size:
-                regions.append([])
-            regions[-1].append(row)
-            bottom = max(bottom, *(line.bottom for line in row))
-        if gutter is not None and not (whole and len(regions) > 1):
-            left: list[Word] = []
-            right: list[Word] = []
-            crossing: list[list[Line]] = []
-            for row in rows:
-                if any(line.x0 < gutter < line.x1 for line in row):
-                    blocks += self.read(left, depth + 1) + self.read(right, depth + 1)
-                    left, right = [], []
-                    crossing.append(row)
-                    continue
-                blocks += self._read_column(crossing)
-                crossing = []
-                for line in row:
-                    (left if line.x1 <= gutter else right).extend(line.words)
-            blocks += self._read_column(crossing)
-            return blocks + self.read(left, depth + 1) + self.read(right, depth + 1)
-        if len(regions) == 1 or all(_find_gutter(region) is None for region in regions):
-            return self._read_column(rows)
-        for region in regions:
-            blocks += self.read([word for row in region for line in row for word in line.words], depth + 1)
-        return blocks
-
-    def _read_column(self, rows: Sequence[list[Line]]) -> list[Block]:
-        """Read rows from top to bottom."""
-        blocks: list[Block] = []
-        text_rows: list[list[Line]] = []
+    A ruled table is one placeholder word in its region, replaced when it is reached.
+    """
+    if not words:
+        return []
+    lines = rows_of(words)
+    rows = [segments(line) for line in lines]
+    if depth >= _MAX_DEPTH:
+        return _read_column(rows, tables)
+    gutter = _find_gutter(rows)
+    blocks: list[Block] = []
+    if found := list(number_tables(lines)):
+        end = 0
+        for start, table_end, block in found:
+            above = [word for line in lines[end:start] for word in line]
+            blocks += [*_read_region(above, tables, depth + 1, whole=gutter is None), block]
+            end = table_end
+        below = [word for line in lines[end:] for word in line]
+        return blocks + _read_region(below, tables, depth + 1, whole=gutter is None)
+    regions = [[rows[0]]]  # between wide white space
+    bottom = max(line.bottom for line in rows[0])
+    for row in rows[1:]:
+        if min(line.top for line in row) - bottom > _MIN_REGION_GAP * row[0].size:
+            regions.append([])
+        regions[-1].append(row)
+        bottom = max(bottom, *(line.bottom for line in row))
+    if gutter is not None and not (whole and len(regions) > 1):
+        left: list[Word] = []
+        right: list[Word] = []
+        crossing: list[list[Line]] = []
         for row in rows:
-            words = [word for line in row for word in line.words]
-            tables = [self._tables[id(word)] for word in words if id(word) in self._tables]
-            if not tables:
-                text_rows.append(row)
+            if any(line.x0 < gutter < line.x1 for line in row):
+                blocks += _read_region(left, tables, depth + 1) + _read_region(right, tables, depth + 1)
+                left, right = [], []
+                crossing.append(row)
                 continue
-            blocks += [*_read_text(text_rows), *tables]
-            text_rows = []
-            next_to_table = [word for word in words if id(word) not in self._tables]
-            if next_to_table:
-                blocks += _read_text([segments(next_to_table)])
-        return blocks + _read_text(text_rows)
+            blocks += _read_column(crossing, tables)
+            crossing = []
+            for line in row:
+                (left if line.x1 <= gutter else right).extend(line.words)
+        blocks += _read_column(crossing, tables)
+        return blocks + _read_region(left, tables, depth + 1) + _read_region(right, tables, depth + 1)
+    if len(regions) == 1 or all(_find_gutter(region) is None for region in regions):
+        return _read_column(rows, tables)
+    for region in regions:
+        blocks += _read_region([word for row in region for line in row for word in line.words], tables, depth + 1)
+    return blocks
+
+
+def _read_column(rows: Sequence[list[Line]], tables: Tables) -> list[Block]:
+    """Read rows from top to bottom."""
+    blocks: list[Block] = []
+    text_rows: list[list[Line]] = []
+    for row in rows:
+        words = [word for line in row for word in line.words]
+        next_to_table = [word for word in words if id(word) not in tables]
+        if len(next_to_table) == len(words):
+            text_rows.append(row)
+            continue
+        blocks += [*_read_text(text_rows), *(tables[id(word)] for word in words if id(word) in tables)]
+        text_rows = []
+        if next_to_table:
+            blocks += _read_text([segments(next_to_table)])
+    return blocks + _read_text(text_rows)
 
 
 def _read_text(rows: Sequence[list[Line]]) -> list[Block]:
@@ -153,7 +153,7 @@ def _find_gutter(rows: Sequence[Sequence[Line]]) -> float | None:
         left = [line for line in lines if line.x1 <= x]
         right = [line for line in lines if line.x0 >= x]
         crossing = sum(any(line.x0 < x < line.x1 for line in row) for row in rows)
-        if min(len(left), len(right)) < 3 or crossing > _MAX_CROSSING * len(rows) or _is_table(rows, x):
+        if min(len(left), len(right)) < 3 or _is_table(rows, x):
             continue
         score = min(len(left), len(right)) - crossing
         if best is None or score > best[0]:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ragfm.parsing.own.pdf.pdf_lines import line_of, rows_of
 from ragfm.parsing.own.pdf.pdf_page import PageContent
-from ragfm.parsing.own.pdf.pdf_types import Word
+from ragfm.parsing.own.pdf.pdf_types import Box, Word
 
 _MARGIN = 0.12  # share of the page height, at the top and the bottom
 _MIN_GAP = 0.7  # times the row height: white space between a running title and the text
@@ -116,9 +116,10 @@ def _margin_rows(words: Sequence[Word], height: float, *, bottom: bool = False) 
         row_height = max(word.bottom - word.top for word in outer)
         upper, lower = (inner, outer) if bottom else (outer, inner)
         if min(word.top for word in lower) - max(word.bottom for word in upper) > _MIN_GAP * row_height:
-            return rows[:count] if _in_margin(outer[0], height) and count <= _MAX_TITLE_ROWS else []
-    return rows if len(rows) == 1 and _in_margin(rows[0][0], height) else []
+            return rows[:count] if in_margin(outer[0], height) and count <= _MAX_TITLE_ROWS else []
+    return rows if len(rows) == 1 and in_margin(rows[0][0], height) else []
 
 
-def _in_margin(word: Word, height: float) -> bool:
+def in_margin(word: Word | Box, height: float) -> bool:
+    """Whether a word or picture is at the top or the bottom of a page, where running titles and logos are."""
     return word.bottom < _MARGIN * height or word.top > (1 - _MARGIN) * height

@@ -77,9 +77,6 @@ def read_row(words: Sequence[Word]) -> Row:
                 groups.append((kind, [*opened, word]))
                 opened = []
                 continue
-            if _OPENING.fullmatch(word.text) and gap < _SIGN_GAP:
-                opened.append(word)
-                continue
             groups.append(("text", opened))
             last_kind, last = groups[-1]
             opened = []

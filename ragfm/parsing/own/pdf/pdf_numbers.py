@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import NamedTuple
 
 from ragfm.parsing.own.pdf.pdf_lines import Block, box_around
 from ragfm.parsing.own.pdf.pdf_number_cells import PERIOD, Row, is_years, read_row
@@ -28,22 +27,13 @@ _OPEN_END = (",", "\u2013", "\u2014", "-")
 _MAX_GAP = 2.6  # times the line height: a wider gap ends a table
 _LARGER = 1.1  # times the font size of the table: a heading
 _MAX_TEXT_LINES = 12  # without numbers, in a row
-_MIN_NUMERIC_LINES = 0.15  # share of a table's lines
 _MIN_LABELLED = 0.6  # share of the lines with numbers that have a label
 _MAX_CROWDED = 0.2  # share of the lines in which two pieces fall into one cell
 _PROSE = 45  # characters: longer texts next to each other are prose in columns
 
 
-class NumberTable(NamedTuple):
-    """Rows `start` to `end` of the lines that were given, and the table that they are."""
-
-    start: int
-    end: int
-    block: Block
-
-
-def number_tables(lines: Sequence[Sequence[Word]]) -> Iterator[NumberTable]:
-    """Yield the tables of numbers among lines that are ordered from top to bottom."""
+def number_tables(lines: Sequence[Sequence[Word]]) -> Iterator[tuple[int, int, Block]]:
+    """Yield the tables of numbers among lines that are ordered from top to bottom: first line, end, and table."""
     rows = [read_row(line) for line in lines]
     start = used = 0
     while start < len(rows):
@@ -54,8 +44,8 @@ def number_tables(lines: Sequence[Sequence[Word]]) -> Iterator[NumberTable]:
         table = _table(rows, used, start, end)
         if table is not None:
             yield table
-            used = table.end
-            start = max(end, table.end)
+            used = table[1]
+            start = max(end, used)
         else:
             start += max(1, (end - start) // 8)  # takes linear time, nearly
 
@@ -107,12 +97,10 @@ def _end_of_table(rows: Sequence[Row], start: int) -> int:
     return end
 
 
-def _table(rows: Sequence[Row], first: int, start: int, end: int) -> NumberTable | None:
+def _table(rows: Sequence[Row], first: int, start: int, end: int) -> tuple[int, int, Block] | None:
     """The table whose lines with numbers begin at `start`; its header is searched for from `first` on."""
     body = rows[start:end]
     numeric = [row for row in body if row.values]
-    if len(numeric) < _MIN_NUMERIC_LINES * len(body):
-        return None
     found = find_columns(body, numeric)
     if found is None:
         return None
@@ -146,7 +134,7 @@ def _table(rows: Sequence[Row], first: int, start: int, end: int) -> NumberTable
     edges = tuple(columns[j].x1 for j in used if columns[j].numeric)
     words = [word for row in rows[begin:end] for piece in row.pieces for word in piece.words]
     block = Block("", box_around(words), rows=[[row[j] for j in used] for row in table], edges=edges)
-    return NumberTable(begin, end, block)
+    return begin, end, block
 
 
 def _body(rows: Sequence[Row], columns: Sequence[Column], border: float, left: float) -> list[list[str]]:

@@ -16,6 +16,7 @@ _BIN = 2.0  # points: resolution of the search for gutters
 # Tables with rules.
 _TOUCH = 3.0  # points: rules this close to each other meet
 _MAX_RULES = 3_000
+_MAX_BORDERS = 10_000  # of columns times those of rows
 _MIN_FILLED = 0.4  # share of the cells that have text
 _MAX_RULED_CELL = 250  # characters per cell on average; longer text is columns of prose in a frame
 _MIN_FILLED_LINES = 0.7  # share of a row's cells that have text on each line, to split the row into its lines
@@ -55,9 +56,16 @@ def ruled_tables(words: Sequence[Word], rules: Sequence[Box]) -> list[RuledTable
     if not 4 <= len(rules) <= _MAX_RULES:
         return tables
     taken: set[int] = set()
-    for grid in _grids(rules):
-        inside = [word for word in words if grid.contains(word) and id(word) not in taken]
-        rows = grid.rows(inside)
+    for horizontal, vertical in _grids(rules):
+        # The borders of rows and columns. Many tables have no rules at their sides: they end where the others end.
+        box = box_around([*horizontal, *vertical])
+        xs = _distinct([*((rule.x0 + rule.x1) / 2 for rule in vertical), box.x0, box.x1])
+        ys = _distinct([*((rule.top + rule.bottom) / 2 for rule in horizontal), box.top, box.bottom])
+        if min(len(xs), len(ys)) < 3 or len(xs) * len(ys) >= _MAX_BORDERS:
+            continue
+        box = Box(xs[0], ys[0], xs[-1], ys[-1])
+        inside = [word for word in words if box.contains(word.center_x, word.center_y) and id(word) not in taken]
+        rows = _grid_rows(inside, xs, ys, horizontal, vertical)
         cells = [cell for row in rows for cell in row]
         filled = sum(map(bool, cells))
         if len(rows) < 2 or len(rows[0]) < 2 or filled < max(_MIN_FILLED * len(cells), 3):
@@ -65,53 +73,37 @@ def ruled_tables(words: Sequence[Word], rules: Sequence[Box]) -> list[RuledTable
         if sum(map(len, cells)) > _MAX_RULED_CELL * filled:
             continue
         taken.update(map(id, inside))
-        box = Box(grid.xs[0], grid.ys[0], grid.xs[-1], grid.ys[-1])
         tables.append(RuledTable(Word("\ufffc", *box, 1), Block("", box, rows=rows), inside))
     return tables
 
 
-class _Grid:
-    """The rules of a table: `xs` and `ys` are the borders of its columns and rows."""
-
-    def __init__(self, horizontal: Sequence[Box], vertical: Sequence[Box]) -> None:
-        self._horizontal, self._vertical = horizontal, vertical
-        # Many tables have no rules at their sides: they end where the other rules end.
-        rules = [*horizontal, *vertical]
-        ends = (min(rule.x0 for rule in rules), max(rule.x1 for rule in rules))
-        self.xs = _distinct([*((rule.x0 + rule.x1) / 2 for rule in vertical), *ends])
-        ends = (min(rule.top for rule in rules), max(rule.bottom for rule in rules))
-        self.ys = _distinct([*((rule.top + rule.bottom) / 2 for rule in horizontal), *ends])
-
-    def contains(self, word: Word) -> bool:
-        return self.xs[0] <= word.center_x <= self.xs[-1] and self.ys[0] <= word.center_y <= self.ys[-1]
-
-    def rows(self, words: Sequence[Word]) -> list[list[str]]:
-        """The text of each cell; a cell that spans columns or rows has its text in the first of them."""
-        height, width = len(self.ys) - 1, len(self.xs) - 1
-        # For each position in the grid, the position of the first cell that no rule separates from it.
-        owners = [[(i, j) for j in range(width)] for i in range(height)]
-        for i, (top, bottom) in enumerate(pairwise(self.ys)):
-            for j, (left, right) in enumerate(pairwise(self.xs)):
-                x, y = (left + right) / 2, (top + bottom) / 2
-                if j and not any(
-                    abs(rule.x0 - left) < _TOUCH and rule.top - 1 <= y <= rule.bottom + 1 for rule in self._vertical
-                ):
-                    owners[i][j] = owners[i][j - 1]
-                elif i and not any(
-                    abs(rule.top - top) < _TOUCH and rule.x0 - 1 <= x <= rule.x1 + 1 for rule in self._horizontal
-                ):
-                    owners[i][j] = owners[i - 1][j]
-        cells: dict[tuple[int, int], list[Word]] = {}
-        for word in words:
-            row = min(bisect_right(self.ys, word.center_y) - 1, height - 1)
-            column = min(bisect_right(self.xs, word.center_x) - 1, width - 1)
-            cells.setdefault(owners[row][column], []).append(word)
-        rows = []
-        for i in range(height):
-            rows += _split_row([cells.get((i, j), []) for j in range(width)])
-        rows = [row for row in rows if any(row)]
-        used_columns = [j for j in range(width) if any(row[j] for row in rows)]
-        return [[row[j] for j in used_columns] for row in rows]
+def _grid_rows(
+    words: Sequence[Word], xs: Sequence[float], ys: Sequence[float], horizontal: Sequence[Box], vertical: Sequence[Box]
+) -> list[list[str]]:
+    """The text of each cell; a cell that spans columns or rows has its text in the first of them."""
+    height, width = len(ys) - 1, len(xs) - 1
+    # For each position in the grid, the position of the first cell that no rule separates from it.
+    owners = [[(i, j) for j in range(width)] for i in range(height)]
+    for i, (top, bottom) in enumerate(pairwise(ys)):
+        for j, (left, right) in enumerate(pairwise(xs)):
+            x, y = (left + right) / 2, (top + bottom) / 2
+            if j and not any(
+                abs(rule.x0 - left) < _TOUCH and rule.top - 1 <= y <= rule.bottom + 1 for rule in vertical
+            ):
+                owners[i][j] = owners[i][j - 1]
+            elif i and not any(abs(rule.top - top) < _TOUCH and rule.x0 - 1 <= x <= rule.x1 + 1 for rule in horizontal):
+                owners[i][j] = owners[i - 1][j]
+    cells: dict[tuple[int, int], list[Word]] = {}
+    for word in words:
+        row = min(bisect_right(ys, word.center_y) - 1, height - 1)
+        column = min(bisect_right(xs, word.center_x) - 1, width - 1)
+        cells.setdefault(owners[row][column], []).append(word)
+    rows = []
+    for i in range(height):
+        rows += _split_row([cells.get((i, j), []) for j in range(width)])
+    rows = [row for row in rows if any(row)]
+    used_columns = [j for j in range(width) if any(row[j] for row in rows)]
+    return [[row[j] for j in used_columns] for row in rows]
 
 
 def _split_row(cells: Sequence[Sequence[Word]]) -> list[list[str]]:
@@ -145,8 +137,8 @@ def _cell_text(words: Sequence[Word]) -> str:
     return text
 
 
-def _grids(rules: Sequence[Box]) -> list[_Grid]:
-    """Connected rules as grids of at least two columns and two rows."""
+def _grids(rules: Sequence[Box]) -> Iterator[tuple[list[Box], list[Box]]]:
+    """The horizontal and the vertical rules of each grid: at least four that are connected."""
     horizontal = [rule for rule in rules if _is_horizontal(rule) and rule.x1 - rule.x0 > 6]
     vertical = [rule for rule in rules if not _is_horizontal(rule) and rule.bottom - rule.top > 4]
     horizontal = list(dict.fromkeys(_merge_touching(horizontal)))
@@ -171,16 +163,9 @@ def _grids(rules: Sequence[Box]) -> list[_Grid]:
     groups: dict[int, list[Box]] = {}
     for i, rule in enumerate(merged):
         groups.setdefault(root(i), []).append(rule)
-    grids = []
     for group in groups.values():
-        if len(group) < 4:
-            continue
-        grid = _Grid(
-            [rule for rule in group if _is_horizontal(rule)], [rule for rule in group if not _is_horizontal(rule)]
-        )
-        if len(grid.xs) >= 3 and len(grid.ys) >= 3 and len(grid.xs) * len(grid.ys) < 10_000:
-            grids.append(grid)
-    return grids
+        if len(group) >= 4:
+            yield [rule for rule in group if _is_horizontal(rule)], [rule for rule in group if not _is_horizontal(rule)]
 
 
 def _is_horizontal(rule: Box) -> bool:
