@@ -6,7 +6,7 @@
 
 It is also the example of a backend on a server: `Snapshot` has the words, the scores, and the tail of chunks that the
 server lacks. What remains is which chunks are the tail (`_read_born`), which are good candidates (`_candidates`), how
-the server is brought up to date (`save`), and what it has wrong (`differences`).
+the server is brought up to date (`save_vectors`), and what it has wrong (`differences`).
 
 Generations are conditions of Qdrant's own filter. Filters over metadata and access groups are the catalog's: the server
 has neither tags nor groups, so that none can be outdated there. It is sent the ids of the chunks that are allowed, or
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -54,18 +54,9 @@ class QdrantSnapshot(Snapshot):
     views_have_vectors = False
 
     @classmethod
-    def save(
-        cls,
-        catalog: Catalog,
-        settings: Settings,
-        *,
-        always: bool = False,
-        language_changed: Callable[[Generation, str | None], None],
-    ) -> bool:
-        """Update the points, if the caller holds the lock, and save the words as `local` does."""
-        updated = isinstance(catalog, CatalogWriter) and _Points(catalog, settings).update(catalog)
-        saved = super().save(catalog, settings, always=always, language_changed=language_changed)
-        return saved or updated
+    def save_vectors(cls, catalog: CatalogWriter, settings: Settings) -> bool:
+        """Update the points. Returns whether there was something to do."""
+        return _Points(catalog, settings).update(catalog)
 
     @classmethod
     def differences(

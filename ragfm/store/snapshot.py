@@ -24,6 +24,7 @@ from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import Ids, Scalar, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
+from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.search_backend import Predicate
 from ragfm.store.views import KEYWORD_PLUGIN, KeywordIndex, View, newest_view, save_view
 
@@ -97,16 +98,17 @@ class Snapshot:
         A view is outdated if it has another kind, language or version of the keyword index, or differs in over a tenth
         or 10,000 of its chunks; below 5,000 chunks, any difference counts.
         """
+        updated = isinstance(catalog, CatalogWriter) and cls.save_vectors(catalog, settings)
         newest, language = catalog.at(), settings.language
         with catalog.database.views_lock() as is_free:
             if not is_free:  # another process of this machine is saving one
-                return False
+                return updated
             snapshot = cls.open(catalog, newest, settings)
             view = snapshot.view
             kind = wanted_kind(newest, view, settings)[0] if cls.views_have_vectors else None
             fits = view is not None and view.kind == kind and view.language == language
             if fits and not always and not snapshot.outdated:
-                return False
+                return updated
             # An updated keyword index keeps the language, and statistics from its first build: build it again once most
             # texts are new, or the language setting has changed.
             mostly_new = snapshot.pending > (view.count if view else 0)
@@ -116,6 +118,11 @@ class Snapshot:
         if view is None or view.keywords is None or view.keywords.language != keywords.language:
             language_changed(newest, keywords.language)
         return True
+
+    @classmethod
+    def save_vectors(cls, catalog: CatalogWriter, settings: Settings) -> bool:
+        """Bring the vectors that a server has up to date. Returns whether there was something to do."""
+        return False
 
     @classmethod
     def differences(
