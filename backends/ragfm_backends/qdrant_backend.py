@@ -117,20 +117,20 @@ class QdrantSnapshot(Snapshot):
         return {**vectors, **state}, words
 
     def _candidates(self, query: Vectors, k: int, where: Predicate | None) -> Ids:
-        allowed = self._allowed_by(where)
-        stored = len(allowed.ids) - int(allowed.tail.sum())
+        allowed, in_tail = self._allowed_by(where)
+        stored = len(allowed) - int(in_tail.sum())
         if not stored:
-            return allowed.ids[:0]
+            return allowed[:0]
         limit, among = k + _EXTRA, None
         if where and stored <= _FEW:
-            among = np.setdiff1d(allowed.ids, self._tail_ids)
+            among = np.setdiff1d(allowed, self._tail_ids)
         else:  # as many as it probably takes until enough of them are allowed
             limit = limit * len(self) // stored
         exact = among is not None
         while True:
             scores, found = self._points.search(query, limit, self.generation.id, among, exact=exact)
-            position = np.searchsorted(allowed.ids, found) % len(allowed.ids)
-            is_allowed = (allowed.ids[position] == found) & ~np.isin(found, self._tail_ids)
+            position = np.searchsorted(allowed, found) % len(allowed)
+            is_allowed = (allowed[position] == found) & ~np.isin(found, self._tail_ids)
             best: Ids = found[is_allowed]
             if len(best) >= k:
                 # Of equal ones, those with the lowest ids are wanted, of which the graph may have left out some.
@@ -139,7 +139,7 @@ class QdrantSnapshot(Snapshot):
                 if len(best) >= MAX_TIES or (scores[-1] < last - _ROUNDING if exact else equal == 1):
                     break
             if exact and len(found) < limit:  # there are no others, unless the server has lost some
-                best = np.setdiff1d(allowed.ids, self._tail_ids)
+                best = np.setdiff1d(allowed, self._tail_ids)
                 break
             # The graph gives up early where few are allowed.
             exact = exact or len(best) >= k or len(found) < limit
