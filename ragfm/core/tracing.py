@@ -57,10 +57,12 @@ def span(name: str, headers: Mapping[str, str] | None = None, **attributes: Any)
 
 
 class Span:
-    """A part of the work. While tracing is off, its methods do nothing."""
+    """A part of the work. Until it is entered, and while tracing is off, its methods do nothing."""
 
-    def __init__(self, name: str, headers: Mapping[str, str] | None, attributes: Mapping[str, Any]) -> None:
-        self._name, self._headers, self._attributes = name, headers, attributes
+    def __init__(
+        self, name: str = "", headers: Mapping[str, str] | None = None, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        self._name, self._headers, self._attributes = name, headers, attributes or {}
         self._operation = _OPERATIONS.get(name)
         self._span: OtelSpan | None = None
 
