@@ -157,7 +157,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_each_recommended_layout_runs_as_in_sentence_transformers(name: str, tmp_path: Path) -> None:
-    assert [model.repository for model in RECOMMENDED_EMBEDDERS] == list(LAYOUTS)
+    assert [model["repository"] for model in RECOMMENDED_EMBEDDERS] == list(LAYOUTS)
     path = tiny_mpnet(tmp_path) if "mpnet" in name else tiny(tmp_path, **LAYOUTS[name])
     setting = path / "sentence_bert_config.json"
     if "Snowflake" in name:
