@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from mimetypes import guess_type
 from pathlib import PurePosixPath
@@ -127,7 +125,7 @@ class WebConnector:
             raise ConnectorError(
                 f"{ref.path}: the server responded with status {page.status}.", "The next ingest tries again."
             )
-        return Blob(page.data, _media_type(page), self._metadata(page, ref.path))
+        return Blob(page.data, page.media_type, self._metadata(page, ref.path))
 
     def _list_pages(self, page: Page, page_list: PageList) -> Iterator[Ref]:
         """The pages of a sitemap, with those of the sitemaps that it names, or of a feed."""
@@ -242,16 +240,12 @@ class WebConnector:
         assert self._body_file is not None
         start = self._body_file.seek(0, 2)
         self._body_file.write(page.data)
-        self._bodies[path] = start, len(page.data), _media_type(page), self._metadata(page, path)
+        self._bodies[path] = start, len(page.data), page.media_type, self._metadata(page, path)
         revision = _revision(page) or f"hash:{blake2b(page.data, digest_size=16).hexdigest()}"
         return Ref(path, revision, skip=_skip_reason(page))
 
     def _metadata(self, page: Page, path: str) -> Mapping[str, Scalar]:
-        metadata = dict((self._feed_metadata or {}).get(path, {}))
-        with contextlib.suppress(ValueError, TypeError):
-            modified = parsedate_to_datetime(page.headers.get("Last-Modified", ""))
-            metadata["modified"] = modified.isoformat(timespec="seconds")
-        return metadata
+        return {**(self._feed_metadata or {}).get(path, {}), **page.modified}
 
 
 def _yield_once(ref: Ref, listed: set[str]) -> Iterator[Ref]:
@@ -280,12 +274,6 @@ def _revision(page: Page) -> str:
     return f"modified:{modified}" if modified else ""
 
 
-def _media_type(page: Page) -> str | None:
-    content_type = page.headers.get("Content-Type", "")
-    is_known = "/" in content_type and not content_type.startswith("application/octet-stream")
-    return content_type if is_known else None
-
-
 def _skip_reason(page: Page) -> str | None:
-    media_type = (_media_type(page) or "").partition(";")[0].strip().lower()
+    media_type = (page.media_type or "").partition(";")[0].strip().lower()
     return f"of type {media_type}" if media_type.startswith(_SKIPPED_TYPES) else None
