@@ -326,7 +326,7 @@ class _Network:
     def load(self, name: str) -> Any:
         self.loaded.append(name)
         angle = self.angle if name == "fast" else 0.0
-        return lambda texts: np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(texts.texts), 1))
+        return lambda texts, *_: np.tile(np.float32([np.cos(angle), np.sin(angle)]), (len(texts), 1))
 
 
 def embedder(network: Any) -> SentenceTransformerEmbedder:
