@@ -187,10 +187,10 @@ def main() -> None:
     exact = None
     for name in dict.fromkeys((embedder._network.exact_backend, embedder._network.fast_backend)):
         run = embedder._network.load(name)
-        run(sample)
+        run(*sample)
         start = time.perf_counter()
-        vectors = run(sample)
-        rate = sum(map(len, sample.ids)) / (time.perf_counter() - start)
+        vectors = run(*sample)
+        rate = sum(map(len, sample[2])) / (time.perf_counter() - start)
         exact = vectors if exact is None else exact
         backends[name] = {"tokens/s": round(rate), "lowest cosine": round(float((vectors * exact).sum(1).min()), 6)}
     found = about | {

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
 from zlib import crc32
@@ -83,22 +83,11 @@ class PgvectorSnapshot(Snapshot):
         return OrderedDict()
 
     @classmethod
-    def save(
-        cls,
-        catalog: Catalog,
-        settings: Settings,
-        *,
-        always: bool = False,
-        language_changed: Callable[[Generation, str | None], None],
-    ) -> bool:
-        """Add vectors to the table, if the caller holds the lock, and save the words as `local` does."""
-        added = cls._update_rows(catalog) if isinstance(catalog, CatalogWriter) else 0
-        saved = super().save(catalog, settings, always=always, language_changed=language_changed)
-        return saved or added > 0
+    def save_vectors(cls, catalog: CatalogWriter, settings: Settings) -> bool:
+        """Create the table and its index if there are none, and add the vectors that it lacks.
 
-    @classmethod
-    def _update_rows(cls, catalog: CatalogWriter) -> int:
-        """Create the table and its index if there are none, and add the vectors that it lacks."""
+        Returns whether it lacked some.
+        """
         _check_server(catalog)
         import psycopg  # a folder is refused without it
 
@@ -121,7 +110,7 @@ class PgvectorSnapshot(Snapshot):
                         "the schema's owner does; until then, all vectors are in memory.",
                         *(database.location, table.name),
                     )
-                    return 0
+                    return False
                 connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS vector"))
                 connection.execute(
                     sa.text(
@@ -165,7 +154,7 @@ class PgvectorSnapshot(Snapshot):
             if added:
                 for changed in (table, chunks, documents):
                     connection.execute(sa.text(f'ANALYZE "{_schema(connection)}".{changed.name}'))
-        return added
+        return added > 0
 
     @classmethod
     def differences(
@@ -197,7 +186,7 @@ class PgvectorSnapshot(Snapshot):
                     connection.execute(table.delete().where(table.c.text_hash.in_(batch)))
                 if not indexed:
                     connection.execute(sa.text(f'DROP INDEX IF EXISTS "{_schema(connection)}".{index}'))
-            cls._update_rows(catalog)
+            cls.save_vectors(catalog, settings)
         if missing or wrong:
             found = f"{missing} missing and {len(wrong)} different"
             yield table.name, "the vectors", "those of the catalog", found

@@ -6,7 +6,7 @@
 
 It is also the example of a backend on a server: `Snapshot` has the words, the scores, and the tail of chunks that the
 server lacks. What remains is which chunks are the tail (`_read_born`), which are good candidates (`_candidates`), how
-the server is brought up to date (`save`), and what it has wrong (`differences`).
+the server is brought up to date (`save_vectors`), and what it has wrong (`differences`).
 
 Generations are conditions of Qdrant's own filter. Filters over metadata and access groups are the catalog's: the server
 has neither tags nor groups, so that none can be outdated there. It is sent the ids of the chunks that are allowed, or
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -54,18 +54,9 @@ class QdrantSnapshot(Snapshot):
     views_have_vectors = False
 
     @classmethod
-    def save(
-        cls,
-        catalog: Catalog,
-        settings: Settings,
-        *,
-        always: bool = False,
-        language_changed: Callable[[Generation, str | None], None],
-    ) -> bool:
-        """Update the points, if the caller holds the lock, and save the words as `local` does."""
-        updated = isinstance(catalog, CatalogWriter) and _Points(catalog, settings).update(catalog)
-        saved = super().save(catalog, settings, always=always, language_changed=language_changed)
-        return saved or updated
+    def save_vectors(cls, catalog: CatalogWriter, settings: Settings) -> bool:
+        """Update the points. Returns whether there was something to do."""
+        return _Points(catalog, settings).update(catalog)
 
     @classmethod
     def differences(
@@ -126,20 +117,20 @@ class QdrantSnapshot(Snapshot):
         return {**vectors, **state}, words
 
     def _candidates(self, query: Vectors, k: int, where: Predicate | None) -> Ids:
-        allowed = self._allowed_by(where)
-        stored = len(allowed.ids) - int(allowed.tail.sum())
+        allowed, in_tail = self._allowed_by(where)
+        stored = len(allowed) - int(in_tail.sum())
         if not stored:
-            return allowed.ids[:0]
+            return allowed[:0]
         limit, among = k + _EXTRA, None
         if where and stored <= _FEW:
-            among = np.setdiff1d(allowed.ids, self._tail_ids)
+            among = np.setdiff1d(allowed, self._tail_ids)
         else:  # as many as it probably takes until enough of them are allowed
             limit = limit * len(self) // stored
         exact = among is not None
         while True:
             scores, found = self._points.search(query, limit, self.generation.id, among, exact=exact)
-            position = np.searchsorted(allowed.ids, found) % len(allowed.ids)
-            is_allowed = (allowed.ids[position] == found) & ~np.isin(found, self._tail_ids)
+            position = np.searchsorted(allowed, found) % len(allowed)
+            is_allowed = (allowed[position] == found) & ~np.isin(found, self._tail_ids)
             best: Ids = found[is_allowed]
             if len(best) >= k:
                 # Of equal ones, those with the lowest ids are wanted, of which the graph may have left out some.
@@ -148,7 +139,7 @@ class QdrantSnapshot(Snapshot):
                 if len(best) >= MAX_TIES or (scores[-1] < last - _ROUNDING if exact else equal == 1):
                     break
             if exact and len(found) < limit:  # there are no others, unless the server has lost some
-                best = np.setdiff1d(allowed.ids, self._tail_ids)
+                best = np.setdiff1d(allowed, self._tail_ids)
                 break
             # The graph gives up early where few are allowed.
             exact = exact or len(best) >= k or len(found) < limit

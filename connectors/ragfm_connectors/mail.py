@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from email.message import EmailMessage, MIMEPart
 from hashlib import blake2b
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 from ragfm.core.errors import ConnectorError
 from ragfm.core.types import Blob, Ref
@@ -31,13 +30,6 @@ _MESSAGE_ID = re.compile(  # the value may be in the next line, which then begin
 )
 _MAX_ATTACHMENTS = 1_000
 _MAX_EXAMPLES = 3  # of files that cannot be read
-
-
-class _Position(NamedTuple):
-    file: Ref
-    start: int
-    size: int
-    attachment: int | None  # its number within the email; None for the email itself
 
 
 class MailConnector:
@@ -69,7 +61,8 @@ class MailConnector:
         """The absolute path of the folder or file."""
         self.covers = self._files.covers
         self._max_bytes = max_bytes
-        self._positions: dict[str, _Position] = {}
+        # By path: file, start, size, and the number of the attachment within the email; None for the email itself.
+        self._positions: dict[str, tuple[Ref, int, int, int | None]] = {}
         self._last_mail: tuple[bytes, EmailMessage] | None = None  # attachments are fetched after their mail
 
     def refs(self) -> Iterator[Ref]:
@@ -93,19 +86,19 @@ class MailConnector:
         """The text of an email, or the bytes of an attachment. Raises ConnectorError if it is gone or has changed."""
         if ref.path not in self._positions:
             list(self.refs())
-        position = self._positions.get(ref.path)
-        if position is None:
+        if ref.path not in self._positions:
             raise ConnectorError(f"The email {ref.path!r} no longer exists.", "The next ingest removes it.")
-        with self._files.open(position.file) as file:
-            file.seek(position.start)
-            data = file.read(position.size)
+        listed, start, size, attachment = self._positions[ref.path]
+        with self._files.open(listed) as file:
+            file.seek(start)
+            data = file.read(size)
         if _hash(data) != ref.revision:
             raise ConnectorError(
                 f"The email {ref.path!r} has changed since it was listed.", "The next ingest reads it again."
             )
         if self._last_mail is None or self._last_mail[0] != data:
             self._last_mail = (data, parse_message(data))
-        return mail_blob(ref.path, self._last_mail[1], position.attachment)
+        return mail_blob(ref.path, self._last_mail[1], attachment)
 
     def _list_file(self, file: Ref) -> Iterator[Ref]:
         file_path = PurePosixPath(self.root, file.path)
@@ -122,7 +115,7 @@ class MailConnector:
                 path = message_id(headers) or revision
                 if path in self._positions or not data.strip():
                     continue  # the same mail in another folder
-                self._positions[path] = _Position(file, start, size, None)
+                self._positions[path] = file, start, size, None
                 if size > self._max_bytes:
                     yield Ref(path, skip=f"{size:,} bytes; the limit is {self._max_bytes:,} (`files.max_mb`)")
                     continue
@@ -139,7 +132,7 @@ class MailConnector:
                     continue
                 yield Ref(path, revision, allow=file.allow)
                 for number, name in enumerate(names):
-                    self._positions[f"{path}/{name}"] = _Position(file, start, size, number)
+                    self._positions[f"{path}/{name}"] = file, start, size, number
                     yield Ref(f"{path}/{name}", revision, allow=file.allow)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from mimetypes import guess_type
 from pathlib import PurePosixPath
@@ -26,7 +24,7 @@ from ragfm_connectors.web_client import (
     canonical_url,
     origin_of,
 )
-from ragfm_connectors.web_pages import ListedPage, PageList, is_html, parse_links, parse_page_list
+from ragfm_connectors.web_pages import PageList, is_html, parse_links, parse_page_list
 
 _GONE_STATUSES = (404, 410)
 _SKIPPED_TYPES = ("image/", "video/", "audio/", "font/", "text/css", "text/javascript", "application/javascript")
@@ -121,13 +119,13 @@ class WebConnector:
             return Blob(self._body_file.read(size), media_type, metadata)
         if self._feed_metadata is None:  # another process has listed the source
             listing = parse_page_list(self._client.get(self.root))
-            self._feed_metadata = {} if listing is None else {entry.url: entry.metadata for entry in listing.pages}
+            self._feed_metadata = {} if listing is None else dict(listing.pages)
         page = self._client.get(ref.path)
         if page.status != 200:
             raise ConnectorError(
                 f"{ref.path}: the server responded with status {page.status}.", "The next ingest tries again."
             )
-        return Blob(page.data, _media_type(page), self._metadata(page, ref.path))
+        return Blob(page.data, page.media_type, self._metadata(page, ref.path))
 
     def _list_pages(self, page: Page, page_list: PageList) -> Iterator[Ref]:
         """The pages of a sitemap, with those of the sitemaps that it names, or of a feed."""
@@ -151,13 +149,13 @@ class WebConnector:
             self._check_count(len(listed) + len(read))
         self._check_count(len(listed))
         seen: set[str] = set()
-        for entry in listed:
-            if not self._includes(entry.url):
+        for url, metadata in listed:
+            if not self._includes(url):
                 continue
-            if page_list.kind == "sitemap" and origin_of(entry.url) != origin:  # not for a sitemap to list
-                yield from _yield_once(Ref(entry.url, skip=f"the sitemap is of a different site, {origin}"), seen)
+            if page_list.kind == "sitemap" and origin_of(url) != origin:  # not for a sitemap to list
+                yield from _yield_once(Ref(url, skip=f"the sitemap is of a different site, {origin}"), seen)
             else:
-                yield from self._examine(entry, seen)
+                yield from self._examine(url, metadata, seen)
 
     def _check_count(self, count: int) -> None:
         if count > self._max_pages:
@@ -166,26 +164,26 @@ class WebConnector:
                 "Set the option max_pages to a higher number.",
             )
 
-    def _examine(self, entry: ListedPage, seen: set[str]) -> Iterator[Ref]:
+    def _examine(self, url: str, metadata: Mapping[str, Scalar], seen: set[str]) -> Iterator[Ref]:
         """The Ref of a listed page, by a HEAD request if that gives its revision."""
         try:
-            page = self._client.get(entry.url, method="HEAD")
+            page = self._client.get(url, method="HEAD")
             needs_body = page.status in _RETRY_AS_GET or (page.status == 200 and not _revision(page))
             if needs_body:
-                page = self._client.get(entry.url)
+                page = self._client.get(url)
         except ConnectorError as error:
-            yield from _yield_once(_failed_ref(entry.url, error), seen)
+            yield from _yield_once(_failed_ref(url, error), seen)
             return
-        if page.status in _GONE_STATUSES or (page.url != entry.url and page.url in seen):
+        if page.status in _GONE_STATUSES or (page.url != url and page.url in seen):
             return
         assert self._feed_metadata is not None
-        self._feed_metadata[entry.url] = entry.metadata
+        self._feed_metadata[url] = metadata
         if page.status != 200:
-            ref = Ref(entry.url, error=f"the server responded with status {page.status}")
+            ref = Ref(url, error=f"the server responded with status {page.status}")
         elif needs_body:
-            ref = self._store_page(page, entry.url)
+            ref = self._store_page(page, url)
         else:
-            ref = Ref(entry.url, _revision(page), skip=_skip_reason(page))
+            ref = Ref(url, _revision(page), skip=_skip_reason(page))
         yield from _yield_once(ref, seen)
         seen.add(page.url)
 
@@ -229,7 +227,7 @@ class WebConnector:
                 if suffix in _HTML_SUFFIXES or not any(guess_type(link_path)):  # it may have links itself
                     waiting.append(link)
                 elif self._includes(link):
-                    yield from self._examine(ListedPage(link), listed)
+                    yield from self._examine(link, {}, listed)
             self._check_count(len(known))
         if failures:  # the pages that only these link to are unknown
             yield Ref("", error=f"{failures:,} pages cannot be fetched, so no page counts as removed")
@@ -242,16 +240,12 @@ class WebConnector:
         assert self._body_file is not None
         start = self._body_file.seek(0, 2)
         self._body_file.write(page.data)
-        self._bodies[path] = start, len(page.data), _media_type(page), self._metadata(page, path)
+        self._bodies[path] = start, len(page.data), page.media_type, self._metadata(page, path)
         revision = _revision(page) or f"hash:{blake2b(page.data, digest_size=16).hexdigest()}"
         return Ref(path, revision, skip=_skip_reason(page))
 
     def _metadata(self, page: Page, path: str) -> Mapping[str, Scalar]:
-        metadata = dict((self._feed_metadata or {}).get(path, {}))
-        with contextlib.suppress(ValueError, TypeError):
-            modified = parsedate_to_datetime(page.headers.get("Last-Modified", ""))
-            metadata["modified"] = modified.isoformat(timespec="seconds")
-        return metadata
+        return {**(self._feed_metadata or {}).get(path, {}), **page.modified}
 
 
 def _yield_once(ref: Ref, listed: set[str]) -> Iterator[Ref]:
@@ -280,12 +274,6 @@ def _revision(page: Page) -> str:
     return f"modified:{modified}" if modified else ""
 
 
-def _media_type(page: Page) -> str | None:
-    content_type = page.headers.get("Content-Type", "")
-    is_known = "/" in content_type and not content_type.startswith("application/octet-stream")
-    return content_type if is_known else None
-
-
 def _skip_reason(page: Page) -> str | None:
-    media_type = (_media_type(page) or "").partition(";")[0].strip().lower()
+    media_type = (page.media_type or "").partition(";")[0].strip().lower()
     return f"of type {media_type}" if media_type.startswith(_SKIPPED_TYPES) else None

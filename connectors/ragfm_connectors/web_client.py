@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Url, parse_url
 
 from ragfm.core.errors import ConfigError, ConnectorError
+from ragfm.core.types import Scalar
 from ragfm_connectors.secrets import expand, hide
 from ragfm_connectors.web_addresses import guarded_pools
 
@@ -51,6 +52,20 @@ class Page:
     status: int
     headers: HTTPHeaderDict
     data: bytes
+
+    @property
+    def media_type(self) -> str | None:
+        """The declared type, with its parameters; None if it says nothing."""
+        declared = self.headers.get("Content-Type", "")
+        return declared if "/" in declared and not declared.startswith("application/octet-stream") else None
+
+    @property
+    def modified(self) -> dict[str, Scalar]:
+        """The time of change as metadata; empty without one."""
+        with contextlib.suppress(ValueError, TypeError):
+            modified = parsedate_to_datetime(self.headers.get("Last-Modified", ""))
+            return {"modified": modified.isoformat(timespec="seconds")}
+        return {}
 
 
 class Client:

@@ -28,20 +28,12 @@ _MAX_UNPACKED = 100 * 2**20  # bytes of a compressed sitemap; the protocol allow
 
 
 @dataclass(frozen=True, slots=True)
-class ListedPage:
-    """A page that a sitemap or a feed lists, with the metadata given there."""
-
-    url: str
-    metadata: dict[str, Scalar] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class PageList:
-    """The pages that a sitemap or a feed lists, and the further sitemaps of a sitemap index."""
+    """The pages that a sitemap or a feed lists, by URL and metadata, and the further sitemaps of a sitemap index."""
 
     kind: str
     """`sitemap` or `feed`."""
-    pages: list[ListedPage] = field(default_factory=list)
+    pages: list[tuple[str, dict[str, Scalar]]] = field(default_factory=list)
     sitemaps: list[str] = field(default_factory=list)
 
 
@@ -85,7 +77,7 @@ def parse_page_list(page: Page) -> PageList | None:
     data = data.removeprefix(codecs.BOM_UTF8).lstrip()
     if data.startswith((b"http://", b"https://")) and page.url.endswith(".txt"):  # a sitemap as plain text
         lines = data.decode("utf-8", "replace").splitlines()
-        return PageList("sitemap", pages=_listed_pages(lines, page.url))
+        return PageList("sitemap", pages=[(url, {}) for url in _resolve_all(lines, page.url)])
     if not data.startswith(b"<") or is_html(page):
         return None
     try:
@@ -98,21 +90,20 @@ def parse_page_list(page: Page) -> PageList | None:
     match local_name(root):
         case "urlset":
             locations = [_child_text(node, "loc") for node in root if local_name(node) == "url"]
-            return PageList("sitemap", pages=_listed_pages(locations, page.url))
+            return PageList("sitemap", pages=[(url, {}) for url in _resolve_all(locations, page.url)])
         case "sitemapindex":
             locations = [_child_text(node, "loc") for node in root if local_name(node) == "sitemap"]
-            return PageList("sitemap", sitemaps=[listed.url for listed in _listed_pages(locations, page.url)])
+            return PageList("sitemap", sitemaps=_resolve_all(locations, page.url))
         case "rss" | "RDF" | "feed":
             return PageList("feed", pages=list(_feed_entries(root, page.url)))
     return None
 
 
-def _listed_pages(locations: Iterable[str], base: str) -> list[ListedPage]:
-    urls = (_resolve(location, base) for location in locations)
-    return [ListedPage(url) for url in urls if url]
+def _resolve_all(locations: Iterable[str], base: str) -> list[str]:
+    return [url for location in locations if (url := _resolve(location, base))]
 
 
-def _feed_entries(root: Element, base: str) -> Iterator[ListedPage]:
+def _feed_entries(root: Element, base: str) -> Iterator[tuple[str, dict[str, Scalar]]]:
     """The entries of an RSS or Atom feed that have a URL."""
     for node in root.iter():
         if local_name(node) not in ("item", "entry"):
@@ -135,7 +126,7 @@ def _feed_entries(root: Element, base: str) -> Iterator[ListedPage]:
             "author": (authors[0] if authors else "") or _child_text(node, "creator", "author"),
             "published": published,
         }
-        yield ListedPage(url, {key: value for key, value in metadata.items() if value})
+        yield url, {key: value for key, value in metadata.items() if value}
 
 
 def _child_text(node: Element, *names: str) -> str:

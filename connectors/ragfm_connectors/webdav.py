@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from io import BytesIO
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree.ElementTree import Element, ParseError  # the types only
@@ -16,7 +14,7 @@ from defusedxml.ElementTree import iterparse
 from ragfm.core.access_groups import intersect_groups, still_allows
 from ragfm.core.errors import ConfigError, ConnectorError, SourceError
 from ragfm.core.identities import Identities
-from ragfm.core.types import Blob, Ref, Scalar
+from ragfm.core.types import Blob, Ref
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
 from ragfm_connectors.patterns import PathFilter, join_path
 from ragfm_connectors.secrets import check_no_secret, check_variable, without_user
@@ -137,13 +135,7 @@ class WebdavConnector:
                 raise ConnectorError(
                     f"{ref.path or self.root} has changed since it was listed.", "The next ingest reads it again."
                 )
-        metadata: dict[str, Scalar] = {}
-        with contextlib.suppress(ValueError, TypeError):
-            modified = parsedate_to_datetime(page.headers.get("Last-Modified", ""))
-            metadata["modified"] = modified.isoformat(timespec="seconds")
-        media_type = page.headers.get("Content-Type", "")
-        known = "/" in media_type and not media_type.startswith("application/octet-stream")
-        return Blob(page.data, media_type if known else None, metadata)
+        return Blob(page.data, page.media_type, page.modified)
 
     def _file_ref(self, entry: _Entry, allow: tuple[str, ...] | None) -> Ref:
         if entry.size > self._max_bytes:

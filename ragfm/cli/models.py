@@ -56,8 +56,9 @@ def recommend(as_json: bool) -> None:
         for model in RECOMMENDED
     ]
     if as_json:
-        embedders = [asdict(model) for model in RECOMMENDED_EMBEDDERS]
-        print_json({"models": rows, "recommended": largest.name if largest else None, "embedders": embedders})
+        print_json(
+            {"models": rows, "recommended": largest.name if largest else None, "embedders": RECOMMENDED_EMBEDDERS}
+        )
         return
     table = [
         (
@@ -81,19 +82,19 @@ def recommend(as_json: bool) -> None:
     head = ["embedder", ">MB", ">MB of memory", ">tokens/s", ">BEIR", ">dimensions", ">context", "licence"]
     lines = [
         (
-            model.repository,
-            f"{model.megabytes}",
-            f"{model.memory_megabytes}",
-            f"{model.tokens_per_second:,}",
-            f"{model.beir:.2f}",
-            f"{model.dimensions}",
-            f"{model.context_tokens}",
-            model.licence,
+            model["repository"],
+            f"{model['megabytes']}",
+            f"{model['memory_megabytes']}",
+            f"{model['tokens_per_second']:,}",
+            f"{model['beir']:.2f}",
+            f"{model['dimensions']}",
+            f"{model['context_tokens']}",
+            model["licence"],
         )
         for model in RECOMMENDED_EMBEDDERS
     ]
     print_table(head, lines)
-    print_note(f"Another embedder for a collection: ragfm reembed --embedder {RECOMMENDED_EMBEDDERS[0].repository}")
+    print_note(f"Another embedder for a collection: ragfm reembed --embedder {RECOMMENDED_EMBEDDERS[0]['repository']}")
 
 
 @models.command()

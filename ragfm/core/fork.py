@@ -11,24 +11,20 @@ import os
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 _OMP_PAUSE_HARD = 2
 """`omp_pause_hard` of OpenMP 5.0: end the threads. The next parallel computation starts new ones."""
 
 
-class ForkAware(Protocol):
-    """An object with state that a forked process cannot use."""
-
-    def reset_after_fork(self) -> None:
-        """Make new locks, and forget what other threads were using. Called in the child."""
+_objects: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-_objects: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+def reset_in_children(owner: Any) -> None:
+    """Call `owner.reset_after_fork()` in each process that is forked from this one while `owner` exists.
 
-
-def reset_in_children(owner: ForkAware) -> None:
-    """Call `owner.reset_after_fork()` in each process that is forked from this one while `owner` exists."""
+    It makes new locks, and forgets what other threads were using.
+    """
     _objects.add(owner)
 
 

@@ -53,49 +53,27 @@ def span(name: str, headers: Mapping[str, str] | None = None, **attributes: Any)
     the span of the current context; a thread needs a copy of it (`contextvars.copy_context`). An attribute that costs
     something may be a function, which is only called if the span is recorded.
     """
-    if _SDK not in sys.modules:
-        return _OFF
-    return _Recorded(name, headers, attributes)
+    return Span(name, headers, attributes)
 
 
 class Span:
-    """A part of the work, which does nothing: tracing is off."""
+    """A part of the work. Until it is entered, and while tracing is off, its methods do nothing."""
 
-    def __enter__(self) -> Span:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self, name: str = "", headers: Mapping[str, str] | None = None, attributes: Mapping[str, Any] | None = None
     ) -> None:
-        pass
-
-    def set(self, **attributes: Any) -> None:
-        """Set attributes, by the names in this module."""
-
-    def rename(self, name: str) -> None:
-        """Change the name of the span."""
-
-    def event(self, name: str) -> None:
-        """Record that something has happened."""
-
-    def fail(self, kind: str) -> None:
-        """Mark the span as failed. Only the type of an error is recorded: its message may contain text of documents."""
-
-
-_OFF = Span()
-
-
-class _Recorded(Span):
-    def __init__(self, name: str, headers: Mapping[str, str] | None, attributes: Mapping[str, Any]) -> None:
-        self._name, self._headers, self._attributes = name, headers, attributes
+        self._name, self._headers, self._attributes = name, headers, attributes or {}
         self._operation = _OPERATIONS.get(name)
+        self._span: OtelSpan | None = None
 
     def __enter__(self) -> Span:
+        if _SDK not in sys.modules:
+            return self
         from opentelemetry import context, propagate, trace
 
         parent = None if self._headers is None else propagate.extract(self._headers, context.Context())
         kind = trace.SpanKind.INTERNAL if self._headers is None else trace.SpanKind.SERVER
-        self._span: OtelSpan = trace.get_tracer("ragfm", schema_url=SCHEMA).start_span(
+        self._span = trace.get_tracer("ragfm", schema_url=SCHEMA).start_span(
             self._operation or self._name, parent, kind
         )
         self._token = context.attach(trace.set_span_in_context(self._span, parent))
@@ -108,6 +86,8 @@ class _Recorded(Span):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._span is None:
+            return
         from opentelemetry import context
         from opentelemetry.trace import get_current_span
 
@@ -118,7 +98,8 @@ class _Recorded(Span):
             context.detach(self._token)
 
     def set(self, **attributes: Any) -> None:
-        if not self._span.is_recording():
+        """Set attributes, by the names in this module."""
+        if self._span is None or not self._span.is_recording():
             return
         for key, value in attributes.items():
             name = _NAMES.get(key, f"ragfm.{key}")
@@ -136,16 +117,22 @@ class _Recorded(Span):
                 self.rename(f"{self._operation} {value}")
 
     def rename(self, name: str) -> None:
-        self._span.update_name(name)
+        """Change the name of the span."""
+        if self._span is not None:
+            self._span.update_name(name)
 
     def event(self, name: str) -> None:
-        self._span.add_event(name)
+        """Record that something has happened."""
+        if self._span is not None:
+            self._span.add_event(name)
 
     def fail(self, kind: str) -> None:
-        from opentelemetry.trace import StatusCode
+        """Mark the span as failed. Only the type of an error is recorded: its message may contain text of documents."""
+        if self._span is not None:
+            from opentelemetry.trace import StatusCode
 
-        self._span.set_status(StatusCode.ERROR)
-        self._span.set_attribute("error.type", kind)
+            self._span.set_status(StatusCode.ERROR)
+            self._span.set_attribute("error.type", kind)
 
 
 def trace_headers() -> dict[str, str]:

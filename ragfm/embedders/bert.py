@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ragfm.models.model_lookup import report_damage
 
@@ -80,35 +80,11 @@ class Bert:
     dense: Linear | None = None
 
 
-class Operations(Protocol):
-    """The operations that differ between libraries; sums are written as `+` in all of them."""
-
-    def lookup(self, table: Any, ids: Any) -> Any:
-        """Rows of an embedding table. *Shape:* (B, L, H) for ids (B, L)."""
-
-    def first_rows(self, table: Any, ids: Any) -> Any:
-        """The first L rows of a table, for ids (B, L). *Shape:* (L, H)."""
-
-    def linear(self, x: Any, layer: Linear) -> Any:
-        """The product x Wᵀ + b."""
-
-    def norm(self, x: Any, layer: Linear) -> Any:
-        """Layer normalization (Ba et al. 2016)."""
-
-    def gelu(self, x: Any) -> Any:
-        """The product x Φ(x) (Hendrycks and Gimpel 2016), computed with erf, not tanh."""
-
-    def attention(self, qkv: Any, mask: Any, distances: Any) -> Any:
-        """Multi-head softmax attention. *Shape:* (B, L, H) for qkv (B, L, 3 H)."""
-
-    def pool(self, x: Any, mask: Any) -> Any:
-        """One vector per text, of any length. *Shape:* (B, H)."""
-
-
-def forward(ops: Operations, bert: Bert, ids: Any, mask: Any) -> Any:
+def forward(ops: Any, bert: Bert, ids: Any, mask: Any) -> Any:
     """Vectors of texts, *shape* (B, H), or if the model is not pooled the states of their tokens, *shape* (B, L, H).
 
-    *Shape:* `ids` and `mask` (B, L); `mask` is 1 for tokens and 0 for padding.
+    *Shape:* `ids` and `mask` (B, L); `mask` is 1 for tokens and 0 for padding. `ops` has the operations that differ
+    between libraries, see `NumpyOperations`.
     """
     x = ops.norm(ops.lookup(bert.words, ids) + ops.first_rows(bert.positions, ids), bert.norm)
     for layer in bert.layers:

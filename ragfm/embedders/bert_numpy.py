@@ -28,7 +28,7 @@ class NumpyBackend(BertBackend):
     batch_tokens = 1024  # larger batches do not fit into the processor cache
 
     def __init__(self, folder: BertFolder, bert: Bert) -> None:
-        self._forward = partial(forward, _NumpyOperations(folder), bert)
+        self._forward = partial(forward, NumpyOperations(folder), bert)
 
     def run(self, batches: Iterable[Batch]) -> Iterable[NDArray[np.float32]]:
         """See `BertBackend`."""
@@ -40,28 +40,35 @@ class NumpyBackend(BertBackend):
                 return list(pool.map(lambda batch: self._forward(*batch), every))
 
 
-class _NumpyOperations:
+class NumpyOperations:
+    """The operations of `bert.forward`; sums are written as `+` there."""
+
     def __init__(self, folder: BertFolder) -> None:
         self._heads, self._epsilon, self._cls = folder.heads, np.float32(folder.epsilon), folder.cls
 
     def lookup(self, table: Any, ids: Any) -> Any:
+        """Rows of an embedding table. *Shape:* (B, L, H) for ids (B, L)."""
         return table[ids]
 
     def first_rows(self, table: Any, ids: Any) -> Any:
+        """The first L rows of a table, for ids (B, L). *Shape:* (L, H)."""
         return table[: ids.shape[1]]
 
     def linear(self, x: Any, layer: Linear) -> Any:
+        """The product x Wᵀ + b."""
         y = x.reshape(-1, x.shape[-1]) @ layer.weight.T
         y += layer.bias
         return y.reshape(*x.shape[:-1], -1)
 
     def norm(self, x: Any, layer: Linear) -> Any:
+        """Layer normalization (Ba et al. 2016)."""
         x = x - x.mean(-1, keepdims=True)
         x *= layer.weight / np.sqrt(np.square(x).mean(-1, keepdims=True) + self._epsilon)
         x += layer.bias
         return x
 
     def gelu(self, x: Any) -> Any:
+        """The product x Φ(x) (Hendrycks and Gimpel 2016), computed with erf, not tanh."""
         from scipy.special import erf
 
         y = erf(x * np.float32(0.5**0.5))
@@ -71,6 +78,7 @@ class _NumpyOperations:
         return y
 
     def attention(self, qkv: Any, mask: Any, distances: Any) -> Any:
+        """Multi-head softmax attention. *Shape:* (B, L, H) for qkv (B, L, 3 H)."""
         texts, tokens, width = qkv.shape
         q, k, v = qkv.reshape(texts, tokens, 3, self._heads, -1).transpose(2, 0, 3, 1, 4)
         scores = (q * np.float32(q.shape[-1] ** -0.5)) @ k.swapaxes(-1, -2)
@@ -84,6 +92,7 @@ class _NumpyOperations:
         return (scores @ v).transpose(0, 2, 1, 3).reshape(texts, tokens, width // 3)
 
     def pool(self, x: Any, mask: Any) -> Any:
+        """One vector per text, of any length. *Shape:* (B, H)."""
         return x[:, 0] if self._cls else np.einsum("blh,bl->bh", x, mask)
 
 

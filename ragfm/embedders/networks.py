@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,17 +23,11 @@ STATIC_WINDOW = 512
 """Maximum tokens of a static model, which has no limit: the mean over a longer text is not distinctive."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedTexts:
-    """Texts and their token ids. The ids include special tokens and the prompt, the texts do not."""
+Backend: TypeAlias = Callable[[Sequence[str], str, Sequence[Sequence[int]]], "Vectors"]
+"""A function that runs a network and returns unit vectors, *shape* (texts, dim).
 
-    texts: Sequence[str]
-    prompt: str
-    ids: Sequence[Sequence[int]]
-
-
-Backend: TypeAlias = Callable[[TokenizedTexts], "Vectors"]
-"""A function that runs a network and returns unit vectors, *shape* (texts, dim)."""
+It is given texts, their prompt, and their token ids. The ids include special tokens and the prompt, the texts do not.
+"""
 
 
 class BertNetwork:
@@ -69,7 +62,7 @@ class BertNetwork:
     def load(self, name: str) -> Backend:
         """Load a backend by name."""
         run = self.load_bert(name)
-        return lambda texts: run(texts.ids)
+        return lambda _texts, _prompt, ids: run(ids)
 
     def load_bert(self, name: str) -> BertBackend:
         """Load a backend that runs on token ids, by name."""
@@ -133,10 +126,10 @@ class LibraryNetwork:
         """Load the model."""
         model = self._model
 
-        def run(texts: TokenizedTexts) -> Vectors:
+        def run(texts: Sequence[str], prompt: str, _: Sequence[Sequence[int]]) -> Vectors:
             tensor = model.encode(
-                list(texts.texts),
-                prompt=texts.prompt,
+                list(texts),
+                prompt=prompt,
                 normalize_embeddings=True,
                 convert_to_tensor=True,
                 show_progress_bar=False,

@@ -11,7 +11,7 @@ from pathlib import Path
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Offsets, Scalar, Vectors
 from ragfm.embedders.model_folder import read_bert_folder
-from ragfm.embedders.networks import Backend, BertNetwork, LibraryNetwork, Network, TokenizedTexts
+from ragfm.embedders.networks import Backend, BertNetwork, LibraryNetwork, Network
 from ragfm.embedders.token_offsets import check_lengths, token_offsets
 from ragfm.models.hardware import has_gpu
 from ragfm.models.model_lookup import find_model, weights_sha256
@@ -88,11 +88,11 @@ class SentenceTransformerEmbedder:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over `max_tokens`."""
         tokenized = self._tokenize(texts, "document")
         with self._lock:
-            self._passage_tokens += sum(map(len, tokenized.ids))
+            self._passage_tokens += sum(map(len, tokenized[2]))
             if self._for_passages is None and self._passage_tokens >= MIN_TOKENS_TO_LOAD:
                 self._for_passages = self._load_or_exact(self._load_for_passages)
             backend = self._for_passages or self._exact
-        return self._run(tokenized, backend)
+        return self._run(backend, *tokenized)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """*Shape:* (len(texts), dim), unit rows. Raises TooLongError for a text over the model's window."""
@@ -104,7 +104,7 @@ class SentenceTransformerEmbedder:
                 load_fast_exact = partial(self._network.load, self._network.fast_exact_backend)
                 with self._lock:
                     self._for_queries = self._for_queries or self._load_or_exact(load_fast_exact)
-        return self._run(tokenized, self._for_queries or self._exact)
+        return self._run(self._for_queries or self._exact, *tokenized)
 
     def warm_up(self) -> None:
         """Load the backend that embeds many passages fastest, and with the next query that for queries.
@@ -116,10 +116,10 @@ class SentenceTransformerEmbedder:
             self._for_passages = self._for_passages or self._load_or_exact(self._load_for_passages)
         self._is_warm = True
 
-    def _run(self, tokenized: TokenizedTexts, backend: Backend) -> Vectors:
+    def _run(self, backend: Backend, texts: Sequence[str], prompt: str, ids: Sequence[Sequence[int]]) -> Vectors:
         import numpy as np
 
-        return backend(tokenized) if tokenized.texts else np.zeros((0, self.dim), dtype=np.float32)
+        return backend(texts, prompt, ids) if texts else np.zeros((0, self.dim), dtype=np.float32)
 
     def _load_for_passages(self) -> Backend:
         """sentence-transformers on a GPU, else the network's fast backend, if that is precise enough for the model."""
@@ -131,7 +131,7 @@ class SentenceTransformerEmbedder:
         backend = network.load(network.fast_backend)
         text = handbook_text()
         sample = self._tokenize([text[start : start + 200] for start in range(0, 2400, 200)], "document")
-        lowest = (backend(sample) * self._exact(sample)).sum(1).min()
+        lowest = (backend(*sample) * self._exact(*sample)).sum(1).min()
         if lowest >= MIN_COSINE:
             return backend
         _log.info("The backend %s for %s has a cosine of %.4f to fp32.", network.fast_backend, self._name, lowest)
@@ -145,8 +145,8 @@ class SentenceTransformerEmbedder:
             _log.info("A faster backend for %s could not be loaded; using fp32.", self._name, exc_info=True)
             return self._exact
 
-    def _tokenize(self, texts: Sequence[str], prompt: str) -> TokenizedTexts:
-        """Tokenize texts with a prompt. Raises TooLongError for a text that the model would truncate silently."""
+    def _tokenize(self, texts: Sequence[str], prompt: str) -> tuple[Sequence[str], str, Sequence[Sequence[int]]]:
+        """The arguments of a backend. Raises TooLongError for a text that the model would truncate silently."""
         prefix = self._prompt(prompt)
         encodings = self._network.tokenizer.encode_batch([prefix + text for text in texts])
         if prefix:
@@ -156,7 +156,7 @@ class SentenceTransformerEmbedder:
             counts = [len(encoding.ids) - self._special_tokens for encoding in encodings]
         kind = "question" if prompt == "query" else "passage"
         check_lengths(kind, counts, self._max_tokens(prompt), self._name)
-        return TokenizedTexts(texts, prefix, [encoding.ids for encoding in encodings])
+        return texts, prefix, [encoding.ids for encoding in encodings]
 
     def _prompt(self, name: str) -> str:
         return self._network.prompts.get(name, "")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ragfm.core.access_groups import path_prefix
-from ragfm.store.catalog import alive, read_property
-from ragfm.store.tables import documents, properties
+from ragfm.store.catalog import alive, read_property, set_property
+from ragfm.store.tables import documents
 
 if TYPE_CHECKING:
     from ragfm.core.types import Ref
@@ -65,7 +65,7 @@ def lost_documents(
 def paths_at_last_sync(catalog: CatalogWriter, source_id: int, current: Mapping[str, Any]) -> set[str]:
     """The paths of `current` that the source had at its last complete sync; all of them if there was none."""
     with catalog.read() as connection:
-        generation = read_property(connection, _property_key(source_id))
+        generation = read_property(connection, f"synced {source_id}")
         if generation is None:
             return set(current)
         query = sa.select(documents.c.path).where(documents.c.source_id == source_id, alive(documents, int(generation)))
@@ -76,9 +76,4 @@ def record_complete_sync(catalog: CatalogWriter, source_id: int) -> None:
     """Store that the source was completely synced at the newest generation."""
     generation = catalog.generation()
     with catalog.write() as connection:
-        connection.execute(properties.delete().where(properties.c.key == _property_key(source_id)))
-        connection.execute(properties.insert().values(key=_property_key(source_id), value=str(generation)))
-
-
-def _property_key(source_id: int) -> str:
-    return f"synced {source_id}"
+        set_property(connection, f"synced {source_id}", str(generation))

@@ -52,7 +52,7 @@ from ragfm.store.sqlite_file import (
     open_connection,
 )
 from ragfm.store.uploads import UPLOADS, UploadFolder
-from ragfm.store.views import block_checksums
+from ragfm.store.views import file_entry
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -202,13 +202,13 @@ def _copy_database(catalog: Catalog, folder: Path, progress: ProgressCallback) -
 def _write_archive(folder: Path, archive: Path, newest: Generation, collection: str) -> int:
     """Write the archive of a copied collection. Returns the number of uploaded files."""
     paths = sorted((folder / UPLOADS).glob("*/*"))
-    uploads = [{"path": path.relative_to(folder / UPLOADS).as_posix(), **_entry(path)} for path in paths]
+    uploads = [{"path": path.relative_to(folder / UPLOADS).as_posix(), **file_entry(path)} for path in paths]
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "collection": collection,
         "generation": newest.id,
         "digest": newest.digest,
-        "catalog": _entry(folder / CATALOG_FILE),
+        "catalog": file_entry(folder / CATALOG_FILE),
         "uploads": uploads,
     }
     encoded = encode_checksummed(manifest)
@@ -223,11 +223,6 @@ def _write_archive(folder: Path, archive: Path, newest: Generation, collection: 
                 tar.addfile(_member(name, path.stat().st_size), file)
     sync_file(archive)
     return len(uploads)
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    """The entry of a file in the manifest, without its path."""
-    return {"size": path.stat().st_size, "blocks": list(block_checksums(path))}
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ragfm.core.errors import UnsupportedError
 from ragfm.models.download import HubFile
@@ -36,31 +37,16 @@ class RecommendedModel(HubFile):
         return "fast" if size < 1e9 else "medium" if size < 2.2e9 else "slow"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecommendedEmbedder:
-    """An embedding model on the Hugging Face hub, or `bundled`.
-
-    `megabytes` is the download. `beir` is the mean nDCG@10 in percent over the public sets of BEIR (Thakur et al.
-    2021), as `beir_source` states it. `tokens_per_second` and `memory_megabytes` are measured with random weights of
-    the same shape: of one core, in fp32.
-    """
-
-    repository: str
-    megabytes: int
-    dimensions: int
-    context_tokens: int
-    licence: str
-    beir: float
-    beir_source: str
-    tokens_per_second: int
-    memory_megabytes: int
-
-
 _LISTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 RECOMMENDED = tuple(RecommendedModel(**model) for model in _LISTS["models"])
 """By memory. `recommended.toml` has their files and checksums."""
-RECOMMENDED_EMBEDDERS = tuple(RecommendedEmbedder(**model) for model in _LISTS["embedders"])
-"""By `beir`, the best first."""
+RECOMMENDED_EMBEDDERS: tuple[Mapping[str, Any], ...] = tuple(_LISTS["embedders"])
+"""Embedding models on the Hugging Face hub, or `bundled`, by `beir`, the best first.
+
+`megabytes` is the download. `beir` is the mean nDCG@10 in percent over the public sets of BEIR (Thakur et al. 2021), as
+`beir_source` states it. `tokens_per_second` and `memory_megabytes` are measured with random weights of the same shape:
+of one core, in fp32.
+"""
 
 
 def find_hub_file(name: str, file: str | None) -> HubFile | None:

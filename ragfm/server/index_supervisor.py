@@ -20,7 +20,7 @@ from ragfm.server.api_models import State
 from ragfm.server.json_logging import log_event
 from ragfm.server.served_models import Handles
 from ragfm.store.collection_store import UploadStore
-from ragfm.store.uploads import SliceReport, Upload
+from ragfm.store.uploads import Upload
 
 _POLL_SECONDS = 2.0  # between two looks at uploads that other servers share
 _POLL_SECONDS_AFTER_ERROR = 20.0
@@ -150,11 +150,10 @@ class IndexSupervisor:
                 if "error" in message:
                     error, self._busy = message["error"], message["busy"]
                 else:
-                    report = SliceReport(**message)
-                    await asyncio.to_thread(self._uploads.record_slice, report)
-                    self._synced_as_of = report.began
-                    if not report.waiting:  # what came later came after the slice began
-                        self._waiting_since = report.began if self._last_request > report.began else None
+                    await asyncio.to_thread(self._uploads.record_slice, **message)
+                    began = self._synced_as_of = message["began"]
+                    if not message["waiting"]:  # what came later came after the slice began
+                        self._waiting_since = began if self._last_request > began else None
                     await self._refresh()
             if await process.wait():
                 error = error or "the indexing process crashed"

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ragfm.core.tracing import start_tracing
 from ragfm.ingestion.sources import sync_in_turns
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
-from ragfm.store.uploads import UPLOADS_SOURCE, SliceReport, Upload, upload_id
+from ragfm.store.uploads import UPLOADS_SOURCE, Upload, upload_id
 
 
 def main(collection: str) -> None:
@@ -55,7 +54,7 @@ def main(collection: str) -> None:
                 waiting = {ref.path.partition("/")[0]: uploads.owner_of_path(ref.path) for ref in postponed}
                 unsettled = _unsettled(waiting, stored, reasons) if postponed else set()
                 settled = {number: state for number, state in pending.items() if number not in unsettled}
-                _report(**asdict(SliceReport(failed, waiting, began, settled)))
+                _report(failed=failed, waiting=waiting, began=began, settled=settled)
                 if postponed:  # the models are loaded, and there is more to index: lower the priority of all threads
                     with suppress(OSError):  # other systems than Linux, where each thread has its own
                         for thread in Path("/proc/self/task").iterdir():

@@ -512,6 +512,13 @@ def read_property(connection: sa.Connection, key: str) -> Any:
     return connection.execute(sa.select(properties.c.value).where(properties.c.key == key)).scalar()
 
 
+def set_property(connection: sa.Connection, key: str, value: str | None) -> None:
+    """Set a value in the table `properties`; with None, delete it."""
+    connection.execute(properties.delete().where(properties.c.key == key))
+    if value is not None:
+        connection.execute(properties.insert().values(key=key, value=value))
+
+
 def read_generation(connection: sa.Connection, generation: int | None = None) -> Generation | None:
     """A generation, by default the newest; None if there is none."""
     query = sa.select(generations, contracts.c.fingerprint).join(contracts).order_by(generations.c.id.desc()).limit(1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from ragfm.core.progress import Progress, ProgressCallback, ignore_progress
-from ragfm.store.catalog import Catalog, batches
+from ragfm.store.catalog import Catalog, batches, set_property
 from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.collection_store import Store
 from ragfm.store.tables import (
@@ -25,7 +25,6 @@ from ragfm.store.tables import (
     generations,
     groups,
     images,
-    properties,
     sources,
     tags,
     vectors,
@@ -72,7 +71,7 @@ def compact(store: Store, catalog: CatalogWriter, progress: ProgressCallback | N
     store.save_view(catalog, always=True)
     newest = catalog.at()
     with catalog.write() as connection:
-        connection.execute(properties.update().where(properties.c.key == "floor").values(value=str(newest.id)))
+        set_property(connection, "floor", str(newest.id))
     dead, deleted, count = count_dead_chunks(catalog), 0, -1
     while count:
         with catalog.write() as connection:

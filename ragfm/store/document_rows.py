@@ -81,7 +81,11 @@ def insert_document(connection: sa.Connection, source: Source, new: NewDocument,
     _insert_tags(connection, document_id, metadata)
     if names:
         connection.execute(groups.insert(), [{"document_id": document_id, "name": name} for name in names])
-    insert_images(connection, document.images)
+    if document.images:  # except those that other documents have
+        new_images = [
+            {"hash": key, "media_type": image_type(data), "data": data} for key, data in sorted(document.images.items())
+        ]
+        connection.execute(_upsert(connection, images), new_images)
     insert_chunks(connection, document_id, new.chunks, new.hashes, generation)
     return document_id
 
@@ -109,13 +113,6 @@ def insert_chunks(
         for chunk, key in zip(new, hashes, strict=True)
     ]
     connection.execute(chunks.insert(), rows)
-
-
-def insert_images(connection: sa.Connection, new: Mapping[str, bytes]) -> None:
-    """Insert images by their hash, except those that other documents have."""
-    if new:
-        rows = [{"hash": key, "media_type": image_type(data), "data": data} for key, data in sorted(new.items())]
-        connection.execute(_upsert(connection, images), rows)
 
 
 def insert_vectors(connection: sa.Connection, contract_id: int, hashes: Sequence[bytes], matrix: Vectors) -> None:

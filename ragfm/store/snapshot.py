@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from ragfm.core.errors import ConfigError
 from ragfm.core.registry import load_plugin
 from ragfm.core.types import Ids, Vectors
 from ragfm.store.catalog import Catalog, Generation, StaleReadError
+from ragfm.store.catalog_writer import CatalogWriter
 from ragfm.store.search_backend import Predicate
 from ragfm.store.views import KEYWORD_PLUGIN, KeywordIndex, View, newest_view, save_view
 
@@ -38,14 +39,6 @@ _MAX_TAIL = 10_000  # chunks outside of the view, above which a search gets slow
 _MAX_FLAT_NUMBERS = 20_000_000  # compared exactly in 4 ms: 52,000 vectors of 384 dimensions (benchmarks/bench_index.py)
 _NUMBERS_PER_MS = 5_500_000
 _HYSTERESIS = 1.25  # a collection must be smaller than the limit by this factor to return to `faiss-flat`
-
-
-@dataclass(frozen=True, slots=True)
-class AllowedChunks:
-    """The chunks that a predicate allows: ids, ascending, and a mask over the rows of the tail."""
-
-    ids: Ids
-    tail: NDArray[np.bool_]
 
 
 class Snapshot:
@@ -71,7 +64,7 @@ class Snapshot:
         self.generation = generation
         self.view = view
         self._catalog = catalog
-        self._allowed: OrderedDict[Predicate | None, AllowedChunks] = OrderedDict()
+        self._allowed: OrderedDict[Predicate | None, tuple[Ids, NDArray[np.bool_]]] = OrderedDict()
         self._lock = threading.Lock()  # of the cache of predicates
         self._keyword_lock = threading.Lock()
         self.is_start = changes is None
@@ -97,16 +90,17 @@ class Snapshot:
         A view is outdated if it has another kind, language or version of the keyword index, or differs in over a tenth
         or 10,000 of its chunks; below 5,000 chunks, any difference counts.
         """
+        updated = isinstance(catalog, CatalogWriter) and cls.save_vectors(catalog, settings)
         newest, language = catalog.at(), settings.language
         with catalog.database.views_lock() as is_free:
             if not is_free:  # another process of this machine is saving one
-                return False
+                return updated
             snapshot = cls.open(catalog, newest, settings)
             view = snapshot.view
             kind = wanted_kind(newest, view, settings)[0] if cls.views_have_vectors else None
             fits = view is not None and view.kind == kind and view.language == language
             if fits and not always and not snapshot.outdated:
-                return False
+                return updated
             # An updated keyword index keeps the language, and statistics from its first build: build it again once most
             # texts are new, or the language setting has changed.
             mostly_new = snapshot.pending > (view.count if view else 0)
@@ -116,6 +110,11 @@ class Snapshot:
         if view is None or view.keywords is None or view.keywords.language != keywords.language:
             language_changed(newest, keywords.language)
         return True
+
+    @classmethod
+    def save_vectors(cls, catalog: CatalogWriter, settings: Settings) -> bool:
+        """Bring the vectors that a server has up to date. Returns whether there was something to do."""
+        return False
 
     @classmethod
     def differences(
@@ -200,10 +199,10 @@ class Snapshot:
 
     def matches(self, where: Predicate) -> bool:
         """Whether a chunk meets the predicate."""
-        return len(self._allowed_by(where).ids) > 0
+        return len(self._allowed_by(where)[0]) > 0
 
-    def _allowed_by(self, where: Predicate | None) -> AllowedChunks:
-        """The chunks that meet the predicate, all without one; cached."""
+    def _allowed_by(self, where: Predicate | None) -> tuple[Ids, NDArray[np.bool_]]:
+        """Ids, ascending, of the chunks that meet the predicate, all without one, and a mask of the tail; cached."""
         with self._lock:
             if where in self._allowed:
                 self._allowed.move_to_end(where)
@@ -211,7 +210,7 @@ class Snapshot:
         catalog, conditions = (where.visible_part(self._catalog), where.conditions) if where else (self._catalog, ())
         ids = catalog.chunk_ids(self.generation.id, *conditions)
         ids.flags.writeable = False  # so that an index may cache what it derives from them
-        allowed = AllowedChunks(ids, np.isin(self._tail_ids, ids, assume_unique=True))
+        allowed = ids, np.isin(self._tail_ids, ids, assume_unique=True)
         with self._lock:
             self._allowed[where] = allowed
             if len(self._allowed) > _MAX_CACHED_PREDICATES:
@@ -287,7 +286,7 @@ class Snapshot:
 
         *Shape:* (m,), (m,) with m <= k. Raises StaleReadError if compaction has passed.
         """
-        scores, ids = self.keywords().search([query], k, allowed=self._allowed_by(where).ids if where else None)
+        scores, ids = self.keywords().search([query], k, allowed=self._allowed_by(where)[0] if where else None)
         return scores[0][ids[0] >= 0], ids[0][ids[0] >= 0]
 
     def bm25(self, query: str, ids: Ids) -> Vectors:
@@ -308,7 +307,7 @@ class Snapshot:
         """
         tail_ids, tail = self._tail_ids, self._tail
         if where is not None and len(tail_ids):
-            mask = self._allowed_by(where).tail
+            mask = self._allowed_by(where)[1]
             tail_ids, tail = tail_ids[mask], tail[mask]
         if len(tail_ids) > k:
             approximate = tail @ query[0]
@@ -329,7 +328,7 @@ class Snapshot:
         if self.view is None or not self.view.count:
             return self._ids[:0]
         assert self.view.index is not None
-        allowed = self._allowed_by(where) if where else None
+        allowed = self._allowed_by(where)[0] if where else None
         count = k + (_EXTRA_EXACT if self.view.index.recall == 1 else _EXTRA_APPROXIMATE)
         scores, found = self._search_view(query, count, allowed)
         while len(found) >= count and count < MAX_TIES and scores[-1] >= scores[k - 1] - _ROUNDING:
@@ -359,13 +358,13 @@ class Snapshot:
             self.view.mark_damaged("it has chunks that the catalog lacks")
         raise StaleReadError
 
-    def _search_view(self, query: Vectors, k: int, allowed: AllowedChunks | None) -> tuple[Vectors, Ids]:
+    def _search_view(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Vectors, Ids]:
         """Scores and ids of at least the best `k` live chunks in the view; fewer if there are fewer."""
         if not len(self._dead):
-            return self._search_index(query, k, allowed.ids if allowed else None)
-        scores, ids = self._search_index(query, k + _EXTRA_EXACT, allowed.ids if allowed else None)
+            return self._search_index(query, k, allowed)
+        scores, ids = self._search_index(query, k + _EXTRA_EXACT, allowed)
         if allowed is None and len(ids) < k:  # too many of the candidates are dead: search among the live chunks
-            return self._search_index(query, k, self._allowed_by(None).ids)
+            return self._search_index(query, k, self._allowed_by(None)[0])
         return scores, ids
 
     def _search_index(self, query: Vectors, k: int, allowed: Ids | None) -> tuple[Vectors, Ids]:

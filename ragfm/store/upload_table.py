@@ -29,7 +29,6 @@ from ragfm.store.uploads import (
     UPLOADS,
     UPLOADS_ADDRESS,
     UPLOADS_SOURCE,
-    SliceReport,
     Upload,
     UploadQuotaError,
     UploadRecord,
@@ -185,11 +184,11 @@ class UploadTable:
                 for row in connection.execute(sa.select(uploads.c.id, uploads.c.state).where(_PENDING))
             }
 
-    def record_slice(self, report: SliceReport) -> None:
-        """Record what a slice has done. What was deleted meanwhile remains pending."""
-        removed = [number for number, state in report.settled.items() if state == _REMOVED]
-        queued = [number for number in report.settled if number not in removed]
-        errors = {upload_id(uri): error for uri, error in report.failed.items()}
+    def record_slice(self, *, failed: Mapping[str, str], settled: Mapping[str, str], **_: object) -> None:
+        """Record what a slice has done, as `UploadFolder.record_slice`. What was deleted meanwhile remains pending."""
+        removed = [number for number, state in settled.items() if state == _REMOVED]
+        queued = [number for number in settled if number not in removed]
+        errors = {upload_id(uri): error for uri, error in failed.items()}
         with self._database.committing() as connection:
             if removed:
                 gone = sa.and_(uploads.c.id.in_(removed), uploads.c.state == _REMOVED)

@@ -79,21 +79,6 @@ class UploadRecord:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class SliceReport:
-    """What the indexing process reports after a slice.
-
-    `failed` are the reasons for uploads that are not indexed, by URI; `waiting` the owners of those that wait for a
-    later slice, by id; `began` the time by `monotonic`. `settled` are the states, as they were before the slice, of
-    uploads that were pending and are done.
-    """
-
-    failed: Mapping[str, str]
-    waiting: Mapping[str, str]
-    began: float
-    settled: Mapping[str, str]
-
-
 class UploadQuotaError(Exception):
     """An owner's uploads use `used` bytes, and there is no room for `size` more."""
 
@@ -329,12 +314,17 @@ class UploadFolder:
         """
         return {}
 
-    def record_slice(self, report: SliceReport) -> None:
-        """Record what a slice has done."""
+    def record_slice(self, *, failed: Mapping[str, str], waiting: Mapping[str, str], began: float, **_: object) -> None:
+        """Record what the indexing process has done in a slice.
+
+        `failed` are the reasons for uploads that are not indexed, by URI; `waiting` the owners of those that wait for a
+        later slice, by id; `began` the time by `monotonic`. `settled` are the states, as they were before the slice, of
+        uploads that were pending and are done.
+        """
         with self._lock:
-            self._failed = report.failed
-            later = {number: known for number, known in self._pending.items() if known[1] >= report.began}
-            self._pending = {number: (owner, report.began) for number, owner in report.waiting.items()} | later
+            self._failed = failed
+            later = {number: known for number, known in self._pending.items() if known[1] >= began}
+            self._pending = {number: (owner, began) for number, owner in waiting.items()} | later
 
     def is_pending(self, upload: Upload) -> bool:
         """Whether the upload, or its deletion, is not indexed yet."""

@@ -237,7 +237,11 @@ def save_view(
         keywords.save(temporary / "keywords")
         if not vectors == len(keywords) == generation.chunks:
             raise ValueError(f"{vectors} vectors and {len(keywords)} texts for {generation.chunks} chunks")
-        files = {path.relative_to(temporary).as_posix(): file_entry(path) for path in sorted(temporary.glob("*/*"))}
+        files = {}
+        for path in sorted(temporary.glob("*/*")):
+            path.chmod(path.stat().st_mode & new_file_mode(path.parent))  # a library has created it
+            sync_file(path)
+            files[path.relative_to(temporary).as_posix()] = file_entry(path)
         for part in ("vectors", "keywords"):
             sync_folder(temporary / part)
         manifest = {
@@ -271,9 +275,7 @@ def save_view(
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """Sync a file of a view. Returns its entry in the manifest: size in bytes, and checksums of its blocks."""
-    path.chmod(path.stat().st_mode & new_file_mode(path.parent))  # a library has created it
-    sync_file(path)
+    """The entry of a file in a manifest: size in bytes, and checksums of its blocks."""
     return {"size": path.stat().st_size, "blocks": list(block_checksums(path))}
 
 

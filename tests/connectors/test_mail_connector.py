@@ -261,7 +261,7 @@ def test_real_mails(data: Path, collection: Collection, tmp_path: Path) -> None:
     connector = MailConnector(tmp_path / "eml")
     check_connector(connector)
     refs = list(connector.refs())
-    errors = {connector._positions[ref.path].file.path for ref in refs if ref.error}
+    errors = {connector._positions[ref.path][0].path for ref in refs if ref.error}
     assert errors == set()  # two are in UTF-16 without the mark that says so
     assert [ref.path for ref in refs if ref.skip == "it is encrypted"]
     mails = [ref for ref in refs if not ref.error and not ref.skip]

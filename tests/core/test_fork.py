@@ -80,7 +80,7 @@ embedder = load_embedder("bundled")
 texts = embedder._tokenize([handbook_text()[start : start + 500] for start in range(0, 2400, 200)], "document")
 backend = embedder._network.load("{backend}")
 def work():
-    vectors = backend(texts)
+    vectors = backend(*texts)
     return [round(float(vectors[0] @ vector), 1) for vector in vectors]
 """,
         children=1,

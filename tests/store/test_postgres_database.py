@@ -48,7 +48,7 @@ from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
 from ragfm.store.postgres import PostgresDatabase, lease, postgres_database
 from ragfm.store.upload_table import UploadTable
-from ragfm.store.uploads import SliceReport, upload_id
+from ragfm.store.uploads import upload_id
 from ragfm.testing import HashingEmbedder
 
 psycopg = pytest.importorskip("psycopg", reason="needs the extra postgres")
@@ -788,7 +788,7 @@ def test_it_works_through_pgbouncer(address: str, docs: Path, postgres: Postgres
         assert uploads.poll() == (True, False)
         uploads.remove(stored)
         assert (uploads.all(), uploads.is_pending(stored)) == ([], True)
-        uploads.record_slice(SliceReport({}, {}, 0.0, uploads.pending()))
+        uploads.record_slice(failed={}, settled=uploads.pending())
         assert not uploads.is_pending(stored)
         assert [KeyTable(pooled).take(Key(name="ann", per_minute=1)) > 0 for _ in range(2)] == [False, True]
         answer = Answer("How much leave?", "28\0 days.", "answered", (), (), (), Usage(), 0.5, query="How much leave?")

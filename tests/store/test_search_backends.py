@@ -36,7 +36,7 @@ class Unfiltered(Snapshot):
 class FilteredAfterwards(Snapshot):
     def search(self, query: Any, k: int, where: Any = None) -> Any:
         scores, ids = super().search(query, k)
-        kept = np.isin(ids, self._allowed_by(where).ids)
+        kept = np.isin(ids, self._allowed_by(where)[0])
         return scores[kept], ids[kept]
 
 

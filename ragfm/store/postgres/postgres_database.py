@@ -41,7 +41,7 @@ from ragfm.core.errors import (
     needs_extra,
 )
 from ragfm.core.fork import reset_in_children
-from ragfm.store.catalog import read_property
+from ragfm.store.catalog import read_property, set_property
 from ragfm.store.database import LOCK_SECONDS
 from ragfm.store.postgres import lease, schema
 from ragfm.store.postgres.address import parse_address
@@ -315,9 +315,9 @@ class PostgresDatabase:
                 with self.committing() as connection:
                     place, home = schema.server_place(connection, self._schema), read_property(connection, HOME)
                     if home != place:
-                        schema.set_property(connection, HOME, place)
+                        set_property(connection, HOME, place)
                         if home is not None:
-                            schema.set_property(connection, "collection", uuid.uuid4().hex)
+                            set_property(connection, "collection", uuid.uuid4().hex)
                             self._key = self._seen = None
                     self.security.create_policies(connection, self.security.unprotected_tables(connection, own=True))
                     if not schema.is_sealed(connection):

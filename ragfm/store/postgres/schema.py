@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.schema import CreateSchema
 
 from ragfm.core.errors import CollectionError, CollectionReadOnlyError
-from ragfm.store.catalog import read_property
-from ragfm.store.tables import SCHEMA, SERVER_STATE, document_checksums, generations, properties
+from ragfm.store.catalog import read_property, set_property
+from ragfm.store.tables import SCHEMA, SERVER_STATE, document_checksums, generations
 
 SEALED = "document checksums"
 """The property with the generation up to which `document_checksums` is complete."""
@@ -115,12 +114,6 @@ def damaged_rows(connection: sa.Connection, schema: str) -> Iterator[tuple[str, 
         )
         for row in connection.execute(query):
             yield row.uri, str(row.expected), row.actual
-
-
-def set_property(connection: sa.Connection, key: str, value: str) -> None:
-    """Set a value in the table `properties`."""
-    upsert = insert(properties).values(key=key, value=value)
-    connection.execute(upsert.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
 
 
 def _may(connection: sa.Connection, schema: str, privilege: str) -> bool:
