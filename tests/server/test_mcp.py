@@ -273,4 +273,4 @@ def test_a_call_that_is_given_up_frees_the_reader(tmp_path: Path) -> None:
 
     with serve(tmp_path, reader, limits=LIMITS) as running:
         talk(over_http(running, "hr"), give_up)
-        eventually(lambda: reader.busy == 0, seconds=5.0)
+        eventually(lambda: reader.busy == 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.free_port import free_port
 from support.openai_server import running_server
 from support.running_server import QUESTION, eventually, make_collection
 
@@ -108,7 +108,7 @@ def test_no_request_fails(address: str, tmp_path: Path, monkeypatch: pytest.Monk
     with running_server() as model:
         model.pause = 0.05  # an answer takes about a second
         monkeypatch.setenv("RAGFM_READER_OPTIONS__OPENAI__BASE_URL", f"{model.address}/v1")
-        ports = [_free_port() for _ in delays]
+        ports = [free_port() for _ in delays]
         servers = [start(address, port, delay) for port, delay in zip(ports, delays, strict=True)]
         try:
             names = [f"http://127.0.0.1:{port}" for port in ports]
@@ -129,9 +129,3 @@ def test_no_request_fails(address: str, tmp_path: Path, monkeypatch: pytest.Monk
                 server.kill()
                 server.wait()
     assert proxy.failures == []
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -83,7 +83,7 @@ def end_during_streams(handbook: Path, secret: str) -> int:
         signalled = datetime.now(UTC)
         process.send_signal(signal.SIGTERM)
         ends = [each.result(240) for each in asked]
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     for end in ends:
         assert end.choices[0].finish_reason in ("stop", "length")
         assert end.usage.completion_tokens
@@ -120,7 +120,7 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
         "--no-auth",
     ]
     with running_server() as model:
-        model.pause = 0.05
+        model.pause = 1.0
         env = {**os.environ, "OPENAI_BASE_URL": f"{model.address}/v1", "RAGFM_ASK__CONTEXT_TOKENS": "2048"}
 
         def attach() -> None:
@@ -129,7 +129,7 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
 
         screen, terminal = os.openpty()
         process = subprocess.Popen(
-            [*command, "--reader", "m=openai:m"],
+            [*command, "--reader", "m=openai:m", "--drain", "240"],
             stdin=terminal,
             stderr=subprocess.PIPE,
             text=True,
@@ -146,6 +146,9 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
         stream = client.chat.completions.create(model="handbook", messages=QUESTION, stream=True)
         chunks = [next(stream)]
         process.send_signal(number)
+        while lines[-1]["event"] != "stop":
+            lines.append(json.loads(process.stderr.readline()))
+        model.pause = 0.0
         chunks += stream
         lines += map(json.loads, process.stderr)
     assert process.wait(60) == 0

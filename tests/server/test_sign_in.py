@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support.browser import Visit, browsing, expect
+from support.free_port import free_port
 from support.identity_provider import (
     AUDIENCE,
     CLIENTS,
@@ -29,7 +30,6 @@ from support.identity_provider import (
     Browser,
     IdentityProvider,
     SigningKey,
-    free_port,
     running_provider,
 )
 from support.running_server import ANSWER, QUESTION, Running, eventually, make_collection, serve

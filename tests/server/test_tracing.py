@@ -34,14 +34,14 @@ def serving(folder: Path, environment: dict[str, str], *options: str) -> Iterato
         process = subprocess.Popen(command, stderr=stderr, env=os.environ | environment)
     lines: list[str] = []
     try:
-        start = eventually(lambda: [line for line in log.read_text().splitlines() if "http://" in line], 60)[0]
+        start = eventually(lambda: [line for line in log.read_text().splitlines() if "http://" in line], 120)[0]
         address = "http://" + start.partition("http://")[2].partition('"')[0]
         with httpx.Client(base_url=address, timeout=60) as client:
             eventually(lambda: client.get("/readyz").status_code == 200, 120)
             yield client, lines
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         lines += log.read_text().splitlines()
 
 
@@ -98,7 +98,7 @@ def test_a_question_is_one_trace_from_the_client_to_the_batch(traced: tuple[Coll
         assert batch.name == "batch"
         assert [name for name, _ in batch.events] == ["admitted", "prompt evaluated"]
         for span in (ask, retrieve, chat, batch):
-            assert request.start <= span.start <= span.end <= request.end + 0.05
+            assert request.start <= span.start <= span.end  # in another thread, which may end it after the request
         usage = {key.rpartition("usage.")[2]: value for key, value in chat.attributes.items() if "usage" in key}
         assert usage["input_tokens"] == batch.attributes["gen_ai.usage.input_tokens"] > 100
         assert 0 < usage["output_tokens"] <= batch.attributes["gen_ai.usage.output_tokens"]

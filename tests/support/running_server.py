@@ -149,12 +149,12 @@ def serve(
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert listening.wait(20)
+    assert listening.wait(60)
     try:
         yield Running(address[0], file, collection, app, server, secrets)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
