@@ -93,7 +93,7 @@ def start(collection: str, port: int, delay: float) -> subprocess.Popen[str]:
     assert process.stderr is not None
     assert any(json.loads(line)["event"] == "start" for line in process.stderr)
     threading.Thread(target=process.stderr.read, daemon=True).start()
-    eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200, 120)
+    eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200, 300)
     return process
 
 
@@ -115,7 +115,7 @@ def test_no_request_fails(address: str, tmp_path: Path, monkeypatch: pytest.Monk
             with Proxy(names) as proxy:
                 for number, delay in enumerate(delays):
                     known = len(proxy.answers)
-                    eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 60)  # noqa: B023
+                    eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 300)  # noqa: B023
                     signalled = time.monotonic()
                     servers[number].send_signal(signal.SIGTERM)
                     assert servers[number].wait(60) == 0
@@ -123,7 +123,7 @@ def test_no_request_fails(address: str, tmp_path: Path, monkeypatch: pytest.Monk
                     assert max(running) > signalled  # an answer that was running is complete
                     servers[number] = start(address, ports[number], delay)
                 known = len(proxy.answers)
-                eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 60)
+                eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 300)
         finally:
             for server in servers:
                 server.kill()

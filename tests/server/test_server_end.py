@@ -52,7 +52,7 @@ def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.Op
     assert process.stderr
     address = next(line["address"] for line in map(json.loads, process.stderr) if line["event"] == "start")
     client = openai.OpenAI(base_url=f"{address}/v1", api_key=secret, max_retries=0, timeout=240)
-    eventually(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 120)
+    eventually(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 300)
     return process, client
 
 
@@ -79,7 +79,7 @@ def end_during_streams(handbook: Path, secret: str) -> int:
 
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, number) for number in range(3)]
-        eventually(let_in, 120)  # a small reader's answer is one chunk, so that the first chunk would be too late
+        eventually(let_in, 300)  # a small reader's answer is one chunk, so that the first chunk would be too late
         signalled = datetime.now(UTC)
         process.send_signal(signal.SIGTERM)
         ends = [each.result(240) for each in asked]
@@ -142,7 +142,7 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
         lines = [json.loads(process.stderr.readline())]
         while lines[-1]["event"] != "start":
             lines.append(json.loads(process.stderr.readline()))
-        client = openai.OpenAI(base_url=f"{lines[-1]['address']}/v1", api_key="none", max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{lines[-1]['address']}/v1", api_key="none", max_retries=0, timeout=300)
         stream = client.chat.completions.create(model="handbook", messages=QUESTION, stream=True)
         chunks = [next(stream)]
         process.send_signal(number)

@@ -293,7 +293,7 @@ def test_a_forked_process_opens_its_own_connection(server: Server) -> None:
     )
     server.pause = 0.05
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]  # Python 3.12 warns of forks
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert (sorted(done.stdout.splitlines()), done.stderr) == (sorted(["True", WORDS, WORDS]), "")
 
 
