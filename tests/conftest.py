@@ -72,7 +72,7 @@ def _no_process_outlives_the_tests() -> Iterator[None]:
     run = os.environ[RUN_VARIABLE] = uuid.uuid4().hex
     yield
     shared_worker_pool().close()
-    if left := wait_for_end(run, seconds=10):
+    if left := wait_for_end(run, seconds=60):
         pytest.fail("Processes outlived the tests that started them:\n" + "\n".join(left))
 
 

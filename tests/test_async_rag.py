@@ -38,7 +38,7 @@ class SilentReader(SlowReader):
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    return asyncio.run(asyncio.wait_for(main(), 120))
+    return asyncio.run(asyncio.wait_for(main(), 300))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -192,7 +192,7 @@ def test_cancelled_questions_leave_no_slot_thread_or_descriptor(shared_handbook:
 
     run(main)
     assert reader.asked == 21  # those that waited never reached the reader
-    eventually(lambda: threads_of_answers() == before)
+    eventually(lambda: threads_of_answers() <= before)  # those of earlier tests may end, too
     assert open_descriptors() <= descriptors
 
 

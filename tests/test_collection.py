@@ -585,7 +585,7 @@ def test_a_forked_process_opens_connections_of_its_own(collection: Collection, d
     collection.sync(docs)
     collection.close()  # on SQLite, the last connection removes the write-ahead log
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, collection.location, str(docs)]
-    subprocess.run(command, check=True, timeout=60)  # Python 3.12 warns of forks
+    subprocess.run(command, check=True, timeout=300)  # Python 3.12 warns of forks
 
 
 def test_a_search_is_never_of_two_collections(

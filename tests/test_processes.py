@@ -10,7 +10,8 @@ import time
 import psutil
 from support.processes import RUN_VARIABLE, wait_for_end
 
-ORPHAN = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+RUNS = "import time; print(flush=True); time.sleep(600)"
+ORPHAN = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {RUNS!r}], stdout=-1).stdout.readline()"
 
 
 def test_an_orphan_is_found_named_and_killed() -> None:

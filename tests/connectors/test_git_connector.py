@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.free_port import free_port
+from support.openai_server import wait_until
 
 pytest.importorskip("dulwich", reason="needs the extra git")
 
@@ -317,11 +320,7 @@ def test_a_repository_that_goes_away_in_the_middle(work: Work, collection: Colle
 @pytest.fixture
 def served(work: Work) -> Iterator[str]:
     """The repository, served by git's own daemon."""
-    import socket
-    import time
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         "git",
         "daemon",
@@ -331,13 +330,14 @@ def served(work: Work) -> Iterator[str]:
         "--listen=127.0.0.1",
         f"--port={port}",
     ]
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
     daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+        wait_until(listens)
         yield f"git://127.0.0.1:{port}/work"
     finally:
         daemon.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -35,9 +36,13 @@ FILTERS = (
 )
 
 
+_times = itertools.count(10**9)
+
+
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    os.utime(path, (next(_times),) * 2)  # the revision of a file that has just been written changes once
     return path
 
 

@@ -241,7 +241,7 @@ def test_several_processes_write_at_once(log: AnswerLog) -> None:
         " AnswerContext('', None, None, None, 0, 0))"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(log.path), str(n)]) for n in range(4)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
+    assert [writer.wait(timeout=300) for writer in writers] == [0] * 4
     assert sorted(entry.question for entry in log.entries()) == sorted(f"{w} {n}" for w in range(4) for n in range(20))
 
 

@@ -104,7 +104,7 @@ class Terminal:
 
     def end(self) -> int:
         self.type("/quit")
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(shell: Shell) -> None:
     assert len(re.findall(r"leave\d+", chat.until(r"\(stopped\)\n\n> $"))) < 500
     assert "Turns before: 0." in chat.ask("How many days of leave do I get?")
     os.write(chat._here, b"\x04")  # Ctrl-D
-    assert chat.process.wait(20) == 0
+    assert chat.process.wait(60) == 0
 
 
 def test_a_conversation_in_a_file(tmp_path: Path) -> None:

@@ -47,13 +47,13 @@ class _Watch:
     def until(self, **wanted: Any) -> Any:
         """The next sync with these counts; a change may be seen in two parts."""
         while True:
-            event = json.loads(self.stdout.get(timeout=30))
+            event = json.loads(self.stdout.get(timeout=120))
             if all(event[key] == value for key, value in wanted.items()):
                 return event
 
     def end(self, number: int = signal.SIGINT) -> None:
         self.process.send_signal(number)
-        assert self.process.wait(20) == 0
+        assert self.process.wait(60) == 0
         assert self.stderr.empty()
 
 
@@ -110,7 +110,7 @@ def test_it_ends_between_two_commits(shell: Shell, docs: Path) -> None:
 def test_one_line_for_each_sync(shell: Shell, docs: Path) -> None:
     (docs / "fake.pdf").write_text("No PDF.")
     watching = _Watch(shell, "--interval", "1")
-    lines = [watching.stderr.get(timeout=30) for _ in range(5)]
+    lines = [watching.stderr.get(timeout=120) for _ in range(5)]
     watching.process.kill()
     assert all(line[8:].startswith((" docs: ", " other: ")) for line in lines)
     assert "4 added, 0 updated, 0 removed, 0 unchanged, 1 failed (fake.pdf is named .pdf but is not a PDF" in lines[0]

@@ -138,7 +138,7 @@ def ai_sdk() -> Path:
 @pytest.mark.slow
 def test_the_ai_sdk(running: Running, ai_sdk: Path) -> None:
     command = ["node", str(ai_sdk), f"{running.address}/v1", running.secrets["hr"], "handbook", ASKED]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     got = json.loads(done.stdout)
     for provider in ("compatible", "openai"):

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 
 import pytest
 
+from ragfm.server import fair_queue
 from ragfm.server.fair_queue import FairQueue, QueueFullError
 
 
@@ -96,14 +97,22 @@ def test_the_end_of_a_request_that_has_begun_waits_in_a_full_queue() -> None:
     assert asyncio.run(asyncio.wait_for(main(), 20)) == ["a", "a", "end"]
 
 
-def test_requests_that_would_wait_too_long_are_refused_at_once() -> None:
+def test_requests_that_would_wait_too_long_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(fair_queue, "monotonic", lambda: now)
+
+    async def hold() -> None:
+        nonlocal now
+        await asyncio.sleep(0)
+        now += 0.2
+
     async def main() -> tuple[int, list[int]]:
         queue, ends = FairQueue(2, 64, max_seconds=0.3), asyncio.Event()
         quick = [await begin(queue, f"{n}", [], asyncio.sleep(0)) for n in range(30)]
         await asyncio.gather(*quick)
         at_first = queue._places
         for _ in range(10):  # slots are now held longer
-            await asyncio.gather(*[await begin(queue, "slow", [], asyncio.sleep(0.2)) for _ in range(2)])
+            await asyncio.gather(*[await begin(queue, "slow", [], hold()) for _ in range(2)])
         tasks = [await begin(queue, key, [], ends.wait()) for key in "abcdefghijk"]
         refused = [task.exception() for task in tasks if task.done()]
         assert all(isinstance(error, QueueFullError) for error in refused)

@@ -60,7 +60,7 @@ def test_search_upload_and_an_absent_database(address: str, tmp_path: Path) -> N
                 )
                 assert answer.status_code == status
             assert running.client().get("/v1/documents", params={"after": "a\0b"}).status_code == 400
-            assert eventually(lambda: running.client(None).get("/readyz").status_code == 200, 120)
+            assert eventually(lambda: running.client(None).get("/readyz").status_code == 200, 300)
             postgres.stop("immediate")
             unready = running.client(None).get("/readyz")
             assert (unready.status_code, unready.json()["status"]) == (503, "database unavailable")
@@ -198,8 +198,8 @@ def test_an_upload_to_one_server_is_seen_at_another(two_servers: tuple[Running, 
     first, second = two_servers
     zebra = _upload(first, "zebra.txt", "The zebra is called Bob.", groups=["hr"], key="hr").json()["uri"]
     broken = _upload(second, "broken.pdf", "%PDF-1.4 nothing").json()["uri"]
-    eventually(lambda: [_state(server, zebra, "hr") for server in two_servers] == ["ready"] * 2, 120)
-    eventually(lambda: [_state(server, broken) for server in two_servers] == ["failed"] * 2, 120)
+    eventually(lambda: [_state(server, zebra, "hr") for server in two_servers] == ["ready"] * 2, 300)
+    eventually(lambda: [_state(server, broken) for server in two_servers] == ["failed"] * 2, 300)
     assert first.client("guest").get(f"/v1/documents/{broken}").json()["error"]
     for server in two_servers:
         hits = server.client("hr").post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"]
@@ -209,8 +209,8 @@ def test_an_upload_to_one_server_is_seen_at_another(two_servers: tuple[Running, 
         assert server.client("guest").delete(f"/v1/documents/{zebra}").status_code == 404
     gone = eventually(lambda: second.client("hr").delete(f"/v1/documents/{zebra}"))
     assert gone.status_code in (200, 202)
-    eventually(lambda: [_state(server, zebra, "hr") for server in two_servers] == ["None"] * 2, 120)
-    eventually(lambda: not Collection.open(address).documents(f"uri = '{zebra}'"), 60)
+    eventually(lambda: [_state(server, zebra, "hr") for server in two_servers] == ["None"] * 2, 300)
+    eventually(lambda: not Collection.open(address).documents(f"uri = '{zebra}'"), 300)
 
 
 def test_limits_of_uploads_hold_across_servers(two_servers: tuple[Running, Running], address: str) -> None:
@@ -263,12 +263,12 @@ def test_another_server_indexes_the_uploads_of_one_that_was_killed(
         said = [client.post("/v1/documents", files=file) for file in files]
         assert [response.status_code for response in said] == [201] * 3
         uris = [response.json()["uri"] for response in said]
-        eventually(lambda: _turn(postgres, address) != "{}", 60)
+        eventually(lambda: _turn(postgres, address) != "{}", 300)
         other = servers.enter_context(serve(tmp_path, reader, collection=address, store=store))
         eventually(lambda: {_state(other, uri) for uri in uris} == {"indexing"})  # by the first server
         killed.kill()
         lock.close()
-        eventually(lambda: {_state(other, uri) for uri in uris} == {"ready"}, 120)
+        eventually(lambda: {_state(other, uri) for uri in uris} == {"ready"}, 300)
         eventually(lambda: postgres.sql(f"SELECT DISTINCT state FROM {_schema(address)}.uploads") == "ready")
     for uri in uris:
         rows = postgres.sql(f"SELECT count(*), count(died) FROM {_schema(address)}.documents WHERE uri = '{uri}'")
@@ -279,7 +279,7 @@ def test_another_server_indexes_the_uploads_of_one_that_was_killed(
         hits = restarted.client("guest").post("/v1/search", json={"query": "okapis", "k": 3}).json()["data"]
         assert {hit["uri"] for hit in hits} == set(uris)
         late = _upload(restarted, "late.txt", "Late.").json()["uri"]
-        eventually(lambda: {_state(restarted, uri) for uri in [*uris, late]} == {"ready"}, 120)
+        eventually(lambda: {_state(restarted, uri) for uri in [*uris, late]} == {"ready"}, 300)
 
 
 def _schema(address: str) -> str:

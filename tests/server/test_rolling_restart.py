@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.free_port import free_port
 from support.openai_server import running_server
 from support.running_server import QUESTION, eventually, make_collection
 
@@ -93,7 +93,7 @@ def start(collection: str, port: int, delay: float) -> subprocess.Popen[str]:
     assert process.stderr is not None
     assert any(json.loads(line)["event"] == "start" for line in process.stderr)
     threading.Thread(target=process.stderr.read, daemon=True).start()
-    eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200, 120)
+    eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200, 300)
     return process
 
 
@@ -108,14 +108,14 @@ def test_no_request_fails(address: str, tmp_path: Path, monkeypatch: pytest.Monk
     with running_server() as model:
         model.pause = 0.05  # an answer takes about a second
         monkeypatch.setenv("RAGFM_READER_OPTIONS__OPENAI__BASE_URL", f"{model.address}/v1")
-        ports = [_free_port() for _ in delays]
+        ports = [free_port() for _ in delays]
         servers = [start(address, port, delay) for port, delay in zip(ports, delays, strict=True)]
         try:
             names = [f"http://127.0.0.1:{port}" for port in ports]
             with Proxy(names) as proxy:
                 for number, delay in enumerate(delays):
                     known = len(proxy.answers)
-                    eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 60)  # noqa: B023
+                    eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 300)  # noqa: B023
                     signalled = time.monotonic()
                     servers[number].send_signal(signal.SIGTERM)
                     assert servers[number].wait(60) == 0
@@ -123,15 +123,9 @@ def test_no_request_fails(address: str, tmp_path: Path, monkeypatch: pytest.Monk
                     assert max(running) > signalled  # an answer that was running is complete
                     servers[number] = start(address, ports[number], delay)
                 known = len(proxy.answers)
-                eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 60)
+                eventually(lambda: len({name for name, *_ in proxy.answers[known:]}) == 2, 300)
         finally:
             for server in servers:
                 server.kill()
                 server.wait()
     assert proxy.failures == []
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

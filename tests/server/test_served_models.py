@@ -79,7 +79,7 @@ def test_readyz_waits_for_the_models(tmp_path: Path) -> None:
         loaded = threading.Event()
 
         def count_tokens(self, messages: Sequence[Message]) -> int:
-            assert self.loaded.wait(20)
+            assert self.loaded.wait(60)
             return super().count_tokens(messages)
 
     reader = Loading(["Yes."])
@@ -137,7 +137,7 @@ def test_the_checks_of_a_keys_answers_use_its_share_of_the_cores(
 
     def slow_for_hr(grounding: Grounding, *args: Any, **options: Any) -> Any:
         checking.append(grounding.question)
-        assert "hr" not in grounding.question or may_end.wait(20)
+        assert "hr" not in grounding.question or may_end.wait(60)
         return cite(grounding, *args, **options)
 
     monkeypatch.setattr(ragfm.rag, "cite_answer", slow_for_hr)

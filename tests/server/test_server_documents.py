@@ -54,7 +54,7 @@ def test_an_upload_is_stored_indexed_found_listed_and_deleted(
     kept = running.folder / card["uri"].removeprefix(".")
     assert kept.read_bytes().startswith(b"# Zebra")
     assert card["uri"] in [each["uri"] for each in client.get("/v1/documents?mine=true").json()["data"]]
-    eventually(lambda: state(client, card["uri"]) == "ready", 60)
+    eventually(lambda: state(client, card["uri"]) == "ready", 300)
     hits = client.post("/v1/search", json={"query": "zebra Bob", "k": 1}).json()["data"]
     assert hits[0]["uri"] == card["uri"]
     assert client.get(f"/v1/documents/{card['uri']}").json()["text"].startswith("# Zebra")
@@ -75,7 +75,7 @@ def test_groups_see_uploads_shared_with_them_and_failures_are_reported(running: 
     both = put(hr, "okapi.zip", packed.getvalue(), groups=["hr"])["uri"]
     broken = put(hr, "broken.pdf", b"%PDF-1.4 nothing")["uri"]
     empty = put(hr, "empty.txt", b"")["uri"]
-    eventually(lambda: [state(hr, uri) for uri in (both, broken, empty)] == ["ready", "failed", "failed"], 60)
+    eventually(lambda: [state(hr, uri) for uri in (both, broken, empty)] == ["ready", "failed", "failed"], 300)
     inner = f"{both}/inner.txt"
     assert hr.get(f"/v1/documents/{inner}").json()["yours"]
     assert "okapi" in hr.get(f"/v1/documents/{inner}").json()["text"]
@@ -102,16 +102,16 @@ def test_uploads_of_another_key_do_not_wait_for_an_archive(running: Running) -> 
     heavy, light = running.client("other"), running.client("guest")
     archive = put(heavy, "notes.zip", packed_notes(2000))["uri"]
     # The first slice may hold a part of the archive only.
-    eventually(lambda: heavy.get("/v1/documents?mine=true&limit=1").json()["data"][0]["state"] == "ready", 120)
+    eventually(lambda: heavy.get("/v1/documents?mine=true&limit=1").json()["data"][0]["state"] == "ready", 300)
     note = put(light, "note.txt", b"The okapi is called Ann.")["uri"]
-    eventually(lambda: state(light, note) == "ready", 120)
+    eventually(lambda: state(light, note) == "ready", 300)
     assert len(pages(heavy, limit=1000, mine=True)) < 2000
     with write_lock(running.folder):  # the operator gets the lock meanwhile
         pass
     gone = light.delete(f"/v1/documents/{note}")
     assert (gone.status_code, gone.json()["deleted"]) in ((200, True), (202, False))
     heavy.delete(f"/v1/documents/{archive}")
-    eventually(lambda: pages(heavy, limit=1000, mine=True) == [], 120)
+    eventually(lambda: pages(heavy, limit=1000, mine=True) == [], 300)
 
 
 def pages(client: httpx.Client, **params: Any) -> list[str]:
@@ -170,7 +170,7 @@ def test_every_upload_ends_in_a_state_with_a_reason(running: Running) -> None:
         "settings.zip": (_zip({".ragfm-access": b"board"}), "it has no documents"),
     }
     uris = {put(client, name, data)["uri"]: reason for name, (data, reason) in uploads.items()}
-    eventually(lambda: all(state(client, uri) == "failed" for uri in uris), 60)
+    eventually(lambda: all(state(client, uri) == "failed" for uri in uris), 300)
     for uri, reason in uris.items():
         assert reason in client.get(f"/v1/documents/{uri}").json()["error"], uri
     listed = {card["uri"]: card["state"] for card in client.get("/v1/documents?mine=true").json()["data"]}
@@ -349,7 +349,7 @@ def test_uploads_that_cannot_be_indexed_are_limited_for_each_key_and_shown_in_me
             assert refused.json()["error"]["code"] == "uploads_waiting"
             assert "2 uploads of this key wait" in refused.json()["error"]["message"]
             # The log names the process that is writing and its machine. Users of keys learn neither.
-            eventually(lambda: "Another process is writing to the collection." in upload().text, 60)
+            eventually(lambda: "Another process is writing to the collection." in upload().text, 300)
             assert figures() == (True, True)
             refused = upload()
             for said in (refused.text, client.get("/v1/documents?mine=true").text):
@@ -359,7 +359,7 @@ def test_uploads_that_cannot_be_indexed_are_limited_for_each_key_and_shown_in_me
             assert refused.headers["retry-after"] == "60"
             put(other, "note.txt", b"The okapi is called Bob.")
             assert len(pages(client, limit=10, mine=True)) == 2
-        eventually(lambda: figures() == (False, False), 60)
+        eventually(lambda: figures() == (False, False), 300)
         assert upload().status_code == 201
 
 
@@ -368,7 +368,7 @@ def test_progress_is_that_of_the_keys_own_uploads(running: Running, monkeypatch:
     client = running.client(None)
     client.headers["Authorization"] = f"Bearer {running.keys.add(Key(name='alone'))}"
     indexed = put(client, "first.txt", b"The okapi is called Ann.")["uri"]
-    eventually(lambda: state(client, indexed) == "ready", 60)
+    eventually(lambda: state(client, indexed) == "ready", 300)
     monkeypatch.setattr(supervisor, "request_run", lambda: None)
     monkeypatch.setattr(supervisor, "_running", True)
     for number in range(3):
@@ -501,7 +501,7 @@ def upload_until_killed(folder: Path, collection: Path, secret: str) -> dict[str
     threads = [threading.Thread(target=upload, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(acknowledged) > 5, 60)
+    eventually(lambda: len(acknowledged) > 5, 300)
     time.sleep(random.uniform(0, 0.3))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -525,5 +525,5 @@ def test_a_kill_loses_no_acknowledged_upload(tmp_path: Path, kills: int) -> None
     (tmp_path / "secrets.json").write_text(f'{{"guest": "{secret}"}}')
     with serve(tmp_path, ScriptedReader(["Yes."]), collection=collection) as it:  # indexes them without being asked
         client = it.client("guest")
-        eventually(lambda: {state(client, uri) for uri in acknowledged} == {"ready"}, 120)
+        eventually(lambda: {state(client, uri) for uri in acknowledged} == {"ready"}, 300)
         assert not list(uploads.folder.glob(".*"))

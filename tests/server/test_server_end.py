@@ -52,7 +52,7 @@ def begin(handbook: Path, secret: str) -> tuple[subprocess.Popen[str], openai.Op
     assert process.stderr
     address = next(line["address"] for line in map(json.loads, process.stderr) if line["event"] == "start")
     client = openai.OpenAI(base_url=f"{address}/v1", api_key=secret, max_retries=0, timeout=240)
-    eventually(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 120)
+    eventually(lambda: httpx.get(f"{address}/readyz", timeout=60).status_code == 200, 300)
     return process, client
 
 
@@ -79,11 +79,11 @@ def end_during_streams(handbook: Path, secret: str) -> int:
 
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, number) for number in range(3)]
-        eventually(let_in, 120)  # a small reader's answer is one chunk, so that the first chunk would be too late
+        eventually(let_in, 300)  # a small reader's answer is one chunk, so that the first chunk would be too late
         signalled = datetime.now(UTC)
         process.send_signal(signal.SIGTERM)
         ends = [each.result(240) for each in asked]
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     for end in ends:
         assert end.choices[0].finish_reason in ("stop", "length")
         assert end.usage.completion_tokens
@@ -120,7 +120,7 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
         "--no-auth",
     ]
     with running_server() as model:
-        model.pause = 0.05
+        model.pause = 1.0
         env = {**os.environ, "OPENAI_BASE_URL": f"{model.address}/v1", "RAGFM_ASK__CONTEXT_TOKENS": "2048"}
 
         def attach() -> None:
@@ -129,7 +129,7 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
 
         screen, terminal = os.openpty()
         process = subprocess.Popen(
-            [*command, "--reader", "m=openai:m"],
+            [*command, "--reader", "m=openai:m", "--drain", "240"],
             stdin=terminal,
             stderr=subprocess.PIPE,
             text=True,
@@ -142,10 +142,13 @@ def test_a_signal_ends_a_server_after_its_streams_and_all_of_its_log_is_json(
         lines = [json.loads(process.stderr.readline())]
         while lines[-1]["event"] != "start":
             lines.append(json.loads(process.stderr.readline()))
-        client = openai.OpenAI(base_url=f"{lines[-1]['address']}/v1", api_key="none", max_retries=0, timeout=60)
+        client = openai.OpenAI(base_url=f"{lines[-1]['address']}/v1", api_key="none", max_retries=0, timeout=300)
         stream = client.chat.completions.create(model="handbook", messages=QUESTION, stream=True)
         chunks = [next(stream)]
         process.send_signal(number)
+        while lines[-1]["event"] != "stop":
+            lines.append(json.loads(process.stderr.readline()))
+        model.pause = 0.0
         chunks += stream
         lines += map(json.loads, process.stderr)
     assert process.wait(60) == 0

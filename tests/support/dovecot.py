@@ -8,7 +8,6 @@ import os
 import pwd
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from imapclient import IMAPClient
 
+from support.free_port import free_port
 from support.website import serve
 
 USER, PASSWORD, TOKEN = "ann@example.org", "c4nary/pass:w0rd@x", "c4nary-t0ken-of-ann"
@@ -136,10 +136,9 @@ class Mailbox:
 @contextmanager
 def serve_mailbox() -> Iterator[Mailbox]:
     """An empty mailbox of `USER`."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="dovecot") as name, socket.socket() as free, serve() as site:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="dovecot") as name, serve() as site:
         folder = Path(name)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port = free_port()
         root = os.geteuid() == 0
         user = pwd.getpwnam("dovecot") if root else pwd.getpwuid(os.geteuid())
         site.page(
@@ -160,14 +159,13 @@ def serve_mailbox() -> Iterator[Mailbox]:
                 introspection=site.url("/introspect?token="),
             )
         )
-        free.close()
         program = shutil.which("dovecot") or "/usr/sbin/dovecot"
         command = [program, "-F", "-c", str(folder / "dovecot.conf")]
         with (folder / "out").open("w") as out:
             server = subprocess.Popen(command, stdout=out, stderr=out)
         try:
             mailbox = Mailbox(folder, port)
-            for _ in range(100):
+            for _ in range(600):
                 try:
                     with mailbox.client():
                         break
@@ -181,4 +179,4 @@ def serve_mailbox() -> Iterator[Mailbox]:
             yield mailbox
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from support.free_port import free_port
 from support.npm import install
 
 CLIENTS = {"RS256": "ragfm", "ES256": "ragfm-public"}
@@ -83,7 +83,7 @@ class IdentityProvider:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=60)
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         """Claims of an access token of Ann; those that are None are left out."""
@@ -94,7 +94,7 @@ class IdentityProvider:
     def robot_token(self) -> str:
         """An access token that the provider itself has signed, of a program."""
         form = {"grant_type": "client_credentials", "scope": "ask", "resource": "https://ask.example.org"}
-        said = httpx.post(f"{self.issuer}/token", data=form, auth=("robot", SECRET))
+        said = httpx.post(f"{self.issuer}/token", data=form, auth=("robot", SECRET), timeout=60)
         token: str = said.json()["access_token"]
         return token
 
@@ -132,10 +132,3 @@ class Browser(httpx.Client):
     def models(self) -> httpx.Response:
         """What the page asks first."""
         return self.get("/v1/models", headers=self.page)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

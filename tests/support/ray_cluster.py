@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,11 +16,7 @@ from pathlib import Path
 
 import psutil
 
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+from support.free_port import free_port
 
 
 class RayCluster:
@@ -29,7 +24,7 @@ class RayCluster:
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self._folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._own = {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAGFM_RAY_TEST": str(folder)}
         # A raylet without its head ends after this many seconds, and a node counts as dead after three missed checks.
         self._own |= {

@@ -85,10 +85,10 @@ class Running:
 
     def client(self, key: str | None = "hr") -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.secrets[key]}"} if key else {}
-        return httpx.Client(base_url=self.address, headers=headers, timeout=60, verify=False)  # loads no certificates
+        return httpx.Client(base_url=self.address, headers=headers, timeout=300, verify=False)  # loads no certificates
 
     def openai(self, key: str = "hr") -> OpenAI:
-        return OpenAI(base_url=f"{self.address}/v1", api_key=self.secrets[key], max_retries=0, timeout=60)
+        return OpenAI(base_url=f"{self.address}/v1", api_key=self.secrets[key], max_retries=0, timeout=300)
 
 
 def make_collection(folder: Path) -> Path:
@@ -149,12 +149,12 @@ def serve(
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert listening.wait(20)
+    assert listening.wait(60)
     try:
         yield Running(address[0], file, collection, app, server, secrets)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 

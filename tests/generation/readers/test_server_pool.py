@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from support.free_port import free_port
 from support.openai_server import WORDS, Server, running_server, wait_until
 
 from ragfm.core.errors import ConfigError, EndpointError, ModelNotFoundError, ReaderBusyError, UnsupportedError
@@ -116,25 +116,26 @@ def test_when_a_server_dies_only_its_streams_end(servers: list[Server], monkeypa
     never_probe(monkeypatch)
     dying, living = servers[:2]
     reader = pool_of(dying, living)
-    dying.silent, living.pause = 2, 0.05
-    texts: list[str] = []
+    dying.silent, living.pause = 2, 1.0
+    said: list[list[str]] = [[] for _ in range(6)]
     errors: list[str] = []
 
-    def ask() -> None:
+    def ask(number: int) -> None:
         try:
-            texts.append("".join(reader.stream(ASKED)))
+            said[number].extend(reader.stream(ASKED))
         except EndpointError as error:
             errors.append(str(error))
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(dying.asked) == len(living.asked) == 3)
+    wait_until(lambda: len(dying.asked) == len(living.asked) == 3 and all(said))
     dying.die()
+    living.pause = 0.0
     assert text_of(reader) == WORDS  # a new request
     for thread in threads:
         thread.join(60)
-    assert texts == 3 * [WORDS]
+    assert ["".join(pieces) for pieces in said].count(WORDS) == 3
     assert len(errors) == 3
     assert all(dying.address.removeprefix("http://") in error for error in errors)
 
@@ -289,9 +290,7 @@ def test_readers_of_two_servers_keep_the_contract(owner: str) -> None:
 @pytest.mark.skipif("LLAMA_SERVER" not in os.environ, reason="LLAMA_SERVER is not the path of llama-server")
 def test_llama_server_keeps_the_contract_and_serves_adapters() -> None:
     """`benchmarks/bench_reader.py` says how it is built."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     base, adapter = find_model("bundled", "reader"), SHIPPED / "adapter.gguf"
     command = [
         os.environ["LLAMA_SERVER"],

@@ -5,14 +5,15 @@ The models are tiny and have random weights. Masks and caches are those of large
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+from support.openai_server import wait_until
 from support.tiny_models import tiny_model
 
 from ragfm.core.config import Settings
@@ -104,18 +105,20 @@ def test_a_model_without_batching_runs_one_request_at_a_time(tmp_path: Path) -> 
     assert [list(request.results()) for request in requests] == [generate(reader, messages) for messages in ASKED]
 
 
-def test_a_closed_stream_ends_within_a_step(reader: TransformersReader) -> None:
+def test_a_closed_stream_ends_within_a_step(reader: TransformersReader, monkeypatch: pytest.MonkeyPatch) -> None:
     model, loop = reader._engine.model, reader._engine.batcher._loop
     model.end_tokens = set()
+    compute, steps, closed = model._model, itertools.count(), threading.Event()
+    monkeypatch.setattr(
+        model, "_model", lambda *args, **named: (next(steps) < 200 or closed.wait(60)) and compute(*args, **named)
+    )
     stream = reader.stream(ASKED[0], Sampling(max_tokens=400))
     next(stream)
     stream.close()
-    limit = time.monotonic() + 20
-    while loop.unfinished and time.monotonic() < limit:
-        time.sleep(0.001)
+    closed.set()
+    wait_until(lambda: not loop.unfinished)
     assert loop._slots
-    assert all(slot.generated < 390 for slot in loop._slots)
-    assert not loop.unfinished
+    assert all(slot.generated < 210 for slot in loop._slots)
 
 
 def logprob(reader: TransformersReader, **sampling: Any) -> float:
