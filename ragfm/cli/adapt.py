@@ -96,7 +96,7 @@ def data(collection: str, as_json: bool, questions: str | None, out: str, **opti
     make_output(out)  # an error now loses nothing
     with data_collection(loaded, collection, options) as (handle, _):
         held_out = load_held_out(options["exclude_data"])
-        if unknown := held_out.unknown_uris(handle):
+        if unknown := held_out.uris - {info.uri for info in handle.documents()}:
             print_note(
                 f"Warning: {len(unknown)} URIs of --exclude-data, such as {min(unknown)}, are not in the collection. "
                 "They exclude nothing."
@@ -272,13 +272,13 @@ def retriever(collection: str, as_json: bool, questions: str, out: str, **option
     returns. The collection is not changed; the output says how to adopt the result.
     """
     from ragfm.training.hard_negatives import split_questions
-    from ragfm.training.retriever_training import RetrieverSettings, adapt_retriever
+    from ragfm.training.retriever_training import adapt_retriever
 
     loaded = load_data(questions, options)
-    settings = RetrieverSettings(**{name: options[name] for name in ("base", "epochs", "rate")})
+    settings = {name: options[name] for name in ("base", "epochs", "rate")}
     split = split_questions(loaded.questions, _HELD_OUT)
     with data_collection(loaded, collection, options) as (handle, _), resumable(out) as progress:
-        report = adapt_retriever(handle, split, out, settings, progress=progress)
+        report = adapt_retriever(handle, split, out, **settings, progress=progress)
     if as_json:
         print_json({**asdict(report), "better": report.better, "out": out})
         return
