@@ -27,7 +27,7 @@ from ragfm.core.progress import Progress
 from ragfm.evaluation import corpus_collection, read_run
 from ragfm.evaluation.metrics import Estimate, estimate_means
 from ragfm.training.hard_negatives import QuestionSplit, split_questions
-from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
+from ragfm.training.retriever_training import RECORD, RetrieverReport, adapt_retriever
 
 GOAL = 0.76
 CHOOSING = 0.2  # twice the share of the validation questions: `parted` would keep the other half for testing
@@ -98,11 +98,11 @@ def main() -> None:
         corpus_collection(train, Settings(), keep=keep) as (folder, _),
         Collection.open(folder, settings=Settings()) as collection,
     ):
-        settings = RetrieverSettings(epochs=given.epochs, rate=given.rate, negatives=given.negatives, seed=given.seed)
+        settings = {name: getattr(given, name) for name in ("epochs", "rate", "negatives", "seed")}
         out = keep / f"embedder-{given.seed}-{given.epochs}-{given.rate}-{given.negatives}"
         if not (out / RECORD).exists() or "embedder" not in result["parts"]:
             start = time.process_time()
-            report = adapt_retriever(collection, parts, out, settings, progress=print_progress)
+            report = adapt_retriever(collection, parts, out, **settings, progress=print_progress)
             entry = {**result_entry(report, out), "processor_seconds": round(time.process_time() - start)}
             result["parts"]["embedder"] = entry
             if not (given.learn or given.test):

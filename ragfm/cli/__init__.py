@@ -1,11 +1,11 @@
-"""The command line. A module is named after its command, `adapt_train` after `ragfm adapt train`, or has several.
+"""The command line. A module is named after its command, or has several.
 
 Use          demo, ingest, search, ask, check, chat, log
 Collection   collection_commands (status, sources, documents, remove), watch,
              maintenance_commands (export, verify, backup, restore, copy, compact, reembed)
 Serve        server_commands (serve, keys, mcp), doctor
 Evaluate     evaluation_commands (eval), compare, tune
-Adapt        adapt, adapt_data, adapt_train, adapt_export, adapt_retriever, models, plugins
+Adapt        adapt, models, plugins
 
 main             the entry point, errors and exit codes
 options          options that commands share, and what they open

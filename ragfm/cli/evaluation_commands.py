@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from textwrap import shorten
 from typing import Any
 
@@ -67,21 +67,18 @@ def retrieval(collection: str, as_json: bool, data: str, **options: Any) -> int:
         )
     failed = [(result.id, result.error) for result in evaluated.results if result.error]
     if as_json:
-        tables = {
-            name: {key: asdict(value) for key, value in getattr(evaluated, name).items()}
-            for name in ("measures", "latency_ms")
-        }
-        value = {
-            **evaluated.about,
-            **tables,
-            "first_rank": first_ranks(evaluated.results),
-            "missing": list(evaluated.missing),
-            "failed": [{"id": number, "error": error} for number, error in failed],
-            "done": len(evaluated.results),
-            "ingest": asdict(synced) if synced else None,
-            "out": out,
-        }
-        print_json(value)
+        facts = asdict(replace(evaluated, about={}, results=()))
+        print_json(
+            {
+                **evaluated.about,
+                **{name: facts[name] for name in ("measures", "latency_ms", "missing")},
+                "first_rank": first_ranks(evaluated.results),
+                "failed": [{"id": number, "error": error} for number, error in failed],
+                "done": len(evaluated.results),
+                "ingest": asdict(synced) if synced else None,
+                "out": out,
+            }
+        )
         return exit_code(synced, evaluated.stopped, out)
     about, size = evaluated.about, evaluated.about["collection"]
     left_out = "".join(f", {count} {why} left out" for why, count in about.get("left_out", {}).items())
@@ -166,21 +163,19 @@ def answers(collection: str, as_json: bool, data: str, **options: Any) -> int:
         if outcome.error
     ]
     if as_json:
-        tables = {}
-        for name in ("measures", "latency_ms"):
-            by_context = getattr(evaluated, name).items()
-            tables[name] = {context: {key: asdict(value) for key, value in row.items()} for context, row in by_context}
-        value = {
-            **evaluated.about,
-            **tables,
-            "kinds": evaluated.kinds,
-            "statuses": {name: asdict(count) for name, count in evaluated.statuses.items()},
-            "failed": failed,
-            "done": len(evaluated.results),
-            "ingest": asdict(synced) if synced else None,
-            "out": out,
-        }
-        print_json(value)
+        tables = asdict(replace(evaluated, about={}, results=()))
+        print_json(
+            {
+                **evaluated.about,
+                **{name: tables[name] for name in ("measures", "latency_ms")},
+                "kinds": evaluated.kinds,
+                "statuses": {name: asdict(count) for name, count in evaluated.statuses.items()},
+                "failed": failed,
+                "done": len(evaluated.results),
+                "ingest": asdict(synced) if synced else None,
+                "out": out,
+            }
+        )
         return exit_code(synced, evaluated.stopped, out)
     facts, size = evaluated.about, evaluated.about["collection"]
     unanswerable = sum(result.unanswerable for result in evaluated.results)

@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TextIO
 
 import click
 
@@ -32,7 +31,7 @@ from ragfm.cli.log import log
 from ragfm.cli.maintenance_commands import backup, compact, copy, export, reembed, restore, verify
 from ragfm.cli.models import models
 from ragfm.cli.options import FAILED, INTERRUPTED, OK, USAGE
-from ragfm.cli.output import print_error, print_json, printable
+from ragfm.cli.output import print_error, print_json, print_note
 from ragfm.cli.plugins import plugins
 from ragfm.cli.search import search
 from ragfm.cli.server_commands import keys, mcp, serve
@@ -78,9 +77,8 @@ def ragfm(context: click.Context) -> None:
     """Cited answers over your own documents, with foundation models that you run yourself."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-    handler = _StderrHandler()
-    handler.setFormatter(_LogFormatter())
-    logging.basicConfig(level=logging.DEBUG if "--debug" in sys.argv else logging.WARNING, handlers=[handler])
+    level = logging.DEBUG if "--debug" in sys.argv else logging.WARNING
+    logging.basicConfig(level=level, handlers=[_NoteHandler()])
     for name in _QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     start_tracing()
@@ -167,20 +165,10 @@ def _fail(code: int, error: BaseException, message: str, hint: str) -> int:
     return code
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Logs to the current standard error, which a progress bar replaces while it is shown."""
+class _NoteHandler(logging.Handler):
+    """Prints `Warning: MESSAGE` to the current standard error, which a progress bar replaces while it is shown."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
-
-
-class _LogFormatter(logging.Formatter):
-    """`Warning: MESSAGE`, without control characters."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the message, after its level."""
-        return printable(f"{record.levelname.capitalize()}: {super().format(record)}")
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message after its level, without control characters."""
+        with contextlib.suppress(OSError):
+            print_note(f"{record.levelname.capitalize()}: {self.format(record)}")

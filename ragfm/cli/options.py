@@ -24,16 +24,11 @@ if TYPE_CHECKING:
 OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-class NonEmptyText(click.types.StringParamType):
-    """Text that is not empty: an unset shell variable must not mean the current folder, or everybody."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text, or fail if it is empty or all white space."""
-        if not str(value).strip():
-            self.fail("the value is empty.", param, ctx)
-        return str(super().convert(value, param, ctx))
+def text(value: str) -> str:
+    """Refuse text that is empty: an unset shell variable must not mean the current folder, or everybody."""
+    if not value.strip():
+        raise click.BadParameter("the value is empty.")
+    return value
 
 
 class Number(click.FloatRange):
@@ -47,7 +42,7 @@ class Number(click.FloatRange):
         return number
 
 
-NON_EMPTY = NonEmptyText()
+NON_EMPTY = click.types.FuncParamType(text)
 OUTPUT_FILE = click.Path(dir_okay=False)
 POSITIVE = Number(min=0, min_open=True)
 text_option = partial(click.option, type=NON_EMPTY)

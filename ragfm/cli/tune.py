@@ -8,11 +8,7 @@ from typing import Any
 
 import click
 
-from ragfm.cli.evaluation_data import (
-    data_collection,
-    load_data,
-    resumable,
-)
+from ragfm.cli.evaluation_data import data_collection, load_data, resumable
 from ragfm.cli.options import (
     OUTPUT_FILE,
     collection_options,
@@ -82,14 +78,14 @@ def tune(collection: str, as_json: bool, questions: str | None, dry_run: bool, *
     if options["verified"]:
         if questions is not None or options["confidence"] or options["answered"]:
             usage_error("--verified takes neither QUESTIONS nor --confidence or --answered.")
-        _promise_verified(collection, options["error"], options["level"], as_json=as_json, dry_run=dry_run)
+        _promise(collection, None, options, as_json=as_json, dry_run=dry_run)
         return
     if options["confidence"] and options["answered"]:
         usage_error("--answered and --confidence exclude each other. Calibrate the confidence first.")
     if options["confidence"] or options["answered"]:
         if questions is None:
             usage_error(f"--{'confidence' if options['confidence'] else 'answered'} requires QUESTIONS with answers.")
-        run = _tune_confidence if options["confidence"] else _promise_answered
+        run = _tune_confidence if options["confidence"] else _promise
         run(collection, questions, options, as_json=as_json, dry_run=dry_run)
         return
     for name in ("adapter", "reader", "out"):
@@ -160,51 +156,38 @@ def _tune_confidence(collection: str, questions: str, options: dict[str, Any], *
     _print_written_settings(written, dry_run=dry_run)
 
 
-def _promise_verified(collection: str, error: float, level: float, *, as_json: bool, dry_run: bool) -> None:
-    from ragfm.evaluation.settings_file import store_promise
-    from ragfm.evaluation.verified_tuning import promise_verified
-
-    handle = Collection.open(collection)
-    report = promise_verified(handle.answer_log.labels(), error=error, confidence=level)
-    written = []
-    if report.promise and not dry_run:
-        written = store_promise(report.promise, handle.settings_file)
-    if as_json:
-        print_json({**asdict(report), "written": [str(path) for path in written]})
-        return
-    print_text(report.promise.guarantee(None).sentence if report.promise else "The labels allow no promise.")
-    print_text(report.why)
-    if report.promise:
-        print_text(f"A citation is verified from a probability of {report.promise.threshold:.4f}.")
-    _print_written_settings(written, dry_run=dry_run)
-
-
-def _promise_answered(
-    collection: str, questions: str, options: dict[str, Any], *, as_json: bool, dry_run: bool
-) -> None:
+def _promise(collection: str, questions: str | None, options: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
+    """Promise an error rate of answers to questions or, without them, of verified citations."""
     from ragfm.evaluation import evaluate_answers
     from ragfm.evaluation.settings_file import store_promise
-    from ragfm.evaluation.verified_tuning import promise_answered
+    from ragfm.evaluation.verified_tuning import PromiseReport, promise_answered, promise_verified
     from ragfm.rag import Rag
 
-    data, out = load_data(questions, options, answers=True), options["out"]
-    with data_collection(data, collection, options, ask={"wrong_cost": 0.0}) as (handle, _):
-        rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
-        with resumable(out) as progress:
-            answers = evaluate_answers(rag, data.questions, contexts=("retrieved",), out=out, progress=progress)
-        fingerprint = rag.answer_fingerprint
-    report = promise_answered(answers, fingerprint, error=options["error"], confidence=options["level"])
-    wrong_cost, written = report.promise and report.promise.wrong_cost, []
-    if report.promise and not dry_run:
-        written = store_promise(report.promise, Collection.open(collection).settings_file)
+    report: PromiseReport[Any]
+    opened, limits = Collection.open(collection), {"error": options["error"], "confidence": options["level"]}
+    details, out = dict[str, Any](), None
+    if questions is None:
+        basis, what = "labels", "A citation is verified from a probability"
+        report = promise_verified(opened.answer_log.labels(), **limits)
+    else:
+        basis, what = "answers", "An answer is `answered` from a confidence"
+        data, out = load_data(questions, options, answers=True), options["out"]
+        with data_collection(data, collection, options, ask={"wrong_cost": 0.0}) as (handle, _):
+            rag = Rag(handle, reader=options["reader"], adapter=options["adapter"])
+            with resumable(out) as progress:
+                answers = evaluate_answers(rag, data.questions, contexts=("retrieved",), out=out, progress=progress)
+            report = promise_answered(answers, rag.answer_fingerprint, **limits)
+        details["wrong_cost"] = report.promise and report.promise.wrong_cost
+    written = store_promise(report.promise, opened.settings_file) if report.promise and not dry_run else []
     if as_json:
-        print_json({**asdict(report), "wrong_cost": wrong_cost, "written": [str(path) for path in written]})
+        print_json({**asdict(report), **details, "written": [str(path) for path in written]})
         return
-    print_text(report.promise.guarantee(None).sentence if report.promise else "The answers allow no promise.")
+    print_text(report.promise.guarantee(None).sentence if report.promise else f"The {basis} allow no promise.")
     print_text(report.why)
     if report.promise:
-        print_text(f"An answer is `answered` from a confidence of {report.promise.threshold:.4f}.")
-        print_text(f"[ask] wrong_cost = {wrong_cost}")
+        print_text(f"{what} of {report.promise.threshold:.4f}.")
+        for name, value in details.items():
+            print_text(f"[ask] {name} = {value}")
     print_written(out)
     _print_written_settings(written, dry_run=dry_run)
 

@@ -131,7 +131,18 @@ def insights(rows: Iterable[Sequence[Any]], documents: Sequence[str]) -> Insight
     for members in groups.values():
         members.sort(key=lambda one: (one.badness, -one.id))
         made.append(QuestionGroup(Counts.of(members), members[:_MAX_ENTRIES]))
-    made.sort(key=_rank)
+    made.sort(
+        key=lambda group: (
+            -(group.counts.down + group.counts.unanswered),
+            -group.counts.unsure,
+            group.questions[0].badness,
+            -group.questions[0].id,
+        )
+    )
+    latency = []
+    for part, values in times.items():
+        cuts = quantiles([*values, *values], n=20, method="inclusive")  # at least two values
+        latency.append(Latency(part, round(cuts[9], 3), round(cuts[18], 3)))
     counted = [CitedDocument(uri, cited[uri]) for uri in documents]
     counted.sort(key=lambda one: -one.answers)
     never = [one.uri for one in counted if not one.answers]
@@ -143,18 +154,8 @@ def insights(rows: Iterable[Sequence[Any]], documents: Sequence[str]) -> Insight
         [one for one in counted[:_MAX_DOCUMENTS] if one.answers],
         never[:_MAX_DOCUMENTS],
         len(never),
-        [_latency(part, values) for part, values in times.items()],
+        latency,
     )
-
-
-def _rank(group: QuestionGroup) -> tuple[int, ...]:
-    counts, worst = group.counts, group.questions[0]
-    return (-(counts.down + counts.unanswered), -counts.unsure, worst.badness, -worst.id)
-
-
-def _latency(part: str, values: Sequence[float]) -> Latency:
-    cuts = quantiles([*values, *values], n=20, method="inclusive")  # at least two values
-    return Latency(part, round(cuts[9], 3), round(cuts[18], 3))
 
 
 def group_questions(questions: Sequence[str]) -> list[int]:

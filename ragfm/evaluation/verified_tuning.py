@@ -9,13 +9,12 @@ from typing import Generic, TypeVar
 
 from ragfm.answering.risk_control import choose_threshold, labels_needed
 from ragfm.core.errors import DataError
-from ragfm.core.promise import AnsweredPromise, Promise, VerifiedPromise
+from ragfm.core.promise import AnsweredPromise, VerifiedPromise
 from ragfm.core.text import counted
 from ragfm.evaluation.answer_evaluation import AnswersReport
 from ragfm.generation.citation_labels import CitationLabel
 
-P = TypeVar("P", bound=Promise)
-D = TypeVar("D", bound=VerifiedPromise)
+P = TypeVar("P", bound=VerifiedPromise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,8 @@ def promise_verified(
     """
     labels = [one for one in labels if not one.rated]
     used = [one for one in labels if one.fingerprint == labels[-1].fingerprint]
-    report = _promise([(one.probability, not one.right) for one in used], error, confidence, "label")
-    return _dated(report, VerifiedPromise, used[-1].fingerprint if used else {})
+    scored = [(one.probability, not one.right) for one in used]
+    return _promise(VerifiedPromise, used[-1].fingerprint if used else {}, scored, error, confidence, "label")
 
 
 def promise_answered(
@@ -66,26 +65,25 @@ def promise_answered(
         for result, outcome in outcomes
         if outcome.status == "answered"
     ]
-    return _dated(_promise(given, error, confidence, "answer"), AnsweredPromise, fingerprint)
-
-
-def _dated(report: PromiseReport[Promise], kind: type[D], fingerprint: Mapping[str, str]) -> PromiseReport[D]:
-    """The report with a promise that is given now."""
-    date = datetime.now(UTC).isoformat(timespec="milliseconds")
-    promise = kind(**asdict(report.promise), date=date, fingerprint=fingerprint) if report.promise else None
-    return PromiseReport(promise, report.labels, report.wrong, report.more, report.why)
+    return _promise(AnsweredPromise, fingerprint, given, error, confidence, "answer")
 
 
 def _promise(
-    scored: Sequence[tuple[float, bool]], error: float, confidence: float, unit: str
-) -> PromiseReport[Promise]:
-    """The promise that scores, each with whether its item is wrong, allow."""
+    kind: type[P],
+    fingerprint: Mapping[str, str],
+    scored: Sequence[tuple[float, bool]],
+    error: float,
+    confidence: float,
+    unit: str,
+) -> PromiseReport[P]:
+    """The promise that scores, each with whether its item is wrong, allow now."""
     wrong, count = sum(is_wrong for _, is_wrong in scored), len(scored)
     scores, faults = [score for score, _ in scored], [is_wrong for _, is_wrong in scored]
     found = choose_threshold(scores, faults, error=error, confidence=confidence)
     if found:
         why = f"At most {100 * found.bound:.1f} % are wrong: {found.wrong} of {counted(**{unit: found.labels})} are."
-        return PromiseReport(found, count, wrong, 0, why)
+        date = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return PromiseReport(kind(**asdict(found), date=date, fingerprint=fingerprint), count, wrong, 0, why)
     have = f"{wrong} of {counted(**{unit: count})} are wrong" if count else f"There are no {unit}s"
     rate = wrong / count if count else 0.0
     if rate >= error:

@@ -7,13 +7,13 @@
 
 Uploads are indexed by a process of its own (`index_supervisor`, `index_worker`); the server itself cannot change
 documents. The pages at `/`, `/insights` and `/review` are static (`page/`, `static_pages`) and use the same API.
-`service` holds what all routes share, and `app` puts everything together. `insight_routes` shows what people asked.
+`service` holds what all routes share, and `app` puts everything together.
 
 Forms and errors are in `api_models` and `api_errors`, keys in `api_keys`: a file, or the `key_table` of a database.
 `sign_in` is for users of an `oidc_provider`, who have what a key has.
 `commit_watch` wakes requests that wait for a commit.
-`image_routes` shows pages of documents, `review_routes` takes labels of citations, `document_parts` reads sections of
-documents, `event_stream` sends a streamed answer, `footnotes` adds lines below an answer, and `answer_markdown` makes
-its text safe to render. `memory_budget` estimates memory before the models are loaded; `prometheus_metrics` and
-`json_logging` report what the server does.
+`image_routes` shows pages of documents, `log_routes` shows what people asked and takes labels of citations,
+`document_parts` reads sections of documents, `event_stream` sends a streamed answer, and `answer_markdown`
+makes an answer's text safe to render. `memory_budget` estimates memory before the models are
+loaded; `prometheus_metrics` and `json_logging` report what the server does.
 """

@@ -19,7 +19,16 @@ from time import monotonic
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from filelock import FileLock
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from ragfm.core.access_groups import OWN_GROUP_PREFIX
 from ragfm.core.durable_files import write_durably
@@ -35,7 +44,7 @@ Scope: TypeAlias = Literal["read", "write", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """`write` is for uploads and deletions, `metrics` for the metrics of the server, `read` for all else.
 
-Both `metrics` and `read` are for the questions of all keys, see `insight_routes`."""
+Both `metrics` and `read` are for the questions of all keys, see `log_routes`."""
 
 
 class Key(BaseModel):
@@ -108,10 +117,7 @@ class User(Key):
     label: str = ""
 
 
-class _KeyFileContent(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    keys: tuple[Key, ...] = ()
+_FILE_CONTENT = TypeAdapter(dict[Literal["keys"], tuple[Key, ...]])
 
 
 def default_key_path(collection: str | Path) -> Path:
@@ -169,7 +175,7 @@ class KeyFile:
                 version = (status.st_ino, status.st_mtime_ns, status.st_size)
                 if version != self._file_version:
                     with self.path.open("rb") as file:
-                        self._keys = _KeyFileContent.model_validate_json(file.read(_MAX_FILE_BYTES)).keys
+                        self._keys = _FILE_CONTENT.validate_json(file.read(_MAX_FILE_BYTES)).get("keys", ())
                     self._file_version = version
             except FileNotFoundError:
                 return ()
@@ -236,8 +242,7 @@ class KeyFile:
         return used
 
     def _write(self, keys: list[Key]) -> None:
-        content = _KeyFileContent(keys=tuple(keys))
-        write_durably(self.path, content.model_dump_json(indent=1).encode(), mode=0o600)
+        write_durably(self.path, _FILE_CONTENT.dump_json({"keys": tuple(keys)}, indent=1), mode=0o600)
 
 
 def find_key(keys: tuple[Key, ...], name: str, path: str | Path) -> Key:

@@ -16,14 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from ragfm import __version__
-from ragfm.server import (
-    chat_routes,
-    document_routes,
-    image_routes,
-    insight_routes,
-    review_routes,
-    search_routes,
-)
+from ragfm.server import chat_routes, document_routes, image_routes, log_routes, search_routes
 from ragfm.server.api_errors import ErrorBody, answer_error, as_api_error
 from ragfm.server.api_models import ChatChunk
 from ragfm.server.request_guard import PROBES, KeyStore, Limits, RequestGuard
@@ -100,7 +93,7 @@ def create_app(
         exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, Exception), answer_error),
     )
     app.state.service = service
-    for routes in (chat_routes, search_routes, document_routes, image_routes, insight_routes, review_routes):
+    for routes in (chat_routes, search_routes, document_routes, image_routes, log_routes):
         app.include_router(routes.router)
     app.include_router(_operations)
     app.state.mcp, app.state.sign_in = nullcontext(), sign_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -37,11 +38,14 @@ from ragfm.server.api_models import (
     UrlCitation,
 )
 from ragfm.server.event_stream import EventStream
-from ragfm.server.footnotes import footnotes, without_footnotes
 from ragfm.server.served_models import Model
 from ragfm.server.service import Commit, Service, service_of
 
 router = APIRouter()
+_ADDED_LINES = re.compile(
+    r"(?:\n\nBut \[\d+\] says otherwise[^\n]*(?:\nBut \[\d+\] says otherwise[^\n]*)*)?"
+    r"(?:\n\nSources:(?:\n\[\d+\] [^\n]*)+)?\Z"
+)
 _EVENTS = {"schema": {"type": "string"}, "itemSchema": {"$ref": "#/components/schemas/ChatChunk"}}
 _RESPONSE = {
     "description": "The answer. With `stream`, events that hold a `ChatChunk` each, then `[DONE]`.",
@@ -219,3 +223,21 @@ def _usage(answer: Answer) -> ChatUsage:
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         prompt_tokens_details=PromptDetails(cached_tokens=usage.cached_tokens),
     )
+
+
+def footnotes(answer: Answer) -> str:
+    """The heading `Sources:` and a line with the quote for each citation and contradiction; empty if there is none."""
+    quoted = (answer.quote,) if answer.quote else ()
+    sources: tuple[Citation | Contradiction, ...] = (*answer.citations, *quoted, *answer.contradictions)
+    lines = []
+    for source in sources:
+        page = f", page {source.page}" if source.page else ""
+        page += f", {source.date}" if source.date else ""
+        name = displayed_name(" ".join((source.name or source.uri).split()))
+        lines.append(f"[{source.n}] {name}{page}: {source.displayed}")
+    return "\n".join(["\n\nSources:", *dict.fromkeys(lines)]) if lines else ""
+
+
+def without_footnotes(text: str) -> str:
+    """The answer's own text, from a text that a client sends back."""
+    return _ADDED_LINES.sub("", text.rstrip())

@@ -207,10 +207,9 @@ async def document(
 ) -> DocumentText:
     """A document with its text, or the state of an upload."""
     response.headers.update(CONTENT_HEADERS)
-    service, key = service_of(request), request.state.key
-    target = service.model(key, model)
+    service = service_of(request)
 
-    def read_text() -> DocumentText:
+    def read_text(key: Key, target: Model) -> DocumentText:
         handle = target.handle(key)
         own = service.uploads[target.collection].find(uri, key.own_group)
         try:
@@ -231,8 +230,7 @@ async def document(
         progress = _progress(target, key, service.uploads[target.collection].owned_by(key.own_group))
         return DocumentText(**_pending_card(service, target, own, progress).model_dump())
 
-    async with service.served.document_queue.slot(key.name):
-        return await service.served.run_to_end(read_text)
+    return await service.read_files(request, model, read_text)
 
 
 @router.get("/v1/outline/{uri:uri}")
@@ -241,10 +239,9 @@ async def document_outline(
 ) -> Outline:
     """The headings of a document with the characters and pages of their sections, from `start` on."""
     response.headers.update(CONTENT_HEADERS)
-    service, key = service_of(request), request.state.key
-    target = service.model(key, model)
-    async with service.served.document_queue.slot(key.name):
-        return await service.served.run_to_end(lambda: outline(read_document(target, key, uri), start))
+    return await service_of(request).read_files(
+        request, model, lambda key, target: outline(read_document(target, key, uri), start)
+    )
 
 
 @router.get("/v1/find/{uri:uri}")
@@ -258,10 +255,9 @@ async def find_in_document(
 ) -> TextPlaces:
     """The places where a text occurs in a document, from `start` on."""
     response.headers.update(CONTENT_HEADERS)
-    service, key = service_of(request), request.state.key
-    target = service.model(key, model)
-    async with service.served.document_queue.slot(key.name):
-        return await service.served.run_to_end(lambda: find_text(read_document(target, key, uri), text, start))
+    return await service_of(request).read_files(
+        request, model, lambda key, target: find_text(read_document(target, key, uri), text, start)
+    )
 
 
 @router.delete("/v1/documents/{uri:uri}", responses=_DELETE_RESPONSES)

@@ -12,9 +12,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from ragfm.core.errors import CollectionError, ConnectorError, ParseError
 from ragfm.server.api_errors import ApiError, ErrorBody, not_found
+from ragfm.server.api_keys import Key
 from ragfm.server.api_models import PageBoxes
 from ragfm.server.document_routes import CONTENT_HEADERS, ModelName, Uri
 from ragfm.server.json_logging import log_event
+from ragfm.server.served_models import Model
 from ragfm.server.service import service_of
 
 router = APIRouter()
@@ -43,11 +45,10 @@ async def page_image(
     width: Annotated[int, Query(ge=100, le=2400, description="Pixels.")] = 1200,
 ) -> Response:
     """A page of a PDF document or image, as PNG."""
-    service, key = service_of(request), request.state.key
-    handle = service.model(key, model).handle(key)
     known_tags = request.headers.get("if-none-match", "")
 
-    def render() -> Response:
+    def render(key: Key, target: Model) -> Response:
+        handle = target.handle(key)
         info = _found(partial(handle.info, uri), not_found("document", uri))
         tag = f'"{blake2b(repr((info.digest, page, width)).encode(), digest_size=16).hexdigest()}"'
         headers = {**CONTENT_HEADERS, "etag": tag}
@@ -56,8 +57,7 @@ async def page_image(
         image = _found(partial(handle.page_image, info.uri, page, width=width), not_found("page", str(page)))
         return Response(image, media_type="image/png", headers=headers)
 
-    async with service.served.document_queue.slot(key.name):
-        return await service.served.run_to_end(render)
+    return await service_of(request).read_files(request, model, render)
 
 
 @router.get("/v1/boxes/{uri:uri}", responses=_UNAVAILABLE)
@@ -65,16 +65,14 @@ async def page_boxes(
     request: Request, uri: Uri, page: PageNumber, start: Offset, end: Offset, model: ModelName = None
 ) -> PageBoxes:
     """Where the characters from `start` to `end` of a document's text stand on a page."""
-    service, key = service_of(request), request.state.key
-    handle = service.model(key, model).handle(key)
 
-    def find() -> PageBoxes:
+    def find(key: Key, target: Model) -> PageBoxes:
+        handle = target.handle(key)
         _found(partial(handle.info, uri), not_found("document", uri))
         boxes = _found(partial(handle.page_boxes, uri, page, start, end), not_found("page", str(page)))
         return PageBoxes(page=page, boxes=boxes)
 
-    async with service.served.document_queue.slot(key.name):
-        return await service.served.run_to_end(find)
+    return await service_of(request).read_files(request, model, find)
 
 
 @router.get("/v1/images/{image}", response_class=Response, responses=_FIGURE)
@@ -82,15 +80,12 @@ async def figure(
     request: Request, image: Annotated[str, Path(pattern="^[0-9a-f]{32}$")], model: ModelName = None
 ) -> Response:
     """The picture of a figure, by the hash that a hit or citation has as `image`."""
-    service, key = service_of(request), request.state.key
-    handle = service.model(key, model).handle(key)
 
-    def read() -> Response:
-        found = _found(partial(handle.image, image), not_found("image", image))
+    def read(key: Key, target: Model) -> Response:
+        found = _found(partial(target.handle(key).image, image), not_found("image", image))
         return Response(found.data, media_type=found.media_type, headers=CONTENT_HEADERS)
 
-    async with service.served.document_queue.slot(key.name):
-        return await service.served.run_to_end(read)
+    return await service_of(request).read_files(request, model, read)
 
 
 def _found(read: Callable[[], T], missing: ApiError) -> T:

@@ -19,14 +19,18 @@ request_fields: ContextVar[Mapping[str, str]] = ContextVar("request_fields", def
 """Id and key of the request that is being handled."""
 
 
-class _JsonFormatter(logging.Formatter):
-    """Adds a record's `event` and `fields` to its line. Records of libraries have neither: their event is `log`."""
+class _Formatter(logging.Formatter):
+    """Adds a record's `event` and `fields` to its line. Records of libraries have neither: their event is `log`.
+
+    The line is a JSON object or, for people, text: `12:30:01 INFO request status=200 ms=41`.
+    """
+
+    def __init__(self, form: Literal["json", "text"]) -> None:
+        super().__init__()
+        self._form = form
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self._line(record), ensure_ascii=False)
-
-    def _line(self, record: logging.LogRecord) -> dict[str, Any]:
-        line = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": getattr(record, "event", "log"),
@@ -38,7 +42,12 @@ class _JsonFormatter(logging.Formatter):
             line["message"] = message
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return line
+        if self._form == "json":
+            return json.dumps(line, ensure_ascii=False)
+        start = f"{line.pop('time')[11:19]} {line.pop('level').upper()} {line.pop('event')}"
+        trace = line.pop("traceback", "")
+        fields = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in line.items()]
+        return " ".join([start, *fields]) + (f"\n{trace}" if trace else "")
 
 
 def log_event(logger: logging.Logger, level: int, event: str, message: str = "", **fields: Any) -> None:
@@ -46,21 +55,10 @@ def log_event(logger: logging.Logger, level: int, event: str, message: str = "",
     logger.log(level, "%s", message, extra={"event": event, "fields": fields})
 
 
-class _TextFormatter(_JsonFormatter):
-    """The same for people: `12:30:01 INFO request status=200 ms=41`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = self._line(record)
-        start = f"{line.pop('time')[11:19]} {line.pop('level').upper()} {line.pop('event')}"
-        trace = line.pop("traceback", "")
-        fields = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in line.items()]
-        return " ".join([start, *fields]) + (f"\n{trace}" if trace else "")
-
-
 def configure_logging(*, debug: bool, form: Literal["json", "text"] = "json") -> None:
     """Log requests and warnings. With `debug` log everything, which may include the text of documents."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.setFormatter(_Formatter(form))
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("ragfm.server").setLevel(logging.DEBUG if debug else logging.INFO)
     logging.captureWarnings(True)

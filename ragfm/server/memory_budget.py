@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,22 @@ _HINT = (
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryUse:
-    """The memory of one component in bytes: with one answer at a time, and with all slots in use."""
-
-    name: str
-    min_bytes: int
-    max_bytes: int
-
-
 def check_memory(served: ServedModels) -> None:
     """Log the estimate, and warn if it is more than the free memory.
 
     Raises ConfigError if the memory does not suffice for one answer at a time.
     """
     parts, free = estimate_memory(served), free_memory()
-    minimum, maximum = sum(part.min_bytes for part in parts), sum(part.max_bytes for part in parts)
+    minimum, maximum = map(sum, zip(*parts.values(), strict=True))
     fields: dict[str, Any] = {
-        "planned_mb": {part.name: round(part.max_bytes / 1e6) for part in parts},
+        "planned_mb": {name: round(most / 1e6) for name, (_, most) in parts.items()},
         "together_mb": round(maximum / 1e6),
         "free_mb": None if free is None else round(free / 1e6),
     }
     log_event(_log, logging.INFO, "memory", **fields)
     if free is None or maximum <= free:
         return
-    details = ", ".join(f"{part.name} {part.max_bytes / 1e6:,.0f} MB" for part in parts)
+    details = ", ".join(f"{name} {most / 1e6:,.0f} MB" for name, (_, most) in parts.items())
     if minimum > free:
         message = (
             f"The memory does not suffice: {free / 1e6:,.0f} MB are free, and the served models need at least "
@@ -59,13 +49,18 @@ def check_memory(served: ServedModels) -> None:
     log_event(_log, logging.WARNING, "memory_low", f"{warning}{details}. {_HINT}")
 
 
-def estimate_memory(served: ServedModels) -> list[MemoryUse]:
-    """The memory of the process, each reader, embedder and collection. Readers of unknown size are left out."""
-    parts = [MemoryUse("the process", _PROCESS_BYTES, _PROCESS_BYTES)]
+def estimate_memory(served: ServedModels) -> dict[str, tuple[int, int]]:
+    """The bytes of the process, each reader, embedder and collection: with one answer at a time, and with all slots.
+
+    Readers of unknown size are left out.
+    """
+    parts = {"the process": (_PROCESS_BYTES, _PROCESS_BYTES)}
     for rag in {id(model.rag.base_reader): model.rag for model in served.models.values()}.values():
         reader_bytes = getattr(rag.base_reader, "memory_bytes", None)
         if reader_bytes:
-            parts.append(MemoryUse(f"the reader {rag.reader_name}", *reader_bytes))
+            name = f"the reader {rag.reader_name}"  # of several, if their options differ
+            least, most = parts.get(name, (0, 0))
+            parts[name] = least + reader_bytes[0], most + reader_bytes[1]
     collections = {model.collection: model.rag.collection for model in served.models.values()}
     for embedder in sorted({str(collection.contract["embedder"]) for collection in collections.values()}):
         plugin, embedder_model = plugin_and_model("embedders", embedder)
@@ -76,10 +71,10 @@ def estimate_memory(served: ServedModels) -> list[MemoryUse]:
         except RagfmError:  # not installed: a search will report it
             continue
         size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-        parts.append(MemoryUse(f"the embedder {embedder}", size, size))
+        parts[f"the embedder {embedder}"] = size, size
     for name, collection in collections.items():
         size = view_bytes(collection.path)
-        parts.append(MemoryUse(f"the collection {name}", size, size))
+        parts[f"the collection {name}"] = size, size
     return parts
 
 

@@ -175,6 +175,13 @@ class Service:
         request.state.log_fields["groups"] = sorted(named)
         return model.handle(key, named)
 
+    async def read_files(self, request: Request, model: str | None, read: Callable[[Key, Model], T]) -> T:
+        """What `read` finds in the documents of a collection, when it is the turn of the request's key."""
+        key: Key = request.state.key
+        target = self.model(key, model)
+        async with self.served.document_queue.slot(key.name):
+            return await self.served.run_to_end(read, key, target)
+
     def rag(self, model: Model, handle: Collection, origin: Origin, *, k: int | None = None, **sampling: Any) -> Rag:
         """The model over a handle, with the given sampling parameters, within the limits."""
         given = {name: value for name, value in sampling.items() if value is not None}

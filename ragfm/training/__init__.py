@@ -18,7 +18,6 @@ training_run            train an adapter, or estimate the cost
 train_settings          its settings and estimate
 trainer                 train a reader
 training_loop           the loop of readers and embedders
-interrupts              Ctrl-C between steps
 training_batches        batches and their loss
 base_model              the model that is trained
 methods                 LoRA and the other methods of fine-tuning

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ragfm.core.errors import UnsupportedError, needs_extra
 from ragfm.core.types import Message
 from ragfm.generation.readers.chat_template import ChatTemplate
-from ragfm.generation.readers.torch_model import end_tokens
+from ragfm.generation.readers.torch_model import end_tokens, load_pretrained
 from ragfm.models.hardware import has_bf16, limit_torch_threads
-from ragfm.models.model_lookup import find_model, hide_progress_bar, report_damage
+from ragfm.models.model_lookup import find_model
 from ragfm.training.examples import Example
 
 _PLACEHOLDER = "ANSWER"
@@ -49,22 +48,8 @@ class Base:
         self.name = name
         self.path = find_model(name, "reader")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        folder = self.path.parent if self.path.is_file() else self.path
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        if self.path.is_file():
-            options["gguf_file"] = self.path.name
         quantisation = {"quantization_config": self._four_bit_config()} if four_bit else {}
-        with (
-            needs_extra(f"The model {self.path}", "train"),
-            report_damage("transformers", self.path),
-            hide_progress_bar(gguf=self.path.is_file()),
-        ):
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, **options, **quantisation
-            )
-        if not self.tokenizer.chat_template:
-            raise UnsupportedError(f"The model {self.path} has no chat template.", "Use an instruction-tuned model.")
+        self.tokenizer, model = load_pretrained(self.path, "train", dtype=torch.float32, **quantisation)
         model.name_or_path = name  # PEFT stores it; the path on this machine must not get into the adapter
         self.model = model if four_bit else model.to(self.device)
         self.ends = end_tokens(self.tokenizer, model)

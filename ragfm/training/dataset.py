@@ -117,23 +117,18 @@ def group_of(uri: str) -> str:
 
 
 def connected_groups(names: Sequence[Sequence[str]]) -> list[list[int]]:
-    """The connected components of items that share a name: lists of indices (union-find).
+    """The connected components of items that share a name: lists of indices. `names` has the names of each item."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    `names` has the names of each item, at least one.
-    """
-    parents: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while (parent := parents.setdefault(name, name)) != name:
-            parents[name] = name = parents[parent]
-        return name
-
-    for first, *rest in names:
-        for name in rest:
-            parents[root(name)] = root(first)
-    groups: dict[str, list[int]] = {}
-    for index, (first, *_) in enumerate(names):
-        groups.setdefault(root(first), []).append(index)
+    # A graph of items and names, with an edge from each item to each of its names.
+    nodes = {name: len(names) + n for n, name in enumerate(dict.fromkeys(name for own in names for name in own))}
+    edges = [(index, nodes[name]) for index, own in enumerate(names) for name in own]
+    size = len(names) + len(nodes)
+    graph = coo_array((np.ones(len(edges)), tuple(np.array(edges, dtype=int).reshape(-1, 2).T)), shape=(size, size))
+    groups: dict[int, list[int]] = {}
+    for index, component in enumerate(connected_components(graph, directed=False)[1][: len(names)].tolist()):
+        groups.setdefault(component, []).append(index)
     return list(groups.values())
 
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -88,7 +88,7 @@ def train_embedder(
     steps = list(itertools.chain.from_iterable(by_epoch))
     epoch_ends = list(itertools.accumulate(map(len, by_epoch)))
     valid_batches = draw(valid, -1)
-    records = [example.as_record() for example in [*examples, *valid]]
+    records = [astuple(example) for example in [*examples, *valid]]
     configuration = {
         **facts,
         "epochs": epochs,

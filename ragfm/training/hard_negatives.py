@@ -6,9 +6,8 @@ import json
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ragfm.collection import Collection
 from ragfm.core.durable_files import write_durably
@@ -30,10 +29,6 @@ class RankingExample:
     question: str
     positive: str
     negatives: tuple[str, ...]
-
-    def as_record(self) -> dict[str, Any]:
-        """The example as it is stored and hashed."""
-        return {"question": self.question, "right": self.positive, "wrong": self.negatives}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +118,7 @@ def load_or_mine(
     key = {"questions": fingerprint(questions, answers=True), "generation": collection.status().generation}
     cache = json.loads(file.read_bytes()) if file.exists() else {}
     if cache.get("of") == key:
-        return [RankingExample(one["question"], one["right"], tuple(one["wrong"])) for one in cache["lessons"]]
+        return [RankingExample(question, positive, tuple(wrong)) for question, positive, wrong in cache["examples"]]
     examples = mine_hard_negatives(collection, questions, progress=progress)
-    write_durably(file, json.dumps({"of": key, "lessons": [example.as_record() for example in examples]}).encode())
+    write_durably(file, json.dumps({"of": key, "examples": [astuple(example) for example in examples]}).encode())
     return examples

@@ -52,10 +52,6 @@ class HeldOut:
             uri for uri, own in paragraphs.items() if own & self.paragraphs or len(own & held_out) > len(own) / 2
         }
 
-    def unknown_uris(self, collection: Collection) -> frozenset[str]:
-        """The documents that the questions are about but the collection does not have."""
-        return self.uris - {info.uri for info in collection.documents()}
-
 
 def load_held_out(paths: Sequence[str | Path]) -> HeldOut:
     """The questions of some question sets, with the paragraphs of the documents that they include.

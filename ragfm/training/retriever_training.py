@@ -39,26 +39,6 @@ _K = 10  # hits that are evaluated
 
 
 @dataclass(frozen=True, slots=True)
-class RetrieverSettings:
-    """Settings of a retriever's training run.
-
-    - `base`: name or path of the embedder to start from.
-    - `epochs`: number of passes over the examples.
-    - `batch`: number of questions per step.
-    - `rate`: peak learning rate.
-    - `negatives`: number of hard negatives per question.
-    - `seed`: random seed.
-    """
-
-    base: str = "bundled"
-    epochs: int = 3
-    batch: int = 32
-    rate: float = 3e-5
-    negatives: int = 1
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class RetrieverReport:
     """The result of training a retriever.
 
@@ -71,7 +51,7 @@ class RetrieverReport:
     - `seconds`: duration of the whole run.
     """
 
-    settings: RetrieverSettings
+    settings: Mapping[str, Any]
     base: Mapping[str, str]
     questions: Mapping[str, int]
     lessons: int
@@ -90,13 +70,19 @@ def adapt_retriever(
     collection: Collection,
     split: QuestionSplit,
     out: str | Path,
-    settings: RetrieverSettings = RetrieverSettings(),
     *,
+    base: str = "bundled",
+    epochs: int = 3,
+    batch: int = 32,
+    rate: float = 3e-5,
+    negatives: int = 1,
+    seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> RetrieverReport:
     """Train an embedder into the folder `out` and compare retrieval before and after; an interrupted run continues.
 
-    Checkpoints are in `out/.training/fit`. The collection does not change: `reembed` adopts the embedder. Progress has
+    `base` is the embedder to start from; the other parameters are those of `train_embedder`. Checkpoints are in
+    `out/.training/fit`. The collection does not change: `reembed` adopts the embedder. Progress has
     the stages "mine negatives", "train", "re-embed" and "search RUN". Raises DataError if there is nothing to train on
     or `out` holds a retriever already, and ModelNotFoundError.
     """
@@ -104,19 +90,25 @@ def adapt_retriever(
     start, folder = time.monotonic(), Path(out)
     if (folder / RECORD).exists():
         raise DataError(f"{folder} already contains a retriever.", "Use another folder, or delete this one.")
-    base = find_model(settings.base, "embedder")
-    check_output_folder(folder, base, checkpoint=STATE)
+    path_of_base = find_model(base, "embedder")
+    check_output_folder(folder, path_of_base, checkpoint=STATE)
     state = folder / STATE
     make_output(folder)
     (state / "fit").mkdir(parents=True, exist_ok=True)
+    settings = {"base": base, "epochs": epochs, "batch": batch, "rate": rate, "negatives": negatives, "seed": seed}
     examples = load_or_mine(collection, split.learn, state / "learn.json", report_progress)
     figures = train_embedder(
         examples=examples,
         valid=load_or_mine(collection, split.choose, state / "choose.json"),
         folder=folder,
         checkpoints=state / "fit",
-        **asdict(settings),
-        facts={"retriever": asdict(settings)},
+        base=base,
+        epochs=epochs,
+        batch=batch,
+        rate=rate,
+        negatives=negatives,
+        seed=seed,
+        facts={"retriever": settings},
         progress=report_progress,
     )
 
@@ -145,7 +137,7 @@ def adapt_retriever(
     )
     report = RetrieverReport(
         settings=settings,
-        base=base_facts(settings.base, base, "embedder"),
+        base=base_facts(base, path_of_base, "embedder"),
         questions={name: len(getattr(split, name)) for name in ("learn", "choose", "test")},
         lessons=len(examples),
         numbers=figures,

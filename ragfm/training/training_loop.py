@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +26,6 @@ from ragfm.core.errors import DamagedModelError, DataError
 from ragfm.models.adapters import BEST, CHECKPOINT
 from ragfm.training import checkpoint
 from ragfm.training.base_model import in_bfloat16
-from ragfm.training.interrupts import interrupts_between_steps, without_interrupts
 
 _MAX_GRADIENT_NORM = 1.0
 
@@ -192,3 +193,49 @@ class TrainingLoop:
     def _save(self) -> None:
         path, state = self.folder / CHECKPOINT, asdict(self.state)
         checkpoint.save_checkpoint(path, self.model, self.optimizer, self.configuration, state, self._random_state)
+
+
+@contextmanager
+def interrupts_between_steps() -> Iterator[Callable[[], None]]:
+    """Keep a Ctrl-C in this block for the function that is yielded, which raises it, or for the end of the block.
+
+    Raised inside torch it may end the process. A second Ctrl-C is raised at once. Does nothing outside the main thread.
+    """
+    interrupted = False
+
+    def note(*_: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    def raise_if_interrupted() -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield raise_if_interrupted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield raise_if_interrupted
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    raise_if_interrupted()
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Deliver a Ctrl-C that arrives inside the block at its end. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[tuple[Any, ...]] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received and callable(handler):
+        handler(*received[0])

@@ -12,7 +12,7 @@ from support.running_server import QUESTION, Running
 
 from ragfm.core.types import Answer, Citation, Contradiction, Usage
 from ragfm.rag import Rag
-from ragfm.server.footnotes import footnotes, without_footnotes
+from ragfm.server.chat_routes import footnotes, without_footnotes
 
 STREAMED = "You get 28 days. Parents get 16 weeks more."
 TEXT = "You get 28 days [1]. Parents get 16 weeks more [1]."

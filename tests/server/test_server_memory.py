@@ -30,7 +30,7 @@ def served(tmp_path: Path) -> ServedModels:
 
 
 def test_each_reader_counts_once_with_its_weights_and_slots(served: ServedModels, tmp_path: Path) -> None:
-    parts = {part.name.split("/")[-1]: (part.min_bytes, part.max_bytes) for part in estimate_memory(served)}
+    parts = {name.split("/")[-1]: size for name, size in estimate_memory(served).items()}
     weights = (tmp_path / "tiny.gguf").stat().st_size
     assert parts["tiny.gguf"] == (weights + 300 * TOKEN, weights + 8 * 300 * TOKEN)
     views = tmp_path / "a" / "handbook" / "views"
@@ -39,15 +39,15 @@ def test_each_reader_counts_once_with_its_weights_and_slots(served: ServedModels
 
 
 def test_a_view_left_by_a_killed_process_does_not_count(served: ServedModels, tmp_path: Path) -> None:
-    before = {part.name: part for part in estimate_memory(served)}
+    before = estimate_memory(served)
     (tmp_path / "a" / "handbook" / "views" / "9999999999.0123abcd.new").mkdir()
-    assert {part.name: part for part in estimate_memory(served)} == before
+    assert estimate_memory(served) == before
 
 
 def test_too_little_memory_is_refused_or_warned_of(
     served: ServedModels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    least, most = (sum(getattr(part, name) for part in estimate_memory(served)) for name in ("min_bytes", "max_bytes"))
+    least, most = map(sum, zip(*estimate_memory(served).values(), strict=True))
     caplog.set_level("INFO", "ragfm.server")
     monkeypatch.setattr(memory_budget, "free_memory", lambda: most)
     check_memory(served)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.shell import InProcessShell
@@ -17,7 +18,7 @@ from ragfm.embedders.model_folder import read_bert_folder
 from ragfm.evaluation import Gold, Question
 from ragfm.training.embedder_training import epoch_batches
 from ragfm.training.hard_negatives import RankingExample, mine_hard_negatives, split_questions
-from ragfm.training.retriever_training import RECORD, RetrieverReport, RetrieverSettings, adapt_retriever
+from ragfm.training.retriever_training import RECORD, RetrieverReport, adapt_retriever
 
 TOWNS = "Aldon Brista Corvel Dunmar Elsick Farrow Gosten Hadley Ilmar Jorvik Kelso Lunden".split()
 WORDS = {"harbour": "blick", "library": "quarm", "prison": "vosp", "bakery": "trell"}
@@ -56,13 +57,13 @@ QUESTIONS = [
 PARTS = split_questions(QUESTIONS, 0.5)
 
 
-SETTINGS = RetrieverSettings(epochs=3, rate=2e-4, negatives=2)
+SETTINGS: dict[str, Any] = {"epochs": 3, "rate": 2e-4, "negatives": 2}
 
 
 @pytest.fixture(scope="module")
 def embedder(towns: Collection, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RetrieverReport]:
     out = tmp_path_factory.mktemp("out") / "embedder"
-    return out, adapt_retriever(towns, PARTS, out, SETTINGS)
+    return out, adapt_retriever(towns, PARTS, out, **SETTINGS)
 
 
 @pytest.mark.slow
@@ -92,7 +93,7 @@ def test_an_embedder_learns_new_words_and_can_be_adopted(
 @pytest.mark.slow
 def test_an_existing_retriever_is_not_overwritten(towns: Collection, embedder: tuple[Path, RetrieverReport]) -> None:
     with pytest.raises(DataError, match="already contains a retriever"):
-        adapt_retriever(towns, PARTS, embedder[0], SETTINGS)
+        adapt_retriever(towns, PARTS, embedder[0], **SETTINGS)
 
 
 @pytest.mark.slow
@@ -107,7 +108,7 @@ def test_an_interrupted_run_continues(towns: Collection, tmp_path: Path) -> None
             if now.stage == stop and now.total and now.done == now.total // 2:
                 raise KeyboardInterrupt
 
-        return adapt_retriever(towns, PARTS, out, SETTINGS, progress=progress)
+        return adapt_retriever(towns, PARTS, out, **SETTINGS, progress=progress)
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -134,9 +135,8 @@ def test_a_folder_without_a_judge_is_refused(towns: Collection, tmp_path: Path) 
 
 def test_a_gguf_file_is_refused(towns: Collection, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    settings = RetrieverSettings(base=str(tmp_path / "model.gguf"))
     with pytest.raises(UnsupportedError, match="is not an embedder"):
-        adapt_retriever(towns, PARTS, tmp_path / "out", settings)
+        adapt_retriever(towns, PARTS, tmp_path / "out", base=str(tmp_path / "model.gguf"))
 
 
 def test_parts_of_a_split_share_no_document() -> None:

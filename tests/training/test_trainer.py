@@ -56,11 +56,11 @@ from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors, trainable_parameters, weight_tensors, write_tensors
 from ragfm.training.examples import Example, examples_to_jsonl
-from ragfm.training.interrupts import interrupts_between_steps
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training, shares_prefixes
 from ragfm.training.training_batches import completion_loss, pack_rows, plan_steps, row_tokens
+from ragfm.training.training_loop import interrupts_between_steps
 
 RATES = {"lora": 2e-2, "qlora": 2e-2, "prefix": 2e-1, "prompt": 1e-1, "ia3": 1e-1, "full": 5e-3}
 SETTINGS = TrainSettings(rank=4, epochs=2, batch=5, rate=5e-3)
@@ -333,7 +333,7 @@ from pathlib import Path
 from support.tiny_models import tiny_examples
 from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import read_tensors
-from ragfm.training.interrupts import interrupts_between_steps
+from ragfm.training.training_loop import interrupts_between_steps
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training

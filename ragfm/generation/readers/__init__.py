@@ -14,7 +14,7 @@ abstaining_reader     reader `none`, without a model: the judge quotes the docum
 server_pool           servers that offer the same model
 remote_call           cancellable requests to servers
 local_reader          base class of the readers that evaluate a model in this process
-engine                interfaces of the models and KV caches that continuous batching uses
+engine                tokens of a batch and adapters, which batching and the models share
 continuous_batching   the thread that evaluates all requests in one batch
 generation_request    a request and its results, shared by two threads
 prompt_lookup         drafts of the next tokens, copied from the prompt

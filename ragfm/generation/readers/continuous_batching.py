@@ -15,12 +15,12 @@ import math
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -29,9 +29,26 @@ from ragfm.core.fork import end_openmp_threads
 from ragfm.core.tracing import span
 from ragfm.core.types import Stream, Usage
 from ragfm.generation.readers import stream_until_stop
-from ragfm.generation.readers.engine import Adapter, BatchToken, CacheFactory, KVCache, Logits, Model
+from ragfm.generation.readers.engine import Adapter, BatchToken, Logits
 from ragfm.generation.readers.generation_request import GenerationRequest
 from ragfm.generation.readers.slots import Slot, assign_slot
+
+if TYPE_CHECKING:
+    from ragfm.generation.readers.llama_context import LlamaContext
+    from ragfm.generation.readers.llama_model import LlamaModel
+    from ragfm.generation.readers.torch_kv_cache import BatchedKVCache, SingleKVCache
+    from ragfm.generation.readers.torch_model import TorchModel
+
+Model: TypeAlias = "LlamaModel | TorchModel"
+"""Weights, tokenizer and chat template. A cached prefix is reused up to a multiple of `prefix_multiple` tokens, and
+`prefill_block` tokens of a prompt are evaluated at once."""
+KVCache: TypeAlias = "LlamaContext | BatchedKVCache | SingleKVCache"
+"""Keys and values of evaluated tokens, in slots. Used by one thread.
+
+The tokens of a slot continue its content, and slots come in ascending order. Logits are valid until the next call. With
+`has_pending_copies`, copies were requested that take effect only with the next evaluation."""
+CacheFactory: TypeAlias = "Callable[[int], KVCache]"
+"""Makes an empty cache with a number of slots. Raises RagfmError if memory is short."""
 
 STEPS_PER_ADAPTER = 8
 """Steps with one adapter before requests with another one get their turn: switching takes time."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.tracing import Span
 from ragfm.core.types import CLOSED
-from ragfm.generation.readers.engine import Adapter, TokenSampler
+from ragfm.generation.readers.engine import Adapter
 from ragfm.generation.readers.prompt_lookup import PromptLookup
 
+if TYPE_CHECKING:
+    from ragfm.generation.readers.llama_sampler import GrammarSampler
+    from ragfm.generation.readers.sampling import LogitsSampler
+
 T = TypeVar("T")
+TokenSampler: TypeAlias = "LogitsSampler | GrammarSampler"
 
 
 class ResultQueue(Generic[T]):

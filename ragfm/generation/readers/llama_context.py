@@ -59,7 +59,7 @@ class LlamaContext:
         self.has_pending_copies = False
 
     def evaluate(self, batch: Sequence[BatchToken]) -> list[Logits]:
-        """See KVCache."""
+        """The requested logits, in order; valid until the next call."""
         fillers = self._fill_gaps(batch)
         entries = sorted([*batch, *fillers], key=lambda entry: entry.slot) if fillers else batch
         llama_batch = self._batch

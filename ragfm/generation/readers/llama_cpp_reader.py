@@ -10,7 +10,7 @@ from ragfm.core.errors import ConfigError, UnsupportedError
 from ragfm.core.types import Sampling
 from ragfm.generation.json_schema import OutputSchema
 from ragfm.generation.readers import bool_option, int_option, passages_for
-from ragfm.generation.readers.engine import CacheFactory
+from ragfm.generation.readers.continuous_batching import CacheFactory
 from ragfm.generation.readers.llama_context import LlamaContext
 from ragfm.generation.readers.llama_model import LlamaModel
 from ragfm.generation.readers.llama_sampler import GrammarSampler

@@ -5,20 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ragfm.core.cache import file_identity
 from ragfm.core.fork import reset_in_children
 from ragfm.core.types import Message, Sampling, Stream
 from ragfm.generation.readers import ScopedReader, bool_option, check_images, completion_limit, int_option
 from ragfm.generation.readers.chat_template import opens_thinking
-from ragfm.generation.readers.continuous_batching import Batcher
-from ragfm.generation.readers.engine import Adapter, CacheFactory, Model, TokenSampler
-from ragfm.generation.readers.generation_request import GenerationRequest
+from ragfm.generation.readers.continuous_batching import Batcher, CacheFactory
+from ragfm.generation.readers.engine import Adapter
+from ragfm.generation.readers.generation_request import GenerationRequest, TokenSampler
 from ragfm.generation.readers.prompt_lookup import PromptLookup
 from ragfm.models.model_lookup import is_pinned, weights_sha256
 
-M = TypeVar("M", bound=Model)
+if TYPE_CHECKING:
+    from ragfm.generation.readers.llama_model import LlamaModel
+    from ragfm.generation.readers.torch_model import TorchModel
+
+M = TypeVar("M", bound="LlamaModel | TorchModel")
 
 
 class _Engine(NamedTuple):

@@ -15,7 +15,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
-from ragfm.core.errors import ConfigError, DamagedModelError, MissingExtraError, RagfmError, UnsupportedError
+from ragfm.core.errors import ConfigError, DamagedModelError, RagfmError, UnsupportedError, needs_extra
 from ragfm.core.types import Message
 from ragfm.generation.reader_output import REASONING_TAGS
 from ragfm.generation.readers.chat_template import ChatTemplate
@@ -57,30 +57,15 @@ class TorchModel:
         _check_options(device, dtype)
         limit_torch_threads()
         on_gpu = torch.cuda.is_available() if device is None else not device.startswith("cpu")
-
-        folder = path.parent if path.is_file() else path
-        load_options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        if path.is_file():
-            load_options["gguf_file"] = path.name
-        model_options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
+        options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("bfloat16" if on_gpu else "float32"))}
         if device is None and torch.cuda.device_count() > 1:
-            model_options["device_map"] = "auto"
-        try:
-            with report_damage("transformers", path), hide_progress_bar(gguf=path.is_file()):
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, **load_options)
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, use_safetensors=True, **model_options, **load_options
-                )
-        except ImportError as error:
-            hint = "Run `pip install -e '.[transformers]'` in ragfm's source folder."
-            raise MissingExtraError(f"Cannot load '{path}': {error}.", hint) from error
-        if not self._tokenizer.chat_template:
-            raise UnsupportedError(f"The model '{path}' has no chat template.", "Use an instruction-tuned model.")
+            options["device_map"] = "auto"
+        self._tokenizer, model = load_pretrained(path, "transformers", **options)
         if not self._tokenizer.is_fast:
             raise UnsupportedError(f"The model '{path}' has no fast tokenizer.", "Convert it to tokenizer.json.")
 
         self.path, self._thinking = path, thinking
-        if "device_map" not in model_options:
+        if "device_map" not in options:
             model = model.to(device or ("cuda" if on_gpu else "cpu"))
         self._model = model.eval()
         self.device, self.dtype = self._model.device, self._model.dtype
@@ -174,11 +159,8 @@ class TorchModel:
 
     def _load_adapter(self, adapter: Adapter) -> None:
         """Load an adapter with PEFT, which inserts its layers into the model, or its virtual tokens."""
-        try:
+        with needs_extra("Adapters", "train"):
             from peft import PeftConfig, PeftModel
-        except ImportError as error:
-            hint = "Run `pip install -e '.[train]'` in ragfm's source folder."
-            raise MissingExtraError("The package 'peft' is not installed, and adapters need it.", hint) from error
         name = f"adapter{next(self._name_numbers)}"
         # If loading fails, the model may already have changed: no adapter, not even None, must count as current.
         self._current_adapter = Adapter(name, "")
@@ -216,6 +198,27 @@ class TorchModel:
             raise
         if adapter not in self._virtual_caches:
             self._adapter_names[adapter] = name
+
+
+def load_pretrained(path: Path, extra: str, **options: Any) -> tuple[Any, Any]:
+    """The tokenizer and the model in a folder, or in a GGUF file, which needs an extra.
+
+    Raises DamagedModelError, MissingExtraError, and UnsupportedError without a chat template.
+    """
+    folder = path.parent if path.is_file() else path
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if path.is_file():
+        common["gguf_file"] = path.name
+    with (
+        needs_extra(f"The model '{path}'", extra),
+        report_damage("transformers", path),
+        hide_progress_bar(gguf=path.is_file()),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **common)
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **common, **options)
+    if not tokenizer.chat_template:
+        raise UnsupportedError(f"The model '{path}' has no chat template.", "Use an instruction-tuned model.")
+    return tokenizer, model
 
 
 def cache_argument(model: Any) -> str:

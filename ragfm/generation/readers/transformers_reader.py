@@ -8,7 +8,7 @@ from pathlib import Path
 from ragfm.core.errors import ModelNotFoundError, UnsupportedError
 from ragfm.core.types import Sampling
 from ragfm.generation.readers import passages_for
-from ragfm.generation.readers.engine import CacheFactory
+from ragfm.generation.readers.continuous_batching import CacheFactory
 from ragfm.generation.readers.local_reader import LocalReader
 from ragfm.generation.readers.sampling import LogitsSampler
 from ragfm.generation.readers.torch_kv_cache import BatchedKVCache, SingleKVCache

@@ -1,7 +1,10 @@
-"""`/v1/insights`: what the log of a collection says about its questions; `/v1/insights/{id}`: one of them.
+"""The answer log of a collection: what it says about the questions, and labels of citations.
 
-Owners, whose keys have the scope `metrics`, see the questions of all keys, others their own. An answer is shown to keys
-that may see all documents that its reader read.
+    /v1/insights        questions by day and group, documents cited, times; /v1/insights/{id}: one of the questions
+    /v1/review          verified citations to label as right or wrong, as `ragfm log review` does
+
+Owners, whose keys have the scope `metrics`, see the questions of all keys, others their own. Only owners label. An
+answer is shown to keys that may see all documents that its reader read.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from ragfm.core.errors import CollectionError, LogError
 from ragfm.core.types import Document
@@ -23,13 +27,14 @@ from ragfm.generation.log_entries import LogEntry, LogFilter
 from ragfm.generation.prompt import neutralize_markers
 from ragfm.server.api_errors import ApiError, not_found, refuse_unknown_parameters
 from ragfm.server.api_keys import Key
-from ragfm.server.api_models import InsightList, LoggedAnswer, LoggedPassage
+from ragfm.server.api_models import InsightList, LoggedAnswer, LoggedPassage, OwnRequest
 from ragfm.server.document_routes import CONTENT_HEADERS, ModelName
 from ragfm.server.served_models import Model
 from ragfm.server.service import service_of
 
 T = TypeVar("T")
 LogId = Annotated[int, Path(ge=1, lt=2**63)]
+_BATCH = 50  # citations in a response
 router = APIRouter(dependencies=[Depends(refuse_unknown_parameters)])
 
 
@@ -39,14 +44,18 @@ async def _read(request: Request, model: str | None, read: Callable[[Key, Model,
     target = service.model(key, model)
     request.state.log_fields = {"model": target.collection}
     try:
-        if target.rag.log is not None:
-            return await service.served.compute(key, read, key, target, target.rag.log)
+        return await service.served.compute(key, lambda: read(key, target, target.handle(key).answer_log))
     except LogError as error:
         request.state.log_fields |= {"why": type(error).__name__}
-    message = (
-        f"{target.collection!r} has no logged answer. To log answers, set `log = true` under `[ask]` in ragfm.toml."
-    )
-    raise ApiError(404, message, code="no_answer_log")
+        message = (
+            f"{target.collection!r} has no logged answer. To log answers, set `log = true` under `[ask]` in ragfm.toml."
+        )
+        raise ApiError(404, message, code="no_answer_log") from error
+
+
+def _documents(key: Key, target: Model) -> dict[str, None]:
+    """The URIs of the documents that a key may see, in order."""
+    return {info.uri: None for info in target.handle(key).documents()}
 
 
 def _visible(key: Key, **conditions: Any) -> LogFilter:
@@ -64,8 +73,8 @@ async def list_insights(
     """What was asked: by day, near-duplicates together, bad answers first; documents cited, and times."""
 
     def read(key: Key, target: Model, log: AnswerLog) -> str:
-        documents = [info.uri for info in target.handle(key).documents()]
-        found = insights(log.overview(_visible(key, newer_than=timedelta(days=days))), documents)
+        rows = log.overview(_visible(key, newer_than=timedelta(days=days)))
+        found = insights(rows, list(_documents(key, target)))
         return InsightList(model=target.collection, everybody=key.is_owner, data=found).model_dump_json()
 
     return Response(await _read(request, model, read), media_type="application/json", headers=CONTENT_HEADERS)
@@ -87,7 +96,7 @@ async def export(
             own = None if key.is_owner else {row[0] for row in log.overview(_visible(key))}
             return [asdict(label) for label in log.labels() if own is None or label.entry in own]
         entries = log.entries(_visible(key, rated=True))
-        known = {info.uri for info in target.handle(key).documents()}
+        known = _documents(key, target).keys()
         return list(questions_from_log(entry for entry in entries if entry.read_uris <= known))
 
     lines = await _read(request, model, read)
@@ -130,3 +139,98 @@ def _answer(entry: LogEntry, documents: dict[str, Document]) -> LoggedAnswer:
         names += ("correction", "citations", "contradictions")
     passages.sort(key=lambda passage: passage.n)
     return LoggedAnswer(**{name: getattr(entry, name) for name in names}, **said, passages=passages)
+
+
+class ReviewedCitation(BaseModel):
+    """Citation number `citation` (from 1) of a log entry. Its probability is left out: it would influence the label."""
+
+    entry: int
+    citation: int
+    question: str
+    sentence: str
+    quote: str
+    uri: str
+    name: str
+    page: int | None
+    start: int
+    end: int
+
+
+class ReviewList(BaseModel):
+    """The first of the `waiting` citations without a label, in random order."""
+
+    model: str
+    waiting: int
+    data: list[ReviewedCitation]
+
+
+class LabelRequest(OwnRequest):
+    """Whether the quote of a citation states what question and sentence say together."""
+
+    model: str | None = Field(None, max_length=200, description="The collection. Default: the key's first one.")
+    entry: int = Field(ge=1, lt=2**63)
+    citation: int = Field(ge=1, le=10_000)
+    right: bool
+
+
+class Labelled(BaseModel):
+    """Who gave the label that was stored: the name of the key or user."""
+
+    by: str
+
+
+async def _review(
+    request: Request, model: str | None, use: Callable[[AnswerLog, Callable[[LogEntry], bool]], T]
+) -> tuple[str, T]:
+    """The collection, and what `use` makes of its log and of a check whether the key may see an entry's documents.
+
+    Raises ApiError for keys without the scope, and without a log.
+    """
+    if not request.state.key.is_owner:
+        raise ApiError(403, "The key does not have the scope metrics: labels are for owners.", code="missing_scope")
+
+    def read(key: Key, target: Model, log: AnswerLog) -> tuple[str, T]:
+        known = _documents(key, target).keys()
+        return target.collection, use(log, lambda entry: entry.read_uris <= known)
+
+    return await _read(request, model, read)
+
+
+@router.get("/v1/review")
+async def citations_to_review(
+    request: Request,
+    response: Response,
+    model: ModelName = None,
+    seed: Annotated[int, Query(ge=0, lt=2**31, description="Seed of the random order.")] = 0,
+) -> ReviewList:
+    """Verified citations without a label, in random order."""
+    response.headers.update(CONTENT_HEADERS)
+    collection, found = await _review(
+        request, model, lambda log, may_see: [one for one in log.to_review(seed) if may_see(one[0])]
+    )
+    data = []
+    for entry, number in found[:_BATCH]:
+        cited = entry.citations[number - 1]
+        values = {name: cited[name] for name in ("quote", "uri", "page", "start", "end")}
+        values |= {"sentence": entry.answer[cited["answer_start"] : cited["answer_end"]], "question": entry.question}
+        name = cited["name"] or cited["uri"]
+        data.append(ReviewedCitation(entry=entry.id, citation=number, name=name, **values))
+    return ReviewList(model=collection, waiting=len(found), data=data)
+
+
+@router.post("/v1/review")
+async def label_citation(request: Request, body: LabelRequest) -> Labelled:
+    """Store whether a citation is right. A later label replaces an earlier one."""
+    by = request.state.key.name
+
+    def store(log: AnswerLog, may_see: Callable[[LogEntry], bool]) -> None:
+        entry = log.find(body.entry)
+        if entry is None or not may_see(entry):
+            raise not_found("entry", str(body.entry))
+        try:
+            log.label(entry, body.citation, right=body.right, by=by)
+        except LogError as error:
+            raise ApiError(400, error.message, code="invalid_request", param="citation") from error
+
+    await _review(request, body.model, store)
+    return Labelled(by=by)
