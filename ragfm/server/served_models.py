@@ -112,6 +112,8 @@ class ServedModels:
             return FairQueue(slots, waiting, _MAX_WAIT_SECONDS, per_key=max(1, slots // 2))
 
         self.since = int(time.time())
+        self.answer_steps = 0
+        """Number of running computations for answers, each of which has a slot of its reader, too."""
         # By model and options: collections with the same reader share it.
         self._readers: dict[str, tuple[Reader, FairQueue]] = {}
         self.models: dict[str, Model] = {}
@@ -217,7 +219,9 @@ class ServedModels:
         call = partial(copy_context().run, function, *args)
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    async def compute(self, key: Key, function: Callable[..., T], *args: object, refusable: bool = True) -> T:
+    async def compute(
+        self, key: Key, function: Callable[..., T], *args: object, refusable: bool = True, of_answer: bool = False
+    ) -> T:
         """Call a function that needs a core, when it is the key's turn. Raises QueueFullError if it is `refusable`.
 
         If the key has more requests waiting, the thread has a lower priority than those of other keys. The time counts
@@ -225,9 +229,11 @@ class ServedModels:
         """
         async with self.compute_queue.slot(key.name, refusable=refusable) as has_more:
             start = time.monotonic()
+            self.answer_steps += of_answer
             try:
                 return await self.run_to_end(function, *args, low_priority=has_more)
             finally:
+                self.answer_steps -= of_answer
                 seconds, scope = time.monotonic() - start, prompt_scope(key.visible_groups, key.name)
                 for reader, _ in self._readers.values():
                     if isinstance(reader, LocalReader):

@@ -80,7 +80,7 @@ class Service:
     @property
     def running(self) -> int:
         """Number of running answers, searches and other requests with a slot."""
-        return sum(queue.running.total() for queue in self.served.queues)
+        return sum(queue.running.total() for queue in self.served.queues) - self.served.answer_steps
 
     async def databases(self) -> dict[str, bool]:
         """Of each collection on PostgreSQL, whether its server answers."""
@@ -238,7 +238,7 @@ class Service:
         Raises QueueFullError if there is no place to wait, TimeoutError after the time limit of an answer.
         """
         async with asyncio.timeout(self.limits.answer_seconds), model.queue.slot(key.name):
-            stream = await self.served.compute(key, start_stream)
+            stream = await self.served.compute(key, start_stream, of_answer=True)
             self._streams.add(stream)
             try:
                 if self.closing:
@@ -256,7 +256,9 @@ class Service:
         """The pieces of an answer. `start` is the time of the request (`monotonic`)."""
 
         def run(step: Callable[[], T]) -> Awaitable[T]:
-            return self.served.compute(key, step, refusable=False) if stream.checking else self.served.run(step)
+            if stream.checking:
+                return self.served.compute(key, step, refusable=False, of_answer=True)
+            return self.served.run(step)
 
         first = True
         async for piece in AsyncAnswerStream(stream, run):

@@ -91,7 +91,7 @@ def test_readyz_waits_for_the_models(tmp_path: Path) -> None:
         head = client.head("/readyz")
         assert (head.status_code, head.content) == (503, b"")
         reader.loaded.set()
-        assert eventually(lambda: client.get("/readyz").status_code == 200, 120)
+        assert eventually(lambda: client.get("/readyz").status_code == 200, 300)
         assert gc.get_freeze_count() > 10_000  # garbage collections look through later objects only
 
 
@@ -151,6 +151,7 @@ def test_the_checks_of_a_keys_answers_use_its_share_of_the_cores(
         of_hr = [pool.submit(ask, "hr") for _ in range(2)]
         compute = it.app.state.service.served.compute_queue
         eventually(lambda: len(checking) == 1 and compute.waiting == 1)
+        assert it.app.state.service.running == 2  # an answer that is checked counts once
         assert ask("guest") == 200
         assert len(checking) == 2  # the second answer of `hr` still waits
         may_end.set()
