@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 
 from ragfm.core.errors import RagfmError
@@ -150,7 +151,7 @@ class IndexSupervisor:
                 if "error" in message:
                     error, self._busy = message["error"], message["busy"]
                 else:
-                    await asyncio.to_thread(self._uploads.record_slice, **message)
+                    await asyncio.to_thread(partial(self._uploads.record_slice, **message))
                     began = self._synced_as_of = message["began"]
                     if not message["waiting"]:  # what came later came after the slice began
                         self._waiting_since = began if self._last_request > began else None
