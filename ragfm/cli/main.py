@@ -78,7 +78,7 @@ def ragfm(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
     level = logging.DEBUG if "--debug" in sys.argv else logging.WARNING
-    logging.basicConfig(level=level, handlers=[_NoteHandler()])
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_NoteHandler()])
     for name in _QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     start_tracing()
