@@ -1,6 +1,7 @@
 """Parsers for images and audio.
 
-image  images, by OCR, and pictures in documents, as figures
-ocr    the OCR engine
-audio  audio and the sound of videos, by speech recognition
+image    images, by OCR
+ocr      the OCR engine
+picture  pictures in documents, as figures
+audio    audio and the sound of videos, by speech recognition
 """

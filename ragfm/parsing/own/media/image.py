@@ -1,25 +1,17 @@
-"""Images (PNG, JPEG, TIFF, BMP, WebP, GIF): the text that OCR recognizes, and the images themselves as figures.
-
-Pictures in other documents are figures, too.
-"""
+"""Images (PNG, JPEG, TIFF, BMP, WebP, GIF): the text that OCR recognizes, and the images themselves as figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.parsing.figures import DAMAGE, MAX_PIXELS, encoded, kept_image, open_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr, recognize_words
-from ragfm.parsing.own.pdf.pdf_lines import rows_of
-from ragfm.parsing.rendering import MarkdownBuilder, ParsedText
+from ragfm.parsing.rendering import ParsedText
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ragfm.core.types import Box
-
-_MIN_LETTERS = 3  # of recognized text; fewer are shapes that resemble letters
 _MAX_PAGES = 500  # of a TIFF
 _MAX_SIDE = 4_000  # pixels; larger images are scaled down
 
@@ -81,29 +73,3 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise ParseError(
             f"{name} has {image.width:,} by {image.height:,} pixels; the limit is {MAX_PIXELS:,} pixels in all."
         )
-
-
-def add_picture(
-    builder: MarkdownBuilder, data: bytes | None, texts: Sequence[str], name: str, box: Box | None = None
-) -> None:
-    """Add an image file of a document as a figure with its caption and alt text, and the text in it.
-
-    Nothing is added if there is no such file, if its format is unknown, or if it is too small.
-    """
-    kept = kept_image(data) if data else None
-    if kept is not None and not builder.has_figure(kept):
-        builder.add_figure(kept, [*texts, recognized_text(kept)], name, box)
-
-
-def recognized_text(image: bytes) -> str:
-    """The text in an image, line by line; empty without the extra `ocr`."""
-    if not has_ocr():
-        return ""
-    import numpy as np
-
-    try:
-        words = recognize_words(np.asarray(open_image(image).convert("RGB")), 1)
-    except DAMAGE:
-        return ""
-    text = "\n".join(" ".join(word.text for word in sorted(row, key=lambda word: word.x0)) for row in rows_of(words))
-    return text if sum(map(str.isalnum, text)) >= _MIN_LETTERS else ""

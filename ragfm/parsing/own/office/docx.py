@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ragfm.core.errors import ParseError
-from ragfm.parsing.own.media.image import add_picture
+from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.docx_numbering import Numbering
 from ragfm.parsing.own.office.docx_styles import Styles
 from ragfm.parsing.own.office.office_charts import add_chart

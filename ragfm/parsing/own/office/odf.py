@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ragfm.core.errors import ParseError
-from ragfm.parsing.own.media.image import add_picture
+from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_xml import (
     Node,
     attribute,

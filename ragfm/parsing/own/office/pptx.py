@@ -10,8 +10,9 @@ from ragfm.core.errors import ParseError, SkipDocument
 from ragfm.core.types import Box
 from ragfm.parsing.formats import IMAGE
 from ragfm.parsing.media_types import detect
-from ragfm.parsing.own.media.image import add_picture, read_image
+from ragfm.parsing.own.media.image import read_image
 from ragfm.parsing.own.media.ocr import OCR_HINT, has_ocr
+from ragfm.parsing.own.media.picture import add_picture
 from ragfm.parsing.own.office.office_charts import add_chart
 from ragfm.parsing.own.office.office_xml import (
     Node,

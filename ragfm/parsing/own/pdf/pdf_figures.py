@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ragfm.parsing.own.media.image import recognized_text
+from ragfm.parsing.own.media.picture import recognized_text
 from ragfm.parsing.own.pdf.pdf_lines import box_around
 from ragfm.parsing.own.pdf.pdf_margins import in_margin
 from ragfm.parsing.own.pdf.pdf_page import PageContent

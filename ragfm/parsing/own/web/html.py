@@ -16,7 +16,7 @@ from selectolax.lexbor import LexborHTMLParser
 from ragfm.core.errors import ParseError
 from ragfm.core.types import Scalar
 from ragfm.parsing.figures import kept_image
-from ragfm.parsing.own.media.image import recognized_text
+from ragfm.parsing.own.media.picture import recognized_text
 from ragfm.parsing.own.web.html_tree import (
     BLOCKS,
     attribute,
