@@ -143,13 +143,13 @@ class IndexSupervisor:
         assert process.stdin
         assert process.stdout
         error: str | None = None
-        self._busy = False
+        busy = False
         try:
             process.stdin.write(f"{self._collection}\n".encode())  # other users see a process's arguments
             async for line in process.stdout:
                 message = json.loads(line)
                 if "error" in message:
-                    error, self._busy = message["error"], message["busy"]
+                    error, busy = message["error"], message["busy"]
                 else:
                     await asyncio.to_thread(partial(self._uploads.record_slice, **message))
                     began = self._synced_as_of = message["began"]
@@ -163,4 +163,5 @@ class IndexSupervisor:
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
+            self._busy = busy  # only now, with the error that it belongs to
         return error
