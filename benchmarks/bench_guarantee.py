@@ -26,24 +26,23 @@ import json
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import rendering
-from bench_confidence import CORRECTED, make_hit, read_lines
+from bench_confidence import answer_record, cite_record, read_lines
 from data import DATA
-from judge_examples import TUNED, policies, tat_passages, written
+from judge_examples import TUNED, is_single_span, policies, tat_passages, with_rule, written
 from measure import about, save
 from numpy.typing import NDArray
 
 from ragfm import Collection, Hit, Rag
-from ragfm.answering.grounding import Grounding, cite_answer
-from ragfm.answering.judge import load_judge
 from ragfm.answering.policy import LARGE
 from ragfm.answering.risk_control import choose_threshold, evidence_against
+from ragfm.evaluation import Question
 from ragfm.evaluation.answer_matching import contains_answer
 from ragfm.generation.citation_labels import EVIDENCE
 from ragfm.samples import HANDBOOK
@@ -140,12 +139,11 @@ def tatqa() -> list[Given]:
     found = []
     for number, entry in enumerate(data):
         header, table, paragraphs = tat_passages(entry)
-        rule = "|" + " --- |" * (header.count("|") - 1)
-        passages = [("", f"{header}\n{rule}\n{table}"), *(("", text) for text in paragraphs)]
+        passages = [("", f"{with_rule(header)}\n{table}"), *(("", text) for text in paragraphs)]
         found += [
             Given(str(number), one["question"], str(one["answer"][0]), passages)
             for one in entry["questions"]
-            if one["answer_type"] == "span" and len(one["answer"]) == 1
+            if is_single_span(one)
         ]
     return found
 
@@ -172,9 +170,9 @@ def ask(reader: str, count: int, keep: Path) -> None:
                     Hit(f"{name}/{n}", text, 0, len(text), n, None, {}, context=context)
                     for n, (context, text) in enumerate(given.passages)
                 ]
-                stream = rag.stream(given.question, hits=hits)
-                record = {"reader": label, "set": name, "number": number, "output": "".join(stream)}
-                record["passages"] = [asdict(hit) for hit in stream.prompt.shown] if stream.prompt else []
+                question = Question(str(number), given.question, (), (given.answer,))
+                record = {"reader": label, "set": name, "number": number, "language": "en"}
+                record |= answer_record(rag, question, hits)
                 with file.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
             print(f"{label}: {name}", file=sys.stderr, flush=True)
@@ -182,8 +180,6 @@ def ask(reader: str, count: int, keep: Path) -> None:
 
 def scored(record: dict[str, Any], given: Given, judge: str) -> list[tuple[float, bool]]:
     """The probability of each citation that has no fault but a low probability, and whether it is wrong."""
-    grounding = Grounding(given.question, [make_hit(one) for one in record["passages"]], "en", load_judge(judge))
-    cited = cite_answer(grounding, record["output"], corrects=record["reader"] in CORRECTED)
     return [
         (
             one.probability or 0.0,
@@ -191,7 +187,7 @@ def scored(record: dict[str, Any], given: Given, judge: str) -> list[tuple[float
             or not contains_answer(sentence.plain, [given.answer])
             or not contains_answer(one.unit.text, [given.answer]),
         )
-        for sentence in cited.sentences
+        for sentence in cite_record(record, judge).sentences
         for one in sentence.evidence
         if one.supports and one.fault in (None, "unclear")
     ]

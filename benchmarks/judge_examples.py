@@ -24,7 +24,7 @@ import numpy as np
 from data import DATA
 from table_questions import Passage, invented_tables, table_questions
 
-from ragfm.core.table_rows import TABLE_RULE
+from ragfm.core.table_rows import TABLE_RULE, cell_at, row_cells
 from ragfm.core.text import sentence_spans
 from ragfm.evaluation.answer_matching import contains_answer, token_f1
 from ragfm.training.unanswerable_questions import names_in, near_misses
@@ -515,6 +515,16 @@ def tat_passages(entry: dict[str, Any]) -> tuple[str, str, list[str]]:
     )
 
 
+def with_rule(header: str) -> str:
+    """A table's header in Markdown with the rule below it."""
+    return f"{header}\n|{' --- |' * (header.count('|') - 1)}"
+
+
+def is_single_span(question: dict[str, Any]) -> bool:
+    """Whether the answer to a question of TAT-QA is one span."""
+    return question["answer_type"] == "span" and len(question["answer"]) == 1
+
+
 def tat_questions(*, reporting: bool) -> list[Example]:
     """Questions of TAT-QA with one span as answer, over its table or paragraph, and over one that lacks it."""
     data = json.loads(gzip.decompress((DATA / "tatqa/dev.json.gz").read_bytes()))[int(reporting) :: 2]
@@ -522,7 +532,7 @@ def tat_questions(*, reporting: bool) -> list[Example]:
     for entry in data:
         header, table, paragraphs = tat_passages(entry)
         for question in entry["questions"]:
-            if question["answer_type"] != "span" or len(question["answer"]) != 1:
+            if not is_single_span(question):
                 continue
             answer = str(question["answer"][0])
             texts = [(header, table)] + [("", text) for text in paragraphs]
@@ -551,8 +561,7 @@ def tat_tables() -> list[Passage]:
     found = []
     for number, entry in enumerate(data):
         header, table, paragraphs = tat_passages(entry)
-        rule = "|" + " --- |" * (header.count("|") - 1)
-        found.append(Passage(f"report {number}", f"report {number}\n{header}\n{rule}", table))
+        found.append(Passage(f"report {number}", f"report {number}\n{with_rule(header)}", table))
         found += [Passage(f"report {number}", f"report {number}", text) for text in paragraphs]
     return found
 
@@ -565,7 +574,7 @@ def wiki_tables() -> list[Passage]:
             if one["table"] not in reporting_tables() and len(one["csv"]) < TABLE_CHARACTERS:
                 header, rows = rendered_table(one["csv"])
                 title = one.get("page") or one.get("caption", "")
-                found.append(Passage(title, f"{title}\n{header}\n|{' --- |' * (header.count('|') - 1)}", rows))
+                found.append(Passage(title, f"{title}\n{with_rule(header)}", rows))
     return found
 
 
@@ -590,7 +599,7 @@ def row_stances(over: Example, rng: random.Random) -> Iterator[Example]:
     if row is None:
         near = max(found, key=lambda span: len(asked_words & _words(over.text[slice(*span)])))
         text = over.text[slice(*near)]
-        said = [cell.strip() for cell in text.strip("|").split("|") if cell.strip()]
+        said = [*filter(None, row_cells(text))]
         if said:
             yield Example(over.question, text, -1, -1, context, said[-1], NEITHER)
         return
@@ -600,9 +609,9 @@ def row_stances(over: Example, rng: random.Random) -> Iterator[Example]:
     yield Example(over.question, text, *place, context, right, SUPPORTS, (), ())
     if rng.random() < 0.5:
         yield Example(over.question, text, *place, context, odd_question=())
-    texts = [cell.strip() for cell in text.strip("|").split("|")]
+    texts = row_cells(text)
     if rng.random() < 0.3 and texts[0] and texts[0] not in answer:
-        column = above[0].strip("|").split("|")[text[: place[0]].count("|") - 1].strip()
+        column = row_cells(above[0])[cell_at(text, place[0])]
         item = f"- {texts[0]}: {answer}"
         at = len(item) - len(answer)
         heading = "\n".join([*titles[-1:], f"## {column}"])
@@ -614,8 +623,8 @@ def row_stances(over: Example, rng: random.Random) -> Iterator[Example]:
         yield Example(over.question, text, *place, context, wrong, UNSUPPORTED, (), occurrences(wrong, wrong))
     if elsewhere:
         text = rng.choice(elsewhere)
-        said = [cell.strip() for cell in text.strip("|").split("|")][1:]
-        yield Example(over.question, text, -1, -1, context, rng.choice([right, *filter(None, said)]), NEITHER)
+        said = [right, *filter(None, row_cells(text)[1:])]
+        yield Example(over.question, text, -1, -1, context, rng.choice(said), NEITHER)
 
 
 def studies() -> list[Example]:
