@@ -20,7 +20,8 @@ judge answers alone, as it does where the bundled reader abstains.
 `labels/citations.jsonl` has a label for each citation that somebody has judged by reading question, sentence and quote
 with what stands above it: does the quote state what question and sentence say together? Verified ones that do, of all
 verified ones with a label, are the precision of `verified`; of all that do, its recall. `unlabelled` prints those
-without a label, without saying which are verified. The file has hashes, not texts.
+without a label, without saying which are verified. The file has hashes, not texts. `report` also sums up the labelled
+citations of all readers and sets, with the AUC of their probabilities and its interval.
 
 `limits` shows the outcome for other thresholds of the confidence, chosen in hindsight, and for a perfect confidence, by
 which exactly the right answers are `answered`. Its precision is that of noticing: of the answers that are not
@@ -68,7 +69,7 @@ from ragfm.core.abstention import ABSTENTION, is_abstention
 from ragfm.core.config import AskSection
 from ragfm.evaluation import Gold, Question, QuestionSet, corpus_collection, load_questions
 from ragfm.evaluation.answer_matching import contains_answer
-from ragfm.evaluation.confidence_calibration import auc, fit_logistic_regression
+from ragfm.evaluation.confidence_calibration import auc, estimate_auc, fit_logistic_regression
 from ragfm.samples import HANDBOOK
 from ragfm.testing import ScriptedReader
 
@@ -227,7 +228,7 @@ class Judged:
     confidence: float | None
     signals: dict[str, float]
     verified: bool
-    citations: dict[str, bool]  # whether each is verified, by `citation_key`
+    citations: dict[str, tuple[bool, float]]  # whether each is verified, and how likely it is, by `citation_key`
 
 
 def citation_key(question: str, sentence: str, quote: str) -> str:
@@ -282,7 +283,10 @@ def judge_record(record: dict[str, Any], labels: dict[tuple[str, str], str], ver
         signals,
         any(citation.verified for citation in decision.answer.citations),
         {
-            citation_key(record["question"], sentence.plain, found.unit.text): found.verified
+            citation_key(record["question"], sentence.plain, found.unit.text): (
+                found.verified,
+                found.probability or 0.0,
+            )
             for sentence in cited.sentences
             for found in sentence.evidence
         },
@@ -302,7 +306,7 @@ def report(keep: Path, verifier: str) -> dict[str, Any]:
             (is_verified, states[key])
             for one in judged
             if (one.reader, one.set) == (reader, name)
-            for key, is_verified in one.citations.items()
+            for key, (is_verified, _) in one.citations.items()
             if key in states
         ]
         rows.append(
@@ -329,7 +333,28 @@ def report(keep: Path, verifier: str) -> dict[str, Any]:
             }
         )
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    return {"rows": rows, "answered is right": _reliability(judged)}
+    citations = sum_up(judged, states)
+    print(citations, flush=True)
+    return {"judge": verifier, "citations": citations, "rows": rows, "answered is right": _reliability(judged)}
+
+
+def sum_up(judged: Sequence[Judged], states: dict[str, bool]) -> dict[str, Any]:
+    """Count the labelled citations of all readers and sets, and how well their probabilities tell them apart."""
+    found = [
+        (probability, states[key], is_verified)
+        for one in judged
+        for key, (is_verified, probability) in one.citations.items()
+        if key in states
+    ]
+    scores, stated = np.array([one[0] for one in found]), np.array([float(one[1]) for one in found])
+    return {
+        "all": sum(len(one.citations) for one in judged),
+        "labelled": len(found),
+        "state it": int(stated.sum()),
+        "verified": sum(one[2] for one in found),
+        "verified that state it": sum(one[1] and one[2] for one in found),
+        "auc": asdict(estimate_auc(scores, stated, 0)) if 0 < stated.sum() < len(found) else None,
+    }
 
 
 def _by_set(judged: Sequence[Judged]) -> dict[tuple[str, str], list[Judged]]:
