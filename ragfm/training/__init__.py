@@ -25,9 +25,7 @@ checkpoint              the state of a training run on disk
 adapter_folder          the folder with the finished adapter
 adapter_card            its model card
 adapter_export          adapters in other formats
-peft_conversion         GGUF adapters as PEFT folders
-gguf_lora               GGUF adapters
-weight_identity         whether a GGUF file holds the weights of a model
+gguf_lora               GGUF adapters, as PEFT folders too, and whether a GGUF file holds the weights of a model
 output_checks           never replace files that ragfm did not write
 retriever_training      train an embedder, and test it
 hard_negatives          its training examples

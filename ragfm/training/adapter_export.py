@@ -17,11 +17,18 @@ from ragfm.models.adapters import (
 from ragfm.models.model_lookup import find_model, weights_sha256
 from ragfm.training.adapter_folder import save_model
 from ragfm.training.base_model import Base
-from ragfm.training.gguf_lora import LICENCE, ModelShape, peft_to_gguf
+from ragfm.training.gguf_lora import (
+    LICENCE,
+    ModelShape,
+    as_peft_folder,
+    check_same_weights,
+    convert_to_peft,
+    exported_record,
+    gguf_adapter_file,
+    peft_to_gguf,
+)
 from ragfm.training.methods import import_peft, refuse_other_adapters
 from ragfm.training.output_checks import check_no_adapter, check_output_file, check_output_folder
-from ragfm.training.peft_conversion import as_peft_folder, convert_to_peft, exported_record, gguf_adapter_file
-from ragfm.training.weight_identity import check_same_weights
 
 
 def export_adapter(

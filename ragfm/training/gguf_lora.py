@@ -3,6 +3,10 @@
     PEFT   base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight  (rank, in), lora_B (out, rank), alpha / rank
     GGUF   blk.0.attn_q.weight.lora_a  (rank, in), lora_b (out, rank), adapter.lora.alpha
 
+A GGUF file to serve over has to hold the weights that the adapter was trained on: some rows of each tensor in the
+layers are dequantised and compared. Norms and biases are never quantised, which distinguishes a fine-tuned model from
+its origin in most cases, even if four bits do not.
+
 For RoPE, llama.cpp rotates pairs of adjacent dimensions in Llama's architecture (Mistral's included), transformers the
 two halves of a head. GGUF files of that architecture therefore store the rows of q and k, and of their lora_B, in
 another order.
@@ -12,20 +16,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from ragfm.core.durable_files import sync_file, sync_folder, temporary_path
-from ragfm.core.errors import DamagedModelError, UnsupportedError, needs_extra
+from ragfm.core.durable_files import sync_file, sync_folder, temporary_path, write_durably
+from ragfm.core.errors import AdapterMismatchError, DamagedModelError, UnsupportedError, needs_extra
 from ragfm.core.output_folder import make_output
-from ragfm.models.adapters import GGUF_BASE, GGUF_PROMPT, PEFT_CONFIG, WEIGHTS
+from ragfm.models.adapters import (
+    BUNDLED_ADAPTER,
+    GGUF,
+    GGUF_BASE,
+    GGUF_PROMPT,
+    PEFT_CONFIG,
+    RECORD,
+    SHIPPED,
+    WEIGHTS,
+    AdapterRecord,
+    check_adapter,
+    read_record,
+    trained_weights_sha256,
+)
+from ragfm.models.gguf_header import read_header
+from ragfm.models.model_lookup import weights_sha256
+from ragfm.training.base_model import Base
 from ragfm.training.checkpoint import translate_safetensors_errors
 
 with needs_extra("Training", "train"):
@@ -47,6 +70,9 @@ ARCHITECTURES = {
 LICENCE = "general.license"
 _PEFT_NAME = re.compile(r"^base_model\.model\.(.+)\.lora_(A|B)\.weight$")
 _PEFT_PREFIX = "base_model.model."
+_ROWS = 64  # compared per tensor
+_UNQUANTISED_BITS = {"F32": 12.0, "F16": 12.0, "BF16": 10.0}  # effective precision, including the model's own rounding
+_MAX_ERROR = 0.9  # unrelated weights have an error of 1 or more
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +242,102 @@ def _text_field(reader: Any, key: str) -> str:
     """A text in the metadata of a GGUF file; empty if there is none."""
     value = reader.get_field(key)
     return "" if value is None else str(value.contents())
+
+
+def gguf_adapter_file(adapter: Path) -> Path | None:
+    """The GGUF file of an adapter that exists only in this format; None for a folder with PEFT's weights.
+
+    `adapter` is a GGUF file or an adapter's folder.
+    """
+    if adapter.is_dir():
+        return adapter / GGUF if (adapter / GGUF).is_file() and not (adapter / WEIGHTS).is_file() else None
+    return adapter if adapter.is_file() else None
+
+
+def exported_record(file: Path) -> AdapterRecord | None:
+    """The record in the folder of a GGUF adapter, if the adapter was exported there."""
+    return read_record(file.parent) if file.name == GGUF and (file.parent / RECORD).is_file() else None
+
+
+def convert_to_peft(file: Path, base: Base, folder: Path) -> None:
+    """Write a GGUF adapter as a PEFT folder with a record. Raises AdapterMismatchError if it is for another base."""
+    check_adapter(file, base.path)
+    head = base.model.lm_head
+    linear = ((name, module) for name, module in base.model.named_modules() if isinstance(module, torch.nn.Linear))
+    modules = [name for name, module in linear if module is not head]
+    metadata = gguf_to_peft(file, folder, ModelShape.from_config(base.model.config), modules, base=base.name)
+    source = exported_record(file)
+    record = AdapterRecord(
+        method="lora",
+        base={"name": base.name, "sha256": weights_sha256(base.path)},
+        prompt=metadata[GGUF_PROMPT],
+        weights=trained_weights_sha256(folder),
+        licence=metadata[LICENCE] or (source.licence if source else None),
+    )
+    write_durably(folder / RECORD, record.to_json())
+
+
+@contextmanager
+def as_peft_folder(adapter: str | Path, base: Base) -> Iterator[Path]:
+    """An adapter as a PEFT folder; a GGUF adapter is converted into a temporary one.
+
+    `bundled` is the adapter that ships with ragfm. Raises AdapterMismatchError if the adapter is for another base.
+    """
+    path = SHIPPED / GGUF if adapter == BUNDLED_ADAPTER else Path(adapter).expanduser()
+    file = gguf_adapter_file(path)
+    if file is None:
+        check_adapter(path, base.path)
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "adapter"
+        convert_to_peft(file, base, folder)
+        yield folder
+
+
+def check_same_weights(model: Any, file: Path) -> None:
+    """Raise AdapterMismatchError if a GGUF file is not a quantised or exact copy of a model of transformers.
+
+    The error of a tensor is the norm of the difference divided by the norm of the original: 0.005 for Q8_0, 0.09 for
+    Q4_0, 0.3 for Q2_K. About twice that is accepted. A different model of the same shape has an error of about 1.4.
+    """
+
+    def mismatch(why: str) -> AdapterMismatchError:
+        return AdapterMismatchError(
+            f"{file} is not the model that the adapter was trained on: {why}.", "Use a GGUF file made from that model."
+        )
+
+    read_header(file)
+    shape = ModelShape.from_config(model.config)
+    reader = gguf.GGUFReader(file)
+    tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name.startswith("blk.")}
+    field = reader.get_field(gguf.Keys.General.ARCHITECTURE)
+    architecture = field and field.contents()
+    if architecture != shape.architecture:
+        raise mismatch(f"its architecture is {architecture}, not {shape.architecture}")
+    weights = {}
+    for key, values in model.state_dict().items():
+        module, _, kind = key.rpartition(".")
+        if ".layers." in key and kind in ("weight", "bias"):
+            weights[shape.gguf_name(module).removesuffix("weight") + kind] = values
+    if different := weights.keys() ^ tensors.keys():
+        name = min(different)
+        raise mismatch(f"{'it lacks' if name in weights else 'only it has'} {name}")
+    for name, values in weights.items():
+        if tuple(reversed(tensors[name].shape.tolist())) != tuple(values.shape):
+            raise mismatch(f"{name} has a different shape")
+    for name, values in weights.items():
+        original = values.float().cpu().numpy()
+        if shape.architecture.startswith("gemma") and name.endswith("norm.weight"):
+            original = original + 1  # GGUF files store the factor, transformers its difference from one
+        tensor = tensors[name]
+        rows = np.unique(np.linspace(0, len(original) - 1, _ROWS).astype(int)) if original.ndim > 1 else slice(None)
+        expected = shape.to_gguf(name, original)[rows]
+        actual = gguf.dequantize(tensor.data[rows], tensor.tensor_type).astype(np.float32)
+        error = float(np.linalg.norm(actual - expected) / (np.linalg.norm(expected) or 1.0))
+        numbers, size = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+        bits = _UNQUANTISED_BITS.get(tensor.tensor_type.name, 8 * size / numbers)
+        allowed = min(_MAX_ERROR, float(4 * 2**-bits))  # about twice the error of a quantisation
+        if not error <= allowed:
+            explained = f"{tensor.tensor_type.name} explains {allowed:.1%}"
+            raise mismatch(f"{name} is off by {error:.1%}, where {explained}")

@@ -27,9 +27,9 @@ from ragfm.models.model_lookup import weights_sha256
 from ragfm.training import checkpoint
 from ragfm.training.base_model import Base, Encoded
 from ragfm.training.examples import Example, examples_digest
+from ragfm.training.gguf_lora import as_peft_folder
 from ragfm.training.methods import LEARNING_RATES, apply_method, cast_frozen_to_bfloat16
 from ragfm.training.output_checks import check_training_output
-from ragfm.training.peft_conversion import as_peft_folder
 from ragfm.training.train_settings import TrainingEstimate, TrainSettings
 from ragfm.training.training_batches import (
     Row,

@@ -42,11 +42,17 @@ from ragfm.models.model_lookup import weights_sha256
 from ragfm.training.adapter_export import export_adapter, load_adapter
 from ragfm.training.adapter_folder import write_adapter
 from ragfm.training.base_model import Base
-from ragfm.training.gguf_lora import ARCHITECTURES, ModelShape, gguf_to_peft, not_plain_lora, peft_to_gguf
+from ragfm.training.gguf_lora import (
+    ARCHITECTURES,
+    ModelShape,
+    check_same_weights,
+    gguf_to_peft,
+    not_plain_lora,
+    peft_to_gguf,
+)
 from ragfm.training.methods import apply_method
 from ragfm.training.train_settings import TrainSettings
 from ragfm.training.trainer import Training
-from ragfm.training.weight_identity import check_same_weights
 
 CHANGES: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 16},
