@@ -206,10 +206,11 @@ def promises(keep: Path, judge: str) -> list[dict[str, Any]]:
         for (reader, name, tuned), labels in halves.items():
             if not tuned:
                 continue
-            promise = choose_threshold(*map(list, zip(*labels, strict=True)), error=error, confidence=CONFIDENCE)
+            scores, wrong = [score for score, _ in labels], [wrong for _, wrong in labels]
+            promise = choose_threshold(scores, wrong, error=error, confidence=CONFIDENCE)
             for other in SETS:
                 tested = halves.get((reader, other, False), [])
-                kept = [wrong for score, wrong in tested if promise and score >= promise.threshold]
+                kept = [is_wrong for score, is_wrong in tested if promise and score >= promise.threshold]
                 row = {"reader": reader, "labels of": name, "labels": len(labels), "set": other, "promised": error}
                 row |= {"given": promise is not None, "tested": len(tested), "verified": len(kept), "wrong": sum(kept)}
                 if promise:

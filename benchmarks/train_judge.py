@@ -338,7 +338,8 @@ class Training:
         self.tokenizer.no_padding()
         torch.manual_seed(0)
         self.model = Judge(backbone)
-        if begin:
+        state_file = folder / "state.pt"
+        if begin and not state_file.exists():
             self.model.begin(begin)
         self.rates = (RATES[self.model.layers], 5 * RATES[self.model.layers])
         learned = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
@@ -348,7 +349,6 @@ class Training:
         groups = [{"params": part, "lr": rate} for part, rate in zip((body, head), self.rates, strict=True)]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
         self.average = {name: weight.detach().clone() for name, weight in learned}
-        state_file = folder / "state.pt"
         if state_file.exists():
             state = torch.load(state_file, weights_only=True)
             self.model.load_state_dict(state["model"], strict=False)
