@@ -10,7 +10,6 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
-from ragfm.core.access_groups import Groups
 from ragfm.core.errors import ConnectorError
 from ragfm.core.identities import Identities
 from ragfm.core.types import Blob, Ref, Scalar
@@ -134,15 +133,14 @@ class ConfluenceConnector:
     def _read(self, page: Any) -> Iterator[_Item]:
         for content in page["results"]:
             kind, space, identity = content["type"], content["space"], as_path(str(content["id"]))
-            path, container, above, size = identity, "", (), 0
-            if kind == "page":
-                above = tuple(str(parent["id"]) for parent in content.get("ancestors", ()))
-            elif kind != "blogpost":
+            path, container, size = identity, "", 0
+            if kind in ("comment", "attachment"):
                 container = as_path(str((content.get("container") or {}).get("id", "?")))
                 path = f"{container}/{identity}"
             if kind == "attachment":
                 path, size = f"{path}/{as_path(content['title'])}", int(content["extensions"]["fileSize"])
             revision = f"{content['version']['number']} {space['key']} {_labels(content)}".rstrip()
+            above = tuple(str(parent["id"]) for parent in content.get("ancestors", ()))  # of a comment, other comments
             restrictions = content.get("restrictions", {}).get("read", {}).get("restrictions")
             yield _Item(
                 identity, path, revision, size, (space["key"], str(space["id"])), container, above, restrictions
@@ -150,7 +148,7 @@ class ConfluenceConnector:
 
     # --- Permissions ---------------------------------------------------------------------------------------------
 
-    def _groups(self, item: _Item, access: AccessRules) -> tuple[Groups, str | None]:
+    def _groups(self, item: _Item, access: AccessRules) -> tuple[tuple[str, ...] | None, str | None]:
         """The groups that may see an item, and why they are not all known."""
         key, identity = item.space
         for _ in range(2):  # an attachment may be that of a comment

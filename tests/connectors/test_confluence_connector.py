@@ -72,6 +72,7 @@ def test_pages_posts_comments_and_attachments(site: AtlassianSite) -> None:
     refs = {ref.path: ref for ref in connector.refs()}
     assert refs.keys() == {"1", "2", "1/3", "1/4/größe & 100%25.txt", "3/5/big.txt"}
     assert refs["3/5/big.txt"].skip == "2,000 bytes; the limit is 1,000 (`files.max_mb`)"
+    connector = _connector(site)  # as in another process, which has not listed the site
     page = connector.fetch(refs["1"])
     assert page.media_type == "text/html"
     assert b"<h1>Page 1</h1>\n<p>The text of all.</p>" in page.data

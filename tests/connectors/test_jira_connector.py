@@ -75,6 +75,7 @@ def test_issues_with_comments_and_attachments(site: AtlassianSite, collection: C
     refs = {ref.path: ref for ref in connector.refs()}
     assert refs.keys() == {"DEMO-1", "DEMO-1/8/a%2Fb.txt", "DEMO-2", "DEMO-2/9/big.txt"}
     assert refs["DEMO-2/9/big.txt"].skip == "2,000 bytes; the limit is 1,000 (`files.max_mb`)"
+    connector = _connector(site, fields=["customfield_7"])  # as in another process, which has not listed the site
     file = connector.fetch(refs["DEMO-1/8/a%2Fb.txt"])
     assert (file.data, file.media_type, file.metadata["title"]) == (b"A text.", "text/plain", "a/b.txt")
     issue = connector.fetch(refs["DEMO-1"])
