@@ -38,7 +38,7 @@ class _Item(NamedTuple):
     size: int
     space: tuple[str, str]  # key and id
     container: str  # of a comment or attachment, else empty
-    ancestors: tuple[str, ...]
+    ancestors: tuple[str, ...] | None  # None if the site does not name them
     restrictions: Any  # of reading; None if they were not asked for
 
 
@@ -140,10 +140,11 @@ class ConfluenceConnector:
             if kind == "attachment":
                 path, size = f"{path}/{as_path(content['title'])}", int(content["extensions"]["fileSize"])
             revision = f"{content['version']['number']} {space['key']} {_labels(content)}".rstrip()
-            above = tuple(str(parent["id"]) for parent in content.get("ancestors", ()))  # of a comment, other comments
+            above = content.get("ancestors") if kind == "page" else []
+            ancestors = None if above is None else tuple(str(parent["id"]) for parent in above)
             restrictions = content.get("restrictions", {}).get("read", {}).get("restrictions")
             yield _Item(
-                identity, path, revision, size, (space["key"], str(space["id"])), container, above, restrictions
+                identity, path, revision, size, (space["key"], str(space["id"])), container, ancestors, restrictions
             )
 
     # --- Permissions ---------------------------------------------------------------------------------------------
@@ -153,14 +154,16 @@ class ConfluenceConnector:
         key, identity = item.space
         for _ in range(2):  # an attachment may be that of a comment
             item = self._items.get(item.container, item)
-        pages = () if item.container else (*item.ancestors, item.id)
+        pages = () if item.container else (*(item.ancestors or ()), item.id)
         groups, problem = access.groups(
             [
                 (f"space {key}", lambda: self._space_readers(key, identity)),
                 *((page, partial(self._page_readers, page)) for page in pages),
             ]
         )
-        return groups, "its page is not in the listing, so its permissions are not known" if item.container else problem
+        if item.container or item.ancestors is None:
+            problem = "its permissions cannot be read: the site does not name its page, or the pages above it"
+        return groups, problem
 
     def _page_readers(self, page: str) -> tuple[str, ...] | None:
         path = f"rest/api/content/{quote(page)}/restriction/byOperation/read"

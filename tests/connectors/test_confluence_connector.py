@@ -203,10 +203,16 @@ def test_unreadable_permissions_keep_what_is_stricter(
     assert _seen(collection, "all") == {"1", "3"}
     assert _seen(collection, "hr") == {"1", "2", "3"}
     assert len(site.asked(".*/content/99/restriction")) == 1
+    del site.contents["2"]["ancestors"]
+    site.page(4, type="comment", container=None)
+    report = collection.sync()
+    assert [it.uri for it in report.failed] == ["wiki/2", "wiki/?/4"]
+    assert "the site does not name its page" in report.failed[0].error
+    assert _seen(collection, "all") == {"1", "3"}
 
     site.spaces.clear()  # who may view the space cannot be read, so nothing is opened
     report = collection.sync()
-    assert {it.uri for it in report.failed} == {"wiki/1", "wiki/2", "wiki/3", "wiki/4"}
+    assert {it.uri for it in report.failed} == {"wiki/1", "wiki/2", "wiki/3", "wiki/?/4"}
     assert _seen(collection, "all") == {"1", "3"}
     assert _seen(collection) == set()
 
