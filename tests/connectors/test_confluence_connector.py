@@ -48,9 +48,11 @@ def _seen(collection: Collection, *groups: str) -> set[str]:
 def _open_space(site: AtlassianSite) -> None:
     if site.is_cloud:
         site.spaces["HR"] = [space_reader("group", "id-of-staff"), space_reader("user", "5b10-bob")]
+        administers = {"key": "administer", "targetType": "space"}
+        site.spaces["HR"].append({**space_reader("group", "id-of-writers"), "operation": administers})
     else:
         reads = {"targetType": "space", "operationKey": "read"}
-        writes = {"targetType": "page", "operationKey": "create"}
+        writes = {"targetType": "space", "operationKey": "administer"}
         site.spaces["HR"] = [
             {"operation": reads, "subject": {"type": "group", "name": "staff"}},
             {"operation": writes, "subject": {"type": "group", "name": "writers"}},
