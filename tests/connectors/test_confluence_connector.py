@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,15 @@ def test_a_page_that_changes_after_the_listing_is_read_by_the_next_ingest(site: 
     del site.contents["1"]
     with pytest.raises(ConnectorError, match=r"status 404: .*No content found"):
         connector.fetch(ref)
+
+
+def test_a_cloud_that_has_removed_the_request_of_an_item_is_searched_for_it(site: AtlassianSite) -> None:
+    site.page(1)
+    connector = _connector(site)
+    (ref,) = connector.refs()
+    expected = connector.fetch(ref)
+    site.answer = lambda path: (410, {}) if re.match(CONTENT, path) else None
+    assert connector.fetch(ref) == expected
 
 
 # --- Permissions -------------------------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ class AtlassianSite:
         return _REFUSED
 
     def _search(self, query: dict[str, str]) -> tuple[int, Any]:
+        if found_id := re.fullmatch(r'id = "(\w+)"', query["cql"]):
+            return 200, {"results": [_expanded(self.contents[found_id[1]], query)]}
         types = re.search(r"type in \((.*?)\)", query["cql"])
         spaces = re.search(r'space in \("(.*?)"\)', query["cql"])
         found = [
