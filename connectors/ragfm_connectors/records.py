@@ -139,6 +139,13 @@ def heading(title: str, media_type: str) -> str:
     return f"# {title}\n\n" if media_type == "text/markdown" else f"{title}\n\n"
 
 
+def html_page(title: str, body: str) -> bytes:
+    """A document in HTML, whose body may have empty elements as in XHTML."""
+    head = f'<html xmlns="http://www.w3.org/1999/xhtml"><head><title>{html.escape(title)}</title></head>'
+    page = f"{head}<body>{heading(title, 'text/html')}{body}</body></html>"
+    return page.encode("utf-8", "replace")
+
+
 def _find(record: Record, name: str) -> Any:
     if name in record:
         return record[name]

@@ -19,7 +19,7 @@ from urllib3.util import Url, parse_url
 
 from ragfm.core.errors import ConfigError, ConnectorError
 from ragfm.core.types import Scalar
-from ragfm_connectors.secrets import expand, hide
+from ragfm_connectors.secrets import check_no_secret, check_variable, expand, hide, without_user
 from ragfm_connectors.web_addresses import guarded_pools
 
 _log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Client:
             if rules is not None and not rules.can_fetch(url, self._user_agent):
                 raise RobotsError(f"{url}: robots.txt disallows it.")
             page = self.send(url, method, self._max_bytes)
-            target = _redirect_target(page)
+            target = redirect_target(page)
             if target is None:
                 return page
             url = target
@@ -121,7 +121,7 @@ class Client:
                 page = self.send(url, "GET", _MAX_ROBOTS_BYTES)
             except TooLargeError:
                 return None
-            target = _redirect_target(page)
+            target = redirect_target(page)
             if target is not None:
                 url = target
                 continue
@@ -222,6 +222,23 @@ class Client:
         return Page(url, response.status, response.headers, bytes(data))
 
 
+def client_of_site(location: str, authorization: str | None, retries: int) -> tuple[str, Client]:
+    """The canonical URL of a location without user and final slash, and a client for its site, public or private.
+
+    Raises ConfigError for a secret that is not an environment variable, and for an invalid address.
+    """
+    check_no_secret(location)
+    if authorization is not None:
+        check_variable("authorization", authorization)
+    try:
+        root = canonical_url(without_user(location)).rstrip("/")
+    except ConnectorError as error:
+        raise ConfigError(error.message, error.hint) from None
+    site = parse_url(root)  # which the user has named, so it may be a private one
+    hosts = {site.netloc or "", site.host or ""}
+    return root, Client(location, authorization, pause=0, retries=retries, allow_hosts=hosts)
+
+
 def canonical_url(url: str, *, base: str = "") -> str:
     """A URL in canonical form: lower-case host, without user, fragment and default port.
 
@@ -251,8 +268,8 @@ def _parse_url(url: str) -> Url:
         raise ConfigError(f"{url!a} is not a valid address.") from None
 
 
-def _redirect_target(page: Page) -> str | None:
-    """The URL that a response redirects to. Raises ConnectorError unless it is http or https."""
+def redirect_target(page: Page) -> str | None:
+    """The URL that a response redirects to, None if it does not. Raises ConnectorError unless it is http or https."""
     target = page.headers.get("Location")
     if page.status not in _REDIRECT_STATUSES or not target:
         return None

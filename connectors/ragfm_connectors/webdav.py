@@ -12,13 +12,13 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
 from ragfm.core.access_groups import intersect_groups, still_allows
-from ragfm.core.errors import ConfigError, ConnectorError, SourceError
+from ragfm.core.errors import ConnectorError, SourceError
 from ragfm.core.identities import Identities
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
 from ragfm_connectors.patterns import PathFilter, join_path
-from ragfm_connectors.secrets import check_no_secret, check_variable, without_user
-from ragfm_connectors.web_client import Client, Page, TooLargeError, canonical_url
+from ragfm_connectors.secrets import without_user
+from ragfm_connectors.web_client import Page, TooLargeError, client_of_site
 
 _MAX_LISTING_BYTES = 256 << 20  # of one folder
 _MAX_LEVELS = 100  # a folder may be bound into itself
@@ -68,21 +68,13 @@ class WebdavConnector:
         max_bytes: int = 100 * 2**20,
     ) -> None:
         """Raises ConfigError for a secret that is not an environment variable, and for an invalid address."""
-        check_no_secret(location)
-        if authorization is not None:
-            check_variable("authorization", authorization)
-        try:
-            self.root = canonical_url(without_user(location)).rstrip("/")
-            """The URL of the location, without user."""
-        except ConnectorError as error:
-            raise ConfigError(error.message, error.hint) from None
+        self.root, self._client = client_of_site(location, authorization, retries)
+        """The URL of the location, without user."""
         parts = urlsplit(self.root)
         self._base, self._site = unquote(parts.path), f"{parts.scheme}://{parts.netloc}"
         self._paths, self._hidden, self._max_bytes = PathFilter(include, exclude), hidden, max_bytes
         self.identities = Identities(identities) if identities is not None else None
         """The groups that the server's principals stand for; None if its ACLs do not matter."""
-        hosts = {parts.netloc, parts.hostname or ""}  # which the user has named, so it may be a private one
-        self._client = Client(location, authorization, pause=0, retries=retries, allow_hosts=hosts)
 
     def refs(self) -> Iterator[Ref]:
         """All files. What cannot be listed yields a Ref with `error`. Raises SourceError if this is the location."""
