@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[^\W_]+")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 _YEAR = re.compile(r"(?<![\d.,])(?:FY\s?|['’])?((?:19|20)\d\d)(?![\d]|[.,]\d)|\bFY\s?['’]?(\d\d)\b")
+_ITEM = re.compile(r"[-*+•]\s|\d{1,3}[.)]\s")  # the beginning of a list item
 _QUARTER = re.compile(r"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q", re.IGNORECASE)
 
 
@@ -27,7 +28,8 @@ _QUARTER = re.compile(r"\bQ([1-4])(?!\d)|(?<!\d)([1-4])Q", re.IGNORECASE)
 class Unit:
     """A sentence, list item or table row at `start:end` of a numbered passage.
 
-    `context` is what it is read with: the passage's context, header and section of a row, or the sentence before.
+    `context` is what it is read with: the passage's context, then header and section of a row, or the heading in the
+    passage and the sentence before, of a list item the one before the list.
     `line` is its line of a table. `words` are those of the text, `all_words` also those of the context. Headings, and a
     table's header, are no evidence.
     """
@@ -55,18 +57,26 @@ class Unit:
 def passage_units(hit: Hit, language: str) -> Iterator[Unit]:
     """The units of a passage, in order."""
     spans, lines = sentence_spans(hit.text, language), table_lines(hit.text, hit.context)
-    above, before, caption = cache(words), "", ""  # many rows have the same header
+    above = cache(words)  # many rows have the same header
+    heading = before = introduction = caption = ""
+    in_list = False
     for start, end in spans:
         text, line = hit.text[start:end], line_at(lines, start)
         is_heading = text.startswith("#") or (line is not None and line.is_header)
         if line is None:
-            context, caption = f"{hit.context}\n{before}", text
+            is_item = _ITEM.match(text) is not None
+            if not (is_item and in_list):
+                introduction = before
+            in_list = is_item
+            context, caption = "\n".join(filter(None, (hit.context, heading, introduction))), text
         else:
             header = f"| {' | '.join(line.row.header)} |" if line.row.header else ""
-            context = "\n".join(filter(None, (hit.context, caption, line.row.section, header)))
+            context = "\n".join(filter(None, dict.fromkeys((hit.context, heading, caption, line.row.section, header))))
         own = words(text)
-        yield Unit(hit, start, end, context.strip(), line, is_heading, own, own | above(context))
+        yield Unit(hit, start, end, context, line, is_heading, own, own | above(context))
         before = "" if is_heading else text
+        if is_heading and line is None:
+            heading = text
 
 
 def words(text: str) -> frozenset[str]:

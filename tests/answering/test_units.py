@@ -10,21 +10,29 @@ from support.passages import passages
 from ragfm.answering.units import Rarity, passage_units, periods, word_list
 
 
-def test_a_sentence_is_read_with_the_one_before_and_the_passages_context() -> None:
+def test_a_sentence_is_read_with_the_one_before_the_heading_and_the_passages_context() -> None:
     (hit,) = passages("# Boats\n\nThe boat leaves at nine. It is red.", context="Handbook")
     heading, first, second = passage_units(hit, "en")
     assert (heading.is_heading, first.is_heading) == (True, False)
-    assert (first.context, second.context) == ("Handbook", "Handbook\nThe boat leaves at nine.")
-    assert "boat" in second.all_words - second.words
+    assert first.context == "Handbook\n# Boats"
+    assert second.context == "Handbook\n# Boats\nThe boat leaves at nine."
+    assert {"boat", "boats"} <= second.all_words - second.words
+
+
+def test_a_list_item_is_read_with_what_introduces_the_list() -> None:
+    (hit,) = passages("# Fares\n\nWho pays less:\n\n- Children: half.\n- Dogs: nothing. They stay on deck.\n\nCash only.")
+    _, _, child, dog, deck, cash = passage_units(hit, "en")
+    assert child.context == dog.context == "# Fares\nWho pays less:"
+    assert (deck.context, cash.context) == ("# Fares\n- Dogs: nothing.", "# Fares\nThey stay on deck.")
 
 
 def test_a_row_is_read_with_its_header_section_and_caption() -> None:
     rows = "| Sales: | |\n| Boats | 7 |\n| Costs: | |\n| Boats | 7 |\n\nBoats are red."
-    (hit,) = passages(f"All in millions.\n\n| | 2023 |\n| --- | --- |\n{rows}")
+    (hit,) = passages(f"# Results\n\nAll in millions.\n\n| | 2023 |\n| --- | --- |\n{rows}")
     *_, costs, prose = passage_units(hit, "en")
     assert costs.row
     assert (costs.text, costs.row.section) == ("| Boats | 7 |", "Costs:")
-    assert costs.context == "All in millions.\nCosts:\n|  | 2023 |"
+    assert costs.context == "# Results\nAll in millions.\nCosts:\n|  | 2023 |"
     assert prose.row is None
 
 
