@@ -338,8 +338,13 @@ def rewritten_examples(item: tuple[Asked, list[tuple[bool, str]]], rng: random.R
 
 @cache
 def outputs() -> list[tuple[Asked, str]]:
-    """Questions of SQuAD's training set with what the bundled reader said, given their paragraph and one like it."""
-    of = {(one.question, one.answer): one for one in asked("squad/squad-v1.0-train.json.gz")}
+    """Questions with what was said to them.
+
+    Of SQuAD's training set, with what the bundled reader said, given their paragraph and one like it; and questions of
+    SQuAD 2.0 dev without an answer, with the words of their paragraph that a judge of 53 rounds took for one.
+    """
+    every = asked("squad/squad-v1.0-train.json.gz") + [one for one in written(0, LEARNED) if one.start < 0]
+    of = {(one.question, one.answer): one for one in every}
     lines = gzip.decompress(OUTPUTS.read_bytes()).decode().splitlines()
     return [(of[question, answer], output) for question, answer, output in (line.split("\t") for line in lines)]
 
@@ -350,8 +355,12 @@ def output_stances(item: tuple[Asked, str], rng: random.Random) -> Iterator[Exam
     An output that shares some words with the answer may be right, and is left out.
     """
     one, output = item
-    start, end, before = sentence_around(one, one.start)
+    start, end, before = sentence_around(one, one.start if one.answer else one.context.find(output))
     context = f"{one.title}\n{before}".strip() if rng.random() < 0.5 else one.title
+    if not one.answer:
+        statement = as_statement(one.question, output, one.context[start:end], rng)
+        yield Example(one.question, one.context[start:end], -1, -1, context, statement, NEITHER)
+        return
     at = one.start - start
     over = Example(one.question, one.context[start:end], at, at + len(one.answer), context, output)
     said = _words(output)
@@ -687,7 +696,7 @@ class Rounds:
                 odd = changed_words(one.question, miss.text)
                 missed = replace(whole(one), question=miss.text, start=-1, end=-1, odd_question=odd)
                 found.append(titled(_part(missed, rng, around=one.start), one.title, rng))
-        for item in some(self._rewritten, 0.07):
+        for item in some(self._rewritten, 0.14):
             found += rewritten_examples(item, rng)
         for one in some(self._written, 0.1):
             found.append(self._over(one, rng))
@@ -718,7 +727,7 @@ class Rounds:
             over += self._table_examples(tables, 0.02, rng, changed=0.0)
         for example in over:
             found += row_stances(example, rng)
-        for item in some(self._outputs, 0.1):
+        for item in some(self._outputs, 0.14):
             found += output_stances(item, rng)
         rng.shuffle(found)
         return found

@@ -7,9 +7,10 @@ and `log.jsonl` with the loss, the speed and, every eighth round, the figures on
 continues. The rate is constant after a warm-up, and falls to its end over the last `--decay` rounds, after which the
 weights are final. `--begin` lets a new folder start from exported weights, as those in `ragfm/models/shipped`, and
 with round `--first`, so that its examples are others. `--evaluate` prints the figures of the present weights only, and
-`--export OUT` writes them for `ragfm`. With a trained judge as `--teacher`, the network also learns its probabilities
-(Hinton et al. 2015), whose tokens are the same: both models have the word pieces of BERT. A round has about 1,400
-examples, see `judge_examples.py`.
+`--export OUT` writes them for `ragfm`; with `--mean FOLDER`, these are the mean of two states of one training (Wortsman
+et al. 2022). With a trained judge as `--teacher`, the network also learns its probabilities (Hinton et al. 2015), whose
+tokens are the same: both models have the word pieces of BERT. A round has about 2,500 examples, see
+`judge_examples.py`.
 
 The network reads `<s> question </s> statement </s> context </s> text </s>`. Each token of the text gets a score for
 being the first and the last of the answer, and `<s>` stands for "not here" (Devlin et al. 2019, Rajpurkar et al. 2018);
@@ -502,6 +503,7 @@ def main() -> None:
     parser.add_argument("--begin", type=Path, metavar="JUDGE", help="Exported weights that a new folder starts from")
     parser.add_argument("--first", type=int, default=0, help="Number of the first round of a new folder")
     parser.add_argument("--teacher", nargs=2, metavar=("BACKBONE", "FOLDER"), help="A judge to learn from as well")
+    parser.add_argument("--mean", type=Path, metavar="FOLDER", help="A state to take the mean of both weights with")
     parser.add_argument("--evaluate", action="store_true", help="Only print the figures of the present weights")
     parser.add_argument("--export", type=Path, metavar="OUT", help="Only write the present weights")
     args = parser.parse_args()
@@ -511,6 +513,9 @@ def main() -> None:
     if teacher:
         teacher.averaged()
     training = Training(args.backbone, args.folder, teacher, args.begin, args.first)
+    if args.mean:
+        for name, weight in torch.load(args.mean / "state.pt", weights_only=True)["average"].items():
+            training.average[name].lerp_(weight, 0.5)
     if args.export:
         training.export(Path(args.backbone), args.export)
         return
