@@ -531,6 +531,7 @@ class Collection:
     def status(self) -> Status:
         """Counts, failures, embedder, indexes and sources; only counts and embedder for restricted handles."""
         from ragfm.ingestion.recipe import older_documents
+        from ragfm.ingestion.source_schedule import failed_sources
         from ragfm.ingestion.sources import failed_documents
         from ragfm.ingestion.unmapped_identities import unmapped_identities
         from ragfm.retrieval.fusion_weight import explain_weight
@@ -558,7 +559,7 @@ class Collection:
                 generation=snapshot.generation.id,
                 images=images,
                 image_bytes=image_bytes,
-                failed=failed_documents(catalog) if own else (),
+                failed=(*failed_sources(self._store), *failed_documents(catalog)) if own else (),
                 older=older_documents(catalog, self._store.parser_choice)[0] if own else 0,
                 parsers=_parsers(self._store) if own else (),
                 embedder=snapshot.generation.contract,

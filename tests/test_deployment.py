@@ -218,6 +218,7 @@ def test_promtool_accepts_rules_and_dashboard_and_the_alerts_fire(tmp_path: Path
         'ragfm_first_token_seconds_bucket{le="60"}': "0+9x60",
         'ragfm_first_token_seconds_bucket{le="+Inf"}': "0+9x60",
         'ragfm_index_lag_seconds{collection="handbook"}': "1000x60",
+        'ragfm_sources_failing{collection="handbook"}': "1x60",
     }
     healthy = {name: "1x60" if name.partition("{")[0].endswith("up") else "0x60" for name in series}
     names = [rule["alert"] for rule in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"][0]["rules"]]

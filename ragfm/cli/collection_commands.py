@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from ragfm.cli.options import NON_EMPTY, collection_options, filter_option
-from ragfm.cli.output import megabytes, print_json, print_table, print_text, unmapped_sentence
+from ragfm.cli.options import FAILED, NON_EMPTY, OK, collection_options, filter_option
+from ragfm.cli.output import megabytes, one_line, print_json, print_table, print_text, unmapped_sentence
 from ragfm.collection import Collection
+from ragfm.core.errors import CollectionError
 from ragfm.core.text import counted
 
 
@@ -79,22 +80,39 @@ def status(collection: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("only", required=False, metavar="[SOURCE]", type=NON_EMPTY)
+@click.option("--check", is_flag=True, help="List each source and fetch one document, without ingesting anything.")
 @collection_options
-def sources(collection: str, as_json: bool) -> None:
-    """List the sources: their location, options and failed documents."""
+def sources(collection: str, as_json: bool, only: str | None, check: bool) -> int:
+    """List the sources, or SOURCE: their location, options and failed documents.
+
+    With --check, test addresses, credentials, permissions and the mapping of identities, and the sources of ragfm.toml
+    that have not been ingested, too. The exit code is 1 if something fails.
+    """
+    from ragfm.ingestion.source_schedule import failed_sources
+
+    if check:
+        return _check_sources(collection, as_json, only)
     with Collection.open(collection) as store:
         status = store.status()
+        failed = {failure.uri for failure in failed_sources(store.store)}
     failures: dict[str, list[dict[str, Any]]] = {source["name"]: [] for source in status.sources}
     by_length = sorted(failures, key=lambda name: (name == ".", -len(name)))  # "." has all that belong to no other one
     for failure in status.failed:
+        if failure.uri in failed - failures.keys():  # a source of ragfm.toml that was never synced
+            continue
         for name in by_length:
             if name == "." or failure.uri == name or failure.uri.startswith(f"{name.rstrip('/')}/"):
                 failures[name].append(asdict(failure))
                 break
     listed = [{**source, "failures": failures[source["name"]]} for source in status.sources]
+    if only is not None:
+        listed = [source for source in listed if source["name"].rstrip("/") == only.rstrip("/")]
+        if not listed:
+            raise CollectionError(f"There is no source {only!r}.", "`ragfm sources` lists them.")
     if as_json:
         print_json({"sources": listed})
-        return
+        return OK
     for source in listed:
         print_text((source["name"], "bold"), f"  {counted(document=source['documents'])} by {source['connector']}")
         for name in ("location", "connector", "options", "include", "exclude", "tags", "allow"):
@@ -109,6 +127,30 @@ def sources(collection: str, as_json: bool) -> None:
             print_text(f"    failed    {failure['uri']}  {failure['stage']}: {failure['error']}")
     if not listed:
         print_text("No sources. `ragfm ingest FOLDER` adds one.")
+    return OK
+
+
+def _check_sources(collection: str, as_json: bool, name: str | None) -> int:
+    from ragfm.ingestion.source_check import MAX_LISTED, check_source, find_sources
+
+    with Collection.open(collection) as store:
+        checks = [check_source(store.store, entry) for entry in find_sources(store.store, name)]
+    ok = not any(check.error for check in checks)
+    if as_json:
+        print_json({"ok": ok, "sources": [asdict(check) for check in checks]})
+        return OK if ok else FAILED
+    for check in checks:
+        if check.error:
+            found = f"{check.error} {check.hint}".rstrip()
+        else:
+            found = f"{'at least ' * (check.listed == MAX_LISTED)}{counted(item=check.listed)} listed"
+            found += f", {check.fetched} fetched ({check.bytes:,} bytes)" if check.fetched else ", no document to fetch"
+        if check.unmapped:
+            found += f"; {len(check.unmapped)} not mapped: {unmapped_sentence(check.unmapped)}"
+        print_text(f"{'failed' if check.error else 'ok    '}  {one_line(check.name)}  {one_line(found)}")
+    if not checks:
+        print_text("No sources. `ragfm ingest FOLDER` adds one.")
+    return OK if ok else FAILED
 
 
 @click.command()

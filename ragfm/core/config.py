@@ -10,9 +10,10 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from ragfm.core.calibration import Calibration
@@ -125,6 +126,12 @@ class ServerSection(_Section):
     oidc: OidcSection = OidcSection()
 
 
+def _check_duration(text: Any) -> str:
+    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,5}[smhd]", text):
+        raise PydanticCustomError("duration", 'Expected a number with s, m, h or d, such as "1h"')
+    return text
+
+
 class SourceSection(_Section):
     """A source that `ragfm ingest` without arguments syncs; one `[[sources]]` table for each."""
 
@@ -136,6 +143,13 @@ class SourceSection(_Section):
     exclude: list[str] = []
     tags: dict[str, str | int | float | bool] = {}
     allow: list[str] = []
+    every: Annotated[str, BeforeValidator(_check_duration)] | None = None
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two syncs, if there is a schedule."""
+        seconds = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+        return int(self.every[:-1]) * seconds[self.every[-1]] if self.every else None
 
 
 class TagsSection(_Section):

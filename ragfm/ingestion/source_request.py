@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from ragfm.store.catalog import Source
 from ragfm.store.uploads import UPLOADS, UPLOADS_ADDRESS, UPLOADS_SOURCE
 
 if TYPE_CHECKING:
+    from ragfm.core.config import SourceSection
     from ragfm.core.types import Connector, Ref
     from ragfm.store.collection_store import Store
     from ragfm.store.upload_table import UploadTable
@@ -116,7 +118,9 @@ def known_sources(store: Store) -> list[SourceEntry]:
     """The sources in `ragfm.toml`, then those of earlier syncs."""
     entries = [
         SourceEntry(
-            _absolute_path(store, section.location), section.name, section.model_dump(exclude={"location", "name"})
+            _absolute_path(store, section.location),
+            section.name,
+            section.model_dump(exclude={"location", "name", "every"}),
         )
         for section in store.settings.sources
     ]
@@ -128,6 +132,31 @@ def known_sources(store: Store) -> list[SourceEntry]:
     return entries
 
 
+def settings_of(store: Store, entry: SourceEntry) -> SourceSection | None:
+    """The table of `ragfm.toml` with the location of an entry."""
+    absolute = absolute_location(entry)
+    return next((one for one in store.settings.sources if _absolute_path(store, one.location) == absolute), None)
+
+
+def absolute_location(entry: SourceEntry) -> str:
+    """The location of an entry, a path as an absolute one."""
+    if "://" in entry.location:
+        return entry.location
+    return os.path.abspath(entry.location)  # noqa: PTH100  keeps a glob's `..` literal
+
+
+def stored_location(store: Store, entry: SourceEntry) -> str:
+    """The location of an entry as the catalog has it."""
+    return _relative_path(store, absolute_location(entry))
+
+
+def source_name(store: Store, entry: SourceEntry) -> str:
+    """The name of an entry, else of its last sync, else its location, without the parts that may hold a secret."""
+    location = stored_location(store, entry)
+    name = entry.name or next((source.name for source in _read_sources(store) if source.location == location), None)
+    return name or re.sub(r"(?<=://)(?:.*@)?([^?]*).*", r"\1", location)
+
+
 def _read_sources(store: Store) -> list[Source]:
     return store.catalog.sources() if store.exists else []
 
@@ -136,18 +165,14 @@ def _make_source(store: Store, entry: SourceEntry, root: str | None, stored: Map
     """The source that an entry means; with root None, as far as the location alone shows, and unchecked."""
     if not entry.location:
         raise SourceError("The location of a source is empty.", "Specify a folder, a file or an address.")
-    absolute = entry.location
-    if "://" not in absolute:
-        absolute = os.path.abspath(absolute)  # noqa: PTH100  keeps a glob's `..` literal
-    location = _relative_path(store, absolute)
+    absolute = absolute_location(entry)
+    location = stored_location(store, entry)
 
     # Settings in ragfm.toml apply where the user gave none.
     name, settings = entry.name, {key: value for key, value in entry.settings.items() if value is not None}
-    for section in store.settings.sources:
-        if _absolute_path(store, section.location) == absolute:
-            name = name or section.name
-            settings = section.model_dump(exclude_none=True) | settings
-            break
+    if (section := settings_of(store, entry)) is not None:
+        name = name or section.name
+        settings = section.model_dump(exclude_none=True) | settings
     check_tag_names(settings.get("tags", {}))
 
     plugin = settings.get("connector")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from ragfm.core.errors import CollectionBusyError, RagfmError, SourceError, needs_extra
 from ragfm.core.progress import Progress
 from ragfm.ingestion.ingest_report import SyncReport
-from ragfm.ingestion.source_request import SourceEntry, known_sources, resolve_source
+from ragfm.ingestion.source_request import SourceEntry, known_sources, resolve_source, source_name
+from ragfm.ingestion.source_schedule import seconds_until_due, sync_interval
 from ragfm.ingestion.sources import sync_sources
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Stopped(BaseException):
 def watch(store: Store, callback: Callable[[WatchEvent], None], interval: float, stop: Event) -> None:
     """Sync all sources, then each at its changes and every `interval` seconds, until `stop` is set.
 
+    A source with a schedule is synced at its changes, and when it is due: not at the start if another sync was recent.
     `callback` is called after each sync. A source that fails is tried again. A running sync stops between two commits.
     Raises SourceError if there is no source, MissingExtraError without watchfiles.
     """
@@ -68,7 +70,7 @@ def _watch_sources(store: Store, callback: Callable[[WatchEvent], None], interva
         try:
             request = resolve_source(store, entry)
         except RagfmError:  # reported by its sync
-            sources.append((entry.name or entry.location, entry, None))
+            sources.append((source_name(store, entry), entry, None))
             continue
         root = str(request.connector.root)
         path = None if "://" in root else Path(os.path.realpath(root))
@@ -78,7 +80,8 @@ def _watch_sources(store: Store, callback: Callable[[WatchEvent], None], interva
         if stop.is_set():
             raise _Stopped
 
-    due = dict.fromkeys((name for name, _, _ in sources), 0.0)
+    due = {name: monotonic() + seconds_until_due(store, entry) for name, entry, _ in sources}
+    missed = set[str]()  # sources that have changed, and whose sync failed
     last_check = monotonic()
     for changed in _changes(store, [path for _, _, path in sources if path], interval, stop):
         for name, entry, path in sources:
@@ -87,15 +90,24 @@ def _watch_sources(store: Store, callback: Callable[[WatchEvent], None], interva
             has_changed = path is not None and any(Path(change).is_relative_to(path) for change in changed)
             if not has_changed and monotonic() < due[name]:
                 continue
-            pause = interval
+            has_changed = has_changed or name in missed
+            if not has_changed and (wait := seconds_until_due(store, entry)):  # another process has synced it
+                due[name] = monotonic() + wait
+                continue
+            missed.discard(name)
             try:
-                event = WatchEvent(name, sync_sources(store, [resolve_source(store, entry)], stop_if_asked))
+                event = WatchEvent(name, sync_sources(store, [entry], stop_if_asked, only_due=not has_changed))
             except Exception as error:  # the other sources continue, and this one is tried again
                 if not isinstance(error, RagfmError):
                     _log.debug("%s", name, exc_info=True)
-                if isinstance(error, CollectionBusyError):
-                    pause = min(pause, _BUSY_RETRY_SECONDS)
+                if has_changed:
+                    missed.add(name)
                 event = WatchEvent(name, SyncReport(), error)
+            pause = interval
+            if sync_interval(store, entry) is not None:
+                pause = seconds_until_due(store, entry) or _BUSY_RETRY_SECONDS  # 0 after an error that was not stored
+            if isinstance(event.error, CollectionBusyError):
+                pause = min(pause, _BUSY_RETRY_SECONDS)
             due[name] = monotonic() + pause
             callback(event)
         if monotonic() - last_check >= _SOURCES_CHECK_SECONDS:

@@ -28,10 +28,12 @@ from ragfm.ingestion.source_request import (
     SourceRequest,
     known_sources,
     resolve_source,
+    source_name,
     stored_source,
     stored_sources,
     unfiltered_listing,
 )
+from ragfm.ingestion.source_schedule import record_sync, seconds_until_due
 from ragfm.ingestion.sync import Sync, list_refs
 from ragfm.store.compaction import compact, should_compact
 from ragfm.store.uploads import UPLOADS_SOURCE
@@ -62,7 +64,7 @@ def sync_in_turns(store: Store, source: str | Path, turns: Turns, *, name: str) 
 
 def sync_sources(
     store: Store,
-    requests: Sequence[SourceRequest] = (),
+    requests: Sequence[SourceRequest | SourceEntry] = (),
     progress: ProgressCallback | None = None,
     *,
     retry: bool = False,
@@ -70,18 +72,19 @@ def sync_sources(
     keep_recipe: bool = False,
     turns: Turns | None = None,
     executor: str = "local",
+    only_due: bool = False,
 ) -> SyncReport:
     """Sync the requested sources, or all known ones without a request, and save the view at the end.
 
     `retry` tries all failed documents at once; for `keep_recipe` see `Sync`. With `turns`, a slice is synced, and the
     view is saved after the last one, and every few slices. With the `executor` "ray", a cluster prepares the documents,
-    except uploads. A requested source that cannot be read or has invalid options ends the sync; without a request, it
-    is reported as a failure and the other sources continue. A source that lost over half of its documents raises
-    MassDeleteError unless `allow_mass_delete` is set.
+    except uploads. `only_due` leaves out sources that are not due by their schedule. A requested source that cannot be
+    read or has invalid options ends the sync; without a request, it is reported as a failure and the other sources
+    continue. A source that lost over half of its documents raises MassDeleteError unless `allow_mass_delete` is set.
     """
     sync_all = not requests
-    if sync_all and not store.exists:
-        requests = [resolve_source(store, entry) for entry in known_sources(store)]  # fails before the store is created
+    if not store.exists:  # a request that is wrong fails before the store is created
+        requests = [resolve_source(store, item) for item in requests or known_sources(store)]
         if not requests:
             raise SourceError("There is no source to sync.", "Specify a folder, or list sources in ragfm.toml.")
     reports = []
@@ -105,6 +108,8 @@ def sync_sources(
         stored = stored_sources(store)
         for item in items:
             entry = item.entry if isinstance(item, SourceRequest) else item
+            if only_due and seconds_until_due(store, entry):  # another process was faster
+                continue
             sync = None
             try:
                 request = resolve_source(store, item, stored)
@@ -148,18 +153,20 @@ def sync_sources(
                     active.set(added=report.added, updated=report.updated, removed=report.removed)
                     active.set(unchanged=report.unchanged, failed=len(report.failed), chunks=report.chunks)
             except (SourceError, ConfigError, MissingExtraError, UnknownPluginError) as error:
+                stage = "remove" if isinstance(error, MassDeleteError) else "list"
+                failed = Failed(source_name(store, entry), stage, str(error), 1, stale=True)
+                record_sync(store, catalog, entry, failed)
                 if not sync_all or (sync is not None and not isinstance(error, SourceError)):
                     if sync is not None:
                         store.save_view(catalog)  # of the commits before the error
                     raise
                 if sync is not None:
                     reports.append(sync.report)
-                stage = "remove" if isinstance(error, MassDeleteError) else "list"
-                failed = Failed(entry.name or entry.location, stage, str(error), 1, stale=True)
                 reports.append(SyncReport(failed=(failed,)))
                 continue
             if not (report.added or report.updated or report.unchanged or report.failed):
                 _log.warning("The source %s contains no document that can be indexed.", source.name)
+            record_sync(store, catalog, entry)
             reports.append(report)
         if turns is not None and turns.postponed and turns.slices % _SLICES_PER_VIEW:
             return merge_reports(reports)

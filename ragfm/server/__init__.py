@@ -6,8 +6,9 @@
                                   served_models: the model's Rag over `collection.as_groups(key.visible_groups)`
 
 Uploads are indexed by a process of its own (`index_supervisor`, `index_worker`); the server itself cannot change
-documents. The pages at `/`, `/insights` and `/review` are static (`page/`, `static_pages`) and use the same API.
-`service` holds what all routes share, and `app` puts everything together.
+documents. Sources with a schedule are synced in the same way (`source_scheduler`). The pages at `/`, `/insights` and
+`/review` are static (`page/`, `static_pages`) and use the same API. `service` holds what all routes share, and `app`
+puts everything together.
 
 Forms and errors are in `api_models` and `api_errors`, keys in `api_keys`: a file, or the `key_table` of a database.
 `sign_in` is for users of an `oidc_provider`, who have what a key has.

@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from ragfm.core.errors import RagfmError
 from ragfm.core.tracing import trace_headers
@@ -26,7 +27,7 @@ from ragfm.store.uploads import Upload
 _POLL_SECONDS = 2.0  # between two looks at uploads that other servers share
 _POLL_SECONDS_AFTER_ERROR = 20.0
 _SETTLED_SECONDS = 0.2  # between two looks at whether an upload is settled
-_RETRY_SECONDS = (2, 10, 60, 300)  # after the first, second, … failure
+RETRY_SECONDS = (2, 10, 60, 300)  # after the first, second, … failure
 _log = logging.getLogger(__name__)
 
 
@@ -106,7 +107,7 @@ class IndexSupervisor:
                     self._requested.clear()
                 continue
             log_event(_log, logging.WARNING, "indexing_failed", self.error, collection=self._name)
-            await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
             self._requested.set()
 
@@ -136,32 +137,42 @@ class IndexSupervisor:
 
     async def _run_worker(self) -> str | None:
         """Run the process once. Returns why it failed, or None."""
-        command = [sys.executable, "-m", "ragfm.server.index_worker"]
-        pipe = asyncio.subprocess.PIPE
-        env = os.environ | {name.upper(): value for name, value in self._trace.items()}
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**26, env=env)
-        assert process.stdin
-        assert process.stdout
         error: str | None = None
         busy = False
         try:
-            process.stdin.write(f"{self._collection}\n".encode())  # other users see a process's arguments
-            async for line in process.stdout:
-                message = json.loads(line)
-                if "error" in message:
-                    error, busy = message["error"], message["busy"]
-                else:
+            async with aclosing(worker_messages(self._collection, trace=self._trace)) as messages:
+                async for message in messages:
+                    if "error" in message:
+                        error, busy = error or message["error"], busy or message.get("busy", False)
+                        continue
                     await asyncio.to_thread(partial(self._uploads.record_slice, **message))
                     began = self._synced_as_of = message["began"]
                     if not message["waiting"]:  # what came later came after the slice began
                         self._waiting_since = began if self._last_request > began else None
                     await self._refresh()
-            if await process.wait():
-                error = error or "the indexing process crashed"
         finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
             self._busy = busy  # only now, with the error that it belongs to
         return error
+
+
+async def worker_messages(
+    collection: str, *words: str, trace: Mapping[str, str] | None = None
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Start an index worker and yield its messages, at the end one with `error` if it crashed. Closing kills it."""
+    command = [sys.executable, "-m", "ragfm.server.index_worker", *words]
+    pipe = asyncio.subprocess.PIPE
+    env = os.environ | {name.upper(): value for name, value in (trace or {}).items()}
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**26, env=env)
+    assert process.stdin
+    assert process.stdout
+    try:
+        process.stdin.write(f"{collection}\n".encode())  # other users see a process's arguments
+        async for line in process.stdout:
+            yield json.loads(line)
+        if await process.wait():
+            yield {"error": "the indexing process crashed"}
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

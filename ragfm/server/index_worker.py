@@ -1,8 +1,10 @@
 """The process that indexes uploads: `python -m ragfm.server.index_worker`, with the collection on standard input.
 
-It has the owner's handle and takes no requests. It syncs in slices in which the keys take turns, and reports as lines
-of JSON on standard output. It ends when nothing is left, when another server has the turn, or when standard input is
-closed, which means that the server has ended.
+With the argument `sources`, it syncs the sources that are due by their schedules instead.
+
+It has the owner's handle and takes no requests. It syncs uploads in slices in which the keys take turns, and reports as
+lines of JSON on standard output. It ends when nothing is left, when another server has the turn, or when standard input
+is closed, which means that the server has ended.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from typing import Any
 from ragfm.collection import Collection
 from ragfm.core.errors import CollectionBusyError, RagfmError
 from ragfm.core.tracing import start_tracing
-from ragfm.ingestion.sources import sync_in_turns
+from ragfm.ingestion.source_request import source_name
+from ragfm.ingestion.source_schedule import due_sources
+from ragfm.ingestion.sources import sync_in_turns, sync_sources
 from ragfm.ingestion.turns import Turns
 from ragfm.server.json_logging import configure_logging
 from ragfm.store.uploads import UPLOADS_SOURCE, Upload, upload_id
@@ -28,14 +32,6 @@ from ragfm.store.uploads import UPLOADS_SOURCE, Upload, upload_id
 
 def main(collection: str) -> None:
     """Sync the uploads of a collection and report on standard output after each slice."""
-
-    def exit_with_parent() -> None:
-        os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-    with suppress(OSError):
-        os.nice(5)  # requests have priority
     reasons: dict[str, str] = {}
     with Collection.open(collection) as owner, ExitStack() as held:
         uploads = owner.store.open_uploads()
@@ -63,6 +59,23 @@ def main(collection: str) -> None:
                 stored = list(uploads.all())
         except RagfmError as error:
             _report(error=error.message, busy=isinstance(error, CollectionBusyError))
+
+
+def sync_due_sources(collection: str) -> None:
+    """Sync the sources that are due, and report on standard output after each one."""
+    with Collection.open(collection) as owner:
+        for entry in due_sources(owner.store):
+            name = source_name(owner.store, entry)
+            try:
+                report = sync_sources(owner.store, [entry], only_due=True)
+                counts = {key: getattr(report, key) for key in ("added", "updated", "removed", "unchanged")}
+                _report(source=name, **counts, failed=len(report.failed))
+            except CollectionBusyError as error:
+                _report(source=name, error=str(error), busy=True)
+                return
+            except Exception as error:  # the other sources continue
+                message = str(error) if isinstance(error, RagfmError) else f"{type(error).__name__}: {error}"
+                _report(source=name, error=message)
 
 
 def _unsettled(waiting: Iterable[str], stored: Sequence[Upload], failed: Iterable[str]) -> set[str]:
@@ -106,6 +119,11 @@ def _why_not_searchable(owner: Collection, stored: Sequence[Upload], reasons: Ma
     return failed
 
 
+def _exit_with_parent() -> None:
+    os.read(0, 1)  # nothing is ever written to standard input: this returns when the server has ended
+    os._exit(1)
+
+
 def _report(**message: Any) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
@@ -114,4 +132,8 @@ def _report(**message: Any) -> None:
 if __name__ == "__main__":
     configure_logging(debug=False)
     start_tracing()
-    main(sys.stdin.readline().rstrip("\n"))
+    location = sys.stdin.readline().rstrip("\n")
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with suppress(OSError):
+        os.nice(5)  # requests have priority
+    (sync_due_sources if sys.argv[1:] == ["sources"] else main)(location)

@@ -33,6 +33,8 @@ class Metrics:
         age = "Age of the oldest upload or deletion that is not indexed"
         self.index_lag = Gauge("ragfm_index_lag_seconds", age, per_collection, registry=registry)
         self.index_failing = Gauge("ragfm_index_failing", "Whether indexing fails", per_collection, registry=registry)
+        failing = "Sources whose last sync failed"
+        self.sources_failing = Gauge("ragfm_sources_failing", failing, per_collection, registry=registry)
         Gauge("ragfm_running", "Running answers and searches", registry=registry).set_function(running)
         Gauge("ragfm_waiting", "Requests waiting for a slot", registry=registry).set_function(waiting)
 

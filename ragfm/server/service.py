@@ -37,6 +37,7 @@ from ragfm.server.json_logging import log_event
 from ragfm.server.prometheus_metrics import Metrics
 from ragfm.server.request_guard import Limits
 from ragfm.server.served_models import Model, ServedModels
+from ragfm.server.source_scheduler import SourceScheduler
 
 if TYPE_CHECKING:
     from ragfm.server.sign_in import SignIn
@@ -63,6 +64,9 @@ class Service:
         self.index_supervisors = {
             name: IndexSupervisor(location, self.uploads[name], served.handles[name])
             for name, location in served.locations.items()
+        }
+        self.source_schedulers = {
+            name: SourceScheduler(location, served.handles[name]) for name, location in served.locations.items()
         }
         self.warm = False  # whether the models are loaded
         self.ending = False
@@ -120,6 +124,8 @@ class Service:
             metrics.index_lag.labels(name).set(supervisor.lag)
             metrics.index_failing.labels(name).set(supervisor.error is not None)
             with suppress(CollectionError):  # `database_up` says so
+                failing = await self.served.run(self.source_schedulers[name].count_failing)
+                metrics.sources_failing.labels(name).set(failing)
                 metrics.generation.labels(name).set(await self.served.run(self.served.handles[name].newest))
 
     async def watch_readers(self) -> None:

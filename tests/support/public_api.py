@@ -35,7 +35,16 @@ DEPRECATED = " (deprecated)"
 ANY_KEY = ("metadata", "options", "scores", "tags")
 """JSON objects whose keys are data."""
 COMMANDS = (
-    *("ingest docs", "search leave", "status", "sources", "documents", "documents docs/leave.md", "export out.jsonl"),
+    *(
+        "ingest docs",
+        "search leave",
+        "status",
+        "sources",
+        "sources --check",
+        "documents",
+        "documents docs/leave.md",
+        "export out.jsonl",
+    ),
     *("check --answer docs/hours.txt", "backup out.tar"),
     *("verify --repair", "compact", "restore out.tar -c restored", "remove docs/leave.md"),
 )
