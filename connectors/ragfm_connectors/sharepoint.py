@@ -213,7 +213,9 @@ class SharepointConnector:
         if self._libraries is None:
             site = _json(self._send(f"{self._graph}/v1.0{self._site}?$select=id")).get("id", "")
             drives = [drive for page in self._pages(f"/sites/{quote(site)}/drives") for drive in page["value"]]
-            self._libraries = {unquote(drive["webUrl"].rstrip("/")).rpartition("/")[2]: drive["id"] for drive in drives}
+            self._libraries = {
+                unquote(drive.get("webUrl", "").rstrip("/")).rpartition("/")[2]: drive["id"] for drive in drives
+            }
         return self._libraries
 
     def _drive(self, library: str) -> str:
@@ -266,7 +268,8 @@ class SharepointConnector:
         while url:
             answer = self._send(url, headers)
             page = _json(answer)
-            if not isinstance(page.get("value"), list):
+            entries = page.get("value")
+            if not isinstance(entries, list) or not all(isinstance(it, dict) and "id" in it for it in entries):
                 raise ConnectorError(f"{self.root}: the server's answer is not a page of Microsoft Graph.")
             page["hierarchical"] = "hierarchicalsharing" in answer.headers.get("Preference-Applied", "")
             yield page

@@ -169,7 +169,9 @@ def test_an_expired_page_token_starts_the_listing_again(site: Site) -> None:
         list(_connector(site, "/Wiki").refs())
 
 
-@pytest.mark.parametrize("what", ["no delta link", "no root", "not JSON", "no page", "another host", "lost folder"])
+@pytest.mark.parametrize(
+    "what", ["no delta link", "no root", "not JSON", "no page", "no id", "another host", "lost folder"]
+)
 def test_an_incomplete_listing_removes_nothing(site: Site, collection: Collection, what: str) -> None:
     for number in range(4):
         site.put(f"Wiki/sub/{number}.txt")
@@ -180,6 +182,7 @@ def test_an_incomplete_listing_removes_nothing(site: Site, collection: Collectio
         "no root": {"value": [folder, *files[:3]], "@odata.deltaLink": "x"},
         "not JSON": b"<html>",
         "no page": {},
+        "no id": {"value": [root, {"name": "x"}], "@odata.deltaLink": "x"},
         "another host": {"value": [root], "@odata.nextLink": "https://attacker.example.org/v1.0/x"},
         "lost folder": {"value": [root, *files[:1]], "@odata.deltaLink": "x"},
     }
@@ -371,17 +374,22 @@ def test_secrets_reach_their_own_host_only(
     assert DOWNLOAD_SECRET not in str(caught.value)
 
 
-def test_refusals_are_clear_errors(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.put("Wiki/a.txt")
-    for status, code, message in [
-        (401, "InvalidAuthenticationToken", "status 401"),
-        (403, "accessDenied", r"status 403 \(accessDenied\)"),
-        (404, "itemNotFound", r"\(itemNotFound\) for /sites/contoso.sharepoint.com:/sites/handbook"),
-    ]:
-        answer: Answer = (status, {}, error(code))
-        site.answer = lambda kind, path, answer=answer: answer
-        with pytest.raises(SourceError, match=message):
-            list(_connector(site).refs())
+@pytest.mark.parametrize(
+    ("status", "code", "message", "hint"),
+    [
+        (401, "InvalidAuthenticationToken", "status 401", "Check the application"),
+        (403, "accessDenied", r"status 403 \(accessDenied\)", "Grant the application Sites.Read.All"),
+        (404, "itemNotFound", r"\(itemNotFound\) for /sites/contoso.sharepoint.com:/sites/handbook", "The next ingest"),
+    ],
+)
+def test_refusals_are_clear_errors(site: Site, status: int, code: str, message: str, hint: str) -> None:
+    site.answer = lambda kind, path: (status, {}, error(code))
+    with pytest.raises(SourceError, match=message) as caught:
+        list(_connector(site).refs())
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_wrong_secret_is_a_clear_error_without_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPH_SECRET", "wr0ng-secret")
     with pytest.raises(SourceError, match="AADSTS7000215: Invalid client secret") as caught:
         list(_connector(site).refs())
@@ -402,8 +410,8 @@ def test_refusals_are_clear_errors(site: Site, monkeypatch: pytest.MonkeyPatch) 
         (SITE, {"graph": "graph.microsoft.us"}, "not a web address"),
     ],
 )
-def test_settings_that_are_refused(location: str, options: dict[str, str], message: str) -> None:
-    ids = {"tenant": "contoso.com", "client_id": "6731de76", "client_secret": "${GRAPH_SECRET}"}
+def test_settings_that_are_refused(location: str, options: dict[str, Any], message: str) -> None:
+    ids: dict[str, Any] = {"tenant": "contoso.com", "client_id": "6731de76", "client_secret": "${GRAPH_SECRET}"}
     with pytest.raises(ConfigError, match=message) as caught:
         SharepointConnector(location, **{**ids, **options})
     assert "s3cret" not in str(caught.value)
