@@ -138,6 +138,16 @@ def test_a_thousand_files_in_pages_with_a_token_that_expires(site: Site) -> None
     assert (kinds.count("token"), kinds.count("delta")) == (3, 6 + 2)  # two requests were refused, and repeated
 
 
+def test_a_token_is_renewed_a_minute_before_it_expires(site: Site) -> None:
+    site.put("Wiki/a.txt")
+    assert _paths(_connector(site)) == {"Wiki/a.txt"}
+    assert [kind for kind, _, _ in site.log] == ["token", "site", "drives", "delta"]
+    site.log.clear()
+    site.expires_in = 60
+    assert _paths(_connector(site)) == {"Wiki/a.txt"}
+    assert [kind for kind, _, _ in site.log] == ["token", "site", "token", "drives", "token", "delta"]
+
+
 def test_an_item_that_changes_during_the_listing_is_listed_as_it_has_become(site: Site) -> None:
     for name in ("a.txt", "b.txt", "gone.txt", "c.txt"):
         site.put(f"Wiki/{name}")

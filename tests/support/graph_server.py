@@ -43,6 +43,7 @@ class Site:
     page_size: int = 200
     hierarchical: bool = True
     uses_of_a_token: int = 10**9
+    expires_in: int = 3599
     tokens: dict[str, int] = field(default_factory=dict)  # uses left
     answer: Callable[[str, str], Answer | None] = lambda kind, path: None
     """May answer instead of the server."""
@@ -124,7 +125,7 @@ class Site:
                 )
             self.tokens[f"token{len(self.tokens)}"] = self.uses_of_a_token
             token = f"token{len(self.tokens) - 1}"
-            return 200, {}, {"token_type": "Bearer", "expires_in": 3599, "access_token": token}
+            return 200, {}, {"token_type": "Bearer", "expires_in": self.expires_in, "access_token": token}
         kind, item = self._route(path)
         self.log.append((kind, item, authorization))
         instead = self.answer(kind, item)
