@@ -162,7 +162,7 @@ class Client:
                         else parsedate_to_datetime(retry_after).timestamp() - time.time()
                     )
                     pause = max(pause, seconds)
-            _log.debug("%s: retry in %.1f s", url, pause)
+            _log.debug("%s: retry in %.1f s", url.partition("?")[0], pause)  # a query may hold a secret
             self.sleep(min(pause, _MAX_PAUSE_SECONDS))
 
     def _request(
