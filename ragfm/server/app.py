@@ -121,8 +121,8 @@ def create_app(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    background = (*service.index_supervisors.values(), *service.source_schedulers.values())
-    tasks = [asyncio.create_task(each.run()) for each in background]
+    tasks = [asyncio.create_task(supervisor.run()) for supervisor in service.index_supervisors.values()]
+    tasks += [asyncio.create_task(scheduler.run()) for scheduler in service.source_schedulers.values()]
     tasks.append(asyncio.create_task(service.served.run(service.warm_up)))
     tasks.append(asyncio.create_task(service.watch_readers()))
     if app.state.sign_in is not None:
