@@ -80,10 +80,10 @@ def status(collection: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("only", required=False, metavar="[SOURCE]", type=NON_EMPTY)
+@click.argument("source", required=False, type=NON_EMPTY)
 @click.option("--check", is_flag=True, help="List each source and fetch one document, without ingesting anything.")
 @collection_options
-def sources(collection: str, as_json: bool, only: str | None, check: bool) -> int:
+def sources(collection: str, as_json: bool, source: str | None, check: bool) -> int:
     """List the sources, or SOURCE: their location, options and failed documents.
 
     With --check, test addresses, credentials, permissions and the mapping of identities, and the sources of ragfm.toml
@@ -92,11 +92,11 @@ def sources(collection: str, as_json: bool, only: str | None, check: bool) -> in
     from ragfm.ingestion.source_schedule import failed_sources
 
     if check:
-        return _check_sources(collection, as_json, only)
+        return _check_sources(collection, as_json, source)
     with Collection.open(collection) as store:
         status = store.status()
         failed = {failure.uri for failure in failed_sources(store.store)}
-    failures: dict[str, list[dict[str, Any]]] = {source["name"]: [] for source in status.sources}
+    failures: dict[str, list[dict[str, Any]]] = {one["name"]: [] for one in status.sources}
     by_length = sorted(failures, key=lambda name: (name == ".", -len(name)))  # "." has all that belong to no other one
     for failure in status.failed:
         if failure.uri in failed - failures.keys():  # a source of ragfm.toml that was never synced
@@ -105,25 +105,25 @@ def sources(collection: str, as_json: bool, only: str | None, check: bool) -> in
             if name == "." or failure.uri == name or failure.uri.startswith(f"{name.rstrip('/')}/"):
                 failures[name].append(asdict(failure))
                 break
-    listed = [{**source, "failures": failures[source["name"]]} for source in status.sources]
-    if only is not None:
-        listed = [source for source in listed if source["name"].rstrip("/") == only.rstrip("/")]
+    listed = [{**one, "failures": failures[one["name"]]} for one in status.sources]
+    if source is not None:
+        listed = [one for one in listed if one["name"].rstrip("/") == source.rstrip("/")]
         if not listed:
-            raise CollectionError(f"There is no source {only!r}.", "`ragfm sources` lists them.")
+            raise CollectionError(f"There is no source {source!r}.", "`ragfm sources` lists them.")
     if as_json:
         print_json({"sources": listed})
         return OK
-    for source in listed:
-        print_text((source["name"], "bold"), f"  {counted(document=source['documents'])} by {source['connector']}")
+    for one in listed:
+        print_text((one["name"], "bold"), f"  {counted(document=one['documents'])} by {one['connector']}")
         for name in ("location", "connector", "options", "include", "exclude", "tags", "allow"):
-            value = source.get(name)
+            value = one.get(name)
             if isinstance(value, dict):
                 value = [f"{key}={item}" for key, item in value.items()]
             if value:
                 print_text(f"    {name:<9} {value if isinstance(value, str) else ', '.join(value)}")
-        if source["unmapped"]:
-            print_text(f"    unmapped  {unmapped_sentence(source['unmapped'])}")
-        for failure in source["failures"]:
+        if one["unmapped"]:
+            print_text(f"    unmapped  {unmapped_sentence(one['unmapped'])}")
+        for failure in one["failures"]:
             print_text(f"    failed    {failure['uri']}  {failure['stage']}: {failure['error']}")
     if not listed:
         print_text("No sources. `ragfm ingest FOLDER` adds one.")

@@ -15,6 +15,8 @@ embedding           vectors for new texts
 ingest_report       what a sync did
 unmapped_identities identities of a source without a group
 page_images         pages of documents as images, and where quotes stand on them
+source_schedule     when a source is due, and how its last sync ended
+source_check        listing and one document of a source, without a sync
 source_watcher      sync at each change of a source
 reembed             switch to a different embedder
 """
