@@ -20,7 +20,8 @@ def test_a_sentence_is_read_with_the_one_before_the_heading_and_the_passages_con
 
 
 def test_a_list_item_is_read_with_what_introduces_the_list() -> None:
-    (hit,) = passages("# Fares\n\nWho pays less:\n\n- Children: half.\n- Dogs: nothing. They stay on deck.\n\nCash only.")
+    text = "# Fares\n\nWho pays less:\n\n- Children: half.\n- Dogs: nothing. They stay on deck.\n\nCash only."
+    (hit,) = passages(text)
     _, _, child, dog, deck, cash = passage_units(hit, "en")
     assert child.context == dog.context == "# Fares\nWho pays less:"
     assert (deck.context, cash.context) == ("# Fares\n- Dogs: nothing.", "# Fares\nThey stay on deck.")
