@@ -5,7 +5,8 @@
     python benchmarks/bench_guarantee.py sets [--judge base] [--keep FOLDER]
 
 `ask` keeps a reader's outputs to questions of each set over their passages, and continues there: a paragraph of SQuAD
-2.0 dev (reporting articles; half of the questions have no answer) or PolicyQA, and the table and paragraphs of TAT-QA.
+2.0 dev (reporting articles; half of the questions have no answer) or PolicyQA, the table and paragraphs of TAT-QA, and
+what the search finds in the sample handbook.
 `sets` cites them, and calls a citation right if both sentence and quote have a right answer. It gives a promise by the
 citations of half of the documents, and counts the errors in the other half: for each set, and for the promise of one
 set over the others, where nothing is promised.
@@ -35,7 +36,7 @@ import numpy as np
 import rendering
 from bench_confidence import answer_record, cite_record, read_lines
 from data import DATA
-from judge_examples import TUNED, is_single_span, policies, tat_passages, with_rule, written
+from judge_examples import TUNED, Asked, is_single_span, policies, tat_passages, with_rule, written
 from measure import about, save
 from numpy.typing import NDArray
 
@@ -115,22 +116,26 @@ def table(results: rendering.Results) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A question with the passages that a reader is shown; `answer` is empty if they have none."""
+    """A question, its right answers, if any, and the passages that a reader is shown: None for those of a search."""
 
     document: str
     question: str
-    answer: str
-    passages: Sequence[tuple[str, str]]  # context and text
+    answers: Sequence[str]
+    passages: Sequence[tuple[str, str]] | None  # context and text
 
 
 def squad() -> list[Given]:
     """Questions of SQuAD 2.0 dev over their paragraph, of articles for reporting."""
-    return [Given(one.title, one.question, one.answer, [(one.title, one.context)]) for one in written(TUNED, 99)]
+    return [_over_paragraph(one) for one in written(TUNED, 99)]
 
 
 def policyqa() -> list[Given]:
     """Questions of PolicyQA over their paragraph, of sites for reporting."""
-    return [Given(one.title, one.question, one.answer, [(one.title, one.context)]) for one in policies(reporting=True)]
+    return [_over_paragraph(one) for one in policies(reporting=True)]
+
+
+def _over_paragraph(one: Asked) -> Given:
+    return Given(one.title, one.question, [one.answer] if one.answer else [], [(one.title, one.context)])
 
 
 def tatqa() -> list[Given]:
@@ -141,14 +146,20 @@ def tatqa() -> list[Given]:
         header, table, paragraphs = tat_passages(entry)
         passages = [("", f"{with_rule(header)}\n{table}"), *(("", text) for text in paragraphs)]
         found += [
-            Given(str(number), one["question"], str(one["answer"][0]), passages)
+            Given(str(number), one["question"], [str(one["answer"][0])], passages)
             for one in entry["questions"]
             if is_single_span(one)
         ]
     return found
 
 
-SETS = {"SQuAD 2.0": squad, "PolicyQA": policyqa, "TAT-QA": tatqa}
+def handbook() -> list[Given]:
+    """30 questions about the sample handbook, over what the search finds."""
+    lines = (Path(__file__).parent / "transfer" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Given(one["uri"], one["question"], one["answers"], None) for one in map(json.loads, lines)]
+
+
+SETS = {"SQuAD 2.0": squad, "PolicyQA": policyqa, "TAT-QA": tatqa, "handbook": handbook}
 
 
 def ask(reader: str, count: int, keep: Path) -> None:
@@ -162,15 +173,15 @@ def ask(reader: str, count: int, keep: Path) -> None:
         rag.judge, rag.policy = None, LARGE  # the reader's own output, and nothing withheld
         for name, questions in SETS.items():
             every = questions()
-            for number in random.Random(1).sample(range(len(every)), min(count, len(every))):
+            for number in random.Random(1).sample(range(len(every)), len(every))[:count]:
                 if (label, name, number) in done:
                     continue
                 given = every[number]
-                hits = [
+                hits = given.passages and [
                     Hit(f"{name}/{n}", text, 0, len(text), n, None, {}, context=context)
                     for n, (context, text) in enumerate(given.passages)
                 ]
-                question = Question(str(number), given.question, (), (given.answer,))
+                question = Question(str(number), given.question, (), tuple(given.answers))
                 record = {"reader": label, "set": name, "number": number, "language": "en"}
                 record |= answer_record(rag, question, hits)
                 with file.open("a", encoding="utf-8") as out:
@@ -183,9 +194,7 @@ def scored(record: dict[str, Any], given: Given, judge: str) -> list[tuple[float
     return [
         (
             one.probability or 0.0,
-            not given.answer
-            or not contains_answer(sentence.plain, [given.answer])
-            or not contains_answer(one.unit.text, [given.answer]),
+            not contains_answer(sentence.plain, given.answers) or not contains_answer(one.unit.text, given.answers),
         )
         for sentence in cite_record(record, judge).sentences
         for one in sentence.evidence
