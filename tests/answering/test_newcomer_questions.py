@@ -17,7 +17,7 @@ from ragfm.samples import copy_handbook
 
 QUESTIONS = [json.loads(line) for line in Path(__file__).with_name("newcomer_questions.jsonl").open(encoding="utf-8")]
 BEYOND_IT = {
-    "How many days of leave do I get?",
+    "Does the station have a gym?",  # it has none
     "How many vacation days do I have per year?",
     "What is the wifi password?",  # the handbook says "guest network"
     "What should I do if I am ill?",

@@ -112,7 +112,10 @@ REFERENCES = (
 
 @pytest.mark.parametrize(
     "question",
-    ["How long do oak lock gates last in fresh water?", "What is the cost of lock gates in oak since the war?"],
+    [
+        pytest.param("How long do oak lock gates last in fresh water?", marks=TOO_SMALL),
+        "What is the cost of lock gates in oak since the war?",
+    ],
 )
 def test_lines_of_a_bibliography_are_not_verified(question: str) -> None:
     """They have the words of the question, and many others, but none of them is an answer."""
