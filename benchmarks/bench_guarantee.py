@@ -1,6 +1,7 @@
 """Promises about verified citations: simulated with known error rates, and over sets of questions.
 
     python benchmarks/bench_guarantee.py simulate [--runs 2000]
+    python benchmarks/bench_guarantee.py plot
     python benchmarks/bench_guarantee.py ask --reader NAME [--questions 200] [--keep FOLDER]
     python benchmarks/bench_guarantee.py sets [--judge base] [--keep FOLDER]
 
@@ -16,7 +17,7 @@ them: not at all, linearly or steeply. For each number of labels and each shape:
 share in which the true error is at most the promised one (a run without a promise counts, too), and the mean coverage,
 the share of citations that stay verified. Then a year of later labels, one a day, looked at each day: the share of true
 promises that lapse, and where citations are wrong three times as often, the share that lapses and the median day. No
-model is loaded. The last line is the result in JSON.
+model is loaded. The last line is the result in JSON. `plot` draws its result as docs/guarantee.svg.
 """
 
 from __future__ import annotations
@@ -28,16 +29,18 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import drawing
 import numpy as np
 import rendering
 from bench_confidence import answer_record, cite_record, read_lines
 from data import DATA
 from judge_examples import TUNED, Asked, is_single_span, policies, tat_passages, with_rule, written
-from measure import about, save
+from measure import about, read, save
 from numpy.typing import NDArray
 
 from ragfm import Collection, Hit, Rag
@@ -51,6 +54,7 @@ from ragfm.samples import HANDBOOK
 ERROR, CONFIDENCE = 0.1, 0.95
 LABELS = (50, 100, 200, 400, 800)
 DAYS = 365
+PLOT = Path(__file__).parents[1] / "docs" / "guarantee.svg"
 DRIFT = 3.0
 Floats = NDArray[np.float64]
 # The chance of being wrong at a probability, and its mean over all probabilities from a threshold on.
@@ -112,6 +116,29 @@ def table(results: rendering.Results) -> str:
             for shape, rows in shapes.items()
         ],
     )
+
+
+def plot(shapes: dict[str, Any]) -> str:
+    """An SVG file: for each shape, the share of runs with a promise against the number of labels."""
+    left, top, wide, tall = 60, 44, 420, 240
+    parts = [drawing.label(left, 24, "How often labels suffice for a promise of at most 10 % wrong", "start", 15)]
+    for tick in range(5):
+        y = top + tall * (1 - tick / 4)
+        parts += [
+            drawing.stroke(left, y, left + wide, y, "#ddd"),
+            drawing.label(left - 8, y + 4, f"{tick / 4:.0%}", "end"),
+        ]
+    places = {labels: left + wide * n / (len(LABELS) - 1) for n, labels in enumerate(LABELS)}
+    for labels, x in places.items():
+        parts.append(drawing.label(x, top + tall + 20, str(labels), "middle"))
+    parts.append(drawing.label(left + wide / 2, top + tall + 44, "labels", "middle", 12))
+    for (shape, rows), colour in zip(shapes.items(), ("#0b6e4f", "#b23a48", "#2b5c9e", "#c98a1b"), strict=True):
+        points = [(places[labels], top + tall * (1 - rows[str(labels)]["promise"])) for labels in LABELS]
+        parts += [drawing.stroke(*one, *other, colour, 2) for one, other in pairwise(points)]
+        parts += [drawing.dot(*point, colour) for point in points]
+        y = top + 60 + 24 * list(shapes).index(shape)
+        parts += [drawing.dot(left + wide + 30, y, colour), drawing.label(left + wide + 42, y + 4, shape, "start", 12)]
+    return drawing.picture(left + wide + 150, top + tall + 60, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +259,7 @@ def promises(keep: Path, judge: str) -> list[dict[str, Any]]:
 def main() -> None:
     """Simulate all shapes and numbers of labels, or measure sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("simulate", "ask", "sets"))
+    parser.add_argument("what", choices=("simulate", "plot", "ask", "sets"))
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--reader", default="bundled")
     parser.add_argument("--questions", type=int, default=200, help="maximum per set")
@@ -247,6 +274,9 @@ def main() -> None:
         result = {**about("promises over sets"), "judge": options.judge, "confidence": CONFIDENCE, "rows": rows}
         save(result, f"guarantee_sets_{options.judge}")
         print(json.dumps(result))
+        return
+    if options.what == "plot":
+        PLOT.write_text(plot(read("guarantee")["shapes"]), encoding="utf-8")
         return
     rng = np.random.default_rng(0)
     shapes: dict[str, Any] = {}

@@ -29,10 +29,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import drawing
 import numpy as np
 import rendering
 from bench_confidence import DOMAINS, cite_record
@@ -259,56 +259,40 @@ def plot(rows: Sequence[dict[str, Any]], machine: str) -> str:
     right = max(row["p50 cpu seconds"][0] for row in rows) * 1.1
     width = 2 * _SIDE + len(names) * (_PANEL + _GAP) - _GAP
     parts = [
-        f'<rect width="{width}" height="{_TOP + _TALL + 64}" fill="#fff"/>',
-        _label(_SIDE, 24, "Quality of answers against their CPU seconds (median), with 95 % intervals", "start", 15),
+        drawing.label(
+            _SIDE, 24, "Quality of answers against their CPU seconds (median), with 95 % intervals", "start", 15
+        ),
     ]
     for number, reader in enumerate(readers):
         x = _SIDE + number // 2 * (width - 2 * _SIDE) / 3
         y = 46 + number % 2 * 22.0
         name = reader.removesuffix(ALONE)
         label = _TITLES.get(name, name) + (" (reader alone)" if reader.endswith(ALONE) else " (as shown)")
-        parts += [_dot(x + 5, y, _COLOURS[number]), _label(x + 16, y + 4, label, "start", 12)]
+        parts += [drawing.dot(x + 5, y, _COLOURS[number]), drawing.label(x + 16, y + 4, label, "start", 12)]
     for column, name in enumerate(names):
         left = _SIDE + column * (_PANEL + _GAP)
         of_set = [row for row in rows if row["set"] == name]
         measure = "share right" if of_set[0]["measure"] == "right" else of_set[0]["measure"]
         title = f"{_TITLES.get(name, name)} ({of_set[0]['questions']}): {measure}"
-        parts.append(_label(left + _PANEL / 2, _TOP - 10, title, "middle", 13))
+        parts.append(drawing.label(left + _PANEL / 2, _TOP - 10, title, "middle", 13))
         for tick in range(5):
             y = _TOP + _TALL * (1 - tick / 4)
-            parts.append(_stroke(left, y, left + _PANEL, y, "#ddd"))
+            parts.append(drawing.stroke(left, y, left + _PANEL, y, "#ddd"))
             if not column:
-                parts.append(_label(left - 6, y + 4, f"{tick / 4:g}", "end"))
+                parts.append(drawing.label(left - 6, y + 4, f"{tick / 4:g}", "end"))
         for second in range(0, int(right) + 1, max(1, round(right / 5))):
             x = left + _PANEL * second / right
             parts += [
-                _stroke(x, _TOP + _TALL, x, _TOP + _TALL + 4, "#888"),
-                _label(x, _TOP + _TALL + 18, str(second), "middle"),
+                drawing.stroke(x, _TOP + _TALL, x, _TOP + _TALL + 4, "#888"),
+                drawing.label(x, _TOP + _TALL + 18, str(second), "middle"),
             ]
         for row in of_set:
             colour = _COLOURS[readers.index(row["reader"])]
             x = left + _PANEL * row["p50 cpu seconds"][0] / right
             value, low, high = (_TOP + _TALL * (1 - share) for share in row["quality"])
-            parts += [_stroke(x, low, x, high, colour, 2), _dot(x, value, colour)]
-    parts.append(_label(width / 2, _TOP + _TALL + 44, f"CPU seconds per answer, {machine}", "middle", 12))
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_TOP + _TALL + 64}" font-family="sans-serif">'
-    )
-    return "\n".join([head, *parts, "</svg>\n"])
-
-
-def _label(x: float, y: float, text: str, anchor: str, size: int = 11) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}"'
-    return f'<text {place} text-anchor="{anchor}" font-size="{size}" fill="#222">{escape(text)}</text>'
-
-
-def _stroke(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1) -> str:
-    ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
-
-
-def _dot(x: float, y: float, colour: str) -> str:
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
+            parts += [drawing.stroke(x, low, x, high, colour, 2), drawing.dot(x, value, colour)]
+    parts.append(drawing.label(width / 2, _TOP + _TALL + 44, f"CPU seconds per answer, {machine}", "middle", 12))
+    return drawing.picture(width, _TOP + _TALL + 64, parts)
 
 
 def table(results: rendering.Results) -> str:
