@@ -183,7 +183,7 @@ def tatqa() -> list[Given]:
 def handbook() -> list[Given]:
     """30 questions about the sample handbook, over what the search finds."""
     lines = (Path(__file__).parent / "transfer" / "handbook.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Given(one["uri"], one["question"], one["answers"], None) for one in map(json.loads, lines)]
+    return [Given(one["uri"], one["question"], one.get("answers", []), None) for one in map(json.loads, lines)]
 
 
 SETS = {"SQuAD 2.0": squad, "PolicyQA": policyqa, "TAT-QA": tatqa, "handbook": handbook}

@@ -146,7 +146,7 @@ def test_waiting_streams_get_keepalive_comments_and_errors_as_events(
                 assert lines[0] == "HTTP/1.1 200 OK"
                 assert lines.count(": ping") > 5
                 assert '"code":"timeout"' in next(line for line in lines if line.startswith("data: "))
-        noted = lambda: [vars(one)["fields"] for one in caplog.records if vars(one)["event"] == "request"]  # noqa: E731
+        noted = lambda: [vars(one)["fields"] for one in caplog.records if vars(one).get("event") == "request"]  # noqa: E731
         eventually(lambda: [line["error"] for line in noted()] == ["TimeoutError"] * 2)
         eventually(lambda: reader.busy == 0)
         with pytest.raises(openai.APIError, match="The request timed out"):
