@@ -14,7 +14,16 @@ import pytest
 from click.testing import CliRunner
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
-from support.running_server import LIMITS, SECRET, Running, SlowReader, eventually, make_collection, serve
+from support.running_server import (
+    LIMITS,
+    SECRET,
+    Running,
+    SlowReader,
+    eventually,
+    make_collection,
+    request_lines,
+    serve,
+)
 from support.shell import Shell
 from support.tiny_gguf import write_tiny
 
@@ -128,8 +137,7 @@ def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 def requests(caplog: pytest.LogCaptureFixture, field: str) -> list[dict[str, Any]]:
     """The request log's lines that have a field."""
-    lines = [vars(record)["fields"] for record in caplog.records if getattr(record, "event", "") == "request"]
-    return [line for line in lines if line.get(field)]
+    return [line for line in request_lines(caplog) if line.get(field)]
 
 
 def test_answers_of_tools_are_counted_and_limited(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from support.openai_server import WORDS, running_server
-from support.running_server import ANSWER, QUESTION, SECRET, Running, eventually, serve
+from support.running_server import ANSWER, QUESTION, SECRET, Running, eventually, request_lines, serve
 
 from ragfm import Rag
 from ragfm.core.table_rows import TableRow
@@ -438,9 +438,8 @@ def test_the_logs_have_the_groups_and_the_id_of_a_request(
     asked = {"model": "handbook", "messages": QUESTION, "ragfm": {"groups": []}}
     with caplog.at_level("INFO", "ragfm.server.requests"):
         said = client.post("/v1/chat/completions", json=asked, headers={"X-Request-ID": "ticket-7"})
-        lines = lambda: [vars(record)["fields"] for record in caplog.records]  # noqa: E731
         # a request of the test before may be noted here: a response is sent before its line is written
-        (line,) = eventually(lambda: [line for line in lines() if line["request_id"] == "ticket-7"])
+        (line,) = eventually(lambda: [line for line in request_lines(caplog) if line["request_id"] == "ticket-7"])
     details, entry = said.json()["ragfm"], model.rag.log.entries()[-1]
     assert (line["request_id"], line["groups"]) == ("ticket-7", [])
     assert (entry.request_id, entry.key, entry.groups) == ("ticket-7", "hr", [])

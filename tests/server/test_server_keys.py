@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from support.running_server import LIMITS, QUESTION, SECRET, Running, eventually, serve
+from support.running_server import LIMITS, QUESTION, SECRET, Running, eventually, request_lines, serve
 from support.shell import InProcessShell
 
 from ragfm.cli import ragfm
@@ -173,9 +173,9 @@ def test_an_expired_key_is_refused_and_logged(running: Running, caplog: pytest.L
     secret = running.keys.add(Key(name="old", expires=datetime.now(UTC) - timedelta(seconds=1)))
     with caplog.at_level("INFO", logger="ragfm.server.requests"):
         said = httpx.get(f"{running.address}/v1/models", headers={"Authorization": f"Bearer {secret}"})
-        (record,) = eventually(lambda: caplog.records)
+        (line,) = eventually(lambda: request_lines(caplog))
     running.keys.revoke("old")
-    assert vars(record)["fields"]["key"] == "old"
+    assert line["key"] == "old"
     assert (said.status_code, said.json()["error"]["code"]) == (401, "expired_api_key")
 
 
@@ -359,8 +359,7 @@ def test_the_log_names_deleted_documents_and_leaves_probes_out(
         for path in ("/healthz", "/readyz", "/metrics"):
             client.get(path)
         client.delete("/v1/documents/docs/leave.md")
-        lines = lambda: [vars(record)["fields"] for record in caplog.records]  # noqa: E731
-        (line,) = eventually(lambda: [line for line in lines() if line["method"] == "DELETE"])
+        (line,) = eventually(lambda: [line for line in request_lines(caplog) if line["method"] == "DELETE"])
     assert (line["method"], line["document"], line["status"]) == ("DELETE", "docs/leave.md", 403)
 
 
@@ -369,8 +368,8 @@ def test_the_log_has_no_keys_and_no_text_of_documents(running: Running, caplog: 
         running.client().post("/v1/search", json={"query": "salary of the director"})
         running.openai().chat.completions.create(model="handbook", messages=QUESTION)
         httpx.get(f"{running.address}/v1/models?key=hidden", headers={"Authorization": "Bearer ragfm-hidden"})
-        eventually(lambda: len(caplog.records) >= 3)  # a response is sent before its line is written
-    lines: dict[str, Any] = {vars(record)["fields"]["route"]: vars(record)["fields"] for record in caplog.records}
+        eventually(lambda: len(request_lines(caplog)) >= 3)  # a response is sent before its line is written
+    lines: dict[str, Any] = {line["route"]: line for line in request_lines(caplog)}
     assert lines["/v1/chat/completions"]["completion_tokens"] > 5
     assert lines["/v1/search"]["key"] == "hr"
     refused = lines["none"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from support.running_server import QUESTION, Running, SlowReader, eventually, serve
+from support.running_server import QUESTION, Running, SlowReader, eventually, request_lines, serve
 
 from ragfm import Collection
 from ragfm.core.types import Vectors
@@ -78,7 +78,7 @@ def test_over_the_queue_is_429_at_once_and_each_key_has_its_share(
             with caplog.at_level("INFO", "ragfm.server"):
                 with pytest.raises(openai.RateLimitError) as caught:
                     it.openai("hr").chat.completions.create(**ASK)
-                noted = eventually(lambda: [vars(record)["fields"] for record in caplog.records])
+                noted = eventually(lambda: request_lines(caplog))
             assert noted[0]["status"] == 429
             assert noted[0]["ms"] < 10_000  # the other answers take far longer
             assert 1 <= int(caught.value.response.headers["Retry-After"]) <= 60
@@ -146,8 +146,7 @@ def test_waiting_streams_get_keepalive_comments_and_errors_as_events(
                 assert lines[0] == "HTTP/1.1 200 OK"
                 assert lines.count(": ping") > 5
                 assert '"code":"timeout"' in next(line for line in lines if line.startswith("data: "))
-        noted = lambda: [vars(one)["fields"] for one in caplog.records if vars(one).get("event") == "request"]  # noqa: E731
-        eventually(lambda: [line["error"] for line in noted()] == ["TimeoutError"] * 2)
+        eventually(lambda: [line["error"] for line in request_lines(caplog)] == ["TimeoutError"] * 2)
         eventually(lambda: reader.busy == 0)
         with pytest.raises(openai.APIError, match="The request timed out"):
             list(it.openai().chat.completions.create(**ASK, stream=True))

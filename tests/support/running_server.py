@@ -25,6 +25,8 @@ from ragfm.server.served_models import ServedModels
 from ragfm.server.uvicorn_server import Server
 
 if TYPE_CHECKING:
+    import pytest
+
     from ragfm.server.sign_in import SignIn
 
 ANSWER = "You get 28 days of leave. Parents get 16 weeks more [1]."
@@ -166,3 +168,8 @@ def eventually(holds: Callable[[], object], seconds: float = 20.0) -> Any:
         assert passed < seconds, "the condition never held"
         time.sleep(min(0.01 + passed / 10, 0.2))
     return result
+
+
+def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The request log's lines so far; what another logger wrote meanwhile is left out."""
+    return [vars(record)["fields"] for record in caplog.records if getattr(record, "event", "") == "request"]
