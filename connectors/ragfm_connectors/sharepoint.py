@@ -17,6 +17,7 @@ from ragfm.core.identities import Identities
 from ragfm.core.types import Blob, Ref
 from ragfm_connectors.access_files import ACCESS_FILE, AccessRule, parse_access_file
 from ragfm_connectors.patterns import PathFilter, join_path
+from ragfm_connectors.rest_api import known_fields
 from ragfm_connectors.secrets import check_no_secret, check_variable, expand, hide
 from ragfm_connectors.web_client import Client, Page, canonical_url, origin_of
 
@@ -176,6 +177,7 @@ class SharepointConnector:
                 else:
                     yield self._file_ref(path, entry, intersect_groups(allow, own_readers))
 
+    @known_fields()
     def fetch(self, ref: Ref) -> Blob:
         """The content of a file, with the time `modified` as metadata. Raises ConnectorError if it has changed."""
         library, _, path = join_path(self._inside, ref.path).partition("/")
@@ -208,6 +210,7 @@ class SharepointConnector:
 
     # --- Requests ------------------------------------------------------------------------------------------------
 
+    @known_fields()
     def _read_libraries(self) -> dict[str, str]:
         """The ids of the site's libraries by the last part of their addresses."""
         if self._libraries is None:
@@ -224,6 +227,7 @@ class SharepointConnector:
             raise ConnectorError(f"{self.root}: the site has no library {library!r}.", f"It has {sorted(libraries)}.")
         return libraries[library]
 
+    @known_fields()
     def _list(self, drive: str) -> tuple[_Item, dict[str, list[_Item]], int]:
         """The root of a library, what is in each folder by its id, and the number of items whose folder is missing.
 
@@ -255,6 +259,7 @@ class SharepointConnector:
             return root, children, sum(parent != root.id and parent not in found for parent, _ in found.values())
         raise ConnectorError(f"{self.root}: its listing expired {_MAX_LISTINGS} times.", "The next ingest tries again.")
 
+    @known_fields()
     def _readers(self, drive: str, item: _Item) -> _Groups:
         """The groups that may read an item, None for everybody. Raises ConnectorError."""
         if self.identities is None:
@@ -280,11 +285,7 @@ class SharepointConnector:
         page = self._send(f"{self._graph}/v1.0{path}", max_bytes=max_bytes)
         if page.status == 200:
             return page
-        url = page.headers.get("Location") or "none"
-        try:
-            page = self._client.send(url, "GET", max_bytes)
-        except ConnectorError as error:  # the address of a download is a secret
-            raise ConnectorError(error.message.replace(url, "the download"), error.hint) from None
+        page = self._client.send(page.headers.get("Location") or "none", "GET", max_bytes)
         if page.status != 200:
             raise ConnectorError(f"the download failed with status {page.status}.", "The next ingest tries again.")
         return page
@@ -311,6 +312,7 @@ class SharepointConnector:
         where = unquote(urlsplit(url).path.removeprefix("/v1.0"))
         raise ConnectorError(f"{self.root}: {reason} for {where}.", hint)
 
+    @known_fields()
     def _access_token(self, *, renew: bool) -> str:
         if renew or time.monotonic() >= self._expires:
             tenant, client_id = self._application

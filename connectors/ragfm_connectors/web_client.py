@@ -149,7 +149,7 @@ class Client:
                 if attempt > self._retries:
                     reason = hide(str(error), self._location, self._authorization or "")
                     raise ConnectorError(
-                        f"{url} cannot be reached: {reason}.", "The next ingest tries again."
+                        f"{self._shown(url)} cannot be reached: {reason}.", "The next ingest tries again."
                     ) from None
             else:
                 if page.status not in _RETRY_STATUSES or attempt > self._retries:
@@ -164,6 +164,10 @@ class Client:
                     pause = max(pause, seconds)
             _log.debug("%s: retry in %.1f s", url.partition("?")[0], pause)  # a query may hold a secret
             self.sleep(min(pause, _MAX_PAUSE_SECONDS))
+
+    def _shown(self, url: str) -> str:
+        """A URL for messages: that of another site without its query, which may be the key to a file."""
+        return url if origin_of(url) == origin_of(self._location) else url.partition("?")[0]
 
     def _request(
         self, url: str, method: str, max_bytes: int, body: bytes | None, own_headers: Mapping[str, str]
@@ -200,7 +204,7 @@ class Client:
             if method == "HEAD":
                 response.drain_conn()
             elif not redirected:
-                too_large = TooLargeError(f"{url}: more than {max_bytes:,} bytes.")
+                too_large = TooLargeError(f"{self._shown(url)}: more than {max_bytes:,} bytes.")
                 length = response.headers.get("Content-Length", "")
                 if length.isdecimal() and int(length) > max_bytes:
                     response.close()

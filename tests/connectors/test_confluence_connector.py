@@ -323,6 +323,10 @@ def test_files_behind_redirects_without_the_credentials(site: AtlassianSite) -> 
         with pytest.raises(SourceError, match="status 401"):
             connector.fetch(ref)
         assert media.authorized == [None]
+        site.redirects[path] = "http://127.0.0.1:1/file?signed=s3cret"
+        with pytest.raises(ConnectorError, match=r"127\.0\.0\.1:1/file cannot be reached") as caught:
+            connector.fetch(ref)
+        assert "s3cret" not in str(caught.value)
         site.redirects[path] = "http://localhost:1/internal"  # a private address that nobody has named
         with pytest.raises(ConnectorError, match="not a public address"):
             connector.fetch(ref)

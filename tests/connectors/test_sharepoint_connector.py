@@ -380,7 +380,7 @@ def test_secrets_reach_their_own_host_only(
         assert secret.encode() not in stored
     connector = _connector(site, retries=0)
     (ref,) = connector.refs()
-    for host, message in [("169.254.169.254", "not a public address"), ("127.0.0.1:1", "the download cannot be")]:
+    for host, message in [("169.254.169.254", "not a public address"), ("127.0.0.1:1", "cannot be reached")]:
         site.downloads = f"http://{host}"
         with pytest.raises(ConnectorError, match=message) as caught:
             connector.fetch(ref)
@@ -400,6 +400,26 @@ def test_refusals_are_clear_errors(site: Site, status: int, code: str, message: 
     with pytest.raises(SourceError, match=message) as caught:
         list(_connector(site).refs())
     assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        ("drives", {"id": "x", "webUrl": 7}),
+        ("delta", {"id": "x", "root": {}, "file": "a.txt"}),
+        ("delta", {"id": "x", "root": {}, "size": "many"}),
+        ("delta", {"id": "x", "parentReference": ["y"]}),
+        ("permissions", {"id": "x", "roles": ["read"], "grantedToV2": "ann"}),
+        ("permissions", {"id": "x", "roles": ["read"], "grantedToV2": {"user": {"id": 7}}}),
+    ],
+)
+def test_answers_of_another_form_are_clear_errors(
+    site: Site, identities: str, kind: str, entry: dict[str, Any]
+) -> None:
+    site.put("Wiki/a.txt")
+    site.answer = lambda asked, path: (200, {}, {"value": [entry]}) if asked == kind else None
+    with pytest.raises(SourceError, match="does not have the expected form"):
+        list(_connector(site, "/Wiki", identities=identities).refs())
 
 
 def test_a_wrong_secret_is_a_clear_error_without_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
