@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rendering
 from data import DATA
 
 from ragfm.core.registry import load_plugin
@@ -252,23 +251,6 @@ def speed(kind: Callable[[Path], Any], n: int) -> dict[str, float]:
             allowed.flags.writeable = False  # like the filters of the store
             result |= latency(index, queries[:60], f"{share:.0%} allowed", allowed)
     return result
-
-
-def table(results: rendering.Results) -> str:
-    keys = (
-        "scifact nDCG@10",
-        "npl nDCG@10",
-        "SQuAD MRR@10",
-        "build s",
-        "peak MB",
-        "size MB",
-        "all p50 ms",
-        "all p95 ms",
-    )
-    columns = (*keys, "1% allowed p50 ms", "50% allowed p50 ms")
-    tools = {name: results["bm25"][name] for name in ("ragfm", "bm25s", "tantivy")}
-    rows = [[f"{name} {tool['version']}", *(f"{tool[key]}" for key in columns)] for name, tool in tools.items()]
-    return rendering.table(("tool", *columns), rows)
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ def table(results: rendering.Results) -> str:
         [name, measure, *(rendering.interval(one["sets"][name][measure]) for one in judges.values())]
         for name, of in next(iter(judges.values()))["sets"].items()
         for measure in of
-        if measure != "examples"
+        if measure != "examples" and not measure.startswith("accuracy")
     ]
     return rendering.table(("set", "measure", *judges), rows)
 

@@ -3,9 +3,9 @@
 python benchmarks/tables.py [--check]
 python benchmarks/tables.py --readme
 
-`<!-- table: bench_bm25.table -->` is followed by the table that `table` in bench_bm25.py renders from `results/`. With
---check, the page is only compared, and a difference is an error. --readme writes the table of benchmarks/README.md from
-catalog.toml, the results and the history of the code instead.
+`<!-- table: bench_peers.table -->` is followed by the table that `table` in bench_peers.py renders from `results/`.
+With --check, the page is only compared, and a difference is an error. --readme writes the table of benchmarks/README.md
+from catalog.toml, the results and the history of the code instead.
 """
 
 from __future__ import annotations
