@@ -1,5 +1,8 @@
 """Secrets in addresses and options: `${NAME}` stands for an environment variable, which is read on connecting.
 
+If NAME is not set, but NAME_FILE is, the value is the content of that file, without a line break at its end: containers
+and systemd give secrets as files.
+
 Addresses can therefore be stored, shown and logged. An address that contains a password itself is refused.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from ragfm.core.errors import ConfigError
@@ -22,17 +26,29 @@ _MIN_HIDDEN_CHARACTERS = 4  # replacing shorter values would replace half of a m
 def expand(text: str, *, quoted: bool = True) -> str:
     """The text with each `${NAME}` replaced by its variable, URL-quoted if `quoted`.
 
-    Raises ConfigError for a variable that is not set.
+    Raises ConfigError for a variable that is not set, and for a file that cannot be read.
     """
 
     def value(match: re.Match[str]) -> str:
-        variable = os.environ.get(match[1])
-        if variable is None:
+        found = _value(match[1])
+        if found is None:
             problem = f"The environment variable {match[1]} of {text!r} is not set."
-            raise ConfigError(problem, f"Set {match[1]} and run the command again.")
-        return quote(variable, safe="") if quoted else variable
+            raise ConfigError(problem, f"Set {match[1]}, or {match[1]}_FILE, and run the command again.")
+        return quote(found, safe="") if quoted else found
 
     return _VARIABLE.sub(value, text)
+
+
+def _value(name: str) -> str | None:
+    """The value of a variable, or of its file; None if neither is set."""
+    file = os.environ.get(f"{name}_FILE")
+    if name in os.environ or not file:
+        return os.environ.get(name)
+    try:
+        return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"The file {file!r} of {name}_FILE cannot be read: {reason}.", "Correct the path.") from None
 
 
 def check_no_secret(address: str, *, user: bool = False) -> None:
@@ -72,7 +88,7 @@ def without_user(address: str) -> str:
 def hide(message: str, *addresses: str) -> str:
     """The message with the values of the addresses' variables replaced by `${NAME}`."""
     for name in {name for address in addresses for name in _VARIABLE.findall(address)}:
-        value = os.environ.get(name, "")
+        value = _value(name) or ""
         for form in (value, quote(value, safe=""), quote(value), repr(value)[1:-1]):
             if len(form) >= _MIN_HIDDEN_CHARACTERS:
                 message = message.replace(form, f"${{{name}}}")

@@ -373,7 +373,11 @@ def test_secrets_are_nowhere(
     place = tmp_path / "place"
     place.mkdir()
     shell = Shell(place)
-    shell.env |= {"DAV_PASSWORD": PASSWORD, "DAV_TOKEN": TOKEN}
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    monkeypatch.delenv("DAV_PASSWORD")
+    monkeypatch.setenv("DAV_PASSWORD_FILE", str(tmp_path / "password"))
+    shell.env.pop("DAV_PASSWORD", None)
+    shell.env |= {"DAV_PASSWORD_FILE": str(tmp_path / "password"), "DAV_TOKEN": TOKEN}
     options = ("--connector", "webdav", "--debug")
     token = "authorization=Bearer ${DAV_TOKEN}"
     said = said_by(
