@@ -145,7 +145,7 @@ class JiraConnector:
         for issue in page["issues"]:
             values, key = issue["fields"], as_path(issue["key"])
             files = tuple(
-                (f"{key}/{as_path(str(it['id']))}/{as_path(it['filename'])}", it["created"], int(it["size"]))
+                (f"{key}/{as_path(str(it['id']))}/{as_path(it['filename'])}", str(it["created"]), int(it["size"]))
                 for it in values.get("attachment") or ()
             )
             level = str((values.get("security") or {}).get("id", ""))

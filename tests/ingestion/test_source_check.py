@@ -27,8 +27,16 @@ def test_a_good_source_is_checked_without_being_ingested(docs: Path, tmp_path: P
     assert not (tmp_path / ".ragfm").exists()
     text = shell("sources", "docs", "--check").stdout
     assert text == f"ok      docs  4 items listed, docs/hours.txt fetched ({size} bytes)\n"
+    by_location = _write_settings(tmp_path, 'location = "docs"\nname = "handbook"')
+    assert [one["name"] for one in by_location.json("sources", "docs/", "--check")["sources"]] == ["handbook"]
     error = shell.json("sources", "dosc", "--check", code=1)["error"]
     assert "no source 'dosc'" in error["message"]
+
+
+@pytest.mark.parametrize("every", ["0s", "1.5h", "soon", "1w", "-1m", ""])
+def test_a_schedule_that_cannot_be_read_is_an_error_that_names_it(docs: Path, tmp_path: Path, every: str) -> None:
+    shell = _write_settings(tmp_path, f'location = "docs"\nevery = "{every}"')
+    assert "every" in shell("ingest", code=1).stderr
 
 
 def test_a_missing_folder_fails_alone_and_then_its_last_sync(docs: Path, tmp_path: Path) -> None:
