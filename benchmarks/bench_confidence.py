@@ -495,7 +495,7 @@ def make_hit(record: dict[str, Any]) -> Hit:
 
 def table(results: rendering.Results) -> str:
     """A row for each set, a column for each reader that answered it."""
-    readers = {"bundled": "bundled", "qwen2.5-coder-0.5b-q4_k_m": "Qwen 0.5 B", "none": "none"}
+    readers = ("bundled", "none")
     by_set: dict[str, dict[str, str]] = {}
     for row in results["confidence"]["rows"]:
         right = f"{row['right, answered']} of {row['right']}"
@@ -503,8 +503,12 @@ def table(results: rendering.Results) -> str:
         stated = f"{row['citations verified that state it']} of {row['citations verified']}"
         auc = "-" if row["auc"] is None else f"{row['auc']:.2f}"
         by_set.setdefault(row["set"], {})[row["reader"]] = f"{right}; {wrong}; {stated}; {auc}"
-    rows = [[name, *(found.get(reader, "-") for reader in readers)] for name, found in by_set.items()]
-    return rendering.table(("right and sure; wrong and sure; quotes that state it; AUC", *readers.values()), rows)
+    rows = [
+        [name, *(found.get(reader, "-") for reader in readers)]
+        for name, found in by_set.items()
+        if "tuning" not in name
+    ]
+    return rendering.table(("right and sure; wrong and sure; quotes that state it; AUC", *readers), rows)
 
 
 def main() -> None:

@@ -8,9 +8,9 @@
 `ask` keeps a reader's outputs to questions of each set over their passages, and continues there: a paragraph of SQuAD
 2.0 dev (reporting articles; half of the questions have no answer) or PolicyQA, the table and paragraphs of TAT-QA, and
 what the search finds in the sample handbook.
-`sets` cites them, and calls a citation right if both sentence and quote have a right answer. It gives a promise by the
-citations of half of the documents, and counts the errors in the other half: for each set, and for the promise of one
-set over the others, where nothing is promised.
+`sets` cites them, and calls a verified citation right if both sentence and quote have a right answer. It takes half of
+the documents to give a promise, and the other half to count the errors: for each set, and for the promise of one set
+over the others, where nothing is promised.
 
 `simulate`: the probabilities of the judge are uniform in [0, 1], and a citation is wrong with a chance that falls with
 them: not at all, linearly or steeply. For each number of labels and each shape: the share of runs with a promise, the
@@ -52,6 +52,7 @@ from ragfm.generation.citation_labels import EVIDENCE
 from ragfm.samples import HANDBOOK
 
 ERROR, CONFIDENCE = 0.1, 0.95
+ERRORS = (0.1, 0.2, 0.3)  # promised over sets
 LABELS = (50, 100, 200, 400, 800)
 DAYS = 365
 PLOT = Path(__file__).parents[1] / "docs" / "guarantee.svg"
@@ -216,8 +217,8 @@ def ask(reader: str, count: int, keep: Path) -> None:
             print(f"{label}: {name}", file=sys.stderr, flush=True)
 
 
-def scored(record: dict[str, Any], given: Given, judge: str) -> list[tuple[float, bool]]:
-    """The probability of each citation that has no fault but a low probability, and whether it is wrong."""
+def labelled(record: dict[str, Any], given: Given, judge: str) -> list[tuple[float, bool]]:
+    """The probability of each verified citation, which `ragfm log review` would ask for, and whether it is wrong."""
     return [
         (
             one.probability or 0.0,
@@ -225,7 +226,7 @@ def scored(record: dict[str, Any], given: Given, judge: str) -> list[tuple[float
         )
         for sentence in cite_record(record, judge).sentences
         for one in sentence.evidence
-        if one.supports and one.fault in (None, "unclear")
+        if one.verified
     ]
 
 
@@ -233,27 +234,58 @@ def promises(keep: Path, judge: str) -> list[dict[str, Any]]:
     """For each reader and set, the promise by half of its documents, and what is observed in other halves."""
     halves: dict[tuple[str, str, bool], list[tuple[float, bool]]] = {}
     every = {name: questions() for name, questions in SETS.items()}
-    for record in read_lines(keep / "outputs.jsonl"):
+    records = read_lines(keep / "outputs.jsonl")
+    for number, record in enumerate(records, 1):
         given = every[record["set"]][record["number"]]
         half = halves.setdefault((record["reader"], record["set"], crc32(given.document.encode()) % 2 == 0), [])
-        half += scored(record, given, judge)
+        half += labelled(record, given, judge)
+        if number % 100 == 0:
+            print(f"{number} of {len(records)} outputs", file=sys.stderr, flush=True)
     rows = []
-    for error in (0.1, 0.2):
-        for (reader, name, tuned), labels in halves.items():
-            if not tuned:
-                continue
-            scores, wrong = [score for score, _ in labels], [wrong for _, wrong in labels]
+    for reader, name, tuned in halves:
+        if not tuned:
+            continue
+        scores, wrong = zip(*halves[reader, name, True], strict=True) if halves[reader, name, True] else ((), ())
+        row: dict[str, Any] = {"reader": reader, "labels of": name, "labels": len(wrong), "wrong": sum(wrong)}
+        tested = {other: halves.get((reader, other, False), []) for other in SETS}
+        row["without a promise"] = {other: observed(citations, 0.0) for other, citations in tested.items()}
+        for error in ERRORS:
             promise = choose_threshold(scores, wrong, error=error, confidence=CONFIDENCE)
-            for other in SETS:
-                tested = halves.get((reader, other, False), [])
-                kept = [is_wrong for score, is_wrong in tested if promise and score >= promise.threshold]
-                row = {"reader": reader, "labels of": name, "labels": len(labels), "set": other, "promised": error}
-                row |= {"given": promise is not None, "tested": len(tested), "verified": len(kept), "wrong": sum(kept)}
-                if promise:
-                    row |= {"threshold": round(promise.threshold, 4), "bound": round(promise.bound, 4)}
-                rows.append(row)
-                print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            row[f"{error:.0%}"] = promise and {
+                "threshold": round(promise.threshold, 4),
+                "bound": round(promise.bound, 4),
+                "labels": promise.labels,
+                **{other: observed(citations, promise.threshold) for other, citations in tested.items()},
+            }
+        rows.append(row)
     return rows
+
+
+def observed(citations: Sequence[tuple[float, bool]], threshold: float) -> dict[str, int]:
+    """How many citations are verified from a threshold on, and how many of these are wrong."""
+    kept = [wrong for score, wrong in citations if score >= threshold]
+    return {"verified": len(kept), "wrong": sum(kept)}
+
+
+def sets_table(results: rendering.Results) -> str:
+    """For each reader: its labels, then same set and others, without a promise and with the strictest possible one."""
+
+    def counts(given: dict[str, Any], name: str) -> str:
+        rest = [given[other] for other in SETS if other != name]
+        wrong, verified = sum(one["wrong"] for one in rest), sum(one["verified"] for one in rest)
+        return f"{given[name]['wrong']} of {given[name]['verified']}; {wrong} of {verified}"
+
+    readers: dict[str, None] = {}
+    by_set: dict[str, list[str]] = {}
+    for row in results["guarantee_sets_base"]["rows"]:
+        readers[row["reader"].split("-")[2]], name = None, row["labels of"]
+        promised = [f"{error:.0%}" for error in ERRORS if row[f"{error:.0%}"]]
+        promise = f"{promised[0]}: {counts(row[promised[0]], name)}" if promised else "-"
+        by_set.setdefault(name, []).extend(
+            [f"{row['wrong']} of {row['labels']}", counts(row["without a promise"], name), promise]
+        )
+    head = [f"{reader}: {what}" for reader in readers for what in ("labels", "no promise", "promised")]
+    return rendering.table(["labels of", *head], [[name, *cells] for name, cells in by_set.items()])
 
 
 def main() -> None:
