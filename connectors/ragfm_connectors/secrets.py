@@ -20,6 +20,7 @@ _HINT = "Write ${NAME} instead, and set the environment variable NAME."
 _SECRET_KEYS = re.compile(
     r"passw|pwd|secret|token|api_?key|access_?key|credential|signature|^key$|^sig$", re.IGNORECASE
 )
+_from_files: dict[str, set[str]] = {}  # the values that variables had: a file may have changed since
 _MIN_HIDDEN_CHARACTERS = 4  # replacing shorter values would replace half of a message
 
 
@@ -45,10 +46,12 @@ def _value(name: str) -> str | None:
     if name in os.environ or not file:
         return os.environ.get(name)
     try:
-        return Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        value = Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"The file {file!r} of {name}_FILE cannot be read: {reason}.", "Correct the path.") from None
+    _from_files.setdefault(name, set()).add(value)
+    return value
 
 
 def check_no_secret(address: str, *, user: bool = False) -> None:
@@ -88,8 +91,8 @@ def without_user(address: str) -> str:
 def hide(message: str, *addresses: str) -> str:
     """The message with the values of the addresses' variables replaced by `${NAME}`."""
     for name in {name for address in addresses for name in _VARIABLE.findall(address)}:
-        value = _value(name) or ""
-        for form in (value, quote(value, safe=""), quote(value), repr(value)[1:-1]):
-            if len(form) >= _MIN_HIDDEN_CHARACTERS:
-                message = message.replace(form, f"${{{name}}}")
+        for value in (os.environ.get(name, ""), *_from_files.get(name, ())):
+            for form in (value, quote(value, safe=""), quote(value), repr(value)[1:-1]):
+                if len(form) >= _MIN_HIDDEN_CHARACTERS:
+                    message = message.replace(form, f"${{{name}}}")
     return message

@@ -366,18 +366,18 @@ def test_nobody_sees_what_they_may_not_after_any_change(share: Share, collection
         assert _seen(collection) == set()
 
 
+@pytest.mark.parametrize("from_file", [False, True])
 def test_secrets_are_nowhere(
-    share: Share, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    share: Share, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, from_file: bool
 ) -> None:
     _put(share, "a.txt")
+    if from_file:
+        (tmp_path / "password").write_text(f"{PASSWORD}\n")
+        monkeypatch.delenv("DAV_PASSWORD")
+        monkeypatch.setenv("DAV_PASSWORD_FILE", str(tmp_path / "password"))
     place = tmp_path / "place"
     place.mkdir()
     shell = Shell(place)
-    (tmp_path / "password").write_text(f"{PASSWORD}\n")
-    monkeypatch.delenv("DAV_PASSWORD")
-    monkeypatch.setenv("DAV_PASSWORD_FILE", str(tmp_path / "password"))
-    shell.env.pop("DAV_PASSWORD", None)
-    shell.env |= {"DAV_PASSWORD_FILE": str(tmp_path / "password"), "DAV_TOKEN": TOKEN}
     options = ("--connector", "webdav", "--debug")
     token = "authorization=Bearer ${DAV_TOKEN}"
     said = said_by(

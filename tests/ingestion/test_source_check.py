@@ -36,7 +36,7 @@ def test_a_good_source_is_checked_without_being_ingested(docs: Path, tmp_path: P
 @pytest.mark.parametrize("every", ["0s", "1.5h", "soon", "1w", "-1m", ""])
 def test_a_schedule_that_cannot_be_read_is_an_error_that_names_it(docs: Path, tmp_path: Path, every: str) -> None:
     shell = _write_settings(tmp_path, f'location = "docs"\nevery = "{every}"')
-    assert "every" in shell("ingest", code=1).stderr
+    assert "`sources.0.every`" in shell("ingest", code=1).stderr
 
 
 def test_a_missing_folder_fails_alone_and_then_its_last_sync(docs: Path, tmp_path: Path) -> None:
