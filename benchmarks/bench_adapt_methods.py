@@ -146,10 +146,7 @@ def answer_measures(examples: list[Example], answers: list[str]) -> dict[str, An
 def table(results: rendering.Results) -> str:
     names = ("score", "f1, answerable", "abstention recall", "right passage cited")
     rows = []
-    measured = results["adapt_methods-3000"]["rows"]
-    for method, row in sorted(measured.items(), key=lambda one: one[0] != "none"):
-        if method.endswith("quoted"):  # answers with their sentence, which `ragfm adapt data` no longer makes
-            continue
+    for method, row in sorted(results["adapt_methods-3000"]["rows"].items(), key=lambda one: one[0] != "none"):
         costs = ["-"] * 4
         if "learned" in row:  # `none` trains nothing
             minutes = f"{row['processor_seconds'] / 60:.0f}"
