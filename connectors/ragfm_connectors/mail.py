@@ -165,7 +165,8 @@ def mail_blob(path: str, message: EmailMessage, attachment: int | None) -> Blob:
             subject = str(metadata.get("subject", ""))
             if subject:
                 metadata["title"] = subject
-            return Blob(f"{heading(subject, media_type)}{text}".encode("utf-8", "replace"), media_type, metadata)
+            data = f"{heading(subject, media_type)}{text}".encode("utf-8", "replace")
+            return Blob(data, media_type, metadata, written=True)
         part = find_attachments(message)[attachment]
         payload = part.get_payload(decode=True)
         if not isinstance(payload, bytes):  # an email within the email

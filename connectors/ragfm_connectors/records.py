@@ -94,7 +94,7 @@ class Fields:
                 if name not in used and value is not None and not too_long:
                     metadata[_valid_utf8(name)] = value
         data = f"{heading(title, self.media_type)}{text}" if text else ""
-        return Blob(data.encode("utf-8", "replace"), self.media_type, metadata)
+        return Blob(data.encode("utf-8", "replace"), self.media_type, metadata, written=True)
 
 
 def record_revision(blob: Blob) -> str:

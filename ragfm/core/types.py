@@ -66,11 +66,16 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """The bytes of one entry, as fetched. `media_type` is as declared by the source, None if it is not."""
+    """The bytes of one entry, as fetched. `media_type` is as declared by the source, None if it is not.
+
+    `written` says that the connector has written a text of this type itself, as of a record, so that the path is no
+    file name: `1@example.org` is not in the format of `.org` files.
+    """
 
     data: bytes
     media_type: str | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)

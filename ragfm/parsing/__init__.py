@@ -59,8 +59,9 @@ def parse(blob: Blob, uri: str, choice: ParserChoice = ParserChoice()) -> Docume
     name = uri.rstrip("/").rsplit("/", 1)[-1] or uri
     if not blob.data:
         raise SkipDocument(f"{name} is empty.")
-    kind, text = detect(blob.data, uri, blob.media_type)
-    check_type(kind, blob.data, uri, blob.media_type, name)
+    named = "" if blob.written else uri
+    kind, text = detect(blob.data, named, blob.media_type)
+    check_type(kind, blob.data, named, blob.media_type, name)
     data = blob.data if known_formats().by_type[kind].binary else text.encode("utf-8", "replace")
     first_error: Exception | None = None
     for parser_name in choice.parsers_for(kind):

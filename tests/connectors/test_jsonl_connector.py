@@ -21,6 +21,7 @@ from support.shell import Shell
 
 from ragfm import Collection, Ref
 from ragfm.core.errors import ConfigError, ConnectorError, MassDeleteError, SourceError
+from ragfm.parsing.sandbox.worker_pool import MAX_PLAIN
 from ragfm.testing import check_connector
 
 ROWS = [
@@ -143,6 +144,19 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     (tmp_path / "in/.ragfm-access").write_text("board\n")
     with pytest.raises(ConnectorError, match="has been closed"):
         connector.fetch(ref)
+
+
+@pytest.mark.parametrize("size", [1, 2 * MAX_PLAIN])  # read in this process, and in a worker
+def test_the_id_of_a_record_is_no_file_name(tmp_path: Path, collection: Collection, size: int) -> None:
+    text = f"# A number\n\n* stands first{' and last' * (size // 9)}."
+    ids = ["a.pdf", "b.md", "c.org", "d.py", "e.docx"]
+    report = collection.sync(
+        lines(tmp_path / "r.jsonl", *({"id": name, "text": text} for name in ids)), connector="jsonl"
+    )
+    assert (report.added, report.failed) == (5, ())
+    found = [collection.document(info.uri) for info in collection.documents()]
+    assert {(document.text, document.media_type) for document in found} == {(text, "text/plain")}
+    assert collection.sync().unchanged == 5
 
 
 def test_links_do_not_lead_out(tmp_path: Path) -> None:

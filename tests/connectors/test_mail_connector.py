@@ -67,6 +67,18 @@ def test_mails_of_an_mbox(tmp_path: Path) -> None:
     check_connector(connector)
 
 
+def test_the_domain_of_a_message_id_is_no_format(tmp_path: Path, collection: Collection) -> None:
+    domains = ["example.org", "example.md", "example.rs", "example.sh", "example.doc"]
+    mails = [f"Message-ID: <1@{domain}>\n\n# One\n\n* Elms grow.\n" for domain in domains]
+    path = tmp_path / "box"
+    path.write_text("\n".join(f"From a Thu Jan  1 00:00:00 2026\n{mail}" for mail in mails))
+    assert collection.sync(path, connector="mail").failed == ()
+    documents = [collection.document(info.uri) for info in collection.documents()]
+    assert {(document.text.strip(), document.media_type) for document in documents} == {
+        ("# One\n\n* Elms grow.", "text/plain")
+    }
+
+
 def test_what_a_mail_quotes_is_not_part_of_its_text(tmp_path: Path, collection: Collection) -> None:
     first = message(1, "The report is due on 18 May.")
     second = message(

@@ -58,7 +58,8 @@ class WorkerPool:
         future: Future[Document] = Future()
         is_archive = blob.data.startswith(b"PK")  # detecting its type means opening it, so it goes to a worker
         is_small = len(blob.data) <= MAX_PLAIN
-        kind = media_type(blob.data, uri, blob.media_type) if is_small and not is_archive else ""
+        named = "" if blob.written else uri
+        kind = media_type(blob.data, named, blob.media_type) if is_small and not is_archive else ""
         if kind in PLAIN_TYPES and choice.parsers_for(kind) == [OWN]:
             try:
                 with span("parse", uri=uri, media_type=kind, bytes=len(blob.data)):

@@ -73,13 +73,14 @@ class FrameReader:
 
 def pack_blob(blob: Blob, uri: str, choice: ParserChoice) -> bytes:
     """Encode a document to parse. The worker does not get the metadata of the source."""
-    return pack(PARSE, [uri, blob.media_type, dict(choice.parsers), choice.fallback, choice.images], blob.data)
+    fields = [uri, blob.media_type, blob.written, dict(choice.parsers), choice.fallback, choice.images]
+    return pack(PARSE, fields, blob.data)
 
 
 def unpack_blob(frame: Frame) -> tuple[Blob, str, ParserChoice]:
     """The inverse of `pack_blob`."""
-    uri, media_type, parsers, fallback, images = frame.fields
-    return Blob(frame.data, media_type), uri, ParserChoice(parsers, fallback, images)
+    uri, media_type, written, parsers, fallback, images = frame.fields
+    return Blob(frame.data, media_type, written=written), uri, ParserChoice(parsers, fallback, images)
 
 
 def pack_document(document: Document) -> bytes:
