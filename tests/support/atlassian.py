@@ -223,6 +223,7 @@ def serve_atlassian(site: AtlassianSite) -> Iterator[AtlassianSite]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two writes
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)

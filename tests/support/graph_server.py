@@ -228,6 +228,7 @@ def serve_site() -> Iterator[Site]:
 def _server(respond: Callable[[str, str, Any, bytes], Answer]) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two writes
 
         def reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

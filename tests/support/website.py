@@ -48,6 +48,7 @@ def serve() -> Iterator[Site]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two writes
 
         def do_GET(self) -> None:
             site.log.append((self.command, self.path))
