@@ -58,6 +58,7 @@ class ConfluenceConnector:
     """
 
     fetch_anywhere = True
+    parallel_fetches = 4
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class JiraConnector:
     """
 
     fetch_anywhere = True
+    parallel_fetches = 4
 
     def __init__(
         self,

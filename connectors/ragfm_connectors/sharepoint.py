@@ -62,6 +62,7 @@ class SharepointConnector:
     """
 
     fetch_anywhere = True
+    parallel_fetches = 4
 
     def __init__(
         self,

@@ -108,6 +108,6 @@ def guarded_pools(allowed: Collection[str], *, connect_seconds: float, read_seco
         return type("GuardedPool", (pool_class,), {"ConnectionCls": connection_class})
 
     timeout = Timeout(connect=connect_seconds, read=read_seconds)
-    pools = PoolManager(num_pools=20, maxsize=1, timeout=timeout, retries=False)
+    pools = PoolManager(num_pools=20, maxsize=4, timeout=timeout, retries=False)
     pools.pool_classes_by_scheme = {"http": guarded(HTTPConnectionPool), "https": guarded(HTTPSConnectionPool)}
     return pools

@@ -54,6 +54,7 @@ class WebdavConnector:
     """
 
     fetch_anywhere = True
+    parallel_fetches = 4
 
     def __init__(
         self,

@@ -624,7 +624,8 @@ class Stream(Iterator[str]):
 class Connector(Protocol):
     """Knows *where* documents are, never *what format* they have. Created as `Connector(location, **options)`.
 
-    A class with `fetch_anywhere = True` can fetch what another process, maybe on another machine, has listed.
+    A class with `fetch_anywhere = True` can fetch what another process, maybe on another machine, has listed. With
+    `parallel_fetches = 4`, up to four threads call `fetch` at once.
     """
 
     @property

@@ -12,9 +12,11 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ragfm.chunking import ChunkSettings, chunk_document
@@ -94,6 +96,28 @@ def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blo
     return blob, Outcome("unchanged" if digest == known_digest else "fetched", digest=digest)
 
 
+def fetch_all(
+    connector: Connector, entries: Iterable[Entry], threads: int
+) -> Generator[tuple[Ref, Blob | None, Outcome], None, None]:
+    """Fetch entries, as `fetch` does, and yield them in their order. Each of the threads fetches up to two ahead."""
+    if threads == 1:
+        for ref, known_digest in entries:
+            yield ref, *fetch(connector, ref, known_digest)
+        return
+    pool = ThreadPoolExecutor(threads, "fetch")
+    ahead: deque[tuple[Ref, Future[tuple[Blob | None, Outcome]]]] = deque()
+    try:
+        for ref, known_digest in entries:
+            ahead.append((ref, pool.submit(copy_context().run, fetch, connector, ref, known_digest)))
+            if len(ahead) == 2 * threads:
+                first, future = ahead.popleft()
+                yield first, *future.result()
+        for ref, future in ahead:
+            yield ref, *future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def prepare(
     connector: Connector,
     choice: ParserChoice,
@@ -116,11 +140,13 @@ def prepare(
         parsed = queue.popleft()
         yield parsed.ref, _split(parsed, choice, chunk_settings, embedder)
 
+    threads = getattr(connector, "parallel_fetches", 1)
+    if turns is not None:  # each turn depends on the size of what was fetched before
+        take, threads = turns.take, 1
+        entries = takewhile(lambda entry: take(entry[0]), entries)
+    fetched = fetch_all(connector, entries, threads)
     try:
-        for ref, known_digest in entries:
-            if turns is not None and not turns.take(ref):
-                break
-            blob, outcome = fetch(connector, ref, known_digest)
+        for ref, blob, outcome in fetched:
             if turns is not None:
                 turns.count(0 if blob is None else len(blob.data))
             if blob is not None and outcome.kind == "fetched":
@@ -138,6 +164,7 @@ def prepare(
         while queue:
             yield from take_first()
     finally:
+        fetched.close()
         for parsed in queue:
             parsed.document.cancel()
 

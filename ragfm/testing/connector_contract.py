@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,7 @@ from ragfm.testing.contract_checks import require
 
 
 def check_connector(connector: Connector) -> None:
-    """List a source three times, once more in part, and fetch all of its entries.
+    """List a source three times, once more in part, and fetch all of its entries, again in threads if it says so.
 
     Raises AssertionError with the violation. Use a small source that is not empty and does not change during the test.
     """
@@ -19,6 +20,10 @@ def check_connector(connector: Connector) -> None:
     require(isinstance(connector.root, (str, Path)), f"root is {connector.root!r}, expected a string or a path")
     first = _refs_by_path(connector)
     digests = {path: _digest(connector, ref) for path, ref in first.items()}
+    if threads := getattr(connector, "parallel_fetches", None):
+        with ThreadPoolExecutor(threads) as pool:
+            again = list(pool.map(lambda ref: _digest(connector, ref), first.values()))
+        require(again == list(digests.values()), "fetches in parallel threads give other contents")
     for number, _ in enumerate(connector.refs()):  # a listing that is broken off changes nothing for the next one
         if 2 * number >= len(first):
             break

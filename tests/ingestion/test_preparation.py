@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from ragfm_connectors.files import FilesConnector
 
 from ragfm.chunking import ChunkSettings
-from ragfm.core.types import Ref
+from ragfm.core.errors import ConnectorError
+from ragfm.core.types import Blob, Ref
 from ragfm.ingestion.preparation import prepare
 from ragfm.parsing import ParserChoice
 from ragfm.testing import HashingEmbedder
@@ -26,3 +28,39 @@ def test_documents_come_in_order_whatever_takes_longer(tmp_path: Path, embedder:
         "gone.txt": "fetch",
         "broken.docx": "parse",
     }
+
+
+class _Parallel:
+    """A connector whose fetches wait for each other: three at a time."""
+
+    parallel_fetches = 3
+    root = "memory:"
+
+    def __init__(self) -> None:
+        self.together = threading.Barrier(3, timeout=20)
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+
+    def refs(self) -> list[Ref]:
+        return [Ref(str(number)) for number in range(12)]
+
+    def fetch(self, ref: Ref) -> Blob:
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.together.wait()
+        with self.lock:
+            self.running -= 1
+        if ref.path == "7":
+            raise ConnectorError("It is gone.")
+        return Blob(f"This is number {ref.path}.".encode(), "text/plain")
+
+
+def test_so_many_documents_are_fetched_at_once_as_the_connector_says(embedder: HashingEmbedder) -> None:
+    connector = _Parallel()
+    entries = [(ref, None) for ref in connector.refs()]
+    prepared = prepare(connector, ParserChoice(), ChunkSettings(), lambda: embedder, entries)
+    outcomes = {ref.path: outcome for ref, outcome in filter(None, prepared)}
+    assert list(outcomes) == [str(number) for number in range(12)]
+    assert [path for path, outcome in outcomes.items() if outcome.document is None] == ["7"]
+    assert connector.most == 3
