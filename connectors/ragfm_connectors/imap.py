@@ -248,7 +248,7 @@ class ImapConnector:
     def _write_cache(self, folder: str, state: list[int], messages: Sequence[_Message]) -> None:
         with contextlib.suppress(OSError):  # the next listing asks the server again
             if self._cache is not None:
-                self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._cache.mkdir(mode=0o700, exist_ok=True)  # not before there is a collection
                 file = self._cache_file(self._cache, folder)
                 new = file.with_suffix(".new")
                 new.write_text("\n".join(map(json.dumps, (state, *messages))), encoding="utf-8")

@@ -304,6 +304,28 @@ def test_access_lists_of_folders_decide_who_sees_an_email(
     assert any("too" in hit.text for hit in collection.as_groups({"ann"}).search("the text of all", k=99))
 
 
+def test_a_mailbox_is_checked_without_being_ingested(mailbox: Mailbox, tmp_path: Path) -> None:
+    _put(mailbox, _mail(1), _mail(2))
+    (tmp_path / "identities.toml").write_text(f'"{USER}" = "ann"\n')
+    with mailbox.client() as client:
+        client.setacl("INBOX", "eve@example.org", "lr")
+    (tmp_path / "ragfm.toml").write_text(
+        f'[[sources]]\nname = "mail"\nlocation = "{mailbox.location}"\nconnector = "imap"\n'
+        'options.identities = "identities.toml"\n'
+    )
+    shell = Shell(tmp_path)
+    shell.env |= {"MAIL_PASSWORD": PASSWORD}
+    mailbox.asked()
+    (found,) = shell.json("sources", "--check")["sources"]
+    assert (found["listed"], found["error"], found["unmapped"]) == (3, "", ["eve@example.org"])  # one is Trash
+    assert _bodies(mailbox) == 1
+    shell.env |= {"MAIL_PASSWORD": "c4nary-wrong"}
+    (found,) = shell.json("sources", "--check", code=1)["sources"]
+    assert "refuses the user name, password or token" in found["error"]
+    assert "c4nary" not in str(found)
+    assert not (tmp_path / ".ragfm").exists()
+
+
 def test_an_access_list_that_cannot_be_read_keeps_what_was(
     mailbox: Mailbox, collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
