@@ -290,7 +290,8 @@ class ImapConnector:
                         "Check the environment variables; a token may have expired. Nothing was changed.",
                     ) from None
                 if attempt > _RETRIES or not temporary:
-                    raise error_class(f"{self.root} cannot be read: {reason}.", "Nothing was changed.") from None
+                    hint = "Check host, port and TLS (imaps:// or imap://). " if isinstance(error, OSError) else ""
+                    raise error_class(f"{self.root} cannot be read: {reason}.", f"{hint}Nothing was changed.") from None
             self.sleep(2.0 ** (attempt - 1))
 
     def _connect(self) -> IMAPClient:

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from ragfm.core.errors import ConfigError
+from ragfm.core.text import without_secrets
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _HINT = "Write ${NAME} instead, and set the environment variable NAME."
@@ -32,8 +33,8 @@ def expand(text: str, *, quoted: bool = True) -> str:
 
     def value(match: re.Match[str]) -> str:
         found = _value(match[1])
-        if found is None:
-            problem = f"The environment variable {match[1]} of {text!r} is not set."
+        if not found:
+            problem = f"The environment variable {match[1]} of {text!r} is {'not set' if found is None else 'empty'}."
             raise ConfigError(problem, f"Set {match[1]}, or {match[1]}_FILE, and run the command again.")
         return quote(found, safe="") if quoted else found
 
@@ -63,8 +64,11 @@ def check_no_secret(address: str, *, user: bool = False) -> None:
     name, _, password = parts.netloc.rpartition("@")[0].partition(":")
     secrets = [password, name] if user else [password]
     secrets += [value for key, value in parse_qsl(parts.query) if _SECRET_KEYS.search(key)]
-    if any(_VARIABLE.sub("", secret) for secret in secrets):
-        shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}"
+    # A slash in a password looks like the end of the host's name: `ann:pass/word@host`.
+    has_slash = ":" in parts.netloc and not name and re.search(r"[^/]@", parts.path)
+    if has_slash or any(_VARIABLE.sub("", secret) for secret in secrets):
+        scheme, _, rest = without_secrets(address).partition("://")
+        shown = f"{scheme}://…@{rest.partition('/')[0]}"
         raise ConfigError(f"The address {shown} contains a secret.", _HINT)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Url, parse_url
 
 from ragfm.core.errors import ConfigError, ConnectorError
+from ragfm.core.text import without_secrets
 from ragfm.core.types import Scalar
 from ragfm_connectors.secrets import check_no_secret, check_variable, expand, hide, without_user
 from ragfm_connectors.web_addresses import guarded_pools
@@ -147,10 +149,10 @@ class Client:
                 page = self._request(url, method, max_bytes, body, headers or {})
             except (HTTPError, OSError) as error:
                 if attempt > self._retries:
-                    reason = hide(str(error), self._location, self._authorization or "")
-                    raise ConnectorError(
-                        f"{self._shown(url)} cannot be reached: {reason}.", "The next ingest tries again."
-                    ) from None
+                    message = re.sub(r"^Guarded\w+\(.*?\): ", "", str(error))
+                    reason = hide(message, self._location, self._authorization or "")
+                    hint = "Check the address; the next ingest tries again."
+                    raise ConnectorError(f"{self._shown(url)} cannot be reached: {reason}.", hint) from None
             else:
                 if page.status not in _RETRY_STATUSES or attempt > self._retries:
                     return page
@@ -252,9 +254,11 @@ def canonical_url(url: str, *, base: str = "") -> str:
         parsed = parse_url(urljoin(base, url.strip()) if base else url.strip())
         port = parsed.port
     except (LocationParseError, ValueError):
-        raise ConnectorError(f"{url!a} is not a web address.") from None
+        raise ConnectorError(f"{without_secrets(url)!a} is not a web address.") from None
     if parsed.scheme not in _DEFAULT_PORTS or not parsed.host:
-        raise ConnectorError(f"{url!a} is not a web address.", "It must begin with https:// or http://.")
+        raise ConnectorError(
+            f"{without_secrets(url)!a} is not a web address.", "It must begin with https:// or http://."
+        )
     port = None if port == _DEFAULT_PORTS[parsed.scheme] else port
     return Url(parsed.scheme, None, parsed.host, port, parsed.path or "/", parsed.query, None).url
 

@@ -12,7 +12,7 @@ from ragfm.cli.options import FAILED, NON_EMPTY, OK, collection_options, filter_
 from ragfm.cli.output import megabytes, one_line, print_json, print_table, print_text, unmapped_sentence
 from ragfm.collection import Collection
 from ragfm.core.errors import CollectionError
-from ragfm.core.text import counted
+from ragfm.core.text import counted, without_secrets
 
 
 @click.command()
@@ -109,7 +109,7 @@ def sources(collection: str, as_json: bool, source: str | None, check: bool) -> 
     if source is not None:
         listed = [one for one in listed if one["name"].rstrip("/") == source.rstrip("/")]
         if not listed:
-            raise CollectionError(f"There is no source {source!r}.", "`ragfm sources` lists them.")
+            raise CollectionError(f"There is no source {without_secrets(source)!r}.", "`ragfm sources` lists them.")
     if as_json:
         print_json({"sources": listed})
         return OK

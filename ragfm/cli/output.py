@@ -281,7 +281,7 @@ def print_failures(questions: Sequence[tuple[str, str]], synced: SyncReport | No
         first, error = questions[0]
         print_note(f"{counted(question=len(questions))} failed; the first is {first}: {error}")
     for failure in synced.failed if synced else ():
-        stale = "; an older version is still served" if failure.stale else ""
+        stale = " An older version is still served." if failure.stale else ""
         print_note(f"failed {one_line(failure.uri)} ({failure.stage}): {failure.error}{stale}")
 
 

@@ -59,5 +59,5 @@ def _checked(value: Any, identity: str, file: str | Path) -> list[str]:
     for name in names:
         valid = isinstance(name, str) and name.strip() == name != "" and name.isprintable()
         if not valid or name.startswith(OWN_GROUP_PREFIX):
-            raise ConfigError(f"{str(file)!r}: {name!r} of {identity!r} is not a group.", _HINT)
+            raise ConfigError(f"{str(file)!r}: {name!r} of {identity!r} is not the name of a group.", _HINT)
     return names

@@ -118,6 +118,11 @@ def escape_markers(text: str) -> str:
     return MARKER.sub(lambda match: match[0].replace("[", "[\u200c"), text)
 
 
+def without_secrets(location: str) -> str:
+    """An address without user, password and query, whatever characters a password has; a path as it is."""
+    return re.sub(r"(?<=://)(?:.*@)?([^?]*).*", r"\1", location)
+
+
 def counted(**counts: int) -> str:
     """Return counts with their nouns: `counted(document=1, chunk=2)` is `1 document, 2 chunks`."""
     return ", ".join(f"{count} {noun}" if count == 1 else f"{count} {noun}s" for noun, count in counts.items())

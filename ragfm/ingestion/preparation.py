@@ -55,6 +55,7 @@ class Outcome:
                 `fetch`, `parse` the stage at which it failed
     reason      of a skip or failure
     digest      of the content and its metadata
+    written     see `Blob`
     embedded    number of chunks that were embedded with it
     """
 
@@ -65,6 +66,7 @@ class Outcome:
     chunks: Sequence[Chunk] = ()
     parser: str = ""
     fallback: str = ""
+    written: bool = False
     embedded: int = 0
 
 
@@ -76,6 +78,7 @@ class _Parsing(NamedTuple):
     digest: str
     document: Future[Document]
     size: int
+    written: bool
 
 
 def fetch(connector: Connector, ref: Ref, known_digest: str | None) -> tuple[Blob | None, Outcome]:
@@ -152,7 +155,7 @@ def prepare(
             if blob is not None and outcome.kind == "fetched":
                 path = path_below(connector.root, ref.path)
                 document = shared_worker_pool().submit(blob, path, choice)
-                queue.append(_Parsing(ref, path, outcome.digest, document, len(blob.data)))
+                queue.append(_Parsing(ref, path, outcome.digest, document, len(blob.data), blob.written))
             else:
                 yield ref, outcome
             while queue and (
@@ -189,8 +192,9 @@ def _split(
         digest=parsed.digest,
         document=document,
         chunks=chunks,
-        parser=choice.version(document.media_type, parsed.path),
+        parser=choice.version(document.media_type, "" if parsed.written else parsed.path),
         fallback=fallback and choice.parser_version(fallback, document.media_type),
+        written=parsed.written,
     )
 
 

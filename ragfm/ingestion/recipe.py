@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ragfm.parsing import ParserChoice
     from ragfm.store.catalog import Catalog, Source
 
-_VERSIONS = ("parser", "fallback", "chunker")
+_KEPT = ("parser", "fallback", "chunker", "written")
 
 
 class SourceRecipes:
@@ -63,12 +63,13 @@ class SourceRecipes:
         if self._keep:
             return self._tagged(with_versions_of(self._common, row.recipe), row.path)
         fallback = _present_fallback(row.recipe, row.media_type, self._choice)
-        parser = self._choice.version(row.media_type, path_below(self._source.root, row.path))
-        return self.of_parsed(row.path, parser, fallback)
+        written = "written" in json.loads(row.recipe or "{}")
+        named = "" if written else path_below(self._source.root, row.path)
+        return self.of_parsed(row.path, self._choice.version(row.media_type, named), fallback, written)
 
-    def of_parsed(self, path: str, parser: str, fallback: str) -> str:
-        """The recipe for a document that these versions of parsers have read."""
-        return self._tagged(_with_parsers(self._common, parser, fallback), path)
+    def of_parsed(self, path: str, parser: str, fallback: str, written: bool) -> str:
+        """The recipe for a document that these versions of parsers have read; `written`: see `Blob`."""
+        return self._tagged(_with_parsers(self._common, parser, fallback, written), path)
 
     def _tagged(self, recipe: str, path: str) -> str:
         """The recipe with the tags of rules."""
@@ -83,9 +84,9 @@ class SourceRecipes:
 
 
 @lru_cache
-def _with_parsers(recipe: str, parser: str, fallback: str) -> str:
+def _with_parsers(recipe: str, parser: str, fallback: str, written: bool) -> str:
     """A recipe with the versions of the parsers of a document; `fallback` is empty if the first parser read it."""
-    parsers = {"parser": parser, **({"fallback": fallback} if fallback else {})}
+    parsers = {"parser": parser, **({"fallback": fallback} if fallback else {}), **({"written": 1} if written else {})}
     return json.dumps(json.loads(recipe) | parsers, sort_keys=True)
 
 
@@ -101,7 +102,7 @@ def chunking_recipe(contract: Mapping[str, Scalar], chunk_settings: ChunkSetting
 
 def with_versions_of(recipe: str, known: str) -> str:
     """A recipe with the versions of parsers and chunker of a document's known recipe."""
-    versions = {key: value for key, value in json.loads(known or "{}").items() if key in _VERSIONS}
+    versions = {key: value for key, value in json.loads(known or "{}").items() if key in _KEPT}
     return json.dumps(json.loads(recipe) | versions, sort_keys=True)
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ragfm.core.errors import CollectionError, RagfmError
-from ragfm.core.text import counted
+from ragfm.core.text import counted, without_secrets
 from ragfm.ingestion.ingest_report import document_uri
 from ragfm.ingestion.preparation import fetch
 from ragfm.ingestion.source_request import SourceEntry, known_sources, resolve_source, source_name, stored_location
@@ -27,8 +27,8 @@ _MAX_FETCHED = 10
 class SourceCheck:
     """What a check found. `error` and `hint` are empty if the source can be ingested.
 
-    `listed` counts entries, up to `MAX_LISTED`; `fetched` is the uri of a document that was fetched, of `bytes` bytes;
-    `unmapped` are the identities without a group in these entries.
+    `listed` counts the entries that are not skipped, of up to `MAX_LISTED`; `fetched` is the uri of a document that was
+    fetched, of `bytes` bytes; `unmapped` are the identities without a group in these entries.
     """
 
     name: str
@@ -52,9 +52,8 @@ def find_sources(store: Store, name: str | None) -> list[SourceEntry]:
             e for e in found if wanted in (source_name(store, e).rstrip("/"), stored_location(store, e).rstrip("/"))
         ]
         if not found:
-            raise CollectionError(
-                f"There is no source {name!r}.", "`ragfm sources` lists them; others are in ragfm.toml."
-            )
+            hint = "`ragfm sources` lists them; others are in ragfm.toml."
+            raise CollectionError(f"There is no source {without_secrets(name)!r}.", hint)
     return found
 
 
@@ -75,8 +74,8 @@ def check_source(store: Store, entry: SourceEntry) -> SourceCheck:
     if not error and (problems := [ref for ref in refs if ref.error is not None]):
         error = f"{counted(item=len(problems))} cannot be listed, such as {problems[0].path!r}: {problems[0].error}"
     if not error and (failed := [failure.error for failure in failed_sources(store) if failure.uri == name]):
-        error, hint = f"The last sync failed: {failed[0]}", "The next ingest tries again."
+        error, hint = f"The last sync failed: {failed[0]}", "It can be read now: run `ragfm ingest`."
     identities = getattr(connector, "identities", None)
     unmapped = sorted(identities.unmapped) if identities is not None else []
     fetched, size = (document_uri(name, ref.path), len(blob.data)) if blob is not None else (None, 0)
-    return SourceCheck(name, len(refs), fetched, size, unmapped, error, hint)
+    return SourceCheck(name, sum(ref.skip is None for ref in refs), fetched, size, unmapped, error, hint)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ragfm.core.errors import SourceError
+from ragfm.core.text import without_secrets
 from ragfm.ingestion.connector_options import build_connector
 from ragfm.ingestion.document_tags import check_tag_names
 from ragfm.ingestion.upload_connector import UploadConnector, UploadFolderConnector
@@ -154,7 +154,7 @@ def source_name(store: Store, entry: SourceEntry) -> str:
     """The name of an entry, else of its last sync, else its location, without the parts that may hold a secret."""
     location = stored_location(store, entry)
     name = entry.name or next((source.name for source in _read_sources(store) if source.location == location), None)
-    return name or re.sub(r"(?<=://)(?:.*@)?([^?]*).*", r"\1", location)
+    return name or without_secrets(location)
 
 
 def _read_sources(store: Store) -> list[Source]:
@@ -259,6 +259,11 @@ def _check_overlap(store: Store, source: Source, root: str, stored: Mapping[str,
             _takes(store, source, root, other.root) or _takes(store, other.source, other.root, root)
         )
         same_names = _takes(store, source, source.name, name) or _takes(store, other.source, name, source.name)
+        if name == source.name and not same_documents and not (separated and name == "."):
+            raise SourceError(
+                f"There already is a source {name!r}, at {other.source.root}.",
+                f"Give this one another name. If the documents have moved, run `ragfm remove {name}` first.",
+            )
         if same_documents or (same_names and not (separated and "." in (name, source.name))):
             raise SourceError(
                 f"The source {source.name!r} ({source.root}) overlaps the source {name!r} ({other.source.root}).",

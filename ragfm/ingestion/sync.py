@@ -280,7 +280,7 @@ class Sync:
             self._kept_paths.update(ref.path for ref in turns.postponed)
 
     def _add_pending(self, ref: Ref, outcome: Outcome, parsed: Document) -> None:
-        recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback)
+        recipe = self._recipes.of_parsed(ref.path, outcome.parser, outcome.fallback, outcome.written)
         document = replace(parsed, uri=self._uri(ref.path), metadata={**parsed.metadata, **tags_of(recipe)})
         hashes = [text_hash(chunk.embedded_text) for chunk in outcome.chunks]
         self._pending.append(

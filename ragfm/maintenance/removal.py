@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ragfm.core.errors import CollectionError
+from ragfm.core.text import without_secrets
 from ragfm.ingestion.source_request import LISTINGS, known_sources
 from ragfm.store.catalog import Catalog, Source
 from ragfm.store.collection_store import Store
@@ -67,6 +68,6 @@ def _find(catalog: Catalog, name: str) -> tuple[Source, Any | None]:
     similar = get_close_matches(name, [*sources, *uris], n=3)
     suggestion = f"Similar names: {', '.join(similar)}. " if similar else ""
     raise CollectionError(
-        f"There is no source and no document {name!r} in '{catalog.database.location}'.",
+        f"There is no source and no document {without_secrets(name)!r} in '{catalog.database.location}'.",
         f"{suggestion}`ragfm sources` and `ragfm documents` list them.",
     )

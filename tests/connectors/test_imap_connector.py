@@ -317,7 +317,7 @@ def test_a_mailbox_is_checked_without_being_ingested(mailbox: Mailbox, tmp_path:
     shell.env |= {"MAIL_PASSWORD": PASSWORD}
     mailbox.asked()
     (found,) = shell.json("sources", "--check")["sources"]
-    assert (found["listed"], found["error"], found["unmapped"]) == (3, "", ["eve@example.org"])  # one is Trash
+    assert (found["listed"], found["error"], found["unmapped"]) == (2, "", ["eve@example.org"])
     assert _bodies(mailbox) == 1
     shell.env |= {"MAIL_PASSWORD": "c4nary-wrong"}
     (found,) = shell.json("sources", "--check", code=1)["sources"]

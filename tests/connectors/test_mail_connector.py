@@ -77,6 +77,8 @@ def test_the_domain_of_a_message_id_is_no_format(tmp_path: Path, collection: Col
     assert {(document.text.strip(), document.media_type) for document in documents} == {
         ("# One\n\n* Elms grow.", "text/plain")
     }
+    report = collection.sync()
+    assert (report.unchanged, report.chunks, collection.status().older) == (5, 0, 0)
 
 
 def test_what_a_mail_quotes_is_not_part_of_its_text(tmp_path: Path, collection: Collection) -> None:

@@ -109,5 +109,5 @@ def test_a_check_lists_a_part_and_goes_past_what_is_skipped(
     (entry,) = find_sources(collection.store, "docs")
     found = check_source(collection.store, entry)
     sizes = {file.name: file.stat().st_size for file in docs.iterdir()}
-    assert (found.listed, found.error, found.fetched is not None) == (3, "", True)
+    assert (found.listed, found.error, found.fetched is not None) == (2, "", True)
     assert found.bytes == sizes[Path(found.fetched or "").name] <= 60
